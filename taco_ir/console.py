@@ -1,0 +1,136 @@
+"""What all verbs share on the command line: one flag, one meaning; plain messages; one line for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from taco_ir.files import InputError
+
+log = logging.getLogger("taco_ir")
+USAGE_ERROR = 2
+FLAGS: dict[str, dict[str, Any]] = {
+    "--collection": {"default": "sample", "metavar": "C", "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]"},
+    "--topics": {"nargs": "+", "metavar": "T", "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task"},
+    "--model": {"metavar": "M", "help": "a checkpoint, a Hugging Face or sentence-transformers folder, or a hub name [default: the MiniLM-L6 encoder that comes with the package]"},
+    "--pooling": {"choices": ("first", "mean", "decoder"), "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state"},
+    "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
+    "--prompt": {"metavar": "TEXT", "help": "put TEXT before every query instead of the checkpoint's prompt for its task"},
+    "--precision": {"choices": ("float32", "int8"), "default": "float32", "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]"},
+    "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
+    "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
+    "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
+    "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
+    "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as page:Rprec page:recall@5 passage:MRR@10"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of everything random [default: 0]"},
+    "--output": {"metavar": "PATH", "help": "where to write"},
+    "--overwrite": {"action": "store_true", "help": "replace an output that exists"},
+    "--format": {"choices": ("table", "markdown", "json", "latex"), "default": "table", "help": "how tables are printed [default: table]"},
+}
+MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser for one verb; its mistakes are one line, as all others."""
+
+    def __init__(self, verb: str, description: str, flags: Sequence[str] = (), example: str = "") -> None:
+        super().__init__(
+            prog=f"python -m taco_ir.{verb}",
+            description=description,
+            epilog=example and f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        for flag in flags:
+            self.flag(flag)
+
+    def flag(self, name: str, **changes: Any) -> None:
+        """Add a shared flag, with what differs for this verb."""
+        self.add_argument(name, **(FLAGS[name] | changes))
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def positive(text: str) -> int:
+    """argparse type for counts. Raises: argparse.ArgumentTypeError below 1."""
+    value = int(text) if text.lstrip("-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+for _name in ("--batch-size", "--hits"):
+    FLAGS[_name]["type"] = positive
+
+
+def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a verb; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("faiss", "httpx", "transformers", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except InputError as error:
+        _fail(f"error: {error}")
+    except KeyboardInterrupt:
+        _fail("interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(f"error: {error.filename or 'output'}: {error.strerror}; nothing half-written is left")
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+class Progress:
+    """A line that says how far, how fast and how long still: rewritten on a terminal, every ten seconds in a log."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._start = self._shown = time.monotonic()
+        self._skipped = 0
+        self._live = sys.stderr.isatty()
+
+    def skip(self, done: int) -> None:
+        """Count `done` units that were there already: they do not enter the rate."""
+        self._skipped = done
+
+    def at(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._shown < (0.2 if self._live else 10) and done < self._total:
+            return
+        self._shown = now
+        rate = (done - self._skipped) / max(now - self._start, 1e-9)
+        left = (self._total - done) / rate if rate else 0
+        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {duration(left)} left"
+        print(f"\r{line}\x1b[K" if self._live else line, end="" if self._live and done < self._total else "\n", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    """Yield a function that tells the seconds since the block began."""
+    start = time.perf_counter()
+    yield lambda: time.perf_counter() - start

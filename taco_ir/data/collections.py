@@ -1,0 +1,103 @@
+"""Collections: passages, and per task queries with evidence sets. `sample`, `kilt`, or a folder of the user's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from taco_ir.data.store import PassageStore
+from taco_ir.data.tasks import TopicsName, canonical_task, resolve_topics
+from taco_ir.data.topics import read_topics
+from taco_ir.files import InputError, data_home
+from taco_ir.records import Query
+
+log = logging.getLogger("taco_ir")
+PACKAGE = Path(__file__).resolve().parents[1]
+PASSAGE_FILES = ("passages.jsonl", "passages.jsonl.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
+TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl")
+
+
+class Topics(NamedTuple):
+    """The queries of one task and split. `name` is spelled as the collection's file is."""
+
+    name: str
+    task: str
+    queries: list[Query]
+
+    @property
+    def judged(self) -> bool:
+        return any(query.evidence for query in self.queries)
+
+
+class Collection:
+    """Passages and topics under one name; both are read when asked for."""
+
+    def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
+        self.name = name
+        self._passage_path = passage_path
+        self._topic_paths = topic_paths
+
+    @cached_property
+    def passages(self) -> PassageStore:
+        return PassageStore(self._passage_path)
+
+    @property
+    def topics_names(self) -> list[TopicsName]:
+        return sorted(self._topic_paths)
+
+    def topics(self, name: str) -> Topics:
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`), warning of evidence that the collection lacks.
+
+        Raises:
+            InputError: for a name that the collection does not have or a file that cannot be read.
+        """
+        resolved = resolve_topics(name, self._topic_paths)
+        path = self._topic_paths[resolved]
+        queries = read_topics(path, resolved.task)
+        pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
+        if missing := set(self.passages.missing_pages(sorted(pages))):
+            touched = sum(any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries)
+            log.warning(
+                "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
+                path.name, len(missing), len(pages), self.name, min(missing), touched, len(queries),
+            )
+        return Topics(_file_name(path), resolved.task, queries)
+
+
+def open_collection(name: str) -> Collection:
+    """`sample` (embedded), `kilt` (the full benchmark under the data home) or a folder with passages and topics.
+
+    Raises:
+        InputError: for a folder that is missing or holds no passages.
+    """
+    if name == "sample":
+        installed = PACKAGE / "topics"
+        topics = installed if installed.is_dir() else PACKAGE.parent / "topics"
+        return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
+    folder = data_home() / "kilt" if name == "kilt" else Path(name)
+    if not folder.is_dir() and name != "kilt":
+        raise InputError(f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and <task>-<split>.jsonl files")
+    found = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
+    if not found:
+        build = "; build it with `python -m taco_ir.data passages`" if name == "kilt" else ""
+        raise InputError(f"--collection {name}: {folder} holds none of {', '.join(PASSAGE_FILES)}{build}")
+    return Collection(name if name == "kilt" else folder.resolve().name, found[0], _topic_paths(folder))
+
+
+def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
+    """Topic files of a folder by canonical name. Raises: InputError when two files name the same topics."""
+    paths: dict[TopicsName, Path] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        if matched := TOPIC_FILE.fullmatch(path.name):
+            name = TopicsName(canonical_task(matched["task"]), matched["split"])
+            if name in paths:
+                raise InputError(f"{path} and {paths[name].name} both hold {name}; keep one")
+            paths[name] = path
+    return paths
+
+
+def _file_name(path: Path) -> str:
+    return path.name.removesuffix(".jsonl").removesuffix("-kilt").replace("test_without_answers", "test")

@@ -1,0 +1,87 @@
+"""KILT records on disk -> queries with evidence sets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from taco_ir.files import InputError
+from taco_ir.records import EvidenceSet, Query, numbered_lines, run_id
+
+log = logging.getLogger("taco_ir")
+T = TypeVar("T")
+
+
+def read_topics(path: Path, task: str) -> list[Query]:
+    """Read a KILT JSONL file.
+
+    Records that repeat an id with the same text are one query whose evidence is the union of theirs (FEVER lists a
+    claim once per annotation); their number is logged.
+
+    Raises:
+        InputError: naming file and line for invalid JSON or UTF-8, a missing or empty id or input, an id given to
+            two different texts, or an output that is not a list of objects.
+    """
+    queries: dict[str, Query] = {}
+    lines: dict[str, int] = {}
+    repeats = 0
+    for number, record in json_lines(path):
+        query = _query(record, task, f"{path}, line {number}")
+        if (first := queries.get(query.qid)) is None:
+            queries[query.qid], lines[query.qid] = query, number
+            continue
+        if first.text != query.text:
+            raise InputError(f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; ids must be unique")
+        repeats += 1
+        queries[query.qid] = first._replace(
+            answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence)
+        )
+    if repeats:
+        log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
+    if not queries:
+        raise InputError(f"{path}: no records; a topics file has one KILT record a line")
+    return list(queries.values())
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """JSON objects with their line numbers. Raises: InputError naming the line that is not one."""
+    for number, line in numbered_lines(path):
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}: a JSON object is expected, this is {line.strip()[:60]!r}")
+        yield number, record
+
+
+def _query(record: dict[str, Any], task: str, where: str) -> Query:
+    record_id = str(record.get("id", ""))
+    if not (qid := run_id(record_id)):
+        raise InputError(f"{where}: id {record.get('id')!r}; a non-empty string is needed")
+    text = record.get("input")
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: query {qid!r} has input {text!r}; a non-empty text is needed")
+    outputs = record.get("output") or []
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise InputError(f"{where}: query {qid!r} has an output that is not a list of objects")
+    answers = unique(str(output["answer"]) for output in outputs if output.get("answer"))
+    evidence = unique(_evidence(output["provenance"], where) for output in outputs if output.get("provenance"))
+    return Query(qid, text.strip(), task, answers, evidence, record.get("meta") or {}, record_id)
+
+
+def _evidence(provenance: Any, where: str) -> EvidenceSet:
+    try:
+        pages = unique(str(item["wikipedia_id"]).strip() for item in provenance)
+        passages = unique(str(item["passage_id"]) for item in provenance if item.get("passage_id") is not None)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}") from error
+    return EvidenceSet(pages, passages)
+
+
+def unique(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))

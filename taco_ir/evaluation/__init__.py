@@ -1,0 +1,1 @@
+"""Runs and topics -> measures, significance and tables; no torch in here."""

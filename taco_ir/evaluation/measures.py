@@ -1,0 +1,134 @@
+"""Measures as values that parse and print with their level, and a run's scores by them.
+
+Page level is KILT's (see kilt.py); passage level is trec_eval's, on qrels that are the union of the evidence sets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from taco_ir.evaluation.formats import missing_topics
+from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_rankings
+from taco_ir.files import InputError
+from taco_ir.records import Query, Run
+
+# kind -> level, printed name
+KINDS = {
+    "Rprec": ("page", "R-precision"),
+    "recall": ("page", "recall"),
+    "success": ("page", "success"),
+    "precision": ("page", "precision"),
+    "MRR": ("passage", "MRR"),
+    "R": ("passage", "R"),
+    "nDCG": ("passage", "nDCG"),
+}
+# kind -> trec_eval's name with and without its cutoff as a parameter
+TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
+FORM = re.compile(r"(?:(page|passage) )?([A-Za-z-]+)(?:@([1-9][0-9]{0,5}))?")
+
+
+class Measure(NamedTuple):
+    """A retrieval measure; `k` is its cutoff, 0 for R-precision, which has none."""
+
+    kind: str
+    k: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Measure:
+        """Read `Rprec`, `recall@5`, `nDCG@10`, ... or the printed form (`page recall@5`).
+
+        Raises:
+            InputError: naming the nearest valid form and all of them.
+        """
+        if match := FORM.fullmatch(text.strip()):
+            level, name, k = match.groups()
+            for kind, (level_of_kind, printed) in KINDS.items():
+                if name in (kind, printed) and level in (None, level_of_kind) and (k is None) == (kind == "Rprec"):
+                    return cls(kind, int(k or 0))
+        forms = [kind if kind == "Rprec" else f"{kind}@k" for kind in KINDS]
+        nearest = difflib.get_close_matches(re.sub(r"@\d*$", "@k", text.strip().lower()), {form.lower(): form for form in forms}, n=1, cutoff=0.3)
+        hint = next((f"; did you mean {form}?" for form in forms if [form.lower()] == nearest), "")
+        raise InputError(f"measure {text!r} is not known{hint} Page level: {', '.join(forms[:4])}; passage level: {', '.join(forms[4:])} (k from 1)")
+
+    @property
+    def level(self) -> str:
+        return KINDS[self.kind][0]
+
+    @property
+    def short(self) -> str:
+        """The name for flags and files, such as `recall@5`."""
+        return f"{self.kind}@{self.k}" if self.k else self.kind
+
+    def __str__(self) -> str:
+        level, printed = KINDS[self.kind]
+        return f"{level} {printed}@{self.k}" if self.k else f"{level} {printed}"
+
+
+MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10")))
+
+
+class Scores(NamedTuple):
+    """A run's scores on one task.
+
+    `by_query` maps measure -> qid -> value, or to None where the measure does not apply (passage measures without
+    passage judgments, or on a run of pages); `missing` are the qids that the run has no ranking for (they score 0).
+    """
+
+    by_query: dict[Measure, dict[str, float] | None]
+    missing: list[str]
+
+    def mean(self, measure: Measure) -> float | None:
+        """Mean over the queries (page level: all of them; passage level: those with passage judgments), or None."""
+        values = self.by_query[measure]
+        return math.fsum(values.values()) / len(values) if values else None
+
+
+def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iterable[Measure] = MEASURES) -> Scores:
+    """Score a run against the evidence of its topics.
+
+    Args:
+        page_of: gives the page of each docid (see `kilt.page_rankings`).
+
+    Raises:
+        InputError: where the run has topics that are not among the queries, or a docid without a page.
+    """
+    missing = missing_topics(run, queries)
+    by_query: dict[Measure, dict[str, float] | None] = dict.fromkeys(measures)
+    if page_measures := [measure for measure in by_query if measure.level == "page"]:
+        scores = kilt_scores(page_rankings(run, page_of), queries, [measure.short for measure in page_measures])
+        by_query.update({measure: scores[measure.short] for measure in page_measures})
+    qrels = passage_qrels(queries)
+    if qrels and run.level == "passage":
+        by_query.update({measure: passage_scores(run, qrels, measure) for measure in by_query if measure.level == "passage"})
+    return Scores(by_query, missing)
+
+
+def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
+    """qid -> relevant docid -> 1, the union over evidence sets; queries without judged passages are left out."""
+    qrels = {query.qid: {docid: 1 for evidence in query.evidence for docid in evidence.passages} for query in queries}
+    return {qid: relevant for qid, relevant in qrels.items() if relevant}
+
+
+def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measure: Measure) -> dict[str, float]:
+    """qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
+
+    trec_eval orders by score and then docid; it is given -rank as the score, so the run's own order is measured.
+    """
+    import pytrec_eval
+
+    name = TREC_NAMES[measure.kind].format(k=measure.k)
+    hits = {qid: ranking.docids[: measure.k] for qid, ranking in run.rankings.items() if qid in qrels and len(ranking.docids)}
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {name})
+    found = evaluator.evaluate({qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items()})
+    return {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}
+
+
+def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:
+    """Mean of the tasks' means, each task counting once; None where any task has no value, or there is no task."""
+    means = [task.mean(measure) for task in tasks]
+    values = [mean for mean in means if mean is not None]
+    return math.fsum(values) / len(values) if values and len(values) == len(means) else None
