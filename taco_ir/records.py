@@ -65,6 +65,8 @@ class Encoder(Protocol):
     """Text to vectors: what indexing, search and Pyserini need to know of a model."""
 
     fingerprint: str
+    passage_fingerprint: str
+    passage_template: str
     dim: int
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -37,16 +38,28 @@ class Collection:
 
     def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
         self.name = name
-        self._passage_path = passage_path
+        self.passage_path = passage_path
         self._topic_paths = topic_paths
 
     @cached_property
     def passages(self) -> PassageStore:
-        return PassageStore(self._passage_path)
+        return PassageStore(self.passage_path)
 
     @property
     def topics_names(self) -> list[TopicsName]:
         return sorted(self._topic_paths)
+
+    def expand(self, names: Sequence[str]) -> list[str]:
+        """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed.
+
+        Raises:
+            InputError: for a name that the collection does not have.
+        """
+        wanted: list[str] = []
+        for name in names:
+            every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
+            wanted += every or [str(resolve_topics(name, self._topic_paths))]
+        return list(dict.fromkeys(wanted))
 
     def topics(self, name: str) -> Topics:
         """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`), warning of evidence that the collection lacks.
@@ -54,17 +67,22 @@ class Collection:
         Raises:
             InputError: for a name that the collection does not have or a file that cannot be read.
         """
-        resolved = resolve_topics(name, self._topic_paths)
-        path = self._topic_paths[resolved]
-        queries = read_topics(path, resolved.task)
+        loaded = self.load_topics(name)
+        queries = loaded.queries
         pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
         if missing := set(self.passages.missing_pages(sorted(pages))):
             touched = sum(any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries)
             log.warning(
                 "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
-                path.name, len(missing), len(pages), self.name, min(missing), touched, len(queries),
+                loaded.name, len(missing), len(pages), self.name, min(missing), touched, len(queries),
             )
-        return Topics(_file_name(path), resolved.task, queries)
+        return loaded
+
+    def load_topics(self, name: str) -> Topics:
+        """Topics by name, without a look at the passages. Raises: InputError."""
+        resolved = resolve_topics(name, self._topic_paths)
+        path = self._topic_paths[resolved]
+        return Topics(_file_name(path), resolved.task, read_topics(path, resolved.task))
 
 
 def open_collection(name: str) -> Collection:

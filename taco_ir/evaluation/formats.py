@@ -7,10 +7,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
-from taco_ir.evaluation.kilt import PageOf, page_rankings
+from taco_ir.evaluation.kilt import ranked
 from taco_ir.files import InputError, writing
 from taco_ir.records import Query, Ranking, Run, numbered_lines, read_trec, run_id
 
@@ -35,7 +34,6 @@ def read_kilt(path: Path) -> Run:
     """
     rankings: dict[str, Ranking] = {}
     lines: dict[str, int] = {}
-    scores_K = _rank_scores(1000)
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         try:
@@ -45,15 +43,8 @@ def read_kilt(path: Path) -> Run:
         qid = _qid(record, where)
         if qid in rankings:
             raise InputError(f"{where}: id {qid!r} was given on line {lines[qid]}; a KILT run has one record per query")
-        pages = _pages(record, where)
-        if len(pages) > len(scores_K):
-            scores_K = _rank_scores(len(pages))
-        rankings[qid], lines[qid] = Ranking(pages, scores_K[: len(pages)]), number
+        rankings[qid], lines[qid] = ranked(_pages(record, where)), number
     return Run(rankings, level="page")
-
-
-def _rank_scores(hits: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    return -np.arange(1, hits + 1, dtype=np.float32)
 
 
 def _qid(record: Any, where: str) -> str:
@@ -66,21 +57,21 @@ def _qid(record: Any, where: str) -> str:
     return qid
 
 
-def _pages(record: dict[str, Any], where: str) -> list[str]:
+def _pages(record: dict[str, Any], where: str) -> dict[str, None]:
     outputs = record.get("output")
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
         given = f"{len(outputs)} outputs" if isinstance(outputs, list) and len(outputs) != 1 else f"output {str(outputs)[:60]!r}"
         raise InputError(f"{where}: {given}; a KILT run has a list of exactly one object (topics may have more)")
     provenance = outputs[0].get("provenance")
     if provenance is None:
-        return []
+        return {}
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
     except (TypeError, KeyError):                        # a number instead of a text, or something wrong
         pages = dict.fromkeys(_checked_page(entry, where) for entry in (provenance if isinstance(provenance, list) else [provenance]))
     if "" in pages:
         _checked_page({"wikipedia_id": ""}, where)
-    return list(pages)
+    return pages
 
 
 def _checked_page(entry: Any, where: str) -> str:
@@ -91,20 +82,22 @@ def _checked_page(entry: Any, where: str) -> str:
     return page
 
 
-def write_kilt(run: Run, queries: Sequence[Query], path: Path, page_of: PageOf) -> None:
+def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
     """Write one KILT record per query, in topic order; a query without hits gets an empty provenance.
 
     Args:
-        page_of: turns a run of passages into pages (see `page_rankings`).
+        run: a run of pages; `kilt.page_run` makes one of a run of passages.
 
     Raises:
-        InputError: where the run has a topic that is not among the queries, or a docid without a page.
+        InputError: where the run has a topic that is not among the queries.
     """
+    if run.level != "page":
+        raise ValueError(f"a KILT run is of pages, this one is of level {run.level!r}")
     missing_topics(run, queries)
-    rankings = page_rankings(run, page_of)
     with writing(path, "wb") as sink:
         for query in queries:
-            provenance = [{"wikipedia_id": page} for page in rankings.get(query.qid, ())]
+            ranking = run.rankings.get(query.qid)
+            provenance = [{"wikipedia_id": page} for page in ranking.docids] if ranking else []
             record = {"id": query.record_id or query.qid, "input": query.text, "output": [{"provenance": provenance}]}
             sink.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 

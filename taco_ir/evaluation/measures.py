@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.evaluation.formats import missing_topics
-from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_rankings
+from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_run
 from taco_ir.files import InputError
 from taco_ir.records import Query, Run
 
@@ -50,9 +50,12 @@ class Measure(NamedTuple):
                 if name in (kind, printed) and level in (None, level_of_kind) and (k is None) == (kind == "Rprec"):
                     return cls(kind, int(k or 0))
         forms = [kind if kind == "Rprec" else f"{kind}@k" for kind in KINDS]
-        nearest = difflib.get_close_matches(re.sub(r"@\d*$", "@k", text.strip().lower()), {form.lower(): form for form in forms}, n=1, cutoff=0.3)
-        hint = next((f"; did you mean {form}?" for form in forms if [form.lower()] == nearest), "")
-        raise InputError(f"measure {text!r} is not known{hint} Page level: {', '.join(forms[:4])}; passage level: {', '.join(forms[4:])} (k from 1)")
+        wanted = re.sub(r"@.*", "@k", text.strip().lower())
+        nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
+        raise InputError(
+            f"measure {text!r} is not known, the nearest is {nearest}; allowed: {', '.join(forms[:4])} (page level), "
+            f"{', '.join(forms[4:])} (passage level), k from 1"
+        )
 
     @property
     def level(self) -> str:
@@ -91,7 +94,7 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     """Score a run against the evidence of its topics.
 
     Args:
-        page_of: gives the page of each docid (see `kilt.page_rankings`).
+        page_of: gives the page of each docid (see `kilt.page_run`).
 
     Raises:
         InputError: where the run has topics that are not among the queries, or a docid without a page.
@@ -99,7 +102,8 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     missing = missing_topics(run, queries)
     by_query: dict[Measure, dict[str, float] | None] = dict.fromkeys(measures)
     if page_measures := [measure for measure in by_query if measure.level == "page"]:
-        scores = kilt_scores(page_rankings(run, page_of), queries, [measure.short for measure in page_measures])
+        rankings = {qid: ranking.docids for qid, ranking in page_run(run, page_of).rankings.items()}
+        scores = kilt_scores(rankings, queries, [measure.short for measure in page_measures])
         by_query.update({measure: scores[measure.short] for measure in page_measures})
     qrels = passage_qrels(queries)
     if qrels and run.level == "passage":

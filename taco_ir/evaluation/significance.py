@@ -45,6 +45,8 @@ def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = 10_000
     observed = abs(weighted_Q.sum())
     tolerance = 1e-12 * np.abs(weighted_Q).sum()             # a flip equal to the observed one but for rounding counts
     weighted_Q = weighted_Q[weighted_Q != 0]                 # a flip of 0 changes nothing
+    if not len(weighted_Q):
+        return 1.0
     generator = np.random.default_rng(seed)
     extreme = 0
     for size in _blocks(samples, len(weighted_Q)):

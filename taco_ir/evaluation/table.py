@@ -48,7 +48,7 @@ def render(table: Table, form: str) -> str:
 
 
 def _plain(table: Table) -> str:
-    rows = _texts(table, lambda text: text, lambda text: text)
+    rows = _texts(table, _one_line, str)
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     numeric = _numeric_columns(table)
     lines = ["  ".join(text.rjust(w) if right else text.ljust(w) for text, w, right in zip(row, widths, numeric, strict=True)) for row in rows]
@@ -111,7 +111,7 @@ def _number(cell: Cell) -> float | int | None:
 
 
 def _show(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    return str(value) if isinstance(value, int) else f"{value:z.3f}"
 
 
 def _numeric_columns(table: Table) -> list[bool]:

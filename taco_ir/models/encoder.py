@@ -47,6 +47,7 @@ class TextEncoder:
         import torch
 
         self.config = config
+        self.passage_template = config.passage_template
         self.batch_size = batch_size
         self.truncated = 0
         self._tokenizer = tokenizer

@@ -13,17 +13,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from taco_ir.files import InputError, read_json, sha256_file, write_json, writing
-from taco_ir.records import Passage, Vectors
+from taco_ir.records import Encoder, Passage, Vectors
 
 BLOCK_ROWS = 4096
 SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 Block = tuple[npt.NDArray[np.float16], list[str]]
+
+
+class Counted(Protocol):
+    """A collection's passages, as far as a recipe names them."""
+
+    fingerprint: str
+    count: int
 
 
 class Recipe(NamedTuple):
@@ -35,6 +42,10 @@ class Recipe(NamedTuple):
     encoder: str
     template: str
     dim: int
+
+    @classmethod
+    def of(cls, passages: Counted, model: str, encoder: Encoder) -> Recipe:
+        return cls(passages.fingerprint, passages.count, model, encoder.passage_fingerprint, encoder.passage_template, encoder.dim)
 
 
 class Shard(NamedTuple):

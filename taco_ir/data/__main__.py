@@ -1,0 +1,136 @@
+"""`python -m taco_ir.data`: what data there is, getting it, and building KILT's passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from taco_ir.console import Parser, Progress, positive, run_verb
+from taco_ir.files import InputError, human_bytes
+
+DESCRIPTION = """Data for the toolkit. Nothing is downloaded unless `get` asks for it.
+
+commands:
+  list      what there is, how large it is and where it lies; --collection C: the topics of a collection
+  get       put files of the KILT benchmark in place, from the network or a local copy
+  passages  cut KILT's Wikipedia into passages, or take passages that exist"""
+EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
+
+
+def list_data(argv: Sequence[str]) -> None:
+    parser = Parser("data list", "What data there is and where; with --collection, its topics.", example="python -m taco_ir.data list --collection sample")
+    parser.flag("--collection", default=None, help="sample, kilt or a folder: list its topics [default: list everything that is known]")
+    options = parser.parse_args(argv)
+    print_table(_all_rows() if options.collection is None else _collection_rows(options.collection))
+
+
+def get_data(argv: Sequence[str]) -> None:
+    parser = Parser("data get", "Put files of the KILT benchmark in place; what is there already stays.", example=EXAMPLE)
+    parser.add_argument("ids", nargs="+", metavar="ID", help="kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)")
+    parser.add_argument("--file", nargs="+", default=[], type=Path, metavar="PATH", help="use this local copy (plain or gzip) of the one ID; for TriviaQA also its release")
+    options = parser.parse_args(argv)
+    from taco_ir.data.kilt_files import KILT_FILES, SOURCE_FILE, expand, get, get_knowledge_source
+
+    sources = [name for name in options.ids if name.removeprefix("kilt/") == "knowledgesource"]
+    wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand(name)))
+    if options.file and len(wanted) + len(sources) != 1:
+        raise InputError(f"--file goes with one id; {' '.join(options.ids)} are {len(wanted) + len(sources)}")
+    for topics in wanted:
+        print(get(topics, options.file, report=Reporter(KILT_FILES[topics].name)))
+    if sources:
+        if len(options.file) > 1:
+            raise InputError(f"--file names {len(options.file)} files for {sources[0]}; one is needed")
+        print(get_knowledge_source(*options.file, report=Reporter(SOURCE_FILE)))
+
+
+def make_passages(argv: Sequence[str]) -> None:
+    parser = Parser("data passages", "Cut KILT's Wikipedia into passages for the collection `kilt`, or take passages that exist.", example="python -m taco_ir.data passages --words 100")
+    parser.add_argument("--source", type=Path, metavar="PATH", help="the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]")
+    parser.add_argument("--words", type=positive, metavar="N", help="words in a passage [default: 100]")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) instead of building them")
+    options = parser.parse_args(argv)
+    from taco_ir.data.kilt_files import kilt_folder, knowledge_source
+    from taco_ir.data.passages import build_passages, take_passages
+
+    if options.file:
+        if options.source or options.words:
+            raise InputError("--file takes passages as they are; --source and --words do not go with it")
+        store = take_passages(options.file, kilt_folder())
+        print(f"{store.path}: {store.count:,} passages")
+        return
+    target = kilt_folder() / "passages.jsonl"
+    if (other := target.with_name("psgs_w100.tsv")).is_file():
+        raise InputError(f"{other} holds the passages of collection kilt already; remove it to build others")
+    source = options.source or knowledge_source()
+    done = build_passages(source, target, options.words or 100, Reporter(source.name))
+    print(f"{target}: {done.passages:,} passages of {done.pages:,} pages")
+
+
+class Reporter:
+    """Bytes done -> the shared progress line, which begins with the first report."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is None:
+            self._progress = Progress(self._what, -(-total // 1000), "KB")
+            self._progress.skip(done // 1000)
+        self._progress.at(-(-done // 1000))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in aligned columns; the first one is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _all_rows() -> list[list[str]]:
+    from taco_ir.data.collections import PASSAGE_FILES, open_collection
+    from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
+    from taco_ir.data.tasks import KILT_TASKS
+
+    kinds = {task.name: task.kind for task in KILT_TASKS}
+    sample = open_collection("sample")
+    rows = [["id", "kind", "records", "size", "where"]]
+    rows.append(["sample", "passages", f"{sample.passages.count:,}", human_bytes(sample.passage_path.stat().st_size), str(sample.passage_path)])
+    for topics in sample.topics_names:
+        rows.append([f"sample/{topics.task}/{topics.split}", kinds.get(topics.task, ""), str(len(sample.load_topics(str(topics)).queries)), "", "embedded"])
+    for topics, file in KILT_FILES.items():
+        size = file.path.stat().st_size if file.path.is_file() else file.size
+        rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", kinds[topics.task], file.records, size, file.path))
+    rows.append(_file_row("kilt/knowledgesource", "pages", SOURCE_PAGES, SOURCE_SIZE, knowledge_source()))
+    present = next((kilt_folder() / name for name in PASSAGE_FILES if (kilt_folder() / name).is_file()), None)
+    rows.append(["kilt", "passages", "-", human_bytes(present.stat().st_size) if present else "-", str(present or "not built")])
+    return rows
+
+
+def _file_row(name: str, kind: str, records: int | None, size: int | None, path: Path) -> list[str]:
+    where = str(path) if path.is_file() else "not fetched"
+    return [name, kind, f"{records:,}" if records else "-", human_bytes(size) if size else "-", where]
+
+
+def _collection_rows(name: str) -> list[list[str]]:
+    from taco_ir.data.collections import open_collection
+
+    collection = open_collection(name)
+    rows = [["topics", "queries", "judged"]]
+    for topics in collection.topics_names:
+        queries = collection.load_topics(str(topics)).queries
+        rows.append([str(topics), f"{len(queries):,}", f"{sum(bool(query.evidence) for query in queries):,}"])
+    return rows
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"list": list_data, "get": get_data, "passages": make_passages}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = Parser("data", DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get or passages; each has its own --help")
+    COMMANDS[parser.parse_args(argv[:1]).command](argv[1:])
+
+
+if __name__ == "__main__":
+    run_verb(main)

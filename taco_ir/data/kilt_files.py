@@ -1,0 +1,227 @@
+"""The files of the KILT benchmark (Petroni et al., NAACL 2021): where they are, what they weigh, and how they get here.
+
+They land in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's TriviaQA
+files hold ids only; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from taco_ir.data.download import GZIP_FAULTS, Report, fetch, take
+from taco_ir.data.tasks import KILT_TASKS, SPLITS, TOPICS, TopicsName, resolve_topics
+from taco_ir.data.topics import json_lines
+from taco_ir.files import InputError, data_home, writing
+
+log = logging.getLogger("taco_ir")
+TRAIN_TASKS = ("fever", "nq", "hotpotqa", "eli5", "trex", "structured_zeroshot", "aidayago2", "wow", "triviaqa")
+DEV_FACTS = {                                        # task: md5, bytes, records; KILT publishes none for the other files
+    "fever": ("ae9a27503d177ba82cdb1e968b1aeac1", 6_174_139, 10_444),
+    "aidayago2": ("262c2350c0a331b26cdcc70590f068f2", 21_061_554, 4_784),
+    "wned": ("b04e18e85c7f87030f5118c21f1297dc", 12_868_348, 3_396),
+    "cweb": ("bb62b9471cdec028abbe91b19030e9ad", 90_228_527, 5_599),
+    "trex": ("ccd3c43891f08b2d5d9adf3e6885c8f9", 3_803_558, 5_000),
+    "structured_zeroshot": ("b2cb14cb4b00a90352c9ad8317829cfd", 2_266_707, 3_724),
+    "nq": ("0bb57ca0b4676ed66005b8788d3a3050", 7_936_566, 2_837),
+    "hotpotqa": ("3ebc5eeaa5572ec29451eb4b66c29333", 3_971_321, 5_600),
+    "eli5": ("7abac8b2495581d513b0542916178893", 14_149_811, 1_507),
+    "wow": ("bf4000198be9d8acbab11a57745a6a8b", 2_418_241, 3_054),
+}
+TRIVIAQA_MEMBERS = ("qa/wikipedia-train.json", "qa/wikipedia-dev.json", "qa/wikipedia-test-without-answers.json")
+TRIVIAQA_ARCHIVE = "triviaqa-rc.tar.gz"
+SOURCE_MD5, SOURCE_SIZE, SOURCE_PAGES = "d1dca62aa6ba889d2e842182e3114af5", 37_318_876_722, 5_903_530
+SOURCE_FILE = "kilt_knowledgesource.json"
+
+
+class Addresses(NamedTuple):
+    """Where the originals are."""
+
+    kilt: str = "http://dl.fbaipublicfiles.com/KILT/"
+    triviaqa: str = "http://nlp.cs.washington.edu/triviaqa/data/triviaqa-rc.tar.gz"
+
+
+ORIGINALS = Addresses()
+
+
+class KiltFile(NamedTuple):
+    """A topics file: the name that KILT gives it, the name of the file that is fetched, and what is known of the latter."""
+
+    name: str
+    fetched: str
+    md5: str | None = None
+    size: int | None = None
+    records: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return kilt_folder() / self.name
+
+
+def _kilt_file(task: str, split: str) -> KiltFile:
+    suffix = "_without_answers" if split == "test" else ""
+    ids = "_id" if task == "triviaqa" else ""
+    facts = DEV_FACTS.get(task, (None, None, None)) if split == "dev" else (None, None, None)
+    return KiltFile(f"{task}-{split}{suffix}-kilt.jsonl", f"{task}-{split}{ids}{suffix}-kilt.jsonl", *facts)
+
+
+KILT_FILES = {
+    TopicsName(task.name, split): _kilt_file(task.name, split)
+    for task in KILT_TASKS
+    for split in SPLITS
+    if split != "train" or task.name in TRAIN_TASKS
+}
+
+
+def kilt_folder() -> Path:
+    return data_home() / "kilt"
+
+
+def knowledge_source() -> Path:
+    """Where ir_datasets keeps, and looks for, KILT's Wikipedia."""
+    from ir_datasets.util import home_path
+
+    return Path(home_path()) / "kilt" / SOURCE_FILE
+
+
+def expand(name: str) -> list[TopicsName]:
+    """`kilt/nq/dev`, `zsre-dev`, or `kilt/all-dev` for every task -> topics of the benchmark. Raises: InputError."""
+    matched = TOPICS.fullmatch(name)
+    if matched and matched["task"] == "all":
+        return [topics for topics in KILT_FILES if topics.split == matched["split"]]
+    return [resolve_topics(name, KILT_FILES)]
+
+
+def get(
+    topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
+) -> Path:
+    """Put a topics file into the kilt folder, unless it is there, and return its path.
+
+    Args:
+        files: local copies (plain or gzip) to use instead of the network; for TriviaQA any of the joined file, KILT's
+            file of ids and the TriviaQA release, told apart by what they hold.
+
+    Raises:
+        InputError: for a download or a file that is not what KILT's record of it says, or TriviaQA ids without question.
+    """
+    file = KILT_FILES[topics]
+    if not files and file.path.is_file():
+        if file.size not in (None, found := file.path.stat().st_size):
+            raise InputError(f"{file.path}: {found} bytes, KILT's file has {file.size}; remove it to fetch it again")
+        return file.path
+    if topics.task == "triviaqa":
+        return _get_triviaqa(file, files, addresses, report)
+    if len(files) > 1:
+        raise InputError(f"--file names {len(files)} files for {topics}; one is needed")
+    _obtain(file.path, files[0] if files else None, addresses.kilt + file.fetched, file.md5, file.size, report)
+    return _checked(file.path, ("id", "input"))
+
+
+def get_knowledge_source(file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None) -> Path:
+    """Put KILT's Wikipedia (37 GB) where ir_datasets looks for it, unless it is there. Raises: InputError."""
+    path = knowledge_source()
+    if file is None and path.is_file():
+        if (found := path.stat().st_size) != SOURCE_SIZE:
+            raise InputError(f"{path}: {found} bytes, KILT's file has {SOURCE_SIZE}; remove it to fetch it again")
+        return path
+    _obtain(path, file, addresses.kilt + SOURCE_FILE, SOURCE_MD5, SOURCE_SIZE, report, link=True)
+    return path
+
+
+def _obtain(
+    path: Path, file: Path | None, url: str, md5: str | None, size: int | None, report: Report | None, link: bool = False
+) -> None:
+    if file is None:
+        fetch(url, path, md5, size, report)
+    else:
+        take(file, path, md5, size, link)
+
+
+def _checked(path: Path, keys: tuple[str, ...]) -> Path:
+    """Refuse, and remove, a file that does not begin as KILT's do: most of them have no md5 to hold them to."""
+    try:
+        _, record = next(json_lines(path), (0, {}))
+        if missing := [key for key in keys if not record.get(key)]:
+            raise InputError(f"{path}: the first record has no {' and no '.join(missing)}; this is no KILT file")
+    except InputError as error:
+        path.unlink()
+        raise InputError(f"{error}; the file was removed") from error
+    return path
+
+
+def _get_triviaqa(file: KiltFile, files: Sequence[Path], addresses: Addresses, report: Report | None) -> Path:
+    sources = file.path.parent / "source"
+    ids, archive = sources / file.fetched, sources / TRIVIAQA_ARCHIVE
+    for local in files:
+        kind = _triviaqa_kind(local)
+        if kind == "joined":
+            return _checked(take(local, file.path), ("id", "input"))
+        take(local, archive if kind == "release" else ids)
+    if not ids.is_file():
+        fetch(addresses.kilt + file.fetched, ids, report=report)
+    _checked(ids, ("id",))
+    if not archive.is_file():
+        fetch(addresses.triviaqa, archive, report=report)
+    join_triviaqa(ids, archive, file.path)
+    return file.path
+
+
+def _triviaqa_kind(path: Path) -> str:
+    """What a local file for TriviaQA is: `release`, `joined` or `ids`."""
+    if not path.is_file():
+        raise InputError(f"--file {path}: no such file")
+    try:
+        if tarfile.is_tarfile(path):
+            return "release"
+        with path.open("rb") as head:
+            packed = head.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as source:
+            return "joined" if "input" in orjson.loads(source.readline()) else "ids"
+    except (*GZIP_FAULTS, orjson.JSONDecodeError, TypeError) as error:
+        raise InputError(f"--file {path}: neither KILT's TriviaQA records nor {TRIVIAQA_ARCHIVE} ({error})") from error
+
+
+def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
+    """Write the records of `ids` with the questions of the TriviaQA release as their input; returns their number.
+
+    Raises:
+        InputError: for an id that the release lacks, or an archive that cannot be read.
+    """
+    questions = read_questions(archive)
+    missing: list[str] = []
+    count = 0
+    with writing(target, "wb") as sink:
+        for count, (_, record) in enumerate(json_lines(ids), 1):
+            record_id = str(record.get("id"))
+            if (question := questions.get(record_id)) is None:
+                missing.append(record_id)
+            sink.write(orjson.dumps(record | {"input": question}, option=orjson.OPT_APPEND_NEWLINE))
+        if missing:
+            raise InputError(f"{ids}: {len(missing)} of {count} question ids are not in {archive.name}, first {missing[0]!r}")
+    return count
+
+
+def read_questions(archive: Path) -> dict[str, str]:
+    """Question by id from the Wikipedia part of the release (all three files, as KILT's own script does)."""
+    questions: dict[str, str] = {}
+    left = set(TRIVIAQA_MEMBERS)
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                name = member.name.removeprefix("./").removeprefix("triviaqa-rc/")
+                if name in left and (stream := tar.extractfile(member)):
+                    questions |= {item["QuestionId"]: item["Question"] for item in orjson.loads(stream.read())["Data"]}
+                    left.discard(name)
+                if not left:
+                    break
+    except (*GZIP_FAULTS, tarfile.TarError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again") from error
+    if left:
+        raise InputError(f"{archive}: has no {', '.join(sorted(left))}; {TRIVIAQA_ARCHIVE} of the TriviaQA release is needed")
+    return questions

@@ -1,0 +1,49 @@
+"""Encoding a collection's passages into finished blocks, announced beforehand and reported on the way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from taco_ir.console import Progress, duration
+from taco_ir.data.collections import Collection
+from taco_ir.files import human_bytes, require_space
+from taco_ir.records import Encoder
+from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
+
+SAMPLE = 48                                          # passages that are encoded to estimate the rate
+
+
+def encode_collection(collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False) -> None:
+    """Encode what is not done yet of one shard, saying beforehand what it takes and on the way how far it is.
+
+    Raises:
+        InputError: for a folder with vectors made otherwise, or a disk without room for the rest.
+    """
+    writer = ShardWriter(output, shard, recipe, overwrite)
+    left = len(writer.rows) - writer.done
+    if not left:
+        print(f"{writer.folder}: all {writer.done:,} passages are encoded", file=sys.stderr)
+        return
+    first = writer.rows.start + writer.done
+    require_space(output, left * (recipe.dim * 2 + 64))
+    rate = _rate(collection, encoder, first, writer.rows.stop)
+    memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6
+    print(
+        f"encoding {left:,} of {len(writer.rows):,} passages of {collection.name} (shard {shard.number}/{shard.of}) into {writer.folder}: "
+        f"about {duration(left / rate)} at {rate:,.0f}/s, {human_bytes(memory)} RAM, {human_bytes(left * recipe.dim * 2)} disk",
+        file=sys.stderr,
+    )
+    progress = Progress("encode", len(writer.rows), "passages")
+    progress.skip(writer.done)
+    writer.write(collection.passages.read(first, writer.rows.stop), encoder.encode_passages, progress.at)
+
+
+def _rate(collection: Collection, encoder: Encoder, start: int, stop: int) -> float:
+    """Passages a second, measured on the next few after a warm-up."""
+    passages = list(collection.passages.read(start, min(start + SAMPLE, stop)))
+    encoder.encode_passages(passages[:4])
+    began = time.perf_counter()
+    encoder.encode_passages(passages)
+    return len(passages) / (time.perf_counter() - began)

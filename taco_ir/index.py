@@ -1,0 +1,50 @@
+"""`python -m taco_ir.index`: vectors to a faiss index that Pyserini reads as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from taco_ir.console import Parser, Progress, run_verb
+from taco_ir.files import InputError
+from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.retrieval.vectors import VectorSet
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "index",
+        "Build a faiss index from encoded passages. Flat is exact; HNSW32 and IVF1024,SQ8 are faster and approximate\n"
+        "(the links of an HNSW graph depend on the threads' timing). Any faiss index_factory string is taken.",
+        ("--overwrite",),
+        "python -m taco_ir.index --vectors vectors/my-wiki --output indexes/my-wiki-hnsw --factory HNSW32",
+    )
+    flags.add_argument("--vectors", required=True, metavar="DIR", help="folder that `python -m taco_ir.encode` wrote")
+    flags.flag("--output", required=True, metavar="DIR", help="folder of the index")
+    flags.add_argument("--factory", default="Flat", metavar="F", help="faiss index_factory string [default: Flat]")
+    flags.add_argument("--verify", action="store_true", help="re-hash the files of the index in --output and build nothing")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    output = Path(options.output)
+    if options.verify:
+        DenseIndex(output).verify(output)
+        print(f"{output}: index and docid are whole")
+        return
+    vectors = VectorSet(Path(options.vectors))
+    if (output / "manifest.json").is_file() and not options.overwrite:
+        found = DenseIndex(output)
+        if (found.recipe, found.manifest["factory"]) == (vectors.recipe, options.factory):
+            print(f"{output}: this index is built")
+            return
+    if output.exists() and not options.overwrite:
+        raise InputError(f"--output {output} exists and holds something else; give another folder or --overwrite")
+    progress = Progress("index", vectors.recipe.passages, "passages")
+    build_index(vectors, output, options.factory, progress.at)
+    print(f"{output}: {options.factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
+
+
+if __name__ == "__main__":
+    run_verb(main)

