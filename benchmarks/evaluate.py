@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from taco_ir.data.topics import read_topics
 from taco_ir.evaluation.formats import read_run
@@ -26,6 +27,7 @@ from taco_ir.evaluation.measures import Measure, evaluate
 CUTOFFS = (1, 5, 10, 20)
 PAGES = 1_000_000
 NEEDED = 15
+Result = dict[str, float | None]
 
 
 def official_script() -> ModuleType:
@@ -33,7 +35,8 @@ def official_script() -> ModuleType:
     package = importlib.util.find_spec("pyserini")
     if package is None or not package.submodule_search_locations:
         sys.exit("pyserini is not installed; it carries KILT's evaluation script")
-    spec = importlib.util.spec_from_file_location("kilt_script", Path(package.submodule_search_locations[0]) / "eval/evaluate_kilt_retrieval.py")
+    path = Path(package.submodule_search_locations[0]) / "eval/evaluate_kilt_retrieval.py"
+    spec = importlib.util.spec_from_file_location("kilt_script", path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     stand_in = ModuleType("pyserini.query_iterator")
@@ -65,16 +68,24 @@ def write_files(gold: Path, run: Path, queries: int, hits: int, seed: int) -> No
             run_sink.write(json.dumps({"id": f"q{number}", "input": f"question {number}", "output": output}) + "\n")
 
 
-def ours(gold: Path, run: Path) -> dict[str, float | None]:
+def ours(gold: Path, run: Path) -> Result:
     measures = [Measure("Rprec")] + [Measure(kind, k) for k in CUTOFFS for kind in ("precision", "recall", "success")]
-    scores = evaluate(read_run(run), read_topics(gold, "nq"), lambda _: {}, measures)
+    queries = read_topics(gold, "nq")
+    scores = evaluate(read_run(run), queries, lambda _: {}, measures)
     return {measure.short: scores.mean(measure) for measure in measures}
 
 
-def timed(action: Callable[[], dict[str, float | None]]) -> tuple[float, dict[str, float | None]]:
-    start = time.perf_counter()
+class Timing(NamedTuple):
+    """Seconds by the clock, and of the processor (both programs have one thread, so other load changes the first alone)."""
+
+    clock: float
+    processor: float
+
+
+def timed(action: Callable[[], Result]) -> tuple[Timing, Result]:
+    clock, processor = time.perf_counter(), time.process_time()
     result = action()
-    return time.perf_counter() - start, result
+    return Timing(time.perf_counter() - clock, time.process_time() - processor), result
 
 
 def main() -> None:
@@ -85,24 +96,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     flags = parser.parse_args()
     script = official_script()
-    ratios = []
+    ratios: list[Timing] = []
     with tempfile.TemporaryDirectory() as folder:
         gold, run = Path(folder) / "gold.jsonl", Path(folder) / "run.jsonl"
         write_files(gold, run, flags.queries, flags.hits, flags.seed)
         print(f"{flags.queries:,} queries x {flags.hits} pages, {run.stat().st_size / 1e6:.0f} MB run, seed {flags.seed}")
-        for round_number in range(1, flags.rounds + 1):
-            our_seconds, our_result = timed(lambda: ours(gold, run))
+        for number in range(1, flags.rounds + 1):
+            fast, found = timed(lambda: ours(gold, run))
             with contextlib.redirect_stdout(io.StringIO()):                          # it prints its result
-                kilt_seconds, kilt_result = timed(lambda: script.evaluate(str(gold), str(run), CUTOFFS, ["wikipedia_id"]))
-            for name, expected in kilt_result.items():
-                found = our_result[name.replace("success_rate", "success")]
-                if found is None or expected is None or abs(found - expected) > 1e-9:
-                    sys.exit(f"{name}: KILT's script gives {expected}, ours {found}")
-            ratios.append(kilt_seconds / our_seconds)
-            print(f"round {round_number}: KILT's script {kilt_seconds:.2f} s, ours {our_seconds:.2f} s, ratio {ratios[-1]:.1f}; equal results")
-    ratio = statistics.median(ratios)
-    print(f"median ratio {ratio:.1f} (needed: {NEEDED})")
-    sys.exit(ratio < NEEDED)
+                slow, expected = timed(lambda: script.evaluate(str(gold), str(run), CUTOFFS, ["wikipedia_id"]))
+            require_equal(found, expected)
+            ratios.append(Timing(slow.clock / fast.clock, slow.processor / fast.processor))
+            print(
+                f"round {number}: KILT's script {slow.clock:.2f} s ({slow.processor:.2f} s processor), "
+                f"ours {fast.clock:.2f} s ({fast.processor:.2f} s); results equal"
+            )
+    clock, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"median ratio {clock:.1f} by the clock, {processor:.1f} of processor time (needed: {NEEDED})")
+    sys.exit(processor < NEEDED)
+
+
+def require_equal(found: Result, expected: Result) -> None:
+    """Stop where a value of KILT's script differs from ours."""
+    for name, value in expected.items():
+        our_value = found[name.replace("success_rate", "success")]
+        if our_value is None or value is None or abs(our_value - value) > 1e-9:
+            sys.exit(f"{name}: KILT's script gives {value}, ours {our_value}")
 
 
 if __name__ == "__main__":

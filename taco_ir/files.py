@@ -42,7 +42,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with part.open(mode, **({} if "b" in mode else {"encoding": "utf-8"})) as sink:
+        with part.open(mode, encoding=None if "b" in mode else "utf-8") as sink:
             yield sink
             sink.flush()
             os.fsync(sink.fileno())

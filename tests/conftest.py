@@ -1,11 +1,26 @@
-"""Where tests find the real collection, and the rule for machines that lack it."""
+"""Where tests find the real collection, the rule for machines that lack it, and a data home of their own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")        # before torch is imported: see taco_ir.console.run_verb
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Everything that tests, and processes that they start, build or fetch goes to a folder of this session."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TACO_IR_HOME", str(folder / "taco_ir"))
+        patch.setenv("IR_DATASETS_HOME", str(folder / "ir_datasets"))
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.delenv("no_proxy", raising=False)
+        yield folder / "taco_ir"
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +32,51 @@ def minikilt() -> Path:
             pytest.fail(f"{folder} is missing in CI")
         pytest.skip("needs the mini-KILT collection beside the project (../shared/minikilt)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 2 layers x 32 with random weights and a vocabulary of the sample, as a plain Hugging Face folder."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 encoder-decoder of 2 + 2 layers x 32 with random weights, as a plain Hugging Face folder."""
+    import torch
+    from transformers import T5Config, T5Model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-t5"
+    vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]))
+    torch.manual_seed(0)
+    T5Model(T5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer(folder: Path, template: tuple[str, list[str]]) -> int:
+    """Write a WordPiece tokenizer trained on the sample collection into `folder`; the size of its vocabulary."""
+    import json
+
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    folder.mkdir(parents=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "<extra_id_1>"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    sample = Path(__file__).resolve().parents[1] / "taco_ir" / "data" / "sample" / "passages.jsonl"
+    texts = [json.loads(line)["contents"] for line in sample.read_text(encoding="utf-8").splitlines()]
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False))
+    pieces, ends = template
+    tokenizer.post_processor = processors.TemplateProcessing(single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128}))
+    return tokenizer.get_vocab_size()

@@ -1,0 +1,1 @@
+"""Files to queries and passages."""

@@ -18,7 +18,8 @@ EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 
 
 def list_data(argv: Sequence[str]) -> None:
-    parser = Parser("data list", "What data there is and where; with --collection, its topics.", example="python -m taco_ir.data list --collection sample")
+    example = "python -m taco_ir.data list --collection sample"
+    parser = Parser("data list", "What data there is and where; with --collection, its topics.", example=example)
     parser.flag("--collection", default=None, help="sample, kilt or a folder: list its topics [default: list everything that is known]")
     options = parser.parse_args(argv)
     print_table(_all_rows() if options.collection is None else _collection_rows(options.collection))
@@ -27,7 +28,10 @@ def list_data(argv: Sequence[str]) -> None:
 def get_data(argv: Sequence[str]) -> None:
     parser = Parser("data get", "Put files of the KILT benchmark in place; what is there already stays.", example=EXAMPLE)
     parser.add_argument("ids", nargs="+", metavar="ID", help="kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)")
-    parser.add_argument("--file", nargs="+", default=[], type=Path, metavar="PATH", help="use this local copy (plain or gzip) of the one ID; for TriviaQA also its release")
+    parser.add_argument(
+        "--file", nargs="+", default=[], type=Path, metavar="PATH",
+        help="use this local copy (plain or gzip) of the one ID; for TriviaQA also its release",
+    )
     options = parser.parse_args(argv)
     from taco_ir.data.kilt_files import KILT_FILES, SOURCE_FILE, expand, get, get_knowledge_source
 
@@ -40,17 +44,19 @@ def get_data(argv: Sequence[str]) -> None:
     if sources:
         if len(options.file) > 1:
             raise InputError(f"--file names {len(options.file)} files for {sources[0]}; one is needed")
-        print(get_knowledge_source(*options.file, report=Reporter(SOURCE_FILE)))
+        print(get_knowledge_source(options.file[0] if options.file else None, report=Reporter(SOURCE_FILE)))
 
 
 def make_passages(argv: Sequence[str]) -> None:
-    parser = Parser("data passages", "Cut KILT's Wikipedia into passages for the collection `kilt`, or take passages that exist.", example="python -m taco_ir.data passages --words 100")
-    parser.add_argument("--source", type=Path, metavar="PATH", help="the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]")
+    about = "Cut KILT's Wikipedia into passages for the collection `kilt`, or take passages that exist."
+    source_help = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
+    parser = Parser("data passages", about, example="python -m taco_ir.data passages --words 100")
+    parser.add_argument("--source", type=Path, metavar="PATH", help=source_help)
     parser.add_argument("--words", type=positive, metavar="N", help="words in a passage [default: 100]")
-    parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) instead of building them")
+    parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) as they are")
     options = parser.parse_args(argv)
     from taco_ir.data.kilt_files import kilt_folder, knowledge_source
-    from taco_ir.data.passages import build_passages, take_passages
+    from taco_ir.data.passages import build_passages, refuse_passages, take_passages
 
     if options.file:
         if options.source or options.words:
@@ -58,9 +64,8 @@ def make_passages(argv: Sequence[str]) -> None:
         store = take_passages(options.file, kilt_folder())
         print(f"{store.path}: {store.count:,} passages")
         return
+    refuse_passages(kilt_folder())
     target = kilt_folder() / "passages.jsonl"
-    if (other := target.with_name("psgs_w100.tsv")).is_file():
-        raise InputError(f"{other} holds the passages of collection kilt already; remove it to build others")
     source = options.source or knowledge_source()
     done = build_passages(source, target, options.words or 100, Reporter(source.name))
     print(f"{target}: {done.passages:,} passages of {done.pages:,} pages")
@@ -94,10 +99,11 @@ def _all_rows() -> list[list[str]]:
 
     kinds = {task.name: task.kind for task in KILT_TASKS}
     sample = open_collection("sample")
-    rows = [["id", "kind", "records", "size", "where"]]
-    rows.append(["sample", "passages", f"{sample.passages.count:,}", human_bytes(sample.passage_path.stat().st_size), str(sample.passage_path)])
+    path = sample.passage_path
+    rows = [["id", "kind", "records", "size", "where"], _file_row("sample", "passages", sample.passages.count, path.stat().st_size, path)]
     for topics in sample.topics_names:
-        rows.append([f"sample/{topics.task}/{topics.split}", kinds.get(topics.task, ""), str(len(sample.load_topics(str(topics)).queries)), "", "embedded"])
+        count = len(sample.load_topics(str(topics)).queries)
+        rows.append([f"sample/{topics.task}/{topics.split}", kinds[topics.task], f"{count:,}", "-", "embedded"])
     for topics, file in KILT_FILES.items():
         size = file.path.stat().st_size if file.path.is_file() else file.size
         rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", kinds[topics.task], file.records, size, file.path))

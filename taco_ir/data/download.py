@@ -46,22 +46,24 @@ def fetch(
     Args:
         size: bytes that the file must have, where known.
         report: called with bytes done and bytes in all, where the server announces them.
-        pause: seconds before the second attempt; doubled before each further one.
+        pause: seconds before another attempt; doubled for each that brought nothing.
 
     Raises:
         InputError: for an address that does not answer or has no such file, a size or md5 that differs, or a full disk.
     """
     part, mark = _partial(path)
-    with appending(part) as sink:
-        if size is None or sink.tell() != size:
-            _download(url, path, sink, size, report, pause)
-        os.fsync(sink.fileno())
-        if md5 and (found := md5_of(part)) != md5:
-            part.unlink()
+    try:
+        with appending(part) as sink:
+            if size is None or sink.tell() != size:
+                _download(url, path, sink, size, report, pause)
+            os.fsync(sink.fileno())
+            if md5 and (found := md5_of(part)) != md5:
+                part.unlink()
+                raise InputError(f"{url}: md5 expected {md5}, found {found}; the download was removed. {_other_way(path)}")
+            part.replace(path)
+    finally:
+        if not part.exists():
             mark.unlink(missing_ok=True)
-            raise InputError(f"{url}: md5 expected {md5}, found {found}; the download was removed. {_other_way(path)}")
-        part.replace(path)
-    mark.unlink(missing_ok=True)
     sync_folder(path.parent)
     return path
 
@@ -161,15 +163,15 @@ def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: R
         try:
             return _attempt(url, path, sink, size, report, timeout)
         except _Broken as error:
-            failures = 1 if sink.tell() > before else failures + 1
+            failures = 0 if sink.tell() > before else failures + 1
             if failures >= tries:
                 kept = f"; {sink.tell()} bytes are kept and the same command goes on from there" if sink.tell() else ""
                 raise InputError(
                     f"{url}: {error} (attempts without progress: {failures}, IR_DATASETS_DL_TRIES; timeout {timeout:g} s, "
                     f"IR_DATASETS_DL_TIMEOUT){kept}. {_other_way(path)}"
                 ) from error
-            log.warning("%s: %s; attempt %d of %d follows", url, error, failures + 1, tries)
-            time.sleep(pause * 2 ** (failures - 1))
+            log.warning("%s: %s; trying again from byte %d", url, error, sink.tell())
+            time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
 def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, timeout: float) -> None:

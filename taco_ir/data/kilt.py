@@ -102,8 +102,8 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
         raise InputError(f"collection name {name!r}; letters, digits, `.`, `_`, `-` and `/` between them are allowed")
     collection = open_collection(str(folder))
     path = collection.passage_path.resolve()
-    if name in ir_datasets.registry and _registered_path(name) != path:
-        raise InputError(f"collection name {name!r} is taken by {_registered_path(name) or 'a data set of ir_datasets'}; choose another for {folder}")
+    if name in ir_datasets.registry and (held := _registered_path(name)) != path:
+        raise InputError(f"collection name {name!r} is taken by {held or 'a data set of ir_datasets'}; choose another for {folder}")
     if name not in ir_datasets.registry:
         ir_datasets.registry.register(name, ir_datasets.Dataset(_docs(collection, name)))
     docs = ir_datasets.registry[name].docs_handler()

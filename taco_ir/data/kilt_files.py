@@ -197,7 +197,8 @@ def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
     missing: list[str] = []
     count = 0
     with writing(target, "wb") as sink:
-        for count, (_, record) in enumerate(json_lines(ids), 1):
+        for _, record in json_lines(ids):
+            count += 1
             record_id = str(record.get("id"))
             if (question := questions.get(record_id)) is None:
                 missing.append(record_id)
@@ -223,5 +224,5 @@ def read_questions(archive: Path) -> dict[str, str]:
     except (*GZIP_FAULTS, tarfile.TarError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again") from error
     if left:
-        raise InputError(f"{archive}: has no {', '.join(sorted(left))}; {TRIVIAQA_ARCHIVE} of the TriviaQA release is needed")
+        raise InputError(f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; remove it to fetch it again")
     return questions

@@ -51,19 +51,20 @@ def build_passages(
     if not source.is_file():
         raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
     if target.exists():
-        raise InputError(f"{target} exists; remove it to build the passages again")
+        raise InputError(f"{target} exists; remove it to have others")
     part = target.with_name(target.name + ".part")
     state = target.with_name(target.name + ".part.json")
     status = source.stat()
     recipe = {"source": str(source.resolve()), "bytes": status.st_size, "time": status.st_mtime_ns, "words": words}
     packed = source.suffix == ".gz"
     with appending(part) as sink:
-        done = Progress() if packed else _resumed(state, recipe, sink)
+        done = _resumed(state, recipe, sink)
         sink.seek(done.target)
         sink.truncate()
         require_space(target.parent, (status.st_size - done.source) * (GZIP_RATIO if packed else 1))
         with _reading(source, done.source) as (lines, position):
-            for done in _blocks(lines, sink, done, words, block_pages, str(source)):
+            for reached in _blocks(lines, sink, done, words, block_pages, str(source)):
+                done = reached
                 sink.flush()
                 os.fsync(sink.fileno())
                 write_json(state, {"recipe": recipe, "done": done._asdict()})
@@ -116,14 +117,19 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
     name = next((file for file in PASSAGE_FILES if kind and file.endswith(kind + (".gz" if source.suffix == ".gz" else ""))), None)
     if name is None:
         raise InputError(f"--file {source}: a .tsv or .jsonl file, or one of them with .gz, is needed")
-    if present := [file for file in PASSAGE_FILES if (folder / file).is_file()]:
-        raise InputError(f"{folder / present[0]} exists; remove it to use {source} instead")
+    refuse_passages(folder)
     path = take(source, folder / name, link=True)
     try:
         return PassageStore(path)
     except BaseException:
         path.unlink()                                 # a second name or a copy; the user's file stays
         raise
+
+
+def refuse_passages(folder: Path) -> None:
+    """Raise InputError where a collection has its passages already: a second file would hide one of the two."""
+    if present := [file for file in PASSAGE_FILES if (folder / file).is_file()]:
+        raise InputError(f"{folder / present[0]} exists; remove it to have others")
 
 
 def _blocks(lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str) -> Iterator[Progress]:
@@ -151,6 +157,9 @@ def _blocks(lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block
 def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
     """How far an earlier build of the same recipe got; the beginning where there is none."""
     if not state.is_file():
+        return Progress()
+    if recipe["source"].endswith(".gz"):
+        log.warning("%s: gzip cannot be entered in the middle; starting again", recipe["source"])
         return Progress()
     held = read_json(state)
     done = Progress(**held["done"])

@@ -7,9 +7,11 @@ home, keyed by path, size and time, so that a shard of a 36-million-passage file
 from __future__ import annotations
 
 import csv
+import fcntl
 import gzip
 import hashlib
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -49,8 +51,7 @@ class PassageStore:
         key = fingerprint([LAYOUT_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns])
         self._layout = data_home() / "layouts" / key
         if not (self._layout / "layout.json").is_file():
-            with writing_folder(self._layout) as folder:
-                self._scan(folder)
+            self._scan_once()
         facts = read_json(self._layout / "layout.json")
         self.count: int = facts["count"]
         self.fingerprint: str = facts["fingerprint"]
@@ -103,12 +104,12 @@ class PassageStore:
         """Page of each docid; a docid that the collection lacks is its own page's name up to the `#`."""
         if self._page_in_docid:
             return {docid: docid.rpartition("#")[0] or docid for docid in docids}
-        return {docid: self._pages.get(docid, docid) for docid in docids}
+        return {docid: self._pages.get(docid) or docid.rpartition("#")[0] or docid for docid in docids}
 
     @cached_property
     def _pages(self) -> dict[str, str]:
         with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
-            return dict(line.rstrip("\n").split("\t", 1) for line in source)                # type: ignore[misc]
+            return dict(line.rstrip("\n").split("\t", 1) for line in source)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(self._layout / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -138,12 +139,26 @@ class PassageStore:
             else:
                 record = orjson.loads(line)
                 docid, page, title, text = record["id"], record["wikipedia_id"], record.get("title") or "", record["contents"]
-                if not (isinstance(docid, str) and isinstance(title, str) and isinstance(text, str)):
-                    raise TypeError("id, title and contents must be strings")
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+                if not (isinstance(docid, str) and isinstance(title, str) and isinstance(text, str) and isinstance(page, str | int)):
+                    raise TypeError("id, wikipedia_id, title and contents must be strings")
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             place = row + 1 + bool(columns)
             raise InputError(f"{self.path}, line {place}: no passage with id, contents and wikipedia_id ({type(error).__name__}: {error})") from error
         return Passage(docid, str(page), title, text)
+
+    def _scan_once(self) -> None:
+        """Scan the file, unless another process that opened it too is doing so: then wait for what that finds."""
+        lock = self._layout.with_name(self._layout.name + ".lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if (self._layout / "layout.json").is_file():
+                return
+            try:
+                with writing_folder(self._layout) as folder:
+                    self._scan(folder)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise InputError(f"{self.path}: broken gzip ({error})") from error
 
     def _scan(self, folder: Path) -> None:
         """Read the whole file once; write counts, hashes, offsets and the page of each docid where it is not in the docid."""
@@ -155,7 +170,7 @@ class PassageStore:
             position = source.tell()
             for count, line in enumerate(source, 1):
                 passage = self._parse(line, columns, count - 1)
-                if not passage.docid or len(passage.docid.split()) != 1 or not passage.page.strip():
+                if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
                     raise InputError(f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; neither may be empty or hold white space")
                 if count % STEP == 1:
                     offsets.append(position)

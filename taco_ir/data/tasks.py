@@ -37,6 +37,7 @@ KILT_TASKS = (
     TaskSpec("wned", "entity linking", ("wnwi",)),
     TaskSpec("cweb", "entity linking", ("wncw",)),
 )
+TASK_NAMES = tuple(task.name for task in KILT_TASKS)
 CANONICAL = {name: task.name for task in KILT_TASKS for name in (task.name, *task.aliases)}
 TOPICS = re.compile(r"(?:kilt/)?(?P<task>.+?)[-/](?P<split>train|dev|test)")
 
@@ -54,7 +55,7 @@ def canonical_task(name: str) -> str:
     return CANONICAL.get(name.lower(), name)
 
 
-def resolve_task(name: str, known: Iterable[str] = tuple(task.name for task in KILT_TASKS)) -> str:
+def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
     """The canonical name of `name` among the canonical names `known`. Raises: InputError listing nearest and all."""
     return _pick(canonical_task(name), name, sorted(known), "task")
 
@@ -72,6 +73,6 @@ def _pick(wanted: str, given: str, valid: list[str], what: str) -> str:
         return wanted
     suffixes = ("", *(f"-{split}" for split in SPLITS))
     spelled = [alias + suffix for alias, name in CANONICAL.items() for suffix in suffixes if name + suffix in valid]
-    near = difflib.get_close_matches(given, dict.fromkeys(valid + spelled), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(wanted, dict.fromkeys(valid + spelled), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(f"unknown {what} {given!r}; {hint}valid: {', '.join(valid) or 'none'}")

@@ -60,7 +60,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _query(record: dict[str, Any], task: str, where: str) -> Query:
-    record_id = str(record.get("id", ""))
+    record_id = _name(record.get("id"))
     if not (qid := run_id(record_id)):
         raise InputError(f"{where}: id {record.get('id')!r}; a non-empty string is needed")
     text = record.get("input")
@@ -76,11 +76,18 @@ def _query(record: dict[str, Any], task: str, where: str) -> Query:
 
 def _evidence(provenance: Any, where: str) -> EvidenceSet:
     try:
-        pages = unique(str(item["wikipedia_id"]).strip() for item in provenance)
-        passages = unique(str(item["passage_id"]) for item in provenance if item.get("passage_id") is not None)
+        pages = unique(_name(item["wikipedia_id"]).strip() for item in provenance)
+        passages = unique(_name(item["passage_id"]) for item in provenance if item.get("passage_id") is not None)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}") from error
+    if "" in pages + passages:
+        raise InputError(f"{where}: provenance {str(provenance)[:80]!r} names no page or passage; its ids must be non-empty strings")
     return EvidenceSet(pages, passages)
+
+
+def _name(value: Any) -> str:
+    """An id as text; anything but a string or a whole number is none."""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def unique(values: Iterable[T]) -> tuple[T, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from taco_ir.evaluation.kilt import ranked
+from taco_ir.evaluation.kilt import collector_paused, ranked
 from taco_ir.files import InputError, writing
 from taco_ir.records import Query, Ranking, Run, numbered_lines, read_trec, run_id
 
@@ -34,52 +34,46 @@ def read_kilt(path: Path) -> Run:
     """
     rankings: dict[str, Ranking] = {}
     lines: dict[str, int] = {}
-    for number, line in numbered_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{where}: not valid JSON ({error})") from error
-        qid = _qid(record, where)
-        if qid in rankings:
-            raise InputError(f"{where}: id {qid!r} was given on line {lines[qid]}; a KILT run has one record per query")
-        rankings[qid], lines[qid] = ranked(_pages(record, where)), number
+    with collector_paused():
+        for number, line in numbered_lines(path):
+            try:
+                qid, pages = _record(line)
+                if qid in rankings:
+                    raise InputError(f"id {qid!r} was given on line {lines[qid]}; a KILT run has one record per query")
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}") from error
+            rankings[qid], lines[qid] = ranked(pages), number
     return Run(rankings, level="page")
 
 
-def _qid(record: Any, where: str) -> str:
+def _record(line: str) -> tuple[str, dict[str, None]]:
+    """Query id and pages (best first, each once) of a record."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"not valid JSON ({error})") from error
     if not isinstance(record, dict):
-        raise InputError(f"{where}: a JSON object is expected, this is {str(record)[:60]!r}")
-    value = record.get("id")
-    qid = run_id(str(value)) if isinstance(value, str | int) else ""
-    if not qid:
-        raise InputError(f"{where}: id {value!r}; a KILT run names its query by a non-empty string")
-    return qid
-
-
-def _pages(record: dict[str, Any], where: str) -> dict[str, None]:
+        raise InputError(f"a JSON object is expected, this is {line.strip()[:60]!r}")
+    if not (qid := run_id(_text(record.get("id")))):
+        raise InputError(f"id {record.get('id')!r}; a KILT run names its query by a non-empty string")
     outputs = record.get("output")
-    if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
-        given = f"{len(outputs)} outputs" if isinstance(outputs, list) and len(outputs) != 1 else f"output {str(outputs)[:60]!r}"
-        raise InputError(f"{where}: {given}; a KILT run has a list of exactly one object (topics may have more)")
-    provenance = outputs[0].get("provenance")
-    if provenance is None:
-        return {}
+    if not isinstance(outputs, list) or len(outputs) != 1:
+        given = f"{len(outputs)} outputs" if isinstance(outputs, list) else f"output {str(outputs)[:60]!r}"
+        raise InputError(f"query {qid!r} has {given}; a KILT run has a list of exactly one (topics may have more)")
+    if not isinstance(outputs[0], dict) or not isinstance(provenance := outputs[0].get("provenance", []), list):
+        raise InputError(f"query {qid!r} has output {str(outputs[0])[:80]!r}; an object with a list of provenance is expected")
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
-    except (TypeError, KeyError):                        # a number instead of a text, or something wrong
-        pages = dict.fromkeys(_checked_page(entry, where) for entry in (provenance if isinstance(provenance, list) else [provenance]))
+    except (TypeError, KeyError):                        # numbers for ids, or an entry without one
+        pages = dict.fromkeys(_text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance)
     if "" in pages:
-        _checked_page({"wikipedia_id": ""}, where)
-    return pages
+        raise InputError(f"query {qid!r} has provenance without a wikipedia_id; every entry needs one")
+    return qid, pages
 
 
-def _checked_page(entry: Any, where: str) -> str:
-    value = entry.get("wikipedia_id") if isinstance(entry, dict) else None
-    page = str(value).strip() if isinstance(value, str | int) else ""
-    if not page:
-        raise InputError(f"{where}: provenance {str(entry)[:80]!r} has no wikipedia_id; every entry needs one")
-    return page
+def _text(value: Any) -> str:
+    """An id as text without white space around it; empty where it is neither text nor number."""
+    return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
 def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:

@@ -5,11 +5,15 @@ They differ from trec_eval's, which judge against the union of the evidence sets
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from taco_ir.files import InputError
 from taco_ir.records import Query, Ranking, Run
@@ -23,35 +27,36 @@ AT_K = ("recall", "success", "precision")
 
 
 class _Judged(NamedTuple):
-    """What the measures need of one query: its distinct page sets, and the positions (from 0) of their retrieved pages."""
+    """What the measures need of one ranking.
 
-    sets: list[PageSet]
-    positions: dict[str, int]
+    `sets` counts the distinct evidence sets; `complete_ranks` are the ranks (from 0, ascending) of the complete ones in
+    KILT's list of entries, where a page outside every set is one entry and a set is one entry, at its last retrieved page.
+    """
 
-    @classmethod
-    def of(cls, pages: Sequence[str], query: Query) -> _Judged:
-        sets = list({frozenset(evidence.pages) for evidence in query.evidence})
-        found = frozenset().union(*sets).intersection(pages)
-        return cls(sets, {page: pages.index(page) for page in found})
+    sets: int
+    r_precision: float
+    complete_ranks: list[int]
 
-    def r_precision(self) -> float:
-        """Best share, over the sets G, of G's pages that are among the first |G|; some page must have been retrieved."""
-        where = self.positions
-        return max(sum(page in where and where[page] < len(pages) for page in pages) / len(pages) for pages in self.sets if pages)
 
-    def complete_ranks(self) -> list[int]:
-        """Ranks (from 0), ascending, of the complete evidence sets in KILT's list of entries.
+def _judge(pages: Sequence[str], query: Query) -> _Judged:
+    sets = list(dict.fromkeys([frozenset(evidence.pages) for evidence in query.evidence]))
+    found = frozenset().union(*sets).intersection(pages)
+    if not found:
+        return _Judged(len(sets), 0.0, [])
+    position_of = {page: pages.index(page) for page in found}
+    positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
+    r_precision = max([_below(len(evidence), positions) / len(evidence) for evidence, positions in zip(sets, positions_S, strict=True) if evidence])
+    ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
+    judged = sorted(position_of.values())
+    # entries before a set: the sets that end before it, and the pages before its end that are in no set
+    ranks = [
+        entry + end - bisect_left(judged, end) for entry, (end, index) in enumerate(ends) if len(positions_S[index]) == len(sets[index])
+    ]
+    return _Judged(len(sets), r_precision, ranks)
 
-        A page outside every set is one entry; a set is one entry, complete or not, at its last retrieved page. So the
-        rank of a set is the number of sets that end before it plus the number of pages of no set ranked before it.
-        """
-        judged_positions = sorted(self.positions.values())
-        ends = sorted(
-            (max(self.positions[page] for page in found), index, len(found) == len(pages))
-            for index, pages in enumerate(self.sets)
-            if (found := pages.intersection(self.positions))
-        )
-        return [entry + end - bisect_left(judged_positions, end) for entry, (end, _, complete) in enumerate(ends) if complete]
+
+def _below(limit: int, positions: list[int]) -> int:
+    return sum([position < limit for position in positions])
 
 
 def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]) -> dict[str, dict[str, float]]:
@@ -66,23 +71,20 @@ def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query],
         InputError: for a measure that is none of these.
     """
     cutoffs = {measure: _cutoff(measure) for measure in measures}
-    scores = {measure: dict.fromkeys((query.qid for query in queries), 0.0) for measure in measures}
-    for query in queries:
-        judged = _Judged.of(rankings.get(query.qid, ()), query)
-        if not judged.positions:
-            continue
-        ranks = judged.complete_ranks()
-        for measure, (kind, k) in cutoffs.items():
-            value = judged.r_precision() if kind == R_PRECISION else _at_k(kind, bisect_left(ranks, k), len(judged.sets), k)
-            scores[measure][query.qid] = value
+    with collector_paused():
+        judged_Q = [_judge(rankings.get(query.qid, ()), query) for query in queries]
+    sets_Q = np.array([max(judged.sets, 1) for judged in judged_Q])
+    complete = [(row, rank) for row, judged in enumerate(judged_Q) for rank in judged.complete_ranks]
+    rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T                # one element per complete evidence set
+    scores = {}
+    for measure, (kind, k) in cutoffs.items():
+        if kind == R_PRECISION:
+            values = [judged.r_precision for judged in judged_Q]
+        else:
+            complete_Q = np.bincount(rows_E[ranks_E < k], minlength=len(queries))
+            values = {"recall": complete_Q / sets_Q, "success": np.sign(complete_Q) / 1, "precision": complete_Q / k}[kind].tolist()
+        scores[measure] = {query.qid: value for query, value in zip(queries, values, strict=True)}
     return scores
-
-
-def _at_k(kind: str, complete: int, sets: int, k: int) -> float:
-    """Value of a measure when `complete` of the distinct evidence sets are among the first k entries."""
-    if kind == "success":
-        return float(complete > 0)
-    return complete / (sets if kind == "recall" else k)
 
 
 def _cutoff(measure: str) -> tuple[str, int]:
@@ -114,4 +116,24 @@ def page_run(run: Run, page_of: PageOf) -> Run:
 
 def ranked(pages: Collection[str]) -> Ranking:
     """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
-    return Ranking(list(pages), -np.arange(1, len(pages) + 1, dtype=np.float32))
+    return Ranking(list(pages), _rank_scores(len(pages)))
+
+
+@cache
+def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
+    """-1 ... -hits; one array, not writable, for all rankings of a length."""
+    scores_K = -np.arange(1, hits + 1, dtype=np.float32)
+    scores_K.flags.writeable = False
+    return scores_K
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside: a run is millions of texts and no cycle, and to look through them takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

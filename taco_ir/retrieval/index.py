@@ -22,7 +22,11 @@ PROBED_SHARE = 16                                    # IVF: one list in so many 
 GRAPH_BYTES = 272                                    # of a vector in HNSW32, above the vector itself
 
 
-def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = lambda done: None) -> None:
+def _silent(_: int) -> None:
+    """Report to nobody."""
+
+
+def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = _silent) -> None:
     """Build a faiss index from finished blocks; the folder appears whole or not at all.
 
     Args:
@@ -116,7 +120,7 @@ def _widen(index: faiss.Index, hits: int) -> None:
     """Let an approximate index look at enough candidates for `hits` good ones."""
     import faiss
 
-    concrete = faiss.downcast_index(index)
+    concrete: Any = faiss.downcast_index(index)
     if hasattr(concrete, "hnsw"):
         concrete.hnsw.efSearch = max(MIN_EF, EF_PER_HIT * hits)
     elif hasattr(concrete, "nprobe"):

@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+search: .venv/installed ## search the sample collection and print a table of scores
+	$(BIN)/python -m taco_ir.search --topics nq-dev
+
+test: .venv/developed ## run the tests
+	$(BIN)/python -m pytest
+
+check: lint types test ## everything that must be green before a change goes in
+
+lint: .venv/developed ## style
+	$(BIN)/ruff check .
+
+types: .venv/developed ## static types
+	$(BIN)/mypy
+
+bench: .venv/developed ## speed and memory against peers, as ratios; needs a collection: make bench COLLECTION=path
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script $(if $(COLLECTION),--collection $(COLLECTION)) || exit 1; done
+
+clean: ## remove what was installed and built here
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing taco_ir and what it needs into .venv (minutes, once)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/developed: .venv/installed
+	@echo "installing the developers' tools into .venv (once)"
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.PHONY: help search test check lint types bench clean

@@ -1,0 +1,109 @@
+"""`python -m taco_ir.evaluate`: scores of run files at page and passage level, and tests against a baseline."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from taco_ir.console import Parser, run_verb
+from taco_ir.data.collections import Topics, open_collection
+from taco_ir.evaluation.formats import read_run
+from taco_ir.evaluation.measures import MEASURES, Measure
+from taco_ir.evaluation.table import Cell, Table, render
+from taco_ir.files import InputError
+from taco_ir.records import Run
+from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, rows_of, score, title
+
+RUN_SUFFIXES = (".trec", ".jsonl", ".run", ".txt", ".res")
+Systems = dict[str, dict[str, Run]]                  # system -> topics -> run
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "evaluate",
+        "Score TREC or KILT run files. Page level: KILT's measures over evidence sets (the pages of the ranked passages); passage level:\n"
+        "trec_eval's. Files named <topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
+        ("--collection", "--measures", "--seed", "--format"),
+        "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
+    )
+    flags.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run files, or folders of them")
+    flags.flag("--topics", required=True)
+    flags.add_argument("--baseline", nargs="+", type=Path, metavar="RUN", help="compare each system with this one: paired randomisation test, Holm's correction over the rows of a measure")
+    flags.add_argument("--per-query", action="store_true", help="print a line for each query instead of means")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    measures = list(dict.fromkeys(map(Measure.parse, options.measures))) if options.measures else list(MEASURES)
+    collection = open_collection(options.collection)
+    topics = [collection.topics(name) for name in collection.expand(options.topics)]
+    if unjudged := [topic.name for topic in topics if not topic.judged]:
+        raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
+    baseline = read_systems(options.baseline, topics) if options.baseline else {}
+    if len(baseline) > 1:
+        raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
+    systems = baseline | read_systems(options.runs, topics)
+    scores = score(collection, topics, {name: [runs[topic.name] for topic in topics] for name, runs in systems.items()}, measures)
+    header = ["topics", "system", *map(str, measures)]
+    if options.per_query:
+        print(render(Table(title(collection), ["topics", "system", "query", *map(str, measures)], query_rows(topics, scores, measures)), options.format), end="")
+        return
+    comparisons = compare(topics, scores, next(iter(baseline)), measures, options.seed) if baseline else []
+    print(render(Table(title(collection), header, rows_of(topics, scores, measures, comparisons)), options.format), end="")
+    if comparisons:
+        print_comparisons(next(iter(baseline)), comparisons, options)
+
+
+def print_comparisons(baseline: str, comparisons: Sequence[Compared], options: Namespace) -> None:
+    caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
+    rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, c.p, c.p_holm] for c in comparisons]
+    print()
+    print(render(Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows), options.format), end="")
+
+
+def read_systems(paths: Sequence[Path], topics: Sequence[Topics]) -> Systems:
+    """Read run files and sort them by system and topics.
+
+    Raises:
+        InputError: for a file that belongs to none of the topics, two runs of one system for the same topics, or a
+            system that lacks some of the topics.
+    """
+    systems: dict[str, dict[str, Run]] = defaultdict(dict)
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
+            if not files:
+                raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
+        for file in files:
+            name, runs = _split(file, topics, named=path.name if path.is_dir() else None)
+            if twice := systems[name].keys() & runs.keys():
+                raise InputError(f"{file}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
+            systems[name] |= runs
+    for name, runs in systems.items():
+        if lacking := [topic.name for topic in topics if topic.name not in runs]:
+            raise InputError(f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics")
+    return dict(systems)
+
+
+def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str, dict[str, Run]]:
+    """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
+    run = read_run(path)
+    for topic in topics:
+        if path.name.startswith(f"{topic.name}."):
+            return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
+    known = {query.qid for topic in topics for query in topic.queries}
+    if foreign := [qid for qid in run.rankings if qid not in known]:
+        raise InputError(f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}")
+    return named or path.stem, {topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics}
+
+
+def _only(run: Run, qids: Mapping[str, None]) -> Run:
+    return run._replace(rankings={qid: ranking for qid, ranking in run.rankings.items() if qid in qids})
+
+
+if __name__ == "__main__":
+    run_verb(main)

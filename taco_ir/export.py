@@ -1,0 +1,69 @@
+"""`python -m taco_ir.export`: a checkpoint and its queries for Pyserini's own command line and for other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from taco_ir.console import MODEL_FLAGS, Parser, run_verb
+from taco_ir.data.collections import open_collection
+from taco_ir.files import InputError, writing_folder
+
+KINDS = ("queries", "huggingface", "sentence-transformers")
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "export",
+        "Write what others read, in folders of --output:\n"
+        "  queries/<topics>/       encoded queries, for the unmodified Pyserini CLI (--encoded-queries)\n"
+        "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
+        "  sentence-transformers/  a folder for sentence-transformers\n"
+        "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
+        ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
+        "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported",
+    )
+    flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
+    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics]")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    output, wanted = Path(options.output), options.what or KINDS
+    if options.what and "queries" in options.what and not options.topics:
+        raise InputError("--what queries needs --topics")
+    if output.exists() and any(output.iterdir()) and not options.overwrite:
+        raise InputError(f"--output {output} exists; give another folder or --overwrite")
+    from taco_ir.models.export import write_huggingface, write_sentence_transformers
+    from taco_ir.systems import encoder_of
+
+    encoder = encoder_of(options)
+    writers: dict[str, Callable[[Path], None]] = {
+        "huggingface": lambda folder: write_huggingface(encoder.folder, encoder.config, folder, str(output / "huggingface")),
+        "sentence-transformers": lambda folder: write_sentence_transformers(encoder.folder, encoder.config, folder),
+    }
+    for kind, write in writers.items():
+        if kind in wanted:
+            try:
+                with writing_folder(output / kind) as folder:
+                    write(folder)
+            except InputError as reason:
+                if options.what:
+                    raise
+                print(f"left out {kind}: {reason}")
+            else:
+                print(output / kind)
+    if "queries" in wanted and options.topics:
+        from taco_ir.retrieval.pyserini import write_encoded_queries
+
+        collection = open_collection(options.collection)
+        for name in collection.expand(options.topics):
+            topics = collection.topics(name)
+            vectors_BD = encoder.encode_queries([query.text for query in topics.queries], topics.task)
+            write_encoded_queries(topics.queries, vectors_BD, output / "queries" / topics.name)
+            print(output / "queries" / topics.name)
+
+
+if __name__ == "__main__":
+    run_verb(main)

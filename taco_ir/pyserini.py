@@ -1,0 +1,30 @@
+"""`python -m taco_ir.pyserini MODULE ARGS...`: any Pyserini CLI, with a JVM found and `--encoder-class taco` known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taco_ir.console import Parser, run_verb
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "pyserini",
+        "Run a Pyserini command line as `python -m MODULE ARGS...` would, with Java found without a JDK, and with our encoders\n"
+        "under --encoder-class taco. --query-prefix takes a task that the checkpoint has a prompt for.",
+        example="python -m taco_ir.pyserini pyserini.search.faiss --encoder my-checkpoint --encoder-class taco \\\n"
+        "      --index indexes/my-wiki --topics my-wiki/nq-dev.jsonl --topics-format kilt --output nq-dev.trec",
+    )
+    flags.add_argument("module", metavar="MODULE", help="such as pyserini.search.faiss; `pyserini.` may be left out")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    module = parser().parse_args(argv[:1]).module
+    from taco_ir.retrieval.pyserini import run_pyserini
+
+    run_pyserini(module if module.startswith("pyserini.") else f"pyserini.{module}", argv[1:])
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,138 @@
+"""Encoders for Pyserini's Python API and CLIs. They fit its interfaces by shape, so importing this imports no pyserini."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taco_ir.files import InputError, writing_folder
+from taco_ir.records import Passage, Query, Vectors
+from taco_ir.retrieval.bm25 import start_jvm
+
+if TYPE_CHECKING:
+    from taco_ir.models.encoder import TextEncoder
+
+ENCODER_CLASS = "taco"
+POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "decoder", None: None}
+
+
+class TacoQueryEncoder:
+    """A query encoder for FaissSearcher and `--encoder-class taco`.
+
+    Args:
+        encoder_dir: model folder or name; None for the encoder that comes with the package.
+        prefix: Pyserini's --query-prefix: a task that the checkpoint has a prompt for, or a text put before each query
+            (with a space, as Pyserini does).
+        task: the task whose prompt is used.
+        pooling, l2_norm: for a plain Hugging Face model, as Pyserini's flags name them.
+    """
+
+    def __init__(
+        self, encoder_dir: str | None = None, tokenizer_name: str | None = None, device: str = "cpu", prefix: str | None = None,
+        task: str | None = None, pooling: str | None = None, l2_norm: bool = False, **_: Any,
+    ) -> None:
+        _refuse_tokenizer(tokenizer_name)
+        self.encoder = _load(encoder_dir, device, pooling, l2_norm)
+        self._task = task
+        if prefix in self.encoder.config.prompts:
+            self._task = prefix
+        elif prefix is not None:
+            self.encoder.config = self.encoder.config.with_prompt(f"{prefix} ")
+
+    def encode(self, query: str, **_: Any) -> Vectors:
+        """One query: float32 [D]."""
+        vector_D: Vectors = self.encode_batch([query])[0]
+        return vector_D
+
+    def encode_batch(self, queries: Sequence[str]) -> Vectors:
+        """Queries: float32 [B, D]."""
+        return self.encoder.encode_queries(queries, self._task)
+
+
+class TacoDocumentEncoder:
+    """A document encoder for Pyserini's `encode`; arguments as in TacoQueryEncoder."""
+
+    def __init__(
+        self, model_name: str | None = None, tokenizer_name: str | None = None, device: str = "cpu",
+        pooling: str | None = None, l2_norm: bool = False, **_: Any,
+    ) -> None:
+        _refuse_tokenizer(tokenizer_name)
+        self.encoder = _load(model_name, device, pooling, l2_norm)
+
+    def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
+        """Passages by the checkpoint's template: float32 [N, D]. Without titles the text stands alone."""
+        named = titles if titles is not None else [""] * len(texts)
+        return self.encoder.encode_passages([Passage("", "", title, text) for title, text in zip(named, texts, strict=True)])
+
+
+def _refuse_tokenizer(name: str | None) -> None:
+    if name is not None:
+        raise InputError(f"--tokenizer {name!r}: the tokenizer is the checkpoint's own; leave it out")
+
+
+def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
+    from taco_ir.models.config import describes_itself
+    from taco_ir.models.encoder import load_encoder
+
+    if pooling not in POOLINGS:
+        raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
+    if model is None or describes_itself(Path(model)):      # Pyserini adds pooling flags to paths that hold the word `sentence`
+        return load_encoder(model, device=device)
+    return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
+
+
+def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder: Path) -> None:
+    """Write `embedding.pkl` for `--encoded-queries`: Pyserini looks a vector up by the text that its KILT reader gives.
+
+    Raises:
+        InputError: when two queries of different vectors have the same text for Pyserini.
+    """
+    import numpy as np
+    import pandas
+
+    by_text: dict[str, int] = {}
+    for row, query in enumerate(queries):
+        first = by_text.setdefault(query.plain_text, row)
+        if not np.allclose(vectors_BD[first], vectors_BD[row], atol=1e-5):
+            raise InputError(f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which Pyserini removes; export them apart")
+    table = pandas.DataFrame({"id": [query.record_id or query.qid for query in queries], "text": [query.plain_text for query in queries], "embedding": list(vectors_BD)})
+    with writing_folder(folder) as part:
+        table.to_pickle(part / "embedding.pkl")
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def run_pyserini(module: str, arguments: Sequence[str]) -> None:
+    """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
+    os.environ.setdefault("OPENAI_API_KEY", "unused")       # Pyserini 1.6 reads it on import
+    start_jvm()
+    if not _exists(module):
+        raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
+    from pyserini.encode import document_encoder_class_map, query_encoder_class_map
+
+    query_encoder_class_map[ENCODER_CLASS] = TacoQueryEncoder
+    document_encoder_class_map[ENCODER_CLASS] = TacoDocumentEncoder
+    known = argparse.ArgumentParser.add_argument
+
+    def add_argument(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        if "--encoder-class" in names and settings.get("choices"):
+            settings["choices"] = [*settings["choices"], ENCODER_CLASS]
+        return known(parser, *names, **settings)
+
+    argparse._ActionsContainer.add_argument = add_argument  # type: ignore[method-assign,assignment]
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        argparse._ActionsContainer.add_argument = known     # type: ignore[method-assign]
