@@ -16,6 +16,8 @@ from taco_ir.files import InputError
 
 log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
+# a full or read-only disk, no permission, or a path that cannot be
+USERS_OSERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {"default": "sample", "metavar": "C", "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]"},
     "--topics": {"nargs": "+", "metavar": "T", "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task"},
@@ -28,7 +30,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
-    "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as page:Rprec page:recall@5 passage:MRR@10"},
+    "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as Rprec recall@5 MRR@10"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of everything random [default: 0]"},
     "--output": {"metavar": "PATH", "help": "where to write"},
     "--overwrite": {"action": "store_true", "help": "replace an output that exists"},
@@ -88,7 +90,7 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in USERS_OSERRORS:
             raise
         _fail(f"error: {error.filename or 'output'}: {error.strerror}; nothing half-written is left")
     sys.exit(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taco_ir.console import Progress, duration
 from taco_ir.data.collections import Collection
-from taco_ir.files import human_bytes, require_space
+from taco_ir.files import exclusive, human_bytes, require_space
 from taco_ir.records import Encoder
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
 
@@ -21,13 +21,17 @@ def encode_collection(collection: Collection, encoder: Encoder, recipe: Recipe, 
     Raises:
         InputError: for a folder with vectors made otherwise, or a disk without room for the rest.
     """
-    writer = ShardWriter(output, shard, recipe, overwrite)
+    with exclusive(shard.folder(output), wait=False):
+        _encode_shard(collection, encoder, ShardWriter(output, shard, recipe, overwrite), recipe, shard)
+
+
+def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter, recipe: Recipe, shard: Shard) -> None:
     left = len(writer.rows) - writer.done
     if not left:
         print(f"{writer.folder}: all {writer.done:,} passages are encoded", file=sys.stderr)
         return
     first = writer.rows.start + writer.done
-    require_space(output, left * (recipe.dim * 2 + 64))
+    require_space(writer.folder, left * (recipe.dim * 2 + 64))
     rate = _rate(collection, encoder, first, writer.rows.stop)
     memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6
     print(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from taco_ir.console import Parser, run_verb
 from taco_ir.data.collections import Topics, open_collection
@@ -42,47 +42,77 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if unjudged := [topic.name for topic in topics if not topic.judged]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
-    baseline = read_systems(options.baseline, topics) if options.baseline else {}
+    files = read_files([*(options.baseline or []), *options.runs], topics)
+    baseline = list(dict.fromkeys(files[file].system for file in run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
-    systems = baseline | read_systems(options.runs, topics)
+    systems = by_system(files.values(), topics)
     scores = score(collection, topics, {name: [runs[topic.name] for topic in topics] for name, runs in systems.items()}, measures)
     header = ["topics", "system", *map(str, measures)]
     if options.per_query:
         print(render(Table(title(collection), ["topics", "system", "query", *map(str, measures)], query_rows(topics, scores, measures)), options.format), end="")
         return
-    comparisons = compare(topics, scores, next(iter(baseline)), measures, options.seed) if baseline else []
-    print(render(Table(title(collection), header, rows_of(topics, scores, measures, comparisons)), options.format), end="")
-    if comparisons:
-        print_comparisons(next(iter(baseline)), comparisons, options)
+    comparisons = compare(topics, scores, baseline[0], measures, options.seed) if baseline else []
+    tables = [Table(title(collection), header, rows_of(topics, scores, measures, comparisons))]
+    if baseline:
+        tables.append(comparison_table(baseline[0], comparisons))
+    print_tables(tables, options.format)
 
 
-def print_comparisons(baseline: str, comparisons: Sequence[Compared], options: Namespace) -> None:
+def print_tables(tables: Sequence[Table], form: str) -> None:
+    """One table as it is; several below each other, in JSON as one array."""
+    texts = [render(table, form) for table in tables]
+    if form == "json" and len(texts) > 1:
+        print("[", ",\n".join(text.rstrip() for text in texts), "]", sep="\n")
+    else:
+        print("\n".join(texts), end="")
+
+
+def comparison_table(baseline: str, comparisons: Sequence[Compared]) -> Table:
     caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
     rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, c.p, c.p_holm] for c in comparisons]
-    print()
-    print(render(Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows), options.format), end="")
+    return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
 
-def read_systems(paths: Sequence[Path], topics: Sequence[Topics]) -> Systems:
-    """Read run files and sort them by system and topics.
+class RunFile(NamedTuple):
+    """A run file as it was given, its system, and its runs by topics."""
+
+    path: Path
+    system: str
+    runs: dict[str, Run]
+
+
+def run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
+    """Every run file once (by its real path): as it was given, and its system's name where a folder names it. Raises: InputError."""
+    found: dict[Path, tuple[Path, str | None]] = {}
+    for path in paths:
+        if not path.is_dir():
+            found.setdefault(path.resolve(), (path, None))
+            continue
+        files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
+        if not files:
+            raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
+        for file in files:
+            found.setdefault(file.resolve(), (file, path.resolve().name))
+    return found
+
+
+def read_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
+    """Read run files, by real path. Raises: InputError for a file that belongs to none of the topics."""
+    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in run_files(paths).items()}
+
+
+def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
+    """Sort runs by system and topics.
 
     Raises:
-        InputError: for a file that belongs to none of the topics, two runs of one system for the same topics, or a
-            system that lacks some of the topics.
+        InputError: for two runs of one system for the same topics, or a system that lacks some of the topics.
     """
     systems: dict[str, dict[str, Run]] = defaultdict(dict)
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
-            if not files:
-                raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
-        for file in files:
-            name, runs = _split(file, topics, named=path.name if path.is_dir() else None)
-            if twice := systems[name].keys() & runs.keys():
-                raise InputError(f"{file}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
-            systems[name] |= runs
+    for path, name, runs in files:
+        if twice := systems[name].keys() & runs.keys():
+            raise InputError(f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
+        systems[name] |= runs
     for name, runs in systems.items():
         if lacking := [topic.name for topic in topics if topic.name not in runs]:
             raise InputError(f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics")

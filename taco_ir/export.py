@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
     output, wanted = Path(options.output), options.what or KINDS
     if options.what and "queries" in options.what and not options.topics:
         raise InputError("--what queries needs --topics")
-    if output.exists() and any(output.iterdir()) and not options.overwrite:
+    if output.is_file():
+        raise InputError(f"--output {output} is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not options.overwrite:
         raise InputError(f"--output {output} exists; give another folder or --overwrite")
     from taco_ir.models.export import write_huggingface, write_sentence_transformers
     from taco_ir.systems import encoder_of

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -47,8 +49,10 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             sink.flush()
             os.fsync(sink.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)                   # a failing write names no file
         raise
     sync_folder(path.parent)
 
@@ -67,6 +71,23 @@ def writing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold `path` for this process (by a lock file beside it), so that two processes do not build one thing.
+
+    Raises:
+        InputError: with `wait` off, when another process holds it.
+    """
+    lock = path.with_name(path.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise InputError(f"{path}: another process is writing it; wait for that one, or give another place") from error
+        yield
 
 
 def sync_folder(folder: Path) -> None:
@@ -106,3 +127,15 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside: a run is millions of texts and no cycle, and to look through them takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -143,9 +143,10 @@ def read_trec(path: Path) -> Run:
     rankings = {}
     for qid, (docids, texts) in columns.items():
         try:
-            scores_K = np.array(texts, dtype=np.float64)
+            with np.errstate(over="ignore"):
+                scores_K = np.array(texts, dtype=np.float64).astype(np.float32)
         except ValueError:
-            scores_K = np.array([np.nan])
+            scores_K = np.array([np.nan], dtype=np.float32)
         if not np.isfinite(scores_K).all() or len(set(docids)) < len(docids):
             raise InputError(f"{path}, {_fault(path, qid)}")
         rankings[qid] = Ranking.of(docids, scores_K)
@@ -167,11 +168,12 @@ def _fault(path: Path, qid: str) -> str:
         if fields[0] != qid:
             continue
         try:
-            finite = bool(np.isfinite(float(fields[4])))
+            with np.errstate(over="ignore"):
+                finite = bool(np.isfinite(np.float64(fields[4]).astype(np.float32)))
         except ValueError:
             finite = False
         if not finite:
-            return f"line {number}: score {fields[4]!r} of query {qid!r}; it must be a finite number"
+            return f"line {number}: score {fields[4]!r} of query {qid!r}; it must be a finite float32 number"
         if fields[2] in seen:
             return f"line {number}: docid {fields[2]!r} is given twice for query {qid!r}; once is allowed"
         seen.add(fields[2])

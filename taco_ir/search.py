@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.topics) == bool(options.query is not None):
         raise InputError(f"give either --topics or --query (see {parser().prog} --help)")
+    for flag, other in (("task", "query"), ("output", "topics")):
+        if getattr(options, flag) is not None and not getattr(options, other):
+            raise InputError(f"--{flag} goes with --{other}")
     collection = open_collection(options.collection)
     if options.query is not None:
         show_hits(options, collection)
@@ -59,8 +63,9 @@ def main(argv: Sequence[str]) -> None:
         refuse_foreign(path, options, collection, topic)
     hits = options.hits or 100
     runs = search_topics(options, collection, topics, paths, hits)
-    if any(topic.judged for topic in topics):
-        print_scores(options, collection, topics, runs)
+    judged = [topic.judged for topic in topics]
+    if any(judged):
+        print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
 
 
 def systems_of(options: Namespace, collection: Collection) -> tuple[DenseSystem, BM25System, System]:
@@ -84,18 +89,18 @@ def search_topics(options: Namespace, collection: Collection, topics: Sequence[T
     inputs = chosen.inputs
     for topic, path in zip(topics, paths, strict=True):
         with timed() as seconds:
-            run = chosen.search(topic, hits)
-        took = seconds()
+            runs = chosen.search_parts(topic, hits) if isinstance(chosen, HybridSystem) else {chosen.name: chosen.search(topic, hits)}
+        took, run = seconds(), runs[chosen.name]
         write_run(options.output_format, run, path, topic, collection, chosen.name)
         write_json(record_path(path), record(options, collection, topic, hits) | {"system": chosen.name, "inputs": inputs, "seconds": round(took, 3)})
         report(topic, collection, chosen.name, run, path, took)
-        runs = {chosen.name: run}
-        if compare and topic.judged:
-            for system in (dense, bm25):
-                if system is not chosen:
-                    runs[system.name] = system.search(topic, hits)
-            runs.setdefault("hybrid", HybridSystem.fuse([runs[dense.name], runs[bm25.name]], hits))
-        results.append(runs)
+        if not (compare and topic.judged):
+            results.append({chosen.name: run})
+            continue
+        for system in (dense, bm25):
+            if system.name not in runs:
+                runs[system.name] = system.search(topic, hits)
+        results.append(runs | {"hybrid": runs.get("hybrid") or HybridSystem.fuse([runs[dense.name], runs[bm25.name]], hits)})
     if options.retriever != "bm25" and dense.encoder.truncated:
         log.warning("%d queries were longer than the model's limit and cut", dense.encoder.truncated)
     return results

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection
-from taco_ir.files import data_home, fingerprint
+from taco_ir.files import data_home, exclusive, fingerprint
 from taco_ir.records import Run
 from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
@@ -60,11 +60,16 @@ class DenseSystem:
         if self._options.index is not None:
             return DenseIndex(Path(self._options.index), encoder, store.fingerprint)
         folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
-        if not (folder / "index" / "manifest.json").is_file():
-            recipe = Recipe.of(self._collection.passages, self.name, encoder)
-            encode_collection(self._collection, encoder, recipe, folder / "vectors", Shard(1, 1))
-            build_index(VectorSet(folder / "vectors"), folder / "index")
+        with exclusive(folder):
+            self._build(folder)
         return DenseIndex(folder / "index", encoder, store.fingerprint)
+
+    def _build(self, folder: Path) -> None:
+        """Encode and index what is not there yet."""
+        if not (folder / "index" / "manifest.json").is_file():
+            recipe = Recipe.of(self._collection.passages, self.name, self.encoder)
+            encode_collection(self._collection, self.encoder, recipe, folder / "vectors", Shard(1, 1))
+            build_index(VectorSet(folder / "vectors"), folder / "index")
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -93,12 +98,17 @@ class BM25System:
     @cached_property
     def _index(self) -> BM25:
         store = self._collection.passages
+        with exclusive(self._folder):
+            self._build()
+        return BM25(self._folder, store.fingerprint)
+
+    def _build(self) -> None:
+        store = self._collection.passages
         if not self.built:
             with timed() as seconds:
                 progress = Progress("BM25 index", store.count, "passages")
                 build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
             print(f"BM25 index of {store.count:,} passages built in {duration(seconds())}: {self._folder}", file=sys.stderr)
-        return BM25(self._folder, store.fingerprint)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -121,7 +131,12 @@ class HybridSystem:
         return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
 
     def search(self, topics: Topics, hits: int) -> Run:
-        return self.fuse([system.search(topics, hits) for system in self._systems], hits)
+        return self.search_parts(topics, hits)[self.name]
+
+    def search_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
+        """The fused run and, after it, the runs that it is of, by system."""
+        parts = {system.name: system.search(topics, hits) for system in self._systems}
+        return {self.name: self.fuse(list(parts.values()), hits)} | parts
 
     @staticmethod
     def fuse(runs: Sequence[Run], hits: int) -> Run:

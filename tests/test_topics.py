@@ -27,6 +27,7 @@ def provenance(*pages: str) -> dict[str, Any]:
 
 
 def test_a_whole_record(tmp_path: Path) -> None:
+    """An empty provenance is an empty evidence set, as it is for KILT's scorer; an output without one is only an answer."""
     record = {
         "id": "7", "input": " who was it \n", "meta": {"mention": "it"},
         "output": [
@@ -34,7 +35,7 @@ def test_a_whole_record(tmp_path: Path) -> None:
             {"answer": "Ann"}, {"answer": "Bea"}, provenance("13"), {"answer": ""}, {"provenance": []},
         ],
     }
-    expected = Query("7", "who was it", "nq", ("Ann", "Bea"), (EvidenceSet(("12", "13"), ("12#0",)), EvidenceSet(("13",), ())), {"mention": "it"}, "7")
+    expected = Query("7", "who was it", "nq", ("Ann", "Bea"), (EvidenceSet(("12", "13"), ("12#0",)), EvidenceSet(("13",), ()), EvidenceSet((), ())), {"mention": "it"}, "7")
     assert read_topics(write(tmp_path / "t.jsonl", record), "nq") == [expected]
 
 

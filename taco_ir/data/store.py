@@ -7,7 +7,6 @@ home, keyed by path, size and time, so that a shard of a 36-million-passage file
 from __future__ import annotations
 
 import csv
-import fcntl
 import gzip
 import hashlib
 import logging
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.files import InputError, data_home, fingerprint, read_json, write_json, writing_folder
+from taco_ir.files import InputError, data_home, exclusive, fingerprint, read_json, write_json, writing_folder
 from taco_ir.records import Passage
 
 log = logging.getLogger("taco_ir")
@@ -148,10 +147,7 @@ class PassageStore:
 
     def _scan_once(self) -> None:
         """Scan the file, unless another process that opened it too is doing so: then wait for what that finds."""
-        lock = self._layout.with_name(self._layout.name + ".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with exclusive(self._layout):
             if (self._layout / "layout.json").is_file():
                 return
             try:

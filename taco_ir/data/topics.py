@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from taco_ir.files import InputError
+from taco_ir.files import InputError, collector_paused
 from taco_ir.records import EvidenceSet, Query, numbered_lines, run_id
 
 log = logging.getLogger("taco_ir")
@@ -26,6 +26,17 @@ def read_topics(path: Path, task: str) -> list[Query]:
         InputError: naming file and line for invalid JSON or UTF-8, a missing or empty id or input, an id given to
             two different texts, or an output that is not a list of objects.
     """
+    with collector_paused():
+        queries, repeats = _merged(path, task)
+    if repeats:
+        log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
+    if not queries:
+        raise InputError(f"{path}: no records; a topics file has one KILT record a line")
+    return list(queries.values())
+
+
+def _merged(path: Path, task: str) -> tuple[dict[str, Query], int]:
+    """Queries by id, and the number of records that repeat one."""
     queries: dict[str, Query] = {}
     lines: dict[str, int] = {}
     repeats = 0
@@ -40,11 +51,7 @@ def read_topics(path: Path, task: str) -> list[Query]:
         queries[query.qid] = first._replace(
             answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence)
         )
-    if repeats:
-        log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
-    if not queries:
-        raise InputError(f"{path}: no records; a topics file has one KILT record a line")
-    return list(queries.values())
+    return queries, repeats
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -69,15 +76,15 @@ def _query(record: dict[str, Any], task: str, where: str) -> Query:
     outputs = record.get("output") or []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise InputError(f"{where}: query {qid!r} has an output that is not a list of objects")
-    answers = unique(str(output["answer"]) for output in outputs if output.get("answer"))
-    evidence = unique(_evidence(output["provenance"], where) for output in outputs if output.get("provenance"))
+    answers = unique([str(output["answer"]) for output in outputs if output.get("answer")])
+    evidence = unique([_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None])
     return Query(qid, text.strip(), task, answers, evidence, record.get("meta") or {}, record_id)
 
 
 def _evidence(provenance: Any, where: str) -> EvidenceSet:
     try:
-        pages = unique(_name(item["wikipedia_id"]).strip() for item in provenance)
-        passages = unique(_name(item["passage_id"]) for item in provenance if item.get("passage_id") is not None)
+        pages = unique([_name(item["wikipedia_id"]).strip() for item in provenance])
+        passages = unique([_name(item["passage_id"]) for item in provenance if item.get("passage_id") is not None])
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}") from error
     if "" in pages + passages:

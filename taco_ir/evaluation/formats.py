@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from taco_ir.evaluation.kilt import collector_paused, ranked
-from taco_ir.files import InputError, writing
+from taco_ir.evaluation.kilt import ranked
+from taco_ir.files import InputError, collector_paused, writing
 from taco_ir.records import Query, Ranking, Run, numbered_lines, read_trec, run_id
 
 page_id = itemgetter("wikipedia_id")

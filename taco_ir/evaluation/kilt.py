@@ -5,20 +5,17 @@ They differ from trec_eval's, which judge against the union of the evidence sets
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.files import InputError
+from taco_ir.files import InputError, collector_paused
 from taco_ir.records import Query, Ranking, Run
 
-PageSet = frozenset[str]
 PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
 R_PRECISION = "Rprec"
@@ -38,14 +35,14 @@ class _Judged(NamedTuple):
     complete_ranks: list[int]
 
 
-def _judge(pages: Sequence[str], query: Query) -> _Judged:
+def _judge(ranking: Sequence[str], query: Query) -> _Judged:
     sets = list(dict.fromkeys([frozenset(evidence.pages) for evidence in query.evidence]))
-    found = frozenset().union(*sets).intersection(pages)
+    found = frozenset().union(*sets).intersection(ranking)
     if not found:
         return _Judged(len(sets), 0.0, [])
-    position_of = {page: pages.index(page) for page in found}
+    position_of = {page: ranking.index(page) for page in found}
     positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
-    r_precision = max([_below(len(evidence), positions) / len(evidence) for evidence, positions in zip(sets, positions_S, strict=True) if evidence])
+    r_precision = max([_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages])
     ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
     judged = sorted(position_of.values())
     # entries before a set: the sets that end before it, and the pages before its end that are in no set
@@ -56,6 +53,7 @@ def _judge(pages: Sequence[str], query: Query) -> _Judged:
 
 
 def _below(limit: int, positions: list[int]) -> int:
+    """How many positions are less than `limit`; with a list, which is faster for a handful than a generator."""
     return sum([position < limit for position in positions])
 
 
@@ -82,7 +80,7 @@ def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query],
             values = [judged.r_precision for judged in judged_Q]
         else:
             complete_Q = np.bincount(rows_E[ranks_E < k], minlength=len(queries))
-            values = {"recall": complete_Q / sets_Q, "success": np.sign(complete_Q) / 1, "precision": complete_Q / k}[kind].tolist()
+            values = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}[kind].tolist()
         scores[measure] = {query.qid: value for query, value in zip(queries, values, strict=True)}
     return scores
 
@@ -125,15 +123,3 @@ def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
     scores_K = -np.arange(1, hits + 1, dtype=np.float32)
     scores_K.flags.writeable = False
     return scores_K
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """No garbage collection inside: a run is millions of texts and no cycle, and to look through them takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -23,7 +23,10 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 
 
 class Table(NamedTuple):
-    """Rows under a header; None is a value that does not exist. The largest number of each column in `best` is shown bold where the form can."""
+    """Rows under a header; None is a value that does not exist.
+
+    The largest number of each column named in `best` is bold where the form has that.
+    """
 
     title: str
     header: Sequence[str]
@@ -50,11 +53,11 @@ def render(table: Table, form: str) -> str:
 def _plain(table: Table) -> str:
     rows = _texts(table, _one_line, str)
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
-    numeric = _numeric_columns(table)
-    lines = ["  ".join(text.rjust(w) if right else text.ljust(w) for text, w, right in zip(row, widths, numeric, strict=True)) for row in rows]
-    rule = "  ".join("-" * width for width in widths)
+    rows.insert(1, ["-" * width for width in widths])
+    places = list(zip(widths, _numeric_columns(table), strict=True))
+    lines = ["  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in zip(row, places, strict=True)) for row in rows]
     title = [_one_line(table.title)] if table.title else []
-    return "".join(f"{line.rstrip()}\n" for line in [*title, lines[0], rule, *lines[1:]])
+    return "".join(f"{line.rstrip()}\n" for line in [*title, *lines])
 
 
 def _markdown(table: Table) -> str:
@@ -74,9 +77,8 @@ def _latex(table: Table) -> str:
 
 
 def _json(table: Table) -> str:
-    rows = [
-        {name: cell._asdict() if isinstance(cell, Marked) else cell for name, cell in zip(table.header, row, strict=True)} for row in table.rows
-    ]
+    cells = [[cell._asdict() if isinstance(cell, Marked) else cell for cell in row] for row in table.rows]
+    rows = [dict(zip(table.header, row, strict=True)) for row in cells]
     value = {"title": table.title, "header": list(table.header), "rows": rows}
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
-from taco_ir.models.config import CONFIG_FILE, EncoderConfig, Pooling, read_config
+from taco_ir.models.config import EncoderConfig, Pooling, read_config
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -70,28 +70,31 @@ class TextEncoder:
             InputError: when the checkpoint has prompts and none for `task`.
         """
         prompt = self.config.prompt(task)
-        return self._encode([prompt + text for text in texts], self.config.max_query_tokens(task))
+        vectors_BD, cut = self._encode([prompt + text for text in texts], self.config.max_query_tokens(task))
+        self.truncated += cut
+        return vectors_BD
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages by the template: float32 [N, D]."""
-        return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length)
+        return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length)[0]
 
-    def _encode(self, texts: Sequence[str], max_tokens: int) -> Vectors:
-        ids = self._tokenize(texts, max_tokens)
+    def _encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Vectors, int]:
+        """Vectors [N, D] and the number of texts that were cut."""
+        ids, cut = self._tokenize(texts, max_tokens)
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
         for batch in _batches([len(ids_L) for ids_L in ids], self.batch_size):
             vectors_ND[batch] = self._forward([ids[i] for i in batch])
-        return vectors_ND
+        return vectors_ND, cut
 
-    def _tokenize(self, texts: Sequence[str], max_tokens: int) -> list[npt.NDArray[np.int64]]:
-        """Token ids of each text; by chunks, since the tokenizer's own records are large."""
+    def _tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[npt.NDArray[np.int64]], int]:
+        """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large."""
         self._tokenizer.enable_truncation(max_tokens)
-        ids = []
+        ids, cut = [], 0
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED_AT_ONCE])):
                 ids.append(np.array(encoding.ids, dtype=np.int64))
-                self.truncated += bool(encoding.overflowing)
-        return ids
+                cut += bool(encoding.overflowing)
+        return ids, cut
 
     def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> Vectors:
         import torch
@@ -147,18 +150,26 @@ def load_encoder(
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
             say how it pools.
     """
-    import torch
-
+    _device(device)
     folder = _packaged_encoder() if model is None else _model_folder(model)
     weights = _weights_digest(folder)
-    backbone, tokenizer = _load_backbone(folder, decoder=_wants_decoder(folder, pooling))
     config = read_config(folder, pooling, normalize, _longest(folder))
+    backbone, tokenizer = _load_backbone(folder, decoder=config.pooling == "decoder")
     is_t5 = backbone.config.model_type == "t5"                                                    # type: ignore[union-attr]
     if (config.pooling == "decoder") and not is_t5:
         raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {backbone.config.model_type!r}")    # type: ignore[union-attr]
-    if precision == "int8" and torch.device(device).type != "cpu":
+    if precision == "int8" and _device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
     return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
 
 
 def _packaged_encoder() -> Path:
@@ -198,11 +209,6 @@ def _weights_digest(folder: Path) -> str:
     if not tokenizer:
         raise InputError(f"--model {folder}: no tokenizer.json, vocab.txt or spiece.model")
     return fingerprint([sha256_file(path) for path in (*weights, folder / "config.json", *tokenizer[:1])])
-
-
-def _wants_decoder(folder: Path, pooling: Pooling | None) -> bool:
-    own = folder / CONFIG_FILE
-    return pooling == "decoder" or (own.is_file() and read_json(own).get("pooling") == "decoder")
 
 
 def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokenizer]:
@@ -246,7 +252,7 @@ def _int8(backbone: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")                  # torch announces the end of this interface, in two ways
         quantized: torch.nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             backbone, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}, dtype=torch.qint8
         )

@@ -67,7 +67,8 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     if config.pooling == "decoder":
         raise InputError("sentence-transformers has no pooling by T5's first decoder state")
     prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
-    if not plain or rest:
+    prompt = prefix.replace("{{", "{").replace("}}", "}")
+    if not plain or rest or prompt.replace("{", "{{").replace("}", "}}") != prefix:
         raise InputError(f"sentence-transformers cannot hold the passage template {config.passage_template!r}; it has a prefix before the text")
     tokens = max(config.query_length, config.passage_length)
     copy_backbone(source, target, tokens)
@@ -81,5 +82,5 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     pooling = {"word_embedding_dimension": width, "pooling_mode_cls_token": config.pooling == "first", "pooling_mode_mean_tokens": config.pooling == "mean"}
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
-    prompts["document"] = prefix.replace("{{", "{").replace("}}", "}")
+    prompts["document"] = prompt
     write_json(target / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if config.normalize else "dot"})

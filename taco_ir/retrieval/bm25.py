@@ -19,6 +19,7 @@ from taco_ir.files import InputError, read_json, write_json, writing_folder
 from taco_ir.records import Passage, Ranking, Run
 
 K1, B = 0.9, 0.4                                     # Anserini's defaults for passages
+MAX_WORDS = 1 << 20                                  # of a query; Lucene's default, 1024, is less than a long document has
 MIN_JAVA = 21
 JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")      # -Xrs: Ctrl-C stays Python's
 
@@ -124,6 +125,7 @@ class BM25:
             raise InputError(f"{folder}: no finished BM25 index")
         if collection is not None and (found := read_json(manifest)["collection"]) != collection:
             raise InputError(f"{folder}: a BM25 index of collection {found}, the collection given is {collection}")
+        java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
         self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder / "lucene"))
         self._searcher.set_bm25(k1, b)
 

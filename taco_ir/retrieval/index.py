@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-
 from taco_ir.files import InputError, read_json, require_space, sha256_file, write_json, writing_folder
 from taco_ir.records import Encoder, Ranking, Vectors
+from taco_ir.retrieval.exact import exact_search
 from taco_ir.retrieval.vectors import Recipe, VectorSet
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 TRAINING_ROWS = 262_144                              # rows that a factory with training (IVF, SQ) sees, at most
 MIN_EF, EF_PER_HIT = 64, 2                           # HNSW: candidates kept while searching
-PROBED_SHARE = 16                                    # IVF: one list in so many is searched
+PROBED_SHARE, MIN_PROBED = 16, 8                     # IVF: one list in so many is searched, and at least so many lists
+BATCH = 20                                           # queries from which faiss multiplies matrices, too; numpy's BLAS is faster
 GRAPH_BYTES = 272                                    # of a vector in HNSW32, above the vector itself
 
 
@@ -44,7 +45,7 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
         raise InputError(f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8") from error
-    require_space(output, recipe.passages * (index.sa_code_size() if hasattr(index, "sa_code_size") else recipe.dim * 4 + GRAPH_BYTES))
+    require_space(output, recipe.passages * _row_bytes(index))
     if not index.is_trained:
         try:
             index.train(_training_sample(vectors))
@@ -53,7 +54,10 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
     with writing_folder(output) as folder:
         with (folder / "docid").open("w", encoding="utf-8") as sink:
             for vectors_ND, docids in vectors.blocks():
-                index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+                try:
+                    index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+                except RuntimeError as error:
+                    raise InputError(f"--factory {factory!r}: this kind of index takes no vectors ({str(error).rpartition(': ')[2]})") from error
                 sink.writelines(f"{docid}\n" for docid in docids)
                 report(index.ntotal)
         try:
@@ -62,6 +66,14 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
             raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
         hashes = {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in ("index", "docid")}
         write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": hashes})
+
+
+def _row_bytes(index: faiss.Index) -> int:
+    """Bytes that a vector takes in `index`, about."""
+    try:
+        return int(index.sa_code_size())
+    except RuntimeError:                              # graphs have no codes
+        return int(index.d) * 4 + GRAPH_BYTES
 
 
 def _training_sample(vectors: VectorSet) -> Vectors:
@@ -98,6 +110,7 @@ class DenseIndex:
             raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
         flat = self.manifest["factory"] == "Flat"
         self._index = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+        self._vectors_ND: Vectors | None = faiss.rev_swig_ptr(self._index.get_xb(), self._index.ntotal * self._index.d).reshape(-1, self._index.d) if flat else None
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
@@ -108,6 +121,9 @@ class DenseIndex:
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
         """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer)."""
+        if self._vectors_ND is not None and len(queries_BD) >= BATCH:
+            found = exact_search(queries_BD, self._vectors_ND, hits)
+            return [Ranking.of(self._docids[rows_K].tolist(), scores_K).top(hits) for rows_K, scores_K in found]
         _widen(self._index, hits)
         scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD), min(hits, len(self._docids)))
         docids_BK = self._docids[rows_BK]
@@ -123,7 +139,5 @@ def _widen(index: faiss.Index, hits: int) -> None:
     concrete: Any = faiss.downcast_index(index)
     if hasattr(concrete, "hnsw"):
         concrete.hnsw.efSearch = max(MIN_EF, EF_PER_HIT * hits)
-    elif hasattr(concrete, "nprobe"):
-        concrete.nprobe = max(1, concrete.nlist // PROBED_SHARE)
-
-
+    elif lists := faiss.try_extract_index_ivf(concrete):
+        lists.nprobe = max(min(MIN_PROBED, lists.nlist), lists.nlist // PROBED_SHARE)

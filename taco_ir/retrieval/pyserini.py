@@ -106,9 +106,11 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
         table.to_pickle(part / "embedding.pkl")
 
 
-def _exists(module: str) -> bool:
+def _is_command(module: str) -> bool:
+    """Whether `python -m module` finds something to run: a module, or a package that has a __main__."""
     try:
-        return importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(module)
+        return spec is not None and (spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None)
     except ModuleNotFoundError:
         return False
 
@@ -117,7 +119,7 @@ def run_pyserini(module: str, arguments: Sequence[str]) -> None:
     """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
     os.environ.setdefault("OPENAI_API_KEY", "unused")       # Pyserini 1.6 reads it on import
     start_jvm()
-    if not _exists(module):
+    if not _is_command(module):
         raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
     from pyserini.encode import document_encoder_class_map, query_encoder_class_map
 
@@ -131,8 +133,9 @@ def run_pyserini(module: str, arguments: Sequence[str]) -> None:
         return known(parser, *names, **settings)
 
     argparse._ActionsContainer.add_argument = add_argument  # type: ignore[method-assign,assignment]
-    sys.argv = [module, *arguments]
+    ours, sys.argv = sys.argv, [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
+        sys.argv = ours
         argparse._ActionsContainer.add_argument = known     # type: ignore[method-assign]

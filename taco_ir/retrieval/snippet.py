@@ -19,13 +19,22 @@ def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("
     start = _best_start(found, width)
     if start:
         start = text.rfind(" ", 0, start) + 1
-    stop = len(text) if start + width >= len(text) else max(text.rfind(" ", start, start + width), start + 1)
+    stop = _end(text, start, width)
     pieces, position = [], start
     for match in found:
         if match.start() >= start and match.end() <= stop:
             pieces += [text[position : match.start()], marks[0], match.group(), marks[1]]
             position = match.end()
     return ("... " if start else "") + "".join(pieces) + text[position:stop] + (" ..." if stop < len(text) else "")
+
+
+def _end(text: str, start: int, width: int) -> int:
+    """The last end of a word within `width` of `start`; that of the first word where it is longer."""
+    if start + width >= len(text):
+        return len(text)
+    if (blank := text.rfind(" ", start, start + width + 1)) < 0:
+        blank = text.find(" ", start)
+    return blank if blank >= 0 else len(text)
 
 
 def _best_start(found: list[re.Match[str]], width: int) -> int:

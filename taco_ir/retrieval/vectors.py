@@ -87,7 +87,7 @@ class ShardWriter:
             _same_recipe(self.folder, read_json(self._path)["recipe"], recipe)
             self._blocks = read_json(self._path)["blocks"]
         elif self.folder.is_dir():
-            for path in sorted(self.folder.iterdir()):
+            for path in sorted(self.folder.iterdir(), reverse=True):      # the manifest, which names the blocks, before them
                 path.unlink()
         self._save()
 
@@ -139,18 +139,21 @@ class VectorSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shards = sorted((path for path in folder.glob("shard-*") if SHARD.fullmatch(path.name)), key=lambda path: int(path.name.split("-")[1]))
-        if not shards:
+        finished = [path.parent for path in folder.glob("shard-*/manifest.json") if SHARD.fullmatch(path.parent.name)]
+        if not finished:
             raise InputError(f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`")
-        self._shards = [(path, read_json(path / "manifest.json")) for path in shards if (path / "manifest.json").is_file()]
+        shards = [(path, read_json(path / "manifest.json")) for path in finished]
+        self._shards = sorted(shards, key=lambda shard: (shard[1]["rows"]["start"], shard[1]["rows"]["stop"]))
         self.recipe = Recipe(**self._shards[0][1]["recipe"])
         row = 0
         for path, manifest in self._shards:
             _same_recipe(path, manifest["recipe"], self.recipe)
             start, stop = manifest["rows"]["start"], manifest["rows"]["stop"]
             done = sum(block["rows"] for block in manifest["blocks"])
-            if start != row or done != stop - start:
-                what = f"rows {row}..{start - 1} are in no shard" if start != row else f"{done} of {stop - start} passages are encoded"
+            if start < row:
+                raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
+            if start > row or done != stop - start:
+                what = f"rows {row}..{start - 1} are in no shard" if start > row else f"{done} of {stop - start} passages are encoded"
                 raise InputError(f"{path}: {what}; run `python -m taco_ir.encode` with the same flags to finish")
             row = stop
         if row != self.recipe.passages:

@@ -1,0 +1,157 @@
+"""Passages a second of the default encoder: sentence-transformers and Pyserini against ours in float32 and int8.
+
+All four read the same passages with the same weights in one process, in turn, in rounds whose order rotates; each has
+encoded a few passages before. Then int8 is searched against float32: passage R@20 of every task of a collection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from taco_ir.data.collections import Collection, open_collection
+from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
+from taco_ir.models.encoder import TextEncoder, load_encoder
+from taco_ir.records import Passage, Run, Vectors
+from taco_ir.retrieval.bm25 import start_jvm
+from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
+
+Encode = Callable[[Sequence[Passage]], Vectors]
+SENTENCE_TRANSFORMERS, PYSERINI, FLOAT32, INT8 = "sentence-transformers", "pyserini", "ours float32", "ours int8"
+NEEDED = {(FLOAT32, SENTENCE_TRANSFORMERS): 1.30, (FLOAT32, PYSERINI): 1.7, (INT8, SENTENCE_TRANSFORMERS): 1.9}
+NEEDED_COSINE, ALLOWED_LOSS = 0.9999, 0.01
+WARM_UP = 64
+RECALL = Measure("R", 20)
+
+
+def sentence_transformers_encode(folder: Path) -> Encode:
+    """SentenceTransformer.encode as it comes: batches of 32, sorted by length."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+
+    def encode(passages: Sequence[Passage]) -> Vectors:
+        return np.asarray(model.encode([f"{passage.title} {passage.text}" for passage in passages], show_progress_bar=False))
+
+    return encode
+
+
+def pyserini_encode(folder: Path) -> Encode:
+    """AutoDocumentEncoder in batches of 64 as they come, as `python -m pyserini.encode` calls it."""
+    os.environ.setdefault("OPENAI_API_KEY", "unused")    # Pyserini 1.6 reads it on import
+    start_jvm()
+    from pyserini.encode import AutoDocumentEncoder
+
+    model = AutoDocumentEncoder(str(folder), device="cpu", pooling="mean", l2_norm=True)
+
+    def encode(passages: Sequence[Passage]) -> Vectors:
+        batches = [passages[start : start + 64] for start in range(0, len(passages), 64)]
+        return np.concatenate([model.encode([p.text for p in batch], titles=[p.title for p in batch], max_length=256) for batch in batches])
+
+    return encode
+
+
+def chosen(collection: Collection, count: int, seed: int) -> list[Passage]:
+    """`count` passages drawn by `seed`, in the collection's order; all where it has no more."""
+    rows = set(random.Random(seed).sample(range(collection.passages.count), min(count, collection.passages.count)))
+    return [passage for row, passage in enumerate(collection.passages.read()) if row in rows]
+
+
+def race(ways: dict[str, Encode], passages: Sequence[Passage], rounds: int) -> tuple[list[dict[str, float]], dict[str, Vectors]]:
+    """Seconds of each way in each round, and its vectors."""
+    vectors: dict[str, Vectors] = {name: encode(passages[:WARM_UP]) for name, encode in ways.items()}
+    results: list[dict[str, float]] = []
+    names = list(ways)
+    for number in range(rounds):
+        seconds: dict[str, float] = {}
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.perf_counter()
+            vectors[name] = ways[name](passages)
+            seconds[name] = time.perf_counter() - start
+        rates = ", ".join(f"{name} {len(passages) / seconds[name]:.1f}" for name in names)
+        print(f"round {number + 1}: passages/s: {rates}; load {os.getloadavg()[0]:.1f}", flush=True)
+        results.append(seconds)
+    return results, vectors
+
+
+def speed(float32: TextEncoder, int8: TextEncoder, passages: Sequence[Passage], rounds: int) -> bool:
+    """Print rates, ratios and cosines; whether all are as needed."""
+    ways: dict[str, Encode] = {
+        SENTENCE_TRANSFORMERS: sentence_transformers_encode(float32.folder), PYSERINI: pyserini_encode(float32.folder),
+        FLOAT32: float32.encode_passages, INT8: int8.encode_passages,
+    }
+    results, vectors = race(ways, passages, rounds)
+    good = True
+    for name in ways:
+        cosine = float((vectors[name] * vectors[FLOAT32]).sum(1).min())
+        rate = len(passages) / statistics.median(seconds[name] for seconds in results)
+        print(f"{name}: median {rate:.1f} passages/s, least cosine to ours float32 {cosine:.6f}")
+        good &= name == INT8 or cosine >= NEEDED_COSINE
+    for ours in (FLOAT32, INT8):
+        for peer in (SENTENCE_TRANSFORMERS, PYSERINI):
+            ratio = statistics.median(seconds[peer] / seconds[ours] for seconds in results)
+            needed = NEEDED.get((ours, peer), 0.0)
+            print(f"{ours} / {peer}: median ratio {ratio:.2f}" + (f" (needed: {needed})" if needed else ""))
+            good &= ratio >= needed
+    return good
+
+
+def recall(collection: Collection, encoder: TextEncoder, name: str) -> list[Scores]:
+    """Passage R@20 of an exact search, for each dev set of the collection."""
+    with tempfile.TemporaryDirectory() as temporary:
+        vectors, index = Path(temporary) / "vectors", Path(temporary) / "index"
+        start = time.perf_counter()
+        writer = ShardWriter(vectors, Shard(1, 1), Recipe.of(collection.passages, name, encoder))
+        writer.write(collection.passages.read(), encoder.encode_passages, lambda done: print(f"{name}: {done:,} passages, {time.perf_counter() - start:.0f} s", flush=True))
+        build_index(VectorSet(vectors), index)
+        opened = DenseIndex(index, encoder, collection.passages.fingerprint)
+        scores = []
+        for topics in map(collection.load_topics, collection.expand(["all-dev"])):
+            rankings = opened.search(encoder.encode_queries([query.text for query in topics.queries], topics.task), RECALL.k)
+            run = Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
+            scores.append(evaluate(run, topics.queries, collection.passages.page_of, [RECALL]))
+        return scores
+
+
+def quality(collection: Collection, float32: TextEncoder, int8: TextEncoder) -> bool:
+    """Print int8's recall beside float32's; whether the macro average loses no more than is allowed."""
+    exact, fast = recall(collection, float32, FLOAT32), recall(collection, int8, INT8)
+    rows = [(name, a.mean(RECALL), b.mean(RECALL)) for name, a, b in zip(collection.expand(["all-dev"]), exact, fast, strict=True)]
+    judged = [(a, b) for a, b in zip(exact, fast, strict=True) if a.mean(RECALL) is not None]
+    macro = macro_average([a for a, _ in judged], RECALL) or 0.0, macro_average([b for _, b in judged], RECALL) or 0.0
+    print(f"{RECALL} on {collection.name} ({collection.passages.count:,} passages): float32, int8, difference")
+    for name, a, b in [*rows, ("macro average", *macro)]:
+        print(f"  {name:<26}" + ("no judged passages" if a is None or b is None else f"{a:.4f}  {b:.4f}  {b - a:+.4f}"))
+    print(f"int8 may lose {ALLOWED_LOSS} (macro average)")
+    return macro[0] - macro[1] <= ALLOWED_LOSS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collection", default="sample", help="whose passages are encoded [default: sample]")
+    parser.add_argument("--passages", type=int, default=2000, help="how many, at most, drawn by --seed [default: 2000]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]")
+    flags = parser.parse_args()
+    float32, int8 = load_encoder(), load_encoder(precision="int8")
+    passages = chosen(open_collection(flags.collection), flags.passages, flags.seed)
+    print(f"{len(passages):,} passages of {flags.collection}, seed {flags.seed}, {os.cpu_count()} cores")
+    good = speed(float32, int8, passages, flags.rounds)
+    if flags.quality:
+        good &= quality(open_collection(flags.quality), float32, int8)
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

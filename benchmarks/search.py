@@ -1,0 +1,125 @@
+"""Exact dense search: plain faiss, Pyserini's FaissSearcher and ours over the same Flat index and query vectors, in turn.
+
+Each searcher answers all queries at once on all cores; imports, loading and query encoding are not counted. The hits must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taco_ir.console import MODEL_FLAGS, Parser
+from taco_ir.data.collections import Collection, open_collection
+from taco_ir.encoding import encode_collection
+from taco_ir.files import InputError
+from taco_ir.records import Encoder, Ranking, Vectors
+from taco_ir.retrieval.bm25 import start_jvm
+from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
+from taco_ir.systems import encoder_of, model_name
+
+NEEDED = 1.15
+TOLERANCE = 1e-4                                     # scores of two BLAS libraries differ by rounding
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = Parser("search", __doc__ or "", ("--collection", *MODEL_FLAGS, "--hits"))
+    flags.prog = "python benchmarks/search.py"
+    flags.add_argument("--vectors", metavar="DIR", help="vectors of the collection by --model [default: they are encoded first]")
+    flags.add_argument("--queries", type=int, default=1000, help="queries, from the dev topics in order [default: 1000]")
+    flags.add_argument("--rounds", type=int, default=5, help="times that each searcher runs [default: 5]")
+    return flags
+
+
+def query_vectors(collection: Collection, encoder: Encoder, count: int) -> Vectors:
+    """The first `count` queries of all dev topics: float32 [B, D]."""
+    blocks: list[Vectors] = []
+    for name in collection.expand(["all-dev"]):
+        topics = collection.topics(name)
+        left = count - sum(map(len, blocks))
+        if texts := [query.text for query in topics.queries[:left]]:
+            blocks.append(encoder.encode_queries(texts, topics.task))
+    return np.concatenate(blocks)
+
+
+def pyserini_searcher(folder: Path) -> Any:
+    """Pyserini's own class, on an index in its format."""
+    os.environ.setdefault("OPENAI_API_KEY", "unused")            # Pyserini 1.6 reads it on import
+    start_jvm()
+    from pyserini.search.faiss import FaissSearcher
+
+    return FaissSearcher(str(folder), None)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def check(ours: list[Ranking], theirs: dict[str, list[Any]]) -> None:
+    """Exit unless the hits are equal: same scores rank by rank, and the same docids where scores are apart."""
+    for ranking, hits in zip(ours, theirs.values(), strict=True):
+        scores_K = np.array([hit.score for hit in hits])
+        if len(hits) != len(ranking.docids) or np.abs(scores_K - ranking.scores).max() > TOLERANCE:
+            sys.exit("the scores of ours and Pyserini's differ")
+        last = scores_K[-1] + TOLERANCE
+        if {hit.docid for hit in hits if hit.score > last} - set(ranking.docids):
+            sys.exit("the docids of ours and Pyserini's differ")
+
+
+def compare(folder: Path, queries_BD: Vectors, hits: int, rounds: int) -> float:
+    """Print the rounds; the median ratio of our speed to Pyserini's."""
+    import faiss
+
+    cores = os.cpu_count() or 1
+    faiss.omp_set_num_threads(cores)
+    plain, index, searcher = faiss.read_index(str(folder / "index")), DenseIndex(folder), pyserini_searcher(folder)
+    qids = [str(row) for row in range(len(queries_BD))]
+    systems: dict[str, Callable[[], Any]] = {
+        "plain faiss": lambda: plain.search(queries_BD, hits),
+        "Pyserini": lambda: searcher.batch_search(queries_BD, qids, hits, cores),
+        "ours": lambda: index.search(queries_BD, hits),
+    }
+    check(systems["ours"](), systems["Pyserini"]())              # and all are warm
+    plain.search(queries_BD[:1], hits)
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    for number in range(1, rounds + 1):
+        for name, action in systems.items():
+            times[name].append(seconds(action))
+        print(f"round {number}: " + ", ".join(f"{name} {len(qids) / taken[-1]:,.0f} queries/s" for name, taken in times.items()), flush=True)
+    ratios = {name: statistics.median(theirs / ours for theirs, ours in zip(taken, times["ours"], strict=True)) for name, taken in times.items()}
+    print(f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians; needed: {NEEDED} x Pyserini)")
+    return ratios["Pyserini"]
+
+
+def main() -> None:
+    flags = parser()
+    try:
+        options = flags.parse_args()
+        collection, encoder = open_collection(options.collection), encoder_of(options)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(options.vectors or Path(name) / "vectors")
+            if options.vectors is None:
+                encode_collection(collection, encoder, Recipe.of(collection.passages, model_name(options.model), encoder), folder, Shard(1, 1))
+            build_index(VectorSet(folder), Path(name) / "index")
+            DenseIndex(Path(name) / "index", encoder, collection.passages.fingerprint)       # refuses another model's vectors
+            queries_BD = query_vectors(collection, encoder, options.queries)
+            print(f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, {options.hits} hits, {os.cpu_count()} cores")
+            ratio = compare(Path(name) / "index", queries_BD, options.hits, options.rounds)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(ratio < NEEDED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""kill -9 at any moment, then the same command again: the folder is byte for byte that of a process that nobody disturbed.
+
+`python tests/test_kill.py 30` does 30 trials of encoding and 30 of indexing and prints what was killed when. The parent
+imports everything once and forks; it runs no thread and no JVM.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+TRIALS, KILLS = 4, 2                                 # trials of each verb, kills of each trial
+BLOCK_ROWS = 16                                      # 20 blocks of the sample collection
+Contents = dict[str, bytes]
+
+
+def forked(action: Callable[[], None], log: Path) -> int:
+    """Run `action` in a child that writes to `log` what it says; the child's process id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        action()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def contents(folder: Path) -> Contents:
+    """Every file but locks, which stay on purpose."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+
+
+def state(output: Path) -> str:
+    """What a killed process left, for the report."""
+    part = output.with_name(output.name + ".part")
+    names = [*contents(output), *contents(part)]
+    if not names:
+        return "nothing written"
+    return "a file or folder half-written" if part.exists() or any(name.endswith(".part") for name in names) else "whole files"
+
+
+def trial(action: Callable[[], None], output: Path, span: tuple[float, float], draw: random.Random) -> list[str]:
+    """KILLS times, start and kill at a random moment of the time that writing takes; then run to the end."""
+    left: list[str] = []
+    log = output.with_name("log")
+    while len(left) < KILLS:
+        child = forked(action, log)
+        time.sleep(draw.uniform(*span))
+        os.kill(child, signal.SIGKILL)
+        if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            left.append(state(output))
+        else:                                        # finished before: it counts as no kill
+            shutil.rmtree(output)
+    if os.waitpid(forked(action, log), 0)[1]:
+        raise SystemExit(f"the command failed after kills: {left}\n{log.read_text()}")
+    return left
+
+
+def undisturbed(action: Callable[[], None], output: Path) -> tuple[float, float]:
+    """Run to the end; seconds from the start to the first file and to the last."""
+    began, first = time.perf_counter(), 0.0
+    child = forked(action, output.with_name("log"))
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if not first and (output.exists() or output.with_name(output.name + ".part").exists()):
+            first = time.perf_counter() - began
+        time.sleep(0.0005)
+    if ended[1] or not contents(output):
+        raise SystemExit(f"the undisturbed command failed\n{output.with_name('log').read_text()}")
+    return first, time.perf_counter() - began
+
+
+def survive(verb: str, action: Callable[[Path], None], folder: Path, trials: int, draw: random.Random) -> None:
+    """Raises: SystemExit when a folder differs from the undisturbed one."""
+    whole = folder / f"{verb}-whole"
+    undisturbed(lambda: action(folder / f"{verb}-warm"), folder / f"{verb}-warm")
+    span = undisturbed(lambda: action(whole), whole)
+    expected = contents(whole)
+    left: Counter[str] = Counter()
+    for number in range(trials):
+        output = folder / f"{verb}-{number}"
+        left.update(trial(lambda output=output: action(output), output, span, draw))     # type: ignore[misc]
+        found = contents(output)
+        if found != expected:
+            differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+            raise SystemExit(f"{verb}, trial {number}: {differing} differ from the undisturbed run")
+        if output.with_name(output.name + ".part").exists():
+            raise SystemExit(f"{verb}, trial {number}: {output.name}.part was left")
+    print(f"{verb}: {trials} of {trials} trials byte-identical, {trials * KILLS} kills: {dict(left)}", flush=True)
+
+
+def main(model: Path, trials: int, seed: int = 0) -> None:
+    import faiss  # noqa: F401
+    import torch
+    from transformers import AutoConfig, AutoModel, BertModel  # noqa: F401
+
+    from taco_ir import encode, encoding, index
+    from taco_ir.data.collections import open_collection
+    from taco_ir.retrieval import vectors
+
+    torch.set_num_threads(1)
+    vectors.BLOCK_ROWS = encoding.BLOCK_ROWS = BLOCK_ROWS
+    assert open_collection("sample").passages.count > 10 * BLOCK_ROWS                    # scanned once, before anything is timed
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def encode_to(output: Path) -> None:
+            encode.main(["--model", str(model), "--pooling", "mean", "--output", str(output)])
+
+        def index_to(output: Path) -> None:
+            index.main(["--vectors", str(folder / "encode-whole"), "--output", str(output)])
+
+        survive("encode", encode_to, folder, trials, draw)
+        survive("index", index_to, folder, trials, draw)
+
+
+def test_kill_9_changes_nothing(tiny_bert: Path) -> None:
+    trials = int(os.environ.get("KILL_TRIALS", TRIALS))
+    done = subprocess.run([sys.executable, __file__, str(trials), tiny_bert], capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [f"{verb}: {trials} of {trials} trials byte-identical" for verb in ("encode", "index")]
+    assert "half-written" in done.stdout, "no kill came while something was being written"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        main(Path(sys.argv[2]), int(sys.argv[1]))
+    else:
+        import pytest
+
+        os.environ["KILL_TRIALS"] = sys.argv[1]
+        sys.exit(pytest.main([__file__, "-s"]))

@@ -1,0 +1,41 @@
+"""Verbs as a user runs them, and small collections to run them on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def call(verb: str, *argv: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", f"taco_ir.{verb}", *map(str, argv)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def passage(docid: str, text: str, title: str = "") -> Record:
+    return {"id": docid, "contents": text, "title": title, "wikipedia_id": docid.partition("#")[0]}
+
+
+def query(qid: str, text: str, *evidence: Sequence[str]) -> Record:
+    """A KILT record; each evidence set is given by its docids."""
+    output = [{"answer": "x", "provenance": [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]} for docids in evidence]
+    return {"id": qid, "input": text, "output": output}
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> Path:
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def write_collection(folder: Path, passages: Iterable[Record], topics: Mapping[str, Iterable[Record]]) -> Path:
+    write_lines(folder / "passages.jsonl", passages)
+    for name, records in topics.items():
+        write_lines(folder / f"{name}.jsonl", records)
+    return folder
