@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """argparse type for counts. Raises: argparse.ArgumentTypeError below 1."""
-    value = int(text) if text.lstrip("-").isdigit() else 0
+    value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value

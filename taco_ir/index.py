@@ -19,7 +19,7 @@ def parser() -> Parser:
         ("--overwrite",),
         "python -m taco_ir.index --vectors vectors/my-wiki --output indexes/my-wiki-hnsw --factory HNSW32",
     )
-    flags.add_argument("--vectors", required=True, metavar="DIR", help="folder that `python -m taco_ir.encode` wrote")
+    flags.add_argument("--vectors", metavar="DIR", help="folder that `python -m taco_ir.encode` wrote")
     flags.flag("--output", required=True, metavar="DIR", help="folder of the index")
     flags.add_argument("--factory", default="Flat", metavar="F", help="faiss index_factory string [default: Flat]")
     flags.add_argument("--verify", action="store_true", help="re-hash the files of the index in --output and build nothing")
@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> None:
         DenseIndex(output).verify(output)
         print(f"{output}: index and docid are whole")
         return
+    if options.vectors is None:
+        raise InputError("--vectors DIR is needed to build an index")
     vectors = VectorSet(Path(options.vectors))
     if (output / "manifest.json").is_file() and not options.overwrite:
         found = DenseIndex(output)

@@ -68,53 +68,48 @@ def main(argv: Sequence[str]) -> None:
         print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
 
 
-def systems_of(options: Namespace, collection: Collection) -> tuple[DenseSystem, BM25System, System]:
-    """The dense system, BM25 and the one that --retriever names. Nothing is loaded before it is used."""
+def systems_of(options: Namespace, collection: Collection) -> tuple[dict[str, System], DenseSystem, BM25System]:
+    """The systems by retriever. Nothing is loaded before it is used."""
     from taco_ir.systems import BM25System, DenseSystem, HybridSystem
 
     dense, bm25 = DenseSystem(collection, options), BM25System(collection)
-    chosen: dict[str, System] = {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}
-    return dense, bm25, chosen[options.retriever]
+    return {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}, dense, bm25
 
 
 def search_topics(options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], hits: int) -> list[dict[str, Run]]:
     """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
-    from taco_ir.systems import HybridSystem
-
-    dense, bm25, chosen = systems_of(options, collection)
+    systems, dense, bm25 = systems_of(options, collection)
+    chosen = systems[options.retriever]
     compare = options.compare
     if compare is None:
-        compare = options.retriever == "dense" and (bm25.built or collection.passages.count <= COMPARED_UP_TO)
+        compare = chosen is dense and (bm25.built or collection.passages.count <= COMPARED_UP_TO)
     results: list[dict[str, Run]] = []
     inputs = chosen.inputs
     for topic, path in zip(topics, paths, strict=True):
         with timed() as seconds:
-            runs = chosen.search_parts(topic, hits) if isinstance(chosen, HybridSystem) else {chosen.name: chosen.search(topic, hits)}
-        took, run = seconds(), runs[chosen.name]
-        write_run(options.output_format, run, path, topic, collection, chosen.name)
+            runs = {chosen.name: chosen.search(topic, hits)}
+        took = seconds()
+        write_run(options.output_format, runs[chosen.name], path, topic, collection, chosen.name)
         write_json(record_path(path), record(options, collection, topic, hits) | {"system": chosen.name, "inputs": inputs, "seconds": round(took, 3)})
-        report(topic, collection, chosen.name, run, path, took)
-        if not (compare and topic.judged):
-            results.append({chosen.name: run})
-            continue
-        for system in (dense, bm25):
-            if system.name not in runs:
-                runs[system.name] = system.search(topic, hits)
-        results.append(runs | {"hybrid": runs.get("hybrid") or HybridSystem.fuse([runs[dense.name], runs[bm25.name]], hits)})
-    if options.retriever != "bm25" and dense.encoder.truncated:
+        report(topic, collection, chosen.name, path, took)
+        if compare and topic.judged:
+            runs |= {system.name: system.search(topic, hits) for system in systems.values()}
+        for name, run in runs.items():
+            if run.tied_share > TIES_WORTH_A_WORD:
+                log.warning("%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending", topic.name, name, 100 * run.tied_share)
+        results.append(runs)
+    if chosen is not bm25 and dense.encoder.truncated:
         log.warning("%d queries were longer than the model's limit and cut", dense.encoder.truncated)
     return results
 
 
-def report(topic: Topics, collection: Collection, system: str, run: Run, path: Path, seconds: float) -> None:
+def report(topic: Topics, collection: Collection, system: str, path: Path, seconds: float) -> None:
     queries = len(topic.queries)
     log.info(
         "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s",
         f"{collection.passages.count:,}", collection.name, f"{queries:,}", topic.name, system, seconds, queries / seconds,
     )
     log.info("run file: %s", path)
-    if run.tied_share > TIES_WORTH_A_WORD:
-        log.warning("%s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending", path, 100 * run.tied_share)
 
 
 def print_scores(options: Namespace, collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]]) -> None:
@@ -191,8 +186,8 @@ def show_hits(options: Namespace, collection: Collection) -> None:
     if not options.query.strip():
         raise InputError("--query is empty; give a text")
     task = canonical_task(options.task) if options.task else ""
-    _, _, chosen = systems_of(options, collection)
-    run = chosen.search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
+    systems, _, _ = systems_of(options, collection)
+    run = systems[options.retriever].search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
     ranking = run.rankings["query"]
     passages = collection.passages.get(ranking.docids)
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import cached_property
@@ -42,10 +43,35 @@ def model_name(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
 
 
-class DenseSystem:
+class System(ABC):
+    """What ranks passages for topics; the same topics are searched once, so that a hybrid can share its parts' runs."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, int], Run] = {}
+
+    @property
+    @abstractmethod
+    def inputs(self) -> dict[str, Any]:
+        """What its runs depend on, by content."""
+
+    @abstractmethod
+    def _search(self, topics: Topics, hits: int) -> Run: ...
+
+    def search(self, topics: Topics, hits: int) -> Run:
+        """At most `hits` passages for each query."""
+        key = (topics.name, hits)
+        if key not in self._runs:
+            self._runs[key] = self._search(topics, hits)
+        return self._runs[key]
+
+
+class DenseSystem(System):
     """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
 
     def __init__(self, collection: Collection, options: Namespace) -> None:
+        super().__init__()
         self._collection = collection
         self._options = options
         self.name = model_name(options.model)
@@ -73,21 +99,21 @@ class DenseSystem:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What its runs depend on."""
         return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
 
-    def search(self, topics: Topics, hits: int) -> Run:
+    def _search(self, topics: Topics, hits: int) -> Run:
         vectors_BD = self.encoder.encode_queries([query.text for query in topics.queries], topics.task)
         rankings = self._index.search(vectors_BD, hits)
         return Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
 
 
-class BM25System:
+class BM25System(System):
     """Lucene's BM25 (k1 0.9, b 0.4) over title and text; the index is kept under the data home."""
 
     name = "bm25"
 
     def __init__(self, collection: Collection) -> None:
+        super().__init__()
         self._collection = collection
         self._folder = data_home() / "bm25" / collection.passages.fingerprint
 
@@ -114,33 +140,22 @@ class BM25System:
     def inputs(self) -> dict[str, Any]:
         return {"k1": K1, "b": B}
 
-    def search(self, topics: Topics, hits: int) -> Run:
+    def _search(self, topics: Topics, hits: int) -> Run:
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
 
 
-class HybridSystem:
+class HybridSystem(System):
     """Reciprocal rank fusion of other systems."""
 
     name = "hybrid"
 
-    def __init__(self, systems: Sequence[DenseSystem | BM25System]) -> None:
+    def __init__(self, systems: Sequence[System]) -> None:
+        super().__init__()
         self._systems = systems
 
     @property
     def inputs(self) -> dict[str, Any]:
         return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
 
-    def search(self, topics: Topics, hits: int) -> Run:
-        return self.search_parts(topics, hits)[self.name]
-
-    def search_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
-        """The fused run and, after it, the runs that it is of, by system."""
-        parts = {system.name: system.search(topics, hits) for system in self._systems}
-        return {self.name: self.fuse(list(parts.values()), hits)} | parts
-
-    @staticmethod
-    def fuse(runs: Sequence[Run], hits: int) -> Run:
-        return reciprocal_rank_fusion(runs, hits)
-
-
-System = DenseSystem | BM25System | HybridSystem
+    def _search(self, topics: Topics, hits: int) -> Run:
+        return reciprocal_rank_fusion([system.search(topics, hits) for system in self._systems], hits)

@@ -105,12 +105,12 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             report(row)
         for sink in sinks:
             sink.close()
-        flags = ("-collection", "JsonCollection", "-input", str(source), "-index", str(folder / "lucene"), "-generator", "DefaultLuceneDocumentGenerator")
+        flags = ("-collection", "JsonCollection", "-input", str(source.absolute()), "-index", str(folder.absolute() / "lucene"), "-generator", "DefaultLuceneDocumentGenerator")
         java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
         for path in source.iterdir():
             path.unlink()
         source.rmdir()
-        found = java_class("io.anserini.search.SimpleSearcher")(str(folder / "lucene")).get_total_num_docs()
+        found = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene")).get_total_num_docs()
         if found != count:
             raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full, or are there passages without text?")
         write_json(folder / "manifest.json", {"collection": collection, "passages": count})
@@ -126,7 +126,7 @@ class BM25:
         if collection is not None and (found := read_json(manifest)["collection"]) != collection:
             raise InputError(f"{folder}: a BM25 index of collection {found}, the collection given is {collection}")
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
-        self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder / "lucene"))
+        self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:

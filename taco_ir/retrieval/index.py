@@ -109,7 +109,7 @@ class DenseIndex:
         if collection is not None and collection != self.recipe.collection:
             raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
         flat = self.manifest["factory"] == "Flat"
-        self._index = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+        self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
         self._vectors_ND: Vectors | None = faiss.rev_swig_ptr(self._index.get_xb(), self._index.ntotal * self._index.d).reshape(-1, self._index.d) if flat else None
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
