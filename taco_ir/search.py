@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ RETRIEVERS = ("dense", "bm25", "hybrid")
 FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
 COMPARED_UP_TO = 1_000_000                           # passages for which a BM25 index is built unasked
 TIES_WORTH_A_WORD = 0.01
-SHOWN_HITS = 10
+DEFAULT_HITS, SHOWN_HITS = 100, 10
 SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
 
 
@@ -39,7 +39,7 @@ def parser() -> Parser:
     flags.add_argument("--query", metavar="TEXT", help="search for this one query and print the hits")
     flags.add_argument("--task", metavar="TASK", help="the task whose prompt --query takes, where the model has prompts")
     flags.add_argument("--retriever", choices=RETRIEVERS, default="dense", help="[default: dense]")
-    flags.flag("--hits", default=None, help=f"hits for each query [default: 100; {SHOWN_HITS} with --query]")
+    flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
     flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
     flags.add_argument("--output-format", choices=tuple(FORMATS), default="trec", help="kilt: pages, for KILT's scorer [default: trec]")
     flags.add_argument("--compare", action=BooleanOptionalAction, help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]")
@@ -59,10 +59,10 @@ def main(argv: Sequence[str]) -> None:
         return
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     paths = run_paths(options, collection, topics)
-    for path, topic in zip(paths, topics, strict=True):
-        refuse_foreign(path, options, collection, topic)
-    hits = options.hits or 100
-    runs = search_topics(options, collection, topics, paths, hits)
+    records = [record(options, collection, topic) for topic in topics]
+    for path, asked in zip(paths, records, strict=True):
+        refuse_foreign(path, asked, options)
+    runs = search_topics(options, collection, topics, paths, records)
     judged = [topic.judged for topic in topics]
     if any(judged):
         print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
@@ -76,7 +76,7 @@ def systems_of(options: Namespace, collection: Collection) -> tuple[dict[str, Sy
     return {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}, dense, bm25
 
 
-def search_topics(options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], hits: int) -> list[dict[str, Run]]:
+def search_topics(options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], records: Sequence[dict[str, Any]]) -> list[dict[str, Run]]:
     """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
     systems, dense, bm25 = systems_of(options, collection)
     chosen = systems[options.retriever]
@@ -84,13 +84,16 @@ def search_topics(options: Namespace, collection: Collection, topics: Sequence[T
     if compare is None:
         compare = chosen is dense and (bm25.built or collection.passages.count <= COMPARED_UP_TO)
     results: list[dict[str, Run]] = []
-    inputs = chosen.inputs
-    for topic, path in zip(topics, paths, strict=True):
+    made_of = {"system": chosen.name, "inputs": chosen.inputs}
+    for path in paths:
+        refuse_foreign(path, made_of, options)
+    for topic, path, asked in zip(topics, paths, records, strict=True):
+        hits = asked["hits"]
         with timed() as seconds:
             runs = {chosen.name: chosen.search(topic, hits)}
         took = seconds()
         write_run(options.output_format, runs[chosen.name], path, topic, collection, chosen.name)
-        write_json(record_path(path), record(options, collection, topic, hits) | {"system": chosen.name, "inputs": inputs, "seconds": round(took, 3)})
+        write_json(record_path(path), asked | made_of | {"seconds": round(took, 3)})
         report(topic, collection, chosen.name, path, took)
         if compare and topic.judged:
             runs |= {system.name: system.search(topic, hits) for system in systems.values()}
@@ -143,7 +146,7 @@ def record_path(run: Path) -> Path:
     return run.with_name(run.name + ".json")
 
 
-def record(options: Namespace, collection: Collection, topic: Topics, hits: int) -> dict[str, Any]:
+def record(options: Namespace, collection: Collection, topic: Topics) -> dict[str, Any]:
     """What was asked for: a run that exists with an equal record may be written again."""
     return {
         "taco_ir": taco_ir.__version__,
@@ -151,18 +154,17 @@ def record(options: Namespace, collection: Collection, topic: Topics, hits: int)
         "topics": {"name": topic.name, "fingerprint": fingerprint([[query.qid, query.text] for query in topic.queries])},
         "retriever": options.retriever,
         "flags": {name: getattr(options, name) for name in ("model", "pooling", "normalize", "prompt", "precision", "index")},
-        "hits": hits,
+        "hits": options.hits or DEFAULT_HITS,
         "format": options.output_format,
     }
 
 
-def refuse_foreign(path: Path, options: Namespace, collection: Collection, topic: Topics) -> None:
-    """Raise InputError where the user named an output that something else is in; default names hold the latest run."""
+def refuse_foreign(path: Path, wanted: Mapping[str, Any], options: Namespace) -> None:
+    """Raise InputError where the user named an output whose record differs from `wanted`; default names hold the latest run."""
     if options.output is None or options.overwrite or not path.exists():
         return
-    asked = record(options, collection, topic, options.hits or 100)
     found = read_json(record_path(path)) if record_path(path).is_file() else {}
-    differing = [key for key, value in asked.items() if found.get(key) != value]
+    differing = [key for key, value in wanted.items() if found.get(key) != value]
     if differing:
         raise InputError(f"--output {path} exists and was made otherwise ({', '.join(differing) if found else 'it has no record'}); give another name or --overwrite")
 

@@ -40,7 +40,8 @@ def model_name(model: str | None) -> str:
     """A short name for files and tables."""
     if model is None:
         return DEFAULT_NAME
-    return Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
+    name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
+    return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
 
 
 class System(ABC):
@@ -138,7 +139,7 @@ class BM25System(System):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"k1": K1, "b": B}
+        return {"index": self._index.collection, "k1": K1, "b": B}
 
     def _search(self, topics: Topics, hits: int) -> Run:
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)

@@ -44,7 +44,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 @pytest.mark.parametrize("file", FILES)
 def test_imports_go_one_way(file: str) -> None:
-    part = file.split("/")[0] if "/" in file else file.removesuffix(".py")
+    part = file.split("/", maxsplit=1)[0] if "/" in file else file.removesuffix(".py")
     for module, _ in imports(PACKAGE / file):
         if not module.startswith("taco_ir."):
             continue

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from verbs import call, passage, query, write_collection, write_lines
 
-from taco_ir import console, encode, files, index, search
+from taco_ir import console, encode, index, search
 from taco_ir.files import InputError, data_home
 from taco_ir.retrieval.vectors import VectorSet
 
@@ -60,6 +60,11 @@ def model_copy(name: str, change: Callable[[Path], object]) -> Callable[[Path], 
         change(Path(shutil.copytree(tiny_bert, name)))
 
     return make
+
+
+def gzip_cut(_: Path) -> None:
+    Path("c/passages.jsonl").unlink()
+    os.truncate(write_lines(Path("c/passages.jsonl.gz"), PASSAGES), 60)
 
 
 def flags(model: Path | str) -> list[str]:
@@ -137,7 +142,7 @@ CASES = {
     "passages without text": Case("search", NQ, ["c/passages.jsonl, line 2: no passage", "contents"], passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"})),
     "passages in a broken gzip": Case(
         "search", NQ, ["c/passages.jsonl.gz: broken gzip"],
-        lambda _: (Path("c/passages.jsonl").unlink(), os.truncate(write_lines(Path("c/passages.jsonl.gz"), PASSAGES), 60)),
+        gzip_cut,
     ),
     "index of another collection": Case("search", ["--collection", "d", *NQ[2:], *SEARCH_I], ["--index i", "collection"], other_collection),
     "index of another model": Case("search", [*NQ, "--model", "{model}", "--pooling", "first", "--index", "i"], ["--index i", "encoder"], index_of),
@@ -228,7 +233,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def test_too_little_space_is_told_beforehand(verb: Any, tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     vectors(tiny_bert)
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    monkeypatch.setattr("taco_ir.files.shutil.disk_usage", lambda _: usage._replace(free=100))
     argv = ["--collection", "c", *flags(tiny_bert), "--output", "w"] if verb is encode else ["--vectors", "v", "--output", "i"]
     told = ends(verb, *argv)
     assert told.startswith(f"error: {argv[-1]}") and ": needs " in told and told.endswith(" on disk, 100 B are free")

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir import console
 from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, timed
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
@@ -76,7 +75,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((3.0, 5.5))
-    monkeypatch.setattr(console.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr("taco_ir.console.time.perf_counter", lambda: next(times))
     with timed() as seconds:
         assert seconds() == 2.5
 
@@ -92,7 +91,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(console.time, "monotonic", clock)
+    monkeypatch.setattr("taco_ir.console.time.monotonic", clock)
     return clock
 
 

@@ -32,7 +32,7 @@ LOG3 = 1 / math.log2(3)
 IDEAL = 1 + LOG3                                         # DCG of two relevant passages at the top
 # By hand. q1: pages B, A: each is a set of its own. q2: pages C, E, D, A: one of the first two is in the set of two;
 # the set is complete at D, so the first entry of KILT's list is E. Passages: A#0 and B#0 at ranks 2 and 3; C#0 at 1.
-BY_HAND = {
+BY_HAND: dict[str, dict[str, float]] = {
     "q1": {"Rprec": 1, "recall@5": 1, "success@5": 1, "precision@1": 1, "MRR@10": 1 / 2, "R@20": 1, "nDCG@10": (LOG3 + 1 / 2) / IDEAL},
     "q2": {"Rprec": 1 / 2, "recall@5": 1, "success@5": 1, "precision@1": 0, "MRR@10": 1, "R@20": 1 / 2, "nDCG@10": 1 / IDEAL},
     "q3": dict.fromkeys(ALL, 0),

@@ -123,8 +123,9 @@ class BM25:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise InputError(f"{folder}: no finished BM25 index")
-        if collection is not None and (found := read_json(manifest)["collection"]) != collection:
-            raise InputError(f"{folder}: a BM25 index of collection {found}, the collection given is {collection}")
+        self.collection: str = read_json(manifest)["collection"]
+        if collection not in (None, self.collection):
+            raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
         self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
         self._searcher.set_bm25(k1, b)

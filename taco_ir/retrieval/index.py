@@ -110,7 +110,10 @@ class DenseIndex:
             raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
         flat = self.manifest["factory"] == "Flat"
         self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
-        self._vectors_ND: Vectors | None = faiss.rev_swig_ptr(self._index.get_xb(), self._index.ntotal * self._index.d).reshape(-1, self._index.d) if flat else None
+        shape = (self._index.ntotal, self._index.d)
+        self._vectors_ND: Vectors | None = None
+        if flat:
+            self._vectors_ND = faiss.rev_swig_ptr(self._index.get_xb(), shape[0] * shape[1]).reshape(shape)  # type: ignore[attr-defined]
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
