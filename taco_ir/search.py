@@ -34,7 +34,7 @@ def parser() -> Parser:
         "or search for one query and print its hits. Indexes are built on first use and kept.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
-        '  python -m taco_ir.search --query "who wrote the art of fugue" --task nq',
+        '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
     )
     flags.add_argument("--query", metavar="TEXT", help="search for this one query and print the hits")
     flags.add_argument("--task", metavar="TASK", help="the task whose prompt --query takes, where the model has prompts")

@@ -60,7 +60,7 @@ def test_scores_are_the_formulas(toy: Path, query: str, k1: float, b: float) -> 
 
 @pytest.mark.parametrize(("query", "docids"), [
     ("", []), ("the of and", []), ("no such words here", []), ("??? !!! \\ / * : ( [ AND OR NOT", []), ("\x00\t\n\u2028", []),
-    ("cat 😀 𝔘 \U0010ffff", ["1#0", "2#0"]), ('"cat" \'purr\'', ["1#0", "2#0"]), ("Cats PURRING", ["1#0", "2#0"]), ("cat\x00purr", ["1#0", "2#0"]),
+    ("cat 😀 \U0001d518 \U0010ffff", ["1#0", "2#0"]), ('"cat" \'purr\'', ["1#0", "2#0"]), ("Cats PURRING", ["1#0", "2#0"]), ("cat\x00purr", ["1#0", "2#0"]),
     (f"{LONG} swim", ["3#0"]), (" ".join(f"x{number}" for number in range(3000)) + " swim", ["3#0"]), ("[START_ENT] swim [END_ENT]", ["3#0"]),
 ])
 def test_any_text_is_a_query(toy: Path, query: str, docids: list[str]) -> None:

@@ -100,7 +100,12 @@ def test_broken_json_is_named(tmp_path: Path, body: bytes) -> None:
 def test_space_is_counted_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(Path(path)) or usage._replace(free=5_000_000))
+
+    def disk_usage(path: Path) -> object:
+        asked.append(path)
+        return usage._replace(free=5_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "a" / "b", tmp_path, Path("not/yet")):
         require_space(folder, 5_000_000)

@@ -36,7 +36,7 @@ class Named:
 
 def random_vectors(rows: int, seed: int) -> Vectors:
     """Multiples of 1/64: their inner products are exact in float32, whoever sums them."""
-    return (np.random.default_rng(seed).standard_normal((rows, DIM)) * 64).round().astype(np.float32) / 64
+    return (np.random.default_rng(seed).standard_normal((rows, DIM)) * 64).round().astype(np.float32) / np.float32(64)
 
 
 VECTORS, QUERIES = random_vectors(N, 0), random_vectors(3 * BATCH, 1)
@@ -126,7 +126,7 @@ def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, o
 
 def test_ties_without_end_do_not_fill_the_memory() -> None:
     found = list(exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), 5))
-    assert [rows_K.tolist() for rows_K, _ in found] == [list(range(5 * exact.TIES))] * 3
+    assert [len(set(rows_K.tolist())) for rows_K, _ in found] == [5 * exact.TIES] * 3
 
 
 @pytest.mark.parametrize(("factory", "needed"), [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)])
@@ -167,7 +167,7 @@ def test_a_factory_that_cannot_take_passages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,SQ8"])
 def test_space_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str) -> None:
     vectors = write(tmp_path / "vectors", VECTORS)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10_000))      # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10_000))
     with pytest.raises(InputError, match=r"needs \d+\.\d KB on disk, 10\.0 KB are free"):
         build_index(vectors, tmp_path / "index", factory)
 

@@ -6,6 +6,7 @@ imports everything once and forks; it runs no thread and no JVM.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -57,46 +58,60 @@ def state(output: Path) -> str:
     return "a file or folder half-written" if part.exists() or any(name.endswith(".part") for name in names) else "whole files"
 
 
-def trial(action: Callable[[], None], output: Path, span: tuple[float, float], draw: random.Random) -> list[str]:
-    """KILLS times, start and kill at a random moment of the time that writing takes; then run to the end."""
+def last_change(output: Path) -> int:
+    """When anything was last written to a folder or to its unfinished self, in nanoseconds."""
+    part = output.with_name(output.name + ".part")
+    times = []
+    for path in (output, part, *output.rglob("*"), *part.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):          # renamed or removed meanwhile
+            times.append(path.stat().st_mtime_ns)
+    return max(times, default=0)
+
+
+def begun(action: Callable[[], None], output: Path) -> int:
+    """Start `action` in a child and return, with its process id, when it has begun to write (or ended)."""
+    before = last_change(output)
+    child = forked(action, output.with_name("log"))
+    while last_change(output) == before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+    return child
+
+
+def trial(action: Callable[[], None], output: Path, seconds: float, draw: random.Random) -> list[str]:
+    """KILLS times, start and kill at a random moment of the `seconds` that writing takes; then run to the end."""
     left: list[str] = []
-    log = output.with_name("log")
     while len(left) < KILLS:
-        child = forked(action, log)
-        time.sleep(draw.uniform(*span))
+        child = begun(action, output)
+        time.sleep(draw.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
         if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
             left.append(state(output))
         else:                                        # finished before: it counts as no kill
             shutil.rmtree(output)
-    if os.waitpid(forked(action, log), 0)[1]:
-        raise SystemExit(f"the command failed after kills: {left}\n{log.read_text()}")
+            seconds *= 0.8
+    if os.waitpid(forked(action, output.with_name("log")), 0)[1]:
+        raise SystemExit(f"the command failed after kills: {left}\n{output.with_name('log').read_text()}")
     return left
 
 
-def undisturbed(action: Callable[[], None], output: Path) -> tuple[float, float]:
-    """Run to the end; seconds from the start to the first file and to the last."""
-    began, first = time.perf_counter(), 0.0
-    child = forked(action, output.with_name("log"))
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if not first and (output.exists() or output.with_name(output.name + ".part").exists()):
-            first = time.perf_counter() - began
-        time.sleep(0.0005)
-    if ended[1] or not contents(output):
+def undisturbed(action: Callable[[], None], output: Path) -> float:
+    """Run to the end; the seconds that writing took."""
+    child = begun(action, output)
+    start = time.perf_counter()
+    if os.waitpid(child, 0)[1] or not contents(output):
         raise SystemExit(f"the undisturbed command failed\n{output.with_name('log').read_text()}")
-    return first, time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def survive(verb: str, action: Callable[[Path], None], folder: Path, trials: int, draw: random.Random) -> None:
     """Raises: SystemExit when a folder differs from the undisturbed one."""
     whole = folder / f"{verb}-whole"
-    undisturbed(lambda: action(folder / f"{verb}-warm"), folder / f"{verb}-warm")
-    span = undisturbed(lambda: action(whole), whole)
+    seconds = undisturbed(lambda: action(whole), whole)
     expected = contents(whole)
     left: Counter[str] = Counter()
     for number in range(trials):
         output = folder / f"{verb}-{number}"
-        left.update(trial(lambda output=output: action(output), output, span, draw))     # type: ignore[misc]
+        left.update(trial(lambda output=output: action(output), output, seconds, draw))     # type: ignore[misc]
         found = contents(output)
         if found != expected:
             differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -111,12 +126,12 @@ def main(model: Path, trials: int, seed: int = 0) -> None:
     import torch
     from transformers import AutoConfig, AutoModel, BertModel  # noqa: F401
 
-    from taco_ir import encode, encoding, index
+    from taco_ir import encode, index
     from taco_ir.data.collections import open_collection
     from taco_ir.retrieval import vectors
 
     torch.set_num_threads(1)
-    vectors.BLOCK_ROWS = encoding.BLOCK_ROWS = BLOCK_ROWS
+    vectors.BLOCK_ROWS = BLOCK_ROWS
     assert open_collection("sample").passages.count > 10 * BLOCK_ROWS                    # scanned once, before anything is timed
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -148,4 +163,4 @@ if __name__ == "__main__":
         import pytest
 
         os.environ["KILL_TRIALS"] = sys.argv[1]
-        sys.exit(pytest.main([__file__, "-s"]))
+        sys.exit(pytest.main([__file__, "-s", "-o", "timeout=0"]))

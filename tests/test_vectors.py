@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,8 +119,8 @@ def test_shards_read_back_as_one(tmp_path: Path, of: int) -> None:
     encode(tmp_path / "one")
     for number in sorted(range(1, of + 1), key=lambda number: number * 17 % of):
         encode(tmp_path / "many", f"{number}/{of}")
-    for found, expected in zip(read(tmp_path / "many"), read(tmp_path / "one"), strict=True):
-        assert np.array_equal(found, expected)
+    (many_ND, many_docids), (one_ND, one_docids) = read(tmp_path / "many"), read(tmp_path / "one")
+    assert many_docids == one_docids and np.array_equal(many_ND, one_ND)
 
 
 @pytest.mark.parametrize("blocks", range(8))
@@ -172,7 +173,7 @@ def test_a_shard_of_other_vectors_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("collection", "collection-2"), ("passages", 44), ("encoder", "encoder-2"), ("template", "{title}"), ("dim", 5)])
-def test_other_vectors_are_not_mixed_in(tmp_path: Path, key: str, value: object) -> None:
+def test_other_vectors_are_not_mixed_in(tmp_path: Path, key: str, value: Any) -> None:
     encode(tmp_path, stop_after=2)
     before = contents(tmp_path)
     there, here = getattr(RECIPE, key), value
@@ -255,10 +256,10 @@ def test_a_full_disk_is_refused_with_its_figures(tmp_path: Path, monkeypatch: py
 def test_a_disk_that_fills_up_loses_one_block_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = np.save, iter([0, 0, 1])
 
-    def full(*arguments: object, **settings: object) -> None:
+    def full(*arguments: Any, **settings: Any) -> None:
         if next(calls):
             raise OSError(28, "No space left on device")
-        save(*arguments, **settings)        # type: ignore[call-overload]
+        save(*arguments, **settings)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(np, "save", full)

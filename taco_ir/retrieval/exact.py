@@ -28,7 +28,7 @@ def exact_search(queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> Iterato
     """Yield for each query the rows of its `hits` largest inner products, and the products, best first.
 
     Rows whose score equals that of the last hit are yielded too, so that the caller can break the tie by docid (up to
-    TIES x hits rows in all, by row number).
+    TIES x hits rows in all).
     """
     for start in range(0, len(queries_BD), QUERIES):
         queries = queries_BD[start : start + QUERIES]
@@ -57,7 +57,7 @@ def _search(queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> Candidates:
 def _thin(pending: list[Candidates], floor_B: Vectors, hits: int) -> tuple[Candidates, Vectors]:
     """Sort candidates, drop those below the hits-th best of their query, and return that score for each query."""
     query, row, score = (np.concatenate(parts) for parts in zip(*pending, strict=True))
-    order = np.lexsort((-score, query))
+    order = np.argsort((query << 32) - _ordered(score))       # one key sorts ten times faster than two
     query, row, score = query[order], row[order], score[order]
     first_B, stop_B = (np.searchsorted(query, np.arange(len(floor_B)), side) for side in ("left", "right"))
     full_B = stop_B - first_B >= hits
@@ -65,3 +65,9 @@ def _thin(pending: list[Candidates], floor_B: Vectors, hits: int) -> tuple[Candi
     floor_B[full_B] = score[first_B[full_B] + hits - 1]
     kept = (score >= floor_B[query]) & (np.arange(len(query)) - first_B[query] < TIES * hits)
     return Candidates(query[kept], row[kept], score[kept]), floor_B
+
+
+def _ordered(scores: Vectors) -> npt.NDArray[np.int64]:
+    """Whole numbers of 32 bits in the order of float32 scores."""
+    bits = scores.view(np.int32)
+    return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)

@@ -110,10 +110,7 @@ class DenseIndex:
             raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
         flat = self.manifest["factory"] == "Flat"
         self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
-        shape = (self._index.ntotal, self._index.d)
-        self._vectors_ND: Vectors | None = None
-        if flat:
-            self._vectors_ND = faiss.rev_swig_ptr(self._index.get_xb(), shape[0] * shape[1]).reshape(shape)  # type: ignore[attr-defined]
+        self._vectors_ND = _flat_vectors(self._index) if flat else None
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
@@ -133,6 +130,14 @@ class DenseIndex:
         if (rows_BK < 0).any():
             return [Ranking.of(docids_K[rows_K >= 0].tolist(), scores_K[rows_K >= 0]) for docids_K, scores_K, rows_K in zip(docids_BK, scores_BK, rows_BK, strict=True)]
         return [Ranking.of(docids_K, scores_K) for docids_K, scores_K in zip(docids_BK.tolist(), scores_BK, strict=True)]
+
+
+def _flat_vectors(index: Any) -> Vectors:
+    """The vectors of a Flat index, where they lie: float32 [N, D]."""
+    import faiss
+
+    vectors_ND: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    return vectors_ND
 
 
 def _widen(index: faiss.Index, hits: int) -> None:
