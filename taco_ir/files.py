@@ -65,6 +65,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        for file in part.rglob("*"):
+            _sync(file)
         shutil.rmtree(path, ignore_errors=True)
         part.replace(path)
     except BaseException:
@@ -92,7 +94,11 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

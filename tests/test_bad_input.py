@@ -278,9 +278,13 @@ def test_output_that_cannot_be(output: str, tiny_bert: Path, ends: Callable[...,
 
 # Ctrl-C
 
+# a process that a script starts in the background ignores SIGINT from birth, and so would the verb
+LISTENING = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+
+
 def interrupted(argv: list[str], ready: Callable[[int], bool]) -> subprocess.CompletedProcess[str]:
     """Start a verb and send it SIGINT as soon as it is `ready` (given its process id)."""
-    process = subprocess.Popen([sys.executable, "-m", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", LISTENING, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     give_up = time.monotonic() + 60
     while process.poll() is None and not ready(process.pid) and time.monotonic() < give_up:
         time.sleep(0.01)

@@ -62,7 +62,8 @@ def last_change(output: Path) -> int:
     """When anything was last written to a folder or to its unfinished self, in nanoseconds."""
     part = output.with_name(output.name + ".part")
     times = []
-    for path in (output, part, *output.rglob("*"), *part.rglob("*")):
+    found = [Path(folder) / name for top in (output, part) for folder, _, names in os.walk(top) for name in (".", *names)]
+    for path in found:
         with contextlib.suppress(FileNotFoundError):          # renamed or removed meanwhile
             times.append(path.stat().st_mtime_ns)
     return max(times, default=0)

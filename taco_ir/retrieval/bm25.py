@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 from taco_ir.files import InputError, read_json, write_json, writing_folder
 from taco_ir.records import Passage, Ranking, Run
 
+log = logging.getLogger("taco_ir")
 K1, B = 0.9, 0.4                                     # Anserini's defaults for passages
 MAX_WORDS = 1 << 20                                  # of a query; Lucene's default, 1024, is less than a long document has
 MIN_JAVA = 21
@@ -92,16 +94,20 @@ def document(passage: Passage) -> dict[str, str]:
 def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]) -> None:
     """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
 
+    Anserini leaves out passages with neither title nor text; their number is logged.
+
     Raises:
-        InputError: when Lucene holds fewer documents than there are passages.
+        InputError: when Lucene lacks any other passage.
     """
     threads = os.cpu_count() or 1
+    blank = 0
     with writing_folder(output) as folder:
         source = folder / "documents"
         source.mkdir()
         sinks = [(source / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(threads)]
         for row, passage in enumerate(passages, 1):
             sinks[row % threads].write(json.dumps(document(passage)) + "\n")
+            blank += not (passage.title.strip() or passage.text.strip())
             report(row)
         for sink in sinks:
             sink.close()
@@ -111,8 +117,10 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             path.unlink()
         source.rmdir()
         found = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene")).get_total_num_docs()
-        if found != count:
-            raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full, or are there passages without text?")
+        if found + blank != count:
+            raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
+        if blank:
+            log.warning("BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank)
         write_json(folder / "manifest.json", {"collection": collection, "passages": count})
 
 
