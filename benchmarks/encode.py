@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from taco_ir.console import share_processors
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.models.encoder import TextEncoder, load_encoder
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]")
     flags = parser.parse_args()
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}      # as our verbs have it, for all four: a busy machine disturbs less
+    share_processors()                                       # as our verbs do, for all four
     float32, int8 = load_encoder(), load_encoder(precision="int8")
     passages = chosen(open_collection(flags.collection), flags.passages, flags.seed)
     print(f"{len(passages):,} passages of {flags.collection}, seed {flags.seed}, {os.cpu_count()} cores")

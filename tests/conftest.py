@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")        # before torch is imported: see taco_ir.console.run_verb
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")        # before torch is imported: see taco_ir.console.share_processors
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
