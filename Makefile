@@ -13,14 +13,17 @@ test: .venv/developed ## run the tests
 
 check: lint types test ## everything that must be green before a change goes in
 
-lint: .venv/developed ## style
+lint: .venv/developed ## style and layout
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
-bench: .venv/developed ## speed and memory against peers, as ratios; needs a collection: make bench COLLECTION=path
-	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script $(if $(COLLECTION),--collection $(COLLECTION)) || exit 1; done
+bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: make bench COLLECTION=path
+	$(BIN)/python benchmarks/encode.py $(if $(COLLECTION),--collection $(COLLECTION))
+	$(BIN)/python benchmarks/search.py $(if $(COLLECTION),--collection $(COLLECTION))
+	$(BIN)/python benchmarks/evaluate.py
 
 clean: ## remove what was installed and built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

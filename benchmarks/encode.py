@@ -49,7 +49,7 @@ def sentence_transformers_encode(folder: Path) -> Encode:
 
 def pyserini_encode(folder: Path) -> Encode:
     """AutoDocumentEncoder in batches of 64 as they come, as `python -m pyserini.encode` calls it."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")    # Pyserini 1.6 reads it on import
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
     start_jvm()
     from pyserini.encode import AutoDocumentEncoder
 
@@ -88,8 +88,10 @@ def race(ways: dict[str, Encode], passages: Sequence[Passage], rounds: int) -> t
 def speed(float32: TextEncoder, int8: TextEncoder, passages: Sequence[Passage], rounds: int) -> bool:
     """Print rates, ratios and cosines; whether all are as needed."""
     ways: dict[str, Encode] = {
-        SENTENCE_TRANSFORMERS: sentence_transformers_encode(float32.folder), PYSERINI: pyserini_encode(float32.folder),
-        FLOAT32: float32.encode_passages, INT8: int8.encode_passages,
+        SENTENCE_TRANSFORMERS: sentence_transformers_encode(float32.folder),
+        PYSERINI: pyserini_encode(float32.folder),
+        FLOAT32: float32.encode_passages,
+        INT8: int8.encode_passages,
     }
     results, vectors = race(ways, passages, rounds)
     good = True
@@ -113,7 +115,11 @@ def recall(collection: Collection, encoder: TextEncoder, name: str) -> list[Scor
         vectors, index = Path(temporary) / "vectors", Path(temporary) / "index"
         start = time.perf_counter()
         writer = ShardWriter(vectors, Shard(1, 1), Recipe.of(collection.passages, name, encoder))
-        writer.write(collection.passages.read(), encoder.encode_passages, lambda done: print(f"{name}: {done:,} passages, {time.perf_counter() - start:.0f} s", flush=True))
+        writer.write(
+            collection.passages.read(),
+            encoder.encode_passages,
+            lambda done: print(f"{name}: {done:,} passages, {time.perf_counter() - start:.0f} s", flush=True),
+        )
         build_index(VectorSet(vectors), index)
         opened = DenseIndex(index, encoder, collection.passages.fingerprint)
         scores = []
@@ -145,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]")
     flags = parser.parse_args()
-    share_processors()                                       # as our verbs do, for all four
+    share_processors()  # as our verbs do, for all four
     float32, int8 = load_encoder(), load_encoder(precision="int8")
     passages = chosen(open_collection(flags.collection), flags.passages, flags.seed)
     print(f"{len(passages):,} passages of {flags.collection}, seed {flags.seed}, {os.cpu_count()} cores")

@@ -40,7 +40,7 @@ def official_script() -> ModuleType:
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     stand_in = ModuleType("pyserini.query_iterator")
-    stand_in.KiltQueryIterator = None                    # type: ignore[attr-defined]
+    stand_in.KiltQueryIterator = None  # type: ignore[attr-defined]
     before = sys.modules.get(stand_in.__name__)
     sys.modules[stand_in.__name__] = stand_in
     try:
@@ -103,7 +103,7 @@ def main() -> None:
         print(f"{flags.queries:,} queries x {flags.hits} pages, {run.stat().st_size / 1e6:.0f} MB run, seed {flags.seed}")
         for number in range(1, flags.rounds + 1):
             fast, found = timed(lambda: ours(gold, run))
-            with contextlib.redirect_stdout(io.StringIO()):                          # it prints its result
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its result
                 slow, expected = timed(lambda: script.evaluate(str(gold), str(run), CUTOFFS, ["wikipedia_id"]))
             require_equal(found, expected)
             ratios.append(Timing(slow.clock / fast.clock, slow.processor / fast.processor))

@@ -28,7 +28,7 @@ from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 from taco_ir.systems import encoder_of, model_name
 
 NEEDED = 1.15
-TOLERANCE = 1e-4                                     # scores of two BLAS libraries differ by rounding
+TOLERANCE = 1e-4  # scores of two BLAS libraries differ by rounding
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +53,7 @@ def query_vectors(collection: Collection, encoder: Encoder, count: int) -> Vecto
 
 def pyserini_searcher(folder: Path) -> Any:
     """Pyserini's own class, on an index in its format."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")            # Pyserini 1.6 reads it on import
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
     start_jvm()
     from pyserini.search.faiss import FaissSearcher
 
@@ -90,15 +90,21 @@ def compare(folder: Path, queries_BD: Vectors, hits: int, rounds: int) -> float:
         "Pyserini": lambda: searcher.batch_search(queries_BD, qids, hits, cores),
         "ours": lambda: index.search(queries_BD, hits),
     }
-    check(systems["ours"](), systems["Pyserini"]())              # and all are warm
+    check(systems["ours"](), systems["Pyserini"]())  # and all are warm
     plain.search(queries_BD[:1], hits)
     times: dict[str, list[float]] = {name: [] for name in systems}
     for number in range(1, rounds + 1):
         for name, action in systems.items():
             times[name].append(seconds(action))
-        print(f"round {number}: " + ", ".join(f"{name} {len(qids) / taken[-1]:,.0f} queries/s" for name, taken in times.items()), flush=True)
-    ratios = {name: statistics.median(theirs / ours for theirs, ours in zip(taken, times["ours"], strict=True)) for name, taken in times.items()}
-    print(f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians; needed: {NEEDED} x Pyserini)")
+        print(
+            f"round {number}: " + ", ".join(f"{name} {len(qids) / taken[-1]:,.0f} queries/s" for name, taken in times.items()), flush=True
+        )
+    ratios = {
+        name: statistics.median(theirs / ours for theirs, ours in zip(taken, times["ours"], strict=True)) for name, taken in times.items()
+    }
+    print(
+        f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians; needed: {NEEDED} x Pyserini)"
+    )
     return ratios["Pyserini"]
 
 
@@ -110,11 +116,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(options.vectors or Path(name) / "vectors")
             if options.vectors is None:
-                encode_collection(collection, encoder, Recipe.of(collection.passages, model_name(options.model), encoder), folder, Shard(1, 1))
+                encode_collection(
+                    collection, encoder, Recipe.of(collection.passages, model_name(options.model), encoder), folder, Shard(1, 1)
+                )
             build_index(VectorSet(folder), Path(name) / "index")
-            DenseIndex(Path(name) / "index", encoder, collection.passages.fingerprint)       # refuses another model's vectors
+            DenseIndex(Path(name) / "index", encoder, collection.passages.fingerprint)  # refuses another model's vectors
             queries_BD = query_vectors(collection, encoder, options.queries)
-            print(f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, {options.hits} hits, {os.cpu_count()} cores")
+            print(
+                f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, {options.hits} hits, {os.cpu_count()} cores"
+            )
             ratio = compare(Path(name) / "index", queries_BD, options.hits, options.rounds)
     except InputError as error:
         sys.exit(f"error: {error}")

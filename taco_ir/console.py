@@ -16,17 +16,31 @@ from taco_ir.files import InputError
 
 log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
-BUSY_LOAD = 0.7                                      # processes that ran or waited in the last minute
+BUSY_LOAD = 0.7  # processes that ran or waited in the last minute
 # a full or read-only disk, no permission, or a path that cannot be
 USERS_OSERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 FLAGS: dict[str, dict[str, Any]] = {
-    "--collection": {"default": "sample", "metavar": "C", "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]"},
+    "--collection": {
+        "default": "sample",
+        "metavar": "C",
+        "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]",
+    },
     "--topics": {"nargs": "+", "metavar": "T", "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task"},
-    "--model": {"metavar": "M", "help": "a checkpoint, a Hugging Face or sentence-transformers folder, or a hub name [default: the MiniLM-L6 encoder that comes with the package]"},
-    "--pooling": {"choices": ("first", "mean", "decoder"), "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state"},
+    "--model": {
+        "metavar": "M",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, or a hub name [default: the MiniLM-L6 encoder that comes with the package]",
+    },
+    "--pooling": {
+        "choices": ("first", "mean", "decoder"),
+        "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
+    },
     "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
     "--prompt": {"metavar": "TEXT", "help": "put TEXT before every query instead of the checkpoint's prompt for its task"},
-    "--precision": {"choices": ("float32", "int8"), "default": "float32", "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]"},
+    "--precision": {
+        "choices": ("float32", "int8"),
+        "default": "float32",
+        "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
+    },
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},

@@ -12,10 +12,12 @@ from taco_ir.files import exclusive, human_bytes, require_space
 from taco_ir.records import Encoder
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
 
-SAMPLE = 48                                          # passages that are encoded to estimate the rate
+SAMPLE = 48  # passages that are encoded to estimate the rate
 
 
-def encode_collection(collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False) -> None:
+def encode_collection(
+    collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False
+) -> None:
     """Encode what is not done yet of one shard, saying beforehand what it takes and on the way how far it is.
 
     Raises:

@@ -17,7 +17,7 @@ from taco_ir.records import Run
 from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, rows_of, score, title
 
 RUN_SUFFIXES = (".trec", ".jsonl", ".run", ".txt", ".res")
-Systems = dict[str, dict[str, Run]]                  # system -> topics -> run
+Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
 def parser() -> Parser:
@@ -30,7 +30,13 @@ def parser() -> Parser:
     )
     flags.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run files, or folders of them")
     flags.flag("--topics", required=True)
-    flags.add_argument("--baseline", nargs="+", type=Path, metavar="RUN", help="compare each system with this one: paired randomisation test, Holm's correction over the rows of a measure")
+    flags.add_argument(
+        "--baseline",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="compare each system with this one: paired randomisation test, Holm's correction over the rows of a measure",
+    )
     flags.add_argument("--per-query", action="store_true", help="print a line for each query instead of means")
     return flags
 
@@ -50,7 +56,13 @@ def main(argv: Sequence[str]) -> None:
     scores = score(collection, topics, {name: [runs[topic.name] for topic in topics] for name, runs in systems.items()}, measures)
     header = ["topics", "system", *map(str, measures)]
     if options.per_query:
-        print(render(Table(title(collection), ["topics", "system", "query", *map(str, measures)], query_rows(topics, scores, measures)), options.format), end="")
+        print(
+            render(
+                Table(title(collection), ["topics", "system", "query", *map(str, measures)], query_rows(topics, scores, measures)),
+                options.format,
+            ),
+            end="",
+        )
         return
     comparisons = compare(topics, scores, baseline[0], measures, options.seed) if baseline else []
     tables = [Table(title(collection), header, rows_of(topics, scores, measures, comparisons))]
@@ -127,7 +139,9 @@ def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str
             return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
-        raise InputError(f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}")
+        raise InputError(
+            f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}"
+        )
     return named or path.stem, {topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics}
 
 

@@ -52,7 +52,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)                   # a failing write names no file
+            error.filename = str(path)  # a failing write names no file
         raise
     sync_folder(path.parent)
 

@@ -85,7 +85,7 @@ class Ranking(NamedTuple):
         scores_K = np.asarray(scores, dtype=np.float32)
         if not np.all(scores_K[:-1] > scores_K[1:]):
             order = sorted(range(len(docids)), key=docids.__getitem__, reverse=True)
-            order = sorted(order, key=scores_K.tolist().__getitem__, reverse=True)      # stable: keeps docids descending
+            order = sorted(order, key=scores_K.tolist().__getitem__, reverse=True)  # stable: keeps docids descending
             return cls([docids[i] for i in order], scores_K[order])
         return cls(list(docids), scores_K)
 
@@ -189,7 +189,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})") from error
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})"
+                ) from error
             if line.strip():
                 yield number, line
 

@@ -33,14 +33,20 @@ def title(collection: Collection) -> str:
     return f"collection {collection.name}" + (" (a demonstration, no evidence)" if collection.name == "sample" else "")
 
 
-def score(collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure]) -> dict[str, list[Scores]]:
+def score(
+    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure]
+) -> dict[str, list[Scores]]:
     """Scores of each system, one for each of the topics. Raises: InputError for a run of other topics."""
     scores: dict[str, list[Scores]] = {}
     for system, by_topics in runs.items():
-        scores[system] = [evaluate(run, topic.queries, collection.passages.page_of, measures) for topic, run in zip(topics, by_topics, strict=True)]
+        scores[system] = [
+            evaluate(run, topic.queries, collection.passages.page_of, measures) for topic, run in zip(topics, by_topics, strict=True)
+        ]
         for topic, result in zip(topics, scores[system], strict=True):
             if result.missing:
-                log.warning("%s has no hits for %d of %d queries of %s; they score 0", system, len(result.missing), len(topic.queries), topic.name)
+                log.warning(
+                    "%s has no hits for %d of %d queries of %s; they score 0", system, len(result.missing), len(topic.queries), topic.name
+                )
     return scores
 
 
@@ -54,7 +60,10 @@ def rows_of(
         for system, results in scores.items():
             rows.append([topic.name, system, *(_cell(results[i].mean(m), (topic.name, system, m) in marked) for m in measures)])
     if len(topics) > 1:
-        rows += [[MACRO, system, *(_cell(macro_average(results, m), (MACRO, system, m) in marked) for m in measures)] for system, results in scores.items()]
+        rows += [
+            [MACRO, system, *(_cell(macro_average(results, m), (MACRO, system, m) in marked) for m in measures)]
+            for system, results in scores.items()
+        ]
     return rows
 
 
@@ -72,7 +81,9 @@ def query_rows(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]],
     ]
 
 
-def compare(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], baseline: str, measures: Sequence[Measure], seed: int) -> list[Compared]:
+def compare(
+    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], baseline: str, measures: Sequence[Measure], seed: int
+) -> list[Compared]:
     """Test every other system against `baseline`; Holm's family is all rows of one measure."""
     parts: list[tuple[str, slice]] = [(topic.name, slice(i, i + 1)) for i, topic in enumerate(topics)]
     if len(topics) > 1:
@@ -82,16 +93,23 @@ def compare(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], ba
         family = []
         for name, part in parts:
             for system in scores:
-                pairs = [(ours.by_query[measure], theirs.by_query[measure]) for ours, theirs in zip(scores[system][part], scores[baseline][part], strict=True)]
+                pairs = [
+                    (ours.by_query[measure], theirs.by_query[measure])
+                    for ours, theirs in zip(scores[system][part], scores[baseline][part], strict=True)
+                ]
                 if system == baseline or not all(ours and theirs for ours, theirs in pairs):
                     continue
                 differences = [paired_differences(ours or {}, theirs or {}) for ours, theirs in pairs]
                 low, high = bootstrap_interval(differences, seed)
-                family.append(Compared(name, system, measure, mean_difference(differences), low, high, randomisation_test(differences, seed), 1.0))
+                family.append(
+                    Compared(name, system, measure, mean_difference(differences), low, high, randomisation_test(differences, seed), 1.0)
+                )
         compared += [row._replace(p_holm=p) for row, p in zip(family, holm([row.p for row in family]), strict=True)]
     return compared
 
 
-def score_table(collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure], form: str) -> str:
+def score_table(
+    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure], form: str
+) -> str:
     rows = rows_of(topics, score(collection, topics, runs, measures), measures)
     return render(Table(title(collection), ["topics", "system", *map(str, measures)], rows), form)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RETRIEVERS = ("dense", "bm25", "hybrid")
 FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
-COMPARED_UP_TO = 1_000_000                           # passages for which a BM25 index is built unasked
+COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
 TIES_WORTH_A_WORD = 0.01
 DEFAULT_HITS, SHOWN_HITS = 100, 10
 SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
@@ -42,7 +42,11 @@ def parser() -> Parser:
     flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
     flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
     flags.add_argument("--output-format", choices=tuple(FORMATS), default="trec", help="kilt: pages, for KILT's scorer [default: trec]")
-    flags.add_argument("--compare", action=BooleanOptionalAction, help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]")
+    flags.add_argument(
+        "--compare",
+        action=BooleanOptionalAction,
+        help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]",
+    )
     return flags
 
 
@@ -76,7 +80,9 @@ def systems_of(options: Namespace, collection: Collection) -> tuple[dict[str, Sy
     return {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}, dense, bm25
 
 
-def search_topics(options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], records: Sequence[dict[str, Any]]) -> list[dict[str, Run]]:
+def search_topics(
+    options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], records: Sequence[dict[str, Any]]
+) -> list[dict[str, Run]]:
     """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
     systems, dense, bm25 = systems_of(options, collection)
     chosen = systems[options.retriever]
@@ -99,7 +105,12 @@ def search_topics(options: Namespace, collection: Collection, topics: Sequence[T
             runs |= {system.name: system.search(topic, hits) for system in systems.values()}
         for name, run in runs.items():
             if run.tied_share > TIES_WORTH_A_WORD:
-                log.warning("%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending", topic.name, name, 100 * run.tied_share)
+                log.warning(
+                    "%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending",
+                    topic.name,
+                    name,
+                    100 * run.tied_share,
+                )
         results.append(runs)
     if chosen is not bm25 and dense.encoder.truncated:
         log.warning("%d queries were longer than the model's limit and cut", dense.encoder.truncated)
@@ -110,7 +121,13 @@ def report(topic: Topics, collection: Collection, system: str, path: Path, secon
     queries = len(topic.queries)
     log.info(
         "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s",
-        f"{collection.passages.count:,}", collection.name, f"{queries:,}", topic.name, system, seconds, queries / seconds,
+        f"{collection.passages.count:,}",
+        collection.name,
+        f"{queries:,}",
+        topic.name,
+        system,
+        seconds,
+        queries / seconds,
     )
     log.info("run file: %s", path)
 
@@ -166,7 +183,9 @@ def refuse_foreign(path: Path, wanted: Mapping[str, Any], options: Namespace) ->
     found = read_json(record_path(path)) if record_path(path).is_file() else {}
     differing = [key for key, value in wanted.items() if found.get(key) != value]
     if differing:
-        raise InputError(f"--output {path} exists and was made otherwise ({', '.join(differing) if found else 'it has no record'}); give another name or --overwrite")
+        raise InputError(
+            f"--output {path} exists and was made otherwise ({', '.join(differing) if found else 'it has no record'}); give another name or --overwrite"
+        )
 
 
 def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collection, tag: str) -> None:
@@ -189,7 +208,9 @@ def show_hits(options: Namespace, collection: Collection) -> None:
         raise InputError("--query is empty; give a text")
     task = canonical_task(options.task) if options.task else ""
     systems, _, _ = systems_of(options, collection)
-    run = systems[options.retriever].search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
+    run = systems[options.retriever].search(
+        Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS
+    )
     ranking = run.rankings["query"]
     passages = collection.passages.get(ranking.docids)
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")

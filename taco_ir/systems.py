@@ -31,8 +31,13 @@ def encoder_of(options: Namespace) -> TextEncoder:
     from taco_ir.models.encoder import load_encoder
 
     return load_encoder(
-        options.model, pooling=options.pooling, normalize=options.normalize, prompt=options.prompt,
-        precision=options.precision, device=options.device, batch_size=options.batch_size,
+        options.model,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        prompt=options.prompt,
+        precision=options.precision,
+        device=options.device,
+        batch_size=options.batch_size,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")        # before torch is imported: see taco_ir.console.share_processors
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.console.share_processors
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -43,7 +43,9 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -57,7 +59,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-t5"
     vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]))
     torch.manual_seed(0)
-    T5Model(T5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)).save_pretrained(folder)
+    T5Model(
+        T5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    ).save_pretrained(folder)
     return folder
 
 
@@ -76,7 +80,11 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]]) -> int:
     texts = [json.loads(line)["contents"] for line in sample.read_text(encoding="utf-8").splitlines()]
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False))
     pieces, ends = template
-    tokenizer.post_processor = processors.TemplateProcessing(single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128})
+    )
     return tokenizer.get_vocab_size()

@@ -15,10 +15,10 @@ class Loopback:
 
     files: dict[str, bytes]
     url: str = ""
-    ranges: bool = True                              # False: Range is ignored
-    announces: bool = True                           # False: no Content-Length, the body ends with the connection
+    ranges: bool = True  # False: Range is ignored
+    announces: bool = True  # False: no Content-Length, the body ends with the connection
     etag: str = '"1"'
-    drops: list[int] = field(default_factory=list)   # bytes after which the connection ends, one per request
+    drops: list[int] = field(default_factory=list)  # bytes after which the connection ends, one per request
     statuses: list[int] = field(default_factory=list)  # answered before anything else, one per request
     asked: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)

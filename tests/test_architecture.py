@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "taco_ir"
 BASE = {"records", "files"}
 SIBLINGS = {"data", "models", "retrieval", "evaluation"}
-SHARED = {"console", "systems", "scoring", "encoding"}                  # what verbs share; no sibling may know it
+SHARED = {"console", "systems", "scoring", "encoding"}  # what verbs share; no sibling may know it
 DOORS = {
     "faiss": {"retrieval/index.py"},
     "transformers": {"models/encoder.py"},
@@ -20,7 +20,7 @@ DOORS = {
     "jnius": {"retrieval/bm25.py"},
     "jnius_config": {"retrieval/bm25.py"},
 }
-OUTER_FACES = {"retrieval/pyserini.py": {"models"}}                     # called by Pyserini, which hands it a model's name
+OUTER_FACES = {"retrieval/pyserini.py": {"models"}}  # called by Pyserini, which hands it a model's name
 VERBS = sorted(
     path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8") and path.stem != "__init__"
 )

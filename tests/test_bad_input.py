@@ -106,75 +106,150 @@ CASES = {
     "unknown split": Case("search", [*NQ[:3], "nq-test"], ["unknown topics 'nq-test'", "valid: nq-dev"]),
     "unknown task": Case("search", ["--topics", "kilt/quiz/dev"], ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]),
     "task without a prompt": Case(
-        "search", ["--query", "who", "--task", "quiz", "--model", "m"], ["no prompt for task 'quiz'", "nq", "--prompt"],
-        model_copy("m", lambda m: (m / "taco_ir.json").write_text(json.dumps({"prompts": {"nq": "q: "}, "query_length": 64, "passage_length": 64}))),
+        "search",
+        ["--query", "who", "--task", "quiz", "--model", "m"],
+        ["no prompt for task 'quiz'", "nq", "--prompt"],
+        model_copy(
+            "m", lambda m: (m / "taco_ir.json").write_text(json.dumps({"prompts": {"nq": "q: "}, "query_length": 64, "passage_length": 64}))
+        ),
     ),
-    "unknown retriever": Case("search", ["--topics", "nq-dev", "--retriever", "sparse"], ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"]),
+    "unknown retriever": Case(
+        "search", ["--topics", "nq-dev", "--retriever", "sparse"], ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"]
+    ),
     "no collection": Case("search", ["--topics", "nq-dev", "--collection", "nowhere"], ["--collection 'nowhere': no such folder"]),
     "no passages": Case("search", NQ, ["passages.jsonl"], lambda _: Path("c/passages.jsonl").unlink()),
     "zero hits": Case("search", [*NQ, "--hits", "0"], ["--hits", "'0'", "at least 1"]),
     "no model": Case("search", [*NQ, *flags("./nowhere")], ["--model './nowhere': no such folder"]),
-    "model without weights": Case("search", [*NQ, *flags("m")], ["--model m", "model.safetensors"], model_copy("m", lambda m: (m / "model.safetensors").unlink())),
-    "model with cut weights": Case(
-        "search", [*NQ, *flags("m")], ["--model m", "cannot load it"], model_copy("m", lambda m: os.truncate(m / "model.safetensors", 5000)),
+    "model without weights": Case(
+        "search", [*NQ, *flags("m")], ["--model m", "model.safetensors"], model_copy("m", lambda m: (m / "model.safetensors").unlink())
     ),
-    "model without tokenizer": Case("search", [*NQ, *flags("m")], ["--model m: no tokenizer.json"], model_copy("m", lambda m: (m / "tokenizer.json").unlink())),
-    "model with broken config": Case("search", [*NQ, *flags("m")], ["m/config.json: not valid JSON"], model_copy("m", lambda m: (m / "config.json").write_text("{"))),
+    "model with cut weights": Case(
+        "search",
+        [*NQ, *flags("m")],
+        ["--model m", "cannot load it"],
+        model_copy("m", lambda m: os.truncate(m / "model.safetensors", 5000)),
+    ),
+    "model without tokenizer": Case(
+        "search", [*NQ, *flags("m")], ["--model m: no tokenizer.json"], model_copy("m", lambda m: (m / "tokenizer.json").unlink())
+    ),
+    "model with broken config": Case(
+        "search", [*NQ, *flags("m")], ["m/config.json: not valid JSON"], model_copy("m", lambda m: (m / "config.json").write_text("{"))
+    ),
     "model that does not say how it pools": Case("search", [*NQ, "--model", "{model}"], ["--model ", "--pooling first|mean|decoder"]),
     "topics with an id twice": Case(
-        "search", NQ, ["c/nq-dev.jsonl, line 2: id 'q1'", "another text on line 1"], topics(RECORD, RECORD.replace(b"who", b"when")),
+        "search",
+        NQ,
+        ["c/nq-dev.jsonl, line 2: id 'q1'", "another text on line 1"],
+        topics(RECORD, RECORD.replace(b"who", b"when")),
     ),
     "topics with an empty id": Case("search", NQ, ["c/nq-dev.jsonl, line 1: id ''"], topics(RECORD.replace(b'"q1"', b'""'))),
-    "topics with an empty text": Case("search", NQ, ["c/nq-dev.jsonl, line 2: query 'q1' has input ' '"], topics(b"", RECORD.replace(b"who", b" "))),
+    "topics with an empty text": Case(
+        "search", NQ, ["c/nq-dev.jsonl, line 2: query 'q1' has input ' '"], topics(b"", RECORD.replace(b"who", b" "))
+    ),
     "topics that are no JSON": Case("search", NQ, ["c/nq-dev.jsonl, line 2: not valid JSON"], topics(RECORD, b'{"id": ')),
-    "topics that are no UTF-8": Case("search", NQ, ["c/nq-dev.jsonl, line 2: not UTF-8 (byte 0xff at column 1)"], topics(RECORD, b"\xff\xfe")),
+    "topics that are no UTF-8": Case(
+        "search", NQ, ["c/nq-dev.jsonl, line 2: not UTF-8 (byte 0xff at column 1)"], topics(RECORD, b"\xff\xfe")
+    ),
     "topics without records": Case("search", NQ, ["c/nq-dev.jsonl: no records"], topics(b"")),
-    "run with five columns": Case("evaluate", EVALUATE, ["mine.trec, line 2: 5 columns", "a TREC run has 6"], run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n")),
-    "run with a word as score": Case("evaluate", EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))),
-    "run with NaN as score": Case("evaluate", EVALUATE, ["mine.trec, line 1: score 'nan' of query 'q1'"], run(GOOD_RUN.replace("2.0", "nan"))),
-    "run with a docid twice": Case("evaluate", EVALUATE, ["mine.trec, line 3: docid '1#0' is given twice for query 'q1'"], run(GOOD_RUN + "q1 Q0 1#0 2 1.0 t\n")),
-    "run of other topics": Case("evaluate", EVALUATE, ["mine.trec: 1 of its 3 topics, first 'q9', are not in --topics nq-dev"], run(GOOD_RUN + "q9 Q0 1#0 1 1.0 t\n")),
+    "run with five columns": Case(
+        "evaluate", EVALUATE, ["mine.trec, line 2: 5 columns", "a TREC run has 6"], run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n")
+    ),
+    "run with a word as score": Case(
+        "evaluate", EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))
+    ),
+    "run with NaN as score": Case(
+        "evaluate", EVALUATE, ["mine.trec, line 1: score 'nan' of query 'q1'"], run(GOOD_RUN.replace("2.0", "nan"))
+    ),
+    "run with a docid twice": Case(
+        "evaluate", EVALUATE, ["mine.trec, line 3: docid '1#0' is given twice for query 'q1'"], run(GOOD_RUN + "q1 Q0 1#0 2 1.0 t\n")
+    ),
+    "run of other topics": Case(
+        "evaluate",
+        EVALUATE,
+        ["mine.trec: 1 of its 3 topics, first 'q9', are not in --topics nq-dev"],
+        run(GOOD_RUN + "q9 Q0 1#0 1 1.0 t\n"),
+    ),
     "no run": Case("evaluate", EVALUATE, ["mine.trec: no such file"]),
     "KILT run without ids": Case("evaluate", EVALUATE, ["mine.trec, line 1: id None"], run('{"output": []}\n')),
     "passages with an id twice": Case(
-        "search", NQ, ["c/passages.jsonl, line 7: docid '2#0' is already on line 3"], passages(*PASSAGES, PASSAGES[2]),
+        "search",
+        NQ,
+        ["c/passages.jsonl, line 7: docid '2#0' is already on line 3"],
+        passages(*PASSAGES, PASSAGES[2]),
     ),
-    "passages without text": Case("search", NQ, ["c/passages.jsonl, line 2: no passage", "contents"], passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"})),
+    "passages without text": Case(
+        "search", NQ, ["c/passages.jsonl, line 2: no passage", "contents"], passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"})
+    ),
     "passages in a broken gzip": Case(
-        "search", NQ, ["c/passages.jsonl.gz: broken gzip"],
+        "search",
+        NQ,
+        ["c/passages.jsonl.gz: broken gzip"],
         gzip_cut,
     ),
     "index of another collection": Case("search", ["--collection", "d", *NQ[2:], *SEARCH_I], ["--index i", "collection"], other_collection),
-    "index of another model": Case("search", [*NQ, "--model", "{model}", "--pooling", "first", "--index", "i"], ["--index i", "encoder"], index_of),
+    "index of another model": Case(
+        "search", [*NQ, "--model", "{model}", "--pooling", "first", "--index", "i"], ["--index i", "encoder"], index_of
+    ),
     "no index": Case("search", [*NQ, *SEARCH_I], ["--index i: no manifest.json"]),
-    "index that was cut": Case("search", [*NQ, *SEARCH_I], ["i/index: ", "the manifest says"], altered("i/index", lambda body: body[:-9], index_of)),
+    "index that was cut": Case(
+        "search", [*NQ, *SEARCH_I], ["i/index: ", "the manifest says"], altered("i/index", lambda body: body[:-9], index_of)
+    ),
     "index that was altered": Case("index", ["--output", "i", "--verify"], ["i/index: altered"], altered("i/index", flipped, index_of)),
-    "block that was cut": Case("index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, lambda body: body[:-9])),
+    "block that was cut": Case(
+        "index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, lambda body: body[:-9])
+    ),
     "block that was altered": Case("index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)),
     "block that verify finds": Case("encode", ["--output", "v", "--verify"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)),
-    "manifest that was cut": Case("index", ["--vectors", "v", "--output", "i"], ["v/shard-1-of-1/manifest.json: not valid JSON"], altered("v/shard-1-of-1/manifest.json", lambda body: body[:40])),
-    "shard without manifest": Case("index", ["--vectors", "v", "--output", "i"], ["v: no vectors"], lambda _: Path("v/shard-1-of-1").mkdir(parents=True)),
+    "manifest that was cut": Case(
+        "index",
+        ["--vectors", "v", "--output", "i"],
+        ["v/shard-1-of-1/manifest.json: not valid JSON"],
+        altered("v/shard-1-of-1/manifest.json", lambda body: body[:40]),
+    ),
+    "shard without manifest": Case(
+        "index", ["--vectors", "v", "--output", "i"], ["v: no vectors"], lambda _: Path("v/shard-1-of-1").mkdir(parents=True)
+    ),
     "shards that are missing": Case(
-        "index", ["--vectors", "v", "--output", "i"], ["v: rows 3..5 are in no shard"],
+        "index",
+        ["--vectors", "v", "--output", "i"],
+        ["v: rows 3..5 are in no shard"],
         lambda model: encode.main(["--collection", "c", *flags(model), "--output", "v", "--shard", "1/2"]),
     ),
     "shard 5 of 4": Case("encode", ["--output", "v", "--shard", "5/4"], ["--shard '5/4'", "1 <= i <= n"]),
     "index of nothing": Case("index", ["--output", "i"], ["--vectors DIR is needed"]),
     "unknown factory": Case("index", ["--vectors", "v", "--output", "i", "--factory", "Fast"], ["--factory 'Fast'", "HNSW32"], vectors),
-    "factory with more lists than vectors": Case("index", ["--vectors", "v", "--output", "i", "--factory", "IVF64,Flat"], ["--factory 'IVF64,Flat'", "too few"], vectors),
+    "factory with more lists than vectors": Case(
+        "index", ["--vectors", "v", "--output", "i", "--factory", "IVF64,Flat"], ["--factory 'IVF64,Flat'", "too few"], vectors
+    ),
     "run that exists": Case(
-        "search", [*NQ, *flags("{model}"), "--no-compare", "--output", "mine.trec"], ["--output mine.trec exists", "--overwrite"], run(GOOD_RUN),
+        "search",
+        [*NQ, *flags("{model}"), "--no-compare", "--output", "mine.trec"],
+        ["--output mine.trec exists", "--overwrite"],
+        run(GOOD_RUN),
     ),
     "vectors that exist": Case(
-        "encode", ["--collection", "c", "--model", "{model}", "--pooling", "first", "--output", "v"], ["v/shard-1-of-1", "--overwrite"], vectors,
+        "encode",
+        ["--collection", "c", "--model", "{model}", "--pooling", "first", "--output", "v"],
+        ["v/shard-1-of-1", "--overwrite"],
+        vectors,
     ),
-    "index that exists": Case("index", ["--vectors", "v", "--output", "i", "--factory", "SQ8"], ["--output i exists", "--overwrite"], index_of),
+    "index that exists": Case(
+        "index", ["--vectors", "v", "--output", "i", "--factory", "SQ8"], ["--output i exists", "--overwrite"], index_of
+    ),
     "export that exists": Case("export", [*flags("{model}"), "--output", "c"], ["--output c exists", "--overwrite"]),
-    "export of queries without topics": Case("export", [*flags("{model}"), "--output", "x", "--what", "queries"], ["--what queries needs --topics"]),
+    "export of queries without topics": Case(
+        "export", [*flags("{model}"), "--output", "x", "--what", "queries"], ["--what queries needs --topics"]
+    ),
 }
 IN_A_PROCESS = (
-    "unknown topics", "unknown retriever", "topics with an id twice", "run with NaN as score", "run of other topics", "passages with an id twice",
-    "model without weights", "block that was altered",
+    "unknown topics",
+    "unknown retriever",
+    "topics with an id twice",
+    "run with NaN as score",
+    "run of other topics",
+    "passages with an id twice",
+    "model without weights",
+    "block that was altered",
 )
 
 
@@ -215,9 +290,11 @@ def test_evidence_outside_the_collection_is_a_warning(tiny_bert: Path, caplog: p
 
 # Disks that are full, and outputs that cannot be
 
+
 @pytest.fixture
 def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a verb as a process would and return the last line on stderr; the exit code must be 2."""
+
     def end(verb: Any, *argv: str) -> str:
         monkeypatch.setattr(sys, "argv", ["verb", *argv])
         with pytest.raises(SystemExit) as stop:
@@ -319,14 +396,15 @@ def test_interrupted_bm25_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TACO_IR_HOME", "home")
     words = ["year", "king", "land", "song", "river", "house", "poem", "music"]
     write_collection(
-        Path("c"), (passage(f"{n}#0", " ".join(words[(n * k) % 8] for k in range(1, 60)) + f" {n}") for n in range(6_000)),
+        Path("c"),
+        (passage(f"{n}#0", " ".join(words[(n * k) % 8] for k in range(1, 60)) + f" {n}") for n in range(6_000)),
         {"nq-dev": [query(f"q{n}", f"{words[n % 8]} {words[n % 7]} {n}", [f"{n}#0"]) for n in range(1_500)]},
     )
     argv = ["taco_ir.search", *NQ, "--retriever", "bm25", "--hits", "1000", "--no-compare"]
     ended_well(interrupted(argv, lambda _: any(Path("home/bm25").glob("*.part/lucene/*"))))
     assert not [path for path in Path("home/bm25").iterdir() if path.suffix != ".lock"] and not Path("runs").exists()
     if not Path("/proc/self/maps").exists():
-        return                                           # elsewhere nothing tells from outside that the search has begun
+        return  # elsewhere nothing tells from outside that the search has begun
     search.main([*argv[1:5], "--retriever", "bm25", "--hits", "1", "--no-compare", "--output", "one.trec"])
 
     def searching(pid: int) -> bool:

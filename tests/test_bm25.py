@@ -58,18 +58,33 @@ def test_scores_are_the_formulas(toy: Path, query: str, k1: float, b: float) -> 
     assert found.docids == sorted(expected, key=lambda docid: -expected[docid])
 
 
-@pytest.mark.parametrize(("query", "docids"), [
-    ("", []), ("the of and", []), ("no such words here", []), ("??? !!! \\ / * : ( [ AND OR NOT", []), ("\x00\t\n\u2028", []),
-    ("cat 😀 \U0001d518 \U0010ffff", ["1#0", "2#0"]), ('"cat" \'purr\'', ["1#0", "2#0"]), ("Cats PURRING", ["1#0", "2#0"]), ("cat\x00purr", ["1#0", "2#0"]),
-    (f"{LONG} swim", ["3#0"]), (" ".join(f"x{number}" for number in range(3000)) + " swim", ["3#0"]), ("[START_ENT] swim [END_ENT]", ["3#0"]),
-])
+@pytest.mark.parametrize(
+    ("query", "docids"),
+    [
+        ("", []),
+        ("the of and", []),
+        ("no such words here", []),
+        ("??? !!! \\ / * : ( [ AND OR NOT", []),
+        ("\x00\t\n\u2028", []),
+        ("cat 😀 \U0001d518 \U0010ffff", ["1#0", "2#0"]),
+        ("\"cat\" 'purr'", ["1#0", "2#0"]),
+        ("Cats PURRING", ["1#0", "2#0"]),
+        ("cat\x00purr", ["1#0", "2#0"]),
+        (f"{LONG} swim", ["3#0"]),
+        (" ".join(f"x{number}" for number in range(3000)) + " swim", ["3#0"]),
+        ("[START_ENT] swim [END_ENT]", ["3#0"]),
+    ],
+)
 def test_any_text_is_a_query(toy: Path, query: str, docids: list[str]) -> None:
     assert BM25(toy).search([("q", query)], 10).rankings["q"].docids == docids
 
 
 def test_many_queries_at_once_are_as_one_by_one(toy: Path) -> None:
     index = BM25(toy)
-    queries = [(f"q {number} 😀", " ".join(text)) for number, text in enumerate(zip(["cat", "dog", "fish"] * 40, ["run", "swim"] * 60, strict=True))]
+    queries = [
+        (f"q {number} 😀", " ".join(text))
+        for number, text in enumerate(zip(["cat", "dog", "fish"] * 40, ["run", "swim"] * 60, strict=True))
+    ]
     together = index.search(queries, 2).rankings
     assert list(together) == [qid for qid, _ in queries]
     for qid, text in queries:
@@ -125,13 +140,30 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
     store = collection.passages
     build_bm25(store.read(), store.count, store.fingerprint, tmp_path / "index", lambda _: None)
     lines = [line for path in sorted((minikilt / "small").glob("*-dev.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    records = "\n".join({run_id(json.loads(line)["id"]): line for line in lines}.values())     # some tasks share an id
+    records = "\n".join({run_id(json.loads(line)["id"]): line for line in lines}.values())  # some tasks share an id
     topics = tmp_path / "all-dev.jsonl"
     topics.write_text(records, encoding="utf-8")
     assert "[START_ENT]" in records
     command = [
-        sys.executable, "-m", "taco_ir.pyserini", "search.lucene", "--index", str(tmp_path / "index" / "lucene"), "--topics", str(topics),
-        "--topics-format", "kilt", "--output", str(tmp_path / "run.trec"), "--bm25", "--hits", "100", "--threads", "2", "--batch-size", "400",
+        sys.executable,
+        "-m",
+        "taco_ir.pyserini",
+        "search.lucene",
+        "--index",
+        str(tmp_path / "index" / "lucene"),
+        "--topics",
+        str(topics),
+        "--topics-format",
+        "kilt",
+        "--output",
+        str(tmp_path / "run.trec"),
+        "--bm25",
+        "--hits",
+        "100",
+        "--threads",
+        "2",
+        "--batch-size",
+        "400",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -142,4 +174,6 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
     assert {qid for qid, ranking in ours.items() if ranking.docids} == set(theirs)
     for qid, their in theirs.items():
         our = ours[qid]
-        assert dict(zip(our.docids, our.scores.tolist(), strict=True)) == pytest.approx(dict(zip(their.docids, their.scores.tolist(), strict=True)), abs=1e-5), qid
+        assert dict(zip(our.docids, our.scores.tolist(), strict=True)) == pytest.approx(
+            dict(zip(their.docids, their.scores.tolist(), strict=True)), abs=1e-5
+        ), qid

@@ -12,10 +12,23 @@ from taco_ir.data.collections import open_collection
 from taco_ir.data.tasks import TopicsName
 from taco_ir.files import InputError
 
-MINIKILT = {                                         # queries; fever and squad-train repeat ids, which are merged
-    "fever-train": 5249, "fever-dev": 627, "hotpotqa-train": 1522, "hotpotqa-dev": 404, "nq-train": 7019, "nq-dev": 662,
-    "squad-train": 9339, "squad-dev": 758, "trex-train": 10924, "trex-dev": 621, "wned-train": 2778, "wned-dev": 348,
-    "wow-train": 3676, "wow-dev": 739, "zsre-train": 2940, "zsre-dev": 688,
+MINIKILT = {  # queries; fever and squad-train repeat ids, which are merged
+    "fever-train": 5249,
+    "fever-dev": 627,
+    "hotpotqa-train": 1522,
+    "hotpotqa-dev": 404,
+    "nq-train": 7019,
+    "nq-dev": 662,
+    "squad-train": 9339,
+    "squad-dev": 758,
+    "trex-train": 10924,
+    "trex-dev": 621,
+    "wned-train": 2778,
+    "wned-dev": 348,
+    "wow-train": 3676,
+    "wow-dev": 739,
+    "zsre-train": 2940,
+    "zsre-dev": 688,
 }
 
 
@@ -66,7 +79,9 @@ def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_evidence_that_the_collection_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path)
-    records = [{"id": str(number), "input": "x", "output": [{"provenance": [{"wikipedia_id": page}]}]} for number, page in enumerate("1123")]
+    records = [
+        {"id": str(number), "input": "x", "output": [{"provenance": [{"wikipedia_id": page}]}]} for number, page in enumerate("1123")
+    ]
     (tmp_path / "nq-dev.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     collection = open_collection(str(tmp_path))
     with caplog.at_level(logging.WARNING):

@@ -68,7 +68,10 @@ def test_counts_are_whole_numbers(text: str) -> None:
         positive(text)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (1.4, "1 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7199, "120 min"), (7200, "2.0 h"), (90000, "25.0 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (1.4, "1 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7199, "120 min"), (7200, "2.0 h"), (90000, "25.0 h")],
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -124,11 +127,13 @@ def test_progress_without_a_rate(clock: Clock, capsys: pytest.CaptureFixture[str
     assert "0 of 10 passages, 0.0/s" in capsys.readouterr().err
 
 
-def test_progress_on_a_terminal_rewrites_its_line(clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_terminal_rewrites_its_line(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress = Progress("encode", 3, "passages")
     for done in (1, 2, 3):
-        clock.now += 0.15                                # shown at most five times a second
+        clock.now += 0.15  # shown at most five times a second
         progress.at(done)
     told = capsys.readouterr().err
     assert told.count("\r") == 2 and told.count("\n") == 1 and told.endswith("3 of 3 passages, 6.7/s, 0 s left\x1b[K\n")
@@ -147,12 +152,18 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
     return main
 
 
-@pytest.mark.parametrize(("error", "line"), [
-    (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
-    (KeyboardInterrupt(), "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there\n"),
-    (OSError(errno.ENOSPC, "No space left on device", "out/run"), "error: out/run: No space left on device; nothing half-written is left\n"),
-    (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied; nothing half-written is left\n"),
-])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
+        (KeyboardInterrupt(), "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/run"),
+            "error: out/run: No space left on device; nothing half-written is left\n",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied; nothing half-written is left\n"),
+    ],
+)
 def test_a_users_trouble_is_one_line_and_code_2(error: BaseException, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(raising(error), capsys) == (2, line)
 

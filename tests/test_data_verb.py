@@ -24,10 +24,15 @@ PAGES = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}\n"
 @pytest.fixture
 def verb(tmp_path: Path) -> Verb:
     """Run the verb with a data home of its own, without network unless `proxy` says where it is."""
+
     def run(*argv: str | Path, proxy: str = "http://127.0.0.1:9/") -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
-            "TACO_IR_HOME": str(tmp_path / "home"), "IR_DATASETS_HOME": str(tmp_path / "ir"), "IR_DATASETS_DL_TRIES": "1",
-            "http_proxy": proxy, "no_proxy": "", "NO_PROXY": "",
+            "TACO_IR_HOME": str(tmp_path / "home"),
+            "IR_DATASETS_HOME": str(tmp_path / "ir"),
+            "IR_DATASETS_DL_TRIES": "1",
+            "http_proxy": proxy,
+            "no_proxy": "",
+            "NO_PROXY": "",
         }
         return subprocess.run([sys.executable, "-m", "taco_ir.data", *argv], env=environment, capture_output=True, text=True, check=False)
 
@@ -56,7 +61,7 @@ def test_help_is_light(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\n[] 0\n")
     assert f"usage: python -m taco_ir.data{''.join(' ' + word for word in command)} " in done.stdout
-    assert time.perf_counter() - start < 2            # 0.1 s on an idle machine
+    assert time.perf_counter() - start < 2  # 0.1 s on an idle machine
 
 
 def test_list_tells_what_there_is_and_where(verb: Verb, kilt: Path) -> None:
@@ -75,7 +80,10 @@ def test_list_of_a_collection(verb: Verb, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "passages.jsonl").write_text('{"id": "1#0", "contents": "x", "wikipedia_id": "1"}\n')
     (folder / "nq-dev.jsonl").write_bytes(RECORD + b'{"id": "q2", "input": "x"}\n')
-    assert [line.split() for line in verb("list", "--collection", folder).stdout.splitlines()] == [["topics", "queries", "judged"], ["nq-dev", "2", "1"]]
+    assert [line.split() for line in verb("list", "--collection", folder).stdout.splitlines()] == [
+        ["topics", "queries", "judged"],
+        ["nq-dev", "2", "1"],
+    ]
     assert "wow-dev" in verb("list", "--collection", "sample").stdout
     fails(verb("list", "--collection", tmp_path / "nowhere"), "no such folder")
 
@@ -105,15 +113,18 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
     fails(verb("get", "kilt/knowledgesource", "--file", tmp_path / "copy.gz"), "md5 expected d1dca62aa6ba889d2e842182e3114af5")
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    ([], "the following arguments are required: COMMAND"),
-    (["fetch"], "invalid choice: 'fetch'"),
-    (["get"], "the following arguments are required: ID"),
-    (["get", "kilt/ng/dev"], "unknown topics 'kilt/ng/dev'; did you mean nq-dev"),
-    (["passages", "--words", "0"], "'0' is not a whole number of at least 1"),
-    (["passages"], "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource"),
-    (["passages", "--file", "x.tsv", "--words", "50"], "--source and --words do not go with it"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fetch"], "invalid choice: 'fetch'"),
+        (["get"], "the following arguments are required: ID"),
+        (["get", "kilt/ng/dev"], "unknown topics 'kilt/ng/dev'; did you mean nq-dev"),
+        (["passages", "--words", "0"], "'0' is not a whole number of at least 1"),
+        (["passages"], "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource"),
+        (["passages", "--file", "x.tsv", "--words", "50"], "--source and --words do not go with it"),
+    ],
+)
 def test_mistakes_are_one_line(verb: Verb, argv: list[str], said: str) -> None:
     fails(verb(*argv), said)
 

@@ -25,9 +25,14 @@ from taco_ir.models.encoder import Precision, TextEncoder, load_encoder
 from taco_ir.records import Passage, Vectors
 
 SAMPLE = list(open_collection("sample").passages.read())
-PASSAGES = [*SAMPLE[:6], Passage("x#0", "x", "", "Ünïcode 東京 ^ dash"), Passage("y#0", "y", "A Title", ""), Passage("z#0", "z", "Long", SAMPLE[6].text * 5)]
+PASSAGES = [
+    *SAMPLE[:6],
+    Passage("x#0", "x", "", "Ünïcode 東京 ^ dash"),
+    Passage("y#0", "y", "A Title", ""),
+    Passage("z#0", "z", "Long", SAMPLE[6].text * 5),
+]
 TEXTS = [passage.text[: 3 + 40 * i] for i, passage in enumerate(SAMPLE[10:22])]
-INT8_LEAST, INT8_MEAN = 0.94, 0.97                   # measured: least 0.973, mean 0.981
+INT8_LEAST, INT8_MEAN = 0.94, 0.97  # measured: least 0.973, mean 0.981
 
 PRECISIONS: tuple[Precision, Precision] = ("float32", "int8")
 
@@ -72,19 +77,30 @@ def default() -> TextEncoder:
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize(("model", "pooling"), [("tiny_bert", "first"), ("tiny_bert", "mean"), ("tiny_t5", "decoder"), ("tiny_t5", "mean"), ("tiny_t5", "first")])
+@pytest.mark.parametrize(
+    ("model", "pooling"), [("tiny_bert", "first"), ("tiny_bert", "mean"), ("tiny_t5", "decoder"), ("tiny_t5", "mean"), ("tiny_t5", "first")]
+)
 def test_vectors_are_those_of_transformers(request: pytest.FixtureRequest, model: str, pooling: Any, normalize: bool) -> None:
     folder: Path = request.getfixturevalue(model)
     encoder = load_encoder(str(folder), pooling=pooling, normalize=normalize)
     expected_BD = plainly(folder, TEXTS, pooling, normalize)
     assert len(np.unique(expected_BD.round(4), axis=0)) == len(TEXTS) and encoder.dim == 32
     near(encoder.encode_queries(TEXTS, "nq"), expected_BD)
-    near(encoder.encode_passages(PASSAGES), plainly(folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], pooling, normalize))
+    near(
+        encoder.encode_passages(PASSAGES), plainly(folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], pooling, normalize)
+    )
 
 
 @settings(deadline=None, max_examples=40)
-@given(rows=st.lists(st.integers(0, len(TEXTS) - 1), max_size=2 * len(TEXTS)), batch_size=st.integers(1, 9), budget=st.sampled_from([1, 40, 2048]), chunk=st.sampled_from([1, 5, 512]))
-def test_a_text_has_one_vector_whatever_stands_beside_it(mean: TextEncoder, rows: list[int], batch_size: int, budget: int, chunk: int) -> None:
+@given(
+    rows=st.lists(st.integers(0, len(TEXTS) - 1), max_size=2 * len(TEXTS)),
+    batch_size=st.integers(1, 9),
+    budget=st.sampled_from([1, 40, 2048]),
+    chunk=st.sampled_from([1, 5, 512]),
+)
+def test_a_text_has_one_vector_whatever_stands_beside_it(
+    mean: TextEncoder, rows: list[int], batch_size: int, budget: int, chunk: int
+) -> None:
     expected_BD = mean.encode_queries(TEXTS, None)[rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mean, "batch_size", batch_size)
@@ -109,7 +125,7 @@ def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) ->
         with torch.no_grad():
             return model(input_ids=torch.tensor([kept])).last_hidden_state[0].mean(0).numpy(), len(ids) > length
 
-    ways: list[tuple[int, Sequence[str], Callable[[], Vectors]]] = [           # the last one's are passages: they do not count
+    ways: list[tuple[int, Sequence[str], Callable[[], Vectors]]] = [  # the last one's are passages: they do not count
         (12, TEXTS, lambda: encoder.encode_queries(TEXTS, "nq")),
         (7, TEXTS, lambda: encoder.encode_queries(TEXTS, "fever")),
         (20, [f"{passage.title} {passage.text}" for passage in PASSAGES], lambda: encoder.encode_passages(PASSAGES)),
@@ -129,7 +145,9 @@ def test_prompts_stand_before_queries_and_never_before_passages(tiny_bert: Path,
     near(encoder.encode_passages(PASSAGES), mean.encode_passages(PASSAGES))
     with pytest.raises(InputError, match="no prompt for task 'wow', only for fever, nq; "):
         encoder.encode_queries(TEXTS, "wow")
-    near(load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow"), mean.encode_queries([f"say {text}" for text in TEXTS], None))
+    near(
+        load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow"), mean.encode_queries([f"say {text}" for text in TEXTS], None)
+    )
     near(load_encoder(str(folder), prompt="").encode_queries(TEXTS, "nq"), mean.encode_queries(TEXTS, "any task"))
 
 
@@ -150,10 +168,15 @@ def edit(path: Path, **values: Any) -> None:
 
 def old_style(folder: Path) -> None:
     """Files as sentence-transformers 2 wrote them: flags for pooling, a length of its own, module names that moved since."""
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
+    )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    listed = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (path, kind) in enumerate(kinds.items())]
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
     (folder / "modules.json").write_text(json.dumps(listed))
     edit(folder / "tokenizer_config.json", model_max_length=128)
 
@@ -163,13 +186,21 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "old style": old_style,
     "a length for each side": lambda folder: edit(folder / "sentence_bert_config.json", query_length=10, document_length=30),
     "no prompts": lambda folder: (folder / "config_sentence_transformers.json").unlink(),
-    "a default prompt": lambda folder: edit(folder / "config_sentence_transformers.json", prompts={"query": "ask: "}, default_prompt_name="query"),
+    "a default prompt": lambda folder: edit(
+        folder / "config_sentence_transformers.json", prompts={"query": "ask: "}, default_prompt_name="query"
+    ),
 }
 
 
-@pytest.mark.parametrize(("change", "settings_of"), [
-    *((change, {}) for change in CHANGES), ("as saved", {"pooling": "cls"}), ("as saved", {"normalize": False}), ("as saved", {"length": None}),
-])
+@pytest.mark.parametrize(
+    ("change", "settings_of"),
+    [
+        *((change, {}) for change in CHANGES),
+        ("as saved", {"pooling": "cls"}),
+        ("as saved", {"normalize": False}),
+        ("as saved", {"length": None}),
+    ],
+)
 def test_vectors_are_those_of_sentence_transformers(tiny_bert: Path, tmp_path: Path, change: str, settings_of: dict[str, Any]) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -206,23 +237,32 @@ def other_weights(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.mark.parametrize(("change", "flags", "said"), [
-    (without("model.safetensors"), {}, "missing: model.safetensors"),
-    (pickled, {}, "pickled weights are not read"),
-    (without("config.json"), {}, "missing: config.json"),
-    (without("tokenizer.json"), {}, "no tokenizer.json, vocab.txt or spiece.model"),
-    (lacking_a_tensor, {}, "weights lack 1 tensors of a bert model, first 'encoder.layer.1.output.dense.weight'"),
-    (cut_short, {}, "transformers cannot load it"),
-    (lambda folder: edit(folder / "config.json", model_type="no-such-type"), {}, "no-such-type"),
-    (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
-    (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
-    (lambda folder: None, {"pooling": None}, "does not say how it pools; give --pooling first|mean|decoder"),
-    (lambda folder: EncoderConfig().save(folder), {}, "leave out --pooling"),
-    (lambda folder: EncoderConfig(passage_length=129).save(folder), {"pooling": None}, "to 256 tokens; the backbone takes 1 to 128"),
-    (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, this is 'bert'"),
-    (lambda folder: EncoderConfig("decoder", query_length=8, passage_length=8).save(folder), {"pooling": None}, "pooling 'decoder' needs a T5 model"),
-])
-def test_a_folder_that_cannot_be_loaded_is_refused(tiny_bert: Path, tmp_path: Path, change: Callable[[Path], None], flags: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "flags", "said"),
+    [
+        (without("model.safetensors"), {}, "missing: model.safetensors"),
+        (pickled, {}, "pickled weights are not read"),
+        (without("config.json"), {}, "missing: config.json"),
+        (without("tokenizer.json"), {}, "no tokenizer.json, vocab.txt or spiece.model"),
+        (lacking_a_tensor, {}, "weights lack 1 tensors of a bert model, first 'encoder.layer.1.output.dense.weight'"),
+        (cut_short, {}, "transformers cannot load it"),
+        (lambda folder: edit(folder / "config.json", model_type="no-such-type"), {}, "no-such-type"),
+        (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
+        (lambda folder: None, {"pooling": None}, "does not say how it pools; give --pooling first|mean|decoder"),
+        (lambda folder: EncoderConfig().save(folder), {}, "leave out --pooling"),
+        (lambda folder: EncoderConfig(passage_length=129).save(folder), {"pooling": None}, "to 256 tokens; the backbone takes 1 to 128"),
+        (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, this is 'bert'"),
+        (
+            lambda folder: EncoderConfig("decoder", query_length=8, passage_length=8).save(folder),
+            {"pooling": None},
+            "pooling 'decoder' needs a T5 model",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_loaded_is_refused(
+    tiny_bert: Path, tmp_path: Path, change: Callable[[Path], None], flags: dict[str, Any], said: str
+) -> None:
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
     change(folder)
     refused(folder, said, **{"pooling": "mean", **flags})
@@ -261,7 +301,10 @@ def test_devices_that_cannot_be_are_refused() -> None:
 
 def test_the_default_encoder_is_the_official_one(monkeypatch: pytest.MonkeyPatch, default: TextEncoder) -> None:
     assert default.config == EncoderConfig("mean", True, query_length=256, passage_length=256) and default.dim == 384
-    near(default.encode_passages(PASSAGES), plainly(default.folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], "mean", True, 256))
+    near(
+        default.encode_passages(PASSAGES),
+        plainly(default.folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], "mean", True, 256),
+    )
     refused(None, "leave out --pooling", pooling="mean")
     monkeypatch.setattr(encoder_module, "DEFAULT_SHA256", "0" * 64)
     refused(None, "model.safetensors: SHA-256 53aa51172d14", "reinstall")
@@ -274,7 +317,7 @@ def test_int8_is_near_float32_and_repeats_itself(default: TextEncoder, tiny_t5: 
     vectors_ND = fast.encode_passages(passages)
     cosines_N = (vectors_ND * default.encode_passages(passages)).sum(1)
     assert cosines_N.min() >= INT8_LEAST and cosines_N.mean() >= INT8_MEAN, (cosines_N.min(), cosines_N.mean())
-    assert cosines_N.max() < 1 - 1e-5                # it is another arithmetic
+    assert cosines_N.max() < 1 - 1e-5  # it is another arithmetic
     assert np.array_equal(fast.encode_passages(passages), vectors_ND)
     t5, fast_t5 = (load_encoder(str(tiny_t5), pooling="decoder", normalize=True, precision=precision) for precision in PRECISIONS)
     cosines_B = (t5.encode_queries(TEXTS, None) * fast_t5.encode_queries(TEXTS, None)).sum(1)
@@ -286,7 +329,13 @@ Change = tuple[EncoderConfig, Callable[[Path], object], dict[str, Any]]
 PASSAGE_SIDE: dict[str, Change] = {
     "weights": (BASE, other_weights, {}),
     "heads": (BASE, lambda folder: edit(folder / "config.json", num_attention_heads=2), {}),
-    "tokenizer": (BASE, lambda folder: (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text().replace('"lowercase": true', '"lowercase": false')), {}),
+    "tokenizer": (
+        BASE,
+        lambda folder: (folder / "tokenizer.json").write_text(
+            (folder / "tokenizer.json").read_text().replace('"lowercase": true', '"lowercase": false')
+        ),
+        {},
+    ),
     "pooling": (replace(BASE, pooling="first"), lambda folder: None, {}),
     "normalisation": (replace(BASE, normalize=True), lambda folder: None, {}),
     "template": (replace(BASE, passage_template="{title}: {text}"), lambda folder: None, {}),
@@ -303,6 +352,7 @@ QUERY_SIDE: dict[str, Change] = {
 
 def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, tmp_path: Path) -> None:
     """An index stays valid for other prompts and query lengths, and for nothing else; where a model lies does not matter."""
+
     def fingerprints(name: str, change: Change) -> tuple[str, str]:
         config, edit_folder, flags = change
         folder = shutil.copytree(tiny_bert, tmp_path / name)
@@ -326,4 +376,6 @@ def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, t
 def test_our_file_goes_before_that_of_sentence_transformers(tiny_bert: Path, tmp_path: Path) -> None:
     folder = sentence_transformer(tiny_bert, tmp_path / "m", length=None)
     BASE.save(folder)
-    assert (folder / CONFIG_FILE).is_file() and load_encoder(str(folder), prompt="").config == replace(BASE, prompts={"*": ""}, query_length=64)
+    assert (folder / CONFIG_FILE).is_file() and load_encoder(str(folder), prompt="").config == replace(
+        BASE, prompts={"*": ""}, query_length=64
+    )

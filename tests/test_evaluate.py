@@ -22,14 +22,14 @@ from taco_ir.records import numbered_lines
 ALL = ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "nDCG@10"]
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in "ABCDE" for n in (0, 1)]
 NQ = [
-    query("q1", "first", ["A#0"], ["B#0"]),              # either page answers
-    query("q2", "second", ["C#0", "D#0"]),               # both pages are needed
+    query("q1", "first", ["A#0"], ["B#0"]),  # either page answers
+    query("q2", "second", ["C#0", "D#0"]),  # both pages are needed
     query("q3", "third", ["E#0"]),
 ]
 FEVER = [query("f1", "one", ["A#0"]), query("f2", "two", ["E#1"])]
-RUN = {"q1": ["B#1", "A#0", "B#0"], "q2": ["C#0", "E#0", "D#1", "A#0"]}              # q3 has no hits
+RUN = {"q1": ["B#1", "A#0", "B#0"], "q2": ["C#0", "E#0", "D#1", "A#0"]}  # q3 has no hits
 LOG3 = 1 / math.log2(3)
-IDEAL = 1 + LOG3                                         # DCG of two relevant passages at the top
+IDEAL = 1 + LOG3  # DCG of two relevant passages at the top
 # By hand. q1: pages B, A: each is a set of its own. q2: pages C, E, D, A: one of the first two is in the set of two;
 # the set is complete at D, so the first entry of KILT's list is E. Passages: A#0 and B#0 at ranks 2 and 3; C#0 at 1.
 BY_HAND: dict[str, dict[str, float]] = {
@@ -37,7 +37,13 @@ BY_HAND: dict[str, dict[str, float]] = {
     "q2": {"Rprec": 1 / 2, "recall@5": 1, "success@5": 1, "precision@1": 0, "MRR@10": 1, "R@20": 1 / 2, "nDCG@10": 1 / IDEAL},
     "q3": dict.fromkeys(ALL, 0),
 }
-PRINTED = {"Rprec": "page R-precision", "MRR@10": "passage MRR@10", "R@20": "passage R@20", "R@100": "passage R@100", "nDCG@10": "passage nDCG@10"}
+PRINTED = {
+    "Rprec": "page R-precision",
+    "MRR@10": "passage MRR@10",
+    "R@20": "passage R@20",
+    "R@100": "passage R@100",
+    "nDCG@10": "passage nDCG@10",
+}
 
 
 def printed(measure: str) -> str:
@@ -46,7 +52,9 @@ def printed(measure: str) -> str:
 
 def write_run(path: Path, run: Mapping[str, Sequence[str]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{qid} Q0 {docid} {rank} {100 - rank} t\n" for qid, docids in run.items() for rank, docid in enumerate(docids, 1)))
+    path.write_text(
+        "".join(f"{qid} Q0 {docid} {rank} {100 - rank} t\n" for qid, docids in run.items() for rank, docid in enumerate(docids, 1))
+    )
     return str(path)
 
 
@@ -62,6 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tables(capsys: pytest.CaptureFixture[str]) -> Any:
     """Run the verb with --format json: all of its standard output, parsed."""
+
     def run(*argv: str) -> Any:
         main([*argv, "--collection", "c", "--format", "json"])
         return json.loads(capsys.readouterr().out)
@@ -89,7 +98,10 @@ def test_per_query_rows_average_to_the_means(tables: Any) -> None:
 def test_kilt_run_has_the_same_page_values(tables: Any, folder: Path) -> None:
     """Pages, each at its first hit; passage measures do not exist for it."""
     pages = {qid: list(dict.fromkeys(docid[0] for docid in docids)) for qid, docids in RUN.items()}
-    write_lines(folder / "nq-dev.pages.jsonl", [{"id": qid, "output": [{"provenance": [{"wikipedia_id": page} for page in found]}]} for qid, found in pages.items()])
+    write_lines(
+        folder / "nq-dev.pages.jsonl",
+        [{"id": qid, "output": [{"provenance": [{"wikipedia_id": page} for page in found]}]} for qid, found in pages.items()],
+    )
     trec, kilt = tables("nq-dev.mine.trec", "nq-dev.pages.jsonl", "--topics", "nq-dev", "--measures", *ALL)["rows"]
     assert [trec[printed(measure)] for measure in ALL[:4]] == [kilt[printed(measure)] for measure in ALL[:4]]
     assert [kilt[printed(measure)] for measure in ALL[4:]] == [None] * 3
@@ -98,7 +110,7 @@ def test_kilt_run_has_the_same_page_values(tables: Any, folder: Path) -> None:
 def test_macro_average_counts_each_task_once(tables: Any) -> None:
     rows = tables("nq-dev.mine.trec", "fever-dev.mine.trec", "--topics", "all-dev", "--measures", "Rprec", "MRR@10")["rows"]
     assert [(row["topics"], row["system"]) for row in rows] == [(name, "mine") for name in ("fever-dev", "nq-dev", "macro average")]
-    assert [row["page R-precision"] for row in rows] == pytest.approx([1, 1 / 2, 3 / 4])            # over queries it would be .7
+    assert [row["page R-precision"] for row in rows] == pytest.approx([1, 1 / 2, 3 / 4])  # over queries it would be .7
     assert rows[2]["passage MRR@10"] == pytest.approx((1 + 1 / 2) / 2)
 
 
@@ -112,7 +124,9 @@ def test_a_folder_and_a_file_of_all_topics_are_systems(tables: Any, folder: Path
     assert all(first | {"system": ""} == second | {"system": ""} for first, second in zip(rows[::2], rows[1::2], strict=True))
 
 
-@pytest.mark.parametrize(("form", "rule"), [("table", "----"), ("markdown", "| --- | --- | ---: | ---: |"), ("latex", "\\begin{tabular}{llrr}")])
+@pytest.mark.parametrize(
+    ("form", "rule"), [("table", "----"), ("markdown", "| --- | --- | ---: | ---: |"), ("latex", "\\begin{tabular}{llrr}")]
+)
 def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
     for extra in ([], ["--baseline", "nq-dev.mine.trec"]):
         main(["nq-dev.mine.trec", "--topics", "nq-dev", "--collection", "c", "--measures", "Rprec", "nDCG@10", "--format", form, *extra])
@@ -143,10 +157,14 @@ def twenty(folder: Path) -> Path:
 
 def test_a_clearly_better_system_is_marked(tables: Any, twenty: Path) -> None:
     """All sign flips but 2 of 2 ** 20 are less extreme for `good`; of `fair`'s 2 ** 4 again 2 are not: p = 1/8."""
-    scores, comparisons = tables("nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
+    scores, comparisons = tables(
+        "nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec"
+    )
     assert [row["page R-precision"] for row in scores["rows"]] == [0, {"value": 1, "mark": "*"}, 0.2]
     good, fair = comparisons["rows"]
-    assert (good["difference"], good["from"], good["to"]) == (1, 1, 1) and good["p"] < 0.001 and good["p Holm"] == pytest.approx(2 * good["p"])
+    assert (
+        (good["difference"], good["from"], good["to"]) == (1, 1, 1) and good["p"] < 0.001 and good["p Holm"] == pytest.approx(2 * good["p"])
+    )
     assert fair["p"] == pytest.approx(1 / 8, abs=0.02) and fair["from"] < 0.2 < fair["to"] and fair["difference"] == pytest.approx(0.2)
     again = tables("nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
     assert again == [scores, comparisons]
@@ -159,22 +177,33 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
     write_collection(twenty / "c", PASSAGES, {"fever-dev": FEVER})
     for system in ("good", "bad"):
         write_run(twenty / f"fever-dev.{system}.trec", {"f1": ["A#0"]})
-    scores, _ = tables(*runs, "fever-dev.good.trec", "fever-dev.bad.trec", "--topics", "all-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
-    assert [row["system"] for row in scores["rows"]] == ["bad", "good"] * 3              # one file names the system, the others are its runs
+    scores, _ = tables(
+        *runs, "fever-dev.good.trec", "fever-dev.bad.trec", "--topics", "all-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec"
+    )
+    assert [row["system"] for row in scores["rows"]] == ["bad", "good"] * 3  # one file names the system, the others are its runs
     write_run(twenty / "old" / "nq-dev.good.trec", {"q1": ["B#0"]})
     with pytest.raises(InputError, match=r"system 'good' has another run for nq-dev; give each system a file name of its own"):
         tables("nq-dev.good.trec", "--topics", "nq-dev", "--baseline", "old/nq-dev.good.trec")
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["nq-dev.mine.trec", "--topics", "all-dev"], "system 'mine' has no run for fever-dev"),
-    (["fever-dev.mine.trec", "nq-dev.mine.trec", "--topics", "nq-dev"], "fever-dev.mine.trec: 2 of its 2 topics, first 'f1', are not in --topics nq-dev"),
-    (["c", "--topics", "nq-dev"], "c/fever-dev.jsonl"),
-    (["nq-dev.mine.trec", "--topics", "nq-dev", "--baseline", "nq-dev.mine.trec", "other.trec"], "--baseline names 2 systems (mine, other)"),
-    (["empty", "--topics", "nq-dev"], "empty: no run files in it"),
-    (["nq-dev.mine.trec", "--topics", "nq-dev", "--measures", "MAP"], "measure 'MAP' is not known"),
-    (["nq-dev.mine.trec", "--topics", "fever-test"], "no evidence to score against"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nq-dev.mine.trec", "--topics", "all-dev"], "system 'mine' has no run for fever-dev"),
+        (
+            ["fever-dev.mine.trec", "nq-dev.mine.trec", "--topics", "nq-dev"],
+            "fever-dev.mine.trec: 2 of its 2 topics, first 'f1', are not in --topics nq-dev",
+        ),
+        (["c", "--topics", "nq-dev"], "c/fever-dev.jsonl"),
+        (
+            ["nq-dev.mine.trec", "--topics", "nq-dev", "--baseline", "nq-dev.mine.trec", "other.trec"],
+            "--baseline names 2 systems (mine, other)",
+        ),
+        (["empty", "--topics", "nq-dev"], "empty: no run files in it"),
+        (["nq-dev.mine.trec", "--topics", "nq-dev", "--measures", "MAP"], "measure 'MAP' is not known"),
+        (["nq-dev.mine.trec", "--topics", "fever-test"], "no evidence to score against"),
+    ],
+)
 def test_mistakes(argv: list[str], said: str, folder: Path) -> None:
     (folder / "empty").mkdir()
     write_run(folder / "other.trec", RUN)
@@ -194,7 +223,20 @@ def bm25_runs(minikilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BM25 runs of all eight dev topics, in TREC's and KILT's format."""
     folder = tmp_path_factory.mktemp("minikilt")
     for form in ("trec", "kilt"):
-        search.main(["--collection", str(minikilt / "small"), "--topics", "all-dev", "--retriever", "bm25", "--output", f"{folder / form}/", "--output-format", form])
+        search.main(
+            [
+                "--collection",
+                str(minikilt / "small"),
+                "--topics",
+                "all-dev",
+                "--retriever",
+                "bm25",
+                "--output",
+                f"{folder / form}/",
+                "--output-format",
+                form,
+            ]
+        )
     return folder
 
 
@@ -207,7 +249,7 @@ def official() -> ModuleType:
     spec = importlib.util.spec_from_file_location("official_kilt", script)
     assert spec is not None and spec.loader is not None
     module, stub = importlib.util.module_from_spec(spec), ModuleType("pyserini.query_iterator")
-    stub.KiltQueryIterator = None                        # type: ignore[attr-defined]
+    stub.KiltQueryIterator = None  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pyserini", ModuleType("pyserini"))
         patch.setitem(sys.modules, "pyserini.query_iterator", stub)
@@ -222,10 +264,14 @@ def measured(run: Path, minikilt: Path, task: str, measures: Sequence[str], caps
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_page_measures_are_kilts(task: str, bm25_runs: Path, minikilt: Path, official: ModuleType, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_page_measures_are_kilts(
+    task: str, bm25_runs: Path, minikilt: Path, official: ModuleType, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
     """The script refuses a repeated id, so the gold file is given to it without the repeats, whose records are equal."""
     gold = {(record := json.loads(line))["id"]: record for _, line in numbered_lines(minikilt / "small" / f"{task}-dev.jsonl")}
-    expected = official.evaluate(write_lines(folder / "gold.jsonl", gold.values()), bm25_runs / "kilt" / f"{task}-dev.jsonl", [1, 5, 10, 20], ["wikipedia_id"])
+    expected = official.evaluate(
+        write_lines(folder / "gold.jsonl", gold.values()), bm25_runs / "kilt" / f"{task}-dev.jsonl", [1, 5, 10, 20], ["wikipedia_id"]
+    )
     capsys.readouterr()
     names = {name: name.replace("success_rate", "success") for name in expected}
     assert len(names) == 11
@@ -252,8 +298,15 @@ def test_passage_measures_are_trec_evals(task: str, bm25_runs: Path, minikilt: P
         qid, _, docid, _, score, _ = line.split()
         run.setdefault(qid, {})[docid] = float(score)
     whole = pytrec_eval.RelevanceEvaluator(qrels, {"recall.20,100", "ndcg_cut.10"}).evaluate(run)
-    top = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate({qid: dict(list(scores.items())[:10]) for qid, scores in run.items()})
+    top = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(
+        {qid: dict(list(scores.items())[:10]) for qid, scores in run.items()}
+    )
     row = measured(bm25_runs / "trec" / f"{task}-dev.trec", minikilt, task, ["MRR@10", "R@20", "R@100", "nDCG@10"], capsys)
-    for found, name, ours in ((top, "recip_rank", "MRR@10"), (whole, "recall_20", "R@20"), (whole, "recall_100", "R@100"), (whole, "ndcg_cut_10", "nDCG@10")):
+    for found, name, ours in (
+        (top, "recip_rank", "MRR@10"),
+        (whole, "recall_20", "R@20"),
+        (whole, "recall_100", "R@100"),
+        (whole, "ndcg_cut_10", "nDCG@10"),
+    ):
         assert row[printed(ours)] == pytest.approx(sum(values[name] for values in found.values()) / len(qrels), abs=1e-9), name
         assert row[printed(ours)] > 0

@@ -36,7 +36,9 @@ CONFIGS = {
     "mean": BASE,
     "first": EncoderConfig("first", query_length=20, passage_length=20),
     "a prompt for all": replace(BASE, prompts={"*": "ask {this}: "}),
-    "prompts by task": replace(BASE, prompts={"nq": "question: ", "fever": "it's claimed: "}, passage_template="tell {{this}}: {title} {text}"),
+    "prompts by task": replace(
+        BASE, prompts={"nq": "question: ", "fever": "it's claimed: "}, passage_template="tell {{this}}: {title} {text}"
+    ),
     "a length for each side": replace(BASE, query_length=10, passage_length=30),
 }
 
@@ -114,7 +116,9 @@ def pyserini_auto(flags: argparse.Namespace, texts: list[str], titles: list[str]
             states = [model(**tokenizer(text, **settings))[0][0].numpy() for text in prefixed]
             vectors_BD = np.stack([np.average(states_LD, axis=-2) if flags.pooling == "mean" else states_LD[0] for states_LD in states])
         else:
-            inputs = tokenizer([f"{title} {text}" for title, text in zip(titles, texts, strict=True)], max_length=flags.max_length, **settings)
+            inputs = tokenizer(
+                [f"{title} {text}" for title, text in zip(titles, texts, strict=True)], max_length=flags.max_length, **settings
+            )
             states_BLD, mask_BL1 = model(**inputs)[0].numpy(), inputs["attention_mask"].numpy()[:, :, None]
             vectors_BD = (states_BLD * mask_BL1).sum(1) / mask_BL1.sum(1) if flags.pooling == "mean" else states_BLD[:, 0]
     assert flags.pooling in ("mean", "cls")
@@ -144,13 +148,28 @@ def test_a_prompt_that_no_flag_gives_gets_no_command(tiny_bert: Path, tmp_path: 
     folder = folder_of(tmp_path / "plain")
     write_huggingface(tiny_bert, replace(BASE, prompts={"nq": "Q:", "fever": "C: "}), folder, "plain")
     assert [flags.query_prefix for _, flags in commands(folder)[1:]] == ["C:"]
-    assert "# no flag gives the prompt 'Q:': Pyserini puts a space behind it; use the exported queries" in (folder / "pyserini-flags.txt").read_text()
+    assert (
+        "# no flag gives the prompt 'Q:': Pyserini puts a space behind it; use the exported queries"
+        in (folder / "pyserini-flags.txt").read_text()
+    )
 
 
 def test_the_verb_writes_all_that_apply(tiny_bert: Path, tmp_path: Path) -> None:
     """As a user runs it, from a plain folder and flags."""
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "taco_ir.export", "--model", str(tiny_bert), "--pooling", "mean", "--topics", "aidayago2-dev", "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "taco_ir.export",
+        "--model",
+        str(tiny_bert),
+        "--pooling",
+        "mean",
+        "--topics",
+        "aidayago2-dev",
+        "--output",
+        str(output),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     parts = [output / "huggingface", output / "sentence-transformers", output / "queries" / "aidayago2-dev"]
@@ -183,7 +202,9 @@ def test_queries_that_pyserini_cannot_tell_apart_are_refused(tmp_path: Path) -> 
         assert pickle.load(source)["id"].tolist() == ["q 1", "q2"]
 
 
-def test_what_an_encoder_cannot_be_is_left_out_or_refused(tiny_t5: Path, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_encoder_cannot_be_is_left_out_or_refused(
+    tiny_t5: Path, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     t5, output = ["--model", str(tiny_t5), "--pooling", "decoder", "--output", str(tmp_path / "t5")], tmp_path / "t5"
     main(t5)
     said = capsys.readouterr().out.splitlines()

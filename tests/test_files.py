@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from taco_ir.files import InputError, fingerprint, human_bytes, read_json, require_space, sha256_file, write_json, writing, writing_folder
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -114,7 +116,9 @@ def test_space_is_counted_where_the_folder_will_be(tmp_path: Path, monkeypatch: 
     assert {path.resolve() for path in asked} == {tmp_path.resolve()}
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4.2e15, "4200.0 TB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4.2e15, "4200.0 TB")]
+)
 def test_bytes_for_people(count: float, text: str) -> None:
     assert human_bytes(count) == text
 

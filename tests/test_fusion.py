@@ -25,7 +25,9 @@ def same(one: Run, other: Run) -> bool:
 @given(RUNS, st.integers(1, 3))
 def test_a_run_with_itself_keeps_its_order(run: Run, times: int) -> None:
     fused = reciprocal_rank_fusion([run] * times, 10)
-    assert {qid: ranking.docids for qid, ranking in fused.rankings.items()} == {qid: ranking.docids for qid, ranking in run.rankings.items()}
+    assert {qid: ranking.docids for qid, ranking in fused.rankings.items()} == {
+        qid: ranking.docids for qid, ranking in run.rankings.items()
+    }
 
 
 @given(st.lists(RUNS, min_size=2, max_size=4).flatmap(lambda runs: st.tuples(st.just(runs), st.permutations(runs))), st.integers(1, 12))

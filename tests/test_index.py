@@ -48,7 +48,7 @@ def write(output: Path, vectors_ND: Vectors) -> VectorSet:
     for number in (1, 2):
         writer = ShardWriter(output, Shard(number, 2), recipe)
         rows = writer.rows
-        writer.write(passages[rows.start : rows.stop], lambda _, rows=rows: vectors_ND[rows.start : rows.stop], lambda _: None)     # type: ignore[misc]
+        writer.write(passages[rows.start : rows.stop], lambda _, rows=rows: vectors_ND[rows.start : rows.stop], lambda _: None)  # type: ignore[misc]
     return VectorSet(output)
 
 
@@ -103,7 +103,14 @@ def test_equal_scores_are_ordered_by_docid_descending(tmp_path: Path, queries: i
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 120), st.integers(1, 30), st.integers(1, 4), st.sampled_from(["up", "down", "as it is"]), st.integers(0, 99))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 120),
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.sampled_from(["up", "down", "as it is"]),
+    st.integers(0, 99),
+)
 def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, order: str, seed: int) -> None:
     """Small whole numbers have many ties, also at the last hit; rows sorted by score are the hardest to thin out."""
     draw = np.random.default_rng(seed)
@@ -129,7 +136,9 @@ def test_ties_without_end_do_not_fill_the_memory() -> None:
     assert [len(set(rows_K.tolist())) for rows_K, _ in found] == [5 * exact.TIES] * 3
 
 
-@pytest.mark.parametrize(("factory", "needed"), [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)])
+@pytest.mark.parametrize(
+    ("factory", "needed"), [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)]
+)
 def test_approximate_indexes_find_most(index: Index, factory: str, needed: float) -> None:
     """Random vectors have no clusters: the hardest case for an IVF (and of 16 independent numbers, 12 are not enough)."""
     found = DenseIndex(index(factory)).search(QUERIES, HITS)
@@ -195,10 +204,10 @@ def test_building_twice_gives_the_same_bytes(index: Index, tmp_path: Path, facto
 
 def test_the_wrong_encoder_is_named(index: Index) -> None:
     other = Named()
-    assert DenseIndex(index(), other, "collection-1").recipe.passages == N     # type: ignore[arg-type]
+    assert DenseIndex(index(), other, "collection-1").recipe.passages == N  # type: ignore[arg-type]
     other.passage_fingerprint = "encoder-2"
     with pytest.raises(InputError, match="made by encoder encoder-1 .fake., the model given is encoder encoder-2"):
-        DenseIndex(index(), other)      # type: ignore[arg-type]
+        DenseIndex(index(), other)  # type: ignore[arg-type]
 
 
 def test_the_wrong_collection_is_named(index: Index) -> None:

@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-TRIALS, KILLS = 4, 2                                 # trials of each verb, kills of each trial
-BLOCK_ROWS = 16                                      # 20 blocks of the sample collection
+TRIALS, KILLS = 4, 2  # trials of each verb, kills of each trial
+BLOCK_ROWS = 16  # 20 blocks of the sample collection
 Contents = dict[str, bytes]
 
 
@@ -46,7 +46,9 @@ def forked(action: Callable[[], None], log: Path) -> int:
 
 def contents(folder: Path) -> Contents:
     """Every file but locks, which stay on purpose."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def state(output: Path) -> str:
@@ -64,7 +66,7 @@ def last_change(output: Path) -> int:
     times = []
     found = [Path(folder) / name for top in (output, part) for folder, _, names in os.walk(top) for name in (".", *names)]
     for path in found:
-        with contextlib.suppress(FileNotFoundError):          # renamed or removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             times.append(path.stat().st_mtime_ns)
     return max(times, default=0)
 
@@ -87,7 +89,7 @@ def trial(action: Callable[[], None], output: Path, seconds: float, draw: random
         os.kill(child, signal.SIGKILL)
         if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
             left.append(state(output))
-        else:                                        # finished before: it counts as no kill
+        else:  # finished before: it counts as no kill
             shutil.rmtree(output)
             seconds *= 0.8
     if os.waitpid(forked(action, output.with_name("log")), 0)[1]:
@@ -112,7 +114,7 @@ def survive(verb: str, action: Callable[[Path], None], folder: Path, trials: int
     left: Counter[str] = Counter()
     for number in range(trials):
         output = folder / f"{verb}-{number}"
-        left.update(trial(lambda output=output: action(output), output, seconds, draw))     # type: ignore[misc]
+        left.update(trial(lambda output=output: action(output), output, seconds, draw))  # type: ignore[misc]
         found = contents(output)
         if found != expected:
             differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -133,7 +135,7 @@ def main(model: Path, trials: int, seed: int = 0) -> None:
 
     torch.set_num_threads(1)
     vectors.BLOCK_ROWS = BLOCK_ROWS
-    assert open_collection("sample").passages.count > 10 * BLOCK_ROWS                    # scanned once, before anything is timed
+    assert open_collection("sample").passages.count > 10 * BLOCK_ROWS  # scanned once, before anything is timed
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -153,7 +155,9 @@ def test_kill_9_changes_nothing(tiny_bert: Path) -> None:
     done = subprocess.run([sys.executable, __file__, str(trials), tiny_bert], capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [f"{verb}: {trials} of {trials} trials byte-identical" for verb in ("encode", "index")]
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [
+        f"{verb}: {trials} of {trials} trials byte-identical" for verb in ("encode", "index")
+    ]
     assert "half-written" in done.stdout, "no kill came while something was being written"
 
 

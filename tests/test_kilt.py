@@ -26,12 +26,21 @@ from taco_ir.records import EvidenceSet, Query
 
 NQ_DEV, NQ_TEST, TRIVIAQA_DEV = TopicsName("nq", "dev"), TopicsName("nq", "test"), TopicsName("triviaqa", "dev")
 RECORDS: list[dict[str, Any]] = [
-    {"id": "q1", "input": "who [START_ENT] wrote [END_ENT] it", "output": [
-        {"answer": "Ann", "provenance": [{"wikipedia_id": "10"}, {"wikipedia_id": "11"}]},
-        {"answer": "A.", "provenance": [{"wikipedia_id": "10"}]}]},
+    {
+        "id": "q1",
+        "input": "who [START_ENT] wrote [END_ENT] it",
+        "output": [
+            {"answer": "Ann", "provenance": [{"wikipedia_id": "10"}, {"wikipedia_id": "11"}]},
+            {"answer": "A.", "provenance": [{"wikipedia_id": "10"}]},
+        ],
+    },
     {"id": "q 2", "input": "where", "output": [{"answer": "here", "provenance": [{"wikipedia_id": "12"}]}]},
 ]
-QUESTIONS = {"qa/wikipedia-train.json": {"tc_1": "one?"}, "qa/wikipedia-dev.json": {"tc_2": "two?"}, "qa/wikipedia-test-without-answers.json": {"tc_3": "three?"}}
+QUESTIONS = {
+    "qa/wikipedia-train.json": {"tc_1": "one?"},
+    "qa/wikipedia-dev.json": {"tc_2": "two?"},
+    "qa/wikipedia-test-without-answers.json": {"tc_3": "three?"},
+}
 
 
 def lines(records: list[dict[str, Any]]) -> bytes:
@@ -58,12 +67,14 @@ IDS = lines([{"id": "tc_2", "output": [{"answer": "2"}]}, {"id": "tc_1", "output
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with serving({
-        "KILT/nq-test_without_answers-kilt.jsonl": lines(RECORDS),
-        "KILT/nq-dev-kilt.jsonl": lines(RECORDS),
-        "KILT/triviaqa-dev_id-kilt.jsonl": IDS,
-        "triviaqa-rc.tar.gz": release(QUESTIONS),
-    }) as loopback:
+    with serving(
+        {
+            "KILT/nq-test_without_answers-kilt.jsonl": lines(RECORDS),
+            "KILT/nq-dev-kilt.jsonl": lines(RECORDS),
+            "KILT/triviaqa-dev_id-kilt.jsonl": IDS,
+            "triviaqa-rc.tar.gz": release(QUESTIONS),
+        }
+    ) as loopback:
         yield loopback
 
 
@@ -90,7 +101,9 @@ def known_nq(monkeypatch: pytest.MonkeyPatch) -> KiltFile:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, taco_ir.data.kilt, taco_ir.data.__main__; print([m for m in ('ir_datasets', 'requests', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, taco_ir.data.kilt, taco_ir.data.__main__; print([m for m in ('ir_datasets', 'requests', 'torch') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -161,7 +174,8 @@ def test_triviaqa_questions_are_joined_in_from_all_parts(addresses: Addresses, s
     path = get(TRIVIAQA_DEV, addresses=addresses)
     assert path == kilt_folder() / "triviaqa-dev-kilt.jsonl"
     assert [json.loads(line) for line in path.open()] == [
-        {"id": "tc_2", "output": [{"answer": "2"}], "input": "two?"}, {"id": "tc_1", "output": [], "input": "one?"}
+        {"id": "tc_2", "output": [{"answer": "2"}], "input": "two?"},
+        {"id": "tc_1", "output": [], "input": "one?"},
     ]
     assert sorted(file.name for file in (kilt_folder() / "source").iterdir()) == ["triviaqa-dev_id-kilt.jsonl", "triviaqa-rc.tar.gz"]
     server.files.clear()
@@ -290,5 +304,8 @@ def test_a_name_belongs_to_one_folder(tmp_path: Path) -> None:
 
 def test_judgments_are_of_passages_where_any_are_judged() -> None:
     pages, both = EvidenceSet(("1", "2"), ()), EvidenceSet(("1",), ("1#0",))
-    assert list(judged_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])) == [("a", ("1#0",)), ("b", ())]
+    assert list(judged_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])) == [
+        ("a", ("1#0",)),
+        ("b", ()),
+    ]
     assert list(judged_ids([Query("b", "y", "t", evidence=(pages, pages))])) == [("b", ("1", "2"))]

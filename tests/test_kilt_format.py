@@ -62,7 +62,9 @@ def test_queries_without_hits_are_written_empty(tmp_path):
 
 def test_numbers_are_read_as_texts_and_an_output_may_lack_provenance(tmp_path):
     path = tmp_path / "run.jsonl"
-    path.write_text('{"id": 3, "output": [{"provenance": [{"wikipedia_id": 7}, {"wikipedia_id": "7"}]}]}\n\n{"id": "a b", "output": [{"answer": "x"}]}\n')
+    path.write_text(
+        '{"id": 3, "output": [{"provenance": [{"wikipedia_id": 7}, {"wikipedia_id": "7"}]}]}\n\n{"id": "a b", "output": [{"answer": "x"}]}\n'
+    )
     assert {qid: ranking.docids for qid, ranking in read_kilt(path).rankings.items()} == {"3": ["7"], "a_b": []}
 
 

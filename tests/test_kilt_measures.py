@@ -33,7 +33,7 @@ def by_definition(ranking, sets):
     """The definitions, read aloud: walk down the ranking and keep the list of entries as it stands after each page."""
     sets = [set(pages) for pages in sets]
     distinct = [pages for number, pages in enumerate(sets) if pages not in sets[:number]]
-    entries = []                                                                     # (set number or None, complete)
+    entries = []  # (set number or None, complete)
     for depth, page in enumerate(ranking, 1):
         holders = [number for number, pages in enumerate(distinct) if page in pages]
         entries = [entry for entry in entries if entry[0] is None or entry[0] not in holders]
@@ -116,14 +116,14 @@ def test_equal_to_the_official_script(official):
 
 
 def test_worked_examples_where_kilt_and_trec_eval_differ():
-    assert score(["P1", "X"], [["P1"], ["P2"]])["Rprec"] == 1.0                      # trec_eval: 0.5
-    assert score(["P1", "P3", "P2"], [["P1", "P2"], ["P3"]])["Rprec"] == 0.5         # trec_eval: 1.0
+    assert score(["P1", "X"], [["P1"], ["P2"]])["Rprec"] == 1.0  # trec_eval: 0.5
+    assert score(["P1", "P3", "P2"], [["P1", "P2"], ["P3"]])["Rprec"] == 0.5  # trec_eval: 1.0
 
 
 def test_a_set_takes_the_rank_of_its_last_page():
-    values = score(["P1", "X", "P2"], [["P1", "P2"]])                                # entries: X, the set
+    values = score(["P1", "X", "P2"], [["P1", "P2"]])  # entries: X, the set
     assert [values[f"success@{k}"] for k in (1, 2)] == [0.0, 1.0]
-    values = score(["P1"], [["P1"], ["P1", "P2"]])                                   # one page, two entries, one complete
+    values = score(["P1"], [["P1"], ["P1", "P2"]])  # one page, two entries, one complete
     assert (values["recall@1"], values["precision@2"]) == (0.5, 0.5)
 
 

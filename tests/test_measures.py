@@ -12,9 +12,7 @@ from taco_ir.records import EvidenceSet, Query, Ranking, Run
 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)
-measures = st.one_of(
-    st.just(Measure("Rprec")), st.builds(Measure, st.sampled_from(sorted(set(KINDS) - {"Rprec"})), st.integers(1, 1000))
-)
+measures = st.one_of(st.just(Measure("Rprec")), st.builds(Measure, st.sampled_from(sorted(set(KINDS) - {"Rprec"})), st.integers(1, 1000)))
 
 
 def page_of(docids):
@@ -30,9 +28,7 @@ def ranking(docids):
     return Ranking.of(docids, [-float(rank) for rank in range(len(docids))])
 
 
-cases = st.dictionaries(
-    st.sampled_from(["a", "b", "c", "d"]), st.tuples(st.none() | st.lists(docids, unique=True), sets), min_size=1
-)
+cases = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.tuples(st.none() | st.lists(docids, unique=True), sets), min_size=1)
 
 
 def run_and_queries(cases):
@@ -48,17 +44,41 @@ def test_what_is_printed_parses(measure):
 
 def test_printed_names():
     assert list(map(str, MEASURES)) == [
-        "page R-precision", "page recall@5", "page success@5", "page precision@1",
-        "passage MRR@10", "passage R@20", "passage R@100", "passage nDCG@10",
+        "page R-precision",
+        "page recall@5",
+        "page success@5",
+        "page precision@1",
+        "passage MRR@10",
+        "passage R@20",
+        "passage R@100",
+        "passage nDCG@10",
     ]
-    assert [measure.short for measure in MEASURES] == ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10"]
+    assert [measure.short for measure in MEASURES] == [
+        "Rprec",
+        "recall@5",
+        "success@5",
+        "precision@1",
+        "MRR@10",
+        "R@20",
+        "R@100",
+        "nDCG@10",
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
-        ("rprec", "Rprec"), ("Rprec@5", "Rprec"), ("R-prec", "Rprec"), ("ndcg_cut@10", "nDCG@k"), ("recall", "recall@k"),
-        ("mrr@10", "MRR@k"), ("page MRR@10", "MRR@k"), ("recal@5", "recall@k"), ("success@0", "success@k"), ("precision@-1", "precision@k"), ("", "R"),
+        ("rprec", "Rprec"),
+        ("Rprec@5", "Rprec"),
+        ("R-prec", "Rprec"),
+        ("ndcg_cut@10", "nDCG@k"),
+        ("recall", "recall@k"),
+        ("mrr@10", "MRR@k"),
+        ("page MRR@10", "MRR@k"),
+        ("recal@5", "recall@k"),
+        ("success@0", "success@k"),
+        ("precision@-1", "precision@k"),
+        ("", "R"),
     ],
 )
 def test_unknown_measures_name_the_nearest(text, nearest):
@@ -79,7 +99,9 @@ def test_passage_measures_are_trec_evals(cases):
     if not qrels:
         assert set(scores.by_query.values()) == {None}
         return
-    hits = {qid: dict(zip(ranking.docids, map(float, ranking.scores), strict=True)) for qid, ranking in run.rankings.items() if ranking.docids}
+    hits = {
+        qid: dict(zip(ranking.docids, map(float, ranking.scores), strict=True)) for qid, ranking in run.rankings.items() if ranking.docids
+    }
     plain = pytrec_eval.RelevanceEvaluator(qrels, {"recall.3", "ndcg_cut.3", "recip_rank"}).evaluate(hits)
     for measure, name in names.items():
         expected = {qid: plain[qid][name] if qid in plain else 0.0 for qid in qrels}
@@ -97,7 +119,7 @@ def test_mrr_is_the_reciprocal_rank_of_the_first_hit_above_its_cutoff(cases, k):
 
 
 def test_ties_are_measured_in_the_runs_order():
-    run = Run({"q": Ranking.of(["P1#0", "P2#0"], [1.0, 1.0])})                       # canonical: P2#0 first
+    run = Run({"q": Ranking.of(["P1#0", "P2#0"], [1.0, 1.0])})  # canonical: P2#0 first
     scores = evaluate(run, [query("q", [["P1#0"]])], page_of, [Measure("MRR", 10), Measure("Rprec")])
     assert [scores.mean(measure) for measure in scores.by_query] == [0.5, 0.0]
 

@@ -140,10 +140,20 @@ def test_gzip_starts_again_and_says_so(tmp_path: Path, caplog: pytest.LogCapture
     assert "gzip cannot be entered in the middle" in caplog.text
 
 
-@pytest.mark.parametrize("bad", [
-    "{", "[]", "7", '{"wikipedia_id": "1"}', json.dumps(page("1 2", "x")), json.dumps(page("", "x")),
-    json.dumps(page("1", "x") | {"text": "x"}), json.dumps(page("1", "x") | {"text": [1]}), json.dumps(page("1", "x") | {"wikipedia_title": None}),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "{",
+        "[]",
+        "7",
+        '{"wikipedia_id": "1"}',
+        json.dumps(page("1 2", "x")),
+        json.dumps(page("", "x")),
+        json.dumps(page("1", "x") | {"text": "x"}),
+        json.dumps(page("1", "x") | {"text": [1]}),
+        json.dumps(page("1", "x") | {"wikipedia_title": None}),
+    ],
+)
 def test_a_broken_line_is_named(tmp_path: Path, bad: str) -> None:
     source = write(tmp_path / "pages.json", [*made_up(44), bad])
     with pytest.raises(InputError, match=f"^{source}, line 45: no page of a KILT knowledge source"):
@@ -183,11 +193,21 @@ def test_space_is_asked_for_before_anything_is_written(tmp_path: Path, monkeypat
 TSV = 'id\ttext\ttitle\twikipedia_id\n1\t"a ""b"""\tT\t9\n2\tc\tT\t9\n'
 
 
-@pytest.mark.parametrize(("name", "lands"), [
-    ("psgs_w100.tsv", "psgs_w100.tsv"), ("mine.tsv", "psgs_w100.tsv"), ("mine.tsv.gz", "psgs_w100.tsv.gz"), ("mine.jsonl", "passages.jsonl"),
-])
+@pytest.mark.parametrize(
+    ("name", "lands"),
+    [
+        ("psgs_w100.tsv", "psgs_w100.tsv"),
+        ("mine.tsv", "psgs_w100.tsv"),
+        ("mine.tsv.gz", "psgs_w100.tsv.gz"),
+        ("mine.jsonl", "passages.jsonl"),
+    ],
+)
 def test_passages_that_exist_are_taken(tmp_path: Path, name: str, lands: str) -> None:
-    body = TSV.encode() if ".tsv" in name else b'{"id": "1", "contents": "a", "wikipedia_id": "9"}\n{"id": "2", "contents": "b", "wikipedia_id": "9"}\n'
+    body = (
+        TSV.encode()
+        if ".tsv" in name
+        else b'{"id": "1", "contents": "a", "wikipedia_id": "9"}\n{"id": "2", "contents": "b", "wikipedia_id": "9"}\n'
+    )
     (tmp_path / name).write_bytes(gzip.compress(body) if name.endswith(".gz") else body)
     store = take_passages(tmp_path / name, tmp_path / "kilt")
     assert store.path == tmp_path / "kilt" / lands and store.count == 2

@@ -45,16 +45,46 @@ class Checkpoint:
 
     def search(self, topics: str, *flags: str) -> Run:
         path = self.folder / f"{topics}.trec"
-        search.main(["--topics", topics, "--model", str(self.model), "--index", str(self.index), "--hits", HITS, "--no-compare", "--output", str(path), *flags])
+        search.main(
+            [
+                "--topics",
+                topics,
+                "--model",
+                str(self.model),
+                "--index",
+                str(self.index),
+                "--hits",
+                HITS,
+                "--no-compare",
+                "--output",
+                str(path),
+                *flags,
+            ]
+        )
         return read_trec(path)
 
     def cli(self, *flags: str, topics: Path = NQ) -> Run:
         """The run of Pyserini's own command line."""
         output = self.folder / "theirs.trec"
         output.unlink(missing_ok=True)
-        run_pyserini("pyserini.search.faiss", [
-            "--index", str(self.index), "--topics", str(topics), "--topics-format", "kilt", "--hits", HITS, "--output", str(output), "--device", "cpu", *flags,
-        ])
+        run_pyserini(
+            "pyserini.search.faiss",
+            [
+                "--index",
+                str(self.index),
+                "--topics",
+                str(topics),
+                "--topics-format",
+                "kilt",
+                "--hits",
+                HITS,
+                "--output",
+                str(output),
+                "--device",
+                "cpu",
+                *flags,
+            ],
+        )
         return read_trec(output)
 
 
@@ -115,7 +145,10 @@ def test_faiss_searcher(kind: str, checkpoints: dict[str, Checkpoint], faiss_sea
     encoder = TacoQueryEncoder(str(checkpoint.model), task="nq")
     searcher = faiss_searcher(str(checkpoint.index), encoder)
     same(checkpoint.run, as_run((query.qid, searcher.search(query.text, k=int(HITS))) for query in queries))
-    same(checkpoint.run, as_run(searcher.batch_search([query.text for query in queries], [query.qid for query in queries], k=int(HITS)).items()))
+    same(
+        checkpoint.run,
+        as_run(searcher.batch_search([query.text for query in queries], [query.qid for query in queries], k=int(HITS)).items()),
+    )
 
 
 def test_plain_folder_takes_pyserinis_flags(tiny_bert: Path, checkpoints: dict[str, Checkpoint], faiss_searcher: Any) -> None:
@@ -135,7 +168,10 @@ def test_exported_queries_in_the_unmodified_cli(kind: str, checkpoints: dict[str
 @pytest.mark.parametrize("batch", ["1", "8"])
 def test_our_class_in_the_cli(kind: str, batch: str, checkpoints: dict[str, Checkpoint]) -> None:
     flags = ["--query-prefix", "nq"] if kind == "prompted" else []
-    same(checkpoints[kind].run, checkpoints[kind].cli("--encoder-class", "taco", "--encoder", str(checkpoints[kind].model), "--batch-size", batch, *flags))
+    same(
+        checkpoints[kind].run,
+        checkpoints[kind].cli("--encoder-class", "taco", "--encoder", str(checkpoints[kind].model), "--batch-size", batch, *flags),
+    )
 
 
 def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) -> None:
@@ -143,7 +179,10 @@ def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) ->
     prompted = checkpoints["prompted"]
     flags = ["--encoder-class", "taco", "--encoder", str(prompted.model), "--query-prefix"]
     assert differ(prompted.run, checkpoints["mean"].run) and differ(prompted.run, prompted.cli(*flags, "fever"))
-    same(prompted.search("nq-dev", "--prompt", "which page of the year answers ", "--overwrite"), prompted.cli(*flags, "which page of the year answers"))
+    same(
+        prompted.search("nq-dev", "--prompt", "which page of the year answers ", "--overwrite"),
+        prompted.cli(*flags, "which page of the year answers"),
+    )
     with pytest.raises(InputError, match="no prompt for task None, only for fever, nq"):
         prompted.cli(*flags[:-1])
 
@@ -165,10 +204,32 @@ def test_document_encoder_in_the_cli(kind: str, checkpoints: dict[str, Checkpoin
 
     checkpoint, passages = checkpoints[kind], list(open_collection("sample").passages.read())[:40]
     corpus = write_lines(tmp_path / "corpus.jsonl", ({"id": p.docid, "title": p.title, "text": p.text} for p in passages))
-    run_pyserini("pyserini.encode", [
-        "input", "--corpus", str(corpus), "--fields", "title", "text", "output", "--embeddings", str(tmp_path / "vectors"),
-        "encoder", "--encoder", str(checkpoint.model), "--encoder-class", "taco", "--fields", "title", "text", "--device", "cpu", "--batch-size", "16",
-    ])
+    run_pyserini(
+        "pyserini.encode",
+        [
+            "input",
+            "--corpus",
+            str(corpus),
+            "--fields",
+            "title",
+            "text",
+            "output",
+            "--embeddings",
+            str(tmp_path / "vectors"),
+            "encoder",
+            "--encoder",
+            str(checkpoint.model),
+            "--encoder-class",
+            "taco",
+            "--fields",
+            "title",
+            "text",
+            "--device",
+            "cpu",
+            "--batch-size",
+            "16",
+        ],
+    )
     (written,) = (tmp_path / "vectors").iterdir()
     records = [json.loads(line) for line in written.read_text().splitlines()]
     theirs_ND = np.array([record["vector"] for record in records])
@@ -198,8 +259,14 @@ def test_mistakes_in_a_pyserini_command_undo_the_patch(capsys: pytest.CaptureFix
     assert parser.add_argument("--encoder-class", choices=["auto"]).choices == ["auto"]
 
 
-@pytest.mark.parametrize(("flags", "said"), [({"tokenizer_name": "x"}, "--tokenizer 'x': the tokenizer is the checkpoint's own"), ({"pooling": "last"}, "--pooling 'last'; valid: mean, cls, decoder")])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"tokenizer_name": "x"}, "--tokenizer 'x': the tokenizer is the checkpoint's own"),
+        ({"pooling": "last"}, "--pooling 'last'; valid: mean, cls, decoder"),
+    ],
+)
 def test_encoders_refuse_what_they_cannot_be(flags: dict[str, str], said: str) -> None:
     for kind in (TacoQueryEncoder, TacoDocumentEncoder):
         with pytest.raises(InputError, match=said):
-            kind("anything", **flags)                    # type: ignore[arg-type]
+            kind("anything", **flags)  # type: ignore[arg-type]

@@ -118,6 +118,7 @@ def test_no_query_is_in_train_and_dev(task: str) -> None:
 
 def test_nothing_is_from_the_real_collection(minikilt: Path, passages: dict[str, Passage]) -> None:
     """Compared by words, so that spacing and case do not hide a copy."""
+
     def words(text: str) -> str:
         return " ".join(text.lower().split())
 

@@ -18,9 +18,18 @@ from taco_ir.files import InputError, data_home, sha256_file
 from taco_ir.records import read_trec, write_trec
 from taco_ir.search import main
 
-PASSAGES = [passage(f"{n}#0", text, f"T{n}") for n, text in enumerate(
-    ("the painter was born in dublin", "a poem of the year about the land", "the king was buried in canterbury", "music for the film of the year", "a novel about a house")
-)]
+PASSAGES = [
+    passage(f"{n}#0", text, f"T{n}")
+    for n, text in enumerate(
+        (
+            "the painter was born in dublin",
+            "a poem of the year about the land",
+            "the king was buried in canterbury",
+            "music for the film of the year",
+            "a novel about a house",
+        )
+    )
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +67,10 @@ def test_dense_run_is_canonical_and_right(model: list[str], tiny_bert: Path) -> 
     for first, second in pairwise(rows):
         assert first[0] != second[0] or (float(first[4]), first[2]) > (float(second[4]), second[2])
     encoder, passages = load_encoder(str(tiny_bert), pooling="mean", normalize=True), list(sample.passages.read())
-    scores_QN = encoder.encode_queries([query.text for query in queries], "nq") @ encoder.encode_passages(passages).astype(np.float16).astype(np.float32).T
+    scores_QN = (
+        encoder.encode_queries([query.text for query in queries], "nq")
+        @ encoder.encode_passages(passages).astype(np.float16).astype(np.float32).T
+    )
     for query_, scores_N in zip(queries, scores_QN, strict=True):
         by_docid = {passage_.docid: score for passage_, score in zip(passages, scores_N, strict=True)}
         ranking = run.rankings[query_.qid]
@@ -93,7 +105,7 @@ def test_named_output_is_never_lost(model: list[str]) -> None:
     command = ["--topics", "nq-dev", *model, "--output", "mine.trec"]
     main([*command, "--hits", "5"])
     before = Path("mine.trec").read_bytes()
-    main([*command, "--hits", "5"])                      # made the same way: taken
+    main([*command, "--hits", "5"])  # made the same way: taken
     assert Path("mine.trec").read_bytes() == before
     with pytest.raises(InputError, match=r"--output mine\.trec exists and was made otherwise \(hits\); .* --overwrite"):
         main([*command, "--hits", "3"])
@@ -129,7 +141,9 @@ def test_other_formats_say_the_same(model: list[str]) -> None:
     assert any(len(pages[qid]) < 30 for qid in pages)
     texts = {query_.qid: query_.text for query_ in open_collection("sample").load_topics("wow-dev").queries}
     assert {record["id"]: record["input"] for record in records} == texts
-    assert Path("msmarco.run").read_text() == "".join(f"{qid}\t{docid}\t{rank}\n" for qid, docids in hits.items() for rank, docid in enumerate(docids, 1))
+    assert Path("msmarco.run").read_text() == "".join(
+        f"{qid}\t{docid}\t{rank}\n" for qid, docids in hits.items() for rank, docid in enumerate(docids, 1)
+    )
 
 
 def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
@@ -167,7 +181,7 @@ def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.Captu
     if retriever == "bm25":
         assert docids[0] == "10009#0" and "*painter*" in "".join(lines) and "*born*" in lines[1]
     main(["--query", "xyzzy", *model, "--retriever", retriever, "--hits", "1"])
-    assert len(capsys.readouterr().out.splitlines()) == (2 if retriever == "dense" else 0)      # the word is in no passage
+    assert len(capsys.readouterr().out.splitlines()) == (2 if retriever == "dense" else 0)  # the word is in no passage
 
 
 def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,8 +208,11 @@ def test_truncated_queries_are_counted_and_nothing_else(tiny_bert: Path, folder:
 def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--topics", "nq-dev", "fever-dev", *model[:-1], "--format", "json"]
     expected = {
-        ("--no-compare",): ["tiny-bert"], ("--compare",): ["tiny-bert", "bm25", "hybrid"], (): ["tiny-bert", "bm25", "hybrid"],
-        ("--retriever", "bm25"): ["bm25"], ("--retriever", "bm25", "--compare"): ["bm25", "tiny-bert", "hybrid"],
+        ("--no-compare",): ["tiny-bert"],
+        ("--compare",): ["tiny-bert", "bm25", "hybrid"],
+        (): ["tiny-bert", "bm25", "hybrid"],
+        ("--retriever", "bm25"): ["bm25"],
+        ("--retriever", "bm25", "--compare"): ["bm25", "tiny-bert", "hybrid"],
         ("--retriever", "hybrid", "--compare"): ["hybrid", "tiny-bert", "bm25"],
     }
     values: dict[str, Any] = {}
@@ -204,8 +221,8 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
         table = capsys.readouterr().out
         assert systems_in(table) == [(name, system) for name in ("nq-dev", "fever-dev", "macro average") for system in systems], flags
         for row in json.loads(table)["rows"]:
-            assert values.setdefault(f"{row['topics']} {row['system']}", row) == row          # a system scores the same beside any other
-    written = {path.name for path in Path("runs/sample").glob("*.trec")}                      # the compared systems are scored, not written
+            assert values.setdefault(f"{row['topics']} {row['system']}", row) == row  # a system scores the same beside any other
+    written = {path.name for path in Path("runs/sample").glob("*.trec")}  # the compared systems are scored, not written
     assert written == {f"{name}.{system}.trec" for name in ("nq-dev", "fever-dev") for system in ("tiny-bert", "bm25", "hybrid")}
 
 
@@ -237,13 +254,16 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
     assert abs(np.sort(dense.scores) - np.sort(without.scores)).max() > 1e-3
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["--topics", "nq-dev", "--query", "x"], "either --topics or --query"),
-    ([], "either --topics or --query"),
-    (["--query", " "], "--query is empty"),
-    (["--query", "who", "--output", "x.trec"], "--output goes with --topics"),
-    (["--topics", "nq-dev", "--task", "nq"], "--task goes with --query"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--topics", "nq-dev", "--query", "x"], "either --topics or --query"),
+        ([], "either --topics or --query"),
+        (["--query", " "], "--query is empty"),
+        (["--query", "who", "--output", "x.trec"], "--output goes with --topics"),
+        (["--topics", "nq-dev", "--task", "nq"], "--task goes with --query"),
+    ],
+)
 def test_flags_that_do_not_go_together(argv: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         main(argv)

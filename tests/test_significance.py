@@ -51,7 +51,7 @@ def test_the_smallest_p_is_one_in_samples_plus_one():
 def test_flips_stay_within_their_task_and_tasks_count_equally():
     small, large = np.array([1.0, 1.0]), np.zeros(1000)
     assert mean_difference([small, large]) == 0.5
-    assert randomisation_test([small, large], seed=1) == pytest.approx(0.5, abs=0.02)     # 2 of the small task's 4 flips
+    assert randomisation_test([small, large], seed=1) == pytest.approx(0.5, abs=0.02)  # 2 of the small task's 4 flips
 
 
 def test_blocks_do_not_change_what_is_tested(monkeypatch):
@@ -100,7 +100,7 @@ def test_bootstrap_of_a_macro_average_is_within_tasks():
 def test_holm_rejects_what_the_step_down_procedure_rejects(values, alpha):
     order = sorted(range(len(values)), key=lambda index: values[index])
     rejected = set()
-    for step, index in enumerate(order):                                             # stop at the first that is not rejected
+    for step, index in enumerate(order):  # stop at the first that is not rejected
         if (len(values) - step) * values[index] > alpha:
             break
         rejected.add(index)

@@ -10,7 +10,27 @@ from hypothesis import strategies as st
 from taco_ir.retrieval.snippet import STOPWORDS, snippet
 
 MARKS = ("<", ">")
-WORDS = st.sampled_from(["cat", "Cat", "catalogue", "concat", "the", "The", "of", "naïve", "x-ray", "dog's", "ray", "1984", "a" * 50, "(cat)", "cat,", "日本語", "e.g."])
+WORDS = st.sampled_from(
+    [
+        "cat",
+        "Cat",
+        "catalogue",
+        "concat",
+        "the",
+        "The",
+        "of",
+        "naïve",
+        "x-ray",
+        "dog's",
+        "ray",
+        "1984",
+        "a" * 50,
+        "(cat)",
+        "cat,",
+        "日本語",
+        "e.g.",
+    ]
+)
 TEXT = st.lists(WORDS, max_size=60).map(" ".join)
 WIDTH = st.integers(5, 120)
 

@@ -40,7 +40,7 @@ def write(path: Path, passages: list[Passage]) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "STEP", 4)      # so that ranges begin in the middle of a small file
+    monkeypatch.setattr(store_module, "STEP", 4)  # so that ranges begin in the middle of a small file
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -121,12 +121,22 @@ def test_duplicates_are_refused_naming_both_lines(tmp_path: Path, name: str) -> 
     assert not list((Path(os.environ["TACO_IR_HOME"]) / "layouts").glob("*.part"))
 
 
-@pytest.mark.parametrize("bad", [
-    "{", "", "[]", '{"id": "9#9", "wikipedia_id": "9"}', '{"id": 9, "contents": "x", "wikipedia_id": "9"}',
-    '{"id": "9#9", "contents": "x"}', '{"id": "9#9", "contents": "x", "wikipedia_id": null}',
-    '{"id": "9 9", "contents": "x", "wikipedia_id": "9"}', '{"id": "", "contents": "x", "wikipedia_id": "9"}',
-    '{"id": "9", "contents": "x", "wikipedia_id": " "}', '{"id": "9", "contents": "x", "wikipedia_id": "a\\tb\\nc"}',
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "{",
+        "",
+        "[]",
+        '{"id": "9#9", "wikipedia_id": "9"}',
+        '{"id": 9, "contents": "x", "wikipedia_id": "9"}',
+        '{"id": "9#9", "contents": "x"}',
+        '{"id": "9#9", "contents": "x", "wikipedia_id": null}',
+        '{"id": "9 9", "contents": "x", "wikipedia_id": "9"}',
+        '{"id": "", "contents": "x", "wikipedia_id": "9"}',
+        '{"id": "9", "contents": "x", "wikipedia_id": " "}',
+        '{"id": "9", "contents": "x", "wikipedia_id": "a\\tb\\nc"}',
+    ],
+)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_bad_lines_are_refused_with_their_number(tmp_path: Path, bad: str, suffix: str) -> None:
     path = tmp_path / f"passages.jsonl{suffix}"

@@ -36,10 +36,10 @@ def test_every_table_renders_and_ends_in_a_newline(table, form):
 @given(tables())
 def test_markdown_has_one_line_a_row_and_no_stray_columns(table):
     lines = [line for line in render(table, "markdown").split("\n") if line.startswith("| ") and line.endswith(" |")]
-    lines = lines[-(len(table.rows) + 2):]
+    lines = lines[-(len(table.rows) + 2) :]
     assert len(lines) == len(table.rows) + 2
     for line in lines:
-        bars = re.sub(r"\\.", "", line).count("|")                                    # those that no backslash escapes
+        bars = re.sub(r"\\.", "", line).count("|")  # those that no backslash escapes
         assert bars == len(table.header) + 1
 
 

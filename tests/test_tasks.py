@@ -37,7 +37,9 @@ def test_tasks_of_a_collection_keep_their_names() -> None:
     assert resolve_topics("my-task-dev", known) == resolve_topics("my-task/dev", known) == known[1]
 
 
-@pytest.mark.parametrize(("given_name", "nearest"), [("nqq-dev", "nq-dev"), ("kilt/ng/dev", "nq-dev"), ("zsr-dev", "zsre-dev"), ("nq-devel", "nq-dev")])
+@pytest.mark.parametrize(
+    ("given_name", "nearest"), [("nqq-dev", "nq-dev"), ("kilt/ng/dev", "nq-dev"), ("zsr-dev", "zsre-dev"), ("nq-devel", "nq-dev")]
+)
 def test_a_typo_is_told_the_nearest_and_all(given_name: str, nearest: str) -> None:
     with pytest.raises(InputError, match=f"unknown topics '{given_name}'; did you mean .*{nearest}") as refused:
         resolve_topics(given_name, ALL)

@@ -29,13 +29,27 @@ def provenance(*pages: str) -> dict[str, Any]:
 def test_a_whole_record(tmp_path: Path) -> None:
     """An empty provenance is an empty evidence set, as it is for KILT's scorer; an output without one is only an answer."""
     record = {
-        "id": "7", "input": " who was it \n", "meta": {"mention": "it"},
+        "id": "7",
+        "input": " who was it \n",
+        "meta": {"mention": "it"},
         "output": [
             {"answer": "Ann", "provenance": [{"wikipedia_id": 12, "passage_id": "12#0"}, {"wikipedia_id": "13", "passage_id": None}]},
-            {"answer": "Ann"}, {"answer": "Bea"}, provenance("13"), {"answer": ""}, {"provenance": []},
+            {"answer": "Ann"},
+            {"answer": "Bea"},
+            provenance("13"),
+            {"answer": ""},
+            {"provenance": []},
         ],
     }
-    expected = Query("7", "who was it", "nq", ("Ann", "Bea"), (EvidenceSet(("12", "13"), ("12#0",)), EvidenceSet(("13",), ()), EvidenceSet((), ())), {"mention": "it"}, "7")
+    expected = Query(
+        "7",
+        "who was it",
+        "nq",
+        ("Ann", "Bea"),
+        (EvidenceSet(("12", "13"), ("12#0",)), EvidenceSet(("13",), ()), EvidenceSet((), ())),
+        {"mention": "it"},
+        "7",
+    )
     assert read_topics(write(tmp_path / "t.jsonl", record), "nq") == [expected]
 
 
@@ -60,7 +74,10 @@ def test_an_id_with_spaces(tmp_path: Path) -> None:
 def test_repeats_are_one_query_with_all_evidence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(
         tmp_path / "fever-dev.jsonl",
-        GOOD | {"output": [provenance("1") | {"answer": "S"}]}, GOOD | {"id": "2"}, GOOD | {"output": [provenance("1"), provenance("2")]}, GOOD,
+        GOOD | {"output": [provenance("1") | {"answer": "S"}]},
+        GOOD | {"id": "2"},
+        GOOD | {"output": [provenance("1"), provenance("2")]},
+        GOOD,
     )
     first, second = read_topics(path, "fever")
     assert first.evidence == (EvidenceSet(("1",), ()), EvidenceSet(("2",), ())) and first.answers == ("S",)
@@ -74,26 +91,32 @@ def test_blank_lines_count_but_do_not_matter(tmp_path: Path) -> None:
         read_topics(write(tmp_path / "t.jsonl", "", GOOD, "{"), "nq")
 
 
-@pytest.mark.parametrize(("bad", "said"), [
-    ('{"id": "2", "input": ', "not valid JSON"),
-    ('["id"]', "a JSON object is expected"),
-    ("null", "a JSON object is expected"),
-    ({"input": "x"}, "id None; a non-empty string"),
-    ({"id": None, "input": "x"}, "id None; a non-empty string"),
-    ({"id": " ", "input": "x"}, "id ' '; a non-empty string"),
-    ({"id": ["2"], "input": "x"}, r"id \['2'\]; a non-empty string"),
-    ({"id": "2"}, "query '2' has input None"),
-    ({"id": "2", "input": " "}, "query '2' has input ' '"),
-    ({"id": "2", "input": ["x"]}, "query '2' has input"),
-    ({"id": "1", "input": "what"}, "id '1' was given to another text on line 1"),
-    ({"id": "2", "input": "x", "output": {"answer": "y"}}, "an output that is not a list of objects"),
-    ({"id": "2", "input": "x", "output": ["y"]}, "an output that is not a list of objects"),
-    ({"id": "2", "input": "x", "output": [{"provenance": "12"}]}, "provenance must be a list of objects with a wikipedia_id"),
-    ({"id": "2", "input": "x", "output": [{"provenance": 5}]}, "provenance must be a list of objects with a wikipedia_id"),
-    ({"id": "2", "input": "x", "output": [{"provenance": [{"title": "T"}]}]}, "provenance must be a list of objects with a wikipedia_id"),
-    ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": None}]}]}, "names no page"),
-    ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": "1", "passage_id": ""}]}]}, "names no page or passage"),
-])
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"id": "2", "input": ', "not valid JSON"),
+        ('["id"]', "a JSON object is expected"),
+        ("null", "a JSON object is expected"),
+        ({"input": "x"}, "id None; a non-empty string"),
+        ({"id": None, "input": "x"}, "id None; a non-empty string"),
+        ({"id": " ", "input": "x"}, "id ' '; a non-empty string"),
+        ({"id": ["2"], "input": "x"}, r"id \['2'\]; a non-empty string"),
+        ({"id": "2"}, "query '2' has input None"),
+        ({"id": "2", "input": " "}, "query '2' has input ' '"),
+        ({"id": "2", "input": ["x"]}, "query '2' has input"),
+        ({"id": "1", "input": "what"}, "id '1' was given to another text on line 1"),
+        ({"id": "2", "input": "x", "output": {"answer": "y"}}, "an output that is not a list of objects"),
+        ({"id": "2", "input": "x", "output": ["y"]}, "an output that is not a list of objects"),
+        ({"id": "2", "input": "x", "output": [{"provenance": "12"}]}, "provenance must be a list of objects with a wikipedia_id"),
+        ({"id": "2", "input": "x", "output": [{"provenance": 5}]}, "provenance must be a list of objects with a wikipedia_id"),
+        (
+            {"id": "2", "input": "x", "output": [{"provenance": [{"title": "T"}]}]},
+            "provenance must be a list of objects with a wikipedia_id",
+        ),
+        ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": None}]}]}, "names no page"),
+        ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": "1", "passage_id": ""}]}]}, "names no page or passage"),
+    ],
+)
 def test_bad_records_are_refused_with_file_and_line(tmp_path: Path, bad: Any, said: str) -> None:
     path = write(tmp_path / "nq-dev.jsonl", GOOD, bad)
     with pytest.raises(InputError, match=f"^{path}, line 2: .*{said}"):

@@ -141,14 +141,17 @@ def test_unfinished_vectors_are_refused(tmp_path: Path, blocks: int) -> None:
         VectorSet(tmp_path)
 
 
-@pytest.mark.parametrize(("shards", "message"), [
-    ([], "no vectors"),
-    (["1/3", "2/3"], r"rows 30\.\.44 are in no shard"),
-    (["2/3", "3/3"], r"shard-2-of-3: rows 0\.\.14 are in no shard"),
-    (["1/3", "3/3"], r"shard-3-of-3: rows 15\.\.29 are in no shard"),
-    (["1/1", "1/3"], r"shard-1-of-1: rows 0\.\.14 are in two shards"),
-    (["1/2", "2/3", "3/3"], r"shard-2-of-3: rows 15\.\.21 are in two shards"),
-])
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ([], "no vectors"),
+        (["1/3", "2/3"], r"rows 30\.\.44 are in no shard"),
+        (["2/3", "3/3"], r"shard-2-of-3: rows 0\.\.14 are in no shard"),
+        (["1/3", "3/3"], r"shard-3-of-3: rows 15\.\.29 are in no shard"),
+        (["1/1", "1/3"], r"shard-1-of-1: rows 0\.\.14 are in two shards"),
+        (["1/2", "2/3", "3/3"], r"shard-2-of-3: rows 15\.\.21 are in two shards"),
+    ],
+)
 def test_missing_and_doubled_shards_are_named(tmp_path: Path, shards: list[str], message: str) -> None:
     for shard in shards:
         encode(tmp_path, shard)
@@ -172,7 +175,9 @@ def test_a_shard_of_other_vectors_is_refused(tmp_path: Path) -> None:
         VectorSet(tmp_path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("collection", "collection-2"), ("passages", 44), ("encoder", "encoder-2"), ("template", "{title}"), ("dim", 5)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("collection", "collection-2"), ("passages", 44), ("encoder", "encoder-2"), ("template", "{title}"), ("dim", 5)]
+)
 def test_other_vectors_are_not_mixed_in(tmp_path: Path, key: str, value: Any) -> None:
     encode(tmp_path, stop_after=2)
     before = contents(tmp_path)
@@ -264,7 +269,9 @@ def test_a_disk_that_fills_up_loses_one_block_at_most(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(np, "save", full)
         encode(tmp_path / "full")
-    assert sorted(contents(tmp_path / "full")) == [f"shard-1-of-1/{name}" for name in ("00000.docids", "00000.npy", "00001.docids", "00001.npy", "manifest.json")]
+    assert sorted(contents(tmp_path / "full")) == [
+        f"shard-1-of-1/{name}" for name in ("00000.docids", "00000.npy", "00001.docids", "00001.npy", "manifest.json")
+    ]
     encode(tmp_path / "full")
     encode(tmp_path / "whole")
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")

@@ -23,7 +23,10 @@ def passage(docid: str, text: str, title: str = "") -> Record:
 
 def query(qid: str, text: str, *evidence: Sequence[str]) -> Record:
     """A KILT record; each evidence set is given by its docids."""
-    output = [{"answer": "x", "provenance": [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]} for docids in evidence]
+    output = [
+        {"answer": "x", "provenance": [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]}
+        for docids in evidence
+    ]
     return {"id": qid, "input": text, "output": output}
 
 

@@ -29,7 +29,11 @@ def get_data(argv: Sequence[str]) -> None:
     parser = Parser("data get", "Put files of the KILT benchmark in place; what is there already stays.", example=EXAMPLE)
     parser.add_argument("ids", nargs="+", metavar="ID", help="kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)")
     parser.add_argument(
-        "--file", nargs="+", default=[], type=Path, metavar="PATH",
+        "--file",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
         help="use this local copy (plain or gzip) of the one ID; for TriviaQA also its release",
     )
     options = parser.parse_args(argv)

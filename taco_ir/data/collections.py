@@ -74,7 +74,13 @@ class Collection:
             touched = sum(any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries)
             log.warning(
                 "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
-                loaded.name, len(missing), len(pages), self.name, min(missing), touched, len(queries),
+                loaded.name,
+                len(missing),
+                len(pages),
+                self.name,
+                min(missing),
+                touched,
+                len(queries),
             )
         return loaded
 
@@ -97,7 +103,9 @@ def open_collection(name: str) -> Collection:
         return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
     folder = data_home() / "kilt" if name == "kilt" else Path(name)
     if not folder.is_dir() and name != "kilt":
-        raise InputError(f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and <task>-<split>.jsonl files")
+        raise InputError(
+            f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and <task>-<split>.jsonl files"
+        )
     found = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
     if not found:
         build = "; build it with `python -m taco_ir.data passages`" if name == "kilt" else ""

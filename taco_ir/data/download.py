@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger("taco_ir")
-Report = Callable[[int, int], None]                  # (bytes done, bytes in all)
+Report = Callable[[int, int], None]  # (bytes done, bytes in all)
 BLOCK = 1 << 18
 PASSING_FAULTS = (408, 425, 429, 500, 502, 503, 504)
 GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -35,9 +35,7 @@ class _Broken(Exception):
     """An attempt that ended early and is worth another."""
 
 
-def fetch(
-    url: str, path: Path, md5: str | None = None, size: int | None = None, report: Report | None = None, pause: float = 1.0
-) -> Path:
+def fetch(url: str, path: Path, md5: str | None = None, size: int | None = None, report: Report | None = None, pause: float = 1.0) -> Path:
     """Download `url` to `path`, going on from a `.part` file that an earlier attempt or process left.
 
     IR_DATASETS_DL_TRIES (3) is the number of attempts in a row that may bring nothing new, IR_DATASETS_DL_TIMEOUT (15)
@@ -118,7 +116,7 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
     with part.open("ab") as sink:
         try:
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            current = os.path.samestat(os.fstat(sink.fileno()), part.stat())    # not renamed before the lock was ours
+            current = os.path.samestat(os.fstat(sink.fileno()), part.stat())  # not renamed before the lock was ours
         except (BlockingIOError, FileNotFoundError):
             current = False
         if not current:
@@ -189,7 +187,7 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             total = _accept(response, sink, path, size)
-            if response.status_code == 416:          # the partial file is whole already; this body only says so
+            if response.status_code == 416:  # the partial file is whole already; this body only says so
                 return
             for block in response.raw.stream(BLOCK, decode_content=False):
                 sink.write(block)

@@ -143,7 +143,7 @@ def judged_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]
 def _queries(read: ReadQueries) -> Any:
     from ir_datasets.formats import BaseQueries
 
-    class KiltQueries(BaseQueries):                   # type: ignore[misc]
+    class KiltQueries(BaseQueries):  # type: ignore[misc]
         def queries_iter(self) -> Iterator[KiltQuery]:
             return (KiltQuery(query.qid, query.text, query.answers, query.evidence) for query in read())
 
@@ -162,12 +162,12 @@ def _queries(read: ReadQueries) -> Any:
 def _qrels(read: ReadQueries) -> Any:
     from ir_datasets.formats import BaseQrels, TrecQrel
 
-    class KiltQrels(BaseQrels):                       # type: ignore[misc]
+    class KiltQrels(BaseQrels):  # type: ignore[misc]
         def qrels_iter(self) -> Iterator[TrecQrel]:
             return (TrecQrel(qid, docid, 1, "0") for qid, docids in judged_ids(read()) for docid in docids)
 
         def qrels_cls(self) -> type[TrecQrel]:
-            return TrecQrel                           # type: ignore[no-any-return]
+            return TrecQrel  # type: ignore[no-any-return]
 
         def qrels_defs(self) -> dict[int, str]:
             return QREL_LEVELS
@@ -179,14 +179,14 @@ def _docs(collection: Collection, name: str) -> Any:
     from ir_datasets.formats import BaseDocs
     from ir_datasets.indices.base import Docstore
 
-    class Store(Docstore):                            # type: ignore[misc]
+    class Store(Docstore):  # type: ignore[misc]
         def get_many_iter(self, doc_ids: Iterable[str]) -> Iterator[PassageDoc]:
             """The documents of those ids that exist, as ir_datasets' stores do."""
             listed = list(doc_ids)
             known = [docid for docid, row in zip(listed, collection.passages.rows(listed), strict=True) if row >= 0]
             return map(_doc, collection.passages.get(known).values())
 
-    class PassageDocs(BaseDocs):                      # type: ignore[misc]
+    class PassageDocs(BaseDocs):  # type: ignore[misc]
         path = collection.passage_path.resolve()
 
         def docs_iter(self) -> DocIterator:

@@ -22,7 +22,7 @@ from taco_ir.files import InputError, data_home, writing
 
 log = logging.getLogger("taco_ir")
 TRAIN_TASKS = ("fever", "nq", "hotpotqa", "eli5", "trex", "structured_zeroshot", "aidayago2", "wow", "triviaqa")
-DEV_FACTS = {                                        # task: md5, bytes, records; KILT publishes none for the other files
+DEV_FACTS = {  # task: md5, bytes, records; KILT publishes none for the other files
     "fever": ("ae9a27503d177ba82cdb1e968b1aeac1", 6_174_139, 10_444),
     "aidayago2": ("262c2350c0a331b26cdcc70590f068f2", 21_061_554, 4_784),
     "wned": ("b04e18e85c7f87030f5118c21f1297dc", 12_868_348, 3_396),
@@ -98,9 +98,7 @@ def expand(name: str) -> list[TopicsName]:
     return [resolve_topics(name, KILT_FILES)]
 
 
-def get(
-    topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
-) -> Path:
+def get(topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None) -> Path:
     """Put a topics file into the kilt folder, unless it is there, and return its path.
 
     Args:
@@ -134,9 +132,7 @@ def get_knowledge_source(file: Path | None = None, addresses: Addresses = ORIGIN
     return path
 
 
-def _obtain(
-    path: Path, file: Path | None, url: str, md5: str | None, size: int | None, report: Report | None, link: bool = False
-) -> None:
+def _obtain(path: Path, file: Path | None, url: str, md5: str | None, size: int | None, report: Report | None, link: bool = False) -> None:
     if file is None:
         fetch(url, path, md5, size, report)
     else:
@@ -224,5 +220,7 @@ def read_questions(archive: Path) -> dict[str, str]:
     except (*GZIP_FAULTS, tarfile.TarError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again") from error
     if left:
-        raise InputError(f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; remove it to fetch it again")
+        raise InputError(
+            f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; remove it to fetch it again"
+        )
     return questions

@@ -22,7 +22,7 @@ from taco_ir.files import InputError, read_json, require_space, sync_folder, wri
 
 log = logging.getLogger("taco_ir")
 BLOCK_PAGES = 50_000
-GZIP_RATIO = 4                                       # text unpacks to about this many times its size
+GZIP_RATIO = 4  # text unpacks to about this many times its size
 
 
 class Progress(NamedTuple):
@@ -34,9 +34,7 @@ class Progress(NamedTuple):
     passages: int = 0
 
 
-def build_passages(
-    source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES
-) -> Progress:
+def build_passages(source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES) -> Progress:
     """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
 
     A build that was killed goes on after the last finished block of pages when it is started again with the same source
@@ -122,7 +120,7 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
     try:
         return PassageStore(path)
     except BaseException:
-        path.unlink()                                 # a second name or a copy; the user's file stays
+        path.unlink()  # a second name or a copy; the user's file stays
         raise
 
 
@@ -177,6 +175,6 @@ def _reading(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
         raw.seek(start)
         if source.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield unpacked, raw.tell              # type: ignore[misc]
+                yield unpacked, raw.tell  # type: ignore[misc]
         else:
             yield raw, raw.tell

@@ -25,8 +25,8 @@ from taco_ir.files import InputError, data_home, exclusive, fingerprint, read_js
 from taco_ir.records import Passage
 
 log = logging.getLogger("taco_ir")
-STEP = 4096                                          # lines between two remembered offsets
-SCAN_NOTE = 2_000_000                                # lines between two progress messages of a scan
+STEP = 4096  # lines between two remembered offsets
+SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
 TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
 LAYOUT_VERSION = 1
 
@@ -115,7 +115,7 @@ class PassageStore:
         return array
 
     def _open(self) -> IO[bytes]:
-        return gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")   # type: ignore[return-value]
+        return gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
 
     @property
     def _is_tsv(self) -> bool:
@@ -142,7 +142,9 @@ class PassageStore:
                     raise TypeError("id, wikipedia_id, title and contents must be strings")
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             place = row + 1 + bool(columns)
-            raise InputError(f"{self.path}, line {place}: no passage with id, contents and wikipedia_id ({type(error).__name__}: {error})") from error
+            raise InputError(
+                f"{self.path}, line {place}: no passage with id, contents and wikipedia_id ({type(error).__name__}: {error})"
+            ) from error
         return Passage(docid, str(page), title, text)
 
     def _scan_once(self) -> None:
@@ -167,7 +169,9 @@ class PassageStore:
             for count, line in enumerate(source, 1):
                 passage = self._parse(line, columns, count - 1)
                 if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
-                    raise InputError(f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; neither may be empty or hold white space")
+                    raise InputError(
+                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; neither may be empty or hold white space"
+                    )
                 if count % STEP == 1:
                     offsets.append(position)
                 position += len(line)
@@ -205,7 +209,9 @@ class PassageStore:
                 if row in suspects:
                     docid, place = self._parse(line, columns, row).docid, row + 1 + bool(columns)
                     if docid in lines:
-                        raise InputError(f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; docids must be unique")
+                        raise InputError(
+                            f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; docids must be unique"
+                        )
                     lines[docid] = place
 
 

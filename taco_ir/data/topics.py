@@ -46,11 +46,11 @@ def _merged(path: Path, task: str) -> tuple[dict[str, Query], int]:
             queries[query.qid], lines[query.qid] = query, number
             continue
         if first.text != query.text:
-            raise InputError(f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; ids must be unique")
+            raise InputError(
+                f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; ids must be unique"
+            )
         repeats += 1
-        queries[query.qid] = first._replace(
-            answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence)
-        )
+        queries[query.qid] = first._replace(answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence))
     return queries, repeats
 
 

@@ -64,7 +64,7 @@ def _record(line: str) -> tuple[str, dict[str, None]]:
         raise InputError(f"query {qid!r} has output {str(outputs[0])[:80]!r}; an object with a list of provenance is expected")
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
-    except (TypeError, KeyError):                        # numbers for ids, or an entry without one
+    except (TypeError, KeyError):  # numbers for ids, or an entry without one
         pages = dict.fromkeys(_text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance)
     if "" in pages:
         raise InputError(f"query {qid!r} has provenance without a wikipedia_id; every entry needs one")

@@ -73,7 +73,7 @@ def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query],
         judged_Q = [_judge(rankings.get(query.qid, ()), query) for query in queries]
     sets_Q = np.array([max(judged.sets, 1) for judged in judged_Q])
     complete = [(row, rank) for row, judged in enumerate(judged_Q) for rank in judged.complete_ranks]
-    rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T                # one element per complete evidence set
+    rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T  # one element per complete evidence set
     scores = {}
     for measure, (kind, k) in cutoffs.items():
         if kind == R_PRECISION:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from taco_ir.files import InputError
 
 Values = npt.NDArray[np.float64]
-BLOCK = 1 << 22                                          # values drawn at once: 32 MB of float64
+BLOCK = 1 << 22  # values drawn at once: 32 MB of float64
 
 
 def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float]) -> Values:
@@ -43,8 +43,8 @@ def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = 10_000
     """
     weighted_Q = np.concatenate([differences_Q / (len(differences_Q) * len(tasks)) for differences_Q in tasks])
     observed = abs(weighted_Q.sum())
-    tolerance = 1e-12 * np.abs(weighted_Q).sum()             # a flip equal to the observed one but for rounding counts
-    weighted_Q = weighted_Q[weighted_Q != 0]                 # a flip of 0 changes nothing
+    tolerance = 1e-12 * np.abs(weighted_Q).sum()  # a flip equal to the observed one but for rounding counts
+    weighted_Q = weighted_Q[weighted_Q != 0]  # a flip of 0 changes nothing
     if not len(weighted_Q):
         return 1.0
     generator = np.random.default_rng(seed)

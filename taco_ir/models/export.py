@@ -9,9 +9,18 @@ from pathlib import Path
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.config import ANY_TASK, EncoderConfig
 
-MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model")
-PLAIN_TEMPLATE = "{title} {text}"                    # the one that Pyserini's document encoder has
-MODULES = "sentence_transformers.models"             # the names that every version reads
+MODEL_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+)
+PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
+MODULES = "sentence_transformers.models"  # the names that every version reads
 
 
 def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
@@ -42,19 +51,25 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
     """The text of pyserini-flags.txt."""
     shared = f"--encoder-class auto --pooling {'cls' if config.pooling == 'first' else 'mean'}{' --l2-norm' if config.normalize else ''}"
     lines = [
-        "# passages (a corpus of {\"id\", \"title\", \"text\"} lines)",
+        '# passages (a corpus of {"id", "title", "text"} lines)',
         f"python -m pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss "
         f"encoder --encoder {encoder} {shared} --fields title text --max-length {config.passage_length} --device cpu",
     ]
     if config.passage_template != PLAIN_TEMPLATE:
-        lines.append(f"# no flag gives the passage template {config.passage_template!r}: write the corpus' text by it and use --fields text")
+        lines.append(
+            f"# no flag gives the passage template {config.passage_template!r}: write the corpus' text by it and use --fields text"
+        )
     for task, prompt in sorted((config.prompts or {ANY_TASK: ""}).items()):
-        lines.append(f"# queries{'' if task == ANY_TASK else f' of {task}'}, at most {config.max_query_tokens(task)} tokens (the tokenizer cuts at {config.query_length})")
+        lines.append(
+            f"# queries{'' if task == ANY_TASK else f' of {task}'}, at most {config.max_query_tokens(task)} tokens (the tokenizer cuts at {config.query_length})"
+        )
         if prompt and not prompt.endswith(" "):
             lines.append(f"# no flag gives the prompt {prompt!r}: Pyserini puts a space behind it; use the exported queries")
             continue
         prefix = f" --query-prefix {shlex.quote(prompt.removesuffix(' '))}" if prompt else ""
-        lines.append(f"python -m pyserini.search.faiss --index INDEX --topics TOPICS --topics-format kilt --output RUN --hits 100 --encoder {encoder} {shared}{prefix}")
+        lines.append(
+            f"python -m pyserini.search.faiss --index INDEX --topics TOPICS --topics-format kilt --output RUN --hits 100 --encoder {encoder} {shared}{prefix}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -69,18 +84,34 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
     prompt = prefix.replace("{{", "{").replace("}}", "}")
     if not plain or rest or prompt.replace("{", "{{").replace("}", "}}") != prefix:
-        raise InputError(f"sentence-transformers cannot hold the passage template {config.passage_template!r}; it has a prefix before the text")
+        raise InputError(
+            f"sentence-transformers cannot hold the passage template {config.passage_template!r}; it has a prefix before the text"
+        )
     tokens = max(config.query_length, config.passage_length)
     copy_backbone(source, target, tokens)
-    apart = {"query_length": config.query_length, "document_length": config.passage_length} if config.query_length != config.passage_length else {}
+    apart = (
+        {"query_length": config.query_length, "document_length": config.passage_length}
+        if config.query_length != config.passage_length
+        else {}
+    )
     write_json(target / "sentence_bert_config.json", {"max_seq_length": tokens, "do_lower_case": False} | apart)
     kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] if config.normalize else [])]
-    write_json(target / "modules.json", [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{kind}"} for i, (kind, path) in enumerate(kinds)])
+    write_json(
+        target / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{kind}"} for i, (kind, path) in enumerate(kinds)],
+    )
     for _, path in kinds[1:]:
         (target / path).mkdir()
     width = read_json(source / "config.json").get("hidden_size") or read_json(source / "config.json")["d_model"]
-    pooling = {"word_embedding_dimension": width, "pooling_mode_cls_token": config.pooling == "first", "pooling_mode_mean_tokens": config.pooling == "mean"}
+    pooling = {
+        "word_embedding_dimension": width,
+        "pooling_mode_cls_token": config.pooling == "first",
+        "pooling_mode_mean_tokens": config.pooling == "mean",
+    }
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     prompts["document"] = prompt
-    write_json(target / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if config.normalize else "dot"})
+    write_json(
+        target / "config_sentence_transformers.json",
+        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if config.normalize else "dot"},
+    )

@@ -20,10 +20,10 @@ from taco_ir.files import InputError, read_json, write_json, writing_folder
 from taco_ir.records import Passage, Ranking, Run
 
 log = logging.getLogger("taco_ir")
-K1, B = 0.9, 0.4                                     # Anserini's defaults for passages
-MAX_WORDS = 1 << 20                                  # of a query; Lucene's default, 1024, is less than a long document has
+K1, B = 0.9, 0.4  # Anserini's defaults for passages
+MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
 MIN_JAVA = 21
-JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")      # -Xrs: Ctrl-C stays Python's
+JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")  # -Xrs: Ctrl-C stays Python's
 
 
 @cache
@@ -48,12 +48,12 @@ def start_jvm() -> None:
 
     home = java_home()
     os.environ["JAVA_HOME"] = str(home)
-    os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"      # Pyserini's trec_eval calls `java`
+    os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # Pyserini's trec_eval calls `java`
     jnius_config.add_classpath(str(anserini_jar()))
     jnius_config.add_options(*JVM_OPTIONS)
     import jnius
 
-    jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()              # Lucene's notes on its own set-up
+    jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
     level = jnius.autoclass("org.apache.logging.log4j.Level")
     jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
 
@@ -111,7 +111,16 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             report(row)
         for sink in sinks:
             sink.close()
-        flags = ("-collection", "JsonCollection", "-input", str(source.absolute()), "-index", str(folder.absolute() / "lucene"), "-generator", "DefaultLuceneDocumentGenerator")
+        flags = (
+            "-collection",
+            "JsonCollection",
+            "-input",
+            str(source.absolute()),
+            "-index",
+            str(folder.absolute() / "lucene"),
+            "-generator",
+            "DefaultLuceneDocumentGenerator",
+        )
         java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
         for path in source.iterdir():
             path.unlink()
@@ -144,5 +153,8 @@ class BM25:
         for qid, text in queries:
             texts.add(text)
             qids.add(qid)
-        found = {entry.getKey(): entry.getValue() for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()}
+        found = {
+            entry.getKey(): entry.getValue()
+            for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
+        }
         return Run({qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries})

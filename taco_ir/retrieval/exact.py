@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from taco_ir.records import Vectors
 
-QUERIES = 1024                                       # queries scored together
-ROWS = 4096                                          # vectors scored together
-CROWD = 3                                            # candidates kept before they are thinned out, in multiples of hits
-TIES = 10                                            # rows kept of a query whose scores are all equal, in multiples of hits
+QUERIES = 1024  # queries scored together
+ROWS = 4096  # vectors scored together
+CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
+TIES = 10  # rows kept of a query whose scores are all equal, in multiples of hits
 
 
 class Candidates(NamedTuple):
@@ -57,7 +57,7 @@ def _search(queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> Candidates:
 def _thin(pending: list[Candidates], floor_B: Vectors, hits: int) -> tuple[Candidates, Vectors]:
     """Sort candidates, drop those below the hits-th best of their query, and return that score for each query."""
     query, row, score = (np.concatenate(parts) for parts in zip(*pending, strict=True))
-    order = np.argsort((query << 32) - _ordered(score))       # one key sorts ten times faster than two
+    order = np.argsort((query << 32) - _ordered(score))  # one key sorts ten times faster than two
     query, row, score = query[order], row[order], score[order]
     first_B, stop_B = (np.searchsorted(query, np.arange(len(floor_B)), side) for side in ("left", "right"))
     full_B = stop_B - first_B >= hits

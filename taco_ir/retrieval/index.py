@@ -16,11 +16,11 @@ from taco_ir.retrieval.vectors import Recipe, VectorSet
 if TYPE_CHECKING:
     import faiss
 
-TRAINING_ROWS = 262_144                              # rows that a factory with training (IVF, SQ) sees, at most
-MIN_EF, EF_PER_HIT = 64, 2                           # HNSW: candidates kept while searching
-PROBED_SHARE, MIN_PROBED = 16, 8                     # IVF: one list in so many is searched, and at least so many lists
-BATCH = 20                                           # queries from which faiss multiplies matrices, too; numpy's BLAS is faster
-GRAPH_BYTES = 272                                    # of a vector in HNSW32, above the vector itself
+TRAINING_ROWS = 262_144  # rows that a factory with training (IVF, SQ) sees, at most
+MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
+PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
+BATCH = 20  # queries from which faiss multiplies matrices, too; numpy's BLAS is faster
+GRAPH_BYTES = 272  # of a vector in HNSW32, above the vector itself
 
 
 def _silent(_: int) -> None:
@@ -57,7 +57,9 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
                 try:
                     index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
                 except RuntimeError as error:
-                    raise InputError(f"--factory {factory!r}: this kind of index takes no vectors ({str(error).rpartition(': ')[2]})") from error
+                    raise InputError(
+                        f"--factory {factory!r}: this kind of index takes no vectors ({str(error).rpartition(': ')[2]})"
+                    ) from error
                 sink.writelines(f"{docid}\n" for docid in docids)
                 report(index.ntotal)
         try:
@@ -72,7 +74,7 @@ def _row_bytes(index: faiss.Index) -> int:
     """Bytes that a vector takes in `index`, about."""
     try:
         return int(index.sa_code_size())
-    except RuntimeError:                              # graphs have no codes
+    except RuntimeError:  # graphs have no codes
         return int(index.d) * 4 + GRAPH_BYTES
 
 
@@ -107,7 +109,9 @@ class DenseIndex:
                 f"{encoder.passage_fingerprint}; search with the model that made it, or build an index with this one"
             )
         if collection is not None and collection != self.recipe.collection:
-            raise InputError(f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}")
+            raise InputError(
+                f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}"
+            )
         flat = self.manifest["factory"] == "Flat"
         self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
         self._vectors_ND = _flat_vectors(self._index) if flat else None
@@ -117,7 +121,9 @@ class DenseIndex:
         """Re-hash the files. Raises: InputError naming one that was altered."""
         for name, facts in self.manifest["files"].items():
             if (found := sha256_file(folder / name)) != facts["sha256"]:
-                raise InputError(f"{folder / name}: altered (SHA-256 {found[:16]}, manifest says {facts['sha256'][:16]}); build the index again")
+                raise InputError(
+                    f"{folder / name}: altered (SHA-256 {found[:16]}, manifest says {facts['sha256'][:16]}); build the index again"
+                )
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
         """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer)."""
@@ -128,7 +134,10 @@ class DenseIndex:
         scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD), min(hits, len(self._docids)))
         docids_BK = self._docids[rows_BK]
         if (rows_BK < 0).any():
-            return [Ranking.of(docids_K[rows_K >= 0].tolist(), scores_K[rows_K >= 0]) for docids_K, scores_K, rows_K in zip(docids_BK, scores_BK, rows_BK, strict=True)]
+            return [
+                Ranking.of(docids_K[rows_K >= 0].tolist(), scores_K[rows_K >= 0])
+                for docids_K, scores_K, rows_K in zip(docids_BK, scores_BK, rows_BK, strict=True)
+            ]
         return [Ranking.of(docids_K, scores_K) for docids_K, scores_K in zip(docids_BK.tolist(), scores_BK, strict=True)]
 
 

@@ -34,8 +34,15 @@ class TacoQueryEncoder:
     """
 
     def __init__(
-        self, encoder_dir: str | None = None, tokenizer_name: str | None = None, device: str = "cpu", prefix: str | None = None,
-        task: str | None = None, pooling: str | None = None, l2_norm: bool = False, **_: Any,
+        self,
+        encoder_dir: str | None = None,
+        tokenizer_name: str | None = None,
+        device: str = "cpu",
+        prefix: str | None = None,
+        task: str | None = None,
+        pooling: str | None = None,
+        l2_norm: bool = False,
+        **_: Any,
     ) -> None:
         _refuse_tokenizer(tokenizer_name)
         self.encoder = _load(encoder_dir, device, pooling, l2_norm)
@@ -59,8 +66,13 @@ class TacoDocumentEncoder:
     """A document encoder for Pyserini's `encode`; arguments as in TacoQueryEncoder."""
 
     def __init__(
-        self, model_name: str | None = None, tokenizer_name: str | None = None, device: str = "cpu",
-        pooling: str | None = None, l2_norm: bool = False, **_: Any,
+        self,
+        model_name: str | None = None,
+        tokenizer_name: str | None = None,
+        device: str = "cpu",
+        pooling: str | None = None,
+        l2_norm: bool = False,
+        **_: Any,
     ) -> None:
         _refuse_tokenizer(tokenizer_name)
         self.encoder = _load(model_name, device, pooling, l2_norm)
@@ -82,7 +94,7 @@ def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) ->
 
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
-    if model is None or describes_itself(Path(model)):      # Pyserini adds pooling flags to paths that hold the word `sentence`
+    if model is None or describes_itself(Path(model)):  # Pyserini adds pooling flags to paths that hold the word `sentence`
         return load_encoder(model, device=device)
     return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
 
@@ -100,8 +112,16 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
     for row, query in enumerate(queries):
         first = by_text.setdefault(query.plain_text, row)
         if not np.allclose(vectors_BD[first], vectors_BD[row], atol=1e-5):
-            raise InputError(f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which Pyserini removes; export them apart")
-    table = pandas.DataFrame({"id": [query.record_id or query.qid for query in queries], "text": [query.plain_text for query in queries], "embedding": list(vectors_BD)})
+            raise InputError(
+                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which Pyserini removes; export them apart"
+            )
+    table = pandas.DataFrame(
+        {
+            "id": [query.record_id or query.qid for query in queries],
+            "text": [query.plain_text for query in queries],
+            "embedding": list(vectors_BD),
+        }
+    )
     with writing_folder(folder) as part:
         table.to_pickle(part / "embedding.pkl")
 
@@ -117,7 +137,7 @@ def _is_command(module: str) -> bool:
 
 def run_pyserini(module: str, arguments: Sequence[str]) -> None:
     """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")       # Pyserini 1.6 reads it on import
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
     start_jvm()
     if not _is_command(module):
         raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
@@ -138,4 +158,4 @@ def run_pyserini(module: str, arguments: Sequence[str]) -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.argv = ours
-        argparse._ActionsContainer.add_argument = known     # type: ignore[method-assign]
+        argparse._ActionsContainer.add_argument = known  # type: ignore[method-assign]

@@ -5,9 +5,31 @@ from __future__ import annotations
 import re
 
 WORD = re.compile(r"\w+")
-SHORTEST = 3                                         # letters of a word that is worth marking
+SHORTEST = 3  # letters of a word that is worth marking
 STOPWORDS = frozenset(
-    ("the", "and", "for", "are", "was", "were", "who", "what", "when", "where", "which", "that", "this", "with", "from", "has", "have", "had", "how", "does", "did")
+    (
+        "the",
+        "and",
+        "for",
+        "are",
+        "was",
+        "were",
+        "who",
+        "what",
+        "when",
+        "where",
+        "which",
+        "that",
+        "this",
+        "with",
+        "from",
+        "has",
+        "have",
+        "had",
+        "how",
+        "does",
+        "did",
+    )
 )
 
 

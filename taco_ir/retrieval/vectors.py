@@ -87,7 +87,7 @@ class ShardWriter:
             _same_recipe(self.folder, read_json(self._path)["recipe"], recipe)
             self._blocks = read_json(self._path)["blocks"]
         elif self.folder.is_dir():
-            for path in sorted(self.folder.iterdir(), reverse=True):      # the manifest, which names the blocks, before them
+            for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest, which names the blocks, before them
                 path.unlink()
         self._save()
 
@@ -111,7 +111,9 @@ class ShardWriter:
             with np.errstate(over="ignore"):
                 halves_ND = vectors_ND.astype(np.float16)
             if not np.isfinite(halves_ND).all():
-                raise InputError(f"{self.folder}: vectors of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504); encode with --normalize")
+                raise InputError(
+                    f"{self.folder}: vectors of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504); encode with --normalize"
+                )
             self._append(halves_ND, [passage.docid for passage in block])
             report(self.done)
 
@@ -141,7 +143,9 @@ class VectorSet:
         self.folder = folder
         finished = [path.parent for path in folder.glob("shard-*/manifest.json") if SHARD.fullmatch(path.parent.name)]
         if not finished:
-            raise InputError(f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`")
+            raise InputError(
+                f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`"
+            )
         shards = [(path, read_json(path / "manifest.json")) for path in finished]
         self._shards = sorted(shards, key=lambda shard: (shard[1]["rows"]["start"], shard[1]["rows"]["stop"]))
         self.recipe = Recipe(**self._shards[0][1]["recipe"])
@@ -180,14 +184,20 @@ def read_block(folder: Path, block: dict[str, Any]) -> Block:
         path = folder / f"{block['name']}.{suffix}"
         found = sha256_file(path) if path.is_file() else "no file"
         if found != expected:
-            raise InputError(f"{path}: truncated or altered (SHA-256 {found[:16]}, manifest says {expected[:16]}); remove {folder} and encode it again")
+            raise InputError(
+                f"{path}: truncated or altered (SHA-256 {found[:16]}, manifest says {expected[:16]}); remove {folder} and encode it again"
+            )
     vectors_ND = np.load(folder / f"{block['name']}.npy", mmap_mode="r", allow_pickle=False)
     docids = (folder / f"{block['name']}.docids").read_text(encoding="utf-8").splitlines()
     return vectors_ND, docids
 
 
 def _same_recipe(folder: Path, found: dict[str, Any], wanted: Recipe) -> None:
-    differing = [f"{key} {found.get(key)!r} there, {value!r} here" for key, value in wanted._asdict().items() if found.get(key) != value and key != "model"]
+    differing = [
+        f"{key} {found.get(key)!r} there, {value!r} here"
+        for key, value in wanted._asdict().items()
+        if found.get(key) != value and key != "model"
+    ]
     if differing:
         raise InputError(f"{folder}: holds vectors made otherwise ({'; '.join(differing)}); give another --output or --overwrite")
 
@@ -198,4 +208,3 @@ def peak_memory() -> int:
     import sys
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
