@@ -12,7 +12,7 @@ from taco_ir.data.collections import Topics, open_collection
 from taco_ir.evaluation.formats import read_run
 from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError
+from taco_ir.files import InputError, collector_paused
 from taco_ir.records import Run
 from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, rows_of, score, title
 
@@ -41,6 +41,7 @@ def parser() -> Parser:
     return flags
 
 
+@collector_paused()  # scoring makes millions of texts and no cycles
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     measures = list(dict.fromkeys(map(Measure.parse, options.measures))) if options.measures else list(MEASURES)

@@ -192,7 +192,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise InputError(
                     f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})"
                 ) from error
-            if line.strip():
+            if not line.isspace():
                 yield number, line
 
 
