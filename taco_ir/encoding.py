@@ -13,6 +13,7 @@ from taco_ir.records import Encoder
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
 
 SAMPLE = 48  # passages that are encoded to estimate the rate
+WORKING_BYTES = 200_000_000  # what tokenising a block and batches of all lengths were seen to add to the sample's peak
 
 
 def encode_collection(
@@ -35,7 +36,7 @@ def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter,
     first = writer.rows.start + writer.done
     require_space(writer.folder, left * (recipe.dim * 2 + 64))
     rate = _rate(collection, encoder, first, writer.rows.stop)
-    memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6
+    memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6 + WORKING_BYTES
     print(
         f"encoding {left:,} of {len(writer.rows):,} passages of {collection.name} (shard {shard.number}/{shard.of}) into {writer.folder}: "
         f"about {duration(left / rate)} at {rate:,.0f}/s, {human_bytes(memory)} RAM, {human_bytes(left * recipe.dim * 2)} disk",
