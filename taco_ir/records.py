@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -194,8 +193,3 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from error
             if not line.isspace():
                 yield number, line
-
-
-def repeated(values: Iterable[str]) -> list[str]:
-    """Values that occur more than once, in order of first occurrence."""
-    return [value for value, count in Counter(values).items() if count > 1]

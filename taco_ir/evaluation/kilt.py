@@ -19,7 +19,6 @@ from taco_ir.records import Query, Ranking, Run
 PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
 R_PRECISION = "Rprec"
-KILT_MEASURES = (R_PRECISION, "recall@5", "success@5", "precision@1")
 AT_K = ("recall", "success", "precision")
 
 
