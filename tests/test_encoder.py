@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from taco_ir.data.collections import open_collection
 from taco_ir.files import InputError
 from taco_ir.models import encoder as encoder_module
+from taco_ir.models import pooling as pooling_module
 from taco_ir.models.config import CONFIG_FILE, EncoderConfig
 from taco_ir.models.encoder import Precision, TextEncoder, load_encoder
 from taco_ir.records import Passage, Vectors
@@ -105,7 +106,7 @@ def test_a_text_has_one_vector_whatever_stands_beside_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mean, "batch_size", batch_size)
         patch.setattr(encoder_module, "TOKEN_BUDGET", budget)
-        patch.setattr(encoder_module, "TOKENIZED_AT_ONCE", chunk)
+        patch.setattr(pooling_module, "TOKENIZED_AT_ONCE", chunk)
         near(mean.encode_queries([TEXTS[row] for row in rows], None), expected_BD)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from taco_ir.files import InputError, read_json, write_json
-from taco_ir.records import Passage
+from taco_ir.records import ENTITY_MARKS, Passage
 
 Pooling = Literal["first", "mean", "decoder"]
 CONFIG_FILE = "taco_ir.json"
+MENTION = ENTITY_MARKS[0]
 ANY_TASK = "*"
 DEFAULT_LENGTH = 256
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
@@ -29,6 +30,8 @@ class EncoderConfig:
         query_length, passage_length: most tokens that are read, prompt and special tokens included.
         query_lengths: the same, by task, where it differs from `query_length`.
         passage_template: with the fields {title} and {text}.
+        left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
+        head: width of the linear layer behind the pooling (head.safetensors); 0: there is none.
     """
 
     pooling: Pooling = "mean"
@@ -38,6 +41,8 @@ class EncoderConfig:
     query_lengths: Mapping[str, int] = field(default_factory=dict)
     passage_length: int = DEFAULT_LENGTH
     passage_template: str = "{title} {text}"
+    left_context: int = 0
+    head: int = 0
 
     def prompt(self, task: str | None) -> str:
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
@@ -50,6 +55,15 @@ class EncoderConfig:
         raise InputError(
             f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT"
         )
+
+    def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
+        """What the tokenizer reads for queries of `task`: the prompt, then the text. Raises: InputError as `prompt` does."""
+        prompt = self.prompt(task)
+        return [prompt + (self._near_mention(text) if self.left_context else text) for text in texts]
+
+    def _near_mention(self, text: str) -> str:
+        left, mark, rest = text.partition(MENTION)
+        return " ".join([*left.split()[-self.left_context :], mark + rest]) if mark else text
 
     def max_query_tokens(self, task: str | None) -> int:
         return self.query_lengths.get(task or ANY_TASK, self.query_length)

