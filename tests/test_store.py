@@ -85,6 +85,23 @@ def test_pages_of_docids_are_those_of_the_passages(tmp_path: Path, named: bool) 
     assert dict(store.page_of(["99#7", "a#b#1", "bare", "#1"])) == {"99#7": "99", "a#b#1": "a#b", "bare": "bare", "#1": "#1"}
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.sampled_from(FORMATS), st.sets(st.integers(0, len(PASSAGES) - 1)))
+def test_passages_at_rows(tmp_path: Path, name: str, rows: set[int]) -> None:
+    path = tmp_path / name
+    store = PassageStore(path if path.exists() else write(path, PASSAGES))
+    assert list(store.at(sorted(rows))) == [PASSAGES[row] for row in sorted(rows)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_docids_of_pages(tmp_path: Path, named: bool) -> None:
+    passages = [passage if named else passage._replace(docid=str(row)) for row, passage in enumerate(PASSAGES)]
+    store = PassageStore(write(tmp_path / FORMATS[0], passages))
+    expected = {page: [passage.docid for passage in passages if passage.page == page] for page in ("7", "0", "x")}
+    assert store.docids_of(["7", "0", "x"]) == expected and len(expected["0"]) == 3
+    assert store.docids_of([]) == {}
+
+
 def test_the_second_opening_does_not_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / FORMATS[0], PASSAGES)
     first = PassageStore(path)

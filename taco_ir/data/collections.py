@@ -12,7 +12,7 @@ from typing import NamedTuple
 from taco_ir.data.store import PassageStore
 from taco_ir.data.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.data.topics import read_topics
-from taco_ir.files import InputError, data_home
+from taco_ir.files import InputError, data_home, fingerprint
 from taco_ir.records import Query
 
 log = logging.getLogger("taco_ir")
@@ -31,6 +31,11 @@ class Topics(NamedTuple):
     @property
     def judged(self) -> bool:
         return any(query.evidence for query in self.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the query ids and texts, which are what a search sees."""
+        return fingerprint([[query.qid, query.text] for query in self.queries])
 
 
 class Collection:

@@ -73,16 +73,21 @@ class PassageStore:
         rows = self.rows(docids)
         if len(missing := np.flatnonzero(rows < 0)):
             raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
-        return {passage.docid: passage for passage in self._at(np.unique(rows).tolist())}
+        return {passage.docid: passage for passage in self.at(np.unique(rows).tolist())}
 
-    def _at(self, rows: list[int]) -> Iterator[Passage]:
-        if self.path.suffix != ".gz":
+    def at(self, rows: Iterable[int]) -> Iterator[Passage]:
+        """Passages of ascending `rows`; what lies between them is not parsed, and in a plain file mostly not read."""
+        offsets = None if self.path.suffix == ".gz" else self._array("offsets")
+        place = 0
+        with self._open() as source:
+            columns = self._columns(source)
             for row in rows:
-                yield from self.read(row, row + 1)
-        elif rows:
-            wanted = set(rows)
-            passages = self.read(rows[0], rows[-1] + 1)
-            yield from (passage for row, passage in enumerate(passages, rows[0]) if row in wanted)
+                if offsets is not None and row // STEP > place // STEP:
+                    source.seek(int(offsets[row // STEP]))
+                    place = row // STEP * STEP
+                for line in islice(source, row - place, row - place + 1):
+                    yield self._parse(line, columns, row)
+                place = row + 1
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row of each docid, -1 where the collection has none (64-bit hashes: a wrong hit has odds of count / 2^64)."""
@@ -98,6 +103,16 @@ class PassageStore:
         wanted = np.array([_digest(page) for page in listed], dtype=np.uint64)
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
+
+    def docids_of(self, pages: Iterable[str]) -> dict[str, list[str]]:
+        """Docids of each of `pages` in file order, by one pass over the passages; none for a page that no passage belongs to."""
+        found: dict[str, list[str]] = {page: [] for page in pages}
+        if found:
+            owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._pages.items()
+            for docid, page in owners:
+                if page in found:
+                    found[page].append(docid)
+        return found
 
     def page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
         """Page of each docid; a docid that the collection lacks is its own page's name up to the `#`."""

@@ -1,0 +1,79 @@
+"""A pool holds what its queries need, is the same for one seed, and has no docid twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from verbs import passage, query, write_collection
+
+from taco_ir.data.collections import Collection, open_collection
+from taco_ir.data.examples import positive_sets
+from taco_ir.data.pools import Pool, make_pool
+
+HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1", "40#1", "1#0"] for row in range(12)}
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Collection:
+    topics = {
+        "nq-dev": [query(f"q{row}", f"text {row}", [f"{row}#0"], [f"{row + 1}#0", "99#0"]) for row in range(12)]
+        + [query("unjudged", "none"), query("gone", "gone", ["98#0"])],
+        "trex-dev": [query("t", "slot", ["2#0"])],
+        "wow-dev": [query("w", "talk", ["98#0"])],
+        "fever-train": [query("f", "claim", ["3#0"])],
+    }
+    passages = [passage(f"{page}#{place}", "x") for page in range(50) for place in range(2)]
+    return open_collection(str(write_collection(tmp_path / "mine", passages, topics)))
+
+
+def pool(collection: Collection, task: str = "nq", queries: int = 5, random: int = 10, seed: int = 3) -> Pool:
+    made = make_pool(collection, task, queries, HARD, 2, random, seed)
+    assert made is not None
+    return made
+
+
+def test_a_pool_is_gold_then_hard_then_random(collection: Collection) -> None:
+    made = pool(collection)
+    assert (made.task, len(made.queries)) == ("nq", 5)
+    assert len(set(made.docids)) == len(made.docids)
+    gold = {docid for sets in positive_sets(collection.passages, made.queries) for docids in sets for docid in docids}
+    hard = {docid for each in made.queries for docid in HARD[each.qid][:2]}
+    assert set(made.docids[: len(gold)]) == gold
+    assert set(made.docids[len(gold) :][: len(hard)]) == hard
+    assert set(pool(collection, random=0).docids) == gold | hard
+    assert (collection.passages.rows(made.docids) >= 0).all()
+    assert len(gold | hard) < len(made.docids) <= len(gold | hard) + 10
+
+
+def test_a_pool_depends_on_the_seed_alone(collection: Collection) -> None:
+    assert pool(collection) == pool(open_collection(str(collection.passage_path.parent)))
+    others = [pool(collection, seed=seed) for seed in range(4, 10)]
+    assert any(other.queries != pool(collection).queries for other in others)
+    assert any(other.docids[-3:] != pool(collection).docids[-3:] for other in others)
+
+
+def test_queries_without_gold_in_the_collection_are_not_drawn(collection: Collection) -> None:
+    made = pool(collection, queries=99)
+    assert [each.qid for each in made.queries] == [f"q{row}" for row in range(12)]
+
+
+def test_all_passages_where_fewer_than_asked(collection: Collection) -> None:
+    assert set(pool(collection, random=1000).docids) == {each.docid for each in collection.passages.read()}
+
+
+def test_tasks_share_their_random_passages(collection: Collection) -> None:
+    drawn = set(pool(collection, "trex").docids) - {"2#0"}
+    assert len(drawn) >= 9
+    assert drawn <= set(pool(collection).docids)
+
+
+def test_no_pool_without_judged_dev_topics(collection: Collection) -> None:
+    for task in ("fever", "unknown", "wow"):
+        assert make_pool(collection, task, 5, {}, 2, 10, 0) is None
+
+
+def test_aliases_and_minikilt(minikilt: Path) -> None:
+    made = make_pool(open_collection(str(minikilt / "small")), "zsre", 20, {}, 0, 300, 0)
+    assert made is not None and made.task == "structured_zeroshot"
+    assert len(made.queries) == 20 and 300 <= len(made.docids) <= 340
