@@ -13,7 +13,8 @@ import taco_ir
 from taco_ir.console import MODEL_FLAGS, Parser, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.data.tasks import canonical_task
-from taco_ir.files import InputError, fingerprint, read_json, write_json
+from taco_ir.files import InputError, read_json, write_json
+from taco_ir.rankings import made_of, record_path
 from taco_ir.records import Query, Run, write_trec
 
 if TYPE_CHECKING:
@@ -158,17 +159,11 @@ def run_paths(options: Namespace, collection: Collection, topics: Sequence[Topic
     return [output / f"{topic.name}{suffix}" for topic in topics]
 
 
-def record_path(run: Path) -> Path:
-    """Beside each run: what made it."""
-    return run.with_name(run.name + ".json")
-
-
 def record(options: Namespace, collection: Collection, topic: Topics) -> dict[str, Any]:
     """What was asked for: a run that exists with an equal record may be written again."""
     return {
         "taco_ir": taco_ir.__version__,
-        "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
-        "topics": {"name": topic.name, "fingerprint": fingerprint([[query.qid, query.text] for query in topic.queries])},
+        **made_of(collection, topic),
         "retriever": options.retriever,
         "flags": {name: getattr(options, name) for name in ("model", "pooling", "normalize", "prompt", "precision", "index")},
         "hits": options.hits or DEFAULT_HITS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
 DEFAULT_NAME = "minilm-l6"
+PART = 1024  # queries of a part; exact search reads the vectors once for so many
 
 
 def encoder_of(options: Namespace) -> TextEncoder:
@@ -71,6 +72,11 @@ class System(ABC):
         if key not in self._runs:
             self._runs[key] = self._search(topics, hits)
         return self._runs[key]
+
+    def search_in_parts(self, topics: Topics, hits: int) -> Iterator[Run]:
+        """The same run in parts of the queries, for those who report progress; nothing is remembered."""
+        for start in range(0, len(topics.queries), PART):
+            yield self._search(topics._replace(queries=topics.queries[start : start + PART]), hits)
 
 
 class DenseSystem(System):

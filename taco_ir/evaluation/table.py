@@ -61,9 +61,9 @@ def _plain(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    rows = _texts(table, _escape_markdown, lambda text: f"**{text}**")
+    rows = _texts(table, escape_markdown, lambda text: f"**{text}**")
     rule = ["---:" if right else "---" for right in _numeric_columns(table)]
-    title = f"{_escape_markdown(table.title)}\n\n" if table.title else ""
+    title = f"{escape_markdown(table.title)}\n\n" if table.title else ""
     return title + "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
 
 
@@ -93,7 +93,7 @@ def _texts(table: Table, escape: Escape, bold: Escape) -> list[list[str]]:
     for column, name in enumerate(table.header):
         values = [value for row in numbers if (value := row[column]) is not None]
         if name in table.best and values:
-            best[column] = _show(max(values))
+            best[column] = show(max(values))
     texts = [[escape(name) for name in table.header]]
     for row, values_of_row in zip(table.rows, numbers, strict=True):
         texts.append([])
@@ -101,7 +101,7 @@ def _texts(table: Table, escape: Escape, bold: Escape) -> list[list[str]]:
             if value is None:
                 texts[-1].append("-" if cell is None else escape(str(cell)))
                 continue
-            shown = bold(_show(value)) if best.get(column) == _show(value) else _show(value)
+            shown = bold(show(value)) if best.get(column) == show(value) else show(value)
             texts[-1].append(shown + (escape(cell.mark) if isinstance(cell, Marked) else ""))
     return texts
 
@@ -112,7 +112,7 @@ def _number(cell: Cell) -> float | int | None:
     return cell if isinstance(cell, float | int) else None
 
 
-def _show(value: float | int) -> str:
+def show(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:z.3f}"
 
 
@@ -125,7 +125,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<|])", r"\\\1", _one_line(text))
 
 

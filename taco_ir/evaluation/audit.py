@@ -1,0 +1,188 @@
+"""What a negatives file holds, counted from the file: gold pages, likely false negatives, score margins, and examples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.evaluation.table import Cell, Table, show
+from taco_ir.records import Query, Ranking
+
+BINS = 24
+BAR = 40  # characters of the longest bar
+
+
+class Histogram(NamedTuple):
+    """Counts of equally wide bins; bin i reaches from edges[i] to edges[i + 1], one of the edges is 0."""
+
+    counts: list[int]
+    edges: list[float]
+
+
+class TaskAudit(NamedTuple):
+    """Counts over the negatives of one topics.
+
+    Attributes:
+        seen: hits from which negatives were chosen; `dropped` of them were gold or on a gold page.
+        on_gold: negatives that are gold or on a gold page; anything but 0 is an error of the miner.
+        with_answer: negatives whose text holds an answer, None where answers are no spans of text.
+        margins: best gold score less negative's score, for the queries whose gold was among the hits.
+    """
+
+    topics: str
+    queries: int
+    without: int
+    negatives: int
+    seen: int
+    dropped: int
+    on_gold: int
+    with_answer: int | None
+    margins: npt.NDArray[np.float64]
+
+
+class Shown(NamedTuple):
+    """A passage of an example; its score is None for gold."""
+
+    score: float | None
+    docid: str
+    title: str
+    text: str
+    has_answer: bool = False
+
+
+class Example(NamedTuple):
+    """A query to read: its gold passages and its hardest negatives; `gold_score` is None where gold was not among the hits."""
+
+    topics: str
+    query: Query
+    gold_score: float | None
+    gold: Sequence[Shown]
+    negatives: Sequence[Shown]
+
+
+class Audit(NamedTuple):
+    """All that the report says."""
+
+    title: str
+    notes: Sequence[str]
+    tasks: Sequence[TaskAudit]
+    examples: Sequence[Example]
+
+
+def audit_task(
+    topics: str,
+    queries: Sequence[Query],
+    kept: Mapping[str, Ranking],
+    page_of: Mapping[str, str],
+    gold_scores: Mapping[str, float],
+    seen: tuple[int, int],
+    has_answer: Callable[[Query, str], bool] | None,
+) -> TaskAudit:
+    """Count over the negatives `kept` by qid.
+
+    Args:
+        page_of: the page of every negative.
+        gold_scores: best gold score by qid, where gold was among the hits.
+        seen: hits looked at, and those of them dropped as gold.
+        has_answer: tells of a query and a docid whether its text holds an answer; None where that says nothing.
+    """
+    on_gold = with_answer = 0
+    margins = [np.zeros(0)]
+    for query in queries:
+        if (ranking := kept.get(query.qid)) is None:
+            continue
+        pages = {page for evidence in query.evidence for page in evidence.pages}
+        passages = {docid for evidence in query.evidence for docid in evidence.passages}
+        on_gold += sum(page_of[docid] in pages or docid in passages for docid in ranking.docids)
+        if has_answer:
+            with_answer += sum(has_answer(query, docid) for docid in ranking.docids)
+        if query.qid in gold_scores:
+            margins.append(gold_scores[query.qid] - ranking.scores.astype(np.float64))
+    return TaskAudit(
+        topics=topics,
+        queries=len(queries),
+        without=sum(query.qid not in kept or not kept[query.qid].docids for query in queries),
+        negatives=sum(len(ranking.docids) for ranking in kept.values()),
+        seen=seen[0],
+        dropped=seen[1],
+        on_gold=on_gold,
+        with_answer=with_answer if has_answer else None,
+        margins=np.concatenate(margins),
+    )
+
+
+def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
+    """About `bins` bins over all values, with an edge at 0: what is less lies left of it, all else right."""
+    low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)
+    width = (high - low) / (bins - 1) or 1.0
+    first, last = int(np.floor(low / width)), int(np.ceil(high / width))
+    edges = np.arange(first, max(last, 1) + 1) * width
+    edges[-1] = max(edges[-1], high)  # rounding may leave the largest value outside
+    edges[0] = min(edges[0], low)
+    counts, _ = np.histogram(values, edges)
+    return Histogram(counts.tolist(), edges.tolist())
+
+
+def summary(tasks: Sequence[TaskAudit]) -> Table:
+    """A row for each task; shares are of 1."""
+    header = ["topics", "queries", "without", "negatives", "per query", "gold dropped", "gold kept", "with answer", "above gold", "margin"]
+    return Table("", header, [_row(task) for task in tasks])
+
+
+LEGEND = (
+    "without: queries without any negative",
+    "gold dropped: share of the hits looked at that are gold or on a gold page",
+    "gold kept: negatives in the file that are gold or on a gold page; must be 0",
+    "with answer: share of negatives whose text holds an answer, likely false negatives; - where answers are no spans of text",
+    "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
+    "margin: median of best gold score less negative's score",
+)
+
+
+def _row(task: TaskAudit) -> list[Cell]:
+    return [
+        task.topics,
+        task.queries,
+        task.without,
+        task.negatives,
+        task.negatives / task.queries,
+        share(task.dropped, task.seen),
+        task.on_gold,
+        None if task.with_answer is None else share(task.with_answer, task.negatives),
+        share(int((task.margins <= 0).sum()), len(task.margins)),
+        float(np.median(task.margins)) if len(task.margins) else None,
+    ]
+
+
+def share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def margin_table(task: TaskAudit) -> Table:
+    """The histogram as a table, with bars of characters."""
+    counts, edges = histogram(task.margins)
+    longest = max(counts) or 1
+    rows: list[list[Cell]] = [
+        [low, high, count, "█" * -(-count * BAR // longest)] for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    return Table(f"{task.topics}: {len(task.margins):,} margins", ["from", "to", "negatives", "share of the most"], rows)
+
+
+def facts(example: Example) -> list[str]:
+    """Lines about an example: the answers, and how well gold was found."""
+    answers = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
+    return [*answers, "Gold is not among the hits" if example.gold_score is None else f"Best gold score: {show(example.gold_score)}"]
+
+
+def example_table(example: Example) -> Table:
+    """Gold first, then the hardest negatives."""
+    parts = [("gold", shown) for shown in example.gold]
+    parts += [(f"negative {place}", shown) for place, shown in enumerate(example.negatives, 1)]
+    rows: list[list[Cell]] = [
+        [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
+        for what, shown in parts
+    ]
+    return Table("", ["", "score", "title", "docid", "holds", "text"], rows)

@@ -1,0 +1,65 @@
+"""The audit of a negatives file as Markdown and as one HTML file that needs nothing else: the same words and numbers in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+from taco_ir.evaluation.audit import LEGEND, Audit, example_table, facts, histogram, margin_table, summary
+from taco_ir.evaluation.table import Cell, escape_markdown, render, show
+
+if TYPE_CHECKING:
+    import jinja2
+
+HEADINGS = ("Tasks", "Score margins", "Examples")
+
+
+def markdown(audit: Audit) -> str:
+    """The report as Markdown; text of passages and queries is escaped."""
+    return "\n".join(_blocks(audit))
+
+
+def _blocks(audit: Audit) -> Iterator[str]:
+    yield f"# {escape_markdown(audit.title)}\n"
+    yield "".join(f"- {escape_markdown(note)}\n" for note in audit.notes)
+    yield f"## {HEADINGS[0]}\n"
+    yield render(summary(audit.tasks), "markdown")
+    yield "".join(f"- {escape_markdown(line)}\n" for line in LEGEND)
+    yield f"## {HEADINGS[1]}\n"
+    yield from (render(margin_table(task), "markdown") for task in audit.tasks if len(task.margins))
+    yield f"## {HEADINGS[2]}\n"
+    for example in audit.examples:
+        yield f"### {example.topics} {escape_markdown(example.query.qid)}\n"
+        yield f"> {escape_markdown(example.query.text)}\n"
+        yield "".join(f"- {escape_markdown(fact)}\n" for fact in facts(example))
+        yield render(example_table(example), "markdown")
+
+
+def html(audit: Audit) -> str:
+    """The report as HTML: style and plots inline, every value escaped."""
+    plotted = [(task, histogram(task.margins)) for task in audit.tasks if len(task.margins)]
+    return (
+        _environment()
+        .get_template("audit.html")
+        .render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted)
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__name__, "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    environment.globals |= {"facts": facts, "example_table": example_table}
+    return environment
+
+
+def _cell(value: Cell) -> str:
+    """A table's value as `render` spells it."""
+    if value is None:
+        return "-"
+    return show(value) if isinstance(value, int | float) else str(value)

@@ -1,0 +1,227 @@
+"""The audit counts what is in the file, not what should be; its report is whole, escaped, and the same in both forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from verbs import passage, query, write_collection
+
+from taco_ir.auditing import audit_file
+from taco_ir.data.collections import Collection, open_collection
+from taco_ir.data.negatives import NegativesHeader, write_negatives
+from taco_ir.evaluation.audit import Audit, Example, Shown, TaskAudit, audit_task, histogram, summary
+from taco_ir.evaluation.report import html, markdown
+from taco_ir.mining import Retrieved, mine_file
+from taco_ir.records import EvidenceSet, Query, Ranking, Run, write_trec
+from taco_ir.retrieval.mining import MiningSettings
+
+PAGE_OF = {f"{page}#{part}": str(page) for page in range(5) for part in range(2)}
+HOSTILE = '<script>alert("x")</script> & <img src=x onerror=y> | *a* [b](c) `d`'
+
+
+class Text(HTMLParser):
+    """The words that a browser shows, and the tags that it sees."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.shown, self.tags, self.links = "", [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") or name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+# counts
+
+
+@st.composite
+def mined(draw: st.DrawFn) -> tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]:
+    """Any negatives at all, gold among them."""
+    docids = st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=6)
+    queries, kept = [], {}
+    for number in range(draw(st.integers(1, 4))):
+        gold = draw(docids)
+        queries.append(
+            Query(f"q{number}", "text", "nq", evidence=(EvidenceSet(tuple({PAGE_OF[docid]: 0 for docid in gold}), tuple(gold)),))
+        )
+        if draw(st.booleans()):
+            found = draw(docids)
+            kept[f"q{number}"] = Ranking.of(found, draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found))))
+    gold_scores = draw(st.dictionaries(st.sampled_from([each.qid for each in queries]), st.floats(0, 9, width=32)))
+    answered = draw(st.sets(st.tuples(st.sampled_from([each.qid for each in queries]), st.sampled_from(sorted(PAGE_OF)))))
+    return queries, kept, gold_scores, answered
+
+
+@given(mined())
+def test_counts_are_those_of_the_pairs(case: tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]) -> None:
+    queries, kept, gold_scores, answered = case
+    audit = audit_task("nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2), lambda asked, docid: (asked.qid, docid) in answered)
+    pairs = [(each, *hit) for each in queries if each.qid in kept for hit in zip(*kept[each.qid], strict=True)]
+    assert audit.negatives == len(pairs) and audit.queries == len(queries)
+    assert audit.without == len(queries) - len({each.qid for each, _, _ in pairs})
+    assert audit.on_gold == sum(PAGE_OF[docid] in each.evidence[0].pages for each, docid, _ in pairs)
+    assert audit.with_answer == sum((each.qid, docid) in answered for each, docid, _ in pairs)
+    assert audit.margins.tolist() == [gold_scores[each.qid] - score for each, _, score in pairs if each.qid in gold_scores]
+
+
+def test_gold_passage_on_another_page_is_gold() -> None:
+    queries = [Query("q", "text", "nq", evidence=(EvidenceSet(("9",), ("1#0",)),))]
+    assert audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0), None).on_gold == 1
+
+
+def test_summary_of_numbers() -> None:
+    audits = [
+        TaskAudit("nq-train", 4, 1, 10, 40, 8, 0, 2, np.array([-1.0, 0.0, 2.0, 5.0])),
+        TaskAudit("fever-train", 2, 2, 0, 0, 0, 0, None, np.zeros(0)),
+    ]
+    rows = [dict(zip(summary(audits).header, row, strict=True)) for row in summary(audits).rows]
+    shares = {"gold dropped": 0.2, "gold kept": 0, "with answer": 0.2, "above gold": 0.5, "margin": 1.0}
+    assert rows[0] == {"topics": "nq-train", "queries": 4, "without": 1, "negatives": 10, "per query": 2.5} | shares
+    nothing = {"gold dropped": None, "gold kept": 0, "with answer": None, "above gold": None, "margin": None}
+    assert rows[1] == {"topics": "fever-train", "queries": 2, "without": 2, "negatives": 0, "per query": 0.0} | nothing
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), max_size=40))
+def test_bins_hold_every_value_on_its_side_of_zero(values: list[float]) -> None:
+    counts, edges = histogram(np.array(values, dtype=np.float64))
+    assert sum(counts) == len(values) and len(edges) == len(counts) + 1 and 0.0 in edges
+    assert all(low < high for low, high in pairwise(edges))
+    assert sum(counts[: edges.index(0.0)]) == sum(value < 0 for value in values)
+
+
+def test_histogram_of_numbers() -> None:
+    counts, edges = histogram(np.array([-1.0, -0.5, 0.0, 0.25, 2.0, 3.0]), bins=5)
+    assert edges == [-1.0, 0.0, 1.0, 2.0, 3.0] and counts == [2, 2, 0, 2]
+    assert histogram(np.zeros(3)).counts == [3]
+
+
+# from the file
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+    monkeypatch.chdir(tmp_path)
+    passages = [passage(f"{n}#{part}", f"word{n} part{part} of the text", f"Title {n}") for n in range(5) for part in range(2)]
+    records = [query(f"q{n}", f"word{n} text", [f"{n}#0"]) for n in range(3)]
+    for record in records:
+        record["output"][0]["answer"] = "Word4"
+    write_collection(tmp_path / "c", passages, {"nq-train": records, "wow-train": [query("w1", "word1 said", ["1#0"])]})
+    return open_collection("c")
+
+
+def header(collection: Collection, seed: int = 0) -> NegativesHeader:
+    return NegativesHeader("by hand", "", collection.passages.fingerprint, 10, 0, 9, ("gold",), seed)
+
+
+def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
+    """Gold and answers are counted in what was written, whatever the miner believed."""
+    rows = [("nq-train", "q0", ["0#0", "0#1", "4#0"], [3, 2, 1]), ("nq-train", "q1", ["2#0", "4#1"], [2, 1]), ("nq-train", "q2", [], [])]
+    write_negatives(Path("n.jsonl"), header(small), [*rows, ("wow-train", "w1", ["1#1"], [1])])
+    topics = [small.load_topics(name) for name in ("nq-train", "wow-train")]
+    seen = {"nq-train": Retrieved(10, 5, {"q0": 2.5}), "wow-train": Retrieved(4, 0, {})}
+    nq, wow = audit_file(small, topics, seen, Path("n.jsonl"))
+    assert (nq.queries, nq.without, nq.negatives, nq.on_gold, nq.with_answer) == (3, 1, 5, 2, 2)
+    assert nq.margins.tolist() == [-0.5, 0.5, 1.5] and (nq.seen, nq.dropped) == (10, 5)
+    assert (wow.on_gold, wow.with_answer) == (1, None)
+    report = Path("n.audit.md").read_text()
+    assert "| nq-train | 3 | 1 | 5 | 1.667 | 0.500 | 2 | 0.400 | 0.333 | 0.500 |" in report
+    assert re.search(r"\| negative 3 \| 1\.000 \| Title 4 \| 4#0 \| answer \| «word4» part0 of the text \|", report)
+    assert re.search(r"\| gold \| - \| Title 0 \| 0#0 \|  \| «word0» part0 of the «text» \|", report)
+    assert "Best gold score: 2.500" in report and "Gold is not among the hits" in report
+
+
+def test_mined_file_has_no_gold(small: Collection) -> None:
+    write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
+    topics = [small.load_topics("nq-train")]
+    seen = mine_file(small, Path("r.trec"), topics, MiningSettings(depth=10), Path("n.jsonl"))
+    (audit,) = audit_file(small, topics, seen, Path("n.jsonl"))
+    assert (audit.negatives, audit.on_gold, audit.seen, audit.dropped) == (24, 0, 30, 6)
+    assert audit.with_answer == 6
+
+
+def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
+    """All tasks within one of each other; the seed alone decides which."""
+    sample = open_collection("sample")
+    topics = [sample.load_topics(name) for name in sample.expand(["all-train"])[:3]]
+    docids = [each.docid for each in sample.passages.read(0, 3)]
+
+    def drawn(seed: int, name: str) -> list[tuple[str, str]]:
+        output = tmp_path / f"{name}.jsonl"
+        write_negatives(
+            output, header(sample, seed), [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries]
+        )
+        audit_file(sample, topics, {topic.name: Retrieved(1, 0, {}) for topic in topics}, output)
+        return re.findall(r"^### (\S+) (\S+)$", (tmp_path / f"{name}.audit.md").read_text().replace("\\", ""), re.MULTILINE)
+
+    first = drawn(1, "first")
+    assert first == drawn(1, "same") != drawn(2, "other") and len(set(first)) == 20
+    assert [sum(task == topic.name for task, _ in first) for topic in topics] == [7, 7, 6]
+
+
+# the report
+
+
+def report(text: str) -> Audit:
+    shown = Shown(1.5, text, text, text, True)
+    example = Example("nq-train", Query(text, text, "nq", (text,)), 2.0, [shown._replace(score=None)], [shown])
+    task = TaskAudit("nq-train", 1, 0, 1, 1, 0, 0, 1, np.array([0.5, -1.0]))
+    return Audit(text, [text], [task], [example])
+
+
+@given(st.just(HOSTILE) | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30))
+def test_html_shows_every_text_and_runs_none(text: str) -> None:
+    page = html(report(text))
+    seen, plain = Text(page), Text(html(report("plain")))
+    assert seen.tags == plain.tags and seen.links == []
+    assert seen.shown.count(text) >= plain.shown.count("plain") > 5
+    assert "svg" in seen.tags and "script" not in seen.tags
+
+
+def test_html_needs_nothing_else() -> None:
+    page = html(report("plain"))
+    assert not re.search(r"https?:|url\(|@import|<link|<script|<img", page)
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>") and page.count("<svg") == 1
+    bars = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="(above|below)">', page)
+    counts, edges = histogram(np.array([0.5, -1.0]))
+    assert len(bars) == len(counts)
+    assert [float(bar[3]) for bar in bars] == [160.0 * count for count in counts]
+    assert [bar[4] == "above" for bar in bars] == [edge < 0 for edge in edges[:-1]]
+
+
+def test_markdown_is_escaped() -> None:
+    text = markdown(report(HOSTILE))
+    assert "<" not in text.replace("\\<", "") and "[b]" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| negative 1")]
+    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 7
+
+
+def test_both_forms_say_the_same(small: Collection) -> None:
+    write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
+    topics = [small.load_topics("nq-train")]
+    audit_file(small, topics, mine_file(small, Path("r.trec"), topics, MiningSettings(depth=10), Path("n.jsonl")), Path("n.jsonl"))
+    marked, page = Path("n.audit.md").read_text(), Text(Path("n.audit.html").read_text()).shown
+    cells = {cell for line in marked.splitlines() if line.startswith("|") for cell in re.split(r" ?(?<!\\)\| ?", line)}
+    texts = {re.sub(r"\\(.)", r"\1", cell) for cell in cells if not re.fullmatch(r"[█ :-]*", cell)} - {"share of the most", "from", "to"}
+    margins = set(re.findall(r"\d+\.\d{3}", marked.partition("## Score margins")[2].partition("## Examples")[0]))
+    assert {text for text in texts if text not in page} - margins == set()
+    assert {line[3:] for line in marked.splitlines() if line.startswith("## ")} <= {line.strip() for line in page.splitlines()}
+
+
+def test_report_of_a_file_without_negatives(small: Collection) -> None:
+    write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
+    (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": Retrieved(0, 0, {})}, Path("n.jsonl"))
+    assert (audit.negatives, audit.without) == (0, 3)
+    assert "| nq-train | 3 | 3 | 0 | 0.000 | - | 0 | - | - | - |" in Path("n.audit.md").read_text()
+    assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
