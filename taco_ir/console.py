@@ -16,7 +16,6 @@ from taco_ir.files import InputError
 
 log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
-BUSY_LOAD = 0.7  # processes that ran or waited in the last minute
 # a full or read-only disk, no permission, or a path that cannot be
 USERS_OSERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 FLAGS: dict[str, dict[str, Any]] = {
@@ -26,6 +25,12 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]",
     },
     "--topics": {"nargs": "+", "metavar": "T", "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task"},
+    "--tasks": {
+        "nargs": "+",
+        "default": ["all"],
+        "metavar": "T",
+        "help": "tasks of the collection, such as nq fever or nq,fever [default: all]",
+    },
     "--model": {
         "metavar": "M",
         "help": "a checkpoint, a Hugging Face or sentence-transformers folder, or a hub name [default: the MiniLM-L6 encoder that comes with the package]",
@@ -89,13 +94,13 @@ for _name in ("--batch-size", "--hits"):
 
 
 def share_processors() -> None:
-    """On a busy machine, let OpenMP's threads sleep while they wait; to be called before torch or faiss is imported.
+    """Let OpenMP's threads spin for a tenth of a millisecond while they wait, then sleep; to be called before torch or faiss is imported.
 
-    Threads that spin are up to a third faster where nothing else runs, and up to five times slower where something does.
+    Their own rule, milliseconds, was ten times slower where something else runs, a Java machine in the same process
+    included; threads that sleep at once are slower where nothing does.
     """
-    if os.getloadavg()[0] > BUSY_LOAD:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -139,14 +144,14 @@ class Progress:
         """Count `done` units that were there already: they do not enter the rate."""
         self._skipped = done
 
-    def at(self, done: int) -> None:
+    def at(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if now - self._shown < (0.2 if self._live else 10) and done < self._total:
             return
         self._shown = now
         rate = (done - self._skipped) / max(now - self._start, 1e-9)
         left = (self._total - done) / rate if rate else 0
-        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {duration(left)} left"
+        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {duration(left)} left{note and f'; {note}'}"
         print(f"\r{line}\x1b[K" if self._live else line, end="" if self._live and done < self._total else "\n", file=sys.stderr, flush=True)
 
 
