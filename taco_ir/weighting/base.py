@@ -1,0 +1,135 @@
+"""The interface of all task weightings, and the book-keeping of a step that they share."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from taco_ir.files import InputError
+
+Gradients = list[Tensor | None]
+
+
+class StepReport(NamedTuple):
+    """What an update was made of: the mean weight of each task in it, and small scalars worth logging."""
+
+    weights: tuple[float, ...]
+    details: Mapping[str, float]
+
+
+class TaskWeighting(nn.Module):
+    """Turns T task gradients, handed over one at a time, into one update. State in buffers, so it is checkpointed for free.
+
+    A step is `begin`, then `add` once for every task in any order, then `combine` (or `drop`). The update is a weighted
+    mean of the gradients: the weights sum to 1, so that a learning rate means the same under every strategy; where a
+    paper's method departs from that, its class says so. Parameters are not held: they are passed again each time, in
+    one order. Sums of the step under way are no state.
+
+    A strategy fills in `_fold` and `_update`, and `_forget` where it gathers more than the base clears.
+
+    Args:
+        params: the trainable parameters, P numbers in all.
+        tasks: T.
+        embeddings: positions in `params` of embedding tables, V x D, of which a batch touches few rows.
+    """
+
+    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
+        super().__init__()
+        if tasks < 1:
+            raise InputError(f"task weighting: {tasks} tasks; at least 1 is needed")
+        if not params:
+            raise InputError("task weighting: no trainable parameter; at least 1 is needed")
+        wrong = [position for position in embeddings if not 0 <= position < len(params) or params[position].dim() != 2]
+        if wrong:
+            raise ValueError(f"embeddings: {wrong} are not positions of V x D tables among {len(params)} parameters")
+        self.tasks = tasks
+        self.embeddings = tuple(sorted(embeddings))
+        self.progress = 0.0
+        self._losses: dict[int, float] = {}
+        self._touched = [False] * len(params)
+        self._params: Sequence[Parameter] = ()
+
+    def begin(self, progress: float) -> None:
+        """Start a step; `progress` is the share of training done, in [0, 1]."""
+        self.drop()
+        self.progress = progress
+
+    def add(self, task: int, loss: Tensor, params: Sequence[Parameter]) -> None:
+        """Take the gradient of task `task` over from `params`: every `.grad` is None afterwards, and its memory may be reused.
+
+        A `.grad` that is None counts as zeros. `loss` is the task's loss, of no dimensions.
+
+        Raises:
+            FloatingPointError: the loss is not finite, or the gradient is not and would reach the state; the state is as before, `drop` the step.
+        """
+        if task in self._losses or not 0 <= task < self.tasks:
+            raise ValueError(f"task {task} of {self.tasks} was added to this step, or does not exist; added so far: {sorted(self._losses)}")
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss of task {task} is {value}")
+        gradients = self._take(params)
+        self._params = tuple(params)
+        with torch.no_grad():
+            self._fold(task, gradients)
+        self._losses[task] = value
+        self._touched = [known or grad is not None for known, grad in zip(self._touched, gradients, strict=True)]
+
+    def combine(self, params: Sequence[Parameter]) -> StepReport:
+        """End the step: write the update to the `.grad` of every parameter, None where no task had one.
+
+        Raises:
+            FloatingPointError: as `add`.
+        """
+        if len(self._losses) < self.tasks:
+            raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
+        with torch.no_grad():
+            update, report = self._update()
+        for param, grad, touched in zip(params, update, self._touched, strict=True):
+            param.grad = grad.to(param.dtype) if touched and grad is not None else None
+        self.drop()
+        return report
+
+    def drop(self) -> None:
+        """Abandon the step under way: no update, and the memory of its sums is given back; the state of earlier steps stays."""
+        self._losses.clear()
+        self._params = ()
+        self._touched = [False] * len(self._touched)
+        self._forget()
+
+    @classmethod
+    def extra_bytes(cls, parameters: int, tasks: int, **_options: Any) -> int:  # noqa: ARG003  (what streams needs nothing)
+        """Bytes needed above T separate backward passes that sum into one gradient, at float32; an upper bound."""
+        return 0
+
+    def _take(self, params: Sequence[Parameter]) -> Gradients:
+        """Move every `.grad` out of `params`; sparse ones stay sparse for embedding tables only."""
+        gradients: Gradients = []
+        for position, param in enumerate(params):
+            grad, param.grad = param.grad, None
+            if grad is not None and grad.is_sparse and position not in self.embeddings:
+                grad = grad.to_dense()
+            gradients.append(grad)
+        return gradients
+
+    @abstractmethod
+    def _fold(self, task: int, gradients: Gradients) -> None:
+        """Take in the gradients of one task; they are the strategy's own now."""
+
+    @abstractmethod
+    def _update(self) -> tuple[Gradients, StepReport]:
+        """The update, a tensor shaped like each parameter or None, and its report."""
+
+    def _forget(self) -> None:
+        """Clear what `_fold` gathered."""
+
+
+def require(option: str, value: Any, allowed: bool, what: str) -> None:
+    """Raise InputError, naming option, value and what is allowed, unless `allowed`."""
+    if not allowed:
+        raise InputError(f"task weighting option {option}: {value!r}; {what} is allowed")

@@ -1,0 +1,55 @@
+"""Common Gradient Descent: the tasks whose gradients serve the other tasks as well gain weight."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from taco_ir.weighting.base import Gradients, StepReport, require
+from taco_ir.weighting.kept import KeepsGradients
+
+
+class CommonGradientDescent(KeepsGradients):
+    """Exponentiated gradient on task weights: a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), scaled to sum to 1.
+
+    The new weights are those of the update of the same step.
+    Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1: the inner products of the gradients are
+    taken with lengths sqrt(L_k) in place of |g_k|, for stability.
+    Differs: no group adjustment (its C = 0: all tasks j count alike, since the tasks' sizes are dealt with by batch sizes);
+    the mean over j as in the authors' experiments, so `rate` does not depend on T; weights stay above 1e-5.
+    Memory: T P floats, for the gradients of a step.
+
+    Args:
+        rate: step size of the weights.
+    """
+
+    task_weights: Tensor
+
+    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.05) -> None:
+        require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
+        super().__init__(params, tasks, embeddings)
+        self.rate = rate
+        self.register_buffer("task_weights", torch.full((tasks,), 1 / tasks, dtype=torch.float64))
+
+    def _update(self) -> tuple[Gradients, StepReport]:
+        gramian_TT = self._kept.gramian().to(self.task_weights.device)
+        if not bool(torch.isfinite(gramian_TT).all()):
+            raise FloatingPointError("the gradient of a task is not finite")
+        losses_T = self.task_weights.new_tensor([self._losses[task] for task in range(self.tasks)])
+        exponents_T = self.rate * agreement(gramian_TT, losses_T).mean(1)
+        moved_T = (self.task_weights * torch.exp(exponents_T - exponents_T.max())).clamp(min=1e-30)
+        moved_T = (moved_T / moved_T.sum()).clamp(min=1e-5)
+        self.task_weights.copy_(moved_T / moved_T.sum())
+        weights = tuple(self.task_weights.tolist())
+        return self._kept.combination(weights), StepReport(weights, {})
+
+
+def agreement(gramian_TT: Tensor, losses_T: Tensor) -> Tensor:
+    """sqrt(L_i L_j) cos(g_i, g_j), T x T; 0 for a gradient that is zero. A loss below 0 counts as 0."""
+    norms_T = gramian_TT.diagonal().clamp(min=0).sqrt()
+    roots_T = losses_T.clamp(min=0).sqrt()
+    scale_T = torch.where(norms_T > 0, roots_T / norms_T, torch.zeros_like(norms_T))
+    return gramian_TT * scale_T[:, None] * scale_T[None, :]

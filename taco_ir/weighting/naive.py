@@ -1,0 +1,17 @@
+"""Naive multi-task training: the plain mean of the tasks' gradients."""
+
+from __future__ import annotations
+
+from taco_ir.weighting.base import Gradients, StepReport
+from taco_ir.weighting.streaming import StreamingSum
+
+
+class Naive(StreamingSum):
+    """Every task weighs 1/T. No state, no options."""
+
+    def _fold(self, task: int, gradients: Gradients) -> None:
+        del task  # all alike
+        self._accumulate(gradients, 1 / self.tasks)
+
+    def _update(self) -> tuple[Gradients, StepReport]:
+        return self._sum, StepReport((1 / self.tasks,) * self.tasks, {})

@@ -1,0 +1,63 @@
+"""PCGrad: where two tasks' gradients point against each other, each gives up the part that harms the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from taco_ir.weighting.base import Gradients, StepReport, require
+from taco_ir.weighting.kept import KeepsGradients
+
+SEED_STRIDE = 1_000_003
+
+
+class PCGrad(KeepsGradients):
+    """Projects each gradient on the normal plane of every other one that it conflicts with, in random order; then their mean.
+
+    Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1; there the projected gradients are summed, here divided
+    by T. The projections are carried out on T x T coefficients through the Gramian, with one combination of the gradients
+    at the end. The weights reported are those of that combination; their sum exceeds 1 where tasks conflict.
+    Memory: T P floats, for the gradients of a step.
+
+    Args:
+        seed: the order of a step depends on it and on the number of steps before, so every process and every resumed run has the same.
+    """
+
+    steps: Tensor
+
+    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, seed: int = 0) -> None:
+        require("seed", seed, 0 <= seed < 1 << 31, "an integer from 0 to 2147483647")
+        super().__init__(params, tasks, embeddings)
+        self.seed = seed
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def _update(self) -> tuple[Gradients, StepReport]:
+        gramian = self._kept.gramian().tolist()
+        generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + int(self.steps))
+        self.steps += 1
+        coefficients, conflicts = project(gramian, [torch.randperm(self.tasks, generator=generator).tolist() for _ in range(self.tasks)])
+        weights = tuple(sum(row[task] for row in coefficients) / self.tasks for task in range(self.tasks))
+        pairs = max(1, self.tasks * (self.tasks - 1))
+        return self._kept.combination(weights), StepReport(weights, {"conflicts": conflicts / pairs})
+
+
+def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
+    """PCGrad on coefficients: row i says which combination of the gradients task i's projected gradient is; and the number of projections.
+
+    Args:
+        gramian: inner products of the gradients, T x T.
+        orders: for each task, the order in which it meets the others.
+    """
+    tasks = range(len(gramian))
+    coefficients = [[float(i == k) for k in tasks] for i in tasks]
+    conflicts = 0
+    for i in tasks:
+        for j in orders[i]:
+            product = sum(coefficients[i][k] * gramian[k][j] for k in tasks)
+            if j != i and product < 0:
+                coefficients[i][j] -= product / gramian[j][j]
+                conflicts += 1
+    return coefficients, conflicts

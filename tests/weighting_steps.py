@@ -1,0 +1,105 @@
+"""What tests of task weightings share: gradients to hand over, and the T x P formula of TACO written out from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from taco_ir.weighting import StepReport, TaskWeighting, blocks
+
+SHAPES = [(40, 8), (60, 40), (7,), (900,), (30, 4)]  # a table, a block of several chunks (see `small_blocks`), two packed, a table
+TABLES = (0, 4)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What real models do at a hundred times the size: blocks of one parameter and of several, and several chunks in each."""
+    monkeypatch.setattr(blocks, "PACKED_BELOW", 2000)
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 4096})
+
+
+def parameters(shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [Parameter(torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)) for shape in shapes]
+
+
+def vector(dtype: torch.dtype = torch.float64, size: int = 3) -> list[Parameter]:
+    """One parameter, for gradients written by hand."""
+    return [Parameter(torch.ones(size, dtype=dtype))]
+
+
+def split(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
+    return [part.view(param.shape) for part, param in zip(flat.split([param.numel() for param in params]), params, strict=True)]
+
+
+def flat(tensors: Sequence[Tensor | None], params: Sequence[Parameter]) -> Tensor:
+    pairs = zip(tensors, params, strict=True)
+    return torch.cat([(torch.zeros_like(param) if tensor is None else tensor.detach()).flatten() for tensor, param in pairs])
+
+
+def step(
+    weighting: TaskWeighting,
+    params: Sequence[Parameter],
+    grads_TP: Tensor | Sequence[Sequence[Tensor | None]],
+    progress: float = 1.0,
+    losses: Sequence[float] | None = None,
+    order: Sequence[int] | None = None,
+) -> tuple[Tensor, StepReport]:
+    """One whole step: the update as one vector, and the report. Rows of `grads_TP` are gradients, flat or one by one."""
+    weighting.begin(progress)
+    for task in order or range(len(grads_TP)):
+        row = grads_TP[task]
+        for param, grad in zip(params, split(row, params) if isinstance(row, Tensor) else row, strict=True):
+            param.grad = None if grad is None else grad.to(param.dtype).clone()
+        weighting.add(task, torch.tensor(losses[task] if losses else 1.0), params)
+    report = weighting.combine(params)
+    return flat([param.grad for param in params], params), report
+
+
+def random_gradients(params: Sequence[Parameter], tasks: int, seed: int, spread: float = 1.0) -> list[list[Tensor | None]]:
+    """Gradients over several orders of magnitude, tables of which most rows are zero, and one parameter that some tasks lack."""
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[list[Tensor | None]] = []
+    for task in range(tasks):
+        row: list[Tensor | None] = []
+        for position, param in enumerate(params):
+            size = torch.randn(param.shape, dtype=torch.float64, generator=generator)
+            grad = size * 10 ** (spread * torch.randn(param.shape, dtype=torch.float64, generator=generator))
+            if position in TABLES:
+                grad = grad * (torch.rand(len(param), 1, generator=generator) < 0.2)
+            row.append(None if position == 2 and (task + seed) % 3 == 0 else grad)
+        rows.append(row)
+    return rows
+
+
+class Oracle:
+    """TACO's update rule as the paper gives it, on T x P matrices in float64."""
+
+    def __init__(self, tasks: int, size: int, tau: float = 2.0, beta: float = 0.999, bias_correction: bool = True) -> None:
+        self.moving_TP = torch.zeros(tasks, size, dtype=torch.float64)
+        self.updates = [0] * tasks
+        self.tau, self.beta, self.bias_correction = tau, beta, bias_correction
+
+    def see(self, task: int, grad_P: Tensor, theta_P: Tensor) -> None:
+        sensitivity_P = (grad_P.double() * theta_P.double()).abs()
+        active = sensitivity_P[sensitivity_P > 0].sort().values
+        if len(active):
+            normal_P = sensitivity_P / active[(len(active) - 1) // 2]
+            self.moving_TP[task] = self.beta * self.moving_TP[task] + (1 - self.beta) * normal_P
+            self.updates[task] += 1
+
+    def weights(self) -> Tensor:
+        corrected = [
+            row / (1 - self.beta**count) if self.bias_correction and count else row
+            for row, count in zip(self.moving_TP, self.updates, strict=True)
+        ]
+        return torch.softmax(torch.stack(corrected) / self.tau, dim=0)
+
+    def step(self, grads_TP: Tensor, theta_P: Tensor, adaptive: bool) -> Tensor:
+        for task, grad_P in enumerate(grads_TP):
+            self.see(task, grad_P, theta_P)
+        return (self.weights() * grads_TP.double()).sum(0) if adaptive else grads_TP.double().mean(0)
