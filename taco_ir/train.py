@@ -1,0 +1,35 @@
+"""`python -m taco_ir.train`: one encoder for several tasks, from a base model to a checkpoint, through episodes, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taco_ir.console import Parser, run_verb
+from taco_ir.training.config import add_flags, given_flags, read_train_config
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "train",
+        "Train one dense retriever for several tasks. A step takes a batch of every task; a weighting makes one update of the tasks' gradients.\n"
+        "Hard negatives are mined as needed. Stopped at any moment, the same command goes on from the last checkpoint.\n"
+        "All keys can stand in a TOML file (--config), in [[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
+        example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean --weighting taco --output my-run\n"
+        "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run",
+    )
+    add_flags(flags)
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    config = read_train_config(options.config, given_flags(options), options.preset)
+    from taco_ir.episodes import train
+
+    model = train(config)
+    topics = " ".join(f"{task}-dev" for task in config.tasks)  # a model knows the prompts of the tasks that it was trained on
+    print(f"{model}\nnext: python -m taco_ir.search --model {model} --collection {config.collection} --topics {topics}")
+
+
+if __name__ == "__main__":
+    run_verb(main)

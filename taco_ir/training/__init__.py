@@ -1,0 +1,1 @@
+"""Batches to checkpoints: the loss, the loop, what survives a kill."""

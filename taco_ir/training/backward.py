@@ -1,0 +1,114 @@
+"""From texts to gradients, in chunks of similar length; by GradCache where all activations at once are too many.
+
+GradCache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from taco_ir.data.seeds import number_of
+from taco_ir.training.dual import DualEncoder, Text
+
+CHUNK_TOKENS = {"cpu": 2048}  # of a chunk: sorted by length, chunks hold hardly a padding token
+CHUNK_TOKENS_ELSEWHERE = 1 << 17  # accelerators want few large chunks
+PASS_TOKENS = 200  # what a pass costs beside its tokens
+
+
+class Arithmetic(NamedTuple):
+    """How a pass is computed.
+
+    Attributes:
+        bf16: multiply matrices in bfloat16.
+        gradcache: texts of a chunk whose activations are kept at once; 0 keeps those of all.
+    """
+
+    bf16: bool = False
+    gradcache: int = 0
+
+    def context(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+
+def backward(
+    model: DualEncoder, texts: Sequence[Text], loss_of: Callable[[Tensor], Tensor], arithmetic: Arithmetic, seed: Sequence[int | str]
+) -> float:
+    """Add the gradient of `loss_of(vectors [N, D])` to the parameters'; the loss.
+
+    Dropout of each chunk is drawn from `seed` and the chunk's number, so that GradCache's second pass repeats the first,
+    and a run that was stopped repeats the one that was not.
+    """
+    chunks = list(_chunks(texts, arithmetic.gradcache, model.device))
+
+    def encode(number: int) -> Tensor:
+        torch.manual_seed(number_of(*seed, number) >> 1)
+        with arithmetic.context(model.device):
+            vectors_BD: Tensor = model([texts[i] for i in chunks[number]])
+            return vectors_BD.float()
+
+    order = [i for chunk in chunks for i in chunk]
+    if not arithmetic.gradcache:
+        vectors_ND = _in_place([encode(number) for number in range(len(chunks))], order, model)
+        loss = loss_of(vectors_ND)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+    with torch.no_grad():
+        vectors_ND = _in_place([encode(number) for number in range(len(chunks))], order, model)
+    vectors_ND.requires_grad_()
+    loss = loss_of(vectors_ND)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if vectors_ND.grad is not None:
+        for number, chunk in enumerate(chunks):
+            encode(number).backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tensor:
+    """Vectors of chunks, back in the order of the texts."""
+    if not parts:
+        return torch.zeros(0, model.dim, device=model.device)
+    places = torch.empty(len(order), dtype=torch.long)
+    places[torch.tensor(order)] = torch.arange(len(order))
+    return torch.cat(parts)[places.to(model.device)]
+
+
+def _chunks(texts: Sequence[Text], most: int, device: torch.device) -> Iterator[list[int]]:
+    """Positions by tower, then of similar length: at most `most` texts, or any number where `most` is 0."""
+    tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS_ELSEWHERE)
+    for tower in dict.fromkeys(text.tower for text in texts):
+        members = sorted((i for i, text in enumerate(texts) if text.tower == tower), key=lambda i: -len(texts[i].ids))
+        ends = cheapest_cuts([len(texts[i].ids) for i in members], most or len(members), tokens)
+        yield from (members[start:end] for start, end in pairwise([0, *ends]))
+
+
+def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int) -> list[int]:
+    """Where to cut texts, longest first, so that padded tokens and passes cost the least: the end of each chunk.
+
+    Args:
+        lengths: descending.
+        most, tokens: texts of a chunk, and padded tokens of one that has several texts.
+    """
+    cost, start_of = [0.0], [0]
+    for end in range(1, len(lengths) + 1):
+        ways = []
+        for start in range(end - 1, max(end - most, 0) - 1, -1):
+            padded = lengths[start] * (end - start)
+            if padded > tokens and start < end - 1:
+                break
+            ways.append((cost[start] + padded + PASS_TOKENS, start))
+        best = min(ways)
+        cost.append(best[0])
+        start_of.append(best[1])
+    ends = []
+    end = len(lengths)
+    while end:
+        ends.append(end)
+        end = start_of[end]
+    return ends[::-1]

@@ -1,0 +1,226 @@
+"""What a training run is made of: put together from defaults, a preset, a TOML file and flags, and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from taco_ir.files import InputError, read_json, write_json
+from taco_ir.training.keys import EPISODE_KEYS, FLAG_KEYS, GROUPS, HINTS, KEYS, PRESETS, RULES, WEIGHTING_NAMES, TrainConfig, Values
+from taco_ir.training.values import checked, nearest, number_or_text, option, words
+
+__all__ = [
+    "EPISODE_KEYS",
+    "PRESETS",
+    "WEIGHTING_NAMES",
+    "TrainConfig",
+    "add_flags",
+    "differing_keys",
+    "episode_configs",
+    "from_dict",
+    "given_flags",
+    "load_config",
+    "read_train_config",
+    "save_config",
+    "shipped",
+    "to_dict",
+]
+CONFIGS = Path(__file__).with_name("configs")
+CONFIG_FILE = "config.json"
+MAY_DIFFER = ("device", "output", "tensorboard")  # between a run and its continuation
+
+
+def read_train_config(path: Path | None, flags: Mapping[str, Any], preset: str | None = None) -> TrainConfig:
+    """Defaults, then a preset, then a file, then flags; a flag also replaces what the file's episodes say.
+
+    Where some episodes choose a weighting, flags about the weighting are for them alone, so that one flag compares weightings.
+
+    Args:
+        path: a TOML file, or the name of a shipped configuration.
+        flags: what the user gave on the command line, by key (see `given_flags`).
+
+    Raises:
+        InputError: naming file or flag, key, value and what is allowed.
+    """
+    values: Values = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
+        values = PRESETS[preset]
+    if path is not None:
+        values = _over(values, _read_file(_find(path)))
+    values = _flags_over(values, _checked(flags, FLAG_KEYS, ""))
+    for key in ("model", "output"):
+        if not values.get(key):
+            raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
+    config = TrainConfig(**values)
+    for number, episode in enumerate(episode_configs(config), 1):
+        _check_mining(episode, f"episode {number}: " if config.episodes else "")
+    return config
+
+
+def episode_configs(config: TrainConfig) -> list[TrainConfig]:
+    """One configuration for each episode, in order; the run itself where it has no episodes."""
+    if not config.episodes:
+        return [config]
+    base = {key: getattr(config, key) for key in FLAG_KEYS}
+    tables = [table for table in config.episodes for _ in range(table.get("repeat", 1))]
+    return [TrainConfig(**_over(base, {key: value for key, value in table.items() if key != "repeat"})) for table in tables]
+
+
+def differing_keys(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """Keys in which `b` is not a continuation of `a`."""
+    return [key for key in KEYS if key not in MAY_DIFFER and getattr(a, key) != getattr(b, key)]
+
+
+def to_dict(config: TrainConfig) -> Values:
+    return asdict(config)
+
+
+def from_dict(values: Mapping[str, Any], where: str = "configuration: ") -> TrainConfig:
+    """What `to_dict` gave, after JSON as well. Raises: InputError for an unknown key or a value that is not allowed."""
+    return TrainConfig(**_checked(values, KEYS, where))
+
+
+def save_config(config: TrainConfig, folder: Path) -> None:
+    write_json(folder / CONFIG_FILE, to_dict(config))
+
+
+def load_config(folder: Path) -> TrainConfig:
+    """Raises: InputError naming the file when it is missing, not JSON, or no configuration."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(KEYS)}")
+    return from_dict(values, f"{path}: ")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
+    )
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for key in FLAG_KEYS:
+        kind, rules = RULES[key]
+        settings: Values = {"default": argparse.SUPPRESS, "help": _help(key)}
+        if kind is bool:
+            settings |= {"action": argparse.BooleanOptionalAction}
+        elif kind == HINTS["tasks"]:
+            settings |= {"nargs": "+", "type": words, "metavar": "TASK"}
+        elif kind == HINTS["weighting_options"]:
+            settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
+        else:
+            metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
+            settings |= {"type": number_or_text(kind), "metavar": metavar}
+        groups[rules["group"]].add_argument(_flag(key), **settings)
+
+
+def given_flags(options: argparse.Namespace) -> Values:
+    """Those of a command line's flags that are keys of a configuration and were given."""
+    given = {key: value for key, value in vars(options).items() if key in FLAG_KEYS}
+    for key, gather in (("tasks", tuple), ("weighting_options", dict)):
+        if key in given:
+            given[key] = gather(chain.from_iterable(given[key]))
+    return given
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _help(key: str) -> str:
+    text, default = KEYS[key].metadata["help"], KEYS[key].default
+    if isinstance(default, bool):
+        shown = "on" if default else "off"
+    elif isinstance(default, tuple):
+        shown = ",".join(default)
+    else:
+        shown = "" if default in (None, MISSING) else f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{text} [default: {shown}]" if shown else text
+
+
+def _find(path: Path) -> Path:
+    """A file, or the shipped configuration of that name."""
+    if path.is_file():
+        return path
+    if path.parent == Path() and path.name.removesuffix(".toml") in shipped():
+        return CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
+    raise InputError(f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}")
+
+
+def _read_file(path: Path) -> Values:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
+        raise InputError(f"{path}: not valid TOML: {message}") from error
+    values = _checked(values, (*FLAG_KEYS, "episode"), f"{path}: ")
+    return {"episodes" if key == "episode" else key: value for key, value in values.items()}
+
+
+def _checked(values: Mapping[str, Any], allowed: Collection[str], where: str) -> Values:
+    """Values of the types and within the ranges of their keys. `where` comes before a key in messages; none: flags."""
+    found: Values = {}
+    for key, value in values.items():
+        if key not in allowed:
+            reason = (
+                f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
+                if key in FLAG_KEYS
+                else f"unknown key {key!r}; {nearest(key, allowed)}"
+            )
+            raise InputError(f"{where}{reason}")
+        found[key] = checked(f"{where}{key}" if where else _flag(key), value, *RULES[key])
+        if RULES[key][0] == HINTS["episodes"]:
+            tables = enumerate(found[key], 1)
+            found[key] = tuple(_checked(table, (*EPISODE_KEYS, "repeat"), f"{where}episode {number}: ") for number, table in tables)
+    return found
+
+
+def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
+    merged = {**base, **given}
+    if "weighting_options" in base:
+        other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
+        merged["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
+    if "epochs" in given and "steps" not in given and "steps" in base:
+        merged["steps"] = 0
+    return merged
+
+
+def _flags_over(values: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`values` and each of its episodes with the flags instead (see `read_train_config` for those about the weighting)."""
+    tables = values.get("episodes", ())
+    of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
+    merged = _over(values, {key: value for key, value in given.items() if key not in of_some})
+    everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
+    sparing = {key: value for key, value in everywhere.items() if key not in of_some}
+    return merged | {"episodes": tuple(_over(table, everywhere if "weighting" in table else sparing) for table in tables)}
+
+
+def _check_mining(config: TrainConfig, where: str) -> None:
+    """Raise InputError where mining cannot leave as many negatives as an example takes."""
+    if config.negatives not in ("bm25", "ance"):
+        return
+    left = min(config.mine_depth - config.mine_skip, config.mine_keep)
+    if left < max(config.hard_negatives, 1):
+        raise InputError(
+            f"{where}mine_depth {config.mine_depth}, mine_skip {config.mine_skip} and mine_keep {config.mine_keep} leave {max(left, 0)} negatives"
+            f" of a query; hard_negatives {config.hard_negatives} needs at least {max(config.hard_negatives, 1)}"
+        )

@@ -1,0 +1,157 @@
+"""The encoder while it trains: one backbone for queries and passages, or two, with what a checkpoint folder needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from taco_ir.files import InputError
+from taco_ir.models.config import EncoderConfig
+from taco_ir.models.encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
+from taco_ir.models.pooling import Ids, embed, pad, tokenize
+from taco_ir.records import Passage
+
+TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model")
+TOWERS = ("query", "passage")
+
+
+class Text(NamedTuple):
+    """A tokenised text and the tower that reads it."""
+
+    tower: str
+    ids: Ids
+
+
+class DualEncoder(nn.Module):
+    """Backbones with one configuration. Tied towers are one module under two names.
+
+    Attributes:
+        config: kept in the checkpoint.
+        folder: the model folder it was loaded from; its tokenizer files go into checkpoints.
+    """
+
+    def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.untied = untied
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._sources: dict[str, Path] = {}
+        self.towers = nn.ModuleDict()
+        for name in TOWERS if untied else ("passage",):
+            source = folder / name if is_untied(folder) else folder
+            backbone, tokenizer, head = load_backbone(source, config if (source / HEAD_FILE).is_file() else _headless(config))
+            if config.head and head is None:
+                head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
+            self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
+            self._tokenizers[name] = tokenizer
+            self._sources[name] = source
+
+    def _name(self, tower: str) -> str:
+        return tower if self.untied else "passage"
+
+    def queries(self, texts: Sequence[str], task: str) -> list[Text]:
+        tower = self._name("query")
+        ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task))
+        return [Text(tower, ids_L) for ids_L in ids]
+
+    def passages(self, passages: Sequence[Passage]) -> list[Text]:
+        tower = self._name("passage")
+        ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length)
+        return [Text(tower, ids_L) for ids_L in ids]
+
+    def forward(self, texts: Sequence[Text]) -> Tensor:
+        """Vectors [B, D] of texts that one tower reads."""
+        tower = self.towers[texts[0].tower]
+        backbone = tower["backbone"]  # type: ignore[index]
+        ids_BL, mask_BL = pad([text.ids for text in texts], backbone.config.pad_token_id or 0)
+        return embed(backbone, self.config, ids_BL.to(self.device), mask_BL.to(self.device), dict(tower.items()).get("head"))  # type: ignore[operator]
+
+    def separator(self, candidates: Sequence[str]) -> str:
+        """The first of `candidates` that the tokenizer has as a token, a colon where it has none."""
+        tokenizer = self._tokenizers[self._name("query")]
+        return next((text for text in candidates if tokenizer.token_to_id(text) is not None), ":")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dim(self) -> int:
+        return self.config.head or int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
+
+    def embedding_tables(self) -> set[int]:
+        """Identities of the parameters that are tables of embeddings: a batch touches few of their rows."""
+        return {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+
+    def freeze(self, embeddings: bool, layers: int) -> None:
+        """Keep embeddings, or the first `layers` layers, as they are. Raises: InputError for more layers than there are."""
+        for tower in self.towers.values():
+            backbone = tower["backbone"]  # type: ignore[index]
+            if embeddings:
+                for module in backbone.modules():
+                    if isinstance(module, nn.Embedding):
+                        module.weight.requires_grad_(False)
+            stacks = (list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module))
+            stack: list[nn.Module] = next((stack for stack in stacks if len({type(layer) for layer in stack}) == 1), [])
+            if layers > len(stack):
+                raise InputError(f"freeze_layers is {layers}; the backbone has {len(stack)} layers")
+            for layer in stack[:layers]:
+                layer.requires_grad_(False)
+
+    def set_dropout(self, share: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            elif isinstance(getattr(module, "dropout", None), float):
+                setattr(module, "dropout", share)  # noqa: B010  (T5's attention keeps a number; typed as a module)
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them."""
+        for tower in self.towers.values():
+            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[index,operator]
+
+    def text_encoder(self) -> TextEncoder:
+        """The same weights as search uses them; leaves the backbones in evaluation mode."""
+        device = str(self.device)
+        found = []
+        for name, tower in self.towers.items():
+            parts = dict(tower.items())  # type: ignore[operator]
+            found.append(
+                TextEncoder(
+                    parts["backbone"], self._tokenizers[name], self.config, self.folder, "training", device=device, head=parts.get("head")
+                )
+            )
+        return UntiedEncoder(found[1], found[0]) if self.untied else found[0]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load_encoder` reads, one for each tower where they are two."""
+        for name, tower in self.towers.items():
+            target = folder / name if self.untied else folder
+            target.mkdir(parents=True, exist_ok=True)
+            parts = dict(tower.items())  # type: ignore[operator]
+            parts["backbone"].save_pretrained(target)
+            self.config.save(target)
+            if "head" in parts:
+                save_file({"weight": parts["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
+            for pattern in TOKENIZER_FILES:
+                for path in self._sources[name].glob(pattern):
+                    shutil.copy2(path, target / path.name)
+
+    def trained(self) -> list[tuple[str, Parameter]]:
+        """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""
+        return [(name, param) for name, param in self.named_parameters() if param.requires_grad and ".pooler." not in name]
+
+
+def _headless(config: EncoderConfig) -> EncoderConfig:
+    from dataclasses import replace
+
+    return replace(config, head=0)

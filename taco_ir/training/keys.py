@@ -1,0 +1,162 @@
+"""The keys of a training run: their types, defaults, ranges and meaning; which of them an episode may set; and the presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, get_args, get_type_hints
+
+from taco_ir.models.config import Pooling
+
+WEIGHTING_NAMES = ("naive", "uw", "gradnorm", "pcgrad", "cgd", "taco")
+GROUPS = (
+    "what is trained",
+    "encoder",
+    "batches and loss",
+    "optimisation",
+    "weighting of tasks",
+    "negatives",
+    "validation, checkpoints and logs",
+)
+SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
+
+Values = dict[str, Any]
+
+
+def _is_template(text: str) -> bool:
+    try:
+        return text.format(title="title", text="text") != text.format(title="", text="")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _key(group: str, help: str, **rules: Any) -> Values:
+    return {"group": group, "help": help, **rules}
+
+
+_what, _encoder, _batch, _optimiser, _weighting, _negatives, _checks = (partial(_key, group) for group in GROUPS)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. A key's metadata say what it means and which values it takes: help, ranges and choices."""
+
+    collection: str = field(default="sample", metadata=_what("sample (embedded), kilt (the full benchmark), or a folder"))
+    tasks: tuple[str, ...] = field(
+        default=("all",), metadata=_what("tasks to train on, such as nq,fever; all: every task with a train file")
+    )
+    model: str = field(default="", metadata=_what("the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name"))
+    output: str = field(default="", metadata=_what("folder of the run: checkpoints, logs, the trained model"))
+    seed: int = field(default=0, metadata=_what("seed of everything random", min=0, max=2**32 - 1))
+    device: str = field(default="cpu", metadata=_what("cpu, cuda, cuda:1, ..."))
+    max_examples: int = field(default=0, metadata=_what("train queries of a task, at most, drawn by the seed; 0: all", min=0))
+
+    pooling: str | None = field(
+        default=None,
+        metadata=_encoder(
+            "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state", choices=get_args(Pooling)
+        ),
+    )
+    normalize: bool = field(default=False, metadata=_encoder("scale vectors to length 1"))
+    prompts: bool = field(default=True, metadata=_encoder("put the task's name before its queries"))
+    query_length: int = field(
+        default=0, metadata=_encoder("most tokens of a query; 0: as TACO, 32 to 256 by task, 4 more with prompts", min=0)
+    )
+    passage_length: int = field(default=160, metadata=_encoder("most tokens of a passage", min=1))
+    passage_template: str = field(
+        default="{title} {text}",
+        metadata=_encoder(
+            "how a passage is read; its fields are {title} and {text}",
+            test=_is_template,
+            allowed="a text with the fields {title} and {text}",
+        ),
+    )
+    untied: bool = field(default=False, metadata=_encoder("two towers, one for queries and one for passages"))
+    head: int = field(default=0, metadata=_encoder("width of a linear layer on top; 0: none", min=0))
+    freeze_embeddings: bool = field(default=False, metadata=_encoder("leave the token embeddings as they are"))
+    freeze_layers: int = field(default=0, metadata=_encoder("leave this many of the lowest layers as they are", min=0))
+    dropout: float = field(default=-1.0, metadata=_encoder("dropout while training; negative: the model's own", below=1))
+
+    batch_size: int = field(default=64, metadata=_batch("queries of a step, all tasks together", min=1))
+    shares: str = field(
+        default="temperature",
+        metadata=_batch(
+            "a task's part of a batch: proportional to its size, by temperature, uniform, or queries by task as in 16,8,8 (instead of the batch size)",
+            test=SHARES.fullmatch,
+            allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
+        ),
+    )
+    share_temperature: float = field(
+        default=4.0, metadata=_batch("c in shares by temperature: (task's part of the queries)^(1/c)", above=0)
+    )
+    hard_negatives: int = field(default=1, metadata=_batch("hard negatives of a query, beside the other queries' passages", min=0))
+    multi_positive: bool = field(default=False, metadata=_batch("learn from all positives of a query at once"))
+    cross_device: bool = field(default=True, metadata=_batch("take negatives from all processes"))
+    temperature: float = field(default=0.0, metadata=_batch("scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0))
+
+    learning_rate: float = field(default=2e-5, metadata=_optimiser("peak of the linear schedule", above=0))
+    weight_decay: float = field(default=0.01, metadata=_optimiser("AdamW's decay of weights", min=0))
+    warmup: float = field(default=0.1, metadata=_optimiser("share of the steps with a rising learning rate", min=0, max=1))
+    clip: float = field(default=1.0, metadata=_optimiser("largest norm of the update; 0: not clipped", min=0))
+    epochs: float = field(default=1.0, metadata=_optimiser("passes over the longest task; the others cycle", above=0))
+    steps: int = field(default=0, metadata=_optimiser("steps of an episode; 0: by epochs", min=0))
+    accumulate: int = field(default=1, metadata=_optimiser("parts that a batch is computed in; negatives come from one's own part", min=1))
+    gradcache: int = field(default=0, metadata=_optimiser("texts encoded at once, so that large batches fit (GradCache); 0: off", min=0))
+    precision: str = field(default="float32", metadata=_optimiser("arithmetic of the encoder", choices=("float32", "bf16")))
+    gradient_checkpointing: bool = field(default=False, metadata=_optimiser("less memory for a fifth to a third more time"))
+
+    weighting: str = field(default="naive", metadata=_weighting("how the tasks' gradients become one update", choices=WEIGHTING_NAMES))
+    weighting_options: Mapping[str, Any] = field(
+        default_factory=dict, metadata=_weighting("options of the weighting, such as tau=2 beta=0.999")
+    )
+    keep_optimizer: bool = field(default=False, metadata=_weighting("an episode goes on with the optimiser of the one before"))
+    keep_importance: bool = field(default=False, metadata=_weighting("an episode goes on with the weighting's state of the one before"))
+    episodes: tuple[Mapping[str, Any], ...] = field(
+        default=(), metadata=_weighting("parts of the run, one after the other, each with keys of its own; in files only")
+    )
+
+    negatives: str = field(
+        default="bm25",
+        metadata=_negatives(
+            "bm25, ance (mined with the model at the episode's start), none, or a file of taco_ir.mine",
+            test=bool,
+            allowed="bm25, ance, none, or a file of taco_ir.mine",
+        ),
+    )
+    mine_depth: int = field(default=200, metadata=_negatives("hits of a query that negatives are taken from", min=1))
+    mine_skip: int = field(default=0, metadata=_negatives("best hits of a query that are left out", min=0))
+    mine_keep: int = field(default=32, metadata=_negatives("negatives kept for a query, the hardest first", min=1))
+
+    validate_every: int = field(default=0, metadata=_checks("steps between validations; 0: at the end of each epoch", min=0))
+    pool_queries: int = field(default=50, metadata=_checks("dev queries of a task in a validation", min=1))
+    pool_hard: int = field(default=10, metadata=_checks("BM25 hits of each of them in the pool that is ranked", min=0))
+    pool_random: int = field(default=1000, metadata=_checks("random passages in the pool", min=0))
+    patience: int = field(default=0, metadata=_checks("stop after this many validations without a gain; 0: never", min=0))
+    checkpoint_every: int = field(default=200, metadata=_checks("steps between checkpoints", min=1))
+    keep_checkpoints: int = field(default=2, metadata=_checks("checkpoints kept, the latest", min=1))
+    tensorboard: bool = field(default=False, metadata=_checks("write TensorBoard logs as well"))
+
+
+KEYS = {entry.name: entry for entry in fields(TrainConfig)}
+FLAG_KEYS = tuple(key for key in KEYS if key != "episodes")
+EPISODE_KEYS = (
+    *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
+    *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
+    *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature", "patience", "validate_every"),
+)
+PRESETS: dict[str, Values] = {
+    "dpr": {
+        **{"untied": True, "pooling": "first", "prompts": False, "dropout": 0.1},
+        **{"negatives": "bm25", "hard_negatives": 1, "batch_size": 128, "shares": "proportional"},
+        **{"learning_rate": 1e-5, "epochs": 40.0},
+    },
+}
+HINTS = get_type_hints(TrainConfig)
+# type and rules by key; those that only files have are `episode` and, in it, `repeat`
+RULES: dict[str, tuple[Any, Mapping[str, Any]]] = {
+    **{key: (HINTS[key], entry.metadata) for key, entry in KEYS.items()},
+    "episode": (HINTS["episodes"], {}),
+    "repeat": (int, {"min": 1, "max": 1000}),
+}

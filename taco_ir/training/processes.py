@@ -1,0 +1,70 @@
+"""The processes of one training, as torchrun starts them; one process is the case of a world of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Processes:
+    """This process' place among those that train together.
+
+    Attributes:
+        rank: from 0; rank 0 alone writes files and prints.
+        world: how many there are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self._device = device
+        if self.world > 1 and not dist.is_initialized():
+            if device.type == "cuda" and device.index is None:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from now on
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def from_first(self, value: float) -> float:
+        """The value that rank 0 has."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self._device)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def gather(self, own_ND: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Rows of all processes, in their order; only one's own carry a gradient.
+
+        Args:
+            sizes: how many rows each process brings.
+        """
+        if self.world == 1:
+            return own_ND
+        padded = own_ND.new_zeros(max(sizes), own_ND.shape[1])
+        padded[: len(own_ND)] = own_ND.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+        parts[self.rank] = own_ND
+        return torch.cat(parts)
+
+    def end(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()

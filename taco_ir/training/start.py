@@ -1,0 +1,133 @@
+"""What a configuration means for one model and its tasks: prompts, lengths, the encoder that trains, the optimiser."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch.nn import Parameter
+from torch.optim import AdamW
+
+from taco_ir.files import InputError
+from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
+from taco_ir.models.encoder import is_untied, longest
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.values import checked, nearest
+from taco_ir.weighting import WEIGHTINGS
+from taco_ir.weighting.base import TaskWeighting
+
+LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
+SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
+QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
+SHORT_QUERY, PROMPT_TOKENS = 32, 4
+LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
+NORMALIZED_TEMPERATURE = 0.05
+
+
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> DualEncoder:
+    """Load the base model in `folder` and make it the encoder that `config` describes.
+
+    Raises:
+        InputError: for a base that cannot be loaded, or lengths beyond its positions.
+    """
+    own = folder / "passage" if is_untied(folder) else folder
+    limit = longest(own)
+    base = _base_config(config, own, limit)
+    lengths = {task: config.query_length or query_length(task, config.prompts) for task in tasks}
+    for key, value in (("passage_length", config.passage_length), ("query_length", config.query_length)):
+        if value > limit:
+            raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
+    torch.manual_seed(config.seed)  # for weights that are new: a head
+    model = DualEncoder(folder, base, config.untied or is_untied(folder))
+    model.config = replace(
+        base,
+        prompts={task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {},
+        query_length=min(max(lengths.values()), limit),
+        query_lengths={task: min(length, limit) for task, length in lengths.items()},
+        passage_length=config.passage_length,
+        passage_template=config.passage_template,
+        left_context=LEFT_CONTEXT,
+    )
+    model.to(torch.device(config.device))
+    model.freeze(config.freeze_embeddings, config.freeze_layers)
+    if config.dropout >= 0:
+        model.set_dropout(config.dropout)
+    if config.gradient_checkpointing:
+        model.checkpoint_gradients()
+    for name, param in model.named_parameters():
+        if not torch.isfinite(param).all():
+            raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
+    return model
+
+
+def _base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
+    if not describes_itself(folder):
+        return replace(read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit), head=config.head)
+    base = read_config(folder, None, False, limit)
+    for key, found, wanted in (("pooling", base.pooling, config.pooling), ("head", base.head, config.head)):
+        if wanted and found and found != wanted:
+            raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
+    return replace(base, normalize=base.normalize or config.normalize, head=base.head or config.head)
+
+
+def label(task: str) -> str:
+    return LABELS.get(task, task.upper())
+
+
+def query_length(task: str, prompts: bool) -> int:
+    """Most tokens of a task's queries in TACO, and the prompt's."""
+    return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts
+
+
+def loss_temperature(config: TrainConfig, encoder: EncoderConfig) -> float:
+    return config.temperature or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
+
+
+def adamw(model: DualEncoder, config: TrainConfig) -> AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
+    named = model.trained()
+    groups = [
+        {"params": [param for _, param in named if param.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Linear up over the first `warmup` of the steps, then linear down to 0; the rate of step `step`, from 0."""
+    rising = round(config.warmup * steps)
+    if step < rising:
+        return config.learning_rate * (step + 1) / rising
+    return config.learning_rate * (steps - step) / max(steps - rising, 1)
+
+
+def check_weighting(config: TrainConfig, tasks: int) -> None:
+    """Raise InputError, without a model, where `weighting_of` would."""
+    _weighting(config, [Parameter(torch.zeros(1))], tasks, [])
+
+
+def weighting_of(config: TrainConfig, model: DualEncoder, tasks: int) -> TaskWeighting:
+    """The weighting that `config` names, with its options.
+
+    Raises:
+        InputError: for an option that the weighting does not have, or a value that it does not take.
+    """
+    params = [param for _, param in model.trained()]
+    tables = model.embedding_tables()
+    return _weighting(config, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
+
+
+def _weighting(config: TrainConfig, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]) -> TaskWeighting:
+    kind = WEIGHTINGS[config.weighting]
+    defaults = {name: entry.default for name, entry in inspect.signature(kind).parameters.items() if entry.kind is entry.KEYWORD_ONLY}
+    options = {}
+    for name, value in config.weighting_options.items():
+        if name not in defaults:
+            raise InputError(f"weighting_options: unknown option {name!r} of {config.weighting}; {nearest(name, defaults)}")
+        options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
+    return kind(params, tasks, embeddings, **options)

@@ -1,0 +1,145 @@
+"""One step of multi-task training: a batch of every task, its gradient, and what the weighting makes of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from taco_ir.data.batches import TaskBatch, TaskSampler, make_batch, part
+from taco_ir.records import Passage
+from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.losses import contrastive_loss
+from taco_ir.training.processes import Processes
+from taco_ir.weighting.base import StepReport, TaskWeighting
+
+
+class Texts(NamedTuple):
+    """The passages that batches draw from, and their pages, by docid."""
+
+    passages: Mapping[str, Passage]
+    page_of: Mapping[str, str]
+
+
+class BatchSettings(NamedTuple):
+    """What a task's batch is made of and how its loss is computed.
+
+    Attributes:
+        negatives: hard negatives of a query.
+        temperature: scores are divided by it.
+        cross_device: passages of all processes are negatives, not only one's own.
+        accumulate: parts that a process computes one after another.
+    """
+
+    negatives: int = 1
+    multi_positive: bool = False
+    temperature: float = 1.0
+    cross_device: bool = True
+    accumulate: int = 1
+    seed: int = 0
+
+
+class StepResult(NamedTuple):
+    """What a step saw; `report` is None where it was skipped, because of the tasks in `not_finite`."""
+
+    losses: dict[str, float]
+    norms: dict[str, float]
+    report: StepReport | None
+    not_finite: list[str]
+
+
+class MultiTaskStep:
+    """Computes gradients of a global step; the same numbers for one process and many, up to rounding.
+
+    The queries of a task are dealt to processes x accumulate parts. In-batch negatives come from one's own part, or, with
+    `cross_device`, from the parts of all processes. So two processes without it equal one that accumulates twice, and two
+    processes with it equal one that does not.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        samplers: Sequence[TaskSampler],
+        texts: Texts,
+        weighting: TaskWeighting,
+        settings: BatchSettings,
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        self.model = model
+        self.params: list[Parameter] = [param for _, param in model.trained()]
+        self.samplers = samplers
+        self.weighting = weighting
+        self.texts = texts
+        self._settings = settings
+        self._arithmetic = arithmetic
+        self._processes = processes
+
+    def __call__(self, step: int, progress: float) -> StepResult:
+        """Leave the combined gradient of global step `step` in .grad of the parameters, or none where a task's is not finite."""
+        losses, norms, not_finite = {}, {}, []
+        self.weighting.begin(progress)
+        for number, sampler in enumerate(self.samplers):
+            loss = self.task_gradient(sampler, step)
+            norm = torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None])
+            losses[sampler.task], norms[sampler.task] = float(loss), float(norm)
+            if not torch.isfinite(norm + loss):
+                not_finite.append(sampler.task)
+            if not_finite:
+                for param in self.params:
+                    param.grad = None
+            else:
+                self.weighting.add(number, loss, self.params)
+        if not_finite:
+            self.weighting.drop()
+            return StepResult(losses, norms, None, not_finite)
+        return StepResult(losses, norms, self.weighting.combine(self.params), [])
+
+    def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
+        """Leave one task's gradient, summed over processes, in .grad; its loss, a scalar."""
+        settings = self._settings
+        batch = make_batch(sampler.step(step), self.texts.page_of, settings.negatives, settings.multi_positive, settings.seed)
+        loss = 0.0
+        for turn in range(settings.accumulate):
+            seed = (settings.seed, sampler.task, step, turn, self._processes.rank)
+            loss += self._turn(part(batch, turn, settings.accumulate), len(batch.queries), seed)
+        return self._summed(torch.tensor(loss))
+
+    def _turn(self, batch: TaskBatch, queries: int, seed: Sequence[int | str]) -> float:
+        """Add the gradient of this process' part of `batch`, weighted by the batch's share of all `queries`; its part of the loss."""
+        processes, across = self._processes, self._settings.cross_device
+        parts = [part(batch, rank, processes.world) for rank in range(processes.world)]
+        own = parts[processes.rank]
+        texts = self.model.queries(own.queries, own.task)
+        texts += self.model.passages([self.texts.passages[docid] for docid in own.passages])
+
+        def loss_of(vectors_ND: Tensor) -> Tensor:
+            query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]
+            if across:
+                query_BD = processes.gather(query_BD, [len(each.queries) for each in parts])
+                passage_ND = processes.gather(passage_ND, [len(each.passages) for each in parts])
+                return self._loss(query_BD, passage_ND, batch) * len(batch.queries) / queries
+            return self._loss(query_BD, passage_ND, own) * len(own.queries) / queries
+
+        loss = backward(self.model, texts, loss_of, self._arithmetic, seed)
+        return loss / processes.world if across else loss  # across processes, each computes the loss of all
+
+    def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
+        if not batch.queries:  # fewer queries than parts
+            return (query_BD.sum() + passage_ND.sum()) * 0
+        blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
+        return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self._settings.temperature)
+
+    def _summed(self, loss: Tensor) -> Tensor:
+        """Sum gradients and loss over the processes by one exchange."""
+        if self._processes.world == 1:
+            return loss
+        grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in self.params]
+        flat_P = self._processes.sum(torch.cat([*(grad.reshape(-1) for grad in grads), loss.to(grads[0]).reshape(1)]))
+        for param, piece in zip(self.params, torch.split(flat_P[:-1], [grad.numel() for grad in grads]), strict=True):
+            param.grad = piece.view_as(param)
+        return flat_P[-1].cpu()

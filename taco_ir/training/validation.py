@@ -1,0 +1,36 @@
+"""How well the encoder ranks while it trains: page R-precision in a fixed pool of passages for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from taco_ir.data.pools import Pool
+from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.models.encoder import TextEncoder
+from taco_ir.records import Passage, Ranking, Run
+from taco_ir.retrieval.exact import exact_search
+
+MEASURE = Measure("Rprec")
+HITS = 20  # more than any evidence set has pages, with room for passages of one page
+
+
+def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, float]:
+    """Page R-precision by task, each task's queries against its own pool. Passages in several pools are encoded once."""
+    docids = list(dict.fromkeys(docid for pool in pools for docid in pool.docids))
+    row_of = {docid: row for row, docid in enumerate(docids)}
+    vectors_ND = encoder.encode_passages([passages[docid] for docid in docids])
+    page_of = {docid: passages[docid].page for docid in docids}
+    scores = {}
+    for pool in pools:
+        own_ND = vectors_ND[[row_of[docid] for docid in pool.docids]]
+        queries_BD = encoder.encode_queries([query.text for query in pool.queries], pool.task)
+        found = exact_search(queries_BD, own_ND, min(HITS, len(own_ND)))
+        run = Run(
+            {
+                query.qid: Ranking.of([pool.docids[row] for row in rows_K], scores_K).top(HITS)
+                for query, (rows_K, scores_K) in zip(pool.queries, found, strict=True)
+            }
+        )
+        mean = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE]).mean(MEASURE)
+        scores[pool.task] = mean or 0.0
+    return scores
