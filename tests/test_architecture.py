@@ -12,7 +12,18 @@ BASE = {"records", "files"}
 SIBLINGS = {"data", "models", "weighting", "retrieval", "evaluation"}
 TRAINING = BASE | SIBLINGS | {"training"}  # what training may know
 TORCH = ("weighting/", "training/")  # imported late as a whole
-SHARED = {"console", "systems", "scoring", "encoding", "episodes", "reporting", "rankings", "mining", "auditing"}  # what verbs share; no sibling may know it
+SHARED = {
+    "console",
+    "systems",
+    "scoring",
+    "encoding",
+    "episodes",
+    "training_data",
+    "reporting",
+    "rankings",
+    "mining",
+    "auditing",
+}  # what verbs share; no sibling may know it
 DOORS = {
     "faiss": {"retrieval/index.py"},
     "transformers": {"models/encoder.py"},

@@ -102,6 +102,25 @@ def load_config(folder: Path) -> TrainConfig:
     return from_dict(values, f"{path}: ")
 
 
+def begun(output: Path) -> bool:
+    """Whether anything is there beside a run's configuration; one that failed before it left more may be configured anew."""
+    start = (output / CONFIG_FILE, output / f"{CONFIG_FILE}.part")
+    return any(path.is_file() and path not in start and path.suffix != ".lock" for path in output.rglob("*"))
+
+
+def refuse_other_run(config: TrainConfig, output: Path) -> None:
+    """Raise InputError where `output` holds a run that was configured otherwise, or something else."""
+    if (output / CONFIG_FILE).is_file():
+        found = load_config(output)
+        if (keys := differing_keys(found, config)) and begun(output):
+            changes = ", ".join(f"{key} was {getattr(found, key)!r}, is {getattr(config, key)!r}" for key in keys)
+            raise InputError(
+                f"--output {output} is a run with another configuration: {changes}; go on with the same one, or give another folder"
+            )
+    elif output.is_file() or begun(output):
+        raise InputError(f"--output {output} exists and is no training run; give another folder")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}")

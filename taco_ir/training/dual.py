@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +43,7 @@ class DualEncoder(nn.Module):
         self.folder = folder
         self.untied = untied
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._sources: dict[str, Path] = {}
+        self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
             source = folder / name if is_untied(folder) else folder
@@ -53,7 +52,7 @@ class DualEncoder(nn.Module):
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
             self._tokenizers[name] = tokenizer
-            self._sources[name] = source
+            self._tokenizer_files[name] = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in source.glob(pattern)}
 
     def _name(self, tower: str) -> str:
         return tower if self.untied else "passage"
@@ -117,7 +116,7 @@ class DualEncoder(nn.Module):
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
         for tower in self.towers.values():
-            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[index,operator]
+            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[index]
 
     def text_encoder(self) -> TextEncoder:
         """The same weights as search uses them; leaves the backbones in evaluation mode."""
@@ -142,9 +141,8 @@ class DualEncoder(nn.Module):
             self.config.save(target)
             if "head" in parts:
                 save_file({"weight": parts["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
-            for pattern in TOKENIZER_FILES:
-                for path in self._sources[name].glob(pattern):
-                    shutil.copy2(path, target / path.name)
+            for file, data in self._tokenizer_files[name].items():
+                (target / file).write_bytes(data)
 
     def trained(self) -> list[tuple[str, Parameter]]:
         """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""

@@ -1,0 +1,162 @@
+"""What episodes train on: examples with their negatives, mined where they are not there yet, and validation pools."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.console import log
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.collections import Collection, Topics, open_collection
+from taco_ir.data.examples import TrainExample, read_examples
+from taco_ir.data.mixing import batch_shares
+from taco_ir.data.negatives import Negatives, read_negatives
+from taco_ir.data.pools import Pool, make_pool
+from taco_ir.data.seeds import generator
+from taco_ir.data.tasks import TopicsName, resolve_task
+from taco_ir.encoding import encode_collection
+from taco_ir.files import InputError
+from taco_ir.mining import mine
+from taco_ir.models.config import describes_itself
+from taco_ir.retrieval.index import build_index
+from taco_ir.retrieval.mining import MiningSettings
+from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
+from taco_ir.systems import BM25System, DenseSystem, encoder_of
+from taco_ir.training.config import TrainConfig, episode_configs
+
+if TYPE_CHECKING:
+    from taco_ir.training.processes import Processes
+    from taco_ir.training.step import Texts
+
+POOL_DEPTH = 100  # BM25 hits of a dev query that a validation pool's hard passages are taken from
+
+
+class TrainingData:
+    """A run's collection and tasks, and what is mined from them under `output`; many processes share what the first one mines.
+
+    Raises:
+        InputError: for tasks that the collection does not have, or shares that do not fit them in any episode.
+    """
+
+    def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
+        self.config = config
+        self.output = output
+        self.processes = processes
+        self.collection: Collection = open_collection(config.collection)
+        self.tasks = _tasks(config, self.collection)
+        for episode in episode_configs(config):
+            _shares(episode, [1] * len(self.tasks))
+
+    def say(self, text: str) -> None:
+        """Print on stderr, once for all processes."""
+        if self.processes.first:
+            print(text, file=sys.stderr)
+
+    def negatives(self, config: TrainConfig, folder: Path, model: Path) -> Negatives | None:
+        """Those that `config` names; mined first where they are not there. Only the first process mines."""
+        if config.negatives == "none":
+            return None
+        path = Path(config.negatives)
+        if config.negatives in ("bm25", "ance"):
+            settings = MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
+            name = f"bm25-{settings.depth}-{settings.skip}-{settings.keep}"
+            path = folder / "ance.jsonl" if config.negatives == "ance" else self.output / f"{name}.jsonl"
+            if self.processes.first and not path.is_file():
+                system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
+                self.say(f"mining: the {settings.depth} best of {system.name} for each query")
+                mine(self.collection, system, [self._topics(task, "train") for task in self.tasks], settings, path)
+            self.processes.wait()
+        return read_negatives(path, self.collection.passages.fingerprint)
+
+    def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
+        """A search by the model at the episode's start, over vectors of the whole collection kept until the episode is done."""
+        from taco_ir.models.encoder import is_untied
+
+        plain = not (is_untied(model) or describes_itself(model))
+        options = Namespace(
+            model=str(model),
+            pooling=config.pooling if plain else None,
+            normalize=config.normalize and plain,
+            prompt=None,
+            precision="float32",
+            device=config.device,
+            batch_size=64,
+            index=folder / "index",
+        )
+        if not (folder / "index" / "manifest.json").is_file():
+            encoder = encoder_of(options)
+            recipe = Recipe.of(self.collection.passages, model.parent.name, encoder)
+            encode_collection(self.collection, encoder, recipe, folder / "vectors", Shard(1, 1))
+            build_index(VectorSet(folder / "vectors"), folder / "index")
+        return DenseSystem(self.collection, options)
+
+    def samplers(self, config: TrainConfig, negatives: Negatives | None) -> list[TaskSampler]:
+        examples = [self._examples(config, task, negatives) for task in self.tasks]
+        counts = _shares(config, [len(each) for each in examples])
+        return [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, counts, self.tasks, strict=True)]
+
+    def _examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
+        examples = read_examples(self.collection, task, negatives=negatives)
+        if 0 < config.max_examples < len(examples):
+            rows = generator(config.seed, task, "examples").choice(len(examples), config.max_examples, replace=False)
+            examples = [examples[row] for row in sorted(rows.tolist())]
+        return examples
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """Validation pools of the tasks that have dev topics."""
+        config = self.config
+        dev = [self._topics(task, "dev") for task in self.tasks if TopicsName(task, "dev") in self.collection.topics_names]
+        judged = [topics for topics in dev if topics.judged]
+        path = self.output / "validation.jsonl"
+        hard: Negatives | None = None
+        if config.pool_hard and judged:
+            if self.processes.first and not path.is_file():
+                settings = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard)
+                mine(self.collection, BM25System(self.collection), judged, settings, path)
+            self.processes.wait()
+            hard = read_negatives(path, self.collection.passages.fingerprint)
+        pools = []
+        for task in self.tasks:
+            of_task = hard.docids.get(f"{task}-dev", {}) if hard else {}
+            pool = make_pool(self.collection, task, config.pool_queries, of_task, config.pool_hard, config.pool_random, config.seed)
+            if pool is None:
+                log.warning("%s: no dev topics with a gold passage; not validated", task)
+            else:
+                pools.append(pool)
+        return pools
+
+    def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
+        """Every passage that a batch or a pool may need."""
+        from taco_ir.training.step import Texts
+
+        wanted: dict[str, None] = {}
+        for sampler in samplers:
+            for example in sampler.examples:
+                for docids in (*example.positives, example.negatives):
+                    wanted |= dict.fromkeys(docids)
+        for pool in pools:
+            wanted |= dict.fromkeys(pool.docids)
+        passages = self.collection.passages.get(list(wanted))
+        return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
+
+    def _topics(self, task: str, split: str) -> Topics:
+        return self.collection.load_topics(str(TopicsName(task, split)))
+
+
+def _tasks(config: TrainConfig, collection: Collection) -> list[str]:
+    """Canonical names of the tasks trained on. Raises: InputError for one that the collection has no train topics of."""
+    known = [topics.task for topics in collection.topics_names if topics.split == "train"]
+    if not known:
+        raise InputError(f"collection {collection.name} has no train topics (<task>-train.jsonl)")
+    return known if config.tasks == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in config.tasks))
+
+
+def _shares(config: TrainConfig, sizes: Sequence[int]) -> list[int]:
+    """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
+    shares = config.shares if config.shares.isalpha() else list(map(int, config.shares.split(",")))
+    return batch_shares(sizes, config.batch_size, shares, config.share_temperature)

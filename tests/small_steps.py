@@ -1,0 +1,102 @@
+"""What tests of the training core share: examples of three tasks from the sample, tiny encoders, and a loss written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.collections import open_collection
+from taco_ir.data.examples import TrainExample
+from taco_ir.records import Passage
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.processes import Processes
+from taco_ir.training.start import start_encoder, weighting_of
+from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
+
+TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty
+SMALL = TrainConfig(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
+PASSAGES = list(open_collection("sample").passages.read())[:80]
+TEXTS = Texts({passage.docid: passage for passage in PASSAGES}, {passage.docid: passage.page for passage in PASSAGES})
+
+
+def examples(task: str, count: int, first: int = 0, negatives: int = 2) -> list[TrainExample]:
+    """Queries of words from passages that are their positives; a third has a negative on the gold page, a third two sets of positives."""
+    found = []
+    for row in range(count):
+        place = (first + 4 * row) % len(PASSAGES)
+        gold, beside, far, farther = (PASSAGES[(place + step) % len(PASSAGES)] for step in (0, 1, 17, 35))
+        words = gold.text.split()[: 2 + row % 5]
+        sets = ((gold.docid,), (farther.docid, gold.docid)) if row % 3 == 1 else ((gold.docid,),)
+        pages = frozenset(TEXTS.page_of[docid] for docids in sets for docid in docids)
+        hard = (beside.docid if row % 3 == 0 else far.docid, PASSAGES[(place + 29) % len(PASSAGES)].docid)
+        found.append(TrainExample(f"{task}{row}", " ".join(words), task, sets, pages, hard[:negatives]))
+    return found
+
+
+def samplers(seed: int = 0) -> list[TaskSampler]:
+    made = [(task, share, examples(task, 4 * share + 1, number)) for number, (task, share) in enumerate(TASKS.items())]
+    return [TaskSampler(own, share, seed, task) for task, share, own in made]
+
+
+def encoder(folder: Path, **values: Any) -> DualEncoder:
+    """A tiny encoder in training mode, without dropout where not told otherwise."""
+    model = start_encoder(replace(SMALL, **values), folder, list(TASKS))
+    model.train()
+    return model
+
+
+def step_of(
+    model: DualEncoder,
+    weighting: str = "naive",
+    settings: BatchSettings = BatchSettings(negatives=2),  # noqa: B008  (a tuple)
+    arithmetic: Arithmetic = Arithmetic(),  # noqa: B008
+    processes: Processes | None = None,
+    dealt: Sequence[TaskSampler] | None = None,
+    **options: Any,
+) -> MultiTaskStep:
+    dealt = samplers() if dealt is None else dealt
+    made = weighting_of(replace(SMALL, weighting=weighting, weighting_options=options), model, len(dealt))
+    return MultiTaskStep(model, dealt, TEXTS, made, settings, arithmetic, processes or Processes(torch.device("cpu")))
+
+
+def written_out(
+    query_BD: Tensor, passage_ND: Tensor, positives: Sequence[Sequence[int]], blocked_BN: Any, temperature: float = 1.0
+) -> Tensor:
+    """InfoNCE in float64, one query and one positive at a time: -log softmax over the positive and all that is neither blocked nor positive."""
+    losses = []
+    for row, columns in enumerate(positives):
+        scores_N = passage_ND.double() @ query_BD[row].double() / temperature
+        negatives = [column for column in range(len(scores_N)) if column not in columns and not bool(blocked_BN[row][column])]
+        each = [-torch.log_softmax(scores_N[[column, *negatives]], 0)[0] for column in columns]
+        losses.append(torch.stack(each).mean())
+    return torch.stack(losses).mean()
+
+
+def one_by_one(model: DualEncoder, queries: Sequence[str], task: str, passages: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+    """Vectors of queries [B, D] and passages [N, D], each text in a pass of its own."""
+    texts = model.queries(queries, task) + model.passages(passages)
+    vectors = torch.cat([model([text]) for text in texts])
+    return vectors[: len(queries)], vectors[len(queries) :]
+
+
+def gradients(model: DualEncoder) -> list[Tensor]:
+    """Copies of the gradients, zeros where there is none; they are cleared."""
+    found = [torch.zeros_like(param) if param.grad is None else param.grad.clone() for _, param in model.trained()]
+    model.zero_grad()
+    return found
+
+
+def assert_near(ours: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
+    """Differences at most `tolerance` of the largest number there is."""
+    scale = max(float(tensor.abs().max()) for tensor in expected)
+    assert scale > 0
+    worst = max(float((a - b).abs().max()) for a, b in zip(ours, expected, strict=True))
+    assert worst <= tolerance * scale, f"{worst:.2e} of {scale:.2e}"

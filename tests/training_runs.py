@@ -1,0 +1,139 @@
+"""What tests of training share: small configurations, an episode on the sample collection, a step whose results are written by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.collections import Collection, open_collection
+from taco_ir.data.examples import read_examples
+from taco_ir.data.pools import make_pool
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.loop import Episode, Plan, Reporter, latest
+from taco_ir.training.processes import Processes
+from taco_ir.training.start import loss_temperature, start_encoder, weighting_of
+from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
+from taco_ir.weighting.base import StepReport
+
+TASKS = ("fever", "nq", "wow")
+SMALL: dict[str, Any] = {
+    **{"pooling": "mean", "passage_length": 40, "query_length": 24, "negatives": "none", "steps": 6},
+    **{"learning_rate": 1e-3, "batch_size": 6, "shares": "uniform", "checkpoint_every": 2},
+    **{"validate_every": 3, "pool_queries": 4, "pool_hard": 0, "pool_random": 20, "tasks": TASKS},
+}
+
+
+class Stopped(Exception):
+    """Stands for a process that ends in the middle."""
+
+
+class StopAfter(Reporter):
+    """Ends the training after a step: its line is logged, its checkpoint is not written yet."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def progress(self, step: int, note: str) -> None:
+        if step == self._step:
+            raise Stopped
+
+
+def small(model: Path, output: Path, /, **changes: Any) -> TrainConfig:
+    return TrainConfig(**{**SMALL, "model": str(model), "output": str(output), **changes})
+
+
+@cache
+def sample() -> Collection:
+    return open_collection("sample")
+
+
+def encoder_of(config: TrainConfig, folder: Path) -> DualEncoder:
+    """The encoder that an episode in `folder` starts or goes on with."""
+    found = latest(folder)
+    return start_encoder(config, found / "model" if found else Path(config.model), config.tasks)
+
+
+def real_step(config: TrainConfig, model: DualEncoder, passages: Sequence[str] = ()) -> MultiTaskStep:
+    """A step on the sample's train topics, without hard negatives; `passages` are those that validation needs."""
+    share = config.batch_size // len(config.tasks)
+    samplers = [TaskSampler(read_examples(sample(), task), share, config.seed, task) for task in config.tasks]
+    wanted = [docid for each in samplers for example in each.examples for docids in example.positives for docid in docids]
+    found = sample().passages.get(list(dict.fromkeys([*wanted, *passages])))
+    return MultiTaskStep(
+        model,
+        samplers,
+        Texts(found, {docid: passage.page for docid, passage in found.items()}),
+        weighting_of(config, model, len(samplers)),
+        BatchSettings(temperature=loss_temperature(config, model.config), seed=config.seed),
+        Arithmetic(),
+        Processes(torch.device("cpu")),
+    )
+
+
+def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Episode:
+    """An episode as a process begins it anew, or goes on with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pools = []
+    if validated:
+        every = [make_pool(sample(), task, config.pool_queries, {}, 0, config.pool_random, config.seed) for task in config.tasks]
+        pools = [pool for pool in every if pool is not None]
+        assert len(pools) == len(config.tasks)
+    step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
+    plan = Plan(config.steps, config.validate_every)
+    return Episode(config, step, plan, pools, folder, Processes(torch.device("cpu")), reporter or Reporter())
+
+
+class ScriptedStep(MultiTaskStep):
+    """Computes no loss: gradients are drawn from the step's number, and some steps are said to be not finite.
+
+    Attributes:
+        seen: (step, progress) of every call.
+    """
+
+    def __init__(self, config: TrainConfig, model: DualEncoder, bad: Callable[[int], Sequence[str]] = lambda _: ()) -> None:
+        real = real_step(config, model)
+        self.__dict__.update(real.__dict__)
+        self._bad = bad
+        self.seen: list[tuple[int, float]] = []
+
+    def __call__(self, step: int, progress: float) -> StepResult:
+        self.seen.append((step, progress))
+        tasks = [sampler.task for sampler in self.samplers]
+        if bad := list(self._bad(step)):
+            losses = {task: math.nan if task in bad else 1.0 for task in tasks}
+            return StepResult(losses, losses, None, bad)
+        generator = torch.Generator().manual_seed(step)
+        for param in self.params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        return StepResult(dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0), StepReport((1 / len(tasks),) * len(tasks), {}), [])
+
+
+def scripted(
+    config: TrainConfig, folder: Path, bad: Callable[[int], Sequence[str]] = lambda _: (), reporter: Reporter | None = None
+) -> Episode:
+    """An episode of scripted steps, without validation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    step = ScriptedStep(config, encoder_of(config, folder), bad)
+    plan = Plan(config.steps, config.validate_every)
+    return Episode(config, step, plan, [], folder, Processes(torch.device("cpu")), reporter or Reporter())
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """An episode's log without what depends on the clock."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but locks and logs."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock" and path.name != "log.jsonl"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
