@@ -20,7 +20,8 @@ from taco_ir.training_data import TrainingData
 
 if TYPE_CHECKING:
     from taco_ir.training.dual import DualEncoder
-    from taco_ir.training.loop import Plan, Reporter
+    from taco_ir.training.log import Reporter
+    from taco_ir.training.loop import Plan
     from taco_ir.training.processes import Processes
     from taco_ir.training.step import MultiTaskStep, Texts
 
@@ -83,7 +84,8 @@ class Run:
         return model
 
     def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
-        from taco_ir.training.loop import Episode, Plan, latest
+        from taco_ir.training.checkpoint import latest
+        from taco_ir.training.loop import Episode, Plan
         from taco_ir.training.start import start_encoder
 
         found = latest(folder)
@@ -132,6 +134,6 @@ class Run:
 
     def _reporter(self, config: TrainConfig, plan: Plan, folder: Path) -> Reporter:
         from taco_ir.reporting import ConsoleReporter
-        from taco_ir.training.loop import Reporter
+        from taco_ir.training.log import Reporter
 
         return ConsoleReporter(plan.steps, folder if config.tensorboard else None) if self.processes.first else Reporter()

@@ -8,7 +8,7 @@ from typing import Any
 
 from taco_ir.console import Progress
 from taco_ir.files import InputError
-from taco_ir.training.loop import Reporter
+from taco_ir.training.log import Reporter
 
 
 class ConsoleReporter(Reporter):

@@ -23,8 +23,9 @@ from taco_ir.files import InputError, exclusive
 from taco_ir.models.encoder import load_encoder
 from taco_ir.records import read_trec
 from taco_ir.search import main as search
+from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config
-from taco_ir.training.loop import Episode, latest
+from taco_ir.training.loop import Episode
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
 TWO = (

@@ -130,7 +130,7 @@ def test_each_process_takes_its_own_accelerator(device: str, backend: str, taken
     seen: list[object] = []
     for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.distributed, "init_process_group", seen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: seen.append(backend))
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     made = Processes(torch.device(device))
     assert (made.rank, made.world, made.first) == (3, 4, False)

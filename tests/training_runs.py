@@ -16,9 +16,11 @@ from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.examples import read_examples
 from taco_ir.data.pools import make_pool
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
-from taco_ir.training.loop import Episode, Plan, Reporter, latest
+from taco_ir.training.log import Reporter
+from taco_ir.training.loop import Episode, Plan
 from taco_ir.training.processes import Processes
 from taco_ir.training.start import loss_temperature, start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts

@@ -64,6 +64,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE_FILE}") if not path.parent.name.endswith(".part"))
 
 
+def latest(folder: Path) -> Path | None:
+    """The last complete checkpoint of an episode's folder."""
+    found = checkpoints(folder / "checkpoints")
+    return found[-1] if found else None
+
+
 def read_state(checkpoint: Path) -> TrainState:
     return TrainState(**read_json(checkpoint / STATE_FILE))
 

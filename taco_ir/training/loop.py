@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from taco_ir.data.pools import Pool
 from taco_ir.files import InputError, writing_folder
-from taco_ir.training.checkpoint import (
-    TrainState,
-    checkpoints,
-    load_optimizer,
-    load_weighting,
-    read_state,
-    write_checkpoint,
-)
+from taco_ir.training.checkpoint import TrainState, latest, load_optimizer, load_weighting, read_state, write_checkpoint
 from taco_ir.training.config import TrainConfig
+from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.processes import Processes
 from taco_ir.training.start import adamw, learning_rate
 from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.validation import validate
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
-LOG_FILE, BEST, MODEL = "log.jsonl", "best", "model"
+BEST, MODEL = "best", "model"
 
 
 class Plan(NamedTuple):
@@ -42,22 +35,6 @@ class Plan(NamedTuple):
 
     steps: int
     validate_every: int
-
-
-class Reporter:
-    """Where an episode says how it goes; this one says nothing."""
-
-    def skip(self, step: int) -> None:
-        """Training goes on after `step`."""
-
-    def progress(self, step: int, note: str) -> None:
-        """After each step."""
-
-    def message(self, text: str) -> None:
-        """What a reader should not miss."""
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Numbers to plot."""
 
 
 class Episode:
@@ -87,9 +64,9 @@ class Episode:
         self._pools = pools
         self._folder = folder
         self._processes = processes
-        self._reporter = reporter
         self._optimizer = adamw(step.model, config)
         self.state = self._resume(warm)
+        self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
 
     def _resume(self, warm: Path | None) -> TrainState:
         """Load the last checkpoint's optimiser and weighting (the model was loaded from it); the log ends where it did."""
@@ -103,15 +80,13 @@ class Episode:
                 load_optimizer(warm, self._optimizer)
             if warm and self._config.keep_importance:
                 load_weighting(warm, self._step.weighting)
-        if self._processes.first:
-            _cut_log(self._folder / LOG_FILE, state.step)
         return state
 
     def run(self) -> Path:
         """Train to the end; the folder of the model: the best of all validations, or the last."""
         state, plan = self.state, self._plan
         if state.step == 0 and self._pools:
-            self._log({"step": 0, "validation": self._validate()})
+            self._validate()
         self._step.model.train()
         while state.step < plan.steps and not self._out_of_patience:
             began = time.perf_counter()
@@ -119,7 +94,7 @@ class Episode:
             result = self._step(state.step, state.step / plan.steps)
             update_norm = self._apply(result, rate)
             state.step += 1
-            self._report(result, rate, update_norm, time.perf_counter() - began)
+            self._log.step(state.step, result, rate, update_norm, time.perf_counter() - began)
             validated = bool(self._pools) and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
                 self._judge()
@@ -142,7 +117,6 @@ class Episode:
             state.in_a_row += 1
             for task in result.not_finite:
                 state.skipped[task] = state.skipped.get(task, 0) + 1
-            self._reporter.message(f"step {state.step + 1}: skipped, the gradient of {', '.join(result.not_finite)} is not finite")
             if state.in_a_row >= MAX_SKIPPED:
                 counts = ", ".join(f"{task} ({count} steps)" for task, count in state.skipped.items())
                 raise InputError(
@@ -157,45 +131,26 @@ class Episode:
         self._optimizer.zero_grad()
         return norm
 
-    def _report(self, result: StepResult, rate: float, update_norm: float, seconds: float) -> None:
-        state = self.state
-        record: dict[str, Any] = {"step": state.step, "learning_rate": rate, "seconds": round(seconds, 4)}
-        record |= {"loss": result.losses, "gradient_norm": result.norms}
-        if result.report is None:
-            record["skipped"] = result.not_finite
-        else:
-            tasks = list(result.losses)
-            record |= {"weight": dict(zip(tasks, result.report.weights, strict=True)), "update_norm": update_norm}
-            record |= dict(result.report.details)
-        self._log(record)
-        scalars = {f"loss/{task}": loss for task, loss in result.losses.items()}
-        self._reporter.scalars(state.step, scalars | {"learning_rate": rate, "update_norm": update_norm})
-        self._reporter.progress(state.step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
-
-    def _validate(self) -> dict[str, float]:
-        """Page R-precision by task, and `macro`; on the first process, for all."""
-        scores = {}
+    def _validate(self) -> float:
+        """Validate on the first process; the macro average, for all."""
+        scores: dict[str, float] = {}
         if self._processes.first:
             scores = validate(self._step.model.text_encoder(), self._pools, self._step.texts.passages)
             scores["macro"] = math.fsum(scores.values()) / len(scores)
-            self._step.model.train()
-            found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
-            self._reporter.message(f"step {self.state.step}: page R-precision in the validation pools: {found}")
-            self._reporter.scalars(self.state.step, {f"validation/{task}": score for task, score in scores.items()})
-        return scores
+            self._log.validation(self.state.step, scores)
+        self._step.model.train()
+        return self._processes.from_first(scores.get("macro", 0.0))
 
     def _judge(self) -> None:
         """Validate; keep the model where it is the best so far."""
         state = self.state
-        scores = self._validate()
-        macro = self._processes.from_first(scores.get("macro", 0.0))
+        macro = self._validate()
         state.worse += 1
         if state.best is None or macro > state.best:
             state.best, state.best_step, state.worse = macro, state.step, 0
             if self._processes.first:
                 with writing_folder(self._folder / BEST) as part:
                     self._step.model.save(part)
-        self._log({"step": state.step, "validation": scores, "best_step": state.best_step})
 
     def _checkpoint(self) -> None:
         if self._processes.first:
@@ -209,18 +164,11 @@ class Episode:
             )
         self._processes.wait()
 
-    def _log(self, record: dict[str, Any]) -> None:
-        if self._processes.first:
-            with (self._folder / LOG_FILE).open("a", encoding="utf-8") as sink:
-                sink.write(json.dumps(record) + "\n")
-
     def _finish(self) -> Path:
         """Put the best model, or the last where none was validated, to `model`."""
         if self._processes.first:
             if self._pools:
-                self._reporter.message(
-                    f"best of all validations: step {self.state.best_step}, macro page R-precision {self.state.best:.3f}"
-                )
+                self._log.message(f"best validation: step {self.state.best_step}, macro page R-precision {self.state.best:.3f}")
             with writing_folder(self._folder / MODEL) as part:
                 if self._pools:
                     shutil.copytree(self._folder / BEST, part, dirs_exist_ok=True)
@@ -228,25 +176,3 @@ class Episode:
                     self._step.model.save(part)
         self._processes.wait()
         return self._folder / MODEL
-
-
-def latest(folder: Path) -> Path | None:
-    """The last complete checkpoint of an episode's folder."""
-    found = checkpoints(folder / "checkpoints")
-    return found[-1] if found else None
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that training goes on from, and a line cut short."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if step and json.loads(line)["step"] <= step:
-                kept.append(line.rstrip("\n") + "\n")
-        except (json.JSONDecodeError, KeyError):
-            break
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)

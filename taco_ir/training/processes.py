@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import Parameter
+
+PATIENCE = timedelta(days=7)  # the others wait while the first one mines
 
 
 class Processes:
@@ -25,7 +29,7 @@ class Processes:
         if self.world > 1 and not dist.is_initialized():
             if device.type == "cuda" and device.index is None:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from now on
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:
@@ -36,6 +40,16 @@ class Processes:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
+        """Sum .grad of `params` over the processes, and `loss`, a scalar, by one exchange; the summed loss."""
+        if self.world == 1:
+            return loss
+        grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
+        flat_P = self.sum(torch.cat([*(grad.reshape(-1) for grad in grads), loss.to(grads[0]).reshape(1)]))
+        for param, piece in zip(params, torch.split(flat_P[:-1], [grad.numel() for grad in grads]), strict=True):
+            param.grad = piece.view_as(param)
+        return flat_P[-1].cpu()
 
     def from_first(self, value: float) -> float:
         """The value that rank 0 has."""

@@ -93,11 +93,19 @@ class MultiTaskStep:
                 for param in self.params:
                     param.grad = None
             else:
-                self.weighting.add(number, loss, self.params)
-        if not_finite:
+                try:
+                    self.weighting.add(number, loss, self.params)
+                except FloatingPointError:  # finite, but its products are not
+                    not_finite.append(sampler.task)
+        report = None
+        if not not_finite:
+            try:
+                report = self.weighting.combine(self.params)
+            except FloatingPointError:
+                not_finite = list(losses)
+        if report is None:
             self.weighting.drop()
-            return StepResult(losses, norms, None, not_finite)
-        return StepResult(losses, norms, self.weighting.combine(self.params), [])
+        return StepResult(losses, norms, report, not_finite)
 
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
         """Leave one task's gradient, summed over processes, in .grad; its loss, a scalar."""
@@ -107,7 +115,7 @@ class MultiTaskStep:
         for turn in range(settings.accumulate):
             seed = (settings.seed, sampler.task, step, turn, self._processes.rank)
             loss += self._turn(part(batch, turn, settings.accumulate), len(batch.queries), seed)
-        return self._summed(torch.tensor(loss))
+        return self._processes.sum_gradients(self.params, torch.tensor(loss))
 
     def _turn(self, batch: TaskBatch, queries: int, seed: Sequence[int | str]) -> float:
         """Add the gradient of this process' part of `batch`, weighted by the batch's share of all `queries`; its part of the loss."""
@@ -133,13 +141,3 @@ class MultiTaskStep:
             return (query_BD.sum() + passage_ND.sum()) * 0
         blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
         return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self._settings.temperature)
-
-    def _summed(self, loss: Tensor) -> Tensor:
-        """Sum gradients and loss over the processes by one exchange."""
-        if self._processes.world == 1:
-            return loss
-        grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in self.params]
-        flat_P = self._processes.sum(torch.cat([*(grad.reshape(-1) for grad in grads), loss.to(grads[0]).reshape(1)]))
-        for param, piece in zip(self.params, torch.split(flat_P[:-1], [grad.numel() for grad in grads]), strict=True):
-            param.grad = piece.view_as(param)
-        return flat_P[-1].cpu()

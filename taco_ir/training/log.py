@@ -1,0 +1,95 @@
+"""What a training says of itself: a line of JSON for every step and validation, and whoever listens."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taco_ir.training.step import StepResult
+
+LOG_FILE = "log.jsonl"
+
+
+class Reporter:
+    """Where an episode says how it goes; this one says nothing."""
+
+    def skip(self, step: int) -> None:
+        """Training goes on after `step`."""
+
+    def progress(self, step: int, note: str) -> None:
+        """After each step."""
+
+    def message(self, text: str) -> None:
+        """What a reader should not miss."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Numbers to plot."""
+
+
+class TrainingLog:
+    """Writes `log.jsonl` and tells a reporter.
+
+    Args:
+        folder: of the log; None: nothing is written (all processes but the first).
+        step: what was logged after it, before training was stopped, is dropped.
+    """
+
+    def __init__(self, folder: Path | None, reporter: Reporter, step: int) -> None:
+        self._path = folder / LOG_FILE if folder else None
+        self._reporter = reporter
+        if self._path and self._path.is_file():
+            _cut(self._path, step)
+
+    def step(self, step: int, result: StepResult, rate: float, update_norm: float, seconds: float) -> None:
+        """Step `step` is done, or was skipped: then without weights and update."""
+        record: dict[str, Any] = {"step": step, "learning_rate": rate, "seconds": round(seconds, 4)}
+        record |= {"loss": result.losses, "gradient_norm": result.norms}
+        if result.report is None:
+            record["skipped"] = result.not_finite
+            self._reporter.message(f"step {step}: skipped, the gradient of {', '.join(result.not_finite)} is not finite")
+        else:
+            record |= {"weight": dict(zip(result.losses, result.report.weights, strict=True)), "update_norm": update_norm}
+            record |= dict(result.report.details)
+        self._write(record)
+        scalars = {f"loss/{task}": loss for task, loss in result.losses.items()}
+        self._reporter.scalars(step, scalars | {"learning_rate": rate, "update_norm": update_norm})
+        self._reporter.progress(step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
+
+    def validation(self, step: int, scores: Mapping[str, float]) -> None:
+        """Page R-precision by task, and `macro`."""
+        self._write({"step": step, "validation": dict(scores)})
+        found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+        self._reporter.message(f"step {step}: page R-precision in the validation pools: {found}")
+        self._reporter.scalars(step, {f"validation/{task}": score for task, score in scores.items()})
+
+    def message(self, text: str) -> None:
+        self._reporter.message(text)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as sink:
+                sink.write(json.dumps(_finite(record)) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no numbers that are not finite: null stands for them."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop what was logged after `step`, and a line cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if step and json.loads(line)["step"] <= step:
+                kept.append(line.rstrip("\n") + "\n")
+        except (json.JSONDecodeError, KeyError):
+            break
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    part.replace(path)
