@@ -120,6 +120,7 @@ class Variant:
         self.update: list[float] = []
 
     def step(self, batches: Sequence[TaskTexts]) -> float:
+        self.model.sparse_tables(self.name not in (NAIVE, SEPARATE, RELEASED))
         began = time.perf_counter()
         if self.name == NAIVE:
             one_backward(self.model, batches)
@@ -219,13 +220,19 @@ def peer(folder: Path, collection: str, rounds: int, count: int) -> bool:
         positives = [(2 * row,) for row in range(len(batch))]
         return texts, lambda v: contrastive_loss(v[: len(batch)], v[len(batch) :], positives, blocked_BN, TEMPERATURE)
 
+    model.sparse_tables(True)
+
     def train_ours() -> float:
-        optimizer = torch.optim.AdamW([param for _, param in model.trained()], lr=2e-5, fused=True)
+        params = [param for _, param in model.trained()]
+        optimizer, weighting = torch.optim.AdamW(params, lr=2e-5, fused=True), weighting_of("naive", model, 1)
         began = time.perf_counter()
         for start in range(0, len(triples), 32):
             texts, loss_of = ours(triples[start : start + 32])
-            backward(model, texts, loss_of, Arithmetic(), (0, start))
-            torch.nn.utils.clip_grad_norm_([param for _, param in model.trained()], 1.0)
+            loss = backward(model, texts, loss_of, Arithmetic(), (0, start))
+            weighting.begin(0.0)
+            weighting.add(0, torch.tensor(loss), params)
+            weighting.combine(params)
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             optimizer.zero_grad()
         return time.perf_counter() - began

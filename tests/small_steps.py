@@ -89,7 +89,7 @@ def one_by_one(model: DualEncoder, queries: Sequence[str], task: str, passages: 
 
 def gradients(model: DualEncoder) -> list[Tensor]:
     """Copies of the gradients, zeros where there is none; they are cleared."""
-    found = [torch.zeros_like(param) if param.grad is None else param.grad.clone() for _, param in model.trained()]
+    found = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense().clone() for _, param in model.trained()]
     model.zero_grad()
     return found
 

@@ -149,7 +149,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tiny_bert: Path, name: str
     def spoiled(*args: Any) -> float:
         loss = backward(*args)
         if args[4][1] in poisoned:  # the task, in the seed
-            next(param.grad for param in step.params if param.grad is not None).view(-1)[0] *= factor
+            next(param.grad for param in step.params if param.grad is not None and not param.grad.is_sparse).view(-1)[0] *= factor
             loss += addend
         return loss
 
@@ -217,3 +217,19 @@ def test_parts_do_not_share_their_dropout(tiny_bert: Path) -> None:
                     param.grad = torch.zeros_like(param)
                 step.task_gradient(sampler, number)
     assert len(seen) == len(set(seen)) == 3 * 2 * 3
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTINGS))
+def test_gradients_of_touched_rows_are_those_of_whole_tables(model: DualEncoder, name: str) -> None:
+    found = []
+    for sparse in (False, True):
+        model.sparse_tables(sparse)
+        step = step_of(model, name)
+        step.task_gradient(step.samplers[0], 0)
+        assert any(param.grad is not None and param.grad.is_sparse for param in step.params) == sparse
+        model.zero_grad()
+        result = step(0, 0.5)
+        found.append((list(result.norms.values()), gradients(model)))
+    (norms, dense), (same_norms, same) = found
+    assert same_norms == pytest.approx(norms, rel=1e-5)
+    assert_near(same, dense, 1e-5)

@@ -20,6 +20,7 @@ from taco_ir.records import Passage
 
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model")
 TOWERS = ("query", "passage")
+LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is the faster
 
 
 class Text(NamedTuple):
@@ -86,6 +87,12 @@ class DualEncoder(nn.Module):
     @property
     def dim(self) -> int:
         return self.config.head or int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
+
+    def sparse_tables(self, sparse: bool) -> None:
+        """Let large tables have gradients of the rows that a batch touches alone, or dense ones, mostly zeros."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = sparse and module.num_embeddings >= LARGE_TABLE
 
     def embedding_tables(self) -> set[int]:
         """Identities of the parameters that are tables of embeddings: a batch touches few of their rows."""

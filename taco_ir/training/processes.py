@@ -45,7 +45,7 @@ class Processes:
         """Sum .grad of `params` over the processes, and `loss`, a scalar, by one exchange; the summed loss."""
         if self.world == 1:
             return loss
-        grads = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
+        grads = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense() for param in params]
         flat_P = self.sum(torch.cat([*(grad.reshape(-1) for grad in grads), loss.to(grads[0]).reshape(1)]))
         for param, piece in zip(params, torch.split(flat_P[:-1], [grad.numel() for grad in grads]), strict=True):
             param.grad = piece.view_as(param)

@@ -54,6 +54,7 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> Du
         left_context=LEFT_CONTEXT,
     )
     model.to(torch.device(config.device))
+    model.sparse_tables(True)
     model.freeze(config.freeze_embeddings, config.freeze_layers)
     if config.dropout >= 0:
         model.set_dropout(config.dropout)

@@ -85,7 +85,7 @@ class MultiTaskStep:
         self.weighting.begin(progress)
         for number, sampler in enumerate(self.samplers):
             loss = self.task_gradient(sampler, step)
-            norm = torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None])
+            norm = torch.nn.utils.get_total_norm([_numbers(param.grad) for param in self.params if param.grad is not None])
             losses[sampler.task], norms[sampler.task] = float(loss), float(norm)
             if not torch.isfinite(norm + loss):
                 not_finite.append(sampler.task)
@@ -115,6 +115,9 @@ class MultiTaskStep:
         for turn in range(settings.accumulate):
             seed = (settings.seed, sampler.task, step, turn, self._processes.rank)
             loss += self._turn(part(batch, turn, settings.accumulate), len(batch.queries), seed)
+        for param in self.params:
+            if param.grad is not None and param.grad.is_sparse:
+                param.grad = param.grad.coalesce()
         return self._processes.sum_gradients(self.params, torch.tensor(loss))
 
     def _turn(self, batch: TaskBatch, queries: int, seed: Sequence[int | str]) -> float:
@@ -141,3 +144,8 @@ class MultiTaskStep:
             return (query_BD.sum() + passage_ND.sum()) * 0
         blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
         return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self._settings.temperature)
+
+
+def _numbers(grad: Tensor) -> Tensor:
+    """All of a gradient that is not zero by construction."""
+    return grad.values() if grad.is_sparse else grad
