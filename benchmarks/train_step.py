@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ import torch  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from taco_ir.data.collections import open_collection  # noqa: E402
 from taco_ir.models.config import EncoderConfig  # noqa: E402
+from taco_ir.models.pooling import Ids  # noqa: E402
 from taco_ir.records import Passage  # noqa: E402
 from taco_ir.training.backward import Arithmetic, backward  # noqa: E402
 from taco_ir.training.dual import DualEncoder, Text  # noqa: E402
@@ -48,12 +51,13 @@ T5_BASE_PARAMETERS = 222_903_552
 
 
 class TaskTexts:
-    """The texts of one task and step, and where its positives are."""
+    """The texts of one task and step, windows of real text of exact lengths, and where its positives are."""
 
-    def __init__(self, vocabulary: int, queries: int, passages: int, generator: np.random.Generator) -> None:
+    def __init__(self, words: Ids, queries: int, passages: int, generator: np.random.Generator) -> None:
         self.queries = queries
         lengths = [QUERY_TOKENS] * queries + [PASSAGE_TOKENS] * passages
-        self.texts = [Text("passage", generator.integers(1000, vocabulary, length)) for length in lengths]
+        starts = generator.integers(0, len(words) - PASSAGE_TOKENS, len(lengths))
+        self.texts = [Text("passage", words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
         self.positives = [(row * (passages // queries),) for row in range(queries)]
         self.blocked_BN = torch.zeros(queries, passages, dtype=torch.bool)
 
@@ -70,9 +74,15 @@ def load(folder: Path) -> DualEncoder:
 
 
 def task_texts(model: DualEncoder, tasks: int, queries: int, passages: int, seed: int) -> list[TaskTexts]:
-    vocabulary: int = model.towers["passage"]["backbone"].config.vocab_size  # type: ignore[index]
     generator = np.random.default_rng(seed)
-    return [TaskTexts(vocabulary, queries, passages, generator) for _ in range(tasks)]
+    return [TaskTexts(words(model), queries, passages, generator) for _ in range(tasks)]
+
+
+@cache
+def words(model: DualEncoder) -> Ids:
+    """Tokens of the sample's passages, one after the other: their frequencies are those of a language."""
+    texts = model.passages(list(open_collection("sample").passages.read()))
+    return np.concatenate([text.ids[1:-1] for text in texts])
 
 
 def weighting_of(name: str, model: DualEncoder, tasks: int, **options: str) -> TaskWeighting:
@@ -287,7 +297,6 @@ def same_loss(model: DualEncoder, theirs: object, ours: Callable[..., object], b
 
 def examples(collection: str, count: int) -> list[tuple[str, str, str]]:
     """Query, positive and one random passage of nq's train topics, repeated until there are `count`."""
-    from taco_ir.data.collections import open_collection
     from taco_ir.data.examples import read_examples
 
     opened = open_collection(collection)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 PACKED_BELOW = 1 << 15
-CHUNK_BYTES = {"cpu": 1 << 17}  # a few of them fit the cache of one core, and no thread has to be woken for one
+CHUNK_BYTES = {"cpu": 1 << 19}  # a few of them fit the caches of two cores, and are worth waking a second thread
 CHUNK_BYTES_ELSEWHERE = 1 << 24  # on an accelerator few large launches are best
 
 
