@@ -263,6 +263,7 @@ def peer(folder: Path, collection: str, rounds: int, count: int) -> bool:
             return time.perf_counter() - began
 
     same_loss(model, theirs, ours, triples[:32])
+    model.set_dropout(0.1)  # BERT's, as theirs
     ratios = []
     for number in range(rounds):
         ways = [train_ours, train_theirs] if number % 2 else [train_theirs, train_ours]
