@@ -85,7 +85,8 @@ class MultiTaskStep:
         self.weighting.begin(progress)
         for number, sampler in enumerate(self.samplers):
             loss = self.task_gradient(sampler, step)
-            norm = torch.nn.utils.get_total_norm([_numbers(param.grad) for param in self.params if param.grad is not None])
+            grads = [param.grad for param in self.params if param.grad is not None]
+            norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
             losses[sampler.task], norms[sampler.task] = float(loss), float(norm)
             if not torch.isfinite(norm + loss):
                 not_finite.append(sampler.task)
@@ -144,8 +145,3 @@ class MultiTaskStep:
             return (query_BD.sum() + passage_ND.sum()) * 0
         blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
         return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self._settings.temperature)
-
-
-def _numbers(grad: Tensor) -> Tensor:
-    """All of a gradient that is not zero by construction."""
-    return grad.values() if grad.is_sparse else grad
