@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from training_runs import SMALL, Stopped, contents, logged, sample, small
 from verbs import passage, query, write_collection
 
-from taco_ir import episodes
+from taco_ir import training_data
 from taco_ir.console import Parser
 from taco_ir.data.negatives import NegativesHeader, read_negatives, write_negatives
 from taco_ir.episodes import train
@@ -54,13 +54,13 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
     def noting(name: str, describe: Callable[..., str]) -> None:
-        real = getattr(episodes, name)
+        real = getattr(training_data, name)
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             found.append(f"{name} {describe(*args)}")
             return real(*args, **kwargs)
 
-        patch.setattr(episodes, name, noted)
+        patch.setattr(training_data, name, noted)
 
     noting("mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
     noting("encode_collection", lambda *args: args[3].parent.name)
