@@ -79,6 +79,14 @@ class System(ABC):
             yield self._search(topics._replace(queries=topics.queries[start : start + PART]), hits)
 
 
+def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
+    """Encode into `folder / "vectors"` and index into `folder / "index"` what is not there yet; `name` is the model's."""
+    if not (folder / "index" / "manifest.json").is_file():
+        recipe = Recipe.of(collection.passages, name, encoder)
+        encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
+        build_index(VectorSet(folder / "vectors"), folder / "index")
+
+
 class DenseSystem(System):
     """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
 
@@ -99,15 +107,8 @@ class DenseSystem(System):
             return DenseIndex(Path(self._options.index), encoder, store.fingerprint)
         folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
         with exclusive(folder):
-            self._build(folder)
+            build_dense(self._collection, self.encoder, self.name, folder)
         return DenseIndex(folder / "index", encoder, store.fingerprint)
-
-    def _build(self, folder: Path) -> None:
-        """Encode and index what is not there yet."""
-        if not (folder / "index" / "manifest.json").is_file():
-            recipe = Recipe.of(self._collection.passages, self.name, self.encoder)
-            encode_collection(self._collection, self.encoder, recipe, folder / "vectors", Shard(1, 1))
-            build_index(VectorSet(folder / "vectors"), folder / "index")
 
     @property
     def inputs(self) -> dict[str, Any]:

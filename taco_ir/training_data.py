@@ -18,14 +18,11 @@ from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.data.pools import Pool, make_pool
 from taco_ir.data.seeds import generator
 from taco_ir.data.tasks import TopicsName, resolve_task
-from taco_ir.encoding import encode_collection
 from taco_ir.files import InputError
 from taco_ir.mining import mine
 from taco_ir.models.config import describes_itself
-from taco_ir.retrieval.index import build_index
 from taco_ir.retrieval.mining import MiningSettings
-from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
-from taco_ir.systems import BM25System, DenseSystem, encoder_of
+from taco_ir.systems import BM25System, DenseSystem, build_dense
 from taco_ir.training.config import TrainConfig, episode_configs
 
 if TYPE_CHECKING:
@@ -87,12 +84,9 @@ class TrainingData:
             batch_size=64,
             index=folder / "index",
         )
-        if not (folder / "index" / "manifest.json").is_file():
-            encoder = encoder_of(options)
-            recipe = Recipe.of(self.collection.passages, model.parent.name, encoder)
-            encode_collection(self.collection, encoder, recipe, folder / "vectors", Shard(1, 1))
-            build_index(VectorSet(folder / "vectors"), folder / "index")
-        return DenseSystem(self.collection, options)
+        system = DenseSystem(self.collection, options)
+        build_dense(self.collection, system.encoder, model.parent.name, folder)
+        return system
 
     def samplers(self, config: TrainConfig, negatives: Negatives | None) -> list[TaskSampler]:
         examples = [self._examples(config, task, negatives) for task in self.tasks]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from training_runs import SMALL, Stopped, contents, logged, sample, small
 from verbs import passage, query, write_collection
 
-from taco_ir import training_data
+from taco_ir import systems, training_data
 from taco_ir.console import Parser
 from taco_ir.data.negatives import NegativesHeader, read_negatives, write_negatives
 from taco_ir.episodes import train
@@ -53,18 +54,18 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
-    def noting(name: str, describe: Callable[..., str]) -> None:
-        real = getattr(training_data, name)
+    def noting(module: ModuleType, name: str, describe: Callable[..., str]) -> None:
+        real = getattr(module, name)
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             found.append(f"{name} {describe(*args)}")
             return real(*args, **kwargs)
 
-        patch.setattr(training_data, name, noted)
+        patch.setattr(module, name, noted)
 
-    noting("mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
-    noting("encode_collection", lambda *args: args[3].parent.name)
-    noting("build_index", lambda *args: args[1].parent.name)
+    noting(training_data, "mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
+    noting(systems, "encode_collection", lambda *args: args[3].parent.name)
+    noting(systems, "build_index", lambda *args: args[1].parent.name)
     run = Episode.run
 
     def running(self: Episode) -> Path:
