@@ -17,7 +17,11 @@ LARGE = module.SMALL + 50_000  # long enough for the bracket
 
 
 def lower_median(values: Tensor, active_only: bool) -> float:
-    values = values[values > 0] if active_only else values
+    """Of all values, or of those above the rounding noise of the module's sample."""
+    if active_only:
+        sample = of(values).sample(len(values) if len(values) <= module.SMALL else module.SAMPLE)
+        noise = torch.finfo(values.dtype).eps * float(sample.sum()) / max(1, int((sample > 0).sum()))
+        values = values[values > noise]
     return float(values.sort().values[(len(values) - 1) // 2]) if len(values) else 0.0
 
 
@@ -51,14 +55,30 @@ def test_of_many_values(seed: int, zeros: float, spread: float, levels: int, ord
         values = torch.ceil(values * levels) / levels
     values[torch.rand(LARGE, generator=generator) < zeros] = 0
     values = values.sort().values if ordered else values
-    assert median(of(values, cut=100_001), active_only, exact=True) == lower_median(values, active_only)
+    assert median(of(values), active_only, exact=True) == lower_median(values, active_only)
+
+
+def test_pieces_are_one_vector() -> None:
+    values = torch.rand(LARGE)
+    assert median(of(values, cut=100_001), True, exact=True) == lower_median(values, True)
+
+
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_rounding_noise_is_not_active(size: int) -> None:
+    """Entries without a gradient are now 0, now 1e-18 of the others: the median must not depend on it."""
+    values = torch.rand(size, dtype=torch.float32) + 0.1
+    values[::3] = 0
+    noisy = values.clone()
+    noisy[::6] = 1e-18  # where it was 0
+    assert median(of(noisy), True, exact=True) == median(of(values), True, exact=True)
+    assert median(of(noisy), False, exact=True) < 0.5 < median(of(values), True, exact=True)
 
 
 def test_a_bracket_that_misses_is_noticed() -> None:
     values = torch.rand(LARGE)
     for bracket in (module._Bracket(0.6, 0.7), module._Bracket(0.1, 0.2)):
-        assert module._select(of(values), bracket, active_only=True) is None
-    assert module._select(of(values), module._Bracket(0.4, 0.6), active_only=True) == lower_median(values, True)
+        assert module._select(of(values), bracket, floor=0.0) is None
+    assert module._select(of(values), module._Bracket(0.4, 0.6), floor=0.0) == lower_median(values, True)
 
 
 def test_a_sample_is_near() -> None:

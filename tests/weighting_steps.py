@@ -86,7 +86,8 @@ class Oracle:
 
     def see(self, task: int, grad_P: Tensor, theta_P: Tensor) -> None:
         sensitivity_P = (grad_P.double() * theta_P.double()).abs()
-        active = sensitivity_P[sensitivity_P > 0].sort().values
+        noise = torch.finfo(grad_P.dtype).eps * sensitivity_P[sensitivity_P > 0].mean()  # NaN, above which is nothing, without any
+        active = sensitivity_P[sensitivity_P > noise].sort().values
         if len(active):
             normal_P = sensitivity_P / active[(len(active) - 1) // 2]
             self.moving_TP[task] = self.beta * self.moving_TP[task] + (1 - self.beta) * normal_P

@@ -40,28 +40,45 @@ class _Bracket(NamedTuple):
     high: float
 
 
+class _Counts(NamedTuple):
+    left_out: int
+    below: int
+    inside: Tensor
+
+
 def median(sensitivities: Sensitivities, active_only: bool, exact: bool) -> float:
-    """The lower median, over non-zero values only where `active_only`; 0 where there is no such value, NaN where one is not finite."""
-    if sensitivities.size <= SMALL or not exact:
-        values = sensitivities.sample(sensitivities.size if sensitivities.size <= SMALL else SAMPLE)
-        return _median_of(values, active_only) if sensitivities.finite() else math.nan
-    bracket = _bracket(sensitivities.sample(SAMPLE), active_only)
-    found = _select(sensitivities, bracket, active_only) if bracket else None
-    return _median_of(sensitivities.all(), active_only) if found is None else found
+    """The lower median; 0 where there is no value to take it of, NaN where one is not finite.
 
-
-def _median_of(values: Tensor, active_only: bool) -> float:
-    """By a full sort. NaN where a value is not finite."""
-    if not bool(torch.isfinite(values.sum())):
+    `active_only` leaves out what is zero but for rounding: all that is not above the machine precision times the mean of
+    what is not zero (of the sample, where there is one). A key's bias, for one, has no gradient, which sums in float32 make
+    now 0, now 1e-12 of the others'.
+    """
+    if not sensitivities.finite():
         return math.nan
-    if active_only:
-        values = values[values > 0]
+    small = sensitivities.size <= SMALL
+    sample = sensitivities.all() if small else sensitivities.sample(SAMPLE)
+    floor = _noise(sample) if active_only else -1.0
+    if small or not exact:
+        return _median_of(sample, floor)
+    bracket = _bracket(sample, floor)
+    found = _select(sensitivities, bracket, floor) if bracket else None
+    return _median_of(sensitivities.all(), floor) if found is None else found
+
+
+def _noise(values: Tensor) -> float:
+    positive = values[values > 0]
+    return float(positive.mean(dtype=torch.float64)) * torch.finfo(values.dtype).eps if len(positive) else 0.0
+
+
+def _median_of(values: Tensor, floor: float) -> float:
+    """Of the values above `floor`."""
+    values = values[values > floor]
     return _kth(values, (len(values) - 1) // 2) if len(values) else 0.0
 
 
-def _bracket(sample: Tensor, active_only: bool) -> _Bracket | None:
+def _bracket(sample: Tensor, floor: float) -> _Bracket | None:
     """Values that very likely enclose the median, from a sample."""
-    ordered = np.sort((sample[sample > 0] if active_only else sample).cpu().numpy())  # several times faster than torch's
+    ordered = np.sort(sample[sample > floor].cpu().numpy())  # several times faster than torch's
     middle, spread = len(ordered) / 2, DEVIATIONS * math.sqrt(len(ordered)) / 2
     first, last = math.floor(middle - spread), math.ceil(middle + spread)
     if first < 0 or last >= len(ordered):
@@ -70,35 +87,32 @@ def _bracket(sample: Tensor, active_only: bool) -> _Bracket | None:
     return _Bracket(low, high) if 0 < low < high < math.inf else None
 
 
-def _select(sensitivities: Sensitivities, bracket: _Bracket, active_only: bool) -> float | None:
+def _select(sensitivities: Sensitivities, bracket: _Bracket, floor: float) -> float | None:
     """Count what lies below the bracket, keep what lies inside, and take the median by its rank; None where it lies outside."""
-    zeros, below, inside, total = 0, 0, [], 0.0
+    left_out, below, inside = 0, 0, []
     scratch = torch.empty(sensitivities.chunk, dtype=sensitivities.pairs[0][0].dtype, device=sensitivities.pairs[0][0].device)
     for grad, theta in sensitivities.pairs:
         for start in range(0, len(grad), sensitivities.chunk):
             end = min(start + sensitivities.chunk, len(grad))
             values = torch.mul(grad[start:end], theta[start:end], out=scratch[: end - start]).abs_()
-            total += float(values.sum())
-            chunk_zeros, chunk_below, chunk_inside = _count(values, bracket)
-            zeros, below = zeros + chunk_zeros, below + chunk_below
-            inside.append(chunk_inside)
-    if not math.isfinite(total):
-        return math.nan
-    rank = zeros + (sensitivities.size - zeros - 1) // 2 if active_only else (sensitivities.size - 1) // 2
+            counts = _count(values, bracket, floor)
+            left_out, below = left_out + counts.left_out, below + counts.below
+            inside.append(counts.inside)
+    rank = left_out + (sensitivities.size - left_out - 1) // 2
     candidates = torch.cat(inside)
     return _kth(candidates, rank - below) if below <= rank < below + len(candidates) else None
 
 
-def _count(values: Tensor, bracket: _Bracket) -> tuple[int, int, Tensor]:
-    """How many values are zero, how many lie below the bracket, and those inside. On a processor numpy compares and counts several times faster."""
+def _count(values: Tensor, bracket: _Bracket, floor: float) -> _Counts:
+    """On a processor numpy compares and counts several times faster."""
     if values.device.type != "cpu":
         inside = (values >= bracket.low) & (values <= bracket.high)
-        return int((values == 0).sum()), int((values < bracket.low).sum()), values[inside]
+        return _Counts(int((values <= floor).sum()), int((values < bracket.low).sum()), values[inside])
     array = values.numpy()
     low, high = array.dtype.type(bracket.low), array.dtype.type(bracket.high)
     below = array < low
     inside_array = array[(array <= high) ^ below]
-    return int(np.count_nonzero(array == 0)), int(np.count_nonzero(below)), torch.from_numpy(inside_array)
+    return _Counts(int(np.count_nonzero(array <= array.dtype.type(floor))), int(np.count_nonzero(below)), torch.from_numpy(inside_array))
 
 
 def _kth(values: Tensor, rank: int) -> float:

@@ -29,7 +29,7 @@ class Taco(TaskWeighting):
     Of task k, per parameter: s = |g_k theta|; S_k <- beta S_k + (1 - beta) s / median(s); q = softmax_k(S / tau); the
     update is sum_k q_k g_k. Until `burn_in` of the training the weights are uniform, while S gathers.
     Paper: Zhang, Xiong, Stratos, Overwijk 2023, algorithm 1.
-    Differs: S is corrected for its start at 0 as Adam's moments are; the median is over entries that are not zero; the
+    Differs: S is corrected for its start at 0 as Adam's moments are; the median is over entries that are not zero but for rounding; the
     weights sum to 1 before and after burn-in. Each has an option that gives the released code's behaviour. A task
     whose gradient times parameters is zero everywhere leaves its S as it was.
 
@@ -45,7 +45,7 @@ class Taco(TaskWeighting):
         burn_in: share of the training with uniform weights.
         bias_correction: divide S_k by 1 - beta^(updates of task k).
         median: of all parameters' sensitivities, or of a sample of about 130,000.
-        active_only: leave zeros out of the median.
+        active_only: leave what is zero, but for rounding, out of the median.
         importance: number format of S; "bf16" halves its memory (rounded stochastically), "fp32" is at least float32.
         released_scaling: divide the update by T once more after burn-in.
     """
