@@ -15,7 +15,7 @@ from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.mixing import batch_shares
 from taco_ir.data.negatives import Negatives, read_negatives
-from taco_ir.data.pools import Pool, make_pool
+from taco_ir.data.pools import Pool, draw_queries, make_pool
 from taco_ir.data.seeds import generator
 from taco_ir.data.tasks import TopicsName, resolve_task
 from taco_ir.files import InputError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
     from taco_ir.training.step import Texts
 
-POOL_DEPTH = 100  # BM25 hits of a dev query that a validation pool's hard passages are taken from
+POOL_DEPTH = 100  # BM25 hits of a query that a validation pool's hard passages are taken from
 
 
 class TrainingData:
@@ -95,34 +95,39 @@ class TrainingData:
 
     def _examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
         examples = read_examples(self.collection, task, negatives=negatives)
+        if config.validate_on == "train" and task in self._validated:
+            held_out = {query.qid for query in self._validated[task].queries}
+            examples = [example for example in examples if example.qid not in held_out]
         if 0 < config.max_examples < len(examples):
             rows = generator(config.seed, task, "examples").choice(len(examples), config.max_examples, replace=False)
             examples = [examples[row] for row in sorted(rows.tolist())]
         return examples
 
     @cached_property
-    def pools(self) -> list[Pool]:
-        """Validation pools of the tasks that have dev topics."""
+    def _validated(self) -> dict[str, Topics]:
+        """The queries of each task that validation ranks for; those of a train split are not trained on."""
         config = self.config
-        dev = [self._topics(task, "dev") for task in self.tasks if TopicsName(task, "dev") in self.collection.topics_names]
-        judged = [topics for topics in dev if topics.judged]
+        drawn = {task: draw_queries(self.collection, task, config.validate_on, config.pool_queries, config.seed) for task in self.tasks}
+        for task in (task for task, topics in drawn.items() if topics is None):
+            log.warning("%s: no %s topics with a gold passage to validate on", task, config.validate_on)
+        return {task: topics for task, topics in drawn.items() if topics}
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """Validation pools of the tasks that have topics to validate on."""
+        config = self.config
         path = self.output / "validation.jsonl"
         hard: Negatives | None = None
-        if config.pool_hard and judged:
+        if config.pool_hard and self._validated:
             if self.processes.first and not path.is_file():
                 settings = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard)
-                mine(self.collection, BM25System(self.collection), judged, settings, path)
+                mine(self.collection, BM25System(self.collection), list(self._validated.values()), settings, path)
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
-        pools = []
-        for task in self.tasks:
-            of_task = hard.docids.get(f"{task}-dev", {}) if hard else {}
-            pool = make_pool(self.collection, task, config.pool_queries, of_task, config.pool_hard, config.pool_random, config.seed)
-            if pool is None:
-                log.warning("%s: no dev topics with a gold passage; not validated", task)
-            else:
-                pools.append(pool)
-        return pools
+        of_task = {task: hard.docids[str(TopicsName(task, config.validate_on))] if hard else {} for task in self._validated}
+        return [
+            make_pool(self.collection, topics, of_task[task], config.pool_random, config.seed) for task, topics in self._validated.items()
+        ]
 
     def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
         """Every passage that a batch or a pool may need."""

@@ -18,6 +18,7 @@ from verbs import passage, query, write_collection
 
 from taco_ir import systems, training_data
 from taco_ir.console import Parser
+from taco_ir.data.collections import open_collection
 from taco_ir.data.negatives import NegativesHeader, read_negatives, write_negatives
 from taco_ir.episodes import train
 from taco_ir.files import InputError, exclusive
@@ -27,6 +28,8 @@ from taco_ir.search import main as search
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config
 from taco_ir.training.loop import Episode
+from taco_ir.training.processes import Processes
+from taco_ir.training_data import TrainingData
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
 TWO = (
@@ -376,7 +379,7 @@ def test_dev_topics_that_judge_nothing(tiny_bert: Path, tmp_path: Path, dev: tup
     """A task without dev topics, or with unjudged ones, is not validated; the last model is kept."""
     collection = made(tmp_path / "c", "birds-train", "bees-train", *dev, evidence=False)
     model = train(one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2))
-    assert "birds: no dev topics with a gold passage; not validated" in caplog.text and "bees: no dev" in caplog.text
+    assert "birds: no dev topics with a gold passage to validate on" in caplog.text and "bees: no dev" in caplog.text
     assert [record["step"] for record in logged(tmp_path / "run")] == [1, 2]
     found = latest(tmp_path / "run")
     assert found and contents(model) == contents(found / "model")
@@ -390,6 +393,18 @@ def test_a_task_of_ones_own_is_validated_and_searched(tiny_bert: Path, tmp_path:
     monkeypatch.chdir(tmp_path)
     search(["--model", str(model), "--collection", str(collection), "--topics", "birds-dev", "--output", "birds.trec"])
     assert len(read_trec(tmp_path / "birds.trec").rankings) == 6
+
+
+def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path) -> None:
+    """The best model is then chosen without a look at dev."""
+    collection = made(tmp_path / "c", "birds-train", "birds-dev")
+    config = one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), validate_on="train", pool_queries=1)
+    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    (pool,) = data.pools
+    (sampler,) = data.samplers(config, None)
+    held_out, trained = {query.qid for query in pool.queries}, {example.qid for example in sampler.examples}
+    every = {query.qid for query in open_collection(str(collection)).load_topics("birds-train").queries}
+    assert len(held_out) == 1 and held_out | trained == every and not held_out & trained
 
 
 # kinds of runs

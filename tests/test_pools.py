@@ -9,9 +9,9 @@ from verbs import passage, query, write_collection
 
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.examples import positive_sets
-from taco_ir.data.pools import Pool, make_pool
+from taco_ir.data.pools import Pool, draw_queries, make_pool
 
-HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1", "40#1", "1#0"] for row in range(12)}
+HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1"] for row in range(12)}
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def collection(tmp_path: Path) -> Collection:
 
 
 def pool(collection: Collection, task: str = "nq", queries: int = 5, random: int = 10, seed: int = 3) -> Pool:
-    made = make_pool(collection, task, queries, HARD, 2, random, seed)
-    assert made is not None
-    return made
+    topics = draw_queries(collection, task, "dev", queries, seed)
+    assert topics is not None
+    return make_pool(collection, topics, HARD, random, seed)
 
 
 def test_a_pool_is_gold_then_hard_then_random(collection: Collection) -> None:
@@ -38,7 +38,7 @@ def test_a_pool_is_gold_then_hard_then_random(collection: Collection) -> None:
     assert (made.task, len(made.queries)) == ("nq", 5)
     assert len(set(made.docids)) == len(made.docids)
     gold = {docid for sets in positive_sets(collection.passages, made.queries) for docids in sets for docid in docids}
-    hard = {docid for each in made.queries for docid in HARD[each.qid][:2]}
+    hard = {docid for each in made.queries for docid in HARD[each.qid]}
     assert set(made.docids[: len(gold)]) == gold
     assert set(made.docids[len(gold) :][: len(hard)]) == hard
     assert set(pool(collection, random=0).docids) == gold | hard
@@ -68,12 +68,23 @@ def test_tasks_share_their_random_passages(collection: Collection) -> None:
     assert drawn <= set(pool(collection).docids)
 
 
-def test_no_pool_without_judged_dev_topics(collection: Collection) -> None:
+def test_nothing_is_drawn_without_judged_topics(collection: Collection) -> None:
     for task in ("fever", "unknown", "wow"):
-        assert make_pool(collection, task, 5, {}, 2, 10, 0) is None
+        assert draw_queries(collection, task, "dev", 5, 0) is None
+
+
+def test_at_most_a_fifth_of_train_is_held_out(tmp_path: Path) -> None:
+    topics = {"nq-train": [query(f"q{row}", f"text {row}", ["0#0"]) for row in range(14)], "trex-train": [query("t", "slot", ["0#0"])]}
+    mine = open_collection(str(write_collection(tmp_path / "mine", [passage("0#0", "x")], topics)))
+    drawn = draw_queries(mine, "nq", "train", 9, 0)
+    assert drawn is not None and len(drawn.queries) == 2
+    assert draw_queries(mine, "trex", "train", 9, 0) is None
 
 
 def test_aliases_and_minikilt(minikilt: Path) -> None:
-    made = make_pool(open_collection(str(minikilt / "small")), "zsre", 20, {}, 0, 300, 0)
-    assert made is not None and made.task == "structured_zeroshot"
+    small = open_collection(str(minikilt / "small"))
+    topics = draw_queries(small, "zsre", "dev", 20, 0)
+    assert topics is not None
+    made = make_pool(small, topics, {}, 300, 0)
+    assert made.task == "structured_zeroshot"
     assert len(made.queries) == 20 and 300 <= len(made.docids) <= 340

@@ -14,7 +14,7 @@ import torch
 from taco_ir.data.batches import TaskSampler
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.examples import read_examples
-from taco_ir.data.pools import make_pool
+from taco_ir.data.pools import draw_queries, make_pool
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig
@@ -86,8 +86,8 @@ def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None,
     folder.mkdir(parents=True, exist_ok=True)
     pools = []
     if validated:
-        every = [make_pool(sample(), task, config.pool_queries, {}, 0, config.pool_random, config.seed) for task in config.tasks]
-        pools = [pool for pool in every if pool is not None]
+        drawn = [draw_queries(sample(), task, "dev", config.pool_queries, config.seed) for task in config.tasks]
+        pools = [make_pool(sample(), topics, {}, config.pool_random, config.seed) for topics in drawn if topics is not None]
         assert len(pools) == len(config.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.steps, config.validate_every)

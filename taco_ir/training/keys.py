@@ -130,7 +130,11 @@ class TrainConfig:
     mine_keep: int = field(default=32, metadata=_negatives("negatives kept for a query, the hardest first", min=1))
 
     validate_every: int = field(default=0, metadata=_checks("steps between validations; 0: at the end of each epoch", min=0))
-    pool_queries: int = field(default=50, metadata=_checks("dev queries of a task in a validation", min=1))
+    validate_on: str = field(
+        default="dev",
+        metadata=_checks("split that validation draws its queries from; those of train are not trained on", choices=("dev", "train")),
+    )
+    pool_queries: int = field(default=50, metadata=_checks("queries of a task in a validation", min=1))
     pool_hard: int = field(default=10, metadata=_checks("BM25 hits of each of them in the pool that is ranked", min=0))
     pool_random: int = field(default=1000, metadata=_checks("random passages in the pool", min=0))
     patience: int = field(default=0, metadata=_checks("stop after this many validations without a gain; 0: never", min=0))
