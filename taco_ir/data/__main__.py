@@ -1,4 +1,4 @@
-"""`python -m taco_ir.data`: what data there is, getting it, and building KILT's passages."""
+"""`python -m taco_ir.data`: what data there is, getting it, and building KILT's passages, and making smaller collections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ DESCRIPTION = """Data for the toolkit. Nothing is downloaded unless `get` asks f
 commands:
   list      what there is, how large it is and where it lies; --collection C: the topics of a collection
   get       put files of the KILT benchmark in place, from the network or a local copy
-  passages  cut KILT's Wikipedia into passages, or take passages that exist"""
+  passages  cut KILT's Wikipedia into passages, or take passages that exist
+  part      make a smaller collection: all gold passages of some topics, and distractors drawn from the rest"""
 EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 
 
@@ -75,18 +76,42 @@ def make_passages(argv: Sequence[str]) -> None:
     print(f"{target}: {done.passages:,} passages of {done.pages:,} pages")
 
 
-class Reporter:
-    """Bytes done -> the shared progress line, which begins with the first report."""
+def make_smaller(argv: Sequence[str]) -> None:
+    parser = Parser(
+        "data part",
+        "Make a smaller collection: all gold passages of the topics, and distractors drawn by the seed from the rest.\n"
+        "Its folder holds the topics as well, so that --collection FOLDER searches them. Scores in it are far above those in the\n"
+        "whole collection; they compare systems in one part, and nothing else.",
+        ("--collection", "--topics", "--seed"),
+        "python -m taco_ir.data part --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
+    )
+    parser.add_argument("--distractors", type=positive, required=True, metavar="N", help="passages drawn that are not gold")
+    parser.flag("--output", required=True, metavar="FOLDER", help="folder of the part; one that holds this part already is left as it is")
+    options = parser.parse_args(argv)
+    if not options.topics:
+        raise InputError(f"--topics is needed: a part is made around their gold passages (see {parser.prog} --help)")
+    from taco_ir.data.collections import open_collection
+    from taco_ir.data.part import make_part
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    collection = open_collection(options.collection)
+    output = Path(options.output)
+    report = Reporter(output.name, "passages", 1)
+    part = make_part(collection, collection.expand(options.topics), options.distractors, options.seed, output, report)
+    print(f"{output}: {part.passages:,} passages, {part.gold:,} gold and {part.distractors:,} distractors")
+
+
+class Reporter:
+    """Units done -> the shared progress line in thousands of bytes, or as `size` and `unit` say; it begins with the first report."""
+
+    def __init__(self, what: str, unit: str = "KB", size: int = 1000) -> None:
+        self._what, self._unit, self._size = what, unit, size
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = Progress(self._what, -(-total // 1000), "KB")
-            self._progress.skip(done // 1000)
-        self._progress.at(-(-done // 1000))
+            self._progress = Progress(self._what, -(-total // self._size), self._unit)
+            self._progress.skip(done // self._size)
+        self._progress.at(-(-done // self._size))
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -133,12 +158,12 @@ def _collection_rows(name: str) -> list[list[str]]:
     return rows
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"list": list_data, "get": get_data, "passages": make_passages}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"list": list_data, "get": get_data, "passages": make_passages, "part": make_smaller}
 
 
 def main(argv: Sequence[str]) -> None:
     parser = Parser("data", DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get or passages; each has its own --help")
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get, passages or part; each has its own --help")
     COMMANDS[parser.parse_args(argv[:1]).command](argv[1:])
 
 

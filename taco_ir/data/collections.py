@@ -91,9 +91,13 @@ class Collection:
 
     def load_topics(self, name: str) -> Topics:
         """Topics by name, without a look at the passages. Raises: InputError."""
-        resolved = resolve_topics(name, self._topic_paths)
-        path = self._topic_paths[resolved]
-        return Topics(_file_name(path), resolved.task, read_topics(path, resolved.task))
+        task = resolve_topics(name, self._topic_paths).task
+        path = self.topics_path(name)
+        return Topics(_file_name(path), task, read_topics(path, task))
+
+    def topics_path(self, name: str) -> Path:
+        """The file of topics by name. Raises: InputError for a name that the collection does not have."""
+        return self._topic_paths[resolve_topics(name, self._topic_paths)]
 
 
 def open_collection(name: str) -> Collection:

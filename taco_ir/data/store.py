@@ -108,7 +108,7 @@ class PassageStore:
         """Docids of each of `pages` in file order, by one pass over the passages; none for a page that no passage belongs to."""
         found: dict[str, list[str]] = {page: [] for page in pages}
         if found:
-            owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._pages.items()
+            owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._owners()
             for docid, page in owners:
                 if page in found:
                     found[page].append(docid)
@@ -122,8 +122,14 @@ class PassageStore:
 
     @cached_property
     def _pages(self) -> dict[str, str]:
+        return dict(self._owners())
+
+    def _owners(self) -> Iterator[tuple[str, str]]:
+        """(docid, page) of every passage in file order, where the docid does not say its page."""
         with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
-            return dict(line.rstrip("\n").split("\t", 1) for line in source)
+            for line in source:
+                docid, _, page = line.rstrip("\n").partition("\t")
+                yield docid, page
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(self._layout / f"{name}.npy", mmap_mode="r", allow_pickle=False)
