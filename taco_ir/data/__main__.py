@@ -1,4 +1,4 @@
-"""`python -m taco_ir.data`: what data there is, getting it, and building KILT's passages, and making smaller collections."""
+"""`python -m taco_ir.data`: what data there is, getting it, building KILT's passages, and making smaller collections."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+"""`python -m taco_ir.reproduce`: run the conditions of a study, or any subset, and record what they score."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.console import Parser, log, positive, run_verb
+from taco_ir.evaluation.table import Cell, Table, render
+from taco_ir.files import InputError, data_home, read_json
+from taco_ir.study.conditions import Job, read_study
+
+if TYPE_CHECKING:
+    from taco_ir.study.runner import Runner
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "reproduce",
+        "Run a study: train, search and score every condition of a file with every seed, each once, and write a record of each into results/\n"
+        "beside the file. What is done is skipped, what was killed goes on; records say command, commit, versions, time and memory.",
+        ("--collection",),
+        "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
+        "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --only 'taco*' --seeds 1 --list",
+    )
+    flags.add_argument("--conditions", required=True, type=Path, metavar="FILE", help="the study's TOML file")
+    flags.add_argument(
+        "--models", nargs="+", default=[], type=named, metavar="NAME=FOLDER", help="where the models are that the file names"
+    )
+    flags.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="conditions to run, with what they need; * stands for anything"
+    )
+    flags.add_argument("--seeds", nargs="+", default=[], type=int, metavar="N", help="seeds to run [default: all]")
+    flags.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="jobs at a time; they share the processor's cores [default: 1]"
+    )
+    flags.add_argument("--work", type=Path, metavar="DIR", help="checkpoints, runs and logs [default: studies/<name> under the data home]")
+    flags.add_argument("--list", action="store_true", help="only say which jobs there are, and how far each is")
+    flags.flag("--format")
+    return flags
+
+
+def named(text: str) -> tuple[str, str]:
+    """argparse type for NAME=FOLDER. Raises: argparse.ArgumentTypeError."""
+    name, sign, folder = text.partition("=")
+    if not (name and sign and folder):
+        raise ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
+    return name, folder
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    from taco_ir.study.runner import Runner
+    from taco_ir.study.schedule import run_jobs, wanted_jobs
+
+    study = read_study(options.conditions)
+    work = options.work or data_home() / "studies" / study.name
+    runner = Runner(study, options.collection, dict(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs))
+    jobs = wanted_jobs(study, options.only, options.seeds)
+    if options.list:
+        print(
+            render(
+                Table(study.name, ["condition", "seed", "state", "minutes", "held-out"], [row(runner, job) for job in jobs]), options.format
+            ),
+            end="",
+        )
+        return
+    left = [job for job in jobs if not runner.done(job)]
+    log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), work)
+    failed = run_jobs(study, left, runner.run, options.jobs, log.info)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run")
+    log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
+
+
+def row(runner: Runner, job: Job) -> list[Cell]:
+    """How far a job is: its state, the minutes it took so far, and the best macro page R-precision on held-out queries of its training."""
+    folder = runner.folder(job)
+    spent = [read_json(path)["seconds"] for path in folder.glob("step-*.json")]
+    spent += [
+        runner.recorded(job, corpus).made["search"]["seconds"] for corpus in runner.corpora(job) if runner.record(job, corpus).is_file()
+    ]
+    state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
+    return [job.condition, job.seed, state, sum(spent) / 60 if spent else None, held_out(folder / "out")]
+
+
+def held_out(training: Path) -> float | None:
+    """The best validation in the logs of a training's last episode; None where there is none."""
+    logs = sorted(training.glob("**/log.jsonl"))
+    if not logs:
+        return None
+    records = [json.loads(line) for line in logs[-1].read_text(encoding="utf-8").splitlines()]
+    return max((record["validation"]["macro"] for record in records if "validation" in record), default=None)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,49 @@
+"""Run files of a condition -> its scores, query by query, with the study's slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from taco_ir.data.collections import Collection, Topics
+from taco_ir.evaluation.measures import Measure, Scores, evaluate
+from taco_ir.evaluation.results import TopicScores
+from taco_ir.files import collector_paused
+from taco_ir.records import read_trec
+from taco_ir.study.conditions import Slice
+
+MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
+TESTED = tuple(map(Measure.parse, ("Rprec", "R@20")))
+DIGITS = 6
+
+
+@collector_paused()
+def score_runs(collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path) -> dict[str, TopicScores]:
+    """Scores of `folder / <topics>.trec`, by topics and by slice. Raises: InputError for a run that is missing or of other topics."""
+    found: dict[str, TopicScores] = {}
+    for topics in map(collection.load_topics, names):
+        scores = evaluate(read_trec(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES)
+        found[topics.name] = _of(topics, scores)
+        for each in slices:
+            if each.topics == topics.name:
+                kept = [query for query in topics.queries if query.meta.get(each.field) == each.value]
+                found[each.name] = _of(topics._replace(queries=kept), scores, topics.name)
+    return found
+
+
+def _of(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
+    """Scores of the queries of `topics`, which may be a part of those that were scored."""
+    wanted = [query.qid for query in topics.queries]
+    values = {str(measure): _values(by_qid, wanted) for measure, by_qid in scores.by_query.items() if by_qid}
+    return TopicScores(
+        queries=len(wanted),
+        fingerprint=topics.fingerprint,
+        means={measure: math.fsum(each) / len(each) for measure, each in values.items() if each},
+        by_query={str(measure): values[str(measure)] for measure in TESTED if values.get(str(measure))},
+        part_of=part_of,
+    )
+
+
+def _values(by_qid: Mapping[str, float], wanted: Sequence[str]) -> list[float]:
+    return [round(by_qid[qid], DIGITS) for qid in wanted if qid in by_qid]
