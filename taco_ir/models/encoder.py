@@ -177,16 +177,17 @@ def is_untied(folder: Path) -> bool:
 def _load_tower(
     folder: Path, pooling: Pooling | None, normalize: bool, prompt: str | None, precision: Precision, device: str, batch_size: int
 ) -> TextEncoder:
-    if precision == "int8" and _device(device).type != "cpu":
+    if precision == "int8" and usable_device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
-    _device(device)
+    usable_device(device)
     weights = _weights_digest(folder)
     config = read_config(folder, pooling, normalize, longest(folder))
     backbone, tokenizer, head = load_backbone(folder, config)
     return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head)
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of --device. Raises: InputError for one that torch cannot use."""
     import torch
 
     try:
@@ -232,12 +233,18 @@ def model_folder(model: str | None) -> Path:
         ) from error
 
 
-def _weights_digest(folder: Path) -> str:
-    """Hash of weights, backbone configuration and tokenizer. Raises: InputError for a folder without them."""
+def _weights(folder: Path) -> list[Path]:
+    """Weight files of a model folder. Raises: InputError for a folder without weights or configuration."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
         raise InputError(f"--model {folder}: a model folder needs config.json and safetensors weights; missing: {missing}")
+    return weights
+
+
+def _weights_digest(folder: Path) -> str:
+    """Hash of weights, backbone configuration and tokenizer. Raises: InputError for a folder without them."""
+    weights = _weights(folder)
     tokenizer = [path for path in (folder / "tokenizer.json", folder / "vocab.txt", folder / "spiece.model") if path.is_file()]
     if not tokenizer:
         raise InputError(f"--model {folder}: no tokenizer.json, vocab.txt or spiece.model")
@@ -290,7 +297,8 @@ def _load_head(folder: Path, inputs: int, outputs: int) -> torch.nn.Module:
 
 
 def longest(folder: Path) -> int:
-    """Most tokens that the backbone's positions and the tokenizer take."""
+    """Most tokens that the backbone's positions and the tokenizer take. Raises: InputError for a folder that holds no model."""
+    _weights(folder)
     config = read_json(folder / "config.json")
     positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)  # T5 has relative positions and names none
     if config.get("model_type") in PADDED_POSITIONS:

@@ -1,0 +1,219 @@
+"""A study runs each job once, in an order that its conditions give, and records what a search by hand would score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Lock
+
+import pytest
+
+from taco_ir.evaluate import main as evaluate
+from taco_ir.evaluation.results import read_results
+from taco_ir.files import InputError
+from taco_ir.reproduce import main as reproduce
+from taco_ir.study.conditions import Job, read_study
+from taco_ir.study.schedule import run_jobs, wanted_jobs
+
+SMALL = "--pooling mean --normalize --batch-size 4 --passage-length 32 --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
+STUDY = f"""
+name = "small"
+models = ["tiny"]
+topics = ["nq-dev", "fever-dev"]
+hits = 20
+tolerance = 0.01
+
+[corpora.part]
+distractors = 5
+
+[[slice]]
+name = "claims that hold"
+topics = "fever-dev"
+field = "none"
+value = true
+
+[recipe.train]
+commands = ["train --model {{tiny}} --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --output {{out}} {{args}}"]
+search = "--model {{out}}/model"
+base = "tiny"
+
+[[condition]]
+name = "bm25"
+system = "BM25"
+seeds = [0]
+search = "--retriever bm25"
+whole = [0]
+part = [0]
+
+[[condition]]
+name = "{{weighting}}"
+each = {{ weighting = ["naive", "taco"] }}
+system = "{{weighting}} + prompts"
+recipe = "train"
+seeds = [1, 2]
+args = "--weighting {{weighting}} --steps 2"
+part = [1, 2]
+
+[[condition]]
+name = "second"
+seeds = [2]
+commands = ["train --model {{taco}}/model --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --steps 1 --output {{out}}"]
+"""
+
+
+def study_file(folder: Path, text: str = STUDY) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "conditions.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_conditions(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    assert list(study.conditions) == ["bm25", "naive", "taco", "second"]
+    assert study.conditions["taco"].system == "taco + prompts" and study.conditions["taco"].base == "tiny"
+    assert study.conditions["taco"].commands[0].endswith("--output {out} --weighting taco --steps 2")
+    assert study.conditions["taco"].corpora == {"part": (1, 2)}
+    first = ["bm25, seed 0", "naive, seed 1", "taco, seed 1", "second, seed 2"]
+    assert list(map(str, study.jobs())) == [*first, "naive, seed 2", "taco, seed 2"]
+    assert study.needs(Job("second", 2)) == {"taco": Job("taco", 2)} and study.needs(Job("taco", 2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "bm25"', 'name = "second"', "two conditions are called 'second'"),
+        ("part = [0]", "half = [0]", "condition 'bm25' has unknown key 'half'; allowed: base, commands, name, part, .*whole"),
+        ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
+        ("{taco}/model", "{tacco}/model", r"\{tacco\} stands for nothing; known are .*naive.* taco, tiny"),
+        ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
+        ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
+        ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
+        ("tolerance = 0.01", "", "tolerance"),
+        ("hits = 20", "hits = ", r"conditions.toml: cannot be read as TOML \(Invalid value \(at line 5"),
+        ("hits = 20", "depth = 20", "file has unknown key 'depth'; allowed: "),
+        ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
+    ],
+)
+def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in STUDY
+    with pytest.raises(InputError, match=message):
+        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+
+
+def test_what_is_wanted_comes_with_what_it_needs(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    assert wanted_jobs(study, ["second"], []) == [Job("second", 2), Job("taco", 2)]
+    assert wanted_jobs(study, [], [0]) == [Job("bm25", 0)]
+    assert wanted_jobs(study, ["*a*o*"], [1]) == [Job("taco", 1)]
+    with pytest.raises(InputError, match="--only 'tacco' matches no condition; there are bm25, naive, taco, second"):
+        wanted_jobs(study, ["tacco"], [])
+    with pytest.raises(InputError, match="--seeds 7: none of these conditions has them"):
+        wanted_jobs(study, ["taco"], [7])
+
+
+def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    ended: list[Job] = []
+    lock, both = Lock(), Event()
+    running = 0
+
+    def run(job: Job) -> None:
+        nonlocal running
+        with lock:
+            running += 1
+            if running == 2:
+                both.set()
+        assert both.wait(20)  # two at a time
+        with lock:
+            running -= 1
+            ended.append(job)
+        if job == Job("taco", 2):
+            raise InputError("no luck")
+
+    said: list[str] = []
+    failed = run_jobs(study, [job for job in study.jobs() if job.condition != "bm25"], run, 2, said.append)
+    assert failed == {Job("taco", 2): "no luck"}
+    assert Job("second", 2) not in ended and set(ended) == {Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)}
+    assert any("no luck" in each for each in said) and any(" of 5, about" in each for each in said)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[..., None]]:
+    """A study that has run, its folder, and how to run it again."""
+    folder = tmp_path_factory.mktemp("study")
+    path = study_file(folder)
+
+    def again(*more: str) -> None:
+        reproduce(["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--jobs", "2", *more])
+
+    again()
+    return folder, again
+
+
+def test_records_are_what_a_search_scores(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = run
+    results = {result.name: result for result in read_results(folder / "results")}
+    assert sorted(results) == ["bm25.0.part", "bm25.0.whole", "naive.1.part", "naive.2.part", "taco.1.part", "taco.2.part"]
+    capsys.readouterr()
+    for name in ("bm25.0.whole", "taco.2.part"):
+        result = results[name]
+        runs = folder / "work" / result.condition / str(result.seed) / f"runs-{result.corpus}"
+        collection = ["--collection", str(folder / "work" / "corpora" / "part")] if result.corpus == "part" else []
+        evaluate([str(runs), "--topics", "nq-dev", "fever-dev", "--format", "json", *collection])
+        for row in json.loads(capsys.readouterr().out)["rows"][:2]:
+            means = result.topics[row["topics"]].means
+            assert set(means) == {"page R-precision", "page recall@5", "passage MRR@10", "passage R@20"}
+            for measure, mean in means.items():
+                assert mean == pytest.approx(row[measure], abs=1e-6)
+    whole, part = results["bm25.0.whole"], results["bm25.0.part"]
+    assert whole.passages > part.passages and whole.collection != part.collection
+    assert whole.topics["nq-dev"].fingerprint == part.topics["nq-dev"].fingerprint
+    assert whole.topics["claims that hold"].part_of == "fever-dev" and whole.topics["claims that hold"].queries == 0
+
+
+def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
+    folder, _ = run
+    text = (folder / "results" / "taco.2.part.json").read_text(encoding="utf-8")
+    made = json.loads(text)["made"]
+    assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
+    assert made["commands"][0]["seconds"] > 0 and made["commands"][0]["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
+    assert made["versions"]["torch"] and "commit" in made
+    assert str(folder) not in text and str(tiny_bert.parent) not in text
+
+
+def test_what_is_done_stays(
+    run: tuple[Path, Callable[..., None]], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, again = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "lock" not in path.name}
+    caplog.set_level("INFO")
+    again()
+    assert "small: 6 of 6 jobs are done" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    again("--list", "--format", "json")
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["state"] for row in rows} == {"done"} and all(row["minutes"] > 0 for row in rows)
+    assert [row["held-out"] is None for row in rows] == [row["condition"] == "bm25" for row in rows]
+
+
+def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
+    folder, _ = run
+    path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
+    argv = ["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--only", "taco", "--seeds", "1"]
+    with pytest.raises(InputError, match=r"1 of 1 jobs failed \(taco, seed 1\)"):
+        reproduce(argv)
+
+
+def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    argv = ["--conditions", str(study_file(tmp_path)), "--work", str(tmp_path / "work"), "--only", "naive", "--seeds", "1"]
+    with pytest.raises(InputError, match="jobs failed"):
+        reproduce(argv)
+    assert "naive, seed 1: --models tiny=FOLDER is needed" in caplog.text
+    with pytest.raises(InputError, match="jobs failed"):
+        reproduce([*argv, "--models", f"tiny={tmp_path}"])
+    assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
+    with pytest.raises(InputError, match="--models tine: the conditions name tiny"):
+        reproduce([*argv, "--models", f"tine={tmp_path}"])
