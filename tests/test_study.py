@@ -9,11 +9,15 @@ from threading import Event, Lock
 
 import pytest
 
+from taco_ir.data.collections import open_collection
 from taco_ir.evaluate import main as evaluate
-from taco_ir.evaluation.results import read_results
+from taco_ir.evaluation.results import Result, TopicScores, read_results
 from taco_ir.files import InputError
+from taco_ir.records import read_trec
 from taco_ir.reproduce import main as reproduce
 from taco_ir.study.conditions import Job, read_study
+from taco_ir.study.examples import examples, telling
+from taco_ir.study.runner import Runner
 from taco_ir.study.schedule import run_jobs, wanted_jobs
 
 SMALL = "--pooling mean --normalize --batch-size 4 --passage-length 32 --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
@@ -217,3 +221,33 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
     assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
     with pytest.raises(InputError, match="--models tine: the conditions name tiny"):
         reproduce([*argv, "--models", f"tine={tmp_path}"])
+
+
+def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]]) -> None:
+    folder, _ = run
+    runner = Runner(read_study(folder / "conditions.toml"), "sample", {}, folder / "work", 1)
+    results = read_results(folder / "results")
+    found = examples(runner, results, "part")
+    assert found is not None and found.corpus == "part" and set(found.topics) == {"nq-dev", "fever-dev"}
+    store = open_collection("sample").passages
+    for name, chosen in found.topics.items():
+        queries = open_collection("sample").load_topics(name).queries
+        assert 0 < len(chosen) <= 20 and found.judged[name] == [row for row, query in enumerate(queries) if query.evidence[0].passages]
+        for each in chosen:
+            assert (each.qid, each.text) == (queries[each.row].qid, queries[each.row].text)
+            assert set(each.gold) == {docid for evidence in queries[each.row].evidence for docid in evidence.passages}
+            assert len(each.top) == 3  # one seed of each system
+            trec = read_trec(folder / "work" / "taco" / "1" / "runs-part" / f"{name}.trec")
+            assert tuple(each.top["taco + prompts (tiny)"]) == tuple(trec.rankings[each.qid].docids[:3])
+            for docid in (*each.gold, *each.top["BM25"]):
+                assert found.passages[docid][0] == store.get([docid])[docid].title
+    assert examples(runner, results, "elsewhere") is None
+
+
+def test_telling_queries_are_those_that_systems_differ_on() -> None:
+    values = {"a": [0.0] * 30 + [1.0, 0.6], "b": [0.0] * 30 + [0.0, 0.5]}
+    results = [
+        Result(name, name, "", 0, "part", 9, "", {"t": TopicScores(32, "", {}, {"page R-precision": each})})
+        for name, each in values.items()
+    ]
+    assert telling(results, "t") == [*range(18), 30, 31]
