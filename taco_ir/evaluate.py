@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from taco_ir.console import Parser, run_verb
-from taco_ir.data.collections import Topics, open_collection
-from taco_ir.evaluation.formats import read_run
+from taco_ir.data.collections import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, collector_paused
-from taco_ir.records import Run
+from taco_ir.run_files import by_system, read_files, run_files
 from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, rows_of, score, title
-
-RUN_SUFFIXES = (".trec", ".jsonl", ".run", ".txt", ".res")
-Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
 def parser() -> Parser:
@@ -85,69 +79,6 @@ def comparison_table(baseline: str, comparisons: Sequence[Compared]) -> Table:
     caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
     rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, c.p, c.p_holm] for c in comparisons]
     return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
-
-
-class RunFile(NamedTuple):
-    """A run file as it was given, its system, and its runs by topics."""
-
-    path: Path
-    system: str
-    runs: dict[str, Run]
-
-
-def run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
-    """Every run file once (by its real path): as it was given, and its system's name where a folder names it. Raises: InputError."""
-    found: dict[Path, tuple[Path, str | None]] = {}
-    for path in paths:
-        if not path.is_dir():
-            found.setdefault(path.resolve(), (path, None))
-            continue
-        files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
-        if not files:
-            raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
-        for file in files:
-            found.setdefault(file.resolve(), (file, path.resolve().name))
-    return found
-
-
-def read_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
-    """Read run files, by real path. Raises: InputError for a file that belongs to none of the topics."""
-    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in run_files(paths).items()}
-
-
-def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
-    """Sort runs by system and topics.
-
-    Raises:
-        InputError: for two runs of one system for the same topics, or a system that lacks some of the topics.
-    """
-    systems: dict[str, dict[str, Run]] = defaultdict(dict)
-    for path, name, runs in files:
-        if twice := systems[name].keys() & runs.keys():
-            raise InputError(f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
-        systems[name] |= runs
-    for name, runs in systems.items():
-        if lacking := [topic.name for topic in topics if topic.name not in runs]:
-            raise InputError(f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics")
-    return dict(systems)
-
-
-def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str, dict[str, Run]]:
-    """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
-    run = read_run(path)
-    for topic in topics:
-        if path.name.startswith(f"{topic.name}."):
-            return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
-    known = {query.qid for topic in topics for query in topic.queries}
-    if foreign := [qid for qid in run.rankings if qid not in known]:
-        raise InputError(
-            f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}"
-        )
-    return named or path.stem, {topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics}
-
-
-def _only(run: Run, qids: Mapping[str, None]) -> Run:
-    return run._replace(rankings={qid: ranking for qid, ranking in run.rankings.items() if qid in qids})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from taco_ir.console import Progress, log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.files import InputError, collector_paused, fingerprint, read_json, sha256_file, write_json
 from taco_ir.records import Ranking, Run, read_trec, write_trec
+from taco_ir.run_files import refuse_foreign_docids
 from taco_ir.systems import System
 
 
@@ -129,12 +130,7 @@ class FileRankings(Rankings):
         if self._path.is_dir() and (foreign := [qid for qid in run.rankings if qid not in known]):
             raise InputError(f"{file}: {len(foreign)} of its queries, first {foreign[0]!r}, are not in {topics.name}")
         rankings = {qid: ranking for qid, ranking in run.rankings.items() if qid in known}
-        docids = list(dict.fromkeys(docid for ranking in rankings.values() for docid in ranking.docids))
-        if missing := [docid for docid, row in zip(docids, self._collection.passages.rows(docids).tolist(), strict=True) if row < 0]:
-            raise InputError(
-                f"{file}: {len(missing)} of {len(docids)} docids, first {missing[0]!r}, are not in collection {self._collection.name}; "
-                "it is a run of another collection"
-            )
+        refuse_foreign_docids(Run(rankings), self._collection, file)
         return Run(rankings)
 
     @cached_property

@@ -19,7 +19,7 @@ from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, timed
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
 
-VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "pyserini")
+VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "submission", "pyserini")
 HEAVY = ("torch", "faiss", "transformers", "pyserini", "jnius", "pytrec_eval", "scipy", "ir_datasets", "pandas", "requests")
 
 
@@ -28,7 +28,7 @@ def test_unknown_flag_names_the_verbs_help(verb: str) -> None:
     argv = (
         ["--colection", "x"]
         if verb == "pyserini"
-        else ["x", "--colection", "x", "--topics", "t", "--output", "o", "--vectors", "v", "--source", "s"]
+        else ["x", "--colection", "x", "--topics", "t", "--output", "o", "--vectors", "v", "--source", "s", "--runs", "r"]
     )
     with pytest.raises(InputError, match=rf"\(see python -m taco_ir\.{verb} --help\)$") as error:
         importlib.import_module(f"taco_ir.{verb}").main(argv)

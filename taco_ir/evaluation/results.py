@@ -74,17 +74,20 @@ class Result:
 
 
 def write_result(folder: Path, result: Result) -> Path:
-    """Write both files, the values first: a record that is there is whole."""
+    """Write both files, the values first; a record of before goes before its values do, so that a record that is there is whole."""
     values = {name: dict(scores.by_query) for name, scores in result.topics.items()}
     text = json.dumps(values, separators=(",", ":"), allow_nan=False)
-    with writing(folder / f"{result.name}{QUERIES_SUFFIX}", "wb") as file:
-        file.write(gzip.compress(text.encode(), mtime=0))
     record = {"format": FORMAT, **asdict(result)}
     for scores in record["topics"].values():
         del scores["by_query"]
+    record_text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / f"{result.name}{SUFFIX}"
+    with writing(folder / f"{result.name}{QUERIES_SUFFIX}", "wb") as file:
+        file.write(gzip.compress(text.encode(), mtime=0))
+        file.flush()  # a full disk is noticed while both files of before are there
+        path.unlink(missing_ok=True)
     with writing(path) as file:
-        file.write(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        file.write(record_text)
     return path
 
 
@@ -109,10 +112,17 @@ def read_result(path: Path) -> Result:
         if record.pop("format") != FORMAT:
             raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
         values = _read_values(path.with_name(path.name.removesuffix(SUFFIX) + QUERIES_SUFFIX))
-        topics = {name: _checked(path, name, TopicScores(**scores, by_query=values[name])) for name, scores in record.pop("topics").items()}
-        return Result(**record, topics=topics)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the record of a result ({error})") from error
+        topics = {
+            name: _checked(path, name, TopicScores(**scores, by_query=values.pop(name))) for name, scores in record.pop("topics").items()
+        }
+        result = Result(**record, topics=topics)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: not the record of a result ({type(error).__name__}: {error})") from error
+    if values:
+        raise InputError(f"{path}: has no {', '.join(values)}, of which the values beside it are")
+    if path.name != result.name + SUFFIX:
+        raise InputError(f"{path}: holds the result {result.name}; its name must be {result.name}{SUFFIX}")
+    return result
 
 
 def _read_values(path: Path) -> dict[str, dict[str, list[float]]]:
@@ -126,7 +136,7 @@ def _read_values(path: Path) -> dict[str, dict[str, list[float]]]:
 def _checked(path: Path, name: str, scores: TopicScores) -> TopicScores:
     """Raise InputError where the values by query do not give the means."""
     for measure, values in scores.by_query.items():
-        mean = math.fsum(values) / len(values) if values else math.nan
+        mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
         if len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5):
             raise InputError(f"{path}: {name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
     return scores

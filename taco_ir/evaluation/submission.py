@@ -1,0 +1,67 @@
+"""Submission files for KILT's leaderboard: for each test set a JSON line per query with pages and an answer, in one zip.
+
+KILT's scorer wants exactly one output with an `answer` of every query, and passes over answers that are empty. How the
+leaderboard wants its files named and packed is said on its page (EvalAI, challenge 689) alone.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from taco_ir.evaluation.formats import missing_topics
+from taco_ir.files import InputError, writing
+from taco_ir.records import Query, Run, numbered_lines, run_id
+
+Outputs = dict[str, dict[str, Any]]  # qid -> the one output of its record
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
+MODE = 0o644 << 16
+UNIX = 3
+NAMED = 3  # ids that an error names
+
+
+def outputs_of(run: Run) -> Outputs:
+    """Outputs of a run of pages: the pages, and an empty answer."""
+    return {qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]} for qid, ranking in run.rankings.items()}
+
+
+def kilt_outputs(path: Path) -> Outputs:
+    """Outputs of a KILT run that `formats.read_kilt` has read, as they are; an empty answer where there is none."""
+    records = (orjson.loads(line) for _, line in numbered_lines(path))
+    return {run_id(str(record["id"]).strip()): {"answer": "", "provenance": []} | record["output"][0] for record in records}
+
+
+def submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) -> bytes:
+    """A submission file: a record for each query, in the order of the topics.
+
+    Args:
+        run: the run that `outputs` are of.
+        name: what an error calls the run.
+
+    Raises:
+        InputError: for queries without a record, or records of no query, naming the first few.
+    """
+    try:
+        missing = missing_topics(run, queries)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if missing:
+        raise InputError(
+            f"{name}: no hits for {len(missing)} of {len(queries)} queries ({', '.join(map(repr, missing[:NAMED]))}{', ...' * (len(missing) > NAMED)}); "
+            "every query needs a record (a TREC run has no line for a query without hits; one searched with --output-format kilt has)"
+        )
+    records = [{"id": query.record_id or query.qid, "input": query.text, "output": [outputs[query.qid]]} for query in queries]
+    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+
+
+def write_submission(files: Mapping[str, bytes], path: Path) -> None:
+    """Zip files by name; equal contents give equal bytes."""
+    with writing(path, "wb") as sink, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, EARLIEST)
+            entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, MODE, UNIX
+            archive.writestr(entry, files[name])
