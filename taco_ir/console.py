@@ -46,6 +46,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "float32",
         "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
     },
+    "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from taco_ir.console import Parser, log, positive, run_verb
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, data_home, read_json
-from taco_ir.study.conditions import Job, read_study
+from taco_ir.study.conditions import Job, folders, read_study
 
 if TYPE_CHECKING:
     from taco_ir.study.runner import Runner
@@ -23,14 +22,11 @@ def parser() -> Parser:
         "reproduce",
         "Run a study: train, search and score every condition of a file with every seed, each once, and write a record of each into results/\n"
         "beside the file. What is done is skipped, what was killed goes on; records say command, commit, versions, time and memory.",
-        ("--collection",),
+        ("--collection", "--models"),
         "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --only 'taco*' --seeds 1 --list",
     )
     flags.add_argument("--conditions", required=True, type=Path, metavar="FILE", help="the study's TOML file")
-    flags.add_argument(
-        "--models", nargs="+", default=[], type=named, metavar="NAME=FOLDER", help="where the models are that the file names"
-    )
     flags.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="conditions to run, with what they need; * stands for anything"
     )
@@ -44,14 +40,6 @@ def parser() -> Parser:
     return flags
 
 
-def named(text: str) -> tuple[str, str]:
-    """argparse type for NAME=FOLDER. Raises: argparse.ArgumentTypeError."""
-    name, sign, folder = text.partition("=")
-    if not (name and sign and folder):
-        raise ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
-    return name, folder
-
-
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     from taco_ir.study.runner import Runner
@@ -59,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     study = read_study(options.conditions)
     work = options.work or data_home() / "studies" / study.name
-    runner = Runner(study, options.collection, dict(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs))
+    runner = Runner(study, options.collection, folders(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs))
     jobs = wanted_jobs(study, options.only, options.seeds)
     if options.list:
         print(

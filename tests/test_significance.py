@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taco_ir.evaluation import significance
-from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
+from taco_ir.evaluation.significance import (
+    bootstrap_interval,
+    effect_size,
+    flipped_means,
+    holm,
+    mean_difference,
+    paired_differences,
+    randomisation_test,
+    redrawn_means,
+)
 from taco_ir.files import InputError
 
 p_values = st.lists(st.floats(0, 1), max_size=6)
@@ -72,6 +81,19 @@ def test_agrees_with_scipy(shift):
     assert randomisation_test([a - b], seed=3) == pytest.approx(expected.pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("resample", [flipped_means, redrawn_means])
+@settings(max_examples=30, deadline=None)
+@given(systems=st.integers(1, 4), queries=st.integers(1, 30), seed=st.integers(0, 99))
+def test_systems_are_resampled_alike_and_each_as_if_alone(resample, systems, queries, seed):
+    values_QS = np.random.default_rng(seed).normal(size=(queries, systems))
+    together_NS = resample(np.concatenate([values_QS, values_QS], axis=1), np.random.default_rng(seed), 50)
+    np.testing.assert_allclose(together_NS[:, :systems], together_NS[:, systems:], atol=1e-12)
+    for i in range(systems):
+        alone_N1 = resample(values_QS[:, i : i + 1], np.random.default_rng(seed), 50)
+        np.testing.assert_allclose(together_NS[:, i : i + 1], alone_N1, atol=1e-12)
+    assert np.std(together_NS) > 0 or queries == 1
+
+
 def test_null_p_values_are_uniform():
     generator = np.random.default_rng(5)
     found = [randomisation_test([generator.normal(size=30)], seed, samples=499) for seed in range(300)]
@@ -119,6 +141,31 @@ def test_holm_by_hand():
     assert holm([0.5, 0.6]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+
+
+@settings(deadline=None)  # the first example imports statsmodels
+@given(p_values)
+def test_holm_agrees_with_statsmodels(values):
+    from statsmodels.stats.multitest import multipletests
+
+    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1].tolist() if values else [], rel=1e-12)
+
+
+@settings(deadline=None)  # the first example imports scipy
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=30).map(np.array).filter(lambda task: np.std(task) > 1e-3))
+def test_the_effect_of_one_task_is_that_of_the_paired_t_test(task):
+    from scipy.stats import ttest_1samp
+
+    assert effect_size([task]) == pytest.approx(ttest_1samp(task, 0).statistic / np.sqrt(len(task)))
+    assert effect_size([task * 5]) == pytest.approx(effect_size([task])) == pytest.approx(-effect_size([-task]))
+    assert effect_size([task, task]) == pytest.approx(effect_size([task]))
+
+
+def test_the_effect_of_several_tasks_by_hand():
+    small, large = np.array([1.0, 3.0]), np.tile([0.0, 0.0, 1.0, -1.0], 250)  # variances 2 and 500/999
+    assert effect_size([small, large]) == pytest.approx(1.0 / np.sqrt((2 + 500 / 999) / 2))
+    assert effect_size([np.ones(4)]) is None
+    assert effect_size([small, np.ones(1)]) is None
 
 
 def test_pairs_are_by_query():

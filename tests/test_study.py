@@ -13,6 +13,7 @@ from taco_ir.data.collections import open_collection
 from taco_ir.evaluate import main as evaluate
 from taco_ir.evaluation.results import Result, TopicScores, read_results
 from taco_ir.files import InputError
+from taco_ir.leaderboard import main as leaderboard
 from taco_ir.records import read_trec
 from taco_ir.reproduce import main as reproduce
 from taco_ir.study.conditions import Job, read_study
@@ -202,6 +203,25 @@ def test_what_is_done_stays(
     assert [row["held-out"] is None for row in rows] == [row["condition"] == "bm25" for row in rows]
 
 
+def test_the_leaderboard_checks_records_and_shows_texts(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+    """With the real driver: what was stored gives the scores that were recorded, and a record that was changed is found."""
+    folder, _ = run
+    again = [str(folder), "--collection", "sample", "--work", str(folder / "work")]
+    leaderboard([*again, "--check", "--rows", "taco.2.part"])
+    record = folder / "results" / "bm25.0.part.json"
+    kept = record.read_text(encoding="utf-8")
+    changed = json.loads(kept)
+    changed["topics"]["nq-dev"]["means"]["page recall@5"] += 0.1
+    record.write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(InputError, match="1 deviations in 1 records"):
+        leaderboard([*again, "--check", "--rows", "bm25.0.part"])
+    record.write_text(kept, encoding="utf-8")
+    capsys.readouterr()
+    leaderboard([*again, "--corpus", "part", "--format", "html"])
+    page = capsys.readouterr().out
+    assert open_collection("sample").load_topics("nq-dev").queries[0].text in page
+
+
 def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
     folder, _ = run
     path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
@@ -219,8 +239,9 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(InputError, match="jobs failed"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
-    with pytest.raises(InputError, match="--models tine: the conditions name tiny"):
-        reproduce([*argv, "--models", f"tine={tmp_path}"])
+    for given, message in ((f"tine={tmp_path}", "--models tine: the conditions name tiny"), ("tiny", "--models 'tiny' is not NAME=FOLDER")):
+        with pytest.raises(InputError, match=message):
+            reproduce([*argv, "--models", given])
 
 
 def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]]) -> None:

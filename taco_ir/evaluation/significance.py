@@ -1,6 +1,7 @@
 """Is one run better than another: paired randomisation test, Holm's correction, bootstrap interval.
 
-Differences come as one array per task; the statistic is the mean of the tasks' means (one task: its mean).
+Differences come as one array per task; the statistic is the mean of the tasks' means (one task: its mean). Flips and draws are
+made for many systems at once (`flipped_means`, `redrawn_means`), since they cost more than the statistics do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from taco_ir.files import InputError
 
 Values = npt.NDArray[np.float64]
-BLOCK = 1 << 22  # values drawn at once: 32 MB of float64
+SAMPLES = 10_000
+BLOCK = 1 << 20  # values drawn at once: 8 MB of float64
 
 
 def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float]) -> Values:
@@ -32,50 +34,88 @@ def mean_difference(tasks: Sequence[Values]) -> float:
     return float(np.mean([np.mean(differences_Q) for differences_Q in tasks]))
 
 
-def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = 10_000) -> float:
-    """Two-sided p-value of the mean difference under random sign flips of the queries' differences.
+def effect_size(tasks: Sequence[Values]) -> float | None:
+    """Mean difference in standard deviations of a query's difference: Cohen's d_z = mean / sd (Cohen 1988, sec. 2.3.5).
 
-    Flips are independent per query and stay within their task. p = (b + 1) / (samples + 1), b the number of flipped
-    statistics at least as far from 0 as the observed one (Phipson and Smyth 2010); so p is never 0.
+    For several tasks the mean of the tasks' means, by the root of the mean of the tasks' variances: each task counts once,
+    and how far tasks lie apart does not enter. None where that root is 0 or a task has one query alone.
+    """
+    if min(len(differences_Q) for differences_Q in tasks) < 2:
+        return None
+    deviation = float(np.sqrt(np.mean([np.var(differences_Q, ddof=1) for differences_Q in tasks])))
+    return mean_difference(tasks) / deviation if deviation else None
+
+
+def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = SAMPLES) -> float:
+    """Two-sided p-value of the mean difference under random sign flips of the queries' differences (see `p_value`).
 
     Args:
         tasks: one array of paired differences [Q] per task, none empty.
     """
-    weighted_Q = np.concatenate([differences_Q / (len(differences_Q) * len(tasks)) for differences_Q in tasks])
-    observed = abs(weighted_Q.sum())
-    tolerance = 1e-12 * np.abs(weighted_Q).sum()  # a flip equal to the observed one but for rounding counts
-    weighted_Q = weighted_Q[weighted_Q != 0]  # a flip of 0 changes nothing
-    if not len(weighted_Q):
-        return 1.0
     generator = np.random.default_rng(seed)
-    extreme = 0
-    for size in _blocks(samples, len(weighted_Q)):
-        bits = np.unpackbits(np.frombuffer(generator.bytes(size * (-(-len(weighted_Q) // 8))), np.uint8).reshape(size, -1), axis=1)
-        flipped_N = 2 * (bits[:, : len(weighted_Q)] @ weighted_Q) - weighted_Q.sum()
-        extreme += int(np.sum(np.abs(flipped_N) >= observed - tolerance))
-    return (extreme + 1) / (samples + 1)
+    return p_value(tasks, [flipped_means(differences_Q[:, None], generator, samples)[:, 0] for differences_Q in tasks])
 
 
-def bootstrap_interval(tasks: Sequence[Values], seed: int, samples: int = 10_000, confidence: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(tasks: Sequence[Values], seed: int, samples: int = SAMPLES, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean difference; queries are redrawn within their task."""
     generator = np.random.default_rng(seed)
-    statistics_N = np.zeros(samples)
-    for differences_Q in tasks:
-        queries = len(differences_Q)
-        start = 0
-        for size in _blocks(samples, queries):
-            drawn = generator.integers(0, queries, size=(size, queries), dtype=np.int32)
-            statistics_N[start : start + size] += differences_Q[drawn].mean(axis=1) / len(tasks)
-            start += size
-    low, high = np.quantile(statistics_N, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return interval([redrawn_means(differences_Q[:, None], generator, samples)[:, 0] for differences_Q in tasks], confidence)
+
+
+def flipped_means(differences_QS: Values, generator: np.random.Generator, samples: int = SAMPLES) -> Values:
+    """One task's mean differences [N, S] under N random sign flips of its queries, the same flips for all S systems."""
+    queries = len(differences_QS)
+    flipped_NS = np.empty((samples, differences_QS.shape[1]))
+    for part in _blocks(samples, queries):
+        size = part.stop - part.start
+        bits = np.unpackbits(np.frombuffer(generator.bytes(size * (-(-queries // 8))), np.uint8).reshape(size, -1), axis=1)
+        flipped_NS[part] = 2 * (bits[:, :queries] @ differences_QS) - differences_QS.sum(axis=0)
+    return flipped_NS / queries
+
+
+def redrawn_means(differences_QS: Values, generator: np.random.Generator, samples: int = SAMPLES) -> Values:
+    """One task's mean differences [N, S] on N redrawn sets of its queries, the same sets for all S systems."""
+    queries = len(differences_QS)
+    redrawn_NS = np.empty((samples, differences_QS.shape[1]))
+    for part in _blocks(samples, queries):
+        size = part.stop - part.start
+        drawn = generator.integers(0, queries, size=(size, queries), dtype=np.int32)
+        if differences_QS.shape[1] == 1:  # for one system, reading is faster than counting
+            redrawn_NS[part] = differences_QS[:, 0][drawn].sum(axis=1, keepdims=True)
+            continue
+        drawn += np.arange(0, size * queries, queries, dtype=np.int32)[:, None]  # counts of each set in a row of their own
+        times_drawn = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
+        redrawn_NS[part] = times_drawn.astype(np.float64) @ differences_QS
+    return redrawn_NS / queries
+
+
+def p_value(tasks: Sequence[Values], flipped: Sequence[Values]) -> float:
+    """Share of flips whose statistic is at least as far from 0 as the observed one.
+
+    Flips are independent per query and stay within their task. p = (b + 1) / (N + 1), b the number of such flips
+    (Phipson and Smyth 2010); so p is never 0.
+
+    Args:
+        tasks: paired differences [Q] of each task.
+        flipped: mean differences [N] of each task under flips.
+    """
+    observed = abs(mean_difference(tasks))
+    tolerance = 1e-12 * mean_difference([np.abs(differences_Q) for differences_Q in tasks])  # a flip equal but for rounding counts
+    extreme = np.count_nonzero(np.abs(np.mean(flipped, axis=0)) >= observed - tolerance)
+    return (int(extreme) + 1) / (len(flipped[0]) + 1)
+
+
+def interval(redrawn: Sequence[Values], confidence: float = 0.95) -> tuple[float, float]:
+    """Middle share `confidence` of the statistic over redrawn queries; `redrawn`: mean differences [N] of each task."""
+    low, high = np.quantile(np.mean(redrawn, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _blocks(samples: int, width: int) -> Iterator[int]:
-    """Sizes that sum to `samples`, each at most about BLOCK / width."""
+def _blocks(samples: int, width: int) -> Iterator[slice]:
+    """Consecutive parts of `samples`, each at most about BLOCK / width."""
     step = max(1, BLOCK // max(width, 1))
     for start in range(0, samples, step):
-        yield min(step, samples - start)
+        yield slice(start, min(start + step, samples))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -214,3 +214,12 @@ def _refuse_unknown(path: Path, what: str, values: Mapping[str, Any], known: Ite
 def arguments(template: str, names: Mapping[str, str]) -> list[str]:
     """A command's words with its placeholders filled in; what is filled in stays one word."""
     return [word.format_map(names) for word in shlex.split(template)]
+
+
+def folders(models: Iterable[str]) -> dict[str, str]:
+    """The folder of each model, from texts such as bert-tiny=models/tiny. Raises: InputError."""
+    for text in models:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            raise InputError(f"--models {text!r} is not NAME=FOLDER")
+    return {name: folder for name, _, folder in (text.partition("=") for text in models)}

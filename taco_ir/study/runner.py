@@ -24,7 +24,7 @@ from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
 from taco_ir.files import InputError, exclusive, read_json, write_json
-from taco_ir.study.conditions import WHOLE, Job, Study, arguments
+from taco_ir.study.conditions import WHOLE, Job, Study, arguments, placeholders
 from taco_ir.study.scores import score_runs
 
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "pyserini", "numpy")
@@ -90,7 +90,7 @@ class Runner:
         template = f"search --topics {' '.join(topics)} --hits {self.study.hits} --no-compare {condition.search}"
         cache = runs.with_name(f"{runs.name}.cache")  # vectors and index are as large as the model is many; they are not kept
         shutil.rmtree(runs, ignore_errors=True)
-        words = [*arguments(template, self._names(job)), "--collection", source, "--output", f"{runs}/"]
+        words = [*self._words(job, template), "--collection", source, "--output", f"{runs}/"]
         spent = self._process(job, words, {"TACO_IR_HOME": str(cache)})
         shutil.rmtree(cache)
         names = collection.expand(list(topics))
@@ -123,7 +123,7 @@ class Runner:
             if (before := read_json(stamp)["command"]) != command:
                 raise InputError(f"{job}: done with another command ({before}); remove {self.folder(job)} to run it anew")
             return
-        spent = self._process(job, arguments(template, self._names(job)), {})
+        spent = self._process(job, self._words(job, template), {})
         write_json(stamp, {"command": command, **spent._asdict()})
 
     def _stamp(self, job: Job, number: int) -> Path:
@@ -147,14 +147,13 @@ class Runner:
             raise InputError(f"{job}: {words[0]} ended with code {process.returncode}: {last} (all of it: {log})")
         return Spent(round(time.monotonic() - start, 1), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
-    def _names(self, job: Job) -> dict[str, str]:
-        """What each placeholder stands for. Raises: InputError for a model that was not given."""
-        needed_models = self.study.conditions[job.condition].names() & set(self.study.models)
-        if missing := needed_models - self._models.keys():
+    def _words(self, job: Job, template: str) -> list[str]:
+        """A command with its placeholders filled in. Raises: InputError for a model that was not given."""
+        if missing := placeholders(template) & set(self.study.models) - self._models.keys():
             raise InputError(f"{job}: --models {min(missing)}=FOLDER is needed")
         outs = {name: str(self.folder(needed) / "out") for name, needed in self.study.needs(job).items()}
         own = {"collection": self._source, "folder": str(self.study.folder), "out": str(self.folder(job) / "out"), "seed": str(job.seed)}
-        return {**self._models, **outs, **own}
+        return arguments(template, {**self._models, **outs, **own})
 
     def _symbols(self, job: Job) -> dict[str, str]:
         """The same for a record that means something elsewhere: names instead of paths."""

@@ -40,14 +40,15 @@ def html(audit: Audit) -> str:
     """The report as HTML: style and plots inline, every value escaped."""
     plotted = [(task, histogram(task.margins)) for task in audit.tasks if len(task.margins)]
     return (
-        _environment()
+        environment()
         .get_template("audit.html")
         .render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted)
     )
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """This folder's templates, for the leaderboard's page too."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,0 +1,157 @@
+"""`python -m taco_ir.leaderboard`: a study's results as tables, JSON or one HTML page, and the check that they come out again."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.console import FLAGS, Parser, log, positive, run_verb
+from taco_ir.evaluation.board import Board, boards
+from taco_ir.evaluation.board_tables import board_json, board_tables
+from taco_ir.evaluation.check import Rescore, chosen, moved
+from taco_ir.evaluation.measures import Measure
+from taco_ir.evaluation.published import published, quoted_table
+from taco_ir.evaluation.results import Result, read_results
+from taco_ir.evaluation.table import render
+from taco_ir.files import InputError, data_home, writing
+from taco_ir.study.conditions import Job, folders, read_study
+
+if TYPE_CHECKING:
+    from taco_ir.study.runner import Runner
+
+CHECKING = ("rows", "random")  # flags of --check
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "leaderboard",
+        "Systems x topics from the records of a study, one board for each corpus: mean and standard deviation over seeds, the macro average\n"
+        "over topics, and tests against a baseline over queries. Nothing is searched; --check searches and scores some records again.",
+        ("--measures", "--models", "--seed", "--output", "--overwrite"),
+        "python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format markdown\n"
+        "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html --collection mini-kilt\n"
+        "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt",
+    )
+    flags.add_argument("folder", type=Path, metavar="FOLDER", help="a study: conditions.toml, and results/ with its records")
+    flags.add_argument("--baseline", metavar="NAME", help="compare every system with this one [default: nothing is tested]")
+    flags.add_argument("--corpus", metavar="NAME", help="this corpus alone [default: a board for each]")
+    forms = (*FLAGS["--format"]["choices"], "html", "svg")
+    flags.flag(
+        "--format",
+        choices=forms,
+        help="how boards are printed; tables hold the first measure alone without --measures, svg is a picture of the first board's averages [default: table]",
+    )
+    flags.add_argument("--check", action="store_true", help="search and score records again; end with code 2 where a score moved")
+    which = flags.add_mutually_exclusive_group()
+    which.add_argument("--rows", metavar="A,B", help="check these systems, conditions or records [default: all]")
+    which.add_argument("--random", type=positive, metavar="N", help="check N records drawn by --seed")
+    flags.flag("--collection", default=None, help="the collection of the study, for --check and for texts in the HTML page")
+    flags.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="the study's checkpoints and runs, for the same [default: studies/<name> under the data home]",
+    )
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    if not options.check and (given := [name for name in CHECKING if getattr(options, name) is not None]):
+        raise InputError(f"--{given[0]} belongs to --check")
+    results = of_corpus(read_results(options.folder / "results"), options.corpus)
+    if options.check:
+        if options.collection is None:
+            raise InputError("--check needs --collection, the one that the study searched")
+        runner = runner_of(options)
+        rows = options.rows.split(",") if options.rows else []
+        check(chosen(results, rows, options.random, options.seed), partial(rescore, runner), runner.study.tolerance)
+        return
+    write(leaderboard(results, options), options)
+
+
+def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
+    """The results on one corpus (None: all). Raises: InputError for one that none has."""
+    known = dict.fromkeys(result.corpus for result in results)
+    if corpus is not None and corpus not in known:
+        raise InputError(f"--corpus {corpus!r} is not in the results; allowed: {', '.join(known)}")
+    return [result for result in results if corpus in (None, result.corpus)]
+
+
+def leaderboard(results: Sequence[Result], options: Namespace) -> str:
+    """The boards in the form asked for."""
+    measures = list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ()))
+    everything = options.format in ("json", "html")
+    if not measures and not everything:
+        measures = [next(measure for result in results for scores in result.topics.values() for measure in scores.means)]
+    found = boards(results, options.baseline, options.seed, measures)
+    if options.format == "json":
+        return board_json(found, published())
+    if options.format == "svg":
+        from taco_ir.evaluation.board_plot import macro_plot
+
+        return macro_plot(found[0], measures[0])
+    if options.format == "html":
+        from taco_ir.evaluation.leaderboard_page import page
+
+        texts = None
+        if options.collection is not None:
+            from taco_ir.study.examples import examples
+
+            texts = examples(runner_of(options), results, found[0].corpus)
+        return page(found, results, published(), texts)
+    return text(found, options.format)
+
+
+def text(found: Sequence[Board], form: str) -> str:
+    """Tables below each other, those quoted from papers last."""
+    tables = [table for board in found for table in board_tables(board)]
+    return "\n".join(render(table, form) for table in [*tables, quoted_table(published())])
+
+
+def write(shown: str, options: Namespace) -> None:
+    """To the output or, without one, to the terminal. Raises: InputError for an output that exists."""
+    if options.output is None:
+        print(shown, end="")
+        return
+    output = Path(options.output)
+    if output.exists() and not options.overwrite:
+        raise InputError(f"--output {output} exists; give another name, or --overwrite")
+    with writing(output) as file:
+        file.write(shown)
+    log.info("%s: %s", options.format, output)
+
+
+def check(results: Sequence[Result], rescore: Rescore, tolerance: float) -> None:
+    """Score records again and print what moved. Raises: InputError where anything did."""
+    count = 0
+    for recorded, lines in moved(results, rescore, tolerance):
+        log.info("%s: %s", recorded.name, "as recorded" if not lines else f"{len(lines)} scores moved")
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        count += len(lines)
+    if count:
+        raise InputError(f"{count} deviations in {len(results)} records; allowed is a difference of {tolerance}")
+    log.info("%d records came out again, within %s", len(results), tolerance)
+
+
+def runner_of(options: Namespace) -> Runner:
+    """The study's driver, which knows where its runs are and how a record is searched and scored again."""
+    from taco_ir.study.runner import Runner
+
+    study = read_study(options.folder / "conditions.toml")
+    work = options.work or data_home() / "studies" / study.name
+    return Runner(study, options.collection, folders(options.models), work, os.cpu_count() or 1)
+
+
+def rescore(runner: Runner, recorded: Result) -> Result:
+    """Beside the runs that the record was made of, which stay."""
+    job = Job(recorded.condition, recorded.seed)
+    return runner.score(job, recorded.corpus, runner.folder(job) / f"check-{recorded.corpus}")
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,52 @@
+"""Made-up results of a study: deterministic, shaped like real ones (three values of R-precision, reciprocal ranks, a slice)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.evaluation.results import Result, TopicScores
+from taco_ir.files import fingerprint
+
+TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")
+SYSTEMS = ("naive", "TACO", "task-specific", "naive + prompts", "PCGrad", "CGD", "GradNorm", "UW", "TACO without prompts", "discourage")
+BASES = ("minilm-l6", "bert-mini", "t5-small")
+RANKS = np.array([1, 2, 3, 4, 6, 9])
+
+
+def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole") -> list[Result]:
+    """`systems` rows (the first BM25, with one seed) on `topics` of `queries` each; the last topics have a slice, "<topics> unseen"."""
+    results = []
+    for system in range(systems):
+        name = SYSTEMS[(system - 1) % len(SYSTEMS)] if system else "BM25"
+        base = BASES[(system - 1) // len(SYSTEMS)] if system else ""
+        for seed in range(seeds if system else 1):
+            generator = np.random.default_rng([7, system, seed])
+            scores: dict[str, TopicScores] = {}
+            for number, topic in enumerate(TOPICS[:topics]):
+                hard_Q = np.random.default_rng([99, number]).normal(size=queries)  # for every system alike
+                talent = 0.03 * system + np.random.default_rng([system, number]).normal(0, 0.15)  # wins here, loses there
+                skill_Q = talent - 0.1 * number + generator.normal(0, 0.03) + generator.normal(0, 0.7, queries) - hard_Q
+                scores[topic] = topic_scores(topic, skill_Q)
+                if number == topics - 1:
+                    scores[f"{topic} unseen"] = topic_scores(f"{topic} unseen", skill_Q[queries // 2 :], part_of=topic)
+            condition = f"{name}-{base}".rstrip("-").replace(" ", "_").lower()
+            results.append(Result(condition, name, base, seed, corpus, 120_000, fingerprint(corpus), scores, {"commit": "0" * 40}))
+    return results
+
+
+def topic_scores(topic: str, skill_Q: npt.NDArray[np.float64], part_of: str = "") -> TopicScores:
+    """Scores of queries by how easy each is for the system: R-precision in 0, 0.5, 1; recall not below it; reciprocal ranks."""
+    rank_Q = RANKS[np.clip(((1.2 - skill_Q) * 2).astype(int), 0, len(RANKS) - 1)]
+    by_query = {
+        "page R-precision": np.where(rank_Q == 1, 1.0, np.where(rank_Q == 2, 0.5, 0.0)),
+        "page recall@5": np.where(rank_Q <= 2, 1.0, np.where(rank_Q <= 4, 0.5, 0.0)),
+        "passage MRR@10": np.round(np.where(rank_Q < RANKS[-1], 1 / rank_Q, 0.0), 6),
+    }
+    return TopicScores(
+        queries=len(skill_Q),
+        fingerprint=fingerprint([topic, len(skill_Q)]),
+        means={measure: float(np.mean(values_Q)) for measure, values_Q in by_query.items()},
+        by_query={measure: values_Q.tolist() for measure, values_Q in by_query.items()},
+        part_of=part_of,
+    )
