@@ -7,11 +7,9 @@ A stage is done when what it leaves is there, whole: negatives by their file, an
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.data.batches import TaskSampler
 from taco_ir.data.mixing import steps_per_epoch
 from taco_ir.files import exclusive
 from taco_ir.retrieval.bm25 import trim_jvm
@@ -19,11 +17,10 @@ from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_
 from taco_ir.training_data import TrainingData
 
 if TYPE_CHECKING:
-    from taco_ir.training.dual import DualEncoder
     from taco_ir.training.log import Reporter
     from taco_ir.training.loop import Plan
     from taco_ir.training.processes import Processes
-    from taco_ir.training.step import MultiTaskStep, Texts
+    from taco_ir.training.step import MultiTaskStep
 
 
 def train(config: TrainConfig) -> Path:
@@ -86,7 +83,7 @@ class Run:
     def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
         from taco_ir.training.checkpoint import latest
         from taco_ir.training.loop import Episode, Plan
-        from taco_ir.training.start import start_encoder
+        from taco_ir.training.start import start_encoder, step_of
 
         found = latest(folder)
         encoder = start_encoder(config, found / "model" if found else model, self.data.tasks)
@@ -94,7 +91,7 @@ class Run:
         samplers = self.data.samplers(config, negatives)
         pools = self.data.pools
         trim_jvm()
-        step = self._step(config, encoder, samplers, self.data.texts(samplers, pools))
+        step = step_of(config, encoder, samplers, self.data.texts(samplers, pools), self.processes)
         epoch = steps_per_epoch([len(sampler.examples) for sampler in samplers], [sampler.share for sampler in samplers])
         plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
         self._announce(config, step, plan)
@@ -104,23 +101,6 @@ class Run:
             self.data.say(f"going on after step {episode.state.step:,}")
             reporter.skip(episode.state.step)
         episode.run()
-
-    def _step(self, config: TrainConfig, encoder: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts) -> MultiTaskStep:
-        from taco_ir.training.backward import Arithmetic
-        from taco_ir.training.start import loss_temperature, weighting_of
-        from taco_ir.training.step import BatchSettings, MultiTaskStep
-
-        settings = BatchSettings(
-            negatives=config.hard_negatives,
-            multi_positive=config.multi_positive,
-            temperature=loss_temperature(config, encoder.config),
-            cross_device=config.cross_device,
-            accumulate=config.accumulate,
-            seed=config.seed,
-        )
-        arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
-        weighting = weighting_of(config, encoder, len(samplers))
-        return MultiTaskStep(encoder, samplers, texts, weighting, settings, arithmetic, self.processes)
 
     def _announce(self, config: TrainConfig, step: MultiTaskStep, plan: Plan) -> None:
         from taco_ir.training.announce import Mix, describe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,20 +131,21 @@ class TrainingData:
 
     def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
         """Every passage that a batch or a pool may need."""
-        from taco_ir.training.step import Texts
-
-        wanted: dict[str, None] = {}
-        for sampler in samplers:
-            for example in sampler.examples:
-                for docids in (*example.positives, example.negatives):
-                    wanted |= dict.fromkeys(docids)
-        for pool in pools:
-            wanted |= dict.fromkeys(pool.docids)
-        passages = self.collection.passages.get(list(wanted))
-        return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
+        examples = (example for sampler in samplers for example in sampler.examples)
+        return texts_of(self.collection, examples, (docid for pool in pools for docid in pool.docids))
 
     def _topics(self, task: str, split: str) -> Topics:
         return self.collection.load_topics(str(TopicsName(task, split)))
+
+
+def texts_of(collection: Collection, examples: Iterable[TrainExample], docids: Iterable[str] = ()) -> Texts:
+    """The passages that batches of `examples` may need, and those named."""
+    from taco_ir.training.step import Texts
+
+    wanted = dict.fromkeys(docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
+    wanted |= dict.fromkeys(docids)
+    passages = collection.passages.get(list(wanted))
+    return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
 
 
 def _tasks(config: TrainConfig, collection: Collection) -> list[str]:

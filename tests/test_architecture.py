@@ -21,8 +21,11 @@ SHARED = {
     "training_data",
     "reporting",
     "rankings",
+    "run_files",
     "mining",
     "auditing",
+    "analysing",
+    "study",
 }  # what verbs share; no sibling may know it
 DOORS = {
     "faiss": {"retrieval/index.py"},

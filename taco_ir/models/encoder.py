@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
-from taco_ir.models.config import EncoderConfig, Pooling, read_config
+from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
 from taco_ir.records import Passage, Vectors
 
@@ -172,6 +172,14 @@ def load_encoder(
 
 def is_untied(folder: Path) -> bool:
     return (folder / "query").is_dir() and (folder / "passage").is_dir()
+
+
+def own_config(folder: Path) -> EncoderConfig:
+    """The configuration that a trained encoder brings. Raises: InputError for a folder that does not say how it pools."""
+    own = folder / "passage" if is_untied(folder) else folder
+    if not describes_itself(own):
+        raise InputError(f"{folder}: a trained encoder has taco_ir.json or modules.json, which say how it pools; this has neither")
+    return read_config(own, None, False, longest(own))
 
 
 def _load_tower(

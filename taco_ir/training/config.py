@@ -19,7 +19,9 @@ __all__ = [
     "PRESETS",
     "WEIGHTING_NAMES",
     "TrainConfig",
+    "add_flag",
     "add_flags",
+    "checked_flags",
     "differing_keys",
     "episode_configs",
     "from_dict",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 CONFIGS = Path(__file__).with_name("configs")
 CONFIG_FILE = "config.json"
-MAY_DIFFER = ("device", "output", "tensorboard")  # between a run and its continuation
+MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a run and its continuation
 
 
 def read_train_config(path: Path | None, flags: Mapping[str, Any], preset: str | None = None) -> TrainConfig:
@@ -129,27 +131,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for key in FLAG_KEYS:
-        kind, rules = RULES[key]
-        settings: Values = {"default": argparse.SUPPRESS, "help": _help(key)}
-        if kind is bool:
-            settings |= {"action": argparse.BooleanOptionalAction}
-        elif kind == HINTS["tasks"]:
-            settings |= {"nargs": "+", "type": words, "metavar": "TASK"}
-        elif kind == HINTS["weighting_options"]:
-            settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
-        else:
-            metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
-            settings |= {"type": number_or_text(kind), "metavar": metavar}
-        groups[rules["group"]].add_argument(_flag(key), **settings)
+        add_flag(groups[RULES[key][1]["group"]], key, _help(key))
 
 
-def given_flags(options: argparse.Namespace) -> Values:
-    """Those of a command line's flags that are keys of a configuration and were given."""
-    given = {key: value for key, value in vars(options).items() if key in FLAG_KEYS}
+def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
+    """Add the flag of one key to a parser or a group of its flags; not given, it leaves no trace."""
+    kind, rules = RULES[key]
+    settings: Values = {"default": argparse.SUPPRESS, "help": help}
+    if kind is bool:
+        settings |= {"action": argparse.BooleanOptionalAction}
+    elif kind == HINTS["tasks"]:
+        settings |= {"nargs": "+", "type": words, "metavar": "TASK"}
+    elif kind == HINTS["weighting_options"]:
+        settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
+    else:
+        metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
+        settings |= {"type": number_or_text(kind), "metavar": metavar}
+    target.add_argument(_flag(key), **settings)
+
+
+def given_flags(options: argparse.Namespace, keys: Collection[str] = FLAG_KEYS) -> Values:
+    """Those of a command line's flags that are among these keys of a configuration and were given; not checked yet."""
+    given = {key: value for key, value in vars(options).items() if key in keys}
     for key, gather in (("tasks", tuple), ("weighting_options", dict)):
         if key in given:
             given[key] = gather(chain.from_iterable(given[key]))
     return given
+
+
+def checked_flags(options: argparse.Namespace, keys: Collection[str]) -> Values:
+    """As `given_flags`. Raises: InputError for a value that is not allowed."""
+    return _checked(given_flags(options, keys), keys, "")
 
 
 def shipped() -> list[str]:

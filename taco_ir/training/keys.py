@@ -140,6 +140,10 @@ class TrainConfig:
     patience: int = field(default=0, metadata=_checks("stop after this many validations without a gain; 0: never", min=0))
     checkpoint_every: int = field(default=200, metadata=_checks("steps between checkpoints", min=1))
     keep_checkpoints: int = field(default=2, metadata=_checks("checkpoints kept, the latest", min=1))
+    log_cosines: int = field(
+        default=0,
+        metadata=_checks("log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0),
+    )
     tensorboard: bool = field(default=False, metadata=_checks("write TensorBoard logs as well"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 
 LOG_FILE = "log.jsonl"
@@ -53,6 +54,8 @@ class TrainingLog:
         else:
             record |= {"weight": dict(zip(result.losses, result.report.weights, strict=True)), "update_norm": update_norm}
             record |= dict(result.report.details)
+        if result.cosines is not None:
+            record["cosine"] = result.cosines
         self._write(record)
         scalars = {f"loss/{task}": loss for task, loss in result.losses.items()}
         self._reporter.scalars(step, scalars | {"learning_rate": rate, "update_norm": update_norm})
@@ -72,6 +75,21 @@ class TrainingLog:
         if self._path:
             with self._path.open("a", encoding="utf-8") as sink:
                 sink.write(json.dumps(_finite(record)) + "\n")
+
+
+def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
+    """Steps of an episode's log with the cosines of its tasks' gradients, where it has them; NaN for a gradient of zeros."""
+    path = folder / LOG_FILE
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # a line cut short is the last
+        if "cosine" in record:
+            cosines = {a: {b: math.nan if value is None else value for b, value in row.items()} for a, row in record["cosine"].items()}
+            found.append((int(record["step"]), cosines))
+    return found
 
 
 def _finite(value: Any) -> Any:

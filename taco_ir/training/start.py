@@ -12,11 +12,15 @@ import torch
 from torch.nn import Parameter
 from torch.optim import AdamW
 
+from taco_ir.data.batches import TaskSampler
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
-from taco_ir.models.encoder import is_untied, longest
+from taco_ir.models.encoder import HEAD_FILE, is_untied, longest, own_config
+from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.dual import TOWERS, DualEncoder
+from taco_ir.training.processes import Processes
+from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 from taco_ir.training.values import checked, nearest
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
@@ -64,6 +68,40 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> Du
         if not torch.isfinite(param).all():
             raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
     return model
+
+
+def trained_encoder(folder: Path, device: str) -> DualEncoder:
+    """The encoder in a model folder that says itself how it pools, all of it trainable, as it searches: without dropout.
+
+    Raises:
+        InputError: for a folder that does not, or that lacks weights.
+    """
+    untied = is_untied(folder)
+    config = own_config(folder)
+    for own in (folder / tower for tower in TOWERS) if untied else (folder,):
+        if config.head and not (own / HEAD_FILE).is_file():
+            raise InputError(f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing")
+    model = DualEncoder(folder, config, untied)
+    model.to(torch.device(device))
+    model.sparse_tables(True)
+    return model.eval()
+
+
+def step_of(
+    config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes
+) -> MultiTaskStep:
+    """The training step that `config` describes."""
+    settings = BatchSettings(
+        negatives=config.hard_negatives,
+        multi_positive=config.multi_positive,
+        temperature=loss_temperature(config, model.config),
+        cross_device=config.cross_device,
+        accumulate=config.accumulate,
+        seed=config.seed,
+    )
+    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+    weighting = weighting_of(config, model, len(samplers))
+    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
 
 
 def _base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:

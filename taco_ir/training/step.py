@@ -15,6 +15,7 @@ from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.losses import contrastive_loss
 from taco_ir.training.processes import Processes
+from taco_ir.training.sketch import Cosines, GradientSketch, pairs
 from taco_ir.weighting.base import StepReport, TaskWeighting
 
 
@@ -44,12 +45,16 @@ class BatchSettings(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a step saw; `report` is None where it was skipped, because of the tasks in `not_finite`."""
+    """What a step saw; `report` is None where it was skipped, because of the tasks in `not_finite`.
+
+    `cosines` of the tasks' gradients are None where they were not asked for.
+    """
 
     losses: dict[str, float]
     norms: dict[str, float]
     report: StepReport | None
     not_finite: list[str]
+    cosines: Cosines | None = None
 
 
 class MultiTaskStep:
@@ -58,6 +63,9 @@ class MultiTaskStep:
     The queries of a task are dealt to processes x accumulate parts. In-batch negatives come from one's own part, or, with
     `cross_device`, from the parts of all processes. So two processes without it equal one that accumulates twice, and two
     processes with it equal one that does not.
+
+    Args:
+        log_cosines: steps from one whose tasks' gradients are compared to the next; 0: none are.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class MultiTaskStep:
         settings: BatchSettings,
         arithmetic: Arithmetic,
         processes: Processes,
+        log_cosines: int = 0,
     ) -> None:
         self.model = model
         self.params: list[Parameter] = [param for _, param in model.trained()]
@@ -78,10 +87,14 @@ class MultiTaskStep:
         self._settings = settings
         self._arithmetic = arithmetic
         self._processes = processes
+        self._log_cosines = log_cosines
+        self._sketch = GradientSketch(self.params)
 
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leave the combined gradient of global step `step` in .grad of the parameters, or none where a task's is not finite."""
         losses, norms, not_finite = {}, {}, []
+        compared = self._log_cosines > 0 and step % self._log_cosines == 0
+        sketches: list[Tensor] = []
         self.weighting.begin(progress)
         for number, sampler in enumerate(self.samplers):
             loss = self.task_gradient(sampler, step)
@@ -94,6 +107,8 @@ class MultiTaskStep:
                 for param in self.params:
                     param.grad = None
             else:
+                if compared:
+                    sketches.append(self._sketch([param.grad for param in self.params]))
                 try:
                     self.weighting.add(number, loss, self.params)
                 except FloatingPointError:  # finite, but its products are not
@@ -106,7 +121,8 @@ class MultiTaskStep:
                 not_finite = list(losses)
         if report is None:
             self.weighting.drop()
-        return StepResult(losses, norms, report, not_finite)
+        cosines = pairs(list(losses), sketches) if compared and report is not None else None
+        return StepResult(losses, norms, report, not_finite, cosines)
 
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
         """Leave one task's gradient, summed over processes, in .grad; its loss, a scalar."""

@@ -1,0 +1,191 @@
+"""The specialisation of trained models, measured on the same batches: what is analysed, with which data, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taco_ir.console import Progress
+from taco_ir.data.batches import TaskSampler
+from taco_ir.evaluation.specialisation import Analysis, Measured, ModelAnalysis, to_dict
+from taco_ir.files import InputError, read_json, write_json, writing
+from taco_ir.models.encoder import model_folder, own_config, usable_device
+from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config
+from taco_ir.training_data import TrainingData, texts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taco_ir.training.processes import Processes
+    from taco_ir.training.step import Texts
+
+JSON_FILE, PAGE_FILE = "specialisation.json", "specialisation.html"
+BATCHES = 8
+TAU = 2.0
+
+
+class Subject(NamedTuple):
+    """A model to analyse.
+
+    Attributes:
+        name: as it was given.
+        model: its folder.
+        config: of the episode that trained it, None where its folder does not tell.
+        run: the folder of its training run.
+        episodes: folders of the run's episodes up to its own.
+    """
+
+    name: str
+    model: Path
+    config: TrainConfig | None = None
+    run: Path | None = None
+    episodes: Sequence[Path] = ()
+
+
+class Settings(NamedTuple):
+    """What is measured: `keys` are those of a training configuration that stand instead of the first model's own."""
+
+    keys: Mapping[str, Any]
+    batches: int = BATCHES
+    tau: float = TAU
+
+
+def find_subject(name: str) -> Subject:
+    """A model folder (in a run or not), a run's folder (then its last episode's model), or a hub name.
+
+    Raises:
+        InputError: for a run without a trained model, or a model that is not there.
+    """
+    folder = Path(name)
+    if _is_run(folder):
+        return _of_run(name, folder, len(episode_configs(load_config(folder))))
+    model = model_folder(name)
+    for run in (model.parent, model.parent.parent):
+        if model.name == "model" and _is_run(run):
+            count = len(episode_configs(load_config(run)))
+            number = next((n for n in range(1, count + 1) if _episode(run, n, count) == model.parent), None)
+            if number:
+                return _of_run(name, run, number)
+    return Subject(name, model)
+
+
+def _is_run(folder: Path) -> bool:
+    path = folder / CONFIG_FILE
+    values = read_json(path) if path.is_file() else None
+    return isinstance(values, dict) and {"collection", "weighting"} <= values.keys()
+
+
+def _of_run(name: str, run: Path, number: int) -> Subject:
+    configs = episode_configs(load_config(run))
+    episodes = [_episode(run, each, len(configs)) for each in range(1, number + 1)]
+    model = episodes[-1] / "model"
+    if not model.is_dir():
+        raise InputError(f"{name}: this training run has no model yet ({model} is missing); end the training, or give a model folder")
+    return Subject(name, model, configs[number - 1], run, episodes)
+
+
+def _episode(run: Path, number: int, count: int) -> Path:
+    return run / f"episode-{number}" if count > 1 else run
+
+
+def analyse(subjects: Sequence[Subject], settings: Settings, output: Path) -> Analysis:
+    """Measure all models on the same batches; nothing is written but negatives that must be mined first, to `output`.
+
+    Data, tasks, negatives and batches are those of the first model's training run, where it has one, else of a default
+    configuration, and the settings' keys stand instead of those. Dropout is off; frozen parameters count as all others do.
+
+    Raises:
+        InputError: for models of different architectures, a task that a model has no prompt for, or data that do not fit.
+    """
+    from taco_ir.training.processes import Processes
+
+    first = subjects[0]
+    config = replace(first.config or TrainConfig(), weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **settings.keys)
+    own = first.run is not None and "negatives" not in settings.keys  # then they are where the run mined them
+    data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.device)))
+    for subject in subjects:
+        _check_prompts(subject, data.tasks)
+    negatives = data.negatives(config, first.episodes[-1] if own else output, first.model)
+    samplers = data.samplers(config, negatives)
+    drawn = {id(example): example for sampler in samplers for batch in range(settings.batches) for example, _ in sampler.step(batch)}
+    texts = texts_of(data.collection, drawn.values())
+    progress = Progress("analyse", len(subjects) * len(samplers) * settings.batches, "batches")
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress.at(done)
+
+    shapes: dict[str, list[int]] = {}
+    models = []
+    for subject in subjects:
+        measured, found = _measure(subject, config, samplers, texts, settings, data.processes, count)
+        if found != (shapes := shapes or found):
+            raise InputError(f"{subject.name}: its parameters are not those of {first.name}; models of one architecture can be compared")
+        models.append(_with_log(subject, measured))
+    return Analysis(_notes(config, data, settings), data.tasks, models)
+
+
+def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
+    config = own_config(subject.model)
+    for task in tasks:
+        try:
+            config.prompt(task)
+        except InputError as error:
+            known = ", ".join(sorted(config.prompts))
+            raise InputError(f"{subject.name}: no prompt for task {task!r}, only for {known}; name some by --tasks") from error
+
+
+def _measure(
+    subject: Subject,
+    config: TrainConfig,
+    samplers: Sequence[TaskSampler],
+    texts: Texts,
+    settings: Settings,
+    processes: Processes,
+    count: Callable[[], None],
+) -> tuple[Measured, dict[str, list[int]]]:
+    """What is measured on one model, and the shapes of its parameters."""
+    from taco_ir.training.specialisation import measure
+    from taco_ir.training.start import step_of, trained_encoder
+
+    model = trained_encoder(subject.model, config.device)
+    step = step_of(config, model, samplers, texts, processes)
+    try:
+        measured = measure(step, settings.batches, settings.tau, count)
+    except InputError as error:
+        raise InputError(f"{subject.name}: {error}") from error
+    return measured, {name: list(param.shape) for name, param in model.trained()}
+
+
+def _with_log(subject: Subject, measured: Measured) -> ModelAnalysis:
+    from taco_ir.training.log import logged_cosines
+
+    names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
+    logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
+    weighting = subject.config.weighting if subject.config else None
+    return ModelAnalysis(subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows})
+
+
+def _notes(config: TrainConfig, data: TrainingData, settings: Settings) -> list[str]:
+    hard = "" if config.negatives == "none" else f"{config.negatives}, {config.hard_negatives} a query, and "
+    return [
+        f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
+        f"{settings.batches} batches of each task's train queries, {config.batch_size} queries of all tasks together ({config.shares}), seed {config.seed}",
+        f"negatives: {hard}the other queries' passages; the same batches for every model, dropout off",
+        f"q: softmax over tasks of S / {settings.tau:g}; S: mean over batches of |g θ| / its median over the parameters where it is not zero",
+    ]
+
+
+def write_analysis(analysis: Analysis, output: Path) -> tuple[Path, Path]:
+    """Write the figures as JSON and the page; their paths."""
+    from taco_ir.evaluation.report.specialisation import html
+
+    page = html(analysis)
+    write_json(output / JSON_FILE, to_dict(analysis))
+    with writing(output / PAGE_FILE) as sink:
+        sink.write(page)
+    return output / JSON_FILE, output / PAGE_FILE

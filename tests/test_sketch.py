@@ -1,0 +1,132 @@
+"""Cosines of gradients from a sketch: exact where nothing is lost, unbiased else; logged by training, which they do not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_steps import encoder, gradients, samplers, step_of
+from torch import Tensor
+from training_runs import TASKS as LOGGED_TASKS
+from training_runs import StopAfter, Stopped, contents, encoder_of, episode, logged, real_step, small
+
+from taco_ir.training.checkpoint import latest
+from taco_ir.training.config import TrainConfig, differing_keys, from_dict, to_dict
+from taco_ir.training.log import Reporter, logged_cosines
+from taco_ir.training.loop import Episode, Plan
+from taco_ir.training.sketch import WIDTH, GradientSketch, cosine_matrix, pairs
+from taco_ir.training.step import MultiTaskStep
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
+
+
+def test_a_small_gradient_is_kept_as_it_is() -> None:
+    params = [torch.randn(30, 20), torch.randn(7)]
+    sketch = GradientSketch(params)
+    assert sketch.exact
+    a, b = ([torch.randn_like(param) for param in params] for _ in range(2))
+    flat = [torch.cat([grad.flatten() for grad in grads]) for grads in (a, b)]
+    assert cosine_matrix([sketch(a), sketch(b)])[0][1] == pytest.approx(cosine(*flat), abs=1e-6)
+    kept = sketch(a)
+    a[0].zero_()
+    assert kept.abs().sum() > sketch(a).abs().sum()  # a copy: the gradient's memory is used again
+
+
+def test_none_and_sparse_gradients_are_what_they_stand_for() -> None:
+    params = [torch.zeros(3000, 40), torch.zeros(50)]
+    sketch = GradientSketch(params)
+    assert not sketch.exact
+    rows = torch.tensor([[5, 2999]])
+    sparse = torch.sparse_coo_tensor(rows, torch.randn(2, 40), (3000, 40))
+    assert torch.equal(sketch([sparse, None]), sketch([sparse.to_dense(), torch.zeros(50)]))
+    assert sketch([None, None]).count_nonzero() == 0
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_sketch_keeps_cosines_to_within_its_error(heavy: bool) -> None:
+    """Where a matrix' column or a few entries hold all the energy as well."""
+    drawn = torch.Generator().manual_seed(1)
+    shape = (2000, 384)
+    common = torch.randn(shape, generator=drawn)
+    a, b = (common + torch.randn(shape, generator=drawn) for _ in range(2))
+    if heavy:
+        for each in (a, b):
+            each[:, 7] *= 300
+            each[3] *= 100
+    found = cosine_matrix([GradientSketch([a])([each]) for each in (a, b)])[0][1]
+    assert found == pytest.approx(cosine(a, b), abs=4 * (2 / (2000 if heavy else WIDTH)) ** 0.5)
+
+
+def test_a_sketch_is_linear_and_a_function_of_nothing_else() -> None:
+    a, b = torch.randn(3, 40_000), torch.randn(3, 40_000)
+    before = torch.get_rng_state()
+    sketch = GradientSketch([a])
+    assert torch.allclose(sketch([a]) + 2 * sketch([b]), GradientSketch([b])([a + 2 * b]), atol=1e-4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def exact_cosines(step: MultiTaskStep, number: int) -> list[list[float]]:
+    rows = []
+    for sampler in step.samplers:
+        step.task_gradient(sampler, number)
+        rows.append(torch.cat([grad.flatten() for grad in gradients(step.model)]))
+    return cosine_matrix(rows)
+
+
+@pytest.mark.parametrize("weighting", ["naive", "taco"])
+def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
+    step = step_of(encoder(tiny_bert), weighting)
+    compared = MultiTaskStep(
+        step.model, samplers(), step.texts, step.weighting, step._settings, step._arithmetic, step._processes, log_cosines=2
+    )
+    for number in range(3):
+        expected = exact_cosines(step, number)
+        found = compared(number, 0.5).cosines
+        step.model.zero_grad()
+        if number % 2:
+            assert found is None
+            continue
+        assert found is not None and {task: list(row) for task, row in found.items()} == {"nq": ["wow", "fever"], "wow": ["fever"]}
+        assert found["nq"]["wow"] == pytest.approx(expected[0][1], abs=0.02)
+        assert found["wow"]["fever"] == pytest.approx(expected[1][2], abs=0.02)
+        assert abs(expected[0][1]) > 0.02
+    assert step(0, 0.5).cosines is None
+
+
+def compared_episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None) -> Episode:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = real_step(config, encoder_of(config, folder))
+    step = MultiTaskStep(
+        made.model, made.samplers, made.texts, made.weighting, made._settings, made._arithmetic, made._processes, config.log_cosines
+    )
+    return Episode(config, step, Plan(config.steps, config.validate_every), [], folder, made._processes, reporter or Reporter())
+
+
+def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Path, tmp_path: Path) -> None:
+    config = small(tiny_bert, tmp_path, log_cosines=2, weighting="taco")
+    compared_episode(config, tmp_path / "whole").run()
+    with pytest.raises(Stopped):
+        compared_episode(config, tmp_path / "cut", StopAfter(3)).run()
+    assert latest(tmp_path / "cut") is not None
+    compared_episode(config, tmp_path / "cut").run()
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    episode(small(tiny_bert, tmp_path, weighting="taco"), tmp_path / "plain", validated=False).run()
+    assert contents(tmp_path / "plain") == contents(tmp_path / "whole")
+    found = logged_cosines(tmp_path / "whole")
+    assert [step for step, _ in found] == [1, 3, 5] and logged_cosines(tmp_path / "plain") == [] == logged_cosines(tmp_path / "none")
+    assert list(found[0][1]) == list(LOGGED_TASKS[:-1])
+
+
+def test_a_zero_gradient_has_no_cosine() -> None:
+    (row,) = pairs(["a", "b"], [torch.zeros(3), torch.ones(3)]).values()
+    assert row["b"] != row["b"]
+
+
+def test_a_run_from_before_the_key_can_go_on_with_it() -> None:
+    values = to_dict(TrainConfig(model="m", output="o"))
+    del values["log_cosines"]
+    old = from_dict(values)
+    assert differing_keys(old, TrainConfig(model="m", output="o", log_cosines=5)) == []
