@@ -30,6 +30,7 @@ def parser() -> Parser:
     flags.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="conditions to run, with what they need; * stands for anything"
     )
+    flags.add_argument("--corpora", nargs="+", default=[], metavar="NAME", help="corpora to score on for now [default: all]")
     flags.add_argument("--seeds", nargs="+", default=[], type=int, metavar="N", help="seeds to run [default: all]")
     flags.add_argument(
         "--jobs", type=positive, default=1, metavar="N", help="jobs at a time; they share the processor's cores [default: 1]"
@@ -47,7 +48,9 @@ def main(argv: Sequence[str]) -> None:
 
     study = read_study(options.conditions)
     work = options.work or data_home() / "studies" / study.name
-    runner = Runner(study, options.collection, folders(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs))
+    runner = Runner(
+        study, options.collection, folders(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs), options.corpora
+    )
     jobs = wanted_jobs(study, options.only, options.seeds)
     if options.list:
         print(

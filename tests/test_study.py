@@ -222,6 +222,14 @@ def test_the_leaderboard_checks_records_and_shows_texts(run: tuple[Path, Callabl
     assert open_collection("sample").load_topics("nq-dev").queries[0].text in page
 
 
+def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
+    folder, _ = run
+    study = read_study(folder / "conditions.toml")
+    job = Job("bm25", 0)
+    for corpora, expected in (((), ["whole", "part"]), (("part",), ["part"])):
+        assert Runner(study, "sample", {}, folder / "work", 1, corpora).corpora(job) == expected
+
+
 def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
     folder, _ = run
     path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
@@ -239,6 +247,8 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(InputError, match="jobs failed"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
+    with pytest.raises(InputError, match="--corpora half: the conditions have whole, part"):
+        reproduce([*argv, "--corpora", "half"])
     for given, message in ((f"tine={tmp_path}", "--models tine: the conditions name tiny"), ("tiny", "--models 'tiny' is not NAME=FOLDER")):
         with pytest.raises(InputError, match=message):
             reproduce([*argv, "--models", given])

@@ -44,12 +44,18 @@ class Runner:
         collection: name or folder of the collection.
         models: folder of each model that the conditions name.
         threads: of each process.
+        corpora: those to score on, of the ones that the conditions name; none: all.
     """
 
-    def __init__(self, study: Study, collection: str, models: Mapping[str, str], work: Path, threads: int) -> None:
+    def __init__(
+        self, study: Study, collection: str, models: Mapping[str, str], work: Path, threads: int, corpora: Sequence[str] = ()
+    ) -> None:
+        if unknown := set(corpora) - {WHOLE, *study.parts}:
+            raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join([WHOLE, *study.parts])}")
         self.study = study
         self.work = work.resolve()
         self.threads = threads
+        self._only = set(corpora)
         self.collection = open_collection(collection)
         self._source = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
         self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
@@ -67,7 +73,8 @@ class Runner:
 
     def corpora(self, job: Job) -> list[str]:
         """Where the job is scored."""
-        return [corpus for corpus, seeds in self.study.conditions[job.condition].corpora.items() if job.seed in seeds]
+        named = self.study.conditions[job.condition].corpora
+        return [corpus for corpus, seeds in named.items() if job.seed in seeds and (not self._only or corpus in self._only)]
 
     def record(self, job: Job, corpus: str) -> Path:
         return self.study.results / f"{job.condition}.{job.seed}.{corpus}{SUFFIX}"
