@@ -34,11 +34,15 @@ def parser() -> Parser:
         example="python -m taco_ir.analyze my-run\n"
         "  python -m taco_ir.analyze runs/taco runs/naive --batches 16 --output taco-against-naive",
     )
-    flags.add_argument("models", nargs="+", metavar="MODEL", help="a model folder, or the folder of a training run; the first one decides the data")
+    flags.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a model folder, or the folder of a training run; the first one decides the data"
+    )
     for key, help in KEYS.items():
         add_flag(flags, key, help)
     flags.add_argument("--batches", type=positive, default=BATCHES, metavar="N", help=f"batches of each task [default: {BATCHES}]")
-    flags.add_argument("--tau", type=temperature, default=TAU, metavar="X", help=f"temperature of the softmax over tasks [default: {TAU:g}]")
+    flags.add_argument(
+        "--tau", type=temperature, default=TAU, metavar="X", help=f"temperature of the softmax over tasks [default: {TAU:g}]"
+    )
     flags.flag("--device")
     flags.flag("--output", metavar="DIR", help="folder of specialisation.json and .html [default: analysis in the first model's run]")
     flags.flag("--overwrite")

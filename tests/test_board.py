@@ -60,7 +60,9 @@ def test_the_order_of_records_does_not_matter(generator: random.Random) -> None:
 def test_conditions_of_one_system_are_one_row() -> None:
     whole = of("TACO", 1)
     topics = list(whole.topics)
-    parts = [dataclasses.replace(without(whole, *(each for each in topics if each != topic)), condition=f"taco-{topic}") for topic in topics]
+    parts = [
+        dataclasses.replace(without(whole, *(each for each in topics if each != topic)), condition=f"taco-{topic}") for topic in topics
+    ]
     assert boards(replaced(RESULTS, whole, *parts), "naive", seed=0) == [BOARD]
 
 
@@ -118,14 +120,15 @@ def test_an_incomplete_seed_is_left_out_and_named() -> None:
 def differences(system: str, topic: str) -> Values:
     """Values less naive's, each averaged over seeds."""
     means = [
-        np.mean([result.topics[topic].by_query[RPREC] for result in RESULTS if result.system == name], axis=0)
-        for name in (system, "naive")
+        np.mean([result.topics[topic].by_query[RPREC] for result in RESULTS if result.system == name], axis=0) for name in (system, "naive")
     ]
     found: Values = means[0] - means[1]
     return found
 
 
-@pytest.mark.parametrize("test", [test for test in BOARD.comparisons if test.measure == RPREC], ids=lambda test: f"{test.system} {test.topics}")
+@pytest.mark.parametrize(
+    "test", [test for test in BOARD.comparisons if test.measure == RPREC], ids=lambda test: f"{test.system} {test.topics}"
+)
 def test_tests_are_over_queries_averaged_over_seeds(test: Comparison) -> None:
     tasks = [differences(test.system, topic) for topic in (BOARD.topics if test.topics == MACRO else [test.topics])]
     assert test.difference == pytest.approx(np.mean([task.mean() for task in tasks]))
@@ -181,7 +184,10 @@ def study_of_a_winner_and_a_loser() -> list[Result]:
             model,
             condition=system,
             system=system,
-            topics={topic: topic_scores(topic, skill + noise[i]) for i, (topic, skill) in enumerate(zip(("nq-dev", "fever-dev"), skill, strict=True))},
+            topics={
+                topic: topic_scores(topic, skill + noise[i])
+                for i, (topic, skill) in enumerate(zip(("nq-dev", "fever-dev"), skill, strict=True))
+            },
         )
         for system, skill in skills.items()
     ]
@@ -265,7 +271,9 @@ def test_what_cannot_be_put_side_by_side_is_refused() -> None:
     with pytest.raises(InputError, match=r"TACO \(minilm-l6\).* \[7, 60\] queries on nq-dev"):
         boards(replaced(RESULTS, taco, dataclasses.replace(taco, topics=fewer)), "naive", seed=0)
     alone = [result for result in RESULTS if result.system in ("naive", "BM25")] + [dataclasses.replace(taco, topics=fewer)]
-    with pytest.raises(InputError, match=r"nq-dev, page R-precision: TACO \(minilm-l6\) has values of 7 queries, naive \(minilm-l6\) of 60"):
+    with pytest.raises(
+        InputError, match=r"nq-dev, page R-precision: TACO \(minilm-l6\) has values of 7 queries, naive \(minilm-l6\) of 60"
+    ):
         boards(alone, "naive", seed=0)
 
 
@@ -315,7 +323,9 @@ def test_quoted_rows_have_sources_and_their_own_block() -> None:
 def test_a_score_deviates_when_it_moves_up_or_down_by_more_than_the_tolerance(shift: float, tolerance: float) -> None:
     result = of("TACO", 0)
     means = {RPREC: result.topics["nq-dev"].means[RPREC] + shift}
-    recorded = dataclasses.replace(result, topics={"nq-dev": dataclasses.replace(result.topics["nq-dev"], means={RPREC: result.topics["nq-dev"].means[RPREC]})})
+    recorded = dataclasses.replace(
+        result, topics={"nq-dev": dataclasses.replace(result.topics["nq-dev"], means={RPREC: result.topics["nq-dev"].means[RPREC]})}
+    )
     found = dataclasses.replace(result, topics={"nq-dev": dataclasses.replace(result.topics["nq-dev"], means=means)})
     moved = abs(means[RPREC] - recorded.topics["nq-dev"].means[RPREC])
     lines = deviations(recorded, found, tolerance)
@@ -332,12 +342,17 @@ def test_deviations_in_words() -> None:
     lines = deviations(recorded, dataclasses.replace(recorded, topics=topics, passages=7), 0.002)
     assert len(lines) == 6
     assert "found on 7" in lines[0]
-    assert re.fullmatch(r"taco-minilm-l6.0.whole: nq-dev, page R-precision: recorded 0\.\d{6}, found 0\.\d{6}, moved by -0.100000; allowed 0.002", lines[1])
+    assert re.fullmatch(
+        r"taco-minilm-l6.0.whole: nq-dev, page R-precision: recorded 0\.\d{6}, found 0\.\d{6}, moved by -0.100000; allowed 0.002", lines[1]
+    )
     assert lines[2] == "taco-minilm-l6.0.whole: nq-dev, page recall@1: only found"
     assert "fever-dev: recorded on other queries" in lines[3]
     assert lines[4:] == ["taco-minilm-l6.0.whole: hotpotqa-dev unseen: only recorded", "taco-minilm-l6.0.whole: zsre-dev: only found"]
     broken = dataclasses.replace(scores, means={RPREC: float("nan")})
-    assert any("found nan" in line for line in deviations(recorded, dataclasses.replace(recorded, topics={**recorded.topics, "nq-dev": broken}), 1.0))
+    assert any(
+        "found nan" in line
+        for line in deviations(recorded, dataclasses.replace(recorded, topics={**recorded.topics, "nq-dev": broken}), 1.0)
+    )
 
 
 def test_records_are_chosen_by_name_or_by_lot() -> None:

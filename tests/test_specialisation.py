@@ -158,7 +158,9 @@ def test_the_cosines_are_those_of_the_mean_gradients() -> None:
     params, given = toy(3)
     found = measure(ToyStep(params, given), BATCHES, TAU, lambda: None).cosines
     mean_TP = torch.stack([torch.stack([torch.cat([g.flatten() for g in grads]) for grads in batches]).mean(0) for batches in given])
-    assert torch.allclose(torch.tensor(found, dtype=torch.float64), torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2))
+    assert torch.allclose(
+        torch.tensor(found, dtype=torch.float64), torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2)
+    )
 
 
 def test_densities_count_every_parameter() -> None:
@@ -168,7 +170,9 @@ def test_densities_count_every_parameter() -> None:
         assert each.zeros >= 9 and len(each.counts) == len(DENSITY_EDGES) - 1 and each.median > 0
 
 
-@pytest.mark.parametrize(("bad", "said"), [(math.nan, "task task1: the gradient of batch 2 is not finite"), (0.0, "task task1: .* is zero")])
+@pytest.mark.parametrize(
+    ("bad", "said"), [(math.nan, "task task1: the gradient of batch 2 is not finite"), (0.0, "task task1: .* is zero")]
+)
 def test_a_gradient_that_says_nothing(bad: float, said: str) -> None:
     params, given = toy(2)
     for grads in given[1][1:] if math.isnan(bad) else given[1]:
@@ -278,11 +282,17 @@ def test_shares_of_bins_and_not_activated_sum_to_1(by_bin: list[tuple[int, int]]
 @pytest.mark.parametrize(
     ("models", "said"),
     [
-        ([("a", "taco", 250), ("b", "naive", 200)], r"a \(taco\) 25.0 %; b \(naive\) 20.0 %; TACO less naive: \+5.0 points; .*order is seen \(one"),
+        (
+            [("a", "taco", 250), ("b", "naive", 200)],
+            r"a \(taco\) 25.0 %; b \(naive\) 20.0 %; TACO less naive: \+5.0 points; .*order is seen \(one",
+        ),
         ([("b", "naive", 200), ("a", "taco", 150)], r"TACO less naive: -5.0 points; .* this order is not seen: it is the other way round"),
         ([("a", "taco", 200), ("b", "naive", 200)], r"is not seen: there is no difference"),
         ([("a", None, 200), ("b", "naive", 200)], r"a 20.0 %; b .*; the paper reports 22 % with TACO and 19 % .*, models of a TACO and of"),
-        ([(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)], r"\+0.1 points.*is seen, by less than a point.*means of 2 and 2 runs, whose ranges overlap"),
+        (
+            [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)],
+            r"\+0.1 points.*is seen, by less than a point.*means of 2 and 2 runs, whose ranges overlap",
+        ),
         ([(str(n), "taco" if n < 2 else "naive", 200 - 20 * n) for n in range(4)], r"\+4.0 points.*whose ranges do not overlap"),
     ],
 )
@@ -304,5 +314,7 @@ def test_the_figures_are_json() -> None:
     figures = to_dict(analysis(("a", "taco", 250), ("b", "naive", 200)))
     one = figures["models"][0]
     assert one["all"]["task_specific"] == 0.25 and one["all"]["task_specific_of_activated"] == pytest.approx(250 / 900)
-    assert one["cosines"] == [[1.0, 0.5], [0.5, None]] and one["all"]["largest_weight"] == pytest.approx({"nq": 800 / 900, "fever": 100 / 900})
+    assert one["cosines"] == [[1.0, 0.5], [0.5, None]] and one["all"]["largest_weight"] == pytest.approx(
+        {"nq": 800 / 900, "fever": 100 / 900}
+    )
     assert one["logged_cosines"][""][1] == {"step": 3, "cosine": {"nq": {"fever": -0.5}}}

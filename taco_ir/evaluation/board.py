@@ -200,7 +200,9 @@ def _baseline(systems: Sequence[Scored], baseline: str | None) -> Scored | None:
     """The row that a baseline's name means. Raises: InputError where it means several."""
     found = [system for system in systems if system.name == baseline] or [system for system in systems if system.system == baseline]
     if len(found) > 1:
-        raise InputError(f"baseline {baseline!r} is {len(found)} rows; name one of them: {', '.join(repr(system.name) for system in found)}")
+        raise InputError(
+            f"baseline {baseline!r} is {len(found)} rows; name one of them: {', '.join(repr(system.name) for system in found)}"
+        )
     return found[0] if found else None
 
 

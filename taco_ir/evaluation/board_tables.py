@@ -31,8 +31,7 @@ def score_table(board: Board, measure: str) -> Table:
     tests = {(c.system, c.base, c.topics): c for c in board.comparisons if c.measure == measure}
     columns = [_column([(row, tests.get((row.system, row.base, name))) for row in board.rows], name, measure) for name in names]
     rows: list[list[Cell]] = [
-        [row.system, row.base or None, len(row.seeds), *cells]
-        for row, cells in zip(board.rows, zip(*columns, strict=True), strict=True)
+        [row.system, row.base or None, len(row.seeds), *cells] for row, cells in zip(board.rows, zip(*columns, strict=True), strict=True)
     ]
     title = f"{board.corpus}, {board.passages:,} passages: {measure}, ± standard deviation over seeds"
     if board.baseline:

@@ -83,7 +83,9 @@ class Paired(NamedTuple):
     redrawn_N: Values
 
 
-def compare(systems: Sequence[Scored], baseline: Scored, families: Sequence[Family], measures: Sequence[str], seed: int) -> list[Comparison]:
+def compare(
+    systems: Sequence[Scored], baseline: Scored, families: Sequence[Family], measures: Sequence[str], seed: int
+) -> list[Comparison]:
     """Test systems against the baseline on every part of every family that both have values by query for.
 
     Holm's correction is over the systems and parts of one family, on one measure.

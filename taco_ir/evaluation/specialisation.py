@@ -211,7 +211,11 @@ def verdict(analysis: Analysis) -> str:
     if len(shares["taco"]) > 1 and len(shares["naive"]) > 1:
         apart = min(shares["taco"]) > max(shares["naive"]) or max(shares["taco"]) < min(shares["naive"])
         runs = f"means of {len(shares['taco'])} and {len(shares['naive'])} runs, whose ranges {'do not ' if apart else ''}overlap"
-    caveat = "" if len(analysis.tasks) == PAPER_TASKS else f"; with {len(analysis.tasks)} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
+    caveat = (
+        ""
+        if len(analysis.tasks) == PAPER_TASKS
+        else f"; with {len(analysis.tasks)} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
+    )
     return f"{start}; TACO less naive: {points:+.1f} points; {paper}, and this order {seen} ({runs}{caveat})."
 
 

@@ -68,7 +68,9 @@ def _wordpiece(source: Path) -> dict[str, int]:
         raise InputError(f"--model {source}: {TOKENIZER} and {WEIGHTS} are needed to make it small")
     model: dict[str, Any] = read_json(path)["model"]
     if model.get("type") != "WordPiece":
-        raise InputError(f"--model {source}: a tokenizer of kind {model.get('type')!r}; only WordPiece can lose tokens and still read every text")
+        raise InputError(
+            f"--model {source}: a tokenizer of kind {model.get('type')!r}; only WordPiece can lose tokens and still read every text"
+        )
     vocabulary: dict[str, int] = model["vocab"]
     return vocabulary
 
@@ -84,7 +86,9 @@ def _chosen(source: Path, vocabulary: dict[str, int], texts: Iterable[str], room
         raise InputError(f"--model {source}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
     needed = special | {token for token in vocabulary if len(token.removeprefix("##")) == 1}
     if room < len(needed):
-        raise InputError(f"--model {source}: too large; special tokens and characters alone are {len(needed)} tokens, and there is room for {room}")
+        raise InputError(
+            f"--model {source}: too large; special tokens and characters alone are {len(needed)} tokens, and there is room for {room}"
+        )
     counts: Counter[int] = Counter()
     left = iter(texts)
     while batch := list(islice(left, BATCH)):

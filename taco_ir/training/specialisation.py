@@ -45,12 +45,16 @@ def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], No
         for batch in range(batches):
             step.task_gradient(sampler, batch)
             if not sums.add([param.grad for param in step.params]):
-                raise InputError(f"task {sampler.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large")
+                raise InputError(
+                    f"task {sampler.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large"
+                )
             for param in step.params:
                 param.grad = None
             done()
         if not sums.used:
-            raise InputError(f"task {sampler.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help")
+            raise InputError(
+                f"task {sampler.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
+            )
         for place, (scaled, plain) in enumerate(zip(sums.scaled, sums.plain, strict=True)):
             softmaxes[place].fold(number, scaled.div_(sums.used * tau))
             active[place] |= plain.div_(batches) >= NOT_ACTIVATED
