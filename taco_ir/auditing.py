@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from taco_ir.data.collections import Collection, Topics
-from taco_ir.data.negatives import NegativesHeader
+from taco_ir.data.negatives import NegativesHeader, read_sources
 from taco_ir.data.topics import json_lines
-from taco_ir.evaluation.audit import Audit, Example, Shown, TaskAudit, audit_task
+from taco_ir.evaluation.audit import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task
+from taco_ir.evaluation.audit_sources import audit_sources
 from taco_ir.evaluation.report import html, markdown
 from taco_ir.files import collector_paused, writing
 from taco_ir.mining import WITHOUT_SPANS, Retrieved, answers_of, audit_paths, canonical_name
@@ -23,31 +27,64 @@ SHOWN = 3  # gold passages and negatives of an example, each at most
 MARKS = ("«", "»")  # around a query's words in a snippet: the same in Markdown and HTML
 
 
-def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Retrieved], output: Path) -> list[TaskAudit]:
-    """Audit the negatives in `output`, write the report in both forms beside it, and return its numbers.
+def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path) -> Audit:
+    """Audit the negatives in `output`, write the report in both forms beside it, and return it.
 
     Args:
         topics: those that were mined, in the order of the file.
-        retrieved: what `mine_file` saw of them.
+        retrieved: what `mine_file` saw of them, by each source.
     """
+    sources = read_sources(output)
+    names = source_names(sources)
     lines = json_lines(output)
-    _, first = next(lines)
-    header = NegativesHeader(**{key: first[key] for key in NegativesHeader._fields})
+    next(lines)
     by_name = {canonical_name(collection, topic): topic for topic in topics}
     tasks: list[TaskAudit] = []
+    by_source: list[SourceAudit] = []
     examples: list[Example] = []
-    for name, rows in groupby((row for _, row in lines), key=lambda row: str(row["topics"])):
+    for name, of_topics in groupby((row for _, row in lines), key=lambda row: str(row["topics"])):
         with collector_paused():
-            kept = {str(row["qid"]): Ranking.of(row["docids"], row["scores"]) for row in rows}
-            task = _Task(collection, by_name[name], kept, retrieved[name])
+            task = _Task(collection, by_name[name], Kept.of(of_topics, len(sources)), retrieved[name], names)
             tasks.append(task.count())
-            drawn = random.Random(f"{header.seed} {name}")
+            by_source += task.count_by_source()
+            drawn = random.Random(f"{sources[0].seed} {name}")
             examples += task.examples(drawn, _quota(len(by_name), len(tasks) - 1))
-    report = Audit(f"Negatives in {output.name}", _notes(collection, header), tasks, examples)
+    report = Audit(f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source)
     for path, text in zip(audit_paths(output), (markdown(report), html(report)), strict=True):
         with writing(path) as sink:
             sink.write(text)
-    return tasks
+    return report
+
+
+def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
+    """What each source is called; several are numbered, as two models may have one name."""
+    return [f"{number} {each.source}" for number, each in enumerate(sources, 1)] if len(sources) > 1 else [sources[0].source]
+
+
+class Kept(NamedTuple):
+    """The negatives of a topics by qid: in the order of the file, and those of each source with its scores; and, of several, who holds what."""
+
+    together: dict[str, Ranking]
+    by_source: list[dict[str, Ranking]]
+    held_by: dict[tuple[str, str], list[int]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], sources: int) -> Kept:
+        kept = cls({}, [{} for _ in range(sources)], {})
+        for row in rows:
+            qid, docids, scores = str(row["qid"]), row["docids"], row["scores"]
+            if sources == 1:
+                kept.together[qid] = kept.by_source[0][qid] = Ranking.of(docids, scores)
+                continue
+            found: list[dict[str, float]] = [{} for _ in range(sources)]
+            for docid, places, scored in zip(docids, row["sources"], scores, strict=True):
+                kept.held_by[qid, docid] = places
+                for place, score in zip(places, scored, strict=True):
+                    found[place][docid] = score
+            kept.together[qid] = Ranking(docids, np.array([scored[0] for scored in scores], dtype=np.float32))
+            for rankings, own in zip(kept.by_source, found, strict=True):
+                rankings[qid] = Ranking.of(list(own), list(own.values()))
+        return kept
 
 
 def _quota(tasks: int, place: int) -> int:
@@ -55,34 +92,50 @@ def _quota(tasks: int, place: int) -> int:
     return EXAMPLES // tasks + (place < EXAMPLES % tasks)
 
 
-def _notes(collection: Collection, header: NegativesHeader) -> list[str]:
-    return [
-        f"collection {collection.name} (fingerprint {header.collection})",
-        f"mined from {header.source}" + (f", encoder {header.checkpoint}" if header.checkpoint else ""),
-        f"ranks {header.skip + 1} to {header.depth}, at most {header.keep} negatives a query, filters: {', '.join(header.filters)}",
-        f"examples drawn with seed {header.seed}",
-    ]
+def _notes(collection: Collection, sources: Sequence[NegativesHeader], names: Sequence[str]) -> list[str]:
+    notes = [f"collection {collection.name} (fingerprint {sources[0].collection})"]
+    for header, name in zip(sources, names, strict=True):
+        notes += [
+            f"mined from {name}" + (f", encoder {header.checkpoint}" if header.checkpoint else ""),
+            f"ranks {header.skip + 1} to {header.depth}, at most {header.keep} negatives a query, filters: {', '.join(header.filters)}",
+        ]
+    return [*notes, f"examples drawn with seed {sources[0].seed}"]
 
 
 class _Task:
     """One topics' negatives with the passages that they name."""
 
-    def __init__(self, collection: Collection, topics: Topics, kept: Mapping[str, Ranking], retrieved: Retrieved) -> None:
-        self._collection, self._topics, self._kept, self._retrieved = collection, topics, kept, retrieved
-        docids = list(dict.fromkeys(docid for ranking in kept.values() for docid in ranking.docids))
+    def __init__(self, collection: Collection, topics: Topics, kept: Kept, retrieved: Sequence[Retrieved], names: Sequence[str]) -> None:
+        self._collection, self._topics, self._retrieved, self._names = collection, topics, retrieved, names
+        self._all, self._kept = kept, kept.together
+        docids = list(dict.fromkeys(docid for ranking in self._kept.values() for docid in ranking.docids))
         self._page_of = collection.passages.page_of(docids)
         self._passages = collection.passages.get(docids)
         self._texts = AnswerTexts(self._passages)
         self._answers = {query.qid: answers_of(query, topics.task) for query in topics.queries}
 
     def count(self) -> TaskAudit:
+        """Counts over all negatives; margins only where there is one source, as those of several have several scales."""
+        if len(self._names) == 1:
+            return self._count(self._kept, self._retrieved[0])
+        seen, dropped = sum(each.seen for each in self._retrieved), sum(each.on_gold for each in self._retrieved)
+        return self._count(self._kept, Retrieved(seen, dropped, {}))
+
+    def count_by_source(self) -> list[SourceAudit]:
+        """Counts over the negatives of each source, where there are several."""
+        if len(self._names) == 1:
+            return []
+        kept = self._all.by_source
+        return audit_sources([self._count(own, seen) for own, seen in zip(kept, self._retrieved, strict=True)], self._names, kept)
+
+    def _count(self, kept: Mapping[str, Ranking], retrieved: Retrieved) -> TaskAudit:
         return audit_task(
             self._topics.name,
             self._topics.queries,
-            self._kept,
+            kept,
             self._page_of,
-            self._retrieved.gold_scores,
-            (self._retrieved.seen, self._retrieved.on_gold),
+            retrieved.gold_scores,
+            (retrieved.seen, retrieved.on_gold),
             None if self._topics.task in WITHOUT_SPANS else self._has_answer,
         )
 
@@ -98,10 +151,19 @@ class _Task:
         for query in queries:
             ranking = self._kept[query.qid]
             negatives = [
-                self._shown(query, self._passages[docid], float(score))
+                self._shown(query, self._passages[docid], float(score))._replace(source=self._holders(query, docid))
                 for docid, score in zip(ranking.docids[:SHOWN], ranking.scores, strict=False)
             ]
-            yield Example(self._topics.name, query, self._retrieved.gold_scores.get(query.qid), gold[query.qid], negatives)
+            found = [each.gold_scores.get(query.qid) for each in self._retrieved]
+            if len(found) == 1:
+                yield Example(self._topics.name, query, found[0], gold[query.qid], negatives)
+            else:
+                by_source = list(zip(self._names, found, strict=True))
+                yield Example(self._topics.name, query, None, gold[query.qid], negatives, by_source)
+
+    def _holders(self, query: Query, docid: str) -> str:
+        """Names of the sources that hold a negative, the one whose score is shown first; nothing where there is one source."""
+        return ", ".join(self._names[place] for place in self._all.held_by.get((query.qid, docid), ()))
 
     def _shown(self, query: Query, passage: Passage, score: float | None) -> Shown:
         has_answer = passage.docid in self._passages and self._has_answer(query, passage.docid)

@@ -50,6 +50,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
+    "--base": {"metavar": "FOLDER", "help": "for a tuned model whose backbone is not where it was: where it is now"},
     "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
     "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as Rprec recall@5 MRR@10"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of everything random [default: 0]"},
@@ -57,7 +58,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--overwrite": {"action": "store_true", "help": "replace an output that exists"},
     "--format": {"choices": ("table", "markdown", "json", "latex"), "default": "table", "help": "how tables are printed [default: table]"},
 }
-MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device")
+MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
 
 
 class Parser(argparse.ArgumentParser):

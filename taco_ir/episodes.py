@@ -82,8 +82,9 @@ class Run:
 
     def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
         from taco_ir.training.checkpoint import latest
-        from taco_ir.training.loop import Episode, Plan
+        from taco_ir.training.loop import Loop, Plan
         from taco_ir.training.start import start_encoder, step_of
+        from taco_ir.training.validation import PoolValidation
 
         found = latest(folder)
         encoder = start_encoder(config, found / "model" if found else model, self.data.tasks)
@@ -96,11 +97,12 @@ class Run:
         plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
         self._announce(config, step, plan)
         reporter = self._reporter(config, plan, folder)
-        episode = Episode(config, step, plan, pools, folder, self.processes, reporter, warm and latest(warm))
-        if episode.state.step:
-            self.data.say(f"going on after step {episode.state.step:,}")
-            reporter.skip(episode.state.step)
-        episode.run()
+        validation = PoolValidation(encoder, pools, step.texts.passages) if pools else None
+        loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm))
+        if loop.state.step:
+            self.data.say(f"going on after step {loop.state.step:,}")
+            reporter.skip(loop.state.step)
+        loop.run()
 
     def _announce(self, config: TrainConfig, step: MultiTaskStep, plan: Plan) -> None:
         from taco_ir.training.announce import Mix, describe

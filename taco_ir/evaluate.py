@@ -1,4 +1,4 @@
-"""`python -m taco_ir.evaluate`: scores of run files at page and passage level, and tests against a baseline."""
+"""`python -m taco_ir.evaluate`: scores of run files at page and passage level and of their answers, and tests against a baseline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, collector_paused
 from taco_ir.run_files import by_system, read_files, run_files
-from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, rows_of, score, title
+from taco_ir.scoring import SIGNIFICANT, Compared, asked_of, compare, only_asked, query_rows, rows_of, score, title
 
 
 def parser() -> Parser:
     flags = Parser(
         "evaluate",
         "Score TREC or KILT run files. Page level: KILT's measures over evidence sets (the pages of the ranked passages); passage level:\n"
-        "trec_eval's. Files named <topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
+        "trec_eval's. KILT files with answers: also the downstream measures that the task asks for (EM and F1 of questions, F1 and ROUGE-L of\n"
+        "dialogue and long answers, else accuracy), and their KILT- versions, which count an answer only where R-precision is 1.\n"
+        "Files named <topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
     )
@@ -38,7 +40,7 @@ def parser() -> Parser:
 @collector_paused()  # scoring makes millions of texts and no cycles
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    measures = list(dict.fromkeys(map(Measure.parse, options.measures))) if options.measures else list(MEASURES)
+    measures = list(dict.fromkeys(map(Measure.parse, options.measures or ())))
     collection = open_collection(options.collection)
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if unjudged := [topic.name for topic in topics if not topic.judged]:
@@ -48,7 +50,12 @@ def main(argv: Sequence[str]) -> None:
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
     systems = by_system(files.values(), topics)
+    if default := not measures:
+        answered = [topic for topic in topics if any(runs[topic.name].answers for runs in systems.values())]
+        measures = list(dict.fromkeys([*MEASURES, *(measure for topic in answered for measure in asked_of(topic))]))
     scores = score(collection, topics, {name: [runs[topic.name] for topic in topics] for name, runs in systems.items()}, measures)
+    if default:
+        only_asked(topics, scores)
     header = ["topics", "system", *map(str, measures)]
     if options.per_query:
         print(

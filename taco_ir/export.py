@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from taco_ir.console import MODEL_FLAGS, Parser, run_verb
 from taco_ir.data.collections import open_collection
 from taco_ir.files import InputError, writing_folder
+
+if TYPE_CHECKING:
+    from taco_ir.models.encoder import TextEncoder
 
 KINDS = ("queries", "huggingface", "sentence-transformers")
 
@@ -28,6 +34,24 @@ def parser() -> Parser:
     return flags
 
 
+@contextmanager
+def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
+    """The folder of the encoder's model; a tuned one is merged into a folder of its own meanwhile. Raises: InputError where it cannot be."""
+    from taco_ir.models.tuning.folder import base_folder, is_tuned
+
+    if not is_tuned(encoder.folder):
+        yield encoder.folder
+        return
+    from taco_ir.models.tuning.encoder import TunedEncoder
+    from taco_ir.models.tuning.merging import write_merged
+
+    if not isinstance(encoder, TunedEncoder):
+        raise TypeError(f"{encoder.folder} is a tuned model; its encoder is a {type(encoder).__name__}")
+    with TemporaryDirectory() as folder:
+        write_merged(encoder, base_folder(encoder.folder, base), Path(folder))
+        yield Path(folder)
+
+
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     output, wanted = Path(options.output), options.what or KINDS
@@ -41,15 +65,15 @@ def main(argv: Sequence[str]) -> None:
     from taco_ir.systems import encoder_of
 
     encoder = encoder_of(options)
-    writers: dict[str, Callable[[Path], None]] = {
-        "huggingface": lambda folder: write_huggingface(encoder.folder, encoder.config, folder, str(output / "huggingface")),
-        "sentence-transformers": lambda folder: write_sentence_transformers(encoder.folder, encoder.config, folder),
+    writers: dict[str, Callable[[Path, Path], None]] = {
+        "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
+        "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
     }
     for kind, write in writers.items():
         if kind in wanted:
             try:
-                with writing_folder(output / kind) as folder:
-                    write(folder)
+                with whole_model(encoder, options.base) as model, writing_folder(output / kind) as folder:
+                    write(model, folder)
             except InputError as reason:
                 if options.what:
                     raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from taco_ir.console import MODEL_FLAGS, Parser, log, positive, run_verb, timed
 from taco_ir.data.collections import Collection, open_collection
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BM25_SOURCE = "bm25"
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
 DEFAULTS = MiningSettings()
+T = TypeVar("T")
 
 
 def parser() -> Parser:
@@ -26,18 +27,21 @@ def parser() -> Parser:
         "mine",
         "Mine hard negatives: rank passages for training queries, drop gold passages and all passages of gold pages, keep the best of the\n"
         "rest. The rankings are kept beside the output F.jsonl, in F.runs/: with other filters, mining again only filters. An audit\n"
-        "(F.audit.md and F.audit.html) says what was mined: likely false negatives, score margins, examples to read.",
+        "(F.audit.md and F.audit.html) says what was mined: likely false negatives, score margins, examples to read. Several sources\n"
+        "are merged: their best negatives in turn, each with the sources that it is from.",
         ("--collection", "--tasks", *OF_MODELS, "--seed", "--overwrite"),
         "python -m taco_ir.mine --source bm25 --tasks nq fever --output negatives.jsonl\n"
-        "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output without-answers.jsonl",
+        "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output without-answers.jsonl\n"
+        "  python -m taco_ir.mine --source bm25 my-run/model --window 0:50 10:60 --tasks nq fever --output merged.jsonl",
     )
     flags.flag("--output", required=True, metavar="F.jsonl", help="the negatives file to write")
     flags.add_argument(
         "--source",
         required=True,
+        nargs="+",
         metavar="S",
-        help="what ranks: bm25, a model (as --model of search; minilm-l6 is the one that comes with the package), a TREC run file, or a "
-        "folder of <topics>.trec runs",
+        help="what ranks, one or several: bm25, a model (as --model of search; minilm-l6 is the one that comes with the package), a TREC run "
+        "file, or a folder of <topics>.trec runs. --pooling and its like are for all models among them",
     )
     flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")
     flags.add_argument(
@@ -51,7 +55,18 @@ def parser() -> Parser:
         help="pass over the N best hits, counted before anything is dropped [default: 0]",
     )
     flags.add_argument(
-        "--keep", type=positive, default=DEFAULTS.keep, metavar="N", help=f"negatives of a query, at most [default: {DEFAULTS.keep}]"
+        "--window",
+        nargs="+",
+        type=window,
+        metavar="A:B",
+        help="hits A + 1 to B, as --skip A --depth B: one for all sources, or one for each",
+    )
+    flags.add_argument(
+        "--keep",
+        type=positive,
+        default=DEFAULTS.keep,
+        metavar="N",
+        help=f"negatives of a query from each source, at most [default: {DEFAULTS.keep}]",
     )
     flags.add_argument(
         "--drop-answers",
@@ -59,8 +74,34 @@ def parser() -> Parser:
         help="drop passages whose text holds an answer, as whole words without regard to case and accents; verdicts (yes, SUPPORTS), answers "
         "under three letters, and those of fact checking, dialogue, ELI5 and entity linking do not count",
     )
-    flags.add_argument("--margin", type=float, metavar="X", help="drop hits that score within X of the best gold hit, or above it")
+    flags.add_argument(
+        "--margin",
+        nargs="+",
+        type=margin,
+        metavar="X",
+        help="drop hits that score within X of the best gold hit, or above it, in the ranking of their own source: one number for all "
+        "sources, or one for each; none: drop nothing",
+    )
     return flags
+
+
+def window(text: str) -> tuple[int, int]:
+    """argparse type for A:B, hits to skip and the last one looked at. Raises: argparse.ArgumentTypeError."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ArgumentTypeError(f"{text!r} is not a window; two whole numbers as in 0:50 are needed")
+    skip, depth = map(int, parts)
+    if depth <= skip:
+        raise ArgumentTypeError(f"{text!r} holds no hit; the second number must be at least {skip + 1}")
+    return skip, depth
+
+
+def margin(text: str) -> float | None:
+    """argparse type for a score margin, or none. Raises: argparse.ArgumentTypeError."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is neither a number nor none") from error
 
 
 def natural(text: str) -> int:
@@ -73,22 +114,44 @@ def natural(text: str) -> int:
 @collector_paused()
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    settings = MiningSettings(options.depth, options.skip, options.keep, options.drop_answers, options.margin, options.seed)
+    settings = settings_of(options)
     collection = open_collection(options.collection)
     topics = [collection.topics(name) for name in collection.expand(topics_names(options.tasks, options.split))]
-    source = source_of(options, collection)
+    ranks = sources_of(options, collection)
     output = Path(options.output)
     from taco_ir.auditing import audit_file
     from taco_ir.evaluation.audit import summary
+    from taco_ir.evaluation.audit_sources import source_tables
     from taco_ir.evaluation.table import render
-    from taco_ir.mining import audit_paths, mine_file
+    from taco_ir.mining import Source, audit_paths, mine_file
 
     with timed() as seconds:
-        retrieved = mine_file(collection, source, topics, settings, output, options.overwrite)
-        audits = audit_file(collection, topics, retrieved, output)
-    print(render(summary(audits), "table"), end="")
+        retrieved = mine_file(collection, list(map(Source, ranks, settings)), topics, output, options.overwrite)
+        audit = audit_file(collection, topics, retrieved, output)
+    print("\n".join(render(table, "table") for table in (summary(audit.tasks), *source_tables(audit.sources))), end="")
     log.info("audit: %s and %s (%.1f s in all)", *audit_paths(output), seconds())
     log.info("negatives: %s; train with them: python -m taco_ir.train --negatives %s", output, output)
+
+
+def settings_of(options: Namespace) -> list[MiningSettings]:
+    """What of each source's rankings becomes negatives. Raises: InputError for flags that do not fit the sources or each other."""
+    count = len(options.source)
+    if options.window and (options.skip, options.depth) != (DEFAULTS.skip, DEFAULTS.depth):
+        raise InputError("--window says what --skip and --depth say; give it or them")
+    windows = _for_each("--window", options.window or [(options.skip, options.depth)], count)
+    margins = _for_each("--margin", options.margin or [None], count)
+    return [
+        MiningSettings(depth, skip, options.keep, options.drop_answers, limit, options.seed)
+        for (skip, depth), limit in zip(windows, margins, strict=True)
+    ]
+
+
+def _for_each(flag: str, values: Sequence[T], count: int) -> list[T]:
+    """The value of each of `count` sources, of one for all or one for each. Raises: InputError for another number of them."""
+    if len(values) not in (1, count):
+        allowed = "one" if count == 1 else f"one for all, or {count}"
+        raise InputError(f"{flag}: {len(values)} values for {count} source{'s' * (count > 1)}; give {allowed}")
+    return list(values) * (count if len(values) == 1 else 1)
 
 
 def topics_names(tasks: Sequence[str], split: str) -> list[str]:
@@ -99,26 +162,42 @@ def topics_names(tasks: Sequence[str], split: str) -> list[str]:
     return [f"{name}-{split}" for name in names]
 
 
-def source_of(options: Namespace, collection: Collection) -> System | Path:
-    """What --source names. Raises: InputError for a name of nothing, or a model's flags without a model."""
-    from taco_ir.systems import DEFAULT_NAME, BM25System, DenseSystem
-
-    path = Path(options.source)
-    is_runs = path.is_file() or (path.is_dir() and not (path / "config.json").is_file() and any(path.glob("*.trec")))
-    if options.source != BM25_SOURCE and not is_runs:
-        options.model = None if options.source == DEFAULT_NAME else options.source
-        dense = DenseSystem(collection, options)
-        try:
-            _ = dense.encoder
-        except InputError as error:
-            raise InputError(f"--source {options.source!r} is not bm25, a run or a folder of runs, and as a model: {error}") from error
-        return dense
+def sources_of(options: Namespace, collection: Collection) -> list[System | Path]:
+    """What --source names, the same for the same word. Raises: InputError for a name of nothing, or a model's flags without a model."""
+    models = [word for word in dict.fromkeys(options.source) if word != BM25_SOURCE and not _is_runs(Path(word))]
     defaults = parser()
     for flag in OF_MODELS:
         name = flag.removeprefix("--").replace("-", "_")
-        if getattr(options, name) != defaults.get_default(name):
-            raise InputError(f"{flag} goes with a model as --source, this is {options.source!r}")
-    return path if is_runs else BM25System(collection)
+        if getattr(options, name) == defaults.get_default(name):
+            continue
+        if not models:
+            raise InputError(f"{flag} goes with a model as --source, this is {' '.join(map(repr, options.source))}")
+        if flag == "--index" and len(models) > 1:
+            raise InputError(
+                f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs"
+            )
+    named = {word: source_of(word, options, collection) for word in dict.fromkeys(options.source)}
+    return [named[word] for word in options.source]
+
+
+def source_of(word: str, options: Namespace, collection: Collection) -> System | Path:
+    """What a word of --source names. Raises: InputError for a name of nothing."""
+    from taco_ir.systems import DEFAULT_NAME, BM25System, DenseSystem
+
+    if word == BM25_SOURCE:
+        return BM25System(collection)
+    if _is_runs(Path(word)):
+        return Path(word)
+    dense = DenseSystem(collection, Namespace(**vars(options) | {"model": None if word == DEFAULT_NAME else word}))
+    try:
+        _ = dense.encoder
+    except InputError as error:
+        raise InputError(f"--source {word!r} is not bm25, a run or a folder of runs, and as a model: {error}") from error
+    return dense
+
+
+def _is_runs(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and not (path / "config.json").is_file() and any(path.glob("*.trec")))
 
 
 if __name__ == "__main__":

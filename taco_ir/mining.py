@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
-from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_negatives
+from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.data.tasks import KILT_TASKS, resolve_topics
 from taco_ir.files import InputError, exclusive
 from taco_ir.rankings import FileRankings, Maker, Rankings, SystemRankings
 from taco_ir.records import Query, Ranking, Run
+from taco_ir.retrieval.merging import merge
 from taco_ir.retrieval.mining import AnswerTexts, Mined, MiningSettings, hard_negatives, telling_answers
 from taco_ir.systems import System
 
@@ -22,15 +23,28 @@ SUFFIX = ".jsonl"
 # their answers are a verdict, an utterance, an essay, or a page's title that every mention of it holds
 NO_SPANS = ("fact checking", "dialogue", "long-form QA", "entity linking")
 WITHOUT_SPANS = frozenset(task.name for task in KILT_TASKS if task.kind in NO_SPANS)
-Row = tuple[str, str, list[str], list[float]]
+Row = tuple[str, str, list[Ranking]]
+
+
+class Source(NamedTuple):
+    """What ranks, a system or runs that are there, and what of its rankings becomes negatives."""
+
+    ranks: System | Path
+    settings: MiningSettings
 
 
 class Retrieved(NamedTuple):
-    """What filtering saw of a topics' rankings: hits between skip and depth, those on gold pages, and the best gold hit's score by qid."""
+    """What filtering saw of a topics' rankings by one source: hits between skip and depth, those on gold pages, and the best gold hit's score by qid."""
 
     seen: int
     on_gold: int
     gold_scores: dict[str, float]
+
+    def and_of(self, qid: str, mined: Mined) -> Retrieved:
+        """With a query's hits counted as well."""
+        if not math.isnan(mined.gold_score):
+            self.gold_scores[qid] = mined.gold_score
+        return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores)
 
 
 def mine(
@@ -46,28 +60,38 @@ def mine(
         InputError: for topics without evidence, a run that lacks topics or is of another collection, or an output that
             was made otherwise (without `overwrite`).
     """
-    mine_file(collection, source, topics, settings, output, overwrite)
+    mine_file(collection, [Source(source, settings)], topics, output, overwrite)
     return read_negatives(output, collection.passages.fingerprint)
 
 
 def mine_file(
-    collection: Collection, source: System | Path, topics: Sequence[Topics], settings: MiningSettings, output: Path, overwrite: bool = False
-) -> dict[str, Retrieved]:
-    """As `mine`, but return by topics what was seen, for the audit."""
+    collection: Collection, sources: Sequence[Source], topics: Sequence[Topics], output: Path, overwrite: bool = False
+) -> dict[str, list[Retrieved]]:
+    """As `mine`, from one source or several, but return by topics what was seen of each source, for the audit.
+
+    Several sources are merged query by query (`retrieval.merging.merge`): each gives what it would give alone.
+    """
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.judged]:
         raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
     names = [canonical_name(collection, topic) for topic in topics]
     with exclusive(output, wait=False):
-        rankings = _rankings(collection, source, output, settings.depth)
-        header = _header(collection, rankings.maker(topics), settings)
-        _refuse_foreign(output, header, names, overwrite)
-        rankings.prepare(topics)
+        made = _rankings(collection, sources, output)
+        headers = [_header(collection, made[source.ranks].maker(topics), source.settings) for source in sources]
+        _refuse_repeats(headers)
+        _refuse_foreign(output, headers, names, overwrite)
+        for rankings in made.values():
+            rankings.prepare(topics)
         for audit in audit_paths(output):
             audit.unlink(missing_ok=True)
-        retrieved: dict[str, Retrieved] = {}
-        write_negatives(output, header, _rows(collection, rankings, topics, settings, retrieved))
+        retrieved: dict[str, list[Retrieved]] = {}
+        views = [_View(header.source, made[source.ranks], source.settings) for header, source in zip(headers, sources, strict=True)]
+        rows = _rows(collection, views, topics, retrieved)
+        if len(headers) == 1:
+            write_negatives(output, headers[0], ((name, qid, each.docids, each.scores.tolist()) for name, qid, (each,) in rows))
+        else:
+            write_merged(output, headers, ((name, qid, *merge(found)) for name, qid, found in rows))
     return retrieved
 
 
@@ -91,10 +115,27 @@ def answers_of(query: Query, task: str) -> tuple[str, ...]:
     return () if task in WITHOUT_SPANS else telling_answers(query.answers)
 
 
-def _rankings(collection: Collection, source: System | Path, output: Path, depth: int) -> Rankings:
-    if isinstance(source, Path):
-        return FileRankings(collection, source)
-    return SystemRankings(collection, source, runs_folder(output), depth)
+def _rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[System | Path, Rankings]:
+    """The rankings of each source. One that is named twice ranks once, down to its deepest window."""
+    depths: dict[System | Path, int] = {}
+    for ranks, settings in sources:
+        depths[ranks] = max(settings.depth, depths.get(ranks, 0))
+    folders = _folders([ranks for ranks in depths if isinstance(ranks, System)], runs_folder(output))
+    return {
+        ranks: FileRankings(collection, ranks) if isinstance(ranks, Path) else SystemRankings(collection, ranks, folders[ranks], depth)
+        for ranks, depth in depths.items()
+    }
+
+
+def _folders(systems: Sequence[System], folder: Path) -> dict[System, Path]:
+    """Where the runs of each system are kept: in `folder`, or, of several, in folders of their names in it."""
+    if len(systems) == 1:
+        return {systems[0]: folder}
+    names = [system.name for system in systems]
+    counts = [names[:place].count(name) for place, name in enumerate(names, 1)]
+    return {
+        system: folder / (name if count == 1 else f"{name}-{count}") for system, name, count in zip(systems, names, counts, strict=True)
+    }
 
 
 def _header(collection: Collection, maker: Maker, settings: MiningSettings) -> NegativesHeader:
@@ -110,52 +151,76 @@ def _header(collection: Collection, maker: Maker, settings: MiningSettings) -> N
     )
 
 
-def _refuse_foreign(output: Path, header: NegativesHeader, names: Sequence[str], overwrite: bool) -> None:
-    """Raise InputError for an output that is there and has another header or other topics."""
+def _refuse_repeats(headers: Sequence[NegativesHeader]) -> None:
+    """Raise InputError for a source that is given twice with the same window and filters."""
+    if twice := [header for place, header in enumerate(headers) if header in headers[:place]]:
+        header = twice[0]
+        name = f"{header.source} {header.checkpoint}".strip()
+        raise InputError(f"--source {name} is given twice with the window {header.skip}:{header.depth}; leave one out, or give two windows")
+
+
+def _refuse_foreign(output: Path, headers: Sequence[NegativesHeader], names: Sequence[str], overwrite: bool) -> None:
+    """Raise InputError for an output that is there and has other headers or other topics."""
     if overwrite or not output.exists():
         return
     try:
         found = read_negatives(output, None)
     except InputError as error:
         raise InputError(f"--output {output} exists and is no negatives file ({error}); give another name or --overwrite") from error
-    ours, theirs = header._asdict(), found.header._asdict()
-    differing = [key for key, value in ours.items() if theirs[key] != value] + ["tasks"] * (set(found.docids) != set(names))
+    if len(found.sources) != len(headers):
+        differing = ["sources"]
+    else:
+        pairs = list(zip(headers, found.sources, strict=True))
+        differing = [key for key in NegativesHeader._fields if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
+    differing += ["tasks"] * (set(found.docids) != set(names))
     if differing:
         raise InputError(f"--output {output} exists and was made otherwise ({', '.join(differing)}); give another name or --overwrite")
 
 
-def _rows(
-    collection: Collection, rankings: Rankings, topics: Sequence[Topics], settings: MiningSettings, retrieved: dict[str, Retrieved]
-) -> Iterator[Row]:
-    """Rows of the negatives file, topic by topic; what was seen goes to `retrieved`."""
+class _View(NamedTuple):
+    """A source at work: its name, its rankings, and what of them becomes negatives."""
+
+    name: str
+    rankings: Rankings
+    settings: MiningSettings
+
+
+def _rows(collection: Collection, views: Sequence[_View], topics: Sequence[Topics], retrieved: dict[str, list[Retrieved]]) -> Iterator[Row]:
+    """Topics name, qid and each source's negatives, topic by topic; what was seen goes to `retrieved`."""
     for topic in topics:
-        run = rankings.run(topic)
-        _check_run(run, topic, collection, settings)
         name = canonical_name(collection, topic)
-        seen = on_gold = 0
-        gold_scores: dict[str, float] = {}
-        for query, mined in _mined(collection, run, topic, settings):
-            seen, on_gold = seen + mined.seen, on_gold + mined.on_gold
-            if not math.isnan(mined.gold_score):
-                gold_scores[query.qid] = mined.gold_score
-            yield name, query.qid, mined.negatives.docids, mined.negatives.scores.tolist()
-        retrieved[name] = Retrieved(seen, on_gold, gold_scores)
+        retrieved[name] = [Retrieved(0, 0, {}) for _ in views]
+        found_by = [_of_view(collection, view, topic, f" by {view.name}" if len(views) > 1 else "") for view in views]
+        for query, *found in zip(topic.queries, *found_by, strict=True):
+            retrieved[name] = [seen.and_of(query.qid, each) for seen, each in zip(retrieved[name], found, strict=True)]
+            yield name, query.qid, [each.negatives for each in found]
+        seen = sum(each.seen for each in retrieved[name])
         log.info("%s: filtered %s hits of %s queries", topic.name, f"{seen:,}", f"{len(topic.queries):,}")
 
 
-def _check_run(run: Run, topics: Topics, collection: Collection, settings: MiningSettings) -> None:
+def _of_view(collection: Collection, view: _View, topics: Topics, by: str) -> Iterator[Mined]:
+    """The negatives of each query by one source; `by` names it in messages."""
+    run = view.rankings.run(topics)
+    _check_run(run, topics, collection, view.settings, by)
+    return _mined(collection, run, topics, view.settings)
+
+
+def _check_run(run: Run, topics: Topics, collection: Collection, settings: MiningSettings, by: str) -> None:
     """Say where a run has fewer hits than are wanted. Raises: InputError where none is left after skip."""
     longest = max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
     if longest <= settings.skip:
-        raise InputError(f"--skip {settings.skip}: the rankings of {topics.name} have at most {longest} hits; skip fewer")
+        raise InputError(
+            f"--skip {settings.skip} (--window {settings.skip}:{settings.depth}): "
+            f"the rankings of {topics.name}{by} have at most {longest} hits; skip fewer"
+        )
     if longest < min(settings.depth, collection.passages.count):
-        log.warning("%s: the rankings have at most %d hits, --depth is %d", topics.name, longest, settings.depth)
+        log.warning("%s%s: the rankings have at most %d hits, --depth is %d", topics.name, by, longest, settings.depth)
     if empty := sum(query.qid not in run.rankings or not run.rankings[query.qid].docids for query in topics.queries):
-        log.warning("%s: %d of %d queries have no hits", topics.name, empty, len(topics.queries))
+        log.warning("%s%s: %d of %d queries have no hits", topics.name, by, empty, len(topics.queries))
 
 
-def _mined(collection: Collection, run: Run, topics: Topics, settings: MiningSettings) -> Iterator[tuple[Query, Mined]]:
-    """Each query with its negatives, in topic order."""
+def _mined(collection: Collection, run: Run, topics: Topics, settings: MiningSettings) -> Iterator[Mined]:
+    """The negatives of each query, in topic order."""
     store = collection.passages
     hits = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids[: settings.depth])
     gold = list(dict.fromkeys(docid for query in topics.queries for evidence in query.evidence for docid in evidence.passages))
@@ -165,7 +230,7 @@ def _mined(collection: Collection, run: Run, topics: Topics, settings: MiningSet
     for query in topics.queries:
         if (ranking := run.rankings.get(query.qid)) is None:
             ranking = Ranking.of([], [])
-        yield query, hard_negatives(ranking, query, page_of, settings, _finder(texts, answers_of(query, topics.task)))
+        yield hard_negatives(ranking, query, page_of, settings, _finder(texts, answers_of(query, topics.task)))
 
 
 def _finder(texts: AnswerTexts, answers: tuple[str, ...]) -> Callable[[str], bool] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +16,8 @@ from taco_ir.files import InputError, writing
 Vectors = npt.NDArray[np.float32]
 TREC_FIELDS = 6
 ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 class Passage(NamedTuple):
@@ -28,6 +32,11 @@ class Passage(NamedTuple):
 def run_id(record_id: str) -> str:
     """A query id as run files spell it: white space, which separates their columns, becomes `_`."""
     return "_".join(record_id.split())
+
+
+def normal_answer(text: str) -> str:
+    """An answer as SQuAD and KILT compare it: lower case, without ASCII punctuation, articles and extra white space."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 class EvidenceSet(NamedTuple):
@@ -93,10 +102,11 @@ class Ranking(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Rankings by query id. `level` says what the docids are: passages, or pages (KILT files)."""
+    """Rankings by query id. `level` says what the docids are: passages, or pages (KILT files, which may bring `answers` by query id)."""
 
     rankings: dict[str, Ranking]
     level: str = "passage"
+    answers: Mapping[str, str] = {}
 
     @property
     def tied_share(self) -> float:

@@ -18,8 +18,8 @@ class ConsoleReporter(Reporter):
         InputError: where TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, steps: int, tensorboard: Path | None) -> None:
-        self._progress = Progress("train", steps, "steps")
+    def __init__(self, steps: int, tensorboard: Path | None, what: str = "train") -> None:
+        self._progress = Progress(what, steps, "steps")
         self._writer = _writer(tensorboard) if tensorboard else None
 
     def skip(self, step: int) -> None:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
+from taco_ir.data.tasks import KINDS
+from taco_ir.evaluation.answers import asked_measures
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
 from taco_ir.evaluation.table import Cell, Marked, Table, render
@@ -48,6 +50,19 @@ def score(
                     "%s has no hits for %d of %d queries of %s; they score 0", system, len(result.missing), len(topic.queries), topic.name
                 )
     return scores
+
+
+def asked_of(topic: Topics) -> list[Measure]:
+    """The measures of answers that the topics' task asks for; EM and F1 for a task that is not KILT's."""
+    return list(map(Measure.parse, asked_measures(KINDS.get(topic.task, ""))))
+
+
+def only_asked(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]]) -> None:
+    """Drop the values of measures of answers that the task of the topics does not ask for."""
+    for results in scores.values():
+        for topic, result in zip(topics, results, strict=True):
+            asked = asked_of(topic)
+            result.by_query.update({measure: None for measure in result.by_query if measure.level == "answer" and measure not in asked})
 
 
 def rows_of(

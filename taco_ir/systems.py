@@ -39,6 +39,7 @@ def encoder_of(options: Namespace) -> TextEncoder:
         precision=options.precision,
         device=options.device,
         batch_size=options.batch_size,
+        base=options.base,
     )
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from taco_ir.console import log
 from taco_ir.data.batches import TaskSampler
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.data.examples import TrainExample, read_examples
+from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
 from taco_ir.data.mixing import batch_shares
 from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.data.pools import Pool, draw_queries, make_pool
-from taco_ir.data.seeds import generator
 from taco_ir.data.tasks import TopicsName, resolve_task
 from taco_ir.files import InputError
 from taco_ir.mining import mine
@@ -46,7 +45,7 @@ class TrainingData:
         self.collection: Collection = open_collection(config.collection)
         self.tasks = _tasks(config, self.collection)
         for episode in episode_configs(config):
-            _shares(episode, [1] * len(self.tasks))
+            shares_of(episode, [1] * len(self.tasks))
 
     def say(self, text: str) -> None:
         """Print on stderr, once for all processes."""
@@ -82,6 +81,7 @@ class TrainingData:
             precision="float32",
             device=config.device,
             batch_size=64,
+            base=None,
             index=folder / "index",
         )
         system = DenseSystem(self.collection, options)
@@ -90,7 +90,7 @@ class TrainingData:
 
     def samplers(self, config: TrainConfig, negatives: Negatives | None) -> list[TaskSampler]:
         examples = [self._examples(config, task, negatives) for task in self.tasks]
-        counts = _shares(config, [len(each) for each in examples])
+        counts = shares_of(config, [len(each) for each in examples])
         return [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, counts, self.tasks, strict=True)]
 
     def _examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
@@ -98,10 +98,7 @@ class TrainingData:
         if config.validate_on == "train" and task in self._validated:
             held_out = {query.qid for query in self._validated[task].queries}
             examples = [example for example in examples if example.qid not in held_out]
-        if 0 < config.max_examples < len(examples):
-            rows = generator(config.seed, task, "examples").choice(len(examples), config.max_examples, replace=False)
-            examples = [examples[row] for row in sorted(rows.tolist())]
-        return examples
+        return drawn_examples(examples, config.max_examples, config.seed, task)
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
@@ -156,7 +153,7 @@ def _tasks(config: TrainConfig, collection: Collection) -> list[str]:
     return known if config.tasks == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in config.tasks))
 
 
-def _shares(config: TrainConfig, sizes: Sequence[int]) -> list[int]:
+def shares_of(config: TrainConfig, sizes: Sequence[int]) -> list[int]:
     """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
     shares = config.shares if config.shares.isalpha() else list(map(int, config.shares.split(",")))
     return batch_shares(sizes, config.batch_size, shares, config.share_temperature)

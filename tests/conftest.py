@@ -65,14 +65,14 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_tokenizer(folder: Path, template: tuple[str, list[str]]) -> int:
-    """Write a WordPiece tokenizer trained on the sample collection into `folder`; the size of its vocabulary."""
+def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) -> int:
+    """Write a WordPiece tokenizer trained on the sample collection, with `more` special tokens, into `folder`; the size of its vocabulary."""
     import json
 
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     folder.mkdir(parents=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "<extra_id_1>"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "<extra_id_1>", *more]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -88,3 +88,23 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]]) -> int:
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128})
     )
     return tokenizer.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def tiny_mlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_bert`, with a mask token and a head that fills in masked tokens."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-mlm"
+    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128
+    )
+    model = BertForMaskedLM(config)
+    for name, param in model.named_parameters():
+        if name.startswith("cls."):  # biases are 0 at first, and norms 1
+            torch.nn.init.normal_(param, std=0.2)
+    model.save_pretrained(folder)
+    return folder

@@ -11,14 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taco_ir"
 BASE = {"records", "files"}
 SIBLINGS = {"data", "models", "weighting", "retrieval", "evaluation"}
 TRAINING = BASE | SIBLINGS | {"training"}  # what training may know
-TORCH = ("weighting/", "training/")  # imported late as a whole
+TORCH = ("weighting/", "training/", "models/tuning/")  # imported late as a whole
 SHARED = {
     "console",
     "systems",
     "scoring",
     "encoding",
     "episodes",
+    "pretraining",
     "training_data",
+    "reading",
     "reporting",
     "rankings",
     "run_files",
@@ -29,7 +31,8 @@ SHARED = {
 }  # what verbs share; no sibling may know it
 DOORS = {
     "faiss": {"retrieval/index.py"},
-    "transformers": {"models/encoder.py"},
+    "transformers": {"models/encoder.py", "models/tuning/prompts.py"},
+    "peft": {"models/tuning/lora.py"},
     "ir_datasets": {"data/kilt.py", "data/kilt_files.py", "data/__main__.py"},
     "pytrec_eval": {"evaluation/measures.py"},
     "pyserini": {"retrieval/pyserini.py"},

@@ -16,10 +16,11 @@ from verbs import passage, query, write_collection
 
 from taco_ir.auditing import audit_file
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.negatives import NegativesHeader, write_negatives
-from taco_ir.evaluation.audit import Audit, Example, Shown, TaskAudit, audit_task, histogram, summary
+from taco_ir.data.negatives import NegativesHeader, write_merged, write_negatives
+from taco_ir.evaluation.audit import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram, summary
+from taco_ir.evaluation.audit_sources import overlaps, source_tables
 from taco_ir.evaluation.report import html, markdown
-from taco_ir.mining import Retrieved, mine_file
+from taco_ir.mining import Retrieved, Source, mine_file
 from taco_ir.records import EvidenceSet, Query, Ranking, Run, write_trec
 from taco_ir.retrieval.mining import MiningSettings
 
@@ -130,8 +131,8 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     rows = [("nq-train", "q0", ["0#0", "0#1", "4#0"], [3, 2, 1]), ("nq-train", "q1", ["2#0", "4#1"], [2, 1]), ("nq-train", "q2", [], [])]
     write_negatives(Path("n.jsonl"), header(small), [*rows, ("wow-train", "w1", ["1#1"], [1])])
     topics = [small.load_topics(name) for name in ("nq-train", "wow-train")]
-    seen = {"nq-train": Retrieved(10, 5, {"q0": 2.5}), "wow-train": Retrieved(4, 0, {})}
-    nq, wow = audit_file(small, topics, seen, Path("n.jsonl"))
+    seen = {"nq-train": [Retrieved(10, 5, {"q0": 2.5})], "wow-train": [Retrieved(4, 0, {})]}
+    nq, wow = audit_file(small, topics, seen, Path("n.jsonl")).tasks
     assert (nq.queries, nq.without, nq.negatives, nq.on_gold, nq.with_answer) == (3, 1, 5, 2, 2)
     assert nq.margins.tolist() == [-0.5, 0.5, 1.5] and (nq.seen, nq.dropped) == (10, 5)
     assert (wow.on_gold, wow.with_answer) == (1, None)
@@ -145,8 +146,8 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
 def test_mined_file_has_no_gold(small: Collection) -> None:
     write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
     topics = [small.load_topics("nq-train")]
-    seen = mine_file(small, Path("r.trec"), topics, MiningSettings(depth=10), Path("n.jsonl"))
-    (audit,) = audit_file(small, topics, seen, Path("n.jsonl"))
+    seen = mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl"))
+    (audit,) = audit_file(small, topics, seen, Path("n.jsonl")).tasks
     assert (audit.negatives, audit.on_gold, audit.seen, audit.dropped) == (24, 0, 30, 6)
     assert audit.with_answer == 6
 
@@ -162,7 +163,7 @@ def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
         write_negatives(
             output, header(sample, seed), [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries]
         )
-        audit_file(sample, topics, {topic.name: Retrieved(1, 0, {}) for topic in topics}, output)
+        audit_file(sample, topics, {topic.name: [Retrieved(1, 0, {})] for topic in topics}, output)
         return re.findall(r"^### (\S+) (\S+)$", (tmp_path / f"{name}.audit.md").read_text().replace("\\", ""), re.MULTILINE)
 
     first = drawn(1, "first")
@@ -210,7 +211,9 @@ def test_markdown_is_escaped() -> None:
 def test_both_forms_say_the_same(small: Collection) -> None:
     write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
     topics = [small.load_topics("nq-train")]
-    audit_file(small, topics, mine_file(small, Path("r.trec"), topics, MiningSettings(depth=10), Path("n.jsonl")), Path("n.jsonl"))
+    audit_file(
+        small, topics, mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl")), Path("n.jsonl")
+    )
     marked, page = Path("n.audit.md").read_text(), Text(Path("n.audit.html").read_text()).shown
     cells = {cell for line in marked.splitlines() if line.startswith("|") for cell in re.split(r" ?(?<!\\)\| ?", line)}
     texts = {re.sub(r"\\(.)", r"\1", cell) for cell in cells if not re.fullmatch(r"[█ :-]*", cell)} - {"share of the most", "from", "to"}
@@ -221,7 +224,108 @@ def test_both_forms_say_the_same(small: Collection) -> None:
 
 def test_report_of_a_file_without_negatives(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
-    (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": Retrieved(0, 0, {})}, Path("n.jsonl"))
+    (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")).tasks
     assert (audit.negatives, audit.without) == (0, 3)
     assert "| nq-train | 3 | 3 | 0 | 0.000 | - | 0 | - | - | - |" in Path("n.audit.md").read_text()
     assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
+
+
+# several sources
+
+
+HELD = st.dictionaries(st.sampled_from(["q0", "q1", "q2"]), st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=5))
+
+
+@given(st.lists(HELD, min_size=1, max_size=4))
+def test_overlaps_are_those_of_the_pairs(held: list[dict[str, list[str]]]) -> None:
+    kept = [{qid: Ranking.of(docids, range(len(docids))) for qid, docids in each.items()} for each in held]
+    shared_SS, alone_S = overlaps(kept)
+    pairs = [{(qid, docid) for qid, docids in each.items() for docid in docids} for each in held]
+    assert shared_SS.tolist() == [[len(ours & theirs) for theirs in pairs] for ours in pairs]
+    for place, ours in enumerate(pairs):
+        others = set().union(*(each for other, each in enumerate(pairs) if other != place))
+        assert alone_S[place] == len(ours - others)
+
+
+def task(topics: str, negatives: int, **changes: int) -> TaskAudit:
+    return TaskAudit(topics, 4, 0, negatives, 20, 5, 0, None, np.array([1.0, -1.0, 2.0]))._replace(**changes)
+
+
+def test_tables_of_numbers() -> None:
+    sources = [
+        SourceAudit("1 bm25", task("nq-train", 8), (8, 2), 6),
+        SourceAudit("2 dense", task("nq-train", 4, with_answer=1), (2, 4), 2),
+        SourceAudit("1 bm25", task("wow-train", 0), (0, 0), 0),
+        SourceAudit("2 dense", task("wow-train", 4), (0, 4), 4),
+    ]
+    counts, overlap = source_tables(sources)
+    rows = [dict(zip(counts.header, row, strict=True)) for row in counts.rows]
+    assert [(row["topics"], row["source"], row["negatives"], row["per query"], row["alone"]) for row in rows] == [
+        ("nq-train", "1 bm25", 8, 2.0, 0.75),
+        ("nq-train", "2 dense", 4, 1.0, 0.5),
+        ("wow-train", "1 bm25", 0, 0.0, None),
+        ("wow-train", "2 dense", 4, 1.0, 1.0),
+    ]
+    assert [row["with answer"] for row in rows] == [None, 0.25, None, None]
+    assert all((row["gold dropped"], row["above gold"], row["margin"]) == (0.25, 1 / 3, 1.0) for row in rows)
+    assert overlap.header == ["overlap", "source", "1 bm25", "2 dense"]
+    assert [row[2:] for row in overlap.rows] == [[1.0, 0.25], [0.5, 1.0], [None, None], [0.0, 1.0], [1.0, 0.25], [0.25, 1.0]]
+    assert [row[0] for row in overlap.rows[3:]] == ["wow-train", "all", "all"]
+    assert len(source_tables(sources[:2])[1].rows) == 2  # one task: no sum of it
+    assert source_tables([]) == []
+
+
+def merged(collection: Collection) -> Path:
+    """By hand, with gold: 1 holds gold 0#1 and the answer 4#0, 2 holds 4#0 too and 3#0."""
+    one, other = (
+        header(collection)._replace(source="<b>x</b>"),
+        header(collection)._replace(source="dense", checkpoint="e7", depth=60, skip=9),
+    )
+    rows = [
+        ("nq-train", "q0", ["4#0", "0#1", "3#0"], [[1, 0], [0], [1]], [[0.75, 20.0], [30.0], [0.5]]),
+        ("nq-train", "q1", ["2#0"], [[0]], [[7.0]]),
+        ("nq-train", "q2", [], [], []),
+    ]
+    write_merged(Path("m.jsonl"), [one, other], rows)
+    return Path("m.jsonl")
+
+
+def test_sources_are_counted_from_the_file(small: Collection) -> None:
+    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}), Retrieved(6, 0, {"q0": 0.5})]}
+    audit = audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
+    (together,) = audit.tasks
+    assert (together.negatives, together.without, together.on_gold, together.with_answer) == (4, 1, 1, 1)
+    assert (together.seen, together.dropped, together.margins.tolist()) == (16, 5, [])
+    one, other = audit.sources
+    assert (one.source, one.shared, one.alone) == ("1 <b>x</b>", (3, 1), 2)
+    assert (other.source, other.shared, other.alone) == ("2 dense", (1, 2), 1)
+    assert (one.task.negatives, one.task.on_gold, one.task.with_answer, one.task.without) == (3, 1, 1, 1)
+    assert (other.task.negatives, other.task.on_gold, other.task.with_answer, other.task.without) == (2, 0, 1, 2)
+    assert sorted(one.task.margins.tolist()) == [-5.0, 1.0, 5.0] and sorted(other.task.margins.tolist()) == [-0.25, 0.0]
+    assert (one.task.seen, one.task.dropped, other.task.seen) == (10, 5, 6)
+
+
+def test_report_of_sources_in_both_forms(small: Collection) -> None:
+    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}), Retrieved(6, 0, {"q0": 0.5})]}
+    audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
+    marked, source = Path("m.audit.md").read_text(), Path("m.audit.html").read_text()
+    page = Text(source)
+    for line in ("## Sources", r"- mined from 1 \<b>x\</b>", "- mined from 2 dense, encoder e7", "- ranks 10 to 60, "):
+        assert f"\n{line}" in marked and line.lstrip("#- ").replace("\\", "") in page.shown
+    assert r"| nq-train | 1 \<b>x\</b> | 3 | 1.000 | 0.667 | 0.500 | 1 | 0.333 | 0.333 | 1.000 |" in marked
+    assert "| nq-train | 2 dense | 2 | 0.667 | 0.500 | 0.000 | 0 | 0.500 | 1.000 | -0.125 |" in marked
+    assert "| nq-train | 2 dense | 0.500 | 1.000 |" in marked and "0.667" in page.shown
+    assert "nq-train by 2 dense: 2 margins" in marked and "nq-train by 2 dense: 2 margins" in page.shown
+    assert (
+        r"| negative 1 (2 dense, 1 \<b>x\</b>) | 0.750 | Title 4 | 4#0 | answer |" in marked
+        and "negative 1 (2 dense, 1 <b>x</b>)" in page.shown
+    )
+    assert "- Best gold score: 0.500 (2 dense)" in marked and "Best gold score: 25.000 (1 <b>x</b>)" in page.shown
+    assert "b" not in page.tags and page.tags.count("svg") == 2
+
+
+def test_one_source_has_no_section_of_sources(small: Collection) -> None:
+    write_negatives(Path("n.jsonl"), header(small), [("nq-train", "q0", ["4#0"], [1.0])])
+    audit = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}, Path("n.jsonl"))
+    assert audit.sources == [] and [each.topics for each in audit.measured] == ["nq-train"]
+    assert "Sources" not in Path("n.audit.md").read_text() + Path("n.audit.html").read_text()

@@ -19,7 +19,7 @@ from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, timed
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
 
-VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "submission", "pyserini")
+VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "pretrain", "submission", "pyserini")
 HEAVY = ("torch", "faiss", "transformers", "pyserini", "jnius", "pytrec_eval", "scipy", "ir_datasets", "pandas", "requests")
 
 

@@ -86,6 +86,8 @@ def test_a_command_is_understood(document: str, line: str, monkeypatch: pytest.M
             Shard.parse(parsed.options.shard)
         if verb == "train":
             check_training(parsed.options)
+        if verb == "pretrain":
+            check_pretraining(parsed.options)
     except InputError as error:
         pytest.fail(f"{document}: {line}: {error}")
     except SystemExit as end:  # --help
@@ -98,6 +100,13 @@ def check_training(options: Namespace) -> None:
 
     config = read_train_config(options.config, given_flags(options), options.preset)
     assert config.model and config.output
+
+
+def check_pretraining(options: Namespace) -> None:
+    from taco_ir.training.config import given_flags
+    from taco_ir.training.pretrain_keys import PRETRAIN_KEYS, read_pretrain_config
+
+    assert read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS)).output
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -121,7 +130,7 @@ def test_links_and_targets_of_make_exist(path: Path) -> None:
 
 
 def test_the_guide_works_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_mlm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its marked commands, in order, in an empty folder; a small random encoder stands in for that of the package."""
     monkeypatch.chdir(tmp_path)
@@ -131,7 +140,7 @@ def test_the_guide_works_from_top_to_bottom(
     for line in lines:
         verb, argv = command(line)
         argv += {
-            "export": ["--model", str(tiny_bert), "--pooling", "mean"],
+            "export": ["--model", str(tiny_mlm), "--pooling", "mean"],
             "train": ["--passage-length", "100", "--query-length", "64"],
         }.get(verb, [])
         importlib.import_module(module(verb)).main(argv)
@@ -141,6 +150,7 @@ def test_the_guide_works_from_top_to_bottom(
         "negatives.audit.html",
         "without-answers.jsonl",
         "my-run/model",
+        "my-base/model",
         "runs/taco/nq-dev.trec",
         "submission.zip",
     ):

@@ -27,7 +27,7 @@ from taco_ir.records import read_trec
 from taco_ir.search import main as search
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config
-from taco_ir.training.loop import Episode
+from taco_ir.training.loop import Loop
 from taco_ir.training.processes import Processes
 from taco_ir.training_data import TrainingData
 
@@ -69,13 +69,13 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
     noting(training_data, "mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
     noting(systems, "encode_collection", lambda *args: args[3].parent.name)
     noting(systems, "build_index", lambda *args: args[1].parent.name)
-    run = Episode.run
+    run = Loop.run
 
-    def running(self: Episode) -> Path:
+    def running(self: Loop) -> Path:
         found.append(f"train {self._folder.name} from {self.state.step}")
         return run(self)
 
-    patch.setattr(Episode, "run", running)
+    patch.setattr(Loop, "run", running)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_kept_runs_are_filtered_not_retrieved_again(
         shutil.rmtree(output / name)
     (output / BM25).unlink()
     monkeypatch.setattr("taco_ir.retrieval.bm25.BM25.search", None)
-    monkeypatch.setattr(Episode, "run", stop)
+    monkeypatch.setattr(Loop, "run", stop)
     with pytest.raises(Stopped):
         train(two(tiny_bert, output))
     assert (output / BM25).read_bytes() == (finished[0] / BM25).read_bytes()
@@ -186,7 +186,7 @@ def test_vectors_go_when_the_model_is_there(
     shutil.copytree(finished[0], output)
     shutil.rmtree(output / "episode-2")
     with monkeypatch.context() as patch:
-        patch.setattr(Episode, "run", stop)
+        patch.setattr(Loop, "run", stop)
         with pytest.raises(Stopped):
             train(two(tiny_bert, output))
     assert (output / "episode-2" / "index" / "manifest.json").is_file() and (output / "episode-2" / "vectors").is_dir()
@@ -281,7 +281,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
 
 def test_a_configuration_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match=r"config.json: unknown key 'model_type'"):
+    with pytest.raises(InputError, match=r"is a run of another kind: its config.json has 'model_type' and lacks 'collection'"):
         train(one(tiny_bert, tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
 

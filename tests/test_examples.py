@@ -75,7 +75,7 @@ def test_left_out_queries_are_counted(collection: Collection, caplog: pytest.Log
 
 
 def test_negatives_come_by_topics_and_qid(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
-    mined = Negatives(HEADER, {"structured_zeroshot-train": {"a": ["3#2", "1#1"], "nothing": ["2#0"]}, "nq-train": {"b": ["3#0"]}})
+    mined = Negatives((HEADER,), {"structured_zeroshot-train": {"a": ["3#2", "1#1"], "nothing": ["2#0"]}, "nq-train": {"b": ["3#0"]}})
     examples = read_examples(collection, "zsre", negatives=mined)
     assert [example.negatives for example in examples] == [("3#2", "1#1"), ()]
     assert "1 of 2 examples have no mined negatives" in caplog.text

@@ -16,7 +16,7 @@ from taco_ir.files import InputError, read_json
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import WEIGHTING_NAMES, TrainConfig
 from taco_ir.training.log import LOG_FILE, Reporter
-from taco_ir.training.loop import MAX_SKIPPED, Episode
+from taco_ir.training.loop import MAX_SKIPPED, Loop
 from taco_ir.training.start import learning_rate
 
 WEIGHTED: list[tuple[str, dict[str, Any]]] = [
@@ -92,7 +92,7 @@ def test_progress_is_the_share_of_steps_done(config: TrainConfig, tmp_path: Path
     assert seen(again) == [(2, 2 / 6), (3, 3 / 6), (4, 4 / 6), (5, 5 / 6)]
 
 
-def seen(run: Episode) -> list[tuple[int, float]]:
+def seen(run: Loop) -> list[tuple[int, float]]:
     found: list[tuple[int, float]] = run._step.seen  # type: ignore[attr-defined]
     return found
 
@@ -154,7 +154,7 @@ def test_updates_are_clipped(tiny_bert: Path, tmp_path: Path) -> None:
 def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Validations find these, one after the other."""
     left = iter(scores)
-    monkeypatch.setattr("taco_ir.training.loop.validate", lambda *_: {TASKS[0]: next(left), TASKS[1]: 0.25})
+    monkeypatch.setattr("taco_ir.training.validation.validate", lambda *_: {TASKS[0]: next(left), TASKS[1]: 0.25})
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainConfig, tmp_path
     assert log.read_text() == "".join(lines[:4])
     for cut in range(1, len(lines[4]) + len(lines[3])):
         log.write_text("".join(lines)[:-cut])
-        Episode(config, again._step, again._plan, [], tmp_path, again._processes, Reporter())
+        Loop(config, again._step, again._plan, tmp_path, again._processes, Reporter())
         whole = 4 if cut <= len(lines[4]) + 1 else 3  # a line without its end of line is whole
         assert log.read_text() == "".join(lines[:whole]), cut
     assert not log.with_name(f"{LOG_FILE}.part").exists()

@@ -6,13 +6,15 @@ from hypothesis import strategies as st
 
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run, ranked
-from taco_ir.evaluation.measures import KINDS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
+from taco_ir.evaluation.measures import AT_K, KINDS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
 from taco_ir.files import InputError
 from taco_ir.records import EvidenceSet, Query, Ranking, Run
 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)
-measures = st.one_of(st.just(Measure("Rprec")), st.builds(Measure, st.sampled_from(sorted(set(KINDS) - {"Rprec"})), st.integers(1, 1000)))
+measures = st.one_of(
+    st.sampled_from(sorted(set(KINDS) - set(AT_K))).map(Measure), st.builds(Measure, st.sampled_from(AT_K), st.integers(1, 1000))
+)
 
 
 def page_of(docids):

@@ -88,6 +88,67 @@ def test_a_model_is_a_source(tiny_bert: Path) -> None:
     assert negatives.header.checkpoint == json.loads(Path("r.trec.json").read_text())["inputs"]["encoder"]
 
 
+def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """BM25, a model and a folder of runs, each with its window and margin; what is printed is what the audit says."""
+    flags = ["--tasks", "nq", "fever", "--keep", "6"]
+    mined("--source", "bm25", *flags, "--depth", "40", output="bm25.jsonl")
+    mined("--source", str(tiny_bert), *flags, "--depth", "40", "--pooling", "mean", output="model.jsonl")
+    sources = ["bm25", str(tiny_bert), "bm25.runs"]
+    capsys.readouterr()
+    found = mined(
+        "--source",
+        *sources,
+        "--window",
+        "0:10",
+        "5:40",
+        "20:40",
+        "--margin",
+        "none",
+        "3",
+        "0.5",
+        *flags,
+        "--pooling",
+        "mean",
+        output="m.jsonl",
+    )
+    said = [(each.source, each.skip, each.depth, each.filters[2:]) for each in found.sources]
+    assert said == [("bm25", 0, 10, ()), ("tiny-bert", 5, 40, ("margin=3",)), ("bm25", 20, 40, ("margin=0.5",))]
+    assert found.sources[1].checkpoint and found.sources[0].checkpoint == ""
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    report = [[*line.replace("|", " ").split()] for line in Path("m.audit.md").read_text().splitlines()]
+    printed = [row for row in words if row and row[0] in ("nq-train", "fever-train", "all")]
+    assert len(printed) == 2 + 2 * 3 + 3 * 3 and all(row in report for row in printed)
+    rows = [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()[1:]]
+    assert {place for row in rows for held in row["sources"] for place in held} == {0, 1, 2}
+    assert sum(len(row["docids"]) for row in rows) == sum(int(row[3]) for row in printed[:2])
+    again = [
+        "--source",
+        "m.runs/bm25",
+        "m.runs/tiny-bert",
+        "bm25.runs",
+        "--window",
+        "0:10",
+        "5:40",
+        "20:40",
+        "--margin",
+        "none",
+        "3",
+        "0.5",
+    ]
+    mined(*again, *flags, output="again.jsonl")
+    assert Path("again.jsonl").read_bytes() == Path("m.jsonl").read_bytes()
+
+
+def test_a_window_is_skip_and_depth() -> None:
+    flags = ["--source", "bm25", "--tasks", "nq", "--margin", "1"]
+    mined(*flags, "--skip", "3", "--depth", "20", output="a.jsonl")
+    mined(*flags, "--window", "3:20", output="b.jsonl")
+    assert Path("a.jsonl").read_bytes() == Path("b.jsonl").read_bytes()
+    mined("--source", "bm25", "a.runs", "--window", "0:10", "3:20", "--tasks", "nq", output="c.jsonl")
+    with pytest.raises(InputError, match="--source bm25 is given twice with the window 3:20"):
+        mined("--source", "bm25", "a.runs", "--window", "3:20", "--tasks", "nq", output="d.jsonl")
+
+
 def test_texts_of_passages_are_escaped(folder: Path) -> None:
     hostile = "<script>alert(1)</script> the king"
     passages = [passage(f"{n}#0", f"{hostile} {n}", f"<b>T{n}</b>") for n in range(4)]
@@ -99,6 +160,7 @@ def test_texts_of_passages_are_escaped(folder: Path) -> None:
 
 
 BM25 = ["--source", "bm25", "--output", "n.jsonl"]
+MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +179,25 @@ BM25 = ["--source", "bm25", "--output", "n.jsonl"]
         ([*BM25, "--depth", "5", "--skip", "5"], "--depth 5 with --skip 5 leaves no rank"),
         ([*BM25, "--pooling", "mean"], "--pooling goes with a model as --source, this is 'bm25'"),
         ([*BM25, "--index", "i"], "--index goes with a model as --source"),
+        ([*BM25, "--window", "5"], "argument --window: '5' is not a window; two whole numbers as in 0:50"),
+        ([*BM25, "--window=-1:5"], "argument --window: '-1:5' is not a window"),
+        ([*BM25, "--window", "1:2:3"], "argument --window: '1:2:3' is not a window"),
+        ([*BM25, "--window", "5:5"], "argument --window: '5:5' holds no hit; the second number must be at least 6"),
+        ([*BM25, "--window", "0:5", "0:6"], "--window: 2 values for 1 source; give one"),
+        ([*BM25, "--window", "0:5", "--depth", "5"], "--window says what --skip and --depth say; give it or them"),
+        ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is neither a number nor none"),
+        ([*BM25, "--margin", "1", "2"], "--margin: 2 values for 1 source; give one"),
+        ([*MANY, "--window", "0:5", "0:6"], "--window: 2 values for 3 sources; give one for all, or 3"),
+        ([*MANY, "--margin", "1", "2", "3", "4"], "--margin: 4 values for 3 sources"),
+        ([*MANY, "--margin", "1", "none", "-2"], r"--margin -2\.0: a finite number"),
+        ([*MANY, "--pooling", "mean"], "--pooling goes with a model as --source, this is 'bm25' 'good.trec' 'bad.trec'"),
+        (MANY, r"good\.trec has no run for"),
+        (["--source", "bm25", "good.trec", "--tasks", "wow", "--output", "n.jsonl"], r"--source good\.trec has no run for wow-train"),
+        (["--source", "bm25", "nowhere", "--output", "n.jsonl"], "--source 'nowhere' is not bm25"),
+        (
+            ["--source", "a", "b", "bm25", "--index", "i", "--output", "n.jsonl"],
+            "--index is of one model, --source names 2: a b; search with",
+        ),
         (
             ["--source", "./nix", "--output", "n.jsonl"],
             r"--source '\./nix' is not bm25, a run or a folder of runs, and as a model: .*no such folder",
@@ -129,6 +210,7 @@ BM25 = ["--source", "bm25", "--output", "n.jsonl"]
 def test_mistakes_are_one_line(argv: list[str], said: str) -> None:
     Path("empty").mkdir()
     Path("bad.trec").write_text("not a\n")
+    Path("good.trec").write_text("elsewhere Q0 1#0 1 2.0 t\n")
     with pytest.raises(InputError, match=said) as error:
         main(argv)
     assert "\n" not in str(error.value)

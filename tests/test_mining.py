@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from verbs import passage, query, write_collection
 
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.data.negatives import Negatives
+from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.files import InputError
-from taco_ir.mining import mine, mine_file
+from taco_ir.mining import Source, mine, mine_file
 from taco_ir.rankings import record_path
 from taco_ir.records import EvidenceSet, Passage, Query, Ranking, Run, write_trec
 from taco_ir.retrieval.mining import AnswerTexts, MiningSettings, hard_negatives, normalised, telling_answers
@@ -292,7 +292,8 @@ def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
 
 def test_what_was_seen_is_returned(sample: Collection, tmp_path: Path) -> None:
     (topics,) = topics_of(sample, "nq-train")
-    retrieved = mine_file(sample, Overlap(sample), [topics], MiningSettings(depth=20, skip=2), tmp_path / "n.jsonl")["nq-train"]
+    sources = [Source(Overlap(sample), MiningSettings(depth=20, skip=2))]
+    (retrieved,) = mine_file(sample, sources, [topics], tmp_path / "n.jsonl")["nq-train"]
     run = Overlap(sample)._search(topics, 20)
     assert retrieved.seen == 18 * len(topics.queries)
     on_gold = 0
@@ -381,7 +382,7 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
 
 def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     source = run_file("r.trec", "nq1", "nq2", "t")
-    refused(small, source, ["nq-train"], "--skip 3: the rankings of nq-train have at most 3 hits", skip=3)
+    refused(small, source, ["nq-train"], r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits", skip=3)
     refused(small, source, ["nq-test"], "nq-test: no evidence")
     with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
         mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
@@ -406,6 +407,138 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     with pytest.raises(InputError, match=r"exists and is no negatives file \(n\.jsonl, line 1: not valid JSON"):
         mine(small, source, topics, MiningSettings(), output)
     assert output.read_text() == "mine!\n"
+
+
+# several sources
+
+
+class Backwards(Overlap):
+    """Ranks by docid, on another scale than its parent."""
+
+    name = "backwards"
+
+    def _search(self, topics: Topics, hits: int) -> Run:
+        self.asked += len(topics.queries)
+        docids = sorted(self._words)
+        return Run({each.qid: Ranking.of(docids, np.arange(len(docids)) / 1000).top(hits) for each in topics.queries})
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path: Path) -> None:
+    """Headers, windows, margins, labels and scores: nothing of a source depends on the others; no gold is left."""
+    topics = topics_of(sample, "nq-train", "wow-train")
+    wanted = [MiningSettings(40, 0, 6, True, 1.0), MiningSettings(60, 10, 9, True, 0.05), MiningSettings(30, 2, 5, True)]
+    sources = [Source(ranks, each) for ranks, each in zip((Overlap(sample), Backwards(sample), Overlap(sample)), wanted, strict=True)]
+    mine_file(sample, sources, topics, tmp_path / "merged.jsonl")
+    alone = []
+    for number, (ranks, each) in enumerate(sources):
+        assert not isinstance(ranks, Path)
+        mine(sample, ranks, topics, each, tmp_path / f"{number}.jsonl")
+        alone.append(rows_of(tmp_path / f"{number}.jsonl"))
+    header, *rows = rows_of(tmp_path / "merged.jsonl")
+    assert header == {"taco_ir_negatives": 2, "sources": [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone]}
+    assert len(rows) == len(alone[0]) - 1
+    several = 0
+    for row, *own in zip(rows, *(each[1:] for each in alone), strict=True):
+        told = {
+            (docid, n, score)
+            for docid, *held in zip(row["docids"], row["sources"], row["scores"], strict=True)
+            for n, score in zip(*held, strict=True)
+        }
+        assert told == {(d, n, s) for n, each in enumerate(own) for d, s in zip(each["docids"], each["scores"], strict=True)}
+        assert {(each["topics"], each["qid"]) for each in own} == {(row["topics"], row["qid"])}
+        several += sum(len(held) > 1 for held in row["sources"])
+    assert several > 20  # the same passage from two sources: the law was not idle
+    negatives = read_negatives(tmp_path / "merged.jsonl", sample.passages.fingerprint)
+    for topic in topics:
+        pages = pages_of(sample, negatives, topic)
+        for each in topic.queries:
+            assert not {page for evidence in each.evidence for page in evidence.pages} & pages[each.qid]
+
+
+def test_another_order_of_sources_holds_the_same(sample: Collection, tmp_path: Path) -> None:
+    topics, wanted = topics_of(sample, "fever-train"), MiningSettings(30, keep=6)
+    sources = [Source(Overlap(sample), wanted), Source(Backwards(sample), wanted)]
+    found = []
+    for name, order in (("a", sources), ("b", sources[::-1]), ("c", sources)):
+        mine_file(sample, order, topics, tmp_path / f"{name}.jsonl")
+        found.append(rows_of(tmp_path / f"{name}.jsonl"))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "c.jsonl").read_bytes()
+    assert found[0][0]["sources"] == found[1][0]["sources"][::-1]
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        labels = {docid: sorted(held) for docid, held in zip(ours["docids"], ours["sources"], strict=True)}
+        assert labels == {docid: sorted(1 - n for n in held) for docid, held in zip(theirs["docids"], theirs["sources"], strict=True)}
+
+
+def test_runs_of_several_systems_are_kept_apart(sample: Collection, tmp_path: Path) -> None:
+    """Each in a folder of its name, ranked once however often it is a source, and used again; a run file is read where it is."""
+    topics, output = topics_of(sample, "nq-train"), tmp_path / "n.jsonl"
+    queries = len(topics[0].queries)
+    one, same_name, other = Overlap(sample, "e0"), Overlap(sample, "e1"), Backwards(sample)
+    sources = [Source(one, MiningSettings(10)), Source(other, MiningSettings(20)), Source(same_name, MiningSettings(30))]
+    mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output)
+    assert sorted(path.name for path in (tmp_path / "n.runs").iterdir()) == ["backwards", "overlap", "overlap-2"]
+    hits = [
+        json.loads((tmp_path / "n.runs" / name / "nq-train.trec.json").read_text())["hits"]
+        for name in ("overlap", "backwards", "overlap-2")
+    ]
+    assert hits == [40, 20, 30] and (one.asked, same_name.asked, other.asked) == (queries, queries, queries)
+    before = output.read_bytes()
+    mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output, overwrite=True)
+    assert one.asked == queries and output.read_bytes() == before
+    kept = [
+        Source(tmp_path / "n.runs" / name, each.settings) for name, each in zip(("overlap", "backwards", "overlap-2"), sources, strict=True)
+    ]
+    mine_file(sample, [*kept, Source(kept[0].ranks, MiningSettings(40, 10))], topics, tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == before
+    mine_file(sample, [Source(other, MiningSettings(9)), kept[0]], topics, tmp_path / "mixed.jsonl")
+    assert (tmp_path / "mixed.runs" / "nq-train.trec").is_file()  # one system: as ever
+
+
+def test_sources_that_cannot_be_merged(small: Collection) -> None:
+    topics, output = topics_of(small, "nq-train"), Path("n.jsonl")
+    good, short = run_file("r.trec", "nq1", "nq2"), run_file("s.trec", "nq1", docids=("3#0",))
+
+    def refused_sources(said: str, *sources: tuple[Path, MiningSettings]) -> None:
+        with pytest.raises(InputError, match=said):
+            mine_file(small, [Source(*each) for each in sources], topics, output)
+        assert not output.exists()
+
+    refused_sources(
+        r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200", (good, MiningSettings()), (good, MiningSettings())
+    )
+    refused_sources(
+        r"--skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits",
+        (good, MiningSettings()),
+        (short, MiningSettings(5, 1)),
+    )
+    refused_sources(r"--source w\.trec has no run for nq-train", (good, MiningSettings()), (run_file("w.trec", "wow1"), MiningSettings()))
+    foreign = run_file("f.trec", "nq1", docids=("77#0",))
+    refused_sources("f.trec: 1 of 1 docids, first '77#0'", (good, MiningSettings()), (foreign, MiningSettings()))
+
+
+def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCaptureFixture) -> None:
+    topics, output = topics_of(small, "nq-train"), Path("n.jsonl")
+    sources = [Source(run_file(f"{n}.trec", "nq1", "nq2", docids=(f"{n}#0", "3#0")), MiningSettings(keep=9)) for n in (0, 2)]
+    mine_file(small, sources, topics, output)
+    before = output.read_bytes()
+    assert re.search(r"nq-train by 2\.trec \S+: the rankings have at most 2 hits", caplog.text)
+    for changed, said in (
+        (sources[:1], "sources"),
+        (sources[::-1], "source"),
+        ([sources[0], Source(sources[1].ranks, MiningSettings(100, 1, keep=9))], "depth, skip"),
+    ):
+        with pytest.raises(InputError, match=rf"exists and was made otherwise \({said}\); give another name"):
+            mine_file(small, changed, topics, output)
+    mine_file(small, sources, topics, output)  # made the same way: taken
+    assert output.read_bytes() == before
+    one = mine(small, sources[0].ranks, topics, MiningSettings(), Path("one.jsonl"))
+    with pytest.raises(InputError, match=r"made otherwise \(sources\)"):
+        mine_file(small, sources, topics, Path("one.jsonl"))
+    assert read_negatives(Path("one.jsonl"), None) == one
 
 
 # killed

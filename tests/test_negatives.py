@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_negatives
+from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, read_sources, write_merged, write_negatives
 from taco_ir.files import InputError
 
 HEADER = NegativesHeader("dense", "c0ffee", "0123456789abcdef", 100, 5, 8, ("gold page", "answer"), 7)
@@ -36,7 +36,7 @@ def test_reads_back_what_was_written(tmp_path: Path, docids: dict[str, dict[str,
     ]
     path = tmp_path / "negatives.jsonl"
     write_negatives(path, header, ((topics, qid, each, scores) for topics, qid, each, scores in rows))
-    assert read_negatives(path, header.collection) == read_negatives(path, None) == Negatives(header, docids)
+    assert read_negatives(path, header.collection) == read_negatives(path, None) == Negatives((header,), docids)
 
 
 def test_scores_of_numpy_are_written_in_the_order_given(tmp_path: Path) -> None:
@@ -84,7 +84,8 @@ def changed(record: dict[str, Any], **values: Any) -> dict[str, Any]:
     [
         ("", "line 1: no header"),
         (ROW, "line 1: no header"),
-        (changed(RECORD, taco_ir_negatives=2), "taco_ir_negatives is 2; this version reads 1"),
+        (changed(RECORD, taco_ir_negatives=3), "taco_ir_negatives is 3; this version reads 1 and 2"),
+        (changed(RECORD, taco_ir_negatives=2), "missing .'sources'., unknown .'source'"),
         (changed(RECORD, source=...), "missing .'source'., unknown .."),
         (changed(RECORD, sauce=1), "missing .., unknown .'sauce'."),
         (changed(RECORD, source=3), "source is '3'; a string is needed"),
@@ -130,3 +131,89 @@ def test_bad_rows(tmp_path: Path, row: Any, message: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_negatives(tmp_path / "nothing.jsonl", None)
+
+
+# merged from several sources
+
+
+OTHER = HEADER._replace(source="bm25", checkpoint="", depth=50, filters=("gold page", "margin=1"))
+MERGED = {"taco_ir_negatives": 2, "sources": [HEADER._asdict(), OTHER._asdict()]}
+MERGED_ROW = {"topics": "nq-train", "qid": "q", "docids": ["a", "b"], "sources": [[1], [0, 1]], "scores": [[9.5], [0.25, 8]]}
+ONE = {"taco_ir_negatives": 1, **OTHER._asdict()}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(ROWS, st.lists(st.sampled_from([HEADER, OTHER]), min_size=2, max_size=4), st.data())
+def test_merged_negatives_are_read_back(
+    tmp_path: Path, docids: dict[str, dict[str, list[str]]], headers: list[NegativesHeader], data: st.DataObject
+) -> None:
+    labels = st.lists(st.integers(0, len(headers) - 1), min_size=1, unique=True)
+    rows = [(topics, qid, each, [data.draw(labels) for _ in each]) for topics in docids for qid, each in docids[topics].items()]
+    path = tmp_path / "negatives.jsonl"
+    write_merged(path, headers, ((*row, [[0.5] * len(held) for held in row[3]]) for row in rows))
+    assert read_negatives(path, HEADER.collection) == Negatives(tuple(headers), docids)
+    assert read_sources(path) == tuple(headers)
+    written = [json.loads(line) for line in path.read_bytes().split(b"\n")[1:-1]]
+    assert [(row["topics"], row["qid"], row["docids"], row["sources"]) for row in written] == rows
+
+
+def test_the_merged_format(tmp_path: Path) -> None:
+    path = tmp_path / "negatives.jsonl"
+    write_merged(path, [HEADER, OTHER], [("nq-train", "q", ["a", "b"], [[1], [0, 1]], [[9.5], [0.25, 8]])])
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [json.loads(json.dumps(MERGED)), MERGED_ROW]
+    with pytest.raises(ValueError, match="too many values"):
+        _ = read_negatives(path, None).header
+
+
+def test_old_files_have_one_source(tmp_path: Path) -> None:
+    path = write(tmp_path / "n.jsonl", ONE, ROW)
+    found = read_negatives(path, None)
+    assert found.sources == read_sources(path) == (OTHER,) and found.header == OTHER and found.docids == {"nq-train": {"q": ["a", "b"]}}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (changed(MERGED, sources=...), "missing .'sources'., unknown .."),
+        (changed(MERGED, depth=3), "missing .., unknown .'depth'."),
+        (changed(MERGED, sources={}), "sources is '{}'; a list"),
+        (changed(MERGED, sources=[HEADER._asdict()]), "at least two objects"),
+        (changed(MERGED, sources=[HEADER._asdict(), 3]), "at least two objects"),
+        (changed(MERGED, sources=[HEADER._asdict(), ROW]), "line 1, source 2: keys missing .'source'"),
+        (changed(MERGED, sources=[changed(HEADER._asdict(), depth="x"), OTHER._asdict()]), "line 1, source 1: depth is 'x'"),
+        (
+            changed(MERGED, sources=[HEADER._asdict(), changed(OTHER._asdict(), collection="d")]),
+            "several collections .0123456789abcdef, d.",
+        ),
+    ],
+)
+def test_bad_merged_headers(tmp_path: Path, header: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_negatives(write(tmp_path / "n.jsonl", header, MERGED_ROW), None)
+
+
+def test_merged_negatives_of_another_collection(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="collection '0123456789abcdef', this collection is 'feed'"):
+        read_negatives(write(tmp_path / "n.jsonl", MERGED, MERGED_ROW), "feed")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW, "missing .'sources'."),
+        (changed(MERGED_ROW, sources=[[1]]), r"sources \[\[1\]\]; for each of the 2 docids a list of numbers from 0 to 1, each once"),
+        (changed(MERGED_ROW, sources=[[1], [2]]), "numbers from 0 to 1"),
+        (changed(MERGED_ROW, sources=[[1], [-1]]), "numbers from 0 to 1"),
+        (changed(MERGED_ROW, sources=[[1], [True]]), "numbers from 0 to 1"),
+        (changed(MERGED_ROW, sources=[[1], [0, 0]]), "each once"),
+        (changed(MERGED_ROW, sources=[[1], []]), "numbers from 0 to 1"),
+        (changed(MERGED_ROW, sources=[1, 0]), "numbers from 0 to 1"),
+        (changed(MERGED_ROW, scores=[9.5, 8.0]), "one number for each of its sources"),
+        (changed(MERGED_ROW, scores=[[9.5]]), "one number for each of its sources"),
+        (changed(MERGED_ROW, scores=[[9.5], [8.0]]), "one number for each of its sources"),
+        (changed(MERGED_ROW, scores=[[9.5], [8.0, "x"]]), "one number for each of its sources"),
+    ],
+)
+def test_bad_merged_rows(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path}.*line 2: .*{message}"):
+        read_negatives(write(tmp_path / "n.jsonl", MERGED, row), None)

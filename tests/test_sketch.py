@@ -14,7 +14,7 @@ from training_runs import StopAfter, Stopped, contents, encoder_of, episode, log
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, differing_keys, from_dict, to_dict
 from taco_ir.training.log import Reporter, logged_cosines
-from taco_ir.training.loop import Episode, Plan
+from taco_ir.training.loop import Loop, Plan
 from taco_ir.training.sketch import WIDTH, GradientSketch, cosine_matrix, pairs
 from taco_ir.training.step import MultiTaskStep
 
@@ -96,13 +96,13 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
     assert step(0, 0.5).cosines is None
 
 
-def compared_episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None) -> Episode:
+def compared_episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None) -> Loop:
     folder.mkdir(parents=True, exist_ok=True)
     made = real_step(config, encoder_of(config, folder))
     step = MultiTaskStep(
         made.model, made.samplers, made.texts, made.weighting, made._settings, made._arithmetic, made._processes, config.log_cosines
     )
-    return Episode(config, step, Plan(config.steps, config.validate_every), [], folder, made._processes, reporter or Reporter())
+    return Loop(config, step, Plan(config.steps, config.validate_every), folder, made._processes, reporter or Reporter())
 
 
 def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Path, tmp_path: Path) -> None:

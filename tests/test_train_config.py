@@ -44,6 +44,7 @@ SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False
 OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "median"]), SCALARS)
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
+    "tune_budget": st.sampled_from(["", "0.5%", "5 %", "12.25%"]),
     "passage_template": st.sampled_from(["{title} {text}", "{text}", "Title: {title} Text: {text}", '"{text}"\\']),
 }
 
@@ -317,6 +318,18 @@ def test_the_papers_recipe() -> None:
         assert len(episode.tasks) == 8 and episode.max_examples == 100_000 and episode.passage_template == "Title: {title} Text: {text}"
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "roles", "queries", "passages", "epochs"), [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)]
+)
+def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, passages: int, epochs: int) -> None:
+    config = read_train_config(Path(f"dptdr-{name}"), {})
+    assert (config.tune, config.tune_width, config.tune_roles, config.untied) == ("prompt", width, roles, False)
+    assert (config.batch_size, config.hard_negatives + 1, config.epochs) == (queries, passages, epochs)
+    assert (config.learning_rate, config.warmup, config.temperature, config.normalize) == (7e-3, 0.1, 1, False)
+    assert (config.pooling, config.prompts, config.query_length, config.passage_length) == ("first", False, 32, 128)
+    assert config.tasks == (name,) and not config.episodes
+
+
 def test_the_dpr_preset() -> None:
     config = read_train_config(None, NEEDED | {"epochs": 1.0}, "dpr")
     assert (config.untied, config.prompts, config.negatives, config.hard_negatives) == (True, False, "bm25", 1)
@@ -383,6 +396,12 @@ ON_THE_COMMAND_LINE = [
     ("--learning-rate inf", "--learning-rate is inf; it must be a number, above 0"),
     ("--weighting tacoo", f"--weighting is 'tacoo'; it must be one of {', '.join(WEIGHTING_NAMES)} (did you mean taco?)"),
     ("--tasks ,", "--tasks is (); it must be a list of one text or more"),
+    (
+        "--tune magic",
+        "--tune is 'magic'; it must be one of full, bitfit, lora, prefix, prompt, adapter, parallel, mam, iaa-s, iaa-l, iaa-m",
+    ),
+    ("--tune-width -1", "--tune-width is -1"),
+    ("--tune-budget 0.5", "--tune-budget is '0.5'; it must be a share such as 0.5%, or nothing"),
     ("--shares even", "--shares is 'even'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8"),
     ("--weighting-options tau=inf", "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value"),
     ("--lerning-rate 1", "unrecognized arguments: --lerning-rate 1"),

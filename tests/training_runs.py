@@ -20,10 +20,11 @@ from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.log import Reporter
-from taco_ir.training.loop import Episode, Plan
+from taco_ir.training.loop import Loop, Plan
 from taco_ir.training.processes import Processes
 from taco_ir.training.start import loss_temperature, start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
+from taco_ir.training.validation import PoolValidation
 from taco_ir.weighting.base import StepReport
 
 TASKS = ("fever", "nq", "wow")
@@ -81,7 +82,7 @@ def real_step(config: TrainConfig, model: DualEncoder, passages: Sequence[str] =
     )
 
 
-def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Episode:
+def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
     """An episode as a process begins it anew, or goes on with it."""
     folder.mkdir(parents=True, exist_ok=True)
     pools = []
@@ -91,7 +92,8 @@ def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None,
         assert len(pools) == len(config.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.steps, config.validate_every)
-    return Episode(config, step, plan, pools, folder, Processes(torch.device("cpu")), reporter or Reporter())
+    validation = PoolValidation(step.model, pools, step.texts.passages) if pools else None
+    return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter(), validation)
 
 
 class ScriptedStep(MultiTaskStep):
@@ -121,12 +123,12 @@ class ScriptedStep(MultiTaskStep):
 
 def scripted(
     config: TrainConfig, folder: Path, bad: Callable[[int], Sequence[str]] = lambda _: (), reporter: Reporter | None = None
-) -> Episode:
+) -> Loop:
     """An episode of scripted steps, without validation."""
     folder.mkdir(parents=True, exist_ok=True)
     step = ScriptedStep(config, encoder_of(config, folder), bad)
     plan = Plan(config.steps, config.validate_every)
-    return Episode(config, step, plan, [], folder, Processes(torch.device("cpu")), reporter or Reporter())
+    return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter())
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

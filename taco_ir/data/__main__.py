@@ -124,18 +124,17 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def _all_rows() -> list[list[str]]:
     from taco_ir.data.collections import PASSAGE_FILES, open_collection
     from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
-    from taco_ir.data.tasks import KILT_TASKS
+    from taco_ir.data.tasks import KINDS
 
-    kinds = {task.name: task.kind for task in KILT_TASKS}
     sample = open_collection("sample")
     path = sample.passage_path
     rows = [["id", "kind", "records", "size", "where"], _file_row("sample", "passages", sample.passages.count, path.stat().st_size, path)]
     for topics in sample.topics_names:
         count = len(sample.load_topics(str(topics)).queries)
-        rows.append([f"sample/{topics.task}/{topics.split}", kinds[topics.task], f"{count:,}", "-", "embedded"])
+        rows.append([f"sample/{topics.task}/{topics.split}", KINDS[topics.task], f"{count:,}", "-", "embedded"])
     for topics, file in KILT_FILES.items():
         size = file.path.stat().st_size if file.path.is_file() else file.size
-        rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", kinds[topics.task], file.records, size, file.path))
+        rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", KINDS[topics.task], file.records, size, file.path))
     rows.append(_file_row("kilt/knowledgesource", "pages", SOURCE_PAGES, SOURCE_SIZE, knowledge_source()))
     present = next((kilt_folder() / name for name in PASSAGE_FILES if (kilt_folder() / name).is_file()), None)
     rows.append(["kilt", "passages", "-", human_bytes(present.stat().st_size) if present else "-", str(present or "not built")])

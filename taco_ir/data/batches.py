@@ -15,29 +15,29 @@ from taco_ir.data.seeds import generator, number_of
 Drawn = tuple[TrainExample, int]
 
 
-class TaskSampler:
-    """Deals out a task's examples, `share` a step, in a new order every epoch (one pass over this task).
+class Dealer:
+    """Deals out the numbers 0..count-1, `share` a step, in a new order every epoch.
 
-    Every example comes once per epoch; a step may end one epoch and begin the next, and then too no example comes twice
-    in it unless `share` exceeds the number of examples. The order depends on seed, task, share and number of examples.
+    Every number comes once per epoch; a step may end one epoch and begin the next, and then too no number comes twice in
+    it unless `share` exceeds `count`. The order depends on seed, name, share and count.
     """
 
-    def __init__(self, examples: Sequence[TrainExample], share: int, seed: int, task: str) -> None:
-        self.examples = examples
+    def __init__(self, count: int, share: int, seed: int, name: str) -> None:
+        self.count = count
         self.share = share
         self.seed = seed
-        self.task = task
+        self.name = name
         self._epoch = -1
         self._orders: list[npt.NDArray[np.int64]] = []  # of the last two epochs dealt
 
-    def step(self, step: int) -> list[Drawn]:
-        """The examples of global step `step`, from 0, each with its epoch. Costs what was skipped: about 10 ns an example."""
-        drawn: list[Drawn] = []
+    def step(self, step: int) -> list[tuple[int, int]]:
+        """The numbers of global step `step`, from 0, each with its epoch. Costs what was skipped: about 10 ns a number."""
+        drawn: list[tuple[int, int]] = []
         position, end = step * self.share, (step + 1) * self.share
         while position < end:
-            epoch, first = divmod(position, len(self.examples))
+            epoch, first = divmod(position, self.count)
             rows = self._order(epoch)[first : first + end - position].tolist()
-            drawn += [(self.examples[row], epoch) for row in rows]
+            drawn += [(row, epoch) for row in rows]
             position += len(rows)
         return drawn
 
@@ -47,12 +47,27 @@ class TaskSampler:
             self._epoch, self._orders = -1, []
         while self._epoch < epoch:
             self._epoch += 1
-            order = generator(self.seed, self.task, self._epoch).permutation(len(self.examples))
-            dealt = self._epoch * len(self.examples) % self.share
+            order = generator(self.seed, self.name, self._epoch).permutation(self.count)
+            dealt = self._epoch * self.count % self.share
             if self._orders and dealt and self.share <= len(order):
                 _keep_apart(order, self._orders[-1][-dealt:], self.share - dealt)
             self._orders = [*self._orders[-1:], order]
         return self._orders[epoch - self._epoch - 1]
+
+
+class TaskSampler:
+    """Deals out a task's examples, `share` a step, in a new order every epoch (one pass over this task), as a `Dealer`."""
+
+    def __init__(self, examples: Sequence[TrainExample], share: int, seed: int, task: str) -> None:
+        self.examples = examples
+        self.share = share
+        self.seed = seed
+        self.task = task
+        self._dealer = Dealer(len(examples), share, seed, task)
+
+    def step(self, step: int) -> list[Drawn]:
+        """The examples of global step `step`, from 0, each with its epoch."""
+        return [(self.examples[row], epoch) for row, epoch in self._dealer.step(step)]
 
 
 def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from taco_ir.data.collections import Collection
 from taco_ir.data.negatives import Negatives
+from taco_ir.data.seeds import generator
 from taco_ir.data.store import PassageStore
 from taco_ir.data.tasks import TopicsName, canonical_task
 from taco_ir.data.topics import unique
@@ -60,6 +61,14 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
     if negatives and (bare := sum(not example.negatives for example in examples)):
         log.warning("%s: %d of %d examples have no mined negatives", name, bare, len(examples))
     return examples
+
+
+def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str) -> list[TrainExample]:
+    """At most `most` examples of a task, drawn by the seed, in their order; all of them where `most` is 0."""
+    if not 0 < most < len(examples):
+        return examples
+    rows = generator(seed, task, "examples").choice(len(examples), most, replace=False)
+    return [examples[row] for row in sorted(rows.tolist())]
 
 
 def positive_sets(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:

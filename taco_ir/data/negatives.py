@@ -2,6 +2,12 @@
 
 {"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": "0123456789abcdef", "depth": 100, ...}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "scores": [11.5, 10.25]}
+
+Merged from several sources, the header lists what each one's own file would begin with, and every docid has the sources that
+hold it, by their places in that list, and its score in each:
+
+{"taco_ir_negatives": 2, "sources": [{"source": "bm25", ...}, {"source": "dense", ...}]}
+{"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.75, 10.25]]}
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from taco_ir.data.topics import json_lines
 from taco_ir.files import InputError, collector_paused, writing
 
 FORMAT_KEY = "taco_ir_negatives"
-FORMAT_VERSION = 1
+ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format
 KINDS = {"a string": str, "a whole number": int, "a list": list}
 HEADER_KINDS = {
     "source": "a string",
@@ -30,6 +36,10 @@ HEADER_KINDS = {
     "seed": "a whole number",
 }
 ROW_KINDS = {"topics": "a string", "qid": "a string", "docids": "a list", "scores": "a list"}
+MERGED_HEADER_KINDS = {"sources": "a list"}
+MERGED_ROW_KINDS = ROW_KINDS | {"sources": "a list"}
+Rows = Iterable[tuple[str, str, Sequence[str], Iterable[SupportsFloat]]]
+MergedRows = Iterable[tuple[str, str, Sequence[str], Sequence[Sequence[int]], Sequence[Sequence[float]]]]
 
 
 class NegativesHeader(NamedTuple):
@@ -57,18 +67,33 @@ class NegativesHeader(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """`docids[topics name][qid]`, hardest first; topics named canonically (`nq-train`)."""
+    """`docids[topics name][qid]`, hardest first; topics named canonically (`nq-train`). `sources` says how each source's were mined."""
 
-    header: NegativesHeader
+    sources: tuple[NegativesHeader, ...]
     docids: dict[str, dict[str, list[str]]]
 
+    @property
+    def header(self) -> NegativesHeader:
+        """The header of negatives from one source. Raises: ValueError for several."""
+        (header,) = self.sources
+        return header
 
-def write_negatives(path: Path, header: NegativesHeader, rows: Iterable[tuple[str, str, Sequence[str], Iterable[SupportsFloat]]]) -> None:
+
+def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
     """Write rows of (topics name, qid, docids hardest first, their scores); the file is whole or absent."""
     with writing(path, "wb") as sink:
-        sink.write(orjson.dumps({FORMAT_KEY: FORMAT_VERSION, **header._asdict()}) + b"\n")
+        sink.write(orjson.dumps({FORMAT_KEY: ONE_SOURCE, **header._asdict()}) + b"\n")
         for topics, qid, docids, scores in rows:
             row = {"topics": topics, "qid": qid, "docids": list(docids), "scores": [float(score) for score in scores]}
+            sink.write(orjson.dumps(row) + b"\n")
+
+
+def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
+    """Write rows of (topics name, qid, docids, places in `sources` of those that hold each, its score in each of these)."""
+    with writing(path, "wb") as sink:
+        sink.write(orjson.dumps({FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}) + b"\n")
+        for topics, qid, docids, held_by, scores in rows:
+            row = {"topics": topics, "qid": qid, "docids": docids, "sources": held_by, "scores": scores}
             sink.write(orjson.dumps(row) + b"\n")
 
 
@@ -80,38 +105,55 @@ def read_negatives(path: Path, collection: str | None) -> Negatives:
             docids or queries given twice, or a file mined from another collection.
     """
     lines = json_lines(path)
-    header = _header(path, *next(lines, (1, {})))
-    if collection not in {None, header.collection}:
-        raise InputError(f"{path}: mined from collection {header.collection!r}, this collection is {collection!r}; mine negatives from it")
+    sources = _headers(path, *next(lines, (1, {})))
+    if other := [header.collection for header in sources if collection not in {None, header.collection}]:
+        raise InputError(f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it")
     found: dict[str, dict[str, list[str]]] = {}
     known: dict[str, str] = {}  # one string per docid: a passage is a negative of many queries
     with collector_paused():
         for number, row in lines:
-            topics, qid, docids = _row(f"{path}, line {number}", row)
+            topics, qid, docids = _row(f"{path}, line {number}", row, len(sources))
             of_topics = found.setdefault(topics, {})
             if qid in of_topics:
                 raise InputError(
                     f"{path}, line {number}: query {qid!r} of {topics} has its negatives on an earlier line; one line is allowed"
                 )
             of_topics[qid] = [known.setdefault(docid, docid) for docid in docids]
-    return Negatives(header, found)
+    return Negatives(sources, found)
 
 
-def _header(path: Path, number: int, record: dict[str, Any]) -> NegativesHeader:
+def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
+    """How the negatives of each source were mined. Raises: InputError for a file that does not begin as one of negatives."""
+    return _headers(path, *next(json_lines(path), (1, {})))
+
+
+def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[NegativesHeader, ...]:
     where = f"{path}, line {number}"
     if FORMAT_KEY not in record:
-        raise InputError(f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {FORMAT_VERSION}, "source": ...}}')
-    if (version := record.pop(FORMAT_KEY)) != FORMAT_VERSION:
-        raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {FORMAT_VERSION}")
+        raise InputError(f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}')
+    if (version := record.pop(FORMAT_KEY)) not in (ONE_SOURCE, SEVERAL_SOURCES):
+        raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {ONE_SOURCE} and {SEVERAL_SOURCES}")
+    if version == ONE_SOURCE:
+        return (_header(where, record),)
+    _check(where, record, MERGED_HEADER_KINDS)
+    if len(record["sources"]) < 2 or not all(isinstance(each, dict) for each in record["sources"]):
+        raise InputError(f"{where}: sources is {str(record['sources'])[:80]}; a list of at least two objects is needed")
+    sources = tuple(_header(f"{where}, source {place}", each) for place, each in enumerate(record["sources"], 1))
+    if len(collections := {header.collection for header in sources}) > 1:
+        raise InputError(f"{where}: sources of several collections ({', '.join(sorted(collections))}); one is allowed")
+    return sources
+
+
+def _header(where: str, record: dict[str, Any]) -> NegativesHeader:
     _check(where, record, HEADER_KINDS)
     if not all(isinstance(name, str) for name in record["filters"]):
         raise InputError(f"{where}: filters is {record['filters']!r}; a list of strings is needed")
     return NegativesHeader(**{**record, "filters": tuple(record["filters"])})
 
 
-def _row(where: str, row: dict[str, Any]) -> tuple[str, str, list[str]]:
+def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[str]]:
     """Canonical topics name, qid and docids of a line."""
-    _check(where, row, ROW_KINDS)
+    _check(where, row, ROW_KINDS if sources == 1 else MERGED_ROW_KINDS)
     docids, scores = row["docids"], row["scores"]
     if not (matched := TOPICS.fullmatch(row["topics"])):
         raise InputError(f"{where}: topics {row['topics']!r}; a name such as nq-train is needed")
@@ -120,9 +162,29 @@ def _row(where: str, row: dict[str, Any]) -> tuple[str, str, list[str]]:
     if len(set(docids)) < len(docids):
         twice = next(docid for place, docid in enumerate(docids) if docid in docids[:place])
         raise InputError(f"{where}: docid {twice!r} is given twice for query {row['qid']!r}; once is allowed")
-    if len(scores) != len(docids) or not all(_is_number(score) for score in scores):
+    if sources > 1:
+        _check_labels(where, row, sources)
+    elif len(scores) != len(docids) or not all(_is_number(score) for score in scores):
         raise InputError(f"{where}: scores {str(scores)[:80]}; one number for each of the {len(docids)} docids is needed")
     return str(TopicsName(canonical_task(matched["task"]), matched["split"])), row["qid"], docids
+
+
+def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
+    """Raise InputError unless each docid has its sources, each once, and a score for each of them."""
+    docids, labels, scores = row["docids"], row["sources"], row["scores"]
+    if len(labels) != len(docids) or not all(isinstance(each, list) and each and _are_places(each, sources) for each in labels):
+        raise InputError(
+            f"{where}: sources {str(labels)[:80]}; for each of the {len(docids)} docids a list of numbers from 0 to {sources - 1}, each once, is needed"
+        )
+    given = [len(each) if isinstance(each, list) and all(map(_is_number, each)) else -1 for each in scores]
+    if given != [len(each) for each in labels]:
+        raise InputError(
+            f"{where}: scores {str(scores)[:80]}; for each of the {len(docids)} docids one number for each of its sources is needed"
+        )
+
+
+def _are_places(values: Sequence[Any], count: int) -> bool:
+    return all(type(value) is int and 0 <= value < count for value in values) and len(set(values)) == len(values)
 
 
 def _is_number(value: Any) -> bool:

@@ -37,6 +37,7 @@ KILT_TASKS = (
     TaskSpec("wned", "entity linking", ("wnwi",)),
     TaskSpec("cweb", "entity linking", ("wncw",)),
 )
+KINDS = {task.name: task.kind for task in KILT_TASKS}
 TASK_NAMES = tuple(task.name for task in KILT_TASKS)
 CANONICAL = {name: task.name for task in KILT_TASKS for name in (task.name, *task.aliases)}
 TOPICS = re.compile(r"(?:kilt/)?(?P<task>.+?)[-/](?P<split>train|dev|test)")

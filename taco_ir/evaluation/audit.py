@@ -43,33 +43,60 @@ class TaskAudit(NamedTuple):
     margins: npt.NDArray[np.float64]
 
 
+class SourceAudit(NamedTuple):
+    """Counts over the negatives that one of several sources holds, of one topics.
+
+    Attributes:
+        source: what it is called.
+        shared: of its negatives, those that each of the sources holds for the same query; at its own place all of them.
+        alone: those that no other source holds.
+    """
+
+    source: str
+    task: TaskAudit
+    shared: tuple[int, ...]
+    alone: int
+
+
 class Shown(NamedTuple):
-    """A passage of an example; its score is None for gold."""
+    """A passage of an example; its score is None for gold. `source` says which of several sources hold it."""
 
     score: float | None
     docid: str
     title: str
     text: str
     has_answer: bool = False
+    source: str = ""
 
 
 class Example(NamedTuple):
-    """A query to read: its gold passages and its hardest negatives; `gold_score` is None where gold was not among the hits."""
+    """A query to read: its gold passages and its first negatives.
+
+    `gold_score` is None where gold was not among the hits; of several sources, `gold_by_source` has each one's instead.
+    """
 
     topics: str
     query: Query
     gold_score: float | None
     gold: Sequence[Shown]
     negatives: Sequence[Shown]
+    gold_by_source: Sequence[tuple[str, float | None]] = ()
 
 
 class Audit(NamedTuple):
-    """All that the report says."""
+    """All that the report says; `sources` are those of each topics where there are several."""
 
     title: str
     notes: Sequence[str]
     tasks: Sequence[TaskAudit]
     examples: Sequence[Example]
+    sources: Sequence[SourceAudit] = ()
+
+    @property
+    def measured(self) -> list[TaskAudit]:
+        """What has margins: each topics, or each topics by each source."""
+        parts = [each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources] or self.tasks
+        return [part for part in parts if len(part.margins)]
 
 
 def audit_task(
@@ -126,9 +153,32 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
     return Histogram(counts.tolist(), edges.tolist())
 
 
+class Numbers(NamedTuple):
+    """Columns that say how good negatives are, as `LEGEND` explains them."""
+
+    gold_dropped: float | None
+    gold_kept: int
+    with_answer: float | None
+    above_gold: float | None
+    margin: float | None
+
+
+def numbers_of(task: TaskAudit) -> Numbers:
+    return Numbers(
+        share(task.dropped, task.seen),
+        task.on_gold,
+        None if task.with_answer is None else share(task.with_answer, task.negatives),
+        share(int((task.margins <= 0).sum()), len(task.margins)),
+        float(np.median(task.margins)) if len(task.margins) else None,
+    )
+
+
+QUALITY = tuple(name.replace("_", " ") for name in Numbers._fields)
+
+
 def summary(tasks: Sequence[TaskAudit]) -> Table:
     """A row for each task; shares are of 1."""
-    header = ["topics", "queries", "without", "negatives", "per query", "gold dropped", "gold kept", "with answer", "above gold", "margin"]
+    header = ["topics", "queries", "without", "negatives", "per query", *QUALITY]
     return Table("", header, [_row(task) for task in tasks])
 
 
@@ -143,18 +193,7 @@ LEGEND = (
 
 
 def _row(task: TaskAudit) -> list[Cell]:
-    return [
-        task.topics,
-        task.queries,
-        task.without,
-        task.negatives,
-        task.negatives / task.queries,
-        share(task.dropped, task.seen),
-        task.on_gold,
-        None if task.with_answer is None else share(task.with_answer, task.negatives),
-        share(int((task.margins <= 0).sum()), len(task.margins)),
-        float(np.median(task.margins)) if len(task.margins) else None,
-    ]
+    return [task.topics, task.queries, task.without, task.negatives, task.negatives / task.queries, *numbers_of(task)]
 
 
 def share(part: int, whole: int) -> float | None:
@@ -174,13 +213,20 @@ def margin_table(task: TaskAudit) -> Table:
 def facts(example: Example) -> list[str]:
     """Lines about an example: the answers, and how well gold was found."""
     answers = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
-    return [*answers, "Gold is not among the hits" if example.gold_score is None else f"Best gold score: {show(example.gold_score)}"]
+    by_source = example.gold_by_source or [("", example.gold_score)]
+    return [*answers, *(_gold_fact(score) + (f" ({name})" if name else "") for name, score in by_source)]
+
+
+def _gold_fact(score: float | None) -> str:
+    return "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
 
 
 def example_table(example: Example) -> Table:
     """Gold first, then the hardest negatives."""
     parts = [("gold", shown) for shown in example.gold]
-    parts += [(f"negative {place}", shown) for place, shown in enumerate(example.negatives, 1)]
+    parts += [
+        (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown) for place, shown in enumerate(example.negatives, 1)
+    ]
     rows: list[list[Cell]] = [
         [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
         for what, shown in parts

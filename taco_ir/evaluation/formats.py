@@ -23,31 +23,34 @@ def read_run(path: Path) -> Run:
 
 
 def read_kilt(path: Path) -> Run:
-    """Read a KILT run: a JSON line `{"id", "output": [{"provenance": [{"wikipedia_id"}, ...]}]}` per query.
+    """Read a KILT run: a JSON line `{"id", "output": [{"answer", "provenance": [{"wikipedia_id"}, ...]}]}` per query.
 
     The pages keep their order, of a repeated page the first counts; their scores are -1, -2, ... An output without
-    provenance is a query without hits.
+    provenance is a query without hits, one with an empty answer a query without an answer.
 
     Raises:
         InputError: naming the line that is no JSON object, lacks an id, repeats one, has not exactly one output, or
             has provenance without a wikipedia_id.
     """
     rankings: dict[str, Ranking] = {}
+    answers: dict[str, str] = {}
     lines: dict[str, int] = {}
     with collector_paused():
         for number, line in numbered_lines(path):
             try:
-                qid, pages = _record(line)
+                qid, pages, answer = _record(line)
                 if qid in rankings:
                     raise InputError(f"id {qid!r} was given on line {lines[qid]}; a KILT run has one record per query")
             except InputError as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
             rankings[qid], lines[qid] = ranked(pages), number
-    return Run(rankings, level="page")
+            if answer:
+                answers[qid] = answer
+    return Run(rankings, "page", answers)
 
 
-def _record(line: str) -> tuple[str, dict[str, None]]:
-    """Query id and pages (best first, each once) of a record."""
+def _record(line: str) -> tuple[str, dict[str, None], str]:
+    """Query id, pages (best first, each once) and answer ("" where there is none) of a record."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -68,7 +71,8 @@ def _record(line: str) -> tuple[str, dict[str, None]]:
         pages = dict.fromkeys(_text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance)
     if "" in pages:
         raise InputError(f"query {qid!r} has provenance without a wikipedia_id; every entry needs one")
-    return qid, pages
+    answer = outputs[0].get("answer")
+    return qid, pages, "" if answer is None else str(answer).strip()
 
 
 def _text(value: Any) -> str:
@@ -80,7 +84,7 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
     """Write one KILT record per query, in topic order; a query without hits gets an empty provenance.
 
     Args:
-        run: a run of pages; `kilt.page_run` makes one of a run of passages.
+        run: a run of pages; `kilt.page_run` makes one of a run of passages. Its answers are written where it has some.
 
     Raises:
         InputError: where the run has a topic that is not among the queries.
@@ -92,7 +96,8 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
         for query in queries:
             ranking = run.rankings.get(query.qid)
             provenance = [{"wikipedia_id": page} for page in ranking.docids] if ranking else []
-            record = {"id": query.record_id or query.qid, "input": query.text, "output": [{"provenance": provenance}]}
+            answer = {"answer": run.answers.get(query.qid, "")} if run.answers else {}
+            record = {"id": query.record_id or query.qid, "input": query.text, "output": [{**answer, "provenance": provenance}]}
             sink.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 

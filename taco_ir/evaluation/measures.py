@@ -1,6 +1,7 @@
 """Measures as values that parse and print with their level, and a run's scores by them.
 
-Page level is KILT's (see kilt.py); passage level is trec_eval's, on qrels that are the union of the evidence sets.
+Page level is KILT's (see kilt.py); passage level is trec_eval's, on qrels that are the union of the evidence sets; answers
+are scored by KILT's downstream measures (see answers.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from taco_ir.evaluation.answers import answer_scores, gold_answers
 from taco_ir.evaluation.formats import missing_topics
 from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_run
 from taco_ir.files import InputError
@@ -25,14 +27,23 @@ KINDS = {
     "MRR": ("passage", "MRR"),
     "R": ("passage", "R"),
     "nDCG": ("passage", "nDCG"),
+    "EM": ("answer", "EM"),
+    "F1": ("answer", "F1"),
+    "AC": ("answer", "accuracy"),
+    "RL": ("answer", "ROUGE-L"),
+    "KILT-EM": ("answer", "KILT-EM"),
+    "KILT-F1": ("answer", "KILT-F1"),
+    "KILT-AC": ("answer", "KILT-AC"),
+    "KILT-RL": ("answer", "KILT-RL"),
 }
+AT_K = tuple(kind for kind, (level, _) in KINDS.items() if level != "answer" and kind != "Rprec")  # those with a cutoff
 # kind -> trec_eval's name with and without its cutoff as a parameter
 TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
-FORM = re.compile(r"(?:(page|passage) )?([A-Za-z-]+)(?:@([1-9][0-9]{0,5}))?")
+FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5}))?")
 
 
 class Measure(NamedTuple):
-    """A retrieval measure; `k` is its cutoff, 0 for R-precision, which has none."""
+    """A measure of retrieval or of answers; `k` is its cutoff, 0 for those that have none: R-precision and all of answers."""
 
     kind: str
     k: int = 0
@@ -47,14 +58,14 @@ class Measure(NamedTuple):
         if match := FORM.fullmatch(text.strip()):
             level, name, k = match.groups()
             for kind, (level_of_kind, printed) in KINDS.items():
-                if name in (kind, printed) and level in (None, level_of_kind) and (k is None) == (kind == "Rprec"):
+                if name in (kind, printed) and level in (None, level_of_kind) and (k is None) == (kind not in AT_K):
                     return cls(kind, int(k or 0))
-        forms = [kind if kind == "Rprec" else f"{kind}@k" for kind in KINDS]
+        forms = [f"{kind}@k" if kind in AT_K else kind for kind in KINDS]
         wanted = re.sub(r"@.*", "@k", text.strip().lower())
         nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
         raise InputError(
             f"measure {text!r} is not known, the nearest is {nearest}; allowed: {', '.join(forms[:4])} (page level), "
-            f"{', '.join(forms[4:])} (passage level), k from 1"
+            f"{', '.join(forms[4:7])} (passage level), {', '.join(forms[7:])} (answers), k from 1"
         )
 
     @property
@@ -78,14 +89,14 @@ class Scores(NamedTuple):
     """A run's scores on one task.
 
     `by_query` maps measure -> qid -> value, or to None where the measure does not apply (passage measures without
-    passage judgments, or on a run of pages); `missing` are the qids that the run has no ranking for (they score 0).
+    passage judgments, or on a run of pages; those of answers without answers, ours or gold); `missing` are the qids that the run has no ranking for (they score 0).
     """
 
     by_query: dict[Measure, dict[str, float] | None]
     missing: list[str]
 
     def mean(self, measure: Measure) -> float | None:
-        """Mean over the queries (page level: all of them; passage level: those with passage judgments), or None."""
+        """Mean over the queries (passage level: those with passage judgments; else all of them), or None."""
         values = self.by_query[measure]
         return math.fsum(values.values()) / len(values) if values else None
 
@@ -101,10 +112,13 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     """
     missing = missing_topics(run, queries)
     by_query: dict[Measure, dict[str, float] | None] = dict.fromkeys(measures)
-    if page_measures := [measure for measure in by_query if measure.level == "page"]:
+    names = {level: [measure.short for measure in by_query if measure.level == level] for level in ("page", "answer")}
+    if not (run.answers and any(map(gold_answers, queries))):
+        names["answer"] = []
+    if names["page"] or names["answer"]:
         rankings = {qid: ranking.docids for qid, ranking in page_run(run, page_of).rankings.items()}
-        scores = kilt_scores(rankings, queries, [measure.short for measure in page_measures])
-        by_query.update({measure: scores[measure.short] for measure in page_measures})
+        scores = kilt_scores(rankings, queries, names["page"]) | answer_scores(run.answers, rankings, queries, names["answer"])
+        by_query.update({measure: scores[measure.short] for measure in by_query if measure.short in scores})
     qrels = passage_qrels(queries)
     if qrels and run.level == "passage":
         by_query.update({measure: passage_scores(run, qrels, measure) for measure in by_query if measure.level == "passage"})

@@ -17,6 +17,7 @@ import numpy as np
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
+from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -84,6 +85,14 @@ class TextEncoder:
         self.truncated += cut
         return vectors_BD
 
+    def encode_mixed_queries(self, texts: Sequence[str], tasks: Sequence[str | None]) -> Vectors:
+        """Encode queries of several tasks, each with what its task has of its own: float32 [B, D], in their order."""
+        vectors_BD = np.empty((len(texts), self.dim), dtype=np.float32)
+        for task in dict.fromkeys(tasks):
+            rows = [row for row, own in enumerate(tasks) if own == task]
+            vectors_BD[rows] = self.encode_queries([texts[row] for row in rows], task)
+        return vectors_BD
+
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages by the template: float32 [N, D]."""
         return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length)[0]
@@ -149,6 +158,7 @@ def load_encoder(
     precision: Precision = "float32",
     device: str = "cpu",
     batch_size: int = 64,
+    base: str | None = None,
 ) -> TextEncoder:
     """Load an encoder.
 
@@ -157,17 +167,41 @@ def load_encoder(
             sentence-transformers folder, a plain Hugging Face folder (needs `pooling`), a hub name, or None for the
             encoder that comes with the package.
         prompt: replaces the checkpoint's prompts, for every task.
+        base: where the backbone of a tuned model is, if not where it was.
 
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
             say how it pools.
     """
     folder = model_folder(model)
+    if is_tuned(folder):
+        if precision == "int8":
+            raise InputError(f"--precision int8: {folder} is a tuned model, which has float32 only; export it where it can be merged")
+        return _load_tuned(
+            folder,
+            base,
+            read_config(folder, pooling, normalize, longest(base_folder(folder, base))).with_prompt(prompt),
+            device,
+            batch_size,
+        )
+    if base is not None:
+        raise InputError(f"--base {base}: --model {folder} is a whole model; only a tuned one has a base")
     towers = [folder / "passage", folder / "query"] if is_untied(folder) else [folder]
     loaded = [_load_tower(tower, pooling, normalize, prompt, precision, device, batch_size) for tower in towers]
     if len({encoder.dim for encoder in loaded}) > 1:
         raise InputError(f"--model {folder}: its towers give vectors of {loaded[0].dim} and {loaded[1].dim} numbers; they must be equal")
     return UntiedEncoder(*loaded) if len(loaded) > 1 else loaded[0]
+
+
+def _load_tuned(folder: Path, base: str | None, config: EncoderConfig, device: str, batch_size: int) -> TextEncoder:
+    """A frozen backbone with the modules in `folder`."""
+    from taco_ir.models.tuning.encoder import TunedEncoder
+
+    usable_device(device)
+    backbone, tokenizer, head = load_backbone(base_folder(folder, base), config)
+    tuning = load_tuning(backbone, folder)
+    record = read_record(folder)
+    return TunedEncoder(tuning, record, backbone, tokenizer, config, folder, device=device, batch_size=batch_size, head=head)
 
 
 def is_untied(folder: Path) -> bool:
@@ -179,7 +213,7 @@ def own_config(folder: Path) -> EncoderConfig:
     own = folder / "passage" if is_untied(folder) else folder
     if not describes_itself(own):
         raise InputError(f"{folder}: a trained encoder has taco_ir.json or modules.json, which say how it pools; this has neither")
-    return read_config(own, None, False, longest(own))
+    return read_config(own, None, False, longest(base_folder(own) if is_tuned(own) else own))
 
 
 def _load_tower(
@@ -188,7 +222,7 @@ def _load_tower(
     if precision == "int8" and usable_device(device).type != "cpu":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
     usable_device(device)
-    weights = _weights_digest(folder)
+    weights = weights_digest(folder)
     config = read_config(folder, pooling, normalize, longest(folder))
     backbone, tokenizer, head = load_backbone(folder, config)
     return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head)
@@ -250,7 +284,7 @@ def _weights(folder: Path) -> list[Path]:
     return weights
 
 
-def _weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     """Hash of weights, backbone configuration and tokenizer. Raises: InputError for a folder without them."""
     weights = _weights(folder)
     tokenizer = [path for path in (folder / "tokenizer.json", folder / "vocab.txt", folder / "spiece.model") if path.is_file()]

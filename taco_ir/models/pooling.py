@@ -56,13 +56,24 @@ def embed(
     backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
     """Vectors [B, D] of padded texts, by the pooling, head and normalisation of `config`."""
+    return pool(read(backbone, config, ids_BL, mask_BL).last_hidden_state, config, mask_BL, head)
+
+
+def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: bool) -> Any:
+    """What the backbone says of padded texts, as transformers gives it; with its decoder where `config` pools there."""
     import torch
 
-    inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL}
+    inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}
     if config.pooling == "decoder":
         start: int = backbone.config.decoder_start_token_id  # type: ignore[union-attr,assignment]
         inputs["decoder_input_ids"] = torch.full_like(ids_BL[:, :1], start)
-    states_BLD = backbone(**inputs).last_hidden_state
+    return backbone(**inputs)
+
+
+def pool(states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None) -> torch.Tensor:
+    """Vectors [B, D] of the last layer's states."""
+    import torch
+
     if config.pooling == "mean":
         weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLD.dtype)
         vectors_BD = (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)

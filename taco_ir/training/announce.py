@@ -10,6 +10,7 @@ from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import human_bytes
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
+from taco_ir.training.tuning import describe_tuning
 
 STATE_BYTES = 16  # of a trained parameter in float32: itself, its gradient, AdamW's two moments
 ACTIVATION_BYTES = 68  # of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
@@ -39,6 +40,7 @@ def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes:
     memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + _activations(config, model, mix)
     return (
         render(Table("", header, rows), "table")
+        + describe_tuning(model)
         + f"{trained:,} of {every:,} parameters are trained; weighting: {config.weighting}; at most about {human_bytes(memory)} of memory"
         + (f" for each of {mix.processes} processes" if mix.processes > 1 else "")
     )

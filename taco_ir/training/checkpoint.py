@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from taco_ir.files import InputError, read_json, write_json, writing_folder
+from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.weighting.base import TaskWeighting
 
@@ -109,3 +110,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def resume(folder: Path, warm: Path | None, config: TrainConfig, optimizer: Optimizer, weighting: TaskWeighting) -> TrainState:
+    """Load optimiser and weighting of the last checkpoint under `folder` (the model was loaded from it), and say where it was.
+
+    Where there is none, take from the checkpoint `warm` what `config` says, and begin.
+    """
+    found = latest(folder)
+    source = found or warm
+    if source and (found or config.keep_optimizer):
+        load_optimizer(source, optimizer)
+    if source and (found or config.keep_importance):
+        load_weighting(source, weighting)
+    return read_state(found) if found else TrainState()

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taco_ir.files import InputError, read_json, write_json
-from taco_ir.training.keys import EPISODE_KEYS, FLAG_KEYS, GROUPS, HINTS, KEYS, PRESETS, RULES, WEIGHTING_NAMES, TrainConfig, Values
+from taco_ir.training.keys import (
+    EPISODE_KEYS,
+    FLAG_KEYS,
+    GROUPS,
+    HINTS,
+    KEYS,
+    PRESETS,
+    RULES,
+    WEIGHTING_NAMES,
+    Rules,
+    TrainConfig,
+    Values,
+    rules_of,
+)
 from taco_ir.training.values import checked, nearest, number_or_text, option, words
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "EPISODE_KEYS",
@@ -20,13 +36,18 @@ __all__ = [
     "WEIGHTING_NAMES",
     "TrainConfig",
     "add_flag",
+    "add_flag_groups",
     "add_flags",
     "checked_flags",
     "differing_keys",
     "episode_configs",
     "from_dict",
+    "from_values",
     "given_flags",
     "load_config",
+    "needed",
+    "read_file",
+    "read_saved",
     "read_train_config",
     "save_config",
     "shipped",
@@ -35,6 +56,7 @@ __all__ = [
 CONFIGS = Path(__file__).with_name("configs")
 CONFIG_FILE = "config.json"
 MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a run and its continuation
+Config = TypeVar("Config", bound="DataclassInstance")  # TrainConfig, or the keys of another kind of run
 
 
 def read_train_config(path: Path | None, flags: Mapping[str, Any], preset: str | None = None) -> TrainConfig:
@@ -55,11 +77,10 @@ def read_train_config(path: Path | None, flags: Mapping[str, Any], preset: str |
             raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
         values = PRESETS[preset]
     if path is not None:
-        values = _over(values, _read_file(_find(path)))
+        found = read_file(_find(path), (*FLAG_KEYS, "episode"), RULES)
+        values = _over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
     values = _flags_over(values, _checked(flags, FLAG_KEYS, ""))
-    for key in ("model", "output"):
-        if not values.get(key):
-            raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
+    needed(values, KEYS)
     config = TrainConfig(**values)
     for number, episode in enumerate(episode_configs(config), 1):
         _check_mining(episode, f"episode {number}: " if config.episodes else "")
@@ -75,33 +96,51 @@ def episode_configs(config: TrainConfig) -> list[TrainConfig]:
     return [TrainConfig(**_over(base, {key: value for key, value in table.items() if key != "repeat"})) for table in tables]
 
 
-def differing_keys(a: TrainConfig, b: TrainConfig) -> list[str]:
+def differing_keys(a: Config, b: Config) -> list[str]:
     """Keys in which `b` is not a continuation of `a`."""
-    return [key for key in KEYS if key not in MAY_DIFFER and getattr(a, key) != getattr(b, key)]
+    return [entry.name for entry in fields(a) if entry.name not in MAY_DIFFER and getattr(a, entry.name) != getattr(b, entry.name)]
 
 
-def to_dict(config: TrainConfig) -> Values:
+def needed(values: Mapping[str, Any], keys: Mapping[str, Field[Any]]) -> None:
+    """Raise InputError where model or output is not given."""
+    for key in ("model", "output"):
+        if not values.get(key):
+            raise InputError(f"--{key} is needed: {keys[key].metadata['help']}")
+
+
+def to_dict(config: DataclassInstance) -> Values:
     return asdict(config)
 
 
 def from_dict(values: Mapping[str, Any], where: str = "configuration: ") -> TrainConfig:
     """What `to_dict` gave, after JSON as well. Raises: InputError for an unknown key or a value that is not allowed."""
-    return TrainConfig(**_checked(values, KEYS, where))
+    return from_values(values, where, TrainConfig)
 
 
-def save_config(config: TrainConfig, folder: Path) -> None:
+def from_values(values: Mapping[str, Any], where: str, kind: type[Config]) -> Config:
+    """As `from_dict`, of any kind of run whose fields' metadata say what they take."""
+    rules = rules_of(kind)
+    return kind(**_checked(values, rules, where, rules))
+
+
+def save_config(config: DataclassInstance, folder: Path) -> None:
     write_json(folder / CONFIG_FILE, to_dict(config))
 
 
 def load_config(folder: Path) -> TrainConfig:
     """Raises: InputError naming the file when it is missing, not JSON, or no configuration."""
+    return read_saved(folder, TrainConfig)
+
+
+def read_saved(folder: Path, kind: type[Config]) -> Config:
+    """As `load_config`, of any kind of run."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
     values = read_json(path)
     if not isinstance(values, dict):
-        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(KEYS)}")
-    return from_dict(values, f"{path}: ")
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(rules_of(kind))}")
+    return from_values(values, f"{path}: ", kind)
 
 
 def begun(output: Path) -> bool:
@@ -110,10 +149,11 @@ def begun(output: Path) -> bool:
     return any(path.is_file() and path not in start and path.suffix != ".lock" for path in output.rglob("*"))
 
 
-def refuse_other_run(config: TrainConfig, output: Path) -> None:
+def refuse_other_run(config: DataclassInstance, output: Path) -> None:
     """Raise InputError where `output` holds a run that was configured otherwise, or something else."""
     if (output / CONFIG_FILE).is_file():
-        found = load_config(output)
+        _refuse_other_kind(output, rules_of(type(config)))
+        found = read_saved(output, type(config))
         if (keys := differing_keys(found, config)) and begun(output):
             changes = ", ".join(f"{key} was {getattr(found, key)!r}, is {getattr(config, key)!r}" for key in keys)
             raise InputError(
@@ -123,25 +163,42 @@ def refuse_other_run(config: TrainConfig, output: Path) -> None:
         raise InputError(f"--output {output} exists and is no training run; give another folder")
 
 
+def _refuse_other_kind(output: Path, keys: Collection[str]) -> None:
+    """Raise InputError where the configuration in `output` has keys that are not among `keys`, and lacks some that are."""
+    values = read_json(output / CONFIG_FILE)
+    foreign, missing = [key for key in values if key not in keys], [key for key in keys if key not in values]
+    if foreign and missing:
+        raise InputError(
+            f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks {missing[0]!r}; give another folder"
+        )
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}")
     parser.add_argument(
         "--preset", metavar="NAME", help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
     )
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for key in FLAG_KEYS:
-        add_flag(groups[RULES[key][1]["group"]], key, _help(key))
+    add_flag_groups(parser, GROUPS, {key: KEYS[key] for key in FLAG_KEYS}, RULES)
 
 
-def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
+def add_flag_groups(
+    parser: argparse.ArgumentParser, groups: Sequence[str], keys: Mapping[str, Field[Any]], every: Mapping[str, Rules]
+) -> None:
+    """Add a flag for every one of `keys`, under the title of its group."""
+    titled = {title: parser.add_argument_group(title) for title in groups}
+    for key, entry in keys.items():
+        add_flag(titled[entry.metadata["group"]], key, _help(entry), every)
+
+
+def add_flag(target: argparse._ActionsContainer, key: str, help: str, every: Mapping[str, Rules] = RULES) -> None:
     """Add the flag of one key to a parser or a group of its flags; not given, it leaves no trace."""
-    kind, rules = RULES[key]
+    kind, rules = every[key]
     settings: Values = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
         settings |= {"action": argparse.BooleanOptionalAction}
     elif kind == HINTS["tasks"]:
-        settings |= {"nargs": "+", "type": words, "metavar": "TASK"}
+        settings |= {"nargs": "+", "type": words, "metavar": rules.get("metavar", "TASK")}
     elif kind == HINTS["weighting_options"]:
         settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
     else:
@@ -153,7 +210,7 @@ def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
 def given_flags(options: argparse.Namespace, keys: Collection[str] = FLAG_KEYS) -> Values:
     """Those of a command line's flags that are among these keys of a configuration and were given; not checked yet."""
     given = {key: value for key, value in vars(options).items() if key in keys}
-    for key, gather in (("tasks", tuple), ("weighting_options", dict)):
+    for key, gather in (("tasks", tuple), ("objective", tuple), ("weighting_options", dict)):
         if key in given:
             given[key] = gather(chain.from_iterable(given[key]))
     return given
@@ -173,8 +230,8 @@ def _flag(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def _help(key: str) -> str:
-    text, default = KEYS[key].metadata["help"], KEYS[key].default
+def _help(entry: Field[Any]) -> str:
+    text, default = entry.metadata["help"].replace("%", "%%"), entry.default  # argparse formats it
     if isinstance(default, bool):
         shown = "on" if default else "off"
     elif isinstance(default, tuple):
@@ -193,7 +250,8 @@ def _find(path: Path) -> Path:
     raise InputError(f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}")
 
 
-def _read_file(path: Path) -> Values:
+def read_file(path: Path, allowed: Collection[str], every: Mapping[str, Rules]) -> Values:
+    """The keys of a TOML file. Raises: InputError naming the file and what is wrong in it."""
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
@@ -202,23 +260,22 @@ def _read_file(path: Path) -> Values:
     except tomllib.TOMLDecodeError as error:
         message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
         raise InputError(f"{path}: not valid TOML: {message}") from error
-    values = _checked(values, (*FLAG_KEYS, "episode"), f"{path}: ")
-    return {"episodes" if key == "episode" else key: value for key, value in values.items()}
+    return _checked(values, allowed, f"{path}: ", every)
 
 
-def _checked(values: Mapping[str, Any], allowed: Collection[str], where: str) -> Values:
+def _checked(values: Mapping[str, Any], allowed: Collection[str], where: str, every: Mapping[str, Rules] = RULES) -> Values:
     """Values of the types and within the ranges of their keys. `where` comes before a key in messages; none: flags."""
     found: Values = {}
     for key, value in values.items():
         if key not in allowed:
             reason = (
                 f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
-                if key in FLAG_KEYS
+                if key in every and key in FLAG_KEYS
                 else f"unknown key {key!r}; {nearest(key, allowed)}"
             )
             raise InputError(f"{where}{reason}")
-        found[key] = checked(f"{where}{key}" if where else _flag(key), value, *RULES[key])
-        if RULES[key][0] == HINTS["episodes"]:
+        found[key] = checked(f"{where}{key}" if where else _flag(key), value, *every[key])
+        if every[key][0] == HINTS["episodes"]:
             tables = enumerate(found[key], 1)
             found[key] = tuple(_checked(table, (*EPISODE_KEYS, "repeat"), f"{where}episode {number}: ") for number, table in tables)
     return found

@@ -16,6 +16,11 @@ from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
 from taco_ir.models.pooling import Ids, embed, pad, tokenize
+from taco_ir.models.tuning import folder as tuning_folder
+from taco_ir.models.tuning import roles
+from taco_ir.models.tuning.encoder import TunedEncoder
+from taco_ir.models.tuning.folder import TuningRecord
+from taco_ir.models.tuning.tuned import Tuning
 from taco_ir.records import Passage
 
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model")
@@ -24,10 +29,11 @@ LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is th
 
 
 class Text(NamedTuple):
-    """A tokenised text and the tower that reads it."""
+    """A tokenised text and the tower, or a tuned backbone's module ("": none), that reads it; `labels`, where there is something to fill in, are -100 elsewhere."""
 
     tower: str
     ids: Ids
+    labels: Ids | None = None
 
 
 class DualEncoder(nn.Module):
@@ -36,6 +42,7 @@ class DualEncoder(nn.Module):
     Attributes:
         config: kept in the checkpoint.
         folder: the model folder it was loaded from; its tokenizer files go into checkpoints.
+        tuning, record: the modules that train instead of the backbone, and what their folder says; None where it trains itself.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
@@ -43,6 +50,8 @@ class DualEncoder(nn.Module):
         self.config = config
         self.folder = folder
         self.untied = untied
+        self.tuning: Tuning | None = None
+        self.record: TuningRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
         self.towers = nn.ModuleDict()
@@ -55,22 +64,42 @@ class DualEncoder(nn.Module):
             self._tokenizers[name] = tokenizer
             self._tokenizer_files[name] = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in source.glob(pattern)}
 
+    def backbone(self, tower: str) -> nn.Module:
+        return self.towers[tower]["backbone"]  # type: ignore[index,no-any-return]
+
     def _name(self, tower: str) -> str:
         return tower if self.untied else "passage"
 
     def queries(self, texts: Sequence[str], task: str) -> list[Text]:
         tower = self._name("query")
         ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task))
-        return [Text(tower, ids_L) for ids_L in ids]
+        return [Text(self._reader(tower, task), ids_L) for ids_L in ids]
 
     def passages(self, passages: Sequence[Passage]) -> list[Text]:
         tower = self._name("passage")
         ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length)
-        return [Text(tower, ids_L) for ids_L in ids]
+        return [Text(self._reader(tower, None), ids_L) for ids_L in ids]
+
+    def _reader(self, tower: str, task: str | None) -> str:
+        """What reads a query of `task`, or a passage where that is None: `tower`, or the module for it."""
+        if self.record is None:
+            return tower
+        if task is None:
+            return roles.passage_module(self.record.roles) or ""
+        return roles.query_module(self.record.roles, self.record.tasks, task)
+
+    def tune(self, tuning: Tuning, record: TuningRecord) -> None:
+        """Train modules on the backbone, which they froze, instead of it; a head stays as it is, too."""
+        for name, part in self.towers["passage"].items():  # type: ignore[operator]
+            if name != "backbone":
+                part.requires_grad_(False)
+        self.tuning, self.record = tuning, record
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D] of texts that one tower reads."""
-        tower = self.towers[texts[0].tower]
+        """Vectors [B, D] of texts that one tower, or one module of a tuned backbone, reads."""
+        if self.tuning is not None:
+            self.tuning.use(texts[0].tower or None)
+        tower = self.towers["passage" if self.tuning is not None else texts[0].tower]
         backbone = tower["backbone"]  # type: ignore[index]
         ids_BL, mask_BL = pad([text.ids for text in texts], backbone.config.pad_token_id or 0)
         return embed(backbone, self.config, ids_BL.to(self.device), mask_BL.to(self.device), dict(tower.items()).get("head"))  # type: ignore[operator]
@@ -122,12 +151,21 @@ class DualEncoder(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
+        settings: dict[str, object] = {"use_reentrant": False}
+        if self.tuning is not None:
+            settings["context_fn"] = self.tuning.repeated
         for tower in self.towers.values():
-            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[index]
+            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[index]
 
     def text_encoder(self) -> TextEncoder:
         """The same weights as search uses them; leaves the backbones in evaluation mode."""
         device = str(self.device)
+        if self.tuning is not None and self.record is not None:
+            parts = dict(self.towers["passage"].items())  # type: ignore[operator]
+            tokenizer = self._tokenizers["passage"]
+            return TunedEncoder(
+                self.tuning, self.record, parts["backbone"], tokenizer, self.config, self.folder, device=device, head=parts.get("head")
+            )
         found = []
         for name, tower in self.towers.items():
             parts = dict(tower.items())  # type: ignore[operator]
@@ -139,7 +177,12 @@ class DualEncoder(nn.Module):
         return UntiedEncoder(found[1], found[0]) if self.untied else found[0]
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_encoder` reads, one for each tower where they are two."""
+        """Write a folder that `load_encoder` reads, one for each tower where they are two; of a tuned backbone its modules alone."""
+        if self.tuning is not None and self.record is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            tuning_folder.save(self.tuning, self.record, folder)
+            self.config.save(folder)
+            return
         for name, tower in self.towers.items():
             target = folder / name if self.untied else folder
             target.mkdir(parents=True, exist_ok=True)
@@ -153,6 +196,8 @@ class DualEncoder(nn.Module):
 
     def trained(self) -> list[tuple[str, Parameter]]:
         """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""
+        if self.tuning is not None:
+            return [(name, param) for name, param in self.tuning.named_tensors().items() if param.requires_grad]
         return [(name, param) for name, param in self.named_parameters() if param.requires_grad and ".pooler." not in name]
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from taco_ir.models.config import Pooling
+from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS
+from taco_ir.models.tuning.roles import ROLES
 
 WEIGHTING_NAMES = ("naive", "uw", "gradnorm", "pcgrad", "cgd", "taco")
 GROUPS = (
@@ -23,6 +25,7 @@ GROUPS = (
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 
 Values = dict[str, Any]
+Rules = tuple[Any, Mapping[str, Any]]  # a key's type, and its ranges, choices and tests
 
 
 def _is_template(text: str) -> bool:
@@ -77,6 +80,26 @@ class TrainConfig:
     head: int = field(default=0, metadata=_encoder("width of a linear layer on top; 0: none", min=0))
     freeze_embeddings: bool = field(default=False, metadata=_encoder("leave the token embeddings as they are"))
     freeze_layers: int = field(default=0, metadata=_encoder("leave this many of the lowest layers as they are", min=0))
+    tune: str = field(
+        default=FULL,
+        metadata=_encoder("train all of the backbone, or keep it frozen and train small modules on it", choices=(FULL, *METHODS)),
+    )
+    tune_width: int = field(default=0, metadata=_encoder("width of the modules, rank or length of prompts; 0: the method's own", min=0))
+    tune_budget: str = field(
+        default="",
+        metadata=_encoder(
+            "instead of a width: the largest one with at most this share of the backbone's parameters, in per cent with its sign",
+            test=lambda text: not text or BUDGET.fullmatch(text),
+            allowed="a share such as 0.5%, or nothing",
+        ),
+    )
+    tune_roles: str = field(
+        default="shared",
+        metadata=_encoder(
+            "modules: one for all texts, one for each tower, or one for the queries of each task and one for passages; frozen: none for passages",
+            choices=ROLES,
+        ),
+    )
     dropout: float = field(default=-1.0, metadata=_encoder("dropout while training; negative: the model's own", below=1))
 
     batch_size: int = field(default=64, metadata=_batch("queries of a step, all tasks together", min=1))
@@ -91,7 +114,10 @@ class TrainConfig:
     share_temperature: float = field(
         default=4.0, metadata=_batch("c in shares by temperature: (task's part of the queries)^(1/c)", above=0)
     )
-    hard_negatives: int = field(default=1, metadata=_batch("hard negatives of a query, beside the other queries' passages", min=0))
+    hard_negatives: int = field(
+        default=1,
+        metadata=_batch("hard negatives of a query, beside the other queries' passages; every epoch takes the next ones", min=0),
+    )
     multi_positive: bool = field(default=False, metadata=_batch("learn from all positives of a query at once"))
     cross_device: bool = field(default=True, metadata=_batch("take negatives from all processes"))
     temperature: float = field(default=0.0, metadata=_batch("scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0))
@@ -162,9 +188,17 @@ PRESETS: dict[str, Values] = {
     },
 }
 HINTS = get_type_hints(TrainConfig)
+
+
+def rules_of(kind: type) -> dict[str, Rules]:
+    """Type and rules of each key of a configuration, from its fields' annotations and metadata."""
+    hints = get_type_hints(kind)
+    return {entry.name: (hints[entry.name], entry.metadata) for entry in fields(kind)}
+
+
 # type and rules by key; those that only files have are `episode` and, in it, `repeat`
-RULES: dict[str, tuple[Any, Mapping[str, Any]]] = {
-    **{key: (HINTS[key], entry.metadata) for key, entry in KEYS.items()},
+RULES: dict[str, Rules] = {
+    **rules_of(TrainConfig),
     "episode": (HINTS["episodes"], {}),
     "repeat": (int, {"min": 1, "max": 1000}),
 }

@@ -61,11 +61,11 @@ class TrainingLog:
         self._reporter.scalars(step, scalars | {"learning_rate": rate, "update_norm": update_norm})
         self._reporter.progress(step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
 
-    def validation(self, step: int, scores: Mapping[str, float]) -> None:
-        """Page R-precision by task, and `macro`."""
+    def validation(self, step: int, scores: Mapping[str, float], what: str) -> None:
+        """Scores by name; `what` says of what kind."""
         self._write({"step": step, "validation": dict(scores)})
         found = ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
-        self._reporter.message(f"step {step}: page R-precision in the validation pools: {found}")
+        self._reporter.message(f"step {step}: {what}: {found}")
         self._reporter.scalars(step, {f"validation/{task}": score for task, score in scores.items()})
 
     def message(self, text: str) -> None:

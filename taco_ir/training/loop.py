@@ -7,19 +7,20 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+from torch.nn import Parameter
 
-from taco_ir.data.pools import Pool
 from taco_ir.files import InputError, writing_folder
-from taco_ir.training.checkpoint import TrainState, latest, load_optimizer, load_weighting, read_state, write_checkpoint
+from taco_ir.training.checkpoint import resume, write_checkpoint
 from taco_ir.training.config import TrainConfig
+from taco_ir.training.dual import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.processes import Processes
 from taco_ir.training.start import adamw, learning_rate
-from taco_ir.training.step import MultiTaskStep, StepResult
-from taco_ir.training.validation import validate
+from taco_ir.training.step import StepResult
+from taco_ir.weighting.base import TaskWeighting
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
 BEST, MODEL = "best", "model"
@@ -37,74 +38,80 @@ class Plan(NamedTuple):
     validate_every: int
 
 
-class Episode:
-    """Trains a model on one set of negatives with one weighting, in a folder of its own.
+class Step(Protocol):
+    """What a loop repeats: it leaves the gradient of a global step in .grad of `params`, or none where that is not finite."""
 
-    The folder: `checkpoints/`, `log.jsonl`, `best/` (a model folder) where it validates, and in the end `model/`.
+    @property
+    def model(self) -> DualEncoder: ...
+    @property
+    def params(self) -> Sequence[Parameter]: ...
+    @property
+    def weighting(self) -> TaskWeighting: ...
+
+    def __call__(self, step: int, progress: float, /) -> StepResult: ...
+
+
+class Validation(Protocol):
+    """What is measured between steps: scores by name, of which `macro` tells the best model where there is one to keep."""
+
+    what: str
+    keeps_best: bool
+
+    def __call__(self) -> dict[str, float]: ...
+
+
+class Loop:
+    """Steps, schedule, validation, checkpoints and log, in a folder of its own: `checkpoints/`, `log.jsonl`, perhaps `best/`, and in the end `model/`.
 
     Args:
-        pools: for validation; none: no validation.
+        validation: on the first process; None: nothing is measured, and the last model is kept.
         warm: a checkpoint whose optimiser or weighting state is taken over where `config` says so.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        step: MultiTaskStep,
+        step: Step,
         plan: Plan,
-        pools: Sequence[Pool],
         folder: Path,
         processes: Processes,
         reporter: Reporter,
+        validation: Validation | None = None,
         warm: Path | None = None,
     ) -> None:
         self._config = config
         self._step = step
         self._plan = plan
-        self._pools = pools
         self._folder = folder
         self._processes = processes
+        self._validation = validation
         self._optimizer = adamw(step.model, config)
-        self.state = self._resume(warm)
+        self.state = resume(folder, warm, config, self._optimizer, step.weighting)
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
-
-    def _resume(self, warm: Path | None) -> TrainState:
-        """Load the last checkpoint's optimiser and weighting (the model was loaded from it); the log ends where it did."""
-        if found := latest(self._folder):
-            load_optimizer(found, self._optimizer)
-            load_weighting(found, self._step.weighting)
-            state = read_state(found)
-        else:
-            state = TrainState()
-            if warm and self._config.keep_optimizer:
-                load_optimizer(warm, self._optimizer)
-            if warm and self._config.keep_importance:
-                load_weighting(warm, self._step.weighting)
-        return state
 
     def run(self) -> Path:
         """Train to the end; the folder of the model: the best of all validations, or the last."""
         state, plan = self.state, self._plan
-        if state.step == 0 and self._pools:
+        if state.step == 0 and self._validation:
             self._validate()
         self._step.model.train()
-        while state.step < plan.steps and not self._out_of_patience:
+        while state.step < plan.steps and not 0 < self._config.patience <= state.worse:
             began = time.perf_counter()
             rate = learning_rate(self._config, state.step, plan.steps)
             result = self._step(state.step, state.step / plan.steps)
             update_norm = self._apply(result, rate)
             state.step += 1
             self._log.step(state.step, result, rate, update_norm, time.perf_counter() - began)
-            validated = bool(self._pools) and (state.step % plan.validate_every == 0 or state.step == plan.steps)
+            validated = self._validation and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
-                self._judge()
+                self._judge(self._validate())
             if validated or state.step % self._config.checkpoint_every == 0 or state.step == plan.steps:
                 self._checkpoint()
-        return self._finish()
-
-    @property
-    def _out_of_patience(self) -> bool:
-        return 0 < self._config.patience <= self.state.worse
+        if self._processes.first:
+            with writing_folder(self._folder / MODEL) as part:
+                self._write_model(part)
+        self._processes.wait()
+        return self._folder / MODEL
 
     def _apply(self, result: StepResult, rate: float) -> float:
         """Clip and step, or count a step that must be skipped; the norm of the combined gradient.
@@ -131,48 +138,40 @@ class Episode:
         self._optimizer.zero_grad()
         return norm
 
+    def _checkpoint(self) -> None:
+        if self._processes.first:
+            folder, keep = self._folder / "checkpoints", self._config.keep_checkpoints
+            write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep)
+        self._processes.wait()
+
     def _validate(self) -> float:
         """Validate on the first process; the macro average, for all."""
         scores: dict[str, float] = {}
-        if self._processes.first:
-            scores = validate(self._step.model.text_encoder(), self._pools, self._step.texts.passages)
-            scores["macro"] = math.fsum(scores.values()) / len(scores)
-            self._log.validation(self.state.step, scores)
+        if self._processes.first and self._validation:
+            scores = self._validation()
+            self._log.validation(self.state.step, scores, self._validation.what)
         self._step.model.train()
         return self._processes.from_first(scores.get("macro", 0.0))
 
-    def _judge(self) -> None:
-        """Validate; keep the model where it is the best so far."""
+    def _judge(self, macro: float) -> None:
+        """Keep the model where it is the best so far."""
         state = self.state
-        macro = self._validate()
-        state.worse += 1
-        if state.best is None or macro > state.best:
+        if self._keeps_best and (state.best is None or macro > state.best):
             state.best, state.best_step, state.worse = macro, state.step, 0
             if self._processes.first:
                 with writing_folder(self._folder / BEST) as part:
                     self._step.model.save(part)
+        else:
+            state.worse += self._keeps_best
 
-    def _checkpoint(self) -> None:
-        if self._processes.first:
-            write_checkpoint(
-                self._folder / "checkpoints",
-                self._step.model,
-                self._optimizer,
-                self._step.weighting,
-                self.state,
-                self._config.keep_checkpoints,
-            )
-        self._processes.wait()
+    @property
+    def _keeps_best(self) -> bool:
+        return self._validation is not None and self._validation.keeps_best
 
-    def _finish(self) -> Path:
-        """Put the best model, or the last where none was validated, to `model`."""
-        if self._processes.first:
-            if self._pools:
-                self._log.message(f"best validation: step {self.state.best_step}, macro page R-precision {self.state.best:.3f}")
-            with writing_folder(self._folder / MODEL) as part:
-                if self._pools:
-                    shutil.copytree(self._folder / BEST, part, dirs_exist_ok=True)
-                else:
-                    self._step.model.save(part)
-        self._processes.wait()
-        return self._folder / MODEL
+    def _write_model(self, folder: Path) -> None:
+        """The best model, or the last where none is kept."""
+        if self._keeps_best:
+            self._log.message(f"best validation: step {self.state.best_step}, macro {self.state.best:.3f}")
+            shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True)
+        else:
+            self._step.model.save(folder)

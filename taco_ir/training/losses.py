@@ -32,3 +32,13 @@ def contrastive_loss(
     negatives_B = scores_BN.masked_fill(excluded_BN, lowest).logsumexp(1)
     losses = torch.nn.functional.softplus(negatives_B[owner] - scores_BN[owner, column])  # log(1 + sum exp(negative - positive))
     return (losses * share).sum() / len(positives)
+
+
+def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over spans of -log p(its partner | span) against all other spans, a scalar (Gao and Callan, coCondenser, ACL 2022).
+
+    Args:
+        span_ND: spans 2i and 2i + 1 are partners.
+    """
+    own_NN = torch.eye(len(span_ND), dtype=torch.bool, device=span_ND.device)
+    return contrastive_loss(span_ND, span_ND, [[row ^ 1] for row in range(len(span_ND))], own_NN, temperature)

@@ -16,11 +16,14 @@ from taco_ir.data.batches import TaskSampler
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.encoder import HEAD_FILE, is_untied, longest, own_config
+from taco_ir.models.tuning.counts import FULL
+from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import TOWERS, DualEncoder
 from taco_ir.training.processes import Processes
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
+from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 from taco_ir.training.values import checked, nearest
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
@@ -37,26 +40,32 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> Du
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
     Raises:
-        InputError: for a base that cannot be loaded, or lengths beyond its positions.
+        InputError: for a base that cannot be loaded, cannot be tuned as `config` says, or lengths beyond its positions.
     """
-    own = folder / "passage" if is_untied(folder) else folder
-    limit = longest(own)
-    base = _base_config(config, own, limit)
+    backbone = base_folder(folder) if is_tuned(folder) else folder
+    limit = longest(backbone / "passage" if is_untied(backbone) else backbone)
+    base = base_config(config, folder / "passage" if is_untied(folder) else folder, limit)
+    check_tuning(config, folder, backbone)
     lengths = {task: config.query_length or query_length(task, config.prompts) for task in tasks}
     for key, value in (("passage_length", config.passage_length), ("query_length", config.query_length)):
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(config.seed)  # for weights that are new: a head
-    model = DualEncoder(folder, base, config.untied or is_untied(folder))
+    model = DualEncoder(backbone, base, config.untied or is_untied(backbone))
+    prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {}
     model.config = replace(
         base,
-        prompts={task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {},
+        prompts=prompts,
         query_length=min(max(lengths.values()), limit),
         query_lengths={task: min(length, limit) for task, length in lengths.items()},
         passage_length=config.passage_length,
         passage_template=config.passage_template,
         left_context=LEFT_CONTEXT,
     )
+    if config.tune != FULL:
+        model.tune(*tuned(config, model.backbone("passage"), folder, backbone, tasks))
+        model.config = going_on(model, folder, base)
+        check_positions(model, limit)
     model.to(torch.device(config.device))
     model.sparse_tables(True)
     model.freeze(config.freeze_embeddings, config.freeze_layers)
@@ -64,10 +73,17 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> Du
         model.set_dropout(config.dropout)
     if config.gradient_checkpointing:
         model.checkpoint_gradients()
+    refuse_not_finite(model, folder)
+    if model.tuning is not None:
+        check_modules(model)
+    return model
+
+
+def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
+    """Raise InputError for weights, loaded from `folder`, that are not finite."""
     for name, param in model.named_parameters():
         if not torch.isfinite(param).all():
             raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
-    return model
 
 
 def trained_encoder(folder: Path, device: str) -> DualEncoder:
@@ -76,20 +92,21 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     Raises:
         InputError: for a folder that does not, or that lacks weights.
     """
-    untied = is_untied(folder)
     config = own_config(folder)
-    for own in (folder / tower for tower in TOWERS) if untied else (folder,):
+    backbone = base_folder(folder) if is_tuned(folder) else folder
+    untied = is_untied(backbone)
+    for own in (backbone / tower for tower in TOWERS) if untied else (backbone,):
         if config.head and not (own / HEAD_FILE).is_file():
             raise InputError(f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing")
-    model = DualEncoder(folder, config, untied)
+    model = DualEncoder(backbone, config, untied)
+    if is_tuned(folder):
+        model.tune(load_tuning(model.backbone("passage"), folder), read_record(folder))
     model.to(torch.device(device))
     model.sparse_tables(True)
     return model.eval()
 
 
-def step_of(
-    config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes
-) -> MultiTaskStep:
+def step_of(config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes) -> MultiTaskStep:
     """The training step that `config` describes."""
     settings = BatchSettings(
         negatives=config.hard_negatives,
@@ -104,7 +121,8 @@ def step_of(
     return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
 
 
-def _base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
+def base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
+    """How the base model in `folder` pools, as itself or `config` says. Raises: InputError where they disagree."""
     if not describes_itself(folder):
         return replace(read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit), head=config.head)
     base = read_config(folder, None, False, limit)

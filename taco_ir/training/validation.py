@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from taco_ir.data.pools import Pool
@@ -9,9 +10,26 @@ from taco_ir.evaluation.measures import Measure, evaluate
 from taco_ir.models.encoder import TextEncoder
 from taco_ir.records import Passage, Ranking, Run
 from taco_ir.retrieval.exact import exact_search
+from taco_ir.training.dual import DualEncoder
 
 MEASURE = Measure("Rprec")
 HITS = 20  # more than any evidence set has pages, with room for passages of one page
+
+
+class PoolValidation:
+    """Page R-precision of a model in pools, by task, and their mean as `macro`, by which the best model is kept."""
+
+    what = "page R-precision in the validation pools"
+    keeps_best = True
+
+    def __init__(self, model: DualEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> None:
+        self._model = model
+        self._pools = pools
+        self._passages = passages
+
+    def __call__(self) -> dict[str, float]:
+        scores = validate(self._model.text_encoder(), self._pools, self._passages)
+        return scores | {"macro": math.fsum(scores.values()) / len(scores)}
 
 
 def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, float]:

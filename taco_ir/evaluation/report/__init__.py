@@ -7,12 +7,15 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from taco_ir.evaluation.audit import LEGEND, Audit, example_table, facts, histogram, margin_table, summary
+from taco_ir.evaluation.audit_sources import LEGEND as SOURCES_LEGEND
+from taco_ir.evaluation.audit_sources import source_tables
 from taco_ir.evaluation.table import Cell, escape_markdown, render, show
 
 if TYPE_CHECKING:
     import jinja2
 
 HEADINGS = ("Tasks", "Score margins", "Examples")
+SOURCES_HEADING = "Sources"
 
 
 def markdown(audit: Audit) -> str:
@@ -26,8 +29,12 @@ def _blocks(audit: Audit) -> Iterator[str]:
     yield f"## {HEADINGS[0]}\n"
     yield render(summary(audit.tasks), "markdown")
     yield "".join(f"- {escape_markdown(line)}\n" for line in LEGEND)
+    if audit.sources:
+        yield f"## {SOURCES_HEADING}\n"
+        yield from (render(table, "markdown") for table in source_tables(audit.sources))
+        yield "".join(f"- {escape_markdown(line)}\n" for line in SOURCES_LEGEND)
     yield f"## {HEADINGS[1]}\n"
-    yield from (render(margin_table(task), "markdown") for task in audit.tasks if len(task.margins))
+    yield from (render(margin_table(task), "markdown") for task in audit.measured)
     yield f"## {HEADINGS[2]}\n"
     for example in audit.examples:
         yield f"### {example.topics} {escape_markdown(example.query.qid)}\n"
@@ -38,11 +45,12 @@ def _blocks(audit: Audit) -> Iterator[str]:
 
 def html(audit: Audit) -> str:
     """The report as HTML: style and plots inline, every value escaped."""
-    plotted = [(task, histogram(task.margins)) for task in audit.tasks if len(task.margins)]
+    plotted = [(task, histogram(task.margins)) for task in audit.measured]
+    sources = {"heading": SOURCES_HEADING, "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
     return (
         environment()
         .get_template("audit.html")
-        .render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted)
+        .render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted, sources=sources)
     )
 
 

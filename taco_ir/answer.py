@@ -1,0 +1,148 @@
+"""`python -m taco_ir.answer`: retrieve passages for questions, read the answers in them, write and score them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import taco_ir
+from taco_ir.console import MODEL_FLAGS, Parser, Progress, log, run_verb
+from taco_ir.data.collections import Collection, Topics, open_collection
+from taco_ir.evaluation.formats import write_kilt
+from taco_ir.evaluation.kilt import page_run
+from taco_ir.evaluation.measures import Measure
+from taco_ir.files import InputError, write_json
+from taco_ir.rankings import made_of, record_path
+from taco_ir.records import Passage, Query, Run
+from taco_ir.scoring import asked_of, score_table
+
+if TYPE_CHECKING:
+    from taco_ir.models.reader import Answer, Reader
+    from taco_ir.systems import System
+
+DEFAULT_HITS = 20
+AT_ONCE = 32  # questions read between two lines of progress
+RETRIEVERS = ("dense", "bm25", "hybrid")
+RETRIEVAL = ("Rprec", "recall@5")
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "answer",
+        "Answer questions: retrieve passages, let a reader select one and mark the answer in it, print it, and score it where the topics have\n"
+        "answers. Writes KILT files (answer, and the pages in the order of the retrieval), which taco_ir.evaluate scores as well.",
+        ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
+        "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model --reader my-reader/model\n"
+        '  python -m taco_ir.answer --query "who wrote the cello suites" --retriever bm25 --reader my-reader/model',
+    )
+    flags.add_argument("--query", metavar="TEXT", help="answer this one question")
+    flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train_reader wrote")
+    flags.add_argument("--retriever", choices=RETRIEVERS, default="dense", help="[default: dense]")
+    flags.flag("--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]")
+    flags.flag("--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.answers.jsonl]")
+    flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    if bool(options.topics) == bool(options.query is not None):
+        raise InputError(f"give either --topics or --query (see {parser().prog} --help)")
+    if options.query is not None and (options.output or not options.query.strip()):
+        raise InputError("--output goes with --topics" if options.output else "--query is empty; give a text")
+    from taco_ir.models.reader import load_reader
+
+    reader = load_reader(options.reader, options.device, options.batch_size)
+    collection = open_collection(options.collection)
+    system = _system(options, collection)
+    if options.query is not None:
+        topics = Topics("query", "", [Query("query", options.query.strip(), "")])
+        answer_topics(topics, system, reader, collection, options)
+        return
+    topics_of = [collection.topics(name) for name in collection.expand(options.topics)]
+    paths = _paths(options, collection, topics_of, system.name)
+    runs = [answer_topics(topics, system, reader, collection, options) for topics in topics_of]
+    for topics, run, path in zip(topics_of, runs, paths, strict=True):
+        write_kilt(run, topics.queries, path)
+        write_json(record_path(path), _record(options, collection, topics, system, reader))
+        log.info("answers: %s", path)
+    _print_scores(options, collection, system.name, [pair for pair in zip(topics_of, runs, strict=True) if pair[0].judged])
+
+
+def _system(options: Namespace, collection: Collection) -> System:
+    from taco_ir.systems import BM25System, DenseSystem, HybridSystem
+
+    dense, bm25 = DenseSystem(collection, options), BM25System(collection)
+    systems: dict[str, System] = {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}
+    return systems[options.retriever]
+
+
+def answer_topics(topics: Topics, system: System, reader: Reader, collection: Collection, options: Namespace) -> Run:
+    """Retrieve, read and print; the run of pages with the answers."""
+    run = system.search(topics, options.hits)
+    answers: dict[str, str] = {}
+    progress = Progress(f"read {topics.name}", len(topics.queries), "questions")
+    for done, query, answer, passages in _read(topics, run, reader, collection):
+        answers[query.qid] = answer.text if answer else ""
+        if not options.quiet:
+            print(_shown(query, answer, passages))
+        if len(topics.queries) > 1:
+            progress.at(done)
+    return page_run(run, collection.passages.page_of)._replace(answers=answers)
+
+
+def _read(
+    topics: Topics, run: Run, reader: Reader, collection: Collection
+) -> Iterator[tuple[int, Query, Answer | None, Mapping[str, Passage]]]:
+    """The number of questions done, a question, its answer, and the passages read for it and its neighbours."""
+    for start in range(0, len(topics.queries), AT_ONCE):
+        part = topics.queries[start : start + AT_ONCE]
+        docids = {query.qid: run.rankings[query.qid].docids if query.qid in run.rankings else [] for query in part}
+        passages = collection.passages.get(list(dict.fromkeys(docid for each in docids.values() for docid in each)))
+        answers = reader.read([(query.plain_text, [passages[docid] for docid in docids[query.qid]]) for query in part])
+        for place, (query, answer) in enumerate(zip(part, answers, strict=True), 1):
+            yield start + place, query, answer, passages
+
+
+def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage]) -> str:
+    from taco_ir.models.reader import marked
+
+    if answer is None:
+        return f"{query.text}\n  (no passage found)"
+    passage = passages[answer.docid]
+    evidence = f"{passage.title or '(no title)'} [{answer.docid}]: {marked(passage.text, answer.start, answer.end)}"
+    return f"{query.text}\n  {answer.text}  ({answer.score:.3f})\n  {evidence}"
+
+
+def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str) -> list[Path]:
+    """Where the answers to each of the topics go. Raises: InputError for what exists, or a file for several topics."""
+    if options.output is None:
+        return [Path("runs") / collection.name / f"{topic.name}.{system}.answers.jsonl" for topic in topics]
+    output = Path(options.output)
+    if output.is_file() and len(topics) > 1:
+        raise InputError(f"--output {output} is a file; for {len(topics)} topics give a folder")
+    alone = len(topics) == 1 and not options.output.endswith("/") and not output.is_dir()
+    paths = [output] if alone else [output / f"{topic.name}.jsonl" for topic in topics]
+    if (found := [path for path in paths if path.exists()]) and not options.overwrite:
+        raise InputError(f"--output {found[0]} exists; give another name or --overwrite")
+    return paths
+
+
+def _record(options: Namespace, collection: Collection, topics: Topics, system: System, reader: Reader) -> dict[str, Any]:
+    """What made the answers."""
+    retrieved = {"system": system.name, "inputs": system.inputs, "hits": options.hits}
+    return {"taco_ir": taco_ir.__version__, **made_of(collection, topics), **retrieved, "reader": reader.fingerprint}
+
+
+def _print_scores(options: Namespace, collection: Collection, system: str, answered: Sequence[tuple[Topics, Run]]) -> None:
+    measures = dict.fromkeys([*map(Measure.parse, RETRIEVAL), *(measure for topics, _ in answered for measure in asked_of(topics))])
+    if answered:
+        print()
+        runs: dict[str, Any] = {system: [run for _, run in answered]}
+        print(score_table(collection, [topics for topics, _ in answered], runs, list(measures), options.format), end="")
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,129 @@
+"""KILT's downstream measures: answers against gold answers, and the same counted only where all evidence was found.
+
+Petroni et al., NAACL 2021, section 5; equal to KILT's `eval_downstream.py`, whose EM and F1 are SQuAD's (Rajpurkar et al., EMNLP 2016).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from taco_ir.evaluation.kilt import R_PRECISION, kilt_scores
+from taco_ir.files import InputError
+from taco_ir.records import Query, normal_answer
+
+SMOOTHING = 1e-8  # of the `rouge` package
+WITH_EVIDENCE = "KILT-"
+AnswerScore = Callable[[str, str], float]
+
+
+def exact_match(answer: str, gold: str) -> float:
+    return float(normal_answer(answer) == normal_answer(gold))
+
+
+def token_f1(answer: str, gold: str) -> float:
+    """F1 of the words of both, as bags; 0 where they share none."""
+    ours, theirs = normal_answer(answer).split(), normal_answer(gold).split()
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(ours), shared / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+def accuracy(answer: str, gold: str) -> float:
+    """Equality without any normalisation, as KILT has it."""
+    return float(answer == gold)
+
+
+def rouge_l(answer: str, gold: str) -> float:
+    """F of ROUGE-L as the `rouge` package 1.0 computes it, over sentences (between full stops) and sets of words.
+
+    Shared are the words in a longest common subsequence of any sentence of one with any of the other (Lin, 2004, section 3.2);
+    a word counts once. 0 where either text is nothing but full stops.
+    """
+    ours, theirs = _sentences(answer), _sentences(gold)
+    if not ours or not theirs:
+        return 0.0
+    shared = {word for reference in theirs for sentence in ours for word in common_subsequence(reference, sentence)}
+    precision = len(shared) / len({word for sentence in ours for word in sentence})
+    recall = len(shared) / len({word for sentence in theirs for word in sentence})
+    return 2 * precision * recall / (precision + recall + SMOOTHING)
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """Words of each sentence; one of blanks alone has the empty word, as in that package."""
+    return [sentence.split() or [""] for sentence in text.split(".") if sentence]
+
+
+def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
+    """A longest common subsequence; of several, the one found by going back in `b` where both ways are as good."""
+    length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, word in enumerate(a):
+        for j, other in enumerate(b):
+            length[i + 1][j + 1] = length[i][j] + 1 if word == other else max(length[i][j + 1], length[i + 1][j])
+    found: list[str] = []
+    i, j = len(a), len(b)
+    while i and j:
+        if a[i - 1] == b[j - 1]:
+            found.append(a[i - 1])
+            i, j = i - 1, j - 1
+        elif length[i - 1][j] > length[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return found[::-1]
+
+
+ANSWER_SCORES: dict[str, AnswerScore] = {"EM": exact_match, "F1": token_f1, "AC": accuracy, "RL": rouge_l}
+ANSWER_MEASURES = (*ANSWER_SCORES, *(WITH_EVIDENCE + name for name in ANSWER_SCORES))
+# what KILT's leaderboard shows, by kind of task
+OF_KIND = {
+    "fact checking": ("AC",),
+    "slot filling": ("AC",),
+    "slot filling, unseen relations": ("AC",),
+    "entity linking": ("AC",),
+    "dialogue": ("F1", "RL"),
+    "long-form QA": ("RL", "F1"),
+}
+OF_QUESTIONS = ("EM", "F1")
+
+
+def asked_measures(kind: str) -> tuple[str, ...]:
+    """The measures that a kind of task asks for, then their KILT- versions; question answering where the kind is not known."""
+    asked = OF_KIND.get(kind, OF_QUESTIONS)
+    return (*asked, *(WITH_EVIDENCE + name for name in asked))
+
+
+def gold_answers(query: Query) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(answer.strip() for answer in query.answers if answer.strip()))
+
+
+def answer_scores(
+    answers: Mapping[str, str], rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """Measure -> qid -> value: the best over the gold answers. A query without an answer, ours or gold, scores 0.
+
+    Args:
+        answers: qid -> answer.
+        rankings: qid -> pages, best first; the KILT- measures are 0 where their R-precision is not 1.
+
+    Raises:
+        InputError: for a measure that is none of ANSWER_MEASURES.
+    """
+    if unknown := [measure for measure in measures if measure not in ANSWER_MEASURES]:
+        raise InputError(f"measure {unknown[0]!r} is none of answers; allowed: {', '.join(ANSWER_MEASURES)}")
+    names = dict.fromkeys(measure.removeprefix(WITH_EVIDENCE) for measure in measures)
+    plain = {name: {query.qid: _best(ANSWER_SCORES[name], answers.get(query.qid, ""), query) for query in queries} for name in names}
+    found = kilt_scores(rankings, queries, [R_PRECISION])[R_PRECISION] if set(measures) - set(ANSWER_SCORES) else {}
+    return {
+        measure: plain[measure]
+        if measure in ANSWER_SCORES
+        else {qid: value * (found[qid] == 1) for qid, value in plain[measure.removeprefix(WITH_EVIDENCE)].items()}
+        for measure in measures
+    }
+
+
+def _best(score: AnswerScore, answer: str, query: Query) -> float:
+    answer = answer.strip()
+    return max((score(answer, gold) for gold in gold_answers(query)), default=0.0) if answer else 0.0

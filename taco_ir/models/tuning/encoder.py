@@ -1,0 +1,51 @@
+"""Search with a tuned model: queries go through their task's module, passages through theirs, all on one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taco_ir.files import fingerprint
+from taco_ir.models.config import EncoderConfig
+from taco_ir.models.encoder import TextEncoder
+from taco_ir.models.tuning import roles
+from taco_ir.models.tuning.folder import TuningRecord, module_digest
+from taco_ir.models.tuning.tuned import Tuning
+from taco_ir.records import Passage, Vectors
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+
+class TunedEncoder(TextEncoder):
+    """A text encoder whose backbone has modules. Its passage fingerprint changes with the passages' module alone."""
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        record: TuningRecord,
+        backbone: torch.nn.Module,
+        tokenizer: Tokenizer,
+        config: EncoderConfig,
+        folder: Path,
+        **settings: Any,
+    ) -> None:
+        tensors = tuning.named_tensors()
+        passages = module_digest(record, tensors, roles.passage_module(record.roles))
+        super().__init__(backbone, tokenizer, config, folder, passages, **settings)
+        self.tuning = tuning.to(self._device).eval()
+        self.record = record
+        modules = [module_digest(record, tensors, name) for name in tuning.names]
+        self.fingerprint = fingerprint([self.passage_fingerprint, modules, asdict(config)])
+
+    def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
+        """As before, through the task's module. Raises: InputError also for a task that has none."""
+        with self.tuning.used(roles.query_module(self.record.roles, self.record.tasks, task)):
+            return super().encode_queries(texts, task)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        with self.tuning.used(roles.passage_module(self.record.roles)):
+            return super().encode_passages(passages)

@@ -1,0 +1,130 @@
+"""A tuned model's folder: `tuning.json`, `tuning.safetensors` and taco_ir.json; the backbone stays where it is.
+
+The base is named and its hash kept, so that the modules never run on another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taco_ir.files import InputError, fingerprint, read_json, write_json
+from taco_ir.models.tuning import roles
+from taco_ir.models.tuning.counts import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from taco_ir.models.tuning.tuned import Tuning
+
+RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
+
+
+@dataclass(frozen=True)
+class TuningRecord:
+    """What `tuning.json` says.
+
+    Attributes:
+        tasks: those that have a module of their own.
+        frozen: modules that training leaves as they are.
+        base: folder or hub name of the backbone.
+        digest: of its weights, configuration and tokenizer.
+    """
+
+    method: str
+    width: int
+    roles: str
+    tasks: tuple[str, ...]
+    frozen: tuple[str, ...]
+    base: str
+    digest: str
+
+    @property
+    def names(self) -> list[str]:
+        """The modules that the folder holds."""
+        return roles.names(self.roles, self.tasks)
+
+
+def is_tuned(folder: Path) -> bool:
+    return (folder / RECORD_FILE).is_file()
+
+
+def read_record(folder: Path) -> TuningRecord:
+    """Raises: InputError for a file that says something else."""
+    path = folder / RECORD_FILE
+    values = read_json(path)
+    types = {"method": str, "width": int, "roles": str, "tasks": list, "frozen": list, "base": str, "digest": str}
+    known = [entry.name for entry in fields(TuningRecord)]
+    if not isinstance(values, dict) or set(values) != set(known) or any(type(values[key]) is not kind for key, kind in types.items()):
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
+    for key, allowed in (("method", METHODS), ("roles", roles.ROLES)):
+        if values[key] not in allowed:
+            raise InputError(f"{path}: {key} is {values[key]!r}; valid: {', '.join(allowed)}")
+    return TuningRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
+
+
+def base_folder(folder: Path, given: str | None = None) -> Path:
+    """The backbone that the modules in `folder` were trained on.
+
+    Args:
+        given: where it is, if not where it was.
+
+    Raises:
+        InputError: where it is not found, or is another one.
+    """
+    from taco_ir.models.encoder import model_folder, weights_digest
+
+    record = read_record(folder)
+    name = given or record.base
+    try:
+        found = model_folder(name)
+    except InputError as error:
+        raise InputError(f"{folder}: its base model {name!r} is not found; say by --base FOLDER where it is") from error
+    digest = "another tuned model" if is_tuned(found) else weights_digest(found)
+    if digest != record.digest:
+        raise InputError(f"{folder}: its modules belong to the base {record.base!r} with the hash {record.digest}; {found} has {digest}")
+    return found
+
+
+def save(tuning: Tuning, record: TuningRecord, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tuning.named_tensors().items()}
+    save_file(tensors, folder / TENSORS_FILE)
+    write_json(folder / RECORD_FILE, asdict(record))
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Raises: InputError for a file that is missing or broken."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / TENSORS_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def load_tuning(backbone: Any, folder: Path) -> Tuning:
+    """The modules in `folder`, on their backbone. Raises: InputError for tensors that do not fit."""
+    from taco_ir.models.tuning.tuned import Tuning
+
+    record = read_record(folder)
+    tuning = Tuning(backbone, record.method, record.width, record.names)
+    tuning.load(read_tensors(folder), str(folder / TENSORS_FILE))
+    return tuning
+
+
+def module_digest(record: TuningRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
+    """Hash of the base and of one module: what vectors that it makes depend on, whatever the other modules are."""
+    import hashlib
+
+    parts = [record.digest]
+    if name is not None:
+        parts += [record.method, str(record.width)]
+        for key in sorted(key for key in tensors if key.startswith(f"{name}.")):
+            parts.append(hashlib.sha256(tensors[key].detach().cpu().contiguous().numpy().tobytes()).hexdigest())
+    return fingerprint(parts)

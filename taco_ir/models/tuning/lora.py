@@ -1,0 +1,55 @@
+"""Low-rank changes of the projections to queries and values, by peft.
+
+Hu et al., LoRA, ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+from torch.nn import Parameter
+
+from taco_ir.models.tuning.part import Part
+from taco_ir.models.tuning.sites import Sites
+
+SCALE = 2  # alpha / rank, a common choice; the comparison's papers name none
+
+
+class Lora(Part):
+    """W + 2 B A with B zero at the start. The tensors live in the backbone, where peft puts them."""
+
+    def __init__(self, backbone: nn.Module, sites: Sites, rank: int) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # a list: no part of the module tree
+        self._targets = list(sites.linears)
+        self._rank = rank
+        self._names: list[str] = []
+
+    def add(self, name: str) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = LoraConfig(r=self._rank, lora_alpha=SCALE * self._rank, target_modules=self._targets, lora_dropout=0.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are several is meant
+            inject_adapter_in_model(config, self._backbone[0], name)
+        self._names.append(name)
+        self.use(self.active)
+
+    def tensors(self, name: str) -> dict[str, Parameter]:
+        return {
+            f"{target}.{part}": getattr(layer, f"lora_{part}")[name].weight
+            for target, layer in zip(self._targets, self.layers(), strict=True)
+            for part in ("A", "B")
+        }
+
+    def use(self, name: str | None) -> None:
+        super().use(name)
+        for layer in self.layers():
+            layer.set_adapter([] if name is None else name)
+            layer.set_requires_grad(self._names)  # peft freezes all but the one in use: the others' gradients would vanish
+
+    def layers(self) -> list[Any]:
+        """peft's layers, in the order of the targets."""
+        return [self._backbone[0].get_submodule(target) for target in self._targets]

@@ -1,0 +1,40 @@
+"""`python -m taco_ir.pretrain`: a backbone made ready for retrieval with passages alone, before any query is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taco_ir.console import Parser, run_verb
+from taco_ir.training.config import given_flags
+from taco_ir.training.pretrain_keys import PRETRAIN_KEYS, add_pretrain_flags, read_pretrain_config
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "pretrain",
+        "Pre-train a whole backbone on a collection's passages; no queries are needed. The parts of the loss, summed:\n"
+        "  mlm            fill in masked tokens, by a head tied to the word embeddings\n"
+        "  span_contrast  vectors of two spans of one document attract each other, those of all other spans of the batch repel\n"
+        "  condenser      two more layers fill in the tokens from the middle layer and the last layer's first token alone, so that\n"
+        "                 this token must sum up the text; they are dropped in the end. For --pooling first; BERT-type models only\n"
+        "Stopped at any moment, the same command goes on from the last checkpoint. OUTPUT/model is a plain Hugging Face folder, to be\n"
+        "given to taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
+        example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base --pooling first --output my-base\n"
+        "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024 --gradcache 32"
+        " --collection my-wiki --model bert-base --pooling first --output my-base",
+    )
+    add_pretrain_flags(flags)
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    config = read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS))
+    from taco_ir.pretraining import pooling_flags, pretrain
+
+    model = pretrain(config)
+    print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.collection} --output ...")
+
+
+if __name__ == "__main__":
+    run_verb(main)

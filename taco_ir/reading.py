@@ -1,0 +1,114 @@
+"""A reader's training: tasks with answers, an encoder with a head, and the loop that all trainings share; resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.console import log
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.examples import drawn_examples
+from taco_ir.data.mixing import steps_per_epoch
+from taco_ir.data.reading import ReadingData, read_reading
+from taco_ir.files import exclusive
+from taco_ir.training.config import TrainConfig, begun, refuse_other_run, save_config
+from taco_ir.training_data import TrainingData, shares_of, texts_of
+
+if TYPE_CHECKING:
+    from taco_ir.training.processes import Processes
+    from taco_ir.training.reading import ReadingEncoder, ReadingStep
+
+KEYS = (
+    *("collection", "tasks", "model", "output", "seed", "device", "max_examples"),
+    *("query_length", "passage_length", "freeze_embeddings", "freeze_layers", "dropout"),
+    *("batch_size", "shares", "share_temperature", "hard_negatives"),
+    *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "accumulate", "precision", "gradient_checkpointing"),
+    *("weighting", "weighting_options"),
+    *("negatives", "mine_depth", "mine_skip", "mine_keep"),
+    *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+)  # of a TrainConfig: those that a reader's training has
+DEFAULTS = {"batch_size": 16, "hard_negatives": 7, "shares": "proportional"}  # that differ from those of training a retriever
+
+
+def train_reader(config: TrainConfig) -> Path:
+    """Train what is not done yet; the folder of the reader.
+
+    Raises:
+        InputError: for a folder that holds something else or a run that was configured otherwise, for answers that no
+            passage holds, and for all that is wrong with data, model or negatives.
+    """
+    import torch
+
+    from taco_ir.training.processes import Processes
+
+    output = Path(config.output)
+    processes = Processes(torch.device(config.device))
+    if not processes.first:
+        return _run(config, output, processes)
+    refuse_other_run(config, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with exclusive(output / "run", wait=False):
+        return _run(config, output, processes)
+
+
+def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
+    from taco_ir.models.encoder import model_folder
+    from taco_ir.reporting import ConsoleReporter
+    from taco_ir.training.checkpoint import latest
+    from taco_ir.training.log import Reporter
+    from taco_ir.training.loop import Loop, Plan
+    from taco_ir.training.reading import start_reader
+
+    if (output / "model").is_dir():
+        return output / "model"
+    base = model_folder(config.model)
+    found = latest(output)
+    model = start_reader(config, found / "model" if found else base)
+    data = TrainingData(config, output, processes)
+    if processes.first and not begun(output):
+        save_config(config, output)
+    step = _step(config, model, data, output, base)
+    shares = [sampler.share for sampler in step.samplers]
+    epoch = steps_per_epoch([len(sampler.examples) for sampler in step.samplers], shares)
+    plan = Plan(config.steps or max(1, round(config.epochs * epoch)), epoch)
+    data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.hard_negatives} others")
+    reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "reader") if processes.first else Reporter()
+    loop = Loop(config, step, plan, output, processes, reporter)
+    if loop.state.step:
+        data.say(f"going on after step {loop.state.step:,}")
+        reporter.skip(loop.state.step)
+    return loop.run()
+
+
+def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output: Path, base: Path) -> ReadingStep:
+    from taco_ir.training.backward import Arithmetic
+    from taco_ir.training.reading import ReadingStep, readable
+    from taco_ir.training.start import weighting_of
+    from taco_ir.training.step import BatchSettings
+
+    negatives = data.negatives(config, output, base)
+    read = [read_reading(data.collection, task, negatives=negatives) for task in data.tasks]
+    texts = texts_of(data.collection, (example for each in read for example in each.examples))
+    usable = [readable(each, model.inputs, texts.passages) for each in read]
+    for before, after in zip(read, usable, strict=True):
+        _say_cut(before, after, model)
+    examples = [drawn_examples(each.examples, config.max_examples, config.seed, each.task) for each in usable]
+    shares = shares_of(config, [len(each) for each in examples])
+    samplers = [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, shares, data.tasks, strict=True)]
+    settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)
+    spans = {each.task: each.spans for each in usable}
+    weighting = weighting_of(config, model, len(samplers))
+    return ReadingStep(model, samplers, texts, spans, weighting, settings, Arithmetic(config.precision == "bf16"), data.processes)
+
+
+def _say_cut(before: ReadingData, after: ReadingData, model: ReadingEncoder) -> None:
+    limits = model.inputs.config
+    if cut := len(before.examples) - len(after.examples):
+        log.warning(
+            "%s: %d of %d queries have no answer of at most %d tokens in the first %d of a passage; left out",
+            before.task,
+            cut,
+            len(before.examples),
+            limits.answer,
+            limits.passage,
+        )

@@ -1,0 +1,167 @@
+"""Training modules on a frozen backbone: they alone move, under every weighting, and a run that was stopped goes on bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_steps import SMALL, TASKS, assert_near, encoder, gradients, samplers, step_of
+from training_runs import StopAfter, Stopped, contents, episode, logged, small
+
+from taco_ir.files import InputError
+from taco_ir.models.tuning.counts import METHODS
+from taco_ir.models.tuning.folder import TENSORS_FILE
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.config import WEIGHTING_NAMES
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.start import adamw
+from taco_ir.training.tuning import describe_tuning
+
+SIZED = {method: {"tune": method, "tune_width": 4 if rules.width else 0} for method, rules in METHODS.items()}
+
+
+def everything(model: DualEncoder) -> dict[str, torch.Tensor]:
+    """Copies of all parameters; biases in use have the backbone's names, so that none is."""
+    assert model.tuning is not None
+    model.tuning.use(None)
+    own = model.tuning.named_tensors()
+    mine = {id(tensor) for tensor in own.values()}
+    frozen = {name: param for name, param in model.named_parameters() if id(param) not in mine}
+    return {name: tensor.detach().clone() for name, tensor in (frozen | own).items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "roles"),
+    [
+        *((method, "tower") for method in METHODS),
+        *((method, roles) for method in ("lora", "iaa-l") for roles in ("shared", "task", "task-frozen")),
+    ],
+)
+def test_modules_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
+    """All of them; the backbone stays bit for bit."""
+    model = encoder(tiny_bert, tune_roles=roles, **SIZED[method])
+    names = {"shared": {"shared"}, "tower": {"query", "passage"}, "task-frozen": {f"task {task}" for task in TASKS}}
+    assert model.tuning is not None
+    assert set(model.tuning.names) == names.get(roles, names["task-frozen"] | {"passage"})
+    trained = {name for name, _ in model.trained()}
+    assert trained == set(model.tuning.named_tensors())
+    before = everything(model)
+    step = step_of(model)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    for number in range(2):
+        assert step(number, 0.0).report is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {name for name, tensor in everything(model).items() if not torch.equal(tensor, before[name])}
+    assert {name for name in trained if not name.endswith("key.bias")} <= changed <= trained
+
+
+@pytest.mark.parametrize("weighting", WEIGHTING_NAMES)
+def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str) -> None:
+    """A task has no gradient for the modules of the others; the update reaches all."""
+    model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])
+    step = step_of(model, weighting)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    for sampler in samplers():
+        step.task_gradient(sampler, 0)
+        held = {name.split(".")[0] for name, param in model.trained() if param.grad is not None}
+        assert held == {f"task {sampler.task}", "passage"}
+        model.zero_grad()
+    losses = []
+    for number in range(6):
+        result = step(0, number / 6)
+        assert result.report is not None and all(param.grad is not None for _, param in model.trained())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(sum(result.losses.values()))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "iaa-l", "mam", "bitfit"])
+def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method: str) -> None:
+    """Two modules, so that a repeated pass has to go through its own."""
+    plain, repeating = (encoder(tiny_bert, tune_roles="tower", gradient_checkpointing=on, **SIZED[method]) for on in (False, True))
+    sampler = samplers()[0]
+
+    def run(model: DualEncoder, arithmetic: Arithmetic) -> list[torch.Tensor]:
+        step_of(model, arithmetic=arithmetic).task_gradient(sampler, 0)
+        return gradients(model)
+
+    expected = run(plain, Arithmetic())
+    assert_near(run(plain, Arithmetic(gradcache=3)), expected, 5e-6)
+    assert_near(run(repeating, Arithmetic()), expected, 5e-6)
+    assert_near(run(repeating, Arithmetic(gradcache=3)), expected, 5e-6)
+
+
+@pytest.mark.parametrize(("method", "roles"), [("lora", "tower"), ("iaa-l", "task")])
+def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, roles: str) -> None:
+    config = small(tiny_bert, tmp_path, tune_roles=roles, keep_checkpoints=1, steps=4, **SIZED[method])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    episode(config, whole).run()
+    with pytest.raises(Stopped):
+        episode(config, parts, StopAfter(3)).run()
+    again = episode(config, parts)
+    assert again.state.step == 2
+    again.run()
+    assert logged(parts) == logged(whole)
+    expected, found = contents(whole), contents(parts)
+    assert found.keys() == expected.keys() and f"model/{TENSORS_FILE}" in found
+    assert [name for name, data in expected.items() if found[name] != data] == []
+    assert {name for name in found if name.startswith("model/")} == {"model/taco_ir.json", "model/tuning.json", f"model/{TENSORS_FILE}"}
+
+
+def test_the_announcement_gives_the_exact_count(tiny_bert: Path) -> None:
+    """2 layers x 3 modules x (2 x 32 x 4 + 4 + 32) numbers."""
+    model = encoder(tiny_bert, tune_roles="tower", **SIZED["iaa-l"])
+    assert describe_tuning(model).startswith("tune: iaa-l, width 4: 1,752 numbers, ")
+    assert sum(param.numel() for _, param in model.trained()) == 2 * 1752
+    assert describe_tuning(encoder(tiny_bert)) == ""
+
+
+def test_a_budget_is_met(tiny_bert: Path) -> None:
+    model = encoder(tiny_bert, tune="lora", tune_budget="2%")
+    total = sum(param.numel() for param in encoder(tiny_bert).parameters())
+    used, each = sum(param.numel() for _, param in model.trained()), 2 * 2 * 64
+    assert used <= total / 50 < used + each
+
+
+def test_t5_decoders_embedding_of_a_tuned_encoder(tiny_t5: Path) -> None:
+    model = encoder(tiny_t5, tune="iaa-s", tune_width=3, pooling="decoder")
+    assert step_of(model)(0, 0.0).report is not None
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"tune": "lora", "tune_width": 33}, "tune_width is 33; lora takes 1 to 32"),
+    ({"tune": "lora", "tune_budget": "0.0001%"}, "tune_budget is '0.0001%'.* the nearest that lora can be is width 1"),
+    ({"tune": "lora", "untied": True}, "untied is True; with tune lora"),
+    ({"tune": "lora", "freeze_layers": 1}, "freeze_layers is 1; with tune lora"),
+    ({"tune": "lora", "head": 8}, "head is 8; with tune lora the base must have it already"),
+    ({"tune_width": 8}, "tune_width is 8; it says nothing about tune full"),
+    (
+        {"tune": "prompt", "tune_width": 30, "passage_length": 100},
+        "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD)
+def test_what_cannot_be_tuned(tiny_bert: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        encoder(tiny_bert, **values)
+
+
+def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder(tiny_bert, tune_roles="tower", **SIZED["lora"]).save(tmp_path)
+    for values, message in (
+        ({}, "tune is full; .* is tuned by lora"),
+        ({"tune": "adapter"}, "tune is 'adapter'; the model .* has 'lora'"),
+        ({"tune": "lora"}, "tune_roles is 'shared'; the model .* has 'tower'"),
+        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5; the model .* has 4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encoder(tmp_path, pooling=None, **values)
+    again = encoder(tmp_path, pooling=None, tune="lora", tune_roles="tower")
+    assert again.record is not None and (again.record.width, again.record.roles) == (4, "tower")
