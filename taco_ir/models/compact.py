@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.files import InputError, read_json, write_json
-from taco_ir.models.config import CONFIG_FILE
+from taco_ir.models.config import EncoderConfig
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.json", "config.json"
 UNUSED_WEIGHTS = ("pooler.",)
@@ -30,18 +30,21 @@ class Compacted(NamedTuple):
     size: int
 
 
-def compact(source: Path, target: Path, texts: Iterable[str], limit: int) -> Compacted:
+def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int) -> Compacted:
     """Write `source` to `target` in at most `limit` bytes, with the tokens that are most frequent in `texts`.
 
     Args:
         source: a folder with a BERT-type model and a WordPiece tokenizer.
+        config: the encoder's, which goes along.
         texts: a sample of what the model will read, by which tokens are kept.
 
     Raises:
-        InputError: for another kind of model, or one that is too large even with special tokens and characters alone.
+        InputError: for another kind of model, one with a head, or one that is too large even with special tokens and characters alone.
     """
     from safetensors.torch import load_file, save_file
 
+    if config.head:
+        raise InputError(f"--model {source}: a linear head is not kept in a small folder")
     vocabulary = _wordpiece(source)
     weights = {name: value.half() for name, value in load_file(source / WEIGHTS).items() if not name.startswith(UNUSED_WEIGHTS)}
     name = next((name for name, value in weights.items() if name.endswith("word_embeddings.weight")), None)
@@ -53,11 +56,11 @@ def compact(source: Path, target: Path, texts: Iterable[str], limit: int) -> Com
     weights[name] = rows_VD[[vocabulary[token] for token in kept]].clone()
     save_file(weights, target / WEIGHTS, {"format": "pt"})
     _write_tokenizer(source, target, kept)
-    config = read_json(source / CONFIG)
-    write_json(target / CONFIG, config | {"vocab_size": len(kept), "dtype": "float16"})
-    for path in (source / "tokenizer_config.json", source / CONFIG_FILE):
-        if path.is_file():
-            (target / path.name).write_bytes(path.read_bytes())
+    write_json(target / CONFIG, read_json(source / CONFIG) | {"vocab_size": len(kept), "dtype": "float16"})
+    config.save(target)
+    settings = source / "tokenizer_config.json"
+    if settings.is_file():
+        (target / settings.name).write_bytes(settings.read_bytes())
     return Compacted(len(kept), len(vocabulary), sum((target / part).stat().st_size for part in (WEIGHTS, TOKENIZER)))
 
 
