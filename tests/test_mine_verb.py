@@ -95,22 +95,8 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
     mined("--source", str(tiny_bert), *flags, "--depth", "40", "--pooling", "mean", output="model.jsonl")
     sources = ["bm25", str(tiny_bert), "bm25.runs"]
     capsys.readouterr()
-    found = mined(
-        "--source",
-        *sources,
-        "--window",
-        "0:10",
-        "5:40",
-        "20:40",
-        "--margin",
-        "none",
-        "3",
-        "0.5",
-        *flags,
-        "--pooling",
-        "mean",
-        output="m.jsonl",
-    )
+    filters = ["--window", "0:10", "5:40", "20:40", "--margin", "none", "3", "0.5"]
+    found = mined("--source", *sources, *filters, *flags, "--pooling", "mean", output="m.jsonl")
     said = [(each.source, each.skip, each.depth, each.filters[2:]) for each in found.sources]
     assert said == [("bm25", 0, 10, ()), ("tiny-bert", 5, 40, ("margin=3",)), ("bm25", 20, 40, ("margin=0.5",))]
     assert found.sources[1].checkpoint and found.sources[0].checkpoint == ""
@@ -121,21 +107,7 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
     rows = [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()[1:]]
     assert {place for row in rows for held in row["sources"] for place in held} == {0, 1, 2}
     assert sum(len(row["docids"]) for row in rows) == sum(int(row[3]) for row in printed[:2])
-    again = [
-        "--source",
-        "m.runs/bm25",
-        "m.runs/tiny-bert",
-        "bm25.runs",
-        "--window",
-        "0:10",
-        "5:40",
-        "20:40",
-        "--margin",
-        "none",
-        "3",
-        "0.5",
-    ]
-    mined(*again, *flags, output="again.jsonl")
+    mined("--source", "m.runs/bm25", "m.runs/tiny-bert", "bm25.runs", *filters, *flags, output="again.jsonl")
     assert Path("again.jsonl").read_bytes() == Path("m.jsonl").read_bytes()
 
 

@@ -60,11 +60,12 @@ def test_the_module_beside_the_encoder_is_the_wider_one() -> None:
     assert aside_width(15) == 24
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", BACKBONES)
+# T5 has no biases
+POSSIBLE = [(kind, method) for kind in BACKBONES for method in METHODS if not (kind in ("t5", "t5 encoder") and method == "bitfit")]
+
+
+@pytest.mark.parametrize(("kind", "method"), POSSIBLE)
 def test_the_formula_is_the_sum(kind: str, method: str) -> None:
-    if (kind, method) in (("t5", "bitfit"), ("t5 encoder", "bitfit")):
-        pytest.skip("T5 has no biases")
     backbone = BACKBONES[kind]()
     shape = shape_of(backbone)
     for width in (1, 7) if METHODS[method].width else (0,):
