@@ -17,7 +17,7 @@ from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.published import published, quoted_table
 from taco_ir.evaluation.results import Result, read_results
 from taco_ir.evaluation.table import render
-from taco_ir.files import InputError, data_home, writing
+from taco_ir.files import InputError, writing
 from taco_ir.study.conditions import Job, folders, read_study
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def runner_of(options: Namespace) -> Runner:
     from taco_ir.study.runner import Runner
 
     study = read_study(options.folder / "conditions.toml")
-    work = options.work or data_home() / "studies" / study.name
-    return Runner(study, options.collection, folders(options.models), work, os.cpu_count() or 1)
+    return Runner(study, options.collection, folders(options.models), options.work, os.cpu_count() or 1)
 
 
 def rescore(runner: Runner, recorded: Result) -> Result:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from taco_ir.console import Parser, log, positive, run_verb
 from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError, data_home, read_json
+from taco_ir.files import InputError, read_json
 from taco_ir.study.conditions import Job, folders, read_study
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ def main(argv: Sequence[str]) -> None:
     from taco_ir.study.schedule import run_jobs, wanted_jobs
 
     study = read_study(options.conditions)
-    work = options.work or data_home() / "studies" / study.name
-    runner = Runner(
-        study, options.collection, folders(options.models), work, max(1, (os.cpu_count() or 1) // options.jobs), options.corpora
-    )
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    runner = Runner(study, options.collection, folders(options.models), options.work, threads, options.corpora)
     jobs = wanted_jobs(study, options.only, options.seeds)
     if options.list:
         print(
@@ -61,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         )
         return
     left = [job for job in jobs if not runner.done(job)]
-    log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), work)
+    log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), runner.work)
     failed = run_jobs(study, left, runner.run, options.jobs, log.info)
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run")

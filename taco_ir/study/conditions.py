@@ -218,8 +218,10 @@ def arguments(template: str, names: Mapping[str, str]) -> list[str]:
 
 def folders(models: Iterable[str]) -> dict[str, str]:
     """The folder of each model, from texts such as bert-tiny=models/tiny. Raises: InputError."""
+    found = {}
     for text in models:
         name, _, folder = text.partition("=")
         if not (name and folder):
             raise InputError(f"--models {text!r} is not NAME=FOLDER")
-    return {name: folder for name, _, folder in (text.partition("=") for text in models)}
+        found[name] = folder
+    return found

@@ -23,7 +23,7 @@ import taco_ir
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
-from taco_ir.files import InputError, exclusive, read_json, write_json
+from taco_ir.files import InputError, data_home, exclusive, read_json, write_json
 from taco_ir.study.conditions import WHOLE, Job, Study, arguments, placeholders
 from taco_ir.study.scores import score_runs
 
@@ -38,7 +38,7 @@ class Spent(NamedTuple):
 
 
 class Runner:
-    """Runs the jobs of `study` under `work`.
+    """Runs the jobs of `study` under `work`, by default `studies/<name>` under the data home.
 
     Args:
         collection: name or folder of the collection.
@@ -48,12 +48,12 @@ class Runner:
     """
 
     def __init__(
-        self, study: Study, collection: str, models: Mapping[str, str], work: Path, threads: int, corpora: Sequence[str] = ()
+        self, study: Study, collection: str, models: Mapping[str, str], work: Path | None, threads: int, corpora: Sequence[str] = ()
     ) -> None:
         if unknown := set(corpora) - {WHOLE, *study.parts}:
             raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join([WHOLE, *study.parts])}")
         self.study = study
-        self.work = work.resolve()
+        self.work = (work or data_home() / "studies" / study.name).resolve()
         self.threads = threads
         self._only = set(corpora)
         self.collection = open_collection(collection)
