@@ -48,7 +48,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
-    "--batch-size": {"type": int, "default": 64, "metavar": "N", "help": "texts encoded at once, at most [default: 64]"},
+    "--batch-size": {"type": int, "default": 1024, "metavar": "N", "help": "texts encoded at once, at most [default: 1024]"},
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--base": {"metavar": "FOLDER", "help": "for a tuned model whose backbone is not where it was: where it is now"},
     "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},

@@ -22,7 +22,7 @@ def parser() -> Parser:
         "reproduce",
         "Run a study: train, search and score every condition of a file with every seed, each once, and write a record of each into results/\n"
         "beside the file. What is done is skipped, what was killed goes on; records say command, commit, versions, time and memory.",
-        ("--collection", "--models"),
+        ("--collection", "--models", "--device"),
         "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --only 'taco*' --seeds 1 --list",
     )
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    runner = Runner(study, options.collection, folders(options.models), options.work, threads, options.corpora)
+    runner = Runner(study, options.collection, folders(options.models), options.work, threads, options.corpora, options.device)
     jobs = wanted_jobs(study, options.only, options.seeds)
     if options.list:
         print(

@@ -80,7 +80,7 @@ class TrainingData:
             prompt=None,
             precision="float32",
             device=config.device,
-            batch_size=64,
+            batch_size=1024,
             base=None,
             index=folder / "index",
         )

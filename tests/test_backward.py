@@ -14,7 +14,7 @@ from torch import Tensor
 
 from taco_ir.records import Passage
 from taco_ir.training import backward as backward_module
-from taco_ir.training.backward import PASS_TOKENS, Arithmetic, backward, cheapest_cuts
+from taco_ir.training.backward import Arithmetic, backward, cheapest_cuts
 from taco_ir.training.dual import DualEncoder, Text
 
 QUERIES = ["", "Bach", *(passage.text[: 10 * row] for row, passage in enumerate(PASSAGES[:7], 1))]
@@ -93,7 +93,7 @@ def test_chunks_change_no_vector_and_keep_the_order(tiny_bert: Path, pooling: st
     with torch.no_grad():
         padded_ND = torch.cat([model(queries), model(passages)])
     assert torch.pdist(padded_ND[1:]).min() > 1e-3  # texts are told apart, so that their order is seen
-    monkeypatch.setattr(backward_module, "PASS_TOKENS", 1)  # many chunks
+    monkeypatch.setattr(backward_module, "PASS_TOKENS", {"cpu": 1})  # many chunks
     for most in (0, 1, 2, 7):
         assert_near([vectors_of(model, Arithmetic(gradcache=most))], [padded_ND], 1e-6)
 
@@ -163,13 +163,13 @@ def test_activations_computed_again_are_the_same(base: str, pooling: str, dropou
         assert_near(found, expected, 1e-6)
 
 
-def cost(lengths: Sequence[int], ends: Sequence[int]) -> int:
-    return sum(lengths[start] * (end - start) + PASS_TOKENS for start, end in zip([0, *ends], ends, strict=False))
+def cost(lengths: Sequence[int], ends: Sequence[int], fixed: int) -> int:
+    return sum(lengths[start] * (end - start) + fixed for start, end in zip([0, *ends], ends, strict=False))
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(1, 8), st.integers(1, 900))
-def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, tokens: int) -> None:
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(1, 8), st.integers(1, 900), st.sampled_from([0, 200, 1 << 15]))
+def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, tokens: int, fixed: int) -> None:
     lengths.sort(reverse=True)
 
     def ways(start: int) -> list[list[int]]:
@@ -179,6 +179,6 @@ def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, token
         allowed = [end for end in ends if end == start + 1 or lengths[start] * (end - start) <= tokens]
         return [[end, *rest] for end in allowed for rest in ways(end)]
 
-    found = cheapest_cuts(lengths, most, tokens)
+    found = cheapest_cuts(lengths, most, tokens, fixed)
     assert found in ways(0)
-    assert cost(lengths, found) == min(cost(lengths, each) for each in ways(0))
+    assert cost(lengths, found, fixed) == min(cost(lengths, each, fixed) for each in ways(0))

