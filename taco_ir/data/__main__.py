@@ -14,7 +14,8 @@ commands:
   list      what there is, how large it is and where it lies; --collection C: the topics of a collection
   get       put files of the KILT benchmark in place, from the network or a local copy
   passages  cut KILT's Wikipedia into passages, or take passages that exist
-  part      make a smaller collection: all gold passages of some topics, and distractors drawn from the rest"""
+  part      make a smaller collection: all gold passages of some topics, and distractors drawn from the rest
+  hold-out  make a collection to validate on: dev topics of train queries whose pages are of no other train query"""
 EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 
 
@@ -100,6 +101,32 @@ def make_smaller(argv: Sequence[str]) -> None:
     print(f"{output}: {part.passages:,} passages, {part.gold:,} gold and {part.distractors:,} distractors")
 
 
+def make_held_out(argv: Sequence[str]) -> None:
+    parser = Parser(
+        "data hold-out",
+        "Make a collection to choose settings on: the same passages, dev topics drawn from train queries, and train topics without them\n"
+        "and without all queries that share a page with them. Queries held out at random share pages with those trained on, and\n"
+        "flatter a model that learnt these by heart.",
+        ("--collection", "--seed"),
+        "python -m taco_ir.data hold-out --collection mini-kilt --tasks nq squad --share 0.1 --output chosen-on",
+    )
+    parser.add_argument("--tasks", nargs="+", required=True, metavar="T", help="tasks with train topics")
+    parser.add_argument("--share", type=float, default=0.1, metavar="X", help="of a task's queries held out, about [default: 0.1]")
+    parser.flag("--output", required=True, metavar="FOLDER", help="folder of the collection")
+    options = parser.parse_args(argv)
+    if not 0 < options.share < 1:
+        raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
+    from taco_ir.data.collections import open_collection
+    from taco_ir.data.held_out import hold_out
+    from taco_ir.data.tasks import resolve_task
+
+    collection = open_collection(options.collection)
+    known = [topics.task for topics in collection.topics_names if topics.split == "train"]
+    tasks = list(dict.fromkeys(resolve_task(task, known) for task in options.tasks))
+    for task, split in hold_out(collection, tasks, options.share, options.seed, Path(options.output)).items():
+        print(f"{task}: {len(split.train):,} to train on, {len(split.dev):,} held out, {split.dropped:,} in neither (a page of both)")
+
+
 class Reporter:
     """Units done -> the shared progress line in thousands of bytes, or as `size` and `unit` say; it begins with the first report."""
 
@@ -157,12 +184,20 @@ def _collection_rows(name: str) -> list[list[str]]:
     return rows
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"list": list_data, "get": get_data, "passages": make_passages, "part": make_smaller}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "list": list_data,
+    "get": get_data,
+    "passages": make_passages,
+    "part": make_smaller,
+    "hold-out": make_held_out,
+}
 
 
 def main(argv: Sequence[str]) -> None:
     parser = Parser("data", DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get, passages or part; each has its own --help")
+    parser.add_argument(
+        "command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get, passages, part or hold-out; each has its own --help"
+    )
     COMMANDS[parser.parse_args(argv[:1]).command](argv[1:])
 
 
