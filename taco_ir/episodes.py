@@ -10,17 +10,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.data.mixing import steps_per_epoch
-from taco_ir.files import exclusive
+from taco_ir.files import exclusive, write_json
 from taco_ir.retrieval.bm25 import trim_jvm
 from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_other_run, save_config
 from taco_ir.training_data import TrainingData
+from taco_ir.training_steps import check_schedule, encoder_for, step_for, validation_for
 
 if TYPE_CHECKING:
-    from taco_ir.training.log import Reporter
-    from taco_ir.training.loop import Plan
     from taco_ir.training.processes import Processes
-    from taco_ir.training.step import MultiTaskStep
 
 
 def train(config: TrainConfig) -> Path:
@@ -58,6 +55,7 @@ class Run:
         self.processes = processes
         self.data = TrainingData(config, output, processes)
         for episode in episode_configs(config):  # what would stop it after hours of mining or training
+            check_schedule(episode)
             check_weighting(episode, len(self.data.tasks))
 
     def episodes(self) -> Path:
@@ -81,41 +79,27 @@ class Run:
         return model
 
     def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
+        from taco_ir.reporting import ConsoleReporter
+        from taco_ir.training.announce import announce
         from taco_ir.training.checkpoint import latest
+        from taco_ir.training.log import Reporter
         from taco_ir.training.loop import Loop, Plan
-        from taco_ir.training.start import start_encoder, step_of
-        from taco_ir.training.validation import PoolValidation
 
         found = latest(folder)
-        encoder = start_encoder(config, found / "model" if found else model, self.data.tasks)
+        encoder = encoder_for(config, found / "model" if found else model, self.data)
         negatives = self.data.negatives(config, folder, model)
-        samplers = self.data.samplers(config, negatives)
         pools = self.data.pools
         trim_jvm()
-        step = step_of(config, encoder, samplers, self.data.texts(samplers, pools), self.processes)
-        epoch = steps_per_epoch([len(sampler.examples) for sampler in samplers], [sampler.share for sampler in samplers])
+        step, epoch = step_for(config, encoder, self.data, negatives, pools)
         plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
-        self._announce(config, step, plan)
-        reporter = self._reporter(config, plan, folder)
-        validation = PoolValidation(encoder, pools, step.texts.passages) if pools else None
+        self.data.say(announce(config, step, plan, self.processes.world))
+        reporter = Reporter()
+        if self.processes.first:
+            write_json(folder / "parameters.json", encoder.sizes)
+            reporter = ConsoleReporter(plan.steps, folder if config.tensorboard else None)
+        validation = validation_for(config, encoder, self.data, negatives, pools, step.texts) if pools else None
         loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm))
         if loop.state.step:
             self.data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
         loop.run()
-
-    def _announce(self, config: TrainConfig, step: MultiTaskStep, plan: Plan) -> None:
-        from taco_ir.training.announce import Mix, describe
-
-        parameters = sum(param.numel() for param in step.params)
-        memory = step.weighting.extra_bytes(parameters, len(self.data.tasks), **config.weighting_options)
-        self.data.say(describe(config, step.model, Mix(step.samplers, self.processes.world), memory))
-        self.data.say(
-            f"{plan.steps:,} steps of {sum(sampler.share for sampler in step.samplers)} queries, validated every {plan.validate_every:,}"
-        )
-
-    def _reporter(self, config: TrainConfig, plan: Plan, folder: Path) -> Reporter:
-        from taco_ir.reporting import ConsoleReporter
-        from taco_ir.training.log import Reporter
-
-        return ConsoleReporter(plan.steps, folder if config.tensorboard else None) if self.processes.first else Reporter()

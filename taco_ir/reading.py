@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taco_ir.training.reading import ReadingEncoder, ReadingStep
 
 KEYS = (
-    *("collection", "tasks", "model", "output", "seed", "device", "max_examples"),
+    *("collection", "tasks", "model", "output", "seed", "device", "train_share", "max_examples"),
     *("query_length", "passage_length", "freeze_embeddings", "freeze_layers", "dropout"),
     *("batch_size", "shares", "share_temperature", "hard_negatives"),
     *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "accumulate", "precision", "gradient_checkpointing"),
@@ -92,7 +92,7 @@ def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output
     usable = [readable(each, model.inputs, texts.passages) for each in read]
     for before, after in zip(read, usable, strict=True):
         _say_cut(before, after, model)
-    examples = [drawn_examples(each.examples, config.max_examples, config.seed, each.task) for each in usable]
+    examples = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
     shares = shares_of(config, [len(each) for each in examples])
     samplers = [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, shares, data.tasks, strict=True)]
     settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)

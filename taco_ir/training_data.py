@@ -23,6 +23,7 @@ from taco_ir.models.config import describes_itself
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.systems import BM25System, DenseSystem, build_dense
 from taco_ir.training.config import TrainConfig, episode_configs
+from taco_ir.training.keys import NOTHING
 
 if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
@@ -43,7 +44,10 @@ class TrainingData:
         self.output = output
         self.processes = processes
         self.collection: Collection = open_collection(config.collection)
-        self.tasks = _tasks(config, self.collection)
+        self.tasks = _tasks(config.tasks, self.collection)
+        self.reading = (
+            [] if config.reading == NOTHING else self.tasks if config.reading == ("all",) else _tasks(config.reading, self.collection)
+        )
         for episode in episode_configs(config):
             shares_of(episode, [1] * len(self.tasks))
 
@@ -64,7 +68,13 @@ class TrainingData:
             if self.processes.first and not path.is_file():
                 system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
                 self.say(f"mining: the {settings.depth} best of {system.name} for each query")
-                mine(self.collection, system, [self._topics(task, "train") for task in self.tasks], settings, path)
+                mine(
+                    self.collection,
+                    system,
+                    [self._topics(task, "train") for task in dict.fromkeys([*self.tasks, *self.reading])],
+                    settings,
+                    path,
+                )
             self.processes.wait()
         return read_negatives(path, self.collection.passages.fingerprint)
 
@@ -89,16 +99,17 @@ class TrainingData:
         return system
 
     def samplers(self, config: TrainConfig, negatives: Negatives | None) -> list[TaskSampler]:
-        examples = [self._examples(config, task, negatives) for task in self.tasks]
+        examples = [self.examples(config, task, negatives) for task in self.tasks]
         counts = shares_of(config, [len(each) for each in examples])
         return [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, counts, self.tasks, strict=True)]
 
-    def _examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
+    def examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
+        """A task's train queries, without those that validation ranks for, as many as `config` says."""
         examples = read_examples(self.collection, task, negatives=negatives)
         if config.validate_on == "train" and task in self._validated:
             held_out = {query.qid for query in self._validated[task].queries}
             examples = [example for example in examples if example.qid not in held_out]
-        return drawn_examples(examples, config.max_examples, config.seed, task)
+        return drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
@@ -145,12 +156,12 @@ def texts_of(collection: Collection, examples: Iterable[TrainExample], docids: I
     return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
 
 
-def _tasks(config: TrainConfig, collection: Collection) -> list[str]:
+def _tasks(names: Sequence[str], collection: Collection) -> list[str]:
     """Canonical names of the tasks trained on. Raises: InputError for one that the collection has no train topics of."""
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     if not known:
         raise InputError(f"collection {collection.name} has no train topics (<task>-train.jsonl)")
-    return known if config.tasks == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in config.tasks))
+    return known if tuple(names) == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in names))
 
 
 def shares_of(config: TrainConfig, sizes: Sequence[int]) -> list[int]:

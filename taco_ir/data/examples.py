@@ -63,8 +63,9 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
     return examples
 
 
-def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str) -> list[TrainExample]:
-    """At most `most` examples of a task, drawn by the seed, in their order; all of them where `most` is 0."""
+def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0) -> list[TrainExample]:
+    """A share of a task's examples, at least one and at most `most` (0: any number), drawn by the seed, in their order."""
+    most = min(most or len(examples), max(1, round(share * len(examples))))
     if not 0 < most < len(examples):
         return examples
     rows = generator(seed, task, "examples").choice(len(examples), most, replace=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.data.collections import Collection
@@ -63,14 +63,29 @@ class ReadingData(NamedTuple):
     counts: ReadingCounts
 
 
-def read_reading(collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None) -> ReadingData:
+def read_reading(
+    collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None, qids: Container[str] | None = None
+) -> ReadingData:
     """Examples of a task whose answers are found in their gold passages; the counts are logged.
+
+    Args:
+        qids: of the queries to take; None: all.
 
     Raises:
         InputError: for a task without topics of that split, or of which no gold passage holds an answer.
     """
-    examples = read_examples(collection, task, split, negatives)
-    queries = collection.load_topics(str(TopicsName(canonical_task(task), split))).queries
+    found = find_answers(collection, task, split, negatives, qids)
+    if not found.examples:
+        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {found.counts}")
+    log.info("%s-%s: %s", task, split, found.counts)
+    return found
+
+
+def find_answers(collection: Collection, task: str, split: str, negatives: Negatives | None, qids: Container[str] | None) -> ReadingData:
+    """As `read_reading`, where there may be none."""
+    examples = [example for example in read_examples(collection, task, split, negatives) if qids is None or example.qid in qids]
+    topics = collection.load_topics(str(TopicsName(canonical_task(task), split)))
+    queries = [query for query in topics.queries if qids is None or query.qid in qids]
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
     passages = collection.passages.get(sorted(wanted))
@@ -82,10 +97,7 @@ def read_reading(collection: Collection, task: str, split: str = "train", negati
     counts = ReadingCounts(
         len(queries), len(kept), len(examples) - len(answered), len(queries) - len(examples), len(answered) - len(found), dropped
     )
-    if not kept:
-        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {counts}")
-    log.info("%s-%s: %s", task, split, counts)
-    return ReadingData(kept[0].task, kept, {example.qid: spans[example.qid] for example in kept}, counts)
+    return ReadingData(canonical_task(task), kept, {example.qid: spans[example.qid] for example in kept}, counts)
 
 
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:

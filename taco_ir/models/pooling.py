@@ -18,15 +18,27 @@ Ids = npt.NDArray[np.int64]
 TOKENIZED_AT_ONCE = 512
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[list[Ids], int]:
-    """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large."""
-    tokenizer.enable_truncation(max_tokens)
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None) -> tuple[list[Ids], int]:
+    """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large.
+
+    Args:
+        marker: a token to put at the front, behind a special token that is there; it counts.
+    """
+    tokenizer.enable_truncation(max_tokens - (marker is not None))
     ids, cut = [], 0
     for start in range(0, len(texts), TOKENIZED_AT_ONCE):
         for encoding in tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED_AT_ONCE])):
             ids.append(np.array(encoding.ids, dtype=np.int64))
             cut += bool(encoding.overflowing)
+    if marker is not None:
+        place = leading_tokens(tokenizer)
+        ids = [np.insert(ids_L, place, marker) for ids_L in ids]
     return ids, cut
+
+
+def leading_tokens(tokenizer: Tokenizer) -> int:
+    """Special tokens at the front of a text: one, or none as for T5."""
+    return tokenizer.encode("a").special_tokens_mask.index(0)
 
 
 def by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
@@ -53,13 +65,18 @@ def pad(ids: Sequence[Ids], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def embed(
-    backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
+    backbone: torch.nn.Module,
+    config: EncoderConfig,
+    ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    head: torch.nn.Module | None = None,
+    **marks: Any,
 ) -> torch.Tensor:
-    """Vectors [B, D] of padded texts, by the pooling, head and normalisation of `config`."""
-    return pool(read(backbone, config, ids_BL, mask_BL).last_hidden_state, config, mask_BL, head)
+    """Vectors [B, D] of padded texts, by the pooling, head and normalisation of `config`; `marks` as `RoleMarks.inputs` gives them."""
+    return pool(read(backbone, config, ids_BL, mask_BL, **marks).last_hidden_state, config, mask_BL, head)
 
 
-def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: bool) -> Any:
+def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any) -> Any:
     """What the backbone says of padded texts, as transformers gives it; with its decoder where `config` pools there."""
     import torch
 

@@ -18,6 +18,7 @@ from taco_ir.files import InputError, fingerprint, sha256_file
 from taco_ir.models.config import EncoderConfig, describes_itself, read_config
 from taco_ir.models.encoder import is_untied, load_backbone, longest, model_folder, usable_device
 from taco_ir.models.pooling import Ids, by_length, pad
+from taco_ir.models.roles import NONE, READER, RoleMarks, load_vectors
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class ReaderInput(NamedTuple):
         ids: L token ids.
         first: place of the first of the passage's P tokens, which are followed by one separator.
         offsets_P2: characters of each of them in the passage's text: first, and the one behind the last.
+        asked: tokens at the front that are the question and what frames it.
     """
 
     ids: Ids
     first: int
     offsets_P2: npt.NDArray[np.int64]
+    asked: int
 
     @property
     def stop(self) -> int:
@@ -64,15 +67,19 @@ class ReaderInput(NamedTuple):
 
 
 class InputBuilder:
-    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special tokens."""
+    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special tokens.
 
-    def __init__(self, tokenizer: Tokenizer, config: ReaderConfig) -> None:
+    Args:
+        marker: a token to put behind the first special one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, marker: int | None = None) -> None:
         self.config = config
         self._tokenizer = tokenizer
         marked = tokenizer.encode("a")
         special = marked.special_tokens_mask
         inside = special.index(0)
-        self._begin: list[int] = marked.ids[:inside]
+        self._begin: list[int] = [*marked.ids[:inside], *([] if marker is None else [marker])]
         self._separator: list[int] = marked.ids[len(special) - special[::-1].index(0) :][:1]
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> list[ReaderInput]:
@@ -86,7 +93,7 @@ class InputBuilder:
             named = [*head, *title.ids[: self.config.passage // 2], *self._separator]
             kept = self.config.passage - min(len(title.ids), self.config.passage // 2)
             ids = np.array([*named, *text.ids[:kept], *self._separator], dtype=np.int64)
-            inputs.append(ReaderInput(ids, len(named), np.array(text.offsets[:kept], dtype=np.int64).reshape(-1, 2)))
+            inputs.append(ReaderInput(ids, len(named), np.array(text.offsets[:kept], dtype=np.int64).reshape(-1, 2), len(head)))
         return inputs
 
     @property
@@ -139,12 +146,16 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
     return head, config
 
 
-def head_logits(backbone: torch.nn.Module, head: torch.nn.Module, inputs: Sequence[ReaderInput], device: torch.device) -> Logits:
+def head_logits(
+    backbone: torch.nn.Module, head: torch.nn.Module, inputs: Sequence[ReaderInput], device: torch.device, marks: RoleMarks | None = None
+) -> Logits:
     """The head's view of N inputs, padded to the longest."""
     import torch
 
-    ids_NL, mask_NL = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
-    states_NLH = backbone(input_ids=ids_NL.to(device), attention_mask=mask_NL.to(device)).last_hidden_state
+    padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
+    ids_NL, mask_NL = (each.to(device) for each in padded)
+    options = marks.inputs(ids_NL, marks.of_reader([each.asked for each in inputs], ids_NL.shape[1])) if marks else {}
+    states_NLH = backbone(**{"input_ids": ids_NL, "attention_mask": mask_NL, **options}).last_hidden_state
     places_L = torch.arange(ids_NL.shape[1])
     first_N, stop_N = (torch.tensor(places)[:, None] for places in ([each.first for each in inputs], [each.stop for each in inputs]))
     outside_NL = ((places_L < first_N) | (places_L >= stop_N)).to(device)
@@ -188,16 +199,19 @@ class Reader:
         weights: str,
         device: str,
         batch_size: int,
+        roles: str = NONE,
+        vectors: torch.nn.Module | None = None,
     ) -> None:
         import torch
 
         self.config = config
-        self.fingerprint = fingerprint([weights, config._asdict()])
+        self.fingerprint = fingerprint([weights, config._asdict()] + [roles] * (roles != NONE))
         self.batch_size = batch_size
         self._device = torch.device(device)
         self._backbone = backbone.eval().to(self._device)
         self._head = head.eval().to(self._device)
-        self._inputs = InputBuilder(tokenizer, config)
+        self._marks = RoleMarks(roles, self._backbone, tokenizer, vectors.to(self._device) if vectors is not None else None)
+        self._inputs = InputBuilder(tokenizer, config, self._marks.marker(READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
         """The answer to each question from its passages; None where no passage has a token."""
@@ -217,7 +231,7 @@ class Reader:
         found: list[tuple[Vectors, Vectors, float]] = [(np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)] * len(inputs)
         for batch in by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
             with torch.inference_mode():
-                logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device)
+                logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks)
             start_NL, end_NL, relevance_N = (each.cpu().numpy() for each in logits)
             for row, i in enumerate(batch):
                 tokens = slice(inputs[i].first, inputs[i].stop)
@@ -271,10 +285,12 @@ def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reade
     """A reader's checkpoint: the folder of its encoder with the head in it. Raises: InputError where it is none."""
     folder = model_folder(name)
     usable_device(device)
-    backbone, tokenizer, _ = load_backbone(folder, reader_base(folder))
+    base = reader_base(folder)
+    backbone, tokenizer, _ = load_backbone(folder, base)
+    vectors = load_vectors(folder, backbone) if base.roles == "embedding" else None
     head, config = load_head(folder, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
     weights = fingerprint([sha256_file(path) for path in sorted(folder.glob("*.safetensors"))])
-    return Reader(backbone, tokenizer, head, config, weights, device, batch_size)
+    return Reader(backbone, tokenizer, head, config, weights, device, batch_size, base.roles, vectors)
 
 
 def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:

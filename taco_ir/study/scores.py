@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taco_ir.data.collections import Collection, Topics
+from taco_ir.evaluation.formats import read_run
 from taco_ir.evaluation.measures import Measure, Scores, evaluate
 from taco_ir.evaluation.results import TopicScores
 from taco_ir.files import collector_paused
@@ -15,15 +16,24 @@ from taco_ir.study.conditions import Slice
 
 MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
 TESTED = tuple(map(Measure.parse, ("Rprec", "R@20")))
+ANSWER_MEASURES = tuple(map(Measure.parse, ("EM", "F1", "KILT-EM", "KILT-F1")))
+ANSWERS = "answers"  # the folder of answers beside runs
 DIGITS = 6
 
 
 @collector_paused()
 def score_runs(collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path) -> dict[str, TopicScores]:
-    """Scores of `folder / <topics>.trec`, by topics and by slice. Raises: InputError for a run that is missing or of other topics."""
+    """Scores of `folder / <topics>.trec`, by topics and by slice, with those of `answers/<topics>.jsonl` where there are any.
+
+    Raises:
+        InputError: for a run that is missing or of other topics.
+    """
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
         scores = evaluate(read_trec(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES)
+        if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
+            answered = evaluate(read_run(answers), topics.queries, collection.passages.page_of, ANSWER_MEASURES)
+            scores = scores._replace(by_query={**scores.by_query, **answered.by_query})
         found[topics.name] = _of(topics, scores)
         for each in slices:
             if each.topics == topics.name:
@@ -40,7 +50,7 @@ def _of(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
         queries=len(wanted),
         fingerprint=topics.fingerprint,
         means={measure: math.fsum(each) / len(each) for measure, each in values.items() if each},
-        by_query={str(measure): values[str(measure)] for measure in TESTED if values.get(str(measure))},
+        by_query={str(measure): values[str(measure)] for measure in (*TESTED, *ANSWER_MEASURES[:2]) if values.get(str(measure))},
         part_of=part_of,
     )
 

@@ -10,9 +10,16 @@ from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import human_bytes
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
+from taco_ir.training.loop import Plan
+from taco_ir.training.mixed import MixedStep, describe_tasks
+from taco_ir.training.reading import QUESTION_TOKENS
+from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
+from taco_ir.training.self_supervised import MASK_SHARE
+from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.tuning import describe_tuning
 
 STATE_BYTES = 16  # of a trained parameter in float32: itself, its gradient, AdamW's two moments
+SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, its softmax and its gradient
 ACTIVATION_BYTES = 68  # of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
 
 
@@ -21,6 +28,19 @@ class Mix(NamedTuple):
 
     samplers: Sequence[TaskSampler]
     processes: int
+    other_bytes: float = 0.0  # of the activations of the largest batch of another kind of task
+
+
+def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: int) -> str:
+    """All of it, for a training in so many processes."""
+    mixed = step if isinstance(step, MixedStep) else None
+    samplers = mixed.of_phase(RETRIEVAL) if mixed else step.samplers
+    parameters = sum(param.numel() for param in step.params)
+    memory = step.weighting.extra_bytes(parameters, len(step.samplers), **config.weighting_options)
+    others = _other_bytes(config, step.model, mixed, processes) if mixed else 0.0
+    lines = [describe(config, step.model, Mix(samplers, processes, others), memory), *([describe_tasks(config, mixed)] if mixed else [])]
+    queries = sum(sampler.share for sampler in samplers)
+    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, validated every {plan.validate_every:,}"])
 
 
 def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
@@ -48,8 +68,6 @@ def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes:
 
 def _activations(config: TrainConfig, model: DualEncoder, mix: Mix) -> float:
     """Bytes of the activations of the largest task's part of a batch, were all its texts as long as they may be."""
-    backbone = model.towers["passage"]["backbone"].config  # type: ignore[index]
-    layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
     most = 0
     for sampler in mix.samplers:
         queries = -(-sampler.share // (config.accumulate * mix.processes))
@@ -58,5 +76,23 @@ def _activations(config: TrainConfig, model: DualEncoder, mix: Mix) -> float:
         if config.gradcache:
             tokens = min(tokens, tokens * config.gradcache // texts)
         most = max(most, tokens)
+    return max(most * _bytes_of_token(config, model), mix.other_bytes)
+
+
+def _bytes_of_token(config: TrainConfig, model: DualEncoder) -> float:
+    """Of a token's activations, in all layers that keep them."""
+    backbone = model.towers["passage"]["backbone"].config  # type: ignore[index]
+    layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
     kept = 1 if config.gradient_checkpointing else layers
-    return most * kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if config.precision == "bf16" else 1.0)
+    return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if config.precision == "bf16" else 1.0)
+
+
+def _other_bytes(config: TrainConfig, model: DualEncoder, step: MixedStep, processes: int) -> float:
+    """As `_activations`, of a batch of reading, or of passages whose masked tokens are scored against the vocabulary."""
+    parts, token = config.accumulate * processes, _bytes_of_token(config, model)
+    read = -(-config.reading_batch // parts) * (1 + config.reading_negatives)
+    read *= (config.query_length or QUESTION_TOKENS) + config.passage_length
+    passages = -(-config.passage_batch // parts) * config.passage_length
+    vocabulary = int(model.towers["passage"]["backbone"].config.vocab_size)  # type: ignore[index]
+    masked = passages * (token + SCORE_BYTES * MASK_SHARE * vocabulary)
+    return max(read * token if step.of_phase(READING) else 0.0, masked if step.of_phase(SELF_SUPERVISED) else 0.0)

@@ -56,6 +56,7 @@ __all__ = [
 CONFIGS = Path(__file__).with_name("configs")
 CONFIG_FILE = "config.json"
 MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a run and its continuation
+LISTS = ("tasks", "reading", "self_supervised", "objective")  # keys whose flag takes several words
 Config = TypeVar("Config", bound="DataclassInstance")  # TrainConfig, or the keys of another kind of run
 
 
@@ -210,7 +211,7 @@ def add_flag(target: argparse._ActionsContainer, key: str, help: str, every: Map
 def given_flags(options: argparse.Namespace, keys: Collection[str] = FLAG_KEYS) -> Values:
     """Those of a command line's flags that are among these keys of a configuration and were given; not checked yet."""
     given = {key: value for key, value in vars(options).items() if key in keys}
-    for key, gather in (("tasks", tuple), ("objective", tuple), ("weighting_options", dict)):
+    for key, gather in (*((key, tuple) for key in LISTS), ("weighting_options", dict)):
         if key in given:
             given[key] = gather(chain.from_iterable(given[key]))
     return given

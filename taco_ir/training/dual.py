@@ -16,6 +16,7 @@ from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
 from taco_ir.models.pooling import Ids, embed, pad, tokenize
+from taco_ir.models.roles import PASSAGE, QUERY, ROLE_FILE, RoleMarks, load_vectors, new_vectors, save_vectors
 from taco_ir.models.tuning import folder as tuning_folder
 from taco_ir.models.tuning import roles
 from taco_ir.models.tuning.encoder import TunedEncoder
@@ -29,11 +30,17 @@ LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is th
 
 
 class Text(NamedTuple):
-    """A tokenised text and the tower, or a tuned backbone's module ("": none), that reads it; `labels`, where there is something to fill in, are -100 elsewhere."""
+    """A tokenised text and the tower, or a tuned backbone's module ("": none), that reads it.
+
+    Attributes:
+        labels: where there is something to fill in; -100 elsewhere.
+        role: what the text is to the encoder (see models/roles.py).
+    """
 
     tower: str
     ids: Ids
     labels: Ids | None = None
+    role: int = PASSAGE
 
 
 class DualEncoder(nn.Module):
@@ -53,6 +60,7 @@ class DualEncoder(nn.Module):
         self.tuning: Tuning | None = None
         self.record: TuningRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._marks: dict[str, RoleMarks] = {}
         self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
@@ -61,6 +69,11 @@ class DualEncoder(nn.Module):
             if config.head and head is None:
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
+            vectors: nn.Module | None = None
+            if config.roles == "embedding":
+                vectors = load_vectors(source, backbone) if (source / ROLE_FILE).is_file() else new_vectors(backbone)
+                self.towers[name]["roles"] = vectors  # type: ignore[operator]
+            self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, vectors)
             self._tokenizers[name] = tokenizer
             self._tokenizer_files[name] = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in source.glob(pattern)}
 
@@ -72,12 +85,14 @@ class DualEncoder(nn.Module):
 
     def queries(self, texts: Sequence[str], task: str) -> list[Text]:
         tower = self._name("query")
-        ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task))
-        return [Text(self._reader(tower, task), ids_L) for ids_L in ids]
+        marker = self._marks[tower].marker(QUERY)
+        ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task), marker)
+        return [Text(self._reader(tower, task), ids_L, role=QUERY) for ids_L in ids]
 
     def passages(self, passages: Sequence[Passage]) -> list[Text]:
         tower = self._name("passage")
-        ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length)
+        marker = self._marks[tower].marker(PASSAGE)
+        ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length, marker)
         return [Text(self._reader(tower, None), ids_L) for ids_L in ids]
 
     def _reader(self, tower: str, task: str | None) -> str:
@@ -99,10 +114,16 @@ class DualEncoder(nn.Module):
         """Vectors [B, D] of texts that one tower, or one module of a tuned backbone, reads."""
         if self.tuning is not None:
             self.tuning.use(texts[0].tower or None)
-        tower = self.towers["passage" if self.tuning is not None else texts[0].tower]
-        backbone = tower["backbone"]  # type: ignore[index]
-        ids_BL, mask_BL = pad([text.ids for text in texts], backbone.config.pad_token_id or 0)
-        return embed(backbone, self.config, ids_BL.to(self.device), mask_BL.to(self.device), dict(tower.items()).get("head"))  # type: ignore[operator]
+        name = "passage" if self.tuning is not None else texts[0].tower
+        parts = dict(self.towers[name].items())  # type: ignore[operator]
+        ids_BL, mask_BL, marks = self.padded(name, texts)
+        return embed(parts["backbone"], self.config, ids_BL, mask_BL, parts.get("head"), **marks)
+
+    def padded(self, tower: str, texts: Sequence[Text]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Ids and attention mask [B, L] of texts that `tower` reads, on its device, and the marks of their roles."""
+        backbone = self.towers[tower]["backbone"]  # type: ignore[index]
+        ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], backbone.config.pad_token_id or 0))
+        return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
     def separator(self, candidates: Sequence[str]) -> str:
         """The first of `candidates` that the tokenizer has as a token, a colon where it has none."""
@@ -116,6 +137,13 @@ class DualEncoder(nn.Module):
     @property
     def dim(self) -> int:
         return self.config.head or int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many parameters train, and how many the backbones have without what is trained on them."""
+        every = sum(part.numel() for tower in self.towers.values() for part in tower["backbone"].parameters())  # type: ignore[index]
+        trained = sum(param.numel() for _, param in self.trained())
+        return {"trained": trained, "backbone": every if self.tuning is None else self.tuning.shape.total}
 
     def sparse_tables(self, sparse: bool) -> None:
         """Let large tables have gradients of the rows that a batch touches alone, or dense ones, mostly zeros."""
@@ -171,7 +199,14 @@ class DualEncoder(nn.Module):
             parts = dict(tower.items())  # type: ignore[operator]
             found.append(
                 TextEncoder(
-                    parts["backbone"], self._tokenizers[name], self.config, self.folder, "training", device=device, head=parts.get("head")
+                    parts["backbone"],
+                    self._tokenizers[name],
+                    self.config,
+                    self.folder,
+                    "training",
+                    device=device,
+                    head=parts.get("head"),
+                    roles=parts.get("roles"),
                 )
             )
         return UntiedEncoder(found[1], found[0]) if self.untied else found[0]
@@ -191,6 +226,8 @@ class DualEncoder(nn.Module):
             self.config.save(target)
             if "head" in parts:
                 save_file({"weight": parts["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
+            if "roles" in parts:
+                save_vectors(parts["roles"], target)
             for file, data in self._tokenizer_files[name].items():
                 (target / file).write_bytes(data)
 

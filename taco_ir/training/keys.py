@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from taco_ir.models.config import Pooling
+from taco_ir.models.roles import NONE, ROLE_MARKS
 from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS
 from taco_ir.models.tuning.roles import ROLES
 
@@ -17,11 +18,16 @@ GROUPS = (
     "what is trained",
     "encoder",
     "batches and loss",
+    "reading and self-supervision",
     "optimisation",
     "weighting of tasks",
     "negatives",
     "validation, checkpoints and logs",
 )
+SCHEDULES = ("joint", "alternating", "sequential")
+MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
+NOTHING = ("none",)
+PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 
 Values = dict[str, Any]
@@ -39,7 +45,7 @@ def _key(group: str, help: str, **rules: Any) -> Values:
     return {"group": group, "help": help, **rules}
 
 
-_what, _encoder, _batch, _optimiser, _weighting, _negatives, _checks = (partial(_key, group) for group in GROUPS)
+_what, _encoder, _batch, _kinds, _optimiser, _weighting, _negatives, _checks = (partial(_key, group) for group in GROUPS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,9 @@ class TrainConfig:
     output: str = field(default="", metadata=_what("folder of the run: checkpoints, logs, the trained model"))
     seed: int = field(default=0, metadata=_what("seed of everything random", min=0, max=2**32 - 1))
     device: str = field(default="cpu", metadata=_what("cpu, cuda, cuda:1, ..."))
+    train_share: float = field(
+        default=1.0, metadata=_what("share of a task's train queries that are used, drawn by the seed", above=0, max=1)
+    )
     max_examples: int = field(default=0, metadata=_what("train queries of a task, at most, drawn by the seed; 0: all", min=0))
 
     pooling: str | None = field(
@@ -100,6 +109,13 @@ class TrainConfig:
             choices=ROLES,
         ),
     )
+    roles: str = field(
+        default=NONE,
+        metadata=_encoder(
+            "how the encoder is told queries, passages and a reader's input apart: by token types, a reserved token, or a learned vector",
+            choices=ROLE_MARKS,
+        ),
+    )
     dropout: float = field(default=-1.0, metadata=_encoder("dropout while training; negative: the model's own", below=1))
 
     batch_size: int = field(default=64, metadata=_batch("queries of a step, all tasks together", min=1))
@@ -121,6 +137,48 @@ class TrainConfig:
     multi_positive: bool = field(default=False, metadata=_batch("learn from all positives of a query at once"))
     cross_device: bool = field(default=True, metadata=_batch("take negatives from all processes"))
     temperature: float = field(default=0.0, metadata=_batch("scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0))
+
+    reading: tuple[str, ...] = field(
+        default=NOTHING,
+        metadata=_kinds("tasks whose questions the same encoder learns to answer as well, such as nq,squad; all: those of --tasks; none"),
+    )
+    self_supervised: tuple[str, ...] = field(
+        default=NOTHING,
+        metadata=_kinds(
+            "what the same encoder learns from passages alone: mlm, inverse_cloze, both; none",
+            test=lambda names: tuple(names) == NOTHING or set(names) <= set(SELF_SUPERVISED),
+            allowed=f"none, or some of {', '.join(SELF_SUPERVISED)}",
+        ),
+    )
+    schedule: str = field(
+        default="joint",
+        metadata=_kinds(
+            "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading",
+            choices=SCHEDULES,
+        ),
+    )
+    schedule_alpha: float = field(
+        default=0.5, metadata=_kinds("alternating: a task is drawn with a probability proportional to its size to this power", min=0, max=1)
+    )
+    phase_shares: str = field(
+        default="1,1,1",
+        metadata=_kinds(
+            "sequential: shares of the steps for self-supervised tasks, retrieval and reading; those without a task take none",
+            test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
+            allowed="three numbers above 0, as in 1,2,1",
+        ),
+    )
+    rehearsal: float = field(default=0.0, metadata=_kinds("sequential: probability that a step is one of an earlier phase", min=0, below=1))
+    reading_batch: int = field(default=16, metadata=_kinds("questions of a step, for each reading task", min=1))
+    reading_negatives: int = field(
+        default=7, metadata=_kinds("mined passages without an answer that are read with the gold one, at most", min=0)
+    )
+    reading_weight: float = field(default=1.0, metadata=_kinds("what the loss of a reading task is multiplied by", above=0))
+    passage_batch: int = field(default=16, metadata=_kinds("passages of a step, for each self-supervised task", min=2))
+    passage_weight: float = field(default=1.0, metadata=_kinds("what the loss of a self-supervised task is multiplied by", above=0))
+    max_passages: int = field(
+        default=0, metadata=_kinds("passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all", min=0)
+    )
 
     learning_rate: float = field(default=2e-5, metadata=_optimiser("peak of the linear schedule", above=0))
     weight_decay: float = field(default=0.01, metadata=_optimiser("AdamW's decay of weights", min=0))
@@ -171,6 +229,11 @@ class TrainConfig:
         metadata=_checks("log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0),
     )
     tensorboard: bool = field(default=False, metadata=_checks("write TensorBoard logs as well"))
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are tasks beside those of retrieval."""
+        return self.reading != NOTHING or self.self_supervised != NOTHING
 
 
 KEYS = {entry.name: entry for entry in fields(TrainConfig)}

@@ -10,17 +10,17 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from taco_ir.data.batches import Dealer
 from taco_ir.data.seeds import generator
-from taco_ir.data.spans import UNLABELLED, Documents, Ids, mask, span_pair, window
+from taco_ir.data.spans import Documents, Ids, span_pair, window
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import Text
 from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop, Plan
+from taco_ir.training.masking import masked_text
 from taco_ir.training.pretrain_keys import MIN_SPAN, PretrainConfig, loop_config
 from taco_ir.training.pretrain_model import PretrainModel
 from taco_ir.training.processes import Processes
@@ -49,15 +49,7 @@ class Spans:
         spans: Sequence[Ids] = (window(passages[0], self._most, draw),)
         if config.contrasted:
             spans = span_pair(passages, self._most, MIN_SPAN, draw)
-        return [self._text(span_L, draw) for span_L in spans]
-
-    def _text(self, span_L: Ids, draw: np.random.Generator) -> Text:
-        before, after, mask_id, ordinary = self._vocabulary
-        if not self._config.masked or mask_id is None:
-            return Text("passage", np.concatenate([before, span_L, after]))
-        ids_L, labels_L = mask(span_L, self._config.mask_share, mask_id, ordinary, draw)
-        frame = (np.full(len(side), UNLABELLED) for side in (before, after))
-        return Text("passage", np.concatenate([before, ids_L, after]), np.concatenate([next(frame), labels_L, next(frame)]))
+        return [masked_text(self._vocabulary, span_L, config.mask_share * config.masked, draw) for span_L in spans]
 
 
 class PretrainStep:

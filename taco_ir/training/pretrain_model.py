@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from taco_ir.data.spans import UNLABELLED, Ids
+from taco_ir.data.spans import Ids
 from taco_ir.files import InputError
 from taco_ir.models.config import CONFIG_FILE, EncoderConfig, describes_itself
 from taco_ir.models.encoder import is_untied, longest
 from taco_ir.models.pooling import pad, pool, read
+from taco_ir.models.roles import NONE
 from taco_ir.training.dual import DualEncoder, Text
 from taco_ir.training.heads import CONDENSER_FILE, MLM_FILE, Condenser, MaskedLanguageHead, load_into
 from taco_ir.training.losses import span_contrast_loss
+from taco_ir.training.masking import MASKS, Vocabulary, label_rows, labelled, token_ids, vocabulary_of
 from taco_ir.training.pretrain_keys import MIN_SPAN, PARTS, PretrainConfig, loop_config
 from taco_ir.training.start import base_config, loss_temperature, refuse_not_finite
-
-MASKS = ("[MASK]", "<mask>", "<extra_id_0>")  # BERT's, RoBERTa's, T5's
-
-
-class Vocabulary(NamedTuple):
-    """What spans are framed by and masked with.
-
-    Attributes:
-        before, after: special tokens around a text.
-        mask: the id that stands for a token to fill in; None: the tokenizer has none.
-        ordinary: ids of all tokens that are not special.
-    """
-
-    before: Ids
-    after: Ids
-    mask: int | None
-    ordinary: Ids
 
 
 class PretrainModel(DualEncoder):
@@ -86,21 +70,11 @@ class PretrainModel(DualEncoder):
         return self._contrasted * super().dim + len(self._token_parts)
 
     def vocabulary(self) -> Vocabulary:
-        tokenizer = self._tokenizers["passage"]
-        framed, bare = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
-        place = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-        special = tokenizer.get_added_tokens_decoder()
-        ordinary = sorted(number for number in tokenizer.get_vocab().values() if number not in special)
-        masks = [number for text in MASKS if (number := tokenizer.token_to_id(text)) is not None]
-        before, after = (np.array(ids, dtype=np.int64) for ids in (framed[:place], framed[place + len(bare) :]))
-        return Vocabulary(before, after, masks[0] if masks else None, np.array(ordinary, dtype=np.int64))
+        return vocabulary_of(self._tokenizers["passage"])
 
     def token_ids(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of whole texts, without special tokens."""
-        tokenizer = self._tokenizers["passage"]
-        tokenizer.no_truncation()
-        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+        return token_ids(self._tokenizers["passage"], texts)
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Rows [B, `dim`] of texts, float32."""
@@ -109,7 +83,7 @@ class PretrainModel(DualEncoder):
         output = read(self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self._token_parts)
         columns = [pool(output.last_hidden_state, self.config, mask_BL)] if self._contrasted else []
         if self._token_parts:
-            labels_BL = _labels(texts, ids_BL.shape[1]).to(self.device)
+            labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
             states_BLH = output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
             of_part = {"mlm": states_BLH}
             if "condenser" in self._token_parts:
@@ -120,7 +94,7 @@ class PretrainModel(DualEncoder):
     def losses(self, rows_BX: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
         """The loss of each part, scalars, for the rows of `texts`: pairs of spans, one after the other, where they are contrasted."""
         found: dict[str, Tensor] = {}
-        tokens = max(sum(int((text.labels != UNLABELLED).sum()) for text in texts if text.labels is not None), 1)
+        tokens = max(labelled(texts), 1)
         for place, part in enumerate(reversed(self._token_parts), 1):
             found[part] = rows_BX[:, -place].sum() / tokens
         if self._contrasted:
@@ -160,6 +134,8 @@ def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) 
         config = base_config(shared, base, limit)
     if config.head:
         raise InputError(f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone")
+    if config.roles != NONE:
+        raise InputError(f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not")
     torch.manual_seed(run.seed)  # for weights that are new: the heads
     model = PretrainModel(checkpoint or base, config, run)
     if run.masked and model.vocabulary().mask is None:
@@ -171,15 +147,6 @@ def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) 
         model.checkpoint_gradients()
     refuse_not_finite(model, base)
     return model
-
-
-def _labels(texts: Sequence[Text], length: int) -> Tensor:
-    """Labels [B, L], UNLABELLED where there is nothing to fill in."""
-    labels_BL = np.full((len(texts), length), UNLABELLED, dtype=np.int64)
-    for row, text in enumerate(texts):
-        if text.labels is not None:
-            labels_BL[row, : len(text.labels)] = text.labels
-    return torch.from_numpy(labels_BL)
 
 
 def _save_state(module: nn.Module, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,8 +31,9 @@ from taco_ir.models.reader import (
     reader_base,
     save_head,
 )
+from taco_ir.models.roles import READER
 from taco_ir.records import Passage
-from taco_ir.training.backward import Arithmetic
+from taco_ir.training.backward import Arithmetic, seed_dropout
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.processes import Processes
@@ -65,6 +66,27 @@ def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
     return torch.stack(losses).mean()
 
 
+class Reads(Protocol):
+    """An encoder with a reader's head."""
+
+    inputs: InputBuilder
+
+    @property
+    def device(self) -> torch.device: ...
+    def trained(self) -> list[tuple[str, Parameter]]: ...
+    def logits(self, inputs: Sequence[ReaderInput], /) -> Logits: ...
+
+
+def check_inputs(inputs: InputBuilder, folder: Path) -> None:
+    """Raise InputError where the longest input has more tokens than the model in `folder` takes."""
+    limits = inputs.config
+    if inputs.longest > (limit := longest(folder)):
+        raise InputError(
+            f"query_length {limits.question} and passage_length {limits.passage} make inputs of {inputs.longest} tokens; "
+            f"{folder} takes 1 to {limit}"
+        )
+
+
 class ReadingEncoder(DualEncoder):
     """A tied encoder with a reader's head; its checkpoint is a model folder with `reader.safetensors` in it."""
 
@@ -72,15 +94,11 @@ class ReadingEncoder(DualEncoder):
         super().__init__(folder, reader_base(folder), False)
         width = int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
         self.reader = load_head(folder, width)[0] if (folder / READER_FILE).is_file() else new_head(width)
-        self.inputs = InputBuilder(self._tokenizers["passage"], limits)
-        if self.inputs.longest > (limit := longest(folder)):
-            raise InputError(
-                f"query_length {limits.question} and passage_length {limits.passage} make inputs of {self.inputs.longest} tokens; "
-                f"{folder} takes 1 to {limit}"
-            )
+        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(READER))
+        check_inputs(self.inputs, folder)
 
     def logits(self, inputs: Sequence[ReaderInput]) -> Logits:
-        return head_logits(self.towers["passage"]["backbone"], self.reader, inputs, self.device)  # type: ignore[index]
+        return head_logits(self.towers["passage"]["backbone"], self.reader, inputs, self.device, self._marks["passage"])  # type: ignore[index]
 
     def trained(self) -> list[tuple[str, Parameter]]:
         """As the encoder's, without the layer behind the pooling, which reading does not use."""
@@ -123,12 +141,65 @@ def readable(data: ReadingData, inputs: InputBuilder, passages: Mapping[str, Pas
     return data._replace(examples=kept, spans=spans)
 
 
-class ReadingStep(MultiTaskStep):
-    """As the step of retrieval, with a reader's gradient for each task.
+class ReadingGradient:
+    """The gradient of a reader's loss on a batch of questions.
 
     Args:
-        spans: by task.
+        spans: by the sampler's task.
     """
+
+    def __init__(
+        self,
+        model: Reads,
+        texts: Texts,
+        spans: Mapping[str, Spans],
+        settings: BatchSettings,
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        self._model = model
+        self._params = [param for _, param in model.trained()]
+        self._texts = texts
+        self._spans = spans
+        self._settings = settings
+        self._arithmetic = arithmetic
+        self._processes = processes
+
+    def __call__(self, sampler: TaskSampler, step: int) -> Tensor:
+        """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""
+        settings, processes = self._settings, self._processes
+        drawn = sampler.step(step)
+        loss = torch.zeros(())
+        for turn in range(settings.accumulate):
+            own = drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
+            if not own:  # fewer questions than parts
+                continue
+            seed_dropout(number_of(settings.seed, sampler.task, step, turn, processes.rank) >> 1, self._model.device)
+            with self._arithmetic.context(self._model.device):
+                part = self.batch_loss(own, self._spans[sampler.task]) * len(own) / len(drawn)
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach().cpu()
+        for param in self._params:
+            if param.grad is not None and param.grad.is_sparse:
+                param.grad = param.grad.coalesce()
+        return processes.sum_gradients(self._params, loss)
+
+    def batch_loss(self, drawn: Sequence[Drawn], spans: Spans) -> Tensor:
+        """The loss of questions, each with a positive and negatives chosen for its epoch."""
+        rows: list[ReaderInput] = []
+        questions = []
+        for example, epoch in drawn:
+            positive = choose_positive(example, epoch, self._settings.seed)
+            docids = [positive, *dict.fromkeys(choose_negatives(example, self._settings.negatives, epoch))]
+            inputs = self._model.inputs(example.text, [self._texts.passages[docid] for docid in docids])
+            answers = inputs[0].token_spans(spans[example.qid][positive], self._model.inputs.config.answer)
+            questions.append(Placed(len(rows), len(rows) + len(inputs), answers))
+            rows += inputs
+        return reader_loss(self._model.logits(rows), questions)
+
+
+class ReadingStep(MultiTaskStep):
+    """As the step of retrieval, with a reader's gradient for each task."""
 
     def __init__(
         self,
@@ -142,34 +213,7 @@ class ReadingStep(MultiTaskStep):
         processes: Processes,
     ) -> None:
         super().__init__(model, samplers, texts, weighting, settings, arithmetic, processes)
-        self._reading = model
-        self._spans = spans
+        self._gradient = ReadingGradient(model, texts, spans, settings, arithmetic, processes)
 
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
-        """Leave one task's gradient, summed over processes, in .grad; its loss, a scalar."""
-        settings, processes = self._settings, self._processes
-        drawn = sampler.step(step)
-        loss = torch.zeros(())
-        for turn in range(settings.accumulate):
-            own = drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
-            if not own:  # fewer questions than parts
-                continue
-            torch.manual_seed(number_of(settings.seed, sampler.task, step, turn, processes.rank) >> 1)  # of dropout
-            with self._arithmetic.context(self._reading.device):
-                part = self.batch_loss(own, self._spans[sampler.task]) * len(own) / len(drawn)
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach().cpu()
-        return processes.sum_gradients(self.params, loss)
-
-    def batch_loss(self, drawn: Sequence[Drawn], spans: Spans) -> Tensor:
-        """The loss of questions, each with a positive and negatives chosen for its epoch."""
-        rows: list[ReaderInput] = []
-        questions = []
-        for example, epoch in drawn:
-            positive = choose_positive(example, epoch, self._settings.seed)
-            docids = [positive, *dict.fromkeys(choose_negatives(example, self._settings.negatives, epoch))]
-            inputs = self._reading.inputs(example.text, [self.texts.passages[docid] for docid in docids])
-            answers = inputs[0].token_spans(spans[example.qid][positive], self._reading.inputs.config.answer)
-            questions.append(Placed(len(rows), len(rows) + len(inputs), answers))
-            rows += inputs
-        return reader_loss(self._reading.logits(rows), questions)
+        return self._gradient(sampler, step)

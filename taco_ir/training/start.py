@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast, overload
 
 import torch
 from torch.nn import Parameter
@@ -16,6 +16,7 @@ from taco_ir.data.batches import TaskSampler
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.encoder import HEAD_FILE, is_untied, longest, own_config
+from taco_ir.models.roles import NONE
 from taco_ir.models.tuning.counts import FULL
 from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
 from taco_ir.training.backward import Arithmetic
@@ -28,15 +29,21 @@ from taco_ir.training.values import checked, nearest
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
+Kind = TypeVar("Kind", bound=DualEncoder)
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
 SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
 LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
 NORMALIZED_TEMPERATURE = 0.05
+UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
 
 
-def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> DualEncoder:
+@overload
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
+@overload
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[Kind]) -> Kind: ...
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
     Raises:
@@ -46,12 +53,14 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> Du
     limit = longest(backbone / "passage" if is_untied(backbone) else backbone)
     base = base_config(config, folder / "passage" if is_untied(folder) else folder, limit)
     check_tuning(config, folder, backbone)
+    if config.tune != FULL and base.roles != NONE:
+        raise InputError(f"roles is {base.roles}; with tune {config.tune} the modules tell roles apart (tune_roles); leave one of both out")
     lengths = {task: config.query_length or query_length(task, config.prompts) for task in tasks}
     for key, value in (("passage_length", config.passage_length), ("query_length", config.query_length)):
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(config.seed)  # for weights that are new: a head
-    model = DualEncoder(backbone, base, config.untied or is_untied(backbone))
+    model = kind(backbone, base, config.untied or is_untied(backbone))
     prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {}
     model.config = replace(
         base,
@@ -108,7 +117,15 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
 
 def step_of(config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes) -> MultiTaskStep:
     """The training step that `config` describes."""
-    settings = BatchSettings(
+    settings = batch_settings(config, model)
+    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+    weighting = weighting_of(config, model, len(samplers))
+    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
+
+
+def batch_settings(config: TrainConfig, model: DualEncoder) -> BatchSettings:
+    """Of the batches of retrieval."""
+    return BatchSettings(
         negatives=config.hard_negatives,
         multi_positive=config.multi_positive,
         temperature=loss_temperature(config, model.config),
@@ -116,20 +133,23 @@ def step_of(config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSamp
         accumulate=config.accumulate,
         seed=config.seed,
     )
-    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
-    weighting = weighting_of(config, model, len(samplers))
-    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
 
 
 def base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
     """How the base model in `folder` pools, as itself or `config` says. Raises: InputError where they disagree."""
     if not describes_itself(folder):
-        return replace(read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit), head=config.head)
+        plain = read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit)
+        return replace(plain, head=config.head, roles=config.roles)
     base = read_config(folder, None, False, limit)
-    for key, found, wanted in (("pooling", base.pooling, config.pooling), ("head", base.head, config.head)):
-        if wanted and found and found != wanted:
+    for key, found, wanted in (
+        ("pooling", base.pooling, config.pooling),
+        ("head", base.head, config.head),
+        ("roles", base.roles, config.roles),
+    ):
+        if wanted not in UNSAID and found not in UNSAID and found != wanted:
             raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
-    return replace(base, normalize=base.normalize or config.normalize, head=base.head or config.head)
+    roles = config.roles if base.roles == NONE else base.roles
+    return replace(base, normalize=base.normalize or config.normalize, head=base.head or config.head, roles=roles)
 
 
 def label(task: str) -> str:

@@ -96,8 +96,8 @@ class MultiTaskStep:
         compared = self._log_cosines > 0 and step % self._log_cosines == 0
         sketches: list[Tensor] = []
         self.weighting.begin(progress)
-        for number, sampler in enumerate(self.samplers):
-            loss = self.task_gradient(sampler, step)
+        for number, (sampler, turn) in enumerate(self.turns(step)):
+            loss = self.task_gradient(sampler, turn)
             grads = [param.grad for param in self.params if param.grad is not None]
             norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
             losses[sampler.task], norms[sampler.task] = float(loss), float(norm)
@@ -124,26 +124,35 @@ class MultiTaskStep:
         cosines = pairs(list(losses), sketches) if compared and report is not None else None
         return StepResult(losses, norms, report, not_finite, cosines)
 
+    def turns(self, step: int) -> list[tuple[TaskSampler, int]]:
+        """The tasks of global step `step`, each with the number of the batch that it deals."""
+        return [(sampler, step) for sampler in self.samplers]
+
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
-        """Leave one task's gradient, summed over processes, in .grad; its loss, a scalar."""
+        """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""
         settings = self._settings
         batch = make_batch(sampler.step(step), self.texts.page_of, settings.negatives, settings.multi_positive, settings.seed)
+        return self.contrast(batch, self.texts.passages, step)
+
+    def contrast(self, batch: TaskBatch, passages: Mapping[str, Passage], step: int) -> Tensor:
+        """As `task_gradient`, of InfoNCE over a batch whose passages are looked up in `passages`."""
+        settings = self._settings
         loss = 0.0
         for turn in range(settings.accumulate):
-            seed = (settings.seed, sampler.task, step, turn, self._processes.rank)
-            loss += self._turn(part(batch, turn, settings.accumulate), len(batch.queries), seed)
+            seed = (settings.seed, batch.task, step, turn, self._processes.rank)
+            loss += self._turn(part(batch, turn, settings.accumulate), passages, len(batch.queries), seed)
         for param in self.params:
             if param.grad is not None and param.grad.is_sparse:
                 param.grad = param.grad.coalesce()
         return self._processes.sum_gradients(self.params, torch.tensor(loss))
 
-    def _turn(self, batch: TaskBatch, queries: int, seed: Sequence[int | str]) -> float:
+    def _turn(self, batch: TaskBatch, passages: Mapping[str, Passage], queries: int, seed: Sequence[int | str]) -> float:
         """Add the gradient of this process' part of `batch`, weighted by the batch's share of all `queries`; its part of the loss."""
         processes, across = self._processes, self._settings.cross_device
         parts = [part(batch, rank, processes.world) for rank in range(processes.world)]
         own = parts[processes.rank]
         texts = self.model.queries(own.queries, own.task)
-        texts += self.model.passages([self.texts.passages[docid] for docid in own.passages])
+        texts += self.model.passages([passages[docid] for docid in own.passages])
 
         def loss_of(vectors_ND: Tensor) -> Tensor:
             query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from taco_ir.data.pools import Pool
+from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
 from taco_ir.models.encoder import TextEncoder
 from taco_ir.records import Passage, Ranking, Run
 from taco_ir.retrieval.exact import exact_search
 from taco_ir.training.dual import DualEncoder
+from taco_ir.training.shared import SharedEncoder
 
 MEASURE = Measure("Rprec")
 HITS = 20  # more than any evidence set has pages, with room for passages of one page
@@ -29,6 +32,37 @@ class PoolValidation:
 
     def __call__(self) -> dict[str, float]:
         scores = validate(self._model.text_encoder(), self._pools, self._passages)
+        return scores | {"macro": math.fsum(scores.values()) / len(scores)}
+
+
+class Questions(NamedTuple):
+    """Held-out questions of a reading task: each with the gold passage and mined ones, and its answers."""
+
+    task: str
+    read: Sequence[tuple[str, Sequence[Passage]]]
+    answers: Sequence[Sequence[str]]
+
+
+class SharedValidation(PoolValidation):
+    """As before, and of each reading task the share of questions with an answer that is right (EM); `macro` is the mean of all."""
+
+    what = "page R-precision in the validation pools, EM of reading"
+
+    def __init__(
+        self, model: SharedEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage], questions: Sequence[Questions]
+    ) -> None:
+        super().__init__(model, pools, passages)
+        self._shared = model
+        self._questions = questions
+
+    def __call__(self) -> dict[str, float]:
+        scores = super().__call__()
+        del scores["macro"]
+        reader = self._shared.as_reader()
+        for task, read, golds in self._questions:
+            found = zip(reader.read(read), golds, strict=True)
+            right = [max(exact_match(answer.text if answer else "", gold) for gold in own) for answer, own in found]
+            scores[f"{task} reading"] = math.fsum(right) / len(right)
         return scores | {"macro": math.fsum(scores.values()) / len(scores)}
 
 

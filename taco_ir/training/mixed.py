@@ -1,0 +1,138 @@
+"""A step of several kinds of tasks on one encoder, all of them or some, as a schedule says.
+
+ROM (Fun, Gandhi, Ravi, 2021) trains self-supervised tasks, retrieval and reading on one encoder, its schedule exchangeable; what
+a task is made of, and the schedules, are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from taco_ir.data.batches import TaskSampler
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.keys import INVERSE_CLOZE
+from taco_ir.training.processes import Processes
+from taco_ir.training.reading import ReadingGradient, Spans
+from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Schedule, Scheduled, active, epoch_steps
+from taco_ir.training.self_supervised import MaskedGradient, cloze_gradient
+from taco_ir.training.shared import SharedEncoder
+from taco_ir.training.start import batch_settings, weighting_of
+from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
+from taco_ir.weighting.base import TaskWeighting
+from taco_ir.weighting.naive import Naive
+
+Gradient = Callable[[MultiTaskStep, TaskSampler, int], Tensor]
+
+
+class Task(NamedTuple):
+    """A task of the training: who deals its examples, what makes inputs, loss and gradient of them, and what it weighs.
+
+    Attributes:
+        phase: one of `schedules.PHASES`.
+        gradient: leaves the gradient of the sampler's batch of a number, summed over processes, in .grad, and gives its loss.
+        weight: what loss and gradient are multiplied by.
+        what: of an example, for people.
+    """
+
+    phase: str
+    sampler: TaskSampler
+    gradient: Gradient
+    weight: float
+    what: str
+
+
+class Samplers(NamedTuple):
+    """Who deals the examples of each kind of task; `spans` are those of each reading task."""
+
+    retrieval: Sequence[TaskSampler]
+    reading: Sequence[TaskSampler]
+    passages: Sequence[TaskSampler]
+    spans: Sequence[Spans]
+
+
+class MixedStep(MultiTaskStep):
+    """As the step of retrieval, with tasks of other kinds beside it.
+
+    Args:
+        weighting: for steps that take all tasks; those that take some take the mean of their gradients.
+    """
+
+    def __init__(
+        self,
+        model: SharedEncoder,
+        tasks: Sequence[Task],
+        schedule: Schedule,
+        texts: Texts,
+        weighting: TaskWeighting,
+        settings: BatchSettings,
+        arithmetic: Arithmetic,
+        processes: Processes,
+        log_cosines: int = 0,
+    ) -> None:
+        super().__init__(model, [task.sampler for task in tasks], texts, weighting, settings, arithmetic, processes, log_cosines)
+        self.tasks = {task.sampler.task: task for task in tasks}
+        self._schedule = schedule
+        self._of_all = weighting
+
+    def __call__(self, step: int, progress: float) -> StepResult:
+        taken = len(self._schedule.turns(step))
+        self.weighting = self._of_all if taken == len(self.samplers) else Naive(self.params, taken)
+        return super().__call__(step, progress)
+
+    def of_phase(self, phase: str) -> list[TaskSampler]:
+        return [task.sampler for task in self.tasks.values() if task.phase == phase]
+
+    def turns(self, step: int) -> list[tuple[TaskSampler, int]]:
+        return [(self.samplers[task], batch) for task, batch in self._schedule.turns(step)]
+
+    def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
+        task = self.tasks[sampler.task]
+        loss = task.gradient(self, sampler, step)
+        if task.weight == 1:
+            return loss
+        for param in self.params:
+            if param.grad is not None:
+                scaled = param.grad * task.weight
+                param.grad = scaled.coalesce() if scaled.is_sparse else scaled
+        return loss * task.weight
+
+
+def mixed_step(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> tuple[MixedStep, int]:
+    """The step that `config` describes, and how many of them are an epoch: every query of retrieval and reading was dealt once."""
+    tasks = _tasks(config, model, samplers, texts, processes)
+    scheduled = [Scheduled(task.phase, len(task.sampler.examples)) for task in tasks]
+    shares = [task.sampler.share for task in tasks]
+    epoch = epoch_steps(config, scheduled, shares)
+    schedule = Schedule(active(config, scheduled, config.steps or max(1, round(config.epochs * epoch))))
+    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+    weighting = weighting_of(config, model, len(tasks))
+    settings = batch_settings(config, model)
+    return MixedStep(model, tasks, schedule, texts, weighting, settings, arithmetic, processes, config.log_cosines), epoch
+
+
+def _tasks(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> list[Task]:
+    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+    settings = BatchSettings(config.reading_negatives, accumulate=config.accumulate, seed=config.seed)
+    spans = {sampler.task: own for sampler, own in zip(samplers.reading, samplers.spans, strict=True)}
+    read = ReadingGradient(model, texts, spans, settings, arithmetic, processes)
+    fill_in = MaskedGradient(model, texts, settings, arithmetic, processes)
+    tasks = [Task(RETRIEVAL, sampler, MultiTaskStep.task_gradient, 1.0, "queries") for sampler in samplers.retrieval]
+    for sampler in samplers.reading:
+        tasks.append(Task(READING, sampler, lambda _, own, number: read(own, number), config.reading_weight, "questions"))
+    for sampler in samplers.passages:
+        gradient: Gradient = cloze_gradient if sampler.task == INVERSE_CLOZE else lambda _, own, number: fill_in(own, number)
+        tasks.append(Task(SELF_SUPERVISED, sampler, gradient, config.passage_weight, "passages"))
+    return tasks
+
+
+def describe_tasks(config: TrainConfig, step: MixedStep) -> str:
+    """Lines for the announcement: the schedule, and the tasks beside retrieval."""
+    lines = [f"schedule: {config.schedule}; beside retrieval:"]
+    for name, task in step.tasks.items():
+        if task.phase != RETRIEVAL:
+            lines.append(f"  {name}: {len(task.sampler.examples):,} {task.what}, {task.sampler.share} in a batch, weight {task.weight:g}")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""Which tasks a step takes, and the how-manieth batch of each: all of it drawn from the seed, so that a training that was stopped goes on alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.data.seeds import generator
+from taco_ir.training.config import TrainConfig
+
+SELF_SUPERVISED, RETRIEVAL, READING = PHASES = ("self-supervised", "retrieval", "reading")
+Active = npt.NDArray[np.bool_]
+
+
+class Scheduled(NamedTuple):
+    """What a schedule knows of a task: its phase, and how many examples it has."""
+
+    phase: str
+    size: int
+
+
+class Schedule:
+    """Args: active_ST: whether step s takes task t."""
+
+    def __init__(self, active_ST: Active) -> None:
+        self._active_ST = active_ST
+        self._before_ST: npt.NDArray[np.int64] = np.cumsum(active_ST, axis=0) - active_ST
+
+    def turns(self, step: int) -> list[tuple[int, int]]:
+        """The tasks of a step, and the number of the batch of each, from 0: no task leaves one out."""
+        return [(task, int(self._before_ST[step, task])) for task in np.flatnonzero(self._active_ST[step]).tolist()]
+
+
+def joint(tasks: Sequence[Scheduled], steps: int) -> Active:
+    """Every task in every step."""
+    return np.ones((steps, len(tasks)), dtype=np.bool_)
+
+
+def odds(tasks: Sequence[Scheduled], alpha: float) -> npt.NDArray[np.float64]:
+    """Of each task to be a step's: size^alpha, divided by their sum."""
+    weights_T = np.array([task.size for task in tasks], dtype=np.float64) ** alpha
+    shares_T: npt.NDArray[np.float64] = weights_T / weights_T.sum()
+    return shares_T
+
+
+def alternating(tasks: Sequence[Scheduled], steps: int, alpha: float, seed: int) -> Active:
+    """One task a step. A step's draw depends on the seed and the step alone, however many steps there are."""
+    drawn_S = np.searchsorted(odds(tasks, alpha).cumsum()[:-1], generator(seed, "alternating").random(steps), side="right")
+    active_ST: Active = drawn_S[:, None] == np.arange(len(tasks))
+    return active_ST
+
+
+def phase_bounds(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
+    """First step of each phase that has a task, and the one behind its last."""
+    there = [(phase, share) for phase, share in zip(PHASES, shares, strict=True) if any(task.phase == phase for task in tasks)]
+    whole = sum(share for _, share in there)
+    ends = [round(steps * part / whole) for part in accumulate(share for _, share in there)]
+    return {phase: bounds for (phase, _), bounds in zip(there, zip([0, *ends], ends, strict=False), strict=True)}
+
+
+def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int) -> Active:
+    """The tasks of one phase after those of another; a step is one of an earlier phase, each equally likely, with probability `rehearsal`."""
+    draws_S2 = generator(seed, "sequential").random((steps, 2))
+    active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
+    phases = phase_bounds(tasks, steps, shares)
+    for number, (start, stop) in enumerate(phases.values()):
+        of_phase_S = np.full(stop - start, number)
+        again_S = (draws_S2[start:stop, 0] < rehearsal) & (number > 0)
+        of_phase_S[again_S] = (draws_S2[start:stop, 1] * number).astype(np.int64)[again_S]
+        for task, (phase, _) in enumerate(tasks):
+            active_ST[start:stop, task] = of_phase_S == list(phases).index(phase)
+    return active_ST
+
+
+def active(config: TrainConfig, tasks: Sequence[Scheduled], steps: int) -> Active:
+    """Which tasks each step takes, [S, T], by the schedule that `config` names."""
+    if config.schedule == "alternating":
+        return alternating(tasks, steps, config.schedule_alpha, config.seed)
+    if config.schedule == "sequential":
+        return sequential(tasks, steps, shares_of(config), config.rehearsal, config.seed)
+    return joint(tasks, steps)
+
+
+def epoch_steps(config: TrainConfig, tasks: Sequence[Scheduled], batches: Sequence[int]) -> int:
+    """Steps in which every task of retrieval and reading has dealt all its examples, those of a phase within its own steps.
+
+    Args:
+        batches: examples of each task in a batch of it.
+    """
+    rates = [1.0] * len(tasks)  # of the steps that take a task
+    if config.schedule == "alternating":
+        rates = odds(tasks, config.schedule_alpha).tolist()
+    elif config.schedule == "sequential":
+        there = {phase: share for phase, share in zip(PHASES, shares_of(config), strict=True) if any(task.phase == phase for task in tasks)}
+        rates = [there[task.phase] / sum(there.values()) for task in tasks]
+    labelled = [
+        -(-task.size // batch) / rate for task, batch, rate in zip(tasks, batches, rates, strict=True) if task.phase != SELF_SUPERVISED
+    ]
+    return math.ceil(max(labelled))
+
+
+def shares_of(config: TrainConfig) -> list[float]:
+    return [float(share) for share in config.phase_shares.split(",")]

@@ -1,0 +1,120 @@
+"""The encoder and the step of a training, with the data of its tasks: retrieval, and those of other kinds that are beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.console import log
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.cloze import passage_examples
+from taco_ir.data.examples import TrainExample
+from taco_ir.data.mixing import steps_per_epoch
+from taco_ir.data.negatives import Negatives
+from taco_ir.data.pools import Pool
+from taco_ir.data.reading import ReadingData, find_answers, read_reading
+from taco_ir.data.spans import drawn_rows
+from taco_ir.files import InputError
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.keys import INVERSE_CLOZE, NOTHING
+from taco_ir.training_data import TrainingData, texts_of
+
+if TYPE_CHECKING:
+    from taco_ir.models.reader import InputBuilder
+    from taco_ir.training.dual import DualEncoder
+    from taco_ir.training.step import MultiTaskStep, Texts
+    from taco_ir.training.validation import PoolValidation
+
+
+def check_schedule(config: TrainConfig) -> None:
+    """Raise InputError for a schedule that has nothing to order, or a weighting that needs every task in every step."""
+    if config.schedule == "joint":
+        return
+    if not config.shared:
+        raise InputError(f"schedule is {config.schedule}; it orders tasks of several kinds; name some by reading or self_supervised")
+    if config.weighting != "naive":
+        raise InputError(
+            f"weighting is {config.weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
+            f" {config.schedule}; give weighting naive, or schedule joint"
+        )
+
+
+def encoder_for(config: TrainConfig, start: Path, data: TrainingData) -> DualEncoder:
+    """The model in `start` as `config` trains it, with heads for tasks beside retrieval. Raises: InputError for one that cannot do that."""
+    from taco_ir.training.shared import start_shared
+    from taco_ir.training.start import start_encoder
+
+    return (start_shared if config.shared else start_encoder)(config, start, data.tasks)
+
+
+def step_for(
+    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool]
+) -> tuple[MultiTaskStep, int]:
+    """The step that `config` describes, and how many of them are an epoch.
+
+    Raises:
+        InputError: for answers that no passage holds, or passages that are none for inverse cloze.
+    """
+    from taco_ir.training.mixed import Samplers, mixed_step
+    from taco_ir.training.shared import SharedEncoder
+    from taco_ir.training.start import step_of
+
+    retrieval = data.samplers(config, negatives)
+    if not isinstance(encoder, SharedEncoder):
+        epoch = steps_per_epoch([len(sampler.examples) for sampler in retrieval], [sampler.share for sampler in retrieval])
+        return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), epoch
+    used = {sampler.task: sampler.examples for sampler in retrieval}
+    read = [
+        _questions(task, used.get(task) or data.examples(config, task, negatives), encoder.inputs, data, negatives) for task in data.reading
+    ]
+    questions = [TaskSampler(each.examples, config.reading_batch, config.seed, f"{each.task} reading") for each in read]
+    passages = [_passages(config, data, task) for task in config.self_supervised if config.self_supervised != NOTHING]
+    samplers = Samplers(retrieval, questions, passages, [each.spans for each in read])
+    return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes)
+
+
+def validation_for(
+    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], texts: Texts
+) -> PoolValidation:
+    """What is measured of queries that validation holds out: how they rank in pools, and the answers of those that are read."""
+    from taco_ir.training.shared import SharedEncoder
+    from taco_ir.training.validation import PoolValidation, Questions, SharedValidation
+
+    if not isinstance(encoder, SharedEncoder) or not data.reading:
+        return PoolValidation(encoder, pools, texts.passages)
+    questions = []
+    for pool in (pool for pool in pools if pool.task in data.reading):
+        found = find_answers(data.collection, pool.task, config.validate_on, negatives, {query.qid for query in pool.queries})
+        examples = {example.qid: example for example in found.examples}
+        kept = [query for query in pool.queries if query.qid in examples]
+        passages = texts_of(data.collection, [examples[query.qid] for query in kept]).passages
+        shown = [[examples[query.qid].positives[0][0], *examples[query.qid].negatives[: config.reading_negatives]] for query in kept]
+        read = [(query.text, [passages[docid] for docid in docids]) for query, docids in zip(kept, shown, strict=True)]
+        if read:
+            questions.append(Questions(pool.task, read, [query.answers for query in kept]))
+    return SharedValidation(encoder, pools, texts.passages, questions)
+
+
+def _questions(
+    task: str, used: Sequence[TrainExample], inputs: InputBuilder, data: TrainingData, negatives: Negatives | None
+) -> ReadingData:
+    """Of the queries that are used, which retrieval trains on as well, those whose answer is found."""
+    from taco_ir.training.reading import readable
+
+    found = read_reading(data.collection, task, negatives=negatives, qids={example.qid for example in used})
+    usable = readable(found, inputs, texts_of(data.collection, found.examples).passages)
+    log.info("%s: %d of the %d queries that are used have an answer to read", task, len(usable.examples), len(used))
+    return usable
+
+
+def _passages(config: TrainConfig, data: TrainingData, task: str) -> TaskSampler:
+    store = data.collection.passages
+    rows = drawn_rows(store.count, config.max_passages, config.seed)
+    examples = list(passage_examples(store.at(rows), task, task == INVERSE_CLOZE))
+    if len(examples) < config.passage_batch:
+        raise InputError(
+            f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection {data.collection.name} can be used"
+            f"{' (they have several sentences)' * (task == INVERSE_CLOZE)}; passage_batch is {config.passage_batch}"
+        )
+    return TaskSampler(examples, config.passage_batch, config.seed, task)
