@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from taco_ir.console import Parser, log, positive, run_verb
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, read_json
 from taco_ir.study.conditions import Job, folders, read_study
+from taco_ir.study.curves import held_out
 
 if TYPE_CHECKING:
     from taco_ir.study.runner import Runner
@@ -75,15 +75,6 @@ def row(runner: Runner, job: Job) -> list[Cell]:
     ]
     state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
     return [job.condition, job.seed, state, sum(spent) / 60 if spent else None, held_out(folder / "out")]
-
-
-def held_out(training: Path) -> float | None:
-    """The best validation in the logs of a training's last episode; None where there is none."""
-    logs = sorted(training.glob("**/log.jsonl"))
-    if not logs:
-        return None
-    records = [json.loads(line) for line in logs[-1].read_text(encoding="utf-8").splitlines()]
-    return max((record["validation"]["macro"] for record in records if "validation" in record), default=None)
 
 
 if __name__ == "__main__":

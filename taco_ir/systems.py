@@ -14,6 +14,7 @@ from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection
 from taco_ir.files import data_home, exclusive, fingerprint
+from taco_ir.models.builtin import SHIPPED
 from taco_ir.records import Run
 from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
@@ -23,7 +24,6 @@ from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
-DEFAULT_NAME = "minilm-l6"
 PART = 1024  # queries of a part; exact search reads the vectors once for so many
 
 
@@ -46,7 +46,7 @@ def encoder_of(options: Namespace) -> TextEncoder:
 def model_name(model: str | None) -> str:
     """A short name for files and tables."""
     if model is None:
-        return DEFAULT_NAME
+        return SHIPPED
     name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
     return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
 
@@ -116,9 +116,10 @@ class DenseSystem(System):
         return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
 
     def _search(self, topics: Topics, hits: int) -> Run:
-        vectors_BD = self.encoder.encode_queries([query.text for query in topics.queries], topics.task)
+        queries = topics.queries
+        vectors_BD = self.encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
         rankings = self._index.search(vectors_BD, hits)
-        return Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
+        return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
 
 
 class BM25System(System):

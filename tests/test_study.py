@@ -89,7 +89,7 @@ def test_conditions(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('name = "bm25"', 'name = "second"', "two conditions are called 'second'"),
-        ("part = [0]", "half = [0]", "condition 'bm25' has unknown key 'half'; allowed: base, commands, name, part, .*whole"),
+        ("part = [0]", "half = [0]", "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole"),
         ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
         ("{taco}/model", "{tacco}/model", r"\{tacco\} stands for nothing; known are .*naive.* taco, tiny"),
         ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
@@ -227,7 +227,7 @@ def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
     study = read_study(folder / "conditions.toml")
     job = Job("bm25", 0)
     for corpora, expected in (((), ["whole", "part"]), (("part",), ["part"])):
-        assert Runner(study, "sample", {}, folder / "work", 1, corpora).corpora(job) == expected
+        assert Runner(study, "sample", {}, folder / "work", 1, corpora=corpora).corpora(job) == expected
 
 
 def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:

@@ -22,7 +22,7 @@ TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answ
 
 
 class Topics(NamedTuple):
-    """The queries of one task and split. `name` is spelled as the collection's file is."""
+    """The queries of one task and split. `name` is spelled as the collection's file is; `task` is "" where every query has its own."""
 
     name: str
     task: str
@@ -55,7 +55,7 @@ class Collection:
         return sorted(self._topic_paths)
 
     def expand(self, names: Sequence[str]) -> list[str]:
-        """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed.
+        """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed, files of mixed topics as they are.
 
         Raises:
             InputError: for a name that the collection does not have.
@@ -63,7 +63,7 @@ class Collection:
         wanted: list[str] = []
         for name in names:
             every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
-            wanted += every or [str(resolve_topics(name, self._topic_paths))]
+            wanted += every or [name if is_mixed(name) else str(resolve_topics(name, self._topic_paths))]
         return list(dict.fromkeys(wanted))
 
     def topics(self, name: str) -> Topics:
@@ -90,7 +90,9 @@ class Collection:
         return loaded
 
     def load_topics(self, name: str) -> Topics:
-        """Topics by name, without a look at the passages. Raises: InputError."""
+        """Topics by name, or a file of mixed ones, without a look at the passages. Raises: InputError."""
+        if is_mixed(name):
+            return Topics(Path(name).stem, "", read_topics(Path(name), None))
         task = resolve_topics(name, self._topic_paths).task
         path = self.topics_path(name)
         return Topics(_file_name(path), task, read_topics(path, task))
@@ -98,6 +100,11 @@ class Collection:
     def topics_path(self, name: str) -> Path:
         """The file of topics by name. Raises: InputError for a name that the collection does not have."""
         return self._topic_paths[resolve_topics(name, self._topic_paths)]
+
+
+def is_mixed(name: str) -> bool:
+    """Whether this names a file of topics, whose records say of which task they are, instead of topics of a collection."""
+    return name.endswith(".jsonl")
 
 
 def open_collection(name: str) -> Collection:

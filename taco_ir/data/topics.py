@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, collector_paused
 from taco_ir.records import EvidenceSet, Query, numbered_lines, run_id
 
@@ -16,15 +17,15 @@ log = logging.getLogger("taco_ir")
 T = TypeVar("T")
 
 
-def read_topics(path: Path, task: str) -> list[Query]:
-    """Read a KILT JSONL file.
+def read_topics(path: Path, task: str | None) -> list[Query]:
+    """Read a KILT JSONL file of one task, or, where `task` is None, of several: then each record names its own.
 
     Records that repeat an id with the same text are one query whose evidence is the union of theirs (FEVER lists a
     claim once per annotation); their number is logged.
 
     Raises:
         InputError: naming file and line for invalid JSON or UTF-8, a missing or empty id or input, an id given to
-            two different texts, or an output that is not a list of objects.
+            two different texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
         queries, repeats = _merged(path, task)
@@ -35,13 +36,14 @@ def read_topics(path: Path, task: str) -> list[Query]:
     return list(queries.values())
 
 
-def _merged(path: Path, task: str) -> tuple[dict[str, Query], int]:
+def _merged(path: Path, task: str | None) -> tuple[dict[str, Query], int]:
     """Queries by id, and the number of records that repeat one."""
     queries: dict[str, Query] = {}
     lines: dict[str, int] = {}
     repeats = 0
     for number, record in json_lines(path):
-        query = _query(record, task, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        query = _query(record, task or _task(record, where), where)
         if (first := queries.get(query.qid)) is None:
             queries[query.qid], lines[query.qid] = query, number
             continue
@@ -64,6 +66,14 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: a JSON object is expected, this is {line.strip()[:60]!r}")
         yield number, record
+
+
+def _task(record: dict[str, Any], where: str) -> str:
+    """The task that a record names itself."""
+    task = record.get("task")
+    if not isinstance(task, str) or not task:
+        raise InputError(f'{where}: task {task!r}; in a file of several tasks each record names its own, such as "task": "nq"')
+    return canonical_task(task)
 
 
 def _query(record: dict[str, Any], task: str, where: str) -> Query:

@@ -3,6 +3,7 @@
 Commands are verbs of this package with placeholders: {collection}, {folder} (of the conditions file), {out} (the condition's own
 output), {seed}, the names of `models`, and the names of other conditions, which stand for their output with the same seed. A
 condition runs after those that it names. Conditions share commands through a `recipe`, whose {args} are the condition's `args`.
+With `best = { rate = "tune-*" }`, {rate} is what stands for the * in the condition that ranks held-out train queries best.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """What is run and scored. `commands` run in order; `search` are the flags of the search that is scored ("": none)."""
+    """What is run and scored. `commands` run in order; `search` are the flags of the search that is scored ("": none), and
+    `answer` those of the answers that are scored with it.
+
+    `best`, by placeholder, are patterns of conditions to choose among.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -60,12 +65,14 @@ class Condition:
     base: str = ""
     commands: tuple[str, ...] = ()
     search: str = ""
+    answer: str = ""
     topics: tuple[str, ...] = ()
     corpora: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    best: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> set[str]:
-        """Every placeholder of its commands and its search."""
-        return {name for template in (*self.commands, self.search) for name in placeholders(template)}
+        """Every placeholder of its commands, its search and its answers."""
+        return {name for template in (*self.commands, self.search, self.answer) for name in placeholders(template)}
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,21 @@ class Study:
     def needs(self, job: Job) -> dict[str, Job]:
         """The jobs whose output a job reads, by placeholder. Raises: InputError for one without the job's seed."""
         needed = {}
-        for name in sorted(self.conditions[job.condition].names() & self.conditions.keys()):
+        tried = {name for each in self.tried(job.condition).values() for name in each.values()}
+        for name in sorted((self.conditions[job.condition].names() | tried) & self.conditions.keys()):
             seeds = self.conditions[name].seeds
             if job.seed not in seeds and len(seeds) > 1:
                 raise InputError(f"condition {job} needs {name}, which has seeds {', '.join(map(str, seeds))}")
             needed[name] = Job(name, job.seed if job.seed in seeds else seeds[0])
         return needed
+
+    def tried(self, condition: str) -> dict[str, dict[str, str]]:
+        """For each placeholder of `best`: what it may stand for, and the condition that tries it."""
+        patterns = {name: re.compile(re.escape(text).replace(r"\*", "(.+)")) for name, text in self.conditions[condition].best.items()}
+        return {
+            placeholder: {found[1]: name for name in self.conditions if (found := pattern.fullmatch(name))}
+            for placeholder, pattern in patterns.items()
+        }
 
 
 def placeholders(template: str) -> set[str]:
@@ -191,6 +207,12 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
     if not condition.seeds:
         raise InputError(f"{where}: no seeds")
     known = {"collection", "folder", "out", "seed", *study.models, *study.conditions}
+    for placeholder, pattern in condition.best.items():
+        if pattern.count("*") != 1 or not study.tried(condition.name)[placeholder]:
+            raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
+        if placeholder in known:
+            raise InputError(f"{where}: best {placeholder}: {{{placeholder}}} stands for something else; give another name")
+    known |= condition.best.keys()
     if unknown := condition.names() - known:
         raise InputError(f"{where}: {{{min(unknown)}}} stands for nothing; known are {', '.join(sorted(known))}")
     for corpus, seeds in condition.corpora.items():
@@ -200,6 +222,8 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
             raise InputError(f"{where}: {corpus} names seed {min(foreign)}; its seeds are {', '.join(map(str, condition.seeds))}")
     if bool(condition.corpora) != bool(condition.search and condition.system):
         raise InputError(f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join([WHOLE, *study.parts])})")
+    if condition.answer and not condition.search:
+        raise InputError(f"{where}: answers are scored with the search that they come from; search is missing")
     for job in (Job(condition.name, seed) for seed in condition.seeds):
         study.needs(job)
 

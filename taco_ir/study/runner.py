@@ -1,7 +1,7 @@
 """Runs a study's jobs, each once: its commands as processes of their own, then search and scores on each corpus.
 
 `work / <condition> / <seed> /` holds a job: `out` is what its commands write, `step-<n>.json` says that one is done and what it
-took, `output.txt` is what they printed, `runs-<corpus>` what was searched. A step that was done is not run again; a training
+took, `output.txt` is what they printed, `best.json` what was chosen, `runs-<corpus>` what was searched. A step that was done is not run again; a training
 that was killed goes on from its last checkpoint, as it does by itself.
 """
 
@@ -25,9 +25,12 @@ from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
 from taco_ir.files import InputError, data_home, exclusive, read_json, write_json
 from taco_ir.study.conditions import WHOLE, Job, Study, arguments, placeholders
-from taco_ir.study.scores import score_runs
+from taco_ir.study.curves import best_first, kept
+from taco_ir.study.parameters import parameters
+from taco_ir.study.scores import ANSWERS, score_runs
 
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "pyserini", "numpy")
+READ = 20  # passages that a reader is given
 ON_DEVICE = frozenset(("train", "pretrain", "train_reader", "mine", "search", "answer", "encode"))  # verbs with --device
 
 
@@ -107,9 +110,18 @@ class Runner:
         template = f"search --topics {' '.join(topics)} --hits {self.study.hits} --no-compare {condition.search}"
         cache = runs.with_name(f"{runs.name}.cache")  # vectors and index are as large as the model is many; they are not kept
         shutil.rmtree(runs, ignore_errors=True)
-        words = [*self._words(job, template), "--collection", source, "--output", f"{runs}/"]
-        spent = self._process(job, words, {"TACO_IR_HOME": str(cache)})
+        scored = {"search": (template, runs)}
+        if condition.answer:
+            scored["answer"] = (f"answer --topics {' '.join(topics)} --hits {READ} --quiet {condition.answer}", runs / ANSWERS)
+        spent = {}
+        for verb, (command, output) in scored.items():
+            words = [*self._words(job, command), "--collection", source, "--output", f"{output}/"]
+            spent[verb] = {
+                "command": " ".join(arguments(command, self._symbols(job))),
+                **self._process(job, words, {"TACO_IR_HOME": str(cache)})._asdict(),
+            }
         shutil.rmtree(cache)
+        size = parameters(self._words(job, command) for command, _ in scored.values())
         names = collection.expand(list(topics))
         return Result(
             condition=condition.name,
@@ -120,7 +132,7 @@ class Runner:
             passages=collection.passages.count,
             collection=collection.passages.fingerprint,
             topics=score_runs(collection, names, self.study.slices, runs),
-            made=self._made(job, template, spent),
+            made=self._made(job, {**spent, **({"system_parameters": size} if size else {})}),
         )
 
     def recorded(self, job: Job, corpus: str) -> Result:
@@ -171,19 +183,34 @@ class Runner:
             raise InputError(f"{job}: --models {min(missing)}=FOLDER is needed")
         outs = {name: str(self.folder(needed) / "out") for name, needed in self.study.needs(job).items()}
         own = {"collection": self._source, "folder": str(self.study.folder), "out": str(self.folder(job) / "out"), "seed": str(job.seed)}
-        return arguments(template, {**self._models, **outs, **own})
+        return arguments(template, {**self._models, **outs, **own, **self._chosen(job)})
 
     def _symbols(self, job: Job) -> dict[str, str]:
         """The same for a record that means something elsewhere: names instead of paths."""
         outs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
         own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}", "seed": str(job.seed)}
-        return {**{name: name for name in self.study.models}, **outs, **own}
+        return {**{name: name for name in self.study.models}, **outs, **own, **self._chosen(job)}
 
-    def _made(self, job: Job, search: str, spent: Spent) -> dict[str, Any]:
+    def _chosen(self, job: Job) -> dict[str, str]:
+        """What the placeholders of `best` stand for."""
+        return {placeholder: next(iter(scores)) for placeholder, scores in self._best(job).items()}
+
+    def _best(self, job: Job) -> dict[str, dict[str, float]]:
+        """For each placeholder of `best` what it may stand for, with held-out scores, the best first; once chosen it stays."""
+        tried, path = self.study.tried(job.condition), self.folder(job) / "best.json"
+        if tried and not path.is_file():
+            outs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
+            write_json(path, {name: best_first({text: outs[each] for text, each in values.items()}) for name, values in tried.items()})
+        found: dict[str, dict[str, float]] = read_json(path) if tried else {}
+        return found
+
+    def _made(self, job: Job, scored: Mapping[str, Any]) -> dict[str, Any]:
         commands = [read_json(self._stamp(job, number)) for number in range(len(self.study.conditions[job.condition].commands))]
         return {
             "commands": commands,
-            "search": {"command": " ".join(arguments(search, self._symbols(job))), **spent._asdict()},
+            **scored,
+            **({"best": best} if (best := self._best(job)) else {}),
+            **kept(self.folder(job) / "out"),
             "threads": self.threads,
             "processor": _processor(self.device),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,170 @@
+"""What small modules on a frozen backbone cost: a training step and its memory beside full fine-tuning's, encoding beside the bare backbone.
+
+step      8 tasks x 8 queries and 16 passages of 32 and 96 tokens, naive weighting, AdamW; methods alternate, rounds rotate their order
+memory    peak of two such steps in a process of its own: resident set, or what the accelerator held
+encoding  passages of the sample; a ratio is the median over rounds of the bare backbone's seconds by the method's
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from train_step import PASSAGES, QUERIES, TASKS, TaskTexts, Variant, task_texts
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # this file has the name of a library
+
+from taco_ir.data.collections import open_collection
+from taco_ir.evaluation.table import Cell, Table, render
+from taco_ir.models.encoder import TextEncoder, load_encoder
+from taco_ir.models.tuning.counts import FULL, METHODS
+from taco_ir.models.tuning.encoder import TunedEncoder
+from taco_ir.models.tuning.merging import write_merged
+from taco_ir.training.dual import DualEncoder
+from taco_ir.training.keys import TrainConfig
+from taco_ir.training.start import start_encoder
+
+BARE, MERGED = "bare backbone", "lora, merged"
+NEEDED = {MERGED: 0.95, "adapter": 0.85, "prompt": 0.85}  # of the bare backbone's speed; merged is the same computation, but for noise
+SHORT_ROUNDS = 4  # of encoding for each of training: they are short
+
+
+def load(folder: Path, method: str, device: str) -> DualEncoder:
+    """The model with one module of the method's own width, without dropout, so that all do the same work."""
+    values = {} if (folder / "modules.json").is_file() else {"pooling": "mean", "normalize": True}
+    config = TrainConfig(model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values)  # type: ignore[arg-type]
+    return start_encoder(config, folder, ["nq"]).train()
+
+
+def batches(model: DualEncoder, seed: int) -> list[TaskTexts]:
+    """Texts of a step, read by the model's module, if it has one."""
+    made = task_texts(model, TASKS, QUERIES, PASSAGES, seed)
+    for batch in made:
+        if model.tuning is not None:
+            batch.texts = [text._replace(tower=model.tuning.names[0]) for text in batch.texts]
+        batch.blocked_BN = batch.blocked_BN.to(model.device)
+    return made
+
+
+def finish(device: str) -> None:
+    """Wait until the accelerator has done what it was given."""
+    if device != "cpu":
+        import torch
+
+        torch.accelerator.synchronize()
+
+
+def race(ways: Mapping[str, Callable[[int], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each way in each round; a round before them warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            finish(device)
+            began = time.perf_counter()
+            ways[name](number)
+            finish(device)
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, beside: str) -> float:
+    """Median over rounds of how many times as long as `beside` it took."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[beside], strict=True))
+
+
+def steps(models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of a training step of each."""
+    variants = {name: Variant("naive", model, TASKS) for name, model in models.items()}
+    given = {number: {name: batches(model, number) for name, model in models.items()} for number in range(rounds + 1)}
+    return race({name: lambda number, name=name: variants[name].step(given[number][name]) for name in models}, rounds, device)  # type: ignore[misc]
+
+
+def memory(folder: Path, methods: Sequence[str], device: str) -> dict[str, float]:
+    """Peak megabytes of each, in processes of their own."""
+    command = [sys.executable, __file__, str(folder), "--device", device, "--memory-of"]
+    return {
+        name: float(subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout.split()[-1]) for name in methods
+    }
+
+
+def measure_memory(folder: Path, method: str, device: str) -> float:
+    """Peak megabytes of two steps in this process."""
+    model = load(folder, method, device)
+    variant = Variant("naive", model, TASKS)
+    for number in range(2):
+        variant.step(batches(model, number))
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds in which each encodes the same passages."""
+    passages = list(open_collection("sample").passages.read())
+    encoders: dict[str, TextEncoder] = {name: model.text_encoder() for name, model in models.items()}
+    encoders[BARE] = encoders.pop(FULL)
+    with TemporaryDirectory() as merged:
+        if isinstance(lora := encoders.get("lora"), TunedEncoder):
+            write_merged(lora, folder, Path(merged))
+            encoders[MERGED] = load_encoder(merged, device=device)
+        return race({name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()}, SHORT_ROUNDS * rounds, device)  # type: ignore[misc]
+
+
+def report(
+    folder: Path, models: Mapping[str, DualEncoder], stepped: Mapping[str, list[float]], peaks: Mapping[str, float], encoded: Mapping[str, list[float]]
+) -> bool:
+    """Print a row for each method; whether encoding is as fast as needed."""
+    rows: list[list[Cell]] = []
+    good = True
+    for name in [*models, *([MERGED] if MERGED in encoded else [])]:
+        own = BARE if name == FULL else name
+        speed = 1 / ratio(encoded, own, BARE)
+        good &= speed >= NEEDED.get(name, 0.0)
+        trained = models[name].sizes["trained"] if name in models else None
+        timed: list[Cell] = [None, None, None, None]
+        if name in models:
+            timed = [
+                1000 * statistics.median(stepped[name]),
+                ratio(stepped, name, FULL),
+                peaks[name],
+                peaks[name] / peaks[FULL],
+            ]
+        rows.append([name, trained, *timed, speed, NEEDED.get(name)])
+    header = ["method", "trained", "ms a step", "x full", "peak MB", "of full's", "encoding, x bare", "at least"]
+    print(render(Table(f"{folder.name}, load {os.getloadavg()[0]:.1f}", header, rows), "table"), end="")
+    return good
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("model", type=Path, help="folder of the backbone")
+    flags.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
+    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--memory-of", choices=(FULL, *METHODS), help=argparse.SUPPRESS)
+    options = flags.parse_args()
+    if options.memory_of:
+        print(measure_memory(options.model, options.memory_of, options.device))
+        return
+    methods = (FULL, *options.methods)
+    peaks = memory(options.model, methods, options.device)  # first: a process inherits the peak of the one that starts it
+    models = {name: load(options.model, name, options.device) for name in methods}
+    stepped = steps(models, options.rounds, options.device)
+    encoded = encoding(options.model, models, options.rounds, options.device)
+    sys.exit(not report(options.model, models, stepped, peaks, encoded))
+
+
+if __name__ == "__main__":
+    main()

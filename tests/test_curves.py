@@ -1,0 +1,22 @@
+"""What a training's log says of held-out queries, while the training still writes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from taco_ir.study.curves import held_out
+
+LINES = [
+    json.dumps(record) for record in ({"step": 0, "validation": {"macro": 0.1}}, {"step": 1}, {"step": 2, "validation": {"macro": 0.3}})
+]
+
+
+@pytest.mark.parametrize("written", range(len(LINES[2])))
+def test_a_line_that_is_half_written_does_not_count(tmp_path: Path, written: int) -> None:
+    (tmp_path / "log.jsonl").write_text("\n".join([*LINES[:2], LINES[2][:written]]), encoding="utf-8")
+    assert held_out(tmp_path) == 0.1
+    (tmp_path / "log.jsonl").write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    assert held_out(tmp_path) == 0.3

@@ -1,0 +1,90 @@
+"""docs/new-task.md: its commands give a new task a module of its own, and the index and the other tasks stay as they are."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_tokenizer
+from test_docs import ROOT, RUN, blocks, command, module
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BertConfig, BertModel
+
+from taco_ir.data.collections import open_collection
+from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.export import texts_of
+from taco_ir.files import InputError, sha256_file
+from taco_ir.models import builtin
+from taco_ir.models.config import EncoderConfig
+from taco_ir.records import read_trec
+from taco_ir.search import main as search
+
+TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")
+LINES = [line for fence, block in blocks(TEXT) if fence == RUN for line in block.splitlines()]
+(MIXED,) = (block for fence, block in blocks(TEXT) if fence == "jsonl")
+MORE = ["--passage-length", "60", "--query-length", "48", "--tune-width", "32", "--learning-rate", "1e-2", "--steps", "40"]  # it is tiny
+MORE += ["--validate-every", "99"]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A backbone that has something to give without any training: its vectors are little more than means of word vectors."""
+    folder = tmp_path / "words"
+    tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
+    split = [word for text in texts_of(open_collection("sample")) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text.lower())]
+    number_of = {word: number for number, word in enumerate([*special, *sorted(set(split))])}
+    tokenizer.model = WordLevel(number_of, unk_token="[UNK]")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=len(number_of), **sizes))
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if name == "embeddings.word_embeddings.weight":
+                param.normal_()
+            elif name.startswith("embeddings.") and "LayerNorm" not in name:
+                param.zero_()
+            elif name.endswith("output.dense.weight"):
+                param.mul_(0.1)
+    model.save_pretrained(folder)
+    EncoderConfig("mean", True, query_length=128, passage_length=128).save(folder)
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+
+
+def quality(model: str) -> float:
+    """MRR@10 of the queries that the new task's module learns from: what a backbone of random numbers learns helps no others."""
+    search(["--model", model, "--topics", "trex-train", "--no-compare", "--output", "learned.trec", "--overwrite"])
+    collection, measure = open_collection("sample"), Measure.parse("MRR@10")
+    queries = collection.load_topics("trex-train").queries
+    return evaluate(read_trec(Path("learned.trec")), queries, collection.passages.page_of, [measure]).mean(measure) or 0.0
+
+
+def test_the_page_works_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtin, "FOLDER", words)
+    Path("mixed.jsonl").write_text(MIXED, encoding="utf-8")
+    index: dict[str, str] = {}
+    for line in LINES:
+        verb, argv = command(line)
+        importlib.import_module(module(verb)).main([*argv, *(MORE if verb == "train" else [])])
+        if verb == "index":
+            index = hashes(Path("index")) | hashes(Path("vectors"))
+            with pytest.raises(InputError, match="no (prompt|module) for"):
+                search(["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"])
+    assert index and index == hashes(Path("index")) | hashes(Path("vectors"))
+    assert quality("second/model") > quality("taco-mini") + 0.1
+    for name in ("nq-dev", "fever-dev", "wow-dev"):
+        assert Path(f"runs/second/{name}.trec").read_bytes() == Path(f"runs/first/{name}.trec").read_bytes()
+    assert set(read_trec(Path("mixed.trec")).rankings) == {"a", "b", "c"}
+    assert "against before" in capsys.readouterr().out
