@@ -1,12 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# KILT's tasks that the shipped encoder is not trained on, and whose prompts they take
+LENT := trex=zsre triviaqa=nq eli5=nq aidayago2=wned cweb=wned '*=nq'
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 search: .venv/installed ## search the sample collection and print a table of scores
-	$(BIN)/python -m taco_ir.search --topics nq-dev
+	$(BIN)/python -m taco_ir.search --topics all-dev
 
 test: .venv/developed ## run the tests
 	$(BIN)/python -m pytest
@@ -25,7 +27,18 @@ bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: ma
 	$(BIN)/python benchmarks/encode.py $(if $(COLLECTION),--collection $(COLLECTION))
 	$(BIN)/python benchmarks/search.py $(if $(COLLECTION),--collection $(COLLECTION))
 	$(BIN)/python benchmarks/evaluate.py
+	$(if $(MODEL),$(BIN)/python benchmarks/peft.py $(MODEL))
 	$(if $(MODEL),$(BIN)/python benchmarks/train_step.py steps tasks memory peer $(MODEL) $(if $(COLLECTION),--collection $(COLLECTION)))
+
+readme: .venv/installed ## write anew what is generated: tables in README.md, the picture, the card of the shipped encoder
+	$(BIN)/python docs/generate.py
+
+encoder: .venv/installed ## the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
+	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --megabytes 29.9 --prompt-of $(LENT) \
+		--output build/encoder --overwrite
+	rm -rf taco_ir/encoder
+	mv build/encoder/compact taco_ir/encoder
+	$(BIN)/python -m taco_ir.card taco_ir/encoder --training $(TRAINING) --result $(RESULT) $(if $(BESIDE),--beside $(BESIDE))
 
 clean: ## remove what was installed and built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -42,4 +55,4 @@ clean: ## remove what was installed and built here
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.PHONY: help search test check lint types bench clean
+.PHONY: help search test check lint types bench readme encoder clean

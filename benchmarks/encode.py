@@ -1,4 +1,4 @@
-"""Passages a second of the default encoder: sentence-transformers and Pyserini against ours in float32 and int8.
+"""Passages a second of all-MiniLM-L6-v2: sentence-transformers and Pyserini against ours in float32 and int8.
 
 All four read the same passages with the same weights in one process, in turn, in rounds whose order rotates; each has
 encoded a few passages before. Then int8 is searched against float32: passage R@20 of every task of a collection.
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]")
     flags = parser.parse_args()
     share_processors()  # as our verbs do, for all four
-    float32, int8 = load_encoder(), load_encoder(precision="int8")
+    float32, int8 = load_encoder("minilm-l6"), load_encoder("minilm-l6", precision="int8")
     passages = chosen(open_collection(flags.collection), flags.passages, flags.seed)
     print(f"{len(passages):,} passages of {flags.collection}, seed {flags.seed}, {os.cpu_count()} cores")
     good = speed(float32, int8, passages, flags.rounds)

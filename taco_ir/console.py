@@ -24,7 +24,12 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "C",
         "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]",
     },
-    "--topics": {"nargs": "+", "metavar": "T", "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task"},
+    "--topics": {
+        "nargs": "+",
+        "metavar": "T",
+        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task; or a file.jsonl of any "
+        "tasks' queries, each record with its \"task\"",
+    },
     "--tasks": {
         "nargs": "+",
         "default": ["all"],
@@ -33,7 +38,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--model": {
         "metavar": "M",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, or a hub name [default: the MiniLM-L6 encoder that comes with the package]",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or minilm-l6 [default: taco-mini, which comes with the package]",
     },
     "--pooling": {
         "choices": ("first", "mean", "decoder"),

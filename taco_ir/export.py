@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from taco_ir.console import MODEL_FLAGS, Parser, positive, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, run_verb
 from taco_ir.data.collections import Collection, open_collection
+from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, writing_folder
+from taco_ir.records import Vectors
 
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
-KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
+KINDS = ("queries", "huggingface", "sentence-transformers", "compact", "blended")
+WEIGHTS = ("float16", "int8")
+COMPARED = 1000  # passages that a compact folder's vectors are compared on
 
 
 def parser() -> Parser:
@@ -25,16 +31,40 @@ def parser() -> Parser:
         "  queries/<topics>/       encoded queries, for the unmodified Pyserini CLI (--encoded-queries)\n"
         "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
         "  sentence-transformers/  a folder for sentence-transformers\n"
-        "  compact/                a small model folder: half precision, and the tokens that the collection's texts need most\n"
+        "  compact/                a small model folder: half precision or 8 bits, and, as far as these fit, the tokens that the collection's\n"
+        "                          texts need most\n"
+        "  blended/                a model folder with weights between this model's and another's, such as the base that it was trained from\n"
         "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
-        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 30 --output small",
+        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 --output small\n"
+        "  python -m taco_ir.export --model my-checkpoint --what blended --with minilm-l6 --share 0.5 --output between",
     )
     flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
-    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes]")
-    flags.add_argument("--megabytes", type=positive, metavar="N", help="of the compact folder, at most (10^6 bytes each)")
+    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes, blended --with]")
+    flags.add_argument("--megabytes", type=float, metavar="X", help="of the compact folder, at most (10^6 bytes each)")
+    flags.add_argument("--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]")
+    flags.add_argument("--with", dest="other", metavar="M", help="the other model of the blended folder; it has the same shapes and vocabulary")
+    flags.add_argument("--share", type=float, metavar="X", help="of this model's weights in the blended folder, 0 to 1; the rest are the other's")
+    flags.add_argument(
+        "--prompt-of",
+        nargs="+",
+        default=[],
+        metavar="TASK=TASK",
+        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others",
+    )
     return flags
+
+
+def lenders(options: Namespace) -> dict[str, str]:
+    """--prompt-of, by task. Raises: InputError."""
+    found = {}
+    for text in options.prompt_of:
+        task, _, lender = text.partition("=")
+        if not (task and lender):
+            raise InputError(f"--prompt-of {text!r} is not TASK=TASK")
+        found[canonical_task(task)] = canonical_task(lender)
+    return found
 
 
 @contextmanager
@@ -64,29 +94,75 @@ def texts_of(collection: Collection) -> Iterator[str]:
             yield from (query.text for query in collection.load_topics(str(name)).queries)
 
 
-def main(argv: Sequence[str]) -> None:
-    options = parser().parse_args(argv)
-    output, wanted = Path(options.output), options.what or KINDS
+def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str) -> None:
+    """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before."""
+    from taco_ir.models.compact import compact
+    from taco_ir.models.encoder import load_encoder
+
+    made = compact(model, folder, encoder.config, texts_of(collection), limit, weights)
+    passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[:COMPARED]
+    cosines_N = _cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
+    print(
+        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on {len(passages)} passages: "
+        f"least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
+    )
+
+
+def _cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
+    """Row by row [N]."""
+    dots_N: Vectors = (a_ND * b_ND).sum(1) / ((a_ND**2).sum(1) * (b_ND**2).sum(1)) ** 0.5
+    return dots_N
+
+
+def check_flags(options: Namespace) -> None:
+    """Raise InputError for flags that do not go together, and for an output that exists."""
+    output = Path(options.output)
     if options.what and "queries" in options.what and not options.topics:
         raise InputError("--what queries needs --topics")
     if options.what and ("compact" in options.what) != (options.megabytes is not None):
         raise InputError("--what compact and --megabytes go together")
+    if options.megabytes is not None and not options.megabytes > 0:
+        raise InputError(f"--megabytes {options.megabytes}: a number above 0 is needed")
+    if options.weights and options.megabytes is None:
+        raise InputError("--weights are those of a compact folder, which --megabytes asks for")
+    if len({options.other is None, options.share is None, "blended" not in (options.what or KINDS * (options.other is not None))}) > 1:
+        raise InputError("--what blended, --with and --share go together")
+    if options.share is not None and not 0 <= options.share <= 1:
+        raise InputError(f"--share {options.share}: a number from 0 to 1 is needed")
     if output.is_file():
         raise InputError(f"--output {output} is a file; give a folder")
     if output.is_dir() and any(output.iterdir()) and not options.overwrite:
         raise InputError(f"--output {output} exists; give another folder or --overwrite")
-    from taco_ir.models.compact import compact
-    from taco_ir.models.export import write_huggingface, write_sentence_transformers
-    from taco_ir.systems import encoder_of
 
-    encoder = encoder_of(options)
+
+def writers_of(options: Namespace, encoder: TextEncoder) -> dict[str, Callable[[Path, Path], object]]:
+    """What writes each folder that can be asked for, from a model's into an empty one."""
+    from taco_ir.models.blend import model_hash, write_blended
+    from taco_ir.models.export import write_huggingface, write_sentence_transformers
+
+    named = str(Path(options.output) / "huggingface")
     writers: dict[str, Callable[[Path, Path], object]] = {
-        "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
+        "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, named),
         "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
     }
     if options.megabytes:
-        texts = texts_of(open_collection(options.collection))
-        writers["compact"] = lambda model, folder: compact(model, folder, encoder.config, texts, options.megabytes * 1_000_000)
+        read, limit, weights = open_collection(options.collection), int(options.megabytes * 1_000_000), options.weights or WEIGHTS[0]
+        writers["compact"] = lambda model, folder: write_compact(encoder, model, folder, read, limit, weights)
+    if options.other is not None:
+        own = model_hash(encoder.folder)
+        writers["blended"] = lambda model, folder: write_blended(model, encoder.config, options.other, options.share, folder, own)
+    return writers
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    check_flags(options)
+    output, wanted = Path(options.output), options.what or KINDS
+    from taco_ir.systems import encoder_of
+
+    encoder = encoder_of(options)
+    encoder.config = encoder.config.borrowing(lenders(options))
+    writers = writers_of(options, encoder)
     for kind, write in writers.items():
         if kind in wanted:
             try:
@@ -104,8 +180,9 @@ def main(argv: Sequence[str]) -> None:
         collection = open_collection(options.collection)
         for name in collection.expand(options.topics):
             topics = collection.topics(name)
-            vectors_BD = encoder.encode_queries([query.text for query in topics.queries], topics.task)
-            write_encoded_queries(topics.queries, vectors_BD, output / "queries" / topics.name)
+            queries = topics.queries
+            vectors_BD = encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
+            write_encoded_queries(queries, vectors_BD, output / "queries" / topics.name)
             print(output / "queries" / topics.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.console import FLAGS, Parser, log, positive, run_verb
-from taco_ir.evaluation.board import Board, boards
-from taco_ir.evaluation.board_tables import board_json, board_tables
-from taco_ir.evaluation.check import Rescore, chosen, moved
+from taco_ir.evaluation.board import Board, boards, without
+from taco_ir.evaluation.board_tables import board_json, board_tables, brief_tables
+from taco_ir.evaluation.check import chosen, moved
+from taco_ir.evaluation.convergence import convergence_table
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.published import published, quoted_table
 from taco_ir.evaluation.results import Result, read_results
@@ -34,11 +36,25 @@ def parser() -> Parser:
         ("--measures", "--models", "--seed", "--output", "--overwrite"),
         "python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format markdown\n"
         "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html --collection mini-kilt\n"
-        "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt",
+        "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt\n"
+        "  python -m taco_ir.leaderboard runs/tuning --convergence full",
     )
     flags.add_argument("folder", type=Path, metavar="FOLDER", help="a study: conditions.toml, and results/ with its records")
     flags.add_argument("--baseline", metavar="NAME", help="compare every system with this one [default: nothing is tested]")
+    flags.add_argument(
+        "--convergence",
+        metavar="NAME",
+        help="instead of boards: how many steps each system took to rank held-out queries nearly as well as this one does in the end",
+    )
     flags.add_argument("--corpus", metavar="NAME", help="this corpus alone [default: a board for each]")
+    flags.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="systems that are not shown, * stands for anything; tests stay corrected for them",
+    )
+    flags.add_argument("--brief", action="store_true", help="in tables: whole topics alone, without slices, tests and quoted rows")
     forms = (*FLAGS["--format"]["choices"], "html", "svg")
     flags.flag(
         "--format",
@@ -69,9 +85,10 @@ def main(argv: Sequence[str]) -> None:
             raise InputError("--check needs --collection, the one that the study searched")
         runner = runner_of(options)
         rows = options.rows.split(",") if options.rows else []
-        check(chosen(results, rows, options.random, options.seed), partial(rescore, runner), runner.study.tolerance)
+        check(chosen(results, rows, options.random, options.seed), runner)
         return
-    write(leaderboard(results, options), options)
+    shown = leaderboard if options.convergence is None else convergence
+    write(shown(results, options), options)
 
 
 def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
@@ -82,13 +99,20 @@ def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
     return [result for result in results if corpus in (None, result.corpus)]
 
 
+def convergence(results: Sequence[Result], options: Namespace) -> str:
+    """How fast systems learn, in the form asked for. Raises: InputError for a form that has no tables."""
+    if options.format not in (forms := FLAGS["--format"]["choices"]):
+        raise InputError(f"--convergence is a table; --format {options.format} holds none, allowed: {', '.join(forms)}")
+    return render(convergence_table(results, options.convergence), options.format)
+
+
 def leaderboard(results: Sequence[Result], options: Namespace) -> str:
     """The boards in the form asked for."""
     measures = list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ()))
     everything = options.format in ("json", "html")
     if not measures and not everything:
         measures = [next(measure for result in results for scores in result.topics.values() for measure in scores.means)]
-    found = boards(results, options.baseline, options.seed, measures)
+    found = without(boards(results, options.baseline, options.seed, measures), options.without)
     if options.format == "json":
         return board_json(found, published())
     if options.format == "svg":
@@ -104,7 +128,12 @@ def leaderboard(results: Sequence[Result], options: Namespace) -> str:
 
             texts = examples(runner_of(options), results, found[0].corpus)
         return page(found, results, published(), texts)
-    return text(found, options.format)
+    return brief(found, options.format) if options.brief else text(found, options.format)
+
+
+def brief(found: Sequence[Board], form: str) -> str:
+    """One table for each board and measure, and its notes."""
+    return "\n".join(render(table, form) for board in found for table in brief_tables(board))
 
 
 def text(found: Sequence[Board], form: str) -> str:
@@ -126,10 +155,12 @@ def write(shown: str, options: Namespace) -> None:
     log.info("%s: %s", options.format, output)
 
 
-def check(results: Sequence[Result], rescore: Rescore, tolerance: float) -> None:
-    """Score records again and print what moved. Raises: InputError where anything did."""
-    count = 0
-    for recorded, lines in moved(results, rescore, tolerance):
+def check(results: Sequence[Result], runner: Runner) -> None:
+    """Score records again and print what moved; runs that agree are not kept. Raises: InputError where anything did."""
+    count, tolerance = 0, runner.study.tolerance
+    for recorded, lines in moved(results, partial(rescore, runner), tolerance):
+        if not lines:
+            shutil.rmtree(checked_runs(runner, recorded), ignore_errors=True)
         log.info("%s: %s", recorded.name, "as recorded" if not lines else f"{len(lines)} scores moved")
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         count += len(lines)
@@ -147,9 +178,13 @@ def runner_of(options: Namespace) -> Runner:
 
 
 def rescore(runner: Runner, recorded: Result) -> Result:
-    """Beside the runs that the record was made of, which stay."""
-    job = Job(recorded.condition, recorded.seed)
-    return runner.score(job, recorded.corpus, runner.folder(job) / f"check-{recorded.corpus}")
+    """Search and score again, beside the runs that the record was made of, which stay."""
+    return runner.score(Job(recorded.condition, recorded.seed), recorded.corpus, checked_runs(runner, recorded))
+
+
+def checked_runs(runner: Runner, recorded: Result) -> Path:
+    """Where the runs of a check go."""
+    return runner.folder(Job(recorded.condition, recorded.seed)) / f"check-{recorded.corpus}"
 
 
 if __name__ == "__main__":

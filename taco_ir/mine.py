@@ -40,7 +40,7 @@ def parser() -> Parser:
         required=True,
         nargs="+",
         metavar="S",
-        help="what ranks, one or several: bm25, a model (as --model of search; minilm-l6 is the one that comes with the package), a TREC run "
+        help="what ranks, one or several: bm25, a model (as --model of search; taco-mini is the one that comes with the package), a TREC run "
         "file, or a folder of <topics>.trec runs. --pooling and its like are for all models among them",
     )
     flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")
@@ -182,13 +182,13 @@ def sources_of(options: Namespace, collection: Collection) -> list[System | Path
 
 def source_of(word: str, options: Namespace, collection: Collection) -> System | Path:
     """What a word of --source names. Raises: InputError for a name of nothing."""
-    from taco_ir.systems import DEFAULT_NAME, BM25System, DenseSystem
+    from taco_ir.systems import BM25System, DenseSystem
 
     if word == BM25_SOURCE:
         return BM25System(collection)
     if _is_runs(Path(word)):
         return Path(word)
-    dense = DenseSystem(collection, Namespace(**vars(options) | {"model": None if word == DEFAULT_NAME else word}))
+    dense = DenseSystem(collection, Namespace(**vars(options) | {"model": word}))
     try:
         _ = dense.encoder
     except InputError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from taco_ir.console import Parser, run_verb
 from taco_ir.training.config import add_flags, given_flags, read_train_config
+from taco_ir.training.keys import NOTHING
 
 
 def parser() -> Parser:
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
     model = train(config)
     topics = " ".join(f"{task}-dev" for task in config.tasks)  # a model knows the prompts of the tasks that it was trained on
     print(f"{model}\nnext: python -m taco_ir.search --model {model} --collection {config.collection} --topics {topics}")
+    if config.reading != NOTHING:
+        print(f"  or: python -m taco_ir.answer --model {model} --reader {model} --collection {config.collection} --topics {topics}")
 
 
 if __name__ == "__main__":

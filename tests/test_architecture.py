@@ -20,6 +20,7 @@ SHARED = {
     "episodes",
     "pretraining",
     "training_data",
+    "training_steps",
     "reading",
     "reporting",
     "rankings",

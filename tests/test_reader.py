@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cities import CITIES, write_cities
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
-from verbs import Record, passage, write_collection, write_lines
 
 from taco_ir import answer, train_reader
 from taco_ir.data.collections import open_collection
@@ -40,28 +40,11 @@ from taco_ir.training.loop import Loop
 from taco_ir.training.reading import Placed, reader_loss
 
 LIMITS = ReaderConfig(question=8, passage=40, answer=5)
-CITIES = ("Rome", "Oslo", "Paris", "Berlin", "Vienna", "Madrid")
-
-
-def question(qid: str, city: str, docid: str) -> Record:
-    provenance = [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid}]
-    return {"id": qid, "input": f"in which city is house number {qid[1:]}", "output": [{"answer": city, "provenance": provenance}]}
 
 
 @pytest.fixture(scope="module")
 def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions whose answer is the one city in their passage, beside passages without a city."""
-    passages = [passage(f"P{n}#0", f"the house number {n} is in {city} since then", f"House {n}") for n, city in enumerate(CITIES * 3)]
-    passages += [passage(f"N{n}#0", f"the river number {n} is long and old", f"River {n}") for n in range(6)]
-    topics = [question(f"q{n}", city, f"P{n}#0") for n, city in enumerate(CITIES * 3)]
-    folder = write_collection(tmp_path_factory.mktemp("c") / "cities", passages, {"nq-train": topics, "nq-dev": topics[:6]})
-    header: Record = {
-        **{"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": open_collection(str(folder)).passages.fingerprint},
-        **{"depth": 1, "skip": 0, "keep": 2, "filters": [], "seed": 0},
-    }
-    rows = [{"topics": "nq-train", "qid": f"q{n}", "docids": [f"N{n % 6}#0", f"N{(n + 1) % 6}#0"], "scores": [2, 1]} for n in range(18)]
-    write_lines(folder / "negatives.jsonl", [header, *rows])
-    return folder
+    return write_cities(tmp_path_factory.mktemp("c") / "cities")
 
 
 def train(cities: Path, model: Path, output: Path, *more: str) -> Path:

@@ -44,6 +44,7 @@ SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False
 OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "median"]), SCALARS)
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
+    "phase_shares": st.sampled_from(["1,1,1", "1,2.5,3"]),
     "tune_budget": st.sampled_from(["", "0.5%", "5 %", "12.25%"]),
     "passage_template": st.sampled_from(["{title} {text}", "{text}", "Title: {title} Text: {text}", '"{text}"\\']),
 }
@@ -56,6 +57,8 @@ def values_of(key: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(rules["choices"])
     if key in TEXTS:
         return TEXTS[key]
+    if key == "self_supervised":
+        return st.sampled_from([("none",), ("mlm",), ("inverse_cloze", "mlm")])
     if kind is int:
         return st.integers(rules["min"], rules["min"] + 50)
     if kind is float:

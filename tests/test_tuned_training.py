@@ -96,6 +96,24 @@ def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method:
     assert_near(run(repeating, Arithmetic(gradcache=3)), expected, 5e-6)
 
 
+@pytest.mark.parametrize("method", ["adapter", "prompt"])
+def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, method: str) -> None:
+    """All tasks pull at one small module; their shares differ from number to number, and its loss falls."""
+    model = encoder(tiny_bert, **SIZED[method])
+    step = step_of(model, "taco", tau=0.5, beta=0.5, burn_in=0.0)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    losses = []
+    for number in range(8):
+        result = step(0, number / 8)
+        assert result.report is not None and all(weight > 0 for weight in result.report.weights)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(sum(result.losses.values()))
+    assert losses[-1] < losses[0] and max(result.report.weights) - min(result.report.weights) > 0.01
+    kept = {name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)}
+    assert kept and all(float(value.float().std()) > 0 for value in kept.values())
+
+
 @pytest.mark.parametrize(("method", "roles"), [("lora", "tower"), ("iaa-l", "task")])
 def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, roles: str) -> None:
     config = small(tiny_bert, tmp_path, tune_roles=roles, keep_checkpoints=1, steps=4, **SIZED[method])

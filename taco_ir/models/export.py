@@ -8,6 +8,8 @@ from pathlib import Path
 
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.config import ANY_TASK, EncoderConfig
+from taco_ir.models.roles import NONE
+from taco_ir.models.stored import INT8_FILE, is_int8, write_plain
 
 MODEL_FILES = (
     "config.json",
@@ -24,10 +26,16 @@ MODULES = "sentence_transformers.models"  # the names that every version reads
 
 
 def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
-    """Copy weights, configuration and tokenizer; the tokenizer is told to cut at `max_tokens`, which Pyserini reads there alone."""
+    """Copy weights, configuration and tokenizer; the tokenizer is told to cut at `max_tokens`, which Pyserini reads there alone.
+
+    Weights in 8 bits are written in float32, which everyone reads.
+    """
     for pattern in MODEL_FILES:
         for path in source.glob(pattern):
             shutil.copy2(path, target / path.name)
+    if is_int8(source):
+        (target / INT8_FILE).unlink()
+        write_plain(source, target)
     path = target / "tokenizer_config.json"
     write_json(path, (read_json(path) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
@@ -35,6 +43,10 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
 def _refuse_parts(source: Path, config: EncoderConfig) -> None:
     if not (source / "config.json").is_file():
         raise InputError(f"two towers are two models; export {source / 'query'} and {source / 'passage'} one by one")
+    if config.roles != NONE:
+        raise InputError(
+            f"marks of roles ({config.roles}) are nothing that this format holds; use --encoder-class taco, or the exported queries"
+        )
     if config.head:
         raise InputError(
             "a linear head behind the pooling is nothing that this format holds; use --encoder-class taco, or the exported queries"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ class TunedEncoder(TextEncoder):
         self.tuning = tuning.to(self._device).eval()
         self.record = record
         modules = [module_digest(record, tensors, name) for name in tuning.names]
-        self.fingerprint = fingerprint([self.passage_fingerprint, modules, asdict(config)])
+        self.fingerprint = fingerprint([self.passage_fingerprint, modules, config.described])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """As before, through the task's module. Raises: InputError also for a task that has none."""

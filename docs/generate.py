@@ -1,0 +1,50 @@
+"""Writes what is generated in the documents (`make readme`): marked tables in README.md, pictures, and the shipped encoder's card.
+
+A block of README.md between `<!-- COMMAND -->` and `<!-- end -->` is what the command prints; `<!-- COMMAND > FILE -->` says how the
+file that the block shows is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from taco_ir.console import run_verb
+from taco_ir.files import writing
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(?P<head><!-- (?P<command>python -m [^\n]*?)(?: > (?P<file>\S+))? -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
+
+
+def printed(command: str) -> str:
+    """What a verb of ours prints, run from the project's root."""
+    _, _, module, *argv = shlex.split(command)
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as output:
+        importlib.import_module(module).main(argv)
+    return output.getvalue()
+
+
+def generated(text: str) -> Iterator[tuple[Path, str]]:
+    """Each file that the marks of README's `text` make, README itself last."""
+    for block in BLOCK.finditer(text):
+        if block["file"]:
+            yield ROOT / block["file"], printed(block["command"])
+    yield README, BLOCK.sub(lambda block: block[0] if block["file"] else f"{block['head']}{printed(block['command'])}{block['end']}", text)
+
+
+def main(_: object = ()) -> None:
+    for path, text in generated(README.read_text(encoding="utf-8")):
+        with writing(path) as file:
+            file.write(text)
+        print(path.relative_to(ROOT))
+    print(printed("python -m taco_ir.card taco_ir/encoder"), end="")
+
+
+if __name__ == "__main__":
+    run_verb(main)

