@@ -167,6 +167,8 @@ def sources_of(options: Namespace, collection: Collection) -> list[System | Path
     models = [word for word in dict.fromkeys(options.source) if word != BM25_SOURCE and not _is_runs(Path(word))]
     defaults = parser()
     for flag in OF_MODELS:
+        if flag == "--device":  # says where, not what: a study passes it to all it runs
+            continue
         name = flag.removeprefix("--").replace("-", "_")
         if getattr(options, name) == defaults.get_default(name):
             continue

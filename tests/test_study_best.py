@@ -41,7 +41,7 @@ commands = ["train --model {tiny} --tune {method} --learning-rate {rate} --seed 
 search = "--model {out}/model"
 whole = [1, 2]
 """
-MACRO = {("lora", "1e-3"): [0.3, 0.2], ("lora", "1e-2"): [0.1, 0.25], ("full", "1e-3"): [0.1, 0.2], ("full", "1e-2"): [0.1, 0.4]}
+MACRO = {("lora", "1e-3"): [0.9, 0.3, 0.2], ("lora", "1e-2"): [0.9, 0.1, 0.25], ("full", "1e-3"): [0.1, 0.2], ("full", "1e-2"): [0.1, 0.4]}
 
 
 def written(folder: Path, text: str = STUDY) -> Path:
@@ -92,7 +92,7 @@ def test_a_choice_stays_when_what_was_chosen_among_goes(tmp_path: Path) -> None:
         runner.run(job)
     stamp = runner.folder(Job("lora", 1)) / "step-0.json"
     before = read_json(stamp)
-    for rate, values in (("1e-3", [0.0]), ("1e-2", [0.9])):
+    for rate, values in (("1e-3", [0.1, 0.0]), ("1e-2", [0.1, 0.9])):
         log_of(runner.folder(Job(f"tune-lora-{rate}", 0)) / "out", values)
     runner.run(Job("lora", 1))
     assert read_json(stamp) == before
@@ -115,8 +115,8 @@ def test_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
 
 
 def test_what_was_not_validated_cannot_be_chosen(tmp_path: Path) -> None:
-    log_of(tmp_path / "a", [0.1])
-    log_of(tmp_path / "b", [])
+    log_of(tmp_path / "a", [0.5, 0.1])
+    log_of(tmp_path / "b", [0.5])
     assert best_first({"a": tmp_path / "a"}) == {"a": 0.1}
     with pytest.raises(InputError, match="b: no validation in it"):
         best_first({"a": tmp_path / "a", "b": tmp_path / "b"})

@@ -26,8 +26,8 @@ def curve(training: Path) -> list[tuple[int, float]]:
 
 
 def held_out(training: Path) -> float | None:
-    """The best of a curve; None where nothing was validated."""
-    return max((macro for _, macro in curve(training)), default=None)
+    """The best of a curve after its first step; None where nothing was validated then: what a training began with is not its doing."""
+    return max((macro for step, macro in curve(training) if step), default=None)
 
 
 def sizes(training: Path) -> dict[str, int]:
