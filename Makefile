@@ -34,7 +34,7 @@ readme: .venv/installed ## write anew what is generated: tables in README.md, th
 	$(BIN)/python docs/generate.py
 
 encoder: .venv/installed ## the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
-	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --megabytes 29.9 --prompt-of $(LENT) \
+	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --weights int8 --megabytes 29.9 --prompt-of $(LENT) \
 		--output build/encoder --overwrite
 	rm -rf taco_ir/encoder
 	mv build/encoder/compact taco_ir/encoder

@@ -119,11 +119,17 @@ def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, devic
         if isinstance(lora := encoders.get("lora"), TunedEncoder):
             write_merged(lora, folder, Path(merged))
             encoders[MERGED] = load_encoder(merged, device=device)
-        return race({name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()}, SHORT_ROUNDS * rounds, device)  # type: ignore[misc]
+        return race(
+            {name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()}, SHORT_ROUNDS * rounds, device
+        )  # type: ignore[misc]
 
 
 def report(
-    folder: Path, models: Mapping[str, DualEncoder], stepped: Mapping[str, list[float]], peaks: Mapping[str, float], encoded: Mapping[str, list[float]]
+    folder: Path,
+    models: Mapping[str, DualEncoder],
+    stepped: Mapping[str, list[float]],
+    peaks: Mapping[str, float],
+    encoded: Mapping[str, list[float]],
 ) -> bool:
     """Print a row for each method; whether encoding is as fast as needed."""
     rows: list[list[Cell]] = []

@@ -31,14 +31,18 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
         raise InputError("--training and --result go together, --beside with both")
-    if not (options.folder / "model.safetensors").is_file():
-        raise InputError(f"{options.folder}: no model.safetensors in it; python -m taco_ir.export --what compact writes one")
     from taco_ir.models.builtin import SHIPPED
+    from taco_ir.models.stored import INT8_FILE, PLAIN_FILE, weights_file
+
+    if weights_file(options.folder) is None:
+        raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
     from taco_ir.study.card import CARD_FILE, card, write_facts
-    from taco_ir.study.lineage import lineage
+    from taco_ir.study.lineage import blend_of, lineage
 
     if options.training:
-        write_facts(options.folder, lineage(options.training), options.result, options.beside)
+        write_facts(
+            options.folder, lineage(options.training), options.result, options.beside, blend_of(options.folder, options.training[-1])
+        )
     page = card(options.folder, options.study / "results", options.name or SHIPPED)
     with writing(options.folder / CARD_FILE) as file:
         file.write(page)

@@ -28,7 +28,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "metavar": "T",
         "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task; or a file.jsonl of any "
-        "tasks' queries, each record with its \"task\"",
+        'tasks\' queries, each record with its "task"',
     },
     "--tasks": {
         "nargs": "+",
@@ -38,7 +38,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--model": {
         "metavar": "M",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or minilm-l6 [default: taco-mini, which comes with the package]",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or taco-mini, which comes with the package [default: minilm-l6, all-MiniLM-L6-v2]",
     },
     "--pooling": {
         "choices": ("first", "mean", "decoder"),

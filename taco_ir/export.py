@@ -41,11 +41,17 @@ def parser() -> Parser:
         "  python -m taco_ir.export --model my-checkpoint --what blended --with minilm-l6 --share 0.5 --output between",
     )
     flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
-    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes, blended --with]")
+    flags.add_argument(
+        "--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes, blended --with]"
+    )
     flags.add_argument("--megabytes", type=float, metavar="X", help="of the compact folder, at most (10^6 bytes each)")
     flags.add_argument("--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]")
-    flags.add_argument("--with", dest="other", metavar="M", help="the other model of the blended folder; it has the same shapes and vocabulary")
-    flags.add_argument("--share", type=float, metavar="X", help="of this model's weights in the blended folder, 0 to 1; the rest are the other's")
+    flags.add_argument(
+        "--with", dest="other", metavar="M", help="the other model of the blended folder; it has the same shapes and vocabulary"
+    )
+    flags.add_argument(
+        "--share", type=float, metavar="X", help="of this model's weights in the blended folder, 0 to 1; the rest are the other's"
+    )
     flags.add_argument(
         "--prompt-of",
         nargs="+",
@@ -125,7 +131,8 @@ def check_flags(options: Namespace) -> None:
         raise InputError(f"--megabytes {options.megabytes}: a number above 0 is needed")
     if options.weights and options.megabytes is None:
         raise InputError("--weights are those of a compact folder, which --megabytes asks for")
-    if len({options.other is None, options.share is None, "blended" not in (options.what or KINDS * (options.other is not None))}) > 1:
+    blended = [options.other is not None, options.share is not None, *(["blended" in options.what] if options.what else [])]
+    if any(blended) and not all(blended):
         raise InputError("--what blended, --with and --share go together")
     if options.share is not None and not 0 <= options.share <= 1:
         raise InputError(f"--share {options.share}: a number from 0 to 1 is needed")

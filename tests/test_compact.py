@@ -26,9 +26,39 @@ def texts() -> list[str]:
     return [f"{each.title} {each.text}" for each in open_collection("sample").passages.read()]
 
 
+def exact_limit(source: Path, target: Path, config: EncoderConfig, tokens: int, stored: str = "float16") -> int:
+    """Bytes for so many tokens and no more, from what is said where there is too little room."""
+    with pytest.raises(InputError) as caught:
+        compact(source, target, config, [], 0, stored)
+    room = int(str(caught.value).rpartition("room for ")[2])
+    row = 2 * 32 if stored == "float16" else 32 + 2
+    limit = row * (tokens - room)
+    with pytest.raises(InputError, match=f"room for {room + 1}$"):
+        compact(source, target, config, [], row, stored)
+    return limit
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_all_tokens_stay_where_they_fit(tiny_bert: Path, tmp_path: Path, stored: str) -> None:
+    """Whatever the texts are; with less room those go first that no text has, and the limit always holds."""
+    whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    limit = exact_limit(tiny_bert, tmp_path, MEAN, len(whole), stored)
+    found = compact(tiny_bert, tmp_path, MEAN, [], limit, stored)
+    assert found.tokens == found.of == len(whole) and found.size <= limit
+    found = compact(tiny_bert, tmp_path, MEAN, texts(), limit - 64, stored)
+    assert found.tokens == len(whole) - (1 if stored == "float16" else 2) and found.size < limit
+    kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    gone = whole.keys() - kept.keys()
+    from tokenizers import Tokenizer
+
+    used = {token for each in Tokenizer.from_file(str(tiny_bert / "tokenizer.json")).encode_batch(texts()) for token in each.tokens}
+    assert not gone & used or used >= kept.keys()
+
+
 def test_kept_tokens_give_the_same_vectors(tiny_bert: Path, tmp_path: Path) -> None:
-    found = compact(tiny_bert, tmp_path, MEAN, texts()[:100], ROOM)
-    assert found.tokens < found.of and found.size < ROOM
+    limit = exact_limit(tiny_bert, tmp_path, MEAN, 1500)
+    found = compact(tiny_bert, tmp_path, MEAN, texts()[:100], limit)
+    assert found.tokens == 1500 < found.of and found.size < limit
     before, after = load_encoder(str(tiny_bert), pooling="mean", normalize=True), load_encoder(str(tmp_path))
     passages = list(open_collection("sample").passages.read())
     same_ND, seen_ND = before.encode_passages(passages[:100]), after.encode_passages(passages[:100])
@@ -41,10 +71,8 @@ def test_the_most_frequent_tokens_stay_and_every_character(tiny_bert: Path, tmp_
     whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     needed = {token for token in whole if len(token.removeprefix("##")) == 1 or token[0] in "[<"}
     frequent = [token for token in whole if len(token) > 3 and token not in needed and not token.startswith("##")][:3]
-    weights = load_file(tiny_bert / "model.safetensors")
-    rows_VD = weights["embeddings.word_embeddings.weight"]
-    size = sum(value.numel() for name, value in weights.items() if "pooler" not in name) - rows_VD.numel()
-    limit = 2 * size + (tiny_bert / "tokenizer.json").stat().st_size + 2 * rows_VD.shape[1] * (len(needed) + 3)
+    rows_VD = load_file(tiny_bert / "model.safetensors")["embeddings.word_embeddings.weight"]
+    limit = exact_limit(tiny_bert, tmp_path, MEAN, len(needed) + 3)
     found = compact(tiny_bert, tmp_path, MEAN, [" ".join(frequent)] * 5, limit)
     kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert set(kept) == needed | set(frequent) and sorted(kept.values()) == list(range(found.tokens))
@@ -62,7 +90,7 @@ def test_what_prompts_are_made_of_stays(tiny_bert: Path, tmp_path: Path) -> None
     word = max((token for token in whole if token.isalpha()), key=len)
     prompted = EncoderConfig("mean", True, {"nq": f"{word} [SEP] "}, 128, {}, 128, f"{word}: {{title}} {{text}}")
     for config in (MEAN, prompted):
-        compact(tiny_bert, tmp_path, config, ["a b c"], ROOM)
+        compact(tiny_bert, tmp_path, config, ["a b c"], exact_limit(tiny_bert, tmp_path, config, 200))
         kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
         assert (word in kept) == (config is prompted)
 

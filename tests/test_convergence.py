@@ -22,7 +22,9 @@ def made(system: str, seed: int, values: list[float], base: str = "tiny", **more
     (result,) = fake_results(1, 1, 4)
     curve = [[50 * place, value] for place, value in enumerate(values)]
     sizes = {"trained": 50, "backbone": 1000}
-    return replace(result, condition=f"{base}-{system}", system=system, base=base, seed=seed, made={"curve": curve, "parameters": sizes, **more})
+    return replace(
+        result, condition=f"{base}-{system}", system=system, base=base, seed=seed, made={"curve": curve, "parameters": sizes, **more}
+    )
 
 
 RISING = st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True).map(sorted)

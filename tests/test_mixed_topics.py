@@ -51,7 +51,9 @@ def test_a_mixed_file_ranks_as_each_tasks_own(tiny_bert: Path, tmp_path: Path, m
         (own,) = (rankings[qid] for rankings in alone.values() if qid in rankings)
         np.testing.assert_allclose(ranking.scores, own.scores, rtol=0, atol=1e-6)
         score_of = dict(zip(own.docids, own.scores.tolist(), strict=True))
-        assert all(abs(score - score_of.get(docid, min(own.scores))) < 1e-5 for docid, score in zip(ranking.docids, ranking.scores, strict=True))
+        assert all(
+            abs(score - score_of.get(docid, min(own.scores))) < 1e-5 for docid, score in zip(ranking.docids, ranking.scores, strict=True)
+        )
     lines = [json.loads(line) | {"task": "nq"} for line in mixed.read_text(encoding="utf-8").splitlines()]
     (tmp_path / "as-nq.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     search.main(["--topics", f"{tmp_path}/as-nq.jsonl", *flags, f"{tmp_path}/as-nq.trec"])
@@ -68,7 +70,7 @@ def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
     assert (topics.name, topics.task) == ("all-sorts", "") and {query.task for query in topics.queries} == {"fever", "nq", "wow"}
     assert collection.expand(["nq-dev", str(mixed), str(mixed)]) == ["nq-dev", str(mixed)]
     mixed.write_text('{"id": "1", "input": "who", "task": "nq"}\n{"id": "2", "input": "where"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r'all-sorts.jsonl, line 2: task None; in a file of several tasks each record names its own'):
+    with pytest.raises(InputError, match=r"all-sorts.jsonl, line 2: task None; in a file of several tasks each record names its own"):
         collection.load_topics(str(mixed))
     with pytest.raises(InputError, match="missing.jsonl: no such file"):
         collection.load_topics(f"{tmp_path}/missing.jsonl")

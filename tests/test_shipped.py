@@ -15,7 +15,7 @@ import pytest
 from taco_ir.data.collections import open_collection
 from taco_ir.data.tasks import TASK_NAMES, canonical_task
 from taco_ir.evaluation.results import read_result
-from taco_ir.models.builtin import FOLDER, SHIPPED
+from taco_ir.models.builtin import FOLDER, MINILM, SHIPPED
 from taco_ir.models.config import ANY_TASK
 from taco_ir.models.encoder import TextEncoder, load_encoder
 from taco_ir.study.card import CARD_FILE, FACTS_FILE, card, read_facts
@@ -27,14 +27,14 @@ MOST_BYTES = 30_000_000
 
 @pytest.fixture(scope="module")
 def shipped() -> TextEncoder:
-    return load_encoder()
+    return load_encoder(SHIPPED)
 
 
-def test_it_is_small_and_the_default(shipped: TextEncoder) -> None:
+def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
-    assert {path.name for path in FOLDER.iterdir()} >= {"model.safetensors", "config.json", "tokenizer.json", "taco_ir.json", CARD_FILE}
-    assert shipped.folder == FOLDER and model_name(None) == SHIPPED
-    assert load_encoder(SHIPPED).fingerprint == shipped.fingerprint
+    assert {path.name for path in FOLDER.iterdir()} >= {"config.json", "tokenizer.json", "taco_ir.json", CARD_FILE}
+    assert shipped.folder == FOLDER and model_name(SHIPPED) == SHIPPED
+    assert model_name(None) == MINILM and load_encoder().fingerprint == load_encoder(MINILM).fingerprint  # the default
 
 
 def test_every_task_has_a_prompt(shipped: TextEncoder) -> None:
@@ -46,7 +46,7 @@ def test_every_task_has_a_prompt(shipped: TextEncoder) -> None:
 
 
 def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
-    """Half precision and a smaller vocabulary left an encoder: the first sentence of a passage is nearest to its passage."""
+    """Fewer bits and a smaller vocabulary left an encoder: the first sentence of a passage is nearest to its passage."""
     passages = list(open_collection("sample").passages.read())[:60]
     sentences = [re.split(r"(?<=[.!?])\s", passage.text)[0] for passage in passages]
     nearest_N = (shipped.encode_queries(sentences, "nq") @ shipped.encode_passages(passages).T).argmax(1)

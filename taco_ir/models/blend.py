@@ -95,8 +95,9 @@ def _plain_model(other: str, config: EncoderConfig) -> Path:
     folder = model_folder(other)
     if is_tuned(folder) or is_untied(folder):
         raise InputError(f"--with {other}: it is {'a tuned model' if is_tuned(folder) else 'two towers'}; one whole backbone is needed")
+    tokens = longest(folder)
     if describes_itself(folder):
-        found = read_config(folder, None, False, longest(folder))
+        found = read_config(folder, None, False, tokens)
         if found.pooling != config.pooling:
             raise InputError(f"--with {other}: it pools by {found.pooling!r}, the model by {config.pooling!r}; they must be alike")
         if found.head or found.roles != NONE:

@@ -1,4 +1,4 @@
-"""Encoders that are known by name: the one that comes with the package, and MiniLM-L6, whose weights are a package of their own."""
+"""Encoders that are known by name: MiniLM-L6, the default, whose weights are a package of their own, and the one that comes with this package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taco_ir.files import InputError, sha256_file
+from taco_ir.models.stored import weights_file
 
 SHIPPED, MINILM = "taco-mini", "minilm-l6"
 FOLDER = Path(__file__).resolve().parents[1] / "encoder"
@@ -16,7 +17,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 def shipped_folder() -> Path:
     """The folder of the encoder that comes with the package. Raises: InputError where it is not there."""
-    if not (FOLDER / "model.safetensors").is_file():
+    if weights_file(FOLDER) is None:
         raise InputError(f"{FOLDER}: the encoder that comes with the package is missing; install taco_ir anew, or give --model")
     return FOLDER
 

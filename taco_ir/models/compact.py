@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.blend import BLENDED_FILE
-from taco_ir.models.config import EncoderConfig
+from taco_ir.models.config import CONFIG_FILE, EncoderConfig
 from taco_ir.models.roles import NONE
 from taco_ir.models.stored import CONFIG, PLAIN_FILE, STORES, described, read_weights, weights_file
 
@@ -59,11 +59,12 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     name, rows_VD, others = _embeddings(source)
     file, store = STORES[stored]
     config.save(target)
-    for own in (SETTINGS, BLENDED_FILE):
-        if (source / own).is_file():
-            (target / own).write_bytes((source / own).read_bytes())
-    taken = _size(store(others)) + _size(store({name: rows_VD[:0]})) + NAMED + _bytes(source / TOKENIZER, source / CONFIG, *target.iterdir())
-    room = (limit - taken) // _size(store({name: rows_VD[:1]}), 0)
+    beside = [source / own for own in (SETTINGS, BLENDED_FILE) if (source / own).is_file()]
+    for path in beside:
+        (target / path.name).write_bytes(path.read_bytes())
+    rows = store({name: rows_VD})
+    taken = _size(store(others)) + NAMED * (len(rows) + 1) + _bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
+    room = (limit - taken) * len(rows_VD) // _size(rows, 0)
     own_texts = (*config.prompts.values(), config.passage_template.format(title="", text=""))
     kept = sorted(vocabulary, key=vocabulary.__getitem__)
     if room < len(kept):
@@ -112,23 +113,27 @@ def _wordpiece(source: Path) -> dict[str, int]:
             f"--model {source}: a tokenizer of kind {model.get('type')!r}; only WordPiece can lose tokens and still read every text"
         )
     vocabulary: dict[str, int] = model["vocab"]
+    if foreign := _added(source) - vocabulary.keys():
+        raise InputError(f"--model {source}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
     return vocabulary
+
+
+def _added(source: Path) -> set[str]:
+    """Special tokens."""
+    return {added["content"] for added in read_json(source / TOKENIZER).get("added_tokens", ())}
 
 
 def _chosen(source: Path, vocabulary: dict[str, int], own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
     """Special tokens, characters and what `own` texts are made of, then the most frequent tokens, in the order of the old vocabulary.
 
     Raises:
-        InputError: for a tokenizer that cannot lose tokens, or too little room.
+        InputError: for too little room.
     """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(source / TOKENIZER))
     tokenizer.no_truncation()
-    special = {added["content"] for added in read_json(source / TOKENIZER).get("added_tokens", ())}
-    if foreign := special - vocabulary.keys():
-        raise InputError(f"--model {source}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
-    needed = special | {token for token in vocabulary if len(token.removeprefix("##")) == 1}
+    needed = _added(source) | {token for token in vocabulary if len(token.removeprefix("##")) == 1}
     needed |= {token for text in own for token in tokenizer.encode(text, add_special_tokens=False).tokens}
     if room < len(needed):
         raise InputError(
@@ -139,8 +144,7 @@ def _chosen(source: Path, vocabulary: dict[str, int], own: Sequence[str], texts:
     while batch := list(islice(left, BATCH)):
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             counts.update(encoding.ids)
-    token_of = {row: token for token, row in vocabulary.items()}
-    frequent = [token for row, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if (token := token_of[row]) not in needed]
+    frequent = sorted(vocabulary.keys() - needed, key=lambda token: (-counts[vocabulary[token]], vocabulary[token]))
     kept = needed | set(frequent[: room - len(needed)])
     return sorted(kept, key=vocabulary.__getitem__)
 

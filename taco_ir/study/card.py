@@ -16,12 +16,14 @@ from taco_ir.evaluation.comparison import row_name
 from taco_ir.evaluation.results import SUFFIX, Result, read_result
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, read_json, sha256_file, write_json
+from taco_ir.models.blend import Blend
 from taco_ir.models.config import ANY_TASK, EncoderConfig, read_config
 from taco_ir.models.encoder import longest
+from taco_ir.models.stored import is_int8, weights_file
 from taco_ir.study.conditions import WHOLE
 from taco_ir.study.lineage import Lineage, Stage
 
-CARD_FILE, FACTS_FILE, WEIGHTS = "README.md", "card.json", "model.safetensors"
+CARD_FILE, FACTS_FILE = "README.md", "card.json"
 DATA_SETS = Path(__file__).with_name("data_sets.toml")
 MEASURES = ("page R-precision", "page recall@5")
 TEMPLATE = """\
@@ -34,7 +36,7 @@ pipeline_tag: sentence-similarity
 
 # {name}
 
-The encoder that comes with taco_ir: {layers} layers, vectors of {dim} numbers, {tokens} tokens, {megabytes:.1f} MB in half precision. One model for questions,
+The encoder that comes with taco_ir: {layers} layers, vectors of {dim} numbers, {tokens} tokens, {megabytes:.1f} MB in {stored}. One model for questions,
 claims, slots to fill, mentions to link and dialogue, told apart by a prompt; one index of passages serves them all. This page is written by
 `python -m taco_ir.card`, from the configurations of the training and the results of the study.
 
@@ -55,7 +57,7 @@ vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello sui
 Passages are English Wikipedia's (CC BY-SA). None of this data comes with the package.
 
 Base: [{title}](https://huggingface.co/{hub}), {base_licence}, {start}.
-
+{blend}
 ## Recipe
 
 {recipe}
@@ -71,8 +73,7 @@ Scores below are those of the study's record `{result}`.
 - The collection that passages and hard negatives were taken from also holds Wikipedia sentences of releases for non-commercial use (LAMA's T-REx and
   Google-RE). None of their queries was trained on.
 - 9 % (HotpotQA) and 11 % (NQ) of the dev queries' gold passages are gold for a train query too.
-- It reads English in Latin letters; {tokens} tokens of the base's vocabulary are kept, those most frequent in the collection, and other words are
-  read in pieces. Queries are cut at {query_tokens} tokens, passages at {passage_tokens}.
+- It reads English in Latin letters by {tokens} tokens of the base's vocabulary; other words are read in pieces. Queries are cut at {query_tokens} tokens, passages at {passage_tokens}.
 - {borrowed}
 """
 
@@ -86,6 +87,7 @@ class Facts:
         base, stages: the lineage.
         result: the record that holds its scores, by name.
         beside: records of the systems that stand beside it.
+        share, other: of the trained model's weights, and the name of the model that has the rest.
     """
 
     weights: str
@@ -93,6 +95,8 @@ class Facts:
     stages: tuple[Stage, ...]
     result: str
     beside: tuple[str, ...] = ()
+    share: float = 1.0
+    other: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -100,9 +104,10 @@ class Facts:
         return tuple(sorted({task for stage in self.stages for task in stage.tasks}))
 
 
-def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str]) -> None:
+def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str], blend: Blend | None = None) -> None:
     """Write card.json. Raises: InputError for a base or task that is not described, or data that must not be shipped."""
-    facts = Facts(sha256_file(folder / WEIGHTS), made.base, made.stages, result, tuple(beside))
+    share, other = (blend.share, blend.other) if blend else (1.0, "")
+    facts = Facts(_weights_hash(folder), made.base, made.stages, result, tuple(beside), share, other)
     described = _described()
     if facts.base not in described["base"]:
         raise InputError(f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}")
@@ -124,9 +129,17 @@ def read_facts(folder: Path) -> Facts:
     values = read_json(path)
     stages = tuple(Stage(tuple(stage["tasks"]), stage["settings"]) for stage in values["stages"])
     facts = Facts(**{**values, "stages": stages, "beside": tuple(values["beside"])})
-    if facts.weights != sha256_file(folder / WEIGHTS):
-        raise InputError(f"{path}: it is about other weights than {folder / WEIGHTS}; write it anew with --training and --result")
+    if facts.weights != _weights_hash(folder):
+        raise InputError(f"{path}: it is about other weights than those beside it; write it anew with --training and --result")
     return facts
+
+
+def _weights_hash(folder: Path) -> str:
+    """Raises: InputError where there are none."""
+    path = weights_file(folder)
+    if path is None:
+        raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
+    return sha256_file(path)
 
 
 def card(folder: Path, results: Path, name: str) -> str:
@@ -155,6 +168,8 @@ def card(folder: Path, results: Path, name: str) -> str:
         title=base["title"],
         base_licence=base["licence"],
         start=base["start"],
+        blend=_blend(facts),
+        stored="8-bit weights" if is_int8(folder) else "half precision",
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
@@ -181,6 +196,17 @@ def _record(results: Path, name: str) -> Result:
 
 def _described() -> dict[str, Any]:
     return tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))
+
+
+def _blend(facts: Facts) -> str:
+    """What the weights are between, where they are not the trained model's alone."""
+    if not facts.other:
+        return ""
+    rest = "its base's" if facts.other == facts.base else f"those of {facts.other}"
+    return (
+        f"\nWeights: {facts.share:g} of the trained model's, the rest {rest}; what the base knew beyond the data above is kept\n"
+        "(WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).\n"
+    )
 
 
 def _commercial(data_set: Mapping[str, Any]) -> bool:

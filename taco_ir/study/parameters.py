@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from taco_ir.models.stored import SCALES
 from taco_ir.models.tuning.folder import is_tuned, read_record
 from taco_ir.training.keys import MLM
 
@@ -28,5 +29,5 @@ def _numbers(path: Path) -> int:
     if path.name.startswith(TRAINING_ONLY):
         return 0
     with safe_open(path, "pt") as source:
-        kept = [name for name in source.keys() if not any(part in name for part in UNUSED)]  # noqa: SIM118  (no mapping)
+        kept = [name for name in source.keys() if not any(part in name for part in UNUSED) and not name.endswith(SCALES)]  # noqa: SIM118
         return sum(math.prod(source.get_slice(name).get_shape()) for name in kept)
