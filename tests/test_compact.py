@@ -46,7 +46,7 @@ def test_all_tokens_stay_where_they_fit(tiny_bert: Path, tmp_path: Path, stored:
     found = compact(tiny_bert, tmp_path, MEAN, [], limit, stored)
     assert found.tokens == found.of == len(whole) and found.size <= limit
     found = compact(tiny_bert, tmp_path, MEAN, texts(), limit - 64, stored)
-    assert found.tokens == len(whole) - (1 if stored == "float16" else 2) and found.size < limit
+    assert 1 <= len(whole) - found.tokens <= 3 and found.size <= limit - 64  # a row of 32 numbers, and the line of its token
     kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     gone = whole.keys() - kept.keys()
     from tokenizers import Tokenizer

