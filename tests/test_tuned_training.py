@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, 
         optimizer.step()
         optimizer.zero_grad()
         losses.append(sum(result.losses.values()))
-    assert losses[-1] < losses[0] and max(result.report.weights) - min(result.report.weights) > 0.01
+    assert losses[-1] < losses[0]
+    assert result.report.details["weight_entropy"] < 0.9 * math.log(len(TASKS))  # of equal shares it is the logarithm
     kept = {name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)}
     assert kept and all(float(value.float().std()) > 0 for value in kept.values())
 
