@@ -79,6 +79,8 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) ->
     sample = Path(__file__).resolve().parents[1] / "taco_ir" / "data" / "sample" / "passages.jsonl"
     texts = [json.loads(line)["contents"] for line in sample.read_text(encoding="utf-8").splitlines()]
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False))
+    rest = sorted(tokenizer.get_vocab().keys() - set(special))  # numbers that chance, which breaks the training's ties, has no part in
+    tokenizer.model = models.WordPiece({token: number for number, token in enumerate([*special, *rest])}, unk_token="[UNK]")
     pieces, ends = template
     tokenizer.post_processor = processors.TemplateProcessing(
         single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends]
