@@ -66,21 +66,22 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) -> int:
-    """Write a WordPiece tokenizer trained on the sample collection, with `more` special tokens, into `folder`; the size of its vocabulary."""
+    """Write a WordPiece tokenizer of `vocabulary.txt`, with `more` special tokens, into `folder`; the size of its vocabulary.
+
+    The file is what tokenizers' trainer made of the sample collection once: it breaks ties by chance, and tests must not.
+    """
     import json
 
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     folder.mkdir(parents=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "<extra_id_1>", *more]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained = (Path(__file__).parent / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = {token: number for number, token in enumerate([*special, *trained])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    sample = Path(__file__).resolve().parents[1] / "taco_ir" / "data" / "sample" / "passages.jsonl"
-    texts = [json.loads(line)["contents"] for line in sample.read_text(encoding="utf-8").splitlines()]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=special, show_progress=False))
-    rest = sorted(tokenizer.get_vocab().keys() - set(special))  # numbers that chance, which breaks the training's ties, has no part in
-    tokenizer.model = models.WordPiece({token: number for number, token in enumerate([*special, *rest])}, unk_token="[UNK]")
     pieces, ends = template
     tokenizer.post_processor = processors.TemplateProcessing(
         single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends]
