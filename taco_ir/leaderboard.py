@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from taco_ir.console import FLAGS, Parser, log, positive, run_verb
 from taco_ir.evaluation.board import Board, boards, without
 from taco_ir.evaluation.board_tables import board_json, board_tables, brief_tables
-from taco_ir.evaluation.check import chosen, moved
+from taco_ir.evaluation.check import chosen, drawn, moved
 from taco_ir.evaluation.convergence import convergence_table
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.published import published, quoted_table
@@ -63,8 +63,10 @@ def parser() -> Parser:
     )
     flags.add_argument("--check", action="store_true", help="search and score records again; end with code 2 where a score moved")
     which = flags.add_mutually_exclusive_group()
-    which.add_argument("--rows", metavar="A,B", help="check these systems, conditions or records [default: all]")
-    which.add_argument("--random", type=positive, metavar="N", help="check N records drawn by --seed")
+    which.add_argument(
+        "--rows", metavar="A,B", help="check these systems, conditions or records [default: all whose trainings are in --work]"
+    )
+    which.add_argument("--random", type=positive, metavar="N", help="check N of the same, drawn by --seed")
     flags.flag("--collection", default=None, help="the collection of the study, for --check and for texts in the HTML page")
     flags.add_argument(
         "--work",
@@ -84,8 +86,8 @@ def main(argv: Sequence[str]) -> None:
         if options.collection is None:
             raise InputError("--check needs --collection, the one that the study searched")
         runner = runner_of(options)
-        rows = options.rows.split(",") if options.rows else []
-        check(chosen(results, rows, options.random, options.seed), runner)
+        named = searchable(chosen(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
+        check(named if options.random is None else drawn(named, options.random, options.seed), runner)
         return
     shown = leaderboard if options.convergence is None else convergence
     write(shown(results, options), options)
@@ -153,6 +155,19 @@ def write(shown: str, options: Namespace) -> None:
     with writing(output) as file:
         file.write(shown)
     log.info("%s: %s", options.format, output)
+
+
+def searchable(results: Sequence[Result], runner: Runner, strict: bool) -> list[Result]:
+    """Those whose trainings are in the study's work folder; the others are counted. Raises: InputError where none is, or with `strict` one is not."""
+    found = [result for result in results if runner.made(Job(result.condition, result.seed))]
+    if len(found) < len(results):
+        missing = (
+            f"{len(results) - len(found)} of {len(results)} records cannot be searched again: their trainings are not in {runner.work}"
+        )
+        if strict or not found:
+            raise InputError(f"{missing}; `reproduce` makes them, or give another --work")
+        log.warning("%s", missing)
+    return found
 
 
 def check(results: Sequence[Result], runner: Runner) -> None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -19,21 +21,31 @@ CONDITIONS = """
 name = "made-up"
 topics = ["nq-dev"]
 tolerance = 0.002
-[[condition]]
-name = "bm25"
-system = "BM25"
-seeds = [0]
-search = "--retriever bm25"
-whole = [0]
 """
+
+
+def conditions(results: Iterable[Result]) -> str:
+    """The study that they are records of; nothing in it is trained."""
+    lines = [CONDITIONS]
+    for name, system in dict.fromkeys((result.condition, result.system) for result in results):
+        lines += [
+            "[[condition]]",
+            f'name = "{name}"',
+            f'system = "{system}"',
+            "seeds = [0, 1, 2]",
+            'search = "--retriever bm25"',
+            "whole = [0]",
+        ]
+    return "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "made-up"
-    for result in (*fake_results(3, 2, 40, seeds=2), *fake_results(2, 2, 40, corpus="part")):
+    found = [*fake_results(3, 2, 40, seeds=2), *fake_results(2, 2, 40, corpus="part")]
+    for result in found:
         write_result(folder / "results", dataclasses.replace(result, passages=900 if result.corpus == "part" else result.passages))
-    (folder / "conditions.toml").write_text(CONDITIONS, encoding="utf-8")
+    (folder / "conditions.toml").write_text(conditions(found), encoding="utf-8")
     return folder
 
 
@@ -193,6 +205,30 @@ def test_check_draws_records_by_seed(study: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         leaderboard.main([str(study), "--check", "--random", "3", "--seed", "5", "--collection", "sample"])
     assert len(seen) == 6 and seen[:3] == seen[3:] and len(set(seen)) == 3
+
+
+def test_check_is_of_what_was_trained_here(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(leaderboard, "rescore", lambda runner, recorded: seen.append(recorded.name) or recorded)
+    trained = tmp_path / "trained"
+    shutil.copytree(study, trained)
+    text = (study / "conditions.toml").read_text(encoding="utf-8")
+    (trained / "conditions.toml").write_text(text.replace("seeds =", 'commands = ["train --output {out}"]\nseeds ='), encoding="utf-8")
+    argv = [str(trained), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path / "work")]
+    count = len(read_results(study / "results")) - 2  # on the part
+    with pytest.raises(InputError, match=rf"^{count} of {count} records cannot be searched again"):
+        leaderboard.main(argv)
+    (tmp_path / "work" / "bm25" / "0").mkdir(parents=True)
+    (tmp_path / "work" / "bm25" / "0" / "step-0.json").write_text("{}", encoding="utf-8")
+    leaderboard.main([*argv, "--random", "1"])
+    assert f"{count - 1} of {count} records cannot be searched again" in caplog.text and seen == ["bm25.0.whole"]
+    leaderboard.main([*argv, "--rows", "BM25"])
+    with pytest.raises(InputError, match="cannot be searched again: their trainings are not in"):
+        leaderboard.main([*argv, "--rows", "TACO"])
+    with pytest.raises(InputError, match=r"^--random 2: there are 1 records$"):
+        leaderboard.main([*argv, "--random", "2"])
 
 
 @pytest.mark.parametrize("form", ["table", "html"])

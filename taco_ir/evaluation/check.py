@@ -12,22 +12,21 @@ from taco_ir.files import InputError
 Rescore = Callable[[Result], Result]
 
 
-def chosen(results: Sequence[Result], rows: Sequence[str], count: int | None, seed: int) -> list[Result]:
-    """Records by the name of a system, a row, a condition or of their own; else `count` drawn by the seed; else all.
-
-    Raises:
-        InputError: for a name that none of them has, or more than there are.
-    """
-    if count is not None and count > len(results):
-        raise InputError(f"--random {count}: there are {len(results)} records")
-    if count is not None:
-        return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
+def chosen(results: Sequence[Result], rows: Sequence[str]) -> list[Result]:
+    """Records by the name of a system, a row, a condition or of their own; without names all. Raises: InputError for a name that none has."""
     names = [{result.system, row_name(result.system, result.base), result.condition, result.name} for result in results]
     for row in rows:
         if not any(row in of_result for of_result in names):
             systems = sorted({row_name(result.system, result.base) for result in results})
             raise InputError(f"--rows {row!r}: no such row; allowed: {', '.join(systems)}, a condition, or the name of a record")
     return [result for result, of_result in zip(results, names, strict=True) if not rows or of_result & set(rows)]
+
+
+def drawn(results: Sequence[Result], count: int, seed: int) -> list[Result]:
+    """`count` of the records, drawn by the seed, by name. Raises: InputError for more than there are."""
+    if count > len(results):
+        raise InputError(f"--random {count}: there are {len(results)} records")
+    return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
 
 
 def moved(results: Sequence[Result], rescore: Rescore, tolerance: float) -> Iterator[tuple[Result, list[str]]]:

@@ -80,9 +80,12 @@ class Runner:
 
     def done(self, job: Job) -> bool:
         """Whether all its steps are done and its results are written."""
-        condition = self.study.conditions[job.condition]
-        stamps = [self._stamp(job, number) for number in range(len(condition.commands))]
-        return all(path.is_file() for path in [*stamps, *(self.record(job, corpus) for corpus in self.corpora(job))])
+        return self.made(job) and all(self.record(job, corpus).is_file() for corpus in self.corpora(job))
+
+    def made(self, job: Job) -> bool:
+        """Whether the study has it and all its steps are done, so that it can be searched."""
+        condition = self.study.conditions.get(job.condition)
+        return condition is not None and all(self._stamp(job, number).is_file() for number in range(len(condition.commands)))
 
     def corpora(self, job: Job) -> list[str]:
         """Where the job is scored."""
