@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, Progress, log, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, log, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_HITS = 20
 AT_ONCE = 32  # questions read between two lines of progress
-RETRIEVERS = ("dense", "bm25", "hybrid")
 RETRIEVAL = ("Rprec", "recall@5")
 
 
@@ -37,9 +36,9 @@ def parser() -> Parser:
         "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model --reader my-reader/model\n"
         '  python -m taco_ir.answer --query "who wrote the cello suites" --retriever bm25 --reader my-reader/model',
     )
-    flags.add_argument("--query", metavar="TEXT", help="answer this one question")
+    flags.flag("--query", help="answer this one question")
     flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train_reader wrote")
-    flags.add_argument("--retriever", choices=RETRIEVERS, default="dense", help="[default: dense]")
+    flags.flag("--retriever")
     flags.flag("--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]")
     flags.flag("--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.answers.jsonl]")
     flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
@@ -47,16 +46,15 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-    options = parser().parse_args(argv)
-    if bool(options.topics) == bool(options.query is not None):
-        raise InputError(f"give either --topics or --query (see {parser().prog} --help)")
-    if options.query is not None and (options.output or not options.query.strip()):
-        raise InputError("--output goes with --topics" if options.output else "--query is empty; give a text")
+    flags = parser()
+    options = flags.parse_args(argv)
+    check_asked(options, flags)
     from taco_ir.models.reader import load_reader
+    from taco_ir.systems import Retrievers
 
     reader = load_reader(options.reader, options.device, options.batch_size)
     collection = open_collection(options.collection)
-    system = _system(options, collection)
+    system: System = getattr(Retrievers.of(collection, options), options.retriever)
     if options.query is not None:
         topics = Topics("query", "", [Query("query", options.query.strip(), "")])
         answer_topics(topics, system, reader, collection, options)
@@ -69,14 +67,6 @@ def main(argv: Sequence[str]) -> None:
         write_json(record_path(path), _record(options, collection, topics, system, reader))
         log.info("answers: %s", path)
     _print_scores(options, collection, system.name, [pair for pair in zip(topics_of, runs, strict=True) if pair[0].judged])
-
-
-def _system(options: Namespace, collection: Collection) -> System:
-    from taco_ir.systems import BM25System, DenseSystem, HybridSystem
-
-    dense, bm25 = DenseSystem(collection, options), BM25System(collection)
-    systems: dict[str, System] = {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}
-    return systems[options.retriever]
 
 
 def answer_topics(topics: Topics, system: System, reader: Reader, collection: Collection, options: Namespace) -> Run:

@@ -51,6 +51,8 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "float32",
         "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
     },
+    "--query": {"metavar": "TEXT"},
+    "--retriever": {"choices": ("dense", "bm25", "hybrid"), "default": "dense", "help": "[default: dense]"},
     "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {"type": int, "default": 1024, "metavar": "N", "help": "texts encoded at once, at most [default: 1024]"},
@@ -98,6 +100,16 @@ def positive(text: str) -> int:
 
 for _name in ("--batch-size", "--hits"):
     FLAGS[_name]["type"] = positive
+
+
+def check_asked(options: argparse.Namespace, parser: Parser) -> None:
+    """Raises: InputError unless exactly one of --topics and --query was given, with a text, and --output only with --topics."""
+    if bool(options.topics) == bool(options.query is not None):
+        raise InputError(f"give either --topics or --query (see {parser.prog} --help)")
+    if options.query is not None and not options.query.strip():
+        raise InputError("--query is empty; give a text")
+    if options.query is not None and options.output is not None:
+        raise InputError("--output goes with --topics")
 
 
 def share_processors() -> None:

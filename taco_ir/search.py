@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, log, run_verb, timed
+from taco_ir.console import MODEL_FLAGS, Parser, check_asked, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, read_json, write_json
@@ -18,9 +18,8 @@ from taco_ir.rankings import made_of, record_path
 from taco_ir.records import Query, Run, write_trec
 
 if TYPE_CHECKING:
-    from taco_ir.systems import BM25System, DenseSystem, System
+    from taco_ir.systems import System
 
-RETRIEVERS = ("dense", "bm25", "hybrid")
 FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
 COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
 TIES_WORTH_A_WORD = 0.01
@@ -37,9 +36,9 @@ def parser() -> Parser:
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
     )
-    flags.add_argument("--query", metavar="TEXT", help="search for this one query and print the hits")
+    flags.flag("--query", help="search for this one query and print the hits")
     flags.add_argument("--task", metavar="TASK", help="the task whose prompt --query takes, where the model has prompts")
-    flags.add_argument("--retriever", choices=RETRIEVERS, default="dense", help="[default: dense]")
+    flags.flag("--retriever")
     flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
     flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
     flags.add_argument("--output-format", choices=tuple(FORMATS), default="trec", help="kilt: pages, for KILT's scorer [default: trec]")
@@ -52,12 +51,11 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-    options = parser().parse_args(argv)
-    if bool(options.topics) == bool(options.query is not None):
-        raise InputError(f"give either --topics or --query (see {parser().prog} --help)")
-    for flag, other in (("task", "query"), ("output", "topics")):
-        if getattr(options, flag) is not None and not getattr(options, other):
-            raise InputError(f"--{flag} goes with --{other}")
+    flags = parser()
+    options = flags.parse_args(argv)
+    check_asked(options, flags)
+    if options.task is not None and options.query is None:
+        raise InputError("--task goes with --query")
     collection = open_collection(options.collection)
     if options.query is not None:
         show_hits(options, collection)
@@ -73,23 +71,17 @@ def main(argv: Sequence[str]) -> None:
         print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
 
 
-def systems_of(options: Namespace, collection: Collection) -> tuple[dict[str, System], DenseSystem, BM25System]:
-    """The systems by retriever. Nothing is loaded before it is used."""
-    from taco_ir.systems import BM25System, DenseSystem, HybridSystem
-
-    dense, bm25 = DenseSystem(collection, options), BM25System(collection)
-    return {"dense": dense, "bm25": bm25, "hybrid": HybridSystem([dense, bm25])}, dense, bm25
-
-
 def search_topics(
     options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], records: Sequence[dict[str, Any]]
 ) -> list[dict[str, Run]]:
     """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
-    systems, dense, bm25 = systems_of(options, collection)
-    chosen = systems[options.retriever]
+    from taco_ir.systems import Retrievers
+
+    retrievers = Retrievers.of(collection, options)
+    chosen: System = getattr(retrievers, options.retriever)
     compare = options.compare
     if compare is None:
-        compare = chosen is dense and (bm25.built or collection.passages.count <= COMPARED_UP_TO)
+        compare = chosen is retrievers.dense and (retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO)
     results: list[dict[str, Run]] = []
     made_of = {"system": chosen.name, "inputs": chosen.inputs}
     for path in paths:
@@ -103,7 +95,7 @@ def search_topics(
         write_json(record_path(path), asked | made_of | {"seconds": round(took, 3)})
         report(topic, collection, chosen.name, path, took)
         if compare and topic.judged:
-            runs |= {system.name: system.search(topic, hits) for system in systems.values()}
+            runs |= {system.name: system.search(topic, hits) for system in retrievers}
         for name, run in runs.items():
             if run.tied_share > TIES_WORTH_A_WORD:
                 log.warning(
@@ -113,8 +105,8 @@ def search_topics(
                     100 * run.tied_share,
                 )
         results.append(runs)
-    if chosen is not bm25 and dense.encoder.truncated:
-        log.warning("%d queries were longer than the model's limit and cut", dense.encoder.truncated)
+    if chosen is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
+        log.warning("%d queries were longer than the model's limit and cut", cut)
     return results
 
 
@@ -198,14 +190,11 @@ def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collec
 def show_hits(options: Namespace, collection: Collection) -> None:
     """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked."""
     from taco_ir.retrieval.snippet import snippet
+    from taco_ir.systems import Retrievers
 
-    if not options.query.strip():
-        raise InputError("--query is empty; give a text")
     task = canonical_task(options.task) if options.task else ""
-    systems, _, _ = systems_of(options, collection)
-    run = systems[options.retriever].search(
-        Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS
-    )
+    system: System = getattr(Retrievers.of(collection, options), options.retriever)
+    run = system.search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
     ranking = run.rankings["query"]
     passages = collection.passages.get(ranking.docids)
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
@@ -174,3 +174,17 @@ class HybridSystem(System):
 
     def _search(self, topics: Topics, hits: int) -> Run:
         return reciprocal_rank_fusion([system.search(topics, hits) for system in self._systems], hits)
+
+
+class Retrievers(NamedTuple):
+    """The systems that --retriever names, and that are compared."""
+
+    dense: DenseSystem
+    bm25: BM25System
+    hybrid: HybridSystem
+
+    @classmethod
+    def of(cls, collection: Collection, options: Namespace) -> Retrievers:
+        """Nothing is loaded before it is used."""
+        dense, bm25 = DenseSystem(collection, options), BM25System(collection)
+        return cls(dense, bm25, HybridSystem([dense, bm25]))
