@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from taco_ir.records import Vectors
 
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
+    from taco_ir.models.tuning.encoder import TunedEncoder
 
 KINDS = ("queries", "huggingface", "sentence-transformers", "compact", "blended")
 WEIGHTS = ("float16", "int8")
@@ -32,7 +33,7 @@ def parser() -> Parser:
         "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
         "  sentence-transformers/  a folder for sentence-transformers\n"
         "  compact/                a small model folder: half precision or 8 bits, and, as far as these fit, the tokens that the collection's\n"
-        "                          texts need most\n"
+        "                          texts need most; modules that cannot be merged stay apart, with their backbone beside them\n"
         "  blended/                a model folder with weights between this model's and another's, such as the base that it was trained from\n"
         "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
@@ -57,7 +58,8 @@ def parser() -> Parser:
         nargs="+",
         default=[],
         metavar="TASK=TASK",
-        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others",
+        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others. The same for modules "
+        "of tasks; *=none is the backbone without any",
     )
     return flags
 
@@ -91,6 +93,15 @@ def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
+    """The folder that `kind` is made from: the whole model's, or the backbone's where modules stay. Raises: InputError where there is none."""
+    from taco_ir.models.tuning.folder import base_folder
+
+    if kind == "compact" and with_modules(encoder):
+        return nullcontext(base_folder(encoder.folder, base))
+    return whole_model(encoder, base)
+
+
 def texts_of(collection: Collection) -> Iterator[str]:
     """What a model reads of a collection: its passages, and its train queries."""
     for passage in collection.passages.read():
@@ -100,12 +111,29 @@ def texts_of(collection: Collection) -> Iterator[str]:
             yield from (query.text for query in collection.load_topics(str(name)).queries)
 
 
+def with_modules(encoder: TextEncoder) -> TunedEncoder | None:
+    """The encoder, if it has modules that stay modules in a small folder."""
+    from taco_ir.models.tuning.encoder import TunedEncoder
+    from taco_ir.models.tuning.merging import mergeable
+
+    return encoder if isinstance(encoder, TunedEncoder) and not mergeable(encoder.record) else None
+
+
 def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str) -> None:
-    """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before."""
+    """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before.
+
+    Args:
+        model: the folder of the whole model, or of the backbone of one whose modules stay.
+    """
     from taco_ir.models.compact import compact
     from taco_ir.models.encoder import load_encoder
+    from taco_ir.models.tuning.small import compact_tuned
 
-    made = compact(model, folder, encoder.config, texts_of(collection), limit, weights)
+    texts, tuned = texts_of(collection), with_modules(encoder)
+    if tuned:
+        made = compact_tuned(tuned, model, folder, texts, limit, weights)
+    else:
+        made = compact(model, folder, encoder.config, texts, limit, weights)
     passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[:COMPARED]
     cosines_N = _cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
     print(
@@ -168,12 +196,12 @@ def main(argv: Sequence[str]) -> None:
     from taco_ir.systems import encoder_of
 
     encoder = encoder_of(options)
-    encoder.config = encoder.config.borrowing(lenders(options))
+    encoder.borrow(lenders(options))
     writers = writers_of(options, encoder)
     for kind, write in writers.items():
         if kind in wanted:
             try:
-                with whole_model(encoder, options.base) as model, writing_folder(output / kind) as folder:
+                with source_of(kind, encoder, options.base) as model, writing_folder(output / kind) as folder:
                     write(model, folder)
             except InputError as reason:
                 if options.what:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from small_steps import PASSAGES, SMALL, encoder, step_of
 from test_dual import QUERIES, SHORT, vectors
 
+from taco_ir.export import main as export
 from taco_ir.export import whole_model
 from taco_ir.files import InputError, read_json, sha256_file, write_json
+from taco_ir.models.compact import size_of
 from taco_ir.models.encoder import load_encoder
 from taco_ir.models.tuning.counts import METHODS
-from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE
+from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE, read_record
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.start import adamw, start_encoder, trained_encoder
 
@@ -217,3 +219,39 @@ def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
         seen.append(made_encoder.encode_passages(PASSAGES[:2]))
         model.train()
     assert len(model.trained()) == 2 * 8 and not np.array_equal(*seen)
+
+
+def test_a_small_folder_holds_its_backbone_and_lends_modules(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
+    before = load_encoder(str(tmp_path / "tuned"))
+    flags = ["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--weights", "int8"]
+    export([*flags, "--output", str(tmp_path / "out"), "--prompt-of", "trex=wow", "squad=none", "*=nq"])
+    size = float(capsys.readouterr().out.split(" MB")[0])
+    (tmp_path / "out" / "compact").rename(tmp_path / "small")
+    assert size == pytest.approx(size_of(tmp_path / "small") / 1e6, abs=0.01)
+    after = load_encoder(str(tmp_path / "small"))
+    bare = load_encoder(str(tmp_path / "small" / "backbone"))
+    np.testing.assert_array_equal(after.encode_passages(PASSAGES[:5]), bare.encode_passages(PASSAGES[:5]))
+    np.testing.assert_array_equal(after.encode_queries(QUERIES, "squad"), bare.encode_queries(QUERIES, None))
+    for task, lender in (("nq", "nq"), ("fever", "fever"), ("trex", "wow"), ("eli5", "nq"), (None, "nq")):
+        np.testing.assert_array_equal(after.encode_queries(QUERIES, task), after.encode_queries(QUERIES, lender))
+        np.testing.assert_allclose(after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05)
+        assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
+    for wrong, said in (
+        ("nq=wow", "task 'nq' has a module of its own"),
+        ("trex=eli5", "is to take the module of 'eli5', which has none; the model's modules are for fever, nq, wow; none is none of them"),
+    ):
+        with pytest.raises(InputError, match=said):
+            export([*flags, "--output", str(tmp_path / "never"), "--prompt-of", wrong])
+
+
+def test_training_goes_on_from_a_small_folder_that_may_go(tiny_bert: Path, tmp_path: Path) -> None:
+    made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
+    export(["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--output", str(tmp_path / "out")])
+    small = tmp_path / "out" / "compact"
+    config = replace(SMALL, prompts=False, tune="iaa-l", tune_width=4, tune_roles="task-frozen")
+    start_encoder(config, small, ["trex"]).save(tmp_path / "more")
+    assert read_record(tmp_path / "more").base == str((small / "backbone").resolve())
+    more, before = load_encoder(str(tmp_path / "more")), load_encoder(str(small))
+    assert more.passage_fingerprint == before.passage_fingerprint
+    np.testing.assert_array_equal(more.encode_queries(QUERIES, "nq"), before.encode_queries(QUERIES, "nq"))

@@ -70,10 +70,10 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     if room < len(kept):
         kept = _chosen(source, vocabulary, own_texts, texts, room)
     weights = others | {name: rows_VD[[vocabulary[token] for token in kept]]}
-    save_file(_finite(store(weights), source), target / file, {"format": "pt"})
+    save_file(finite(store(weights), source), target / file, {"format": "pt"})
     _write_tokenizer(source, target, kept)
     write_json(target / CONFIG, described(read_json(source / CONFIG), stored) | {"vocab_size": len(kept)})
-    return Compacted(len(kept), len(vocabulary), _bytes(*target.iterdir()))
+    return Compacted(len(kept), len(vocabulary), size_of(target))
 
 
 def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
@@ -85,7 +85,7 @@ def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
     return name, weights.pop(name), weights
 
 
-def _finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+def finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """The same. Raises: InputError for numbers that are not finite, or are not as they are stored."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -100,6 +100,11 @@ def _size(tensors: Mapping[str, Tensor], named: int = NAMED) -> int:
 
 def _bytes(*paths: Path) -> int:
     return sum(path.stat().st_size for path in paths)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder and those in it."""
+    return _bytes(*(path for path in folder.rglob("*") if path.is_file()))
 
 
 def _wordpiece(source: Path) -> dict[str, int]:

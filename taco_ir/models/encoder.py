@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +98,10 @@ class TextEncoder:
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages by the template: float32 [N, D]."""
         return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length, PASSAGE)[0]
+
+    def borrow(self, lenders: Mapping[str, str]) -> None:
+        """Let each task (`*`: all others) have what its lender has of its own, prompt and length. Raises: InputError."""
+        self.config = self.config.borrowing(lenders)
 
     def _encode(self, texts: Sequence[str], max_tokens: int, role: int = PASSAGE) -> tuple[Vectors, int]:
         """Vectors [N, D] and the number of texts that were cut."""

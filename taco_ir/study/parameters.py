@@ -19,7 +19,7 @@ UNUSED = ("pooler.", "cls.")  # tensors of base models that no vector depends on
 def parameters(commands: Iterable[Sequence[str]]) -> int:
     """Of the folders behind --model and --reader; a tuned model counts with its base. Hub names count nothing."""
     named = {Path(value).resolve() for words in commands for flag, value in pairwise(words) if flag in MODELS}
-    based = {Path(read_record(folder).base).resolve() for folder in named if is_tuned(folder)}
+    based = {(folder / read_record(folder).base).resolve() for folder in named if is_tuned(folder)}
     return sum(map(_numbers, {path for folder in named | based for path in folder.rglob("*.safetensors")}))
 
 

@@ -101,7 +101,7 @@ class DualEncoder(nn.Module):
             return tower
         if task is None:
             return roles.passage_module(self.record.roles) or ""
-        return roles.query_module(self.record.roles, self.record.tasks, task)
+        return self.record.query_module(task) or ""
 
     def tune(self, tuning: Tuning, record: TuningRecord) -> None:
         """Train modules on the backbone, which they froze, instead of it; a head stays as it is, too."""

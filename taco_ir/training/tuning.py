@@ -64,7 +64,9 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     else:
         _check_same(config, old, folder)
         new = tuple(task for task in own_tasks if task not in old.tasks)
-        record = replace(old, tasks=(*old.tasks, *new), frozen=tuple(old.names) if new else old.frozen)
+        inside = folder / old.base  # where the base comes with it; the new model's does not
+        named = str(inside.resolve()) if inside.is_dir() else old.base
+        record = replace(old, tasks=(*old.tasks, *new), frozen=tuple(old.names) if new else old.frozen, base=named)
     tuning = Tuning(backbone, record.method, record.width, record.names)
     if old is not None:
         found = read_tensors(folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,18 @@ class TunedEncoder(TextEncoder):
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """As before, through the task's module. Raises: InputError also for a task that has none."""
-        with self.tuning.used(roles.query_module(self.record.roles, self.record.tasks, task)):
+        with self.tuning.used(self.record.query_module(task)):
             return super().encode_queries(texts, task)
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         with self.tuning.used(roles.passage_module(self.record.roles)):
             return super().encode_passages(passages)
+
+    def borrow(self, lenders: Mapping[str, str]) -> None:
+        """Also lend modules, where tasks have their own."""
+        if self.record.tasks:
+            self.record = self.record.lending(lenders)
+            lengths = {task: self.config.max_query_tokens(lender) for task, lender in lenders.items()}
+            self.config = replace(self.config, query_lengths={**self.config.query_lengths, **lengths})
+        if self.config.prompts:
+            super().borrow(lenders)

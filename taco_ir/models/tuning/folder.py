@@ -1,4 +1,4 @@
-"""A tuned model's folder: `tuning.json`, `tuning.safetensors` and taco_ir.json; the backbone stays where it is.
+"""A tuned model's folder: `tuning.json`, `tuning.safetensors` and taco_ir.json; the backbone stays where it is, or is a folder in it.
 
 The base is named and its hash kept, so that the modules never run on another one.
 """
@@ -6,11 +6,12 @@ The base is named and its hash kept, so that the modules never run on another on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.files import InputError, fingerprint, read_json, write_json
+from taco_ir.models.config import ANY_TASK
 from taco_ir.models.tuning import roles
 from taco_ir.models.tuning.counts import METHODS
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from taco_ir.models.tuning.tuned import Tuning
 
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
+BACKBONE = "backbone"  # the base's folder in one that holds both
+BARE = "none"  # what is lent where queries go through the backbone alone
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class TuningRecord:
     Attributes:
         tasks: those that have a module of their own.
         frozen: modules that training leaves as they are.
-        base: folder or hub name of the backbone.
+        base: folder or hub name of the backbone; a relative one is in the model's own folder.
         digest: of its weights, configuration and tokenizer.
+        lent: task without a module (`*`: all others) -> the task whose module reads its queries, or `none`.
     """
 
     method: str
@@ -40,11 +44,28 @@ class TuningRecord:
     frozen: tuple[str, ...]
     base: str
     digest: str
+    lent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """The modules that the folder holds."""
         return roles.names(self.roles, self.tasks)
+
+    def query_module(self, task: str | None) -> str | None:
+        """The module that reads queries of `task`, or is lent to them; None: the backbone alone. Raises: InputError where there is none."""
+        if task not in self.tasks:
+            task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
+        return None if task == BARE else roles.query_module(self.roles, self.tasks, task)
+
+    def lending(self, lenders: Mapping[str, str]) -> TuningRecord:
+        """The same for more tasks. Raises: InputError for a lender without a module, or a task that has one."""
+        for task, lender in lenders.items():
+            if task in self.tasks or lender not in (*self.tasks, BARE):
+                fault = "has a module of its own" if task in self.tasks else f"is to take the module of {lender!r}, which has none"
+                raise InputError(
+                    f"task {task!r} {fault}; the model's modules are for {', '.join(sorted(self.tasks))}; {BARE} is none of them"
+                )
+        return replace(self, lent={**self.lent, **lenders})
 
 
 def is_tuned(folder: Path) -> bool:
@@ -57,6 +78,9 @@ def read_record(folder: Path) -> TuningRecord:
     values = read_json(path)
     types = {"method": str, "width": int, "roles": str, "tasks": list, "frozen": list, "base": str, "digest": str}
     known = [entry.name for entry in fields(TuningRecord)]
+    if isinstance(values, dict):
+        values = {"lent": {}} | values  # which folders of before do not say
+        types["lent"] = dict
     if not isinstance(values, dict) or set(values) != set(known) or any(type(values[key]) is not kind for key, kind in types.items()):
         raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
     for key, allowed in (("method", METHODS), ("roles", roles.ROLES)):
@@ -77,7 +101,7 @@ def base_folder(folder: Path, given: str | None = None) -> Path:
     from taco_ir.models.encoder import model_folder, weights_digest
 
     record = read_record(folder)
-    name = given or record.base
+    name = given or str(inside if (inside := folder / record.base).is_dir() else record.base)
     try:
         found = model_folder(name)
     except InputError as error:

@@ -10,9 +10,15 @@ from taco_ir.files import InputError
 from taco_ir.models.encoder import load_backbone
 from taco_ir.models.export import copy_backbone
 from taco_ir.models.tuning.encoder import TunedEncoder
+from taco_ir.models.tuning.folder import TuningRecord
 from taco_ir.models.tuning.lora import SCALE
 
 MERGED = ("bitfit", "lora")
+
+
+def mergeable(record: TuningRecord) -> bool:
+    """Whether a model is one change of the backbone's weights."""
+    return record.method in MERGED and record.roles == "shared"
 
 
 def write_merged(encoder: TunedEncoder, base: Path, target: Path) -> None:

@@ -1,0 +1,38 @@
+"""A tuned model made small, with its backbone in the same folder: the modules in half precision, the backbone as `compact` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from taco_ir.files import write_json
+from taco_ir.models.compact import Compacted, compact, finite, size_of
+from taco_ir.models.encoder import weights_digest
+from taco_ir.models.tuning.encoder import TunedEncoder
+from taco_ir.models.tuning.folder import BACKBONE, RECORD_FILE, TENSORS_FILE
+
+RECORD_BYTES = 4096  # what tuning.json takes, at most
+
+
+def compact_tuned(encoder: TunedEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str) -> Compacted:
+    """Write `encoder` to `target` in at most `limit` bytes.
+
+    Args:
+        base: the folder of the backbone.
+        texts, stored: as those of `compact`.
+
+    Raises:
+        InputError: as `compact` does.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.tuning.named_tensors().items()}
+    save_file(finite(tensors, encoder.folder), target / TENSORS_FILE)
+    encoder.config.save(target)
+    inside = target / BACKBONE
+    inside.mkdir()
+    alone = replace(encoder.config, prompts={}, query_lengths={})
+    made = compact(base, inside, alone, texts, limit - size_of(target) - RECORD_BYTES, stored)
+    write_json(target / RECORD_FILE, asdict(replace(encoder.record, base=BACKBONE, digest=weights_digest(inside))))
+    return made._replace(size=size_of(target))
