@@ -33,8 +33,9 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--training and --result go together, --beside with both")
     from taco_ir.models.builtin import SHIPPED
     from taco_ir.models.stored import INT8_FILE, PLAIN_FILE, weights_file
+    from taco_ir.models.tuning.folder import is_tuned
 
-    if weights_file(options.folder) is None:
+    if weights_file(options.folder) is None and not is_tuned(options.folder):
         raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
     from taco_ir.study.card import CARD_FILE, card, write_facts
     from taco_ir.study.lineage import blend_of, lineage

@@ -17,9 +17,10 @@ from taco_ir.evaluation.results import SUFFIX, Result, read_result
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, read_json, sha256_file, write_json
 from taco_ir.models.blend import Blend
-from taco_ir.models.config import ANY_TASK, EncoderConfig, read_config
-from taco_ir.models.encoder import longest
+from taco_ir.models.config import ANY_TASK, EncoderConfig
+from taco_ir.models.encoder import own_config
 from taco_ir.models.stored import is_int8, weights_file
+from taco_ir.models.tuning.folder import BACKBONE, BARE, TENSORS_FILE, is_tuned, read_record
 from taco_ir.study.conditions import WHOLE
 from taco_ir.study.lineage import Lineage, Stage
 
@@ -37,7 +38,7 @@ pipeline_tag: sentence-similarity
 # {name}
 
 The encoder that comes with taco_ir: {layers} layers, vectors of {dim} numbers, {tokens} tokens, {megabytes:.1f} MB in {stored}. One model for questions,
-claims, slots to fill, mentions to link and dialogue, told apart by a prompt; one index of passages serves them all. This page is written by
+claims, slots to fill, mentions to link and dialogue, told apart by {apart}; one index of passages serves them all. This page is written by
 `python -m taco_ir.card`, from the configurations of the training and the results of the study.
 
 ```
@@ -83,7 +84,7 @@ class Facts:
     """What card.json holds.
 
     Attributes:
-        weights: SHA-256 of the weights that the facts are about.
+        weights: SHA-256 of the weights that the facts are about; of the modules, where there are any, which know their backbone's.
         base, stages: the lineage.
         result: the record that holds its scores, by name.
         beside: records of the systems that stand beside it.
@@ -136,7 +137,7 @@ def read_facts(folder: Path) -> Facts:
 
 def _weights_hash(folder: Path) -> str:
     """Raises: InputError where there are none."""
-    path = weights_file(folder)
+    path = folder / TENSORS_FILE if is_tuned(folder) else weights_file(folder)
     if path is None:
         raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
     return sha256_file(path)
@@ -159,8 +160,8 @@ def card(folder: Path, results: Path, name: str) -> str:
             raise InputError(
                 f"{each.name}: a card shows scores on the whole collection, and those of one collection; this has {each.corpus}"
             )
-    config = read_config(folder, None, False, longest(folder))
-    model = read_json(folder / "config.json")
+    config, backbone = own_config(folder), folder / BACKBONE if is_tuned(folder) else folder
+    model = read_json(backbone / "config.json")
     base = described["base"][facts.base]
     return TEMPLATE.format(
         name=name,
@@ -169,21 +170,22 @@ def card(folder: Path, results: Path, name: str) -> str:
         base_licence=base["licence"],
         start=base["start"],
         blend=_blend(facts),
-        stored="8-bit weights" if is_int8(folder) else "half precision",
+        stored="8-bit weights" if is_int8(backbone) else "half precision",
+        apart="a module of its own for the queries of each task trained on" if is_tuned(folder) else "a prompt",
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
-        megabytes=sum(path.stat().st_size for path in folder.iterdir() if path.name != CARD_FILE) / 1e6,
+        megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE) / 1e6,
         data=_data_table(facts.tasks, described["task"]),
         left_out=_left_out(facts.tasks, described["task"]),
         recipe=_recipe_table(facts.stages),
         result=f"{facts.result}{SUFFIX}",
         scores=_score_table(result, beside, facts.tasks, name),
-        beside=_macro_line(result, beside, facts.tasks, name),
+        beside=_macro_line(result, beside, name),
         passages=f"{result.passages:,}",
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
-        borrowed=_borrowed(config, facts.tasks),
+        borrowed=_lent(folder) if is_tuned(folder) else _borrowed(config, facts.tasks),
     )
 
 
@@ -237,8 +239,9 @@ def _recipe_table(stages: Sequence[Stage]) -> str:
 
 def _score_table(result: Result, beside: Sequence[Result], tasks: Sequence[str], name: str) -> str:
     """A row for each dev set: ours on both measures, then the others' R-precision; those not trained on last, with a word."""
-    whole = [topics for topics, scores in result.topics.items() if not scores.part_of]
-    whole.sort(key=lambda topics: _task(topics) not in tasks)
+    whole = sorted(_whole(result), key=lambda topics: _task(topics) not in tasks)
+    if missing := set(tasks) - set(map(_task, whole)):
+        raise InputError(f"{result.name}: no scores of {min(missing)}, which the encoder was trained on")
     others = [row_name(other.system, other.base) for other in beside]
     header = [
         "dev queries of",
@@ -252,17 +255,21 @@ def _score_table(result: Result, beside: Sequence[Result], tasks: Sequence[str],
         own: list[Cell] = [scores.means[measure] for measure in MEASURES]
         theirs: list[Cell] = [other.topics[topics].means[MEASURES[0]] if topics in other.topics else None for other in beside]
         rows.append([_task(topics) + ("" if _task(topics) in tasks else " (not trained on)"), scores.queries, *own, *theirs])
-    average: list[Cell] = [macro(result, tasks, measure) for measure in MEASURES]
-    rows.append(["macro average of the tasks trained on", None, *average, *(macro(other, tasks, MEASURES[0]) for other in beside)])
+    average: list[Cell] = [macro(result, whole, measure) for measure in MEASURES]
+    rows.append(["macro average", None, *average, *(macro(other, whole, MEASURES[0]) for other in beside)])
     return render(Table("", header, rows), "markdown")
 
 
-def macro(result: Result, tasks: Sequence[str], measure: str) -> float:
-    """Mean over the dev sets of `tasks`. Raises: InputError where one has no score."""
-    by_task = {_task(topics): scores.means[measure] for topics, scores in result.topics.items() if not scores.part_of}
-    if missing := [task for task in tasks if task not in by_task]:
-        raise InputError(f"{result.name}: no scores of {missing[0]}, which the encoder was trained on")
-    return sum(by_task[task] for task in tasks) / len(tasks)
+def macro(result: Result, names: Sequence[str], measure: str) -> float:
+    """Mean over topics. Raises: InputError where one has no score."""
+    if missing := [name for name in names if name not in result.topics]:
+        raise InputError(f"{result.name}: no scores of {missing[0]}, which the encoder's record has")
+    return sum(result.topics[name].means[measure] for name in names) / len(names)
+
+
+def _whole(result: Result) -> list[str]:
+    """The names of its topics, without slices."""
+    return [topics for topics, scores in result.topics.items() if not scores.part_of]
 
 
 def _task(topics: str) -> str:
@@ -270,12 +277,13 @@ def _task(topics: str) -> str:
     return canonical_task(topics.rpartition("-")[0])
 
 
-def _macro_line(result: Result, beside: Sequence[Result], tasks: Sequence[str], name: str) -> str:
+def _macro_line(result: Result, beside: Sequence[Result], name: str) -> str:
     """By how much it is above or below each of the others."""
-    own = macro(result, tasks, MEASURES[0])
+    whole = _whole(result)
+    own = macro(result, whole, MEASURES[0])
     lines = []
     for other in beside:
-        difference = own - macro(other, tasks, MEASURES[0])
+        difference = own - macro(other, whole, MEASURES[0])
         lines.append(
             f"{name} is {abs(difference):.3f} {'above' if difference > 0 else 'below'} {row_name(other.system, other.base)} in macro {MEASURES[0]}.\n"
         )
@@ -294,6 +302,20 @@ def _borrowed(config: EncoderConfig, tasks: Sequence[str]) -> str:
     ]
     return (
         f"Tasks that it was not trained on have the prompt of another: {', '.join(lent)}."
+        if lent
+        else "It knows the tasks above and no other."
+    )
+
+
+def _lent(folder: Path) -> str:
+    """Which module reads the queries of tasks without one."""
+    record = read_record(folder)
+    lent = [
+        f"{'all others' if task == ANY_TASK else task} ({'none: the bare backbone' if lender == BARE else f'as {lender}'})"
+        for task, lender in record.lent.items()
+    ]
+    return (
+        f"Queries of tasks without a module go through that of another: {', '.join(lent)}."
         if lent
         else "It knows the tasks above and no other."
     )

@@ -11,6 +11,8 @@ from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, read_json
 from taco_ir.models.blend import BLENDED_FILE, Blend, model_hash, read_blend
 from taco_ir.models.encoder import own_config
+from taco_ir.models.tuning.counts import FULL
+from taco_ir.models.tuning.folder import read_record
 from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config, read_saved
 from taco_ir.training.pretrain_keys import PretrainConfig
 
@@ -113,12 +115,20 @@ def _trained(config: TrainConfig, run: Path) -> list[Stage]:
             "scores divided by": f"{loss_temperature(episode, encoder):g}",
             "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
             "task prompts": "yes" if encoder.prompts else "no",
+            "what is trained": "all weights" if episode.tune == FULL else _modules(folder / "model"),
             "arithmetic": episode.precision,
             "seed": str(episode.seed),
         }
         named = encoder.query_lengths if episode.tasks == ("all",) else map(canonical_task, episode.tasks)
         stages.append(Stage(tuple(sorted(named)), settings))
     return stages
+
+
+def _modules(model: Path) -> str:
+    record = read_record(model)
+    whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(record.roles, "one for the queries of each task")
+    passages = ", one for passages" if record.roles == "task" else ""
+    return f"{record.method} of width {record.width}, {whose}{passages}; the backbone is frozen"
 
 
 def _most(lengths: Mapping[str, int], other: int) -> int:
