@@ -38,7 +38,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--model": {
         "metavar": "M",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or taco-mini, which comes with the package [default: minilm-l6, all-MiniLM-L6-v2]",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one known by name: taco-mini, which comes with the package, its taco-mini-backbone, minilm-l6 (a package of its own) [default: taco-mini]",
     },
     "--pooling": {
         "choices": ("first", "mean", "decoder"),

@@ -40,7 +40,7 @@ def parser() -> Parser:
         required=True,
         nargs="+",
         metavar="S",
-        help="what ranks, one or several: bm25, a model (as --model of search; minilm-l6 and taco-mini are known by name), a TREC run "
+        help="what ranks, one or several: bm25, a model (as --model of search; taco-mini and minilm-l6 are known by name), a TREC run "
         "file, or a folder of <topics>.trec runs. --pooling and its like are for all models among them",
     )
     flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")

@@ -14,7 +14,7 @@ from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection
 from taco_ir.files import data_home, exclusive, fingerprint
-from taco_ir.models.builtin import MINILM
+from taco_ir.models.builtin import SHIPPED
 from taco_ir.records import Run
 from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
@@ -46,7 +46,7 @@ def encoder_of(options: Namespace) -> TextEncoder:
 def model_name(model: str | None) -> str:
     """A short name for files and tables."""
     if model is None:
-        return MINILM
+        return SHIPPED
     name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
     return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
 

