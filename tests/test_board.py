@@ -16,7 +16,7 @@ from study_results import fake_results, topic_scores
 
 from taco_ir.evaluation.board import MACRO, Board, BoardRow, Stat, boards
 from taco_ir.evaluation.board_tables import board_json, board_tables, difference_table, score_table
-from taco_ir.evaluation.check import chosen, deviations
+from taco_ir.evaluation.check import chosen, deviations, drawn
 from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison
 from taco_ir.evaluation.published import TITLE, published, quoted_table
 from taco_ir.evaluation.results import Result
@@ -357,13 +357,13 @@ def test_deviations_in_words() -> None:
 
 def test_records_are_chosen_by_name_or_by_lot() -> None:
     names = [result.name for result in RESULTS]
-    assert [result.name for result in chosen(RESULTS, [], None, 0)] == names
+    assert [result.name for result in chosen(RESULTS, [])] == names
     for name, count in (("TACO", 3), ("TACO (minilm-l6)", 3), ("taco-minilm-l6", 3), ("taco-minilm-l6.1.whole", 1)):
-        assert len(chosen(RESULTS, [name], None, 0)) == count
-    assert {result.system for result in chosen(RESULTS, ["TACO", "BM25"], None, 0)} == {"TACO", "BM25"}
-    drawn = [tuple(result.name for result in chosen(RESULTS, [], 3, seed)) for seed in range(20)]
-    assert all(len(set(each)) == 3 for each in drawn) and len(set(drawn)) > 5
+        assert len(chosen(RESULTS, [name])) == count
+    assert {result.system for result in chosen(RESULTS, ["TACO", "BM25"])} == {"TACO", "BM25"}
+    lots = [tuple(result.name for result in drawn(RESULTS, 3, seed)) for seed in range(20)]
+    assert all(len(set(each)) == 3 for each in lots) and len(set(lots)) > 5
     with pytest.raises(InputError, match=r"--rows 'TAKO': no such row; allowed: BM25, TACO \(minilm-l6\)"):
-        chosen(RESULTS, ["TACO", "TAKO"], None, 0)
+        chosen(RESULTS, ["TACO", "TAKO"])
     with pytest.raises(InputError, match="--random 11: there are 10 records"):
-        chosen(RESULTS, [], 11, 0)
+        drawn(RESULTS, 11, 0)

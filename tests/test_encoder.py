@@ -296,7 +296,8 @@ def test_names_that_lead_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_devices_that_cannot_be_are_refused() -> None:
     refused(None, "--device 'no-such-device'", device="no-such-device")
-    refused(None, "--precision int8 runs on the CPU; --device is 'meta'", precision="int8", device="meta")
+    with pytest.raises(InputError, match="--precision int8 runs on the CPU; --device is 'meta'"):
+        load_encoder(builtin.MINILM, precision="int8", device="meta")
     if not torch.cuda.is_available():
         refused(None, "--device 'cuda'", device="cuda")
 

@@ -101,7 +101,7 @@ def make_smaller(argv: Sequence[str]) -> None:
     print(f"{output}: {part.passages:,} passages, {part.gold:,} gold and {part.distractors:,} distractors")
 
 
-def make_held_out(argv: Sequence[str]) -> None:
+def held_out_parser() -> Parser:
     parser = Parser(
         "data hold-out",
         "Make a collection to choose settings on: the same passages, dev topics drawn from train queries, and train topics without them\n"
@@ -113,7 +113,11 @@ def make_held_out(argv: Sequence[str]) -> None:
     parser.add_argument("--tasks", nargs="+", required=True, metavar="T", help="tasks with train topics")
     parser.add_argument("--share", type=float, default=0.1, metavar="X", help="of a task's queries held out, about [default: 0.1]")
     parser.flag("--output", required=True, metavar="FOLDER", help="folder of the collection")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def make_held_out(argv: Sequence[str]) -> None:
+    options = held_out_parser().parse_args(argv)
     if not 0 < options.share < 1:
         raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
     from taco_ir.data.collections import open_collection
