@@ -208,6 +208,7 @@ def test_the_leaderboard_checks_records_and_shows_texts(run: tuple[Path, Callabl
     folder, _ = run
     again = [str(folder), "--collection", "sample", "--work", str(folder / "work")]
     leaderboard([*again, "--check", "--rows", "taco.2.part"])
+    leaderboard([*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"])  # nothing was trained for it, nor made there
     record = folder / "results" / "bm25.0.part.json"
     kept = record.read_text(encoding="utf-8")
     changed = json.loads(kept)

@@ -111,6 +111,7 @@ class Runner:
         collection, source = self._corpus(corpus)
         topics = condition.topics or self.study.topics
         template = f"search --topics {' '.join(topics)} --hits {self.study.hits} --no-compare {condition.search}"
+        self.folder(job).mkdir(parents=True, exist_ok=True)
         cache = runs.with_name(f"{runs.name}.cache")  # vectors and index are as large as the model is many; they are not kept
         shutil.rmtree(runs, ignore_errors=True)
         scored = {"search": (template, runs)}
