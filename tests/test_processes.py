@@ -70,7 +70,8 @@ def test_two_processes_are_one(both: Path, tiny_bert: Path, name: str) -> None:
     torch.testing.assert_close(ours["losses"], expected["losses"], rtol=0, atol=max(1e-6, case.tolerance / 10))
     torch.testing.assert_close(ours["norms"], expected["norms"], rtol=1e-4, atol=1e-6)
     # rounding can swap two entries at the median of TACO's sensitivities, and its weights then take a step
-    torch.testing.assert_close(ours["weights"], expected["weights"], rtol=0, atol=10 * case.tolerance, equal_nan=True)
+    steps = 10 if case.weighting == "taco" else 1
+    torch.testing.assert_close(ours["weights"], expected["weights"], rtol=0, atol=steps * case.tolerance, equal_nan=True)
     torch.testing.assert_close(ours["params"], expected["params"], rtol=0, atol=case.tolerance)
 
 

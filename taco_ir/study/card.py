@@ -295,27 +295,18 @@ def _borrowed(config: EncoderConfig, tasks: Sequence[str]) -> str:
     by_prompt = {config.prompts[task]: task for task in tasks if task in config.prompts}
     if not by_prompt:
         return "It has no prompts: all tasks are one to it."
-    lent = [
-        f"{'all others' if task == ANY_TASK else task} (as {by_prompt[prompt]})"
-        for task, prompt in config.prompts.items()
-        if task not in tasks and prompt in by_prompt
-    ]
-    return (
-        f"Tasks that it was not trained on have the prompt of another: {', '.join(lent)}."
-        if lent
-        else "It knows the tasks above and no other."
-    )
+    lent = {task: by_prompt[prompt] for task, prompt in config.prompts.items() if task not in tasks and prompt in by_prompt}
+    return _lenders("Tasks that it was not trained on have the prompt of another", lent)
 
 
 def _lent(folder: Path) -> str:
     """Which module reads the queries of tasks without one."""
-    record = read_record(folder)
-    lent = [
+    return _lenders("Queries of tasks without a module go through that of another", read_record(folder).lent)
+
+
+def _lenders(what: str, lent: Mapping[str, str]) -> str:
+    named = [
         f"{'all others' if task == ANY_TASK else task} ({'none: the bare backbone' if lender == BARE else f'as {lender}'})"
-        for task, lender in record.lent.items()
+        for task, lender in lent.items()
     ]
-    return (
-        f"Queries of tasks without a module go through that of another: {', '.join(lent)}."
-        if lent
-        else "It knows the tasks above and no other."
-    )
+    return f"{what}: {', '.join(named)}." if named else "It knows the tasks above and no other."

@@ -15,7 +15,7 @@ from taco_ir.models.encoder import HEAD_FILE, is_untied, weights_digest
 from taco_ir.models.pooling import embed
 from taco_ir.models.tuning import roles
 from taco_ir.models.tuning.counts import FULL, parameters, share, width_of
-from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE, TuningRecord, is_tuned, read_record, read_tensors
+from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE, TuningRecord, base_name, is_tuned, read_record, read_tensors
 from taco_ir.models.tuning.sites import shape_of
 from taco_ir.models.tuning.tuned import Tuning
 from taco_ir.training.config import TrainConfig
@@ -64,9 +64,8 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     else:
         _check_same(config, old, folder)
         new = tuple(task for task in own_tasks if task not in old.tasks)
-        inside = folder / old.base  # where the base comes with it; the new model's does not
-        named = str(inside.resolve()) if inside.is_dir() else old.base
-        record = replace(old, tasks=(*old.tasks, *new), frozen=tuple(old.names) if new else old.frozen, base=named)
+        frozen = tuple(old.names) if new else old.frozen
+        record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=base_name(folder, old))
     tuning = Tuning(backbone, record.method, record.width, record.names)
     if old is not None:
         found = read_tensors(folder)

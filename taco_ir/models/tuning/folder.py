@@ -89,6 +89,12 @@ def read_record(folder: Path) -> TuningRecord:
     return TuningRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
 
 
+def base_name(folder: Path, record: TuningRecord) -> str:
+    """Where the base is found from anywhere: a hub's name, or a folder, the one inside `folder` if that has it."""
+    inside = folder / record.base
+    return str(inside.resolve()) if inside.is_dir() else record.base
+
+
 def base_folder(folder: Path, given: str | None = None) -> Path:
     """The backbone that the modules in `folder` were trained on.
 
@@ -101,7 +107,7 @@ def base_folder(folder: Path, given: str | None = None) -> Path:
     from taco_ir.models.encoder import model_folder, weights_digest
 
     record = read_record(folder)
-    name = given or str(inside if (inside := folder / record.base).is_dir() else record.base)
+    name = given or base_name(folder, record)
     try:
         found = model_folder(name)
     except InputError as error:
