@@ -30,7 +30,7 @@ bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: ma
 	$(if $(MODEL),$(BIN)/python benchmarks/peft.py $(MODEL))
 	$(if $(MODEL),$(BIN)/python benchmarks/train_step.py steps tasks memory peer $(MODEL) $(if $(COLLECTION),--collection $(COLLECTION)))
 
-readme: .venv/installed ## write anew what is generated: tables in README.md, the picture, the card of the shipped encoder
+readme: .venv/installed ## write anew what is generated: tables in documents, the picture, the card of the shipped encoder
 	$(BIN)/python docs/generate.py
 
 encoder: .venv/installed ## the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"

@@ -1,6 +1,6 @@
-"""Writes what is generated in the documents (`make readme`): marked tables in README.md, pictures, and the shipped encoder's card.
+"""Writes what is generated in the documents (`make readme`): marked tables in Markdown, pictures, and the shipped encoder's card.
 
-A block of README.md between `<!-- COMMAND -->` and `<!-- end -->` is what the command prints; `<!-- COMMAND > FILE -->` says how the
+A block of a document between `<!-- COMMAND -->` and `<!-- end -->` is what the command prints; `<!-- COMMAND > FILE -->` says how the
 file that the block shows is made.
 """
 
@@ -18,7 +18,7 @@ from taco_ir.console import run_verb
 from taco_ir.files import writing
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "runs" / "README.md")
 BLOCK = re.compile(r"(?P<head><!-- (?P<command>python -m [^\n]*?)(?: > (?P<file>\S+))? -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -30,19 +30,24 @@ def printed(command: str) -> str:
     return output.getvalue()
 
 
-def generated(text: str) -> Iterator[tuple[Path, str]]:
-    """Each file that the marks of README's `text` make, README itself last."""
+def generated(document: Path, text: str) -> Iterator[tuple[Path, str]]:
+    """Each file that the marks of a document's `text` make, the document itself last."""
     for block in BLOCK.finditer(text):
         if block["file"]:
             yield ROOT / block["file"], printed(block["command"])
-    yield README, BLOCK.sub(lambda block: block[0] if block["file"] else f"{block['head']}{printed(block['command'])}{block['end']}", text)
+
+    def written(block: re.Match[str]) -> str:
+        return block[0] if block["file"] else f"{block['head']}{printed(block['command'])}{block['end']}"
+
+    yield document, BLOCK.sub(written, text)
 
 
 def main(_: object = ()) -> None:
-    for path, text in generated(README.read_text(encoding="utf-8")):
-        with writing(path) as file:
-            file.write(text)
-        print(path.relative_to(ROOT))
+    for document in DOCUMENTS:
+        for path, text in generated(document, document.read_text(encoding="utf-8")):
+            with writing(path) as file:
+                file.write(text)
+            print(path.relative_to(ROOT))
     print(printed("python -m taco_ir.card taco_ir/encoder"), end="")
 
 

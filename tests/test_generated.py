@@ -1,4 +1,4 @@
-"""What is generated in the documents is what its commands give: README's table and picture cannot drift from the results."""
+"""What is generated in the documents is what its commands give: their tables and the picture cannot drift from the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +25,20 @@ def generate() -> ModuleType:
 
 
 def test_files_are_what_their_commands_give(generate: ModuleType) -> None:
-    made = dict(generate.generated(README))
-    assert set(made) == {ROOT / "README.md", ROOT / "docs" / "leaderboard.svg"}
+    made: dict[Path, str] = {}
+    for document in generate.DOCUMENTS:
+        made |= generate.generated(document, document.read_text(encoding="utf-8"))
+    assert set(made) == {*generate.DOCUMENTS, ROOT / "docs" / "leaderboard.svg"}
     for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)}: run `make readme`"
 
 
 def test_a_changed_number_is_noticed_and_put_right(generate: ModuleType) -> None:
-    typed = re.sub(r"^(\|.*?)0\.\d{3}", r"\g<1>0.999", README, count=1, flags=re.MULTILINE)
-    assert typed != README and dict(generate.generated(typed))[ROOT / "README.md"] == README
+    readme = README.read_text(encoding="utf-8")
+    typed = re.sub(r"^(\|.*?)0\.\d{3}", r"\g<1>0.999", readme, count=1, flags=re.MULTILINE)
+    assert typed != readme and dict(generate.generated(README, typed))[README] == readme
 
 
 def test_what_stands_outside_the_marks_is_left_alone(generate: ModuleType) -> None:
     text = "before\n<!-- a comment -->\n| a | table |\n<!-- end -->\nafter\n"
-    assert dict(generate.generated(text)) == {ROOT / "README.md": text}
+    assert dict(generate.generated(README, text)) == {README: text}
