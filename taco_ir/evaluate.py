@@ -8,7 +8,7 @@ from pathlib import Path
 from taco_ir.console import Parser, run_verb
 from taco_ir.data.collections import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
-from taco_ir.evaluation.table import Cell, Table, render
+from taco_ir.evaluation.table import Cell, PValue, Table, render
 from taco_ir.files import InputError, collector_paused
 from taco_ir.run_files import by_system, read_files, run_files
 from taco_ir.scoring import SIGNIFICANT, Compared, asked_of, compare, only_asked, query_rows, rows_of, score, title
@@ -84,7 +84,7 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
 
 def comparison_table(baseline: str, comparisons: Sequence[Compared]) -> Table:
     caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
-    rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, c.p, c.p_holm] for c in comparisons]
+    rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons]
     return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
 

@@ -123,6 +123,21 @@ def test_values_by_query_come_back(pairs: list[tuple[float, float]]) -> None:
     np.testing.assert_allclose(unpacked(data, data["boards"][0]["values"]["nq-dev"][RPREC], 0), values_QS.mean(axis=1), atol=5.001e-4)
 
 
+def test_values_by_query_are_of_the_seeds_that_the_table_shows() -> None:
+    results = fake_results(3, 2, 30, seeds=3)
+    last = max(place for place, result in enumerate(results) if result.seed == 1)
+    lacking = replace(results[last], topics={name: scores for name, scores in results[last].topics.items() if name != "fever-dev"})
+    results[last] = lacking
+    data = data_of(page(boards(results, None, 0), results, [], None))
+    (board,) = data["boards"]
+    for place, row in enumerate(board["rows"]):
+        for topics in board["topics"]:
+            assert np.mean(unpacked(data, board["values"][topics][RPREC], place)) == pytest.approx(
+                row["scores"][topics][RPREC][0], abs=5e-4
+            )
+    assert [row["seeds"] for row in board["rows"] if row["name"] == boards([lacking], None, 0)[0].rows[0].name] == [[0, 2]]
+
+
 def hostile(text: str) -> str:
     """A page with `text` wherever data can put one."""
     results = [

@@ -11,7 +11,7 @@ from taco_ir.evaluation import significance
 from taco_ir.evaluation.significance import (
     bootstrap_interval,
     effect_size,
-    flipped_means,
+    flips,
     holm,
     mean_difference,
     paired_differences,
@@ -67,6 +67,7 @@ def test_blocks_do_not_change_what_is_tested(monkeypatch):
     task = np.random.default_rng(0).normal(0.2, 1, 50)
     whole = randomisation_test([task], seed=1)
     monkeypatch.setattr(significance, "BLOCK", 1000)
+    monkeypatch.setattr(significance, "FLIPS", 8)
     assert randomisation_test([task], seed=1) == pytest.approx(whole, abs=0.015)
     assert bootstrap_interval([task], seed=1, samples=2001)[0] < task.mean()
 
@@ -79,6 +80,10 @@ def test_agrees_with_scipy(shift):
     a, b = generator.random(60) + shift, generator.random(60)
     expected = permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=10_000, rng=generator)
     assert randomisation_test([a - b], seed=3) == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def flipped_means(differences_QS, generator, samples):
+    return np.concatenate(list(flips(differences_QS, generator, samples)))
 
 
 @pytest.mark.parametrize("resample", [flipped_means, redrawn_means])

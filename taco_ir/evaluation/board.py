@@ -1,20 +1,21 @@
 """Results -> leaderboards: one for each corpus, a row for each system, and paired tests against a baseline row.
 
 Seeds: a mean stands with the standard deviation over seeds beside it. The tests are over queries: each query's values are first
-averaged over the seeds of a system, so they say whether other queries would change the order, not whether other seeds would.
+averaged over the seeds of a system, so they say whether other queries would change the order, not whether other seeds would. A baseline
+that several bases share is one for each: systems are compared with that on their own base.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison, Scored, compare, row_name
+from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison, Pair, Scored, compare, compared_seeds, row_name
 from taco_ir.evaluation.results import Result, TopicScores
 from taco_ir.files import InputError
 
@@ -41,12 +42,14 @@ class BoardRow(NamedTuple):
     Attributes:
         scores: topics, slices, MACRO -> measure -> Stat; what it lacks is not there. The macro average of a seed is the mean
             of its means on all whole topics of the board; a row that lacks one has none.
+        against: name of the row that it is compared with, "" where nothing is tested: of a baseline, and of a row on another base.
     """
 
     system: str
     base: str
     seeds: tuple[int, ...]
     scores: Mapping[str, Mapping[str, Stat]]
+    against: str = ""
 
     @property
     def name(self) -> str:
@@ -64,7 +67,7 @@ class Board:
     Attributes:
         topics, slices: whole topics, and parts of them, which do not enter the macro average.
         rows: best macro average of the first measure first, rows without one last.
-        baseline: name of the row (`BoardRow.name`) that the others are compared with, "" for none.
+        baseline: what the others are compared with, "" for none: the name of a row (`BoardRow.name`), or a system on each row's own base.
         notes: what a reader must know of rows that are not like the others.
     """
 
@@ -83,7 +86,7 @@ def boards(results: Sequence[Result], baseline: str | None, seed: int, measures:
     """One board for each corpus, the largest first.
 
     Args:
-        baseline: a system, or a row's name where bases share a system; None: nothing is tested.
+        baseline: a row's name, or a system: where bases share it, each row is compared with that on its own base. None: nothing is tested.
         seed: of the tests.
         measures: as they print; none: all that the results have.
 
@@ -134,14 +137,16 @@ def _board(results: Sequence[Result], baseline: str | None, seed: int, measures:
     topics = tuple(name for name, whole in part_of.items() if not whole)
     slices = tuple(name for name, whole in part_of.items() if whole)
     systems, notes = _complete_seeds(_systems(results), topics)
-    rows = sorted((_row(system, topics, slices) for system in systems), key=lambda row: _place(row, measures[0]))
-    chosen = _baseline(systems, baseline)
+    notes += _machines(results)
+    chosen = _baselines(systems, baseline)
+    pairs = _pairs(systems, chosen)
+    against = {system.name: other.name for system, other in pairs}
+    rows = [_row(system, topics, slices)._replace(against=against.get(system.name, "")) for system in systems]
     comparisons: list[Comparison] = []
     if chosen:
         whole = {topic: (topic,) for topic in topics} | ({MACRO: topics} if len(topics) > 1 else {})
-        others = [system for system in systems if system is not chosen]
-        comparisons = compare(others, chosen, [whole, {name: (name,) for name in slices}], measures, seed)
-        notes += _untested(systems)
+        comparisons = compare(pairs, [whole, {name: (name,) for name in slices}], measures, seed)
+        notes += [*_untested(systems), *_fewer_seeds(pairs, topics, measures[0])]
     elif baseline is not None:
         notes.append(f"{baseline} has no results on this corpus: nothing is tested")
     return Board(
@@ -150,9 +155,9 @@ def _board(results: Sequence[Result], baseline: str | None, seed: int, measures:
         topics=topics,
         slices=slices,
         measures=tuple(measures),
-        rows=tuple(rows),
+        rows=tuple(sorted(rows, key=lambda row: _place(row, measures[0]))),
         comparisons=tuple(comparisons),
-        baseline=chosen.name if chosen else "",
+        baseline=chosen[0].name if len(chosen) == 1 else f"{chosen[0].system} on the same base" if chosen else "",
         notes=tuple(notes),
     )
 
@@ -166,7 +171,14 @@ def _topics(results: Sequence[Result]) -> dict[str, str]:
     """Topics in the order met -> what they are a slice of. Raises: InputError where two results do not mean the same by a name."""
     first = results[0]
     seen: dict[str, tuple[Result, TopicScores]] = {}
+    models: dict[str, tuple[Result, str]] = {}
     for result in results:
+        for name, found in result.made.get("models", {}).items():
+            other, before = models.setdefault(name, (result, found))
+            if before != found:
+                raise InputError(
+                    f"model {name!r}: {other.name} began with {before}, {result.name} with {found}; give each model a name of its own"
+                )
         if (result.collection, result.passages) != (first.collection, first.passages):
             raise InputError(
                 f"corpus {result.corpus!r}: {first.name} searched {first.passages} passages ({first.collection}), "
@@ -222,14 +234,39 @@ def _row(system: Scored, topics: Sequence[str], slices: Sequence[str]) -> BoardR
     return BoardRow(system.system, system.base, tuple(system.seeds), scores)
 
 
-def _baseline(systems: Sequence[Scored], baseline: str | None) -> Scored | None:
-    """The row that a baseline's name means. Raises: InputError where it means several."""
-    found = [system for system in systems if system.name == baseline] or [system for system in systems if system.system == baseline]
-    if len(found) > 1:
-        raise InputError(
-            f"baseline {baseline!r} is {len(found)} rows; name one of them: {', '.join(repr(system.name) for system in found)}"
+def _baselines(systems: Sequence[Scored], baseline: str | None) -> list[Scored]:
+    """The rows that a baseline's name means: one, or one for each base."""
+    return [system for system in systems if system.name == baseline] or [system for system in systems if system.system == baseline]
+
+
+def _pairs(systems: Sequence[Scored], baselines: Sequence[Scored]) -> list[Pair]:
+    """Each system with what it is compared with: the only baseline, or that on its base; a baseline is compared with nothing."""
+    of_base = {baseline.base: baseline for baseline in baselines}
+    only = baselines[0] if len(baselines) == 1 else None
+    return [(system, found) for system in systems if system not in baselines and (found := only or of_base.get(system.base)) is not None]
+
+
+def _fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> list[str]:
+    """What a baseline scores by the seeds that others are compared with, where its row shows more of them."""
+    notes = []
+    for system, baseline in pairs:
+        common = compared_seeds(system, baseline)[1]
+        if len(common) == len(baseline.seeds):
+            continue
+        fewer = baseline._replace(seeds={seed: of_seed for seed, of_seed in baseline.seeds.items() if seed in common})
+        stat = _row(fewer, topics, ()).stat(MACRO if len(topics) > 1 else topics[0], measure)
+        score = f", by which it has {stat.mean:.3f}" if stat else ""
+        notes.append(
+            f"{baseline.name}: rows with seeds {', '.join(map(str, fewer.seeds))} are compared with these of its seeds alone{score}"
         )
-    return found[0] if found else None
+    return list(dict.fromkeys(notes))
+
+
+def _machines(results: Sequence[Result]) -> list[str]:
+    """Where records were not all made on machines of one kind: the same training does not end alike on two."""
+    machines = Counter(result.made["processor"] for result in results if "processor" in result.made)
+    named = "; ".join(f"{machine}: {count}" for machine, count in machines.most_common())
+    return [f"machines that the records were made on: {named}"] if len(machines) > 1 else []
 
 
 def _untested(systems: Sequence[Scored]) -> list[str]:

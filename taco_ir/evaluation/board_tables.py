@@ -10,7 +10,7 @@ from typing import Any
 from taco_ir.evaluation.board import MACRO, Board, BoardRow
 from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison
 from taco_ir.evaluation.published import TITLE, Quoted
-from taco_ir.evaluation.table import Cell, Marked, Table
+from taco_ir.evaluation.table import Cell, Marked, PValue, Table
 
 
 def board_tables(board: Board) -> list[Table]:
@@ -84,15 +84,17 @@ def difference_table(board: Board, measure: str) -> Table:
     tests: Mapping[tuple[str, str, str], Comparison] = {(c.system, c.base, c.topics): c for c in board.comparisons if c.measure == measure}
     rows: list[list[Cell]] = []
     for row in board.rows:
-        if row.name == board.baseline:
+        if not row.against:
             continue
         test = tests.get((row.system, row.base, part))
-        numbers: list[Cell] = [test.difference, test.low, test.high, test.effect, test.p, test.p_holm] if test else [None] * 6
+        numbers: list[Cell] = (
+            [test.difference, test.low, test.high, test.effect, PValue(test.p), PValue(test.p_holm)] if test else [None] * 6
+        )
         marks = {name: found.mark for name in (*board.topics, *board.slices) if (found := tests.get((row.system, row.base, name)))}
         won, lost = ("; ".join(name for name, mark in marks.items() if mark == sign) for sign in "+-")
         rows.append([row.system, row.base or None, *numbers, won or None, lost or None])
     title = (
-        f"{board.corpus}, {measure}, {part}, against {board.baseline}: tests over queries, each averaged over its system's seeds; 95 % bootstrap "
+        f"{board.corpus}, {measure}, {part}, against {board.baseline}: tests over queries, each averaged over seeds (on one base those in common); 95 % bootstrap "
         "interval, d: difference in standard deviations of a query's, p: paired randomisation, Holm over systems and topics"
     )
     return Table(title, ["system", "base", "difference", "from", "to", "d", "p", "p Holm", "better on", "worse on"], rows)

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,13 +111,13 @@ def _board(board: Board, results: Sequence[Result]) -> Json:
         "measures": board.measures,
         "baseline": board.baseline,
         "notes": board.notes,
-        "rows": [_row(row, board.baseline) for row in board.rows],
+        "rows": [_row(row, {each.against for each in board.rows}) for row in board.rows],
         "comparisons": _comparisons(board),
         "values": {name: _values(board, name, results) for name in (*board.topics, *board.slices)},
     }
 
 
-def _row(row: BoardRow, baseline: str) -> Json:
+def _row(row: BoardRow, baselines: Collection[str]) -> Json:
     scores = {
         topics: {
             measure: [
@@ -134,7 +134,8 @@ def _row(row: BoardRow, baseline: str) -> Json:
         "system": row.system,
         "base": row.base,
         "seeds": row.seeds,
-        "baseline": row.name == baseline,
+        "baseline": row.name in baselines,
+        "against": row.against,
         "scores": scores,
     }
 
@@ -150,10 +151,11 @@ def _comparisons(board: Board) -> Json:
 
 
 def _values(board: Board, topics: str, results: Sequence[Result]) -> Json:
-    """Measure -> the rows' values by query, averaged over seeds and packed; a row whose seeds do not all have them has None."""
+    """Measure -> the rows' values by query, averaged over their seeds and packed; a row whose seeds do not all have them has None."""
+    shown = {(row.system, row.base, seed) for row in board.rows for seed in row.seeds}
     seeds: dict[tuple[str, str], list[TopicScores]] = defaultdict(list)
     for result in results:
-        if topics in result.topics:
+        if topics in result.topics and (result.system, result.base, result.seed) in shown:
             seeds[result.system, result.base].append(result.topics[topics])
     return {measure: _packed([_averaged(seeds[row.system, row.base], measure) for row in board.rows]) for measure in board.measures}
 

@@ -1,7 +1,7 @@
 """Is one run better than another: paired randomisation test, Holm's correction, bootstrap interval.
 
 Differences come as one array per task; the statistic is the mean of the tasks' means (one task: its mean). Flips and draws are
-made for many systems at once (`flipped_means`, `redrawn_means`), since they cost more than the statistics do.
+made for many systems at once (`flips`, `redrawn_means`), since they cost more than the statistics do.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from taco_ir.files import InputError
 Values = npt.NDArray[np.float64]
 SAMPLES = 10_000
 BLOCK = 1 << 20  # values drawn at once: 8 MB of float64
+FLIPS = 1 << 12  # flips made at once, whatever the number of queries: those of several tasks go together
 
 
 def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float]) -> Values:
@@ -47,13 +48,14 @@ def effect_size(tasks: Sequence[Values]) -> float | None:
 
 
 def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = SAMPLES) -> float:
-    """Two-sided p-value of the mean difference under random sign flips of the queries' differences (see `p_value`).
+    """Two-sided p-value of the mean difference under random sign flips of the queries' differences.
 
     Args:
         tasks: one array of paired differences [Q] per task, none empty.
     """
     generator = np.random.default_rng(seed)
-    return p_value(tasks, [flipped_means(differences_Q[:, None], generator, samples)[:, 0] for differences_Q in tasks])
+    flipped = [np.concatenate(list(flips(differences_Q[:, None], generator, samples)))[:, 0] for differences_Q in tasks]
+    return p_value(extremes(least_extreme(tasks), flipped), samples)
 
 
 def bootstrap_interval(tasks: Sequence[Values], seed: int, samples: int = SAMPLES, confidence: float = 0.95) -> tuple[float, float]:
@@ -62,15 +64,13 @@ def bootstrap_interval(tasks: Sequence[Values], seed: int, samples: int = SAMPLE
     return interval([redrawn_means(differences_Q[:, None], generator, samples)[:, 0] for differences_Q in tasks], confidence)
 
 
-def flipped_means(differences_QS: Values, generator: np.random.Generator, samples: int = SAMPLES) -> Values:
-    """One task's mean differences [N, S] under N random sign flips of its queries, the same flips for all S systems."""
-    queries = len(differences_QS)
-    flipped_NS = np.empty((samples, differences_QS.shape[1]))
-    for part in _blocks(samples, queries):
-        size = part.stop - part.start
+def flips(differences_QS: Values, generator: np.random.Generator, samples: int = SAMPLES) -> Iterator[Values]:
+    """One task's mean differences under random sign flips of its queries, the same flips for all S systems: blocks [FLIPS, S], N rows in all."""
+    queries, total_S = len(differences_QS), differences_QS.sum(axis=0)
+    for start in range(0, samples, FLIPS):
+        size = min(FLIPS, samples - start)
         bits = np.unpackbits(np.frombuffer(generator.bytes(size * (-(-queries // 8))), np.uint8).reshape(size, -1), axis=1)
-        flipped_NS[part] = 2 * (bits[:, :queries] @ differences_QS) - differences_QS.sum(axis=0)
-    return flipped_NS / queries
+        yield (2 * (bits[:, :queries] @ differences_QS) - total_S) / queries
 
 
 def redrawn_means(differences_QS: Values, generator: np.random.Generator, samples: int = SAMPLES) -> Values:
@@ -89,20 +89,20 @@ def redrawn_means(differences_QS: Values, generator: np.random.Generator, sample
     return redrawn_NS / queries
 
 
-def p_value(tasks: Sequence[Values], flipped: Sequence[Values]) -> float:
-    """Share of flips whose statistic is at least as far from 0 as the observed one.
-
-    Flips are independent per query and stay within their task. p = (b + 1) / (N + 1), b the number of such flips
-    (Phipson and Smyth 2010); so p is never 0.
-
-    Args:
-        tasks: paired differences [Q] of each task.
-        flipped: mean differences [N] of each task under flips.
-    """
-    observed = abs(mean_difference(tasks))
+def least_extreme(tasks: Sequence[Values]) -> float:
+    """How far from 0 a flip's statistic must be to count as no nearer than the observed one, of paired differences [Q] of each task."""
     tolerance = 1e-12 * mean_difference([np.abs(differences_Q) for differences_Q in tasks])  # a flip equal but for rounding counts
-    extreme = np.count_nonzero(np.abs(np.mean(flipped, axis=0)) >= observed - tolerance)
-    return (int(extreme) + 1) / (len(flipped[0]) + 1)
+    return abs(mean_difference(tasks)) - tolerance
+
+
+def extremes(least: float, flipped: Sequence[Values]) -> int:
+    """How many flips give a statistic at least that far from 0; `flipped`: mean differences [N] of each task, flipped independently."""
+    return int(np.count_nonzero(np.abs(np.mean(flipped, axis=0)) >= least))
+
+
+def p_value(extreme: int, samples: int) -> float:
+    """Of a test whose statistic so many random samples reach: (b + 1) / (N + 1), never 0 (Phipson and Smyth 2010)."""
+    return (extreme + 1) / (samples + 1)
 
 
 def interval(redrawn: Sequence[Values], confidence: float = 0.95) -> tuple[float, float]:

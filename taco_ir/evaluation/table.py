@@ -17,6 +17,10 @@ class Marked(NamedTuple):
     mark: str
 
 
+class PValue(float):
+    """A p-value, which is never 0 and is not shown as if it were."""
+
+
 Cell = str | float | int | Marked | None
 Escape = Callable[[str], str]
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {mark: f"\\{mark}" for mark in "&%$#_{}"}
@@ -113,6 +117,8 @@ def _number(cell: Cell) -> float | int | None:
 
 
 def show(value: float | int) -> str:
+    if isinstance(value, PValue) and value < 0.0005:
+        return f"{value:.0e}"
     return str(value) if isinstance(value, int) else f"{value:z.3f}"
 
 

@@ -58,9 +58,9 @@ function middle95(statistics) {
   return [at(0.025), at(0.975)];
 }
 
-/** Rows of the plot of differences from the study's own tests, where one of the two is the baseline; else null. */
+/** Rows of the plot of differences from the study's own tests, where one of the two is the other's baseline; else null. */
 function testedRows(board, measure, a, b) {
-  const other = board.rows[b].baseline ? a : board.rows[a].baseline ? b : -1;
+  const other = board.rows[a].against === board.rows[b].name ? a : board.rows[b].against === board.rows[a].name ? b : -1;
   const found = board.comparisons[measure]?.[other];
   if (!found) return null;
   return [...board.topics, DATA.macro].filter((topics) => found[topics]).map((topics) => {

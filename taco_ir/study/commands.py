@@ -1,0 +1,109 @@
+"""A job's commands with their placeholders filled in, by paths to be run and by names to be recorded, and what they read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from taco_ir.files import InputError, fingerprint, read_json, sha256_file, write_json
+from taco_ir.study.conditions import Job, Study, arguments, placeholders
+from taco_ir.study.curves import best_first
+
+Choice = Mapping[str, Mapping[str, float]]  # placeholder of `best` -> what it may stand for, with held-out scores, the best first
+
+
+class Commands:
+    """Those of a study whose jobs work under `work`.
+
+    Args:
+        collection: name or folder of the collection.
+        models: folder of each model that the conditions name.
+
+    Raises:
+        InputError: for a model that they do not name.
+    """
+
+    def __init__(self, study: Study, work: Path, collection: str, models: Mapping[str, str]) -> None:
+        if unknown := models.keys() - set(study.models):
+            raise InputError(f"--models {min(unknown)}: the conditions name {', '.join(study.models) or 'no model'}")
+        self.study = study
+        self.work = work
+        self.source = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
+        self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
+        self._weights = cache(lambda name: _weights_hash(name, Path(self._models[name])))
+
+    def folder(self, job: Job) -> Path:
+        return self.work / job.condition / str(job.seed)
+
+    def require_models(self, jobs: Collection[Job]) -> None:
+        """Raise InputError for models that these jobs name and that were not given, naming them all."""
+        named = {name for job in jobs for name in self.study.conditions[job.condition].names()}
+        if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
+            raise InputError(f"--models {' '.join(missing)}: needed by what is to be run")
+
+    def words(self, job: Job, template: str) -> list[str]:
+        """A command to be run. What `best` stands for is chosen now at the latest. Raises: InputError for a model that was not given."""
+        if missing := placeholders(template) & set(self.study.models) - self._models.keys():
+            raise InputError(f"{job}: --models {min(missing)}=FOLDER is needed")
+        self._choose(job)
+        outs = {name: str(self.folder(needed) / "out") for name, needed in self.study.needs(job).items()}
+        own = {"collection": self.source, "folder": str(self.study.folder), "out": str(self.folder(job) / "out")}
+        return arguments(template, {**self._models, **outs, **own, **self._plain(job, self.choice(job))})
+
+    def named(self, job: Job, template: str, choice: Choice | None = None) -> str:
+        """The same for a record that means something elsewhere: names instead of paths.
+
+        Args:
+            choice: for `best`, instead of the one made here; a placeholder that is in none stays as it is.
+        """
+        outs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
+        own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}"}
+        names = {name: name for name in self.study.models}
+        return " ".join(arguments(template, {**names, **outs, **own, **self._plain(job, self.choice(job) if choice is None else choice)}))
+
+    def reads(self, job: Job, template: str) -> dict[str, dict[str, str]]:
+        """Hashes of what a command reads: of the weights of each model given to it, by name, and of each file beside the conditions."""
+        plain = self._plain(job, self.choice(job))
+        beside = [word.partition("{folder}/")[2].format_map(plain) for word in shlex.split(template) if "{folder}/" in word]
+        paths = {name: self.study.folder / name for name in beside}
+        read = {
+            "models": {name: self._weights(name) for name in sorted(placeholders(template) & self._models.keys())},
+            "files": {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()},
+        }
+        return {kind: hashes for kind, hashes in read.items() if hashes}
+
+    def weights(self, job: Job) -> dict[str, str]:
+        """Hash of the weights of each model, by name, that went into a job: those it names, and those that what it needs names."""
+        named = {name for each in self.study.with_needs([job]) for name in self.study.conditions[each.condition].names()}
+        return {name: self._weights(name) for name in sorted(named & self._models.keys())}
+
+    def choice(self, job: Job) -> dict[str, dict[str, float]]:
+        """What was chosen for `best`; nothing before that."""
+        found: dict[str, dict[str, float]] = read_json(path) if (path := self._choice_file(job)).is_file() else {}
+        return found
+
+    def _choose(self, job: Job) -> None:
+        """For `best`, once: then it stays."""
+        tried, path = self.study.tried(job.condition), self._choice_file(job)
+        if tried and not path.is_file():
+            outs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
+            write_json(path, {name: best_first({text: outs[each] for text, each in values.items()}) for name, values in tried.items()})
+
+    def _choice_file(self, job: Job) -> Path:
+        return self.folder(job) / "best.json"
+
+    def _plain(self, job: Job, choice: Choice) -> dict[str, str]:
+        """What placeholders of plain text stand for."""
+        chosen = {name: next(iter(choice.get(name) or (f"{{{name}}}",))) for name in self.study.tried(job.condition)}
+        return {"seed": str(job.seed), **chosen}
+
+
+def _weights_hash(name: str, folder: Path) -> str:
+    """Of all weights under a model's folder, two towers and backbones inside included. Raises: InputError where there are none."""
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise InputError(f"--models {name}={folder}: no weights in it (*.safetensors)")
+    return fingerprint([sha256_file(path) for path in files])
