@@ -36,8 +36,8 @@ def parser() -> Parser:
         ("--measures", "--models", "--seed", "--output", "--overwrite"),
         "python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format markdown\n"
         "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html --collection mini-kilt\n"
-        "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt\n"
-        "  python -m taco_ir.leaderboard runs/tuning --convergence full",
+        "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
+        "  python -m taco_ir.leaderboard runs/tuning --convergence 'full fine-tuning'",
     )
     flags.add_argument("folder", type=Path, metavar="FOLDER", help="a study: conditions.toml, and results/ with its records")
     flags.add_argument("--baseline", metavar="NAME", help="compare every system with this one [default: nothing is tested]")

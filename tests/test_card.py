@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from taco_ir.files import InputError, write_json
 from taco_ir.models.blend import BLENDED_FILE, Blend, model_hash
 from taco_ir.models.compact import compact
 from taco_ir.models.config import EncoderConfig
+from taco_ir.study.card import DATA_SETS
 from taco_ir.study.lineage import blend_of, lineage
 from taco_ir.training.config import load_config, save_config
 from taco_ir.training.keys import TrainConfig
@@ -95,7 +98,26 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
     assert said["negatives"] == ["in-batch; hard ones of a query: 1, BM25's", "in-batch; hard ones of a query: 3, a model's (ANCE)"]
     assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(encoder)
     assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
+    assert "12 % (nq) of the dev queries have a gold passage that is gold for a train query too." in page(encoder)
     assert str(encoder.parent) not in page(encoder) + (encoder / "card.json").read_text()
+
+
+def test_how_much_of_dev_was_seen_in_training_is_so(minikilt: Path) -> None:
+    for task, described in tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["task"].items():
+        dev, train = (
+            list(gold(minikilt / f"{task if task != 'structured_zeroshot' else 'zsre'}-{split}.jsonl")) for split in ("dev", "train")
+        )
+        known = set().union(*train)
+        assert round(100 * sum(bool(each & known) for each in dev) / len(dev)) == described.get("seen", 0), task
+
+
+def gold(path: Path) -> Iterator[set[tuple[str, str]]]:
+    """Each query's gold passages."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield {
+                (each["wikipedia_id"], each["passage_id"]) for output in json.loads(line)["output"] for each in output.get("provenance", ())
+            }
 
 
 def test_it_is_written_again_without_the_training(encoder: Path, runs: list[Path]) -> None:

@@ -88,6 +88,8 @@ def test_a_command_is_understood(document: str, line: str, monkeypatch: pytest.M
             check_training(parsed.options)
         if verb == "pretrain":
             check_pretraining(parsed.options)
+        if verb == "reproduce":
+            check_study(parsed.options)
     except InputError as error:
         pytest.fail(f"{document}: {line}: {error}")
     except SystemExit as end:  # --help
@@ -107,6 +109,25 @@ def check_pretraining(options: Namespace) -> None:
     from taco_ir.training.pretrain_keys import PRETRAIN_KEYS, read_pretrain_config
 
     assert read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS)).output
+
+
+def check_study(options: Namespace) -> None:
+    """Every model that a study of ours needs is named."""
+    from taco_ir.study.conditions import folders, read_study
+
+    if (ROOT / options.conditions).is_file() and not options.list:
+        assert set(read_study(ROOT / options.conditions).models) == folders(options.models).keys()
+
+
+BOARDS = [line for _, line in COMMANDS if command(line)[0] == "leaderboard" and not re.search("--check|--collection|--output", line)]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(BOARDS))
+def test_a_leaderboard_prints(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    verb, argv = command(line)
+    importlib.import_module(module(verb)).main(argv)
+    assert len(capsys.readouterr().out.splitlines()) > 5
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -73,8 +73,7 @@ Scores below are those of the study's record `{result}`.
 - Scores are of mini-KILT, {passages} passages: gold ones and distractors. They compare systems, and are far above those of full KILT.
 - The collection that passages and hard negatives were taken from also holds Wikipedia sentences of releases for non-commercial use (LAMA's T-REx and
   Google-RE). None of their queries was trained on.
-- 9 % (HotpotQA) and 11 % (NQ) of the dev queries' gold passages are gold for a train query too.
-- It reads English in Latin letters by {tokens} tokens of the base's vocabulary; other words are read in pieces. Queries are cut at {query_tokens} tokens, passages at {passage_tokens}.
+{seen}- It reads English in Latin letters by {tokens} tokens of the base's vocabulary; other words are read in pieces. Queries are cut at {query_tokens} tokens, passages at {passage_tokens}.
 - {borrowed}
 """
 
@@ -185,6 +184,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         passages=f"{result.passages:,}",
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
+        seen=_seen(facts.tasks, described["task"]),
         borrowed=_lent(folder) if is_tuned(folder) else _borrowed(config, facts.tasks),
     )
 
@@ -228,6 +228,12 @@ def _left_out(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
             reason = "" if _commercial(data_set) else ": not free for commercial use"
             lines.append(f"Not trained on: {task} ({data_set['title']}; {data_set['licence']}){reason}.\n")
     return "".join(lines)
+
+
+def _seen(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
+    """Where dev and train of a task trained on share gold passages."""
+    shares = [f"{share} % ({task})" for task in tasks if (share := described[task].get("seen"))]
+    return f"- {', '.join(shares)} of the dev queries have a gold passage that is gold for a train query too.\n" if shares else ""
 
 
 def _recipe_table(stages: Sequence[Stage]) -> str:
