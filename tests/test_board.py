@@ -349,8 +349,7 @@ def test_seeds_that_one_system_alone_has_do_not_count_where_two_are_compared() -
         had = row(alike, "naive").scores[MACRO][RPREC].mean
         named = ", ".join(map(str, seeds))
         assert (
-            f"naive (minilm-l6): rows with seeds {named} are compared with these of its seeds alone, by which it has {had:.3f}"
-            in board.notes
+            f"naive (minilm-l6): rows with seeds {named} alone are compared with the same of it, by which it has {had:.3f}" in board.notes
         )
     assert len(board.notes) == 2, "BM25's only seed is no training's"
 

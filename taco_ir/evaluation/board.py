@@ -256,9 +256,8 @@ def _fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> 
         fewer = baseline._replace(seeds={seed: of_seed for seed, of_seed in baseline.seeds.items() if seed in common})
         stat = _row(fewer, topics, ()).stat(MACRO if len(topics) > 1 else topics[0], measure)
         score = f", by which it has {stat.mean:.3f}" if stat else ""
-        notes.append(
-            f"{baseline.name}: rows with seeds {', '.join(map(str, fewer.seeds))} are compared with these of its seeds alone{score}"
-        )
+        seeds = f"seed{'s' if len(fewer.seeds) > 1 else ''} {', '.join(map(str, fewer.seeds))}"
+        notes.append(f"{baseline.name}: rows with {seeds} alone are compared with the same of it{score}")
     return list(dict.fromkeys(notes))
 
 
