@@ -117,6 +117,17 @@ def test_an_incomplete_seed_is_left_out_and_named() -> None:
     assert board.notes[0] == "TACO (minilm-l6): seed 1 lacks nq-dev; it is left out" and board.notes[1:] == expected.notes
 
 
+def test_where_the_baseline_lacks_topics_the_others_are_tested() -> None:
+    results = [without(result, "fever-dev") if result.system == "naive" else result for result in RESULTS]
+    (board,) = boards(results, "naive", seed=0)
+    assert {test.topics for test in board.comparisons} == {*board.topics, *board.slices} - {"fever-dev"}
+    for test in board.comparisons:
+        (same,) = [
+            each for each in BOARD.comparisons if (each.system, each.topics, each.measure) == (test.system, test.topics, test.measure)
+        ]
+        assert (test.p, test.difference) == (same.p, same.difference)
+
+
 def differences(system: str, topic: str) -> Values:
     """Values less naive's, each averaged over seeds."""
     means = [

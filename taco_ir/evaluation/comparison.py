@@ -153,9 +153,9 @@ def _p_values(parts: Sequence[tuple[Sequence[str], Column]], columns: Mapping[st
     """Of each part: topics, and whose differences there. Flips come in blocks, since all of them would not fit into memory."""
     least = [least_extreme([columns[topic][column] for topic in names]) for names, column in parts]
     extreme = [0] * len(parts)
-    streams = [_flipped(columns[topic], [seed, number]) for number, topic in enumerate(columns)]
-    for blocks in zip(*streams, strict=True):
-        flipped = dict(zip(columns, blocks, strict=True))
+    streams = {topic: _flipped(found, [seed, number]) for number, (topic, found) in enumerate(columns.items()) if found}
+    for blocks in zip(*streams.values(), strict=True):
+        flipped = dict(zip(streams, blocks, strict=True))
         for place, (names, column) in enumerate(parts):
             extreme[place] += extremes(least[place], [flipped[topic][column] for topic in names])
     return [p_value(count, SAMPLES) for count in extreme]
