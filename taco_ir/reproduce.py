@@ -21,9 +21,10 @@ def parser() -> Parser:
     flags = Parser(
         "reproduce",
         "Run a study: train, search and score every condition of a file with every seed, each once, and write a record of each into results/\n"
-        "beside the file. What is done is skipped, what was killed goes on; records say command, commit, versions, time and memory.",
+        "beside the file. What the work folder has done is skipped, unless conditions were edited since, which is refused; what was killed\n"
+        "goes on; a record from elsewhere is compared with, and stays. Records say command, commit, versions, time and memory.",
         ("--collection", "--models", "--device"),
-        "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
+        "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny \\\n      minilm-l3=models/minilm-l3\n"
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --only 'taco*' --seeds 1 --list",
     )
     flags.add_argument("--conditions", required=True, type=Path, metavar="FILE", help="the study's TOML file")
@@ -43,8 +44,10 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
+    from taco_ir.study.edits import refuse_edited
     from taco_ir.study.runner import Runner
     from taco_ir.study.schedule import run_jobs, wanted_jobs
+    from taco_ir.study.standing import standing_line
 
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -58,23 +61,27 @@ def main(argv: Sequence[str]) -> None:
             end="",
         )
         return
+    runner.commands.require_models(jobs)
+    refuse_edited(runner, jobs)
     left = [job for job in jobs if not runner.done(job)]
     log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), runner.work)
     failed = run_jobs(study, left, runner.run, options.jobs, log.info)
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run")
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
+    if moved := runner.moved(jobs):
+        log.info("%s", standing_line(moved))
 
 
 def row(runner: Runner, job: Job) -> list[Cell]:
     """How far a job is: its state, the minutes it took so far, and the best macro page R-precision on held-out queries of its training."""
+    from taco_ir.study.edits import SCORED, edits_of
+
     folder = runner.folder(job)
-    spent = [read_json(path)["seconds"] for path in folder.glob("step-*.json")]
-    spent += [
-        runner.recorded(job, corpus).made["search"]["seconds"] for corpus in runner.corpora(job) if runner.record(job, corpus).is_file()
-    ]
-    state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
-    return [job.condition, job.seed, state, sum(spent) / 60 if spent else None, held_out(folder / "out")]
+    scored = [read_json(path) for path in folder.glob("scored-*.json")]
+    made = [*map(read_json, folder.glob("step-*.json")), *(each[verb] for each in scored for verb in SCORED if verb in each)]
+    state = "edited" if any(edits_of(runner, job)) else "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
+    return [job.condition, job.seed, state, sum(each["seconds"] for each in made) / 60 if made else None, held_out(folder / "out")]
 
 
 if __name__ == "__main__":

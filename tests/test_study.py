@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock
@@ -14,6 +15,7 @@ from taco_ir.evaluate import main as evaluate
 from taco_ir.evaluation.results import Result, TopicScores, read_results
 from taco_ir.files import InputError
 from taco_ir.leaderboard import main as leaderboard
+from taco_ir.models.blend import model_hash
 from taco_ir.records import read_trec
 from taco_ir.reproduce import main as reproduce
 from taco_ir.study.conditions import Job, read_study
@@ -184,7 +186,8 @@ def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., N
     made = json.loads(text)["made"]
     assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
     assert made["commands"][0]["seconds"] > 0 and made["commands"][0]["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
-    assert made["versions"]["torch"] and "commit" in made
+    assert made["versions"]["torch"] and "commit" in made and "commit" in made["commands"][0] and "attempts" not in made["commands"][0]
+    assert made["models"] == {"tiny": model_hash(tiny_bert)} == made["commands"][0]["models"]
     assert str(folder) not in text and str(tiny_bert.parent) not in text
 
 
@@ -232,19 +235,23 @@ def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
 
 
 def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
+    """Though everything is done, with records of it."""
     folder, _ = run
     path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
+    shutil.copytree(folder / "results", tmp_path / "results")
     argv = ["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--only", "taco", "--seeds", "1"]
-    with pytest.raises(InputError, match=r"1 of 1 jobs failed \(taco, seed 1\)"):
+    with pytest.raises(
+        InputError, match=r"^taco, seed 1: command was 'train .* --steps 2', now 'train .* --steps 3'; .* remove .*taco/1 and "
+    ):
         reproduce(argv)
 
 
 def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     argv = ["--conditions", str(study_file(tmp_path)), "--work", str(tmp_path / "work"), "--only", "naive", "--seeds", "1"]
-    with pytest.raises(InputError, match="jobs failed"):
-        reproduce(argv)
-    assert "naive, seed 1: --models tiny=FOLDER is needed" in caplog.text
+    with pytest.raises(InputError, match=r"--models tiny=\S+: no weights in it"):
+        reproduce([*argv, "--models", f"tiny={tmp_path}"])
+    (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(InputError, match="jobs failed"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from taco_ir.data.collections import open_collection
 from taco_ir.evaluation.results import read_results
@@ -15,7 +16,9 @@ from taco_ir.files import InputError, read_json
 from taco_ir.records import Ranking, Run, write_trec
 from taco_ir.study.conditions import Job, read_study
 from taco_ir.study.curves import best_first, curve, held_out, kept
-from taco_ir.study.runner import Runner, Spent
+from taco_ir.study.edits import edits_of, refuse_edited
+from taco_ir.study.processes import Spent
+from taco_ir.study.runner import Runner
 from taco_ir.study.schedule import run_jobs, wanted_jobs
 
 STUDY = """
@@ -56,26 +59,29 @@ def log_of(training: Path, values: Sequence[float], end: str = "\n") -> None:
     (training / "parameters.json").write_text('{"trained": 3, "backbone": 9}', encoding="utf-8")
 
 
-class Pretended(Runner):
-    """Its processes leave what trainings and searches would."""
-
-    def _process(self, job: Job, words: Sequence[str], environment: Any) -> Spent:
-        flags = dict(zip(words[1::2], words[2::2], strict=False))
-        if words[0] == "train":
-            log_of(Path(flags["--output"]), MACRO[flags["--tune"], flags["--learning-rate"]])
-            return Spent(1.0, 1)
-        for query in (topics := open_collection("sample").load_topics("nq-dev")).queries[:1]:
-            write_trec(Run({query.qid: Ranking.of([], [])}), Path(words[-1]) / f"{topics.name}.trec", "x")
-        Path(environment["TACO_IR_HOME"]).mkdir()
-        return Spent(2.0, 2)
+def pretend(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
+    """A process that leaves what a training or a search would."""
+    flags = dict(zip(words[1::2], words[2::2], strict=False))
+    if words[0] == "train":
+        log_of(Path(flags["--output"]), MACRO[flags["--tune"], flags["--learning-rate"]])
+        return Spent(1.0, 1)
+    for query in (topics := open_collection("sample").load_topics("nq-dev")).queries[:1]:
+        write_trec(Run({query.qid: Ranking.of([], [])}), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x")
+    return Spent(2.0, 2)
 
 
-def test_the_best_is_taken_and_recorded(tmp_path: Path) -> None:
-    study = read_study(written(tmp_path))
-    runner = Pretended(study, "sample", {"tiny": str(tmp_path)}, tmp_path / "work", 1)
-    jobs = wanted_jobs(study, ["lora", "full"], [1, 2])
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr("taco_ir.study.runner.run_process", pretend)
+    (tmp_path / "tiny").mkdir()
+    save_file({"weight": np.zeros(3)}, tmp_path / "tiny" / "model.safetensors")
+    return Runner(read_study(written(tmp_path)), "sample", {"tiny": str(tmp_path / "tiny")}, tmp_path / "work", 1)
+
+
+def test_the_best_is_taken_and_recorded(tmp_path: Path, runner: Runner) -> None:
+    jobs = wanted_jobs(runner.study, ["lora", "full"], [1, 2])
     assert len(jobs) == 8  # what is chosen among comes along
-    assert run_jobs(study, jobs, runner.run, 2, lambda _: None) == {}
+    assert run_jobs(runner.study, jobs, runner.run, 2, lambda _: None) == {}
     results = {result.name: result.made for result in read_results(tmp_path / "results")}
     assert sorted(results) == ["full.1.whole", "full.2.whole", "lora.1.whole", "lora.2.whole"]
     for name, made in results.items():
@@ -86,8 +92,7 @@ def test_the_best_is_taken_and_recorded(tmp_path: Path) -> None:
     assert results["full.2.whole"]["curve"] == [[0, 0.1], [5, 0.4]]
 
 
-def test_a_choice_stays_when_what_was_chosen_among_goes(tmp_path: Path) -> None:
-    runner = Pretended(read_study(written(tmp_path)), "sample", {"tiny": str(tmp_path)}, tmp_path / "work", 1)
+def test_a_choice_stays_when_what_was_chosen_among_goes(runner: Runner) -> None:
     for job in wanted_jobs(runner.study, ["lora"], [1]):
         runner.run(job)
     stamp = runner.folder(Job("lora", 1)) / "step-0.json"
@@ -98,6 +103,25 @@ def test_a_choice_stays_when_what_was_chosen_among_goes(tmp_path: Path) -> None:
     assert read_json(stamp) == before
     runner.run(Job("lora", 2))  # which had not chosen yet
     assert "--learning-rate 1e-2" in read_json(runner.folder(Job("lora", 2)) / "step-0.json")["command"]
+
+
+def test_another_choice_of_the_conditions_is_an_edit_and_another_one_made_is_not(tmp_path: Path, runner: Runner) -> None:
+    """A record keeps what it chose; what there was to choose from belongs to the conditions."""
+    jobs = wanted_jobs(runner.study, ["lora"], [1])
+    for job in jobs:
+        runner.run(job)
+    for rate, values in (("1e-3", [0.1, 0.0]), ("1e-2", [0.1, 0.9])):
+        log_of(runner.folder(Job(f"tune-lora-{rate}", 0)) / "out", values)
+    (runner.folder(Job("lora", 1)) / "best.json").rename(tmp_path / "before.json")
+    runner.step(Job("lora", 1), 0).unlink()
+    refuse_edited(runner, jobs)
+    runner.run(Job("lora", 1))
+    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"]
+    refuse_edited(runner, jobs)
+    more = read_study(written(tmp_path, STUDY.replace('"1e-2"]', '"1e-2", "1e-1"]')))
+    edited = Runner(more, "sample", {"tiny": str(tmp_path / "tiny")}, runner.work, 1)
+    (edit,) = edits_of(edited, Job("lora", 1))
+    assert edit[:3] == ("choice of rate", "1e-2 1e-3", "1e-1 1e-2 1e-3")
 
 
 @pytest.mark.parametrize(
@@ -127,5 +151,8 @@ def test_curves_are_of_the_last_training_and_of_whole_lines(tmp_path: Path) -> N
     log_of(tmp_path / "episode-1", [0.9])
     log_of(tmp_path / "episode-2", [0.1, 0.3, 0.2], end='\n{"step": 15, "validation": {"mac')
     assert curve(tmp_path) == [(0, 0.1), (5, 0.3), (10, 0.2)] and held_out(tmp_path) == 0.3
-    (tmp_path / "episode-2" / "log.jsonl").write_text('{"step": 0, "validation": {"mlm": 3.0}}\n')  # a pre-training's
+    log_of(tmp_path / "episode-10", [0.1, 0.4])
+    (tmp_path / "episode-10" / "parameters.json").write_text('{"trained": 5}')
+    assert held_out(tmp_path) == 0.4 and kept(tmp_path)["parameters"] == {"trained": 5}
+    (tmp_path / "episode-10" / "log.jsonl").write_text('{"step": 0, "validation": {"mlm": 3.0}}\n')  # a pre-training's
     assert curve(tmp_path) == []

@@ -12,6 +12,7 @@ from taco_ir.files import InputError, fingerprint, read_json, sha256_file, write
 from taco_ir.study.conditions import Job, Study, arguments, placeholders
 from taco_ir.study.curves import best_first
 
+READ = 20  # passages that a reader is given
 Choice = Mapping[str, Mapping[str, float]]  # placeholder of `best` -> what it may stand for, with held-out scores, the best first
 
 
@@ -20,18 +21,20 @@ class Commands:
 
     Args:
         collection: name or folder of the collection.
+        passages: its fingerprint.
         models: folder of each model that the conditions name.
 
     Raises:
         InputError: for a model that they do not name.
     """
 
-    def __init__(self, study: Study, work: Path, collection: str, models: Mapping[str, str]) -> None:
+    def __init__(self, study: Study, work: Path, collection: str, passages: str, models: Mapping[str, str]) -> None:
         if unknown := models.keys() - set(study.models):
             raise InputError(f"--models {min(unknown)}: the conditions name {', '.join(study.models) or 'no model'}")
         self.study = study
         self.work = work
         self.source = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
+        self._passages = passages
         self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
         self._weights = cache(lambda name: _weights_hash(name, Path(self._models[name])))
 
@@ -39,10 +42,12 @@ class Commands:
         return self.work / job.condition / str(job.seed)
 
     def require_models(self, jobs: Collection[Job]) -> None:
-        """Raise InputError for models that these jobs name and that were not given, naming them all."""
-        named = {name for job in jobs for name in self.study.conditions[job.condition].names()}
+        """Raise InputError for models that these jobs name and that were not given, naming them all, or for one without weights."""
+        named = {name for job in jobs for name in self.study.conditions[job.condition].names()} & set(self.study.models)
         if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
             raise InputError(f"--models {' '.join(missing)}: needed by what is to be run")
+        for name in sorted(named):
+            self._weights(name)
 
     def words(self, job: Job, template: str) -> list[str]:
         """A command to be run. What `best` stands for is chosen now at the latest. Raises: InputError for a model that was not given."""
@@ -59,19 +64,25 @@ class Commands:
         Args:
             choice: for `best`, instead of the one made here; a placeholder that is in none stays as it is.
         """
-        outs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
-        own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}"}
-        names = {name: name for name in self.study.models}
-        return " ".join(arguments(template, {**names, **outs, **own, **self._plain(job, self.choice(job) if choice is None else choice)}))
+        return " ".join(arguments(template, self._names(job, self.choice(job) if choice is None else choice)))
 
-    def reads(self, job: Job, template: str) -> dict[str, dict[str, str]]:
-        """Hashes of what a command reads: of the weights of each model given to it, by name, and of each file beside the conditions."""
-        plain = self._plain(job, self.choice(job))
-        beside = [word.partition("{folder}/")[2].format_map(plain) for word in shlex.split(template) if "{folder}/" in word]
+    def scoring(self, job: Job) -> dict[str, str]:
+        """The commands whose output is scored, by verb; they lack corpus and output."""
+        condition = self.study.conditions[job.condition]
+        topics = " ".join(condition.topics or self.study.topics)
+        answer = f"answer --topics {topics} --hits {READ} --quiet {condition.answer}"
+        search = f"search --topics {topics} --hits {self.study.hits} --no-compare {condition.search}"
+        return {"search": search, **({"answer": answer} if condition.answer else {})}
+
+    def reads(self, job: Job, template: str) -> dict[str, Any]:
+        """What a command reads, by hashes: weights of the models given to it, files beside the conditions, and the collection's passages."""
+        names = self._names(job, self.choice(job))
+        beside = [word.partition("{folder}/")[2].format_map(names) for word in shlex.split(template) if "{folder}/" in word]
         paths = {name: self.study.folder / name for name in beside}
         read = {
             "models": {name: self._weights(name) for name in sorted(placeholders(template) & self._models.keys())},
             "files": {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()},
+            "collection": self._passages if "collection" in placeholders(template) else "",
         }
         return {kind: hashes for kind, hashes in read.items() if hashes}
 
@@ -82,7 +93,8 @@ class Commands:
 
     def choice(self, job: Job) -> dict[str, dict[str, float]]:
         """What was chosen for `best`; nothing before that."""
-        found: dict[str, dict[str, float]] = read_json(path) if (path := self._choice_file(job)).is_file() else {}
+        path = self._choice_file(job)
+        found: dict[str, dict[str, float]] = read_json(path) if self.study.tried(job.condition) and path.is_file() else {}
         return found
 
     def _choose(self, job: Job) -> None:
@@ -95,8 +107,14 @@ class Commands:
     def _choice_file(self, job: Job) -> Path:
         return self.folder(job) / "best.json"
 
+    def _names(self, job: Job, choice: Choice) -> dict[str, str]:
+        """What placeholders stand for in a record."""
+        outs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
+        own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}"}
+        return {**{name: name for name in self.study.models}, **outs, **own, **self._plain(job, choice)}
+
     def _plain(self, job: Job, choice: Choice) -> dict[str, str]:
-        """What placeholders of plain text stand for."""
+        """What placeholders of plain text stand for, to be run or recorded."""
         chosen = {name: next(iter(choice.get(name) or (f"{{{name}}}",))) for name in self.study.tried(job.condition)}
         return {"seed": str(job.seed), **chosen}
 

@@ -114,6 +114,13 @@ class Study:
             needed[name] = Job(name, job.seed if job.seed in seeds else seeds[0])
         return needed
 
+    def with_needs(self, jobs: Iterable[Job]) -> set[Job]:
+        """Jobs and all that they need, directly or not."""
+        found = set(jobs)
+        while more := {needed for job in found for needed in self.needs(job).values()} - found:
+            found |= more
+        return found
+
     def tried(self, condition: str) -> dict[str, dict[str, str]]:
         """For each placeholder of `best`: what it may stand for, and the condition that tries it."""
         patterns = {name: re.compile(re.escape(text).replace(r"\*", "(.+)")) for name, text in self.conditions[condition].best.items()}

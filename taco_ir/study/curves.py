@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from taco_ir.files import InputError, read_json
 
 SIZE_FILE = "parameters.json"
+NUMBER = re.compile(r"\d+")
 
 
 def curve(training: Path) -> list[tuple[int, float]]:
     """(step, macro page R-precision) of each validation of the last training under a folder; nothing where there is none."""
-    logs = sorted(training.glob("**/log.jsonl"))
+    log = _last(training, "log.jsonl")
     found = []
-    for line in logs[-1].read_text(encoding="utf-8").splitlines() if logs else ():
+    for line in log.read_text(encoding="utf-8").splitlines() if log else ():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -32,9 +34,18 @@ def held_out(training: Path) -> float | None:
 
 def sizes(training: Path) -> dict[str, int]:
     """Parameters trained, and those of the whole encoder, in the last training under a folder; nothing where there is none."""
-    files = sorted(training.glob(f"**/{SIZE_FILE}"))
-    found: dict[str, int] = read_json(files[-1]) if files else {}
+    file = _last(training, SIZE_FILE)
+    found: dict[str, int] = read_json(file) if file else {}
     return found
+
+
+def _last(training: Path, name: str) -> Path | None:
+    """The file of the last training under a folder, whose episodes are counted: episode-10 is after episode-2."""
+    return max(training.glob(f"**/{name}"), key=lambda path: [NUMBER.sub(_padded, part) for part in path.parts], default=None)
+
+
+def _padded(number: re.Match[str]) -> str:
+    return number[0].zfill(9)
 
 
 def kept(training: Path) -> dict[str, Any]:

@@ -26,13 +26,14 @@ class Spent(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "attempts" or value > 1}
 
 
-def run_process(words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
+def run_process(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
     """Run `python -m taco_ir.<words>` to its end.
 
     `attempts` keeps when each process began and, once it ended, well or not, its seconds and its peak. One whose end nobody saw, since
     this process was killed too, counts as an attempt, without its seconds. The file is the caller's to remove, when it has kept the sum.
 
     Args:
+        name: of what it is for, in errors.
         environment: added to this process's own.
         log: what is printed is added here.
 
@@ -57,6 +58,6 @@ def run_process(words: Sequence[str], environment: Mapping[str, str], log: Path,
     write_json(attempts, made)
     if process.returncode:
         last = next((line for line in reversed(log.read_text(encoding="utf-8").splitlines()) if line.strip()), "no output")
-        raise InputError(f"{words[0]} ended with code {process.returncode}: {last} (all of it: {log})")
+        raise InputError(f"{name}: {words[0]} ended with code {process.returncode}: {last} (all of it: {log})")
     seen = [each for each in made if "seconds" in each]
     return Spent(round(sum(each["seconds"] for each in seen), 1), max(each["peak_bytes"] for each in seen), len(made))

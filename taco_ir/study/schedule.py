@@ -32,9 +32,7 @@ def wanted_jobs(study: Study, patterns: Collection[str], seeds: Collection[int])
     ]
     if not chosen:
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: none of these conditions has them")
-    wanted = set(chosen)
-    while more := {needed for job in wanted for needed in study.needs(job).values()} - wanted:
-        wanted |= more
+    wanted = study.with_needs(chosen)
     return [job for job in jobs if job in wanted]
 
 
