@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run
 from taco_ir.evaluation.measures import Measure
+from taco_ir.evaluation.table import render
 from taco_ir.files import InputError, write_json
 from taco_ir.rankings import made_of, record_path
 from taco_ir.records import Passage, Query, Run
-from taco_ir.scoring import asked_of, score_table
+from taco_ir.scoring import score_asked, table_of
 
 if TYPE_CHECKING:
     from taco_ir.models.reader import Answer, Reader
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_HITS = 20
 AT_ONCE = 32  # questions read between two lines of progress
-RETRIEVAL = ("Rprec", "recall@5")
+RETRIEVAL = (Measure("Rprec"), Measure("recall", 5))
+IN_RUNS = re.compile(r"model|episode-\d+")  # what folders of a training run are called
 
 
 def parser() -> Parser:
@@ -37,10 +40,13 @@ def parser() -> Parser:
         '  python -m taco_ir.answer --query "who wrote the cello suites" --retriever bm25 --reader my-reader/model',
     )
     flags.flag("--query", help="answer this one question")
+    flags.flag("--task")
     flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train_reader wrote")
     flags.flag("--retriever")
     flags.flag("--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]")
-    flags.flag("--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.answers.jsonl]")
+    flags.flag(
+        "--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]"
+    )
     flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
     return flags
 
@@ -50,23 +56,23 @@ def main(argv: Sequence[str]) -> None:
     options = flags.parse_args(argv)
     check_asked(options, flags)
     from taco_ir.models.reader import load_reader
-    from taco_ir.systems import Retrievers
+    from taco_ir.systems import Retrievers, query_topics
 
     reader = load_reader(options.reader, options.device, options.batch_size)
     collection = open_collection(options.collection)
     system: System = getattr(Retrievers.of(collection, options), options.retriever)
     if options.query is not None:
-        topics = Topics("query", "", [Query("query", options.query.strip(), "")])
-        answer_topics(topics, system, reader, collection, options)
+        answer_topics(query_topics(options), system, reader, collection, options)
         return
     topics_of = [collection.topics(name) for name in collection.expand(options.topics)]
-    paths = _paths(options, collection, topics_of, system.name)
-    runs = [answer_topics(topics, system, reader, collection, options) for topics in topics_of]
-    for topics, run, path in zip(topics_of, runs, paths, strict=True):
-        write_kilt(run, topics.queries, path)
+    runs = []
+    for topics, path in zip(topics_of, _paths(options, collection, topics_of, system.name), strict=True):
+        runs.append(answer_topics(topics, system, reader, collection, options))
+        write_kilt(runs[-1], topics.queries, path)
         write_json(record_path(path), _record(options, collection, topics, system, reader))
         log.info("answers: %s", path)
-    _print_scores(options, collection, system.name, [pair for pair in zip(topics_of, runs, strict=True) if pair[0].judged])
+    if judged := [pair for pair in zip(topics_of, runs, strict=True) if pair[0].judged]:
+        _print_scores(options, collection, system.name, *zip(*judged, strict=True))
 
 
 def answer_topics(topics: Topics, system: System, reader: Reader, collection: Collection, options: Namespace) -> Run:
@@ -109,7 +115,7 @@ def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage])
 def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str) -> list[Path]:
     """Where the answers to each of the topics go. Raises: InputError for what exists, or a file for several topics."""
     if options.output is None:
-        return [Path("runs") / collection.name / f"{topic.name}.{system}.answers.jsonl" for topic in topics]
+        return [Path("runs") / collection.name / f"{topic.name}.{system}.{_reader_name(options.reader)}.answers.jsonl" for topic in topics]
     output = Path(options.output)
     if output.is_file() and len(topics) > 1:
         raise InputError(f"--output {output} is a file; for {len(topics)} topics give a folder")
@@ -120,18 +126,25 @@ def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics],
     return paths
 
 
+def _reader_name(reader: str) -> str:
+    """A short name for files: of the run that trained it, since all runs call its folder alike."""
+    from taco_ir.systems import model_name
+
+    if not Path(reader).is_dir():
+        return model_name(reader)
+    folder = Path(reader).resolve()
+    return next((name for name in reversed(folder.parts) if not IN_RUNS.fullmatch(name)), folder.name)
+
+
 def _record(options: Namespace, collection: Collection, topics: Topics, system: System, reader: Reader) -> dict[str, Any]:
     """What made the answers."""
     retrieved = {"system": system.name, "inputs": system.inputs, "hits": options.hits}
     return {"taco_ir": taco_ir.__version__, **made_of(collection, topics), **retrieved, "reader": reader.fingerprint}
 
 
-def _print_scores(options: Namespace, collection: Collection, system: str, answered: Sequence[tuple[Topics, Run]]) -> None:
-    measures = dict.fromkeys([*map(Measure.parse, RETRIEVAL), *(measure for topics, _ in answered for measure in asked_of(topics))])
-    if answered:
-        print()
-        runs: dict[str, Any] = {system: [run for _, run in answered]}
-        print(score_table(collection, [topics for topics, _ in answered], runs, list(measures), options.format), end="")
+def _print_scores(options: Namespace, collection: Collection, system: str, topics: Sequence[Topics], runs: Sequence[Run]) -> None:
+    print()
+    print(render(table_of(collection, topics, *score_asked(collection, topics, {system: runs}, RETRIEVAL)), options.format), end="")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class _Task:
         if len(self._names) == 1:
             return self._count(self._kept, self._retrieved[0])
         seen, dropped = sum(each.seen for each in self._retrieved), sum(each.on_gold for each in self._retrieved)
-        return self._count(self._kept, Retrieved(seen, dropped, {}))
+        return self._count(self._kept, Retrieved(seen, dropped, {}, sum(each.lost for each in self._retrieved)))
 
     def count_by_source(self) -> list[SourceAudit]:
         """Counts over the negatives of each source, where there are several."""
@@ -135,7 +135,7 @@ class _Task:
             kept,
             self._page_of,
             retrieved.gold_scores,
-            (retrieved.seen, retrieved.on_gold),
+            (retrieved.seen, retrieved.on_gold, retrieved.lost),
             None if self._topics.task in WITHOUT_SPANS else self._has_answer,
         )
 

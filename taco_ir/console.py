@@ -52,6 +52,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
     },
     "--query": {"metavar": "TEXT"},
+    "--task": {"metavar": "TASK", "help": "the task of --query, where the model has prompts or modules by task"},
     "--retriever": {"choices": ("dense", "bm25", "hybrid"), "default": "dense", "help": "[default: dense]"},
     "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
@@ -103,13 +104,15 @@ for _name in ("--batch-size", "--hits"):
 
 
 def check_asked(options: argparse.Namespace, parser: Parser) -> None:
-    """Raises: InputError unless exactly one of --topics and --query was given, with a text, and --output only with --topics."""
+    """Raises: InputError unless exactly one of --topics and --query was given, with a text, --output with the one, --task with the other."""
     if bool(options.topics) == bool(options.query is not None):
         raise InputError(f"give either --topics or --query (see {parser.prog} --help)")
     if options.query is not None and not options.query.strip():
         raise InputError("--query is empty; give a text")
     if options.query is not None and options.output is not None:
         raise InputError("--output goes with --topics")
+    if options.query is None and options.task is not None:
+        raise InputError("--task goes with --query")
 
 
 def share_processors() -> None:

@@ -49,11 +49,13 @@ class Run:
 
     def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
         from taco_ir.training.start import check_weighting
+        from taco_ir.training.tuning import check_episodes
 
         self.config = config
         self.output = output
         self.processes = processes
         self.data = TrainingData(config, output, processes)
+        check_episodes(config)
         for episode in episode_configs(config):  # what would stop it after hours of mining or training
             check_schedule(episode)
             check_weighting(episode, len(self.data.tasks))
@@ -83,21 +85,20 @@ class Run:
         from taco_ir.training.announce import announce
         from taco_ir.training.checkpoint import latest
         from taco_ir.training.log import Reporter
-        from taco_ir.training.loop import Loop, Plan
+        from taco_ir.training.loop import Loop
 
         found = latest(folder)
         encoder = encoder_for(config, found / "model" if found else model, self.data)
         negatives = self.data.negatives(config, folder, model)
         pools = self.data.pools
         trim_jvm()
-        step, epoch = step_for(config, encoder, self.data, negatives, pools)
-        plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
+        step, plan = step_for(config, encoder, self.data, negatives, pools)
         self.data.say(announce(config, step, plan, self.processes.world))
         reporter = Reporter()
         if self.processes.first:
             write_json(folder / "parameters.json", encoder.sizes)
             reporter = ConsoleReporter(plan.steps, folder if config.tensorboard else None)
-        validation = validation_for(config, encoder, self.data, negatives, pools, step.texts) if pools else None
+        validation = validation_for(config, encoder, self.data, pools, step.texts) if pools else None
         loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm))
         if loop.state.step:
             self.data.say(f"going on after step {loop.state.step:,}")

@@ -11,7 +11,7 @@ from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.table import Cell, PValue, Table, render
 from taco_ir.files import InputError, collector_paused
 from taco_ir.run_files import by_system, read_files, run_files
-from taco_ir.scoring import SIGNIFICANT, Compared, asked_of, compare, only_asked, query_rows, rows_of, score, title
+from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, score, score_asked, table_of, title
 
 
 def parser() -> Parser:
@@ -50,13 +50,11 @@ def main(argv: Sequence[str]) -> None:
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
     systems = by_system(files.values(), topics)
-    if default := not measures:
-        answered = [topic for topic in topics if any(runs[topic.name].answers for runs in systems.values())]
-        measures = list(dict.fromkeys([*MEASURES, *(measure for topic in answered for measure in asked_of(topic))]))
-    scores = score(collection, topics, {name: [runs[topic.name] for topic in topics] for name, runs in systems.items()}, measures)
-    if default:
-        only_asked(topics, scores)
-    header = ["topics", "system", *map(str, measures)]
+    runs = {name: [of_system[topic.name] for topic in topics] for name, of_system in systems.items()}
+    if measures:
+        scores = score(collection, topics, runs, measures)
+    else:
+        scores, measures = score_asked(collection, topics, runs, MEASURES)
     if options.per_query:
         print(
             render(
@@ -67,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         )
         return
     comparisons = compare(topics, scores, baseline[0], measures, options.seed) if baseline else []
-    tables = [Table(title(collection), header, rows_of(topics, scores, measures, comparisons))]
+    tables = [table_of(collection, topics, scores, measures, comparisons)]
     if baseline:
         tables.append(comparison_table(baseline[0], comparisons))
     print_tables(tables, options.format)
@@ -84,7 +82,9 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
 
 def comparison_table(baseline: str, comparisons: Sequence[Compared]) -> Table:
     caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
-    rows: list[list[Cell]] = [[c.topics, c.system, str(c.measure), c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons]
+    rows: list[list[Cell]] = [
+        [c.topics, c.system, str(c.measure), c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons
+    ]
     return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 
 

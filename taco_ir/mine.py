@@ -79,8 +79,9 @@ def parser() -> Parser:
         nargs="+",
         type=margin,
         metavar="X",
-        help="drop hits that score within X of the best gold hit, or above it, in the ranking of their own source: one number for all "
-        "sources, or one for each; none: drop nothing",
+        help="drop hits that score within X of the best gold hit, or above it, in the ranking of their own source; where gold is not among "
+        "the hits down to --depth, all are above it and dropped (the audit counts such queries as lost). One number for all sources, or one "
+        "for each; none: drop nothing",
     )
     return flags
 

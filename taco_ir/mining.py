@@ -34,17 +34,24 @@ class Source(NamedTuple):
 
 
 class Retrieved(NamedTuple):
-    """What filtering saw of a topics' rankings by one source: hits between skip and depth, those on gold pages, and the best gold hit's score by qid."""
+    """What filtering saw of a topics' rankings by one source.
+
+    Attributes:
+        seen: hits between skip and depth; `on_gold` of them are on gold pages.
+        gold_scores: the best gold hit's score by qid.
+        lost: queries whose hits a margin dropped, all of them, as gold was not among them.
+    """
 
     seen: int
     on_gold: int
     gold_scores: dict[str, float]
+    lost: int = 0
 
     def and_of(self, qid: str, mined: Mined) -> Retrieved:
         """With a query's hits counted as well."""
         if not math.isnan(mined.gold_score):
             self.gold_scores[qid] = mined.gold_score
-        return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores)
+        return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores, self.lost + mined.lost)
 
 
 def mine(

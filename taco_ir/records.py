@@ -18,6 +18,8 @@ TREC_FIELDS = 6
 ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+# answers that are no spans of text, as normalised
+VERDICTS = frozenset(("yes", "no", "true", "false", "supports", "refutes", "not enough info"))
 
 
 class Passage(NamedTuple):

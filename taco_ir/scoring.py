@@ -52,17 +52,38 @@ def score(
     return scores
 
 
-def asked_of(topic: Topics) -> list[Measure]:
+def score_asked(
+    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], retrieval: Sequence[Measure]
+) -> tuple[dict[str, list[Scores]], list[Measure]]:
+    """As `score`, where no measures were named: by those of retrieval, and of answers, where there are some, by those that the task asks for.
+
+    Returns:
+        The scores, and the measures; what the task of some topics does not ask for has no value there.
+    """
+    answered = [topic for place, topic in enumerate(topics) if any(by_topics[place].answers for by_topics in runs.values())]
+    measures = list(dict.fromkeys([*retrieval, *(measure for topic in answered for measure in _asked_of(topic))]))
+    scores = score(collection, topics, runs, measures)
+    for results in scores.values():
+        for topic, result in zip(topics, results, strict=True):
+            asked = _asked_of(topic)
+            result.by_query.update({measure: None for measure in result.by_query if measure.level == "answer" and measure not in asked})
+    return scores, measures
+
+
+def _asked_of(topic: Topics) -> list[Measure]:
     """The measures of answers that the topics' task asks for; EM and F1 for a task that is not KILT's."""
     return list(map(Measure.parse, asked_measures(KINDS.get(topic.task, ""))))
 
 
-def only_asked(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]]) -> None:
-    """Drop the values of measures of answers that the task of the topics does not ask for."""
-    for results in scores.values():
-        for topic, result in zip(topics, results, strict=True):
-            asked = asked_of(topic)
-            result.by_query.update({measure: None for measure in result.by_query if measure.level == "answer" and measure not in asked})
+def table_of(
+    collection: Collection,
+    topics: Sequence[Topics],
+    scores: Mapping[str, Sequence[Scores]],
+    measures: Sequence[Measure],
+    comparisons: Sequence[Compared] = (),
+) -> Table:
+    """Scores as `rows_of` gives them, under the collection's name."""
+    return Table(title(collection), ["topics", "system", *map(str, measures)], rows_of(topics, scores, measures, comparisons))
 
 
 def rows_of(
@@ -126,5 +147,4 @@ def compare(
 def score_table(
     collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure], form: str
 ) -> str:
-    rows = rows_of(topics, score(collection, topics, runs, measures), measures)
-    return render(Table(title(collection), ["topics", "system", *map(str, measures)], rows), form)
+    return render(table_of(collection, topics, score(collection, topics, runs, measures), measures), form)

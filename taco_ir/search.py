@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import taco_ir
 from taco_ir.console import MODEL_FLAGS, Parser, check_asked, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.rankings import made_of, record_path
-from taco_ir.records import Query, Run, write_trec
+from taco_ir.records import Run, write_trec
 
 if TYPE_CHECKING:
     from taco_ir.systems import System
@@ -37,7 +36,7 @@ def parser() -> Parser:
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
     )
     flags.flag("--query", help="search for this one query and print the hits")
-    flags.add_argument("--task", metavar="TASK", help="the task whose prompt --query takes, where the model has prompts")
+    flags.flag("--task")
     flags.flag("--retriever")
     flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
     flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
@@ -54,8 +53,6 @@ def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
     check_asked(options, flags)
-    if options.task is not None and options.query is None:
-        raise InputError("--task goes with --query")
     collection = open_collection(options.collection)
     if options.query is not None:
         show_hits(options, collection)
@@ -190,11 +187,10 @@ def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collec
 def show_hits(options: Namespace, collection: Collection) -> None:
     """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked."""
     from taco_ir.retrieval.snippet import snippet
-    from taco_ir.systems import Retrievers
+    from taco_ir.systems import Retrievers, query_topics
 
-    task = canonical_task(options.task) if options.task else ""
     system: System = getattr(Retrievers.of(collection, options), options.retriever)
-    run = system.search(Topics("query", task, [Query("query", options.query.strip(), task)]), options.hits or SHOWN_HITS)
+    run = system.search(query_topics(options), options.hits or SHOWN_HITS)
     ranking = run.rankings["query"]
     passages = collection.passages.get(ranking.docids)
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")

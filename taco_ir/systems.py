@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
+from taco_ir.data.tasks import canonical_task
 from taco_ir.encoding import encode_collection
-from taco_ir.files import data_home, exclusive, fingerprint
+from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
-from taco_ir.records import Run
+from taco_ir.records import Query, Run
 from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.index import DenseIndex, build_index
@@ -49,6 +50,12 @@ def model_name(model: str | None) -> str:
         return SHIPPED
     name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
     return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
+
+
+def query_topics(options: Namespace) -> Topics:
+    """The one query that --query and --task name."""
+    task = canonical_task(options.task) if options.task else ""
+    return Topics("query", task, [Query("query", options.query.strip(), task)])
 
 
 class System(ABC):
@@ -117,7 +124,10 @@ class DenseSystem(System):
 
     def _search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
-        vectors_BD = self.encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
+        try:
+            vectors_BD = self.encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
+        except InputError as error:  # no prompt or no module; topics always have a task
+            raise InputError(f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}") from error
         rankings = self._index.search(vectors_BD, hits)
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from taco_ir.console import log
 from taco_ir.data.batches import TaskSampler
 from taco_ir.data.cloze import passage_examples
-from taco_ir.data.examples import TrainExample
+from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.mixing import steps_per_epoch
 from taco_ir.data.negatives import Negatives
 from taco_ir.data.pools import Pool
@@ -23,6 +23,7 @@ from taco_ir.training_data import TrainingData, texts_of
 if TYPE_CHECKING:
     from taco_ir.models.reader import InputBuilder
     from taco_ir.training.dual import DualEncoder
+    from taco_ir.training.loop import Plan
     from taco_ir.training.step import MultiTaskStep, Texts
     from taco_ir.training.validation import PoolValidation
 
@@ -50,12 +51,13 @@ def encoder_for(config: TrainConfig, start: Path, data: TrainingData) -> DualEnc
 
 def step_for(
     config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool]
-) -> tuple[MultiTaskStep, int]:
-    """The step that `config` describes, and how many of them are an epoch.
+) -> tuple[MultiTaskStep, Plan]:
+    """The step that `config` describes, and for how long it is repeated.
 
     Raises:
         InputError: for answers that no passage holds, or passages that are none for inverse cloze.
     """
+    from taco_ir.training.loop import Plan
     from taco_ir.training.mixed import Samplers, mixed_step
     from taco_ir.training.shared import SharedEncoder
     from taco_ir.training.start import step_of
@@ -63,7 +65,8 @@ def step_for(
     retrieval = data.samplers(config, negatives)
     if not isinstance(encoder, SharedEncoder):
         epoch = steps_per_epoch([len(sampler.examples) for sampler in retrieval], [sampler.share for sampler in retrieval])
-        return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), epoch
+        plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
+        return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), plan
     used = {sampler.task: sampler.examples for sampler in retrieval}
     read = [
         _questions(task, used.get(task) or data.examples(config, task, negatives), encoder.inputs, data, negatives) for task in data.reading
@@ -74,25 +77,31 @@ def step_for(
     return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes)
 
 
-def validation_for(
-    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], texts: Texts
-) -> PoolValidation:
-    """What is measured of queries that validation holds out: how they rank in pools, and the answers of those that are read."""
+def validation_for(config: TrainConfig, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
+    """What is measured of queries that validation holds out: how they rank in pools, and the answers of those that are read.
+
+    They are read in a gold passage among others of the pool without an answer, as many as `config` says: its hard ones, or random ones.
+    """
     from taco_ir.training.shared import SharedEncoder
     from taco_ir.training.validation import PoolValidation, Questions, SharedValidation
 
     if not isinstance(encoder, SharedEncoder) or not data.reading:
         return PoolValidation(encoder, pools, texts.passages)
     questions = []
+    most = config.reading_negatives
     for pool in (pool for pool in pools if pool.task in data.reading):
-        found = find_answers(data.collection, pool.task, config.validate_on, negatives, {query.qid for query in pool.queries})
-        examples = {example.qid: example for example in found.examples}
-        kept = [query for query in pool.queries if query.qid in examples]
-        passages = texts_of(data.collection, [examples[query.qid] for query in kept]).passages
-        shown = [[examples[query.qid].positives[0][0], *examples[query.qid].negatives[: config.reading_negatives]] for query in kept]
-        read = [(query.text, [passages[docid] for docid in docids]) for query, docids in zip(kept, shown, strict=True)]
+        queries = {query.qid: query for query in pool.queries}
+        examples = [
+            example._replace(negatives=pool.beside_gold(example.qid, 2 * most, config.seed))  # some of which may hold the answer
+            for example in read_examples(data.collection, pool.task, config.validate_on)
+            if example.qid in queries
+        ]
+        found = find_answers(data.collection, pool.task, pool.queries, examples).examples
+        shown = [(example.positives[0][0], *example.negatives[:most]) for example in found]
+        passages = data.collection.passages.get(list({docid for docids in shown for docid in docids}))
+        read = [(example.text, [passages[docid] for docid in docids]) for example, docids in zip(found, shown, strict=True)]
         if read:
-            questions.append(Questions(pool.task, read, [query.answers for query in kept]))
+            questions.append(Questions(pool.task, read, [queries[example.qid].answers for example in found]))
     return SharedValidation(encoder, pools, texts.passages, questions)
 
 

@@ -51,6 +51,21 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ModernBERT of 3 layers x 32 with random weights, two of which see four tokens around each, as a plain Hugging Face folder."""
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-modernbert"
+    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
+    torch.manual_seed(0)
+    special = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    ModernBertModel(ModernBertConfig(vocab_size=vocabulary, local_attention=4, **sizes, **special)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A T5 encoder-decoder of 2 + 2 layers x 32 with random weights, as a plain Hugging Face folder."""
     import torch

@@ -68,7 +68,7 @@ def mined(draw: st.DrawFn) -> tuple[list[Query], dict[str, Ranking], dict[str, f
 @given(mined())
 def test_counts_are_those_of_the_pairs(case: tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]) -> None:
     queries, kept, gold_scores, answered = case
-    audit = audit_task("nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2), lambda asked, docid: (asked.qid, docid) in answered)
+    audit = audit_task("nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2, 1), lambda asked, docid: (asked.qid, docid) in answered)
     pairs = [(each, *hit) for each in queries if each.qid in kept for hit in zip(*kept[each.qid], strict=True)]
     assert audit.negatives == len(pairs) and audit.queries == len(queries)
     assert audit.without == len(queries) - len({each.qid for each, _, _ in pairs})
@@ -79,18 +79,18 @@ def test_counts_are_those_of_the_pairs(case: tuple[list[Query], dict[str, Rankin
 
 def test_gold_passage_on_another_page_is_gold() -> None:
     queries = [Query("q", "text", "nq", evidence=(EvidenceSet(("9",), ("1#0",)),))]
-    assert audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0), None).on_gold == 1
+    assert audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0, 0), None).on_gold == 1
 
 
 def test_summary_of_numbers() -> None:
     audits = [
-        TaskAudit("nq-train", 4, 1, 10, 40, 8, 0, 2, np.array([-1.0, 0.0, 2.0, 5.0])),
+        TaskAudit("nq-train", 4, 1, 10, 40, 8, 0, 2, np.array([-1.0, 0.0, 2.0, 5.0]), 3),
         TaskAudit("fever-train", 2, 2, 0, 0, 0, 0, None, np.zeros(0)),
     ]
     rows = [dict(zip(summary(audits).header, row, strict=True)) for row in summary(audits).rows]
-    shares = {"gold dropped": 0.2, "gold kept": 0, "with answer": 0.2, "above gold": 0.5, "margin": 1.0}
+    shares = {"gold dropped": 0.2, "gold kept": 0, "with answer": 0.2, "above gold": 0.5, "margin": 1.0, "lost": 3}
     assert rows[0] == {"topics": "nq-train", "queries": 4, "without": 1, "negatives": 10, "per query": 2.5} | shares
-    nothing = {"gold dropped": None, "gold kept": 0, "with answer": None, "above gold": None, "margin": None}
+    nothing = {"gold dropped": None, "gold kept": 0, "with answer": None, "above gold": None, "margin": None, "lost": 0}
     assert rows[1] == {"topics": "fever-train", "queries": 2, "without": 2, "negatives": 0, "per query": 0.0} | nothing
 
 
@@ -137,7 +137,7 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     assert nq.margins.tolist() == [-0.5, 0.5, 1.5] and (nq.seen, nq.dropped) == (10, 5)
     assert (wow.on_gold, wow.with_answer) == (1, None)
     report = Path("n.audit.md").read_text()
-    assert "| nq-train | 3 | 1 | 5 | 1.667 | 0.500 | 2 | 0.400 | 0.333 | 0.500 |" in report
+    assert "| nq-train | 3 | 1 | 5 | 1.667 | 0.500 | 2 | 0.400 | 0.333 | 0.500 | 0 |" in report
     assert re.search(r"\| negative 3 \| 1\.000 \| Title 4 \| 4#0 \| answer \| «word4» part0 of the text \|", report)
     assert re.search(r"\| gold \| - \| Title 0 \| 0#0 \|  \| «word0» part0 of the «text» \|", report)
     assert "Best gold score: 2.500" in report and "Gold is not among the hits" in report
@@ -226,7 +226,7 @@ def test_report_of_a_file_without_negatives(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
     (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")).tasks
     assert (audit.negatives, audit.without) == (0, 3)
-    assert "| nq-train | 3 | 3 | 0 | 0.000 | - | 0 | - | - | - |" in Path("n.audit.md").read_text()
+    assert "| nq-train | 3 | 3 | 0 | 0.000 | - | 0 | - | - | - | 0 |" in Path("n.audit.md").read_text()
     assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
 
 
@@ -291,7 +291,7 @@ def merged(collection: Collection) -> Path:
 
 
 def test_sources_are_counted_from_the_file(small: Collection) -> None:
-    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}), Retrieved(6, 0, {"q0": 0.5})]}
+    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}, 2), Retrieved(6, 0, {"q0": 0.5}, 1)]}
     audit = audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
     (together,) = audit.tasks
     assert (together.negatives, together.without, together.on_gold, together.with_answer) == (4, 1, 1, 1)
@@ -303,17 +303,18 @@ def test_sources_are_counted_from_the_file(small: Collection) -> None:
     assert (other.task.negatives, other.task.on_gold, other.task.with_answer, other.task.without) == (2, 0, 1, 2)
     assert sorted(one.task.margins.tolist()) == [-5.0, 1.0, 5.0] and sorted(other.task.margins.tolist()) == [-0.25, 0.0]
     assert (one.task.seen, one.task.dropped, other.task.seen) == (10, 5, 6)
+    assert (one.task.lost, other.task.lost, together.lost) == (2, 1, 3)
 
 
 def test_report_of_sources_in_both_forms(small: Collection) -> None:
-    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}), Retrieved(6, 0, {"q0": 0.5})]}
+    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}, 2), Retrieved(6, 0, {"q0": 0.5}, 1)]}
     audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
     marked, source = Path("m.audit.md").read_text(), Path("m.audit.html").read_text()
     page = Text(source)
     for line in ("## Sources", r"- mined from 1 \<b>x\</b>", "- mined from 2 dense, encoder e7", "- ranks 10 to 60, "):
         assert f"\n{line}" in marked and line.lstrip("#- ").replace("\\", "") in page.shown
-    assert r"| nq-train | 1 \<b>x\</b> | 3 | 1.000 | 0.667 | 0.500 | 1 | 0.333 | 0.333 | 1.000 |" in marked
-    assert "| nq-train | 2 dense | 2 | 0.667 | 0.500 | 0.000 | 0 | 0.500 | 1.000 | -0.125 |" in marked
+    assert r"| nq-train | 1 \<b>x\</b> | 3 | 1.000 | 0.667 | 0.500 | 1 | 0.333 | 0.333 | 1.000 | 2 |" in marked
+    assert "| nq-train | 2 dense | 2 | 0.667 | 0.500 | 0.000 | 0 | 0.500 | 1.000 | -0.125 | 1 |" in marked
     assert "| nq-train | 2 dense | 0.500 | 1.000 |" in marked and "0.667" in page.shown
     assert "nq-train by 2 dense: 2 margins" in marked and "nq-train by 2 dense: 2 margins" in page.shown
     assert (

@@ -74,7 +74,7 @@ def test_gradcache_repeats_its_dropout(base: str, request: pytest.FixtureRequest
     """The loss of the first pass has the gradient that the second pass computes: a plain backward over the same chunks has it too."""
     model = encoder(request.getfixturevalue(base), dropout=0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backward_module, "_chunks", lambda texts, most, device: iter([[3, 0], [5, 1, 2, 4], list(range(6, len(texts)))]))
+        patch.setattr(backward_module, "_chunks", lambda model, texts, most: iter([[3, 0], [5, 1, 2, 4], list(range(6, len(texts)))]))
         plain_loss, plain = run(model, Arithmetic())
         loss, cached = run(model, Arithmetic(gradcache=4))
     assert loss == pytest.approx(plain_loss, rel=1e-6)

@@ -322,6 +322,10 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
         ({"pooling": None}, "a plain Hugging Face model does not say how it pools; give --pooling"),
         ({"passage_length": 500}, "passage_length is 500; .*takes 1 to 128 tokens"),
         ({"freeze_layers": 7}, "freeze_layers is 7; the backbone has 2 layers"),
+        (
+            {"episodes": ({}, {}), "tune": "prompt", "tune_reparameterise": True},
+            "an episode leaves plain vectors, from which the next of the 2",
+        ),
         ({"model": "./nowhere"}, r"--model './nowhere': no such folder"),
         ({"negatives": "none.jsonl"}, "none.jsonl: no such file"),
     ],

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from backbones import BACKBONES
 
 from taco_ir.data.collections import open_collection
 from taco_ir.export import main
-from taco_ir.files import InputError
+from taco_ir.files import InputError, read_json
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import load_encoder
 from taco_ir.models.export import write_huggingface, write_sentence_transformers
@@ -83,6 +84,15 @@ def test_a_t5_encoder_goes_to_sentence_transformers(tiny_t5: Path, tmp_path: Pat
     folder = folder_of(tmp_path / "theirs")
     write_sentence_transformers(tiny_t5, BASE, folder)
     near(SentenceTransformer(str(folder), device="cpu").encode_query(QUERIES), load_encoder(str(folder)).encode_queries(QUERIES, None))
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta", "modernbert"])
+def test_every_backbone_says_how_long_its_vectors_are(tiny_bert: Path, tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_bert, source)
+    BACKBONES[kind]().save_pretrained(source)
+    write_sentence_transformers(source, BASE, folder_of(tmp_path / "theirs"))
+    assert read_json(tmp_path / "theirs" / "1_Pooling" / "config.json")["word_embedding_dimension"] == 32
 
 
 @pytest.mark.parametrize("template", ["{title}: {text}", "{title} {text}.", "{title} {title} {text}", "{text}"])

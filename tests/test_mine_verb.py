@@ -95,15 +95,17 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
     mined("--source", str(tiny_bert), *flags, "--depth", "40", "--pooling", "mean", output="model.jsonl")
     sources = ["bm25", str(tiny_bert), "bm25.runs"]
     capsys.readouterr()
-    filters = ["--window", "0:10", "5:40", "20:40", "--margin", "none", "3", "0.5"]
+    filters = ["--window", "0:10", "5:40", "20:40", "--margin", "none", "0", "0.5"]
     found = mined("--source", *sources, *filters, *flags, "--pooling", "mean", output="m.jsonl")
     said = [(each.source, each.skip, each.depth, each.filters[2:]) for each in found.sources]
-    assert said == [("bm25", 0, 10, ()), ("tiny-bert", 5, 40, ("margin=3",)), ("bm25", 20, 40, ("margin=0.5",))]
+    assert said == [("bm25", 0, 10, ()), ("tiny-bert", 5, 40, ("margin=0",)), ("bm25", 20, 40, ("margin=0.5",))]
     assert found.sources[1].checkpoint and found.sources[0].checkpoint == ""
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
     report = [[*line.replace("|", " ").split()] for line in Path("m.audit.md").read_text().splitlines()]
     printed = [row for row in words if row and row[0] in ("nq-train", "fever-train", "all")]
     assert len(printed) == 2 + 2 * 3 + 3 * 3 and all(row in report for row in printed)
+    lost = {number: sum(int(row[-1]) for row in printed[2:8] if row[1] == number) for number in "123"}
+    assert lost["1"] == 0 < lost["2"]  # no margin; and one where a random model finds gold too late
     rows = [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()[1:]]
     assert {place for row in rows for held in row["sources"] for place in held} == {0, 1, 2}
     assert sum(len(row["docids"]) for row in rows) == sum(int(row[3]) for row in printed[:2])

@@ -83,7 +83,7 @@ def brute_force(ranking: Ranking, query_: Query, wanted: MiningSettings, answere
     gold = [score for docid, score in hits if (docid in passages if passages else PAGE_OF[docid] in pages)]
     kept: list[str] = []
     for rank, (docid, score) in enumerate(hits, 1):
-        too_good = wanted.margin is not None and bool(gold) and score >= max(gold) - wanted.margin
+        too_good = wanted.margin is not None and (not gold or score >= max(gold) - wanted.margin)
         likely = wanted.drop_answers and docid in answered
         if rank > wanted.skip and PAGE_OF[docid] not in pages and not too_good and not likely and len(kept) < wanted.keep and pages:
             kept.append(docid)
@@ -110,6 +110,7 @@ def test_negatives_are_a_subsequence_without_gold(case: tuple[Ranking, Query, Mi
     assert not {PAGE_OF[docid] for docid in mined.negatives.docids} & gold_pages
     assert mined.seen == (len(ranking.docids[wanted.skip : wanted.depth]) if gold_pages else 0)
     assert mined.on_gold == sum(PAGE_OF[docid] in gold_pages for docid in ranking.docids[wanted.skip : wanted.depth])
+    assert mined.lost == (wanted.margin is not None and math.isnan(mined.gold_score) and mined.seen > mined.on_gold)
 
 
 @given(cases(), st.integers(1, 20))
@@ -144,8 +145,25 @@ def test_numbers_of_a_ranking() -> None:
     assert docids(margin=0) == ["3#0", "4#0", "5#0"]
     assert docids(margin=0.5) == ["4#0", "5#0"]
     assert docids(margin=3.0, skip=4) == ["5#0"]
-    assert docids(depth=1, margin=0) == ["2#0"]  # no gold down to depth
     assert math.isnan(hard_negatives(ranking.top(1), query_, PAGE_OF, MiningSettings()).gold_score)
+
+
+def test_a_margin_drops_all_hits_above_gold_that_is_not_in_view() -> None:
+    """Gold at the fourth place: a window of three holds nothing but hits above it. A gold page's other passage is no gold."""
+    query_ = Query("q", "text", "nq", evidence=(EvidenceSet(("1",), ("1#0",)),))
+    ranking = Ranking.of(["2#0", "1#1", "3#0", "1#0", "4#0"], [9, 8, 7, 6, 5])
+
+    def mined(ranking: Ranking = ranking, **changes: Any) -> tuple[list[str], bool]:
+        found = hard_negatives(ranking, query_, PAGE_OF, MiningSettings(**changes))
+        return found.negatives.docids, found.lost
+
+    assert mined(depth=3) == (["2#0", "3#0"], False)
+    assert mined(depth=3, margin=0) == ([], True)
+    assert mined(depth=3, margin=100) == ([], True)
+    assert mined(depth=4, margin=0) == ([], False)
+    assert mined(margin=0) == (["4#0"], False)
+    assert mined(ranking.top(0), margin=0) == ([], False)  # no hits to lose
+    assert mined(Ranking.of(["1#1"], [1]), margin=0) == ([], False)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +323,15 @@ def test_what_was_seen_is_returned(sample: Collection, tmp_path: Path) -> None:
         best = [score for docid, score in zip(ranking.docids, ranking.scores, strict=True) if docid in gold]
         assert retrieved.gold_scores.get(each.qid) == (max(best) if best else None)
     assert 0 < on_gold == retrieved.on_gold
+
+
+def test_each_source_counts_the_queries_that_its_margin_empties(sample: Collection, tmp_path: Path) -> None:
+    """Of windows of one hit those where it is neither gold nor on a gold page; without a margin none."""
+    (topics,) = topics_of(sample, "nq-train")
+    sources = [Source(Overlap(sample), MiningSettings(depth=depth, margin=margin)) for depth, margin in ((1, 0.0), (1, None), (20, 0.0))]
+    narrow, free, wide = mine_file(sample, sources, [topics], tmp_path / "n.jsonl")["nq-train"]
+    assert narrow.lost == len(topics.queries) - narrow.on_gold > wide.lost
+    assert free.lost == 0
 
 
 def test_queries_without_hits_or_evidence_have_an_empty_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,14 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import training_runs
 from cities import write_cities
 from conftest import tiny_tokenizer
+from safetensors.torch import load_file
 from small_steps import SMALL, TEXTS, assert_near, encoder, examples, gradients, samplers, step_of
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 from training_runs import StopAfter, Stopped, contents, logged
@@ -22,6 +25,8 @@ from training_runs import StopAfter, Stopped, contents, logged
 from taco_ir import answer, search, train
 from taco_ir.data.batches import TaskSampler
 from taco_ir.data.cloze import cloze, passage_examples
+from taco_ir.data.collections import open_collection
+from taco_ir.data.pools import draw_queries, make_pool
 from taco_ir.data.seeds import generator
 from taco_ir.files import InputError
 from taco_ir.models.encoder import load_encoder
@@ -39,6 +44,9 @@ from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
 from taco_ir.training.self_supervised import MaskedGradient
 from taco_ir.training.shared import SharedEncoder, start_shared
 from taco_ir.training.step import BatchSettings
+from taco_ir.training.validation import SharedValidation
+from taco_ir.training_data import TrainingData
+from taco_ir.training_steps import validation_for
 from taco_ir.weighting import WEIGHTINGS
 
 CPU = Processes(torch.device("cpu"))
@@ -134,14 +142,16 @@ def test_inverse_cloze_is_contrast_of_sentences_with_their_passages(base: Path) 
     loss = step.task_gradient(sampler, 1)
     found = gradients(model)
     pairs = [cloze(TEXTS.passages[each.qid], generator(0, "inverse_cloze", epoch, each.qid)) for each, epoch in sampler.step(1)]
-    query_BD = torch.cat([model([text]) for text in model.queries([query for query, _ in pairs], "inverse_cloze")])
+    plain = Tokenizer.from_file(str(base / "tokenizer.json"))  # no prompt before a sentence
+    plain.enable_truncation(16)
+    ids = [torch.tensor([plain.encode(query).ids]) for query, _ in pairs]
+    query_BD = torch.cat([model.backbone("passage")(input_ids=ids_1L).last_hidden_state.mean(1) for ids_1L in ids])
     passage_ND = torch.cat([model([text]) for text in model.passages([passage for _, passage in pairs])])
     pages = [passage.page for _, passage in pairs]
     blocked = torch.tensor([[a == b and i != j for j, b in enumerate(pages)] for i, a in enumerate(pages)])
     expected = contrastive_loss(query_BD, passage_ND, [[row] for row in range(len(pairs))], blocked)
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert_near(found, by_autograd(model, expected), 1e-4)
-    assert not any(query.startswith(("NQ", "WOW", "FEVER")) for query in model.config.query_texts([pairs[0][0]], "nq")[1:])
 
 
 def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
@@ -295,11 +305,11 @@ def trained(cities: Path, model: Path, output: Path, *more: str) -> Path:
     return output / "model"
 
 
-@pytest.fixture(scope="module")
-def run(cities: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(
-        cities, base, tmp_path_factory.mktemp("run") / "joint", "--steps", "4", "--learning-rate", "1e-3", "--roles", "embedding"
-    ).parent
+@pytest.fixture(scope="module", params=["embedding", "adapter"])
+def run(request: pytest.FixtureRequest, cities: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Joint, with these marks of roles."""
+    flags = ["--steps", "4", "--learning-rate", "1e-3", "--roles", request.param]
+    return trained(cities, base, tmp_path_factory.mktemp("run") / "joint", *flags).parent
 
 
 def test_all_verbs_load_the_one_folder(run: Path, cities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,9 +327,27 @@ def test_all_verbs_load_the_one_folder(run: Path, cities: Path, tmp_path: Path, 
     old, new = (load_reader(str(folder)) for folder in (model, again))
     for (name, value), (_, kept) in zip(old._head.state_dict().items(), new._head.state_dict().items(), strict=True):
         assert torch.allclose(value, kept, atol=1e-6), name
-    assert load_encoder(str(again)).config.roles == "embedding"
+    roles = load_encoder(str(model)).config.roles
+    assert load_encoder(str(again)).config.roles == roles
+    learned = [load_file(folder / "roles.safetensors") for folder in (model, again)]
+    assert all(torch.allclose(value, learned[1][name], atol=1e-6) for name, value in learned[0].items())
+    moved = {name.split(".")[0] for name, value in learned[0].items() if name.endswith("up.weight") and value.any()}  # zeros at the start
+    assert moved == ({"queries", "passages", "reader"} if roles == "adapter" else set())
     lines = [line for line in logged(run) if "validation" in line]
     assert all(set(line["validation"]) == {"nq", "nq reading", "macro"} for line in lines)
+
+
+def test_a_single_question_takes_its_task_s_prompt(run: Path, cities: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By --task, in both verbs; without it the error says so."""
+    model = str(run / "model")
+    asked = ["--collection", str(cities), "--model", model, "--query", "in which city is house number 1"]
+    for verb, more in ((search, []), (answer, ["--reader", model, "--hits", "2"])):
+        with pytest.raises(InputError, match=r"no prompt for task '', only for nq; .*; --task names the task of --query$"):
+            verb.main([*asked, *more])
+        verb.main([*asked, *more, "--task", "NQ"])
+        assert "[P" in capsys.readouterr().out
+        with pytest.raises(InputError, match="--task goes with --query"):
+            verb.main(["--topics", "nq-dev", *more, "--task", "nq"])
 
 
 def test_a_step_of_reading_makes_an_older_index_stale(run: Path, cities: Path, base: Path, tmp_path: Path) -> None:
@@ -346,7 +374,9 @@ def test_a_step_of_reading_makes_an_older_index_stale(run: Path, cities: Path, b
 def test_a_stopped_training_goes_on_bit_for_bit(
     schedule: str, cities: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--steps", "6", "--learning-rate", "1e-3", "--schedule", schedule, *(["--rehearsal", "0.3"] * (schedule == "sequential"))]
+    marks = {"joint": "adapter", "alternating": "prompt", "sequential": "embedding"}[schedule]
+    flags = ["--steps", "6", "--learning-rate", "1e-3", "--schedule", schedule, "--roles", marks]
+    flags += ["--rehearsal", "0.3"] * (schedule == "sequential")
     trained(cities, base, tmp_path / "whole", *flags)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr("taco_ir.reporting.ConsoleReporter", lambda *_: StopAfter(3))
@@ -357,6 +387,43 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     assert whole.keys() == stopped.keys()
     assert [name for name in whole if whole[name] != stopped[name]] == ["config.json"]  # it names the folder
     assert logged(tmp_path / "whole") == logged(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("split", ["dev", "train"])
+@pytest.mark.parametrize("hard", [["P0#0", "P1#0", "N3#0", "N4#0"], []])
+def test_answers_are_validated_among_passages_of_the_pool(split: str, hard: list[str], cities: Path, base: Path) -> None:
+    """In both splits alike: gold first, then hard ones without the answer, filled up with random ones; all of the pool."""
+    config = replace(SHARED, validate_on=split, reading_negatives=3)
+    data = cast("TrainingData", SimpleNamespace(collection=open_collection(str(cities)), reading=["nq"]))
+    topics = draw_queries(data.collection, "nq", split, 5, 0)
+    assert topics is not None
+    pool = make_pool(data.collection, topics, {query.qid: hard for query in topics.queries}, 20, 0)
+    validation = validation_for(config, shared(base), data, [pool], TEXTS)
+    assert isinstance(validation, SharedValidation)
+    ((task, read, answers),) = validation._questions
+    assert (task, list(answers), len(read)) == ("nq", [query.answers for query in topics.queries], len(topics.queries))
+    for query, (text, passages) in zip(topics.queries, read, strict=True):
+        gold, *others = passages
+        (city,) = query.answers
+        wrong = [docid for docid in hard if city not in data.collection.passages.get([docid])[docid].text]
+        assert text == query.text and gold.docid == f"P{query.qid[1:]}#0" and len(others) == 3
+        assert {gold.docid, *(each.docid for each in others)} <= set(pool.docids) and not any(city in each.text for each in others)
+        assert [each.docid for each in others][: len(wrong)] == wrong[:3]
+    assert hard or len({tuple(passages) for _, passages in read}) == len({tuple(passages[1:]) for _, passages in read}) == len(read)
+
+
+@pytest.mark.parametrize(("schedule", "best", "end"), [("sequential", 5, 6), ("joint", 1, 3)])
+def test_phases_before_the_last_choose_no_model_and_lose_no_patience(
+    schedule: str, best: int, end: int, cities: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every validation is worse than the one before. Of six steps, two for each kind of task, the last two may be the best."""
+    falling = iter(range(9, 0, -1))
+    monkeypatch.setattr(SharedValidation, "__call__", lambda _: {"macro": next(falling) / 10})
+    flags = ["--steps", "6", "--validate-every", "1", "--patience", "2", "--checkpoint-every", "1", "--keep-checkpoints", "9"]
+    model = trained(cities, base, tmp_path / "r", *flags, "--learning-rate", "1e-3", "--schedule", schedule)
+    kept = {path.name: training_runs.contents(path / "model") for path in (tmp_path / "r" / "checkpoints").iterdir()}
+    assert max(kept) == f"step-{end:08d}"
+    assert [name for name, files in kept.items() if files == training_runs.contents(model)] == [f"step-{best:08d}"]
 
 
 def test_a_share_of_the_labels_is_one_for_both(cities: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

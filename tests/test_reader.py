@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from cities import CITIES, write_cities
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from small_steps import encoder
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
+from verbs import query, write_lines
 
-from taco_ir import answer, train_reader
-from taco_ir.data.collections import open_collection
+from taco_ir import answer, evaluate, train_reader
+from taco_ir.data.collections import Topics, open_collection
 from taco_ir.evaluation.formats import read_run
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
@@ -35,7 +39,7 @@ from taco_ir.models.reader import (
     new_head,
     save_head,
 )
-from taco_ir.records import Passage
+from taco_ir.records import Passage, Run
 from taco_ir.training.loop import Loop
 from taco_ir.training.reading import Placed, reader_loss
 
@@ -239,6 +243,57 @@ def test_answer_prints_writes_and_scores(
     assert "[[" in capsys.readouterr().out
 
 
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags for questions and claims of one collection, in a working directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    claims = [query(f"c{n}", f"house number {n} is in {city}", [f"P{n}#0"]) for n, city in enumerate(CITIES)]
+    write_lines(write_cities(tmp_path / "both") / "fever-dev.jsonl", claims)
+    return ["--collection", str(tmp_path / "both"), "--topics", "nq-dev", "fever-dev"]
+
+
+def test_answer_and_evaluate_print_the_same_scores(reader: Path, both: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that a task asks for: none of questions for claims, and no mean of both."""
+    answer.main([*both, "--model", str(reader), "--reader", str(reader), "--hits", "4", "--quiet", "--format", "json", "--output", "a/"])
+    ours = json.loads(capsys.readouterr().out)["rows"]
+    evaluate.main(["a/nq-dev.jsonl", "a/fever-dev.jsonl", *both, "--format", "json"])
+    theirs = json.loads(capsys.readouterr().out)["rows"]
+    measures = [name for name in ours[0] if name.startswith(("answer", "page"))]
+    assert {"answer EM", "answer accuracy", "page R-precision"} <= set(measures) <= set(theirs[0])
+    values = {row["topics"]: [row[name] for name in measures] for row in ours}
+    assert values == {row["topics"]: [row[name] for name in measures] for row in theirs}
+    claims, macro = (dict(zip(measures, values[name], strict=True)) for name in ("fever-dev", "macro average"))
+    assert claims["answer EM"] is macro["answer EM"] is None and claims["answer accuracy"] == 0
+
+
+def test_a_topics_answers_are_kept_when_the_next_are_interrupted(
+    reader: Path, both: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = answer.answer_topics
+
+    def interrupted(topics: Topics, *others: Any) -> Run:
+        if topics.name == "fever-dev":
+            raise KeyboardInterrupt
+        return read(topics, *others)
+
+    monkeypatch.setattr(answer, "answer_topics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer.main([*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet", "--output", "a/"])
+    assert len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6 and (tmp_path / "a" / "nq-dev.jsonl.json").is_file()
+    assert not (tmp_path / "a" / "fever-dev.jsonl").exists()
+
+
+def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], tmp_path: Path) -> None:
+    """A reader by the run that trained it, however deep in it its folder is."""
+    for name in ("mine/model", "other/episode-2/model", "third"):
+        shutil.copytree(reader, tmp_path / name)
+        answer.main(
+            [*both[:3], "nq-dev", "--model", "third" if name == "third" else str(reader), "--reader", name, "--hits", "2", "--quiet"]
+        )
+    written = {path.name for path in (tmp_path / "runs" / "both").glob("*.jsonl")}
+    assert written == {f"nq-dev.{system}.answers.jsonl" for system in ("model.mine", "model.other", "third.third")}
+
+
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
         (["--model", "m", "--output", "o"], "--tasks is needed: tasks of questions with answers"),
@@ -257,6 +312,12 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
         train(cities, tiny_bert, reader.parent, "--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80", "--seed", "1")
     with pytest.raises(InputError, match=r"no reader.safetensors; a folder that taco_ir.train_reader wrote has one"):
         load_reader(str(tiny_bert))
+    for method in ("adapter", "lora"):
+        encoder(tiny_bert, tune=method).save(tmp_path / method)
+        merged = ", or what export --what huggingface makes of both" * (method == "lora")
+        said = f"{method}: it is modules of {method} on a frozen backbone, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        with pytest.raises(InputError, match=said):
+            train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"
     decoding.mkdir()
     for path in tiny_t5.iterdir():

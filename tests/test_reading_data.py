@@ -15,7 +15,8 @@ from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.negatives import Negatives, NegativesHeader
 from taco_ir.data.reading import answer_forms, answer_spans, read_reading
 from taco_ir.files import InputError
-from taco_ir.records import normal_answer
+from taco_ir.records import VERDICTS, normal_answer
+from taco_ir.retrieval.mining import telling_answers
 
 words = st.sampled_from(
     ["The", "a", "New", "York", "york", "New York-based", "(New", "York's", "U.S.", "us", "1,000", "1", "theatre", "“York”"]
@@ -73,6 +74,7 @@ PASSAGES = [
     passage("C#0", "Rome again, elsewhere"),
     passage("D#0", "unrelated"),
     passage("E#0", "the 1914 war"),
+    passage("G#0", "yes, a song"),
 ]
 
 
@@ -89,6 +91,7 @@ def collection(tmp_path: Path) -> Collection:
         question("q3", ["Paris"], "B#0"),
         question("q4", [], "B#0"),
         question("q5", ["Rome"], "Z#0"),
+        question("q6", ["Yes"], "G#0"),
     ]
     folder = write_collection(tmp_path / "c", PASSAGES, {"nq-train": topics, "squad-train": [question("s1", ["Paris"], "A#0")]})
     return open_collection(str(folder))
@@ -99,9 +102,10 @@ def test_what_is_kept_and_dropped(collection: Collection) -> None:
     mined = Negatives(header, {"nq-train": {"q1": ["C#0", "D#0", "A#1", "E#0"], "q2": ["D#0"]}})
     data = read_reading(collection, "nq", negatives=mined)
     assert data.counts._asdict() == {
-        "queries": 5,
+        "queries": 6,
         "kept": 2,
         "unanswered": 1,
+        "verdicts": 1,  # though G#0 holds the word
         "no_passage": 1,
         "not_found": 1,
         "negatives_dropped": 2,  # C#0 holds the answer, A#1 lies on a gold page
@@ -110,6 +114,11 @@ def test_what_is_kept_and_dropped(collection: Collection) -> None:
     assert (first.qid, first.positives, first.negatives) == ("q1", (("A#0",),), ("D#0", "E#0"))
     assert (second.qid, second.positives, second.negatives) == ("q2", (("B#0",),), ("D#0",))
     assert data.spans == {"q1": {"A#0": ((0, 4), (16, 20))}, "q2": {"B#0": ((15, 19),)}}
+
+
+def test_verdicts_are_no_spans_nor_tell_mining_what_answers() -> None:
+    assert answer_forms(["No.", "SUPPORTS", "the Yes", "Oslo", "NOT ENOUGH INFO", "no one"]) == ("oslo", "no one")
+    assert answer_forms(sorted(VERDICTS)) == () == telling_answers(sorted(VERDICTS))
 
 
 def test_a_digit_inside_a_number_is_no_answer_in_a_negative(tmp_path: Path) -> None:

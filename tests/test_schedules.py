@@ -19,6 +19,7 @@ from taco_ir.training.schedules import (
     alternating,
     epoch_steps,
     joint,
+    last_phase,
     odds,
     phase_bounds,
     sequential,
@@ -92,6 +93,16 @@ def test_rehearsal_is_of_earlier_phases() -> None:
     for earlier in (0, 3):  # one of two phases, each as likely
         assert abs(active_ST[2 * third :, earlier].mean() - often / 2) < 0.02
     assert (active_ST[:, 0] == active_ST[:, 1]).all()
+
+
+@given(KINDS, STEPS, SHARES, st.floats(0, 0.9))
+def test_the_last_phase_is_the_one_that_ends(tasks: list[Scheduled], steps: int, shares: tuple[float, ...], rehearsal: float) -> None:
+    """From its first step on, what is no rehearsal is of the phase of the last step, and of another one before; phases are of a sequence alone."""
+    config = TrainConfig(schedule="sequential", phase_shares=",".join(map(str, shares)), rehearsal=rehearsal)
+    first = last_phase(config, tasks, steps)
+    new_ST = sequential(tasks, steps, shares, 0.0, 0)
+    assert 0 <= first < steps and (new_ST[first:] == new_ST[-1]).all() and not (new_ST[:first] == new_ST[-1]).all(1).any()
+    assert last_phase(TrainConfig(), tasks, steps) == last_phase(TrainConfig(schedule="alternating"), tasks, steps) == 0
 
 
 def test_an_epoch_deals_every_query_once() -> None:

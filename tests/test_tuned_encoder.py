@@ -23,6 +23,7 @@ from taco_ir.models.encoder import load_encoder
 from taco_ir.models.tuning.counts import METHODS
 from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE, read_record
 from taco_ir.training.dual import DualEncoder
+from taco_ir.training.keys import TrainConfig
 from taco_ir.training.start import adamw, start_encoder, trained_encoder
 
 TWO = ("nq", "wow")
@@ -84,14 +85,18 @@ def test_frozen_passages_are_the_bases(tiny_bert: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(tuned.encode_passages([passage]), bare_D, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("roles", ["task", "task-frozen"])
-def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, roles: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "roles"), [*((method, "task") for method in METHODS), ("lora", "task-frozen"), ("iaa-l", "task-frozen")]
+)
+def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, method: str, roles: str) -> None:
     """Its module alone trains; passage vectors, their fingerprint and the other tasks' vectors stay bit for bit."""
-    first = saved(tmp_path / "first", tiny_bert, roles=roles)
-    model = encoder(first, tune="iaa-l", tune_roles=roles, pooling=None)
+    first = saved(tmp_path / "first", tiny_bert, method, roles)
+    model = encoder(first, tune=method, tune_roles=roles, pooling=None)
     assert model.record is not None and model.record.frozen == ()
-    extended = encoder_of_tasks(first, ["eli5"], roles)
-    assert {name.split(".")[0] for name, _ in extended.trained()} == {"task eli5"}
+    extended = encoder_of_tasks(first, ["eli5"], roles, tune=method)
+    for _ in range(2):
+        assert {name.split(".")[0] for name, _ in extended.trained()} == {"task eli5"}
+        extended(extended.queries(QUERIES, "nq") + extended.passages(SHORT))  # other modules are in use, and train no more than before
     with torch.no_grad():
         for _, param in extended.trained():
             param.add_(0.05)
@@ -100,13 +105,46 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, r
     assert after.passage_fingerprint == before.passage_fingerprint and after.fingerprint != before.fingerprint
     np.testing.assert_array_equal(vectors(after), vectors(before))
     assert not np.allclose(after.encode_queries(QUERIES, "eli5"), after.encode_queries(QUERIES, "nq"), atol=1e-3)
-    again = encoder_of_tasks(tmp_path / "second", ["eli5"], roles)  # a run that goes on
+    again = encoder_of_tasks(tmp_path / "second", ["eli5"], roles, tune=method)  # a run that goes on
     assert {name.split(".")[0] for name, _ in again.trained()} == {"task eli5"}
 
 
-def encoder_of_tasks(folder: Path, tasks: list[str], roles: str) -> DualEncoder:
+def encoder_of_tasks(folder: Path, tasks: list[str], roles: str, tune: str = "iaa-l", **values: Any) -> DualEncoder:
     """The model in `folder`, trained further on these tasks alone."""
-    return start_encoder(replace(SMALL, pooling=None, tune="iaa-l", tune_roles=roles), folder, tasks)
+    return start_encoder(replace(SMALL, pooling=None, tune=tune, tune_roles=roles, **values), folder, tasks)
+
+
+@pytest.mark.parametrize("roles", ["task", "task-frozen"])
+def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
+    tiny_bert: Path, tmp_path: Path, roles: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the model has no prompts, or texts of other lengths than a training takes by itself (here 40 tokens)."""
+    monkeypatch.setattr(TrainConfig, "passage_length", 40)
+    made(tiny_bert, roles=roles, prompts=False, passage_length=23).save(tmp_path / "first")
+    encoder_of_tasks(tmp_path / "first", ["eli5"], roles, prompts=True, passage_length=40).save(tmp_path / "second")
+    before, after = load_encoder(str(tmp_path / "first")), load_encoder(str(tmp_path / "second"))
+    assert after.config.prompt("eli5") and not after.config.prompt("nq") and after.config.passage_length == 23
+    assert after.passage_fingerprint == before.passage_fingerprint
+    np.testing.assert_array_equal(vectors(after), vectors(before))
+    with pytest.raises(InputError, match=r"passage_length is 24; the passages of .*first stay as they are, with 23; leave it out"):
+        encoder_of_tasks(tmp_path / "first", ["eli5"], roles, passage_length=24)
+
+
+def test_a_budget_that_the_model_does_not_have_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder(tiny_bert, tune="adapter", tune_budget="5%").save(tmp_path / "tuned")
+    width = read_record(tmp_path / "tuned").width
+    assert encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="5%").record is not None
+    with pytest.raises(InputError, match=rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"):
+        encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="9.7%")
+
+
+def test_one_index_serves_the_backbone_too(tiny_bert: Path, tmp_path: Path) -> None:
+    """Without a module for passages they are the backbone's, which says so where it describes itself."""
+    encoder(tiny_bert, tune="full").save(tmp_path / "base")
+    made(tmp_path / "base", roles="task-frozen", pooling=None).save(tmp_path / "tuned")
+    base, tuned = load_encoder(str(tmp_path / "base")), load_encoder(str(tmp_path / "tuned"))
+    assert tuned.passage_fingerprint == base.passage_fingerprint and tuned.fingerprint != base.fingerprint
+    np.testing.assert_array_equal(tuned.encode_passages(SHORT), base.encode_passages(SHORT))
 
 
 def test_the_passage_fingerprint_follows_the_passages_module(tiny_bert: Path, tmp_path: Path) -> None:
@@ -243,6 +281,21 @@ def test_a_small_folder_holds_its_backbone_and_lends_modules(tiny_bert: Path, tm
     ):
         with pytest.raises(InputError, match=said):
             export([*flags, "--output", str(tmp_path / "never"), "--prompt-of", wrong])
+
+
+def test_none_is_lent_where_there_are_prompts(tiny_bert: Path, tmp_path: Path) -> None:
+    """A task that takes none goes through the backbone, without a prompt."""
+    made(tiny_bert, roles="task-frozen").save(tmp_path / "tuned")
+    loaded = load_encoder(str(tmp_path / "tuned"))
+    loaded.borrow({"trex": "wow", "squad": "none", "*": "nq"})
+    assert [loaded.config.prompt(task) for task in ("trex", "squad", "eli5")] == [
+        loaded.config.prompt("wow"),
+        "",
+        loaded.config.prompt("nq"),
+    ]
+    bare = load_encoder(str(tiny_bert), pooling="mean")
+    bare_ND = bare._encode(loaded.config.query_texts(QUERIES, "squad"), loaded.config.max_query_tokens("squad"))[0]
+    np.testing.assert_allclose(loaded.encode_queries(QUERIES, "squad"), bare_ND, rtol=0, atol=1e-6)
 
 
 def test_training_goes_on_from_a_small_folder_that_may_go(tiny_bert: Path, tmp_path: Path) -> None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from backbones import BACKBONES, IDS_BL, MASK_BL, backbone, states
+from backbones import BACKBONES, IDS_BL, LOCAL, MASK_BL, backbone, possible, states
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertModel, MPNetConfig, MPNetModel
+from transformers import BertModel, ModernBertModel, MPNetConfig, MPNetModel
+from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
 from taco_ir.files import InputError
-from taco_ir.models.tuning.counts import METHODS
+from taco_ir.models.tuning.counts import METHODS, POSITIONS
 from taco_ir.models.tuning.sites import sites_of
 from taco_ir.models.tuning.tuned import Tuning
 
-PROMPTED = ("prefix", "prompt", "mam")  # begin with random prompts: no identity
+PROMPTED = tuple(POSITIONS)  # begin with random prompts: no identity
 BOTTLENECKS = ("adapter", "parallel", "iaa-s", "iaa-l", "iaa-m")
-PAIRS = [(kind, method) for kind in BACKBONES for method in METHODS if method != "bitfit" or not kind.startswith("t5")]
+PAIRS = [(kind, method) for kind in BACKBONES for method in METHODS if possible(kind, method)]
 
 
-def tuning_of(model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3) -> Tuning:
-    return Tuning(model, method, width if METHODS[method].width else 0, names).eval()
+def tuning_of(model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any) -> Tuning:
+    return Tuning(model, method, width if METHODS[method].width else 0, names, **options).eval()
 
 
 def moved(tuning: Tuning) -> Tuning:
@@ -123,16 +125,18 @@ def test_a_repeated_pass_goes_through_its_own_module(method: str) -> None:
 # formulas
 
 
+def bottleneck(sets: Any, place: str, number: int, states_BLH: Tensor) -> Tensor | float:
+    """What the module at a place adds, written out; nothing where there is none."""
+    if place not in sets:
+        return 0.0
+    module = sets[place][number]
+    inner = functional.gelu(states_BLH @ module.down.weight.T + module.down.bias)
+    return inner @ module.up.weight.T + module.up.bias
+
+
 def by_hand(model: BertModel, sets: Any, mask_BL: Tensor) -> Tensor:
     """BERT with modules where Ma et al. (IAA) and He et al. (parallel) put them, written out."""
-
-    def at(place: str, number: int, states_BLH: Tensor) -> Tensor | float:
-        if place not in sets:
-            return 0.0
-        module = sets[place][number]
-        inner = functional.gelu(states_BLH @ module.down.weight.T + module.down.bias)
-        return inner @ module.up.weight.T + module.up.bias
-
+    at = partial(bottleneck, sets)
     first = states_BLH = model.embeddings(input_ids=IDS_BL)
     seen_B11L = mask_BL[:, None, None, :].bool()
     for number, layer in enumerate(model.encoder.layer):
@@ -148,13 +152,16 @@ def by_hand(model: BertModel, sets: Any, mask_BL: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("method", BOTTLENECKS)
-def test_bottlenecks_by_hand(method: str) -> None:
-    model = backbone("bert")
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_bottlenecks_by_hand(kind: str, method: str) -> None:
+    model = backbone(kind)
     tuning = moved(tuning_of(model, method))
     tuning.use("query")
     found = states(model)
     tuning.use(None)
-    torch.testing.assert_close(found, by_hand(model, tuning.parts[0].sets["query"], MASK_BL), rtol=0, atol=1e-5)
+    sets = tuning.parts[0].sets["query"]
+    expected = by_hand(model, sets, MASK_BL) if kind == "bert" else modernbert_by_hand(model, [torch.zeros(2, 0, 32)] * 3, 0, sets)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_lora_is_peft_and_a_low_rank_change() -> None:
@@ -175,11 +182,13 @@ def test_lora_is_peft_and_a_low_rank_change() -> None:
     torch.testing.assert_close(found, peft(input_ids=IDS_BL, attention_mask=MASK_BL).last_hidden_state, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("method", "first"), [("prompt", 3), ("prefix", 0)])
-def test_prompts_are_pefts(method: str, first: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "positions", "first"), [("prompt", "", 3), ("prefix", "", 0), ("prompt", "plain", 0), ("prefix", "shifted", 3)]
+)
+def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
     """peft's prefix tuning shifts positions by the prompt's length, as DPTDR; told others, it does not."""
     model, other = backbone("bert"), backbone("bert")
-    tuning = moved(tuning_of(model, method))
+    tuning = moved(tuning_of(model, method, positions=positions))
     tuning.use("query")
     config = PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     peft = get_peft_model(other, config).eval()
@@ -190,6 +199,98 @@ def test_prompts_are_pefts(method: str, first: int) -> None:
     positions_BL = (torch.arange(8) + first - 3).expand(2, 8)  # peft adds 3
     expected = peft(input_ids=IDS_BL, attention_mask=MASK_BL, position_ids=positions_BL).last_hidden_state
     torch.testing.assert_close(states(model), expected, rtol=0, atol=1e-5)
+
+
+def test_reparameterised_prompts_are_pefts() -> None:
+    """Li and Liang's embedding and layers; what is stored is what they give, and as plain prompts it does the same."""
+    model, other, third = backbone("bert"), backbone("bert"), backbone("bert")
+    tuning = moved(tuning_of(model, "prefix", ("query", "passage"), reparameterised={"query"}))
+    tuning.use("query")
+    config = PrefixTuningConfig(
+        task_type="FEATURE_EXTRACTION", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=512, token_dim=32
+    )
+    peft = get_peft_model(other, config).eval()
+    own, theirs = tuning.tensors("query"), peft.prompt_encoder["default"]
+    layers = [f"layers.{number}" for number in range(2)]
+    with torch.no_grad():
+        theirs.embedding.weight.copy_(own["embedding"])
+        for place, (weight, bias) in {
+            0: (own["first.weight"], own["first.bias"]),
+            2: (torch.cat([own[f"{layer}.weight"] for layer in layers]), torch.cat([own[f"{layer}.bias"] for layer in layers])),
+        }.items():
+            theirs.transform[place].weight.copy_(weight)
+            theirs.transform[place].bias.copy_(bias)
+    positions_BL = (torch.arange(8) - 3).expand(2, 8)  # peft adds 3
+    expected = peft(input_ids=IDS_BL, attention_mask=MASK_BL, position_ids=positions_BL).last_hidden_state
+    torch.testing.assert_close(states(model), expected, rtol=0, atol=1e-5)
+    plain = tuning_of(third, "prefix")
+    plain.load(tuning.stored(), "a folder")
+    plain.use("query")
+    torch.testing.assert_close(states(third), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", PROMPTED)
+def test_reparameterised_prompts_begin_as_others_and_train_elsewhere(method: str) -> None:
+    """Deviation 0.02; every layer of the network matters, and a network that leaves one prompt out is found."""
+    model = backbone("bert")
+    tuning = tuning_of(model, method, ("query",), width=32, reparameterised={"query"})
+    plain = tuning_of(backbone("bert"), method, ("query",), width=32)
+    stored = tuning.stored()
+    assert {name: tensor.shape for name, tensor in stored.items()} == {name: tensor.shape for name, tensor in plain.stored().items()}
+    for tensor in (tensor for tensor in stored.values() if tensor.dim() == 3):
+        assert abs(float(tensor.std()) - 0.02) < 2e-3 and abs(float(tensor.mean())) < 2e-3
+    bottlenecks = sum(tensor.numel() for tensor in stored.values() if tensor.dim() < 3)
+    trained = sum(tensor.numel() for tensor in tuning.tensors("query").values())
+    assert trained == bottlenecks + 32 * 32 + 512 * (32 + 1) + (512 + 1) * 2 * 2 * 32
+    tuning.check(lambda: states(model)[:, 0])
+    model.encoder.layer[1].attention.self.deep_prompt = None
+    with pytest.raises(InputError, match=r"2 of \d+ tensors get no gradient, first (0\.)?layers\.1\.weight"):
+        tuning.check(lambda: states(model)[:, 0])
+
+
+def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int, sets: Any = ()) -> Tensor:
+    """ModernBERT with a prompt [2, P, H] in every layer, whose keys are not turned and that all tokens see; positions begin at `first`."""
+    at = partial(bottleneck, sets)
+
+    def heads(rows: Tensor) -> Tensor:
+        return rows.unflatten(-1, (4, 8)).transpose(-2, -3)
+
+    embedded = states_BLH = model.embeddings(IDS_BL)
+    places_L = torch.arange(8)
+    near_LL = (places_L - places_L[:, None]).abs() <= LOCAL["local_attention"] // 2
+    for number, (layer, prompt_2PH) in enumerate(zip(model.layers, layers, strict=True)):
+        before = states_BLH
+        query, key, value = (heads(rows) for rows in layer.attn.Wqkv(layer.attn_norm(before)).chunk(3, -1))
+        turns = model.rotary_emb(before, (places_L + first)[None], layer.attention_type)
+        query, key = apply_rotary_pos_emb(query, key, *turns)
+        key, value = (torch.cat([heads(own).expand(2, -1, -1, -1), rows], 2) for own, rows in zip(prompt_2PH, (key, value), strict=True))
+        seen_BLL = MASK_BL.bool()[:, None].expand(2, 8, 8)
+        if layer.attention_type == "sliding_attention":
+            seen_BLL = seen_BLL & near_LL
+        seen_BLK = functional.pad(seen_BLL, (prompt_2PH.shape[1], 0), value=True)
+        scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(~seen_BLK[:, None], -torch.inf)  # padding may see nothing
+        attended = layer.attn.Wo((scores.softmax(-1).nan_to_num() @ value).transpose(1, 2).flatten(2))
+        u = before + attended + at("inside_attention", number, attended) + at("beside_attention", number, before)
+        ffn = layer.mlp(layer.mlp_norm(u))
+        ffn = ffn + at("inside_ffn", number, ffn) + 4 * at("parallel_ffn", number, layer.mlp_norm(u))
+        states_BLH = u + ffn + at("beside_ffn", number, u) + at("beside_layer", number, before)
+    return model.final_norm(states_BLH) + at("beside_encoder", 0, embedded)
+
+
+@pytest.mark.parametrize(("method", "first"), [("prompt", 3), ("prefix", 0)])
+def test_modernberts_prompts_by_hand(method: str, first: int) -> None:
+    """Texts are longer than the window of two layers of three; their prompts are seen from everywhere."""
+    model = backbone("modernbert")
+    assert [layer.attention_type.split("_")[0] for layer in model.layers] == ["full", "sliding", "sliding"]
+    tuning = tuning_of(model, method)
+    tuning.use("query")
+    layers = list(tuning.tensors("query").values())
+    with torch.no_grad():  # numbers under which it matters what is seen from where
+        for tensor in (*layers, *(layer.attn.Wqkv.weight for layer in model.layers)):
+            tensor.normal_(std=0.5)
+    expected = modernbert_by_hand(model, layers, first)
+    torch.testing.assert_close(states(model), expected, rtol=0, atol=1e-5)
+    assert (modernbert_by_hand(model, layers, 3 - first) - expected).abs().max() > 1e-2
 
 
 def test_prompts_begin_small_and_drop_out() -> None:
@@ -227,14 +328,24 @@ def test_biases_begin_as_the_backbones() -> None:
 
 def test_a_backbone_without_known_hook_points() -> None:
     model = MPNetModel(MPNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
-    message = "type 'mpnet' has no known hook points; supported: bert, camembert, distilbert, electra, roberta, t5, xlm-roberta"
+    message = "type 'mpnet' has no known hook points; supported: bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
     with pytest.raises(InputError, match=message):
         tuning_of(model, "adapter")
 
 
-def test_t5_has_no_biases() -> None:
-    with pytest.raises(InputError, match="bitfit trains biases; a backbone of type 't5' has none"):
-        tuning_of(backbone("t5"), "bitfit")
+@pytest.mark.parametrize("kind", ["t5", "modernbert"])
+def test_some_have_no_biases(kind: str) -> None:
+    with pytest.raises(InputError, match=f"bitfit trains biases; a backbone of type '{kind}' has none"):
+        tuning_of(backbone(kind), "bitfit")
+
+
+def test_modernbert_projects_to_queries_keys_and_values_at_once() -> None:
+    """What is named instead works there."""
+    message = r"lora changes .* of type 'modernbert' has one for both and keys; supported: (.*)"
+    with pytest.raises(InputError, match=message) as raised:
+        tuning_of(backbone("modernbert"), "lora")
+    supported = str(raised.value).rpartition(": ")[2].split(", ")
+    assert supported == [method for method in METHODS if possible("modernbert", method)]
 
 
 def test_the_check_finds_what_has_no_effect() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbones import BACKBONES
+from backbones import BACKBONES, possible
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
@@ -60,8 +60,7 @@ def test_the_module_beside_the_encoder_is_the_wider_one() -> None:
     assert aside_width(15) == 24
 
 
-# T5 has no biases
-POSSIBLE = [(kind, method) for kind in BACKBONES for method in METHODS if not (kind in ("t5", "t5 encoder") and method == "bitfit")]
+POSSIBLE = [(kind, method) for kind in BACKBONES for method in METHODS if possible(kind, method)]
 
 
 @pytest.mark.parametrize(("kind", "method"), POSSIBLE)

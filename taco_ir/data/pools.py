@@ -14,11 +14,23 @@ from taco_ir.records import Query
 
 
 class Pool(NamedTuple):
-    """Queries of a task and the docids to rank for each of them: gold, hard, then random ones, no repeats."""
+    """Queries of a task and the docids to rank for each of them: gold, hard, then random ones, no repeats.
+
+    Attributes:
+        hard: those that were brought in by a query, by qid.
+        random: those that were drawn from the whole collection.
+    """
 
     task: str
     queries: list[Query]
     docids: list[str]
+    hard: Mapping[str, Sequence[str]] = {}
+    random: Sequence[str] = ()
+
+    def beside_gold(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
+        """A query's own hard passages, then so many random ones, drawn for it; gold may be among them."""
+        places = generator(seed, self.task, qid).choice(len(self.random), size=min(random, len(self.random)), replace=False)
+        return unique((*self.hard.get(qid, ()), *(self.random[place] for place in places.tolist())))
 
 
 def draw_queries(collection: Collection, task: str, split: str, count: int, seed: int) -> Topics | None:
@@ -51,5 +63,5 @@ def make_pool(collection: Collection, topics: Topics, hard: Mapping[str, Sequenc
     places = generator(seed, "passages").choice(store.count, size=min(random, store.count), replace=False)
     docids = [docid for sets in positive_sets(store, topics.queries) for positives in sets for docid in positives]
     docids += [docid for query in topics.queries for docid in hard.get(query.qid, ())]
-    docids += [passage.docid for passage in store.at(sorted(places.tolist()))]
-    return Pool(topics.task, topics.queries, list(unique(docids)))
+    drawn = [passage.docid for passage in store.at(sorted(places.tolist()))]
+    return Pool(topics.task, topics.queries, list(unique([*docids, *drawn])), hard, drawn)

@@ -12,7 +12,7 @@ from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.negatives import Negatives
 from taco_ir.data.tasks import TopicsName, canonical_task
 from taco_ir.files import InputError
-from taco_ir.records import ARTICLES, WITHOUT_PUNCTUATION, Passage, normal_answer
+from taco_ir.records import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, Passage, Query, normal_answer
 
 log = logging.getLogger("taco_ir")
 Span = tuple[int, int]  # first character of an answer in its passage, and the one behind the last
@@ -28,6 +28,7 @@ class ReadingCounts(NamedTuple):
         queries: in the topics.
         kept: with an answer in a gold passage.
         unanswered: dropped, since the record names no answer.
+        verdicts: dropped, since its answer is a verdict, which a passage holds by chance only.
         no_passage: dropped, since no gold passage is in the collection.
         not_found: dropped, since no gold passage holds an answer.
         negatives_dropped: mined passages that hold an answer or lie on a gold page.
@@ -36,6 +37,7 @@ class ReadingCounts(NamedTuple):
     queries: int
     kept: int
     unanswered: int
+    verdicts: int
     no_passage: int
     not_found: int
     negatives_dropped: int
@@ -43,7 +45,7 @@ class ReadingCounts(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.kept:,} of {self.queries:,} queries have an answer in a gold passage; dropped: {self.unanswered:,} without an answer, "
-            f"{self.no_passage:,} without a gold passage in the collection, {self.not_found:,} whose answer no gold passage holds; "
+            f"{self.verdicts:,} whose answer is a verdict (yes, no, ...), {self.no_passage:,} without a gold passage in the collection, {self.not_found:,} whose answer no gold passage holds; "
             f"{self.negatives_dropped:,} mined negatives hold an answer or lie on a gold page"
         )
 
@@ -74,35 +76,42 @@ def read_reading(
     Raises:
         InputError: for a task without topics of that split, or of which no gold passage holds an answer.
     """
-    found = find_answers(collection, task, split, negatives, qids)
+    examples = [example for example in read_examples(collection, task, split, negatives) if qids is None or example.qid in qids]
+    topics = collection.load_topics(str(TopicsName(canonical_task(task), split)))
+    found = find_answers(collection, topics.task, [query for query in topics.queries if qids is None or query.qid in qids], examples)
     if not found.examples:
         raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {found.counts}")
     log.info("%s-%s: %s", task, split, found.counts)
     return found
 
 
-def find_answers(collection: Collection, task: str, split: str, negatives: Negatives | None, qids: Container[str] | None) -> ReadingData:
-    """As `read_reading`, where there may be none."""
-    examples = [example for example in read_examples(collection, task, split, negatives) if qids is None or example.qid in qids]
-    topics = collection.load_topics(str(TopicsName(canonical_task(task), split)))
-    queries = [query for query in topics.queries if qids is None or query.qid in qids]
+def find_answers(collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]) -> ReadingData:
+    """Those of `examples`, made of some of `queries`, whose answers are in their positives; there may be none."""
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
     passages = collection.passages.get(sorted(wanted))
     answered = [example for example in examples if answers[example.qid]]
+    named = {query.qid for query in queries if any(map(normal_answer, query.answers))}
+    verdicts = sum(example.qid in named for example in examples) - len(answered)
     spans = {example.qid: _spans(example, answers[example.qid], passages) for example in answered}
     found = [example for example in answered if spans[example.qid]]
     kept = _without_answers(found, answers, spans, passages)
     dropped = sum(len(example.negatives) for example in found) - sum(len(example.negatives) for example in kept)
     counts = ReadingCounts(
-        len(queries), len(kept), len(examples) - len(answered), len(queries) - len(examples), len(answered) - len(found), dropped
+        queries=len(queries),
+        kept=len(kept),
+        unanswered=len(examples) - len(answered) - verdicts,
+        verdicts=verdicts,
+        no_passage=len(queries) - len(examples),
+        not_found=len(answered) - len(found),
+        negatives_dropped=dropped,
     )
-    return ReadingData(canonical_task(task), kept, {example.qid: spans[example.qid] for example in kept}, counts)
+    return ReadingData(task, kept, {example.qid: spans[example.qid] for example in kept}, counts)
 
 
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
-    """Distinct answers as SQuAD compares them, without those of which nothing is left."""
-    return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer))))
+    """Distinct answers as SQuAD compares them, without verdicts and those of which nothing is left."""
+    return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
 
 
 def _spans(example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]) -> dict[str, tuple[Span, ...]]:

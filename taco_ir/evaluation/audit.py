@@ -30,6 +30,7 @@ class TaskAudit(NamedTuple):
         on_gold: negatives that are gold or on a gold page; anything but 0 is an error of the miner.
         with_answer: negatives whose text holds an answer, None where answers are no spans of text.
         margins: best gold score less negative's score, for the queries whose gold was among the hits.
+        lost: queries whose hits a margin dropped, all of them, as gold was not among them; of several sources, the sum.
     """
 
     topics: str
@@ -41,6 +42,7 @@ class TaskAudit(NamedTuple):
     on_gold: int
     with_answer: int | None
     margins: npt.NDArray[np.float64]
+    lost: int = 0
 
 
 class SourceAudit(NamedTuple):
@@ -105,7 +107,7 @@ def audit_task(
     kept: Mapping[str, Ranking],
     page_of: Mapping[str, str],
     gold_scores: Mapping[str, float],
-    seen: tuple[int, int],
+    seen: tuple[int, int, int],
     has_answer: Callable[[Query, str], bool] | None,
 ) -> TaskAudit:
     """Count over the negatives `kept` by qid.
@@ -113,7 +115,7 @@ def audit_task(
     Args:
         page_of: the page of every negative.
         gold_scores: best gold score by qid, where gold was among the hits.
-        seen: hits looked at, and those of them dropped as gold.
+        seen: hits looked at, those of them dropped as gold, and queries that lost all hits to a margin.
         has_answer: tells of a query and a docid whether its text holds an answer; None where that says nothing.
     """
     on_gold = with_answer = 0
@@ -138,6 +140,7 @@ def audit_task(
         on_gold=on_gold,
         with_answer=with_answer if has_answer else None,
         margins=np.concatenate(margins),
+        lost=seen[2],
     )
 
 
@@ -161,6 +164,7 @@ class Numbers(NamedTuple):
     with_answer: float | None
     above_gold: float | None
     margin: float | None
+    lost: int
 
 
 def numbers_of(task: TaskAudit) -> Numbers:
@@ -170,6 +174,7 @@ def numbers_of(task: TaskAudit) -> Numbers:
         None if task.with_answer is None else share(task.with_answer, task.negatives),
         share(int((task.margins <= 0).sum()), len(task.margins)),
         float(np.median(task.margins)) if len(task.margins) else None,
+        task.lost,
     )
 
 
@@ -189,6 +194,7 @@ LEGEND = (
     "with answer: share of negatives whose text holds an answer, likely false negatives; - where answers are no spans of text",
     "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
     "margin: median of best gold score less negative's score",
+    "lost: queries whose hits a filter by margin dropped, all of them, as gold is not among the hits; of several sources, the sum",
 )
 
 

@@ -15,7 +15,7 @@ from taco_ir.records import Ranking
 ALL = "all"
 LEGEND = (
     "alone: share of a source's negatives that no other source holds",
-    "gold dropped, gold kept, with answer, above gold, margin: as above, of one source; scores and margins are those of its own ranking, and are "
+    "gold dropped, gold kept, with answer, above gold, margin, lost: as above, of one source; scores and margins are those of its own ranking, and are "
     "never compared with another's",
     "overlap: share of a row's negatives that the column's source holds for the same query",
 )

@@ -16,9 +16,9 @@ from taco_ir.files import InputError, fingerprint, read_json, sha256_file
 from taco_ir.models.builtin import BUILTIN, shipped_folder
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
-from taco_ir.models.roles import NONE, PASSAGE, QUERY, RoleMarks, load_vectors
+from taco_ir.models.roles import MODULES, NONE, PASSAGE, QUERY, RoleMarks, load_learned
 from taco_ir.models.stored import KEY, is_int8, read_weights
-from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
+from taco_ir.models.tuning.folder import base_folder, base_name, is_tuned, load_tuning, read_record
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TextEncoder:
         self._backbone = _int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self._device)
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
         self._head = head.to(self._device) if head is not None else None
-        self._marks = RoleMarks(config.roles, self._backbone, tokenizer, roles.to(self._device) if roles is not None else None)
+        self._marks = RoleMarks(config.roles, self._backbone, tokenizer, roles.eval().to(self._device) if roles is not None else None)
         self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
         passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
         self.passage_fingerprint = fingerprint(passage_side + [config.roles] * (config.roles != NONE))
@@ -233,8 +233,10 @@ def _load_tower(
     usable_device(device)
     weights = weights_digest(folder)
     config = read_config(folder, pooling, normalize, longest(folder))
+    if precision == "int8" and config.roles in MODULES:
+        raise InputError(f"--precision int8: {folder} has a module for each role (roles {config.roles}), which have float32 only")
     backbone, tokenizer, head = load_backbone(folder, config)
-    roles = load_vectors(folder, backbone) if config.roles == "embedding" else None
+    roles = load_learned(config.roles, folder, backbone)
     return TextEncoder(backbone, tokenizer, config.with_prompt(prompt), folder, weights, precision, device, batch_size, head, roles)
 
 
@@ -276,7 +278,16 @@ def model_folder(model: str | None) -> Path:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Weight files of a model folder. Raises: InputError for a folder without weights or configuration."""
+    """Weight files of a model folder. Raises: InputError for a folder without weights or configuration, or of modules alone."""
+    if is_tuned(folder):
+        from taco_ir.models.tuning.merging import mergeable
+
+        record = read_record(folder)
+        merged = ", or what export --what huggingface makes of both" * mergeable(record)
+        raise InputError(
+            f"--model {folder}: it is modules of {record.method} on a frozen backbone, and a whole model is needed; give the backbone,"
+            f" {base_name(folder, record)}{merged}"
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"

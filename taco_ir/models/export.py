@@ -125,7 +125,8 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     )
     for _, path in kinds[1:]:
         (target / path).mkdir()
-    width = read_json(source / "config.json").get("hidden_size") or read_json(source / "config.json")["d_model"]
+    model = read_json(source / "config.json")
+    width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
     pooling = {
         "word_embedding_dimension": width,
         "pooling_mode_cls_token": config.pooling == "first",

@@ -18,7 +18,7 @@ from taco_ir.files import InputError, fingerprint, sha256_file
 from taco_ir.models.config import EncoderConfig, describes_itself, read_config
 from taco_ir.models.encoder import is_untied, load_backbone, longest, model_folder, usable_device
 from taco_ir.models.pooling import Ids, by_length, pad
-from taco_ir.models.roles import NONE, READER, RoleMarks, load_vectors
+from taco_ir.models.roles import NONE, READER, RoleMarks, load_learned
 from taco_ir.records import Passage, Vectors
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Reader:
         device: str,
         batch_size: int,
         roles: str = NONE,
-        vectors: torch.nn.Module | None = None,
+        learned: torch.nn.Module | None = None,
     ) -> None:
         import torch
 
@@ -210,7 +210,7 @@ class Reader:
         self._device = torch.device(device)
         self._backbone = backbone.eval().to(self._device)
         self._head = head.eval().to(self._device)
-        self._marks = RoleMarks(roles, self._backbone, tokenizer, vectors.to(self._device) if vectors is not None else None)
+        self._marks = RoleMarks(roles, self._backbone, tokenizer, learned.eval().to(self._device) if learned is not None else None)
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
@@ -287,10 +287,10 @@ def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reade
     usable_device(device)
     base = reader_base(folder)
     backbone, tokenizer, _ = load_backbone(folder, base)
-    vectors = load_vectors(folder, backbone) if base.roles == "embedding" else None
+    learned = load_learned(base.roles, folder, backbone)
     head, config = load_head(folder, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
     weights = fingerprint([sha256_file(path) for path in sorted(folder.glob("*.safetensors"))])
-    return Reader(backbone, tokenizer, head, config, weights, device, batch_size, base.roles, vectors)
+    return Reader(backbone, tokenizer, head, config, weights, device, batch_size, base.roles, learned)
 
 
 def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:

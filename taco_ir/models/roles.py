@@ -1,14 +1,15 @@
 """Marks of roles: how an encoder is told whether it reads a query, a passage, or a reader's question with a passage.
 
-Token types as BERT has for pairs of texts, a reserved token at the front, or a learned vector that is added to the word
-embeddings. Which one is part of a checkpoint's configuration, so that whoever encodes marks alike. Ours, for ROM (Fun, Gandhi,
-Ravi, 2021), whose encoders of queries, passages and both are one.
+Token types as BERT has for pairs of texts, a reserved token at the front, a learned vector that is added to the word
+embeddings, or modules of tuning, one for each role, on a backbone that trains with them: deep prompts or adapters. Which one is
+part of a checkpoint's configuration, so that whoever encodes marks alike. Ours, for ROM (Fun, Gandhi, Ravi, 2021), whose
+encoders of queries, passages and both are one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from taco_ir.files import InputError
 
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from taco_ir.models.tuning.tuned import Tuning
+
 NONE = "none"
-ROLE_MARKS = (NONE, "token_type", "marker", "embedding")
+# marks that are modules, and their methods of tuning; a prompt's is the one that leaves texts all of the backbone's positions
+MODULES = {"prompt": "prefix", "adapter": "adapter"}
+ROLE_MARKS = (NONE, "token_type", "marker", "embedding", *MODULES)
 QUERY, PASSAGE, READER = range(3)
+MODULE_NAMES = ("queries", "passages", "reader")
 ROLE_FILE = "roles.safetensors"
 # reserved tokens of a query, a passage and a reader's input: of BERT's, T5's and RoBERTa's vocabularies
 MARKERS = (
@@ -34,16 +40,16 @@ class RoleMarks:
 
     Args:
         kind: one of ROLE_MARKS.
-        vectors: of each role, for `embedding`.
+        learned: what `new_learned` or `load_learned` gave for this backbone.
 
     Raises:
         InputError: for a backbone or tokenizer that cannot be marked so.
     """
 
-    def __init__(self, kind: str, backbone: Any, tokenizer: Tokenizer, vectors: torch.nn.Module | None = None) -> None:
+    def __init__(self, kind: str, backbone: Any, tokenizer: Tokenizer, learned: torch.nn.Module | None = None) -> None:
         self._kind = kind
         self._backbone = backbone
-        self._vectors = vectors
+        self._learned = learned
         self._markers: list[int] = []
         described = backbone.config
         if kind == "token_type" and (types := getattr(described, "type_vocab_size", 0)) < 2:
@@ -60,22 +66,30 @@ class RoleMarks:
                     f"roles is marker; the tokenizer has no reserved tokens ({first} and the two after it); roles embedding needs none"
                 )
 
+    @property
+    def modules(self) -> Tuning | None:
+        """The modules of the roles, of which `inputs` chooses one; None for other marks."""
+        return cast("Tuning", self._learned) if self._kind in MODULES else None
+
     def marker(self, role: int) -> int | None:
         """The token at the front of a text; None: none."""
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """What the backbone is given beside, or instead of, the ids.
+        """What the backbone is given beside, or instead of, the ids. Modules of a role are in use from now on.
 
         Args:
-            role_BL: the role of each token, or [B, 1] of each text. A reader's tokens have their own role but with token types,
-                of which there are two: those of its question are a query's, the others a passage's.
+            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have modules. A reader's tokens have
+                their own role but with token types, of which there are two: those of its question are a query's, the others a passage's.
         """
         if self._kind == "token_type":
             return {"token_type_ids": role_BL.to(ids_BL.device).expand(ids_BL.shape)}
-        if self._kind == "embedding" and self._vectors is not None:
+        if self._kind == "embedding" and self._learned is not None:
             words_BLE = self._backbone.get_input_embeddings()(ids_BL)
-            return {"input_ids": None, "inputs_embeds": words_BLE + self._vectors(role_BL.to(ids_BL.device))}
+            return {"input_ids": None, "inputs_embeds": words_BLE + self._learned(role_BL.to(ids_BL.device))}
+        if self.modules is not None:
+            (role,) = set(role_BL.flatten().tolist())
+            self.modules.use(MODULE_NAMES[role])
         return {}
 
     def of_reader(self, asked: list[int], length: int) -> torch.Tensor:
@@ -87,30 +101,65 @@ class RoleMarks:
         return (torch.arange(length) >= torch.tensor(asked)[:, None]).long()
 
 
-def new_vectors(backbone: Any) -> torch.nn.Module:
-    """A vector for each role, as wide as the word embeddings."""
+def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
+    """What marks of a kind have to learn: a vector for each role, as wide as the word embeddings, or its module; None: nothing.
+
+    Raises:
+        InputError: for modules on a backbone whose hook points are not known.
+    """
     import torch
 
+    if kind in MODULES:
+        return _new_modules(kind, backbone)
+    if kind != "embedding":
+        return None
     vectors = torch.nn.Embedding(3, backbone.get_input_embeddings().embedding_dim)
     torch.nn.init.normal_(vectors.weight, std=DEVIATION)
     return vectors
 
 
-def load_vectors(folder: Path, backbone: Any) -> torch.nn.Module:
-    """Those of a checkpoint. Raises: InputError where their file is missing or does not fit the backbone."""
+def _new_modules(kind: str, backbone: Any) -> Tuning:
+    """Of the method's own width, on a backbone that trains with them."""
+    from taco_ir.models.tuning.counts import width_of
+    from taco_ir.models.tuning.sites import shape_of
+    from taco_ir.models.tuning.tuned import Tuning
+
+    method = MODULES[kind]
+    try:
+        modules = Tuning(backbone, method, width_of(method, shape_of(backbone), 0, ""), MODULE_NAMES)
+    except InputError as error:
+        raise InputError(f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding needs none") from error
+    backbone.requires_grad_(True)
+    return modules
+
+
+def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
+    """That of a checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    import torch
     from safetensors.torch import load_file
 
-    path = folder / ROLE_FILE
-    vectors = new_vectors(backbone)
-    wanted = vectors.weight.shape
+    learned = new_learned(kind, backbone)
+    if learned is None:
+        return None
+    path, own = folder / ROLE_FILE, _tensors(learned)
     found = load_file(path) if path.is_file() else {}
-    if set(found) != {"weight"} or found["weight"].shape != wanted:
-        raise InputError(f"{path}: vectors of {wanted[0]} roles of {wanted[1]} numbers, named 'weight', are needed")  # type: ignore[index]
-    vectors.load_state_dict(found)
-    return vectors
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
+        name, value = next(iter(own.items()))
+        raise InputError(f"{path}: {len(own)} tensors of roles {kind} on this backbone are needed, such as {name!r} of {list(value.shape)}")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(found[name])
+    return learned
 
 
-def save_vectors(vectors: torch.nn.Module, folder: Path) -> None:
+def save_learned(learned: torch.nn.Module, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().cpu().contiguous() for name, value in vectors.state_dict().items()}, folder / ROLE_FILE)
+    save_file({name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}, folder / ROLE_FILE)
+
+
+def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
+    """By name, as their file has them."""
+    from taco_ir.models.tuning.tuned import Tuning
+
+    return dict(learned.named_tensors() if isinstance(learned, Tuning) else learned.state_dict())

@@ -11,12 +11,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from taco_ir.files import InputError
-from taco_ir.records import Passage, Query, Ranking
+from taco_ir.records import VERDICTS, Passage, Query, Ranking
 
 WORD = re.compile(r"[^\W_]+")
 ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # Unicode's blocks of combining marks
 SHORTEST_ANSWER = 3  # letters and digits; shorter ones are found in any text
-VERDICTS = frozenset(("yes", "no", "true", "false", "supports", "refutes", "not enough info"))
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class MiningSettings:
         skip: ranks at the top that are passed over, counted in the ranking itself, before anything is dropped.
         keep: negatives of a query, at most.
         drop_answers: drop passages whose text holds an answer.
-        margin: drop hits that score above the best gold hit less `margin`; None, or gold not among the hits: drop none.
+        margin: drop hits that score above the best gold hit less `margin`, all hits where gold is not among the first `depth`; None: drop none.
         seed: draws the examples of the audit.
 
     Raises:
@@ -78,13 +77,14 @@ class Mined(NamedTuple):
     """The negatives of one query, and what was seen on the way.
 
     `seen` counts the hits between skip and depth, `on_gold` those of them that are gold or on a gold page; `gold_score` is
-    the best gold hit's, NaN where there is none down to depth.
+    the best gold hit's, NaN where there is none down to depth. `lost` says that the margin dropped all hits because of that.
     """
 
     negatives: Ranking
     seen: int
     on_gold: int
     gold_score: float
+    lost: bool = False
 
 
 def hard_negatives(
@@ -112,13 +112,14 @@ def hard_negatives(
     ranks = [rank for rank in range(settings.skip, len(docids)) if rank not in dropped]
     seen = max(len(docids) - settings.skip, 0)
     dropped_in_view = seen - len(ranks)
-    if settings.margin is not None and not math.isnan(gold_score):
+    lost = settings.margin is not None and math.isnan(gold_score) and bool(ranks)
+    if settings.margin is not None:
         scores, limit = ranking.scores.tolist(), gold_score - settings.margin
-        ranks = [rank for rank in ranks if scores[rank] < limit]
+        ranks = [rank for rank in ranks if scores[rank] < limit]  # gold further down than depth: the limit is NaN, and none is below
     if settings.drop_answers and holds_answer is not None:
         ranks = list(islice((rank for rank in ranks if not holds_answer(docids[rank])), settings.keep))
     ranks = ranks[: settings.keep]
-    return Mined(Ranking([docids[rank] for rank in ranks], ranking.scores[ranks]), seen, dropped_in_view, gold_score)
+    return Mined(Ranking([docids[rank] for rank in ranks], ranking.scores[ranks]), seen, dropped_in_view, gold_score, lost)
 
 
 def _is_positive(docid: str, gold: Gold, page_of: Mapping[str, str]) -> bool:

@@ -40,7 +40,8 @@ def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: in
     others = _other_bytes(config, step.model, mixed, processes) if mixed else 0.0
     lines = [describe(config, step.model, Mix(samplers, processes, others), memory), *([describe_tasks(config, mixed)] if mixed else [])]
     queries = sum(sampler.share for sampler in samplers)
-    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, validated every {plan.validate_every:,}"])
+    counts = f"; the best model is one of the last phase, after step {plan.judged_after:,}" if plan.judged_after else ""
+    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, validated every {plan.validate_every:,}{counts}"])
 
 
 def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:

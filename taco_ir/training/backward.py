@@ -45,7 +45,7 @@ def backward(
     Dropout of each chunk is drawn from `seed` and the chunk's number, so that GradCache's second pass repeats the first,
     and a run that was stopped repeats the one that was not.
     """
-    chunks = list(_chunks(texts, arithmetic.gradcache, model.device))
+    chunks = list(_chunks(model, texts, arithmetic.gradcache))
 
     def encode(number: int) -> Tensor:
         seed_dropout(number_of(*seed, number) >> 1, model.device)
@@ -67,7 +67,8 @@ def backward(
     loss.backward()  # type: ignore[no-untyped-call]
     if vectors_ND.grad is not None:
         for number, chunk in enumerate(chunks):
-            encode(number).backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
+            if (vectors := encode(number)).requires_grad:  # passages of a frozen backbone have none
+                vectors.backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
@@ -88,12 +89,13 @@ def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tens
     return torch.cat(parts)[places.to(model.device)]
 
 
-def _chunks(texts: Sequence[Text], most: int, device: torch.device) -> Iterator[list[int]]:
-    """Positions by tower, then of similar length: at most `most` texts, or any number where `most` is 0."""
-    tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS_ELSEWHERE)
-    fixed = PASS_TOKENS.get(device.type, PASS_TOKENS_ELSEWHERE)
-    for tower in dict.fromkeys(text.tower for text in texts):
-        members = sorted((i for i, text in enumerate(texts) if text.tower == tower), key=lambda i: -len(texts[i].ids))
+def _chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[list[int]]:
+    """Positions of texts that a pass can read, of similar length: at most `most` texts, or any number where `most` is 0."""
+    tokens = CHUNK_TOKENS.get(model.device.type, CHUNK_TOKENS_ELSEWHERE)
+    fixed = PASS_TOKENS.get(model.device.type, PASS_TOKENS_ELSEWHERE)
+    passes = [model.pass_of(text) for text in texts]
+    for own in dict.fromkeys(passes):
+        members = sorted((i for i, each in enumerate(passes) if each == own), key=lambda i: -len(texts[i].ids))
         ends = cheapest_cuts([len(texts[i].ids) for i in members], most or len(members), tokens, fixed)
         yield from (members[start:end] for start, end in pairwise([0, *ends]))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from taco_ir.files import InputError, read_json, write_json, writing_folder
+from taco_ir.models.tuning.folder import save_training
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.weighting.base import TaskWeighting
@@ -51,6 +52,8 @@ def write_checkpoint(
     """Write one more checkpoint into `folder`, then remove all but the last `keep`."""
     with writing_folder(folder / f"step-{state.step:08d}") as part:
         model.save(part / "model")
+        if model.tuning is not None:
+            save_training(model.tuning, part / "model")
         save_file(_optimizer_tensors(optimizer), part / OPTIMIZER_FILE)
         save_file({name: value.contiguous() for name, value in weighting.state_dict().items()}, part / WEIGHTING_FILE)
         write_json(part / STATE_FILE, asdict(state))

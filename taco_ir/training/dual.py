@@ -16,7 +16,7 @@ from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
 from taco_ir.models.pooling import Ids, embed, pad, tokenize
-from taco_ir.models.roles import PASSAGE, QUERY, ROLE_FILE, RoleMarks, load_vectors, new_vectors, save_vectors
+from taco_ir.models.roles import MODULES, PASSAGE, QUERY, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
 from taco_ir.models.tuning import folder as tuning_folder
 from taco_ir.models.tuning import roles
 from taco_ir.models.tuning.encoder import TunedEncoder
@@ -69,11 +69,11 @@ class DualEncoder(nn.Module):
             if config.head and head is None:
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
-            vectors: nn.Module | None = None
-            if config.roles == "embedding":
-                vectors = load_vectors(source, backbone) if (source / ROLE_FILE).is_file() else new_vectors(backbone)
-                self.towers[name]["roles"] = vectors  # type: ignore[operator]
-            self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, vectors)
+            there = (source / ROLE_FILE).is_file()
+            learned = load_learned(config.roles, source, backbone) if there else new_learned(config.roles, backbone)
+            if learned is not None:
+                self.towers[name]["roles"] = learned  # type: ignore[operator]
+            self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
             self._tokenizer_files[name] = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in source.glob(pattern)}
 
@@ -110,8 +110,12 @@ class DualEncoder(nn.Module):
                 part.requires_grad_(False)
         self.tuning, self.record = tuning, record
 
+    def pass_of(self, text: Text) -> tuple[str, int]:
+        """Equal for texts that one pass can read: of one tower or module and, where roles have modules, of one role."""
+        return text.tower, text.role if self.config.roles in MODULES else PASSAGE
+
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D] of texts that one tower, or one module of a tuned backbone, reads."""
+        """Vectors [B, D] of texts that one pass can read (see `pass_of`)."""
         if self.tuning is not None:
             self.tuning.use(texts[0].tower or None)
         name = "passage" if self.tuning is not None else texts[0].tower
@@ -179,10 +183,9 @@ class DualEncoder(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
-        settings: dict[str, object] = {"use_reentrant": False}
-        if self.tuning is not None:
-            settings["context_fn"] = self.tuning.repeated
-        for tower in self.towers.values():
+        for name, tower in self.towers.items():
+            modules = self.tuning or self._marks[name].modules
+            settings = {"use_reentrant": False} | ({"context_fn": modules.repeated} if modules else {})
             tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[index]
 
     def text_encoder(self) -> TextEncoder:
@@ -227,7 +230,7 @@ class DualEncoder(nn.Module):
             if "head" in parts:
                 save_file({"weight": parts["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
             if "roles" in parts:
-                save_vectors(parts["roles"], target)
+                save_learned(parts["roles"], target)
             for file, data in self._tokenizer_files[name].items():
                 (target / file).write_bytes(data)
 

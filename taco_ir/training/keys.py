@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from taco_ir.models.config import Pooling
 from taco_ir.models.roles import NONE, ROLE_MARKS
-from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS
+from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.models.tuning.roles import ROLES
 
 WEIGHTING_NAMES = ("naive", "uw", "gradnorm", "pcgrad", "cgd", "taco")
@@ -91,7 +91,10 @@ class TrainConfig:
     freeze_layers: int = field(default=0, metadata=_encoder("leave this many of the lowest layers as they are", min=0))
     tune: str = field(
         default=FULL,
-        metadata=_encoder("train all of the backbone, or keep it frozen and train small modules on it", choices=(FULL, *METHODS)),
+        metadata=_encoder(
+            "train all of the backbone, or keep it frozen and train small modules on it; bitfit: all biases but a pooler's, which vectors do not use",
+            choices=(FULL, *METHODS),
+        ),
     )
     tune_width: int = field(default=0, metadata=_encoder("width of the modules, rank or length of prompts; 0: the method's own", min=0))
     tune_budget: str = field(
@@ -109,10 +112,22 @@ class TrainConfig:
             choices=ROLES,
         ),
     )
+    tune_positions: str | None = field(
+        default=None,
+        metadata=_encoder(
+            "with prompts, whether the positions of a text begin behind them or at 0; left out: shifted for prompt, plain for prefix and mam",
+            choices=(SHIFTED, PLAIN),
+        ),
+    )
+    tune_reparameterise: bool = field(
+        default=False,
+        metadata=_encoder("train an embedding and two layers that make the prompts; the model holds the prompts alone, as without"),
+    )
     roles: str = field(
         default=NONE,
         metadata=_encoder(
-            "how the encoder is told queries, passages and a reader's input apart: by token types, a reserved token, or a learned vector",
+            "how the encoder is told queries, passages and a reader's input apart: by token types, a reserved token, a learned vector,"
+            " or a deep prompt or adapters of each role's own, which train with all the rest",
             choices=ROLE_MARKS,
         ),
     )
@@ -153,7 +168,8 @@ class TrainConfig:
     schedule: str = field(
         default="joint",
         metadata=_kinds(
-            "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading",
+            "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading,"
+            " and validation chooses the best model of the last phase, where patience begins to count, too",
             choices=SCHEDULES,
         ),
     )
@@ -171,7 +187,10 @@ class TrainConfig:
     rehearsal: float = field(default=0.0, metadata=_kinds("sequential: probability that a step is one of an earlier phase", min=0, below=1))
     reading_batch: int = field(default=16, metadata=_kinds("questions of a step, for each reading task", min=1))
     reading_negatives: int = field(
-        default=7, metadata=_kinds("mined passages without an answer that are read with the gold one, at most", min=0)
+        default=7,
+        metadata=_kinds(
+            "mined passages without an answer that are read with the gold one, at most; validation has as many of its pool", min=0
+        ),
     )
     reading_weight: float = field(default=1.0, metadata=_kinds("what the loss of a reading task is multiplied by", above=0))
     passage_batch: int = field(default=16, metadata=_kinds("passages of a step, for each self-supervised task", min=2))

@@ -32,10 +32,12 @@ class Plan(NamedTuple):
     Attributes:
         steps: in all.
         validate_every: steps between validations.
+        judged_after: step up to which validations neither tell the best model nor count for patience.
     """
 
     steps: int
     validate_every: int
+    judged_after: int = 0
 
 
 class Step(Protocol):
@@ -156,13 +158,15 @@ class Loop:
     def _judge(self, macro: float) -> None:
         """Keep the model where it is the best so far."""
         state = self.state
-        if self._keeps_best and (state.best is None or macro > state.best):
+        if not self._keeps_best or state.step <= self._plan.judged_after:
+            return
+        if state.best is None or macro > state.best:
             state.best, state.best_step, state.worse = macro, state.step, 0
             if self._processes.first:
                 with writing_folder(self._folder / BEST) as part:
                     self._step.model.save(part)
         else:
-            state.worse += self._keeps_best
+            state.worse += 1
 
     @property
     def _keeps_best(self) -> bool:

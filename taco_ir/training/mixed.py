@@ -15,9 +15,10 @@ from taco_ir.data.batches import TaskSampler
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.keys import INVERSE_CLOZE
+from taco_ir.training.loop import Plan
 from taco_ir.training.processes import Processes
 from taco_ir.training.reading import ReadingGradient, Spans
-from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Schedule, Scheduled, active, epoch_steps
+from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Schedule, Scheduled, active, epoch_steps, last_phase
 from taco_ir.training.self_supervised import MaskedGradient, cloze_gradient
 from taco_ir.training.shared import SharedEncoder
 from taco_ir.training.start import batch_settings, weighting_of
@@ -101,17 +102,19 @@ class MixedStep(MultiTaskStep):
         return loss * task.weight
 
 
-def mixed_step(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> tuple[MixedStep, int]:
-    """The step that `config` describes, and how many of them are an epoch: every query of retrieval and reading was dealt once."""
+def mixed_step(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> tuple[MixedStep, Plan]:
+    """The step that `config` describes, and the plan; an epoch is over when every query of retrieval and reading was dealt once."""
     tasks = _tasks(config, model, samplers, texts, processes)
     scheduled = [Scheduled(task.phase, len(task.sampler.examples)) for task in tasks]
     shares = [task.sampler.share for task in tasks]
     epoch = epoch_steps(config, scheduled, shares)
-    schedule = Schedule(active(config, scheduled, config.steps or max(1, round(config.epochs * epoch))))
+    steps = config.steps or max(1, round(config.epochs * epoch))
+    schedule = Schedule(active(config, scheduled, steps))
+    plan = Plan(steps, config.validate_every or epoch, last_phase(config, scheduled, steps))
     arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
     weighting = weighting_of(config, model, len(tasks))
     settings = batch_settings(config, model)
-    return MixedStep(model, tasks, schedule, texts, weighting, settings, arithmetic, processes, config.log_cosines), epoch
+    return MixedStep(model, tasks, schedule, texts, weighting, settings, arithmetic, processes, config.log_cosines), plan
 
 
 def _tasks(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> list[Task]:

@@ -132,6 +132,11 @@ def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) 
         config = EncoderConfig("mean")  # no vector is pooled
     else:
         config = base_config(shared, base, limit)
+        if "condenser" in run.objective and config.pooling == "mean":
+            raise InputError(
+                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean, which takes no vector there;"
+                " leave condenser out, or give --pooling first"
+            )
     if config.head:
         raise InputError(f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone")
     if config.roles != NONE:

@@ -63,6 +63,13 @@ def phase_bounds(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float]
     return {phase: bounds for (phase, _), bounds in zip(there, zip([0, *ends], ends, strict=False), strict=True)}
 
 
+def last_phase(config: TrainConfig, tasks: Sequence[Scheduled], steps: int) -> int:
+    """First step of the last phase that has any, where phases are in sequence; else 0."""
+    if config.schedule != "sequential":
+        return 0
+    return max(start for start, stop in phase_bounds(tasks, steps, shares_of(config)).values() if start < stop)
+
+
 def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int) -> Active:
     """The tasks of one phase after those of another; a step is one of an earlier phase, each equally likely, with probability `rehearsal`."""
     draws_S2 = generator(seed, "sequential").random((steps, 2))

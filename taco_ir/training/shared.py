@@ -114,9 +114,9 @@ class SharedEncoder(DualEncoder):
     def as_reader(self) -> Reader:
         """The same weights as answering uses them; leaves them in evaluation mode."""
         assert self.reader is not None
-        vectors = dict(self.towers["passage"].items()).get("roles")  # type: ignore[operator]
+        learned = dict(self.towers["passage"].items()).get("roles")  # type: ignore[operator]
         backbone, tokenizer, limits = self.backbone("passage"), self._tokenizers["passage"], self.inputs.config
-        return Reader(backbone, tokenizer, self.reader, limits, "training", str(self.device), READ_AT_ONCE, self.config.roles, vectors)
+        return Reader(backbone, tokenizer, self.reader, limits, "training", str(self.device), READ_AT_ONCE, self.config.roles, learned)
 
     def save(self, folder: Path) -> None:
         super().save(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +10,29 @@ import torch
 from torch import nn
 
 from taco_ir.files import InputError
-from taco_ir.models.config import EncoderConfig
+from taco_ir.models.config import ANY_TASK, EncoderConfig
 from taco_ir.models.encoder import HEAD_FILE, is_untied, weights_digest
 from taco_ir.models.pooling import embed
 from taco_ir.models.tuning import roles
-from taco_ir.models.tuning.counts import FULL, parameters, share, width_of
-from taco_ir.models.tuning.folder import RECORD_FILE, TENSORS_FILE, TuningRecord, base_name, is_tuned, read_record, read_tensors
+from taco_ir.models.tuning.counts import FULL, POSITIONS, is_shifted, parameters, share, width_of
+from taco_ir.models.tuning.folder import (
+    RECORD_FILE,
+    TENSORS_FILE,
+    TuningRecord,
+    base_name,
+    is_tuned,
+    module_of,
+    read_record,
+    read_tensors,
+    read_training,
+)
+from taco_ir.models.tuning.prompts import has_positions
 from taco_ir.models.tuning.sites import shape_of
 from taco_ir.models.tuning.tuned import Tuning
-from taco_ir.training.config import TrainConfig
+from taco_ir.training.config import TrainConfig, episode_configs
 from taco_ir.training.dual import DualEncoder
 
+OF_PROMPTS = ("tune_positions", "tune_reparameterise")
 NOT_WITH = ("untied", "freeze_embeddings", "freeze_layers")  # about a backbone that trains
 PROBE_TOKENS = 8
 
@@ -31,10 +43,17 @@ def check_tuning(config: TrainConfig, folder: Path, base: Path) -> None:
         if is_tuned(folder):
             method = read_record(folder).method
             raise InputError(f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be")
-        for key in ("tune_width", "tune_budget"):
+        for key in ("tune_width", "tune_budget", *OF_PROMPTS):
             if value := getattr(config, key):
                 raise InputError(f"{key} is {value!r}; it says nothing about tune {FULL}; give another tune, or leave it out")
+        if config.tune_roles != TrainConfig.tune_roles:
+            raise InputError(
+                f"tune_roles is {config.tune_roles!r}; with tune {FULL} there are no modules; give another tune, or leave it out"
+            )
         return
+    for key in OF_PROMPTS:
+        if (value := getattr(config, key)) and config.tune not in POSITIONS:
+            raise InputError(f"{key} is {value!r}; tune {config.tune} has no prompts, {', '.join(POSITIONS)} have; leave {key} out")
     for key in NOT_WITH:
         if value := getattr(config, key):
             raise InputError(
@@ -45,6 +64,14 @@ def check_tuning(config: TrainConfig, folder: Path, base: Path) -> None:
         raise InputError(f"tune is {config.tune}; {base} has two towers; modules go on one backbone")
     if config.head and not (base / HEAD_FILE).is_file():
         raise InputError(f"head is {config.head}; with tune {config.tune} the base must have it already; leave head out")
+
+
+def check_episodes(config: TrainConfig) -> None:
+    """Raise InputError where an episode could not go on from the model of the one before."""
+    if config.tune_reparameterise and (count := len(episode_configs(config))) > 1:
+        raise InputError(
+            f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot go on; leave it out, or give one episode"
+        )
 
 
 def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]) -> tuple[Tuning, TuningRecord]:
@@ -60,17 +87,21 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     own_tasks = tuple(tasks) if config.tune_roles.startswith("task") else ()
     if old is None:
         width = width_of(config.tune, shape, config.tune_width, config.tune_budget)
-        record = TuningRecord(config.tune, width, config.tune_roles, own_tasks, (), _name(config, folder), weights_digest(base))
+        positions = _positions(config, backbone)
+        record = TuningRecord(
+            config.tune, width, config.tune_roles, own_tasks, (), _name(config, folder), weights_digest(base), {}, positions
+        )
     else:
         _check_same(config, old, folder)
+        if config.tune_budget and (width := width_of(config.tune, shape, 0, config.tune_budget)) != old.width:
+            raise InputError(
+                f"tune_budget {config.tune_budget} is width {width}; the model {folder} has width {old.width}; leave tune_budget out,"
+                f" or start from its base {old.base}"
+            )
         new = tuple(task for task in own_tasks if task not in old.tasks)
         frozen = tuple(old.names) if new else old.frozen
         record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=base_name(folder, old))
-    tuning = Tuning(backbone, record.method, record.width, record.names)
-    if old is not None:
-        found = read_tensors(folder)
-        missing = {name: tensor for name, tensor in tuning.named_tensors().items() if name.split(".")[0] not in old.names}
-        tuning.load({**missing, **found}, str(folder / TENSORS_FILE))
+    tuning = _built(config, backbone, folder, record, old.names if old is not None else ())
     mine = {roles.query_module(record.roles, record.tasks, task) for task in tasks} | {roles.passage_module(record.roles)}
     trained = [name for name in tuning.names if name in mine and name not in record.frozen]
     if not trained:
@@ -79,16 +110,48 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     return tuning, record
 
 
+def _built(config: TrainConfig, backbone: nn.Module, folder: Path, record: TuningRecord, held: Collection[str]) -> Tuning:
+    """The modules of `record`, of which `folder` holds those named `held`; the others are new.
+
+    Raises:
+        InputError: for prompts that cannot be reparameterised, since only their vectors are left, or tensors that do not fit.
+    """
+    made = read_training(folder) if config.tune_reparameterise else {}
+    new = set(record.names).difference(held)
+    reparameterised = {module_of(name) for name in made} | new if config.tune_reparameterise else set()
+    if config.tune_reparameterise and not reparameterised:
+        raise InputError(
+            f"tune_reparameterise: the prompts in {folder} are plain vectors, as a training leaves them; leave it out, or start from the base"
+            f" {record.base}"
+        )
+    tuning = Tuning(backbone, record.method, record.width, record.names, record.positions, reparameterised)
+    if held:
+        plain = {name: tensor for name, tensor in read_tensors(folder).items() if module_of(name) not in reparameterised}
+        begun = {name: tensor for name, tensor in tuning.named_tensors().items() if module_of(name) in new}
+        tuning.load({**begun, **plain, **made}, str(folder / TENSORS_FILE))
+    return tuning
+
+
+def _positions(config: TrainConfig, backbone: nn.Module) -> str:
+    """What a record says of positions. Raises: InputError for a backbone that has none to shift."""
+    if config.tune_positions and not has_positions(backbone):
+        kind = backbone.config.model_type  # type: ignore[union-attr]
+        raise InputError(f"tune_positions is {config.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out")
+    return "" if config.tune_positions in (None, POSITIONS.get(config.tune)) else config.tune_positions
+
+
 def _name(config: TrainConfig, folder: Path) -> str:
     """How the base is found again: a hub's name as it was given, or the folder."""
     return config.model if config.model and not Path(config.model).exists() else str(folder.resolve())
 
 
 def _check_same(config: TrainConfig, old: TuningRecord, folder: Path) -> None:
+    positions = old.positions or POSITIONS.get(old.method)
     for key, given, found in (
         ("tune", config.tune, old.method),
         ("tune_roles", config.tune_roles, old.roles),
         ("tune_width", config.tune_width or old.width, old.width),
+        ("tune_positions", config.tune_positions or positions, positions),
     ):
         if given != found:
             raise InputError(
@@ -97,19 +160,35 @@ def _check_same(config: TrainConfig, old: TuningRecord, folder: Path) -> None:
 
 
 def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderConfig:
-    """The configuration of a model that is tuned further: what it said of other tasks stays."""
-    if not is_tuned(folder):
+    """The configuration of a model that is tuned further: what it said of other tasks stays, and of passages where their module does not train.
+
+    Raises:
+        InputError: for another form of passages that were indexed and stay.
+    """
+    if not is_tuned(folder) or model.record is None:
         return model.config
-    prompts = {**base.prompts, **model.config.prompts}
-    lengths = {**base.query_lengths, **model.config.query_lengths}
-    return replace(model.config, prompts=prompts, query_lengths=lengths, query_length=max(base.query_length, model.config.query_length))
+    own = model.config
+    prompts = {**(base.prompts or {ANY_TASK: ""}), **own.prompts} if own.prompts else base.prompts
+    config = replace(
+        own,
+        prompts=prompts,
+        query_lengths={**base.query_lengths, **own.query_lengths},
+        query_length=max(base.query_length, own.query_length),
+    )
+    if roles.passage_module(model.record.roles) not in (None, *model.record.frozen):
+        return config
+    for key in ("passage_length", "passage_template"):
+        given, found = getattr(own, key), getattr(base, key)
+        if given not in (getattr(TrainConfig, key), found):
+            raise InputError(f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out")
+    return replace(config, passage_length=base.passage_length, passage_template=base.passage_template)
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:
     """Raise InputError where a prompt with positions of its own and the longest text need more than the backbone's `limit`."""
     config, record = model.config, model.record
     longest_text = max(config.query_length, config.passage_length, *config.query_lengths.values())
-    if record is not None and record.method == "prompt" and record.width + longest_text > limit:
+    if record is not None and is_shifted(record.method, record.positions) and record.width + longest_text > limit:
         raise InputError(
             f"tune_width is {record.width}; with texts of {longest_text} tokens the prompt takes at most {max(limit - longest_text, 0)}"
             f" of the backbone's {limit} positions; give a shorter one, or shorter texts"
@@ -132,10 +211,15 @@ def check_modules(model: DualEncoder) -> None:
 
 
 def describe_tuning(model: DualEncoder) -> str:
-    """A line for the announcement: exact count and share; none for a backbone that trains itself."""
+    """Lines for the announcement: exact count and share, and what trains where it is more; none for a backbone that trains itself."""
     tuning, record = model.tuning, model.record
     if tuning is None or record is None:
         return ""
     each, part = parameters(record.method, tuning.shape, record.width), share(record.method, tuning.shape, record.width)
     width = f", width {record.width}" if record.width else ""
-    return f"tune: {record.method}{width}: {each:,} numbers, {part} of the backbone, for each of: {', '.join(tuning.names)}\n"
+    line = f"tune: {record.method}{width}: {each:,} numbers, {part} of the backbone, for each of: {', '.join(tuning.names)}\n"
+    for name in tuning.names:
+        if name in tuning.reparameterised:
+            trained = sum(tensor.numel() for tensor in tuning.tensors(name).values())
+            line += f"tune: {name} is reparameterised: {trained:,} numbers train, the {each:,} that they make are stored\n"
+    return line

@@ -36,7 +36,7 @@ class PoolValidation:
 
 
 class Questions(NamedTuple):
-    """Held-out questions of a reading task: each with the gold passage and mined ones, and its answers."""
+    """Held-out questions of a reading task: each with a gold passage and others of the pool, and its answers."""
 
     task: str
     read: Sequence[tuple[str, Sequence[Passage]]]

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from taco_ir.files import InputError
 
 FULL = "full"
+SHIFTED, PLAIN = "shifted", "plain"
+# methods with prompts, and whether their texts' positions begin behind the prompt or at 0, where nothing else is said
+POSITIONS = {"prefix": PLAIN, "prompt": SHIFTED, "mam": PLAIN}
 BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
 
@@ -68,6 +71,11 @@ METHODS = {
     "iaa-l": Method(12, lambda shape, width: 3 * shape.layers * bottleneck(shape, width)),
     "iaa-m": Method(15, lambda shape, width: 2 * shape.layers * bottleneck(shape, width) + bottleneck(shape, aside_width(width))),
 }
+
+
+def is_shifted(method: str, positions: str) -> bool:
+    """Whether texts' positions begin behind a module's prompt; `positions` is what was said of them, if anything."""
+    return (positions or POSITIONS.get(method)) == SHIFTED
 
 
 def parameters(method: str, shape: Shape, width: int) -> int:

@@ -11,7 +11,7 @@ from taco_ir.files import fingerprint
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import TextEncoder
 from taco_ir.models.tuning import roles
-from taco_ir.models.tuning.folder import TuningRecord, module_digest
+from taco_ir.models.tuning.folder import BARE, TuningRecord, module_digest
 from taco_ir.models.tuning.tuned import Tuning
 from taco_ir.records import Passage, Vectors
 
@@ -33,7 +33,7 @@ class TunedEncoder(TextEncoder):
         folder: Path,
         **settings: Any,
     ) -> None:
-        tensors = tuning.named_tensors()
+        tensors = tuning.stored()
         passages = module_digest(record, tensors, roles.passage_module(record.roles))
         super().__init__(backbone, tokenizer, config, folder, passages, **settings)
         self.tuning = tuning.to(self._device).eval()
@@ -57,4 +57,6 @@ class TunedEncoder(TextEncoder):
             lengths = {task: self.config.max_query_tokens(lender) for task, lender in lenders.items()}
             self.config = replace(self.config, query_lengths={**self.config.query_lengths, **lengths})
         if self.config.prompts:
-            super().borrow(lenders)
+            super().borrow({task: lender for task, lender in lenders.items() if lender != BARE})
+            bare = {task: "" for task, lender in lenders.items() if lender == BARE}
+            self.config = replace(self.config, prompts={**self.config.prompts, **bare})

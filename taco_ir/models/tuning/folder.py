@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from taco_ir.files import InputError, fingerprint, read_json, write_json
 from taco_ir.models.config import ANY_TASK
 from taco_ir.models.tuning import roles
-from taco_ir.models.tuning.counts import METHODS
+from taco_ir.models.tuning.counts import METHODS, PLAIN, SHIFTED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taco_ir.models.tuning.tuned import Tuning
 
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
+TRAINING_FILE = "training.safetensors"  # in checkpoints of a training, where what trains is not what is stored
 BACKBONE = "backbone"  # the base's folder in one that holds both
 BARE = "none"  # what is lent where queries go through the backbone alone
 
@@ -35,6 +36,7 @@ class TuningRecord:
         base: folder or hub name of the backbone; a relative one is in the model's own folder.
         digest: of its weights, configuration and tokenizer.
         lent: task without a module (`*`: all others) -> the task whose module reads its queries, or `none`.
+        positions: of texts behind prompts, where they are not the method's own (see `counts.POSITIONS`).
     """
 
     method: str
@@ -45,6 +47,7 @@ class TuningRecord:
     base: str
     digest: str
     lent: Mapping[str, str] = field(default_factory=dict)
+    positions: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +70,12 @@ class TuningRecord:
                 )
         return replace(self, lent={**self.lent, **lenders})
 
+    def save(self, folder: Path) -> None:
+        values = asdict(self)
+        if not self.positions:
+            del values["positions"]
+        write_json(folder / RECORD_FILE, values)
+
 
 def is_tuned(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
@@ -77,13 +86,13 @@ def read_record(folder: Path) -> TuningRecord:
     path = folder / RECORD_FILE
     values = read_json(path)
     types = {"method": str, "width": int, "roles": str, "tasks": list, "frozen": list, "base": str, "digest": str}
+    types |= {"lent": dict, "positions": str}
     known = [entry.name for entry in fields(TuningRecord)]
     if isinstance(values, dict):
-        values = {"lent": {}} | values  # which folders of before do not say
-        types["lent"] = dict
+        values = {"lent": {}, "positions": ""} | values  # which not all folders say
     if not isinstance(values, dict) or set(values) != set(known) or any(type(values[key]) is not kind for key, kind in types.items()):
         raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
-    for key, allowed in (("method", METHODS), ("roles", roles.ROLES)):
+    for key, allowed in (("method", METHODS), ("roles", roles.ROLES), ("positions", ("", SHIFTED, PLAIN))):
         if values[key] not in allowed:
             raise InputError(f"{path}: {key} is {values[key]!r}; valid: {', '.join(allowed)}")
     return TuningRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
@@ -121,17 +130,35 @@ def base_folder(folder: Path, given: str | None = None) -> Path:
 def save(tuning: Tuning, record: TuningRecord, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tuning.named_tensors().items()}
-    save_file(tensors, folder / TENSORS_FILE)
-    write_json(folder / RECORD_FILE, asdict(record))
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tuning.stored().items()}, folder / TENSORS_FILE)
+    record.save(folder)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def save_training(tuning: Tuning, folder: Path) -> None:
+    """Write beside the model in `folder` what trains of modules that are reparameterised, if any are, so that the training can go on."""
+    from safetensors.torch import save_file
+
+    trained = {name: tensor for name, tensor in tuning.named_tensors().items() if module_of(name) in tuning.reparameterised}
+    if trained:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, folder / TRAINING_FILE)
+
+
+def read_training(folder: Path) -> dict[str, Tensor]:
+    """What `save_training` wrote; nothing where it wrote nothing. Raises: InputError for a broken file."""
+    return read_tensors(folder, TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else {}
+
+
+def module_of(tensor: str) -> str:
+    """The module that a tensor belongs to, by its name."""
+    return tensor.partition(".")[0]
+
+
+def read_tensors(folder: Path, file: str = TENSORS_FILE) -> dict[str, Tensor]:
     """Raises: InputError for a file that is missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / TENSORS_FILE
+    path = folder / file
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -143,18 +170,18 @@ def load_tuning(backbone: Any, folder: Path) -> Tuning:
     from taco_ir.models.tuning.tuned import Tuning
 
     record = read_record(folder)
-    tuning = Tuning(backbone, record.method, record.width, record.names)
+    tuning = Tuning(backbone, record.method, record.width, record.names, record.positions)
     tuning.load(read_tensors(folder), str(folder / TENSORS_FILE))
     return tuning
 
 
 def module_digest(record: TuningRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash of the base and of one module: what vectors that it makes depend on, whatever the other modules are."""
+    """Hash of the base and of one module: what vectors that it makes depend on, whatever the other modules are. Of none: the base's."""
     import hashlib
 
-    parts = [record.digest]
-    if name is not None:
-        parts += [record.method, str(record.width)]
-        for key in sorted(key for key in tensors if key.startswith(f"{name}.")):
-            parts.append(hashlib.sha256(tensors[key].detach().cpu().contiguous().numpy().tobytes()).hexdigest())
+    if name is None:
+        return record.digest
+    parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]
+    for key in sorted(key for key in tensors if key.startswith(f"{name}.")):
+        parts.append(hashlib.sha256(tensors[key].detach().cpu().contiguous().numpy().tobytes()).hexdigest())
     return fingerprint(parts)

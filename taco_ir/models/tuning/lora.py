@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.nn import Parameter
 
+from taco_ir.files import InputError
+from taco_ir.models.tuning.counts import METHODS, Shape, parameters
 from taco_ir.models.tuning.part import Part
 from taco_ir.models.tuning.sites import Sites
 
@@ -20,8 +22,15 @@ SCALE = 2  # alpha / rank, a common choice; the comparison's papers name none
 class Lora(Part):
     """W + 2 B A with B zero at the start. The tensors live in the backbone, where peft puts them."""
 
-    def __init__(self, backbone: nn.Module, sites: Sites, rank: int) -> None:
+    def __init__(self, backbone: nn.Module, sites: Sites, shape: Shape, rank: int) -> None:
         super().__init__()
+        if not sites.linears:
+            kind = backbone.config.model_type  # type: ignore[union-attr]
+            other = ", ".join(method for method in METHODS if method != "lora" and parameters(method, shape, 1))
+            raise InputError(
+                f"tune: lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys;"
+                f" supported: {other}"
+            )
         self._backbone = [backbone]  # a list: no part of the module tree
         self._targets = list(sites.linears)
         self._rank = rank
@@ -35,6 +44,8 @@ class Lora(Part):
             warnings.simplefilter("ignore")  # that there are several is meant
             inject_adapter_in_model(config, self._backbone[0], name)
         self._names.append(name)
+        for layer in self.layers():
+            layer.set_requires_grad(self._names)
         self.use(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
@@ -46,9 +57,12 @@ class Lora(Part):
 
     def use(self, name: str | None) -> None:
         super().use(name)
+        tensors = [tensor for each in self._names for tensor in self.tensors(each).values()]
+        trained = [tensor.requires_grad for tensor in tensors]
         for layer in self.layers():
             layer.set_adapter([] if name is None else name)
-            layer.set_requires_grad(self._names)  # peft freezes all but the one in use: the others' gradients would vanish
+        for tensor, trains in zip(tensors, trained, strict=True):
+            tensor.requires_grad_(trains)  # peft lets the one in use train, and no other
 
     def layers(self) -> list[Any]:
         """peft's layers, in the order of the targets."""

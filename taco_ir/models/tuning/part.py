@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 
@@ -22,6 +23,10 @@ class Part(nn.Module):
     @abstractmethod
     def tensors(self, name: str) -> dict[str, Parameter]:
         """The tensors of a set, by names that are the same for all sets."""
+
+    def stored(self, name: str) -> Mapping[str, Tensor]:
+        """What a model folder holds of a set: its tensors, if the part says nothing else."""
+        return self.tensors(name)
 
     def use(self, name: str | None) -> None:
         """Let passes go through the set `name`; None: through the backbone alone."""

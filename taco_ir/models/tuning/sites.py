@@ -29,12 +29,14 @@ class Sites:
     Attributes:
         places: spans by kind, one for each layer (one in all beside the encoder).
         attentions: modules that call the attention function, one for each layer.
-        linears: names of the projections to queries and to values.
+        linears: names of the projections to queries and to values; none where these are parts of larger ones.
+        output: the first layer's projection from what its heads give to hidden states.
     """
 
     places: Mapping[str, Sequence[Span]]
     attentions: Sequence[nn.Module]
     linears: Sequence[str]
+    output: nn.Linear
 
 
 def _bert(backbone: Any) -> Sites:
@@ -49,7 +51,7 @@ def _bert(backbone: Any) -> Sites:
         "beside_encoder": [Span(backbone.encoder, backbone.encoder)],
     }
     linears = [f"encoder.layer.{i}.attention.self.{name}" for i in range(len(layers)) for name in ("query", "value")]
-    return Sites(places, [layer.attention.self for layer in layers], linears)
+    return Sites(places, [layer.attention.self for layer in layers], linears, layers[0].attention.output.dense)
 
 
 def _distilbert(backbone: Any) -> Sites:
@@ -64,7 +66,22 @@ def _distilbert(backbone: Any) -> Sites:
         "beside_encoder": [Span(backbone.transformer, backbone.transformer)],
     }
     linears = [f"transformer.layer.{i}.attention.{name}" for i in range(len(layers)) for name in ("q_lin", "v_lin")]
-    return Sites(places, [layer.attention for layer in layers], linears)
+    return Sites(places, [layer.attention for layer in layers], linears, layers[0].attention.out_lin)
+
+
+def _modernbert(backbone: Any) -> Sites:
+    """Its layer norms come first, as T5's; queries, keys and values are one projection."""
+    layers = list(backbone.layers)
+    places = {
+        "inside_attention": [Span(None, layer.attn.out_drop) for layer in layers],
+        "inside_ffn": [Span(None, layer.mlp) for layer in layers],
+        "parallel_ffn": [Span(layer.mlp, layer.mlp) for layer in layers],
+        "beside_attention": [Span(layer.attn_norm, layer.attn) for layer in layers],
+        "beside_ffn": [Span(layer.mlp_norm, layer.mlp) for layer in layers],
+        "beside_layer": [Span(layer, layer) for layer in layers],
+        "beside_encoder": [Span(layers[0], backbone.final_norm)],
+    }
+    return Sites(places, [layer.attn for layer in layers], (), layers[0].attn.Wo)
 
 
 def _t5(backbone: Any) -> Sites:
@@ -81,12 +98,13 @@ def _t5(backbone: Any) -> Sites:
         "beside_encoder": [Span(blocks[0], stack.final_layer_norm)],
     }
     linears = [f"encoder.block.{i}.layer.0.SelfAttention.{name}" for i in range(len(blocks)) for name in ("q", "v")]
-    return Sites(places, [block.layer[0].SelfAttention for block in blocks], linears)
+    return Sites(places, [block.layer[0].SelfAttention for block in blocks], linears, blocks[0].layer[0].SelfAttention.o)
 
 
 ARCHITECTURES: dict[str, Callable[[Any], Sites]] = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), _bert),
     "distilbert": _distilbert,
+    "modernbert": _modernbert,
     "t5": _t5,
 }
 
@@ -108,6 +126,6 @@ def biases(backbone: nn.Module) -> dict[str, Parameter]:
 def shape_of(backbone: nn.Module) -> Shape:
     """The numbers that counts depend on; of a backbone as it was loaded."""
     sites = sites_of(backbone)
-    outputs, inputs = backbone.get_parameter(f"{sites.linears[0]}.weight").shape
     total = sum(param.numel() for param in backbone.parameters())
-    return Shape(len(sites.attentions), inputs, outputs, sum(bias.numel() for bias in biases(backbone).values()), total)
+    hidden, inner = sites.output.weight.shape
+    return Shape(len(sites.attentions), hidden, inner, sum(bias.numel() for bias in biases(backbone).values()), total)

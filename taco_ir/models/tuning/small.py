@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from taco_ir.files import write_json
 from taco_ir.models.compact import Compacted, compact, finite, size_of
 from taco_ir.models.encoder import weights_digest
 from taco_ir.models.tuning.encoder import TunedEncoder
-from taco_ir.models.tuning.folder import BACKBONE, RECORD_FILE, TENSORS_FILE
+from taco_ir.models.tuning.folder import BACKBONE, TENSORS_FILE
 
 RECORD_BYTES = 4096  # what tuning.json takes, at most
 
@@ -27,12 +26,12 @@ def compact_tuned(encoder: TunedEncoder, base: Path, target: Path, texts: Iterab
     """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.tuning.named_tensors().items()}
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.tuning.stored().items()}
     save_file(finite(tensors, encoder.folder), target / TENSORS_FILE)
     encoder.config.save(target)
     inside = target / BACKBONE
     inside.mkdir()
     alone = replace(encoder.config, prompts={}, query_lengths={})
     made = compact(base, inside, alone, texts, limit - size_of(target) - RECORD_BYTES, stored)
-    write_json(target / RECORD_FILE, asdict(replace(encoder.record, base=BACKBONE, digest=weights_digest(inside))))
+    replace(encoder.record, base=BACKBONE, digest=weights_digest(inside)).save(target)
     return made._replace(size=size_of(target))

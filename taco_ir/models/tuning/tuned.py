@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,13 @@ from torch.nn import Parameter
 from taco_ir.files import InputError
 from taco_ir.models.tuning.bitfit import Biases
 from taco_ir.models.tuning.bottleneck import PLACES, Bottlenecks
-from taco_ir.models.tuning.counts import Shape
+from taco_ir.models.tuning.counts import POSITIONS, Shape, is_shifted
 from taco_ir.models.tuning.lora import Lora
 from taco_ir.models.tuning.part import Part
 from taco_ir.models.tuning.prompts import DROPOUT, DeepPrompts
 from taco_ir.models.tuning.sites import shape_of, sites_of
 
+Kind = TypeVar("Kind", bound=Tensor)
 PROBE_DEVIATION = 0.05  # of the noise under which every tensor must matter: at the start most are zero
 NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: gradients are rounding errors
 
@@ -25,22 +27,35 @@ NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: g
 class Tuning(nn.Module):
     """Named modules of `method` and `width` on `backbone`, which is frozen.
 
+    Args:
+        positions: of texts behind prompts, where they are not the method's own (see `POSITIONS`).
+        reparameterised: names of modules whose prompts are, while they train (see `DeepPrompts`).
+
     Attributes:
         names: of the modules, in the order in which they were made.
         shape: of the backbone, for counts.
         active: the one in use; None: the backbone alone.
     """
 
-    def __init__(self, backbone: nn.Module, method: str, width: int, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        method: str,
+        width: int,
+        names: Sequence[str],
+        positions: str = "",
+        reparameterised: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.method = method
         self.width = width
         self.names = list(names)
+        self.reparameterised = frozenset(reparameterised)
         self.active: str | None = None
         self._backbone = [backbone]  # a list: no part of the module tree
         backbone.requires_grad_(False)
         self.shape = shape_of(backbone)
-        self.parts = nn.ModuleList(_parts(backbone, self.shape, method, width))
+        self.parts = nn.ModuleList(_parts(backbone, self.shape, method, width, is_shifted(method, positions), self.reparameterised))
         for name in names:
             for part in self._own():
                 part.add(name)
@@ -72,14 +87,16 @@ class Tuning(nn.Module):
 
     def tensors(self, name: str) -> dict[str, Parameter]:
         """The trained tensors of a module, by names that are the same for all modules."""
-        parts = self._own()
-        if len(parts) == 1:
-            return parts[0].tensors(name)
-        return {f"{number}.{key}": tensor for number, part in enumerate(parts) for key, tensor in part.tensors(name).items()}
+        return _joined([part.tensors(name) for part in self._own()])
 
     def named_tensors(self) -> dict[str, Parameter]:
         """Those of all modules, named `module.tensor`."""
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
+
+    def stored(self) -> dict[str, Tensor]:
+        """What a model folder holds: the same, but of reparameterised prompts the vectors that they are."""
+        of_modules = {name: _joined([part.stored(name) for part in self._own()]) for name in self.names}
+        return {f"{name}.{key}": tensor.detach() for name, tensors in of_modules.items() for key, tensor in tensors.items()}
 
     def train_only(self, names: Sequence[str]) -> None:
         """Keep all modules but these as they are."""
@@ -127,6 +144,13 @@ class Tuning(nn.Module):
         return list(self.parts)  # type: ignore[arg-type]
 
 
+def _joined(tensors: Sequence[Mapping[str, Kind]]) -> dict[str, Kind]:
+    """A module's tensors of several parts, named `number of the part.tensor`; those of one as they are."""
+    if len(tensors) == 1:
+        return dict(tensors[0])
+    return {f"{number}.{key}": tensor for number, of_part in enumerate(tensors) for key, tensor in of_part.items()}
+
+
 @contextmanager
 def _other_numbers(tensors: Sequence[Parameter]) -> Iterator[None]:
     """Some noise on all tensors inside, that takes gradients; exactly as they were afterwards."""
@@ -147,18 +171,16 @@ def _moves(key: str, grad: Tensor | None) -> bool:
     return grad is not None and (key.endswith(NO_EFFECT) or bool(grad.ne(0).any()))
 
 
-def _parts(backbone: nn.Module, shape: Shape, method: str, width: int) -> list[Part]:
+def _parts(backbone: nn.Module, shape: Shape, method: str, width: int, shifted: bool, reparameterised: Collection[str]) -> list[Part]:
     """What `method` hooks into the backbone."""
     sites = sites_of(backbone)
     if method == "bitfit":
         return [Biases(backbone)]
     if method == "lora":
-        return [Lora(backbone, sites, width)]
+        return [Lora(backbone, sites, shape, width)]
     parts: list[Part] = []
-    if method in ("prefix", "mam"):
-        parts.append(DeepPrompts(backbone, sites, shape.inner, width))
-    elif method == "prompt":
-        parts.append(DeepPrompts(backbone, sites, shape.inner, width, DROPOUT, shifted=True))
+    if method in POSITIONS:
+        parts.append(DeepPrompts(backbone, sites, shape, width, DROPOUT * (method == "prompt"), shifted, reparameterised))
     if method in PLACES:
         parts.append(Bottlenecks(sites, method, shape.hidden, width))
     return parts
