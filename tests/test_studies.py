@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,17 @@ def test_every_command_is_understood(study: Study) -> None:
                 assert config.output.startswith("out") and config.seed == 1, condition.name
 
 
-def test_methods_of_the_tuning_study_choose_among_three_rates() -> None:
+def test_each_method_and_size_of_the_tuning_study_chooses_among_four_rates() -> None:
     (study,) = (study for study in STUDIES if study.name == "tuning")
     chosen = {name: study.tried(name)["rate"] for name, condition in study.conditions.items() if condition.best}
-    assert len(chosen) > 35 and all(len(rates) == 3 for rates in chosen.values())
+    assert len(chosen) > 35 and all(len(rates) == 4 for rates in chosen.values())
     for name, rates in chosen.items():
-        method = next((word for word in study.conditions[name].commands[0].split("--tune ")[1:]), "").split()[:1]
         for tried in rates.values():
-            assert not method or f"--tune {method[0]} " in study.conditions[tried].commands[0], (name, tried)
+            for flag in ("--tune", "--tune-budget") if re.search("-(0.5|5|paper)$", name) else ("--tune",):
+                assert of_flag(flag, study.conditions[name]) == of_flag(flag, study.conditions[tried]), (name, tried)
+
+
+def of_flag(flag: str, condition: Condition) -> str:
+    """Its value in the condition's training, "" where it is not given."""
+    words = condition.commands[0].split()
+    return words[words.index(flag) + 1] if flag in words else ""
