@@ -120,7 +120,9 @@ def base_folder(folder: Path, given: str | None = None) -> Path:
     try:
         found = model_folder(name)
     except InputError as error:
-        raise InputError(f"{folder}: its base model {name!r} is not found; say by --base FOLDER where it is") from error
+        raise InputError(
+            f"{folder}: its base model {name!r} is not found; say where it is by --base FOLDER, or as base in {folder / RECORD_FILE}"
+        ) from error
     digest = "another tuned model" if is_tuned(found) else weights_digest(found)
     if digest != record.digest:
         raise InputError(f"{folder}: its modules belong to the base {record.base!r} with the hash {record.digest}; {found} has {digest}")
