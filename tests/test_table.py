@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.evaluation.table import FORMS, Marked, Table, render
+from taco_ir.evaluation.table import FORMS, Marked, Table, render, without_empty
 from taco_ir.files import InputError
 
 TABLE = Table(
@@ -124,3 +124,10 @@ def test_wrong_tables_and_forms_are_refused():
         render(TABLE._replace(best=["trex"]), "table")
     with pytest.raises(ValueError, match="does not fit"):
         render(TABLE._replace(rows=[["x"]]), "table")
+
+
+def test_only_a_column_without_any_value_goes():
+    table = Table("t", ["run", "base", "nq"], [["TACO", None, 0.5], ["naive", None, None]], best=["nq"])
+    assert without_empty(table, "base") == Table("t", ["run", "nq"], [["TACO", 0.5], ["naive", None]], best=["nq"])
+    for kept in (table._replace(rows=[*table.rows, ["BM25", "tiny", 0.2]]), table._replace(rows=[["TACO", 0, 0.5]])):
+        assert without_empty(kept, "base") == kept

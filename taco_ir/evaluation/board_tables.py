@@ -10,7 +10,7 @@ from typing import Any
 from taco_ir.evaluation.board import MACRO, Board, BoardRow
 from taco_ir.evaluation.comparison import SIGNIFICANT, Comparison
 from taco_ir.evaluation.published import TITLE, Quoted
-from taco_ir.evaluation.table import Cell, Marked, PValue, Table
+from taco_ir.evaluation.table import Cell, Marked, PValue, Table, without_empty
 
 
 def board_tables(board: Board) -> list[Table]:
@@ -35,7 +35,7 @@ def score_table(board: Board, measure: str) -> Table:
     title = f"{board.corpus}, {board.passages:,} passages: {measure}, ± standard deviation over seeds"
     if board.baseline:
         title += f"; + better, - worse than {board.baseline} (p after Holm below {SIGNIFICANT})"
-    return Table(title, ["system", "base", "seeds", *names], rows, best=names)
+    return without_empty(Table(title, ["system", "base", "seeds", *names], rows, best=names), "base")
 
 
 def brief_tables(board: Board) -> list[Table]:
@@ -97,7 +97,9 @@ def difference_table(board: Board, measure: str) -> Table:
         f"{board.corpus}, {measure}, {part}, against {board.baseline}: tests over queries, each averaged over seeds (on one base those in common); 95 % bootstrap "
         "interval, d: difference in standard deviations of a query's, p: paired randomisation, Holm over systems and topics"
     )
-    return Table(title, ["system", "base", "difference", "from", "to", "d", "p", "p Holm", "better on", "worse on"], rows)
+    header = ["system", "base", "difference", "from", "to", "d", "p", "p Holm", "better on", "worse on"]
+    table = Table(title, header, rows)
+    return table if any(row.base for row in board.rows) else without_empty(table, "base")
 
 
 def board_json(boards: Sequence[Board], quoted: Sequence[Quoted]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from taco_ir.evaluation.comparison import row_name
 from taco_ir.evaluation.results import Result
-from taco_ir.evaluation.table import Cell, Marked, Table
+from taco_ir.evaluation.table import Cell, Marked, Table, without_empty
 from taco_ir.files import InputError
 
 SHARE = 0.95
@@ -46,7 +46,7 @@ def convergence_table(results: Sequence[Result], baseline: str) -> Table:
         " in the end (between two validations on a straight line); ± standard deviation over seeds"
     )
     header = ["system", "base", "seeds", "parameters trained", "% of the backbone", "at the end", "reached", "steps"]
-    return Table(title, header, sorted(rows, key=_place), best=["at the end"])
+    return without_empty(Table(title, header, sorted(rows, key=_place), best=["at the end"]), "base")
 
 
 def steps_to(curve: Curve, goal: float) -> float | None:

@@ -38,6 +38,15 @@ class Table(NamedTuple):
     best: Sequence[str] = ()
 
 
+def without_empty(table: Table, name: str) -> Table:
+    """The table without the column `name` (which is not among `best`), if no row has a value there."""
+    place = table.header.index(name)
+    if any(row[place] is not None for row in table.rows):
+        return table
+    header, *rows = ([*line[:place], *line[place + 1 :]] for line in (table.header, *table.rows))
+    return table._replace(header=header, rows=rows)
+
+
 def render(table: Table, form: str) -> str:
     """The table as text that ends in a newline. Numbers have three decimals, in JSON all of them.
 
