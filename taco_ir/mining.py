@@ -11,6 +11,7 @@ from typing import NamedTuple
 from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
+from taco_ir.data.seeds import number_of
 from taco_ir.data.tasks import KILT_TASKS, resolve_topics
 from taco_ir.files import InputError, exclusive
 from taco_ir.rankings import FileRankings, Maker, Rankings, SystemRankings
@@ -98,13 +99,18 @@ def mine_file(
         if len(headers) == 1:
             write_negatives(output, headers[0], ((name, qid, each.docids, each.scores.tolist()) for name, qid, (each,) in rows))
         else:
-            write_merged(output, headers, ((name, qid, *merge(found)) for name, qid, found in rows))
+            write_merged(output, headers, ((name, qid, *merge(found, first_source(qid, len(found)))) for name, qid, found in rows))
     return retrieved
 
 
 def canonical_name(collection: Collection, topics: Topics) -> str:
     """The name under which the negatives of `topics` are filed."""
     return str(resolve_topics(topics.name, collection.topics_names))
+
+
+def first_source(qid: str, sources: int) -> int:
+    """Whose turn it is first for a query: each source's for as many queries, so that a first epoch learns from all, whatever it takes of each."""
+    return number_of(qid, "first source") % sources
 
 
 def runs_folder(output: Path) -> Path:

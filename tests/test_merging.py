@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from taco_ir.data.batches import choose_negatives
 from taco_ir.data.examples import TrainExample
+from taco_ir.mining import first_source
 from taco_ir.records import Ranking
 from taco_ir.retrieval.merging import merge
 
@@ -66,6 +68,25 @@ def test_a_permutation_of_the_sources_only_interleaves_otherwise(sources: list[R
         return min(each.docids.index(docid) for each in sources if docid in each.docids)
 
     assert [best(docid) for docid in permuted.docids] == [best(docid) for docid in merged.docids]
+
+
+@given(SOURCES, st.data())
+def test_another_first_source_is_the_order_of_the_sources_turned(sources: list[Ranking], data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, len(sources) - 1))
+    turned = merge([*sources[first:], *sources[:first]])
+    labels = [[(first + number) % len(sources) for number in each] for each in turned.sources]
+    assert merge(sources, first) == (turned.docids, labels, turned.scores)
+
+
+@given(st.integers(1, 4), st.integers(0, 9))
+def test_the_first_epoch_learns_from_every_source_alike(sources: int, start: int) -> None:
+    """With one negative a query as well: the file of three sources was once, for an epoch, that of the first."""
+    found = [Ranking.of([str(source)], [1.0]) for source in range(sources)]
+    told = [merge(found, first_source(str(qid), sources)).docids for qid in range(1200 * start, 1200 * (start + 1))]
+    counts = Counter(
+        choose_negatives(TrainExample("q", "text", "nq", (("gold",),), frozenset(), tuple(docids)), 1, 0)[0] for docids in told
+    )
+    assert len(counts) == sources and max(counts.values()) - min(counts.values()) < 150
 
 
 @given(SOURCES, st.lists(st.sampled_from([0.125, 4.0, 1024.0]), min_size=4, max_size=4))

@@ -108,6 +108,7 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
     assert lost["1"] == 0 < lost["2"]  # no margin; and one where a random model finds gold too late
     rows = [json.loads(line) for line in Path("m.jsonl").read_text().splitlines()[1:]]
     assert {place for row in rows for held in row["sources"] for place in held} == {0, 1, 2}
+    assert {row["sources"][0][0] for row in rows if row["docids"]} == {0, 1, 2}
     assert sum(len(row["docids"]) for row in rows) == sum(int(row[3]) for row in printed[:2])
     mined("--source", "m.runs/bm25", "m.runs/tiny-bert", "bm25.runs", *filters, *flags, output="again.jsonl")
     assert Path("again.jsonl").read_bytes() == Path("m.jsonl").read_bytes()

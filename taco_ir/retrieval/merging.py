@@ -16,23 +16,28 @@ class Merged(NamedTuple):
     scores: list[list[float]]
 
 
-def merge(negatives: Sequence[Ranking]) -> Merged:
+def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
     """The union of what the sources hold, by a passage's best place among the negatives of a source, then by the order of the sources.
 
     So the first of every source come first, in turn, then the second of each. Scores decide nothing: those of different
     sources have different scales.
 
+    Args:
+        first: the source whose turn it is first, in [0, sources); after the last source comes source 0.
+
     Differs: the paper says which retrievers are united, not how; the order is ours.
     """
     held: dict[str, list[tuple[int, int]]] = {}
-    for source, ranking in enumerate(negatives):
-        for place, docid in enumerate(ranking.docids):
-            held.setdefault(docid, []).append((place, source))
+    for turn in range(len(negatives)):
+        source = (first + turn) % len(negatives)
+        for place, docid in enumerate(negatives[source].docids):
+            held.setdefault(docid, []).append((place, turn))
     places = {docid: sorted(each) for docid, each in held.items()}
     docids = sorted(places, key=places.__getitem__)
+    labels = [[(place, (first + turn) % len(negatives)) for place, turn in places[docid]] for docid in docids]
     scores = [ranking.scores.tolist() for ranking in negatives]
     return Merged(
         docids,
-        [[source for _, source in places[docid]] for docid in docids],
-        [[scores[source][place] for place, source in places[docid]] for docid in docids],
+        [[source for _, source in each] for each in labels],
+        [[scores[source][place] for place, source in each] for each in labels],
     )
