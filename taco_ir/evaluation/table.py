@@ -43,8 +43,8 @@ def without_empty(table: Table, name: str) -> Table:
     place = table.header.index(name)
     if any(row[place] is not None for row in table.rows):
         return table
-    header, *rows = ([*line[:place], *line[place + 1 :]] for line in (table.header, *table.rows))
-    return table._replace(header=header, rows=rows)
+    left = [column for column in range(len(table.header)) if column != place]
+    return table._replace(header=[table.header[column] for column in left], rows=[[row[column] for column in left] for row in table.rows])
 
 
 def render(table: Table, form: str) -> str:
