@@ -175,7 +175,8 @@ def test_a_base_that_moved_is_given(tiny_bert: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "tuned", base)
     expected = vectors(load_encoder(str(folder)))
     base.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"base model .*base. is not found; say .* by --base FOLDER, or as base in .*tuning\.json"):
+    said = r"its base model '.*base' is not found; say where it is by --base FOLDER, or as base in .*tuning\.json"
+    with pytest.raises(InputError, match=said):
         load_encoder(str(folder))
     np.testing.assert_array_equal(vectors(load_encoder(str(folder), base=str(tmp_path / "moved"))), expected)
     replace(read_record(folder), base=str(tmp_path / "moved")).save(folder)

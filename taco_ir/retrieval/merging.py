@@ -27,17 +27,15 @@ def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
 
     Differs: the paper says which retrievers are united, not how; the order is ours.
     """
-    held: dict[str, list[tuple[int, int]]] = {}
-    for turn in range(len(negatives)):
-        source = (first + turn) % len(negatives)
-        for place, docid in enumerate(negatives[source].docids):
-            held.setdefault(docid, []).append((place, turn))
+    held: dict[str, list[tuple[int, int, int]]] = {}  # place, turn, source
+    for source, ranking in enumerate(negatives):
+        for place, docid in enumerate(ranking.docids):
+            held.setdefault(docid, []).append((place, (source - first) % len(negatives), source))
     places = {docid: sorted(each) for docid, each in held.items()}
     docids = sorted(places, key=places.__getitem__)
-    labels = [[(place, (first + turn) % len(negatives)) for place, turn in places[docid]] for docid in docids]
     scores = [ranking.scores.tolist() for ranking in negatives]
     return Merged(
         docids,
-        [[source for _, source in each] for each in labels],
-        [[scores[source][place] for place, source in each] for each in labels],
+        [[source for _, _, source in places[docid]] for docid in docids],
+        [[scores[source][place] for place, _, source in places[docid]] for docid in docids],
     )
