@@ -22,13 +22,9 @@ lint: .venv/developed ## style and layout
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
-bench: .venv/developed ## speed against peers, as ratios; on a quiet machine: make bench COLLECTION=path MODEL=path
+bench: .venv/developed ## speed against peers, as ratios with their bounds; on a quiet machine: make bench COLLECTION=path MODEL=paths
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python benchmarks/encode.py $(if $(COLLECTION),--collection $(COLLECTION))
-	$(BIN)/python benchmarks/search.py $(if $(COLLECTION),--collection $(COLLECTION))
-	$(BIN)/python benchmarks/evaluate.py
-	$(if $(MODEL),$(BIN)/python benchmarks/peft.py $(MODEL))
-	$(if $(MODEL),$(BIN)/python benchmarks/train_step.py steps tasks memory peer $(MODEL) $(if $(COLLECTION),--collection $(COLLECTION)))
+	$(BIN)/python benchmarks $(if $(COLLECTION),--collection $(COLLECTION)) $(if $(MODEL),--model $(MODEL))
 
 readme: .venv/installed ## write anew what is generated: tables in documents, the picture, the card of the shipped encoder
 	$(BIN)/python docs/generate.py

@@ -1,6 +1,6 @@
 """What a training step costs: every weighting against naive training and the released TACO update, and our loop against a peer's.
 
-step      T tasks x 8 queries and 16 passages of 32 and 96 tokens; variants alternate, rounds rotate their order
+steps     T tasks x 8 queries and 16 passages of 32 and 96 tokens; variants alternate, rounds rotate their order
 memory    peak of one variant in a process of its own
 tasks     the weighting's part of a step as T grows and the batch stays
 peer      one task, in-batch negatives: sentence-transformers' trainer over the same examples
@@ -27,11 +27,13 @@ from taco_ir.console import share_processors
 share_processors()  # before torch is imported
 
 import torch  # noqa: E402
+from bounds import Bound, add_tiny, judged  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from taco_ir.data.collections import open_collection  # noqa: E402
 from taco_ir.models.config import EncoderConfig  # noqa: E402
+from taco_ir.models.encoder import model_folder  # noqa: E402
 from taco_ir.models.pooling import Ids  # noqa: E402
 from taco_ir.records import Passage  # noqa: E402
 from taco_ir.training.backward import Arithmetic, backward  # noqa: E402
@@ -47,6 +49,9 @@ NEEDED = {
     "minilm-l6": {"taco": 1.05},
 }
 NEEDED_PEER = 1.4
+SMALLEST = 10_000_000  # parameters of a model whose peak says something of the weighting
+PARTS = ("memory", "steps", "tasks", "peer")  # memory first: a process inherits the peak of the one that starts it
+DEFAULT_MODEL = "minilm-l6"
 T5_BASE_PARAMETERS = 222_903_552
 
 
@@ -141,10 +146,10 @@ class Variant:
         return time.perf_counter() - began
 
 
-def steps(folder: Path, rounds: int, names: Sequence[str]) -> bool:
-    """Print what a step of each variant costs beside naive training's; whether all are as needed."""
+def steps(title: str, folder: Path, rounds: int, names: Sequence[str]) -> list[Bound]:
+    """Print what a step of each variant costs beside naive training's; those that have a bound."""
     model = load(folder)
-    needed = NEEDED.get(folder.name, {})
+    needed = NEEDED.get(title, {})
     variants = [Variant(name, model, TASKS) for name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -153,25 +158,21 @@ def steps(folder: Path, rounds: int, names: Sequence[str]) -> bool:
             spent = variant.step(batches)
             if number:  # the first round warms up
                 seconds[variant.name].append(spent)
-    print(f"{folder.name}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; load {os.getloadavg()[0]:.1f}")
-    good = True
+    print(f"{title}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; load {os.getloadavg()[0]:.1f}")
+    bounds = []
     for variant in variants:
         ratio = statistics.median(a / b for a, b in zip(seconds[variant.name], seconds[NAIVE], strict=True))
         update = f", weighting {1000 * statistics.median(variant.update[1:]):6.0f} ms" if variant.weighting else ""
-        limit = needed.get(variant.name)
-        print(
-            f"  {variant.name:<26}{statistics.median(seconds[variant.name]):8.3f} s  {ratio:5.2f} x naive{update}"
-            + (f"  (at most {limit})" if limit else ""),
-            flush=True,
-        )
-        good &= limit is None or ratio <= limit
-    return good
+        print(f"  {variant.name:<26}{statistics.median(seconds[variant.name]):8.3f} s  {ratio:5.2f} x naive{update}", flush=True)
+        if variant.name in needed:
+            bounds.append(Bound(f"a step of {variant.name} on {title} / naive training's", ratio, needed[variant.name], at_most=True))
+    return bounds
 
 
-def growth(folder: Path, rounds: int) -> None:
+def growth(title: str, folder: Path, rounds: int) -> None:
     """Print what TACO's part of a step takes for 2, 4, 8 and 16 tasks that share one batch of 64 queries and 128 passages."""
     model = load(folder)
-    print(f"{folder.name}: TACO's part of a step as the number of tasks grows, {QUERIES * TASKS} queries in all")
+    print(f"{title}: TACO's part of a step as the number of tasks grows, {QUERIES * TASKS} queries in all")
     first = 0.0
     for tasks in (2, 4, 8, 16):
         variant = Variant("taco", model, tasks)
@@ -193,28 +194,32 @@ def measure_memory(folder: Path, name: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
-def memory(folder: Path) -> bool:
-    """Print the peak memory of each variant; whether TACO's is below naive training's and its excess within the formula."""
-    names = (NAIVE, SEPARATE, "taco", "taco bf16", RELEASED)
+def memory(title: str, folder: Path, names: Sequence[str]) -> list[Bound]:
+    """Print the peak memory of each variant; TACO's beside naive training's, and its excess beside the formula."""
     peaks: dict[str, float] = {}
     for name in names:
-        command = [sys.executable, __file__, "memory-of", str(folder), "--variant", name]
+        command = [sys.executable, __file__, "--model", str(folder), "--memory-of", name]
         peaks[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     trained = sum(param.numel() for _, param in load(folder).trained())
-    print(f"{folder.name}: peak memory, {trained:,} parameters trained")
+    print(f"{title}: peak memory, {trained:,} parameters trained")
     for name, peak in peaks.items():
         print(f"  {name:<26}{peak:8.0f} MB, {peak - peaks[SEPARATE]:+6.0f} MB beside a backward a task")
     allowed = (12 + 2 * TASKS) * trained / 1e6
     print(f"  allowed beside it: 3 P floats + T x P x 2 bytes = {allowed:.0f} MB; t5-base, by the same: {allowed_t5():.2f} GB")
-    return folder.name == "bert-tiny" or (peaks["taco bf16"] < peaks[NAIVE] and peaks["taco bf16"] - peaks[SEPARATE] <= allowed)
+    if trained < SMALLEST:
+        return []
+    return [
+        Bound(f"peak memory of taco bf16 on {title} / naive training's", peaks["taco bf16"] / peaks[NAIVE], 1.0, at_most=True),
+        Bound(f"MB of taco bf16 on {title} beside a backward a task", peaks["taco bf16"] - peaks[SEPARATE], allowed, at_most=True),
+    ]
 
 
 def allowed_t5() -> float:
     return (12 + 2 * TASKS) * T5_BASE_PARAMETERS / 1e9
 
 
-def peer(folder: Path, collection: str, rounds: int, count: int) -> bool:
-    """Print queries a second of our loop and of sentence-transformers' trainer; whether ours are as many more as needed."""
+def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> Bound:
+    """Print queries a second of our loop and of sentence-transformers' trainer; how many more ours are."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.losses import MultipleNegativesRankingLoss
@@ -274,8 +279,7 @@ def peer(folder: Path, collection: str, rounds: int, count: int) -> bool:
             f"{len(triples) / spent[train_theirs]:.1f}; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
-    print(f"{folder.name}: ours / sentence-transformers' trainer: median ratio {statistics.median(ratios):.2f} (needed: {NEEDED_PEER})")
-    return statistics.median(ratios) >= NEEDED_PEER
+    return Bound(f"queries a second on {title}, ours / sentence-transformers' trainer", statistics.median(ratios), NEEDED_PEER)
 
 
 def same_loss(model: DualEncoder, theirs: object, ours: Callable[..., object], batch: Sequence[tuple[str, str, str]]) -> None:
@@ -313,27 +317,34 @@ def examples(collection: str, count: int) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", help="steps, memory, tasks, peer, then the model folders: bert-tiny minilm-l6 minilm-l3 ...")
+    parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL], help=f"names or folders [default: {DEFAULT_MODEL}]")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)} [default: all]")
     parser.add_argument("--collection", default="sample", help="whose nq examples the peer trains on [default: sample]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--examples", type=int, default=640, help="of the peer's race [default: 640]")
     parser.add_argument("--variants", nargs="+", default=[NAIVE, SEPARATE, *sorted(WEIGHTINGS), RELEASED])
-    parser.add_argument("--variant", help="of memory-of")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    add_tiny(parser)
     flags = parser.parse_args()
-    folders = [Path(word) for word in flags.what if Path(word).is_dir()]
-    good = True
-    for folder in folders:
-        if "memory-of" in flags.what:
-            measure_memory(folder, flags.variant)
-        if "steps" in flags.what:
-            good &= steps(folder, flags.rounds, flags.variants)
-        if "tasks" in flags.what:
-            growth(folder, flags.rounds)
-        if "memory" in flags.what:
-            good &= memory(folder)
-        if "peer" in flags.what:
-            good &= peer(folder, flags.collection, flags.rounds, flags.examples)
-    sys.exit(not good)
+    folders = {Path(name).name: model_folder(name) for name in flags.model}
+    if flags.memory_of:
+        measure_memory(*folders.values(), flags.memory_of)
+        return
+    peaks_of = (NAIVE, SEPARATE, "taco", "taco bf16", RELEASED)
+    if flags.tiny:
+        flags.rounds, flags.examples, peaks_of = 1, 64, (NAIVE, SEPARATE, "taco bf16")
+    bounds: list[Bound] = []
+    for part in [part for part in PARTS if part in flags.parts]:
+        for title, folder in folders.items():
+            if part == "memory":
+                bounds += memory(title, folder, peaks_of)
+            elif part == "steps":
+                bounds += steps(title, folder, flags.rounds, flags.variants)
+            elif part == "tasks":
+                growth(title, folder, flags.rounds)
+            else:
+                bounds.append(peer(title, folder, flags.collection, flags.rounds, flags.examples))
+    sys.exit(judged(bounds, flags.tiny))
 
 
 if __name__ == "__main__":
