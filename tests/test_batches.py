@@ -105,7 +105,21 @@ def test_columns_are_each_query_s_positives_then_its_negatives(drawn: list[tuple
         own = list(choose_set(each, epoch, 5)) if multi else [choose_positive(each, epoch, 5)]
         first = batch.starts[row]
         assert batch.positives[row] == tuple(range(first, first + len(own)))
-        assert batch.passages[first : batch.starts[row + 1]] == own + choose_negatives(each, k, epoch)
+        assert batch.passages[first : batch.starts[row + 1]] == own + [
+            docid for docid in choose_negatives(each, k, epoch) if docid not in own
+        ]
+
+
+@LAW
+@given(DRAWN, st.integers(0, 9), st.booleans())
+def test_no_passage_is_twice_among_a_query_s_columns(drawn: list[tuple[TrainExample, int]], k: int, multi: bool) -> None:
+    """It would count twice: a query that has fewer negatives than are asked for has fewer columns."""
+    batch = make_batch(drawn, PAGE_OF, k, multi, 5)
+    for row, (each, _) in enumerate(drawn):
+        own = batch.passages[batch.starts[row] : batch.starts[row + 1]]
+        assert len(set(own)) == len(own)
+        gold = own[: len(batch.positives[row])]
+        assert len(own) >= len(gold) + min(k, len(each.negatives)) - len(set(gold) & set(each.negatives))
 
 
 @LAW
@@ -177,8 +191,11 @@ def test_a_part_is_the_batch_of_its_queries(
 def test_windows_of_negatives_go_round(available: int, k: int) -> None:
     negatives = tuple(map(str, range(available)))
     each = example("a", negatives=negatives)
-    stream = [docid for epoch in range(2 * available) for docid in choose_negatives(each, k, epoch)]
-    assert stream == [negatives[place % available] for place in range(2 * available * k)]
+    taken = [choose_negatives(each, k, epoch) for epoch in range(2 * available)]
+    assert all(len(set(docids)) == len(docids) == min(k, available) for docids in taken)
+    assert [docid for docids in taken for docid in docids] == [
+        negatives[place % available] for place in range(2 * available * min(k, available))
+    ]
     assert choose_negatives(each, 0, 1) == [] and choose_negatives(example("a"), k, 1) == []
 
 
@@ -205,10 +222,8 @@ def test_draws_are_the_same_in_every_process() -> None:
 
 def test_a_batch_takes_a_millisecond() -> None:
     """64 queries x 3 columns; the bound is generous for a busy machine."""
-    drawn = [
-        (example(str(row), (((DOCIDS[row % 18]),), (DOCIDS[(row + 5) % 18],)), tuple(DOCIDS[row % 9 : row % 9 + 8])), row % 3)
-        for row in range(64)
-    ]
+    turned = [DOCIDS[row % 18 :] + DOCIDS[: row % 18] for row in range(64)]
+    drawn = [(example(str(row), ((docids[0],), (docids[5],)), tuple(docids[6:14])), row % 3) for row, docids in enumerate(turned)]
     times = []
     for seed in range(20):
         began = time.perf_counter()

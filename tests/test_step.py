@@ -87,6 +87,16 @@ def test_passages_of_gold_pages_are_no_negatives(model: DualEncoder) -> None:
     assert blocked_loss == 0 and not any(grad.any() for grad in blocked)
 
 
+def test_a_query_with_fewer_negatives_than_asked_counts_each_once(model: DualEncoder) -> None:
+    each = examples("nq", 2)[1]
+    losses = []
+    for asked, negatives in ((1, each.negatives[:1]), (3, each.negatives[:1]), (3, (*each.positives[0], each.negatives[0]))):
+        sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
+        step = step_of(model, settings=BatchSettings(negatives=asked), dealt=[sampler])
+        losses.append(float(step.task_gradient(sampler, 0)))
+    assert losses[0] > 0.1 and losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
 def test_a_step_reports_losses_and_norms_and_leaves_the_combination(model: DualEncoder) -> None:
     step = step_of(model)
     of_task, losses = {}, {}

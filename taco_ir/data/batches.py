@@ -105,13 +105,16 @@ def make_batch(drawn: Sequence[Drawn], page_of: Mapping[str, str], negatives: in
     Args:
         drawn: examples of one task, each with its epoch; at least one.
         page_of: page of every docid that can become a column.
-        negatives: columns of negatives per query; a query with no negatives of its own gets none.
+        negatives: columns of negatives per query, fewer where it has fewer: no passage is twice among its own columns.
         multi_positive: all passages of the chosen evidence set are positives, else one of them.
         seed: of the choice of positives.
     """
     examples = [example for example, _ in drawn]
     gold = [choose_set(*each, seed) if multi_positive else (choose_positive(*each, seed),) for each in drawn]
-    hard = [choose_negatives(example, negatives, epoch) for example, epoch in drawn]
+    hard = [
+        [docid for docid in choose_negatives(example, negatives, epoch) if docid not in own]
+        for (example, epoch), own in zip(drawn, gold, strict=True)
+    ]
     starts = tuple(accumulate((len(own) + len(others) for own, others in zip(gold, hard, strict=True)), initial=0))
     positives = [tuple(range(start, start + len(own))) for start, own in zip(starts, gold, strict=False)]
     passages = [docid for own, others in zip(gold, hard, strict=True) for docid in (*own, *others)]
@@ -149,9 +152,10 @@ def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """k of the example's negatives: the hardest in epoch 0, the next k in epoch 1, around and around; none if it has none."""
+    """k of the example's negatives, or all where it has fewer: the hardest in epoch 0, the next k in epoch 1, around and around."""
     available = example.negatives
-    return [available[(epoch * k + place) % len(available)] for place in range(k)] if available else []
+    taken = min(k, len(available))
+    return [available[(epoch * taken + place) % len(available)] for place in range(taken)]
 
 
 def _on_gold(examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]) -> npt.NDArray[np.bool_]:

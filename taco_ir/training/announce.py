@@ -49,7 +49,7 @@ def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes:
     own = config.accumulate * (1 if config.cross_device else mix.processes)
     rows: list[list[Cell]] = []
     for sampler in mix.samplers:
-        columns = 1 + (config.hard_negatives if any(example.negatives for example in sampler.examples) else 0)
+        columns = 1 + min(config.hard_negatives, max((len(example.negatives) for example in sampler.examples), default=0))
         queries = -(-sampler.share // own)
         seen = queries * columns - 1
         lengths = f"{model.config.max_query_tokens(sampler.task)} / {model.config.passage_length}"

@@ -190,7 +190,7 @@ class ReadingGradient:
         questions = []
         for example, epoch in drawn:
             positive = choose_positive(example, epoch, self._settings.seed)
-            docids = [positive, *dict.fromkeys(choose_negatives(example, self._settings.negatives, epoch))]
+            docids = [positive, *choose_negatives(example, self._settings.negatives, epoch)]
             inputs = self._model.inputs(example.text, [self._texts.passages[docid] for docid in docids])
             answers = inputs[0].token_spans(spans[example.qid][positive], self._model.inputs.config.answer)
             questions.append(Placed(len(rows), len(rows) + len(inputs), answers))
