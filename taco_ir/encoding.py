@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taco_ir.console import Progress, duration
 from taco_ir.data.collections import Collection
 from taco_ir.files import exclusive, human_bytes, require_space
-from taco_ir.records import Encoder
+from taco_ir.records import Encoder, Query, Vectors
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
+
+if TYPE_CHECKING:
+    from taco_ir.models.encoder import TextEncoder
 
 SAMPLE = 48  # passages that are encoded to estimate the rate
 WORKING_BYTES = 200_000_000  # what tokenising a block and batches of all lengths were seen to add to the sample's peak
@@ -26,6 +31,15 @@ def encode_collection(
     """
     with exclusive(shard.folder(output), wait=False):
         _encode_shard(collection, encoder, ShardWriter(output, shard, recipe, overwrite), recipe, shard)
+
+
+def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequence[Query]) -> Vectors:
+    """Encode queries of the collection, each by its task: float32 [B, D].
+
+    Raises:
+        InputError: for a task that neither the model nor KILT nor the collection has, or that the model cannot encode for.
+    """
+    return encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries], collection.tasks)
 
 
 def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter, recipe: Recipe, shard: Shard) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from taco_ir.console import MODEL_FLAGS, Parser, run_verb
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.tasks import canonical_task
+from taco_ir.encoding import encode_topics
 from taco_ir.files import InputError, writing_folder
 from taco_ir.records import Vectors
+from taco_ir.tasks import canonical_task
 
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
@@ -215,9 +216,8 @@ def main(argv: Sequence[str]) -> None:
         collection = open_collection(options.collection)
         for name in collection.expand(options.topics):
             topics = collection.topics(name)
-            queries = topics.queries
-            vectors_BD = encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
-            write_encoded_queries(queries, vectors_BD, output / "queries" / topics.name)
+            vectors_BD = encode_topics(collection, encoder, topics.queries)
+            write_encoded_queries(topics.queries, vectors_BD, output / "queries" / topics.name)
             print(output / "queries" / topics.name)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from taco_ir.console import MODEL_FLAGS, Parser, log, positive, run_verb, timed
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.tasks import SPLITS
 from taco_ir.files import InputError, collector_paused
 from taco_ir.retrieval.mining import MiningSettings
+from taco_ir.tasks import SPLITS
 
 if TYPE_CHECKING:
     from taco_ir.systems import System

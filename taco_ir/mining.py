@@ -12,13 +12,13 @@ from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.data.seeds import number_of
-from taco_ir.data.tasks import KILT_TASKS, resolve_topics
 from taco_ir.files import InputError, exclusive
 from taco_ir.rankings import FileRankings, Maker, Rankings, SystemRankings
 from taco_ir.records import Query, Ranking, Run
 from taco_ir.retrieval.merging import merge
 from taco_ir.retrieval.mining import AnswerTexts, Mined, MiningSettings, hard_negatives, telling_answers
 from taco_ir.systems import System
+from taco_ir.tasks import KILT_TASKS, resolve_topics
 
 SUFFIX = ".jsonl"
 # their answers are a verdict, an utterance, an essay, or a page's title that every mention of it holds

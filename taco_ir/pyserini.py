@@ -11,7 +11,7 @@ def parser() -> Parser:
     flags = Parser(
         "pyserini",
         "Run a Pyserini command line as `python -m MODULE ARGS...` would, with Java found without a JDK, and with our encoders\n"
-        "under --encoder-class taco. --query-prefix takes a task that the checkpoint has a prompt for.",
+        "under --encoder-class taco. --query-prefix takes a task of the checkpoint (a name or an alias), or a text.",
         example="python -m taco_ir.pyserini pyserini.search.faiss --encoder my-checkpoint --encoder-class taco \\\n"
         "      --index indexes/my-wiki --topics my-wiki/nq-dev.jsonl --topics-format kilt --output nq-dev.trec",
     )

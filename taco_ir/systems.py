@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
-from taco_ir.data.tasks import canonical_task
-from taco_ir.encoding import encode_collection
+from taco_ir.encoding import encode_collection, encode_topics
 from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
 from taco_ir.records import Query, Run
@@ -21,6 +20,7 @@ from taco_ir.retrieval.bm25 import BM25, K1, B, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
+from taco_ir.tasks import canonical_task
 
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
@@ -125,8 +125,8 @@ class DenseSystem(System):
     def _search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
         try:
-            vectors_BD = self.encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries])
-        except InputError as error:  # no prompt or no module; topics always have a task
+            vectors_BD = encode_topics(self._collection, self.encoder, queries)
+        except InputError as error:  # no such task, no prompt or no module; topics always have a task
             raise InputError(f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}") from error
         rankings = self._index.search(vectors_BD, hits)
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})

@@ -16,12 +16,12 @@ from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
 from taco_ir.data.mixing import batch_shares
 from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.data.pools import Pool, draw_queries, make_pool
-from taco_ir.data.tasks import TopicsName, resolve_task
 from taco_ir.files import InputError
 from taco_ir.mining import mine
 from taco_ir.models.config import describes_itself
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.systems import BM25System, DenseSystem, build_dense
+from taco_ir.tasks import TopicsName, resolve_task
 from taco_ir.training.config import TrainConfig, episode_configs
 from taco_ir.training.keys import NOTHING
 

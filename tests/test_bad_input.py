@@ -105,10 +105,11 @@ CASES = {
     "unknown topics": Case("search", ["--topics", "qn-dev"], ["unknown topics 'qn-dev'", "did you mean nq-dev", "wow-dev"]),
     "unknown split": Case("search", [*NQ[:3], "nq-test"], ["unknown topics 'nq-test'", "valid: nq-dev"]),
     "unknown task": Case("search", ["--topics", "kilt/quiz/dev"], ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]),
+    "task of nobody": Case("search", ["--query", "who", "--task", "fevr"], ["unknown task 'fevr'", "did you mean fever", "name none"]),
     "task without a prompt": Case(
         "search",
-        ["--query", "who", "--task", "quiz", "--model", "m"],
-        ["no prompt for task 'quiz'", "nq", "--prompt"],
+        ["--query", "who", "--task", "eli5", "--model", "m"],
+        ["no prompt for task 'eli5'", "nq", "--prompt"],
         model_copy(
             "m", lambda m: (m / "taco_ir.json").write_text(json.dumps({"prompts": {"nq": "q: "}, "query_length": 64, "passage_length": 64}))
         ),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from taco_ir.data.collections import open_collection
-from taco_ir.data.tasks import TopicsName
 from taco_ir.files import InputError
+from taco_ir.tasks import TopicsName
 
 MINIKILT = {  # queries; fever and squad-train repeat ids, which are merged
     "fever-train": 5249,

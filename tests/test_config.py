@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError
 from taco_ir.models.config import CONFIG_FILE, EncoderConfig, describes_itself, read_config
 from taco_ir.records import Passage
+from taco_ir.tasks import canonical_task
 
 LONGEST = 128
 TASKS = st.sampled_from(["nq", "fever", "trex", "structured_zeroshot", "*"])

@@ -20,9 +20,9 @@ from taco_ir.data import kilt_files
 from taco_ir.data.collections import open_collection
 from taco_ir.data.kilt import dataset, judged_ids, register, register_collection
 from taco_ir.data.kilt_files import KILT_FILES, Addresses, KiltFile, expand, get, get_knowledge_source, kilt_folder, read_questions
-from taco_ir.data.tasks import KILT_TASKS, TopicsName
 from taco_ir.files import InputError
 from taco_ir.records import EvidenceSet, Query
+from taco_ir.tasks import KILT_TASKS, TopicsName
 
 NQ_DEV, NQ_TEST, TRIVIAQA_DEV = TopicsName("nq", "dev"), TopicsName("nq", "test"), TopicsName("triviaqa", "dev")
 RECORDS: list[dict[str, Any]] = [

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from taco_ir.data.collections import PACKAGE, open_collection
-from taco_ir.data.tasks import KILT_TASKS
 from taco_ir.records import ENTITY_MARKS, Passage
+from taco_ir.tasks import KILT_TASKS
 
 SAMPLE = open_collection("sample")
 TASKS = ("nq", "hotpotqa", "triviaqa", "fever", "trex", "structured_zeroshot", "wow", "aidayago2")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from taco_ir.data.collections import open_collection
-from taco_ir.data.tasks import TASK_NAMES, canonical_task
 from taco_ir.evaluation.results import read_result
 from taco_ir.models.builtin import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.models.encoder import TextEncoder, load_encoder
 from taco_ir.study.card import CARD_FILE, FACTS_FILE, card, read_facts
 from taco_ir.systems import model_name
+from taco_ir.tasks import TASK_NAMES, canonical_task
 
 RESULTS = Path(__file__).resolve().parents[1] / "runs" / "minikilt" / "results"
 MOST_BYTES = 30_000_000
@@ -37,9 +37,11 @@ def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
 
 
 def test_every_task_has_a_reader(shipped: TextEncoder) -> None:
-    """KILT's own, the sample's, those of a user's folder, and a query without any."""
-    for task in (*TASK_NAMES, "my-task", None):
-        assert np.isfinite(shipped.encode_queries(["who wrote the cello suites"], task)).all()
+    """KILT's own, and a query without any; those of a user's folder where it is said that they are its."""
+    query = ["who wrote the cello suites"]
+    for task in (*TASK_NAMES, None):
+        assert np.isfinite(shipped.encode_queries(query, task)).all()
+    np.testing.assert_array_equal(shipped.encode_mixed_queries(query, ["my-task"], {"my-task"}), shipped.encode_queries(query, None))
 
 
 def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.data.tasks import KILT_TASKS, SPLITS, TASK_NAMES, TopicsName, canonical_task, resolve_task, resolve_topics
 from taco_ir.files import InputError
+from taco_ir.tasks import KILT_TASKS, SPLITS, TASK_NAMES, TopicsName, canonical_task, resolve_task, resolve_topics
 
 ALL = [TopicsName(name, split) for name in TASK_NAMES for split in SPLITS]
 SPELLINGS = [(alias, task.name) for task in KILT_TASKS for alias in (task.name, *task.aliases)]

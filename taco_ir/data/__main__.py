@@ -122,7 +122,7 @@ def make_held_out(argv: Sequence[str]) -> None:
         raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
     from taco_ir.data.collections import open_collection
     from taco_ir.data.held_out import hold_out
-    from taco_ir.data.tasks import resolve_task
+    from taco_ir.tasks import resolve_task
 
     collection = open_collection(options.collection)
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
@@ -155,7 +155,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def _all_rows() -> list[list[str]]:
     from taco_ir.data.collections import PASSAGE_FILES, open_collection
     from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
-    from taco_ir.data.tasks import KINDS
+    from taco_ir.tasks import KINDS
 
     sample = open_collection("sample")
     path = sample.passage_path

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from taco_ir.data.store import PassageStore
-from taco_ir.data.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.data.topics import read_topics
 from taco_ir.files import InputError, data_home, fingerprint
 from taco_ir.records import Query
+from taco_ir.tasks import TopicsName, canonical_task, resolve_topics
 
 log = logging.getLogger("taco_ir")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -53,6 +53,11 @@ class Collection:
     @property
     def topics_names(self) -> list[TopicsName]:
         return sorted(self._topic_paths)
+
+    @property
+    def tasks(self) -> set[str]:
+        """Those that it has topics of."""
+        return {name.task for name in self._topic_paths}
 
     def expand(self, names: Sequence[str]) -> list[str]:
         """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed, files of mixed topics as they are.

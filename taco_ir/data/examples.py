@@ -10,10 +10,10 @@ from taco_ir.data.collections import Collection
 from taco_ir.data.negatives import Negatives
 from taco_ir.data.seeds import generator
 from taco_ir.data.store import PassageStore
-from taco_ir.data.tasks import TopicsName, canonical_task
 from taco_ir.data.topics import unique
 from taco_ir.files import InputError
 from taco_ir.records import EvidenceSet, Query
+from taco_ir.tasks import TopicsName, canonical_task
 
 log = logging.getLogger("taco_ir")
 PositiveSets = tuple[tuple[str, ...], ...]

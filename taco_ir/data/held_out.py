@@ -14,8 +14,8 @@ import orjson
 
 from taco_ir.data.collections import Collection
 from taco_ir.data.seeds import generator
-from taco_ir.data.tasks import TopicsName
 from taco_ir.files import InputError, sha256_file, write_json, writing_folder
+from taco_ir.tasks import TopicsName
 
 RECORD = "held-out.json"
 Record = dict[str, Any]

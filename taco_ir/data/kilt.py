@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.kilt_files import KILT_FILES
 from taco_ir.data.store import PassageStore
-from taco_ir.data.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.data.topics import read_topics, unique
 from taco_ir.files import InputError
 from taco_ir.records import EvidenceSet, Passage, Query
+from taco_ir.tasks import TopicsName, canonical_task, resolve_topics
 
 if TYPE_CHECKING:
     from ir_datasets import Dataset

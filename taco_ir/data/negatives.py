@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, SupportsFloat
 
 import orjson
 
-from taco_ir.data.tasks import TOPICS, TopicsName, canonical_task
 from taco_ir.data.topics import json_lines
 from taco_ir.files import InputError, collector_paused, writing
+from taco_ir.tasks import TOPICS, TopicsName, canonical_task
 
 FORMAT_KEY = "taco_ir_negatives"
 ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.examples import positive_sets
 from taco_ir.data.seeds import generator
-from taco_ir.data.tasks import TopicsName, canonical_task
 from taco_ir.data.topics import unique
 from taco_ir.records import Query
+from taco_ir.tasks import TopicsName, canonical_task
 
 
 class Pool(NamedTuple):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from taco_ir.data.collections import Collection
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.negatives import Negatives
-from taco_ir.data.tasks import TopicsName, canonical_task
 from taco_ir.files import InputError
 from taco_ir.records import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, Passage, Query, normal_answer
+from taco_ir.tasks import TopicsName, canonical_task
 
 log = logging.getLogger("taco_ir")
 Span = tuple[int, int]  # first character of an answer in its passage, and the one behind the last

@@ -59,6 +59,11 @@ class EncoderConfig:
             f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT"
         )
 
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that queries are told apart by: those that have a prompt or a length of their own."""
+        return {*self.prompts, *self.query_lengths} - {ANY_TASK}
+
     def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
         """What the tokenizer reads for queries of `task`: the prompt, then the text. Raises: InputError as `prompt` does."""
         prompt = self.prompt(task)

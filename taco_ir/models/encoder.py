@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from taco_ir.models.roles import MODULES, NONE, PASSAGE, QUERY, RoleMarks, load_
 from taco_ir.models.stored import KEY, is_int8, read_weights
 from taco_ir.models.tuning.folder import base_folder, base_name, is_tuned, load_tuning, read_record
 from taco_ir.records import Passage, Vectors
+from taco_ir.tasks import TASK_NAMES, resolve_task
 
 if TYPE_CHECKING:
     import torch
@@ -80,20 +82,51 @@ class TextEncoder:
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """Encode queries of one task with its prompt: float32 [B, D]. Those cut at the task's length add to `truncated`.
 
+        Args:
+            task: a name or an alias; None for queries of no task, which take what the model has for all others (`*`).
+
         Raises:
-            InputError: when the checkpoint has prompts and none for `task`.
+            InputError: for a name that nobody knows, or a task that the model lacks a prompt or a module for.
         """
+        return self.encode_mixed_queries(texts, [task] * len(texts))
+
+    def encode_mixed_queries(self, texts: Sequence[str], tasks: Sequence[str | None], known: Iterable[str] = ()) -> Vectors:
+        """Encode queries of several tasks, each with what its task has of its own: float32 [B, D], in their order.
+
+        Args:
+            known: tasks of the collection that the queries are from; they may have names that neither the model nor KILT knows.
+
+        Raises:
+            InputError: as `encode_queries` does.
+        """
+        vectors_BD = np.empty((len(texts), self.dim), dtype=np.float32)
+        for given in dict.fromkeys(tasks):
+            rows = [row for row, own in enumerate(tasks) if own == given]
+            vectors_BD[rows] = self._encode_queries([texts[row] for row in rows], self.resolve(given, known))
+        return vectors_BD
+
+    def _encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         vectors_BD, cut = self._encode(self.config.query_texts(texts, task), self.config.max_query_tokens(task), QUERY)
         self.truncated += cut
         return vectors_BD
 
-    def encode_mixed_queries(self, texts: Sequence[str], tasks: Sequence[str | None]) -> Vectors:
-        """Encode queries of several tasks, each with what its task has of its own: float32 [B, D], in their order."""
-        vectors_BD = np.empty((len(texts), self.dim), dtype=np.float32)
-        for task in dict.fromkeys(tasks):
-            rows = [row for row, own in enumerate(tasks) if own == task]
-            vectors_BD[rows] = self.encode_queries([texts[row] for row in rows], task)
-        return vectors_BD
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that the model has something of its own for; none where all queries are one to it."""
+        return self.config.tasks
+
+    def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
+        """The canonical name of a task that the model, KILT or the collection (`known`) has; of no task (None or ""), as it is.
+
+        Raises:
+            InputError: for another name, unless all queries are one to the model.
+        """
+        if not task or not self.tasks:
+            return task
+        try:
+            return resolve_task(task, {*self.tasks, *TASK_NAMES, *known})
+        except InputError as error:
+            raise InputError(f"{error}; for queries of another task name none") from error
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         """Encode passages by the template: float32 [N, D]."""
@@ -144,18 +177,22 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class UntiedEncoder(TextEncoder):
-    """Two towers: passages by the encoder that it is, queries by another one of the same width."""
+    """Two towers of the same width. One configuration says what they read: of queries what theirs says, of passages what the other says."""
 
     def __init__(self, passages: TextEncoder, queries: TextEncoder) -> None:
-        self.__dict__.update(passages.__dict__)
+        said = passages.config
+        self.config = replace(queries.config, passage_length=said.passage_length, passage_template=said.passage_template)
         self.folder = passages.folder.parent
+        self.passage_template = passages.passage_template
+        self.batch_size = passages.batch_size
+        self.truncated = 0
+        self.dim = passages.dim
+        self.passage_fingerprint = passages.passage_fingerprint
         self.fingerprint = fingerprint([passages.fingerprint, queries.fingerprint])
-        self._queries = queries
+        self._towers = {PASSAGE: passages, QUERY: queries}
 
-    def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        vectors_BD = self._queries.encode_queries(texts, task)
-        self.truncated = self._queries.truncated
-        return vectors_BD
+    def _encode(self, texts: Sequence[str], max_tokens: int, role: int = PASSAGE) -> tuple[Vectors, int]:
+        return self._towers[role]._encode(texts, max_tokens, role)
 
 
 def load_encoder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
 ENCODER_CLASS = "taco"
+WORD = re.compile(r"[\w-]+")  # what looks like the name of a task; "question:" or "question " is a text
 POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "decoder", None: None}
 
 
@@ -27,10 +29,13 @@ class TacoQueryEncoder:
 
     Args:
         encoder_dir: model folder or name; None for the encoder that comes with the package.
-        prefix: Pyserini's --query-prefix: a task that the checkpoint has a prompt for, or a text put before each query
-            (with a space, as Pyserini does).
-        task: the task whose prompt is used.
+        prefix: Pyserini's --query-prefix: a task, where the model tells tasks apart and this is one word, or a text put before each
+            query (with a space, as Pyserini does).
+        task: the task of the queries, a name or an alias; None for those of no task.
         pooling, l2_norm: for a plain Hugging Face model, as Pyserini's flags name them.
+
+    Raises:
+        InputError: for a task that neither the model nor KILT has.
     """
 
     def __init__(
@@ -46,11 +51,14 @@ class TacoQueryEncoder:
     ) -> None:
         _refuse_tokenizer(tokenizer_name)
         self.encoder = _load(encoder_dir, device, pooling, l2_norm)
-        self._task = task
-        if prefix in self.encoder.config.prompts:
-            self._task = prefix
+        tasks = self.encoder.tasks
+        if prefix is not None and (prefix in tasks or (tasks and WORD.fullmatch(prefix))):
+            if task is not None:
+                raise InputError(f"prefix {prefix!r} is a task, and so is task {task!r}; give one of both")
+            task = prefix
         elif prefix is not None:
-            self.encoder.config = self.encoder.config.with_prompt(f"{prefix} ")
+            self.encoder.config = self.encoder.config.with_prompt(f"{prefix.rstrip()} ")
+        self._task = self.encoder.resolve(task)
 
     def encode(self, query: str, **_: Any) -> Vectors:
         """One query: float32 [D]."""

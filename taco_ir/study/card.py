@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from taco_ir.data.tasks import canonical_task
 from taco_ir.evaluation.comparison import row_name
 from taco_ir.evaluation.results import SUFFIX, Result, read_result
 from taco_ir.evaluation.table import Cell, Table, render
@@ -23,6 +22,7 @@ from taco_ir.models.stored import is_int8, weights_file
 from taco_ir.models.tuning.folder import BACKBONE, BARE, TENSORS_FILE, is_tuned, read_record
 from taco_ir.study.conditions import WHOLE
 from taco_ir.study.lineage import Lineage, Stage
+from taco_ir.tasks import canonical_task
 
 CARD_FILE, FACTS_FILE = "README.md", "card.json"
 DATA_SETS = Path(__file__).with_name("data_sets.toml")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from taco_ir.data.tasks import canonical_task
 from taco_ir.files import InputError, read_json
 from taco_ir.models.blend import BLENDED_FILE, Blend, model_hash, read_blend
 from taco_ir.models.encoder import own_config
 from taco_ir.models.tuning.counts import FULL
 from taco_ir.models.tuning.folder import read_record
+from taco_ir.tasks import canonical_task
 from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config, read_saved
 from taco_ir.training.pretrain_keys import PretrainConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.files import fingerprint
-from taco_ir.models.config import EncoderConfig
+from taco_ir.models.config import ANY_TASK, EncoderConfig
 from taco_ir.models.encoder import TextEncoder
 from taco_ir.models.tuning import roles
 from taco_ir.models.tuning.folder import BARE, TuningRecord, module_digest
@@ -41,10 +41,13 @@ class TunedEncoder(TextEncoder):
         modules = [module_digest(record, tensors, name) for name in tuning.names]
         self.fingerprint = fingerprint([self.passage_fingerprint, modules, config.described])
 
-    def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        """As before, through the task's module. Raises: InputError also for a task that has none."""
+    @property
+    def tasks(self) -> set[str]:
+        return {*super().tasks, *self.record.tasks, *self.record.lent} - {ANY_TASK}
+
+    def _encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         with self.tuning.used(self.record.query_module(task)):
-            return super().encode_queries(texts, task)
+            return super()._encode_queries(texts, task)
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
         with self.tuning.used(roles.passage_module(self.record.roles)):

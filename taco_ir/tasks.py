@@ -58,7 +58,8 @@ def canonical_task(name: str) -> str:
 
 def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
     """The canonical name of `name` among the canonical names `known`. Raises: InputError listing nearest and all."""
-    return _pick(canonical_task(name), name, sorted(known), "task")
+    valid = sorted(known)
+    return _pick(name if name in valid else canonical_task(name), name, valid, "task")
 
 
 def resolve_topics(name: str, known: Iterable[TopicsName]) -> TopicsName:
