@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of the hosts of KILT's files, for tests alone
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+TLS.load_cert_chain(CERTIFICATE)
 
 
 @dataclass
@@ -20,6 +27,10 @@ class Loopback:
     etag: str = '"1"'
     drops: list[int] = field(default_factory=list)  # bytes after which the connection ends, one per request
     statuses: list[int] = field(default_factory=list)  # answered before anything else, one per request
+    redirects: dict[str, str] = field(default_factory=dict)  # path: where it has gone
+    endless: bool = False  # the body goes on behind its end, in chunks, until the client hangs up
+    sent: int = 0  # bytes of endless bodies
+    total: str = ""  # said in Content-Range instead of the file's size
     asked: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
@@ -33,6 +44,11 @@ def serving(files: dict[str, bytes]) -> Iterator[Loopback]:
         def do_GET(self) -> None:
             loopback.paths.append(self.path)
             loopback.asked.append(self.headers.get("Range", ""))
+            if target := loopback.redirects.get(self.path.removeprefix("/")):
+                self.send_response(302)
+                self.send_header("Location", target)
+                self.end_headers()
+                return
             body = loopback.files.get(self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:])
             status = loopback.statuses.pop(0) if loopback.statuses else 404 if body is None else 200
             if body is None or status != 200:
@@ -48,14 +64,40 @@ def serving(files: dict[str, bytes]) -> Iterator[Loopback]:
                 self.end_headers()
                 return
             self.send_response(status)
-            if loopback.announces:
+            if loopback.endless:
+                self.send_header("Transfer-Encoding", "chunked")
+            elif loopback.announces:
                 self.send_header("Content-Length", str(len(body) - start))
             self.send_header("ETag", loopback.etag)
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{loopback.total or len(body)}")
             self.end_headers()
+            if loopback.endless:
+                self.go_on()
+                return
             stop = start + loopback.drops.pop(0) if loopback.drops else len(body)
             self.wfile.write(body[start:stop])
+
+        def go_on(self) -> None:
+            """Send what has no end."""
+            block = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+            with contextlib.suppress(ConnectionError):
+                while loopback.sent < 1 << 30:
+                    self.wfile.write(block)
+                    loopback.sent += 1 << 16
+
+        def do_CONNECT(self) -> None:
+            """Be the host itself, for which this is a proxy, over TLS."""
+            self.send_response(200)
+            self.end_headers()
+            self.connection = TLS.wrap_socket(self.connection, server_side=True)
+            self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)  # type: ignore[assignment]
+            host = self.path.removesuffix(":443")
+            self.raw_requestline = self.rfile.readline()
+            if self.parse_request():
+                self.path = f"https://{host}{self.path}"
+                self.do_GET()
+            self.connection.close()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

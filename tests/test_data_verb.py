@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from loopback import serving
+from loopback import CERTIFICATE, serving
 
 from taco_ir.data.kilt_files import KILT_FILES
 
@@ -25,14 +25,17 @@ PAGES = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}\n"
 def verb(tmp_path: Path) -> Verb:
     """Run the verb with a data home of its own, without network unless `proxy` says where it is."""
 
-    def run(*argv: str | Path, proxy: str = "http://127.0.0.1:9/") -> subprocess.CompletedProcess[str]:
+    def run(*argv: str | Path, proxy: str = "http://127.0.0.1:9/", **more: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
             "TACO_IR_HOME": str(tmp_path / "home"),
             "IR_DATASETS_HOME": str(tmp_path / "ir"),
             "IR_DATASETS_DL_TRIES": "1",
             "http_proxy": proxy,
+            "https_proxy": proxy,
+            "REQUESTS_CA_BUNDLE": str(CERTIFICATE),
             "no_proxy": "",
             "NO_PROXY": "",
+            **more,
         }
         return subprocess.run([sys.executable, "-m", "taco_ir.data", *argv], env=environment, capture_output=True, text=True, check=False)
 
@@ -94,14 +97,22 @@ def test_get_fetches_from_kilts_address_once(verb: Verb, kilt: Path) -> None:
     with serving(files) as server:
         done = verb("get", "kilt/nq/test", "zsre-test", "nq-test", proxy=server.url)
         assert done.stdout.splitlines() == [str(kilt / name.removeprefix("KILT/")) for name in files], done.stderr
-        assert server.paths == [f"http://dl.fbaipublicfiles.com/{name}" for name in files]
+        assert server.paths == [f"https://dl.fbaipublicfiles.com/{name}" for name in files]
         assert all((kilt / name.removeprefix("KILT/")).read_bytes() == RECORD for name in files)
         assert verb("get", "kilt/nq/test", proxy=server.url).returncode == 0 and len(server.paths) == 2
         fails(verb("get", "kilt/wow/test", proxy=server.url), "wow-test_without_answers-kilt.jsonl: the server answers 404", "--file PATH")
 
 
+def test_who_is_not_the_host_is_not_believed(verb: Verb, kilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer for the host by somebody without its certificate is no answer."""
+    with serving({"KILT/nq-test_without_answers-kilt.jsonl": RECORD}) as server:
+        done = verb("get", "kilt/nq/test", proxy=server.url, REQUESTS_CA_BUNDLE="")
+        fails(done, "CERTIFICATE_VERIFY_FAILED", "--file PATH")
+    assert server.paths == [] and not list(kilt.glob("*"))
+
+
 def test_get_without_network_says_how_to_go_on(verb: Verb) -> None:
-    fails(verb("get", "kilt/nq/dev"), "http://dl.fbaipublicfiles.com/KILT/nq-dev-kilt.jsonl", "--file PATH", "IR_DATASETS_DL_TRIES")
+    fails(verb("get", "kilt/nq/dev"), "https://dl.fbaipublicfiles.com/KILT/nq-dev-kilt.jsonl", "--file PATH", "IR_DATASETS_DL_TRIES")
 
 
 def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
