@@ -86,13 +86,14 @@ def search_topics(
     for topic, path, asked in zip(topics, paths, records, strict=True):
         hits = asked["hits"]
         with timed() as seconds:
-            runs = {chosen.name: chosen.search(topic, hits)}
+            found = chosen.search_with_parts(topic, hits)
         took = seconds()
+        runs = {chosen.name: found[chosen.name]}
         write_run(options.output_format, runs[chosen.name], path, topic, collection, chosen.name)
         write_json(record_path(path), asked | made_of | {"seconds": round(took, 3)})
         report(topic, collection, chosen.name, path, took)
         if compare and topic.judged:
-            runs |= {system.name: system.search(topic, hits) for system in retrievers}
+            runs |= retrievers.hybrid.completed(found, topic, hits)
         for name, run in runs.items():
             if run.tied_share > TIES_WORTH_A_WORD:
                 log.warning(

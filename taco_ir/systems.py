@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,12 +59,9 @@ def query_topics(options: Namespace) -> Topics:
 
 
 class System(ABC):
-    """What ranks passages for topics; the same topics are searched once, so that a hybrid can share its parts' runs."""
+    """What ranks passages for topics. It remembers no run: nothing but the queries themselves would be a safe key."""
 
     name: str
-
-    def __init__(self) -> None:
-        self._runs: dict[tuple[str, int], Run] = {}
 
     @property
     @abstractmethod
@@ -72,19 +69,17 @@ class System(ABC):
         """What its runs depend on, by content."""
 
     @abstractmethod
-    def _search(self, topics: Topics, hits: int) -> Run: ...
-
     def search(self, topics: Topics, hits: int) -> Run:
         """At most `hits` passages for each query."""
-        key = (topics.name, hits)
-        if key not in self._runs:
-            self._runs[key] = self._search(topics, hits)
-        return self._runs[key]
+
+    def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
+        """The run by the system's name, and those of the systems that it is made of by theirs."""
+        return {self.name: self.search(topics, hits)}
 
     def search_in_parts(self, topics: Topics, hits: int) -> Iterator[Run]:
-        """The same run in parts of the queries, for those who report progress; nothing is remembered."""
+        """The same run in parts of the queries, for those who report progress."""
         for start in range(0, len(topics.queries), PART):
-            yield self._search(topics._replace(queries=topics.queries[start : start + PART]), hits)
+            yield self.search(topics._replace(queries=topics.queries[start : start + PART]), hits)
 
 
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
@@ -99,7 +94,6 @@ class DenseSystem(System):
     """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
 
     def __init__(self, collection: Collection, options: Namespace) -> None:
-        super().__init__()
         self._collection = collection
         self._options = options
         self.name = model_name(options.model)
@@ -122,7 +116,7 @@ class DenseSystem(System):
     def inputs(self) -> dict[str, Any]:
         return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
 
-    def _search(self, topics: Topics, hits: int) -> Run:
+    def search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
         try:
             vectors_BD = encode_topics(self._collection, self.encoder, queries)
@@ -138,7 +132,6 @@ class BM25System(System):
     name = "bm25"
 
     def __init__(self, collection: Collection) -> None:
-        super().__init__()
         self._collection = collection
         self._folder = data_home() / "bm25" / collection.passages.fingerprint
 
@@ -165,7 +158,7 @@ class BM25System(System):
     def inputs(self) -> dict[str, Any]:
         return {"index": self._index.collection, "k1": K1, "b": B}
 
-    def _search(self, topics: Topics, hits: int) -> Run:
+    def search(self, topics: Topics, hits: int) -> Run:
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
 
 
@@ -175,15 +168,22 @@ class HybridSystem(System):
     name = "hybrid"
 
     def __init__(self, systems: Sequence[System]) -> None:
-        super().__init__()
         self._systems = systems
 
     @property
     def inputs(self) -> dict[str, Any]:
         return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
 
-    def _search(self, topics: Topics, hits: int) -> Run:
-        return reciprocal_rank_fusion([system.search(topics, hits) for system in self._systems], hits)
+    def search(self, topics: Topics, hits: int) -> Run:
+        return self.search_with_parts(topics, hits)[self.name]
+
+    def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
+        return self.completed({}, topics, hits)
+
+    def completed(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
+        """`runs` of these topics with those that are missing: of the systems fused, and the fusion."""
+        parts = {system.name: runs.get(system.name) or system.search(topics, hits) for system in self._systems}
+        return {**runs, **parts, self.name: runs.get(self.name) or reciprocal_rank_fusion(list(parts.values()), hits)}
 
 
 class Retrievers(NamedTuple):

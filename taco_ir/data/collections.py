@@ -63,13 +63,18 @@ class Collection:
         """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed, files of mixed topics as they are.
 
         Raises:
-            InputError: for a name that the collection does not have.
+            InputError: for a name that the collection does not have, or two files of one name, whose runs would be one file.
         """
         wanted: list[str] = []
         for name in names:
             every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
             wanted += every or [name if is_mixed(name) else str(resolve_topics(name, self._topic_paths))]
-        return list(dict.fromkeys(wanted))
+        named: dict[str, str] = {}
+        for name in dict.fromkeys(wanted):
+            topics = Path(name).stem if is_mixed(name) else _file_name(self.topics_path(name))
+            if (other := named.setdefault(topics, name)) != name:
+                raise InputError(f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or rename one")
+        return list(named.values())
 
     def topics(self, name: str) -> Topics:
         """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`), warning of evidence that the collection lacks.
