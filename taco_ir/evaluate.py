@@ -10,7 +10,7 @@ from taco_ir.data.collections import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.table import Cell, PValue, Table, render
 from taco_ir.files import InputError, collector_paused
-from taco_ir.run_files import by_system, read_files, run_files
+from taco_ir.run_files import by_system, read_files, refuse_foreign_docids, run_files
 from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, score, score_asked, table_of, title
 
 
@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> None:
     if unjudged := [topic.name for topic in topics if not topic.judged]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
     files = read_files([*(options.baseline or []), *options.runs], topics)
+    for file in files.values():
+        for run in file.runs.values():
+            refuse_foreign_docids(run, collection, file.path)
     baseline = list(dict.fromkeys(files[file].system for file in run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")

@@ -80,10 +80,15 @@ def _only(run: Run, qids: Mapping[str, None]) -> Run:
 
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
-    """Raise InputError for docids that the collection lacks, whose pages would be guessed."""
+    """Raise InputError for docids, or pages of a run of pages, that the collection lacks: the run is of another one."""
     docids = list(dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids))
-    if missing := [docid for docid, row in zip(docids, collection.passages.rows(docids).tolist(), strict=True) if row < 0]:
+    what = "docids"
+    if run.level == "page":
+        what, missing = "pages", collection.passages.missing_pages(docids)
+    else:
+        missing = [docid for docid, row in zip(docids, collection.passages.rows(docids).tolist(), strict=True) if row < 0]
+    if missing:
         raise InputError(
-            f"{path}: {len(missing)} of {len(docids)} docids, first {missing[0]!r}, are not in collection {collection.name}; "
+            f"{path}: {len(missing)} of {len(docids)} {what}, first {missing[0]!r}, are not in collection {collection.name}; "
             "it is a run of another collection"
         )

@@ -16,6 +16,7 @@ from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
 from taco_ir.data.mixing import batch_shares
 from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.data.pools import Pool, draw_queries, make_pool
+from taco_ir.data.topics import plain_text
 from taco_ir.files import InputError
 from taco_ir.mining import mine
 from taco_ir.models.config import describes_itself
@@ -107,8 +108,8 @@ class TrainingData:
         """A task's train queries, without those that validation ranks for, as many as `config` says."""
         examples = read_examples(self.collection, task, negatives=negatives)
         if config.validate_on == "train" and task in self._validated:
-            held_out = {query.qid for query in self._validated[task].queries}
-            examples = [example for example in examples if example.qid not in held_out]
+            held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
+            examples = [example for example in examples if plain_text(example.text) not in held_out]
         return drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
 
     @cached_property

@@ -411,6 +411,19 @@ def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path)
     assert len(held_out) == 1 and held_out | trained == every and not held_out & trained
 
 
+def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Path, tmp_path: Path) -> None:
+    """A question that is validated on is not trained on under another id either."""
+    asked = [query(f"q{row}", f"{' ' * (row // 6)}Question {row % 6}", [f"{row % 6}#0"]) for row in range(12)]
+    collection = write_collection(tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": asked})
+    config = one(
+        tiny_bert, tmp_path / "run", collection=str(collection), tasks=("nq",), validate_on="train", pool_queries=2, max_examples=0
+    )
+    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    held_out = {each.text for pool in data.pools for each in pool.queries}
+    (sampler,) = data.samplers(config, None)
+    assert held_out and not held_out & {example.text.strip() for example in sampler.examples}
+
+
 # kinds of runs
 
 

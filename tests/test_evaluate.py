@@ -15,9 +15,11 @@ import pytest
 from verbs import Record, passage, query, write_collection, write_lines
 
 from taco_ir import search
+from taco_ir.data.collections import open_collection
 from taco_ir.evaluate import main
 from taco_ir.files import InputError
 from taco_ir.records import numbered_lines
+from taco_ir.study.scores import score_runs
 
 ALL = ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "nDCG@10"]
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in "ABCDE" for n in (0, 1)]
@@ -211,6 +213,26 @@ def test_mistakes(argv: list[str], said: str, folder: Path) -> None:
     with pytest.raises(InputError) as error:
         main([*argv, "--collection", "c"])
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("measures", [["Rprec"], ["MRR@10"], []])
+def test_a_run_of_another_collection_is_refused_whatever_is_measured(measures: list[str], folder: Path) -> None:
+    """`A#7` is no passage, though `A` is a gold page: what its name suggests is no evidence."""
+    write_run(folder / "nq-dev.foreign.trec", {"q1": ["A#7", "B#0"], "q2": ["B#0", "A#7", "z"]})
+    pages = [{"id": "q1", "output": [{"answer": "x", "provenance": [{"wikipedia_id": page} for page in ("A", "F")]}]}]
+    write_lines(folder / "nq-dev.pages.jsonl", pages)
+    of_it = [] if not measures else ["--measures", *measures]
+    for name, said in (("nq-dev.foreign.trec", "2 of 3 docids, first 'A#7'"), ("nq-dev.pages.jsonl", "1 of 2 pages, first 'F'")):
+        for runs in ([name], ["nq-dev.mine.trec", "--baseline", name]):
+            with pytest.raises(InputError) as error:
+                main([*runs, "--topics", "nq-dev", "--collection", "c", *of_it])
+            assert str(error.value) == f"{name}: {said}, are not in collection c; it is a run of another collection"
+
+
+def test_a_studys_run_of_another_collection_is_refused(folder: Path) -> None:
+    write_run(folder / "runs" / "nq-dev.trec", {"q1": ["A#7", "B#0"]})
+    with pytest.raises(InputError, match=r"1 of 2 docids are not in the collection, first 'A#7'"):
+        score_runs(open_collection("c"), ["nq-dev"], [], folder / "runs")
 
 
 # The real collection: KILT's own script and plain trec_eval as oracles

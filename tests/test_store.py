@@ -78,11 +78,12 @@ def test_unknown_docids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [True, False])
 def test_pages_of_docids_are_those_of_the_passages(tmp_path: Path, named: bool) -> None:
-    """Whether the docid says its page (`12#0`) or, as in DPR's file, does not; of unknown ones only the docid can tell."""
+    """Whether the docid says its page (`12#0`) or, as in DPR's file, does not; an unknown one has none."""
     passages = [passage if named else passage._replace(docid=str(row)) for row, passage in enumerate(PASSAGES)]
     store = PassageStore(write(tmp_path / FORMATS[2], passages))
     assert dict(store.page_of(passage.docid for passage in passages)) == {passage.docid: passage.page for passage in passages}
-    assert dict(store.page_of(["99#7", "a#b#1", "bare", "#1"])) == {"99#7": "99", "a#b#1": "a#b", "bare": "bare", "#1": "#1"}
+    with pytest.raises(InputError, match=r"2 of 3 docids are not in the collection, first '99#7'"):
+        store.page_of([passages[0].docid, "99#7", "bare", "99#7"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)

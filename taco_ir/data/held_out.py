@@ -1,4 +1,4 @@
-"""A collection whose dev topics are train queries with pages of their own: what a model learnt of other pages, and not of these, counts.
+"""A collection whose dev topics are train queries with pages and texts of their own: what a model learnt of others, and not of these, counts.
 
 Queries held out of train at random share their pages with those that stay (SQuAD has hundreds of questions for a page); a model
 that knows the pages of train by heart looks good on them, and is not.
@@ -6,38 +6,43 @@ that knows the pages of train by heart looks good on them, and is not.
 
 from __future__ import annotations
 
+from collections.abc import Collection as Container
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from taco_ir.data.collections import Collection
 from taco_ir.data.seeds import generator
+from taco_ir.data.topics import json_lines, plain_text, record_qid
 from taco_ir.files import InputError, sha256_file, write_json, writing_folder
+from taco_ir.records import Query
 from taco_ir.tasks import TopicsName
 
 RECORD = "held-out.json"
-Record = dict[str, Any]
 
 
 class Split(NamedTuple):
     """Queries of a task: that stay in train, that are held out, and that are in neither, as they share a page with those held out."""
 
-    train: list[Record]
-    dev: list[Record]
+    train: list[Query]
+    dev: list[Query]
     dropped: int
 
 
 def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: int, output: Path) -> dict[str, Split]:
     """Write a folder that is a collection: the same passages (a link), `<task>-train` without and `<task>-dev` with what is held out.
 
+    All records of a query go where it goes, as they are.
+
     Args:
         tasks: with train topics in the collection.
         share: of a task's queries with evidence that is held out, about; more where a page has many.
 
     Raises:
-        InputError: for a task whose train queries are of too few pages to be split, or an output that exists.
+        InputError: for a task whose train queries are of too few pages to be split, records that cannot be read, or an output that
+            exists.
     """
     if output.exists():
         raise InputError(f"--output {output} exists; give another folder, or remove it")
@@ -45,49 +50,56 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
     with writing_folder(output) as folder:
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())
         for task in tasks:
-            path = collection.topics_path(str(TopicsName(task, "train")))
-            found[task] = split = split_by_page(_records(path), share, seed, task)
-            for name, records in (("train", split.train), ("dev", split.dev)):
-                target = folder / f"{path.name.partition('-train')[0]}-{name}.jsonl"
-                target.write_bytes(b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records))
+            name = str(TopicsName(task, "train"))
+            path, topics = collection.topics_path(name), collection.load_topics(name)
+            found[task] = split = split_by_page(topics.queries, share, seed, task)
+            for part, queries in (("train", split.train), ("dev", split.dev)):
+                target = folder / f"{topics.name.removesuffix('-train')}-{part}.jsonl"
+                target.write_bytes(_records_of(path, {query.qid for query in queries}))
             source = {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
             write_json(folder / f"{task}-{RECORD}", source | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped})
     return found
 
 
-def split_by_page(records: Sequence[Record], share: float, seed: int, task: str) -> Split:
+def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
     """Draw pages until `share` of the queries with evidence have one of them: these are held out.
+
+    Queries of one text (case and white space apart) are held out, kept or dropped together, whatever their ids: a model that was
+    trained on one of them has seen the others.
 
     Raises:
         InputError: where nothing would be left to train on.
     """
-    pages = [pages_of(record) for record in records]
-    judged = sum(map(bool, pages))
+    rows_of: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        rows_of.setdefault(plain_text(query.text), []).append(row)
+    texts = list(rows_of.values())
+    pages = [{page for row in rows for evidence in queries[row].evidence for page in evidence.pages} for rows in texts]
+    judged = sum(bool(query.evidence) for query in queries)
     by_page: dict[str, list[int]] = {}
-    for row, own in enumerate(pages):
+    for text, own in enumerate(pages):
         for page in own:
-            by_page.setdefault(page, []).append(row)
+            by_page.setdefault(page, []).append(text)
     names = sorted(by_page)
     held: set[int] = set()
+    count = 0
     for place in generator(seed, "held out", task).permutation(len(names)).tolist():
-        if len(held) >= share * judged:
+        if count >= share * judged:
             break
-        held.update(by_page[names[place]])
-    seen = {page for row in held for page in pages[row]}
-    kept = [row for row in range(len(records)) if row not in held and not pages[row] & seen]
-    if not held or not any(pages[row] for row in kept):
+        new = set(by_page[names[place]]) - held
+        held |= new
+        count += sum(bool(queries[row].evidence) for text in new for row in texts[text])
+    seen = {page for text in held for page in pages[text]}
+    kept = [text for text, own in enumerate(pages) if text not in held and not own & seen]
+    if not held or not any(pages[text] for text in kept):
         raise InputError(
             f"{task}: {judged:,} train queries with evidence on {len(names):,} pages; too few to hold {share:.0%} out with pages of their own"
         )
-    return Split([records[row] for row in kept], [records[row] for row in sorted(held)], len(records) - len(held) - len(kept))
+    train, dev = ([queries[row] for row in sorted(row for text in part for row in texts[text])] for part in (kept, held))
+    return Split(train, dev, len(queries) - len(train) - len(dev))
 
 
-def pages_of(record: Record) -> set[str]:
-    """The pages of a KILT record's evidence."""
-    found = (entry for output in record.get("output", ()) for entry in output.get("provenance", ()))
-    return {str(entry["wikipedia_id"]) for entry in found if "wikipedia_id" in entry}
-
-
-def _records(path: Path) -> list[Record]:
-    with path.open("rb") as lines:
-        return [orjson.loads(line) for line in lines if line.strip()]
+def _records_of(path: Path, qids: Container[str]) -> bytes:
+    """The records of these queries, in their order."""
+    records = (record for _, record in json_lines(path) if record_qid(record) in qids)
+    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)

@@ -70,10 +70,7 @@ class PassageStore:
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
         """The passages of `docids`. Raises: InputError for a docid that is not in the collection."""
-        rows = self.rows(docids)
-        if len(missing := np.flatnonzero(rows < 0)):
-            raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
-        return {passage.docid: passage for passage in self.at(np.unique(rows).tolist())}
+        return {passage.docid: passage for passage in self.at(np.unique(self._held_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
         """Passages of ascending `rows`; what lies between them is not parsed, and in a plain file mostly not read."""
@@ -96,6 +93,13 @@ class PassageStore:
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
         return np.where(digests[places] == wanted, order[places], -1)
 
+    def _held_rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """As `rows`. Raises: InputError for docids that the collection lacks, with their number and the first."""
+        rows = self.rows(docids)
+        if len(missing := np.flatnonzero(rows < 0)):
+            raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
+        return rows
+
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
         """Those of `pages` that no passage belongs to."""
         listed = list(pages)
@@ -115,10 +119,12 @@ class PassageStore:
         return found
 
     def page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Page of each docid; a docid that the collection lacks is its own page's name up to the `#`."""
+        """Page of each docid. Raises: InputError for a docid that is not in the collection, since its name tells nothing of its page."""
+        wanted = list(dict.fromkeys(docids))
+        self._held_rows(wanted)
         if self._page_in_docid:
-            return {docid: docid.rpartition("#")[0] or docid for docid in docids}
-        return {docid: self._pages.get(docid) or docid.rpartition("#")[0] or docid for docid in docids}
+            return {docid: docid.rpartition("#")[0] for docid in wanted}
+        return {docid: self._pages[docid] for docid in wanted}
 
     @cached_property
     def _pages(self) -> dict[str, str]:

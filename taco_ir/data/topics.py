@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,9 +76,19 @@ def _task(record: dict[str, Any], where: str) -> str:
     return canonical_task(task)
 
 
+def record_qid(record: Mapping[str, Any]) -> str:
+    """The id of a record's query, "" where it has none."""
+    return run_id(_name(record.get("id")))
+
+
+def plain_text(text: str) -> str:
+    """A query's text without regard to case and white space: two queries that agree in it ask the same."""
+    return " ".join(text.casefold().split())
+
+
 def _query(record: dict[str, Any], task: str, where: str) -> Query:
     record_id = _name(record.get("id"))
-    if not (qid := run_id(record_id)):
+    if not (qid := record_qid(record)):
         raise InputError(f"{where}: id {record.get('id')!r}; a non-empty string is needed")
     text = record.get("input")
     if not isinstance(text, str) or not text.strip():
