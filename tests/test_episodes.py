@@ -416,7 +416,7 @@ def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Pat
     asked = [query(f"q{row}", f"{' ' * (row // 6)}Question {row % 6}", [f"{row % 6}#0"]) for row in range(12)]
     collection = write_collection(tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": asked})
     config = one(
-        tiny_bert, tmp_path / "run", collection=str(collection), tasks=("nq",), validate_on="train", pool_queries=2, max_examples=0
+        tiny_bert, tmp_path / "run", collection=str(collection), tasks=("nq",), validate_on="train", pool_queries=1, max_examples=0
     )
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     held_out = {each.text for pool in data.pools for each in pool.queries}
