@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import gc
 import hashlib
 import json
+import logging
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+log = logging.getLogger("taco_ir")
 CHUNK = 1 << 20
+LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # ends of the names of what is no output
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy, of a full disk
+RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
+_HELD = threading.local()  # the locks that a thread holds
 
 
 class InputError(ValueError):
@@ -40,56 +50,195 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open `path` for writing so that it appears, fsynced, only when the block ends well (.part, then rename)."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with part.open(mode, encoding=None if "b" in mode else "utf-8") as sink:
-            yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        part.replace(path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failing write names no file
-        raise
-    sync_folder(path.parent)
+    """Open `path` for writing so that it appears, fsynced, only when the block ends well, under a name of its own until then.
+
+    Another process that writes it is waited for.
+    """
+    with exclusive(path):
+        part = _unused(path)
+        try:
+            with _named(path, part):
+                with part.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as sink:
+                    yield sink
+                    sink.flush()
+                    os.fsync(sink.fileno())
+                part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path`, replacing what is there, only when the block ends well."""
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        for file in part.rglob("*"):
-            _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
-        part.replace(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    sync_folder(path.parent)
+    """Yield an empty folder that becomes `path`, replacing what is there, only when the block ends well.
+
+    Another process that writes it is waited for.
+    """
+    with exclusive(path):
+        part, old = _unused(path), _unused(path)
+        try:
+            with _named(path, part):
+                part.mkdir()
+                yield part
+                for file in part.rglob("*"):
+                    _sync(file)
+                if path.is_dir():
+                    path.replace(old)  # whole, and away from its name: to remove it takes time, in which this process may be killed
+                part.replace(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def appending(part: Path) -> Iterator[IO[bytes]]:
+    """Open a partial file, which a later process goes on with, at its end; an empty one does not outlive a failure.
+
+    Raises:
+        InputError: when another process is writing it.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with exclusive(part, wait=False), _named(part, part), os.fdopen(os.open(part, flags, 0o666), "ab") as sink:
+        try:
+            yield sink
+        except BaseException:
+            if sink.tell() == 0:
+                part.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold `path` for this process (by a lock file beside it), so that two processes do not build one thing.
+    """Hold `path` for this process (by a lock file beside it), so that two processes do not write one thing.
+
+    What a process that was killed had begun of `path` is removed.
+
+    Args:
+        wait: for another holder; a thread that holds it already goes on.
 
     Raises:
-        InputError: with `wait` off, when another process holds it.
+        InputError: with `wait` off, when it is held; for a file system without locks.
     """
-    lock = path.with_name(path.name + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise InputError(f"{path}: another process is writing it; wait for that one, or give another place") from error
+    if path.name in ("", ".."):
+        raise InputError(f"{path}: what is written has a name of its own; give a path that ends in one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.parent.resolve() / f"{path.name}{LOCK}"
+    held: set[Path] = _HELD.__dict__.setdefault("paths", set())
+    if wait and lock in held:
         yield
+        return
+    with _locked(path, lock, wait):
+        held.add(lock)
+        try:
+            yield
+        finally:
+            held.discard(lock)
+
+
+@contextlib.contextmanager
+def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[None]:
+    """Hold `place` for a command that writes in several steps, and let the same command finish what one that was stopped began.
+
+    Args:
+        place: the output, or a name in a folder of outputs.
+        command: what the user asked for, as JSON; equal to that of an earlier process that did not come to its end, its output is
+            taken to be ours.
+        refuse: raises InputError where the output is there, which was not begun by this command.
+
+    Raises:
+        InputError: what `refuse` says, or where another process is writing.
+    """
+    with exclusive(place, wait=False):
+        mark, ours = place.with_name(f"{place.name}{BEGUN}"), fingerprint(command)
+        if not (mark.is_file() and mark.read_text(encoding="utf-8") == ours):
+            refuse()
+            with writing(mark) as sink:
+                sink.write(ours)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(InputError, OSError):
+                refuse()
+                mark.unlink()  # nothing is there
+            raise
+        mark.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is that of a lock or of something unfinished, not of an output."""
+    return path.suffix in (LOCK, PART, BEGUN)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock file, and remove it in the end: one that is there while nobody holds it was left by a process that was killed."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock, fallback_to_soft=False)
+    was_there = os.path.lexists(lock)
+    try:
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            if not wait:
+                raise InputError(f"{path}: another process is writing it; wait for that one, or give another place") from None
+            log.info("%s: another process is writing it; waiting for that one", path)
+            held.acquire()
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            lock.unlink(missing_ok=True)
+            raise InputError(
+                f"{path}: the file system has no locks ({error.strerror}), so another process could write the same; give a place on another"
+            ) from error
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{lock} is a symbolic link, which is not followed; remove it") from error
+        raise
+    try:
+        if was_there:
+            _remove_unfinished(path)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
+
+
+def _unused(path: Path) -> Path:
+    """A name beside `path` that nobody can foresee."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed left of `path`, whose lock is held."""
+    ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
+    with os.scandir(path.parent) as entries:
+        found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries if ours.fullmatch(entry.name)]
+    for left, is_folder in found:
+        if is_folder:
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path, part: Path) -> Iterator[None]:
+    """Let errors of writing name `path`, whatever library they come from and whatever the file is called meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and SHORT_WRITE.search(str(error)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if error.errno is not None:
+            error.filename = str(error.filename or path).replace(str(part), str(path))
+        raise
+    except InputError:
+        raise
+    except Exception as error:
+        if found := RUST_OS_ERROR.search(str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -140,7 +140,8 @@ def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
 def test_incomplete_ones_are_none(trained: Training, tmp_path: Path) -> None:
     """What a killed process leaves is not found, and goes when the next one is written."""
     whole = trained.write(tmp_path, TrainState(4))
-    shutil.copytree(whole, tmp_path / "step-00000006.part")
+    shutil.copytree(whole, tmp_path / "step-00000006.0123abcd.part")
+    (tmp_path / "step-00000005.lock").touch()
     shutil.copytree(whole, tmp_path / "step-00000002")
     (tmp_path / "step-00000002" / STATE_FILE).unlink()
     assert checkpoints(tmp_path) == [whole]

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback import CERTIFICATE, Loopback, serving
 
-from taco_ir.data.download import appending, fetch, take
-from taco_ir.files import InputError
+from taco_ir.data.download import fetch, take
+from taco_ir.files import InputError, appending
 
 BODY = random.Random(0).randbytes(700_000)
 MD5 = hashlib.md5(BODY).hexdigest()

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.files import InputError, fingerprint, human_bytes, read_json, require_space, sha256_file, write_json, writing, writing_folder
+from taco_ir.files import (
+    InputError,
+    appending,
+    claimed,
+    exclusive,
+    fingerprint,
+    human_bytes,
+    is_leftover,
+    read_json,
+    require_space,
+    sha256_file,
+    write_json,
+    writing,
+    writing_folder,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
@@ -60,14 +86,169 @@ def test_a_folder_that_failed_leaves_the_old_one(tmp_path: Path, error: type[Bas
 
 def test_a_folder_replaces_the_old_one_whole_and_starts_empty(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    (tmp_path / "folder.part").mkdir()
-    (tmp_path / "folder.part" / "left by a killed process").write_text("x")
     path.mkdir()
     (path / "old").write_text("old")
     with writing_folder(path) as folder:
         assert names(folder) == [] and names(path) == ["old"]
         (folder / "new").write_text("new")
     assert names(tmp_path) == ["folder"] and names(path) == ["new"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from taco_ir import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as opened:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["writing", "writing_folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    (tmp_path / "x.y.0123abcd.part").write_text("of another output")
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, kind, str(path)], check=False).returncode == -signal.SIGKILL
+    left = names(tmp_path)
+    assert len(left) == 3 and all(is_leftover(Path(name)) for name in left), "a lock and the last unfinished one, beside another's"
+    write = {"writing": writing, "writing_folder": writing_folder}[kind]
+    with write(path):
+        assert sum(name.startswith("x.") and name.endswith(".part") for name in names(tmp_path)) == 2
+    assert names(tmp_path) == ["x", "x.y.0123abcd.part"]
+
+
+@pytest.mark.parametrize("write", [writing, writing_folder])
+def test_the_second_writer_waits_for_the_first_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, write: Callable[[Path], AbstractContextManager[Any]]
+) -> None:
+    caplog.set_level(logging.INFO)
+    path, begun, ended = tmp_path / "x", threading.Event(), []
+
+    def first() -> None:
+        with write(path):
+            begun.set()
+            time.sleep(0.2)
+            ended.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    with write(path):
+        ended.append("second")
+    thread.join()
+    assert ended == ["first", "second"] and names(tmp_path) == ["x"]
+    assert caplog.messages == [f"{path}: another process is writing it; waiting for that one"]
+
+
+def test_who_may_not_wait_is_refused(tmp_path: Path) -> None:
+    def second() -> None:
+        said = f"^{tmp_path / 'x'}: another process is writing it; wait for that one"
+        with pytest.raises(InputError, match=said), exclusive(tmp_path / "x", wait=False):
+            pass
+        refused.append(1)
+
+    refused: list[int] = []
+    with exclusive(tmp_path / "x"):
+        with exclusive(tmp_path / "x"):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+        assert names(tmp_path) == ["x.lock"], "held by the outer block still"
+    assert refused == [1] and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [writing, writing_folder, appending, exclusive])
+def test_nothing_is_written_through_a_link(tmp_path: Path, write: Callable[[Path], AbstractContextManager[Any]]) -> None:
+    """In a shared folder anyone may plant one under a name that can be foreseen."""
+    (victim := tmp_path / "victim").write_text("all of it")
+    path = tmp_path / "cache" / "x"
+    path.parent.mkdir()
+    for end in (".lock", ".part", ".begun"):
+        link = path.with_name(path.name + end)
+        link.symlink_to(victim)
+        try:
+            with write(path):
+                pass
+        except InputError as error:
+            assert end == ".lock" and str(error) == f"{link} is a symbolic link, which is not followed; remove it"
+        else:
+            assert end != ".lock"
+        assert link.is_symlink() and victim.read_text() == "all of it"
+        link.unlink()
+        path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path)
+    path.symlink_to(victim)
+    if write is appending:
+        with pytest.raises(OSError, match=str(path)), write(path):
+            pass
+    assert victim.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(InputError, match=rf"^{tmp_path / 'x'}: the file system has no locks \({os.strerror(number)}\)"),
+        writing(tmp_path / "x"),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [".", "..", "../.."])
+def test_what_has_no_name_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="give a path that ends in one"), writing_folder(Path(path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("26 requested and 0 written"),
+        RuntimeError("Error: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "full"),
+    ],
+)
+def test_a_full_disk_is_told_by_the_name_of_the_output(tmp_path: Path, error: Exception) -> None:
+    """numpy's and safetensors' errors of it have no number."""
+    for write in (writing, writing_folder):
+        with pytest.raises(OSError) as told, write(tmp_path / "x"):
+            raise error
+        assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(OSError) as told, writing_folder(tmp_path / "x") as part:
+        (part / "none" / "y").write_text("")
+    assert told.value.filename == str(tmp_path / "x" / "none" / "y"), "not the name that it has meanwhile"
+    with pytest.raises(OSError, match="no such model"), writing_folder(tmp_path / "x"):
+        raise OSError("no such model")  # transformers raises such
+    assert names(tmp_path) == []
+
+
+def test_the_same_command_finishes_what_was_stopped(tmp_path: Path) -> None:
+    """And none else, nor what was there before."""
+    path, foreign = tmp_path / "x", InputError("exists")
+
+    def refuse() -> None:
+        if path.exists():
+            raise foreign
+
+    for error in (KeyboardInterrupt, OSError):
+        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+            raise error
+        assert names(tmp_path) == [], "nothing was begun"
+        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+            path.write_text("half of what belongs together")
+            raise error
+        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 2], refuse):
+            pass
+        with claimed(path, ["search", 1], refuse):
+            path.write_text("whole")
+        assert names(tmp_path) == ["x"]
+        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 1], refuse):
+            pass
+        path.unlink()
 
 
 @given(st.dictionaries(st.text(), JSON))

@@ -21,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from taco_ir.files import is_leftover
+
 TRIALS, KILLS = 4, 2  # trials of each verb, kills of each trial
 TRAIN_TRIALS = 2
 SECONDS = re.compile(rb'"seconds": [^,]+, ')
@@ -70,8 +72,8 @@ def forked(action: Callable[[], None], log: Path) -> int:
 
 
 def contents(folder: Path) -> Contents:
-    """Every file but locks, which stay on purpose; where a training wrote its own folder and seconds, without these."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    """Every file; where a training wrote its own folder and seconds, without these."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): comparable(path, folder) for path in found}
 
 
@@ -82,18 +84,21 @@ def comparable(path: Path, folder: Path) -> bytes:
 
 def state(output: Path) -> str:
     """What a killed process left, for the report."""
-    part = output.with_name(output.name + ".part")
-    names = [*contents(output), *contents(part)]
-    if not names:
-        return "nothing written"
-    return "a file or folder half-written" if part.exists() or any(name.endswith(".part") for name in names) else "whole files"
+    if unfinished := [path for path in beside(output) if path.suffix == ".part"]:
+        return "a file or folder half-written" if any(path.is_file() or any(path.iterdir()) for path in unfinished) else "nothing written"
+    return "whole files" if any(path.is_file() and not is_leftover(path) for path in output.rglob("*")) else "nothing written"
+
+
+def beside(output: Path) -> list[Path]:
+    """Locks and unfinished files and folders of an output, beside it and in it."""
+    return [path for path in (*output.parent.glob(f"{output.name}.*"), *output.rglob("*")) if is_leftover(path)]
 
 
 def last_change(output: Path) -> int:
     """When anything was last written to a folder or to its unfinished self, in nanoseconds."""
-    part = output.with_name(output.name + ".part")
     times = []
-    found = [Path(folder) / name for top in (output, part) for folder, _, names in os.walk(top) for name in (".", *names)]
+    tops = (output, *output.parent.glob(f"{output.name}.*"))
+    found = [Path(folder) / name for top in tops for folder, _, names in os.walk(top) for name in (".", *names)]
     for path in found:
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             times.append(path.stat().st_mtime_ns)
@@ -148,8 +153,8 @@ def survive(verb: str, action: Callable[[Path], None], folder: Path, trials: int
         if found != expected:
             differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
             raise SystemExit(f"{verb}, trial {number}: {differing} differ from the undisturbed run")
-        if output.with_name(output.name + ".part").exists():
-            raise SystemExit(f"{verb}, trial {number}: {output.name}.part was left")
+        if left_over := beside(output):
+            raise SystemExit(f"{verb}, trial {number}: {', '.join(map(str, left_over))} was left")
     print(f"{verb}: {trials} of {trials} trials byte-identical, {trials * KILLS} kills: {dict(left)}", flush=True)
 
 

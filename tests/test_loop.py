@@ -316,7 +316,7 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainConfig, tmp_path
         Loop(config, again._step, again._plan, tmp_path, again._processes, Reporter())
         whole = 4 if cut <= len(lines[4]) + 1 else 3  # a line without its end of line is whole
         assert log.read_text() == "".join(lines[:whole]), cut
-    assert not log.with_name(f"{LOG_FILE}.part").exists()
+    assert not list(log.parent.glob(f"{LOG_FILE}.*"))
     scripted(config, tmp_path).run()
     assert steps_of(tmp_path) == [1, 2, 3, 5, 6]
 

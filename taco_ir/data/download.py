@@ -6,8 +6,6 @@ crash or a reboot, so the partial file and the server's mark of its version stay
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import logging
@@ -15,12 +13,12 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from taco_ir.files import CHUNK, InputError, require_space, sync_folder, writing
+from taco_ir.files import CHUNK, InputError, appending, require_space, sync_folder, writing
 
 if TYPE_CHECKING:
     import requests
@@ -134,30 +132,6 @@ def take(source: Path, path: Path, md5: str | None = None, size: int | None = No
 def md5_of(path: Path) -> str:
     with path.open("rb") as source:
         return hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-@contextlib.contextmanager
-def appending(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file at its end, for one process at a time; an empty one does not outlive a failure.
-
-    Raises:
-        InputError: when another process is writing it.
-    """
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("ab") as sink:
-        try:
-            fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            current = os.path.samestat(os.fstat(sink.fileno()), part.stat())  # not renamed before the lock was ours
-        except (BlockingIOError, FileNotFoundError):
-            current = False
-        if not current:
-            raise InputError(f"{part}: another process is writing it; start again when that has ended")
-        try:
-            yield sink
-        except BaseException:
-            if sink.tell() == 0:
-                part.unlink(missing_ok=True)
-            raise
 
 
 def _partial(path: Path) -> tuple[Path, Path]:

@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from taco_ir.data.collections import PASSAGE_FILES
-from taco_ir.data.download import GZIP_FAULTS, Report, appending, take
+from taco_ir.data.download import GZIP_FAULTS, Report, take
 from taco_ir.data.store import PassageStore
-from taco_ir.files import InputError, read_json, require_space, sync_folder, write_json
+from taco_ir.files import InputError, appending, read_json, require_space, sync_folder, write_json
 
 log = logging.getLogger("taco_ir")
 BLOCK_PAGES = 50_000

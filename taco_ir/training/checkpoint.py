@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from taco_ir.files import InputError, read_json, write_json, writing_folder
+from taco_ir.files import InputError, is_leftover, read_json, write_json, writing_folder
 from taco_ir.models.tuning.folder import save_training
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
@@ -60,12 +60,12 @@ def write_checkpoint(
     kept = checkpoints(folder)[-keep:]
     for old in folder.glob("step-*"):
         if old not in kept:  # incomplete ones too: what a process that was killed had begun to write or to remove
-            shutil.rmtree(old)
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{STATE_FILE}") if not path.parent.name.endswith(".part"))
+    return sorted(path.parent for path in folder.glob(f"step-*/{STATE_FILE}") if not is_leftover(path.parent))
 
 
 def latest(folder: Path) -> Path | None:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taco_ir.files import InputError, read_json, write_json
+from taco_ir.files import InputError, is_leftover, read_json, write_json
 from taco_ir.training.keys import (
     EPISODE_KEYS,
     FLAG_KEYS,
@@ -146,8 +146,7 @@ def read_saved(folder: Path, kind: type[Config]) -> Config:
 
 def begun(output: Path) -> bool:
     """Whether anything is there beside a run's configuration; one that failed before it left more may be configured anew."""
-    start = (output / CONFIG_FILE, output / f"{CONFIG_FILE}.part")
-    return any(path.is_file() and path not in start and path.suffix != ".lock" for path in output.rglob("*"))
+    return any(path.is_file() and path != output / CONFIG_FILE and not is_leftover(path) for path in output.rglob("*"))
 
 
 def refuse_other_run(config: DataclassInstance, output: Path) -> None:

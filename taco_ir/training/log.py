@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from taco_ir.files import writing
 from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 
@@ -108,6 +109,5 @@ def _cut(path: Path, step: int) -> None:
                 kept.append(line.rstrip("\n") + "\n")
         except (json.JSONDecodeError, KeyError):
             break
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)
+    with writing(path) as sink:
+        sink.writelines(kept)
