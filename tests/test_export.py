@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
 import shlex
@@ -70,12 +71,56 @@ def test_a_sentence_transformers_folder_encodes_alike_everywhere(tiny_bert: Path
     write_sentence_transformers(ours.folder, config, folder)
     theirs, again = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
     assert again.config == config
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    with contextlib.chdir(folder):
+        exec(page.split("```python\n")[1].split("```")[0], {})
     for task in config.prompts or ["nq"]:
         vectors_BD = ours.encode_queries(QUERIES, task)
         near(again.encode_queries(QUERIES, task), vectors_BD)
         near(theirs.encode_query(QUERIES, prompt_name=task if task in theirs.prompts else "query"), vectors_BD)
     near(again.encode_passages(PASSAGES), ours.encode_passages(PASSAGES))
     near(theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]), ours.encode_passages(PASSAGES))
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one length", "a length for each side"])
+def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, apart: bool
+) -> None:
+    """Lengths by task and the cut before a mention: in a warning, and in the folder's page, whose lines encode as we do."""
+    from sentence_transformers import SentenceTransformer
+
+    config = replace(
+        BASE,
+        prompts={"nq": "question: ", "wned": "link: "},
+        query_lengths={"nq": 9, "*": 64},
+        left_context=4,
+        passage_length=30 if apart else 64,
+    )
+    ours = load_encoder(str(checkpoint(tiny_bert, tmp_path / "ours", config)))
+    folder = folder_of(tmp_path / "theirs")
+    write_sentence_transformers(ours.folder, config, folder)
+    write_huggingface(ours.folder, config, folder_of(tmp_path / "plain"), "plain")
+    page, flags = (
+        (folder / "README.md").read_text(encoding="utf-8"),
+        (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8"),
+    )
+    for said in ("query is cut at 64 tokens whatever its task, where ours are cut at their own: nq 9", "ours keep 4 words before it"):
+        assert said in page and said in flags
+        assert all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface")) and caplog.text.count(said) == 2
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[2].split("```")[0], names)
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    mentions = [f"{'the long and winding way to ' * 8}{ENTITY_MARKS[0]} Paris {ENTITY_MARKS[1]} was short"]
+    for task in ("nq", "wned", "nq"):
+        near(names["encode_queries"](theirs, QUERIES + mentions, task), ours.encode_queries(QUERIES + mentions, task))
+    plain = theirs.encode_query(mentions, prompt_name="wned")
+    assert np.abs(plain - ours.encode_queries(mentions, "wned")).max() > 1e-3  # there is something to say
+    near(theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]), ours.encode_passages(PASSAGES))
+
+
+def test_a_folder_that_says_all_needs_no_warning(tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_sentence_transformers(tiny_bert, replace(BASE, query_lengths={"nq": 64, "*": 64}), folder_of(tmp_path / "theirs"))
+    assert not caplog.text and "cannot say" not in (tmp_path / "theirs" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_t5_encoder_goes_to_sentence_transformers(tiny_t5: Path, tmp_path: Path) -> None:
@@ -110,7 +155,7 @@ def commands(folder: Path) -> list[tuple[str, argparse.Namespace]]:
     flags.add_argument("--l2-norm", action="store_true")
     flags.add_argument("--max-length", type=int)
     lines = (folder / "pyserini-flags.txt").read_text(encoding="utf-8").splitlines()
-    assert all(line.startswith(("#", "python -m pyserini.")) for line in lines)
+    assert all(line.startswith(("#", "python -m taco_ir.pyserini pyserini.")) for line in lines)
     return [(above, flags.parse_known_args(shlex.split(line))[0]) for above, line in pairwise(lines) if not line.startswith("#")]
 
 

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
-from verbs import write_lines
+from verbs import shell, without_java, write_lines
 
 from taco_ir import encode, export, index, search
 from taco_ir.data.collections import PACKAGE, open_collection
@@ -23,6 +24,7 @@ from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig, Pooling
 from taco_ir.models.encoder import load_encoder
 from taco_ir.records import Ranking, Run, Vectors, read_trec
+from taco_ir.retrieval import pyserini as ours
 from taco_ir.retrieval.pyserini import TacoDocumentEncoder, TacoQueryEncoder, run_pyserini
 
 HITS = "50"
@@ -241,6 +243,33 @@ def test_document_encoder_in_the_cli(kind: str, checkpoints: dict[str, Checkpoin
     np.testing.assert_allclose(theirs_ND, blocks_ND[:40].astype(np.float32), atol=1e-3, rtol=0)
     without = TacoDocumentEncoder(str(checkpoint.model)).encode([p.text for p in passages])
     assert np.abs(without - ours_ND).max() > 1e-3
+
+
+def test_the_exported_flags_work_in_a_fresh_process_without_java(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
+    """On a machine where PATH has neither Java nor a key is set: the line as it was written, with its files."""
+    checkpoint = checkpoints["mean"]
+    export.main(["--model", str(checkpoint.model), "--what", "huggingface", "--output", str(tmp_path / "x")])
+    lines = (tmp_path / "x" / "huggingface" / "pyserini-flags.txt").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if "pyserini.search.faiss" in line and not line.startswith("#"))
+    for name, path in {"INDEX": checkpoint.index, "TOPICS": NQ, "RUN": tmp_path / "run.trec", "100": HITS}.items():
+        line = line.replace(f" {name} ", f" {path} ")
+    shell(line, tmp_path, without_java(tmp_path / "bin"))
+    same(checkpoint.run, read_trec(tmp_path / "run.trec"))
+
+
+def test_pyserini_is_imported_without_its_lists_of_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pyserini 2.4 fetches them from GitHub on import; a machine without network has none, and all else works."""
+    found: list[str] = []
+
+    def unreachable(name: str) -> None:
+        found.append(name)
+        raise URLError("no network")
+
+    monkeypatch.setattr(ours.importlib, "import_module", unreachable)
+    monkeypatch.setitem(sys.modules, ours.CATALOGUES, sys)  # what is there comes back afterwards
+    ours.prepare()
+    lists = sys.modules[ours.CATALOGUES]
+    assert found == [ours.CATALOGUES] and lists.TF_INDEX_INFO == {} and not hasattr(lists, "download")
 
 
 @pytest.mark.parametrize("module", ["pyserini.nothing", "pyserini.search.nothing", "pyserini.eval", "pyserini.encode._base.x"])

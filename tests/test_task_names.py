@@ -184,6 +184,9 @@ def test_two_towers_take_prefix_and_task(towers: Path) -> None:
 def test_two_towers_borrow(towers: Path, tmp_path: Path) -> None:
     model = load_encoder(str(towers))
     model.borrow({"trex": "wow", "*": "nq"})
+    model.config = replace(model.config, query_lengths={**model.config.query_lengths, "*": 6})
+    assert model.config.max_query_tokens("eli5") == model.config.max_query_tokens(None) == 6
+    model.config = replace(model.config, query_lengths={**model.config.query_lengths, "*": model.config.query_lengths["nq"]})
     for task, lender in (("trex", "wow"), ("t-rex", "wow"), ("eli5", "nq"), (None, "nq")):
         same(model.encode_queries(ASKED, task), model.encode_queries(ASKED, lender))
     flags = ["--model", str(towers), "--topics", "trex-dev", "--what", "queries", "--output"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,3 +44,24 @@ def write_collection(folder: Path, passages: Iterable[Record], topics: Mapping[s
     for name, records in topics.items():
         write_lines(folder / f"{name}.jsonl", records)
     return folder
+
+
+def without_java(folder: Path) -> dict[str, str]:
+    """The environment of a machine whose PATH, in `folder`, has this Python alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    return {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "JDK_HOME", "OPENAI_API_KEY")} | {
+        "PATH": str(folder),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def shell(block: str, cwd: Path, environment: Mapping[str, str]) -> str:
+    """Run lines as they would be pasted, each of which must succeed; what they print."""
+    done = subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", block], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout

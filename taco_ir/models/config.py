@@ -74,7 +74,7 @@ class EncoderConfig:
         return " ".join([*left.split()[-self.left_context :], mark + rest]) if mark else text
 
     def max_query_tokens(self, task: str | None) -> int:
-        return self.query_lengths.get(task or ANY_TASK, self.query_length)
+        return self.query_lengths.get(task or ANY_TASK, self.query_lengths.get(ANY_TASK, self.query_length))
 
     def passage_text(self, passage: Passage) -> str:
         return self.passage_template.format(title=passage.title, text=passage.text).strip()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from taco_ir.files import InputError, read_json, write_json
-from taco_ir.models.config import ANY_TASK, EncoderConfig
+from taco_ir.models.config import ANY_TASK, MENTION, EncoderConfig
 from taco_ir.models.roles import NONE
 from taco_ir.models.stored import INT8_FILE, is_int8, write_plain
 
+log = logging.getLogger("taco_ir")
 MODEL_FILES = (
     "config.json",
     "*.safetensors",
@@ -21,6 +24,7 @@ MODEL_FILES = (
     "merges.txt",
     "spiece.model",
 )
+START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
 MODULES = "sentence_transformers.models"  # the names that every version reads
 
@@ -66,21 +70,49 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
     if read_json(source / "config.json").get("model_type") == "t5":
         raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
     copy_backbone(source, target, config.query_length)
+    warn("huggingface", config)
     (target / "pyserini-flags.txt").write_text(pyserini_flags(config, shlex.quote(name)), encoding="utf-8")
 
 
+def untold(config: EncoderConfig) -> list[str]:
+    """What a plain folder cannot say of queries, as others read it: one length for all, and texts cut at their end alone."""
+    notes = []
+    if lengths := _lengths(config):
+        own = ", ".join(f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items()))
+        notes.append(f"a query is cut at {config.query_length} tokens whatever its task, where ours are cut at their own: {own}")
+    if config.left_context:
+        notes.append(
+            f"of a query with {MENTION} ours keep {config.left_context} words before it; here all before it stays, and its end is cut"
+        )
+    return notes
+
+
+def _lengths(config: EncoderConfig) -> dict[str, int]:
+    """Those of tasks whose queries are not cut where all others are."""
+    return {task: length for task, length in config.query_lengths.items() if length != config.query_length}
+
+
+def warn(kind: str, config: EncoderConfig) -> None:
+    """Say aloud what an exported folder leaves out."""
+    for note in untold(config):
+        log.warning("%s: %s", kind, note)
+
+
 def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
-    """The text of pyserini-flags.txt."""
+    """The text of pyserini-flags.txt: commands that find Java and what else Pyserini needs to start."""
     shared = f"--encoder-class auto --pooling {'cls' if config.pooling == 'first' else 'mean'}{' --l2-norm' if config.normalize else ''}"
     lines = [
+        "# Pyserini's own commands, started by taco_ir, which finds Java for them. With Java 21 or later and OPENAI_API_KEY set (to any text),"
+        " the same without `taco_ir.pyserini`",
         '# passages (a corpus of {"id", "title", "text"} lines)',
-        f"python -m pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss "
+        f"{START} pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss "
         f"encoder --encoder {encoder} {shared} --fields title text --max-length {config.passage_length} --device cpu",
     ]
     if config.passage_template != PLAIN_TEMPLATE:
         lines.append(
             f"# no flag gives the passage template {config.passage_template!r}: write the corpus' text by it and use --fields text"
         )
+    lines += [f"# {note}; the exported queries are ours" for note in untold(config)]
     for task, prompt in sorted((config.prompts or {ANY_TASK: ""}).items()):
         lines.append(
             f"# queries{'' if task == ANY_TASK else f' of {task}'}, at most {config.max_query_tokens(task)} tokens (the tokenizer cuts at {config.query_length})"
@@ -90,7 +122,7 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
             continue
         prefix = f" --query-prefix {shlex.quote(prompt.removesuffix(' '))}" if prompt else ""
         lines.append(
-            f"python -m pyserini.search.faiss --index INDEX --topics TOPICS --topics-format kilt --output RUN --hits 100 --encoder {encoder} {shared}{prefix}"
+            f"{START} pyserini.search.faiss --index INDEX --topics TOPICS --topics-format kilt --output RUN --hits 100 --encoder {encoder} {shared}{prefix}"
         )
     return "\n".join(lines) + "\n"
 
@@ -135,7 +167,49 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     prompts["document"] = prompt
+    warn("sentence-transformers", config)
+    (target / "README.md").write_text(_page(config, prompts), encoding="utf-8")
     write_json(
         target / "config_sentence_transformers.json",
         {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if config.normalize else "dot"},
     )
+
+
+def _page(config: EncoderConfig, prompts: Mapping[str, str]) -> str:
+    """How to encode with a folder for sentence-transformers: as it is, and where that is not all, exactly as we do."""
+    named = ", ".join(f"`{name}`" for name in prompts if name != "document")
+    usage = f"""# An encoder for sentence-transformers
+
+Written by `python -m taco_ir.export`. {f"Queries have prompts by name: {named}." if named else "Queries have no prompts."}
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder
+passages_ND = model.encode_document(["title and text"])
+queries_BD = model.encode_query(["who asks"]{f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""})
+```
+"""
+    if not (notes := untold(config)):
+        return usage
+    said = "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
+    return f"""{usage}
+## What the folder cannot say
+
+{said}
+These lines encode queries as we do:
+
+```python
+LENGTHS = {_lengths(config)!r}  # tokens of a query, by task
+
+
+def near_mention(text):
+    left, mark, rest = text.partition({MENTION!r})
+    return " ".join([*left.split()[-{config.left_context}:], mark + rest]) if mark and {config.left_context} else text
+
+
+def encode_queries(model, texts, task):
+    model[0].query_length = LENGTHS.get(task or "*", {config.max_query_tokens(None)})
+    return model.encode_query([near_mention(text) for text in texts], prompt_name=task if task in model.prompts else None)
+```
+"""

@@ -1,15 +1,21 @@
-"""Encoders for Pyserini's Python API and CLIs. They fit its interfaces by shape, so importing this imports no pyserini."""
+"""Encoders for Pyserini's Python API and CLIs. They fit its interfaces by shape, so importing this imports no pyserini.
+
+Import this before Pyserini: what it then needs (Java that is found, a key that it never uses) is there when it is first imported.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import re
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.files import InputError, writing_folder
@@ -19,7 +25,9 @@ from taco_ir.retrieval.bm25 import start_jvm
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
+log = logging.getLogger("taco_ir")
 ENCODER_CLASS = "taco"
+CATALOGUES = "pyserini.prebuilt_index_info"
 WORD = re.compile(r"[\w-]+")  # what looks like the name of a task; "question:" or "question " is a text
 POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "decoder", None: None}
 
@@ -134,6 +142,46 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
         table.to_pickle(part / "embedding.pkl")
 
 
+class _Beforehand(MetaPathFinder):
+    """Finds nothing, and gets all ready when a module of Pyserini is imported for the first time."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname.startswith("pyserini."):
+            prepare()
+
+
+class _NoCatalogues(ModuleType):
+    """Pyserini's lists of indexes that it can download, all empty."""
+
+    def __getattr__(self, name: str) -> dict[str, Any]:
+        if name.isupper():
+            return {}
+        raise AttributeError(name)
+
+
+def prepare() -> None:
+    """Let Pyserini be imported wherever this package runs.
+
+    Java is found without a JDK and starts first; Pyserini 1.6 reads a key, any text, on import; Pyserini 2.4 fetches lists of indexes
+    that it can download, and does without them where it cannot.
+
+    Raises:
+        InputError: where there is no Java.
+    """
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beforehand)]
+    os.environ.setdefault("OPENAI_API_KEY", "unused")
+    start_jvm()
+    try:
+        importlib.import_module(CATALOGUES)
+    except OSError as error:
+        log.debug("Pyserini's indexes that can be downloaded are not known here: %s", error)
+        sys.modules[CATALOGUES] = _NoCatalogues(CATALOGUES)
+
+
+if not any(name.startswith("pyserini.") for name in sys.modules):
+    sys.meta_path.insert(0, _Beforehand())
+
+
 def _is_command(module: str) -> bool:
     """Whether `python -m module` finds something to run: a module, or a package that has a __main__."""
     try:
@@ -145,8 +193,7 @@ def _is_command(module: str) -> bool:
 
 def run_pyserini(module: str, arguments: Sequence[str]) -> None:
     """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
-    start_jvm()
+    prepare()
     if not _is_command(module):
         raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
     from pyserini.encode import document_encoder_class_map, query_encoder_class_map
