@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.analysing import BATCHES, JSON_FILE, TAU, Settings, Subject, analyse, find_subject, write_analysis
-from taco_ir.console import Parser, log, positive, run_verb
+from taco_ir.console import Parser, command, log, positive, run_verb
 from taco_ir.evaluation.specialisation import Analysis, verdict
 from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError
+from taco_ir.files import InputError, claimed
 from taco_ir.training.config import add_flag, checked_flags
 
 KEYS = {
@@ -65,10 +65,14 @@ def main(argv: Sequence[str]) -> None:
     keys = checked_flags(options, KEYS) | {"device": options.device}
     subjects = [find_subject(name) for name in options.models]
     output = output_folder(options.output, subjects[0])
-    if (output / JSON_FILE).exists() and not options.overwrite:
-        raise InputError(f"--output {output}: {JSON_FILE} is there already; give another folder, or --overwrite")
-    analysis = analyse(subjects, Settings(keys, options.batches, options.tau), output)
-    _, page = write_analysis(analysis, output)
+
+    def refuse() -> None:
+        if (output / JSON_FILE).exists() and not options.overwrite:
+            raise InputError(f"--output {output}: {JSON_FILE} is there already; give another folder, or --overwrite")
+
+    with claimed(output / JSON_FILE, command(options), refuse):
+        analysis = analyse(subjects, Settings(keys, options.batches, options.tau), output)
+        _, page = write_analysis(analysis, output)
     print(render(summary(analysis), "table"), end="")
     log.info("%s", verdict(analysis))
     log.info("page: %s", page)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, log, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, command, log, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.table import render
-from taco_ir.files import InputError, write_json
+from taco_ir.files import InputError, claimed, write_json
 from taco_ir.rankings import made_of, record_path
 from taco_ir.records import Passage, Query, Run
 from taco_ir.scoring import score_asked, table_of
@@ -66,11 +68,16 @@ def main(argv: Sequence[str]) -> None:
         return
     topics_of = [collection.topics(name) for name in collection.expand(options.topics)]
     runs = []
-    for topics, path in zip(topics_of, _paths(options, collection, topics_of, system.name), strict=True):
-        runs.append(answer_topics(topics, system, reader, collection, options))
-        write_kilt(runs[-1], topics.queries, path)
-        write_json(record_path(path), _record(options, collection, topics, system, reader))
-        log.info("answers: %s", path)
+    paths = _paths(options, collection, topics_of, system.name)
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(claimed(path, command(options), partial(_refuse_existing, path, options)))
+        for topics, path in zip(topics_of, paths, strict=True):
+            runs.append(answer_topics(topics, system, reader, collection, options))
+            record_path(path).unlink(missing_ok=True)  # so that answers have their own or none
+            write_kilt(runs[-1], topics.queries, path)
+            write_json(record_path(path), _record(options, collection, topics, system, reader))
+            log.info("answers: %s", path)
     if judged := [pair for pair in zip(topics_of, runs, strict=True) if pair[0].judged]:
         _print_scores(options, collection, system.name, *zip(*judged, strict=True))
 
@@ -113,17 +120,20 @@ def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage])
 
 
 def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str) -> list[Path]:
-    """Where the answers to each of the topics go. Raises: InputError for what exists, or a file for several topics."""
+    """Where the answers to each of the topics go. Raises: InputError for a file as the output of several topics."""
     if options.output is None:
         return [Path("runs") / collection.name / f"{topic.name}.{system}.{_reader_name(options.reader)}.answers.jsonl" for topic in topics]
     output = Path(options.output)
     if output.is_file() and len(topics) > 1:
         raise InputError(f"--output {output} is a file; for {len(topics)} topics give a folder")
     alone = len(topics) == 1 and not options.output.endswith("/") and not output.is_dir()
-    paths = [output] if alone else [output / f"{topic.name}.jsonl" for topic in topics]
-    if (found := [path for path in paths if path.exists()]) and not options.overwrite:
-        raise InputError(f"--output {found[0]} exists; give another name or --overwrite")
-    return paths
+    return [output] if alone else [output / f"{topic.name}.jsonl" for topic in topics]
+
+
+def _refuse_existing(path: Path, options: Namespace) -> None:
+    """Raise InputError where an output that the user named is there, without --overwrite."""
+    if options.output is not None and path.exists() and not options.overwrite:
+        raise InputError(f"--output {path} exists; give another name or --overwrite")
 
 
 def _reader_name(reader: str) -> str:

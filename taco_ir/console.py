@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +19,15 @@ from taco_ir.files import InputError
 
 log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
-# a full or read-only disk, no permission, or a path that cannot be
-USERS_OSERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+# a full, broken or read-only disk, no permission, or a path that cannot be
+USERS_OSERRORS = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EBUSY),
+        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+    )
+)
+PARENT = "TACO_IR_PARENT"  # the process that started this one and waits for it
+SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
@@ -103,6 +113,11 @@ for _name in ("--batch-size", "--hits"):
     FLAGS[_name]["type"] = positive
 
 
+def command(options: argparse.Namespace) -> dict[str, str]:
+    """What a user asked a verb for, by which it knows what an earlier process of it began (`files.claimed`)."""
+    return {name: repr(value) for name, value in vars(options).items()}
+
+
 def check_asked(options: argparse.Namespace, parser: Parser) -> None:
     """Raises: InputError unless exactly one of --topics and --query was given, with a text, --output with the one, --task with the other."""
     if bool(options.topics) == bool(options.query is not None):
@@ -125,8 +140,28 @@ def share_processors() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def end_with_parent() -> None:
+    """Where this process was started by another verb, let it end when that one does, however it does: it would hold locks, and nobody would know."""
+    parent = int(os.environ.pop(PARENT, 0))
+    if not parent:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before
+        os._exit(USAGE_ERROR)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(USAGE_ERROR)
+
+
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a verb; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
+    end_with_parent()
     share_processors()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("faiss", "httpx", "transformers", "sentence_transformers"):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from taco_ir.console import MODEL_FLAGS, Parser, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, command, run_verb
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.encoding import encode_topics
-from taco_ir.files import InputError, writing_folder
+from taco_ir.files import InputError, claimed, is_leftover, writing_folder
 from taco_ir.records import Vectors
 from taco_ir.tasks import canonical_task
 
@@ -150,7 +151,7 @@ def _cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
 
 
 def check_flags(options: Namespace) -> None:
-    """Raise InputError for flags that do not go together, and for an output that exists."""
+    """Raise InputError for flags that do not go together, and for a file as the output."""
     output = Path(options.output)
     if options.what and "queries" in options.what and not options.topics:
         raise InputError("--what queries needs --topics")
@@ -167,7 +168,12 @@ def check_flags(options: Namespace) -> None:
         raise InputError(f"--share {options.share}: a number from 0 to 1 is needed")
     if output.is_file():
         raise InputError(f"--output {output} is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()) and not options.overwrite:
+
+
+def refuse_existing(options: Namespace) -> None:
+    """Raise InputError for an output that is there, without --overwrite."""
+    output = Path(options.output)
+    if not options.overwrite and output.is_dir() and not all(map(is_leftover, output.iterdir())):
         raise InputError(f"--output {output} exists; give another folder or --overwrite")
 
 
@@ -193,6 +199,12 @@ def writers_of(options: Namespace, encoder: TextEncoder) -> dict[str, Callable[[
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     check_flags(options)
+    with claimed(Path(options.output) / "export", command(options), partial(refuse_existing, options)):
+        write_all(options)
+
+
+def write_all(options: Namespace) -> None:
+    """Write each folder that is asked for, or can be made of the model."""
     output, wanted = Path(options.output), options.what or KINDS
     from taco_ir.systems import encoder_of
 

@@ -124,23 +124,31 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
     """
     if path.name in ("", ".."):
         raise InputError(f"{path}: what is written has a name of its own; give a path that ends in one")
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
     held: set[Path] = _HELD.__dict__.setdefault("paths", set())
     if wait and lock in held:
         yield
         return
-    with _locked(path, lock, wait):
-        held.add(lock)
-        try:
-            yield
-        finally:
-            held.discard(lock)
+    try:
+        with _locked(path, lock, wait):
+            held.add(lock)
+            try:
+                yield
+            finally:
+                held.discard(lock)
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in made:  # where nothing was written
+                folder.rmdir()
 
 
 @contextlib.contextmanager
-def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[None]:
+def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[bool]:
     """Hold `place` for a command that writes in several steps, and let the same command finish what one that was stopped began.
+
+    Yields whether such a one had begun.
 
     Args:
         place: the output, or a name in a folder of outputs.
@@ -152,19 +160,25 @@ def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[N
         InputError: what `refuse` says, or where another process is writing.
     """
     with exclusive(place, wait=False):
-        mark, ours = place.with_name(f"{place.name}{BEGUN}"), fingerprint(command)
-        if not (mark.is_file() and mark.read_text(encoding="utf-8") == ours):
+        mark = place.with_name(f"{place.name}{BEGUN}")
+        if not (ours := was_begun(place, command)):
             refuse()
             with writing(mark) as sink:
-                sink.write(ours)
+                sink.write(fingerprint(command))
         try:
-            yield
+            yield ours
         except BaseException:
             with contextlib.suppress(InputError, OSError):
                 refuse()
                 mark.unlink()  # nothing is there
             raise
         mark.unlink(missing_ok=True)
+
+
+def was_begun(place: Path, command: Any) -> bool:
+    """Whether a process that had claimed `place` for the same command did not come to its end."""
+    mark = place.with_name(f"{place.name}{BEGUN}")
+    return mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint(command)
 
 
 def is_leftover(path: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.console import Parser, Progress, run_verb
-from taco_ir.files import InputError
+from taco_ir.files import InputError, exclusive
 from taco_ir.retrieval.index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import VectorSet
 
@@ -35,17 +35,22 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.vectors is None:
         raise InputError("--vectors DIR is needed to build an index")
-    vectors = VectorSet(Path(options.vectors))
-    if (output / "manifest.json").is_file() and not options.overwrite:
+    with exclusive(output, wait=False):
+        build(VectorSet(Path(options.vectors)), output, options.factory, options.overwrite)
+
+
+def build(vectors: VectorSet, output: Path, factory: str, overwrite: bool) -> None:
+    """Build the index that is not there yet. Raises: InputError for a folder with something else, without `overwrite`."""
+    if (output / "manifest.json").is_file() and not overwrite:
         found = DenseIndex(output)
-        if (found.recipe, found.manifest["factory"]) == (vectors.recipe, options.factory):
+        if (found.recipe, found.manifest["factory"]) == (vectors.recipe, factory):
             print(f"{output}: this index is built")
             return
-    if output.exists() and not options.overwrite:
+    if output.exists() and not overwrite:
         raise InputError(f"--output {output} exists and holds something else; give another folder or --overwrite")
     progress = Progress("index", vectors.recipe.passages, "passages")
-    build_index(vectors, output, options.factory, progress.at)
-    print(f"{output}: {options.factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
+    build_index(vectors, output, factory, progress.at)
+    print(f"{output}: {factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
 
 
 if __name__ == "__main__":

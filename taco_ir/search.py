@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import taco_ir
 from taco_ir.console import MODEL_FLAGS, Parser, check_asked, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.files import InputError, read_json, write_json
+from taco_ir.files import InputError, claimed, read_json, write_json
 from taco_ir.rankings import made_of, record_path
 from taco_ir.records import Run, write_trec
 
@@ -60,9 +62,10 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     paths = run_paths(options, collection, topics)
     records = [record(options, collection, topic) for topic in topics]
-    for path, asked in zip(paths, records, strict=True):
-        refuse_foreign(path, asked, options)
-    runs = search_topics(options, collection, topics, paths, records)
+    with ExitStack() as held:
+        for path, asked in zip(paths, records, strict=True):
+            held.enter_context(claimed(path, asked, partial(refuse_foreign, path, asked, options)))
+        runs = search_topics(options, collection, topics, paths, records)
     judged = [topic.judged for topic in topics]
     if any(judged):
         print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
@@ -82,13 +85,15 @@ def search_topics(
     results: list[dict[str, Run]] = []
     made_of = {"system": chosen.name, "inputs": chosen.inputs}
     for path in paths:
-        refuse_foreign(path, made_of, options)
+        if record_path(path).is_file():  # else it was stopped before its record was written
+            refuse_foreign(path, made_of, options)
     for topic, path, asked in zip(topics, paths, records, strict=True):
         hits = asked["hits"]
         with timed() as seconds:
             found = chosen.search_with_parts(topic, hits)
         took = seconds()
         runs = {chosen.name: found[chosen.name]}
+        record_path(path).unlink(missing_ok=True)  # so that a run has its own or none
         write_run(options.output_format, runs[chosen.name], path, topic, collection, chosen.name)
         write_json(record_path(path), asked | made_of | {"seconds": round(took, 3)})
         report(topic, collection, chosen.name, path, took)

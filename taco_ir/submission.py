@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from taco_ir.console import Parser, log, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.kilt import page_run
 from taco_ir.evaluation.submission import kilt_outputs, outputs_of, submission, write_submission
-from taco_ir.files import InputError, collector_paused
+from taco_ir.files import InputError, collector_paused, exclusive
 from taco_ir.run_files import RunFile, by_system, read_files, refuse_foreign_docids
 
 FEW_PAGES = 5  # KILT's leaderboard shows recall@5
@@ -42,8 +43,14 @@ def main(argv: Sequence[str]) -> None:
     output = Path(options.output)
     if output.suffix != ".zip":
         raise InputError(f"--output {output}: a name that ends in .zip is needed")
-    if output.exists() and not options.overwrite:
-        raise InputError(f"--output {output} exists; give another name or --overwrite")
+    with exclusive(output, wait=False):
+        if output.exists() and not options.overwrite:
+            raise InputError(f"--output {output} exists; give another name or --overwrite")
+        write(options, output)
+
+
+def write(options: Namespace, output: Path) -> None:
+    """Make a file of each run, and the zip of them."""
     collection = open_collection(options.collection)
     topics = [collection.load_topics(name) for name in collection.expand(options.topics)]
     files = files_by_topics(options.runs, topics)

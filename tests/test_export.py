@@ -265,7 +265,7 @@ def test_what_an_encoder_cannot_be_is_left_out_or_refused(
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in said] == ["left out huggingface", "left out sentence-transformers"]
     assert "cannot run T5" in said[0] and "first decoder state" in said[1]
-    assert not list(output.iterdir())
+    assert not output.exists()
     for kind, reason in (("huggingface", "cannot run T5"), ("sentence-transformers", "first decoder state")):
         with pytest.raises(InputError, match=reason):
             main([*t5, "--what", kind])

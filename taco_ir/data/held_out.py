@@ -44,8 +44,6 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
         InputError: for a task whose train queries are of too few pages to be split, records that cannot be read, or an output that
             exists.
     """
-    if output.exists():
-        raise InputError(f"--output {output} exists; give another folder, or remove it")
     found = {}
     with writing_folder(output) as folder:
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())
@@ -58,7 +56,14 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
                 target.write_bytes(_records_of(path, {query.qid for query in queries}))
             source = {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
             write_json(folder / f"{task}-{RECORD}", source | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped})
+        if output.exists() and _records_in(output) != _records_in(folder):
+            raise InputError(f"--output {output} exists and holds something else; give another folder, or remove it")
     return found
+
+
+def _records_in(folder: Path) -> dict[str, bytes]:
+    """What a folder's records say that its files were made of."""
+    return {path.name: path.read_bytes() for path in folder.glob(f"*-{RECORD}")}
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:

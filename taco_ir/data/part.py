@@ -16,7 +16,7 @@ from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.examples import positive_sets
 from taco_ir.data.seeds import generator
 from taco_ir.data.store import PassageStore
-from taco_ir.files import InputError, data_home, exclusive, fingerprint, read_json, sha256_file, write_json, writing_folder
+from taco_ir.files import InputError, exclusive, read_json, sha256_file, write_json, writing_folder
 
 PASSAGES, RECORD = "passages.jsonl.gz", "part.json"
 COMPRESSION = 6
@@ -54,7 +54,7 @@ def make_part(
             the collection has.
     """
     asked = _asked(collection, topics, distractors, seed)
-    with exclusive(data_home() / "parts" / fingerprint(str(output.resolve()))):
+    with exclusive(output):
         if found := _existing(output, asked):
             return found
         gold = np.unique(np.concatenate([gold_rows(collection.passages, _judged(collection, name)) for name in topics]))

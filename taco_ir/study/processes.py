@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taco_ir.console import PARENT
 from taco_ir.files import InputError, read_json, write_json
 
 
@@ -27,7 +28,7 @@ class Spent(NamedTuple):
 
 
 def run_process(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
-    """Run `python -m taco_ir.<words>` to its end.
+    """Run `python -m taco_ir.<words>` to its end, which is this process's at the latest.
 
     `attempts` keeps when each process began and, once it ended, well or not, its seconds and its peak. One whose end nobody saw, since
     this process was killed too, counts as an attempt, without its seconds. The file is the caller's to remove, when it has kept the sum.
@@ -49,7 +50,7 @@ def run_process(name: str, words: Sequence[str], environment: Mapping[str, str],
             [sys.executable, "-m", f"taco_ir.{words[0]}", *words[1:]],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

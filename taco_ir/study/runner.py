@@ -16,7 +16,7 @@ from typing import Any
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
-from taco_ir.files import InputError, data_home, exclusive, read_json, write_json
+from taco_ir.files import InputError, claimed, data_home, exclusive, read_json, was_begun, write_json
 from taco_ir.study.commands import Commands
 from taco_ir.study.conditions import WHOLE, Job, Study
 from taco_ir.study.curves import kept
@@ -26,6 +26,7 @@ from taco_ir.study.processes import run_process
 from taco_ir.study.scores import ANSWERS, score_runs
 from taco_ir.study.standing import compared
 
+RECORDING = "record"  # what a stamp is claimed for
 ON_DEVICE = frozenset(("train", "pretrain", "train_reader", "mine", "search", "answer", "encode"))  # verbs with --device
 
 
@@ -164,11 +165,14 @@ class Runner:
         """Score a job and record it; where a record is there that this folder did not make, compare with that one, which stays."""
         found = self.score(job, corpus, self.folder(job) / f"runs-{corpus}")
         scored = {verb: found.made[verb] for verb in self.commands.scoring(job)} | {"of": self.scope(job, corpus)}
-        if self.record(job, corpus).is_file():
+        stamp = self.stamp(job, corpus)
+        if self.record(job, corpus).is_file() and not was_begun(stamp, RECORDING):
             scored["moved"] = compared(read_result(self.record(job, corpus)), found, self.study.tolerance)
-        else:
+            write_json(stamp, scored)
+            return
+        with claimed(stamp, RECORDING, lambda: None):  # killed between record and stamp, it is ours still
             write_result(self.study.results, found)
-        write_json(self.stamp(job, corpus), scored)
+            write_json(stamp, scored)
 
     def _process(self, job: Job, template: str, what: str, more: Sequence[str] = (), home: Path | None = None) -> dict[str, Any]:
         """Run a command of a job; what its stamp and its record say of it.
@@ -181,6 +185,8 @@ class Runner:
         words = [*self.commands.words(job, template), *more]
         device = ["--device", self.device] if words[0] in ON_DEVICE else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
+        if words[0] == "export" and self._attempts(job, what).is_file():  # it may have ended well before its end was seen
+            words.append("--overwrite")
         read = self.commands.reads(job, template) | {"commit": commit()}  # as it was when the process began
         spent = run_process(
             str(job),
