@@ -10,6 +10,7 @@ from threading import Event, Lock
 
 import pytest
 
+from taco_ir.data.__main__ import COMMANDS
 from taco_ir.data.collections import open_collection
 from taco_ir.evaluate import main as evaluate
 from taco_ir.evaluation.results import Result, TopicScores, read_results
@@ -18,6 +19,7 @@ from taco_ir.leaderboard import main as leaderboard
 from taco_ir.models.blend import model_hash
 from taco_ir.records import read_trec
 from taco_ir.reproduce import main as reproduce
+from taco_ir.study.checks import DATA_COMMANDS, VERBS
 from taco_ir.study.conditions import Job, read_study
 from taco_ir.study.examples import examples, telling
 from taco_ir.study.runner import Runner
@@ -107,6 +109,99 @@ def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str
     assert old in STUDY
     with pytest.raises(InputError, match=message):
         read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+
+
+PLACES = ["../../..", "..", ".", "", "/tmp/x", "~", "a/b", "a\\\\b", "C:x", "a\\u0000b", "a\\nb", " a", "x" * 101, "\u4e00"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "old",
+    ['name = "small"', 'name = "bm25"', '"tiny"]', '"nq-dev",', "[corpora.part]", "whole = [0]\npart = [0]"],
+)
+def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str, place: str) -> None:
+    new = {
+        "[corpora.part]": f'[corpora."{place}"]\ndistractors = 5\n[corpora.part]',
+        '"tiny"]': f'"tiny", "{place}"]',
+        '"nq-dev",': f'"nq-dev", "{place}",',
+        "whole = [0]\npart = [0]": f'whole = [0]\npart = [0]\ntopics = ["{place}"]',
+    }.get(old, f'name = "{place}"')
+    with pytest.raises(InputError, match="conditions.toml: .*a name is letters, digits, dots, _, . and -, at most 100"):
+        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("training.step", r"command 'training.step'; allowed: train, pretrain, .*data hold-out, data part"),
+        ("files", "command 'files'; allowed"),
+        ("pyserini pyserini.search.faiss", "command 'pyserini pyserini.search.faiss'; allowed"),
+        ("reproduce --conditions x", "command 'reproduce --conditions'; allowed"),
+        ("{out}", "command '{out}'; allowed"),
+        ("../x", "command '../x'; allowed"),
+        ("", "command ''; allowed"),
+        ("data get kilt/nq/dev", "command 'data get'; allowed"),
+        ("data", "command 'data'; allowed"),
+        ("train --output /etc", r"--output '/etc'; it must be \{out\}, or a place inside it"),
+        ("train --output={out}/../x", r"--output '.*'; it must be"),
+        ("train --output {out}/../x", r"--output '\{out\}/../x'; it must be"),
+        ("train --output {out}x", "it must be"),
+        ("train --output {tiny}", "it must be"),
+        ("train --output {folder}", "it must be"),
+        ("train --output", "it must be"),
+        ("train --output {out} --output /etc", "is needed, once"),
+        ("train --config {folder}/a.toml", "is needed, once"),
+        ("search --topics nq-dev", "is needed, once"),
+        ("train --model {out:>9999999999} --output {out}", "placeholders are names in braces, without : and !"),
+        ("train --model {out!r} --output {out}", "placeholders are names in braces"),
+        ("train --model {out.__class__} --output {out}", r"\{out.__class__\} stands for nothing"),
+        ("train 'a --output {out}", "No closing quotation"),
+        ("train {", "('{'|expected '}' before)"),
+    ],
+)
+def test_a_command_is_a_verb_that_writes_into_its_own_folder(tmp_path: Path, command: str, said: str) -> None:
+    text = STUDY + f'[[condition]]\nname = "more"\nseeds = [1]\ncommands = [{json.dumps(command)}]\n'
+    with pytest.raises(InputError, match=rf"conditions.toml: condition 'more': .*{said}"):
+        read_study(study_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds = [2]", 'seeds = ["../2"]', r"condition 'second': seeds is .*; needed: whole numbers from 0"),
+        ("seeds = [2]", "seeds = [-2]", "whole numbers from 0"),
+        ("seeds = [2]", "seeds = 2", "whole numbers from 0"),
+        ("seeds = [2]", "seeds = [true]", "whole numbers from 0"),
+        ('search = "--retriever bm25"', "commands = 'train'", "commands is 'train'; needed: texts"),
+        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is '1'; needed: text"),
+        ("seeds = [2]", "seeds = [2]\nbest = ['x']", "best is .*; needed: a table of texts"),
+        ("seeds = [2]", "seeds = [2]\nargs = ['x']", "args is .*; needed: text"),
+        ("seeds = [2]", "seeds = [2]\neach = 3", "each is '3'; needed: a table of lists"),
+        ("part = [0]", 'part = ["../x"]', "part is .*; needed: whole numbers from 0"),
+        ("distractors = 5", "distractors = -5", r"corpora.part: distractors is '-5'; needed: a whole number from 0"),
+        ("distractors = 5", "distractors = 5\nseed = '/'", "seed is '/'"),
+        ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; needed: texts"),
+        ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; needed: a whole number"),
+        ('search = "--retriever bm25"', 'search = "--retriever bm25 --output /tmp/x"', "--output is not for it to say"),
+        ('name = "second"', 'name = "corpora"', "a name is .*, and not collection, folder, out, seed, corpora"),
+        ('models = ["tiny"]', 'models = ["tiny", "out"]', "'out': a name is .*, and not collection, folder"),
+        ("[corpora.part]", "[corpora]\npart = 3\n[x.part]", "unknown key 'x'|must hold tables"),
+        ("[[slice]]", "[slice]", r"slice must hold tables, as \[\[slice\]\] makes them"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in STUDY
+    with pytest.raises(InputError, match=rf"conditions.toml: .*(?:{said})"):
+        read_study(
+            study_file(tmp_path, STUDY[::-1].replace(old[::-1], new[::-1], 1)[::-1] if "seeds = [2]" in old else STUDY.replace(old, new, 1))
+        )
+
+
+def test_the_verbs_of_a_study_are_verbs() -> None:
+    package = Path(__file__).resolve().parents[1] / "taco_ir"
+    verbs = {path.stem for path in package.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")}
+    assert set(VERBS) - {"data"} < verbs and set(DATA_COMMANDS) < set(COMMANDS)
 
 
 def test_what_is_wanted_comes_with_what_it_needs(tmp_path: Path) -> None:

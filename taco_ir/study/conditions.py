@@ -1,7 +1,7 @@
 """A conditions file -> what is to be run, with which seeds, after what.
 
-Commands are verbs of this package with placeholders: {collection}, {folder} (of the conditions file), {out} (the condition's own
-output), {seed}, the names of `models`, and the names of other conditions, which stand for their output with the same seed. A
+Commands are verbs of this package that make something, and write into {out}, the condition's own output; other placeholders are
+{collection}, {folder} (of the conditions file), {seed}, the names of `models`, and the names of other conditions, which stand for their output with the same seed. A
 condition runs after those that it names. Conditions share commands through a `recipe`, whose {args} are the condition's `args`.
 With `best = { rate = "tune-*" }`, {rate} is what stands for the * in the condition that ranks held-out train queries best.
 """
@@ -19,9 +19,9 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from taco_ir.files import InputError
+from taco_ir.study.checks import CORPORA, NUMBERS, RESERVED, check_command, check_kinds, check_names
 
 WHOLE = "whole"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 TOP = ("name", "models", "topics", "hits", "tolerance", "corpora", "slice", "recipe", "condition")
 
 
@@ -141,6 +141,7 @@ def read_study(path: Path) -> Study:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({error})") from error
     _refuse_unknown(path, "file", values, TOP)
+    _check_tables(path, values)
     try:
         study = Study(
             name=str(values["name"]),
@@ -155,14 +156,34 @@ def read_study(path: Path) -> Study:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: {error!r}") from error
+    check_names(f"{path}: name", [study.name])
+    check_names(f"{path}: corpora", study.parts, (WHOLE,))
+    check_names(f"{path}: models", study.models, RESERVED)
+    check_names(f"{path}: topics", study.topics)
     for condition in study.conditions.values():
         _check(path, study, condition)
     return study
 
 
+def _check_tables(path: Path, values: Mapping[str, Any]) -> None:
+    """Raise InputError for a part of the file that is of a wrong kind."""
+    check_kinds(f"{path}: file", values)
+    for key in ("recipe", "corpora"):  # by name
+        if not isinstance(found := values.get(key, {}), dict) or not all(isinstance(each, dict) for each in found.values()):
+            raise InputError(f"{path}: {key} must hold tables, as [{key}.NAME] makes them")
+    for key in ("condition", "slice"):
+        if not isinstance(found := values.get(key, []), list) or not all(isinstance(each, dict) for each in found):
+            raise InputError(f"{path}: {key} must hold tables, as [[{key}]] makes them")
+    for name, part in values.get("corpora", {}).items():
+        check_kinds(f"{path}: corpora.{name}", part)
+    for each in values.get("slice", ()):
+        check_kinds(f"{path}: slice", each, {"topics": "text"})
+
+
 def _conditions(path: Path, values: Mapping[str, Any]) -> dict[str, Condition]:
     found: dict[str, Condition] = {}
     for table in values["condition"]:
+        check_kinds(f"{path}: condition {str(table.get('name'))[:200]!r}", table, {"recipe": "text"})
         for variant in _each(table):
             made = _condition(path, variant, values)
             if made.name in found:
@@ -199,6 +220,7 @@ def _condition(path: Path, table: dict[str, Any], values: Mapping[str, Any]) -> 
     merged = {**recipes.get(recipe, {}), **table}
     args = merged.pop("args", "")
     _refuse_unknown(path, where, merged, own | corpora)
+    check_kinds(f"{path}: {where}", {"name": "", "seeds": [], **merged}, dict.fromkeys(corpora, NUMBERS))
     merged = _filled({"commands": [], **merged}, {"args": args})
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()}
     return Condition(
@@ -209,11 +231,15 @@ def _condition(path: Path, table: dict[str, Any], values: Mapping[str, Any]) -> 
 
 def _check(path: Path, study: Study, condition: Condition) -> None:
     where = f"{path}: condition {condition.name!r}"
-    if not NAME.fullmatch(condition.name):
-        raise InputError(f"{where}: a name is letters, digits, dots, + and -")
+    check_names(where, [condition.name], (*RESERVED, CORPORA))
+    check_names(f"{where}: topics", condition.topics)
     if not condition.seeds:
         raise InputError(f"{where}: no seeds")
-    known = {"collection", "folder", "out", "seed", *study.models, *study.conditions}
+    for template in condition.commands:
+        check_command(where, template, scored=False)
+    for template in filter(None, (condition.search, condition.answer)):
+        check_command(where, template, scored=True)
+    known = {*RESERVED, *study.models, *study.conditions}
     for placeholder, pattern in condition.best.items():
         if pattern.count("*") != 1 or not study.tried(condition.name)[placeholder]:
             raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
@@ -222,6 +248,13 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
     known |= condition.best.keys()
     if unknown := condition.names() - known:
         raise InputError(f"{where}: {{{min(unknown)}}} stands for nothing; known are {', '.join(sorted(known))}")
+    _check_scored(where, study, condition)
+    for job in (Job(condition.name, seed) for seed in condition.seeds):
+        study.needs(job)
+
+
+def _check_scored(where: str, study: Study, condition: Condition) -> None:
+    """Raise InputError for a condition that is scored on what it does not have, or lacks what scoring needs."""
     for corpus, seeds in condition.corpora.items():
         if corpus != WHOLE and corpus not in study.parts:
             raise InputError(f"{where}: corpus {corpus!r}; allowed: {', '.join([WHOLE, *study.parts])}")
@@ -231,8 +264,6 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
         raise InputError(f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join([WHOLE, *study.parts])})")
     if condition.answer and not condition.search:
         raise InputError(f"{where}: answers are scored with the search that they come from; search is missing")
-    for job in (Job(condition.name, seed) for seed in condition.seeds):
-        study.needs(job)
 
 
 def _refuse_unknown(path: Path, what: str, values: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
 from taco_ir.files import InputError, claimed, data_home, exclusive, read_json, was_begun, write_json
+from taco_ir.study.checks import CORPORA
 from taco_ir.study.commands import Commands
 from taco_ir.study.conditions import WHOLE, Job, Study
 from taco_ir.study.curves import kept
@@ -148,7 +149,7 @@ class Runner:
         """A corpus and how it is named on the command line."""
         if name == WHOLE:
             return self.collection, self.commands.source
-        part, folder = self.study.parts[name], self.work / "corpora" / name
+        part, folder = self.study.parts[name], self.work / CORPORA / name
         make_part(self.collection, self.collection.expand(list(self.study.topics)), part.distractors, part.seed, folder)
         return open_collection(str(folder)), str(folder)
 
