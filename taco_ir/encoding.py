@@ -53,12 +53,13 @@ def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter,
     memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6 + WORKING_BYTES
     print(
         f"encoding {left:,} of {len(writer.rows):,} passages of {collection.name} (shard {shard.number}/{shard.of}) into {writer.folder}: "
-        f"about {duration(left / rate)} at {rate:,.0f}/s, {human_bytes(memory)} RAM, {human_bytes(left * recipe.dim * 2)} disk",
+        f"about {duration(left / rate)} at {rate:,.0f}/s, about {human_bytes(memory)} RAM, {human_bytes(left * recipe.dim * 2)} disk",
         file=sys.stderr,
     )
     progress = Progress("encode", len(writer.rows), "passages")
     progress.skip(writer.done)
     writer.write(collection.passages.read(first, writer.rows.stop), encoder.encode_passages, progress.at)
+    print(f"{human_bytes(peak_memory())} RAM at the peak", file=sys.stderr)
 
 
 def _rate(collection: Collection, encoder: Encoder, start: int, stop: int) -> float:

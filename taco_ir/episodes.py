@@ -82,7 +82,7 @@ class Run:
 
     def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
         from taco_ir.reporting import ConsoleReporter
-        from taco_ir.training.announce import announce
+        from taco_ir.training.announce import announce, told_peak
         from taco_ir.training.checkpoint import latest
         from taco_ir.training.log import Reporter
         from taco_ir.training.loop import Loop
@@ -104,3 +104,4 @@ class Run:
             self.data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
         loop.run()
+        self.data.say(told_peak(encoder))

@@ -83,6 +83,12 @@ class Encoder(Protocol):
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors: ...
 
 
+def refuse_text(given: object, what: str) -> None:
+    """Raise InputError for one text where a sequence of `what` is needed: it would be taken for a sequence of its letters."""
+    if isinstance(given, str | bytes):
+        raise InputError(f"{given[:200]!r} is one text; a list of {what} is needed, such as [{given[:40]!r}]")
+
+
 class Ranking(NamedTuple):
     """One query's hits in canonical order: score descending, then docid descending."""
 

@@ -11,7 +11,9 @@ import pytest
 from small_steps import SMALL, TASKS, TEXTS, encoder, examples, samplers
 
 from taco_ir.data.batches import TaskSampler, make_batch, part
-from taco_ir.training.announce import Mix, describe
+from taco_ir.retrieval.vectors import held_memory, peak_memory
+from taco_ir.train import main as train
+from taco_ir.training.announce import Mix, describe, told_peak
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.weighting import WEIGHTINGS
@@ -113,3 +115,42 @@ def test_a_decoder_doubles_the_layers(tiny_t5: Path) -> None:
     states = [16 * sum(param.numel() for _, param in made.trained()) for made in (one, two)]
     activations = [memory(said(made)) - state for made, state in zip((one, two), states, strict=True)]
     assert activations[1] == pytest.approx(2 * activations[0], rel=0.1)
+
+
+def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
+    """The sum is what it holds now and what gradients, optimiser and activations add to the weights, which it holds already."""
+    text = said(model, weighting_bytes=3e9)
+    found = re.search(r"of memory, about ([\d.]+) ([KMG]B) with the ([\d.]+) ([KMG]B) that are held by now$", text)
+    assert found, text
+    whole, held = float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]
+    assert held > 1e8 and held == pytest.approx(held_memory(), rel=0.2)
+    assert whole == pytest.approx(held + memory(text) - 4 * sum(param.numel() for param in model.parameters()), abs=1e8)
+
+
+def test_the_peak_is_told(model: DualEncoder) -> None:
+    found = re.fullmatch(r"memory at its peak: ([\d.]+) ([KMG]B)", told_peak(model))
+    assert found and float(found[1]) * UNITS[found[2]] == pytest.approx(peak_memory(), rel=0.1)
+
+
+def test_a_training_tells_its_peak(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "--model",
+        str(tiny_bert),
+        "--pooling",
+        "mean",
+        "--negatives",
+        "none",
+        "--tasks",
+        "nq",
+        "--batch-size",
+        "4",
+        "--steps",
+        "1",
+        "--passage-length",
+        "40",
+    ]
+    train([*argv, "--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2", "--output", str(tmp_path / "run")])
+    told = capsys.readouterr().err
+    assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are held by now\n", told) and re.search(
+        r"memory at its peak: [\d.]+ .B\n", told
+    )

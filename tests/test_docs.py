@@ -172,3 +172,9 @@ def test_the_guide_works_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.
         assert Path(made).exists(), made
     assert "my-wiki: 123 passages, 103 gold and 20 distractors" in printed
     assert "against bm25: paired randomisation test" in printed
+
+
+@pytest.mark.parametrize("path", [*DOCS, *(ROOT / "taco_ir").rglob("*.py")], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_is_to_be_installed_from_an_index_that_lacks_it(path: Path) -> None:
+    """The package is on no index: it is installed from its clone."""
+    assert not re.search(r"pip install\s+(-\S+\s+)*['\"]?taco[_-]ir", path.read_text(encoding="utf-8"))

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from taco_ir.data.collections import open_collection
+from taco_ir.evaluation.measures import evaluate
 from taco_ir.files import InputError
 from taco_ir.models import builtin
 from taco_ir.models import encoder as encoder_module
 from taco_ir.models import pooling as pooling_module
 from taco_ir.models.config import CONFIG_FILE, EncoderConfig
 from taco_ir.models.encoder import Precision, TextEncoder, load_encoder
-from taco_ir.records import Passage, Vectors
+from taco_ir.records import Passage, Run, Vectors
+from taco_ir.retrieval.pyserini import TacoDocumentEncoder, TacoQueryEncoder
 
 SAMPLE = list(open_collection("sample").passages.read())
 PASSAGES = [
@@ -397,3 +399,26 @@ def test_our_file_goes_before_that_of_sentence_transformers(tiny_bert: Path, tmp
     assert (folder / CONFIG_FILE).is_file() and load_encoder(str(folder), prompt="").config == replace(
         BASE, prompts={"*": ""}, query_length=64
     )
+
+
+@pytest.mark.parametrize("text", ["who wrote it", "", b"who"])
+def test_one_text_is_not_taken_for_its_letters(tiny_bert: Path, text: Any) -> None:
+    """Wherever several are needed; as one where Pyserini's own encoder takes one."""
+    encoder = load_encoder(str(tiny_bert), pooling="mean")
+    several: list[Callable[[Any], object]] = [
+        lambda one: encoder.encode_queries(one, None),
+        lambda one: encoder.encode_mixed_queries(one, [None] * len(one)),
+        lambda one: encoder.encode_mixed_queries([""] * len(one), one),
+        encoder.encode_passages,
+        lambda one: encoder.config.query_texts(one, None),
+        lambda one: TacoQueryEncoder(str(tiny_bert), pooling="mean").encode_batch(one),
+        open_collection("sample").expand,
+        lambda one: evaluate(Run({}), [], lambda _: {}, one),
+    ]
+    for function in several:
+        with pytest.raises(InputError, match=r"is one text; a list of .* is needed, such as \["):
+            function(text)
+    if isinstance(text, str):
+        documents = TacoDocumentEncoder(str(tiny_bert), pooling="mean")
+        near(documents.encode(text), documents.encode([text]))
+        near(documents.encode(text, titles="It"), documents.encode([text], titles=["It"]))

@@ -282,9 +282,11 @@ def test_encoding_says_what_it_takes_and_that_it_is_done(tmp_path: Path, capsys:
     recipe = Recipe.of(collection.passages, "fake", ENCODER)
     for _ in range(2):
         encode_collection(collection, ENCODER, recipe, tmp_path, Shard(1, 2))
-    first, second = (part for part in capsys.readouterr().err.splitlines() if "shard-1-of-2" in part)
+    lines = capsys.readouterr().err.splitlines()
+    first, second = (part for part in lines if "shard-1-of-2" in part)
     half = collection.passages.count // 2
     assert first.startswith(f"encoding {half} of {half} passages of sample (shard 1/2)") and "RAM" in first and "disk" in first
+    assert sum(bool(re.fullmatch(r"[\d.]+ [MG]B RAM at the peak", line)) for line in lines) == 1
     assert second.endswith(f"all {half} passages are encoded")
 
 

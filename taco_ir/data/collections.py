@@ -12,7 +12,7 @@ from typing import NamedTuple
 from taco_ir.data.store import PassageStore
 from taco_ir.data.topics import read_topics
 from taco_ir.files import InputError, data_home, fingerprint
-from taco_ir.records import Query
+from taco_ir.records import Query, refuse_text
 from taco_ir.tasks import TopicsName, canonical_task, resolve_topics
 
 log = logging.getLogger("taco_ir")
@@ -65,6 +65,7 @@ class Collection:
         Raises:
             InputError: for a name that the collection does not have, or two files of one name, whose runs would be one file.
         """
+        refuse_text(names, "topics")
         wanted: list[str] = []
         for name in names:
             every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]

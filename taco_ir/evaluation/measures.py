@@ -16,7 +16,7 @@ from taco_ir.evaluation.answers import answer_scores, gold_answers
 from taco_ir.evaluation.formats import missing_topics
 from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_run
 from taco_ir.files import InputError
-from taco_ir.records import Query, Run
+from taco_ir.records import Query, Run, refuse_text
 
 # kind -> level, printed name
 KINDS = {
@@ -110,6 +110,7 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     Raises:
         InputError: where the run has topics that are not among the queries, or a docid without a page.
     """
+    refuse_text(measures, "measures")
     missing = missing_topics(run, queries)
     by_query: dict[Measure, dict[str, float] | None] = dict.fromkeys(measures)
     names = {level: [measure.short for measure in by_query if measure.level == level] for level in ("page", "answer")}

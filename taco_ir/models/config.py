@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.roles import NONE, ROLE_MARKS
-from taco_ir.records import ENTITY_MARKS, Passage
+from taco_ir.records import ENTITY_MARKS, Passage, refuse_text
 
 Pooling = Literal["first", "mean", "decoder"]
 CONFIG_FILE = "taco_ir.json"
@@ -66,6 +66,7 @@ class EncoderConfig:
 
     def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
         """What the tokenizer reads for queries of `task`: the prompt, then the text. Raises: InputError as `prompt` does."""
+        refuse_text(texts, "queries")
         prompt = self.prompt(task)
         return [prompt + (self._near_mention(text) if self.left_context else text) for text in texts]
 

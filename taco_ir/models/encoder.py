@@ -20,7 +20,7 @@ from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
 from taco_ir.models.roles import MODULES, NONE, PASSAGE, QUERY, RoleMarks, load_learned
 from taco_ir.models.stored import KEY, is_int8, read_weights
 from taco_ir.models.tuning.folder import base_folder, base_name, is_tuned, load_tuning, read_record
-from taco_ir.records import Passage, Vectors
+from taco_ir.records import Passage, Vectors, refuse_text
 from taco_ir.tasks import TASK_NAMES, resolve_task
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ class TextEncoder:
             task: a name or an alias; None for queries of no task, which take what the model has for all others (`*`).
 
         Raises:
-            InputError: for a name that nobody knows, or a task that the model lacks a prompt or a module for.
+            InputError: for a name that nobody knows, a task that the model lacks a prompt or a module for, or one text instead of several.
         """
+        refuse_text(texts, "queries")
         return self.encode_mixed_queries(texts, [task] * len(texts))
 
     def encode_mixed_queries(self, texts: Sequence[str], tasks: Sequence[str | None], known: Iterable[str] = ()) -> Vectors:
@@ -99,6 +100,8 @@ class TextEncoder:
         Raises:
             InputError: as `encode_queries` does.
         """
+        refuse_text(texts, "queries")
+        refuse_text(tasks, "tasks, one for each query,")
         vectors_BD = np.empty((len(texts), self.dim), dtype=np.float32)
         for given in dict.fromkeys(tasks):
             rows = [row for row, own in enumerate(tasks) if own == given]
@@ -129,7 +132,8 @@ class TextEncoder:
             raise InputError(f"{error}; for queries of another task name none") from error
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
-        """Encode passages by the template: float32 [N, D]."""
+        """Encode passages by the template: float32 [N, D]. Raises: InputError for one text instead of passages."""
+        refuse_text(passages, "passages")
         return self._encode([self.config.passage_text(passage) for passage in passages], self.config.passage_length, PASSAGE)[0]
 
     def borrow(self, lenders: Mapping[str, str]) -> None:

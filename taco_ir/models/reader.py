@@ -19,7 +19,7 @@ from taco_ir.models.config import EncoderConfig, describes_itself, read_config
 from taco_ir.models.encoder import is_untied, load_backbone, longest, model_folder, usable_device
 from taco_ir.models.pooling import Ids, by_length, pad
 from taco_ir.models.roles import NONE, READER, RoleMarks, load_learned
-from taco_ir.records import Passage, Vectors
+from taco_ir.records import Passage, Vectors, refuse_text
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +214,8 @@ class Reader:
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
-        """The answer to each question from its passages; None where no passage has a token."""
+        """The answer to each question from its passages; None where no passage has a token. Raises: InputError for one text alone."""
+        refuse_text(questions, "questions with their passages")
         inputs = [self._inputs(question, passages) for question, passages in questions]
         flat = [each for group in inputs for each in group]
         logits = self._logits(flat)

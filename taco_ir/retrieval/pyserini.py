@@ -94,7 +94,9 @@ class TacoDocumentEncoder:
         self.encoder = _load(model_name, device, pooling, l2_norm)
 
     def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
-        """Passages by the checkpoint's template: float32 [N, D]. Without titles the text stands alone."""
+        """Passages by the checkpoint's template: float32 [N, D]. Without titles the text stands alone; one text is one, as to Pyserini's own."""
+        texts = [texts] if isinstance(texts, str) else texts
+        titles = [titles] if isinstance(titles, str) else titles
         named = titles if titles is not None else [""] * len(texts)
         return self.encoder.encode_passages([Passage("", "", title, text) for title, text in zip(named, texts, strict=True)])
 

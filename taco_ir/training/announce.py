@@ -8,6 +8,7 @@ from typing import NamedTuple
 from taco_ir.data.batches import TaskSampler
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import human_bytes
+from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.loop import Plan
@@ -63,8 +64,26 @@ def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes:
         render(Table("", header, rows), "table")
         + describe_tuning(model)
         + f"{trained:,} of {every:,} parameters are trained; weighting: {config.weighting}; at most about {human_bytes(memory)} of memory"
+        + _with_held(model, memory - 4 * every)
         + (f" for each of {mix.processes} processes" if mix.processes > 1 else "")
     )
+
+
+def _with_held(model: DualEncoder, more: float) -> str:
+    """Where the model is in the process's own memory: what that comes to with what it holds already, weights and all."""
+    if model.device.type != "cpu":
+        return f" on {model.device}"
+    held = held_memory()
+    return f", about {human_bytes(held + more)} with the {human_bytes(held)} that are held by now"
+
+
+def told_peak(model: DualEncoder) -> str:
+    """What a training took, to be held against what was said before it."""
+    import torch
+
+    device = model.device
+    beside = f", {human_bytes(torch.cuda.max_memory_allocated(device))} on {device}" if device.type == "cuda" else ""
+    return f"memory at its peak: {human_bytes(peak_memory())}{beside}"
 
 
 def _activations(config: TrainConfig, model: DualEncoder, mix: Mix) -> float:
