@@ -16,7 +16,7 @@ from taco_ir.encoding import encode_collection, encode_topics
 from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
 from taco_ir.records import Query, Run
-from taco_ir.retrieval.bm25 import BM25, K1, B, anserini_jar, build_bm25
+from taco_ir.retrieval.bm25 import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
@@ -137,7 +137,7 @@ class BM25System(System):
     @cached_property
     def _folder(self) -> Path:
         """Of these passages and this Lucene: an older one cannot read what a newer one wrote."""
-        return data_home() / "bm25" / fingerprint([self._collection.passages.fingerprint, anserini_jar().name])
+        return data_home() / "bm25" / fingerprint([INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name])
 
     @property
     def built(self) -> bool:

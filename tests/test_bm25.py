@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +17,8 @@ import pytest
 
 from taco_ir.data.collections import open_collection
 from taco_ir.data.topics import read_topics
-from taco_ir.files import InputError
+from taco_ir.files import InputError, write_json
+from taco_ir.hashes import described
 from taco_ir.records import Passage, read_trec, run_id
 from taco_ir.retrieval.bm25 import BM25, anserini_jar, build_bm25, java_home
 
@@ -98,6 +101,44 @@ def test_an_index_of_other_passages_is_refused(toy: Path) -> None:
         BM25(toy, "other")
     with pytest.raises(InputError, match="no finished BM25 index"):
         BM25(toy.parent)
+
+
+def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
+    """In any of Lucene's files, of equal size: other hits, or what Lucene cannot read; a file that is new is none of the index."""
+    copy = shutil.copytree(toy, tmp_path / "copy")
+    BM25(copy, "toy")
+    draw = random.Random(0)
+    for path in sorted((copy / "lucene").iterdir()):
+        whole = path.read_bytes()
+        for place in draw.sample(range(len(whole)), min(4, len(whole))):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
+            with pytest.raises(InputError, match=rf"^{path}: altered .*; remove {copy}; the next search builds it again"):
+                BM25(copy, "toy")
+        path.unlink()
+        with pytest.raises(InputError, match=rf"^{path}: .* the manifest says"):
+            BM25(copy, "toy")
+        path.write_bytes(whole)
+    BM25(copy, "toy")
+    (copy / "lucene" / "segments_9").write_bytes(b"newer")
+    with pytest.raises(InputError, match="does not say what lucene/segments_9 is"):
+        BM25(copy, "toy")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"collection": 1}', '{"collection": "toy"}', '{"collection": "toy", "files": 3}'])
+def test_a_manifest_that_says_something_else_is_one_line(toy: Path, tmp_path: Path, text: str) -> None:
+    copy = shutil.copytree(toy, tmp_path / "copy")
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest"):
+        BM25(copy, "toy")
+
+
+def test_lucenes_own_refusal_is_one_line(tmp_path: Path) -> None:
+    """Where the manifest agrees with files that are no index."""
+    (tmp_path / "lucene").mkdir()
+    (tmp_path / "lucene" / "segments_1").write_bytes(b"nonsense")
+    write_json(tmp_path / "manifest.json", {"collection": "toy", "files": described(tmp_path, ["lucene/segments_1"])})
+    with pytest.raises(InputError, match=r"lucene: Lucene cannot read it \(.*; remove"):
+        BM25(tmp_path, "toy")
 
 
 def test_a_passage_that_lucene_drops_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

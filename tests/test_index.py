@@ -244,6 +244,32 @@ def test_verify_finds_one_altered_bit(copy: Path, name: str) -> None:
         main(["--output", str(copy), "--vectors", "unused", "--verify"])
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,SQ8"])
+@pytest.mark.parametrize("name", ["index", "docid"])
+def test_no_flipped_byte_is_searched(index: Index, tmp_path: Path, factory: str, name: str) -> None:
+    """Of equal size: other vectors, other links or other docids, which give other hits, or what faiss cannot read."""
+    copy = shutil.copytree(index(factory), tmp_path / "copy")
+    DenseIndex(copy)
+    whole = (copy / name).read_bytes()
+    draw = np.random.default_rng(0)
+    for place in (0, 5, 40, len(whole) - 1, *draw.integers(0, len(whole), 6).tolist()):
+        body = bytearray(whole)
+        body[place] ^= 1 << int(draw.integers(8))
+        (copy / name).write_bytes(body)
+        with pytest.raises(InputError, match=rf"^{copy / name}: altered \(SHA-256 .*; build the index again"):
+            DenseIndex(copy)
+    (copy / name).write_bytes(whole)
+    DenseIndex(copy)
+
+
+@pytest.mark.parametrize("change", ["recipe", "factory", "files", "dim"])
+def test_a_manifest_that_says_something_else_is_one_line(copy: Path, change: str) -> None:
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace(f'"{change}"', f'"{change}s"'))
+    with pytest.raises(InputError, match="manifest"):
+        DenseIndex(copy)
+
+
 def test_the_verb_builds_once_and_replaces_only_when_told(index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "index"
     command = ["--vectors", str(index().parent / "vectors"), "--output", str(output)]

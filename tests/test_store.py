@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,38 @@ def test_a_changed_file_is_scanned_again(tmp_path: Path) -> None:
     path.write_text(changed)
     os.utime(path, ns=(1, 1))
     assert PassageStore(path).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_replaced_with_its_size_and_time_is_scanned_again(tmp_path: Path, name: str) -> None:
+    """As `cp -p` and `rsync -t` do it."""
+    words = ("plain words", "other words")
+    stores = []
+    for folder, word in zip(("one", "two"), words, strict=True):
+        (tmp_path / folder).mkdir()
+        path = write(tmp_path / folder / name, [passage._replace(text=passage.text.replace(words[0], word)) for passage in PASSAGES])
+        os.utime(path, ns=(1, 1))
+        stores.append(path)
+    there = tmp_path / name
+    shutil.copy2(stores[0], there)
+    before = PassageStore(there)
+    shutil.copy2(stores[1], there)
+    after = PassageStore(there)
+    assert there.stat().st_mtime_ns == 1
+    assert after.fingerprint == PassageStore(stores[1]).fingerprint != before.fingerprint == PassageStore(stores[0]).fingerprint
+
+
+@pytest.mark.parametrize("name", ["digests.npy", "order.npy", "offsets.npy", "pages.npy"])
+def test_a_layout_that_was_altered_is_refused(tmp_path: Path, name: str) -> None:
+    store = PassageStore(write(tmp_path / FORMATS[0], [*PASSAGES, PASSAGES[0]._replace(docid=f"new#{name}")]))
+    path = store._layout / name
+    whole = path.read_bytes()
+    for place in (1, 60, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=rf"^{path}: altered"):
+            PassageStore(store.path)
+    path.write_bytes(whole)
+    PassageStore(store.path)
 
 
 @pytest.mark.parametrize("name", FORMATS)

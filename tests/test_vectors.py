@@ -299,3 +299,14 @@ def test_a_manifest_that_is_no_json_is_named(tmp_path: Path) -> None:
         VectorSet(tmp_path)
     write_json(path, manifest)
     assert VectorSet(tmp_path).size == 45 * DIM * 2
+
+
+@pytest.mark.parametrize("word", ["recipe", "dim", "rows", "start", "blocks", "name", "sha256", "npy"])
+def test_a_manifest_that_says_something_else_is_one_line(tmp_path: Path, word: str) -> None:
+    encode(tmp_path / "v")
+    path = tmp_path / "v" / "shard-1-of-1" / "manifest.json"
+    path.write_text(path.read_text().replace(f'"{word}":', f'"{word}s":'))
+    with pytest.raises(InputError, match=f"^{path}: not the manifest of a shard"):
+        VectorSet(tmp_path / "v")
+    with pytest.raises(InputError, match=f"^{path}: not the manifest of a shard"):
+        encode(tmp_path / "v")

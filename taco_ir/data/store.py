@@ -1,7 +1,7 @@
 """A passage file that is read by ranges: JSON lines (plain or gzip) or DPR's tab-separated `psgs_w100.tsv`.
 
 The first use scans the file once (docids checked and hashed, line offsets taken); what it found is kept under the data
-home, keyed by path, size and time, so that a shard of a 36-million-passage file starts reading where it begins.
+home, keyed by the hash of the file, so that a shard of a 36-million-passage file starts reading where it begins.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import numpy.typing as npt
 import orjson
 
 from taco_ir.files import InputError, data_home, exclusive, fingerprint, read_json, write_json, writing_folder
+from taco_ir.hashes import check_files, described, sha256_once
 from taco_ir.records import Passage
 
 log = logging.getLogger("taco_ir")
 STEP = 4096  # lines between two remembered offsets
 SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
 TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 class PassageStore:
@@ -46,15 +47,18 @@ class PassageStore:
         if not path.is_file():
             raise InputError(f"{path}: no such file; passages are expected there")
         self.path = path
-        status = path.stat()
-        key = fingerprint([LAYOUT_VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns])
-        self._layout = data_home() / "layouts" / key
+        self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
             self._scan_once()
-        facts = read_json(self._layout / "layout.json")
-        self.count: int = facts["count"]
-        self.fingerprint: str = facts["fingerprint"]
-        self._page_in_docid: bool = facts["page_in_docid"]
+        facts, remedy = read_json(self._layout / "layout.json"), f"remove {self._layout}; it is made again"
+        try:
+            self.count: int = facts["count"]
+            self.fingerprint: str = facts["fingerprint"]
+            self._page_in_docid: bool = facts["page_in_docid"]
+            files = facts["files"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self._layout}: its layout.json was altered ({type(error).__name__}: {error}); {remedy}") from error
+        check_files(self._layout, files, files, remedy)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
         """Passages of rows start..stop-1 (stop None: to the end)."""
@@ -222,7 +226,8 @@ class PassageStore:
         np.save(folder / "order.npy", order.astype(np.int64))
         np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-        write_json(folder / "layout.json", {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid})
+        facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
+        write_json(folder / "layout.json", facts | {"files": described(folder, sorted(path.name for path in folder.iterdir()))})
 
     def _refuse_duplicates(self, hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> None:
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from taco_ir.files import InputError, read_json, write_json, writing_folder
+from taco_ir.hashes import check_files, described
 from taco_ir.records import Passage, Ranking, Run
 
 log = logging.getLogger("taco_ir")
+INDEX_VERSION = 2
 K1, B = 0.9, 0.4  # Anserini's defaults for passages
 MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
 MIN_JAVA = 21
@@ -136,21 +138,41 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
         if blank:
             log.warning("BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank)
-        write_json(folder / "manifest.json", {"collection": collection, "passages": count})
+        write_json(
+            folder / "manifest.json", {"collection": collection, "passages": count, "files": described(folder, _lucene_files(folder))}
+        )
+
+
+def _lucene_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / "lucene").rglob("*") if path.is_file())
 
 
 class BM25:
-    """A Lucene index opened for search. Raises: InputError for a folder that is not a finished index of `collection`."""
+    """A Lucene index opened for search.
+
+    Raises:
+        InputError: for a folder that is not a finished index of `collection`, or files that were cut, altered or added.
+    """
 
     def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise InputError(f"{folder}: no finished BM25 index")
-        self.collection: str = read_json(manifest)["collection"]
+        said, remedy = read_json(manifest), f"remove {folder}; the next search builds it again"
+        if not isinstance(said, dict) or not isinstance(said.get("collection"), str):
+            raise InputError(f"{manifest}: not the manifest of a BM25 index; {remedy}")
+        self.collection: str = said["collection"]
         if collection not in (None, self.collection):
             raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
+        files = said.get("files")
+        check_files(folder, files, {*_lucene_files(folder), *(files if isinstance(files, dict) else ())}, remedy)
+        import jnius
+
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
-        self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        try:
+            self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        except jnius.JavaException as error:
+            raise InputError(f"{folder / 'lucene'}: Lucene cannot read it ({str(error).splitlines()[0]}); {remedy}") from error
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:

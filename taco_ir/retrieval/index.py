@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taco_ir.files import InputError, read_json, require_space, sha256_file, write_json, writing_folder
+from taco_ir.files import InputError, read_json, require_space, write_json, writing_folder
+from taco_ir.hashes import check_files, described
 from taco_ir.records import Encoder, Ranking, Vectors
 from taco_ir.retrieval.exact import exact_search
 from taco_ir.retrieval.vectors import Recipe, VectorSet
@@ -16,6 +17,7 @@ from taco_ir.retrieval.vectors import Recipe, VectorSet
 if TYPE_CHECKING:
     import faiss
 
+FILES, REMEDY = ("index", "docid"), "build the index again"
 TRAINING_ROWS = 262_144  # rows that a factory with training (IVF, SQ) sees, at most
 MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
@@ -66,8 +68,7 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
             faiss.write_index(index, str(folder / "index"))
         except RuntimeError as error:
             raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
-        hashes = {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in ("index", "docid")}
-        write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": hashes})
+        write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": described(folder, FILES)})
 
 
 def _row_bytes(index: faiss.Index) -> int:
@@ -87,7 +88,7 @@ class DenseIndex:
     """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
 
     Raises:
-        InputError: on opening, for a folder without manifest, a file cut short, or an index that another encoder or
+        InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another encoder or
             collection made.
     """
 
@@ -98,11 +99,11 @@ class DenseIndex:
         if not path.is_file():
             raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
         self.manifest: dict[str, Any] = read_json(path)
-        self.recipe = Recipe(**self.manifest["recipe"])
-        for name, facts in self.manifest["files"].items():
-            size = (folder / name).stat().st_size if (folder / name).is_file() else 0
-            if size != facts["size"]:
-                raise InputError(f"{folder / name}: {size} bytes, the manifest says {facts['size']}; build the index again")
+        try:
+            self.recipe, flat = Recipe(**self.manifest["recipe"]), self.manifest["factory"] == "Flat"
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: not the manifest of an index ({type(error).__name__}: {error}); {REMEDY}") from error
+        check_files(folder, self.manifest.get("files"), FILES, REMEDY)
         if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
             raise InputError(
                 f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), the model given is encoder "
@@ -112,18 +113,16 @@ class DenseIndex:
             raise InputError(
                 f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}"
             )
-        flat = self.manifest["factory"] == "Flat"
-        self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
-        self._vectors_ND = _flat_vectors(self._index) if flat else None
+        try:
+            self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+            self._vectors_ND = _flat_vectors(self._index) if flat else None
+        except (RuntimeError, AttributeError) as error:
+            raise InputError(f"{folder / 'index'}: faiss cannot read it ({str(error).strip().splitlines()[-1]}); {REMEDY}") from error
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
-        """Re-hash the files. Raises: InputError naming one that was altered."""
-        for name, facts in self.manifest["files"].items():
-            if (found := sha256_file(folder / name)) != facts["sha256"]:
-                raise InputError(
-                    f"{folder / name}: altered (SHA-256 {found[:16]}, manifest says {facts['sha256'][:16]}); build the index again"
-                )
+        """Hash the files anew. Raises: InputError naming one that was altered."""
+        check_files(folder, self.manifest["files"], FILES, REMEDY, anew=True)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
         """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer)."""

@@ -85,8 +85,9 @@ class ShardWriter:
         self._path = self.folder / "manifest.json"
         self._blocks: list[dict[str, Any]] = []
         if self._path.is_file() and not overwrite:
-            _same_recipe(self.folder, read_json(self._path)["recipe"], recipe)
-            self._blocks = read_json(self._path)["blocks"]
+            found = _manifest(self.folder)
+            _same_recipe(self.folder, found["recipe"], recipe)
+            self._blocks = found["blocks"]
         elif self.folder.is_dir():
             for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest, which names the blocks, before them
                 path.unlink()
@@ -147,7 +148,7 @@ class VectorSet:
             raise InputError(
                 f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`"
             )
-        shards = [(path, read_json(path / "manifest.json")) for path in finished]
+        shards = [(path, _manifest(path)) for path in finished]
         self._shards = sorted(shards, key=lambda shard: (shard[1]["rows"]["start"], shard[1]["rows"]["stop"]))
         self.recipe = Recipe(**self._shards[0][1]["recipe"])
         row = 0
@@ -191,6 +192,25 @@ def read_block(folder: Path, block: dict[str, Any]) -> Block:
     vectors_ND = np.load(folder / f"{block['name']}.npy", mmap_mode="r", allow_pickle=False)
     docids = (folder / f"{block['name']}.docids").read_text(encoding="utf-8").splitlines()
     return vectors_ND, docids
+
+
+def _manifest(shard: Path) -> dict[str, Any]:
+    """Raises: InputError for a file that does not say what a shard's manifest says."""
+    path = shard / "manifest.json"
+    found = read_json(path)
+    try:
+        Recipe(**found["recipe"])
+        numbers = [found["rows"]["start"], found["rows"]["stop"], *(block["rows"] for block in found["blocks"])]
+        named = [block["name"] for block in found["blocks"]]
+        hashes = [block["sha256"][suffix] for block in found["blocks"] for suffix in ("npy", "docids")]
+        if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in (*named, *hashes)):
+            raise TypeError("rows, names and hashes of blocks are of another type")
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not the manifest of a shard ({type(error).__name__}: {error}); remove {shard} and encode it again"
+        ) from error
+    manifest: dict[str, Any] = found
+    return manifest
 
 
 def _same_recipe(folder: Path, found: dict[str, Any], wanted: Recipe) -> None:
