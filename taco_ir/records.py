@@ -74,11 +74,13 @@ class Query(NamedTuple):
 class Encoder(Protocol):
     """Text to vectors: what indexing, search and Pyserini need to know of a model."""
 
-    fingerprint: str
-    passage_fingerprint: str
     passage_template: str
     dim: int
 
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def passage_fingerprint(self) -> str: ...
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors: ...
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors: ...
 

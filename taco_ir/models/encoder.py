@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from taco_ir.files import InputError, fingerprint, read_json, sha256_file
+from taco_ir.files import InputError, fingerprint, read_json
 from taco_ir.models.builtin import BUILTIN, shipped_folder
 from taco_ir.models.config import EncoderConfig, Pooling, describes_itself, read_config
+from taco_ir.models.contents import contents_hashes, refuse_other_weights
 from taco_ir.models.pooling import Ids, by_length, embed, pad, tokenize
 from taco_ir.models.roles import MODULES, NONE, PASSAGE, QUERY, RoleMarks, load_learned
 from taco_ir.models.stored import KEY, is_int8, read_weights
@@ -44,8 +45,6 @@ class TextEncoder:
         config: pooling, prompts, lengths, template.
         folder: where its files are.
         dim: D, the width of its vectors.
-        fingerprint: of weights, backbone, tokenizer, configuration and precision.
-        passage_fingerprint: of what passage vectors depend on; an index remembers it.
     """
 
     def __init__(
@@ -75,9 +74,19 @@ class TextEncoder:
         self._head = head.to(self._device) if head is not None else None
         self._marks = RoleMarks(config.roles, self._backbone, tokenizer, roles.eval().to(self._device) if roles is not None else None)
         self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
-        passage_side = [weights, config.pooling, config.normalize, config.passage_template, config.passage_length, precision]
-        self.passage_fingerprint = fingerprint(passage_side + [config.roles] * (config.roles != NONE))
-        self.fingerprint = fingerprint([weights, config.described, precision])
+        self._weights, self._precision = weights, precision
+
+    @property
+    def fingerprint(self) -> str:
+        """Of weights, backbone, tokenizer, configuration as it is now, and precision."""
+        return fingerprint([self._weights, self.config.described, self._precision])
+
+    @property
+    def passage_fingerprint(self) -> str:
+        """Of what passage vectors depend on; an index remembers it."""
+        said = self.config
+        passage_side = [self._weights, said.pooling, said.normalize, said.passage_template, said.passage_length, self._precision]
+        return fingerprint(passage_side + [said.roles] * (said.roles != NONE))
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """Encode queries of one task with its prompt: float32 [B, D]. Those cut at the task's length add to `truncated`.
@@ -191,9 +200,16 @@ class UntiedEncoder(TextEncoder):
         self.batch_size = passages.batch_size
         self.truncated = 0
         self.dim = passages.dim
-        self.passage_fingerprint = passages.passage_fingerprint
-        self.fingerprint = fingerprint([passages.fingerprint, queries.fingerprint])
         self._towers = {PASSAGE: passages, QUERY: queries}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both towers, and of the one configuration."""
+        return fingerprint([*(tower.fingerprint for tower in self._towers.values()), self.config.described])
+
+    @property
+    def passage_fingerprint(self) -> str:
+        return self._towers[PASSAGE].passage_fingerprint
 
     def _encode(self, texts: Sequence[str], max_tokens: int, role: int = PASSAGE) -> tuple[Vectors, int]:
         return self._towers[role]._encode(texts, max_tokens, role)
@@ -318,8 +334,8 @@ def model_folder(model: str | None) -> Path:
         ) from error
 
 
-def _weights(folder: Path) -> list[Path]:
-    """Weight files of a model folder. Raises: InputError for a folder without weights or configuration, or of modules alone."""
+def _require_weights(folder: Path) -> None:
+    """Raise InputError for a folder without weights or configuration, of modules alone, or that names weights of another kind."""
     if is_tuned(folder):
         from taco_ir.models.tuning.merging import mergeable
 
@@ -329,20 +345,19 @@ def _weights(folder: Path) -> list[Path]:
             f"--model {folder}: it is modules of {record.method} on a frozen backbone, and a whole model is needed; give the backbone,"
             f" {base_name(folder, record)}{merged}"
         )
-    weights = sorted(folder.glob("*.safetensors"))
+    refuse_other_weights(folder)
+    weights = any(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
         raise InputError(f"--model {folder}: a model folder needs config.json and safetensors weights; missing: {missing}")
-    return weights
 
 
 def weights_digest(folder: Path) -> str:
-    """Hash of weights, backbone configuration and tokenizer. Raises: InputError for a folder without them."""
-    weights = _weights(folder)
-    tokenizer = [path for path in (folder / "tokenizer.json", folder / "vocab.txt", folder / "spiece.model") if path.is_file()]
-    if not tokenizer:
+    """Hash of all files that vectors can depend on. Raises: InputError for a folder without weights, configuration or tokenizer."""
+    _require_weights(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "spiece.model")):
         raise InputError(f"--model {folder}: no tokenizer.json, vocab.txt or spiece.model")
-    return fingerprint([sha256_file(path) for path in (*weights, folder / "config.json", *tokenizer[:1])])
+    return fingerprint(contents_hashes(folder))
 
 
 def load_backbone(folder: Path, config: EncoderConfig) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
@@ -369,6 +384,7 @@ def read_backbone(folder: Path, config: EncoderConfig) -> Backbone:
     import transformers
     from safetensors import SafetensorError
 
+    _require_weights(folder)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = read_json(folder / "config.json").get("model_type")
@@ -427,7 +443,7 @@ def _load_head(folder: Path, inputs: int, outputs: int) -> torch.nn.Module:
 
 def longest(folder: Path) -> int:
     """Most tokens that the backbone's positions and the tokenizer take. Raises: InputError for a folder that holds no model."""
-    _weights(folder)
+    _require_weights(folder)
     config = read_json(folder / "config.json")
     positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)  # T5 has relative positions and names none
     if config.get("model_type") in PADDED_POSITIONS:

@@ -10,20 +10,11 @@ from pathlib import Path
 
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.config import ANY_TASK, MENTION, EncoderConfig
+from taco_ir.models.contents import INDEX, WEIGHTS, tokenizer_files
 from taco_ir.models.roles import NONE
 from taco_ir.models.stored import INT8_FILE, is_int8, write_plain
 
 log = logging.getLogger("taco_ir")
-MODEL_FILES = (
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "vocab.*",
-    "merges.txt",
-    "spiece.model",
-)
 START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
 MODULES = "sentence_transformers.models"  # the names that every version reads
@@ -34,9 +25,8 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
 
     Weights in 8 bits are written in float32, which everyone reads.
     """
-    for pattern in MODEL_FILES:
-        for path in source.glob(pattern):
-            shutil.copy2(path, target / path.name)
+    for path in (source / "config.json", *tokenizer_files(source), *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
+        shutil.copy2(path, target / path.name)
     if is_int8(source):
         (target / INT8_FILE).unlink()
         write_plain(source, target)

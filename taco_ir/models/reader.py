@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.files import InputError, fingerprint, sha256_file
+from taco_ir.files import InputError, fingerprint
 from taco_ir.models.config import EncoderConfig, describes_itself, read_config
-from taco_ir.models.encoder import is_untied, load_backbone, longest, model_folder, usable_device
+from taco_ir.models.encoder import is_untied, load_backbone, longest, model_folder, usable_device, weights_digest
 from taco_ir.models.pooling import Ids, by_length, pad
 from taco_ir.models.roles import NONE, READER, RoleMarks, load_learned
 from taco_ir.records import Passage, Vectors, refuse_text
@@ -187,7 +187,7 @@ class Reader:
 
     Attributes:
         config: most tokens of what it reads and answers.
-        fingerprint: of the weights of encoder and head.
+        fingerprint: of encoder, tokenizer and head.
     """
 
     def __init__(
@@ -290,8 +290,7 @@ def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reade
     backbone, tokenizer, _ = load_backbone(folder, base)
     learned = load_learned(base.roles, folder, backbone)
     head, config = load_head(folder, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
-    weights = fingerprint([sha256_file(path) for path in sorted(folder.glob("*.safetensors"))])
-    return Reader(backbone, tokenizer, head, config, weights, device, batch_size, base.roles, learned)
+    return Reader(backbone, tokenizer, head, config, weights_digest(folder), device, batch_size, base.roles, learned)
 
 
 def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
+from taco_ir.models.contents import tokenizer_files
 from taco_ir.models.encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
 from taco_ir.models.pooling import Ids, embed, pad, tokenize
 from taco_ir.models.roles import MODULES, PASSAGE, QUERY, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
@@ -24,7 +25,6 @@ from taco_ir.models.tuning.folder import TuningRecord
 from taco_ir.models.tuning.tuned import Tuning
 from taco_ir.records import Passage
 
-TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt", "spiece.model")
 TOWERS = ("query", "passage")
 LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is the faster
 
@@ -75,7 +75,7 @@ class DualEncoder(nn.Module):
                 self.towers[name]["roles"] = learned  # type: ignore[operator]
             self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
-            self._tokenizer_files[name] = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in source.glob(pattern)}
+            self._tokenizer_files[name] = {path.name: path.read_bytes() for path in tokenizer_files(source)}
 
     def backbone(self, tower: str) -> nn.Module:
         return self.towers[tower]["backbone"]  # type: ignore[index,no-any-return]

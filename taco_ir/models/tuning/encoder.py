@@ -38,8 +38,13 @@ class TunedEncoder(TextEncoder):
         super().__init__(backbone, tokenizer, config, folder, passages, **settings)
         self.tuning = tuning.to(self._device).eval()
         self.record = record
-        modules = [module_digest(record, tensors, name) for name in tuning.names]
-        self.fingerprint = fingerprint([self.passage_fingerprint, modules, config.described])
+        self._modules = {name: module_digest(record, tensors, name) for name in tuning.names}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the passages' side, of all modules, of what says which of them reads what, and of the configuration as it is now."""
+        record = self.record
+        return fingerprint([self.passage_fingerprint, self._modules, record.roles, record.tasks, dict(record.lent), self.config.described])
 
     @property
     def tasks(self) -> set[str]:
