@@ -86,20 +86,24 @@ class Run:
         from taco_ir.training.checkpoint import latest
         from taco_ir.training.log import Reporter
         from taco_ir.training.loop import Loop
+        from taco_ir.training.stream import read_stream
 
+        before = read_stream(model)
         found = latest(folder)
         encoder = encoder_for(config, found / "model" if found else model, self.data)
         negatives = self.data.negatives(config, folder, model)
         pools = self.data.pools
         trim_jvm()
-        step, plan = step_for(config, encoder, self.data, negatives, pools)
+        step, plan = step_for(config, encoder, self.data, negatives, pools, before)
+        if before.steps:
+            self.data.say(f"batches go on where {model} left them, after {before}")
         self.data.say(announce(config, step, plan, self.processes.world))
         reporter = Reporter()
         if self.processes.first:
             write_json(folder / "parameters.json", encoder.sizes)
             reporter = ConsoleReporter(plan.steps, folder if config.tensorboard else None)
         validation = validation_for(config, encoder, self.data, pools, step.texts) if pools else None
-        loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm))
+        loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
         if loop.state.step:
             self.data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)

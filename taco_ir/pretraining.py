@@ -15,7 +15,7 @@ from taco_ir.console import Progress
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.seeds import generator
 from taco_ir.data.spans import Documents, Ids, documents_of, drawn_rows
-from taco_ir.files import InputError, exclusive
+from taco_ir.files import InputError, exclusive, fingerprint
 from taco_ir.models.config import Pooling, describes_itself
 from taco_ir.training.config import begun, refuse_other_run, save_config
 from taco_ir.training.pretrain_keys import MIN_SPAN, PretrainConfig
@@ -66,23 +66,27 @@ def _run(config: PretrainConfig, output: Path) -> None:
     from taco_ir.reporting import ConsoleReporter
     from taco_ir.training.checkpoint import latest
     from taco_ir.training.loop import Plan
-    from taco_ir.training.pretrain import Pretraining, PretrainStep, Spans
+    from taco_ir.training.pretrain import DOCUMENTS, Pretraining, PretrainStep, Spans
     from taco_ir.training.pretrain_model import start_pretraining
+    from taco_ir.training.stream import read_stream
 
     collection = open_collection(config.collection)
     found = latest(output)
-    model = start_pretraining(config, model_folder(config.model), found / "model" if found else None)
+    base = model_folder(config.model)
+    before = read_stream(base)
+    model = start_pretraining(config, base, found / "model" if found else None)
     documents = read_documents(config, collection, model)
     trained, held_out = split(config, documents.number)
     epoch = -(-len(trained) // config.batch_size)
     plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
     spans = Spans(config, documents, model)
-    step = PretrainStep(config, model, spans, trained)
+    source = fingerprint([collection.passages.fingerprint, config.max_passages, config.span_from, config.contrasted, config.held_out])
+    step = PretrainStep(config, model, spans, trained, before.of(DOCUMENTS), source)
     _announce(config, model, plan)
     if not begun(output):
         save_config(config, output)
     reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "pretrain")
-    loop = Pretraining(config, step, spans, held_out, plan, output, reporter)
+    loop = Pretraining(config, step, spans, held_out, plan, output, reporter, before)
     if loop.state.step:
         say(f"going on after step {loop.state.step:,}")
         reporter.skip(loop.state.step)

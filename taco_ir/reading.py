@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.console import log
-from taco_ir.data.batches import TaskSampler
 from taco_ir.data.examples import drawn_examples
 from taco_ir.data.mixing import steps_per_epoch
 from taco_ir.data.reading import ReadingData, read_reading
 from taco_ir.files import exclusive
 from taco_ir.training.config import TrainConfig, begun, refuse_other_run, save_config
-from taco_ir.training_data import TrainingData, shares_of, texts_of
+from taco_ir.training_data import TrainingData, samplers_of, shares_of, texts_of
 
 if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
     from taco_ir.training.reading import ReadingEncoder, ReadingStep
+    from taco_ir.training.stream import Stream
 
 KEYS = (
     *("collection", "tasks", "model", "output", "seed", "device", "train_share", "max_examples"),
@@ -58,6 +58,7 @@ def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
     from taco_ir.training.log import Reporter
     from taco_ir.training.loop import Loop, Plan
     from taco_ir.training.reading import start_reader
+    from taco_ir.training.stream import read_stream
 
     if (output / "model").is_dir():
         return output / "model"
@@ -67,20 +68,21 @@ def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
     data = TrainingData(config, output, processes)
     if processes.first and not begun(output):
         save_config(config, output)
-    step = _step(config, model, data, output, base)
+    before = read_stream(base)
+    step = _step(config, model, data, output, base, before)
     shares = [sampler.share for sampler in step.samplers]
     epoch = steps_per_epoch([len(sampler.examples) for sampler in step.samplers], shares)
     plan = Plan(config.steps or max(1, round(config.epochs * epoch)), epoch)
     data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.hard_negatives} others")
     reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "reader") if processes.first else Reporter()
-    loop = Loop(config, step, plan, output, processes, reporter)
+    loop = Loop(config, step, plan, output, processes, reporter, before=before)
     if loop.state.step:
         data.say(f"going on after step {loop.state.step:,}")
         reporter.skip(loop.state.step)
     return loop.run()
 
 
-def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output: Path, base: Path) -> ReadingStep:
+def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output: Path, base: Path, before: Stream) -> ReadingStep:
     from taco_ir.training.backward import Arithmetic
     from taco_ir.training.reading import ReadingStep, readable
     from taco_ir.training.start import weighting_of
@@ -90,11 +92,11 @@ def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output
     read = [read_reading(data.collection, task, negatives=negatives) for task in data.tasks]
     texts = texts_of(data.collection, (example for each in read for example in each.examples))
     usable = [readable(each, model.inputs, texts.passages) for each in read]
-    for before, after in zip(read, usable, strict=True):
-        _say_cut(before, after, model)
+    for whole, after in zip(read, usable, strict=True):
+        _say_cut(whole, after, model)
     examples = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
     shares = shares_of(config, [len(each) for each in examples])
-    samplers = [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, shares, data.tasks, strict=True)]
+    samplers = samplers_of(config, data.tasks, examples, shares, negatives, before)
     settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)
     spans = {each.task: each.spans for each in usable}
     weighting = weighting_of(config, model, len(samplers))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.console import log
-from taco_ir.data.batches import TaskSampler
+from taco_ir.data.batches import Dealt, TaskSampler
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
 from taco_ir.data.mixing import batch_shares
@@ -29,6 +29,7 @@ from taco_ir.training.keys import NOTHING
 if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
     from taco_ir.training.step import Texts
+    from taco_ir.training.stream import Stream
 
 POOL_DEPTH = 100  # BM25 hits of a query that a validation pool's hard passages are taken from
 
@@ -99,10 +100,11 @@ class TrainingData:
         build_dense(self.collection, system.encoder, model.parent.name, folder)
         return system
 
-    def samplers(self, config: TrainConfig, negatives: Negatives | None) -> list[TaskSampler]:
+    def samplers(self, config: TrainConfig, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
+        """Who deals each task's examples; `before` says how far trainings before dealt them."""
         examples = [self.examples(config, task, negatives) for task in self.tasks]
         counts = shares_of(config, [len(each) for each in examples])
-        return [TaskSampler(each, share, config.seed, task) for each, share, task in zip(examples, counts, self.tasks, strict=True)]
+        return samplers_of(config, self.tasks, examples, counts, negatives, before)
 
     def examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
         """A task's train queries, without those that validation ranks for, as many as `config` says."""
@@ -145,6 +147,22 @@ class TrainingData:
 
     def _topics(self, task: str, split: str) -> Topics:
         return self.collection.load_topics(str(TopicsName(task, split)))
+
+
+def samplers_of(
+    config: TrainConfig,
+    names: Sequence[str],
+    examples: Sequence[Sequence[TrainExample]],
+    shares: Sequence[int],
+    negatives: Negatives | None = None,
+    before: Stream | None = None,
+) -> list[TaskSampler]:
+    """A sampler under each name, which goes on where `before` says."""
+    mined = negatives.fingerprint if negatives else ""
+    dealt = [before.of(name) if before else Dealt() for name in names]
+    return [
+        TaskSampler(own, share, config.seed, name, far, mined) for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
+    ]
 
 
 def texts_of(collection: Collection, examples: Iterable[TrainExample], docids: Iterable[str] = ()) -> Texts:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.console import log
-from taco_ir.data.batches import TaskSampler
 from taco_ir.data.cloze import passage_examples
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.mixing import steps_per_epoch
@@ -18,13 +17,14 @@ from taco_ir.data.spans import drawn_rows
 from taco_ir.files import InputError
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.keys import INVERSE_CLOZE, NOTHING
-from taco_ir.training_data import TrainingData, texts_of
+from taco_ir.training_data import TrainingData, samplers_of, texts_of
 
 if TYPE_CHECKING:
     from taco_ir.models.reader import InputBuilder
     from taco_ir.training.dual import DualEncoder
     from taco_ir.training.loop import Plan
     from taco_ir.training.step import MultiTaskStep, Texts
+    from taco_ir.training.stream import Stream
     from taco_ir.training.validation import PoolValidation
 
 
@@ -50,9 +50,9 @@ def encoder_for(config: TrainConfig, start: Path, data: TrainingData) -> DualEnc
 
 
 def step_for(
-    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool]
+    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], before: Stream
 ) -> tuple[MultiTaskStep, Plan]:
-    """The step that `config` describes, and for how long it is repeated.
+    """The step that `config` describes, which goes on where the trainings `before` ended, and for how long it is repeated.
 
     Raises:
         InputError: for answers that no passage holds, or passages that are none for inverse cloze.
@@ -62,7 +62,7 @@ def step_for(
     from taco_ir.training.shared import SharedEncoder
     from taco_ir.training.start import step_of
 
-    retrieval = data.samplers(config, negatives)
+    retrieval = data.samplers(config, negatives, before)
     if not isinstance(encoder, SharedEncoder):
         epoch = steps_per_epoch([len(sampler.examples) for sampler in retrieval], [sampler.share for sampler in retrieval])
         plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
@@ -71,10 +71,14 @@ def step_for(
     read = [
         _questions(task, used.get(task) or data.examples(config, task, negatives), encoder.inputs, data, negatives) for task in data.reading
     ]
-    questions = [TaskSampler(each.examples, config.reading_batch, config.seed, f"{each.task} reading") for each in read]
-    passages = [_passages(config, data, task) for task in config.self_supervised if config.self_supervised != NOTHING]
+    names = [f"{each.task} reading" for each in read]
+    questions = samplers_of(config, names, [each.examples for each in read], [config.reading_batch] * len(read), negatives, before)
+    tasks = [task for task in config.self_supervised if config.self_supervised != NOTHING]
+    passages = samplers_of(
+        config, tasks, [_passages(config, data, task) for task in tasks], [config.passage_batch] * len(tasks), None, before
+    )
     samplers = Samplers(retrieval, questions, passages, [each.spans for each in read])
-    return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes)
+    return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes, before.steps)
 
 
 def validation_for(config: TrainConfig, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
@@ -117,7 +121,7 @@ def _questions(
     return usable
 
 
-def _passages(config: TrainConfig, data: TrainingData, task: str) -> TaskSampler:
+def _passages(config: TrainConfig, data: TrainingData, task: str) -> list[TrainExample]:
     store = data.collection.passages
     rows = drawn_rows(store.count, config.max_passages, config.seed)
     examples = list(passage_examples(store.at(rows), task, task == INVERSE_CLOZE))
@@ -126,4 +130,4 @@ def _passages(config: TrainConfig, data: TrainingData, task: str) -> TaskSampler
             f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection {data.collection.name} can be used"
             f"{' (they have several sentences)' * (task == INVERSE_CLOZE)}; passage_batch is {config.passage_batch}"
         )
-    return TaskSampler(examples, config.passage_batch, config.seed, task)
+    return examples

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from taco_ir.data.batches import TaskBatch, TaskSampler, choose_negatives, choose_positive, choose_set, make_batch, part
+from taco_ir.data.batches import Dealt, TaskBatch, TaskSampler, choose_negatives, choose_positive, choose_set, make_batch, part
 from taco_ir.data.examples import TrainExample
 
 LAW = settings(deadline=None, max_examples=60)
@@ -87,6 +88,77 @@ def test_a_resume_is_cheap() -> None:
     began = time.perf_counter()
     sampler.step(10_000)  # the 1600th epoch
     assert time.perf_counter() - began < 2
+
+
+# trainings one after the other
+
+PARTS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=4)
+
+
+def one_after_the_other(count: int, parts: Sequence[tuple[int, int]], seed: int = 0) -> list[list[tuple[str, int]]]:
+    """The batches of trainings of so many batches of so many examples, each of which goes on where the one before ended."""
+    before, batches = Dealt(), []
+    for number, share in parts:
+        sampler = TaskSampler(examples(count), share, seed, "nq", before)
+        batches += [[(each.qid, epoch) for each, epoch in sampler.step(sampler.first + batch)] for batch in range(number)]
+        before = sampler.dealt(number)
+        assert before.batches == sampler.first + number
+    return batches
+
+
+@LAW
+@given(COUNTS, PARTS, st.integers(0, 5))
+def test_trainings_together_deal_every_example_once_an_epoch(count: int, parts: list[tuple[int, int]], seed: int) -> None:
+    stream = one_after_the_other(count, parts, seed)
+    for batch in stream:
+        qids = [qid for qid, _ in batch]
+        assert len(qids) > count or len(set(qids)) == len(qids)
+    flat = [each for batch in stream for each in batch]
+    assert [epoch for _, epoch in flat] == [place // count for place in range(len(flat))]
+    for start in range(0, len(flat) - count + 1, count):
+        assert len({qid for qid, _ in flat[start : start + count]}) == count
+
+
+@LAW
+@given(COUNTS, SHARES, st.lists(st.integers(0, 12), min_size=1, max_size=4))
+def test_trainings_of_one_share_are_one_training(count: int, share: int, lengths: list[int]) -> None:
+    whole = TaskSampler(examples(count), share, 3, "nq")
+    expected = [[(each.qid, epoch) for each, epoch in whole.step(step)] for step in range(sum(lengths))]
+    assert one_after_the_other(count, [(length, share) for length in lengths], 3) == expected
+
+
+def test_other_examples_or_another_seed_begin_a_new_epoch() -> None:
+    before = TaskSampler(examples(10), 4, 0, "nq").dealt(3)  # 12 of 10: two epochs are begun
+    for count, seed, share, epochs in ((10, 0, 5, [1, 2]), (9, 0, 3, [2]), (10, 1, 5, [2])):
+        sampler = TaskSampler(examples(count), share, seed, "nq", before)
+        dealt = [each for batch in range(2) for each in sampler.step(sampler.first + batch)]
+        assert sorted({epoch for _, epoch in dealt}) == epochs and len(dealt) == 2 * share
+    assert TaskSampler(examples(9), 3, 0, "nq", before).dealt(1).batches == 4
+
+
+def test_negatives_go_round_where_they_are_the_same_and_begin_anew_where_they_are_others() -> None:
+    """...each query with the hardest, also where its epoch had begun with others."""
+    mined = [example(str(row), negatives=tuple(f"{row}.{place}" for place in range(9))) for row in range(6)]
+
+    def taken(sampler: TaskSampler, batches: int) -> dict[str, list[int]]:
+        """Places of the negatives that each query takes, one a turn."""
+        found: dict[str, list[int]] = {str(row): [] for row in range(6)}
+        for batch in range(batches):
+            for each, epoch in sampler.step(sampler.first + batch):
+                found[each.qid] += [int(docid.partition(".")[2]) for docid in choose_negatives(each, 1, epoch)]
+        return found
+
+    first = TaskSampler(mined, 4, 0, "nq", Dealt(), "bm25")
+    assert all(places == list(range(len(places))) for places in taken(first, 4).values())
+    before = first.dealt(4)  # 16 of 6: into the third epoch
+    same = TaskSampler(mined, 4, 0, "nq", before, "bm25")
+    whole = taken(TaskSampler(mined, 4, 0, "nq", Dealt(), "bm25"), 8)
+    assert {qid: taken(first, 4)[qid] + places for qid, places in taken(same, 4).items()} == whole
+    other = TaskSampler(mined, 4, 0, "nq", before, "ance")
+    assert all(places == list(range(len(places))) for places in taken(other, 5).values())
+    again = TaskSampler(mined, 3, 0, "nq", other.dealt(5), "ance")
+    for places, more in zip(taken(other, 5).values(), taken(again, 4).values(), strict=True):
+        assert places + more == list(range(len(places + more)))
 
 
 POSITIVES = st.lists(st.lists(st.sampled_from(DOCIDS), min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=3).map(tuple)

@@ -31,6 +31,7 @@ from taco_ir.training.checkpoint import (
 from taco_ir.training.config import WEIGHTING_NAMES
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.start import adamw, start_encoder, weighting_of
+from taco_ir.training.stream import Stream
 from taco_ir.weighting.base import TaskWeighting
 
 TENSORS = (OPTIMIZER_FILE, WEIGHTING_FILE)
@@ -64,7 +65,7 @@ class Training:
         self.optimizer.step()
 
     def write(self, folder: Path, state: TrainState, keep: int = 9) -> Path:
-        write_checkpoint(folder, self.model, self.optimizer, self.weighting, state, keep)
+        write_checkpoint(folder, self.model, self.optimizer, self.weighting, state, keep, Stream())
         return folder / f"step-{state.step:08d}"
 
 

@@ -195,8 +195,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(cities: Path, tiny_bert: Path, t
     train(cities, tiny_bert, tmp_path / "whole")
     begin = Loop.__init__
 
-    def stopping(self: Loop, config, step, plan, folder, processes, reporter, validation=None, warm=None) -> None:  # type: ignore[no-untyped-def]
-        begin(self, config, step, plan, folder, processes, StopAfter(3), validation, warm)
+    def stopping(self: Loop, config, step, plan, folder, processes, reporter, **more) -> None:  # type: ignore[no-untyped-def]
+        begin(self, config, step, plan, folder, processes, StopAfter(3), **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "__init__", stopping)

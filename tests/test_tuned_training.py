@@ -150,7 +150,12 @@ def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, 
     expected, found = contents(whole), contents(parts)
     assert found.keys() == expected.keys() and f"model/{TENSORS_FILE}" in found
     assert [name for name, data in expected.items() if found[name] != data] == []
-    assert {name for name in found if name.startswith("model/")} == {"model/taco_ir.json", "model/tuning.json", f"model/{TENSORS_FILE}"}
+    assert {name for name in found if name.startswith("model/")} == {
+        "model/stream.json",
+        "model/taco_ir.json",
+        "model/tuning.json",
+        f"model/{TENSORS_FILE}",
+    }
     assert (f"checkpoints/step-00000004/model/{TRAINING_FILE}" in found) == bool(options)
 
 

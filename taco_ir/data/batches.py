@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -11,63 +12,156 @@ import numpy.typing as npt
 
 from taco_ir.data.examples import TrainExample
 from taco_ir.data.seeds import generator, number_of
+from taco_ir.files import fingerprint
 
 Drawn = tuple[TrainExample, int]
 
 
-class Dealer:
-    """Deals out the numbers 0..count-1, `share` a step, in a new order every epoch.
+class Dealt(NamedTuple):
+    """How far a stream of examples was dealt, by all trainings that led to a model.
 
-    Every number comes once per epoch; a step may end one epoch and begin the next, and then too no number comes twice in
-    it unless `share` exceeds `count`. The order depends on seed, name, share and count.
+    Attributes:
+        examples: fingerprint of the examples and of the seed that orders them; others begin a new epoch.
+        size: how many these are.
+        first: the first epoch that dealt them.
+        parts: batches and examples of a batch, as one training after another dealt them since that epoch began.
+        batches: of this stream in all, whatever the examples.
+        negatives: how the examples' negatives were mined; "" where they have none.
+        since: the epoch in which these negatives were first taken, and the examples that it had dealt by then.
     """
 
-    def __init__(self, count: int, share: int, seed: int, name: str) -> None:
+    examples: str = ""
+    size: int = 0
+    first: int = 0
+    parts: tuple[tuple[int, int], ...] = ()
+    batches: int = 0
+    negatives: str = ""
+    since: tuple[int, int] = (0, 0)
+
+    @property
+    def position(self) -> int:
+        """Examples dealt since the first epoch of these examples began."""
+        return sum(batches * share for batches, share in self.parts)
+
+    def of(self, examples: str, size: int, negatives: str) -> Dealt:
+        """Where the stream goes on for these examples with these negatives: other negatives are taken from the hardest on."""
+        now = self
+        if (examples, size) != (self.examples, self.size):
+            begun = -(-self.position // max(self.size, 1))
+            now = self._replace(examples=examples, size=size, first=self.first + begun, parts=())
+        if negatives != self.negatives:
+            epoch, place = divmod(now.position, size)
+            now = now._replace(negatives=negatives, since=(now.first + epoch, place))
+        return now
+
+    def after(self, batches: int, share: int) -> Dealt:
+        """When `batches` more were dealt, of `share` examples each."""
+        parts = self.parts
+        if parts and parts[-1][1] == share:
+            parts, batches_before = parts[:-1], parts[-1][0]
+        else:
+            batches_before = 0
+        grown = (*parts, (batches_before + batches, share)) if batches_before + batches else parts
+        return self._replace(parts=grown, batches=self.batches + batches)
+
+
+class Dealer:
+    """Deals out the numbers 0..count-1, `share` a batch, in a new order every epoch.
+
+    Every number comes once per epoch; a batch may end one epoch and begin the next, and then too no number comes twice in
+    it unless `share` exceeds `count`. The order depends on seed, name, count, and the batches before: their numbers and shares.
+
+    Args:
+        before: what trainings before this one dealt; batches are counted on from there.
+    """
+
+    def __init__(self, count: int, share: int, seed: int, name: str, before: Dealt = Dealt()) -> None:  # noqa: B008  (a tuple)
         self.count = count
         self.share = share
         self.seed = seed
         self.name = name
+        self.before = before
+        self._starts = [0, *accumulate(batches * own for batches, own in before.parts)]  # of each training's part
+        self._shares = [*(own for _, own in before.parts), share]
         self._epoch = -1
         self._orders: list[npt.NDArray[np.int64]] = []  # of the last two epochs dealt
 
-    def step(self, step: int) -> list[tuple[int, int]]:
-        """The numbers of global step `step`, from 0, each with its epoch. Costs what was skipped: about 10 ns a number."""
+    def step(self, number: int) -> list[tuple[int, int]]:
+        """The numbers of batch `number`, each with its epoch. Costs what was skipped: about 10 ns a number."""
         drawn: list[tuple[int, int]] = []
-        position, end = step * self.share, (step + 1) * self.share
+        position = self._starts[-1] + (number - self.before.batches) * self.share
+        end = position + self.share
         while position < end:
             epoch, first = divmod(position, self.count)
-            rows = self._order(epoch)[first : first + end - position].tolist()
-            drawn += [(row, epoch) for row in rows]
+            rows = self.order(epoch)[first : first + end - position].tolist()
+            drawn += [(row, self.before.first + epoch) for row in rows]
             position += len(rows)
         return drawn
 
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The order of an epoch. It depends on the epoch before, whose last examples must not come again in the same step."""
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The order of an epoch, counted from `before.first`. The last examples of the one before must not come again in the same batch."""
         if epoch <= self._epoch - len(self._orders):  # dealt before these: begin again
             self._epoch, self._orders = -1, []
         while self._epoch < epoch:
             self._epoch += 1
-            order = generator(self.seed, self.name, self._epoch).permutation(self.count)
-            dealt = self._epoch * self.count % self.share
-            if self._orders and dealt and self.share <= len(order):
-                _keep_apart(order, self._orders[-1][-dealt:], self.share - dealt)
+            order = generator(self.seed, self.name, self.before.first + self._epoch).permutation(self.count)
+            dealt, share = self._batch_at(self._epoch * self.count)
+            if self._orders and dealt and share <= len(order):
+                _keep_apart(order, self._orders[-1][-dealt:], share - dealt)
             self._orders = [*self._orders[-1:], order]
         return self._orders[epoch - self._epoch - 1]
 
+    def _batch_at(self, position: int) -> tuple[int, int]:
+        """Of the batch that deals this position: how much of it comes before, and all of it."""
+        part = bisect_right(self._starts, position) - 1
+        return (position - self._starts[part]) % self._shares[part], self._shares[part]
+
 
 class TaskSampler:
-    """Deals out a task's examples, `share` a step, in a new order every epoch (one pass over this task), as a `Dealer`."""
+    """Deals out a task's examples, `share` a batch, in a new order every epoch (one pass over this task), as a `Dealer`.
 
-    def __init__(self, examples: Sequence[TrainExample], share: int, seed: int, task: str) -> None:
-        self.examples = examples
+    Attributes:
+        first: the number of the first batch of this training; those before were dealt by trainings before it.
+
+    Args:
+        before: how far these dealt the stream.
+        negatives: how the examples' negatives were mined (`Negatives.fingerprint`), "" where they have none.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[TrainExample],
+        share: int,
+        seed: int,
+        task: str,
+        before: Dealt = Dealt(),  # noqa: B008  (a tuple)
+        negatives: str = "",
+    ) -> None:
         self.share = share
         self.seed = seed
         self.task = task
-        self._dealer = Dealer(len(examples), share, seed, task)
+        self.first = before.batches
+        self._before = before.of(fingerprint([seed, [example.qid for example in examples]]), len(examples), negatives)
+        self._dealer = Dealer(len(examples), share, seed, task, self._before)
+        self.examples = self._turned(examples)
 
-    def step(self, step: int) -> list[Drawn]:
-        """The examples of global step `step`, from 0, each with its epoch."""
-        return [(self.examples[row], epoch) for row, epoch in self._dealer.step(step)]
+    def step(self, number: int) -> list[Drawn]:
+        """The examples of batch `number`, each with its epoch."""
+        return [(self.examples[row], epoch) for row, epoch in self._dealer.step(number)]
+
+    def dealt(self, batches: int) -> Dealt:
+        """How far the stream was dealt after so many batches of this training."""
+        return self._before.after(batches, self.share)
+
+    def _turned(self, examples: Sequence[TrainExample]) -> Sequence[TrainExample]:
+        """The examples with the epoch in which their negatives' turns began."""
+        epoch, place = self._before.since
+        if not epoch and not place:
+            return examples
+        since = np.full(len(examples), epoch)
+        if place and epoch >= self._before.first:
+            since[self._dealer.order(epoch - self._before.first)[:place]] += 1  # they had had other ones in that epoch
+        return [example._replace(since=own) for example, own in zip(examples, since.tolist(), strict=True)]
 
 
 def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:
@@ -152,10 +246,10 @@ def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """k of the example's negatives, or all where it has fewer: the hardest in epoch 0, the next k in epoch 1, around and around."""
+    """k of the example's negatives, or all where it has fewer: the hardest in its first epoch, then the next k, around and around."""
     available = example.negatives
-    taken = min(k, len(available))
-    return [available[(epoch * taken + place) % len(available)] for place in range(taken)]
+    taken, turn = min(k, len(available)), epoch - example.since
+    return [available[(turn * taken + place) % len(available)] for place in range(taken)]
 
 
 def _on_gold(examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]) -> npt.NDArray[np.bool_]:

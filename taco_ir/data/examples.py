@@ -27,6 +27,7 @@ class TrainExample(NamedTuple):
         positives: passages of each evidence set that has one in the collection.
         pages: gold pages, of every evidence set; a passage of one is no negative.
         negatives: hardest first; may be empty, and may hold gold passages (a batch masks them).
+        since: the epoch that takes the hardest of them; later ones take those that follow.
     """
 
     qid: str
@@ -35,6 +36,7 @@ class TrainExample(NamedTuple):
     positives: PositiveSets
     pages: frozenset[str]
     negatives: tuple[str, ...]
+    since: int = 0
 
 
 def read_examples(collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None) -> list[TrainExample]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, SupportsFloat
 import orjson
 
 from taco_ir.data.topics import json_lines
-from taco_ir.files import InputError, collector_paused, writing
+from taco_ir.files import InputError, collector_paused, fingerprint, writing
 from taco_ir.tasks import TOPICS, TopicsName, canonical_task
 
 FORMAT_KEY = "taco_ir_negatives"
@@ -71,6 +71,11 @@ class Negatives(NamedTuple):
 
     sources: tuple[NegativesHeader, ...]
     docids: dict[str, dict[str, list[str]]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of how they were mined, whatever the queries."""
+        return fingerprint([header._asdict() for header in self.sources])
 
     @property
     def header(self) -> NegativesHeader:

@@ -19,6 +19,7 @@ from taco_ir.files import InputError, is_leftover, read_json, write_json, writin
 from taco_ir.models.tuning.folder import save_training
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
+from taco_ir.training.stream import Stream, write_stream
 from taco_ir.weighting.base import TaskWeighting
 
 STATE_FILE = "state.json"
@@ -47,11 +48,12 @@ class TrainState:
 
 
 def write_checkpoint(
-    folder: Path, model: DualEncoder, optimizer: Optimizer, weighting: TaskWeighting, state: TrainState, keep: int
+    folder: Path, model: DualEncoder, optimizer: Optimizer, weighting: TaskWeighting, state: TrainState, keep: int, stream: Stream
 ) -> None:
-    """Write one more checkpoint into `folder`, then remove all but the last `keep`."""
+    """Write one more checkpoint into `folder`, then remove all but the last `keep`; its model says how far `stream` was read."""
     with writing_folder(folder / f"step-{state.step:08d}") as part:
         model.save(part / "model")
+        write_stream(part / "model", stream)
         if model.tuning is not None:
             save_training(model.tuning, part / "model")
         save_file(_optimizer_tensors(optimizer), part / OPTIMIZER_FILE)

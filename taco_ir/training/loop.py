@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import Parameter
 
+from taco_ir.data.batches import Dealt
 from taco_ir.files import InputError, writing_folder
 from taco_ir.training.checkpoint import resume, write_checkpoint
 from taco_ir.training.config import TrainConfig
@@ -20,6 +21,7 @@ from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.processes import Processes
 from taco_ir.training.start import adamw, learning_rate
 from taco_ir.training.step import StepResult
+from taco_ir.training.stream import Stream, write_stream
 from taco_ir.weighting.base import TaskWeighting
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
@@ -51,6 +53,7 @@ class Step(Protocol):
     def weighting(self) -> TaskWeighting: ...
 
     def __call__(self, step: int, progress: float, /) -> StepResult: ...
+    def dealt(self, steps: int, /) -> Mapping[str, Dealt]: ...
 
 
 class Validation(Protocol):
@@ -68,6 +71,8 @@ class Loop:
     Args:
         validation: on the first process; None: nothing is measured, and the last model is kept.
         warm: a checkpoint whose optimiser or weighting state is taken over where `config` says so.
+        before: how far the trainings before read the streams; the model's folder says how far they are read now. That counts all that was
+            dealt, also where an earlier model is the best.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class Loop:
         reporter: Reporter,
         validation: Validation | None = None,
         warm: Path | None = None,
+        before: Stream = Stream(),  # noqa: B008  (a tuple)
     ) -> None:
         self._config = config
         self._step = step
@@ -87,7 +93,9 @@ class Loop:
         self._folder = folder
         self._processes = processes
         self._validation = validation
+        self._before = before
         self._optimizer = adamw(step.model, config)
+        step.weighting.go_on(before.steps)
         self.state = resume(folder, warm, config, self._optimizer, step.weighting)
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
 
@@ -112,6 +120,7 @@ class Loop:
         if self._processes.first:
             with writing_folder(self._folder / MODEL) as part:
                 self._write_model(part)
+                write_stream(part, self._stream)
         self._processes.wait()
         return self._folder / MODEL
 
@@ -143,7 +152,7 @@ class Loop:
     def _checkpoint(self) -> None:
         if self._processes.first:
             folder, keep = self._folder / "checkpoints", self._config.keep_checkpoints
-            write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep)
+            write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream)
         self._processes.wait()
 
     def _validate(self) -> float:
@@ -165,8 +174,14 @@ class Loop:
             if self._processes.first:
                 with writing_folder(self._folder / BEST) as part:
                     self._step.model.save(part)
+                    write_stream(part, self._stream)
         else:
             state.worse += 1
+
+    @property
+    def _stream(self) -> Stream:
+        """How far all streams are read now."""
+        return self._before.after(self.state.step, self._step.dealt(self.state.step))
 
     @property
     def _keeps_best(self) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from taco_ir.data.batches import TaskSampler
+from taco_ir.data.batches import Dealt, TaskSampler
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.keys import INVERSE_CLOZE
@@ -88,7 +88,11 @@ class MixedStep(MultiTaskStep):
         return [task.sampler for task in self.tasks.values() if task.phase == phase]
 
     def turns(self, step: int) -> list[tuple[TaskSampler, int]]:
-        return [(self.samplers[task], batch) for task, batch in self._schedule.turns(step)]
+        return [(self.samplers[task], self.samplers[task].first + batch) for task, batch in self._schedule.turns(step)]
+
+    def dealt(self, steps: int) -> dict[str, Dealt]:
+        batches = self._schedule.batches(steps)
+        return {sampler.task: sampler.dealt(own) for sampler, own in zip(self.samplers, batches, strict=True)}
 
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
         task = self.tasks[sampler.task]
@@ -102,14 +106,20 @@ class MixedStep(MultiTaskStep):
         return loss * task.weight
 
 
-def mixed_step(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> tuple[MixedStep, Plan]:
-    """The step that `config` describes, and the plan; an epoch is over when every query of retrieval and reading was dealt once."""
+def mixed_step(
+    config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes, before: int = 0
+) -> tuple[MixedStep, Plan]:
+    """The step that `config` describes, and the plan; an epoch is over when every query of retrieval and reading was dealt once.
+
+    Args:
+        before: steps of the trainings before, after which the schedule's draws go on.
+    """
     tasks = _tasks(config, model, samplers, texts, processes)
     scheduled = [Scheduled(task.phase, len(task.sampler.examples)) for task in tasks]
     shares = [task.sampler.share for task in tasks]
     epoch = epoch_steps(config, scheduled, shares)
     steps = config.steps or max(1, round(config.epochs * epoch))
-    schedule = Schedule(active(config, scheduled, steps))
+    schedule = Schedule(active(config, scheduled, steps, before))
     plan = Plan(steps, config.validate_every or epoch, last_phase(config, scheduled, steps))
     arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
     weighting = weighting_of(config, model, len(tasks))

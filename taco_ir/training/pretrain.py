@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from taco_ir.data.batches import Dealer
+from taco_ir.data.batches import Dealer, Dealt
 from taco_ir.data.seeds import generator
 from taco_ir.data.spans import Documents, Ids, span_pair, window
+from taco_ir.files import fingerprint
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import Text
 from taco_ir.training.log import Reporter
@@ -25,9 +26,11 @@ from taco_ir.training.pretrain_keys import MIN_SPAN, PretrainConfig, loop_config
 from taco_ir.training.pretrain_model import PretrainModel
 from taco_ir.training.processes import Processes
 from taco_ir.training.step import StepResult
+from taco_ir.training.stream import Stream
 from taco_ir.weighting.base import StepReport
 from taco_ir.weighting.naive import Naive
 
+DOCUMENTS = "documents"
 HELD_OUT = "held out"
 ENCODED_AT_ONCE = 32  # spans, where no gradient is kept
 
@@ -57,22 +60,35 @@ class PretrainStep:
 
     Attributes:
         weighting: weighs nothing; there is one gradient.
+
+    Args:
+        before: how far the stream of documents was dealt by trainings before; `source` is the fingerprint of what they are made of.
     """
 
-    def __init__(self, config: PretrainConfig, model: PretrainModel, spans: Spans, documents: Ids) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        model: PretrainModel,
+        spans: Spans,
+        documents: Ids,
+        before: Dealt = Dealt(),  # noqa: B008  (a tuple)
+        source: str = "",
+    ) -> None:
         self.model = model
         self.params = [param for _, param in model.trained()]
         self.weighting = Naive(self.params, 1)
         self._spans = spans
         self._rows = documents
         self._seed = config.seed
-        self._dealer = Dealer(len(documents), config.batch_size, config.seed, "documents")
+        self._before = before.of(fingerprint([config.seed, source]), len(documents), "")
+        self._dealer = Dealer(len(documents), config.batch_size, config.seed, DOCUMENTS, self._before)
         self._arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
 
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leave the gradient of step `step` in .grad of the parameters, or none where it is not finite."""
         del progress  # nothing changes on the way
-        dealt = self._dealer.step(step)
+        number = self._before.batches + step
+        dealt = self._dealer.step(number)
         texts = [text for place, epoch in dealt for text in self._spans.texts(int(self._rows[place]), epoch)]
         found: dict[str, Tensor] = {}
 
@@ -80,7 +96,7 @@ class PretrainStep:
             found.update(self.model.losses(rows_BX, texts))
             return torch.stack(list(found.values())).sum()
 
-        backward(self.model, texts, loss_of, self._arithmetic, (self._seed, "pretrain", step))
+        backward(self.model, texts, loss_of, self._arithmetic, (self._seed, "pretrain", number))
         losses = {part: float(loss.detach()) for part, loss in found.items()}
         norm = float(torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None]))
         if math.isfinite(norm + sum(losses.values())):
@@ -89,6 +105,10 @@ class PretrainStep:
             param.grad = None
         wrong = [part for part, loss in losses.items() if not math.isfinite(loss)]
         return StepResult(losses, {"all": norm}, None, wrong or list(losses))
+
+    def dealt(self, steps: int) -> dict[str, Dealt]:
+        """How far the stream of documents was dealt after so many steps."""
+        return {DOCUMENTS: self._before.after(steps, self._dealer.share)}
 
 
 class HeldOut:
@@ -124,11 +144,19 @@ class Pretraining(Loop):
     """
 
     def __init__(
-        self, config: PretrainConfig, step: PretrainStep, spans: Spans, held_out: Ids, plan: Plan, folder: Path, reporter: Reporter
+        self,
+        config: PretrainConfig,
+        step: PretrainStep,
+        spans: Spans,
+        held_out: Ids,
+        plan: Plan,
+        folder: Path,
+        reporter: Reporter,
+        before: Stream = Stream(),  # noqa: B008  (a tuple)
     ) -> None:
         self._model = step.model
         validation = HeldOut(step.model, spans, held_out, config.batch_size) if len(held_out) else None
-        super().__init__(loop_config(config), step, plan, folder, Processes(step.model.device), reporter, validation)
+        super().__init__(loop_config(config), step, plan, folder, Processes(step.model.device), reporter, validation, None, before)
 
     def _write_model(self, folder: Path) -> None:
         self._model.save_plain(folder)

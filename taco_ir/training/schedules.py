@@ -35,6 +35,11 @@ class Schedule:
         """The tasks of a step, and the number of the batch of each, from 0: no task leaves one out."""
         return [(task, int(self._before_ST[step, task])) for task in np.flatnonzero(self._active_ST[step]).tolist()]
 
+    def batches(self, steps: int) -> list[int]:
+        """Of each task in the first `steps` steps."""
+        counts: list[int] = self._active_ST[:steps].sum(axis=0).tolist()
+        return counts
+
 
 def joint(tasks: Sequence[Scheduled], steps: int) -> Active:
     """Every task in every step."""
@@ -48,9 +53,10 @@ def odds(tasks: Sequence[Scheduled], alpha: float) -> npt.NDArray[np.float64]:
     return shares_T
 
 
-def alternating(tasks: Sequence[Scheduled], steps: int, alpha: float, seed: int) -> Active:
-    """One task a step. A step's draw depends on the seed and the step alone, however many steps there are."""
-    drawn_S = np.searchsorted(odds(tasks, alpha).cumsum()[:-1], generator(seed, "alternating").random(steps), side="right")
+def alternating(tasks: Sequence[Scheduled], steps: int, alpha: float, seed: int, before: int = 0) -> Active:
+    """One task a step. A step's draw depends on the seed and the step alone, however many steps there are; `before` were drawn already."""
+    draws_S = generator(seed, "alternating").random(before + steps)[before:]
+    drawn_S = np.searchsorted(odds(tasks, alpha).cumsum()[:-1], draws_S, side="right")
     active_ST: Active = drawn_S[:, None] == np.arange(len(tasks))
     return active_ST
 
@@ -70,9 +76,9 @@ def last_phase(config: TrainConfig, tasks: Sequence[Scheduled], steps: int) -> i
     return max(start for start, stop in phase_bounds(tasks, steps, shares_of(config)).values() if start < stop)
 
 
-def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int) -> Active:
+def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0) -> Active:
     """The tasks of one phase after those of another; a step is one of an earlier phase, each equally likely, with probability `rehearsal`."""
-    draws_S2 = generator(seed, "sequential").random((steps, 2))
+    draws_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
     active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
     phases = phase_bounds(tasks, steps, shares)
     for number, (start, stop) in enumerate(phases.values()):
@@ -84,12 +90,12 @@ def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], 
     return active_ST
 
 
-def active(config: TrainConfig, tasks: Sequence[Scheduled], steps: int) -> Active:
-    """Which tasks each step takes, [S, T], by the schedule that `config` names."""
+def active(config: TrainConfig, tasks: Sequence[Scheduled], steps: int, before: int = 0) -> Active:
+    """Which tasks each step takes, [S, T], by the schedule that `config` names, whose draws go on after `before` steps of trainings before."""
     if config.schedule == "alternating":
-        return alternating(tasks, steps, config.schedule_alpha, config.seed)
+        return alternating(tasks, steps, config.schedule_alpha, config.seed, before)
     if config.schedule == "sequential":
-        return sequential(tasks, steps, shares_of(config), config.rehearsal, config.seed)
+        return sequential(tasks, steps, shares_of(config), config.rehearsal, config.seed, before)
     return joint(tasks, steps)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.data.batches import TaskBatch, TaskSampler, make_batch, part
+from taco_ir.data.batches import Dealt, TaskBatch, TaskSampler, make_batch, part
 from taco_ir.records import Passage
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import DualEncoder
@@ -126,7 +126,11 @@ class MultiTaskStep:
 
     def turns(self, step: int) -> list[tuple[TaskSampler, int]]:
         """The tasks of global step `step`, each with the number of the batch that it deals."""
-        return [(sampler, step) for sampler in self.samplers]
+        return [(sampler, sampler.first + step) for sampler in self.samplers]
+
+    def dealt(self, steps: int) -> dict[str, Dealt]:
+        """How far each task's stream was dealt after so many steps."""
+        return {sampler.task: sampler.dealt(steps) for sampler in self.samplers}
 
     def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
         """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""

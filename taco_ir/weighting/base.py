@@ -60,6 +60,9 @@ class TaskWeighting(nn.Module):
         self.drop()
         self.progress = progress
 
+    def go_on(self, steps: int) -> None:
+        """Draw what is drawn as after so many steps, those of the trainings before."""
+
     def add(self, task: int, loss: Tensor, params: Sequence[Parameter]) -> None:
         """Take the gradient of task `task` over from `params`: every `.grad` is None afterwards, and its memory may be reused.
 

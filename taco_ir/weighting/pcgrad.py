@@ -23,7 +23,8 @@ class PCGrad(KeepsGradients):
     Memory: T P floats, for the gradients of a step.
 
     Args:
-        seed: the order of a step depends on it and on the number of steps before, so every process and every resumed run has the same.
+        seed: the order of a step depends on it and on the number of steps before, in trainings before too, so every process and every
+            resumed run has the same.
     """
 
     steps: Tensor
@@ -33,6 +34,9 @@ class PCGrad(KeepsGradients):
         super().__init__(params, tasks, embeddings)
         self.seed = seed
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def go_on(self, steps: int) -> None:
+        self.steps.fill_(steps)
 
     def _update(self) -> tuple[Gradients, StepReport]:
         gramian = self._kept.gramian().tolist()

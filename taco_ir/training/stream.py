@@ -1,0 +1,64 @@
+"""How far the streams of examples were read by the trainings that led to a model, so that the next one goes on from there.
+
+A model folder's `stream.json` says it: {"steps": 120, "dealt": {"nq": {"examples": "0123456789abcdef", "size": 34, ...}}}. No vector depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.data.batches import Dealt
+from taco_ir.files import InputError, read_json, write_json
+
+STREAM_FILE = "stream.json"
+NEW = Dealt()
+
+
+class Stream(NamedTuple):
+    """Steps of all trainings before, and what was dealt to each task."""
+
+    steps: int = 0
+    dealt: Mapping[str, Dealt] = {}
+
+    def of(self, task: str) -> Dealt:
+        return self.dealt.get(task, NEW)
+
+    def after(self, steps: int, dealt: Mapping[str, Dealt]) -> Stream:
+        """After a training of so many steps that dealt to some tasks; the others stay where they were."""
+        return Stream(self.steps + steps, {**self.dealt, **dealt})
+
+    def __str__(self) -> str:
+        return f"{self.steps:,} steps: " + ", ".join(f"{task} {dealt.batches:,} batches" for task, dealt in self.dealt.items())
+
+
+def read_stream(folder: Path) -> Stream:
+    """How far the streams of the model in `folder` were read; not at all where it does not say. Raises: InputError for another file of that name."""
+    path = folder / STREAM_FILE
+    if not path.is_file():
+        return Stream()
+    values = read_json(path)
+    try:
+        return Stream(_whole(values["steps"]), {str(task): _dealt(own) for task, own in values["dealt"].items()})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not what a training writes there ({type(error).__name__}: {error}); remove it to begin anew") from error
+
+
+def write_stream(folder: Path, stream: Stream) -> None:
+    write_json(folder / STREAM_FILE, {"steps": stream.steps, "dealt": {task: dealt._asdict() for task, dealt in stream.dealt.items()}})
+
+
+def _dealt(values: Mapping[str, Any]) -> Dealt:
+    dealt = Dealt(**values)
+    parts = tuple((_whole(batches), _whole(share, 1)) for batches, share in dealt.parts)
+    epoch, place = map(_whole, dealt.since)
+    return Dealt(
+        str(dealt.examples), _whole(dealt.size, 1), _whole(dealt.first), parts, _whole(dealt.batches), str(dealt.negatives), (epoch, place)
+    )
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{str(value)[:80]!r} is no whole number of at least {least}")
+    return value
