@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.console import Progress
 from taco_ir.data.batches import TaskSampler
-from taco_ir.evaluation.specialisation import Analysis, Measured, ModelAnalysis, to_dict
+from taco_ir.evaluation.specialisation import THEN, Analysis, Measured, ModelAnalysis, to_dict
 from taco_ir.files import InputError, read_json, write_json, writing
 from taco_ir.models.encoder import model_folder, own_config, usable_device
-from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config
+from taco_ir.training.config import CONFIG_FILE, MAY_DIFFER, TrainConfig, episode_configs, load_config
 from taco_ir.training_data import TrainingData, texts_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taco_ir.training.step import Texts
 
 JSON_FILE, PAGE_FILE = "specialisation.json", "specialisation.html"
+PLACES = ("collection", "model", "negatives")  # keys that may name folders and files
 BATCHES = 8
 TAU = 2.0
 
@@ -111,7 +112,8 @@ def analyse(subjects: Sequence[Subject], settings: Settings, output: Path) -> An
     samplers = data.samplers(config, negatives)
     drawn = {id(example): example for sampler in samplers for batch in range(settings.batches) for example, _ in sampler.step(batch)}
     texts = texts_of(data.collection, drawn.values())
-    progress = Progress("analyse", len(subjects) * len(samplers) * settings.batches, "batches")
+    passes = 2 if settings.batches > 1 and len(samplers) > 1 else 1  # the second is of chance
+    progress = Progress("analyse", passes * len(subjects) * len(samplers) * settings.batches, "batches")
     done = 0
 
     def count() -> None:
@@ -155,7 +157,7 @@ def _measure(
     model = trained_encoder(subject.model, config.device)
     step = step_of(config, model, samplers, texts, processes)
     try:
-        measured = measure(step, settings.batches, settings.tau, count)
+        measured = measure(step, settings.batches, settings.tau, count, config.seed)
     except InputError as error:
         raise InputError(f"{subject.name}: {error}") from error
     return measured, {name: list(param.shape) for name, param in model.trained()}
@@ -167,7 +169,29 @@ def _with_log(subject: Subject, measured: Measured) -> ModelAnalysis:
     names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
     logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
     weighting = subject.config.weighting if subject.config else None
-    return ModelAnalysis(subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows})
+    setting, recipe = _training_of(subject)
+    return ModelAnalysis(subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows}, setting, recipe)
+
+
+def _training_of(subject: Subject) -> tuple[dict[str, Any] | None, str]:
+    """All that its training's episodes are configured by but for the weighting, and how each of them weighs."""
+    if subject.run is None:
+        return None, ""
+    configs = episode_configs(load_config(subject.run))[: len(subject.episodes)]
+    apart = {"weighting", "weighting_options", "keep_importance", "episodes", *MAY_DIFFER}
+    setting = {
+        f"{f'episode {number}: ' if len(configs) > 1 else ''}{key}": _resolved(value) if key in PLACES else value
+        for number, config in enumerate(configs, start=1)
+        for key, value in asdict(config).items()
+        if key not in apart
+    }
+    named = [config.weighting + "".join(f" {key}={value}" for key, value in sorted(config.weighting_options.items())) for config in configs]
+    return setting, THEN.join(named if len(set(named)) > 1 else named[:1])
+
+
+def _resolved(place: str) -> str:
+    """A folder or file by its one name."""
+    return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
 def _notes(config: TrainConfig, data: TrainingData, settings: Settings) -> list[str]:
@@ -176,6 +200,7 @@ def _notes(config: TrainConfig, data: TrainingData, settings: Settings) -> list[
         f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
         f"{settings.batches} batches of each task's train queries, {config.batch_size} queries of all tasks together ({config.shares}), seed {config.seed}",
         f"negatives: {hard}the other queries' passages; the same batches for every model, dropout off",
+        "by chance: the same where the batches of all tasks are dealt to the tasks at random, by the seed; more batches make it smaller",
         f"q: softmax over tasks of S / {settings.tau:g}; S: mean over batches of |g θ| / its median over the parameters where it is not zero",
     ]
 

@@ -29,8 +29,9 @@ def parser() -> Parser:
     flags = Parser(
         "analyze",
         "Measure which tasks each parameter of a model is sensitive to: entropies of TACO's weights q in the paper's bins, by layer and kind of\n"
-        "module, sensitivities, cosines of the tasks' gradients. Any model can be measured, however it was trained; several are compared on\n"
-        "the same batches. What is not given below is as in the first model's training run, where it is in one, else as in training.",
+        "module, sensitivities, cosines of the tasks' gradients. Any model can be measured, however it was trained; several are measured on\n"
+        "the same batches, and a TACO run is compared with the naive run of its configuration and seed. Beside each share stands what chance\n"
+        "gives, batches dealt to tasks at random. What is not given below is as in the first model's training run, where it is in one, else as in training.",
         example="python -m taco_ir.analyze my-run\n"
         "  python -m taco_ir.analyze runs/taco runs/naive --batches 16 --output taco-against-naive",
     )
@@ -92,9 +93,12 @@ def summary(analysis: Analysis) -> Table:
     rows: list[list[Cell]] = []
     for model in analysis.models:
         whole = model.whole
-        rows.append([model.label, *whole.shares, whole.specific_of_activated, whole.mean_entropy])
-    header = ["model", *analysis.bins, "0-0.3 of activated", "mean entropy"]
-    return Table("shares of the parameters by the entropy of their tasks, in nats (below 0.3: task-specific)", header, rows)
+        rows.append([model.label, *whole.shares, whole.specific_of_activated, model.measured.chance, whole.mean_entropy])
+    first = analysis.bins[0]
+    header = ["model", *analysis.bins, f"{first} of activated", f"{first} by chance", "mean entropy"]
+    return Table(
+        f"shares of the parameters by the entropy of their tasks, in nats (below {analysis.specific:.2g}: task-specific)", header, rows
+    )
 
 
 if __name__ == "__main__":

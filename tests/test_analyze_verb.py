@@ -41,14 +41,35 @@ def test_two_runs_are_compared_on_the_same_batches(runs: Path, tmp_path: Path, c
             assert sum(group["counts"]) == group["parameters"] and sum(group["shares"]) == pytest.approx(1)
         assert sum(group["parameters"] for group in model["layers"]) == model["all"]["parameters"]
     assert [row["step"] for row in first["logged_cosines"][""]] == [1, 2] and second["logged_cosines"] == {}
-    assert "analyse: 8 of 8 batches" in told.err and str(runs / "taco") in told.out
+    assert "analyse: 16 of 16 batches" in told.err and str(runs / "taco") in told.out
     page = (tmp_path / "out" / "specialisation.html").read_text(encoding="utf-8")
     assert "Cosines over training" in page and page.count("<polyline") == 2 * 2 + 2
-    assert "TACO less naive" in figures["verdict"]
+    assert "no TACO and naive run here differ in the weighting alone (" in figures["verdict"] and figures["comparisons"] == []
+    assert all(0 <= model["task_specific_by_chance"] <= 1 for model in figures["models"])
     with pytest.raises(InputError, match=r"--output .*out: specialisation.json is there already; give another folder, or --overwrite"):
         main(argv)
     main([*argv, "--overwrite"])
     assert read_json(tmp_path / "out" / "specialisation.json") == figures  # the same batches, bit for bit
+
+
+def test_runs_are_paired_where_they_differ_in_the_weighting_alone(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By seed and configuration, whichever way the same model was named; a run of other steps is no partner."""
+    monkeypatch.chdir(tiny_bert.parent)
+    made = {"taco-1": (1, 2), "naive-1": (1, 2), "taco-2": (2, 2), "naive-2": (2, 2), "naive-3": (1, 3)}
+    for name, (seed, steps) in made.items():
+        flags = ["--model", tiny_bert.name if "taco" in name else str(tiny_bert), *SHORT, *POOL, "--seed", str(seed), "--steps", str(steps)]
+        train([*flags, "--weighting", name.partition("-")[0], "--output", str(tmp_path / name)])
+    argv = [str(tmp_path / name) for name in ("naive-3", "taco-1", "naive-2", "taco-2", "naive-1")]
+    main([*argv, "--batches", "2", "--output", str(tmp_path / "out")])
+    figures = read_json(tmp_path / "out" / "specialisation.json")
+    (found,) = figures["comparisons"]
+    pairs = [(Path(pair["taco"]).name, Path(pair["naive"]).name) for pair in found["pairs"]]
+    assert pairs == [("taco-1", "naive-1"), ("taco-2", "naive-2")]
+    assert "(2 pairs of runs, " in figures["verdict"] and "by chance" in capsys.readouterr().out
+    main([*argv[:2], "--batches", "2", "--output", str(tmp_path / "out"), "--overwrite"])
+    assert "(steps 2 and 3), so nothing is concluded" in read_json(tmp_path / "out" / "specialisation.json")["verdict"]
 
 
 def test_a_model_alone_goes_to_its_run(runs: Path) -> None:

@@ -30,6 +30,7 @@ from taco_ir.evaluation.specialisation import (
     bin_edges,
     by_kind,
     by_layer,
+    comparisons,
     kind_of,
     layer_of,
     merged,
@@ -37,7 +38,7 @@ from taco_ir.evaluation.specialisation import (
     verdict,
 )
 from taco_ir.files import InputError
-from taco_ir.training.specialisation import OnlineEntropy, measure
+from taco_ir.training.specialisation import OnlineEntropy, deal, measure
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting.median import Sensitivities, median
 
@@ -138,7 +139,7 @@ def test_identical_tasks_share_everything() -> None:
     whole = merged("all", measure(ToyStep(params, given * 4), BATCHES, TAU, lambda: None).parameters)
     assert whole.specific == 0 and whole.activated > 0
     assert whole.mean_entropy == pytest.approx(math.log(4), abs=1e-12)
-    assert sum(whole.by_bin[4]) == whole.activated  # ln 4 = 1.386
+    assert sum(whole.by_bin[-1]) == whole.activated  # ln 4 is the largest
 
 
 def test_parameters_of_one_task_each_have_no_entropy() -> None:
@@ -216,16 +217,18 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
     assert any(param.grad is not None for param in step.params) is False
     assert whole.activated == int(active_P.sum()) < whole.size
     assert whole.entropy == pytest.approx(float(entropy_P[active_P].sum()), rel=1e-9)
-    assert sum(whole.by_bin[0]) == int((entropy_P[active_P] < EDGES[1]).sum()) > 0
+    assert sum(whole.by_bin[0]) == int((entropy_P[active_P] < bin_edges(len(q))[1]).sum()) > 0
     assert {group.name for group in by_layer(found.parameters)} == {"embeddings", "layer 1", "layer 2"}
     assert [group.name for group in by_kind(found.parameters)][:4] == ["embeddings", "attention query", "attention key", "attention value"]
     assert sum(group.size for group in by_kind(found.parameters)) == whole.size
 
 
 def test_the_bins_are_the_papers_and_hold_the_largest_entropy() -> None:
-    assert bin_edges(8) == bin_edges(2) == EDGES
-    assert bin_edges(11) == (*EDGES, 2.46)
-    assert all(math.log(tasks) < bin_edges(tasks)[-1] for tasks in range(1, 60))
+    assert bin_edges(8) == bin_edges(1) == EDGES and math.log(8) < EDGES[-1]
+    for tasks in (2, 3, 7, 9, 60):
+        edges = bin_edges(tasks)
+        assert edges[-1] == pytest.approx(math.log(tasks)) and len(edges) == len(EDGES)
+        assert [edge / edges[-1] for edge in edges] == pytest.approx([edge / EDGES[-1] for edge in EDGES])
 
 
 @pytest.mark.parametrize(
@@ -258,15 +261,19 @@ def test_names_of_layers_and_kinds(name: str, layer: str, kind: str) -> None:
     assert (layer_of(name), kind_of(name)) == (layer, kind)
 
 
-def analysis(*models: tuple[str, str | None, int], tasks: Sequence[str] = ("nq", "fever")) -> Analysis:
-    """Models by name, weighting, and how many of 1000 parameters are task-specific."""
+def analysis(
+    *models: tuple[str, str | None, int], tasks: Sequence[str] = ("nq", "fever"), settings: Sequence[dict[str, Any]] = ()
+) -> Analysis:
+    """Models by name, weighting, and how many of 1000 parameters are task-specific; their settings but for the weighting."""
     found = []
-    for name, weighting, specific in models:
+    for number, (name, weighting, specific) in enumerate(models):
         rows = [(specific, 0), *[(0, 0)] * 4, (800 - specific, 100)]
         counts = Counts("towers.passage.backbone.encoder.layer.0.output.dense.weight", 1000, tuple(rows), 900.0)
         one = Sensitivity(1e-6, (1000,) + (0,) * (len(DENSITY_EDGES) - 2), 0)
         logged = {"": [(1, {"nq": {"fever": 0.25}}), (3, {"nq": {"fever": -0.5}})]} if weighting == "taco" else {}
-        found.append(ModelAnalysis(name, weighting, Measured([counts], [one, one], [[1.0, 0.5], [0.5, math.nan]]), logged))
+        setting = settings[number] if settings else {"steps": 6, "seed": 1} if weighting else None
+        measured = Measured([counts], [one, one], [[1.0, 0.5], [0.5, math.nan]], 0.05)
+        found.append(ModelAnalysis(name, weighting, measured, logged, setting, weighting or ""))
     return Analysis(["a note"], tasks, found)
 
 
@@ -279,27 +286,94 @@ def test_shares_of_bins_and_not_activated_sum_to_1(by_bin: list[tuple[int, int]]
         assert merged("both", [counts, counts]).shares == pytest.approx(counts.shares)
 
 
+def seeds(*numbers: int) -> list[dict[str, Any]]:
+    """Settings of as many runs that start from a model of their own seed."""
+    return [{"steps": 6, "seed": seed, "model": f"first/{seed}"} for seed in numbers]
+
+
+ONE = [("a", "taco", 250), ("b", "naive", 200)]
+FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
+
+
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "settings", "said"),
     [
         (
-            [("a", "taco", 250), ("b", "naive", 200)],
-            r"a \(taco\) 25.0 %; b \(naive\) 20.0 %; TACO less naive: \+5.0 points; .*order is seen \(one",
+            ONE,
+            (),
+            r"a \(taco\) 25.0 % \(by chance 5.0 %\); b \(naive\) 20.0 %.*TACO less naive: \+5.0 points; this order is seen \(one pair",
         ),
-        ([("b", "naive", 200), ("a", "taco", 150)], r"TACO less naive: -5.0 points; .* this order is not seen: it is the other way round"),
-        ([("a", "taco", 200), ("b", "naive", 200)], r"is not seen: there is no difference"),
-        ([("a", None, 200), ("b", "naive", 200)], r"a 20.0 %; b .*; the paper reports 22 % with TACO and 19 % .*, models of a TACO and of"),
+        ([("b", "naive", 200), ("a", "taco", 150)], (), r"TACO less naive: -5.0 points; this order is not seen: it is the other way round"),
+        ([("a", "taco", 200), ("b", "naive", 200)], (), r"is not seen: there is no difference"),
+        ([("a", None, 200), ("b", "naive", 200)], (), r"a 20.0 %.*; the paper reports 22 % with TACO and 19 % .*, models of a TACO and of"),
         (
-            [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)],
-            r"\+0.1 points.*is seen, by less than a point.*means of 2 and 2 runs, whose ranges overlap",
+            FOUR,
+            seeds(1, 1, 2, 2),
+            r"\+0.1 points; this order is seen, by less than a point \(2 pairs of runs, 2 of them in this order, that",
         ),
-        ([(str(n), "taco" if n < 2 else "naive", 200 - 20 * n) for n in range(4)], r"\+4.0 points.*whose ranges do not overlap"),
+        (
+            [*ONE, ("c", "taco", 190), ("d", "naive", 200)],
+            seeds(1, 1, 2, 2),
+            r"\+2.0 points; this order is seen \(2 pairs of runs, 1 of them",
+        ),
+        (
+            FOUR,
+            seeds(1, 2, 3, 4),
+            r"no TACO and naive run here differ in the weighting alone \(model first/2 and first/1; seed 2 and 1\), so nothing",
+        ),
+        (
+            ONE,
+            [{"steps": 6, "seed": 1}, {"steps": 100, "seed": 1}],
+            r"no TACO and naive run .* \(steps 6 and 100\), so nothing is concluded",
+        ),
+        (ONE, [{"steps": 6}, {"steps": 6, "episode 2: steps": 6}], r"\(episode 2: steps None and 6\), so nothing is concluded"),
+        (
+            [*ONE, ("c", "taco", 300), ("d", "naive", 200)],
+            [*seeds(1, 1), {"steps": 9}, {"steps": 9}],
+            r"\+5.0 points.*one pair.*\+10.0 points.*one",
+        ),
     ],
 )
-def test_the_verdict_says_what_is_seen(models: list[tuple[str, str | None, int]], said: str) -> None:
-    sentence = verdict(analysis(*models))
+def test_the_verdict_says_what_is_seen(models: list[tuple[str, str | None, int]], settings: list[dict[str, Any]], said: str) -> None:
+    sentence = verdict(analysis(*models, settings=settings))
     assert re.search(said, sentence), sentence
     assert ("compare badly" in sentence) == ("this order" in sentence)  # two tasks, not eight
+
+
+def test_runs_that_weigh_otherwise_in_another_episode_are_no_naive_ones() -> None:
+    made = analysis(*ONE)
+    mixed = made.models[1]._replace(recipe="taco > naive")
+    assert not comparisons([made.models[0], mixed])
+    assert comparisons(made.models)[0].points == [5.0]
+    tuned = made.models[0]._replace(recipe="taco tau=1")
+    assert [each.recipe for each in comparisons([*made.models, tuned])] == ["taco", "taco tau=1"]
+
+
+def test_chance_is_what_is_left_where_batches_are_dealt_at_random() -> None:
+    """Where tasks differ, chance gives fewer task-specific parameters; where they are one, as many; the same for the same seed."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def some() -> Tensor:
+        return torch.rand(40, generator=drawn, dtype=torch.float64) + 0.5
+
+    params = [Parameter(some()) for _ in range(5)]
+    apart = [[[some() * (16 if number == task else 1) for number in range(5)] for _ in range(BATCHES)] for task in range(5)]
+    found, again, other = (measure(ToyStep(params, apart), BATCHES, TAU, lambda: None, seed) for seed in (1, 1, 2))
+    specific = merged("all", found.parameters).specific
+    assert found.chance is not None and found.chance < specific - 0.2
+    assert found.chance == again.chance != other.chance and found.parameters == other.parameters
+    assert measure(ToyStep(params, apart), 1, TAU, lambda: None).chance is None  # one batch cannot be dealt otherwise
+    same = [[apart[0][0]] * BATCHES] * 5
+    alike = measure(ToyStep(params, same), BATCHES, TAU, lambda: None)
+    assert alike.chance == merged("all", alike.parameters).specific == 0
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
+def test_a_deal_has_every_batch_once(tasks: int, batches: int, seed: int) -> None:
+    own: Any = [[(task, batch) for batch in range(batches)] for task in range(tasks)]
+    dealt = deal(own, seed)
+    assert sorted(each for group in dealt for each in group) == [each for group in own for each in group]
+    assert list(map(len, dealt)) == [batches] * tasks
 
 
 def test_the_page_escapes_names_and_shows_all_models() -> None:
@@ -307,12 +381,16 @@ def test_the_page_escapes_names_and_shows_all_models() -> None:
     assert "<b>&x" not in page and "&lt;b&gt;&amp;x (taco)" in page and "n<q" not in page and "run-b (naive)" in page
     assert page.count("<rect") == 2 * 7 * (1 + 2) and "prefers-color-scheme: dark" in page
     assert "nq and fever: 0.25 first, -0.50 last" in page and "http" not in page.replace("http-equiv", "")
+    assert "<h2>Pairs</h2>" in page and "+5.0" in page and "5.0 %" in page
+    assert "No TACO and naive run here differ in the weighting alone" in html(analysis(("run-b", "naive", 200)))
     assert "--log-cosines" in html(analysis(("run-b", "naive", 200)))
 
 
 def test_the_figures_are_json() -> None:
     figures = to_dict(analysis(("a", "taco", 250), ("b", "naive", 200)))
     one = figures["models"][0]
+    assert one["task_specific_by_chance"] == 0.05
+    assert figures["comparisons"] == [{"weighting": "taco", "pairs": [{"taco": "a", "naive": "b", "points": 5.0}], "mean_points": 5.0}]
     assert one["all"]["task_specific"] == 0.25 and one["all"]["task_specific_of_activated"] == pytest.approx(250 / 900)
     assert one["cosines"] == [[1.0, 0.5], [0.5, None]] and one["all"]["largest_weight"] == pytest.approx(
         {"nq": 800 / 900, "fever": 100 / 900}

@@ -5,18 +5,21 @@ Zhang, Xiong, Stratos, Overwijk, Improving Multitask Retrieval by Promoting Task
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-EDGES = (0.0, 0.3, 0.66, 1.02, 1.38, 1.74, 2.1)  # nats, the paper's; the first bin is "task-specific"
-BIN_WIDTH = 0.36
+EDGES = (0.0, 0.3, 0.66, 1.02, 1.38, 1.74, 2.1)  # nats, the paper's, of 8 tasks; the first bin is "task-specific"
 NOT_ACTIVATED = 1e-8  # |g theta| below it for all tasks
 DENSITY_EDGES = tuple(power / 4 for power in range(-56, 9))  # log10 of |g theta|: -14 to 2
 PAPER = {"taco": 0.22, "naive": 0.19}
 PAPER_TASKS = 8
+BY_SEED = ("seed", "model", "negatives")  # of a configuration: what may differ between seeds of one system
+THEN = " > "  # between the weightings of episodes
+NAMED = 4  # differences that are told
 KINDS = {
     "head": r"\.(head|pooler)\.",
     "layer norms": r"norm",
@@ -98,11 +101,14 @@ class Measured(NamedTuple):
     Attributes:
         parameters: counts of each tensor.
         cosines: of the tasks' mean gradients, T x T; NaN where one is zero.
+        chance: the share of all parameters that is task-specific where the batches are dealt to the tasks at random; None where a task
+            has one batch, which cannot be dealt otherwise.
     """
 
     parameters: Sequence[Counts]
     sensitivities: Sequence[Sensitivity]
     cosines: Sequence[Sequence[float]]
+    chance: float | None = None
 
 
 class ModelAnalysis(NamedTuple):
@@ -111,12 +117,21 @@ class ModelAnalysis(NamedTuple):
     Attributes:
         weighting: None where the model's folder does not tell.
         logged: for each episode, its name and (step, cosines by task and later task) in its log.
+        setting: of its training, seed and all, what is not the weighting's and may change the model; None where nothing tells.
+        recipe: how each episode of its training weighs.
     """
 
     name: str
     weighting: str | None
     measured: Measured
     logged: Mapping[str, Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]]
+    setting: Mapping[str, Any] | None = None
+    recipe: str = ""
+
+    @property
+    def all_naive(self) -> bool:
+        """Whether every episode of its training was naive."""
+        return set(self.recipe.split(THEN)) == {"naive"}
 
     @property
     def label(self) -> str:
@@ -137,15 +152,22 @@ class Analysis(NamedTuple):
     @property
     def bins(self) -> list[str]:
         edges = bin_edges(len(self.tasks))
-        return [f"{low:g}-{high:g}" for low, high in pairwise(edges)] + ["not activated"]
+        return [f"{round(low, 2):g}-{round(high, 2):g}" for low, high in pairwise(edges)] + ["not activated"]
+
+    @property
+    def specific(self) -> float:
+        """The entropy below which a parameter is task-specific."""
+        return bin_edges(len(self.tasks))[1]
 
 
 def bin_edges(tasks: int) -> tuple[float, ...]:
-    """The paper's edges, and as many more of the same width as ln(tasks), the largest entropy, needs."""
-    edges = list(EDGES)
-    while edges[-1] <= math.log(tasks):
-        edges.append(round(edges[-1] + BIN_WIDTH, 2))
-    return tuple(edges)
+    """The paper's edges for its 8 tasks; for another number, as large shares of ln(tasks), the largest entropy, as they are of 2.1.
+
+    One task has no entropy at all: all its parameters are in the first bin.
+    """
+    if tasks in (1, PAPER_TASKS):
+        return EDGES
+    return tuple(edge / EDGES[-1] * math.log(tasks) for edge in EDGES)
 
 
 def merged(name: str, parts: Iterable[Counts]) -> Counts:
@@ -193,36 +215,103 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+class Comparison(NamedTuple):
+    """TACO runs beside naive ones that differ from them in the weighting alone, seed for seed.
+
+    Attributes:
+        recipe: how the TACO runs weigh, episode by episode.
+        pairs: of a TACO and a naive run, of one configuration and seed.
+    """
+
+    recipe: str
+    pairs: Sequence[tuple[ModelAnalysis, ModelAnalysis]]
+
+    @property
+    def points(self) -> list[float]:
+        """TACO's task-specific share less naive's, of each pair, in per cent of all parameters."""
+        return [round(100 * (taco.whole.specific - naive.whole.specific), 1) for taco, naive in self.pairs]
+
+    @property
+    def mean(self) -> float:
+        return round(math.fsum(100 * (taco.whole.specific - naive.whole.specific) for taco, naive in self.pairs) / len(self.pairs), 1)
+
+    def told(self) -> str:
+        """What the pairs say of the paper's order."""
+        count, mean = len(self.pairs), self.mean
+        kept = sum(points > 0 for points in self.points)
+        seen = "is seen" if mean > 0 else "is not seen: it is the other way round" if mean < 0 else "is not seen: there is no difference"
+        seen += ", by less than a point" if 0 < abs(mean) < 1 else ""
+        of = "one pair of runs, so chance is not ruled out" if count == 1 else f"{count} pairs of runs, {kept} of them in this order"
+        return f"{'TACO' if self.recipe == 'taco' else self.recipe} less naive: {mean:+.1f} points; this order {seen} ({of}, that differ in the weighting alone)"
+
+
+def comparisons(models: Sequence[ModelAnalysis]) -> list[Comparison]:
+    """Pairs of runs, together where they differ in the seed and in what comes of it."""
+    groups: dict[str, Comparison] = {}
+    for taco in models:
+        naive = next((model for model in models if model.all_naive and model.setting == taco.setting), None)
+        if taco.weighting == "taco" and taco.setting is not None and naive is not None:
+            shared = {key: value for key, value in taco.setting.items() if key.rpartition(" ")[2] not in BY_SEED}
+            key = json.dumps([taco.recipe, shared], sort_keys=True, default=str)
+            found = groups.setdefault(key, Comparison(taco.recipe, []))
+            groups[key] = found._replace(pairs=[*found.pairs, (taco, naive)])
+    return list(groups.values())
+
+
+def unlike(models: Sequence[ModelAnalysis]) -> str:
+    """In what the first TACO run and the naive run that is most like it differ beside the weighting; "" where either is missing."""
+    naive = [model for model in models if model.all_naive and model.setting is not None]
+    taco = next((model for model in models if model.weighting == "taco" and model.setting is not None), None)
+    if taco is None or not naive:
+        return ""
+    own = taco.setting or {}
+    lists = [
+        [
+            f"{key} {own.get(key)} and {(each.setting or {}).get(key)}"
+            for key in sorted({*own, *(each.setting or {})})
+            if own.get(key) != (each.setting or {}).get(key)
+        ]
+        for each in naive
+    ]
+    return "; ".join(min(lists, key=len)[:NAMED])
+
+
 def verdict(analysis: Analysis) -> str:
     """What is seen of the paper's finding, more task-specific parameters with TACO than with naive training, in one sentence."""
-    shares: dict[str, list[float]] = {}
-    for model in analysis.models:
-        shares.setdefault(model.weighting or "", []).append(model.whole.specific)
-    found = "; ".join(f"{model.label} {percent(model.whole.specific)}" for model in analysis.models)
+    found = "; ".join(
+        f"{model.label} {percent(model.whole.specific)}"
+        + (f" (by chance {percent(model.measured.chance)})" if model.measured.chance is not None else "")
+        for model in analysis.models
+    )
     paper = f"the paper reports {100 * PAPER['taco']:.0f} % with TACO and {100 * PAPER['naive']:.0f} % with naive training"
-    start = f"Task-specific (entropy below {EDGES[1]} nats) of all parameters: {found}"
-    if not shares.keys() >= PAPER.keys():
+    start = f"Task-specific (entropy below {analysis.specific:.2g} nats) of all parameters: {found}"
+    compared = comparisons(analysis.models)
+    if not compared and (differ := unlike(analysis.models)):
+        return f"{start}; {paper}; no TACO and naive run here differ in the weighting alone ({differ}), so nothing is concluded from them."
+    if not compared:
         return f"{start}; {paper}, and to compare with that, models of a TACO and of a naive training run are needed."
-    taco, naive = (math.fsum(shares[kind]) / len(shares[kind]) for kind in PAPER)
-    points = round(100 * (taco - naive), 1)
-    seen = "is seen" if points > 0 else "is not seen: it is the other way round" if points < 0 else "is not seen: there is no difference"
-    seen += ", by less than a point" if 0 < abs(points) < 1 else ""
-    runs = "one training run of each, so chance is not ruled out"
-    if len(shares["taco"]) > 1 and len(shares["naive"]) > 1:
-        apart = min(shares["taco"]) > max(shares["naive"]) or max(shares["taco"]) < min(shares["naive"])
-        runs = f"means of {len(shares['taco'])} and {len(shares['naive'])} runs, whose ranges {'do not ' if apart else ''}overlap"
     caveat = (
         ""
         if len(analysis.tasks) == PAPER_TASKS
         else f"; with {len(analysis.tasks)} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
     )
-    return f"{start}; TACO less naive: {points:+.1f} points; {paper}, and this order {seen} ({runs}{caveat})."
+    return f"{start}; {paper}; {'; '.join(each.told() for each in compared)}{caveat}."
 
 
 def to_dict(analysis: Analysis) -> dict[str, Any]:
     """All figures, for JSON: shares are of 1, entropies in nats."""
     return {
         "verdict": verdict(analysis),
+        "comparisons": [
+            {
+                "weighting": each.recipe,
+                "pairs": [
+                    {"taco": a.name, "naive": b.name, "points": points} for (a, b), points in zip(each.pairs, each.points, strict=True)
+                ],
+                "mean_points": each.mean,
+            }
+            for each in comparisons(analysis.models)
+        ],
         "notes": list(analysis.notes),
         "tasks": list(analysis.tasks),
         "entropy_edges": list(bin_edges(len(analysis.tasks))),
@@ -237,6 +326,7 @@ def _model_dict(tasks: Sequence[str], model: ModelAnalysis) -> dict[str, Any]:
         "name": model.name,
         "weighting": model.weighting,
         "all": _counts_dict(tasks, model.whole),
+        "task_specific_by_chance": measured.chance,
         "layers": [_counts_dict(tasks, group) for group in by_layer(measured.parameters)],
         "kinds": [_counts_dict(tasks, group) for group in by_kind(measured.parameters)],
         "parameters": [_counts_dict(tasks, each) for each in measured.parameters],

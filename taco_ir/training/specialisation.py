@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.evaluation.specialisation import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges
+from taco_ir.data.batches import TaskSampler
+from taco_ir.data.seeds import generator
+from taco_ir.evaluation.specialisation import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges, merged
 from taco_ir.files import InputError
 from taco_ir.training.sketch import GradientSketch, cosine_matrix
 from taco_ir.training.step import MultiTaskStep
@@ -20,10 +22,11 @@ from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.median import Sensitivities, median
 from taco_ir.weighting.taco import SMALLEST_MEDIAN
 
+Batch = tuple[TaskSampler, int]  # of a task, by its number
 SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 
 
-def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], None]) -> Measured:
+def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], None], seed: int = 0) -> Measured:
     """Entropies of q = softmax over tasks of S / tau, S the mean over batches of |g theta| / median, and what goes with them.
 
     A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers a parameter beside its gradient,
@@ -31,18 +34,43 @@ def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], No
 
     Args:
         batches: of each task; those of the steps 0 to `batches` - 1.
-        done: called after each batch.
+        done: called after each batch, which is twice for each where chance is measured: with more than one batch a task.
+        seed: of the deal of the batches by which chance is measured.
 
     Raises:
         InputError: for a task whose gradient is not finite, or zero in every batch.
+    """
+    own = [[(sampler, batch) for batch in range(batches)] for sampler in step.samplers]
+    parameters, sensitivities, sketches = _measured(step, own, tau, done)
+    chance = None
+    if batches > 1 and len(own) > 1:
+        dealt = merged("all", _measured(step, deal(own, seed), tau, done, strict=False)[0])
+        chance = dealt.specific
+    return Measured(parameters, sensitivities, cosine_matrix(sketches), chance)
+
+
+def deal(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
+    """Every task's batches dealt to the tasks at random, as many to each as it had: what is left of their difference is chance."""
+    every = [batch for batches in own for batch in batches]
+    order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
+    return [[every[next(order)] for _ in batches] for batches in own]
+
+
+def _measured(
+    step: MultiTaskStep, groups: Sequence[Sequence[Batch]], tau: float, done: Callable[[], None], strict: bool = True
+) -> tuple[list[Counts], list[Sensitivity], list[Tensor]]:
+    """As `measure`, of groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
+
+    Args:
+        strict: whether a group without any gradient is an error; else no parameter is sensitive to it.
     """
     softmaxes = [OnlineEntropy(param) for param in step.params]
     active = [torch.zeros(param.numel(), dtype=torch.bool, device=param.device) for param in step.params]
     sketch = GradientSketch(step.params, SKETCH_WIDTH)
     sensitivities, sketches = [], []
-    for number, sampler in enumerate(step.samplers):
+    for number, group in enumerate(groups):
         sums = TaskSums(step.params, sketch)
-        for batch in range(batches):
+        for sampler, batch in group:
             step.task_gradient(sampler, batch)
             if not sums.add([param.grad for param in step.params]):
                 raise InputError(
@@ -51,19 +79,18 @@ def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], No
             for param in step.params:
                 param.grad = None
             done()
-        if not sums.used:
+        if not sums.used and strict:
             raise InputError(
                 f"task {sampler.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
             )
         for place, (scaled, plain) in enumerate(zip(sums.scaled, sums.plain, strict=True)):
-            softmaxes[place].fold(number, scaled.div_(sums.used * tau))
-            active[place] |= plain.div_(batches) >= NOT_ACTIVATED
-        sensitivities.append(Sensitivity(sums.medians / sums.used, *density(sums.plain)))
+            softmaxes[place].fold(number, scaled.div_(max(sums.used, 1) * tau))
+            active[place] |= plain.div_(len(group)) >= NOT_ACTIVATED
+        sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *density(sums.plain)))
         sketches.append(sums.gradient)
-    edges = bin_edges(len(step.samplers))
+    edges = bin_edges(len(groups))
     named = zip((name for name, _ in step.model.trained()), softmaxes, active, strict=True)
-    parameters = [count(name, softmax, mask, len(step.samplers), edges) for name, softmax, mask in named]
-    return Measured(parameters, sensitivities, cosine_matrix(sketches))
+    return [count(name, softmax, mask, len(groups), edges) for name, softmax, mask in named], sensitivities, sketches
 
 
 class TaskSums:

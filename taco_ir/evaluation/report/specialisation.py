@@ -10,13 +10,13 @@ from typing import NamedTuple
 from taco_ir.evaluation.report import environment
 from taco_ir.evaluation.specialisation import (
     DENSITY_EDGES,
-    EDGES,
     NOT_ACTIVATED,
     Analysis,
     ModelAnalysis,
     bin_edges,
     by_kind,
     by_layer,
+    comparisons,
     percent,
     verdict,
 )
@@ -72,7 +72,8 @@ def html(analysis: Analysis) -> str:
         analysis=analysis,
         verdict=verdict(analysis),
         wholes=[model.whole for model in analysis.models],
-        specific=EDGES[1],
+        comparisons=comparisons(analysis.models),
+        specific=f"{analysis.specific:.2g}",
         largest=math.log(len(analysis.tasks)),
         not_activated=NOT_ACTIVATED,
         bars=list(_bars(analysis)),
