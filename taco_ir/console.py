@@ -7,6 +7,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,17 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from taco_ir.files import InputError
+from taco_ir.files import QUOTED_UP_TO, InputError, printable
 
 log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
-# a full, broken or read-only disk, no permission, or a path that cannot be
+# a full or read-only disk, no permission, or a path that cannot be
 USERS_OSERRORS = frozenset(
     (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EBUSY),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EBUSY),
         *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
     )
 )
+LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
 PARENT = "TACO_IR_PARENT"  # the process that started this one and waits for it
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 FLAGS: dict[str, dict[str, Any]] = {
@@ -97,7 +99,15 @@ class Parser(argparse.ArgumentParser):
         """Add a shared flag, with what differs for this verb."""
         self.add_argument(name, **(FLAGS[name] | changes))
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's. Raises: InputError for words that are not UTF-8."""
+        for word in args or ():
+            if not word.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in word):
+                raise InputError(f"{word!r} is not UTF-8; give the words of a command in UTF-8 (see {self.prog} --help)")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        message = LONG_WORD.sub(lambda found: f"{found[0][:QUOTED_UP_TO]}...", message)
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
@@ -178,7 +188,7 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except OSError as error:
         if error.errno not in USERS_OSERRORS:
             raise
-        _fail(f"error: {error.filename or 'output'}: {error.strerror}; nothing half-written is left")
+        _fail(f"error: {printable(str(error.filename or 'output'))}: {error.strerror}; nothing half-written is left")
     sys.exit(0)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from taco_ir.console import MODEL_FLAGS, Parser, command, run_verb
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.encoding import encode_topics
-from taco_ir.files import InputError, claimed, is_leftover, writing_folder
+from taco_ir.files import InputError, claimed, is_leftover, named, writing_folder
 from taco_ir.records import Vectors
 from taco_ir.tasks import canonical_task
 
@@ -91,7 +91,8 @@ def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
     if not isinstance(encoder, TunedEncoder):
         raise TypeError(f"{encoder.folder} is a tuned model; its encoder is a {type(encoder).__name__}")
     with TemporaryDirectory() as folder:
-        write_merged(encoder, base_folder(encoder.folder, base), Path(folder))
+        with named(Path(folder)):
+            write_merged(encoder, base_folder(encoder.folder, base), Path(folder))
         yield Path(folder)
 
 

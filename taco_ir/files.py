@@ -22,12 +22,22 @@ CHUNK = 1 << 20
 LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # ends of the names of what is no output
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy, of a full disk
-RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
+TOLD_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # in words: safetensors and tokenizers; shutil, of several files
+QUOTED_UP_TO = 200  # characters of a value that a message shows
+QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
 _HELD = threading.local()  # the locks that a thread holds
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message names it, its value and what is allowed."""
+    """Something the user gave is wrong; the message, one line, names it, its value and what is allowed."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", printable(str(message))))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, line ends and bytes that are no text as escapes, so that it cannot act on a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def data_home() -> Path:
@@ -57,7 +67,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     with exclusive(path):
         part = _unused(path)
         try:
-            with _named(path, part):
+            with named(path, part):
                 with part.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as sink:
                     yield sink
                     sink.flush()
@@ -78,7 +88,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
     with exclusive(path):
         part, old = _unused(path), _unused(path)
         try:
-            with _named(path, part):
+            with named(path, part):
                 part.mkdir()
                 yield part
                 for file in part.rglob("*"):
@@ -101,7 +111,7 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
         InputError: when another process is writing it.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with exclusive(part, wait=False), _named(part, part), os.fdopen(os.open(part, flags, 0o666), "ab") as sink:
+    with exclusive(part, wait=False), named(part), os.fdopen(os.open(part, flags, 0o666), "ab") as sink:
         try:
             yield sink
         except BaseException:
@@ -237,22 +247,26 @@ def _remove_unfinished(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: Path, part: Path) -> Iterator[None]:
-    """Let errors of writing name `path`, whatever library they come from and whatever the file is called meanwhile."""
+def named(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Let errors of writing name `path`, whatever library they come from and whatever it is called meanwhile."""
     try:
         yield
-    except OSError as error:
-        if error.errno is None and SHORT_WRITE.search(str(error)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        if error.errno is not None:
-            error.filename = str(error.filename or path).replace(str(part), str(path))
-        raise
     except InputError:
         raise
     except Exception as error:
-        if found := RUST_OS_ERROR.search(str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(error.filename or path).replace(str(part or path), str(path))
+            raise
+        if number := _told_number(str(error)):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
+
+
+def _told_number(message: str) -> int | None:
+    """The system's number of an error that a library tells in words."""
+    if found := TOLD_NUMBER.search(message):
+        return int(found[1] or found[2])
+    return errno.ENOSPC if SHORT_WRITE.search(message) else None
 
 
 def sync_folder(folder: Path) -> None:

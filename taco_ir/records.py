@@ -133,6 +133,7 @@ def format_score(score: np.float32) -> str:
 
 def write_trec(run: Run, path: Path, tag: str) -> None:
     """Write `qid Q0 docid rank score tag` lines, best first."""
+    tag = "_".join(tag.split())  # white space separates columns
     with writing(path) as sink:
         for qid, ranking in run.rankings.items():
             hits = zip(ranking.docids, ranking.scores, strict=True)

@@ -218,3 +218,10 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
         assert dict(zip(our.docids, our.scores.tolist(), strict=True)) == pytest.approx(
             dict(zip(their.docids, their.scores.tolist(), strict=True)), abs=1e-5
         ), qid
+
+
+@pytest.mark.parametrize("text", ["\u00a0\u00a0", "\u2007", "\u3000", "\x1c", "\u200b", "...", "\u2028"])
+def test_blanks_of_all_kinds_are_counted_as_lucene_counts(tmp_path: Path, text: str) -> None:
+    """Python and Java do not call the same characters white space."""
+    build_bm25([*PASSAGES, Passage("4#0", "4", "", text)], 4, "toy", tmp_path / "index", lambda _: None)
+    assert BM25(tmp_path / "index").search([("q", "cat")], 9).rankings["q"].docids

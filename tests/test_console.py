@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taco_ir import console
 from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, timed
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
@@ -190,3 +191,21 @@ def test_a_closed_pipe_ends_quietly() -> None:
     process.stdout.close()
     assert (process.wait(20), process.stderr.read()) == (0, "")
     process.stderr.close()
+
+
+def test_words_that_are_not_utf8_are_refused() -> None:
+    parser = console.Parser("search", "x", ("--query", "--topics"))
+    for argv in (["--query", "caf\udce9"], ["--topics", "a", "b\udcff"]):
+        with pytest.raises(InputError, match=f"{re.escape(repr(argv[-1]))} is not UTF-8"):
+            parser.parse_args(argv)
+
+
+def test_a_message_is_one_short_line() -> None:
+    """Whatever value it quotes: at most 200 characters of it, and nothing that acts on a terminal."""
+    assert str(InputError(f"--x {'y' * 200!r}: wrong")) == f"--x '{'y' * 200}': wrong"
+    assert str(InputError(f"--x {'y' * 201!r}, {'z' * 300!r}: wrong")) == f"--x '{'y' * 200}...', '{'z' * 200}...': wrong"
+    assert str(InputError("""it's "'"a'b' """ + "and so on " * 30)).endswith("and so on and so on "), "an apostrophe opens nothing"
+    assert str(InputError("a\x1b[31m\nb\udcff\x7f é")) == "a\\x1b[31m\\nb\\udcff\\x7f é"
+    with pytest.raises(InputError) as told:
+        console.Parser("search", "x", ("--query",)).parse_args(["x" * 5000])
+    assert len(str(told.value)) < 300

@@ -92,3 +92,10 @@ def test_the_top_is_a_prefix(scores, count):
 def test_tied_share_counts_equal_neighbours():
     assert run_of({"q": {"a": 1.0, "b": 1.0, "c": 0.0}, "r": {"a": 1.0}}).tied_share == 0.5
     assert run_of({}).tied_share == 0.0
+
+
+def test_a_name_with_white_space_makes_one_column(tmp_path: Path) -> None:
+    """Models have such, since folders have."""
+    write_trec(Run({"q": Ranking.of(["d"], [1.0])}), tmp_path / "x.trec", "my model\u00a0v 2")
+    assert (tmp_path / "x.trec").read_text() == "q Q0 d 1 1.0 my_model_v_2\n"
+    assert read_trec(tmp_path / "x.trec").rankings["q"].docids == ["d"]

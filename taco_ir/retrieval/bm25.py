@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ INDEX_VERSION = 2
 K1, B = 0.9, 0.4  # Anserini's defaults for passages
 MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
 MIN_JAVA = 21
+ON_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java tells them in the system's words
 JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")  # -Xrs: Ctrl-C stays Python's
 
 
@@ -108,14 +111,15 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
         InputError: when Lucene lacks any other passage.
     """
     threads = os.cpu_count() or 1
-    blank = 0
+    wordless: list[str] = []
     with writing_folder(output) as folder:
         source = folder / "documents"
         source.mkdir()
         sinks = [(source / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(threads)]
         for row, passage in enumerate(passages, 1):
             sinks[row % threads].write(json.dumps(document(passage)) + "\n")
-            blank += not (passage.title.strip() or passage.text.strip())
+            if not any(char.isalnum() for char in passage.title + passage.text):
+                wordless.append(passage.docid)
             report(row)
         for sink in sinks:
             sink.close()
@@ -129,13 +133,17 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             "-generator",
             "DefaultLuceneDocumentGenerator",
         )
-        java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
+        with _told(output):
+            java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
         for path in source.iterdir():
             path.unlink()
         source.rmdir()
-        found = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene")).get_total_num_docs()
+        with _told(output):
+            searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        found, blank = searcher.get_total_num_docs(), sum(searcher.doc(docid) is None for docid in wordless)
+        searcher.close()
         if found + blank != count:
-            raise InputError(f"BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
+            raise InputError(f"{output}: BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
         if blank:
             log.warning("BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank)
         write_json(
@@ -145,6 +153,21 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
 
 def _lucene_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in (folder / "lucene").rglob("*") if path.is_file())
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """Let what Lucene says of a disk be an error of ours that names the output. Raises: OSError; InputError for all else."""
+    start_jvm()
+    import jnius
+
+    try:
+        yield
+    except jnius.JavaException as error:
+        number = next((number for number in ON_DISKS if os.strerror(number) in str(error)), None)
+        if number is None:
+            raise InputError(f"{output}: Lucene made no BM25 index ({error}); is the disk full?") from error
+        raise OSError(number, os.strerror(number), str(output)) from error
 
 
 class BM25:

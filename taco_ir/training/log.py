@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taco_ir.files import writing
+from taco_ir.files import named, writing
 from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 
@@ -74,7 +74,7 @@ class TrainingLog:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._path:
-            with self._path.open("a", encoding="utf-8") as sink:
+            with named(self._path), self._path.open("a", encoding="utf-8") as sink:
                 sink.write(json.dumps(_finite(record)) + "\n")
 
 
