@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from taco_ir.console import Progress
 from taco_ir.data.batches import TaskSampler
 from taco_ir.evaluation.specialisation import THEN, Analysis, Measured, ModelAnalysis, to_dict
 from taco_ir.files import InputError, read_json, write_json, writing
 from taco_ir.models.encoder import model_folder, own_config, usable_device
+from taco_ir.settings import Settings, Values
 from taco_ir.training.config import CONFIG_FILE, MAY_DIFFER, TrainConfig, episode_configs, load_config
+from taco_ir.training.keys import FLAG_KEYS, checked_keys
 from taco_ir.training_data import TrainingData, texts_of
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ class Subject(NamedTuple):
     episodes: Sequence[Path] = ()
 
 
-class Settings(NamedTuple):
+@dataclass(frozen=True)
+class AnalysisSettings(Settings):
     """What is measured: `keys` are those of a training configuration that stand instead of the first model's own."""
 
-    keys: Mapping[str, Any]
-    batches: int = BATCHES
-    tau: float = TAU
+    keys: Mapping[str, object] = field(default_factory=dict)
+    batches: int = field(default=BATCHES, metadata={"min": 1})
+    tau: float = field(default=TAU, metadata={"above": 0})
+
+    def check(self) -> None:
+        checked_keys(self.keys, FLAG_KEYS, "")
 
 
 def find_subject(name: str) -> Subject:
@@ -91,7 +97,7 @@ def _episode(run: Path, number: int, count: int) -> Path:
     return run / f"episode-{number}" if count > 1 else run
 
 
-def analyse(subjects: Sequence[Subject], settings: Settings, output: Path) -> Analysis:
+def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Path) -> Analysis:
     """Measure all models on the same batches; nothing is written but negatives that must be mined first, to `output`.
 
     Data, tasks, negatives and batches are those of the first model's training run, where it has one, else of a default
@@ -103,7 +109,9 @@ def analyse(subjects: Sequence[Subject], settings: Settings, output: Path) -> An
     from taco_ir.training.processes import Processes
 
     first = subjects[0]
-    config = replace(first.config or TrainConfig(), weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **settings.keys)
+    config = replace(
+        first.config or TrainConfig(), weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **cast("Values", settings.keys)
+    )
     own = first.run is not None and "negatives" not in settings.keys  # then they are where the run mined them
     data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.device)))
     for subject in subjects:
@@ -146,7 +154,7 @@ def _measure(
     config: TrainConfig,
     samplers: Sequence[TaskSampler],
     texts: Texts,
-    settings: Settings,
+    settings: AnalysisSettings,
     processes: Processes,
     count: Callable[[], None],
 ) -> tuple[Measured, dict[str, list[int]]]:
@@ -194,7 +202,7 @@ def _resolved(place: str) -> str:
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
-def _notes(config: TrainConfig, data: TrainingData, settings: Settings) -> list[str]:
+def _notes(config: TrainConfig, data: TrainingData, settings: AnalysisSettings) -> list[str]:
     hard = "" if config.negatives == "none" else f"{config.negatives}, {config.hard_negatives} a query, and "
     return [
         f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.analysing import BATCHES, JSON_FILE, TAU, Settings, Subject, analyse, find_subject, write_analysis
+from taco_ir.analysing import BATCHES, JSON_FILE, TAU, AnalysisSettings, Subject, analyse, find_subject, write_analysis
 from taco_ir.console import Parser, command, log, positive, run_verb
 from taco_ir.evaluation.specialisation import Analysis, verdict
 from taco_ir.evaluation.table import Cell, Table, render
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f"--output {output}: {JSON_FILE} is there already; give another folder, or --overwrite")
 
     with claimed(output / JSON_FILE, command(options), refuse):
-        analysis = analyse(subjects, Settings(keys, options.batches, options.tau), output)
+        analysis = analyse(subjects, AnalysisSettings(keys, options.batches, options.tau), output)
         _, page = write_analysis(analysis, output)
     print(render(summary(analysis), "table"), end="")
     log.info("%s", verdict(analysis))

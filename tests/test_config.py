@@ -109,15 +109,17 @@ def test_the_template_may_hold_braces_and_a_title_may_be_empty() -> None:
     [
         ({"poolling": "mean"}, ["unknown key 'poolling'", "did you mean pooling?", "passage_template"]),
         ({"wholly_else": 1}, ["unknown key 'wholly_else'", "valid: pooling, normalize"]),
-        ({"pooling": "max"}, ["pooling 'max'", "first, mean, decoder"]),
+        ({"pooling": "max"}, ["pooling is 'max'", "first, mean, decoder"]),
         ({"query_length": "64"}, ["query_length is '64'", "a whole number"]),
         ({"passage_length": True}, ["passage_length is True", "a whole number"]),
         ({"normalize": 1}, ["normalize is 1", "true or false"]),
         ({"prompts": ["nq"]}, ["prompts is ['nq']", "tasks and texts"]),
         ({"prompts": {"nq": None}}, ["prompts is {'nq': None}", "tasks and texts"]),
         ({"query_lengths": {"nq": "9"}}, ["query_lengths is {'nq': '9'}", "tasks and whole numbers"]),
-        ({"passage_template": "{body}"}, ["passage_template '{body}'", "{title} and {text}"]),
-        ({"passage_template": "{"}, ["passage_template '{'", "{title} and {text}"]),
+        ({"passage_template": "{body}"}, ["passage_template is '{body}'", "{title} and {text}"]),
+        ({"passage_template": "{"}, ["passage_template is '{'", "{title} and {text}"]),
+        ({"query_length": 0}, ["query_length is 0", "at least 1"]),
+        ({"query_lengths": {"nq": -1}}, ["query_lengths is {'nq': -1}", "at least 1"]),
         ([], ["a JSON object is needed", "pooling"]),
     ],
 )
@@ -128,7 +130,7 @@ def test_mistakes_in_our_own_file_are_named(tmp_path: Path, values: Any, said: l
 
 @pytest.mark.parametrize(
     "lengths",
-    [{"query_length": 129}, {"passage_length": 129}, {"query_lengths": {"nq": 129}}, {"query_length": 0}, {"query_lengths": {"nq": -1}}],
+    [{"query_length": 129}, {"passage_length": 129}, {"query_lengths": {"nq": 129}}],
 )
 def test_lengths_that_the_backbone_lacks_are_refused(tmp_path: Path, lengths: Mapping[str, Any]) -> None:
     values = {"query_length": 128, "passage_length": 128}

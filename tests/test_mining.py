@@ -169,14 +169,14 @@ def test_a_margin_drops_all_hits_above_gold_that_is_not_in_view() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"depth": 0}, "--depth 0: at least 1"),
-        ({"skip": -1}, "--skip -1: at least 0"),
-        ({"keep": 0}, "--keep 0: at least 1"),
-        ({"seed": -1}, "--seed -1: at least 0"),
+        ({"depth": 0}, "depth is 0; it must be a whole number, at least 1"),
+        ({"skip": -1}, "skip is -1; it must be a whole number, at least 0"),
+        ({"keep": 0}, "keep is 0; it must be a whole number, at least 1"),
+        ({"seed": -1}, "seed is -1; it must be a whole number, at least 0"),
         ({"depth": 5, "skip": 5}, "--depth 5 with --skip 5 leaves no rank; --depth must be at least 6"),
-        ({"margin": -0.5}, r"--margin -0\.5: a finite number of at least 0"),
-        ({"margin": math.nan}, "--margin nan"),
-        ({"margin": math.inf}, "--margin inf"),
+        ({"margin": -0.5}, r"margin is -0\.5; it must be a number, or none, at least 0"),
+        ({"margin": math.nan}, "margin is nan"),
+        ({"margin": math.inf}, "margin is inf"),
     ],
 )
 def test_settings_that_cannot_be(changes: Mapping[str, Any], said: str) -> None:

@@ -25,6 +25,7 @@ from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
 from taco_ir.models.encoder import load_encoder
 from taco_ir.pretraining import pretrain, read_documents, split
+from taco_ir.settings import checked
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, save_config
@@ -36,7 +37,6 @@ from taco_ir.training.pretrain import PretrainStep, Spans
 from taco_ir.training.pretrain_keys import GROUPS, PRETRAIN_KEYS, PRETRAIN_RULES, loop_config
 from taco_ir.training.pretrain_model import PretrainModel, start_pretraining
 from taco_ir.training.start import start_encoder
-from taco_ir.training.values import checked
 
 PASSAGES = [passage.text for passage in open_collection("sample").passages.at(range(6))]
 

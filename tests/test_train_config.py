@@ -19,6 +19,7 @@ from taco_ir.console import Parser
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
 from taco_ir.records import Passage
+from taco_ir.settings import RANGES, checked, option
 from taco_ir.training.config import (
     EPISODE_KEYS,
     MAY_DIFFER,
@@ -37,7 +38,6 @@ from taco_ir.training.config import (
     to_dict,
 )
 from taco_ir.training.keys import FLAG_KEYS, GROUPS, HINTS, KEYS, RULES
-from taco_ir.training.values import RANGES, checked, option
 
 NEEDED = {"model": "m", "output": "o"}
 SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["exact", "a b"]))

@@ -18,6 +18,7 @@ from taco_ir.data.seeds import generator
 from taco_ir.data.topics import json_lines, plain_text, record_qid
 from taco_ir.files import InputError, sha256_file, write_json, writing_folder
 from taco_ir.records import Query
+from taco_ir.settings import checked
 from taco_ir.tasks import TopicsName
 
 RECORD = "held-out.json"
@@ -41,9 +42,11 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
         share: of a task's queries with evidence that is held out, about; more where a page has many.
 
     Raises:
-        InputError: for a task whose train queries are of too few pages to be split, records that cannot be read, or an output that
+        InputError: for a share or seed that cannot be, a task whose train queries are of too few pages to be split, records that cannot be read, or an output that
             exists.
     """
+    checked("share", share, float, {"above": 0, "below": 1})
+    checked("seed", seed, int, {"min": 0})
     found = {}
     with writing_folder(output) as folder:
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())

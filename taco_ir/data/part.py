@@ -17,6 +17,7 @@ from taco_ir.data.examples import positive_sets
 from taco_ir.data.seeds import generator
 from taco_ir.data.store import PassageStore
 from taco_ir.files import InputError, exclusive, read_json, sha256_file, write_json, writing_folder
+from taco_ir.settings import checked
 
 PASSAGES, RECORD = "passages.jsonl.gz", "part.json"
 COMPRESSION = 6
@@ -53,6 +54,8 @@ def make_part(
         InputError: for an output that holds anything else, topics without evidence in the collection, or more distractors than
             the collection has.
     """
+    checked("distractors", distractors, int, {"min": 1})
+    checked("seed", seed, int, {"min": 0})
     asked = _asked(collection, topics, distractors, seed)
     with exclusive(output):
         if found := _existing(output, asked):

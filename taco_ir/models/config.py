@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from taco_ir.files import InputError, read_json, write_json
 from taco_ir.models.roles import NONE, ROLE_MARKS
 from taco_ir.records import ENTITY_MARKS, Passage, refuse_text
+from taco_ir.settings import Settings
 
 Pooling = Literal["first", "mean", "decoder"]
 CONFIG_FILE = "taco_ir.json"
@@ -20,8 +21,22 @@ DEFAULT_LENGTH = 256
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 
 
+def formats(template: str) -> bool:
+    """Whether a passage can be put into `template`."""
+    try:
+        template.format(title="title", text="text")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def is_template(text: str) -> bool:
+    """Whether `text` is one whose outcome depends on the passage."""
+    return formats(text) and text.format(title="title", text="text") != text.format(title="", text="")
+
+
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """How texts become vectors.
 
     Attributes:
@@ -39,13 +54,15 @@ class EncoderConfig:
     pooling: Pooling = "mean"
     normalize: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
-    query_length: int = DEFAULT_LENGTH
+    query_length: int = field(default=DEFAULT_LENGTH, metadata={"min": 1})
     query_lengths: Mapping[str, int] = field(default_factory=dict)
-    passage_length: int = DEFAULT_LENGTH
-    passage_template: str = "{title} {text}"
-    left_context: int = 0
-    head: int = 0
-    roles: str = NONE
+    passage_length: int = field(default=DEFAULT_LENGTH, metadata={"min": 1})
+    passage_template: str = field(
+        default="{title} {text}", metadata={"test": formats, "allowed": "a text whose fields are {title} and {text}"}
+    )
+    left_context: int = field(default=0, metadata={"min": 0})
+    head: int = field(default=0, metadata={"min": 0})
+    roles: str = field(default=NONE, metadata={"choices": ROLE_MARKS})
 
     def prompt(self, task: str | None) -> str:
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
@@ -146,32 +163,10 @@ def _own(path: Path) -> EncoderConfig:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise InputError(f"{path}: unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''} valid: {', '.join(known)}")
-    if values.get("pooling", "mean") not in get_args(Pooling):
-        raise InputError(f"{path}: pooling {values['pooling']!r}; valid: {', '.join(get_args(Pooling))}")
-    if values.get("roles", NONE) not in ROLE_MARKS:
-        raise InputError(f"{path}: roles {values['roles']!r}; valid: {', '.join(ROLE_MARKS)}")
-    for key, value in values.items():
-        _check_type(path, key, value, getattr(EncoderConfig(), key))
-    config = EncoderConfig(**values)
     try:
-        config.passage_text(Passage("", "", "", ""))
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: passage_template {config.passage_template!r}; its fields are {{title}} and {{text}}") from error
-    return config
-
-
-def _check_type(path: Path, key: str, value: Any, default: Any) -> None:
-    """Raise InputError for a value of another JSON type than the default's, or a mapping of tasks to another type than the key says."""
-    kind = type(default)
-    inner = int if key == "query_lengths" else str
-    if type(value) is not kind or (kind is dict and any(type(entry) is not inner for entry in value.values())):
-        allowed = {
-            str: "a text",
-            bool: "true or false",
-            int: "a whole number",
-            dict: f"an object of tasks and {'whole numbers' if inner is int else 'texts'}",
-        }[kind]
-        raise InputError(f"{path}: {key} is {value!r}; it must be {allowed}")
+        return EncoderConfig(**values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _sentence_transformers(folder: Path, longest: int) -> EncoderConfig:

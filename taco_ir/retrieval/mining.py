@@ -6,12 +6,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
 from taco_ir.files import InputError
 from taco_ir.records import VERDICTS, Passage, Query, Ranking
+from taco_ir.settings import Settings
 
 WORD = re.compile(r"[^\W_]+")
 ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # Unicode's blocks of combining marks
@@ -19,7 +20,7 @@ SHORTEST_ANSWER = 3  # letters and digits; shorter ones are found in any text
 
 
 @dataclass(frozen=True)
-class MiningSettings:
+class MiningSettings(Settings):
     """What of a ranking becomes negatives.
 
     Attributes:
@@ -31,24 +32,19 @@ class MiningSettings:
         seed: draws the examples of the audit.
 
     Raises:
-        InputError: for values that cannot be, named by their flags.
+        InputError: for values that cannot be.
     """
 
-    depth: int = 200
-    skip: int = 0
-    keep: int = 64
+    depth: int = field(default=200, metadata={"min": 1})
+    skip: int = field(default=0, metadata={"min": 0})
+    keep: int = field(default=64, metadata={"min": 1})
     drop_answers: bool = False
-    margin: float | None = None
-    seed: int = 0
+    margin: float | None = field(default=None, metadata={"min": 0})
+    seed: int = field(default=0, metadata={"min": 0})
 
-    def __post_init__(self) -> None:
-        for name, least in (("depth", 1), ("skip", 0), ("keep", 1), ("seed", 0)):
-            if (value := getattr(self, name)) < least:
-                raise InputError(f"--{name} {value}: at least {least} is needed")
+    def check(self) -> None:
         if self.depth <= self.skip:
             raise InputError(f"--depth {self.depth} with --skip {self.skip} leaves no rank; --depth must be at least {self.skip + 1}")
-        if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
-            raise InputError(f"--margin {self.margin}: a finite number of at least 0 is needed")
 
     @property
     def filters(self) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from taco_ir.data.seeds import number_of
+from taco_ir.settings import Settings
 from taco_ir.training.dual import DualEncoder, Text
 
 CHUNK_TOKENS = {"cpu": 2048}  # of a chunk: sorted by length, chunks hold hardly a padding token
@@ -22,7 +23,8 @@ PASS_TOKENS = {"cpu": 200}  # what a pass costs beside its tokens
 PASS_TOKENS_ELSEWHERE = 1 << 15  # launching kernels takes an accelerator longer than thousands of tokens
 
 
-class Arithmetic(NamedTuple):
+@dataclass(frozen=True)
+class Arithmetic(Settings):
     """How a pass is computed.
 
     Attributes:
@@ -31,7 +33,7 @@ class Arithmetic(NamedTuple):
     """
 
     bf16: bool = False
-    gradcache: int = 0
+    gradcache: int = field(default=0, metadata={"min": 0})
 
     def context(self, device: torch.device) -> AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taco_ir.files import InputError, is_leftover, read_json, write_json
+from taco_ir.settings import Rules, Values, nearest, number_or_text, option, rules_of, words
 from taco_ir.training.keys import (
     EPISODE_KEYS,
     FLAG_KEYS,
@@ -20,12 +21,11 @@ from taco_ir.training.keys import (
     PRESETS,
     RULES,
     WEIGHTING_NAMES,
-    Rules,
     TrainConfig,
-    Values,
-    rules_of,
+    checked_keys,
+    episode_of,
+    over,
 )
-from taco_ir.training.values import checked, nearest, number_or_text, option, words
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -79,22 +79,17 @@ def read_train_config(path: Path | None, flags: Mapping[str, Any], preset: str |
         values = PRESETS[preset]
     if path is not None:
         found = read_file(_find(path), (*FLAG_KEYS, "episode"), RULES)
-        values = _over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
-    values = _flags_over(values, _checked(flags, FLAG_KEYS, ""))
+        values = over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
+    values = _flags_over(values, checked_keys(flags, FLAG_KEYS, "", said=_flag))
     needed(values, KEYS)
-    config = TrainConfig(**values)
-    for number, episode in enumerate(episode_configs(config), 1):
-        _check_mining(episode, f"episode {number}: " if config.episodes else "")
-    return config
+    return TrainConfig(**values)
 
 
 def episode_configs(config: TrainConfig) -> list[TrainConfig]:
     """One configuration for each episode, in order; the run itself where it has no episodes."""
     if not config.episodes:
         return [config]
-    base = {key: getattr(config, key) for key in FLAG_KEYS}
-    tables = [table for table in config.episodes for _ in range(table.get("repeat", 1))]
-    return [TrainConfig(**_over(base, {key: value for key, value in table.items() if key != "repeat"})) for table in tables]
+    return [episode_of(config, table) for table in config.episodes for _ in range(table.get("repeat", 1))]
 
 
 def differing_keys(a: Config, b: Config) -> list[str]:
@@ -121,7 +116,11 @@ def from_dict(values: Mapping[str, Any], where: str = "configuration: ") -> Trai
 def from_values(values: Mapping[str, Any], where: str, kind: type[Config]) -> Config:
     """As `from_dict`, of any kind of run whose fields' metadata say what they take."""
     rules = rules_of(kind)
-    return kind(**_checked(values, rules, where, rules))
+    found = checked_keys(values, rules, where, rules, _flag if not where else str)
+    try:
+        return kind(**found)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
 
 
 def save_config(config: DataclassInstance, folder: Path) -> None:
@@ -218,7 +217,7 @@ def given_flags(options: argparse.Namespace, keys: Collection[str] = FLAG_KEYS) 
 
 def checked_flags(options: argparse.Namespace, keys: Collection[str]) -> Values:
     """As `given_flags`. Raises: InputError for a value that is not allowed."""
-    return _checked(given_flags(options, keys), keys, "")
+    return checked_keys(given_flags(options, keys), keys, "", said=_flag)
 
 
 def shipped() -> list[str]:
@@ -260,55 +259,14 @@ def read_file(path: Path, allowed: Collection[str], every: Mapping[str, Rules]) 
     except tomllib.TOMLDecodeError as error:
         message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
         raise InputError(f"{path}: not valid TOML: {message}") from error
-    return _checked(values, allowed, f"{path}: ", every)
-
-
-def _checked(values: Mapping[str, Any], allowed: Collection[str], where: str, every: Mapping[str, Rules] = RULES) -> Values:
-    """Values of the types and within the ranges of their keys. `where` comes before a key in messages; none: flags."""
-    found: Values = {}
-    for key, value in values.items():
-        if key not in allowed:
-            reason = (
-                f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
-                if key in every and key in FLAG_KEYS
-                else f"unknown key {key!r}; {nearest(key, allowed)}"
-            )
-            raise InputError(f"{where}{reason}")
-        found[key] = checked(f"{where}{key}" if where else _flag(key), value, *every[key])
-        if every[key][0] == HINTS["episodes"]:
-            tables = enumerate(found[key], 1)
-            found[key] = tuple(_checked(table, (*EPISODE_KEYS, "repeat"), f"{where}episode {number}: ") for number, table in tables)
-    return found
-
-
-def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
-    merged = {**base, **given}
-    if "weighting_options" in base:
-        other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
-        merged["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
-    if "epochs" in given and "steps" not in given and "steps" in base:
-        merged["steps"] = 0
-    return merged
+    return checked_keys(values, allowed, f"{path}: ", every)
 
 
 def _flags_over(values: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     """`values` and each of its episodes with the flags instead (see `read_train_config` for those about the weighting)."""
     tables = values.get("episodes", ())
     of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
-    merged = _over(values, {key: value for key, value in given.items() if key not in of_some})
+    merged = over(values, {key: value for key, value in given.items() if key not in of_some})
     everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
     sparing = {key: value for key, value in everywhere.items() if key not in of_some}
-    return merged | {"episodes": tuple(_over(table, everywhere if "weighting" in table else sparing) for table in tables)}
-
-
-def _check_mining(config: TrainConfig, where: str) -> None:
-    """Raise InputError where mining cannot leave as many negatives as an example takes."""
-    if config.negatives not in ("bm25", "ance"):
-        return
-    left = min(config.mine_depth - config.mine_skip, config.mine_keep)
-    if left < max(config.hard_negatives, 1):
-        raise InputError(
-            f"{where}mine_depth {config.mine_depth}, mine_skip {config.mine_skip} and mine_keep {config.mine_keep} leave {max(left, 0)} negatives"
-            f" of a query; hard_negatives {config.hard_negatives} needs at least {max(config.hard_negatives, 1)}"
-        )
+    return merged | {"episodes": tuple(over(table, everywhere if "weighting" in table else sparing) for table in tables)}

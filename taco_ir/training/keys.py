@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
-from taco_ir.models.config import Pooling
+from taco_ir.files import InputError
+from taco_ir.models.config import Pooling, is_template
 from taco_ir.models.roles import NONE, ROLE_MARKS
 from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.models.tuning.roles import ROLES
+from taco_ir.settings import Rules, Settings, Values, checked, nearest, rules_of
 
 WEIGHTING_NAMES = ("naive", "uw", "gradnorm", "pcgrad", "cgd", "taco")
 GROUPS = (
@@ -27,18 +29,9 @@ GROUPS = (
 SCHEDULES = ("joint", "alternating", "sequential")
 MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
 NOTHING = ("none",)
+MINED = ("bm25", "ance")  # negatives that a training mines itself
 PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
-
-Values = dict[str, Any]
-Rules = tuple[Any, Mapping[str, Any]]  # a key's type, and its ranges, choices and tests
-
-
-def _is_template(text: str) -> bool:
-    try:
-        return text.format(title="title", text="text") != text.format(title="", text="")
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        return False
 
 
 def _key(group: str, help: str, **rules: Any) -> Values:
@@ -49,8 +42,12 @@ _what, _encoder, _batch, _kinds, _optimiser, _weighting, _negatives, _checks = (
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """A training run. A key's metadata say what it means and which values it takes: help, ranges and choices."""
+class TrainConfig(Settings):
+    """A training run. A key's metadata say what it means and which values it takes: help, ranges and choices.
+
+    Raises:
+        InputError: for a value that is not allowed, in an episode as well, or mining that leaves too few negatives.
+    """
 
     collection: str = field(default="sample", metadata=_what("sample (embedded), kilt (the full benchmark), or a folder"))
     tasks: tuple[str, ...] = field(
@@ -81,7 +78,7 @@ class TrainConfig:
         default="{title} {text}",
         metadata=_encoder(
             "how a passage is read; its fields are {title} and {text}",
-            test=_is_template,
+            test=is_template,
             allowed="a text with the fields {title} and {text}",
         ),
     )
@@ -249,6 +246,28 @@ class TrainConfig:
     )
     tensorboard: bool = field(default=False, metadata=_checks("write TensorBoard logs as well"))
 
+    def check(self) -> None:
+        tables = (checked_keys(table, TABLE_KEYS, f"episode {number}: ") for number, table in enumerate(self.episodes, 1))
+        object.__setattr__(self, "episodes", tuple(tables))
+        number = 1
+        for table in self.episodes:
+            try:
+                episode_of(self, table)
+            except InputError as error:
+                raise InputError(f"episode {number}: {error}") from error
+            number += table.get("repeat", 1)
+        if not self.episodes:
+            self._check_mining()
+
+    def _check_mining(self) -> None:
+        """Raise InputError where mining cannot leave as many negatives as an example takes."""
+        left = min(self.mine_depth - self.mine_skip, self.mine_keep)
+        if self.negatives in MINED and left < max(self.hard_negatives, 1):
+            raise InputError(
+                f"mine_depth {self.mine_depth}, mine_skip {self.mine_skip} and mine_keep {self.mine_keep} leave {max(left, 0)} negatives"
+                f" of a query; hard_negatives {self.hard_negatives} needs at least {max(self.hard_negatives, 1)}"
+            )
+
     @property
     def shared(self) -> bool:
         """Whether there are tasks beside those of retrieval."""
@@ -262,6 +281,7 @@ EPISODE_KEYS = (
     *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
     *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature", "patience", "validate_every"),
 )
+TABLE_KEYS = (*EPISODE_KEYS, "repeat")
 PRESETS: dict[str, Values] = {
     "dpr": {
         **{"untied": True, "pooling": "first", "prompts": False, "dropout": 0.1},
@@ -272,15 +292,54 @@ PRESETS: dict[str, Values] = {
 HINTS = get_type_hints(TrainConfig)
 
 
-def rules_of(kind: type) -> dict[str, Rules]:
-    """Type and rules of each key of a configuration, from its fields' annotations and metadata."""
-    hints = get_type_hints(kind)
-    return {entry.name: (hints[entry.name], entry.metadata) for entry in fields(kind)}
-
-
 # type and rules by key; those that only files have are `episode` and, in it, `repeat`
 RULES: dict[str, Rules] = {
     **rules_of(TrainConfig),
     "episode": (HINTS["episodes"], {}),
     "repeat": (int, {"min": 1, "max": 1000}),
 }
+
+
+def episode_of(config: TrainConfig, table: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of an episode: the run's, with what its table says instead."""
+    base = {key: getattr(config, key) for key in FLAG_KEYS}
+    return TrainConfig(**over(base, {key: value for key, value in table.items() if key != "repeat"}))
+
+
+def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
+    merged = {**base, **given}
+    if "weighting_options" in base:
+        other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
+        merged["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
+    if "epochs" in given and "steps" not in given and "steps" in base:
+        merged["steps"] = 0
+    return merged
+
+
+def checked_keys(
+    values: Mapping[str, Any],
+    allowed: Collection[str],
+    where: str,
+    every: Mapping[str, Rules] = RULES,
+    said: Callable[[str], str] = str,
+) -> Values:
+    """Values of the types and within the ranges of their keys, those of episodes too. `where` comes before a key in messages.
+
+    Raises:
+        InputError: naming key, value and what is allowed.
+    """
+    found: Values = {}
+    for key, value in values.items():
+        if key not in allowed:
+            reason = (
+                f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
+                if key in every and key in FLAG_KEYS
+                else f"unknown key {key!r}; {nearest(key, allowed)}"
+            )
+            raise InputError(f"{where}{reason}")
+        found[key] = checked(f"{where}{said(key)}", value, *every[key])
+        if every[key][0] == HINTS["episodes"]:
+            tables = enumerate(found[key], 1)
+            found[key] = tuple(checked_keys(table, TABLE_KEYS, f"{where}episode {number}: ") for number, table in tables)
+    return found

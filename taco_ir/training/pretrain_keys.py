@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from taco_ir.files import InputError
+from taco_ir.settings import Settings, Values, rules_of
 from taco_ir.training.config import add_flag_groups, from_values, needed, read_file
-from taco_ir.training.keys import KEYS, TrainConfig, Values, rules_of
-from taco_ir.training.values import nearest
+from taco_ir.training.keys import KEYS, TrainConfig
 
 PARTS = ("mlm", "span_contrast", "condenser")
 MIN_SPAN = 8  # tokens of a span, its special tokens left out
@@ -34,12 +34,21 @@ def _shared(key: str, **changes: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """A pre-training run. A key's metadata say what it means and which values it takes: help, ranges and choices."""
+class PretrainConfig(Settings):
+    """A pre-training run. A key's metadata say what it means and which values it takes: help, ranges and choices.
+
+    Raises:
+        InputError: for a value that is not allowed, or spans of pages where no part of the loss takes two.
+    """
 
     objective: tuple[str, ...] = field(
         default=("mlm", "span_contrast"),
-        metadata=_what(f"parts of the loss, which are summed: some of {', '.join(PARTS)}", metavar="PART"),
+        metadata=_what(
+            f"parts of the loss, which are summed: some of {', '.join(PARTS)}",
+            metavar="PART",
+            test=lambda names: set(names) <= set(PARTS),
+            allowed=f"some of {', '.join(PARTS)}",
+        ),
     )
     collection: str = _shared("collection")
     model: str = _shared("model")
@@ -87,6 +96,11 @@ class PretrainConfig:
     keep_checkpoints: int = _shared("keep_checkpoints")
     tensorboard: bool = _shared("tensorboard")
 
+    def check(self) -> None:
+        object.__setattr__(self, "objective", tuple(part for part in PARTS if part in self.objective))
+        if self.span_from == "page" and not self.contrasted:
+            raise InputError(f"span_from is page; only span_contrast takes two spans; objective is {','.join(self.objective)}")
+
     @property
     def masked(self) -> bool:
         """Whether any part fills in masked tokens."""
@@ -122,12 +136,7 @@ def read_pretrain_config(path: Path | None, flags: Mapping[str, Any]) -> Pretrai
             values.pop("steps", None)
     config = from_values({**values, **flags}, "", PretrainConfig)
     needed({"model": config.model, "output": config.output}, PRETRAIN_KEYS)
-    for part in config.objective:
-        if part not in PARTS:
-            raise InputError(f"--objective {part}: unknown; {nearest(part, PARTS)}")
-    if config.span_from == "page" and not config.contrasted:
-        raise InputError(f"--span-from page: only span_contrast takes two spans; --objective is {','.join(config.objective)}")
-    return replace(config, objective=tuple(part for part in PARTS if part in config.objective))
+    return config
 
 
 def loop_config(config: PretrainConfig) -> TrainConfig:

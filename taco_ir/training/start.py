@@ -19,13 +19,13 @@ from taco_ir.models.encoder import HEAD_FILE, is_untied, longest, own_config
 from taco_ir.models.roles import NONE
 from taco_ir.models.tuning.counts import FULL
 from taco_ir.models.tuning.folder import base_folder, is_tuned, load_tuning, read_record
+from taco_ir.settings import checked, nearest
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import TOWERS, DualEncoder
 from taco_ir.training.processes import Processes
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
-from taco_ir.training.values import checked, nearest
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import Parameter
 
 from taco_ir.data.batches import Dealt, TaskBatch, TaskSampler, make_batch, part
 from taco_ir.records import Passage
+from taco_ir.settings import Settings
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.losses import contrastive_loss
@@ -26,7 +28,8 @@ class Texts(NamedTuple):
     page_of: Mapping[str, str]
 
 
-class BatchSettings(NamedTuple):
+@dataclass(frozen=True)
+class BatchSettings(Settings):
     """What a task's batch is made of and how its loss is computed.
 
     Attributes:
@@ -36,12 +39,12 @@ class BatchSettings(NamedTuple):
         accumulate: parts that a process computes one after another.
     """
 
-    negatives: int = 1
+    negatives: int = field(default=1, metadata={"min": 0})
     multi_positive: bool = False
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata={"above": 0})
     cross_device: bool = True
-    accumulate: int = 1
-    seed: int = 0
+    accumulate: int = field(default=1, metadata={"min": 1})
+    seed: int = field(default=0, metadata={"min": 0})
 
 
 class StepResult(NamedTuple):

@@ -1,4 +1,4 @@
-"""Single values of a configuration: their types and ranges, what to say of a wrong one, and their spelling on a command line."""
+"""Settings that check themselves: types, ranges and choices stand in their fields' metadata, and hold from a notebook as from a file or flag."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ import operator
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from taco_ir.files import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Values = dict[str, Any]
+Rules = tuple[Any, Mapping[str, Any]]  # a key's type, and its ranges, choices and tests
 RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "min": ("at least", operator.ge),
     "max": ("at most", operator.le),
@@ -38,8 +45,24 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     int: ("a whole number", lambda value: type(value) is int, int),
     float: ("a number", _is_number, float),
     str: ("a text", lambda value: isinstance(value, str), str),
+    float | None: (
+        "a number, or none",
+        lambda value: value is None or _is_number(value),
+        lambda value: value if value is None else float(value),
+    ),
     str | None: ("a text", lambda value: value is None or isinstance(value, str), lambda value: value),
     tuple[str, ...]: ("a list of one text or more", lambda value: bool(value) and _is_list(value, str), tuple),
+    Mapping[str, str]: (
+        "an object of tasks and texts",
+        lambda value: isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair),
+        dict,
+    ),
+    Mapping[str, int]: (
+        "an object of tasks and whole numbers, at least 1",
+        lambda value: isinstance(value, Mapping) and all(type(number) is int and number > 0 for number in value.values()),
+        dict,
+    ),
+    Mapping[str, object]: ("a table", lambda value: isinstance(value, Mapping), dict),
     Mapping[str, Any]: (
         "a table of finite numbers, texts, true and false",
         lambda value: isinstance(value, Mapping) and all(map(_is_scalar, value.values())),
@@ -47,6 +70,40 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     ),
     tuple[Mapping[str, Any], ...]: ("a list of tables, [[episode]] in a file", lambda value: _is_list(value, Mapping), tuple),
 }
+
+
+class Settings:
+    """A dataclass whose values are checked when it is made, whoever makes it, and kept in the type of their annotation.
+
+    Raises:
+        InputError: naming key, value and what is allowed.
+    """
+
+    def __post_init__(self: DataclassInstance) -> None:
+        rules = rules_of(type(self))
+        for key, value in checked_values({key: getattr(self, key) for key in rules}, rules).items():
+            object.__setattr__(self, key, value)
+        self.check()  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Rules about several keys. Raises: InputError."""
+
+
+@cache
+def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
+    """Type and rules of each key, from the annotations and metadata of a dataclass's fields."""
+    hints = get_type_hints(kind)
+    return {entry.name: _rules(hints[entry.name], entry.metadata) for entry in fields(kind)}
+
+
+def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
+    """A Literal is a text with choices."""
+    return (str, {"choices": get_args(hint), **metadata}) if get_origin(hint) is Literal else (hint, metadata)
+
+
+def checked_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
+    """Values of the types and within the ranges of their keys; `said` is how messages call a key. Raises: InputError."""
+    return {key: checked(said(key), value, *rules[key]) for key, value in values.items()}
 
 
 def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
@@ -63,7 +120,7 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
     choices = rules.get("choices")
     if (
         is_kind(value)
-        and all(RANGES[rule][1](value, bound) for rule, bound in ranges.items())
+        and (value is None or all(RANGES[rule][1](value, bound) for rule, bound in ranges.items()))
         and (choices is None or value is None or value in choices)
         and ("test" not in rules or rules["test"](value))
     ):
