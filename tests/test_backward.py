@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,3 +183,50 @@ def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, token
     found = cheapest_cuts(lengths, most, tokens, fixed)
     assert found in ways(0)
     assert cost(lengths, found, fixed) == min(cost(lengths, each, fixed) for each in ways(0))
+
+
+def compared(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
+    """The cuts of the cheapest way, of equal ways the one whose last chunks are longest: every start of every chunk is tried."""
+    cost, start_of = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        starts = range(max(end - most, 0), end)
+        ways = [(cost[start] + lengths[start] * (end - start) + fixed, start) for start in starts]
+        best = min(way for way in ways if way[1] == end - 1 or lengths[way[1]] * (end - way[1]) <= tokens)
+        cost.append(best[0])
+        start_of.append(best[1])
+    ends = [len(lengths)]
+    while start_of[ends[-1]]:
+        ends.append(start_of[ends[-1]])
+    return ends[::-1]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=120),
+    st.sampled_from([1, 2, 3, 7, 50, 120, 1000]),
+    st.sampled_from([1, 40, 300, 900, 2048, 1 << 17]),
+    st.sampled_from([0, 1, 13, 200, 1 << 15]),
+    st.sampled_from([1, 16, 100]),
+)
+def test_cuts_are_those_of_comparing_all_starts(lengths: list[int], most: int, tokens: int, fixed: int, step: int) -> None:
+    """Among equal lengths and ways of equal cost too."""
+    lengths = sorted((length // step for length in lengths), reverse=True)
+    assert cheapest_cuts(lengths, most, tokens, fixed) == compared(lengths, most, tokens, fixed)
+
+
+class Reads(list[int]):
+    """A list that counts how often its items are asked for."""
+
+    count = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.count += 1
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize(("tokens", "fixed"), [(2048, 200), (1 << 17, 1 << 15)])
+def test_planning_looks_at_each_text_a_few_times(tokens: int, fixed: int) -> None:
+    """All starts of every chunk would be hundreds of looks at each text."""
+    lengths = Reads(sorted((8 + 7919 * place % 250 for place in range(3072)), reverse=True))
+    assert cheapest_cuts(lengths, 3072, tokens, fixed)[-1] == len(lengths)
+    assert lengths.count < 10 * len(lengths)

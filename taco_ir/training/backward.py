@@ -5,6 +5,7 @@ GradCache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -105,28 +106,41 @@ def _chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[li
 def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
     """Where to cut texts, longest first, so that padded tokens and passes cost the least: the end of each chunk.
 
+    What a chunk from `start` costs is a line over its end, less steep the later it starts, and it may not end behind
+    `last[start]`, which grows. So of two starts the later one is once and for all the better one from some end on, and
+    of all starts only those that take over from each other in turn need be kept: one pass over the texts.
+
     Args:
         lengths: descending.
         most, tokens: texts of a chunk, and padded tokens of one that has several texts.
         fixed: what a pass costs beside its tokens, in tokens.
     """
-    whole = lengths[0] * len(lengths)
-    if len(lengths) <= most and whole <= tokens and whole - sum(lengths) <= fixed:  # a cut saves less than it costs
-        return [len(lengths)]
-    cost, start_of = [0.0], [0]
-    for end in range(1, len(lengths) + 1):
-        ways = []
-        for start in range(end - 1, max(end - most, 0) - 1, -1):
-            padded = lengths[start] * (end - start)
-            if padded > tokens and start < end - 1:
-                break
-            ways.append((cost[start] + padded + fixed, start))
-        best = min(ways)
-        cost.append(best[0])
-        start_of.append(best[1])
+    last = [start + max(1, min(most, tokens // length if length else most)) for start, length in enumerate(lengths)]
+    above: list[int] = []  # of each start, the cost of all before it less its own length times its place
+    start_of: list[int] = []
+
+    def takes_over(early: int, late: int) -> int:
+        """The first end to which a chunk from `late` is cheaper than one from `early`, which may not reach it."""
+        more, flatter = above[late] - above[early], lengths[early] - lengths[late]
+        cheaper = more // flatter + 1 if flatter else late + 1 if more < 0 else last[early] + 1
+        return min(cheaper, last[early] + 1)
+
+    cost = 0
+    kept: deque[tuple[int, int]] = deque()  # starts, each with the end from which on it is the best
+    for start, length in enumerate(lengths):
+        above.append(cost - length * start)
+        turn = start + 1
+        while kept and (turn := takes_over(kept[-1][0], start)) <= kept[-1][1]:
+            kept.pop()
+        kept.append((start, turn))
+        while len(kept) > 1 and kept[1][1] <= start + 1:
+            kept.popleft()
+        best = kept[0][0]
+        cost = above[best] + lengths[best] * (start + 1) + fixed
+        start_of.append(best)
     ends = []
     end = len(lengths)
     while end:
         ends.append(end)
-        end = start_of[end]
+        end = start_of[end - 1]
     return ends[::-1]
