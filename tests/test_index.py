@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from taco_ir.index import main
 from taco_ir.records import Passage, Ranking, Vectors
 from taco_ir.retrieval import exact
 from taco_ir.retrieval.exact import exact_search
-from taco_ir.retrieval.index import BATCH, DenseIndex, build_index
+from taco_ir.retrieval.index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 N, DIM, HITS = 2000, 16, 10
+BATCH = 20
 DOCIDS = [f"{row * 7919 % N}#{row % 3}" for row in range(N)]
 Index = Callable[..., Path]
 
@@ -109,9 +111,10 @@ def test_equal_scores_are_ordered_by_docid_descending(tmp_path: Path, queries: i
     st.integers(1, 30),
     st.integers(1, 4),
     st.sampled_from(["up", "down", "as it is"]),
+    st.sampled_from([1, 1000]),
     st.integers(0, 99),
 )
-def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, order: str, seed: int) -> None:
+def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, order: str, ties: int, seed: int) -> None:
     """Small whole numbers have many ties, also at the last hit; rows sorted by score are the hardest to thin out."""
     draw = np.random.default_rng(seed)
     queries_BD, vectors_ND = (draw.integers(-3, 4, (count, width)).astype(np.float32) for count in (queries, rows))
@@ -121,19 +124,61 @@ def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, o
         patch.setattr(exact, "ROWS", 7)
         patch.setattr(exact, "QUERIES", 13)
         patch.setattr(exact, "CROWD", 1)
-        patch.setattr(exact, "TIES", 1000)
-        found = list(exact_search(queries_BD, vectors_ND, hits))
-    scores_BN = queries_BD @ vectors_ND.T
-    assert len(found) == queries
-    for (rows_K, scores_K), scores_N in zip(found, scores_BN, strict=True):
-        last = np.sort(scores_N)[-min(hits, rows)]
-        assert sorted(rows_K.tolist()) == np.flatnonzero(scores_N >= last).tolist()
-        assert np.array_equal(scores_K, scores_N[rows_K]) and (np.diff(scores_K) <= 0).all()
+        patch.setattr(exact, "TIES", ties)
+        found = list(exact_search(queries_BD, vectors_ND, np.array(DOCIDS[:rows], dtype=object), hits))
+    expected = brute_force(queries_BD, vectors_ND, hits)
+    assert [ranking.docids for ranking in found] == [ranking.docids for ranking in expected]
+    assert all(np.array_equal(one.scores, other.scores) for one, other in zip(found, expected, strict=True))
 
 
 def test_ties_without_end_do_not_fill_the_memory() -> None:
-    found = list(exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), 5))
-    assert [len(set(rows_K.tolist())) for rows_K, _ in found] == [5 * exact.TIES] * 3
+    """All scores are equal: the last docids of all, from whatever block, and no more candidates than are wanted."""
+    seen: list[int] = []
+    plain = exact._Block._thin
+
+    def noting(block: Any, pending: Any) -> Any:
+        found = plain(block, pending)
+        seen.append(len(found.row))
+        return found
+
+    docids = np.array([f"{row * 7919 % 20_000}#0" for row in range(20_000)], dtype=object)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact._Block, "_thin", noting)
+        found = list(exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), docids, 5))
+    assert [ranking.docids for ranking in found] == [sorted(docids.tolist(), reverse=True)[:5]] * 3
+    assert len(seen) > 1 and max(seen) <= 3 * 5 * exact.TIES
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "HNSW32", "IVF8,Flat"])
+@pytest.mark.parametrize("copies", [2, 40, N])
+def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(tmp_path: Path, factory: str, copies: int) -> None:
+    """Vectors of any numbers, each there many times, so that hits end among equal ones: the last docids of these are taken, always.
+
+    An approximate index promises it of what it looks at, which is not all of so many equal ones in a graph.
+    """
+    draw = np.random.default_rng(1)
+    vectors_ND = draw.permutation(np.repeat(draw.standard_normal((N // copies, DIM)), copies, axis=0)).astype(np.float16).astype(np.float32)
+    queries_BD = draw.standard_normal((2 * BATCH + 1, DIM)).astype(np.float32)
+    build_index(write(tmp_path / "vectors", vectors_ND), tmp_path / "index", factory)
+    index = DenseIndex(tmp_path / "index")
+    together = index.search(queries_BD, HITS + 1)
+    for count in (1, 2, BATCH - 1, BATCH):
+        parts = [
+            ranking for start in range(0, len(queries_BD), count) for ranking in index.search(queries_BD[start : start + count], HITS + 1)
+        ]
+        assert [ranking.docids for ranking in parts] == [ranking.docids for ranking in together]
+    for ranking in together:
+        pairs = list(zip(ranking.scores.tolist(), ranking.docids, strict=True))
+        assert pairs == sorted(pairs, reverse=True)
+    if factory in ("Flat", "SQ8"):
+        scored = vectors_ND if factory == "Flat" else np.stack([index._index.reconstruct(row) for row in range(N)])
+        for query_D, ranking in zip(queries_BD, together, strict=True):
+            score_N = (query_D.astype(np.float64) * scored).sum(1).astype(np.float32)
+            assert factory == "SQ8" or ranking.docids == Ranking.of(DOCIDS, score_N).top(HITS + 1).docids
+            last = scored[DOCIDS.index(ranking.docids[-1])]
+            equal = sorted((DOCIDS[row] for row in np.flatnonzero((scored == last).all(1))), reverse=True)
+            taken = [docid for docid in ranking.docids if docid in set(equal)]
+            assert taken == equal[: len(taken)]
 
 
 @pytest.mark.parametrize(

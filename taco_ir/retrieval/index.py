@@ -21,7 +21,7 @@ FILES, REMEDY = ("index", "docid"), "build the index again"
 TRAINING_ROWS = 262_144  # rows that a factory with training (IVF, SQ) sees, at most
 MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
-BATCH = 20  # queries from which faiss multiplies matrices, too; numpy's BLAS is faster
+FOUND_AT_ONCE = 1 << 22  # hits of several queries that an approximate index gives at once
 GRAPH_BYTES = 272  # of a vector in HNSW32, above the vector itself
 
 
@@ -125,19 +125,28 @@ class DenseIndex:
         check_files(folder, self.manifest["files"], FILES, REMEDY, anew=True)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
-        """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer)."""
-        if self._vectors_ND is not None and len(queries_BD) >= BATCH:
-            found = exact_search(queries_BD, self._vectors_ND, hits)
-            return [Ranking.of(self._docids[rows_K].tolist(), scores_K).top(hits) for rows_K, scores_K in found]
+        """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer).
+
+        Equal scores are ordered by docid, descending, at the last hit too: of all passages in an exact index, of those that it looks at in
+        an approximate one. What a query gets does not depend on the others, but for what faiss itself rounds.
+        """
+        if self._vectors_ND is not None:
+            return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self._docids, hits))
         _widen(self._index, hits)
-        scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD), min(hits, len(self._docids)))
-        docids_BK = self._docids[rows_BK]
-        if (rows_BK < 0).any():
-            return [
-                Ranking.of(docids_K[rows_K >= 0].tolist(), scores_K[rows_K >= 0])
-                for docids_K, scores_K, rows_K in zip(docids_BK, scores_BK, rows_BK, strict=True)
-            ]
-        return [Ranking.of(docids_K, scores_K) for docids_K, scores_K in zip(docids_BK.tolist(), scores_BK, strict=True)]
+        found: dict[int, Ranking] = {}
+        open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self._docids))
+        while len(open_):
+            tied: list[int] = []
+            for start in range(0, len(open_), step := max(1, FOUND_AT_ONCE // asked)):
+                part = open_[start : start + step]
+                scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD[part]), asked)
+                for query, scores_K, rows_K in zip(part.tolist(), scores_BK, rows_BK, strict=True):
+                    if asked < len(self._docids) and rows_K[-1] >= 0 and scores_K[-1] == scores_K[hits - 1]:
+                        tied.append(query)  # more may be equal to the last hit
+                    else:
+                        found[query] = Ranking.of(self._docids[rows_K[rows_K >= 0]].tolist(), scores_K[rows_K >= 0]).top(hits)
+            open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self._docids))
+        return [found[query] for query in range(len(queries_BD))]
 
 
 def _flat_vectors(index: Any) -> Vectors:

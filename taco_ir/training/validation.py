@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from taco_ir.data.pools import Pool
 from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
 from taco_ir.models.encoder import TextEncoder
-from taco_ir.records import Passage, Ranking, Run
+from taco_ir.records import Passage, Run
 from taco_ir.retrieval.exact import exact_search
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.shared import SharedEncoder
@@ -76,13 +78,8 @@ def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str,
     for pool in pools:
         own_ND = vectors_ND[[row_of[docid] for docid in pool.docids]]
         queries_BD = encoder.encode_queries([query.text for query in pool.queries], pool.task)
-        found = exact_search(queries_BD, own_ND, min(HITS, len(own_ND)))
-        run = Run(
-            {
-                query.qid: Ranking.of([pool.docids[row] for row in rows_K], scores_K).top(HITS)
-                for query, (rows_K, scores_K) in zip(pool.queries, found, strict=True)
-            }
-        )
+        found = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
+        run = Run(dict(zip((query.qid for query in pool.queries), found, strict=True)))
         mean = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE]).mean(MEASURE)
         scores[pool.task] = mean or 0.0
     return scores
