@@ -57,7 +57,8 @@ class _Block:
     @property
     def _close_B(self) -> npt.NDArray[np.float64]:
         """Scores that are apart by more are in the right order, however they were rounded."""
-        return 2 * self._queries_BD.shape[1] * UNIT * self._norm_B * self._longest
+        close_B: npt.NDArray[np.float64] = 2 * self._queries_BD.shape[1] * UNIT * self._norm_B * self._longest
+        return close_B
 
     def search(self) -> Candidates:
         """Candidates sorted by query, all that can be among the best hits, those that are close with their scores from float64."""
@@ -96,7 +97,7 @@ class _Block:
     def _without_crowds(self, found: Candidates, crowded: npt.NDArray[np.intp]) -> Candidates:
         """Of the crowded queries, whose scores are all but equal, the best hits alone."""
         others = ~np.isin(found.query, crowded)
-        parts = [Candidates(*(values[others] for values in found))]
+        parts = [Candidates(found.query[others], found.row[others], found.score[others])]
         for query in crowded.tolist():
             row = found.row[found.query == query]
             score = self._exact(np.full(len(row), query), row)
