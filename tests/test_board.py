@@ -7,13 +7,16 @@ import random
 import re
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_results import fake_results, topic_scores
+from verbs import passage, query, write_collection
 
+from taco_ir.data.collections import open_collection
 from taco_ir.evaluation.board import MACRO, Board, BoardRow, Stat, boards
 from taco_ir.evaluation.board_tables import board_json, board_tables, difference_table, score_table
 from taco_ir.evaluation.check import chosen, deviations, drawn
@@ -23,6 +26,8 @@ from taco_ir.evaluation.results import Result, TopicScores
 from taco_ir.evaluation.significance import Values, bootstrap_interval, effect_size, holm, randomisation_test
 from taco_ir.evaluation.table import render
 from taco_ir.files import InputError
+from taco_ir.records import Ranking, Run, write_trec
+from taco_ir.study.scores import score_runs
 
 RPREC = "page R-precision"
 RESULTS = fake_results(systems=4, topics=3, queries=60, seeds=3)
@@ -448,3 +453,19 @@ def test_records_are_chosen_by_name_or_by_lot() -> None:
         chosen(RESULTS, ["TACO", "TAKO"])
     with pytest.raises(InputError, match="--random 11: there are 10 records"):
         drawn(RESULTS, 11, 0)
+
+
+def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Path) -> None:
+    """Equal queries, equal runs, other evidence: scores of the two cannot be paired."""
+    results = []
+    for name, gold in (("one", "1#0"), ("two", "2#0")):
+        passages = [passage(f"{n}#0", "a text") for n in range(3)]
+        collection = open_collection(str(write_collection(tmp_path / name, passages, {"nq-dev": [query("q", "who", [gold])]})))
+        write_trec(Run({"q": Ranking.of(["1#0", "0#0"], [2, 1])}), tmp_path / name / "runs" / "nq-dev.trec", "t")
+        scores = score_runs(collection, ["nq-dev"], (), tmp_path / name / "runs")
+        results.append(Result(name, name, "", 0, "whole", 3, collection.passages.fingerprint, scores))
+    assert results[0].collection == results[1].collection
+    with pytest.raises(InputError, match="topics 'nq-dev': .* on the same queries with the same gold only"):
+        boards(results, None, seed=0)
+    with pytest.raises(InputError, match="with the same gold only"):
+        boards([results[0], dataclasses.replace(results[1], system="one", seed=1)], None, seed=0)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from taco_ir.data.collections import open_collection
+from taco_ir.data.collections import Topics, open_collection
 from taco_ir.files import InputError
+from taco_ir.records import EvidenceSet, Query
 from taco_ir.tasks import TopicsName
 
 MINIKILT = {  # queries; fever and squad-train repeat ids, which are merged
@@ -112,3 +113,25 @@ def test_folders_that_are_no_collection(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_folder_is_named_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fill(tmp_path))
     assert open_collection(".").name == tmp_path.name
+
+
+def test_fingerprints_of_topics_hold_what_depends_on_them() -> None:
+    """A run depends on ids, texts and tasks; scores on answers and evidence as well."""
+    plain = Query("q", "who", "nq", ("a",), (EvidenceSet(("1",), ("1#0",)),))
+
+    def both(query: Query) -> tuple[str, str]:
+        topics = Topics("t", "", [query])
+        return topics.fingerprint, topics.gold_fingerprint
+
+    run, scores = both(plain)
+    for changed in (plain._replace(qid="r"), plain._replace(text="where"), plain._replace(task="fever")):
+        assert both(changed)[0] != run and both(changed)[1] != scores
+    judged_otherwise = (
+        plain._replace(answers=("b",)),
+        plain._replace(answers=()),
+        plain._replace(evidence=(EvidenceSet(("2",), ("1#0",)),)),
+        plain._replace(evidence=(EvidenceSet(("1",), ()),)),
+        plain._replace(evidence=()),
+    )
+    found = [both(changed) for changed in judged_otherwise]
+    assert {each[0] for each in found} == {run} and len({scores, *(each[1] for each in found)}) == 1 + len(found)

@@ -34,8 +34,13 @@ class Topics(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Of the query ids and texts, which are what a search sees."""
-        return fingerprint([[query.qid, query.text] for query in self.queries])
+        """Of the queries' ids, texts and tasks, which are what a search sees."""
+        return fingerprint([[query.qid, query.text, query.task] for query in self.queries])
+
+    @property
+    def gold_fingerprint(self) -> str:
+        """Of the same with answers and evidence, which are what scores depend on."""
+        return fingerprint([[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries])
 
 
 class Collection:

@@ -189,7 +189,7 @@ def _topics(results: Sequence[Result]) -> dict[str, str]:
             if (meant.fingerprint, meant.part_of) != (scores.fingerprint, scores.part_of):
                 raise InputError(
                     f"topics {topic!r}: {other.name} has {meant.queries} queries ({meant.fingerprint}), {result.name} {scores.queries} "
-                    f"({scores.fingerprint}); systems can be compared on the same queries only"
+                    f"({scores.fingerprint}); systems can be compared on the same queries with the same gold only"
                 )
     return {topic: scores.part_of for topic, (_, scores) in seen.items()}
 

@@ -47,7 +47,9 @@ def deviations(recorded: Result, found: Result, tolerance: float) -> list[str]:
         if before is None or after is None:
             lines.append(f"{recorded.name}: {topic}: only {'found' if before is None else 'recorded'}")
         elif before.fingerprint != after.fingerprint:
-            lines.append(f"{recorded.name}: {topic}: recorded on other queries ({before.fingerprint}) than found ({after.fingerprint})")
+            lines.append(
+                f"{recorded.name}: {topic}: recorded on other queries or other gold ({before.fingerprint}) than found ({after.fingerprint})"
+            )
         else:
             lines += [f"{recorded.name}: {topic}, {line}" for line in _moved_means(before, after, tolerance)]
     return lines

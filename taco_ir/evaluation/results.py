@@ -27,7 +27,7 @@ class TopicScores:
 
     Attributes:
         queries: how many there are.
-        fingerprint: of the query ids and texts; two runs can be compared query by query where it is equal.
+        fingerprint: of the queries and their gold, evidence and answers; two runs can be compared query by query where it is equal.
         means: measure, as it prints (`page R-precision`), -> mean over the queries, without rounding.
         by_query: measure -> values in the order of the topics, of every query that the measure applies to (passage measures need
             judged passages); six digits; empty where only means were kept.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.part import make_part
 from taco_ir.evaluation.results import SUFFIX, Result, read_result, write_result
-from taco_ir.files import InputError, claimed, data_home, exclusive, read_json, was_begun, write_json
+from taco_ir.files import InputError, claimed, data_home, exclusive, fingerprint, read_json, was_begun, write_json
 from taco_ir.study.checks import CORPORA
 from taco_ir.study.commands import Commands
 from taco_ir.study.conditions import WHOLE, Job, Study
@@ -60,6 +61,7 @@ class Runner:
         self.device = device
         self._only = set(corpora)
         self.collection = open_collection(collection)
+        self._gold = cache(lambda name: self.collection.load_topics(name).gold_fingerprint)
         self.commands = Commands(study, self.work, collection, self.collection.passages.fingerprint, models)
 
     def folder(self, job: Job) -> Path:
@@ -139,11 +141,13 @@ class Runner:
         return [stamp["moved"] for stamp in map(read_json, stamps) if "moved" in stamp]
 
     def scope(self, job: Job, corpus: str) -> dict[str, str]:
-        """What a job is scored on beyond its commands: passages, how the part is drawn, slices."""
+        """What a job is scored on beyond its commands: passages, how the part is drawn, slices, queries and their gold."""
         topics, part = self._topics(job, self.collection), self.study.parts.get(corpus)
         slices = [f"{each.name} ({each.field} = {each.value!r})" for each in self.study.slices if each.topics in topics]
         drawn = f"{part.distractors} distractors, seed {part.seed}, gold of {' '.join(self.study.topics)}" if part else "all passages"
-        return {"collection": self.collection.passages.fingerprint, "corpus": drawn, "slices": "; ".join(slices) or "none"}
+        gold = fingerprint({name: self._gold(name) for name in topics})
+        passages = self.collection.passages.fingerprint
+        return {"collection": passages, "corpus": drawn, "slices": "; ".join(slices) or "none", "queries and gold": gold}
 
     def _corpus(self, name: str) -> tuple[Collection, str]:
         """A corpus and how it is named on the command line."""

@@ -48,7 +48,7 @@ def _of(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
     values = {str(measure): _values(by_qid, wanted) for measure, by_qid in scores.by_query.items() if by_qid}
     return TopicScores(
         queries=len(wanted),
-        fingerprint=topics.fingerprint,
+        fingerprint=topics.gold_fingerprint,
         means={measure: math.fsum(each) / len(each) for measure, each in values.items() if each},
         by_query={str(measure): values[str(measure)] for measure in (*TESTED, *ANSWER_MEASURES[:2]) if values.get(str(measure))},
         part_of=part_of,
