@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from taco_ir.console import Progress
 from taco_ir.data.batches import TaskSampler
+from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.evaluation.specialisation import THEN, Analysis, Measured, ModelAnalysis, to_dict
 from taco_ir.files import InputError, read_json, write_json, writing
 from taco_ir.models.encoder import model_folder, own_config, usable_device
@@ -116,7 +117,11 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.device)))
     for subject in subjects:
         _check_prompts(subject, data.tasks)
-    negatives = data.negatives(config, first.episodes[-1] if own else output, first.model)
+    mined = data.mined_path(config, first.episodes[-1]) if own else None  # there, whichever of its tasks are asked for
+    if mined and mined.is_file():
+        negatives: Negatives | None = read_negatives(mined, data.collection.passages.fingerprint)
+    else:
+        negatives = data.negatives(config, output, first.model)
     samplers = data.samplers(config, negatives)
     drawn = {id(example): example for sampler in samplers for batch in range(settings.batches) for example, _ in sampler.step(batch)}
     texts = texts_of(data.collection, drawn.values())

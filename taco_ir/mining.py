@@ -12,7 +12,7 @@ from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.data.seeds import number_of
-from taco_ir.files import InputError, exclusive
+from taco_ir.files import InputError, exclusive, fingerprint
 from taco_ir.rankings import FileRankings, Maker, Rankings, SystemRankings
 from taco_ir.records import Query, Ranking, Run
 from taco_ir.retrieval.merging import merge
@@ -86,7 +86,8 @@ def mine_file(
     names = [canonical_name(collection, topic) for topic in topics]
     with exclusive(output, wait=False):
         made = _rankings(collection, sources, output)
-        headers = [_header(collection, made[source.ranks].maker(topics), source.settings) for source in sources]
+        queries = fingerprint_of(collection, topics)
+        headers = [_header(collection, made[source.ranks].maker(topics), source.settings, queries) for source in sources]
         _refuse_repeats(headers)
         _refuse_foreign(output, headers, names, overwrite)
         for rankings in made.values():
@@ -101,6 +102,11 @@ def mine_file(
         else:
             write_merged(output, headers, ((name, qid, *merge(found, first_source(qid, len(found)))) for name, qid, found in rows))
     return retrieved
+
+
+def fingerprint_of(collection: Collection, topics: Sequence[Topics]) -> str:
+    """Of the queries of `topics` and their evidence, on which their negatives depend."""
+    return fingerprint([[canonical_name(collection, each), [(own.qid, own.text, own.evidence) for own in each.queries]] for each in topics])
 
 
 def canonical_name(collection: Collection, topics: Topics) -> str:
@@ -151,7 +157,7 @@ def _folders(systems: Sequence[System], folder: Path) -> dict[System, Path]:
     }
 
 
-def _header(collection: Collection, maker: Maker, settings: MiningSettings) -> NegativesHeader:
+def _header(collection: Collection, maker: Maker, settings: MiningSettings, queries: str) -> NegativesHeader:
     return NegativesHeader(
         source=maker.name,
         checkpoint=maker.checkpoint,
@@ -161,6 +167,7 @@ def _header(collection: Collection, maker: Maker, settings: MiningSettings) -> N
         keep=settings.keep,
         filters=settings.filters,
         seed=settings.seed,
+        queries=queries,
     )
 
 
@@ -185,7 +192,8 @@ def _refuse_foreign(output: Path, headers: Sequence[NegativesHeader], names: Seq
     else:
         pairs = list(zip(headers, found.sources, strict=True))
         differing = [key for key in NegativesHeader._fields if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
-    differing += ["tasks"] * (set(found.docids) != set(names))
+    if set(found.docids) != set(names):
+        differing = [*(key for key in differing if key != "queries"), "tasks"]
     if differing:
         raise InputError(f"--output {output} exists and was made otherwise ({', '.join(differing)}); give another name or --overwrite")
 

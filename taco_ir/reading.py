@@ -88,15 +88,21 @@ def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output
     from taco_ir.training.start import weighting_of
     from taco_ir.training.step import BatchSettings
 
-    negatives = data.negatives(config, output, base)
-    read = [read_reading(data.collection, task, negatives=negatives) for task in data.tasks]
+    read = [read_reading(data.collection, task) for task in data.tasks]
     texts = texts_of(data.collection, (example for each in read for example in each.examples))
     usable = [readable(each, model.inputs, texts.passages) for each in read]
     for whole, after in zip(read, usable, strict=True):
         _say_cut(whole, after, model)
-    examples = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
-    shares = shares_of(config, [len(each) for each in examples])
-    samplers = samplers_of(config, data.tasks, examples, shares, negatives, before)
+    drawn = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
+    used = {each.task: {example.qid for example in own} for each, own in zip(usable, drawn, strict=True)}
+    negatives = data.negatives(config, output, base, used)
+    if negatives:
+        found = [read_reading(data.collection, each.task, negatives=negatives, qids=used[each.task]) for each in usable]
+        texts = texts_of(data.collection, (example for each in found for example in each.examples))
+        usable = [readable(each, model.inputs, texts.passages) for each in found]
+        drawn = [each.examples for each in usable]
+    shares = shares_of(config, [len(each) for each in drawn])
+    samplers = samplers_of(config, data.tasks, drawn, shares, negatives, before)
     settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)
     spans = {each.task: each.spans for each in usable}
     weighting = weighting_of(config, model, len(samplers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from taco_ir.console import log
 from taco_ir.data.batches import Dealt, TaskSampler
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
+from taco_ir.data.examples import TrainExample, drawn_examples, read_examples, with_negatives
 from taco_ir.data.mixing import batch_shares
-from taco_ir.data.negatives import Negatives, read_negatives
+from taco_ir.data.negatives import Negatives, read_negatives, read_sources
 from taco_ir.data.pools import Pool, draw_queries, make_pool
 from taco_ir.data.topics import plain_text
 from taco_ir.files import InputError
-from taco_ir.mining import mine
+from taco_ir.mining import fingerprint_of, mine
 from taco_ir.models.config import describes_itself
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.systems import BM25System, DenseSystem, build_dense
@@ -46,6 +46,7 @@ class TrainingData:
         self.output = output
         self.processes = processes
         self.collection: Collection = open_collection(config.collection)
+        self._read: dict[str, list[TrainExample]] = {}
         self.tasks = _tasks(config.tasks, self.collection)
         self.reading = (
             [] if config.reading == NOTHING else self.tasks if config.reading == ("all",) else _tasks(config.reading, self.collection)
@@ -58,27 +59,38 @@ class TrainingData:
         if self.processes.first:
             print(text, file=sys.stderr)
 
-    def negatives(self, config: TrainConfig, folder: Path, model: Path) -> Negatives | None:
-        """Those that `config` names; mined first where they are not there. Only the first process mines."""
+    def negatives(
+        self, config: TrainConfig, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
+    ) -> Negatives | None:
+        """Those that `config` names; mined first where they are not there, for the queries that are used. Only the first process mines.
+
+        Args:
+            used: qids by task; None: those of `examples`.
+        """
         if config.negatives == "none":
             return None
-        path = Path(config.negatives)
-        if config.negatives in ("bm25", "ance"):
-            settings = MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
-            name = f"bm25-{settings.depth}-{settings.skip}-{settings.keep}"
-            path = folder / "ance.jsonl" if config.negatives == "ance" else self.output / f"{name}.jsonl"
-            if self.processes.first and not path.is_file():
+        if (path := self.mined_path(config, folder)) is None:
+            return read_negatives(Path(config.negatives), self.collection.passages.fingerprint)
+        if self.processes.first:
+            topics, settings = self._mined_for(used), _settings(config)
+            if not _serves(path, self.collection, topics, settings):
                 system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
-                self.say(f"mining: the {settings.depth} best of {system.name} for each query")
-                mine(
-                    self.collection,
-                    system,
-                    [self._topics(task, "train") for task in dict.fromkeys([*self.tasks, *self.reading])],
-                    settings,
-                    path,
-                )
-            self.processes.wait()
+                self.say(f"mining: the {settings.depth} best of {system.name} for each query that is used")
+                mine(self.collection, system, topics, settings, path, overwrite=True)
+        self.processes.wait()
         return read_negatives(path, self.collection.passages.fingerprint)
+
+    def mined_path(self, config: TrainConfig, folder: Path) -> Path | None:
+        """Where an episode in `folder` mines to; None where it does not mine."""
+        name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
+        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives)
+
+    def _mined_for(self, used: Mapping[str, Container[str]] | None) -> list[Topics]:
+        """The queries to mine for."""
+        if used is None:
+            used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
+        whole = ((self._topics(task, "train"), qids) for task, qids in used.items())
+        return [topics._replace(queries=[query for query in topics.queries if query.qid in qids]) for topics, qids in whole]
 
     def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
         """A search by the model at the episode's start, over vectors of the whole collection kept until the episode is done."""
@@ -102,17 +114,24 @@ class TrainingData:
 
     def samplers(self, config: TrainConfig, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
         """Who deals each task's examples; `before` says how far trainings before dealt them."""
-        examples = [self.examples(config, task, negatives) for task in self.tasks]
+        examples = [self.examples(task, negatives) for task in self.tasks]
         counts = shares_of(config, [len(each) for each in examples])
         return samplers_of(config, self.tasks, examples, counts, negatives, before)
 
-    def examples(self, config: TrainConfig, task: str, negatives: Negatives | None) -> list[TrainExample]:
-        """A task's train queries, without those that validation ranks for, as many as `config` says."""
-        examples = read_examples(self.collection, task, negatives=negatives)
-        if config.validate_on == "train" and task in self._validated:
-            held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-            examples = [example for example in examples if plain_text(example.text) not in held_out]
-        return drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
+    def examples(self, task: str, negatives: Negatives | None) -> list[TrainExample]:
+        """A task's train queries, without those that validation ranks for, as many as the configuration says, with their negatives."""
+        return with_negatives(self._used(task), TopicsName(task, "train"), negatives) if negatives else self._used(task)
+
+    def _used(self, task: str) -> list[TrainExample]:
+        """As `examples`, which are the same in every episode, without negatives."""
+        if task not in self._read:
+            config = self.config
+            examples = read_examples(self.collection, task)
+            if config.validate_on == "train" and task in self._validated:
+                held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
+                examples = [example for example in examples if plain_text(example.text) not in held_out]
+            self._read[task] = drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
+        return self._read[task]
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
@@ -130,9 +149,9 @@ class TrainingData:
         path = self.output / "validation.jsonl"
         hard: Negatives | None = None
         if config.pool_hard and self._validated:
-            if self.processes.first and not path.is_file():
-                settings = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard)
-                mine(self.collection, BM25System(self.collection), list(self._validated.values()), settings, path)
+            settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard), list(self._validated.values())
+            if self.processes.first and not _serves(path, self.collection, topics, settings):
+                mine(self.collection, BM25System(self.collection), topics, settings, path, overwrite=True)
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
         of_task = {task: hard.docids[str(TopicsName(task, config.validate_on))] if hard else {} for task in self._validated}
@@ -147,6 +166,19 @@ class TrainingData:
 
     def _topics(self, task: str, split: str) -> Topics:
         return self.collection.load_topics(str(TopicsName(task, split)))
+
+
+def _settings(config: TrainConfig) -> MiningSettings:
+    return MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
+
+
+def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings) -> bool:
+    """Whether a file that the run mined is there, of these queries and passages, and mined in this way."""
+    if not path.is_file():
+        return False
+    (found,) = read_sources(path)
+    wanted = (collection.passages.fingerprint, settings.depth, settings.skip, settings.keep, fingerprint_of(collection, topics))
+    return (found.collection, found.depth, found.skip, found.keep, found.queries) == wanted
 
 
 def samplers_of(

@@ -68,9 +68,7 @@ def step_for(
         plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
         return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), plan
     used = {sampler.task: sampler.examples for sampler in retrieval}
-    read = [
-        _questions(task, used.get(task) or data.examples(config, task, negatives), encoder.inputs, data, negatives) for task in data.reading
-    ]
+    read = [_questions(task, used.get(task) or data.examples(task, negatives), encoder.inputs, data, negatives) for task in data.reading]
     names = [f"{each.task} reading" for each in read]
     questions = samplers_of(config, names, [each.examples for each in read], [config.reading_batch] * len(read), negatives, before)
     tasks = [task for task in config.self_supervised if config.self_supervised != NOTHING]

@@ -23,7 +23,7 @@ def write_cities(folder: Path, more: str = "") -> Path:
     write_collection(folder, passages, {"nq-train": topics, "nq-dev": topics[:6]})
     header: Record = {
         **{"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": open_collection(str(folder)).passages.fingerprint},
-        **{"depth": 1, "skip": 0, "keep": 2, "filters": [], "seed": 0},
+        **{"depth": 1, "skip": 0, "keep": 2, "filters": [], "seed": 0, "queries": ""},
     }
     rows = [{"topics": "nq-train", "qid": f"q{n}", "docids": [f"N{n % 6}#0", f"N{(n + 1) % 6}#0"], "scores": [2, 1]} for n in range(18)]
     write_lines(folder / "negatives.jsonl", [header, *rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from taco_ir.models.encoder import load_encoder
 from taco_ir.records import read_trec
 from taco_ir.search import main as search
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config
+from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config, save_config
 from taco_ir.training.loop import Loop
 from taco_ir.training.processes import Processes
 from taco_ir.training_data import TrainingData
@@ -449,6 +450,30 @@ def test_fewer_examples(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert [line.split()[:3] for line in told.splitlines() if line.startswith(("fever ", "nq "))] == [["fever", "6", "2"], ["nq", "6", "2"]]
     assert "3 steps of 4 queries" in told and logged(tmp_path / "run")[-1]["step"] == 3
+
+
+def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
+    """...and a run of other queries in the same folder, of which no step is done, does not read the negatives of those."""
+    config = one(tiny_bert, tmp_path / "run", negatives="bm25", max_examples=5, pool_hard=2)
+    train(config)
+    path = tmp_path / "run" / BM25
+    found = read_negatives(path, None)
+    assert {name: len(of) for name, of in found.docids.items()} == {"fever-train": 5, "nq-train": 5}
+    runs = [read_trec(run) for run in sorted((tmp_path / "run" / "bm25-20-0-4.runs").glob("*.trec"))]
+    assert [len(run.rankings) for run in runs] == [5, 5]
+    assert train(one(tiny_bert, tmp_path / "given", negatives=str(path), max_examples=5)).is_dir()
+    for name in ("model", "checkpoints", "best"):
+        shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run" / "log.jsonl").unlink()
+    for changes in ({"max_examples": 6}, {"train_share": 0.1, "max_examples": 0}, {"max_examples": 5, "seed": 3}):
+        other = replace(config, **changes)
+        save_config(other, tmp_path / "run")
+        train(other)
+        data = TrainingData(other, tmp_path / "run", Processes(torch.device("cpu")))
+        used = {f"{task}-train": {each.qid for each in data.examples(task, None)} for task in ("fever", "nq")}
+        assert {name: set(of) for name, of in read_negatives(path, None).docids.items()} == used
+        for left in ("model", "checkpoints", "best"):
+            shutil.rmtree(tmp_path / "run" / left)
 
 
 def test_dpr_trains_two_towers_that_search(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,8 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
     store = collection.passages
     sets_of = positive_sets(store, topics.queries)
     page_of = store.page_of({docid for sets in sets_of for docids in sets for docid in docids})
-    mined = negatives.docids.get(str(name), {}) if negatives else {}
     examples = [
-        TrainExample(query.qid, query.text, name.task, sets, _gold_pages(query, sets, page_of), tuple(mined.get(query.qid, ())))
+        TrainExample(query.qid, query.text, name.task, sets, _gold_pages(query, sets, page_of), ())
         for query, sets in zip(topics.queries, sets_of, strict=True)
         if sets
     ]
@@ -60,9 +59,16 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
         raise InputError(f"{name}: none of its {len(topics.queries)} queries has a positive passage in collection {collection.name}")
     if left_out := len(topics.queries) - len(examples):
         log.warning("%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, len(topics.queries))
-    if negatives and (bare := sum(not example.negatives for example in examples)):
-        log.warning("%s: %d of %d examples have no mined negatives", name, bare, len(examples))
-    return examples
+    return with_negatives(examples, name, negatives) if negatives else examples
+
+
+def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
+    """Examples of `topics` with what was mined for them; says how many have none."""
+    mined = negatives.docids.get(str(topics), {})
+    found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
+    if bare := sum(not example.negatives for example in found):
+        log.warning("%s: %d of %d examples have no mined negatives", topics, bare, len(found))
+    return found
 
 
 def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0) -> list[TrainExample]:

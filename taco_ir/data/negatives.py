@@ -34,6 +34,7 @@ HEADER_KINDS = {
     "keep": "a whole number",
     "filters": "a list",
     "seed": "a whole number",
+    "queries": "a string",
 }
 ROW_KINDS = {"topics": "a string", "qid": "a string", "docids": "a list", "scores": "a list"}
 MERGED_HEADER_KINDS = {"sources": "a list"}
@@ -54,6 +55,7 @@ class NegativesHeader(NamedTuple):
         keep: negatives kept per query at most.
         filters: names of the rules that dropped hits.
         seed: of whatever was drawn.
+        queries: fingerprint of those that were mined, with their evidence ("" where that is not known).
     """
 
     source: str
@@ -64,6 +66,7 @@ class NegativesHeader(NamedTuple):
     keep: int
     filters: tuple[str, ...]
     seed: int
+    queries: str = ""
 
 
 class Negatives(NamedTuple):
@@ -75,7 +78,7 @@ class Negatives(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """Of how they were mined, whatever the queries."""
-        return fingerprint([header._asdict() for header in self.sources])
+        return fingerprint([header._replace(queries="") for header in self.sources])
 
     @property
     def header(self) -> NegativesHeader:
