@@ -144,10 +144,20 @@ def share_processors() -> None:
     """Let OpenMP's threads spin for a tenth of a millisecond while they wait, then sleep; to be called before torch or faiss is imported.
 
     Their own rule, milliseconds, was ten times slower where something else runs, a Java machine in the same process
-    included; threads that sleep at once are slower where nothing does.
+    included; threads that sleep at once are slower where nothing does. Where other work keeps all processors busy by now
+    they do sleep at once: a thread waits there for one that has no processor, and spinning takes that from it. Unlike a
+    number of threads that follows the load, this changes no sum.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0" if _crowded() else "20000")
+
+
+def _crowded() -> bool:
+    """Whether as many threads ran in the last minute as there are processors."""
+    try:
+        return os.getloadavg()[0] >= (os.cpu_count() or 1)
+    except OSError:  # a system that does not tell
+        return False
 
 
 def end_with_parent() -> None:

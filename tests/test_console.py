@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir import console
-from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, timed
+from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, share_processors, timed
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
 
@@ -209,3 +210,21 @@ def test_a_message_is_one_short_line() -> None:
     with pytest.raises(InputError) as told:
         console.Parser("search", "x", ("--query",)).parse_args(["x" * 5000])
     assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize(("load", "spins"), [(0.0, "20000"), (3.9, "20000"), (4.0, "0"), (17.0, "0"), (None, "20000")])
+def test_threads_sleep_at_once_beside_other_work(load: float | None, spins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> tuple[float, float, float]:
+        if load is None:
+            raise OSError("the system does not tell")
+        return load, 0.0, 0.0
+
+    monkeypatch.setattr(os, "getloadavg", told)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    share_processors()
+    assert os.environ["GOMP_SPINCOUNT"] == spins
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    share_processors()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"  # what a user sets is kept
