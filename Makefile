@@ -22,6 +22,11 @@ lint: .venv/developed ## style and layout
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
+faults: .venv/developed ## kill, double and starve every verb that writes, half an hour; as root for small disks too
+	$(BIN)/python tests/faults/kills.py
+	$(BIN)/python tests/faults/pairs.py
+	$(BIN)/python tests/faults/disks.py
+
 bench: .venv/developed ## speed against peers, as ratios with their bounds; on a quiet machine: make bench COLLECTION=path MODEL=paths
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks $(if $(COLLECTION),--collection $(COLLECTION)) $(if $(MODEL),--model $(MODEL))
@@ -51,4 +56,4 @@ clean: ## remove what was installed and built here
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.PHONY: help search test check lint types bench readme encoder clean
+.PHONY: help search test check lint types faults bench readme encoder clean
