@@ -17,7 +17,7 @@ from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, score, s
 def parser() -> Parser:
     flags = Parser(
         "evaluate",
-        "Score TREC or KILT run files. Page level: KILT's measures over evidence sets (the pages of the ranked passages); passage level:\n"
+        "Score TREC, KILT or MS MARCO run files. Page level: KILT's measures over evidence sets (the pages of the ranked passages); passage level:\n"
         "trec_eval's. KILT files with answers: also the downstream measures that the task asks for (EM and F1 of questions, F1 and ROUGE-L of\n"
         "dialogue and long answers, else accuracy), and their KILT- versions, which count an answer only where R-precision is 1.\n"
         "Files named <topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",

@@ -11,6 +11,7 @@ from taco_ir.console import MODEL_FLAGS, Parser, log, positive, run_verb, timed
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.files import InputError, collector_paused
 from taco_ir.retrieval.mining import MiningSettings
+from taco_ir.run_files import PASSAGE_RUNS
 from taco_ir.tasks import SPLITS
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def parser() -> Parser:
         required=True,
         nargs="+",
         metavar="S",
-        help="what ranks, one or several: bm25, a model (as --model of search; taco-mini and minilm-l6 are known by name), a TREC run "
-        "file, or a folder of <topics>.trec runs. --pooling and its like are for all models among them",
+        help="what ranks, one or several: bm25, a model (as --model of search; taco-mini and minilm-l6 are known by name), a TREC or "
+        "MS MARCO run file, or a folder of <topics>.trec (or .tsv) runs. --pooling and its like are for all models among them",
     )
     flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")
     flags.add_argument(
@@ -200,7 +201,9 @@ def source_of(word: str, options: Namespace, collection: Collection) -> System |
 
 
 def _is_runs(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and not (path / "config.json").is_file() and any(path.glob("*.trec")))
+    return path.is_file() or (
+        path.is_dir() and not (path / "config.json").is_file() and any(file.suffix in PASSAGE_RUNS for file in path.iterdir())
+    )
 
 
 if __name__ == "__main__":

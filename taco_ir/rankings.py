@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import taco_ir
 from taco_ir.console import Progress, log
 from taco_ir.data.collections import Collection, Topics
+from taco_ir.evaluation.formats import read_run
 from taco_ir.files import InputError, collector_paused, fingerprint, read_json, sha256_file, write_json
 from taco_ir.records import Ranking, Run, read_trec, write_trec
-from taco_ir.run_files import refuse_foreign_docids
+from taco_ir.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.systems import System
 
 
@@ -103,7 +104,7 @@ class SystemRankings(Rankings):
 
 
 class FileRankings(Rankings):
-    """A TREC run file over all the topics, or a folder of `<topics>.trec` files, as search and mining write them."""
+    """A run file over all the topics, or a folder of a file for each, as search and mining write them; runs of passages."""
 
     def __init__(self, collection: Collection, path: Path) -> None:
         self._collection, self._path = collection, path
@@ -111,7 +112,7 @@ class FileRankings(Rankings):
     def maker(self, topics: Sequence[Topics]) -> Maker:
         """Raises: InputError for runs that lack some of the topics, were made of others, or by several systems."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
-            names = f"; {' '.join(f'{name}.trec' for name in lacking)} expected" if self._path.is_dir() else ""
+            names = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" if self._path.is_dir() else ""
             raise InputError(f"--source {self._path} has no run for {', '.join(lacking)}{names}; give the runs, or fewer --tasks")
         self._refuse_shared(topics)
         records = {file: record_of(file) for file in map(self._file, topics)}
@@ -139,10 +140,16 @@ class FileRankings(Rankings):
 
     def _read(self, file: Path) -> Run:
         with collector_paused():
-            return read_trec(file)
+            run = read_run(file)
+        if run.level != "passage":
+            raise InputError(f"{file}: a run of {run.level}s; negatives are passages, give a TREC or MS MARCO run")
+        return run
 
     def _file(self, topics: Topics) -> Path:
-        return self._path / f"{topics.name}.trec" if self._path.is_dir() else self._path
+        if not self._path.is_dir():
+            return self._path
+        files = [self._path / f"{topics.name}{suffix}" for suffix in PASSAGE_RUNS]
+        return next((file for file in files if file.is_file()), files[0])
 
     def _has(self, topics: Topics) -> bool:
         if self._path.is_dir():

@@ -6,15 +6,17 @@ import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from taco_ir.columns import Layout, decoded_lines, read_columns
 from taco_ir.files import InputError, writing
 
 Vectors = npt.NDArray[np.float32]
 TREC_FIELDS = 6
+LAST_RANK = 1 << 24  # float32 tells whole numbers apart up to here
 ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -91,10 +93,54 @@ def refuse_text(given: object, what: str) -> None:
         raise InputError(f"{given[:200]!r} is one text; a list of {what} is needed, such as [{given[:40]!r}]")
 
 
+class Names(Sequence[str]):
+    """Names of hits kept as one text, a few bytes each, and told apart when they are looked at."""
+
+    __slots__ = ("_count", "_text")
+
+    def __init__(self, text: str, count: int) -> None:
+        self._text, self._count = text, count
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Sequence[str]:
+        """`names` kept so; as a list where one of them holds a newline, as pages of KILT files may."""
+        if isinstance(names, Names):
+            return names
+        text = "\n".join(names)
+        return cls(text, len(names)) if text.count("\n") == max(len(names) - 1, 0) else list(names)
+
+    def _list(self) -> list[str]:
+        return self._text.split("\n") if self._count else []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._list())
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        return self._list()[place]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._list()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and not isinstance(other, str) and self._list() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._list())
+
+
 class Ranking(NamedTuple):
     """One query's hits in canonical order: score descending, then docid descending."""
 
-    docids: list[str]
+    docids: Sequence[str]
     scores: npt.NDArray[np.float32]
 
     @classmethod
@@ -102,13 +148,16 @@ class Ranking(NamedTuple):
         """Rank hits by the toolkit's one rule for ties, which is trec_eval's: float32 score, then docid, both descending."""
         scores_K = np.asarray(scores, dtype=np.float32)
         if not np.all(scores_K[:-1] > scores_K[1:]):
-            order = sorted(range(len(docids)), key=docids.__getitem__, reverse=True)
+            names = list(docids)
+            order = sorted(range(len(names)), key=names.__getitem__, reverse=True)
             order = sorted(order, key=scores_K.tolist().__getitem__, reverse=True)  # stable: keeps docids descending
-            return cls([docids[i] for i in order], scores_K[order])
-        return cls(list(docids), scores_K)
+            return cls(Names.of([names[i] for i in order]), scores_K[order])
+        return cls(Names.of(docids), scores_K)
 
     def top(self, hits: int) -> Ranking:
-        return Ranking(self.docids[:hits], self.scores[:hits])
+        if hits >= len(self.docids):
+            return self
+        return Ranking(Names.of(self.docids[:hits]), self.scores[:hits].copy())  # not a view, which would keep all
 
 
 class Run(NamedTuple):
@@ -147,29 +196,29 @@ def read_trec(path: Path) -> Run:
         InputError: naming file and line for a wrong number of columns, a score that is no finite number, a docid
             given twice for one query, or bytes that are not UTF-8.
     """
-    columns: dict[str, tuple[list[str], list[str]]] = {}
-    for number, line in numbered_lines(path):
-        fields = _fields(line)
-        if len(fields) != TREC_FIELDS:
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} columns {line.strip()[:80]!r}; a TREC run has {TREC_FIELDS}: qid Q0 docid rank score tag"
-            )
-        try:
-            docids, scores = columns[fields[0]]
-        except KeyError:
-            docids, scores = columns[fields[0]] = [], []
-        docids.append(fields[2])
-        scores.append(fields[4])
+    return _read(path, TREC)
+
+
+def read_msmarco(path: Path) -> Run:
+    """Read an MS MARCO run, `qid docid rank`; scores are minus the ranks.
+
+    Raises:
+        InputError: as `read_trec`, for a rank that is no whole number from 1, and for one that is given twice for a query.
+    """
+    run = _read(path, MSMARCO)
+    for qid, ranking in run.rankings.items():
+        if len(twice := np.flatnonzero(ranking.scores[1:] == ranking.scores[:-1])):
+            raise InputError(f"{path}: rank {-ranking.scores[twice[0]]:.0f} is given twice for query {qid!r}; once is allowed")
+    return run
+
+
+def _read(path: Path, layout: Layout) -> Run:
     rankings = {}
-    for qid, (docids, texts) in columns.items():
-        try:
-            with np.errstate(over="ignore"):
-                scores_K = np.array(texts, dtype=np.float64).astype(np.float32)
-        except ValueError:
-            scores_K = np.array([np.nan], dtype=np.float32)
-        if not np.isfinite(scores_K).all() or len(set(docids)) < len(docids):
-            raise InputError(f"{path}, {_fault(path, qid)}")
-        rankings[qid] = Ranking.of(docids, scores_K)
+    for qid, hits in read_columns(path, layout):
+        docids = hits.docids.split("\n")
+        if len(set(docids)) < len(docids):
+            raise InputError(f"{path}, {_twice(path, qid, layout)}")
+        rankings[qid] = Ranking.of(Names(hits.docids, len(docids)), hits.values)
     return Run(rankings)
 
 
@@ -180,23 +229,32 @@ def _fields(line: str) -> list[str]:
     return fields
 
 
-def _fault(path: Path, qid: str) -> str:
-    """Find the line of `qid` that made its ranking unusable and say why."""
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32))
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    allowed: npt.NDArray[np.bool_] = (values >= 1) & (values <= LAST_RANK) & (values == np.floor(values))
+    return allowed
+
+
+TREC = Layout("a TREC run", "qid Q0 docid rank score tag", 0, 2, 4, _fields, _finite, "it must be a finite float32 number")
+MSMARCO = Layout(
+    "an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _ranks, f"it must be a whole number from 1 to {LAST_RANK:,}", sign=-1
+)
+
+
+def _twice(path: Path, qid: str, layout: Layout) -> str:
+    """The line that gives a docid of `qid` again."""
     seen = set()
     for number, line in numbered_lines(path):
-        fields = _fields(line)
-        if fields[0] != qid:
+        fields = layout.fields(line)
+        if fields[layout.qid] != qid:
             continue
-        try:
-            with np.errstate(over="ignore"):
-                finite = bool(np.isfinite(np.float64(fields[4]).astype(np.float32)))
-        except ValueError:
-            finite = False
-        if not finite:
-            return f"line {number}: score {fields[4]!r} of query {qid!r}; it must be a finite float32 number"
-        if fields[2] in seen:
-            return f"line {number}: docid {fields[2]!r} is given twice for query {qid!r}; once is allowed"
-        seen.add(fields[2])
+        if (docid := fields[layout.docid]) in seen:
+            return f"line {number}: docid {docid!r} is given twice for query {qid!r}; once is allowed"
+        seen.add(docid)
     raise AssertionError(f"{path}: query {qid!r} was refused without a cause")
 
 
@@ -205,12 +263,4 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with path.open("rb") as source:
-        for number, raw in enumerate(source, 1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})"
-                ) from error
-            if not line.isspace():
-                yield number, line
+        yield from decoded_lines(path, 1, source)

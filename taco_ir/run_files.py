@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.evaluation.formats import read_run
 from taco_ir.files import InputError
 from taco_ir.records import Run
 
-RUN_SUFFIXES = (".trec", ".jsonl", ".run", ".txt", ".res")
+PASSAGE_RUNS = (".trec", ".tsv")  # as search names them: TREC's and MS MARCO's
+RUN_SUFFIXES = (*PASSAGE_RUNS, ".jsonl", ".run", ".txt", ".res")
 Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
@@ -81,14 +84,17 @@ def _only(run: Run, qids: Mapping[str, None]) -> Run:
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
     """Raise InputError for docids, or pages of a run of pages, that the collection lacks: the run is of another one."""
-    docids = list(dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids))
+    docids: dict[str, None] = {}
+    for ranking in run.rankings.values():
+        docids.update(dict.fromkeys(ranking.docids))
+    names = list(docids)
     what = "docids"
     if run.level == "page":
-        what, missing = "pages", collection.passages.missing_pages(docids)
+        what, missing = "pages", collection.passages.missing_pages(names)
     else:
-        missing = [docid for docid, row in zip(docids, collection.passages.rows(docids).tolist(), strict=True) if row < 0]
+        missing = [names[place] for place in np.flatnonzero(collection.passages.rows(names) < 0).tolist()]
     if missing:
         raise InputError(
-            f"{path}: {len(missing)} of {len(docids)} {what}, first {missing[0]!r}, are not in collection {collection.name}; "
+            f"{path}: {len(missing)} of {len(names)} {what}, first {missing[0]!r}, are not in collection {collection.name}; "
             "it is a run of another collection"
         )

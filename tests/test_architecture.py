@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "taco_ir"
-BASE = {"records", "files", "hashes", "settings", "tasks"}
+BASE = {"records", "columns", "files", "hashes", "settings", "tasks"}
 SIBLINGS = {"data", "models", "weighting", "retrieval", "evaluation"}
 TRAINING = BASE | SIBLINGS | {"training"}  # what training may know
 TORCH = ("weighting/", "training/", "models/tuning/")  # imported late as a whole

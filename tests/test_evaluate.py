@@ -215,6 +215,18 @@ def test_mistakes(argv: list[str], said: str, folder: Path) -> None:
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_msmarco_run_scores_as_its_trec_run_does(tables: Any, folder: Path) -> None:
+    """As a file, and in a folder."""
+    (folder / "nq-dev.ms.tsv").write_text(
+        "".join(f"{qid}\t{docid}\t{rank}\n" for qid, docids in RUN.items() for rank, docid in enumerate(docids, 1))
+    )
+    (folder / "set").mkdir()
+    (folder / "set" / "nq-dev.tsv").write_text((folder / "nq-dev.ms.tsv").read_text())
+    trec, *others = tables("nq-dev.mine.trec", "nq-dev.ms.tsv", "set", "--topics", "nq-dev", "--measures", *ALL)["rows"]
+    assert [row["system"] for row in others] == ["ms", "set"]
+    assert all(row | {"system": ""} == trec | {"system": ""} for row in others)
+
+
 @pytest.mark.parametrize("measures", [["Rprec"], ["MRR@10"], []])
 def test_a_run_of_another_collection_is_refused_whatever_is_measured(measures: list[str], folder: Path) -> None:
     """`A#7` is no passage, though `A` is a gold page: what its name suggests is no evidence."""

@@ -132,6 +132,19 @@ def test_msmarco_lines(tmp_path):
     assert (tmp_path / "run.tsv").read_text() == "q\tb\t1\nq\ta\t2\nr\tc\t1\n"
 
 
+def test_what_is_written_for_msmarco_is_read_again(tmp_path, caplog):
+    """Told by its three columns, in any order of lines; the scores are minus the ranks."""
+    run = Run({"q": Ranking.of(["a", "b", "c"], [1.0, 3.0, 2.0]), "r": Ranking.of(["c"], [0.0])})
+    write_msmarco(run, tmp_path / "run.tsv")
+    lines = (tmp_path / "run.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "run.tsv").write_text("".join(reversed(lines)))
+    caplog.set_level("INFO", "taco_ir")
+    read = read_run(tmp_path / "run.tsv")
+    assert read.level == "passage" and "run.tsv: read as an MS MARCO run" in caplog.text
+    assert {qid: ranking.docids for qid, ranking in read.rankings.items()} == {"r": ["c"], "q": ["b", "c", "a"]}
+    assert read.rankings["q"].scores.tolist() == [-1, -2, -3]
+
+
 def test_a_run_of_other_topics_or_of_passages_is_not_written(tmp_path):
     with pytest.raises(InputError, match="1 of its 1 topics, first 'z', not among the 1 queries"):
         write_kilt(Run({"z": ranked([])}, level="page"), queries_of(["a"]), tmp_path / "run.jsonl")

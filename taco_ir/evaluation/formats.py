@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -11,15 +12,21 @@ import orjson
 
 from taco_ir.evaluation.kilt import ranked
 from taco_ir.files import InputError, collector_paused, writing
-from taco_ir.records import Query, Ranking, Run, numbered_lines, read_trec, run_id
+from taco_ir.records import MSMARCO, Query, Ranking, Run, numbered_lines, read_msmarco, read_trec, run_id
 
+log = logging.getLogger("taco_ir")
 page_id = itemgetter("wikipedia_id")
 
 
 def read_run(path: Path) -> Run:
-    """Read a KILT run (JSON objects) or a TREC run, told apart by the first character that is not blank."""
+    """Read a KILT, MS MARCO or TREC run, told apart by the first line that is not blank: a JSON object, three columns, or any other."""
     _, line = next(numbered_lines(path), (0, ""))
-    return read_kilt(path) if line.lstrip().startswith("{") else read_trec(path)
+    if line.lstrip().startswith("{"):
+        return read_kilt(path)
+    if len(line.split()) == MSMARCO.width:
+        log.info("%s: read as %s; its scores are minus the ranks", path, MSMARCO.name)
+        return read_msmarco(path)
+    return read_trec(path)
 
 
 def read_kilt(path: Path) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.files import InputError, collector_paused
-from taco_ir.records import Query, Ranking, Run
+from taco_ir.records import Names, Query, Ranking, Run
 
 PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
@@ -69,7 +69,7 @@ def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query],
     """
     cutoffs = {measure: _cutoff(measure) for measure in measures}
     with collector_paused():
-        judged_Q = [_judge(rankings.get(query.qid, ()), query) for query in queries]
+        judged_Q = [_judge(list(rankings.get(query.qid, ())), query) for query in queries]
     sets_Q = np.array([max(judged.sets, 1) for judged in judged_Q])
     complete = [(row, rank) for row, judged in enumerate(judged_Q) for rank in judged.complete_ranks]
     rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T  # one element per complete evidence set
@@ -113,7 +113,7 @@ def page_run(run: Run, page_of: PageOf) -> Run:
 
 def ranked(pages: Collection[str]) -> Ranking:
     """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
-    return Ranking(list(pages), _rank_scores(len(pages)))
+    return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
 
 
 @cache

@@ -39,6 +39,8 @@ KINDS = {
 AT_K = tuple(kind for kind, (level, _) in KINDS.items() if level != "answer" and kind != "Rprec")  # those with a cutoff
 # kind -> trec_eval's name with and without its cutoff as a parameter
 TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
+PART = 1000  # queries scored together
+KEPT_PAGES = 1 << 20  # docids whose pages are kept between parts
 FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5}))?")
 
 
@@ -112,18 +114,44 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     """
     refuse_text(measures, "measures")
     missing = missing_topics(run, queries)
-    by_query: dict[Measure, dict[str, float] | None] = dict.fromkeys(measures)
-    names = {level: [measure.short for measure in by_query if measure.level == level] for level in ("page", "answer")}
+    measures = list(dict.fromkeys(measures))
     if not (run.answers and any(map(gold_answers, queries))):
-        names["answer"] = []
-    if names["page"] or names["answer"]:
-        rankings = {qid: ranking.docids for qid, ranking in page_run(run, page_of).rankings.items()}
-        scores = kilt_scores(rankings, queries, names["page"]) | answer_scores(run.answers, rankings, queries, names["answer"])
-        by_query.update({measure: scores[measure.short] for measure in by_query if measure.short in scores})
-    qrels = passage_qrels(queries)
-    if qrels and run.level == "passage":
-        by_query.update({measure: passage_scores(run, qrels, measure) for measure in by_query if measure.level == "passage"})
-    return Scores(by_query, missing)
+        measures_of_answers: list[Measure] = []
+    else:
+        measures_of_answers = [measure for measure in measures if measure.level == "answer"]
+    of_pages = [measure for measure in measures if measure.level == "page"]
+    of_passages = [measure for measure in measures if measure.level == "passage"] if run.level == "passage" else []
+    pages_of = _remembering(page_of)
+    found: dict[Measure, dict[str, float]] = {measure: {} for measure in (*of_pages, *measures_of_answers, *of_passages)}
+    for start in range(0, len(queries), PART):
+        part = queries[start : start + PART]
+        own = run._replace(rankings={query.qid: run.rankings[query.qid] for query in part if query.qid in run.rankings})
+        if of_pages or measures_of_answers:
+            rankings = {qid: list(ranking.docids) for qid, ranking in page_run(own, pages_of).rankings.items()}
+            scores = kilt_scores(rankings, part, [measure.short for measure in of_pages])
+            scores |= answer_scores(run.answers, rankings, part, [measure.short for measure in measures_of_answers])
+            for measure in (*of_pages, *measures_of_answers):
+                found[measure] |= scores[measure.short]
+        if of_passages and (qrels := passage_qrels(part)):
+            for measure, values in passage_scores(own, qrels, of_passages).items():
+                found[measure] |= values
+    return Scores({measure: found.get(measure) or None for measure in measures}, missing)
+
+
+def _remembering(page_of: PageOf) -> PageOf:
+    """As `page_of`, but what it said of the docids of earlier parts is kept, up to a number of them."""
+    known: dict[str, str] = {}
+
+    def pages(docids: Iterable[str]) -> Mapping[str, str]:
+        wanted = list(docids)
+        if new := [docid for docid in wanted if docid not in known]:
+            if len(known) > KEPT_PAGES:
+                known.clear()
+                new = wanted
+            known.update(page_of(new))
+        return known
+
+    return pages
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
@@ -132,18 +160,28 @@ def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
 
-def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measure: Measure) -> dict[str, float]:
-    """qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
+def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]) -> dict[Measure, dict[str, float]]:
+    """Measure -> qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
 
-    trec_eval orders by score and then docid; it is given -rank as the score, so the run's own order is measured.
+    trec_eval orders by score and then docid; it is given -rank as the score, so the run's own order is measured. The reciprocal
+    rank has no cutoff there: it gets k hits alone.
     """
     import pytrec_eval
 
-    name = TREC_NAMES[measure.kind].format(k=measure.k)
-    hits = {qid: ranking.docids[: measure.k] for qid, ranking in run.rankings.items() if qid in qrels and len(ranking.docids)}
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {name})
-    found = evaluator.evaluate({qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items()})
-    return {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}
+    cut = {measure: measure.k for measure in measures if measure.kind == "MRR"}
+    deepest = max((measure.k for measure in measures if measure not in cut), default=0)
+    depths: dict[int, list[Measure]] = {}
+    for measure in measures:
+        depths.setdefault(cut.get(measure, deepest), []).append(measure)
+    scores: dict[Measure, dict[str, float]] = {}
+    for depth, own in depths.items():
+        names = {measure: TREC_NAMES[measure.kind].format(k=measure.k) for measure in own}
+        hits = {qid: ranking.docids[:depth] for qid, ranking in run.rankings.items() if qid in qrels and len(ranking.docids)}
+        evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(names.values()))
+        found = evaluator.evaluate({qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items()})
+        for measure, name in names.items():
+            scores[measure] = {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}
+    return scores
 
 
 def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:

@@ -26,6 +26,8 @@ log = logging.getLogger("taco_ir")
 INDEX_VERSION = 2
 K1, B = 0.9, 0.4  # Anserini's defaults for passages
 MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
+HEAP, INDEXING_MB = "-Xmx600m", "128"  # what a part of a search, or the buffer of indexing, needs several times over
+HITS_AT_ONCE = 50_000  # of all queries that are searched together
 MIN_JAVA = 21
 ON_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java tells them in the system's words
 JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")  # -Xrs: Ctrl-C stays Python's
@@ -41,8 +43,11 @@ def java_class(name: str) -> Any:
 
 
 @cache
-def start_jvm() -> None:
+def start_jvm(heap: str = HEAP) -> None:
     """Start a JVM that has Anserini on its class path, unless this process has one already.
+
+    Args:
+        heap: an option of the JVM that bounds its heap, which grows to a quarter of the machine otherwise; "" bounds nothing.
 
     Raises:
         InputError: where Java 21 or Pyserini's jar is missing.
@@ -55,7 +60,7 @@ def start_jvm() -> None:
     os.environ["JAVA_HOME"] = str(home)
     os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # Pyserini's trec_eval calls `java`
     jnius_config.add_classpath(str(anserini_jar()))
-    jnius_config.add_options(*JVM_OPTIONS)
+    jnius_config.add_options(*JVM_OPTIONS, *filter(None, [heap]))
     import jnius
 
     jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
@@ -134,7 +139,7 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             "DefaultLuceneDocumentGenerator",
         )
         with _told(output):
-            java_class("io.anserini.index.IndexCollection").main([*flags, "-threads", str(threads), "-quiet"])
+            java_class("io.anserini.index.IndexCollection").main([*flags, "-memoryBuffer", INDEXING_MB, "-threads", str(threads), "-quiet"])
         for path in source.iterdir():
             path.unlink()
         source.rmdir()
@@ -200,6 +205,14 @@ class BM25:
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
         """Rank passages for (qid, text) pairs, in parallel threads of the JVM."""
+        run: dict[str, Ranking] = {}
+        part = max(1, HITS_AT_ONCE // hits)
+        for start in range(0, len(queries), part):
+            run |= self._search(queries[start : start + part], hits)
+        return Run(run)
+
+    def _search(self, queries: Sequence[tuple[str, str]], hits: int) -> dict[str, Ranking]:
+        """Lucene keeps the texts of all hits until the last query of a search is done, so that these are to be few."""
         texts, qids = java_class("java.util.ArrayList")(), java_class("java.util.ArrayList")()
         for qid, text in queries:
             texts.add(text)
@@ -208,4 +221,4 @@ class BM25:
             entry.getKey(): entry.getValue()
             for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
         }
-        return Run({qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries})
+        return {qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries}

@@ -172,7 +172,7 @@ def prepare() -> None:
     """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beforehand)]
     os.environ.setdefault("OPENAI_API_KEY", "unused")
-    start_jvm()
+    start_jvm(heap="")  # what a command needs is not known
     try:
         importlib.import_module(CATALOGUES)
     except OSError as error:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from taco_ir.data.collections import Topics
 from taco_ir.evaluation.comparison import row_name
+from taco_ir.evaluation.formats import read_run
 from taco_ir.evaluation.leaderboard_page import Example, Examples
 from taco_ir.evaluation.results import Result
-from taco_ir.records import Run, read_trec
+from taco_ir.records import Run
 from taco_ir.study.conditions import Job
 from taco_ir.study.runner import Runner
 from taco_ir.study.scores import TESTED
@@ -28,7 +29,7 @@ def examples(runner: Runner, results: Sequence[Result], corpus: str) -> Examples
         for result in here:
             path = runner.folder(Job(result.condition, result.seed)) / f"runs-{corpus}" / f"{name}.trec"
             if path.is_file():
-                found[row_name(result.system, result.base)] = read_trec(path)
+                found[row_name(result.system, result.base)] = read_run(path)
         if found:
             topics = runner.collection.load_topics(name)
             kept[name] = [_example(topics, row, found) for row in telling(here, name)]

@@ -11,7 +11,6 @@ from taco_ir.evaluation.formats import read_run
 from taco_ir.evaluation.measures import Measure, Scores, evaluate
 from taco_ir.evaluation.results import TopicScores
 from taco_ir.files import collector_paused
-from taco_ir.records import read_trec
 from taco_ir.study.conditions import Slice
 
 MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
@@ -30,7 +29,7 @@ def score_runs(collection: Collection, names: Sequence[str], slices: Sequence[Sl
     """
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
-        scores = evaluate(read_trec(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES)
+        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES)
         if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
             answered = evaluate(read_run(answers), topics.queries, collection.passages.page_of, ANSWER_MEASURES)
             scores = scores._replace(by_query={**scores.by_query, **answered.by_query})
