@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from taco_ir.evaluation.kilt import page_run
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.table import render
 from taco_ir.files import InputError, claimed, write_json
-from taco_ir.rankings import made_of, record_path
+from taco_ir.rankings import made_of, models_of, record_path, unlike_others
 from taco_ir.records import Passage, Query, Run
 from taco_ir.scoring import score_asked, table_of
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_HITS = 20
 AT_ONCE = 32  # questions read between two lines of progress
 RETRIEVAL = (Measure("Rprec"), Measure("recall", 5))
-IN_RUNS = re.compile(r"model|episode-\d+")  # what folders of a training run are called
 
 
 def parser() -> Parser:
@@ -68,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         return
     topics_of = [collection.topics(name) for name in collection.expand(options.topics)]
     runs = []
-    paths = _paths(options, collection, topics_of, system.name)
+    paths = _paths(options, collection, topics_of, system.name, models_of(_record(options, collection, topics_of[0], system, reader)))
     with ExitStack() as held:
         for path in paths:
             held.enter_context(claimed(path, command(options), partial(_refuse_existing, path, options)))
@@ -119,10 +117,13 @@ def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage])
     return f"{query.text}\n  {answer.text}  ({answer.score:.3f})\n  {evidence}"
 
 
-def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str) -> list[Path]:
+def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str, made_by: Sequence[str]) -> list[Path]:
     """Where the answers to each of the topics go. Raises: InputError for a file as the output of several topics."""
+    from taco_ir.systems import model_name
+
     if options.output is None:
-        return [Path("runs") / collection.name / f"{topic.name}.{system}.{_reader_name(options.reader)}.answers.jsonl" for topic in topics]
+        folder, named = Path("runs") / collection.name, f"{system}.{model_name(options.reader)}"
+        return unlike_others([folder / f"{topic.name}.{named}.answers.jsonl" for topic in topics], made_by, ".answers.jsonl")
     output = Path(options.output)
     if output.is_file() and len(topics) > 1:
         raise InputError(f"--output {output} is a file; for {len(topics)} topics give a folder")
@@ -134,16 +135,6 @@ def _refuse_existing(path: Path, options: Namespace) -> None:
     """Raise InputError where an output that the user named is there, without --overwrite."""
     if options.output is not None and path.exists() and not options.overwrite:
         raise InputError(f"--output {path} exists; give another name or --overwrite")
-
-
-def _reader_name(reader: str) -> str:
-    """A short name for files: of the run that trained it, since all runs call its folder alike."""
-    from taco_ir.systems import model_name
-
-    if not Path(reader).is_dir():
-        return model_name(reader)
-    folder = Path(reader).resolve()
-    return next((name for name in reversed(folder.parts) if not IN_RUNS.fullmatch(name)), folder.name)
 
 
 def _record(options: Namespace, collection: Collection, topics: Topics, system: System, reader: Reader) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from taco_ir.records import Ranking, Run, read_trec, write_trec
 from taco_ir.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.systems import System
 
+SHORT = 6  # digits of a hash in a name
+
 
 def record_path(run: Path) -> Path:
     """Beside each run: what made it."""
@@ -30,6 +32,20 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
     }
+
+
+def models_of(record: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the models that a record names: encoders, those of a hybrid's parts included, and a reader."""
+    inputs = record.get("inputs", {})
+    found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
+    return [*found, *([str(record["reader"])] if "reader" in record else [])]
+
+
+def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
+    """Default names, with a short hash of the models before the suffix where one of them is the run of other models, which stays."""
+    if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
+        return list(paths)
+    return [path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}") for path in paths]
 
 
 class Maker(NamedTuple):

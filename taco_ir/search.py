@@ -15,11 +15,11 @@ import taco_ir
 from taco_ir.console import MODEL_FLAGS, Parser, check_asked, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.files import InputError, claimed, read_json, write_json
-from taco_ir.rankings import made_of, record_path
+from taco_ir.rankings import made_of, record_path, unlike_others
 from taco_ir.records import Run, write_trec
 
 if TYPE_CHECKING:
-    from taco_ir.systems import System
+    from taco_ir.systems import Retrievers, System
 
 FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
 COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
@@ -59,25 +59,30 @@ def main(argv: Sequence[str]) -> None:
     if options.query is not None:
         show_hits(options, collection)
         return
+    from taco_ir.systems import Retrievers
+
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
-    paths = run_paths(options, collection, topics)
+    retrievers = Retrievers.of(collection, options)
+    paths = run_paths(options, collection, topics, retrievers)
     records = [record(options, collection, topic) for topic in topics]
     with ExitStack() as held:
         for path, asked in zip(paths, records, strict=True):
             held.enter_context(claimed(path, asked, partial(refuse_foreign, path, asked, options)))
-        runs = search_topics(options, collection, topics, paths, records)
+        runs = search_topics(options, collection, retrievers, topics, paths, records)
     judged = [topic.judged for topic in topics]
     if any(judged):
         print_scores(options, collection, list(compress(topics, judged)), list(compress(runs, judged)))
 
 
 def search_topics(
-    options: Namespace, collection: Collection, topics: Sequence[Topics], paths: Sequence[Path], records: Sequence[dict[str, Any]]
+    options: Namespace,
+    collection: Collection,
+    retrievers: Retrievers,
+    topics: Sequence[Topics],
+    paths: Sequence[Path],
+    records: Sequence[dict[str, Any]],
 ) -> list[dict[str, Run]]:
     """Search, write and report each of the topics; the runs of each by system, the chosen one first."""
-    from taco_ir.systems import Retrievers
-
-    retrievers = Retrievers.of(collection, options)
     chosen: System = getattr(retrievers, options.retriever)
     compare = options.compare
     if compare is None:
@@ -138,14 +143,21 @@ def print_scores(options: Namespace, collection: Collection, topics: Sequence[To
     print(score_table(collection, topics, named, measures, options.format), end="")
 
 
-def run_paths(options: Namespace, collection: Collection, topics: Sequence[Topics]) -> list[Path]:
-    """Where each run goes. Raises: InputError for a file as the output of several topics."""
-    from taco_ir.systems import model_name
+def run_paths(options: Namespace, collection: Collection, topics: Sequence[Topics], retrievers: Retrievers) -> list[Path]:
+    """Where each run goes; a default name that holds another model's run gets a hash, and so does the system.
 
+    Raises:
+        InputError: for a file as the output of several topics.
+    """
     suffix = FORMATS[options.output_format]
-    system = model_name(options.model) if options.retriever == "dense" else options.retriever
     if options.output is None:
-        return [Path("runs") / collection.name / f"{topic.name}.{system}{suffix}" for topic in topics]
+        chosen: System = getattr(retrievers, options.retriever)
+        plain = [Path("runs") / collection.name / f"{topic.name}.{chosen.name}{suffix}" for topic in topics]
+        if chosen is retrievers.bm25 or not any(path.exists() for path in plain):
+            return plain
+        paths = unlike_others(plain, [retrievers.dense.encoder.fingerprint], suffix)
+        chosen.name = paths[0].name.removesuffix(suffix).removeprefix(f"{topics[0].name}.")
+        return paths
     output = Path(options.output)
     if len(topics) == 1 and not options.output.endswith("/") and not output.is_dir():
         return [output]
@@ -167,7 +179,7 @@ def record(options: Namespace, collection: Collection, topic: Topics) -> dict[st
 
 
 def refuse_foreign(path: Path, wanted: Mapping[str, Any], options: Namespace) -> None:
-    """Raise InputError where the user named an output whose record differs from `wanted`; default names hold the latest run."""
+    """Raise InputError where the user named an output whose record differs from `wanted`; default names hold the latest run of a model."""
     if options.output is None or options.overwrite or not path.exists():
         return
     found = read_json(record_path(path)) if record_path(path).is_file() else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from argparse import Namespace
@@ -15,7 +16,7 @@ from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection, encode_topics
 from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
-from taco_ir.records import Query, Run
+from taco_ir.records import Query, Run, run_id
 from taco_ir.retrieval.bm25 import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.index import DenseIndex, build_index
@@ -25,6 +26,7 @@ from taco_ir.tasks import canonical_task
 if TYPE_CHECKING:
     from taco_ir.models.encoder import TextEncoder
 
+IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # what folders in runs are called
 PART = 1024  # queries of a part; exact search reads the vectors once for so many
 
 
@@ -45,11 +47,19 @@ def encoder_of(options: Namespace) -> TextEncoder:
 
 
 def model_name(model: str | None) -> str:
-    """A short name for files and tables."""
+    """One word for files and tables: of a folder that a training wrote, the training's, since all call theirs alike."""
     if model is None:
         return SHIPPED
-    name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "--")
+    name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else model.replace("/", "--")
+    name = run_id(name).lstrip(".") or "model"
     return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
+
+
+def _folder_name(folder: Path) -> str:
+    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of a study's taco/1/out/model."""
+    parts = [part for part in folder.parts[1:] if part not in IN_RUNS]
+    telling = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
+    return "-".join(parts[telling:])
 
 
 def query_topics(options: Namespace) -> Topics:

@@ -40,6 +40,7 @@ from taco_ir.models.reader import (
     save_head,
 )
 from taco_ir.records import Passage, Run
+from taco_ir.systems import model_name
 from taco_ir.training.loop import Loop
 from taco_ir.training.reading import Placed, reader_loss
 
@@ -291,7 +292,10 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
             [*both[:3], "nq-dev", "--model", "third" if name == "third" else str(reader), "--reader", name, "--hits", "2", "--quiet"]
         )
     written = {path.name for path in (tmp_path / "runs" / "both").glob("*.jsonl")}
-    assert written == {f"nq-dev.{system}.answers.jsonl" for system in ("model.mine", "model.other", "third.third")}
+    trained = model_name(str(reader))
+    assert trained != "model"
+    expected = (f"{trained}.mine", f"{trained}.other-episode-2", "third.third")
+    assert written == {f"nq-dev.{system}.answers.jsonl" for system in expected}
 
 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -99,6 +100,31 @@ def test_default_output_holds_the_latest_run(model: list[str]) -> None:
     for hits in (5, 3):
         main(["--topics", "nq-dev", *model, "--hits", str(hits)])
         assert {len(ranking.docids) for ranking in read_trec(Path("runs/sample/nq-dev.tiny-bert.trec")).rankings.values()} == {hits}
+
+
+def test_a_default_name_never_replaces_the_run_of_another_model(folder: Path, tiny_bert: Path) -> None:
+    """Every training calls its folder model: runs are named by the training, and by a hash where that is not enough; hybrids too."""
+    copies = [folder / "a" / "my run" / "model", folder / "b" / "my run" / "model", folder / "a" / "3" / "episode-2" / "model"]
+    for place, copy in enumerate(copies):
+        shutil.copytree(tiny_bert, copy)
+        command = ["--topics", "nq-dev", "--model", str(copy), "--pooling", "mean", "--no-compare", "--hits", "3"]
+        prompt = ["--prompt", f"{place} "] if place else []
+        for retriever in ("dense", "hybrid"):
+            main([*command, *prompt, "--retriever", retriever])
+            before = {path.name: path.read_bytes() for path in Path("runs/sample").iterdir() if path.suffix == ".trec"}
+            main([*command, *prompt, "--retriever", retriever])
+            assert {path.name: path.read_bytes() for path in Path("runs/sample").iterdir() if path.suffix == ".trec"} == before
+    names = sorted(path.name.removeprefix("nq-dev.") for path in Path("runs/sample").glob("*.trec"))
+    assert [re.sub(r"-[0-9a-f]{6}\b", "-HASH", name) for name in names] == [
+        "a-3-episode-2.trec",
+        "hybrid-HASH.trec",
+        "hybrid-HASH.trec",
+        "hybrid.trec",
+        "my_run-HASH.trec",
+        "my_run.trec",
+    ]
+    for path in Path("runs/sample").glob("*.trec"):
+        assert path.read_text().split()[5] == path.name.removeprefix("nq-dev.").removesuffix(".trec")
 
 
 def test_named_output_is_never_lost(model: list[str]) -> None:
