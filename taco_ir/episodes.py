@@ -39,6 +39,7 @@ def train(config: TrainConfig) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         run = Run(config, output, processes)
+        run.data.refuse_other_inputs()
         if not begun(output):
             save_config(config, output)
         return run.episodes()

@@ -65,6 +65,7 @@ def _run(config: PretrainConfig, output: Path) -> None:
     from taco_ir.models.encoder import model_folder
     from taco_ir.reporting import ConsoleReporter
     from taco_ir.training.checkpoint import latest
+    from taco_ir.training.inputs import inputs_of, refuse_other_inputs
     from taco_ir.training.loop import Plan
     from taco_ir.training.pretrain import DOCUMENTS, Pretraining, PretrainStep, Spans
     from taco_ir.training.pretrain_model import start_pretraining
@@ -73,6 +74,7 @@ def _run(config: PretrainConfig, output: Path) -> None:
     collection = open_collection(config.collection)
     found = latest(output)
     base = model_folder(config.model)
+    refuse_other_inputs(output, inputs_of(collection, (), base))
     before = read_stream(base)
     model = start_pretraining(config, base, found / "model" if found else None)
     documents = read_documents(config, collection, model)

@@ -66,6 +66,8 @@ def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
     found = latest(output)
     model = start_reader(config, found / "model" if found else base)
     data = TrainingData(config, output, processes)
+    if processes.first:
+        data.refuse_other_inputs()
     if processes.first and not begun(output):
         save_config(config, output)
     before = read_stream(base)

@@ -24,6 +24,7 @@ from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.systems import BM25System, DenseSystem, build_dense
 from taco_ir.tasks import TopicsName, resolve_task
 from taco_ir.training.config import TrainConfig, episode_configs
+from taco_ir.training.inputs import inputs_of, refuse_other_inputs
 from taco_ir.training.keys import NOTHING
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ class TrainingData:
         """Print on stderr, once for all processes."""
         if self.processes.first:
             print(text, file=sys.stderr)
+
+    def refuse_other_inputs(self) -> None:
+        """Raise InputError where the run was begun with other passages, topics, base weights or files of negatives than there are now."""
+        from taco_ir.models.encoder import model_folder
+
+        splits = dict.fromkeys(("train", self.config.validate_on))
+        topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
+        files = [episode.negatives for episode in episode_configs(self.config) if episode.negatives not in ("bm25", "ance", "none")]
+        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model_folder(self.config.model), files))
 
     def negatives(
         self, config: TrainConfig, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None

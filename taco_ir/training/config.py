@@ -54,7 +54,7 @@ __all__ = [
     "to_dict",
 ]
 CONFIGS = Path(__file__).with_name("configs")
-CONFIG_FILE = "config.json"
+CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
 MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a run and its continuation
 LISTS = ("tasks", "reading", "self_supervised", "objective")  # keys whose flag takes several words
 Config = TypeVar("Config", bound="DataclassInstance")  # TrainConfig, or the keys of another kind of run
@@ -145,7 +145,9 @@ def read_saved(folder: Path, kind: type[Config]) -> Config:
 
 def begun(output: Path) -> bool:
     """Whether anything is there beside a run's configuration; one that failed before it left more may be configured anew."""
-    return any(path.is_file() and path != output / CONFIG_FILE and not is_leftover(path) for path in output.rglob("*"))
+    return any(
+        path.is_file() and path not in (output / CONFIG_FILE, output / INPUTS_FILE) and not is_leftover(path) for path in output.rglob("*")
+    )
 
 
 def refuse_other_run(config: DataclassInstance, output: Path) -> None:
