@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, command, log, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, command, limit_asked, log, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run
@@ -48,6 +48,7 @@ def parser() -> Parser:
         "--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]"
     )
     flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
+    limit_asked(flags, ("--quiet", "--format"))
     return flags
 
 

@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from itertools import takewhile
+from typing import Any, NamedTuple, NoReturn
 
 from taco_ir.files import QUOTED_UP_TO, InputError, printable
 
@@ -81,6 +82,14 @@ FLAGS: dict[str, dict[str, Any]] = {
 MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
 
 
+class Limit(NamedTuple):
+    """When a flag does something."""
+
+    flag: str
+    acts: Callable[[argparse.Namespace], bool]
+    goes_with: str
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser for one verb; its mistakes are one line, as all others."""
 
@@ -92,8 +101,22 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._limits: list[Limit] = []
         for flag in flags:
             self.flag(flag)
+
+    def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
+        """Refuse `flags`, where they are given, unless they act: `acts` tells of the options, `goes_with` says in words when they do."""
+        self._limits += [Limit(flag, acts, goes_with) for flag in flags]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's. Raises: InputError for a flag that would do nothing, its default included."""
+        options = super().parse_args(args, namespace)
+        given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
+        for flag, acts, goes_with in self._limits:
+            if flag in given and not acts(options):
+                raise InputError(f"{flag} goes with {goes_with}; it does nothing here (see {self.prog} --help)")
+        return options
 
     def flag(self, name: str, **changes: Any) -> None:
         """Add a shared flag, with what differs for this verb."""
@@ -128,16 +151,27 @@ def command(options: argparse.Namespace) -> dict[str, str]:
     return {name: repr(value) for name, value in vars(options).items()}
 
 
+def limit_asked(parser: Parser, of_topics: Sequence[str]) -> None:
+    """What goes with --topics alone, with --query alone, and with a model, in a verb that searches for the one or the other.
+
+    --device says where, not what: a study passes it to all that it runs.
+    """
+    parser.only(("--output", *of_topics), lambda options: options.query is None, "--topics")
+    parser.only(("--task",), lambda options: options.query is not None, "--query")
+    parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
+    parser.only(
+        (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index"),
+        lambda options: options.retriever != "bm25" or bool(getattr(options, "compare", False)),
+        "--retriever dense or hybrid",
+    )
+
+
 def check_asked(options: argparse.Namespace, parser: Parser) -> None:
-    """Raises: InputError unless exactly one of --topics and --query was given, with a text, --output with the one, --task with the other."""
+    """Raises: InputError unless exactly one of --topics and --query was given, with a text."""
     if bool(options.topics) == bool(options.query is not None):
         raise InputError(f"give either --topics or --query (see {parser.prog} --help)")
     if options.query is not None and not options.query.strip():
         raise InputError("--query is empty; give a text")
-    if options.query is not None and options.output is not None:
-        raise InputError("--output goes with --topics")
-    if options.query is None and options.task is not None:
-        raise InputError("--task goes with --query")
 
 
 def share_processors() -> None:

@@ -63,6 +63,11 @@ def parser() -> Parser:
         help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others. The same for modules "
         "of tasks; *=none is the backbone without any",
     )
+    flags.only(("--topics",), lambda options: not options.what or "queries" in options.what, "--what queries")
+    flags.only(("--collection",), lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes")
+    flags.only(
+        ("--precision", "--batch-size"), lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes, which encode"
+    )
     return flags
 
 

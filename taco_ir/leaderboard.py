@@ -25,8 +25,6 @@ from taco_ir.study.conditions import Job, folders, read_study
 if TYPE_CHECKING:
     from taco_ir.study.runner import Runner
 
-CHECKING = ("rows", "random")  # flags of --check
-
 
 def parser() -> Parser:
     flags = Parser(
@@ -74,13 +72,34 @@ def parser() -> Parser:
         metavar="DIR",
         help="the study's checkpoints and runs, for the same [default: studies/<name> under the data home]",
     )
+    boards_alone = "boards, not with --check or --convergence"
+    flags.only(
+        ("--baseline", "--without", "--brief", "--measures"),
+        lambda options: not options.check and options.convergence is None,
+        boards_alone,
+    )
+    flags.only(("--brief",), lambda options: options.format in FLAGS["--format"]["choices"], "a --format of tables")
+    flags.only(
+        ("--convergence", "--format", "--output", "--overwrite"), lambda options: not options.check, "what is shown, not with --check"
+    )
+    flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
+    flags.only(("--rows", "--random", "--models"), lambda options: options.check, "--check")
+    flags.only(
+        ("--collection", "--work"),
+        lambda options: options.check or (options.format == "html" and options.convergence is None),
+        "--check or the boards' --format html",
+    )
+    flags.only(("--work",), lambda options: options.collection is not None, "--collection")
+    flags.only(
+        ("--seed",),
+        lambda options: options.random is not None if options.check else bool(options.baseline),
+        "--baseline, or --check --random",
+    )
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    if not options.check and (given := [name for name in CHECKING if getattr(options, name) is not None]):
-        raise InputError(f"--{given[0]} belongs to --check")
     results = of_corpus(read_results(options.folder / "results"), options.corpus)
     if options.check:
         if options.collection is None:
@@ -128,7 +147,12 @@ def leaderboard(results: Sequence[Result], options: Namespace) -> str:
         if options.collection is not None:
             from taco_ir.study.examples import examples
 
-            texts = examples(runner_of(options), results, found[0].corpus)
+            runner = runner_of(options)
+            if (texts := examples(runner, results, found[0].corpus)) is None:
+                raise InputError(
+                    f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run of it is in "
+                    f"{runner.work}; `reproduce` makes them, or give another --work"
+                )
         return page(found, results, published(), texts)
     return brief(found, options.format) if options.brief else text(found, options.format)
 

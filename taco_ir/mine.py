@@ -84,6 +84,10 @@ def parser() -> Parser:
         "the hits down to --depth, all are above it and dropped (the audit counts such queries as lost). One number for all sources, or one "
         "for each; none: drop nothing",
     )
+    flags.only(
+        tuple(flag for flag in OF_MODELS if flag != "--device"), lambda options: bool(models_among(options.source)), "a model as --source"
+    )
+    flags.only(("--skip", "--depth"), lambda options: not options.window, "no --window, which says the same")
     return flags
 
 
@@ -138,8 +142,6 @@ def main(argv: Sequence[str]) -> None:
 def settings_of(options: Namespace) -> list[MiningSettings]:
     """What of each source's rankings becomes negatives. Raises: InputError for flags that do not fit the sources or each other."""
     count = len(options.source)
-    if options.window and (options.skip, options.depth) != (DEFAULTS.skip, DEFAULTS.depth):
-        raise InputError("--window says what --skip and --depth say; give it or them")
     windows = _for_each("--window", options.window or [(options.skip, options.depth)], count)
     margins = _for_each("--margin", options.margin or [None], count)
     return [
@@ -165,23 +167,17 @@ def topics_names(tasks: Sequence[str], split: str) -> list[str]:
 
 
 def sources_of(options: Namespace, collection: Collection) -> list[System | Path]:
-    """What --source names, the same for the same word. Raises: InputError for a name of nothing, or a model's flags without a model."""
-    models = [word for word in dict.fromkeys(options.source) if word != BM25_SOURCE and not _is_runs(Path(word))]
-    defaults = parser()
-    for flag in OF_MODELS:
-        if flag == "--device":  # says where, not what: a study passes it to all it runs
-            continue
-        name = flag.removeprefix("--").replace("-", "_")
-        if getattr(options, name) == defaults.get_default(name):
-            continue
-        if not models:
-            raise InputError(f"{flag} goes with a model as --source, this is {' '.join(map(repr, options.source))}")
-        if flag == "--index" and len(models) > 1:
-            raise InputError(
-                f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs"
-            )
+    """What --source names, the same for the same word. Raises: InputError for a name of nothing, or an index for several models."""
+    models = models_among(options.source)
+    if options.index is not None and len(models) > 1:
+        raise InputError(f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs")
     named = {word: source_of(word, options, collection) for word in dict.fromkeys(options.source)}
     return [named[word] for word in options.source]
+
+
+def models_among(words: Sequence[str]) -> list[str]:
+    """The words of --source that name models: neither bm25 nor runs."""
+    return [word for word in dict.fromkeys(words) if word != BM25_SOURCE and not _is_runs(Path(word))]
 
 
 def source_of(word: str, options: Namespace, collection: Collection) -> System | Path:

@@ -39,6 +39,8 @@ def parser() -> Parser:
     flags.add_argument("--work", type=Path, metavar="DIR", help="checkpoints, runs and logs [default: studies/<name> under the data home]")
     flags.add_argument("--list", action="store_true", help="only say which jobs there are, and how far each is")
     flags.flag("--format")
+    flags.only(("--format",), lambda options: options.list, "--list")
+    flags.only(("--jobs", "--device"), lambda options: not options.list, "running, not with --list")
     return flags
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, check_asked, log, run_verb, timed
+from taco_ir.console import MODEL_FLAGS, Parser, check_asked, limit_asked, log, run_verb, timed
 from taco_ir.data.collections import Collection, Topics, open_collection
+from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, claimed, read_json, write_json
 from taco_ir.rankings import made_of, record_path, unlike_others
 from taco_ir.records import Run, write_trec
@@ -48,6 +49,7 @@ def parser() -> Parser:
         action=BooleanOptionalAction,
         help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]",
     )
+    limit_asked(flags, ("--output-format", "--compare", "--no-compare"))
     return flags
 
 
@@ -203,7 +205,7 @@ def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collec
 
 
 def show_hits(options: Namespace, collection: Collection) -> None:
-    """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked."""
+    """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked; or a table of them."""
     from taco_ir.retrieval.snippet import snippet
     from taco_ir.systems import Retrievers, query_topics
 
@@ -211,6 +213,13 @@ def show_hits(options: Namespace, collection: Collection) -> None:
     run = system.search(query_topics(options), options.hits or SHOWN_HITS)
     ranking = run.rankings["query"]
     passages = collection.passages.get(ranking.docids)
+    if options.format != "table":
+        rows: list[list[Cell]] = [
+            [rank, float(score), docid, passages[docid].title, passages[docid].text]
+            for rank, (docid, score) in enumerate(zip(ranking.docids, ranking.scores, strict=True), 1)
+        ]
+        print(render(Table(options.query, ["rank", "score", "docid", "title", "text"], rows), options.format), end="")
+        return
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")
     for rank, (docid, score) in enumerate(zip(ranking.docids, ranking.scores, strict=True), 1):
         passage = passages[docid]

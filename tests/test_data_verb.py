@@ -133,7 +133,7 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
         (["get", "kilt/ng/dev"], "unknown topics 'kilt/ng/dev'; did you mean nq-dev"),
         (["passages", "--words", "0"], "'0' is not a whole number of at least 1"),
         (["passages"], "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource"),
-        (["passages", "--file", "x.tsv", "--words", "50"], "--source and --words do not go with it"),
+        (["passages", "--file", "x.tsv", "--words", "50"], "--words goes with cutting passages, not with --file"),
     ],
 )
 def test_mistakes_are_one_line(verb: Verb, argv: list[str], said: str) -> None:

@@ -279,14 +279,14 @@ def test_no_index_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["index", "docid"])
 def test_verify_finds_one_altered_bit(copy: Path, name: str) -> None:
-    main(["--output", str(copy), "--vectors", "unused", "--verify"])
+    main(["--output", str(copy), "--verify"])
     with (copy / name).open("r+b") as file:
         file.seek(-9, 2)
         byte = file.read(1)[0]
         file.seek(-9, 2)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(InputError, match=f"^{copy / name}: altered"):
-        main(["--output", str(copy), "--vectors", "unused", "--verify"])
+        main(["--output", str(copy), "--verify"])
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,SQ8"])

@@ -130,9 +130,13 @@ def test_the_output_is_a_file_that_is_not_replaced_by_accident(study: Path, tmp_
         (["--baseline", "nave"], "baseline 'nave' is no system of the results; allowed: BM25, naive (minilm-l6)"),
         (["--corpus", "all"], "--corpus 'all' is not in the results; allowed: part, whole"),
         (["--measures", "R@20"], "measure 'passage R@20' is not in the results"),
-        (["--rows", "BM25"], "--rows belongs to --check"),
+        (["--rows", "BM25"], "--rows goes with --check"),
         (["--check"], "--check needs --collection"),
         (["--check", "--collection", "sample", "--rows", "BM52"], "--rows 'BM52': no such row"),
+        (
+            ["--format", "html", "--collection", "sample"],
+            "--collection sample: it is for texts of what was ranked on part, and no run of it is in",
+        ),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],
 )

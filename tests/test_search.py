@@ -46,6 +46,11 @@ def model(tiny_bert: Path) -> list[str]:
     return ["--model", str(tiny_bert), "--pooling", "mean", "--normalize", "--no-compare"]
 
 
+def of_model(model: list[str], retriever: str) -> list[str]:
+    """The flags of the model, which only those take that search with it."""
+    return ["--no-compare"] if retriever == "bm25" else model
+
+
 def systems_in(table: str) -> list[tuple[str, str]]:
     """(topics, system) of each row of a JSON table."""
     return [(row["topics"], row["system"]) for row in json.loads(table)["rows"]]
@@ -175,7 +180,7 @@ def test_other_formats_say_the_same(model: list[str]) -> None:
 def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
     """score(d) = sum over the two runs of 1 / (60 + rank)."""
     for system in ("dense", "bm25", "hybrid"):
-        main(["--topics", "nq-dev", *model, "--retriever", system, "--hits", "20", "--output", f"{system}.trec"])
+        main(["--topics", "nq-dev", *of_model(model, system), "--retriever", system, "--hits", "20", "--output", f"{system}.trec"])
     dense, bm25, hybrid = (read_trec(Path(f"{system}.trec")).rankings for system in ("dense", "bm25", "hybrid"))
     assert dense.keys() == hybrid.keys()
     for qid, ranking in hybrid.items():
@@ -191,6 +196,7 @@ def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
 def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    model = [] if retriever == "bm25" else model[:-1]
     main(["--query", "In which city was the painter Francis Bacon born?", *model, "--retriever", retriever])
     lines = capsys.readouterr().out.splitlines()
     heads = [re.fullmatch(r" *(\d+)  (-?\d+\.\d{4})  (.+)  \[(\S+)\]", line) for line in lines[::2]]
@@ -208,6 +214,19 @@ def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.Captu
         assert docids[0] == "10009#0" and "*painter*" in "".join(lines) and "*born*" in lines[1]
     main(["--query", "xyzzy", *model, "--retriever", retriever, "--hits", "1"])
     assert len(capsys.readouterr().out.splitlines()) == (2 if retriever == "dense" else 0)  # the word is in no passage
+
+
+def test_hits_of_a_query_in_other_formats(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--query", "who was born in dublin", *model[:-1], "--hits", "3"]
+    main(command)
+    docids = re.findall(r"\[(\S+)\]$", capsys.readouterr().out, re.MULTILINE)
+    main([*command, "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    found = open_collection("sample").passages.get(docids)
+    assert [row["rank"] for row in rows] == [1, 2, 3] and [row["docid"] for row in rows] == docids
+    assert [(row["title"], row["text"]) for row in rows] == [(found[docid].title, found[docid].text) for docid in docids]
+    main([*command, "--format", "markdown"])
+    assert "| --- |" in capsys.readouterr().out.replace("---:", "---")
 
 
 def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,7 +262,7 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
     }
     values: dict[str, Any] = {}
     for flags, systems in expected.items():
-        main([*command, *flags])
+        main([*(command if flags != ("--retriever", "bm25") else ["--topics", "nq-dev", "fever-dev", "--format", "json"]), *flags])
         table = capsys.readouterr().out
         assert systems_in(table) == [(name, system) for name in ("nq-dev", "fever-dev", "macro average") for system in systems], flags
         for row in json.loads(table)["rows"]:
@@ -273,7 +292,19 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
     for name, text in (("marked", marked), ("plain", marked.replace("[START_ENT]", "").replace("[END_ENT]", ""))):
         write_collection(folder / name, PASSAGES, {"wned-dev": [query("e1", text, ["2#0"])]})
         for system in ("dense", "bm25"):
-            main(["--topics", "wned-dev", "--collection", name, *model, "--retriever", system, "--output", f"{name}.{system}"])
+            main(
+                [
+                    "--topics",
+                    "wned-dev",
+                    "--collection",
+                    name,
+                    *of_model(model, system),
+                    "--retriever",
+                    system,
+                    "--output",
+                    f"{name}.{system}",
+                ]
+            )
     assert Path("marked.bm25").read_bytes() == Path("plain.bm25").read_bytes()
     assert read_trec(Path("marked.bm25")).rankings["e1"].docids[0] == "2#0"
     dense, without = (read_trec(Path(f"{name}.dense")).rankings["e1"] for name in ("marked", "plain"))

@@ -60,13 +60,12 @@ def make_passages(argv: Sequence[str]) -> None:
     parser.add_argument("--source", type=Path, metavar="PATH", help=source_help)
     parser.add_argument("--words", type=positive, metavar="N", help="words in a passage [default: 100]")
     parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) as they are")
+    parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     options = parser.parse_args(argv)
     from taco_ir.data.kilt_files import kilt_folder, knowledge_source
     from taco_ir.data.passages import build_passages, refuse_passages, take_passages
 
     if options.file:
-        if options.source or options.words:
-            raise InputError("--file takes passages as they are; --source and --words do not go with it")
         store = take_passages(options.file, kilt_folder())
         print(f"{store.path}: {store.count:,} passages")
         return
