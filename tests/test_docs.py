@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
+import shutil
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from documents import BLOCK, ROOT, blocks, command, module, runnable
+from verbs import without_java
 
 from taco_ir.console import Parser
 from taco_ir.files import InputError
 from taco_ir.retrieval.vectors import Shard
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(
     path for pattern in ("*.md", "docs/*.md", "topics/*.md", "runs/*.md", "runs/*/*.md", "benchmarks/*.md") for path in ROOT.glob(pattern)
 )
-BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`")  # a verb alone is its name, no command
-VERB = re.compile(r"taco_ir\.(\w+)")
-RUN = "sh run"
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """(what stands behind the fence, content) of each code block."""
-    return BLOCK.findall(text)
+PAGES = (  # all of whose blocks are run, or say what they need
+    *("README.md", "CONTRIBUTING.md", "taco_ir/encoder/README.md", "topics/README.md"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+)
+RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder/README.md", "docs/guide.md", "docs/new-task.md"}  # the last by test_new_task
+DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
 
 def command_lines(text: str) -> list[str]:
@@ -37,19 +38,6 @@ def command_lines(text: str) -> list[str]:
         for line in [*lines, *INLINE.findall(BLOCK.sub("", text))]
         if re.match(r"\s*([A-Z_]+=\S+ )*(python|torchrun)\b.*-m taco_ir", line)
     ]
-
-
-def command(line: str) -> tuple[str, list[str]]:
-    """The verb and its arguments."""
-    words = [word for word in shlex.split(line, comments=True) if word not in ("...", "&")]
-    place = next(number for number, word in enumerate(words) if VERB.fullmatch(word))
-    matched = VERB.fullmatch(words[place])
-    assert matched and words[place - 1] == "-m", line
-    return matched[1], words[place + 1 :]
-
-
-def module(verb: str) -> str:
-    return "taco_ir.data.__main__" if verb == "data" else f"taco_ir.{verb}"
 
 
 class Parsed(Exception):
@@ -150,26 +138,60 @@ def test_links_and_targets_of_make_exist(path: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, f"{path.name} links to {link}"
 
 
-def test_the_guide_works_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its marked commands as they stand, in order, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    marked = [block for fence, block in blocks((ROOT / "docs" / "guide.md").read_text(encoding="utf-8")) if fence == RUN]
-    lines = [line for block in marked for line in block.splitlines()]
-    assert len(lines) >= 10
-    for line in lines:
-        verb, argv = command(line)
-        importlib.import_module(module(verb)).main(argv)
-    printed = capsys.readouterr().out
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_what_it_needs(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for fence, block in blocks(text):
+        assert fence in ("sh", "python", *DATA), f"{page}: a block of {fence or 'nothing'!r}"
+        assert fence not in DATA or not command_lines(f"```{fence}\n{block}```"), f"{page}: commands in a block of {fence}"
+    assert page in RUN or not runnable(text), f"{page}: blocks that no test runs"
+
+
+@pytest.mark.parametrize("section", ["third party", "first party"])
+@pytest.mark.parametrize("page", PAGES)
+def test_the_order_of_imports_is_what_ruff_makes_of_it(page: str, section: str, tmp_path: Path) -> None:
+    """Elsewhere, where our package is one of others, and in a project that it belongs to."""
+    known = ["--config", "lint.isort.known-first-party=['taco_ir']"] * (section == "first party")
+    for fence, block in blocks((ROOT / page).read_text(encoding="utf-8")):
+        if fence == "python":
+            (tmp_path / "block.py").write_text(block, encoding="utf-8")
+            flags = ["check", "--isolated", "--no-cache", "--select", "I001", *known, str(tmp_path / "block.py")]
+            done = subprocess.run([sys.executable, "-m", "ruff", *flags], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{page}: {done.stdout}"
+
+
+def run_in_a_fresh_process(page: str, folder: Path, *stand_ins: str) -> str:
+    """Its blocks as they stand, in order, in one folder, on a machine without Java and keys; what they print."""
+    driver = [sys.executable, str(ROOT / "tests" / "documents.py"), str(ROOT / page), *stand_ins]
+    done = subprocess.run(driver, cwd=folder, env=without_java(folder.parent / "bin"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder"
+
+
+@pytest.mark.timeout(1800)
+def test_the_guide_works_from_top_to_bottom(folder: Path) -> None:
+    assert len(runnable((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))) >= 10
+    printed = run_in_a_fresh_process("docs/guide.md", folder)
     for made in (
         "my-wiki/part.json",
         "negatives.audit.html",
         "without-answers.jsonl",
         "my-run/model",
         "my-base/model",
+        "my-modules/model",
+        "mixed.trec",
         "runs/taco/nq-dev.trec",
+        "answers/nq-dev.jsonl",
+        "my-all/model",
         "submission.zip",
     ):
-        assert Path(made).exists(), made
+        assert (folder / made).exists(), made
     assert "my-wiki: 123 passages, 103 gold and 20 distractors" in printed
     assert "against bm25: paired randomisation test" in printed
 
@@ -178,3 +200,23 @@ def test_the_guide_works_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.
 def test_nothing_is_to_be_installed_from_an_index_that_lacks_it(path: Path) -> None:
     """The package is on no index: it is installed from its clone."""
     assert not re.search(r"pip install\s+(-\S+\s+)*['\"]?taco[_-]ir", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.timeout(1800)
+def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> None:
+    """With a collection and models of one's own: small ones under the names that it gives them."""
+    from taco_ir.data.__main__ import main as data
+    from taco_ir.models.config import EncoderConfig
+
+    data(["part", "--topics", "nq-train", "nq-dev", "fever-dev", "--distractors", "5", "--output", str(folder / "my-wiki")])
+    for name, prompts in {"my-model": {}, "my-checkpoint": {"nq": "question: ", "fever": "claim: "}}.items():
+        shutil.copytree(tiny_bert, folder / name)
+        EncoderConfig("mean", True, prompts, query_length=64, passage_length=64).save(folder / name)
+    run_in_a_fresh_process("README.md", folder)
+    for made in ("runs/mine/wow-dev.trec", "runs/sample/nq-dev.bm25.trec", "nq-dev.trec", "exported/huggingface/pyserini-flags.txt"):
+        assert (folder / made).exists(), made
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "taco_ir/encoder/README.md"])
+def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
+    run_in_a_fresh_process(page, folder)

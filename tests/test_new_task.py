@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_tokenizer
-from test_docs import ROOT, RUN, blocks, command, module
+from documents import ROOT, blocks, command, module, runnable
+from test_docs import run_in_a_fresh_process
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel
@@ -23,7 +24,7 @@ from taco_ir.records import read_trec
 from taco_ir.search import main as search
 
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")
-LINES = [line for fence, block in blocks(TEXT) if fence == RUN for line in block.splitlines()]
+LINES = [line for _, block in runnable(TEXT) for line in block.splitlines()]
 (MIXED,) = (block for fence, block in blocks(TEXT) if fence == "jsonl")
 MORE = ["--passage-length", "60", "--query-length", "48", "--tune-width", "32", "--learning-rate", "1e-2", "--steps", "40"]  # it is tiny
 MORE += ["--validate-every", "99"]
@@ -88,3 +89,10 @@ def test_the_page_works_from_top_to_bottom(
         assert Path(f"runs/second/{name}.trec").read_bytes() == Path(f"runs/first/{name}.trec").read_bytes()
     assert set(read_trec(Path("mixed.trec")).rankings) == {"a", "b", "c"}
     assert "against before" in capsys.readouterr().out
+
+
+def test_the_page_works_in_a_fresh_process_without_java(tmp_path: Path, words: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mixed.jsonl").write_text(MIXED, encoding="utf-8")
+    run_in_a_fresh_process("docs/new-task.md", tmp_path / "folder", str(words), *MORE)
+    assert set(read_trec(tmp_path / "folder" / "mixed.trec").rankings) == {"a", "b", "c"}

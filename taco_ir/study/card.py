@@ -41,7 +41,7 @@ The encoder that comes with taco_ir: {layers} layers, vectors of {dim} numbers, 
 claims, slots to fill, mentions to link and dialogue, told apart by {apart}; one index of passages serves them all. This page is written by
 `python -m taco_ir.card`, from the configurations of the training and the results of the study.
 
-```
+```sh
 python -m taco_ir.search --topics nq-dev --model {name}
 ```
 
