@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from verbs import without_java
 
 from taco_ir.data.collections import open_collection
 from taco_ir.data.topics import read_topics
@@ -80,6 +81,13 @@ def test_scores_are_the_formulas(toy: Path, query: str, k1: float, b: float) -> 
 )
 def test_any_text_is_a_query(toy: Path, query: str, docids: list[str]) -> None:
     assert BM25(toy).search([("q", query)], 10).rankings["q"].docids == docids
+
+
+def test_an_index_that_is_there_is_searched_without_java_on_the_path(toy: Path, tmp_path: Path) -> None:
+    """The first that a process does with Lucene may be a search."""
+    code = f"from pathlib import Path; from taco_ir.retrieval.bm25 import BM25; print(BM25(Path({str(toy)!r})).search([('q', 'swim')], 1).rankings['q'].docids)"
+    done = subprocess.run([sys.executable, "-c", code], env=without_java(tmp_path), capture_output=True, text=True, check=False)
+    assert done.stdout == "['3#0']\n", done.stderr
 
 
 def test_many_queries_at_once_are_as_one_by_one(toy: Path) -> None:

@@ -194,6 +194,7 @@ class BM25:
             raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
         files = said.get("files")
         check_files(folder, files, {*_lucene_files(folder), *(files if isinstance(files, dict) else ())}, remedy)
+        start_jvm()  # before jnius, which would take any Java
         import jnius
 
         java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
