@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from taco_ir.data.batches import TaskSampler, make_batch, part
 from taco_ir.training import step as step_module
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.dual import DualEncoder
-from taco_ir.training.start import adamw
+from taco_ir.training.start import adamw, start_encoder
 from taco_ir.training.step import BatchSettings
-from taco_ir.weighting import WEIGHTINGS
+from taco_ir.weighting import WEIGHTINGS, blocks, median
 
 
 @pytest.fixture
@@ -243,3 +245,42 @@ def test_gradients_of_touched_rows_are_those_of_whole_tables(model: DualEncoder,
     (norms, dense), (same_norms, same) = found
     assert same_norms == pytest.approx(norms, rel=1e-5)
     assert_near(same, dense, 1e-5)
+
+
+READINGS = ("item", "tolist", "nonzero", "cpu", "__bool__", "__float__", "__int__", "__index__")
+
+
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of methods that read numbers of a tensor, one for each call from now on; an accelerator would wait at each."""
+    found: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        method = getattr(Tensor, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found.append(name)
+            return method(*args, **kwargs)
+
+        return call
+
+    for name in READINGS:
+        monkeypatch.setattr(Tensor, name, counted(name))
+    return found
+
+
+@pytest.mark.parametrize("sizes", ["small", "large"])
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_step_hardly_waits_for_an_accelerator(name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most five numbers are read of a task and step, however many parameters and chunks there are."""
+    if sizes == "large":  # many chunks, and medians by a bracket
+        monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 1 << 12})
+        monkeypatch.setattr(median, "SMALL", 1000)
+        monkeypatch.setattr(median, "SAMPLE", 40_000)
+    model = start_encoder(SMALL, tiny_bert, [*TASKS, "hotpotqa"])
+    dealt = [*samplers(), TaskSampler(examples("hotpotqa", 9), 2, 0, "hotpotqa")]
+    step = step_of(model, name, dealt=dealt, **({"burn_in": 0.0} if name == "taco" else {}))
+    step(0, 0.0)
+    monkeypatch.setattr(blocks, "read_at_once", lambda _: False)
+    found = readings(monkeypatch)
+    assert step(1, 0.5).report is not None
+    assert len(found) <= 5 * len(step.samplers), Counter(found)

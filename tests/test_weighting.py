@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch.nn import Parameter
 from weighting_steps import SHAPES, TABLES, flat, parameters, random_gradients, small_blocks, step, vector
@@ -173,6 +175,40 @@ def test_a_dropped_step_leaves_no_trace_that_matters(name: str) -> None:
     update, _ = step(weighting, params, grads_TP, 0.5)
     assert bool(torch.isfinite(update).all())
     assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
+
+
+EAGER = {"uw": {"rate": 5.0}, "gradnorm": {"rate": 5.0, "alpha": 10.0}, "cgd": {"rate": 50.0}, "taco": {"beta": 0.5, "tau": 1e-3}}
+EXTREMES = [0.0, 1e-30, 1e-12, 1e-4, 1.0, 1e4, 1e12, 1e30]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_no_losses_and_gradients_run_away(name: str, eager: bool, data: st.DataObject) -> None:
+    """Whatever finite numbers come, a step gives a finite update or is said to be none, and the state stays finite."""
+    params = vector(torch.float32, 4)
+    weighting = make(name, params, 2, **(EAGER.get(name, {}) if eager else {}))
+    sizes = st.sampled_from([*EXTREMES, *(-size for size in EXTREMES)])
+    rows = st.lists(st.tuples(*[sizes] * 4), min_size=2, max_size=2)
+    steps = data.draw(st.lists(st.tuples(rows, st.lists(st.sampled_from(EXTREMES), min_size=2, max_size=2)), min_size=1, max_size=8))
+    for turn, (grads, losses) in enumerate(steps):
+        try:
+            update, report = step(weighting, params, torch.tensor(grads), turn / 8, losses)
+        except FloatingPointError:
+            weighting.drop()
+        else:
+            assert bool(torch.isfinite(update).all()) and all(map(math.isfinite, [*report.weights, *report.details.values(), report.norm]))
+        assert all(bool(torch.isfinite(value).all()) for value in weighting.state_dict().values()), weighting.state_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_that_is_not_finite_is_none(name: str) -> None:
+    """Each task's gradient is finite, their sum is not."""
+    params = vector(torch.float32)
+    with pytest.raises(FloatingPointError):
+        step(make(name, params, 3), params, torch.full((3, 3), 3e38), 0.0)
+    assert params[0].grad is None
 
 
 @pytest.mark.parametrize("name", sorted({"taco", "gradnorm", "cgd"}))
@@ -392,6 +428,22 @@ def test_uw_rests_where_the_weighted_loss_is_one_half() -> None:
     for _ in range(400):
         _, report = step(weighting, params, torch.eye(2), losses=[3.0, 0.8])
     assert [2 * weight * loss for weight, loss in zip(report.weights, [3.0, 0.8], strict=True)] == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+def test_uw_is_bounded() -> None:
+    """A loss of 0 pulls its weight up for ever, and a loss of 1 after 1e-4 pushed it to 1e-51: 1000 is the largest, e-fold the largest step."""
+    params = vector(size=2)
+    weighting = make("uw", params, 2)
+    for _ in range(8_000):
+        _, report = step(weighting, params, torch.eye(2), losses=[0.0, 1e-4])
+    assert [2 * weight for weight in report.weights] == pytest.approx([1000, 1000])
+    step(weighting, params, torch.eye(2), losses=[0.0, 1.0])
+    _, report = step(weighting, params, torch.eye(2), losses=[0.0, 1e-4])
+    assert [2 * weight for weight in report.weights] == pytest.approx([1000, 1000 / math.e])
+    eager = make("uw", params, 2, rate=5)
+    for _ in range(60):
+        _, report = step(eager, params, torch.eye(2), losses=[3.0, 0.1])
+    assert all(1e-3 <= 2 * weight <= 1e3 for weight in report.weights)
 
 
 def test_cgd_value() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from taco_ir.weighting import blocks
 from taco_ir.weighting import median as module
 from taco_ir.weighting.median import Sensitivities, median
 
@@ -31,14 +33,22 @@ def of(values: Tensor, cut: int = 0) -> Sensitivities:
     return Sensitivities([(piece, torch.ones_like(piece)) for piece in pieces], 4096)
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.fixture(autouse=True, params=["processor", "accelerator"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways of computing it, on the processor: as there, and as where reading a number waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "read_at_once", lambda _: request.param == "processor")
+        yield request.param
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([0.0, 0.0, 1e-20, 0.5, 1.0, 3.0, 1e20]), min_size=1, max_size=40), st.booleans())
 def test_of_few_values(values: list[float], active_only: bool) -> None:
     given_values = torch.tensor(values)
     assert median(of(given_values), active_only, exact=True) == lower_median(given_values, active_only)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 1000),
     zeros=st.sampled_from([0.0, 0.3, 0.8]),
@@ -74,11 +84,24 @@ def test_rounding_noise_is_not_active(size: int) -> None:
     assert median(of(noisy), False, exact=True) < 0.5 < median(of(values), True, exact=True)
 
 
-def test_a_bracket_that_misses_is_noticed() -> None:
+def test_a_bracket_that_misses_is_noticed(device: str) -> None:
     values = torch.rand(LARGE)
-    for bracket in (module._Bracket(0.6, 0.7), module._Bracket(0.1, 0.2)):
-        assert module._select(of(values), bracket, floor=0.0) is None
-    assert module._select(of(values), module._Bracket(0.4, 0.6), floor=0.0) == lower_median(values, True)
+    select = module._select if device == "processor" else module._select_behind
+    for bracket in (module._Bracket(0.6, 0.61), module._Bracket(0.1, 0.11)):
+        assert select(of(values), bracket, floor=0.0) is None
+    assert select(of(values), module._Bracket(0.49, 0.51), floor=0.0) == lower_median(values, True)
+    if device == "accelerator":  # more lies inside than there is room for
+        assert select(of(values), module._Bracket(0.4, 0.6), floor=0.0) is None
+
+
+@pytest.mark.parametrize("zeros", [1, 1000, LARGE // 2, LARGE - 1, LARGE, 3 * LARGE])
+@pytest.mark.parametrize("count", [100, LARGE])
+def test_zeros_that_are_nowhere_count(count: int, zeros: int) -> None:
+    """As if they were there, unless only what is active counts."""
+    values = torch.rand(count) + 0.5
+    sensitivities = Sensitivities([(values, torch.ones(count))], 4096, zeros)
+    assert median(sensitivities, False, exact=True) == lower_median(torch.cat([values, torch.zeros(zeros)]), False)
+    assert median(sensitivities, True, exact=True) == lower_median(values, True)
 
 
 def test_a_sample_is_near() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from weighting_steps import SHAPES, TABLES, Oracle, flat, parameters, random_gradients, small_blocks, step, vector
 
 from taco_ir.files import InputError
+from taco_ir.weighting import blocks, median
 from taco_ir.weighting.taco import Taco
 
 __all__ = ["small_blocks"]  # a fixture of every test here
@@ -163,6 +165,14 @@ def test_the_update_does_not_jump_at_the_end_of_burn_in(released: bool, ratio: f
     assert float(norms[5]) == pytest.approx(ratio, rel=0.05)
 
 
+@pytest.mark.parametrize("importance", ["fp32", "bf16"])
+def test_an_accelerator_s_way_is_the_same(importance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where reading a number waits for the device, none is read on the way, and the result is the same."""
+    expected = worst_difference(torch.float32, importance=importance)
+    monkeypatch.setattr(blocks, "read_at_once", lambda _: False)
+    assert worst_difference(torch.float32, importance=importance) == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_median_of_zero_is_refused_and_left_out_by_default() -> None:
     """More than half of the entries are structural zeros, as in small models with large vocabularies."""
     params = vector(size=5)
@@ -181,6 +191,25 @@ def test_a_median_over_all_entries_counts_zeros() -> None:
     other = Taco(params, 1, beta=0.0)
     step(other, params, torch.tensor([[0.0, 0, 1, 2, 8]], dtype=torch.float64))
     assert other.importance[0].tolist() == pytest.approx([0, 0, 0.5, 1, 4])
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_rows_that_no_text_touched_are_zeros_of_the_median(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The median over all entries is the same whether a table is given as such, its gradient sparse or dense, or not."""
+    monkeypatch.setattr(median, "SMALL", 100 if large else median.SMALL)
+    monkeypatch.setattr(median, "SAMPLE", 1000)
+    params = [Parameter(torch.rand(400, 8) + 0.5), Parameter(torch.rand(6000) + 0.5)]
+    table_VD = torch.rand(400, 8) * (torch.arange(400)[:, None] % 5 == 0)
+    dense_P = torch.rand(6000)
+    found = []
+    for embeddings, grad in (((), table_VD), ((0,), table_VD), ((0,), table_VD.to_sparse(1)), ((0,), None)):
+        weighting = Taco(params, 1, embeddings, active_only=False, beta=0.0)
+        step(weighting, params, [[grad, dense_P]])
+        vector_P = torch.cat([table_VD.flatten() if grad is not None else torch.zeros(3200), dense_P])
+        values = (vector_P * torch.cat([param.detach().flatten() for param in params])).sort().values
+        middle = float(values[(len(values) - 1) // 2])
+        found.append(float(weighting.importance[0].max()) * middle / float(values.max()))
+    assert found == pytest.approx([1.0] * 4, rel=1e-5)
 
 
 def test_a_task_without_gradient_keeps_its_importance() -> None:

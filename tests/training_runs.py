@@ -118,7 +118,8 @@ class ScriptedStep(MultiTaskStep):
         generator = torch.Generator().manual_seed(step)
         for param in self.params:
             param.grad = torch.randn(param.shape, generator=generator)
-        return StepResult(dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0), StepReport((1 / len(tasks),) * len(tasks), {}), [])
+        norm = float(torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None]))
+        return StepResult(dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0), StepReport((1 / len(tasks),) * len(tasks), {}, norm), [])
 
 
 def scripted(

@@ -42,8 +42,8 @@ class Arithmetic(Settings):
 
 def backward(
     model: DualEncoder, texts: Sequence[Text], loss_of: Callable[[Tensor], Tensor], arithmetic: Arithmetic, seed: Sequence[int | str]
-) -> float:
-    """Add the gradient of `loss_of(vectors [N, D])` to the parameters'; the loss.
+) -> Tensor:
+    """Add the gradient of `loss_of(vectors [N, D])` to the parameters'; the loss, a scalar where it was computed.
 
     Dropout of each chunk is drawn from `seed` and the chunk's number, so that GradCache's second pass repeats the first,
     and a run that was stopped repeats the one that was not.
@@ -62,7 +62,7 @@ def backward(
         loss = loss_of(vectors_ND)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
     with torch.no_grad():
         vectors_ND = _in_place([encode(number) for number in range(len(chunks))], order, model)
     vectors_ND.requires_grad_()
@@ -72,7 +72,7 @@ def backward(
         for number, chunk in enumerate(chunks):
             if (vectors := encode(number)).requires_grad:  # passages of a frozen backbone have none
                 vectors.backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+    return loss.detach()
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

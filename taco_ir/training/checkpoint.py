@@ -7,9 +7,11 @@ state is kept: data order and dropout are functions of seed and step.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -81,7 +83,7 @@ def read_state(checkpoint: Path) -> TrainState:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
-    """Raises: InputError for a checkpoint of another architecture."""
+    """Raises: InputError for a checkpoint of another architecture, or numbers that are not finite."""
     found = _tensors(checkpoint / OPTIMIZER_FILE)
     params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -96,7 +98,7 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
 
 
 def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
-    """Raises: InputError for the state of another weighting, other tasks or another architecture."""
+    """Raises: InputError for the state of another weighting, other tasks or another architecture, or numbers that are not finite."""
     path = checkpoint / WEIGHTING_FILE
     found, wanted = _tensors(path), weighting.state_dict()
     for name in sorted(set(found) | set(wanted)):
@@ -112,9 +114,17 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+    if wrong := [name for name, value in found.items() if not all_finite([value])]:
+        raise InputError(f"{path}: {wrong[0]} holds numbers that are not finite; go on from an older checkpoint, or train anew")
+    return found
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is; by one reading of the device."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()) if tensors else True
 
 
 def resume(folder: Path, warm: Path | None, config: TrainConfig, optimizer: Optimizer, weighting: TaskWeighting) -> TrainState:

@@ -156,8 +156,9 @@ class DualEncoder(nn.Module):
                 module.sparse = sparse and module.num_embeddings >= LARGE_TABLE
 
     def embedding_tables(self) -> set[int]:
-        """Identities of the parameters that are tables of embeddings: a batch touches few of their rows."""
-        return {id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)}
+        """Identities of the parameters that are large tables of embeddings: a batch touches few of their rows."""
+        tables = (module for module in self.modules() if isinstance(module, nn.Embedding))
+        return {id(table.weight) for table in tables if table.num_embeddings >= LARGE_TABLE}
 
     def freeze(self, embeddings: bool, layers: int) -> None:
         """Keep embeddings, or the first `layers` layers, as they are. Raises: InputError for more layers than there are."""

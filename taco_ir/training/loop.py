@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from taco_ir.data.batches import Dealt
 from taco_ir.files import InputError, writing_folder
-from taco_ir.training.checkpoint import resume, write_checkpoint
+from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.dual import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
@@ -117,6 +117,11 @@ class Loop:
                 self._judge(self._validate())
             if validated or state.step % self._config.checkpoint_every == 0 or state.step == plan.steps:
                 self._checkpoint()
+        if not self._keeps_best and not all_finite(self._step.params):
+            raise InputError(
+                f"{self._folder}: parameters are not finite after the last step; the last checkpoint under checkpoints/ has finite ones; "
+                "a lower learning rate may help"
+            )
         if self._processes.first:
             with writing_folder(self._folder / MODEL) as part:
                 self._write_model(part)
@@ -142,7 +147,8 @@ class Loop:
                 )
             return math.nan
         state.in_a_row = 0
-        norm = float(torch.nn.utils.clip_grad_norm_(params, self._config.clip or math.inf))
+        norm = result.report.norm
+        torch.nn.utils.clip_grads_with_norm_(params, self._config.clip or math.inf, torch.tensor(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -150,6 +156,10 @@ class Loop:
         return norm
 
     def _checkpoint(self) -> None:
+        """Write a checkpoint and remove old ones, but for steps that were skipped and parameters that are not finite: the last good ones stay."""
+        if self.state.in_a_row or not all_finite(self._step.params):
+            self._log.message(f"step {self.state.step}: no checkpoint is written while steps are skipped or parameters are not finite")
+            return
         if self._processes.first:
             folder, keep = self._folder / "checkpoints", self._config.keep_checkpoints
             write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream)

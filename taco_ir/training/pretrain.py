@@ -100,7 +100,7 @@ class PretrainStep:
         losses = {part: float(loss.detach()) for part, loss in found.items()}
         norm = float(torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None]))
         if math.isfinite(norm + sum(losses.values())):
-            return StepResult(losses, {"all": norm}, StepReport((1.0,) * len(losses), {}), [])
+            return StepResult(losses, {"all": norm}, StepReport((1.0,) * len(losses), {}, norm), [])
         for param in self.params:
             param.grad = None
         wrong = [part for part, loss in losses.items() if not math.isfinite(loss)]

@@ -42,14 +42,20 @@ class Processes:
         return values
 
     def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
-        """Sum .grad of `params` over the processes, and `loss`, a scalar, by one exchange; the summed loss."""
+        """Sum .grad of `params` over the processes, and `loss`, a scalar, by one exchange; the summed loss.
+
+        A parameter that has no gradient in any process has none afterwards, as in one process: zeros would let an
+        optimiser with moments or decay move it.
+        """
         if self.world == 1:
             return loss
         grads = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense() for param in params]
-        flat_P = self.sum(torch.cat([*(grad.reshape(-1) for grad in grads), loss.to(grads[0]).reshape(1)]))
-        for param, piece in zip(params, torch.split(flat_P[:-1], [grad.numel() for grad in grads]), strict=True):
-            param.grad = piece.view_as(param)
-        return flat_P[-1].cpu()
+        own = grads[0].new_tensor([float(param.grad is not None) for param in params])
+        flat = self.sum(torch.cat([*(grad.reshape(-1) for grad in grads), own, loss.to(own).reshape(1)]))
+        *pieces, counts, summed = torch.split(flat, [*(grad.numel() for grad in grads), len(own), 1])
+        for param, piece, count in zip(params, pieces, counts.tolist(), strict=True):
+            param.grad = piece.view_as(param) if count else None
+        return summed[0]
 
     def from_first(self, value: float) -> float:
         """The value that rank 0 has."""

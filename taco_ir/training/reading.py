@@ -169,7 +169,7 @@ class ReadingGradient:
         """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""
         settings, processes = self._settings, self._processes
         drawn = sampler.step(step)
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self._model.device)
         for turn in range(settings.accumulate):
             own = drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
             if not own:  # fewer questions than parts
@@ -178,7 +178,7 @@ class ReadingGradient:
             with self._arithmetic.context(self._model.device):
                 part = self.batch_loss(own, self._spans[sampler.task]) * len(own) / len(drawn)
             part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach().cpu()
+            loss += part.detach()
         for param in self._params:
             if param.grad is not None and param.grad.is_sparse:
                 param.grad = param.grad.coalesce()

@@ -45,7 +45,7 @@ class MaskedGradient:
         settings, processes = self._settings, self._processes
         texts = self.masked(sampler.step(step))
         tokens = max(labelled(texts), 1)
-        loss = 0.0
+        loss = torch.zeros((), device=self._model.device)
         for turn in range(settings.accumulate):
             own = texts[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
             if own:
@@ -54,7 +54,7 @@ class MaskedGradient:
         for param in self._params:
             if param.grad is not None and param.grad.is_sparse:
                 param.grad = param.grad.coalesce()
-        return processes.sum_gradients(self._params, torch.tensor(loss))
+        return processes.sum_gradients(self._params, loss)
 
     def masked(self, drawn: Sequence[Drawn]) -> list[Text]:
         """A window of each passage, as retrieval reads it, with tokens to fill in that its epoch draws."""

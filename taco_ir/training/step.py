@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -100,11 +101,12 @@ class MultiTaskStep:
         sketches: list[Tensor] = []
         self.weighting.begin(progress)
         for number, (sampler, turn) in enumerate(self.turns(step)):
-            loss = self.task_gradient(sampler, turn)
+            task_loss = self.task_gradient(sampler, turn)
             grads = [param.grad for param in self.params if param.grad is not None]
-            norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
-            losses[sampler.task], norms[sampler.task] = float(loss), float(norm)
-            if not torch.isfinite(norm + loss):
+            task_norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
+            loss, norm = torch.stack([task_loss.to(task_norm), task_norm]).tolist()  # an accelerator is waited for once
+            losses[sampler.task], norms[sampler.task] = loss, norm
+            if not math.isfinite(norm + loss):
                 not_finite.append(sampler.task)
             if not_finite:
                 for param in self.params:
@@ -144,16 +146,16 @@ class MultiTaskStep:
     def contrast(self, batch: TaskBatch, passages: Mapping[str, Passage], step: int) -> Tensor:
         """As `task_gradient`, of InfoNCE over a batch whose passages are looked up in `passages`."""
         settings = self._settings
-        loss = 0.0
+        loss = torch.zeros((), device=self.model.device)
         for turn in range(settings.accumulate):
             seed = (settings.seed, batch.task, step, turn, self._processes.rank)
             loss += self._turn(part(batch, turn, settings.accumulate), passages, len(batch.queries), seed)
         for param in self.params:
             if param.grad is not None and param.grad.is_sparse:
                 param.grad = param.grad.coalesce()
-        return self._processes.sum_gradients(self.params, torch.tensor(loss))
+        return self._processes.sum_gradients(self.params, loss)
 
-    def _turn(self, batch: TaskBatch, passages: Mapping[str, Passage], queries: int, seed: Sequence[int | str]) -> float:
+    def _turn(self, batch: TaskBatch, passages: Mapping[str, Passage], queries: int, seed: Sequence[int | str]) -> Tensor:
         """Add the gradient of this process' part of `batch`, weighted by the batch's share of all `queries`; its part of the loss."""
         processes, across = self._processes, self._settings.cross_device
         parts = [part(batch, rank, processes.world) for rank in range(processes.world)]

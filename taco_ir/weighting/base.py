@@ -17,10 +17,11 @@ Gradients = list[Tensor | None]
 
 
 class StepReport(NamedTuple):
-    """What an update was made of: the mean weight of each task in it, and small scalars worth logging."""
+    """What an update was made of: the mean weight of each task in it, small scalars worth logging, and its Euclidean norm."""
 
     weights: tuple[float, ...]
     details: Mapping[str, float]
+    norm: float = math.nan
 
 
 class TaskWeighting(nn.Module):
@@ -63,10 +64,11 @@ class TaskWeighting(nn.Module):
     def go_on(self, steps: int) -> None:
         """Draw what is drawn as after so many steps, those of the trainings before."""
 
-    def add(self, task: int, loss: Tensor, params: Sequence[Parameter]) -> None:
+    def add(self, task: int, loss: Tensor | float, params: Sequence[Parameter]) -> None:
         """Take the gradient of task `task` over from `params`: every `.grad` is None afterwards, and its memory may be reused.
 
-        A `.grad` that is None counts as zeros. `loss` is the task's loss, of no dimensions.
+        A `.grad` that is None counts as zeros. `loss` is the task's loss: a number, or a tensor
+        of no dimensions, which is read and so waits for the device.
 
         Raises:
             FloatingPointError: the loss is not finite, or the gradient is not and would reach the state; the state is as before, `drop` the step.
@@ -87,16 +89,23 @@ class TaskWeighting(nn.Module):
         """End the step: write the update to the `.grad` of every parameter, None where no task had one.
 
         Raises:
-            FloatingPointError: as `add`.
+            FloatingPointError: the update is not finite; no `.grad` is written, and the state is finite: `drop` the step.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
         with torch.no_grad():
             update, report = self._update()
-        for param, grad, touched in zip(params, update, self._touched, strict=True):
-            param.grad = grad.to(param.dtype) if touched and grad is not None else None
+        grads = [
+            grad.to(param.dtype) if touched and grad is not None else None
+            for param, grad, touched in zip(params, update, self._touched, strict=True)
+        ]
+        norm = float(torch.nn.utils.get_total_norm([grad for grad in grads if grad is not None]))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the update has the norm {norm}")
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
         self.drop()
-        return report
+        return report._replace(norm=norm)
 
     def drop(self) -> None:
         """Abandon the step under way: no update, and the memory of its sums is given back; the state of earlier steps stays."""

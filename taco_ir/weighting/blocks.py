@@ -13,6 +13,11 @@ CHUNK_BYTES = {"cpu": 1 << 19}  # a few of them fit the caches of two cores, and
 CHUNK_BYTES_ELSEWHERE = 1 << 24  # on an accelerator few large launches are best
 
 
+def read_at_once(device: torch.device) -> bool:
+    """Whether Python can read numbers on `device` without waiting: an accelerator works on behind, and each reading waits for all of it."""
+    return device.type == "cpu"
+
+
 class Block(NamedTuple):
     """Parameters at `positions`, one after the other in the flat vector of all parameters from `start` on."""
 

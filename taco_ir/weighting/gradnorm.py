@@ -49,14 +49,14 @@ class GradNorm(StreamingSum):
         if not norm < float("inf"):
             raise FloatingPointError(f"the gradient of task {task} is not finite")
         self._norms[task] = norm
-        self._accumulate(gradients, float(self.task_weights[task]) / self.tasks)
+        self._accumulate(gradients, float(self.task_weights.numpy()[task]) / self.tasks)
 
     def _update(self) -> tuple[Gradients, StepReport]:
         used = tuple((self.task_weights / self.tasks).tolist())
         losses_T = self.task_weights.new_tensor([self._losses[task] for task in range(self.tasks)])
         norms_T = self.task_weights.new_tensor([self._norms[task] for task in range(self.tasks)])
         self.first_losses.copy_(torch.where(self.first_losses == 0, losses_T, self.first_losses))
-        progress_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses)
+        progress_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses).clamp(min=0)
         weighted_T = self.task_weights * norms_T
         mean = weighted_T.mean()
         if mean > 0 and progress_T.mean() > 0:

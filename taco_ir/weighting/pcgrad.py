@@ -61,7 +61,7 @@ def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]])
     for i in tasks:
         for j in orders[i]:
             product = sum(coefficients[i][k] * gramian[k][j] for k in tasks)
-            if j != i and product < 0:
+            if j != i and product < 0 < gramian[j][j]:
                 coefficients[i][j] -= product / gramian[j][j]
                 conflicts += 1
     return coefficients, conflicts

@@ -54,12 +54,17 @@ class TableGradients:
         place_V[union] = torch.arange(len(union), device=self.device)
         places = {task: place_V[kept.rows] for task, kept in self._kept.items()}
         step = max(1, numbers // self.shape[1])
-        for start in range(0, len(union), step):
+        starts = [*range(0, len(union), step), len(union)]
+        bounds = torch.tensor(starts, device=self.device)
+        if len(starts) == 2:
+            cuts_TC = [[0, len(place)] for place in places.values()]
+        else:
+            cuts_TC = torch.stack([torch.searchsorted(place, bounds) for place in places.values()]).tolist() if places else []
+        for number, start in enumerate(starts[:-1]):
             rows = union[start : start + step]
             grads_TRD = torch.zeros(self.tasks, len(rows), self.shape[1], dtype=self.dtype, device=self.device)
-            bounds = torch.tensor([start, start + len(rows)], device=self.device)
-            for task, place in places.items():
-                first, end = torch.searchsorted(place, bounds).tolist()
+            for (task, place), cuts in zip(places.items(), cuts_TC, strict=True):
+                first, end = cuts[number : number + 2]
                 grads_TRD[task].index_copy_(0, place[first:end] - start, self._kept[task].values[first:end])
             yield rows, grads_TRD
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -20,6 +22,7 @@ from taco_ir.weighting.softmax import OnlineSoftmax
 
 SMALLEST_MEDIAN = 1e-30  # below it, sensitivities in float32 are noise, and dividing by it overflows
 SMALLEST_DECAY = 1e-4
+LARGEST_ADDEND = 1e28  # to U, of a sensitivity that is so far above the median: sums of them stay finite in float32 and bfloat16
 REPORTED = 4096
 
 
@@ -34,6 +37,7 @@ class Taco(TaskWeighting):
     whose gradient times parameters is zero everywhere leaves its S as it was.
 
     Memory: T P numbers of S, 2 P floats for a step; of embedding tables, the touched rows of every task until `combine`.
+    decay_k and the count of updates stay in the host's memory, so that reading them waits for no accelerator.
     S is held as U with S_k = decay_k U_k, decay_k = beta^(updates), so that entries without gradient (the rows that a
     task did not touch) decay exactly without being visited.
     The weights reported are means of q over evenly spaced entries that any task was ever sensitive to.
@@ -110,7 +114,7 @@ class Taco(TaskWeighting):
             if position in block.positions:
                 number = block.positions.index(position)
                 start = block.start + sum(block.sizes[:number])
-                logits = self.importance[:, start : start + block.sizes[number]].to(self.layout.dtype) * self._scales()[:, None]
+                logits = self.importance[:, start : start + block.sizes[number]].to(self.layout.dtype) * self._scales()
                 return torch.softmax(logits, 0).view(self.tasks, *self.layout.shapes[position])
         raise IndexError(f"no parameter at position {position}")
 
@@ -130,13 +134,14 @@ class Taco(TaskWeighting):
         rate = self._count_update(task, self._median(task, pairs))
         for block, rows, row_grads, values in touched:
             if rate:
-                self._add_rows(task, block, rows, (row_grads * values).abs_().mul_(rate))
-        scale = float(self._scales()[task])
+                self._add_rows(task, block, rows, (row_grads * values).abs_().mul_(rate).clamp_(max=LARGEST_ADDEND))
+        scale = float(self._scales_T()[task])
         for number, (grad, values) in enumerate(pairs[: len(grads)]):
             self._fold_block(task, number, grad, values, rate, scale)
 
     def _median(self, task: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-        middle = median(Sensitivities(pairs, self.layout.chunk), self.active_only, self.exact_median)
+        untouched = self.layout.size - sum(len(grad) for grad, _ in pairs)
+        middle = median(Sensitivities(pairs, self.layout.chunk, untouched), self.active_only, self.exact_median)
         if math.isnan(middle):
             raise FloatingPointError(f"the gradient of task {task} is not finite")
         if middle == 0 and not self.active_only:
@@ -150,19 +155,25 @@ class Taco(TaskWeighting):
         """Count an update of U and return what its sensitivities are multiplied by; 0, and no update, where there is no median."""
         if middle < SMALLEST_MEDIAN:
             return 0.0
-        decay = float(self.decay[task]) * self.beta
+        decays = self.decay.numpy()
+        decay = float(decays[task]) * self.beta
         if decay < SMALLEST_DECAY:
             self.importance[task].mul_(decay)
             decay = 1.0
-        self.decay[task] = decay
-        self.updates[task] += 1
+        decays[task] = decay
+        self.updates.numpy()[task] += 1
         return (1 - self.beta) / (middle * decay)
 
-    def _scales(self) -> Tensor:
+    def _scales_T(self) -> npt.NDArray[np.float64]:
         """What U is multiplied by to give the logits, for each task."""
-        corrections = 1 - self.beta ** self.updates.double() if self.bias_correction else torch.ones_like(self.decay)
-        scales = torch.where(self.updates > 0, self.decay * self.inverse_tau / corrections, torch.zeros_like(self.decay))
-        return scales.to(self.layout.device, self.layout.dtype)
+        updates_T, decay_T = self.updates.numpy(), self.decay.numpy()
+        corrections_T = 1 - self.beta**updates_T if self.bias_correction else np.ones_like(decay_T)
+        scales_T: npt.NDArray[np.float64] = decay_T * self.inverse_tau / np.where(updates_T > 0, corrections_T, np.inf)
+        return scales_T
+
+    def _scales(self) -> Tensor:
+        """As `_scales_T`, where U is, T x 1."""
+        return torch.from_numpy(self._scales_T()).to(self.layout.device, self.layout.dtype)[:, None]
 
     def _add_rows(self, task: int, block: Block, rows: Tensor, addends: Tensor) -> None:
         """Add n x D numbers to rows of a table's U."""
@@ -180,7 +191,7 @@ class Taco(TaskWeighting):
         return self.importance[task, block.start : block.start + block.size].view(self.layout.shapes[block.positions[0]])
 
     def _turn(self, task: int, place: int) -> int:
-        return int(self.updates[task]) * self.tasks + task + place
+        return int(self.updates.numpy()[task]) * self.tasks + task + place
 
     def _fold_block(self, task: int, number: int, grad: Tensor, values: Tensor, rate: float, scale: float) -> None:
         """Update U of one dense block, and fold the task's gradient into the running mean, chunk by chunk."""
@@ -192,6 +203,8 @@ class Taco(TaskWeighting):
         running = self._running[number]
         for span in self.layout.spans(block.size):
             sensitivity = torch.mul(grad[span], values[span], out=self._scratch[: span.stop - span.start]).abs_()
+            if rate:
+                sensitivity.clamp_(max=min(LARGEST_ADDEND / rate, LARGEST_ADDEND))
             stored = self.importance[task, block.start + span.start : block.start + span.stop]
             current = self._move(stored, sensitivity, rate, self._turn(task, block.start + span.start))
             if isinstance(running, OnlineSoftmax):
@@ -230,7 +243,7 @@ class Taco(TaskWeighting):
 
     def _table_means(self, block: Block, table: TableGradients) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows of an embedding table that any task touched, with their update, R x D."""
-        scales = self._scales().tolist()
+        scales = self._scales_T().tolist()
         for rows, grads_TRD in table.chunks(self.layout.chunk):
             if not self.adaptive:
                 yield rows, grads_TRD.mean(0)
@@ -248,14 +261,17 @@ class Taco(TaskWeighting):
 
     def _report(self) -> StepReport:
         uniform = (1 / self.tasks,) * self.tasks
-        size = self.layout.dense or self.layout.size
-        sample_TN = self.importance[:, : size : max(1, size // REPORTED)]
-        sample_TN = sample_TN[:, (sample_TN > 0).any(0)]
-        if not self.adaptive or not sample_TN.shape[1]:
+        if not self.adaptive:
             return StepReport(uniform, {"weight_entropy": math.log(self.tasks)})
-        q_TN = torch.softmax(sample_TN.double() * self._scales()[:, None].double(), 0)
-        entropy = float(torch.special.entr(q_TN).sum(0).mean())
-        return StepReport(tuple(q_TN.mean(1).tolist()), {"weight_entropy": entropy})
+        size = self.layout.dense or self.layout.size
+        sample_TN = self.importance[:, : size : max(1, size // REPORTED)].double()
+        known_N = (sample_TN > 0).any(0).double()
+        q_TN = torch.softmax(sample_TN * self._scales().double(), 0)
+        sums = torch.cat([(q_TN * known_N).sum(1), (torch.special.entr(q_TN).sum(0) * known_N).sum()[None], known_N.sum()[None]])
+        *weights, entropy, known = sums.tolist()
+        if not known:
+            return StepReport(uniform, {"weight_entropy": math.log(self.tasks)})
+        return StepReport(tuple(weight / known for weight in weights), {"weight_entropy": entropy / known})
 
     def _forget(self) -> None:
         layout = self.layout

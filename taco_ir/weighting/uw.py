@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -11,6 +12,9 @@ from torch.nn import Parameter
 from taco_ir.weighting.base import Gradients, StepReport, require
 from taco_ir.weighting.streaming import StreamingSum
 
+LARGEST_WEIGHT = 1e3  # exp(-s_k), and its inverse the smallest: a loss of 5e-4 to 500 can come to rest
+LARGEST_MOVE = 1.0  # of s_k in a step: a weight changes at most e-fold
+
 
 class UncertaintyWeighting(StreamingSum):
     """Learns a log-variance s_k per task with the objective sum_k exp(-s_k) L_k + s_k / 2.
@@ -18,7 +22,8 @@ class UncertaintyWeighting(StreamingSum):
     Paper: Kendall, Gal, Cipolla 2018, the classification term of equation 10 with s = log sigma^2. InfoNCE is a
     classification loss, so its term has no 1/2. At rest exp(-s_k) L_k = 1/2.
     Differs: s_k follows plain gradient descent with a rate of its own (no moments to keep), whatever the optimiser of
-    the parameters. The update is the mean over tasks of exp(-s_k) g_k; as in the paper these weights do not sum to 1,
+    the parameters. exp(-s_k) stays between 0.001 and 1000 and s_k moves by at most 1 in a step: without a bound, a loss
+    that reaches 0 lets its weight grow for ever, and one bad batch of a task with a large weight ends the task. The update is the mean over tasks of exp(-s_k) g_k; as in the paper these weights do not sum to 1,
     except at the start, where it is the naive mean.
 
     Args:
@@ -34,11 +39,12 @@ class UncertaintyWeighting(StreamingSum):
         self.register_buffer("log_variance", torch.zeros(tasks, dtype=torch.float64))
 
     def _fold(self, task: int, gradients: Gradients) -> None:
-        self._accumulate(gradients, float(torch.exp(-self.log_variance[task])) / self.tasks)
+        self._accumulate(gradients, math.exp(-float(self.log_variance.numpy()[task])) / self.tasks)
 
     def _update(self) -> tuple[Gradients, StepReport]:
         precision = torch.exp(-self.log_variance)
         losses = precision.new_tensor([self._losses[task] for task in range(self.tasks)])
-        self.log_variance -= self.rate * (0.5 - precision * losses)
+        move_T = (self.rate * (0.5 - precision * losses)).clamp(-LARGEST_MOVE, LARGEST_MOVE)
+        self.log_variance.sub_(move_T).clamp_(-math.log(LARGEST_WEIGHT), math.log(LARGEST_WEIGHT))
         weights = tuple((precision / self.tasks).tolist())
         return self._sum, StepReport(weights, {"weight_sum": sum(weights)})
