@@ -271,13 +271,14 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("sizes", ["small", "large"])
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_step_hardly_waits_for_an_accelerator(name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most five numbers are read of a task and step, however many parameters and chunks there are."""
+    """At most five numbers are read of a task and step, with TACO's eight tasks, however many parameters and chunks there are."""
     if sizes == "large":  # many chunks, and medians by a bracket
         monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 1 << 12})
         monkeypatch.setattr(median, "SMALL", 1000)
         monkeypatch.setattr(median, "SAMPLE", 40_000)
-    model = start_encoder(SMALL, tiny_bert, [*TASKS, "hotpotqa"])
-    dealt = [*samplers(), TaskSampler(examples("hotpotqa", 9), 2, 0, "hotpotqa")]
+    others = ["hotpotqa", "trex", "structured_zeroshot", "wned", "eli5"]
+    model = start_encoder(SMALL, tiny_bert, [*TASKS, *others])
+    dealt = [*samplers(), *(TaskSampler(examples(task, 9), 2, 0, task) for task in others)]
     step = step_of(model, name, dealt=dealt, **({"burn_in": 0.0} if name == "taco" else {}))
     step(0, 0.0)
     monkeypatch.setattr(blocks, "read_at_once", lambda _: False)
