@@ -226,7 +226,7 @@ class Reads(list[int]):
 
 @pytest.mark.parametrize(("tokens", "fixed"), [(2048, 200), (1 << 17, 1 << 15)])
 def test_planning_looks_at_each_text_a_few_times(tokens: int, fixed: int) -> None:
-    """All starts of every chunk would be hundreds of looks at each text."""
+    """All starts of every chunk would be 25 looks at each text."""
     lengths = Reads(sorted((8 + 7919 * place % 250 for place in range(3072)), reverse=True))
     assert cheapest_cuts(lengths, 3072, tokens, fixed)[-1] == len(lengths)
     assert lengths.count < 10 * len(lengths)
