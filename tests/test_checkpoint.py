@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
 from training_runs import TASKS, small
 
@@ -241,6 +241,21 @@ def test_broken_tensors_are_named(trained: Training, tiny_bert: Path, tmp_path: 
     damage(found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
     with pytest.raises(InputError, match=rf"^{re.escape(str(found / file))}: cannot be read"):
+        if file == OPTIMIZER_FILE:
+            load_optimizer(found, fresh.optimizer)
+        else:
+            load_weighting(found, fresh.weighting)
+
+
+@pytest.mark.parametrize("file", TENSORS)
+def test_numbers_that_are_not_finite_are_refused(trained: Training, tiny_bert: Path, tmp_path: Path, file: str) -> None:
+    found = trained.write(tmp_path, TrainState(3))
+    tensors = load_file(found / file)
+    name = next(name for name, value in tensors.items() if value.is_floating_point() and value.dim())
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, found / file)
+    fresh = Training(tiny_bert, "taco", steps=0)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} holds numbers that are not finite"):
         if file == OPTIMIZER_FILE:
             load_optimizer(found, fresh.optimizer)
         else:

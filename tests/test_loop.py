@@ -14,7 +14,7 @@ from torch import Tensor
 from training_runs import TASKS, StopAfter, Stopped, contents, episode, logged, scripted, small
 
 from taco_ir.files import InputError, read_json
-from taco_ir.training.checkpoint import latest
+from taco_ir.training.checkpoint import checkpoints, latest
 from taco_ir.training.config import WEIGHTING_NAMES, TrainConfig
 from taco_ir.training.log import LOG_FILE, Reporter
 from taco_ir.training.loop import MAX_SKIPPED, Loop
@@ -260,23 +260,42 @@ def test_ten_in_a_row_end_it(tiny_bert: Path, tmp_path: Path) -> None:
     assert run.state.step == 11
 
 
-def test_skipped_steps_count_across_a_stop(tiny_bert: Path, tmp_path: Path) -> None:
-    config = small(tiny_bert, tmp_path, steps=30)
-    with pytest.raises(Stopped):
-        scripted(config, tmp_path, bad_in(*range(30)), StopAfter(7)).run()
-    again = scripted(config, tmp_path, bad_in(*range(30)))
-    assert (again.state.in_a_row, again.state.skipped) == (6, {"nq": 6})
+def test_steps_that_are_skipped_leave_the_last_good_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
+    """None is written and none is removed meanwhile; what goes on from it repeats the skipped steps."""
+    config = small(tiny_bert, tmp_path, steps=30, keep_checkpoints=1)
+    with pytest.raises(InputError, match=r"nq \(10 steps\)"):
+        scripted(config, tmp_path, bad_in(*range(5, 30))).run()
+    assert [found.name for found in checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
+    again = scripted(config, tmp_path, bad_in(*range(5, 30)))
+    assert (again.state.step, again.state.in_a_row, again.state.skipped) == (4, 0, {})
     with pytest.raises(InputError, match=r"nq \(10 steps\)"):
         again.run()
-    assert len(seen(again)) == 4
+    assert len(seen(again)) == 11
+
+
+def test_parameters_that_are_not_finite_are_no_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
+    """Nor the trained model: the optimiser can leave what is finite by one step."""
+    params: list[Tensor] = []
+
+    def spoil(step: int) -> Sequence[str]:
+        if step == 2:
+            params[0].fill_(torch.inf)
+        return ()
+
+    run = scripted(small(tiny_bert, tmp_path, steps=4, keep_checkpoints=1), tmp_path, spoil, told := Told())
+    params += [param.detach() for param in run._step.params]
+    with pytest.raises(InputError, match="parameters are not finite after the last step"):
+        run.run()
+    assert [found.name for found in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
+    assert told.messages == ["step 4: parameters are not finite; no checkpoint is written"]
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_skipped_step_changes_nothing(config: TrainConfig, tmp_path: Path, tiny_bert: Path) -> None:
     scripted(config, tmp_path, bad_in(*range(6))).run()
     start, end = weights(tiny_bert), weights(tmp_path / "model")
     assert all(torch.equal(value, start[name]) for name, value in end.items())
-    found = latest(tmp_path)
-    assert found is not None and load_file(found / "optimizer.safetensors") == {}
+    assert latest(tmp_path) is None
 
 
 def test_a_training_that_diverges_is_ended(tiny_bert: Path, tmp_path: Path) -> None:

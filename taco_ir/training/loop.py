@@ -157,8 +157,10 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """Write a checkpoint and remove old ones, but for steps that were skipped and parameters that are not finite: the last good ones stay."""
-        if self.state.in_a_row or not all_finite(self._step.params):
-            self._log.message(f"step {self.state.step}: no checkpoint is written while steps are skipped or parameters are not finite")
+        if self.state.in_a_row:
+            return
+        if not all_finite(self._step.params):
+            self._log.message(f"step {self.state.step}: parameters are not finite; no checkpoint is written")
             return
         if self._processes.first:
             folder, keep = self._folder / "checkpoints", self._config.keep_checkpoints
