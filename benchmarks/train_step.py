@@ -116,7 +116,7 @@ def weighted(model: DualEncoder, batches: Sequence[TaskTexts], weighting: TaskWe
         loss = backward(model, batch.texts, batch.loss, Arithmetic(), (0, task))
         began = time.perf_counter()
         if weighting:
-            weighting.add(task, torch.tensor(loss), params)
+            weighting.add(task, loss, params)
         spent += time.perf_counter() - began
     began = time.perf_counter()
     if weighting:
@@ -245,7 +245,7 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
             texts, loss_of = ours(triples[start : start + 32])
             loss = backward(model, texts, loss_of, Arithmetic(), (0, start))
             weighting.begin(0.0)
-            weighting.add(0, torch.tensor(loss), params)
+            weighting.add(0, loss, params)
             weighting.combine(params)
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
@@ -293,7 +293,7 @@ def same_loss(model: DualEncoder, theirs: object, ours: Callable[..., object], b
         features = [theirs.tokenize([triple[i] for triple in batch]) for i in range(3)]  # type: ignore[attr-defined]
         found = float(MultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE)(features, torch.tensor([])))
         theirs.train()  # type: ignore[attr-defined]
-    chunked = backward(model, texts, loss_of, Arithmetic(), (0,))
+    chunked = float(backward(model, texts, loss_of, Arithmetic(), (0,)))
     model.zero_grad()
     print(f"  loss of one batch: sentence-transformers {found:.6f}, ours {chunked:.6f}, ours in one padded pass {padded:.6f}")
     if max(abs(found - chunked), abs(padded - chunked)) > 1e-4:

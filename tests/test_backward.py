@@ -38,7 +38,7 @@ def spread(vectors_ND: Tensor) -> Tensor:
 def run(
     model: DualEncoder, arithmetic: Arithmetic, seed: Sequence[int | str] = (0, "nq"), loss: Loss = spread
 ) -> tuple[float, list[Tensor]]:
-    return backward(model, texts_of(model), loss, arithmetic, seed), gradients(model)
+    return float(backward(model, texts_of(model), loss, arithmetic, seed)), gradients(model)
 
 
 def vectors_of(model: DualEncoder, arithmetic: Arithmetic = Arithmetic()) -> Tensor:  # noqa: B008  (a tuple)

@@ -174,7 +174,7 @@ def test_gradcache_changes_no_gradient(tiny_mlm: Path, parts: tuple[str, ...]) -
         loss = backward(
             model, texts, lambda rows: torch.stack(list(model.losses(rows, texts).values())).sum(), Arithmetic(False, chunk), (0,)
         )
-        found.append((loss, {name: param.grad for name, param in model.named_parameters() if param.grad is not None}))
+        found.append((float(loss), {name: param.grad for name, param in model.named_parameters() if param.grad is not None}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert found[0][1].keys() == found[1][1].keys()
     for name, grad in found[0][1].items():

@@ -109,7 +109,7 @@ def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
     model = moved(encoder(reserved, roles=kind, gradient_checkpointing=checkpointing))
     texts = [text for pair in zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True) for text in pair]
     weights_ND = torch.randn(6, model.dim, generator=torch.Generator().manual_seed(4))
-    loss = backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,))
+    loss = float(backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,)))
     names, found = [name for name, _ in model.trained()], gradients(model)
     plain = moved(encoder(reserved, roles=kind))
     expected = sum((plain([text]) * weights_D).sum() for text, weights_D in zip(texts, weights_ND, strict=True))
