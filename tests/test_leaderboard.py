@@ -135,7 +135,7 @@ def test_the_output_is_a_file_that_is_not_replaced_by_accident(study: Path, tmp_
         (["--check", "--collection", "sample", "--rows", "BM52"], "--rows 'BM52': no such row"),
         (
             ["--format", "html", "--collection", "sample"],
-            "--collection sample: it is for texts of what was ranked on part, and no run of it is in",
+            "--collection sample: it is for texts of what was ranked on whole, and no run of it is in",
         ),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],
