@@ -31,6 +31,10 @@ def train(config: TrainConfig) -> Path:
 
     from taco_ir.training.processes import Processes
 
+    if config.tensorboard:
+        from taco_ir.reporting import require_tensorboard
+
+        require_tensorboard()
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:
@@ -98,7 +102,7 @@ class Run:
         step, plan = step_for(config, encoder, self.data, negatives, pools, before)
         if before.steps:
             self.data.say(f"batches go on where {model} left them, after {before}")
-        self.data.say(announce(config, step, plan, self.processes.world))
+        self.data.say(announce(config, step, plan, self.processes.world, bool(pools)))
         reporter = Reporter()
         if self.processes.first:
             write_json(folder / "parameters.json", encoder.sizes)

@@ -108,6 +108,7 @@ def main(argv: Sequence[str]) -> None:
         named = searchable(chosen(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
         check(named if options.random is None else drawn(named, options.random, options.seed), runner)
         return
+    refuse_existing(options)
     shown = leaderboard if options.convergence is None else convergence
     write(shown(results, options), options)
 
@@ -168,14 +169,18 @@ def text(found: Sequence[Board], form: str) -> str:
     return "\n".join(render(table, form) for table in [*tables, quoted_table(published())])
 
 
+def refuse_existing(options: Namespace) -> None:
+    """Raise InputError for an output that exists, without --overwrite."""
+    if options.output is not None and Path(options.output).exists() and not options.overwrite:
+        raise InputError(f"--output {options.output} exists; give another name, or --overwrite")
+
+
 def write(shown: str, options: Namespace) -> None:
-    """To the output or, without one, to the terminal. Raises: InputError for an output that exists."""
+    """To the output or, without one, to the terminal."""
     if options.output is None:
         print(shown, end="")
         return
     output = Path(options.output)
-    if output.exists() and not options.overwrite:
-        raise InputError(f"--output {output} exists; give another name, or --overwrite")
     with writing(output) as file:
         file.write(shown)
     log.info("%s: %s", options.format, output)

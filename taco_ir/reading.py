@@ -41,6 +41,10 @@ def train_reader(config: TrainConfig) -> Path:
 
     from taco_ir.training.processes import Processes
 
+    if config.tensorboard:
+        from taco_ir.reporting import require_tensorboard
+
+        require_tensorboard()
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:

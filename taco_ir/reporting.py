@@ -38,9 +38,16 @@ class ConsoleReporter(Reporter):
             self._writer.flush()
 
 
-def _writer(folder: Path) -> Any:
+def require_tensorboard() -> None:
+    """Raise InputError where TensorBoard is not installed; asked before a run's work, not after its mining."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise InputError("--tensorboard needs the package tensorboard; `pip install tensorboard`") from error
+
+
+def _writer(folder: Path) -> Any:
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taco_ir.console import Parser, run_verb
+from taco_ir.data.collections import open_collection
+from taco_ir.tasks import canonical_task
 from taco_ir.training.config import add_flags, given_flags, read_train_config
 from taco_ir.training.keys import NOTHING
 
@@ -28,8 +30,12 @@ def main(argv: Sequence[str]) -> None:
     from taco_ir.episodes import train
 
     model = train(config)
-    topics = " ".join(f"{task}-dev" for task in config.tasks)  # a model knows the prompts of the tasks that it was trained on
-    print(f"{model}\nnext: python -m taco_ir.search --model {model} --collection {config.collection} --topics {topics}")
+    known = {name.task for name in open_collection(config.collection).topics_names if name.split == "dev"}
+    topics = " ".join(f"{task}-dev" for task in config.tasks if known & {task, canonical_task(task)} or (known and task == "all"))
+    print(model)
+    if not topics:  # a model knows the prompts of the tasks that it was trained on
+        return
+    print(f"next: python -m taco_ir.search --model {model} --collection {config.collection} --topics {topics}")
     if config.reading != NOTHING:
         print(f"  or: python -m taco_ir.answer --model {model} --reader {model} --collection {config.collection} --topics {topics}")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taco_ir.analysing import AnalysisSettings
+from taco_ir.episodes import train
 from taco_ir.files import InputError
 from taco_ir.models.config import EncoderConfig
+from taco_ir.pretraining import pretrain
+from taco_ir.reading import train_reader
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.config import TrainConfig
@@ -28,6 +33,11 @@ from taco_ir.training.step import BatchSettings
         (TrainConfig, {"episodes": ({}, {"epoch": 1})}, "episode 2: unknown key 'epoch'; did you mean epochs?"),
         (TrainConfig, {"episodes": ({"repeat": 3}, {"warmup": 2})}, "episode 2: warmup is 2; it must be a number, at least 0, at most 1"),
         (TrainConfig, {"episodes": ({"repeat": 3}, {"mine_keep": 1, "hard_negatives": 2})}, "episode 4: mine_depth 200, "),
+        (
+            TrainConfig,
+            {"weighting": "naive", "keep_importance": True, "episodes": ({"repeat": 2}, {"weighting": "taco"})},
+            "episode 3: keep_importance is True; the weighting is taco, that of the episode before naive",
+        ),
         (PretrainConfig, {"objective": ("mlm", "clm")}, "objective is ('mlm', 'clm'); it must be some of mlm, span_contrast, condenser"),
         (PretrainConfig, {"mask_share": 0.6}, "mask_share is 0.6; it must be a number, at most 0.5, above 0"),
         (PretrainConfig, {"objective": ("mlm",), "span_from": "page"}, "span_from is page; only span_contrast takes two spans"),
@@ -62,3 +72,12 @@ def test_settings_that_cannot_be_are_refused_when_made(kind: type, values: dict[
 def test_defaults_are_allowed_and_values_are_kept_in_their_type(kind: type) -> None:
     assert kind() == kind()
     assert type(TrainConfig(epochs=2).epochs) is float and TrainConfig(tasks=["nq"]).tasks == ("nq",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("run", [train, train_reader, pretrain])
+def test_tensorboard_is_missed_before_anything_is_written(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    kind = PretrainConfig if run is pretrain else TrainConfig
+    with pytest.raises(InputError, match="--tensorboard needs the package tensorboard"):
+        run(kind(model="none", output=str(tmp_path / "out"), tensorboard=True))
+    assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ class Mix(NamedTuple):
     other_bytes: float = 0.0  # of the activations of the largest batch of another kind of task
 
 
-def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: int) -> str:
+def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: int, validated: bool = True) -> str:
     """All of it, for a training in so many processes."""
     mixed = step if isinstance(step, MixedStep) else None
     samplers = mixed.of_phase(RETRIEVAL) if mixed else step.samplers
@@ -42,7 +42,10 @@ def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: in
     lines = [describe(config, step.model, Mix(samplers, processes, others), memory), *([describe_tasks(config, mixed)] if mixed else [])]
     queries = sum(sampler.share for sampler in samplers)
     counts = f"; the best model is one of the last phase, after step {plan.judged_after:,}" if plan.judged_after else ""
-    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, validated every {plan.validate_every:,}{counts}"])
+    judged = (
+        f"validated every {plan.validate_every:,}{counts}" if validated else "never validated, for want of topics; the last model is kept"
+    )
+    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, {judged}"])
 
 
 def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
