@@ -31,15 +31,15 @@ def train(config: TrainConfig) -> Path:
 
     from taco_ir.training.processes import Processes
 
-    if config.tensorboard:
-        from taco_ir.reporting import require_tensorboard
-
-        require_tensorboard()
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:
         return Run(config, output, processes).episodes()
     refuse_other_run(config, output)
+    if config.tensorboard:
+        from taco_ir.reporting import require_tensorboard
+
+        require_tensorboard()
     output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         run = Run(config, output, processes)

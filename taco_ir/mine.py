@@ -144,10 +144,13 @@ def settings_of(options: Namespace) -> list[MiningSettings]:
     count = len(options.source)
     windows = _for_each("--window", options.window or [(options.skip, options.depth)], count)
     margins = _for_each("--margin", options.margin or [None], count)
-    return [
-        MiningSettings(depth, skip, options.keep, options.drop_answers, limit, options.seed)
-        for (skip, depth), limit in zip(windows, margins, strict=True)
-    ]
+    try:
+        return [
+            MiningSettings(depth, skip, options.keep, options.drop_answers, limit, options.seed)
+            for (skip, depth), limit in zip(windows, margins, strict=True)
+        ]
+    except InputError as error:  # its keys are flags here
+        raise InputError(f"--{str(error).removeprefix('--')}") from error
 
 
 def _for_each(flag: str, values: Sequence[T], count: int) -> list[T]:

@@ -36,12 +36,12 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
+    output = Path(config.output)
+    refuse_other_run(config, output)
     if config.tensorboard:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
-    output = Path(config.output)
-    refuse_other_run(config, output)
     output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         if not (output / "model").is_dir():

@@ -41,15 +41,15 @@ def train_reader(config: TrainConfig) -> Path:
 
     from taco_ir.training.processes import Processes
 
-    if config.tensorboard:
-        from taco_ir.reporting import require_tensorboard
-
-        require_tensorboard()
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:
         return _run(config, output, processes)
     refuse_other_run(config, output)
+    if config.tensorboard:
+        from taco_ir.reporting import require_tensorboard
+
+        require_tensorboard()
     output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         return _run(config, output, processes)

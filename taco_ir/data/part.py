@@ -54,7 +54,7 @@ def make_part(
         InputError: for an output that holds anything else, topics without evidence in the collection, or more distractors than
             the collection has.
     """
-    checked("distractors", distractors, int, {"min": 1})
+    checked("distractors", distractors, int, {"min": 0})
     checked("seed", seed, int, {"min": 0})
     asked = _asked(collection, topics, distractors, seed)
     with exclusive(output):

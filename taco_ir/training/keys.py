@@ -249,18 +249,13 @@ class TrainConfig(Settings):
     def check(self) -> None:
         tables = (checked_keys(table, TABLE_KEYS, f"episode {number}: ") for number, table in enumerate(self.episodes, 1))
         object.__setattr__(self, "episodes", tuple(tables))
-        number, before = 1, ""
+        number = 1
         for table in self.episodes:
             try:
-                episode = episode_of(self, table)
+                episode_of(self, table)
             except InputError as error:
                 raise InputError(f"episode {number}: {error}") from error
-            if episode.keep_importance and before not in ("", episode.weighting):
-                raise InputError(
-                    f"episode {number}: keep_importance is True; the weighting is {episode.weighting}, that of the episode before {before};"
-                    " leave keep_importance out, or give both one weighting"
-                )
-            number, before = number + table.get("repeat", 1), episode.weighting
+            number += table.get("repeat", 1)
         if not self.episodes:
             self._check_mining()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -67,8 +68,15 @@ def check_tuning(config: TrainConfig, folder: Path, base: Path) -> None:
 
 
 def check_episodes(config: TrainConfig) -> None:
-    """Raise InputError where an episode could not go on from the model of the one before."""
-    if config.tune_reparameterise and (count := len(episode_configs(config))) > 1:
+    """Raise InputError where an episode could not go on from the one before."""
+    episodes = episode_configs(config)
+    for number, (before, episode) in enumerate(pairwise(episodes), 2):
+        if episode.keep_importance and episode.weighting != before.weighting:
+            raise InputError(
+                f"episode {number}: keep_importance is True; the weighting is {episode.weighting}, that of the episode before {before.weighting};"
+                " leave keep_importance out, or give both one weighting"
+            )
+    if config.tune_reparameterise and (count := len(episodes)) > 1:
         raise InputError(
             f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot go on; leave it out, or give one episode"
         )
