@@ -107,7 +107,7 @@ def checked_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: 
 
 
 def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
-    """`value` as the type `kind`, within the rules min, max, above, below, choices and test.
+    """`value` as the type `kind`, within the rules min, max, above, below, choices, words (of a list) and test.
 
     Args:
         rules: `test` is a predicate, and `allowed` says in words what it takes.
@@ -116,6 +116,8 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
         InputError: naming `name`, the value and what is allowed.
     """
     words, is_kind, keep = KINDS[kind]
+    if "words" in rules and is_kind(value) and (unknown := [word for word in value if word not in rules["words"]]):
+        raise InputError(f"{name}: {unknown[0]!r} is unknown; {nearest(unknown[0], rules['words'])}")
     ranges = {rule: rules[rule] for rule in RANGES if rule in rules}
     choices = rules.get("choices")
     if (

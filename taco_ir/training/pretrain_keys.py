@@ -46,8 +46,7 @@ class PretrainConfig(Settings):
         metadata=_what(
             f"parts of the loss, which are summed: some of {', '.join(PARTS)}",
             metavar="PART",
-            test=lambda names: set(names) <= set(PARTS),
-            allowed=f"some of {', '.join(PARTS)}",
+            words=PARTS,
         ),
     )
     collection: str = _shared("collection")
