@@ -93,7 +93,7 @@ class PassageStore:
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row of each docid, -1 where the collection has none (64-bit hashes: a wrong hit has odds of count / 2^64)."""
         digests, order = self._array("digests"), self._array("order")
-        wanted = np.array([_digest(docid) for docid in docids], dtype=np.uint64)
+        wanted = _digests(docids)
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
         return np.where(digests[places] == wanted, order[places], -1)
 
@@ -108,7 +108,7 @@ class PassageStore:
         """Those of `pages` that no passage belongs to."""
         listed = list(pages)
         known = self._array("pages")
-        wanted = np.array([_digest(page) for page in listed], dtype=np.uint64)
+        wanted = _digests(listed)
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
 
@@ -251,5 +251,5 @@ def _digest_bytes(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
-def _digest(name: str) -> int:
-    return int.from_bytes(_digest_bytes(name), "little")
+def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(b"".join(map(_digest_bytes, names)), dtype="<u8")
