@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
         return
     topics_of = [collection.topics(name) for name in collection.expand(options.topics)]
     runs = []
+    system.check(topics_of)
     paths = _paths(options, collection, topics_of, system.name, models_of(_record(options, collection, topics_of[0], system, reader)))
     with ExitStack() as held:
         for path in paths:

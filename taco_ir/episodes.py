@@ -40,7 +40,6 @@ def train(config: TrainConfig) -> Path:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
-    output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         run = Run(config, output, processes)
         run.data.refuse_other_inputs()

@@ -84,6 +84,8 @@ def mine_file(
     if unjudged := [topic.name for topic in topics if not topic.judged]:
         raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
     names = [canonical_name(collection, topic) for topic in topics]
+    for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, System)):
+        ranks.check(topics)
     with exclusive(output, wait=False):
         made = _rankings(collection, sources, output)
         queries = fingerprint_of(collection, topics)

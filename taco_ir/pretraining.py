@@ -42,7 +42,6 @@ def pretrain(config: PretrainConfig) -> Path:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
-    output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         if not (output / "model").is_dir():
             _run(config, output)

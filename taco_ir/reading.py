@@ -50,7 +50,6 @@ def train_reader(config: TrainConfig) -> Path:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
-    output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "run", wait=False):
         return _run(config, output, processes)
 

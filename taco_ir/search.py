@@ -90,6 +90,9 @@ def search_topics(
     if compare is None:
         compare = chosen is retrievers.dense and (retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO)
     results: list[dict[str, Run]] = []
+    chosen.check(topics)
+    if compare:
+        retrievers.hybrid.check([topic for topic in topics if topic.judged])
     made_of = {"system": chosen.name, "inputs": chosen.inputs}
     for path in paths:
         if record_path(path).is_file():  # else it was stopped before its record was written

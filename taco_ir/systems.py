@@ -16,7 +16,7 @@ from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection, encode_topics
 from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
-from taco_ir.records import Query, Run, run_id
+from taco_ir.records import Query, Run, Vectors, run_id
 from taco_ir.retrieval.bm25 import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.index import DenseIndex, build_index
@@ -82,6 +82,9 @@ class System(ABC):
     def search(self, topics: Topics, hits: int) -> Run:
         """At most `hits` passages for each query."""
 
+    def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most systems take all
+        """Raise InputError for queries that cannot be searched for; before an index is built, which takes long."""
+
     def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
         """The run by the system's name, and those of the systems that it is made of by theirs."""
         return {self.name: self.search(topics, hits)}
@@ -126,13 +129,20 @@ class DenseSystem(System):
     def inputs(self) -> dict[str, Any]:
         return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
 
+    def check(self, topics: Sequence[Topics]) -> None:
+        tasks = dict.fromkeys(query.task for each in topics for query in each.queries)
+        self._encoded([Query("", "?", task) for task in tasks])  # so short that it counts as no query that was cut
+
+    def _encoded(self, queries: Sequence[Query]) -> Vectors:
+        """Raises: InputError for a task that is unknown, or without a prompt or a module; topics always have a task."""
+        try:
+            return encode_topics(self._collection, self.encoder, queries)
+        except InputError as error:
+            raise InputError(f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}") from error
+
     def search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
-        try:
-            vectors_BD = encode_topics(self._collection, self.encoder, queries)
-        except InputError as error:  # no such task, no prompt or no module; topics always have a task
-            raise InputError(f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}") from error
-        rankings = self._index.search(vectors_BD, hits)
+        rankings = self._index.search(self._encoded(queries), hits)
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
 
 
@@ -187,6 +197,10 @@ class HybridSystem(System):
     @property
     def inputs(self) -> dict[str, Any]:
         return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
+
+    def check(self, topics: Sequence[Topics]) -> None:
+        for system in self._systems:
+            system.check(topics)
 
     def search(self, topics: Topics, hits: int) -> Run:
         return self.search_with_parts(topics, hits)[self.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -17,10 +18,11 @@ from taco_ir.data.mixing import batch_shares
 from taco_ir.data.negatives import Negatives, read_negatives, read_sources
 from taco_ir.data.pools import Pool, draw_queries, make_pool
 from taco_ir.data.topics import plain_text
-from taco_ir.files import InputError
+from taco_ir.files import InputError, read_json
 from taco_ir.mining import fingerprint_of, mine
 from taco_ir.models.config import describes_itself
 from taco_ir.retrieval.mining import MiningSettings
+from taco_ir.retrieval.vectors import Recipe
 from taco_ir.systems import BM25System, DenseSystem, build_dense
 from taco_ir.tasks import TopicsName, resolve_task
 from taco_ir.training.config import TrainConfig, episode_configs
@@ -83,8 +85,11 @@ class TrainingData:
             return read_negatives(Path(config.negatives), self.collection.passages.fingerprint)
         if self.processes.first:
             topics, settings = self._mined_for(used), _settings(config)
-            if not _serves(path, self.collection, topics, settings):
-                system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
+            system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
+            if not _serves(path, self.collection, topics, settings, system.encoder.fingerprint if isinstance(system, DenseSystem) else ""):
+                system.check(topics)
+                if isinstance(system, DenseSystem):
+                    self._index(system, model, folder)
                 self.say(f"mining: the {settings.depth} best of {system.name} for each query that is used")
                 mine(self.collection, system, topics, settings, path, overwrite=True)
         self.processes.wait()
@@ -103,7 +108,7 @@ class TrainingData:
         return [topics._replace(queries=[query for query in topics.queries if query.qid in qids]) for topics, qids in whole]
 
     def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
-        """A search by the model at the episode's start, over vectors of the whole collection kept until the episode is done."""
+        """A search by the model at the episode's start; see `_index`."""
         from taco_ir.models.encoder import is_untied
 
         plain = not (is_untied(model) or describes_itself(model))
@@ -118,9 +123,16 @@ class TrainingData:
             base=None,
             index=folder / "index",
         )
-        system = DenseSystem(self.collection, options)
-        build_dense(self.collection, system.encoder, model.parent.name, folder)
-        return system
+        return DenseSystem(self.collection, options)
+
+    def _index(self, system: DenseSystem, model: Path, folder: Path) -> None:
+        """Encode the whole collection, kept until the episode is done; what an earlier try kept of another model or collection goes."""
+        name = model.parent.name
+        recipe = Recipe.of(self.collection.passages, name, system.encoder)._asdict()
+        for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
+            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json").get("recipe") != recipe:
+                shutil.rmtree(kept)
+        build_dense(self.collection, system.encoder, name, folder)
 
     def samplers(self, config: TrainConfig, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
         """Who deals each task's examples; `before` says how far trainings before dealt them."""
@@ -182,13 +194,13 @@ def _settings(config: TrainConfig) -> MiningSettings:
     return MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
 
 
-def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings) -> bool:
-    """Whether a file that the run mined is there, of these queries and passages, and mined in this way."""
+def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = "") -> bool:
+    """Whether a file that the run mined is there, of these queries and passages, and mined in this way by this encoder, or none."""
     if not path.is_file():
         return False
     (found,) = read_sources(path)
-    wanted = (collection.passages.fingerprint, settings.depth, settings.skip, settings.keep, fingerprint_of(collection, topics))
-    return (found.collection, found.depth, found.skip, found.keep, found.queries) == wanted
+    wanted = (collection.passages.fingerprint, settings.depth, settings.skip, settings.keep, fingerprint_of(collection, topics), encoder)
+    return (found.collection, found.depth, found.skip, found.keep, found.queries, found.checkpoint) == wanted
 
 
 def samplers_of(

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from training_runs import SMALL, Stopped, contents, logged, sample, small
 from verbs import passage, query, write_collection
 
 from taco_ir import systems, training_data
+from taco_ir.answer import main as answer
 from taco_ir.console import Parser
 from taco_ir.data.collections import open_collection
 from taco_ir.data.negatives import NegativesHeader, read_negatives, write_negatives
 from taco_ir.episodes import train
 from taco_ir.files import InputError, exclusive
+from taco_ir.mine import main as mine
 from taco_ir.models.encoder import load_encoder
 from taco_ir.records import read_trec
 from taco_ir.search import main as search
@@ -30,6 +32,7 @@ from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config, save_config
 from taco_ir.training.loop import Loop
 from taco_ir.training.processes import Processes
+from taco_ir.training.start import start_encoder
 from taco_ir.training_data import TrainingData
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
@@ -37,6 +40,7 @@ TWO = (
     {"negatives": "bm25", "steps": 3},
     {"negatives": "ance", "steps": 4, "weighting": "taco", "weighting_options": {"beta": 0.9, "burn_in": 0.3}},
 )
+TUNED: dict[str, Any] = {"tune": "iaa-l", "tune_width": 4, "tune_roles": "task"}
 SHORT: dict[str, Any] = {"tasks": ("fever", "nq"), "batch_size": 4, "mine_depth": 20, "mine_keep": 4, "pool_hard": 2, "normalize": True}
 
 
@@ -241,6 +245,50 @@ def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: P
 
 
 # the folder of a run
+
+
+@pytest.mark.parametrize("key", ["keep_optimizer", "keep_importance"])
+@pytest.mark.parametrize("of_first", [False, True])
+def test_nothing_is_kept_where_no_episode_is_before(tiny_bert: Path, tmp_path: Path, events: list[str], key: str, of_first: bool) -> None:
+    changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
+    with pytest.raises(InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"):
+        train(one(tiny_bert, tmp_path / "run", negatives="bm25", **changes))
+    assert events == [] and not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def without_module(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A tuned model with modules for nq alone."""
+    model = start_encoder(small(tiny_bert, tmp_path, tasks=("nq",), **TUNED), tiny_bert, ["nq"])
+    model.save(tmp_path / "tuned")
+    return tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("verb", ["search", "hybrid", "compare", "mine", "answer"])
+def test_a_task_without_a_module_is_refused_before_the_collection_is_encoded(
+    without_module: Path, tiny_bert: Path, tmp_path: Path, events: list[str], verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("taco_ir.models.reader.load_reader", lambda *_: SimpleNamespace(fingerprint="0" * 16))
+    name = str(without_module)
+    argv: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
+        "search": (search, ["--model", name, "--topics", "nq-dev", "wow-dev"]),
+        "hybrid": (search, ["--model", name, "--topics", "nq-dev", "wow-dev", "--retriever", "hybrid"]),
+        "compare": (search, ["--model", name, "--topics", "nq-dev", "wow-dev", "--retriever", "bm25", "--compare"]),
+        "mine": (mine, ["--source", "bm25", name, "--tasks", "nq", "wow", "--output", "negatives.jsonl"]),
+        "answer": (answer, ["--model", name, "--topics", "nq-dev", "wow-dev", "--reader", str(tiny_bert)]),
+    }
+    main, flags = argv[verb]
+    with pytest.raises(InputError, match="no module for queries of task 'wow', only for nq"):
+        main(flags)
+    assert events == [] and not list(tmp_path.glob("*.runs")) and not list(tmp_path.rglob("*.trec"))
+
+
+def test_a_task_without_a_module_is_refused_before_mining_by_it(without_module: Path, tmp_path: Path, events: list[str]) -> None:
+    run = one(without_module, tmp_path / "run", negatives="ance", tasks=("nq", "wow"), pooling=None, normalize=False, **TUNED)
+    with pytest.raises(InputError, match="no module for queries of task 'wow', only for nq"):
+        train(run)
+    assert events == []
 
 
 def test_a_finished_run_does_nothing(

@@ -70,6 +70,9 @@ def check_tuning(config: TrainConfig, folder: Path, base: Path) -> None:
 def check_episodes(config: TrainConfig) -> None:
     """Raise InputError where an episode could not go on from the one before."""
     episodes = episode_configs(config)
+    for key in ("keep_optimizer", "keep_importance"):
+        if getattr(episodes[0], key) and not any(getattr(episode, key) for episode in episodes[1:]):
+            raise InputError(f"{key} is True; no episode is before that to keep anything of; leave {key} out, or give more episodes")
     for number, (before, episode) in enumerate(pairwise(episodes), 2):
         if episode.keep_importance and episode.weighting != before.weighting:
             raise InputError(
