@@ -209,6 +209,22 @@ def test_ance_from_a_plain_base(tiny_bert: Path, tmp_path: Path) -> None:
     assert load_encoder(str(model)).config.normalize
 
 
+def test_negatives_of_an_earlier_try_by_another_model_are_mined_anew(
+    tiny_bert: Path, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """...of which no step was made: vectors, index and negatives are told by their content."""
+    config = one(tiny_bert, tmp_path / "run", negatives="ance", steps=1)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Loop, "run", stop)
+        train(config)
+    other = replace(config, normalize=False, seed=1)
+    mined = ["encode_collection run", "build_index run", f"mine run/{ANCE}", "train run from 0"]
+    assert train(other).is_dir() and events == [*mined[:3], *mined]
+    train(replace(other, output=str(tmp_path / "alone" / "run")))
+    made, wanted = contents(tmp_path / "run"), contents(tmp_path / "alone" / "run")
+    assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}
+
+
 # what an episode takes over
 
 

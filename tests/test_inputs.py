@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pretraining_runs
 import pytest
@@ -17,6 +19,8 @@ from taco_ir.files import InputError
 from taco_ir.pretraining import pretrain
 from taco_ir.reading import train_reader
 from taco_ir.training.config import TrainConfig
+from taco_ir.training.loop import Loop
+from taco_ir.training.pretrain_keys import PretrainConfig
 
 
 def config(folder: Path) -> TrainConfig:
@@ -90,6 +94,35 @@ def test_nor_does_pre_training(name: str, folder: Path, monkeypatch: pytest.Monk
     another(folder / name)
     with pytest.raises(InputError, match=f"was begun with other content of: {CHANGED[name]}; go on"):
         pretrain(run)
+
+
+@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
+    verb: Callable[[Any], Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """...also where it had mined, and measured the model before the first step."""
+    run: TrainConfig | PretrainConfig = replace(config(folder), negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
+    if verb is pretrain:
+        run = pretraining_runs.small(
+            folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
+        )
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Loop, "_apply", stop)
+        verb(run)
+    assert (folder / "run" / "config.json").is_file() and (verb is train_reader or (folder / "run" / "log.jsonl").is_file())
+    another(folder / "cities" / "passages.jsonl")
+    other = replace(run, seed=1, steps=1)
+    assert verb(other).is_dir()
+    alone = replace(other, output=str(folder / "alone"))
+    verb(alone)
+    made, wanted = contents(folder / "run"), contents(folder / "alone")
+    assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}  # which names the folder
+    with pytest.raises(InputError, match="is a run with another configuration: seed was 1, is 0, steps was 1, is 6"):
+        verb(run)
+
+
+def stop(*_: Any) -> None:
+    raise Stopped
 
 
 def test_a_run_that_left_nothing_begins_with_what_is_there(folder: Path) -> None:

@@ -144,10 +144,21 @@ def read_saved(folder: Path, kind: type[Config]) -> Config:
 
 
 def begun(output: Path) -> bool:
-    """Whether anything is there beside a run's configuration; one that failed before it left more may be configured anew."""
+    """Whether the run in `output` has made a step; one that failed before, perhaps after mining, may be configured anew."""
     return any(
-        path.is_file() and path not in (output / CONFIG_FILE, output / INPUTS_FILE) and not is_leftover(path) for path in output.rglob("*")
+        next((folder / "checkpoints").glob("step-*"), None) or (folder / "model").is_dir() or _has_logged_step(folder / "log.jsonl")
+        for folder in (output, *output.glob("episode-*"))
     )
+
+
+def _has_logged_step(log: Path) -> bool:
+    """Whether a log has a line of a step, beside that of a validation before the first."""
+    return log.is_file() and any('"learning_rate"' in line for line in log.read_text(encoding="utf-8").splitlines())
+
+
+def _holds_anything(output: Path) -> bool:
+    """Whether anything is there beside what a run writes before it is configured."""
+    return any(path.is_file() and path != output / INPUTS_FILE and not is_leftover(path) for path in output.rglob("*"))
 
 
 def refuse_other_run(config: DataclassInstance, output: Path) -> None:
@@ -160,7 +171,7 @@ def refuse_other_run(config: DataclassInstance, output: Path) -> None:
             raise InputError(
                 f"--output {output} is a run with another configuration: {changes}; go on with the same one, or give another folder"
             )
-    elif output.is_file() or begun(output):
+    elif output.is_file() or _holds_anything(output):
         raise InputError(f"--output {output} exists and is no training run; give another folder")
 
 
