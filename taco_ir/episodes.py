@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from taco_ir.files import exclusive, write_json
 from taco_ir.retrieval.bm25 import trim_jvm
-from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_other_run, save_config
+from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_other_run, remove_run, save_config
 from taco_ir.training_data import TrainingData
 from taco_ir.training_steps import check_schedule, encoder_for, step_for, validation_for
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from taco_ir.training.processes import Processes
 
 
-def train(config: TrainConfig) -> Path:
-    """Run all episodes of `config` that are not done; the folder of the trained model.
+def train(config: TrainConfig, overwrite: bool = False) -> Path:
+    """Run all episodes of `config` that are not done, or, to overwrite, all anew; the folder of the trained model.
 
     Raises:
         InputError: for a folder that holds something else or a run that was configured otherwise, and for all that is
@@ -34,14 +34,21 @@ def train(config: TrainConfig) -> Path:
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:
-        return Run(config, output, processes).episodes()
-    refuse_other_run(config, output)
+        run = Run(config, output, processes)
+        if overwrite:
+            processes.wait()
+        return run.episodes()
+    if not overwrite or output.is_file():
+        refuse_other_run(config, output)
     if config.tensorboard:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
     with exclusive(output / "run", wait=False):
         run = Run(config, output, processes)
+        if overwrite:
+            remove_run(config, output)
+            processes.wait()
         run.data.refuse_other_inputs()
         if not begun(output):
             save_config(config, output)

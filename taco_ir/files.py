@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -227,6 +227,15 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         held.release()
+
+
+def discard(paths: Iterable[Path], beside: Path) -> None:
+    """Remove files and folders in this order, each at once or not at all; `beside`, which is held, is in the folder of the first ones."""
+    part = _unused(beside)
+    part.mkdir()
+    for number, path in enumerate(paths):
+        path.replace(part / str(number))
+    shutil.rmtree(part)
 
 
 def _unused(path: Path) -> Path:

@@ -19,6 +19,7 @@ def parser() -> Parser:
         "                 this token must sum up the text; they are dropped in the end. For --pooling first; BERT-type models only\n"
         "Stopped at any moment, the same command goes on from the last checkpoint. OUTPUT/model is a plain Hugging Face folder, to be\n"
         "given to taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
+        ("--overwrite",),
         example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base --pooling first --output my-base\n"
         "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024 --gradcache 32"
         " --collection my-wiki --model bert-base --pooling first --output my-base",
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS))
     from taco_ir.pretraining import pooling_flags, pretrain
 
-    model = pretrain(config)
+    model = pretrain(config, options.overwrite)
     print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.collection} --output ...")
 
 

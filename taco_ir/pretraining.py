@@ -17,7 +17,7 @@ from taco_ir.data.seeds import generator
 from taco_ir.data.spans import Documents, Ids, documents_of, drawn_rows
 from taco_ir.files import InputError, exclusive, fingerprint
 from taco_ir.models.config import Pooling, describes_itself
-from taco_ir.training.config import begun, refuse_other_run, save_config
+from taco_ir.training.config import begun, refuse_other_run, remove_run, save_config
 from taco_ir.training.pretrain_keys import MIN_SPAN, PretrainConfig
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 TOKENIZED_AT_ONCE = 512
 
 
-def pretrain(config: PretrainConfig) -> Path:
-    """Run what is not done yet; the folder of the pre-trained model.
+def pretrain(config: PretrainConfig, overwrite: bool = False) -> Path:
+    """Run what is not done yet, or, to overwrite, all anew; the folder of the pre-trained model.
 
     Raises:
         InputError: for a folder that holds something else or a run that was configured otherwise, and for all that is
@@ -37,12 +37,16 @@ def pretrain(config: PretrainConfig) -> Path:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
     output = Path(config.output)
-    refuse_other_run(config, output)
+    if not overwrite or output.is_file():
+        refuse_other_run(config, output)
     if config.tensorboard:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
     with exclusive(output / "run", wait=False):
+        if overwrite:
+            open_collection(config.collection)
+            remove_run(config, output)
         if not (output / "model").is_dir():
             _run(config, output)
     say(f"pre-trained model: {output / 'model'}")

@@ -10,7 +10,7 @@ from taco_ir.data.examples import drawn_examples
 from taco_ir.data.mixing import steps_per_epoch
 from taco_ir.data.reading import ReadingData, read_reading
 from taco_ir.files import exclusive
-from taco_ir.training.config import TrainConfig, begun, refuse_other_run, save_config
+from taco_ir.training.config import TrainConfig, begun, refuse_other_run, remove_run, save_config
 from taco_ir.training_data import TrainingData, samplers_of, shares_of, texts_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ KEYS = (
 DEFAULTS = {"batch_size": 16, "hard_negatives": 7, "shares": "proportional"}  # that differ from those of training a retriever
 
 
-def train_reader(config: TrainConfig) -> Path:
-    """Train what is not done yet; the folder of the reader.
+def train_reader(config: TrainConfig, overwrite: bool = False) -> Path:
+    """Train what is not done yet, or, to overwrite, all anew; the folder of the reader.
 
     Raises:
         InputError: for a folder that holds something else or a run that was configured otherwise, for answers that no
@@ -44,17 +44,18 @@ def train_reader(config: TrainConfig) -> Path:
     output = Path(config.output)
     processes = Processes(torch.device(config.device))
     if not processes.first:
-        return _run(config, output, processes)
-    refuse_other_run(config, output)
+        return _run(config, output, processes, overwrite)
+    if not overwrite or output.is_file():
+        refuse_other_run(config, output)
     if config.tensorboard:
         from taco_ir.reporting import require_tensorboard
 
         require_tensorboard()
     with exclusive(output / "run", wait=False):
-        return _run(config, output, processes)
+        return _run(config, output, processes, overwrite)
 
 
-def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
+def _run(config: TrainConfig, output: Path, processes: Processes, overwrite: bool) -> Path:
     from taco_ir.models.encoder import model_folder
     from taco_ir.reporting import ConsoleReporter
     from taco_ir.training.checkpoint import latest
@@ -63,12 +64,16 @@ def _run(config: TrainConfig, output: Path, processes: Processes) -> Path:
     from taco_ir.training.reading import start_reader
     from taco_ir.training.stream import read_stream
 
+    data = TrainingData(config, output, processes)
+    if overwrite:
+        if processes.first:
+            remove_run(config, output)
+        processes.wait()
     if (output / "model").is_dir():
         return output / "model"
     base = model_folder(config.model)
     found = latest(output)
     model = start_reader(config, found / "model" if found else base)
-    data = TrainingData(config, output, processes)
     if processes.first:
         data.refuse_other_inputs()
     if processes.first and not begun(output):

@@ -17,6 +17,7 @@ def parser() -> Parser:
         "Train one dense retriever for several tasks. A step takes a batch of every task; a weighting makes one update of the tasks' gradients.\n"
         "Hard negatives are mined as needed. Stopped at any moment, the same command goes on from the last checkpoint.\n"
         "All keys can stand in a TOML file (--config), in [[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
+        ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean --weighting taco --output my-run\n"
         "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run",
     )
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_train_config(options.config, given_flags(options), options.preset)
     from taco_ir.episodes import train
 
-    model = train(config)
+    model = train(config, options.overwrite)
     known = {name.task for name in open_collection(config.collection).topics_names if name.split == "dev"}
     topics = " ".join(f"{task}-dev" for task in config.tasks if known & {task, canonical_task(task)} or (known and task == "all"))
     print(model)

@@ -28,6 +28,7 @@ def parser() -> Parser:
         "Train a reader: two small layers on an encoder, which trains with them, that select a passage and mark the answer in it.\n"
         "It learns from the gold passages that hold an answer, and from mined passages that hold none; what is dropped is said first.\n"
         "Stopped at any moment, the same command goes on from the last checkpoint.",
+        ("--overwrite",),
         example="python -m taco_ir.train_reader --collection my-wiki --tasks nq,squad --model my-run/model --output my-reader\n"
         "  python -m taco_ir.answer --collection my-wiki --topics squad-dev --model my-run/model --reader my-reader/model",
     )
@@ -37,11 +38,12 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-    given = checked_flags(parser().parse_args(argv), KEYS)
+    options = parser().parse_args(argv)
+    given = checked_flags(options, KEYS)
     if "all" in given.get("tasks", ("all",)):
         raise InputError(f"--tasks is needed: {HELP['tasks']}")
     config = read_train_config(None, DEFAULTS | given)
-    model = train_reader(config)
+    model = train_reader(config, options.overwrite)
     topics = " ".join(f"{task}-dev" for task in config.tasks)
     print(f"{model}\nnext: python -m taco_ir.answer --reader {model} --collection {config.collection} --topics {topics}")
 

@@ -121,6 +121,39 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
         verb(run)
 
 
+@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, folder: Path) -> None:
+    run: TrainConfig | PretrainConfig = replace(config(folder), steps=1)
+    if verb is pretrain:
+        run = pretraining_runs.small(
+            folder / "base",
+            folder / "run",
+            collection=str(folder / "cities"),
+            objective=("mlm",),
+            length=16,
+            held_out=2,
+            batch_size=2,
+            steps=1,
+        )
+    verb(run)
+    other, before = replace(run, seed=1, output=str(folder / "run")), contents(folder / "run")
+    with pytest.raises(InputError, match="is a run with another configuration: seed was 0, is 1"):
+        verb(other)
+    (folder / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"^--overwrite: .*run/thesis.txt is no part of a training run; move it away, or give another"):
+        verb(other, overwrite=True)
+    (folder / "run" / "thesis.txt").unlink()
+    with pytest.raises(InputError, match=r"^--overwrite: the run starts from .*run/model, which it would remove; give another --output"):
+        verb(replace(other, model=str(folder / "run" / "model")), overwrite=True)
+    with pytest.raises(InputError, match="nowhere"):
+        verb(replace(other, collection="./nowhere"), overwrite=True)
+    assert contents(folder / "run") == before
+    verb(other, overwrite=True)
+    verb(replace(other, output=str(folder / "alone")))
+    made, wanted = contents(folder / "run"), contents(folder / "alone")
+    assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
+
+
 def stop(*_: Any) -> None:
     raise Stopped
 

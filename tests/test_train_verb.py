@@ -105,3 +105,10 @@ def test_a_mistake_ends_with_code_2(tiny_bert: Path, folder: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: unknown task 'nqq'; did you mean nq? valid: aidayago2,") and done.stderr.count("\n") == 1
     assert not (folder / "run" / "config.json").exists()
+
+
+def test_overwrite_trains_anew(tiny_bert: Path, folder: Path) -> None:
+    argv = ["--model", str(tiny_bert), "--output", "run", *QUICK, *POOL]
+    main(argv)
+    main([*argv, "--seed", "1", "--overwrite"])
+    assert read_json(folder / "run" / "config.json")["seed"] == 1 and Path("run/model").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields
@@ -10,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taco_ir.files import InputError, is_leftover, read_json, write_json
+from taco_ir.files import InputError, discard, is_leftover, read_json, write_json
 from taco_ir.settings import Rules, Values, nearest, number_or_text, option, rules_of, words
 from taco_ir.training.keys import (
     EPISODE_KEYS,
@@ -55,6 +56,10 @@ __all__ = [
 ]
 CONFIGS = Path(__file__).with_name("configs")
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
+OWN = re.compile(  # names of what a run writes
+    r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
+    r"|model|best|checkpoints|vectors|index|tensorboard|episode-\d+"
+)
 MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a run and its continuation
 LISTS = ("tasks", "reading", "self_supervised", "objective")  # keys whose flag takes several words
 Config = TypeVar("Config", bound="DataclassInstance")  # TrainConfig, or the keys of another kind of run
@@ -173,6 +178,30 @@ def refuse_other_run(config: DataclassInstance, output: Path) -> None:
             )
     elif output.is_file() or _holds_anything(output):
         raise InputError(f"--output {output} exists and is no training run; give another folder")
+
+
+def remove_run(config: DataclassInstance, output: Path) -> None:
+    """Remove the run in `output`, which is held, the last it made first, so that a process that is killed leaves what is an unfinished run.
+
+    Raises:
+        InputError: where anything else is there, or what `config` starts from.
+    """
+    if not (output / CONFIG_FILE).is_file():
+        refuse_other_run(config, output)
+        return
+    _refuse_other_kind(output, rules_of(type(config)))
+    folders = sorted(output.glob("episode-*"), key=lambda path: (len(path.name), path.name))
+    for path in (path for folder in (output, *folders) if folder.is_dir() for path in sorted(folder.iterdir())):
+        if not OWN.fullmatch(path.name) and not is_leftover(path):
+            raise InputError(f"--overwrite: {path} is no part of a training run; move it away, or give another --output")
+    values = to_dict(config)
+    for given in (values["model"], values.get("negatives", ""), *(each.get("negatives", "") for each in values.get("episodes", ()))):
+        if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
+            raise InputError(f"--overwrite: the run starts from {given}, which it would remove; give another --output")
+    order = [*reversed(folders), *(output / name for name in ("model", "checkpoints"))]
+    rest = [path for path in sorted(output.iterdir()) if path not in order and not is_leftover(path)]
+    rest.sort(key=lambda path: path.name == CONFIG_FILE)
+    discard([path for path in (*order, *rest) if path.exists()], output / "run")
 
 
 def _refuse_other_kind(output: Path, keys: Collection[str]) -> None:
