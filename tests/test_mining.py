@@ -47,7 +47,7 @@ class Overlap(System):
     def inputs(self) -> dict[str, Any]:
         return {"encoder": self._encoder}
 
-    def _search(self, topics: Topics, hits: int) -> Run:
+    def search(self, topics: Topics, hits: int) -> Run:
         self.asked += len(topics.queries)
         rankings = {}
         for each in topics.queries:
@@ -242,7 +242,7 @@ def test_no_gold_in_what_is_written(sample: Collection, tmp_path: Path) -> None:
             gold = {docid for evidence in each.evidence for docid in evidence.passages}
             assert not gold & set(negatives.docids[topic.name][each.qid])
             assert not {page for evidence in each.evidence for page in evidence.pages} & pages[each.qid]
-            top = Overlap(sample)._search(topic._replace(queries=[each]), 20).rankings[each.qid]
+            top = Overlap(sample).search(topic._replace(queries=[each]), 20).rankings[each.qid]
             dropped += bool(
                 {page for evidence in each.evidence for page in evidence.pages} & {*sample.passages.page_of(top.docids).values()}
             )
@@ -290,7 +290,8 @@ def test_kept_runs_are_used_as_long_as_they_serve(sample: Collection, tmp_path: 
 def test_header_says_how(sample: Collection, tmp_path: Path) -> None:
     wanted = MiningSettings(30, 1, 7, True, 2.0, 5)
     header = mine(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").header
-    assert header == ("overlap", "e0", sample.passages.fingerprint, 30, 1, 7, ("gold", "gold-page", "margin=2", "answers"), 5)
+    assert header[:-1] == ("overlap", "e0", sample.passages.fingerprint, 30, 1, 7, ("gold", "gold-page", "margin=2", "answers"), 5)
+    assert re.fullmatch("[0-9a-f]{16}", header.queries)
 
 
 def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
@@ -312,7 +313,7 @@ def test_what_was_seen_is_returned(sample: Collection, tmp_path: Path) -> None:
     (topics,) = topics_of(sample, "nq-train")
     sources = [Source(Overlap(sample), MiningSettings(depth=20, skip=2))]
     (retrieved,) = mine_file(sample, sources, [topics], tmp_path / "n.jsonl")["nq-train"]
-    run = Overlap(sample)._search(topics, 20)
+    run = Overlap(sample).search(topics, 20)
     assert retrieved.seen == 18 * len(topics.queries)
     on_gold = 0
     for each in topics.queries:
@@ -444,7 +445,7 @@ class Backwards(Overlap):
 
     name = "backwards"
 
-    def _search(self, topics: Topics, hits: int) -> Run:
+    def search(self, topics: Topics, hits: int) -> Run:
         self.asked += len(topics.queries)
         docids = sorted(self._words)
         return Run({each.qid: Ranking.of(docids, np.arange(len(docids)) / 1000).top(hits) for each in topics.queries})
@@ -587,7 +588,7 @@ def counted(function, where):
             os.kill(os.getpid(), 9)
         return function(*args)
     return call
-test_mining.Overlap._search = counted(test_mining.Overlap._search, "search")
+test_mining.Overlap.search = counted(test_mining.Overlap.search, "search")
 taco_ir.mining.hard_negatives = counted(taco_ir.mining.hard_negatives, "filter")
 topics = [sample.load_topics(name) for name in ("fever-train", "nq-train")]
 taco_ir.mining.mine(sample, test_mining.Overlap(sample), topics, MiningSettings(depth=30), Path("n.jsonl"))
