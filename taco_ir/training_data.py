@@ -123,7 +123,9 @@ class TrainingData:
             base=None,
             index=folder / "index",
         )
-        return DenseSystem(self.collection, options)
+        system = DenseSystem(self.collection, options)
+        system.name = model.name  # a run's files do not depend on where it lies
+        return system
 
     def _index(self, system: DenseSystem, model: Path, folder: Path) -> None:
         """Encode the whole collection, kept until the episode is done; what an earlier try kept of another model or collection goes."""

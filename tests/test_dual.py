@@ -333,8 +333,8 @@ def test_biases_and_norms_do_not_decay(tiny_bert: Path) -> None:
 
 def test_embedding_tables(tiny_bert: Path, tiny_t5: Path) -> None:
     for folder, names in (
-        (tiny_bert, ["word_embeddings", "position_embeddings", "token_type_embeddings"]),
-        (tiny_t5, ["shared", "relative_attention_bias"]),
+        (tiny_bert, ["word_embeddings"]),  # positions and types are few
+        (tiny_t5, ["shared"]),
     ):
         model = encoder(folder)
         tables = model.embedding_tables()

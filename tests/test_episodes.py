@@ -160,7 +160,10 @@ def test_only_what_is_not_there_is_done(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     model = train(two(tiny_bert, output))
     assert model == output / "episode-2" / "model" and events == done
-    assert contents(output) == contents(whole)
+    found, expected = contents(output), contents(whole)
+    if "episode-1" in lost:  # nothing was left that had begun, so the run is another one's, in its own folder
+        found["config.json"] = found["config.json"].replace(str(output).encode(), str(whole).encode())
+    assert found == expected
     assert all(logged(output / name) == logged(whole / name) for name in ("episode-1", "episode-2"))
 
 

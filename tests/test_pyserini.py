@@ -127,8 +127,9 @@ def same(ours: Run, theirs: Run) -> None:
     assert ours.rankings.keys() == theirs.rankings.keys() and ours.rankings
     for qid, ranking in ours.rankings.items():
         found = dict(zip(theirs.rankings[qid].docids, theirs.rankings[qid].scores.tolist(), strict=True))
-        assert set(found) == set(ranking.docids) and len(found) == int(HITS), qid
-        np.testing.assert_allclose([found[docid] for docid in ranking.docids], ranking.scores, atol=TOLERANCE, rtol=0)
+        assert len(found) == len(ranking.docids) == int(HITS), qid
+        for docid, score in zip(ranking.docids, ranking.scores.tolist(), strict=True):  # at the cut, as good ones may stand for each other
+            assert abs(found.get(docid, ranking.scores[-1]) - score) <= TOLERANCE, (qid, docid)
         assert all(found[first] >= found[second] - TOLERANCE for first, second in pairwise(ranking.docids)), qid
 
 

@@ -9,7 +9,7 @@ PATH = ("train.py", "episodes.py", "training/loop.py", "training/step.py", "weig
 def test_the_path_to_the_formula_is_short() -> None:
     """Each file names the next, or what it inherits from, and the last states the formula."""
     texts = [(PACKAGE / name).read_text(encoding="utf-8") for name in PATH]
-    assert sum(len(text.splitlines()) for text in texts) <= 900
+    assert sum(len(text.splitlines()) for text in texts) <= 1000
     for text, following in zip(texts, PATH[1:4], strict=False):
         assert f"taco_ir.{following.removesuffix('.py').replace('/', '.')}" in text
     assert "taco_ir.weighting.base" in texts[3] and "taco_ir.weighting.base" in texts[5]

@@ -33,7 +33,7 @@ from taco_ir.training.step import BatchSettings
         (TrainConfig, {"episodes": ({}, {"epoch": 1})}, "episode 2: unknown key 'epoch'; did you mean epochs?"),
         (TrainConfig, {"episodes": ({"repeat": 3}, {"warmup": 2})}, "episode 2: warmup is 2; it must be a number, at least 0, at most 1"),
         (TrainConfig, {"episodes": ({"repeat": 3}, {"mine_keep": 1, "hard_negatives": 2})}, "episode 4: mine_depth 200, "),
-        (PretrainConfig, {"objective": ("mlm", "clm")}, "objective is ('mlm', 'clm'); it must be some of mlm, span_contrast, condenser"),
+        (PretrainConfig, {"objective": ("mlm", "clm")}, "objective: 'clm' is unknown; did you mean mlm?"),
         (PretrainConfig, {"mask_share": 0.6}, "mask_share is 0.6; it must be a number, at most 0.5, above 0"),
         (PretrainConfig, {"objective": ("mlm",), "span_from": "page"}, "span_from is page; only span_contrast takes two spans"),
         (MiningSettings, {"depth": 0}, "depth is 0; it must be a whole number, at least 1"),

@@ -248,9 +248,9 @@ def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     path = study_file(folder)
 
     def again(*more: str) -> None:
-        reproduce(["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--jobs", "2", *more])
+        reproduce(["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), *more])
 
-    again()
+    again("--jobs", "2")
     return folder, again
 
 
@@ -292,7 +292,7 @@ def test_what_is_done_stays(
     folder, again = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "lock" not in path.name}
     caplog.set_level("INFO")
-    again()
+    again("--jobs", "2")
     assert "small: 6 of 6 jobs are done" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
     again("--list", "--format", "json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +33,23 @@ def refuse_edited(runner: Runner, jobs: Collection[Job]) -> None:
     job, edits = next(iter(found.items()))
     first, remove = edits[0], " and ".join(dict.fromkeys(str(edit.remove) for edit in edits))
     heirs = _heirs(runner, {each for each, of_each in found.items() if runner.folder(each) in {edit.remove for edit in of_each}})
+    before, now = _apart(first.before, first.now)
     raise InputError(
-        f"{job}: {first.fact} was {first.before!r}, now {first.now!r}; restore it, or remove {remove} to have it made anew"
+        f"{job}: {first.fact} was {before!r}, now {now!r}; restore it, or remove {remove} to have it made anew"
         + (f", and the folders of what was made of it: {'; '.join(map(str, heirs))}" if heirs else "")
         + (f"; likewise {'; '.join(map(str, list(found)[1:]))}" if len(found) > 1 else "")
     )
+
+
+def _apart(before: str, now: str) -> tuple[str, str]:
+    """Two texts by the words in which they differ, behind the first word and the one that both have before; `...` stands for all others."""
+    words, others = before.split(), now.split()
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(words, others, strict=False))))
+    behind = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(words[same:]), reversed(others[same:]), strict=False))))
+    if same < 3:
+        return before, now
+    first, second = (" ".join([each[0], "...", *each[same - 1 : len(each) - behind], *["..."] * (behind > 0)]) for each in (words, others))
+    return first, second
 
 
 def edits_of(runner: Runner, job: Job) -> Iterator[Edit]:

@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> None:
         wrong: list[str] = []
         for place, verb in enumerate(verbs):
             wrong += fill(verb, world, disks * (place + 1) // len(verbs) - disks * place // len(verbs), random.Random(f"{seed} {verb}"))
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or 0)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         world = cases.prepared(Path(name))
         wrong = [fault for verb in words[2:] or cases.CASES for fault in survive(verb, world, kills, random.Random(f"{seed} {verb}"))]
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or 0)
 
 
 if __name__ == "__main__":

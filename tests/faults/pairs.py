@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         world = cases.prepared(Path(name))
         wrong = [fault for verb in words[2:] or VERBS for fault in collide(verb, world, pairs, random.Random(f"{seed} {verb}"))]
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or 0)
 
 
 if __name__ == "__main__":
