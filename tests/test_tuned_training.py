@@ -109,9 +109,9 @@ def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method:
         return gradients(model)
 
     expected = run(plain, Arithmetic())
-    assert_near(run(plain, Arithmetic(gradcache=3)), expected, 5e-6)
-    assert_near(run(repeating, Arithmetic()), expected, 5e-6)
-    assert_near(run(repeating, Arithmetic(gradcache=3)), expected, 5e-6)
+    for model, arithmetic in ((plain, Arithmetic(gradcache=3)), (repeating, Arithmetic()), (repeating, Arithmetic(gradcache=3))):
+        # a bias sums over all tokens: how that is rounded depends on the processor
+        assert_near(run(model, arithmetic), expected, 2e-5)
 
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
