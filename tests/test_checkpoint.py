@@ -64,6 +64,13 @@ class Training:
         self.weighting.combine(self.params)
         self.optimizer.step()
 
+    def read(self, found: Path, file: str) -> None:
+        """Load the tensors of one file of a checkpoint."""
+        if file == OPTIMIZER_FILE:
+            load_optimizer(found, self.optimizer)
+        else:
+            load_weighting(found, self.weighting)
+
     def write(self, folder: Path, state: TrainState, keep: int = 9) -> Path:
         write_checkpoint(folder, self.model, self.optimizer, self.weighting, state, keep, Stream())
         return folder / f"step-{state.step:08d}"
@@ -241,10 +248,7 @@ def test_broken_tensors_are_named(trained: Training, tiny_bert: Path, tmp_path: 
     damage(found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
     with pytest.raises(InputError, match=rf"^{re.escape(str(found / file))}: cannot be read"):
-        if file == OPTIMIZER_FILE:
-            load_optimizer(found, fresh.optimizer)
-        else:
-            load_weighting(found, fresh.weighting)
+        fresh.read(found, file)
 
 
 @pytest.mark.parametrize("file", TENSORS)
@@ -256,10 +260,7 @@ def test_numbers_that_are_not_finite_are_refused(trained: Training, tiny_bert: P
     save_file(tensors, found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
     with pytest.raises(InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} holds numbers that are not finite"):
-        if file == OPTIMIZER_FILE:
-            load_optimizer(found, fresh.optimizer)
-        else:
-            load_weighting(found, fresh.weighting)
+        fresh.read(found, file)
 
 
 @pytest.mark.parametrize("damage", [cut, empty, Path.unlink])
