@@ -10,8 +10,8 @@ help: ## show this list
 search: .venv/installed ## search the sample collection and print a table of scores
 	$(BIN)/python -m taco_ir.search --topics all-dev
 
-test: .venv/developed ## run the tests
-	$(BIN)/python -m pytest
+test: .venv/developed ## run the tests, on all processors
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: lint types test ## everything that must be green before a change goes in
 
