@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from bounds import Bound, add_tiny, judged
 
-from taco_ir.console import share_processors
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.models.encoder import TextEncoder, load_encoder
+from taco_ir.processes import share_processors
 from taco_ir.records import Passage, Run, Vectors
 from taco_ir.retrieval.bm25 import start_jvm
 from taco_ir.retrieval.index import DenseIndex, build_index

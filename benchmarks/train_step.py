@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taco_ir.console import share_processors
+from taco_ir.processes import share_processors
 
 share_processors()  # before torch is imported
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from taco_ir.console import Progress
 from taco_ir.data.batches import TaskSampler
 from taco_ir.data.negatives import Negatives, read_negatives
 from taco_ir.evaluation.specialisation import THEN, Analysis, Measured, ModelAnalysis, to_dict
 from taco_ir.files import InputError, read_json, write_json, writing
 from taco_ir.models.encoder import model_folder, own_config, usable_device
+from taco_ir.progress import Progress
 from taco_ir.settings import Settings, Values
 from taco_ir.training.config import CONFIG_FILE, MAY_DIFFER, TrainConfig, episode_configs, load_config
 from taco_ir.training.keys import FLAG_KEYS, checked_keys

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, Progress, check_asked, command, limit_asked, log, run_verb
+from taco_ir.console import MODEL_FLAGS, Parser, check_asked, command, limit_asked, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.formats import write_kilt
 from taco_ir.evaluation.kilt import page_run
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.table import render
 from taco_ir.files import InputError, claimed, write_json
+from taco_ir.progress import Progress, log
 from taco_ir.rankings import made_of, models_of, record_path, unlike_others
 from taco_ir.records import Passage, Query, Run
 from taco_ir.scoring import score_asked, table_of

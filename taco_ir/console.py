@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import logging
 import os
 import re
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from taco_ir.files import QUOTED_UP_TO, InputError, printable
+from taco_ir.processes import end_with_parent, share_processors
 
-log = logging.getLogger("taco_ir")
 USAGE_ERROR = 2
 # a full or read-only disk, no permission, or a path that cannot be
 USERS_OSERRORS = frozenset(
@@ -29,8 +24,6 @@ USERS_OSERRORS = frozenset(
     )
 )
 LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
-PARENT = "TACO_IR_PARENT"  # the process that started this one and waits for it
-SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
@@ -174,45 +167,6 @@ def check_asked(options: argparse.Namespace, parser: Parser) -> None:
         raise InputError("--query is empty; give a text")
 
 
-def share_processors() -> None:
-    """Let OpenMP's threads spin for a tenth of a millisecond while they wait, then sleep; to be called before torch or faiss is imported.
-
-    Their own rule, milliseconds, was ten times slower where something else runs, a Java machine in the same process
-    included; threads that sleep at once are slower where nothing does. Where other work keeps all processors busy by now
-    they do sleep at once: a thread waits there for one that has no processor, and spinning takes that from it. Unlike a
-    number of threads that follows the load, this changes no sum.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "0" if _crowded() else "20000")
-
-
-def _crowded() -> bool:
-    """Whether as many threads ran in the last minute as there are processors."""
-    try:
-        return os.getloadavg()[0] >= (os.cpu_count() or 1)
-    except OSError:  # a system that does not tell
-        return False
-
-
-def end_with_parent() -> None:
-    """Where this process was started by another verb, let it end when that one does, however it does: it would hold locks, and nobody would know."""
-    parent = int(os.environ.pop(PARENT, 0))
-    if not parent:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it ended before
-        os._exit(USAGE_ERROR)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(USAGE_ERROR)
-
-
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a verb; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
     end_with_parent()
@@ -240,41 +194,3 @@ def _fail(message: str) -> NoReturn:
     sys.stdout.flush()
     print(message, file=sys.stderr)
     sys.exit(USAGE_ERROR)
-
-
-class Progress:
-    """A line that says how far, how fast and how long still: rewritten on a terminal, every ten seconds in a log."""
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._start = self._shown = time.monotonic()
-        self._skipped = 0
-        self._live = sys.stderr.isatty()
-
-    def skip(self, done: int) -> None:
-        """Count `done` units that were there already: they do not enter the rate."""
-        self._skipped = done
-
-    def at(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self._shown < (0.2 if self._live else 10) and done < self._total:
-            return
-        self._shown = now
-        rate = (done - self._skipped) / max(now - self._start, 1e-9)
-        left = (self._total - done) / rate if rate else 0
-        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {duration(left)} left{note and f'; {note}'}"
-        print(f"\r{line}\x1b[K" if self._live else line, end="" if self._live and done < self._total else "\n", file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-@contextmanager
-def timed() -> Iterator[Callable[[], float]]:
-    """Yield a function that tells the seconds since the block began."""
-    start = time.perf_counter()
-    yield lambda: time.perf_counter() - start

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import Progress, duration
 from taco_ir.data.collections import Collection
 from taco_ir.files import exclusive, human_bytes, require_space
+from taco_ir.progress import Progress, duration
 from taco_ir.records import Encoder, Query, Vectors
 from taco_ir.retrieval.vectors import BLOCK_ROWS, Recipe, Shard, ShardWriter, peak_memory
 

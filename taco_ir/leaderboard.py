@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import FLAGS, Parser, log, positive, run_verb
+from taco_ir.console import FLAGS, Parser, positive, run_verb
 from taco_ir.evaluation.board import Board, boards, without
 from taco_ir.evaluation.board_tables import board_json, board_tables, brief_tables
 from taco_ir.evaluation.check import chosen, drawn, moved
@@ -20,6 +20,7 @@ from taco_ir.evaluation.published import published, quoted_table
 from taco_ir.evaluation.results import Result, read_results
 from taco_ir.evaluation.table import render
 from taco_ir.files import InputError, writing
+from taco_ir.progress import log
 from taco_ir.study.conditions import Job, folders, read_study
 
 if TYPE_CHECKING:

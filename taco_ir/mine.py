@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from taco_ir.console import MODEL_FLAGS, Parser, log, positive, run_verb, timed
+from taco_ir.console import MODEL_FLAGS, Parser, positive, run_verb
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.files import InputError, collector_paused
+from taco_ir.progress import log, timed
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.run_files import PASSAGE_RUNS
 from taco_ir.tasks import SPLITS

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.data.negatives import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.data.seeds import number_of
 from taco_ir.files import InputError, exclusive, fingerprint
+from taco_ir.progress import log
 from taco_ir.rankings import FileRankings, Maker, Rankings, SystemRankings
 from taco_ir.records import Query, Ranking, Run
 from taco_ir.retrieval.merging import merge

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.console import Progress
 from taco_ir.data.collections import Collection, open_collection
 from taco_ir.data.seeds import generator
 from taco_ir.data.spans import Documents, Ids, documents_of, drawn_rows
 from taco_ir.files import InputError, exclusive, fingerprint
 from taco_ir.models.config import Pooling, describes_itself
+from taco_ir.progress import Progress
 from taco_ir.training.config import begun, refuse_other_run, remove_run, save_config
 from taco_ir.training.pretrain_keys import MIN_SPAN, PretrainConfig
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.console import Progress, log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.evaluation.formats import read_run
 from taco_ir.files import InputError, collector_paused, fingerprint, read_json, sha256_file, write_json
+from taco_ir.progress import Progress, log
 from taco_ir.records import Ranking, Run, read_trec, write_trec
 from taco_ir.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.systems import System

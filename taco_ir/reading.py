@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import log
 from taco_ir.data.examples import drawn_examples
 from taco_ir.data.mixing import steps_per_epoch
 from taco_ir.data.reading import ReadingData, read_reading
 from taco_ir.files import exclusive
+from taco_ir.progress import log
 from taco_ir.training.config import TrainConfig, begun, refuse_other_run, remove_run, save_config
 from taco_ir.training_data import TrainingData, samplers_of, shares_of, texts_of
 

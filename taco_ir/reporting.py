@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from taco_ir.console import Progress
 from taco_ir.files import InputError
+from taco_ir.progress import Progress
 from taco_ir.training.log import Reporter
 
 

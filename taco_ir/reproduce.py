@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import Parser, log, positive, run_verb
+from taco_ir.console import Parser, positive, run_verb
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, read_json
+from taco_ir.progress import log
 from taco_ir.study.conditions import Job, folders, read_study
 from taco_ir.study.curves import held_out
 

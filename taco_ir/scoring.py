@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from taco_ir.console import log
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.evaluation.answers import asked_measures
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
 from taco_ir.evaluation.table import Cell, Marked, Table, render
+from taco_ir.progress import log
 from taco_ir.records import Run
 from taco_ir.tasks import KINDS
 

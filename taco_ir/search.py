@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, check_asked, limit_asked, log, run_verb, timed
+from taco_ir.console import MODEL_FLAGS, Parser, check_asked, limit_asked, run_verb
 from taco_ir.data.collections import Collection, Topics, open_collection
 from taco_ir.evaluation.table import Cell, Table, render
 from taco_ir.files import InputError, claimed, read_json, write_json
+from taco_ir.progress import log, timed
 from taco_ir.rankings import made_of, record_path, unlike_others
 from taco_ir.records import Run, write_trec
 

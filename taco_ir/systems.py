@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taco_ir.console import Progress, duration, timed
 from taco_ir.data.collections import Collection, Topics
 from taco_ir.encoding import encode_collection, encode_topics
 from taco_ir.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.models.builtin import SHIPPED
+from taco_ir.progress import Progress, duration, timed
 from taco_ir.records import Query, Run, Vectors, run_id
 from taco_ir.retrieval.bm25 import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
 from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion

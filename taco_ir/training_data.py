@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import log
 from taco_ir.data.batches import Dealt, TaskSampler
 from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.data.examples import TrainExample, drawn_examples, read_examples, with_negatives
+from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
 from taco_ir.data.mixing import batch_shares
-from taco_ir.data.negatives import Negatives, read_negatives, read_sources
+from taco_ir.data.negatives import Negatives, read_negatives, read_sources, with_negatives
 from taco_ir.data.pools import Pool, draw_queries, make_pool
 from taco_ir.data.topics import plain_text
 from taco_ir.files import InputError, read_json
 from taco_ir.mining import fingerprint_of, mine
 from taco_ir.models.config import describes_itself
+from taco_ir.progress import log
 from taco_ir.retrieval.mining import MiningSettings
 from taco_ir.retrieval.vectors import Recipe
 from taco_ir.systems import BM25System, DenseSystem, build_dense

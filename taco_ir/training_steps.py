@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import log
 from taco_ir.data.cloze import passage_examples
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.data.mixing import steps_per_epoch
@@ -15,6 +14,7 @@ from taco_ir.data.pools import Pool
 from taco_ir.data.reading import ReadingData, find_answers, read_reading
 from taco_ir.data.spans import drawn_rows
 from taco_ir.files import InputError
+from taco_ir.progress import log
 from taco_ir.training.config import TrainConfig
 from taco_ir.training.keys import INVERSE_CLOZE, NOTHING
 from taco_ir.training_data import TrainingData, samplers_of, texts_of

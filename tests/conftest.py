@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.console.share_processors
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.processes.share_processors
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process of tests for each processor already
     os.environ.setdefault("OMP_NUM_THREADS", "1")

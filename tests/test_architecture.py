@@ -14,6 +14,7 @@ TRAINING = BASE | SIBLINGS | {"training"}  # what training may know
 TORCH = ("weighting/", "training/", "models/tuning/")  # imported late as a whole
 SHARED = {
     "console",
+    "progress",
     "systems",
     "scoring",
     "encoding",

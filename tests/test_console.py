@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir import console
-from taco_ir.console import FLAGS, Progress, duration, positive, run_verb, share_processors, timed
+from taco_ir.console import FLAGS, positive, run_verb
 from taco_ir.evaluation.measures import Measure
 from taco_ir.files import InputError
+from taco_ir.processes import share_processors
+from taco_ir.progress import Progress, duration, timed
 
 VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "pretrain", "submission", "pyserini")
 HEAVY = ("torch", "faiss", "transformers", "pyserini", "jnius", "pytrec_eval", "scipy", "ir_datasets", "pandas", "requests")
@@ -84,7 +86,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((3.0, 5.5))
-    monkeypatch.setattr("taco_ir.console.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("taco_ir.progress.time.perf_counter", lambda: next(times))
     with timed() as seconds:
         assert seconds() == 2.5
 
@@ -100,7 +102,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("taco_ir.console.time.monotonic", clock)
+    monkeypatch.setattr("taco_ir.progress.time.monotonic", clock)
     return clock
 
 

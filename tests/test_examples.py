@@ -9,9 +9,11 @@ import pytest
 from verbs import passage, query, write_collection
 
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.examples import TrainExample, positive_sets, read_examples
-from taco_ir.data.negatives import Negatives, NegativesHeader
+from taco_ir.data.examples import TrainExample, read_examples
+from taco_ir.data.gold import positive_sets
+from taco_ir.data.negatives import Negatives, NegativesHeader, with_negatives
 from taco_ir.files import InputError
+from taco_ir.tasks import TopicsName
 
 HEADER = NegativesHeader("bm25", "", "any", 10, 0, 5, (), 0)
 PASSAGES = [passage(docid, f"text of {docid}") for docid in ("1#0", "1#1", "2#0", "3#0", "3#1", "3#2")]
@@ -76,7 +78,7 @@ def test_left_out_queries_are_counted(collection: Collection, caplog: pytest.Log
 
 def test_negatives_come_by_topics_and_qid(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
     mined = Negatives((HEADER,), {"structured_zeroshot-train": {"a": ["3#2", "1#1"], "nothing": ["2#0"]}, "nq-train": {"b": ["3#0"]}})
-    examples = read_examples(collection, "zsre", negatives=mined)
+    examples = with_negatives(read_examples(collection, "zsre"), TopicsName("structured_zeroshot", "train"), mined)
     assert [example.negatives for example in examples] == [("3#2", "1#1"), ()]
     assert "1 of 2 examples have no mined negatives" in caplog.text
 

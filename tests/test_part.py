@@ -17,7 +17,7 @@ from verbs import Record, call, passage, query, write_collection
 from taco_ir import search
 from taco_ir.data.__main__ import main
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.examples import positive_sets
+from taco_ir.data.gold import positive_sets
 from taco_ir.data.part import Part, make_part
 from taco_ir.data.store import PassageStore
 from taco_ir.files import InputError

@@ -8,7 +8,7 @@ import pytest
 from verbs import passage, query, write_collection
 
 from taco_ir.data.collections import Collection, open_collection
-from taco_ir.data.examples import positive_sets
+from taco_ir.data.gold import positive_sets
 from taco_ir.data.pools import Pool, draw_queries, make_pool
 
 HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1"] for row in range(12)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, Progress, positive, run_verb
+from taco_ir.console import Parser, positive, run_verb
 from taco_ir.files import InputError, human_bytes
+from taco_ir.progress import Progress
 
 DESCRIPTION = """Data for the toolkit. Nothing is downloaded unless `get` asks for it.
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.data.collections import Collection
-from taco_ir.data.negatives import Negatives
+from taco_ir.data.gold import PositiveSets, gold_pages, positive_sets
 from taco_ir.data.seeds import generator
-from taco_ir.data.store import PassageStore
-from taco_ir.data.topics import unique
 from taco_ir.files import InputError
-from taco_ir.records import EvidenceSet, Query
 from taco_ir.tasks import TopicsName, canonical_task
 
 log = logging.getLogger("taco_ir")
-PositiveSets = tuple[tuple[str, ...], ...]
 
 
 class TrainExample(NamedTuple):
@@ -39,7 +34,7 @@ class TrainExample(NamedTuple):
     since: int = 0
 
 
-def read_examples(collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None) -> list[TrainExample]:
+def read_examples(collection: Collection, task: str, split: str = "train") -> list[TrainExample]:
     """Examples of a task in the order of its topics, without the queries that have no positive in the collection.
 
     Raises:
@@ -51,7 +46,7 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
     sets_of = positive_sets(store, topics.queries)
     page_of = store.page_of({docid for sets in sets_of for docids in sets for docid in docids})
     examples = [
-        TrainExample(query.qid, query.text, name.task, sets, _gold_pages(query, sets, page_of), ())
+        TrainExample(query.qid, query.text, name.task, sets, gold_pages(query, sets, page_of), ())
         for query, sets in zip(topics.queries, sets_of, strict=True)
         if sets
     ]
@@ -59,16 +54,7 @@ def read_examples(collection: Collection, task: str, split: str = "train", negat
         raise InputError(f"{name}: none of its {len(topics.queries)} queries has a positive passage in collection {collection.name}")
     if left_out := len(topics.queries) - len(examples):
         log.warning("%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, len(topics.queries))
-    return with_negatives(examples, name, negatives) if negatives else examples
-
-
-def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
-    """Examples of `topics` with what was mined for them; says how many have none."""
-    mined = negatives.docids.get(str(topics), {})
-    found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
-    if bare := sum(not example.negatives for example in found):
-        log.warning("%s: %d of %d examples have no mined negatives", topics, bare, len(found))
-    return found
+    return examples
 
 
 def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0) -> list[TrainExample]:
@@ -78,29 +64,6 @@ def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str
         return examples
     rows = generator(seed, task, "examples").choice(len(examples), most, replace=False)
     return [examples[row] for row in sorted(rows.tolist())]
-
-
-def positive_sets(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
-    """The positives of each query by evidence set, in order, without repeats; sets without a passage in the collection left out.
-
-    A set's positives are its passages; where it names pages only, all passages of these, as TACO does for AIDA.
-    """
-    evidence = [each for query in queries for each in query.evidence]
-    named = list(unique(docid for each in evidence for docid in each.passages))
-    held = {docid for docid, row in zip(named, store.rows(named).tolist(), strict=True) if row >= 0}
-    docids_of = store.docids_of({page for each in evidence if not each.passages for page in each.pages})
-
-    def positives(each: EvidenceSet) -> tuple[str, ...]:
-        if each.passages:
-            return tuple(docid for docid in each.passages if docid in held)
-        return tuple(docid for page in each.pages for docid in docids_of[page])
-
-    return [unique(docids for each in query.evidence if (docids := positives(each))) for query in queries]
-
-
-def _gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
-    named = {page for each in query.evidence for page in each.pages}
-    return frozenset(named.union(page_of[docid] for docids in sets for docid in docids))
 
 
 def _topics_name(collection: Collection, task: str, split: str) -> TopicsName:

@@ -12,15 +12,19 @@ hold it, by their places in that list, and its score in each:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
 import orjson
 
+from taco_ir.data.examples import TrainExample
 from taco_ir.data.topics import json_lines
 from taco_ir.files import InputError, collector_paused, fingerprint, writing
 from taco_ir.tasks import TOPICS, TopicsName, canonical_task
+
+log = logging.getLogger("taco_ir")
 
 FORMAT_KEY = "taco_ir_negatives"
 ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format
@@ -133,6 +137,15 @@ def read_negatives(path: Path, collection: str | None) -> Negatives:
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
     """How the negatives of each source were mined. Raises: InputError for a file that does not begin as one of negatives."""
     return _headers(path, *next(json_lines(path), (1, {})))
+
+
+def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
+    """Examples of `topics` with what was mined for them; says how many have none."""
+    mined = negatives.docids.get(str(topics), {})
+    found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
+    if bare := sum(not example.negatives for example in found):
+        log.warning("%s: %d of %d examples have no mined negatives", topics, bare, len(found))
+    return found
 
 
 def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[NegativesHeader, ...]:

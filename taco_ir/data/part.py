@@ -13,7 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from taco_ir.data.collections import Collection, Topics
-from taco_ir.data.examples import positive_sets
+from taco_ir.data.gold import positive_sets
 from taco_ir.data.seeds import generator
 from taco_ir.data.store import PassageStore
 from taco_ir.files import InputError, exclusive, read_json, sha256_file, write_json, writing_folder

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.data.collections import Collection, Topics
-from taco_ir.data.examples import positive_sets
+from taco_ir.data.gold import positive_sets
 from taco_ir.data.seeds import generator
 from taco_ir.data.topics import unique
 from taco_ir.records import Query

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from taco_ir.data.collections import Collection
 from taco_ir.data.examples import TrainExample, read_examples
-from taco_ir.data.negatives import Negatives
+from taco_ir.data.negatives import Negatives, with_negatives
 from taco_ir.files import InputError
 from taco_ir.records import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, Passage, Query, normal_answer
 from taco_ir.tasks import TopicsName, canonical_task
@@ -76,13 +76,16 @@ def read_reading(
     Raises:
         InputError: for a task without topics of that split, or of which no gold passage holds an answer.
     """
-    examples = [example for example in read_examples(collection, task, split, negatives) if qids is None or example.qid in qids]
-    topics = collection.load_topics(str(TopicsName(canonical_task(task), split)))
-    found = find_answers(collection, topics.task, [query for query in topics.queries if qids is None or query.qid in qids], examples)
-    if not found.examples:
-        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {found.counts}")
-    log.info("%s-%s: %s", task, split, found.counts)
-    return found
+    name = TopicsName(canonical_task(task), split)
+    found = read_examples(collection, task, split)
+    given = with_negatives(found, name, negatives) if negatives else found
+    examples = [example for example in given if qids is None or example.qid in qids]
+    topics = collection.load_topics(str(name))
+    read = find_answers(collection, topics.task, [query for query in topics.queries if qids is None or query.qid in qids], examples)
+    if not read.examples:
+        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}")
+    log.info("%s-%s: %s", task, split, read.counts)
+    return read
 
 
 def find_answers(collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]) -> ReadingData:

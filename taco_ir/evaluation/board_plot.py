@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taco_ir.evaluation.board import MACRO, Board, BoardRow
-from taco_ir.evaluation.report import environment
+from taco_ir.evaluation.pages import templates_of
 
 WIDTH, LEFT, RIGHT, TOP, STEP = 880, 300, 90, 40, 28
 MOST_TICKS = 6
@@ -21,7 +21,7 @@ def macro_plot(board: Board, measure: str) -> str:
     ticks = [{"x": round(LEFT + scale * step * number, 1), "label": f"{step * number:.2f}"} for number in range(int(top / step) + 1)]
     bars = [_bar(row, part, measure, TOP + STEP * place, scale) for place, row in enumerate(rows)]
     return (
-        environment()
+        templates_of("taco_ir.evaluation.report")
         .get_template("board.svg")
         .render(
             title=f"{measure}, {part}: {board.corpus} ({board.passages:,} passages)",

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.evaluation.board import MACRO, SIGNIFICANT, Board, BoardRow
+from taco_ir.evaluation.pages import templates_of
 from taco_ir.evaluation.published import Quoted, quoted_table
-from taco_ir.evaluation.report import environment
 from taco_ir.evaluation.results import Result, TopicScores
 
 # printable ASCII without what JSON or HTML escapes
@@ -74,7 +74,7 @@ def page(boards: Sequence[Board], results: Sequence[Result], published: Sequence
         "macro": MACRO,
         "significant": SIGNIFICANT,
     }
-    templates = environment()
+    templates = templates_of("taco_ir.evaluation.report")
     style, script = _source("leaderboard.css"), "".join(_source(name) for name in SCRIPTS)
     return templates.get_template("leaderboard.html").render(
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
@@ -89,7 +89,7 @@ def page(boards: Sequence[Board], results: Sequence[Result], published: Sequence
 
 def _source(name: str) -> str:
     """A file of the report's folder as it stands."""
-    templates = environment()
+    templates = templates_of("taco_ir.evaluation.report")
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.console import PARENT
 from taco_ir.files import InputError, read_json, write_json
+from taco_ir.processes import PARENT
 
 
 class Spent(NamedTuple):

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 
-from taco_ir.console import duration
 from taco_ir.files import InputError
+from taco_ir.progress import duration
 from taco_ir.study.conditions import Job, Study
 
 Say = Callable[[str], None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.console import log
 from taco_ir.evaluation.check import deviations
 from taco_ir.evaluation.results import Result
+from taco_ir.progress import log
 
 FEW = 4  # scores of a record that are told one by one
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from typing import TYPE_CHECKING
 
 from taco_ir.evaluation.audit import LEGEND, Audit, example_table, facts, histogram, margin_table, summary
 from taco_ir.evaluation.audit_sources import LEGEND as SOURCES_LEGEND
 from taco_ir.evaluation.audit_sources import source_tables
-from taco_ir.evaluation.table import Cell, escape_markdown, render, show
-
-if TYPE_CHECKING:
-    import jinja2
+from taco_ir.evaluation.pages import templates_of
+from taco_ir.evaluation.table import escape_markdown, render
 
 HEADINGS = ("Tasks", "Score margins", "Examples")
 SOURCES_HEADING = "Sources"
@@ -47,28 +43,6 @@ def html(audit: Audit) -> str:
     """The report as HTML: style and plots inline, every value escaped."""
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
     sources = {"heading": SOURCES_HEADING, "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
-    return (
-        environment()
-        .get_template("audit.html")
-        .render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted, sources=sources)
-    )
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """This folder's templates, for the leaderboard's page too."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__name__, "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    environment.globals |= {"facts": facts, "example_table": example_table}
-    return environment
-
-
-def _cell(value: Cell) -> str:
-    """A table's value as `render` spells it."""
-    if value is None:
-        return "-"
-    return show(value) if isinstance(value, int | float) else str(value)
+    page = templates_of(__name__).get_template("audit.html")
+    own = {"facts": facts, "example_table": example_table}
+    return page.render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted, sources=sources, **own)

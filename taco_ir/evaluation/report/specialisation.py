@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from taco_ir.evaluation.report import environment
+from taco_ir.evaluation.pages import templates_of
 from taco_ir.evaluation.specialisation import (
     DENSITY_EDGES,
     NOT_ACTIVATED,
@@ -67,7 +67,7 @@ def html(analysis: Analysis) -> str:
         (title, list(zip(*(by(model.measured.parameters) for model in analysis.models), strict=True)))
         for title, by in (("Layers", by_layer), ("Kinds of modules", by_kind))
     ]
-    template = environment().get_template("specialisation.html")
+    template = templates_of("taco_ir.evaluation.report").get_template("specialisation.html")
     return template.render(
         analysis=analysis,
         verdict=verdict(analysis),

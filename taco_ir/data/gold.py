@@ -1,0 +1,35 @@
+"""The gold passages and pages of queries: what of their evidence a collection holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from taco_ir.data.store import PassageStore
+from taco_ir.data.topics import unique
+from taco_ir.records import EvidenceSet, Query
+
+PositiveSets = tuple[tuple[str, ...], ...]
+
+
+def positive_sets(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
+    """The positives of each query by evidence set, in order, without repeats; sets without a passage in the collection left out.
+
+    A set's positives are its passages; where it names pages only, all passages of these, as TACO does for AIDA.
+    """
+    evidence = [each for query in queries for each in query.evidence]
+    named = list(unique(docid for each in evidence for docid in each.passages))
+    held = {docid for docid, row in zip(named, store.rows(named).tolist(), strict=True) if row >= 0}
+    docids_of = store.docids_of({page for each in evidence if not each.passages for page in each.pages})
+
+    def positives(each: EvidenceSet) -> tuple[str, ...]:
+        if each.passages:
+            return tuple(docid for docid in each.passages if docid in held)
+        return tuple(docid for page in each.pages for docid in docids_of[page])
+
+    return [unique(docids for each in query.evidence if (docids := positives(each))) for query in queries]
+
+
+def gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
+    """Every page that the evidence of a query names, and those of its positive passages."""
+    named = {page for each in query.evidence for page in each.pages}
+    return frozenset(named.union(page_of[docid] for docids in sets for docid in docids))
