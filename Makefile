@@ -37,9 +37,9 @@ readme: .venv/installed ## write anew what is generated: tables in documents, th
 encoder: .venv/installed ## the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
 	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --weights int8 --megabytes 29.9 --prompt-of $(LENT) \
 		--output build/encoder --overwrite
-	rm -rf taco_ir/encoder
-	mv build/encoder/compact taco_ir/encoder
-	$(BIN)/python -m taco_ir.card taco_ir/encoder --training $(TRAINING) --result $(RESULT) $(if $(BESIDE),--beside $(BESIDE))
+	rm -rf taco_ir/encoder_mini
+	mv build/encoder/compact taco_ir/encoder_mini
+	$(BIN)/python -m taco_ir.card taco_ir/encoder_mini --training $(TRAINING) --result $(RESULT) $(if $(BESIDE),--beside $(BESIDE))
 
 clean: ## remove what was installed and built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from bounds import Bound, add_tiny, judged
 
-from taco_ir.data.collections import Collection, open_collection
+from taco_ir.core.processes import share_processors
+from taco_ir.core.types import Passage, Run, Vectors
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
-from taco_ir.models.encoder import TextEncoder, load_encoder
-from taco_ir.processes import share_processors
-from taco_ir.records import Passage, Run, Vectors
-from taco_ir.retrieval.bm25 import start_jvm
-from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+from taco_ir.retrieval.lucene import start_jvm
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 Encode = Callable[[Sequence[Passage]], Vectors]

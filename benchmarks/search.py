@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 from bounds import Bound, add_tiny, judged
 
-from taco_ir.console import MODEL_FLAGS, Parser
-from taco_ir.data.collections import Collection, open_collection
-from taco_ir.encoding import encode_collection
-from taco_ir.files import InputError
-from taco_ir.records import Encoder, Ranking, Vectors
-from taco_ir.retrieval.bm25 import start_jvm
-from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.cli import MODEL_FLAGS, Parser
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Encoder, Ranking, Vectors
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.retrieval.encoding import encode_collection
+from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+from taco_ir.retrieval.lucene import start_jvm
+from taco_ir.retrieval.systems import encoder_of, model_name
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
-from taco_ir.systems import encoder_of, model_name
 
 NEEDED = 1.15
 TOLERANCE = 1e-4  # scores of two BLAS libraries differ by rounding

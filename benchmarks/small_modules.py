@@ -21,15 +21,15 @@ from tempfile import TemporaryDirectory
 from bounds import Bound, add_tiny, judged
 from train_step import DEFAULT_MODEL, PASSAGES, QUERIES, TASKS, TaskTexts, Variant, task_texts
 
-from taco_ir.data.collections import open_collection
-from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.models.encoder import TextEncoder, load_encoder, model_folder
-from taco_ir.models.tuning.counts import FULL, METHODS
-from taco_ir.models.tuning.encoder import TunedEncoder
-from taco_ir.models.tuning.merging import write_merged
-from taco_ir.training.dual import DualEncoder
+from taco_ir.data.collection import open_collection
+from taco_ir.encoders.adapters.encoder import TunedEncoder
+from taco_ir.encoders.adapters.merging import write_merged
+from taco_ir.encoders.adapters.sizes import FULL, METHODS
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder, model_folder
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.keys import TrainConfig
-from taco_ir.training.start import start_encoder
+from taco_ir.training.setup import start_encoder
 
 BARE, MERGED = "bare backbone", "lora, merged"
 NEEDED = {MERGED: 0.95, "adapter": 0.85, "prompt": 0.85}  # of the bare backbone's speed; merged is the same computation, but for noise

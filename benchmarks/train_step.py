@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taco_ir.processes import share_processors
+from taco_ir.core.processes import share_processors
 
 share_processors()  # before torch is imported
 
@@ -31,14 +31,14 @@ from bounds import Bound, add_tiny, judged  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from taco_ir.data.collections import open_collection  # noqa: E402
-from taco_ir.models.config import EncoderConfig  # noqa: E402
-from taco_ir.models.encoder import model_folder  # noqa: E402
-from taco_ir.models.pooling import Ids  # noqa: E402
-from taco_ir.records import Passage  # noqa: E402
+from taco_ir.core.types import Passage  # noqa: E402
+from taco_ir.data.collection import open_collection  # noqa: E402
+from taco_ir.encoders.config import EncoderConfig  # noqa: E402
+from taco_ir.encoders.pooling import Ids  # noqa: E402
+from taco_ir.encoders.text_encoder import model_folder  # noqa: E402
 from taco_ir.training.backward import Arithmetic, backward  # noqa: E402
-from taco_ir.training.dual import DualEncoder, Text  # noqa: E402
-from taco_ir.training.losses import contrastive_loss  # noqa: E402
+from taco_ir.training.encoder import DualEncoder, Text  # noqa: E402
+from taco_ir.training.objectives.contrastive import contrastive_loss  # noqa: E402
 from taco_ir.weighting import WEIGHTINGS, TaskWeighting  # noqa: E402
 
 QUERIES, PASSAGES, QUERY_TOKENS, PASSAGE_TOKENS, TASKS = 8, 16, 32, 96, 8

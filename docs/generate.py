@@ -14,8 +14,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from taco_ir.console import run_verb
-from taco_ir.files import writing
+from taco_ir.cli import run_verb
+from taco_ir.core.files import writing
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "runs" / "README.md")
@@ -48,7 +48,7 @@ def main(_: object = ()) -> None:
             with writing(path) as file:
                 file.write(text)
             print(path.relative_to(ROOT))
-    print(printed("python -m taco_ir.card taco_ir/encoder"), end="")
+    print(printed("python -m taco_ir.card taco_ir/encoder_mini"), end="")
 
 
 if __name__ == "__main__":

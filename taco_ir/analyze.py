@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.analysing import BATCHES, JSON_FILE, TAU, AnalysisSettings, Subject, analyse, find_subject, write_analysis
-from taco_ir.console import Parser, command, positive, run_verb
-from taco_ir.evaluation.specialisation import Analysis, verdict
-from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError, claimed
-from taco_ir.progress import log
+from taco_ir.analysis.run import BATCHES, JSON_FILE, TAU, AnalysisSettings, Subject, analyse, find_subject, write_analysis
+from taco_ir.analysis.summary import Analysis, verdict
+from taco_ir.cli import Parser, command, positive, run_verb
+from taco_ir.core.files import InputError, claimed
+from taco_ir.core.progress import log
+from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.config import add_flag, checked_flags
 
 KEYS = {

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, check_asked, command, limit_asked, run_verb
-from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.evaluation.formats import write_kilt
-from taco_ir.evaluation.kilt import page_run
+from taco_ir.cli import MODEL_FLAGS, Parser, check_asked, command, limit_asked, run_verb
+from taco_ir.core.files import InputError, claimed, write_json
+from taco_ir.core.progress import Progress, log
+from taco_ir.core.types import Passage, Query, Run
+from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.evaluation.kilt_pages import page_run
 from taco_ir.evaluation.measures import Measure
-from taco_ir.evaluation.table import render
-from taco_ir.files import InputError, claimed, write_json
-from taco_ir.progress import Progress, log
-from taco_ir.rankings import made_of, models_of, record_path, unlike_others
-from taco_ir.records import Passage, Query, Run
-from taco_ir.scoring import score_asked, table_of
+from taco_ir.evaluation.run_formats import write_kilt
+from taco_ir.evaluation.scoring import score_asked, table_of
+from taco_ir.evaluation.tables import render
+from taco_ir.negatives.rankings import made_of, models_of, record_path, unlike_others
 
 if TYPE_CHECKING:
-    from taco_ir.models.reader import Answer, Reader
-    from taco_ir.systems import System
+    from taco_ir.reading.reader import Answer, Reader
+    from taco_ir.retrieval.systems import System
 
 DEFAULT_HITS = 20
 AT_ONCE = 32  # questions read between two lines of progress
@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
     check_asked(options, flags)
-    from taco_ir.models.reader import load_reader
-    from taco_ir.systems import Retrievers, query_topics
+    from taco_ir.reading.reader import load_reader
+    from taco_ir.retrieval.systems import Retrievers, query_topics
 
     reader = load_reader(options.reader, options.device, options.batch_size)
     collection = open_collection(options.collection)
@@ -111,7 +111,7 @@ def _read(
 
 
 def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage]) -> str:
-    from taco_ir.models.reader import marked
+    from taco_ir.reading.reader import marked
 
     if answer is None:
         return f"{query.text}\n  (no passage found)"
@@ -122,7 +122,7 @@ def _shown(query: Query, answer: Answer | None, passages: Mapping[str, Passage])
 
 def _paths(options: Namespace, collection: Collection, topics: Sequence[Topics], system: str, made_by: Sequence[str]) -> list[Path]:
     """Where the answers to each of the topics go. Raises: InputError for a file as the output of several topics."""
-    from taco_ir.systems import model_name
+    from taco_ir.retrieval.systems import model_name
 
     if options.output is None:
         folder, named = Path("runs") / collection.name, f"{system}.{model_name(options.reader)}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.files import InputError, writing
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.files import InputError, writing
 
 
 def parser() -> Parser:
@@ -15,8 +15,8 @@ def parser() -> Parser:
         "Write README.md, a model card, into the folder of an encoder that ships: data and licences, base, recipe, scores, limits. With --training\n"
         "and --result the facts are gathered and kept in card.json beside it; later the page is written from that and the results alone.",
         (),
-        "python -m taco_ir.card taco_ir/encoder --training first/1/out taco/1/out --result taco.1.whole --beside bm25.0.whole\n"
-        "  python -m taco_ir.card taco_ir/encoder",
+        "python -m taco_ir.card taco_ir/encoder_mini --training first/1/out taco/1/out --result taco.1.whole --beside bm25.0.whole\n"
+        "  python -m taco_ir.card taco_ir/encoder_mini",
     )
     flags.add_argument("folder", type=Path, metavar="FOLDER", help="the encoder, as export --what compact wrote it")
     flags.add_argument("--name", help="what the encoder is called [default: that of the one in the package]")
@@ -31,14 +31,14 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
         raise InputError("--training and --result go together, --beside with both")
-    from taco_ir.models.builtin import SHIPPED
-    from taco_ir.models.stored import INT8_FILE, PLAIN_FILE, weights_file
-    from taco_ir.models.tuning.folder import is_tuned
+    from taco_ir.encoders.adapters.folder import is_tuned
+    from taco_ir.encoders.names import SHIPPED
+    from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, weights_file
 
     if weights_file(options.folder) is None and not is_tuned(options.folder):
         raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
-    from taco_ir.study.card import CARD_FILE, card, write_facts
-    from taco_ir.study.lineage import blend_of, lineage
+    from taco_ir.release.lineage import blend_of, lineage
+    from taco_ir.release.model_card import CARD_FILE, card, write_facts
 
     if options.training:
         write_facts(

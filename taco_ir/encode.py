@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.console import MODEL_FLAGS, Parser, run_verb
-from taco_ir.data.collections import open_collection
-from taco_ir.encoding import encode_collection
+from taco_ir.cli import MODEL_FLAGS, Parser, run_verb
+from taco_ir.data.collection import open_collection
+from taco_ir.retrieval.encoding import encode_collection
+from taco_ir.retrieval.systems import encoder_of, model_name
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
-from taco_ir.systems import encoder_of, model_name
 
 
 def parser() -> Parser:

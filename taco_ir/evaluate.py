@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.data.collections import open_collection
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.files import InputError, collector_paused
+from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
-from taco_ir.evaluation.table import Cell, PValue, Table, render
-from taco_ir.files import InputError, collector_paused
-from taco_ir.run_files import by_system, read_files, refuse_foreign_docids, run_files
-from taco_ir.scoring import SIGNIFICANT, Compared, compare, query_rows, score, score_asked, table_of, title
+from taco_ir.evaluation.run_files import by_system, read_files, refuse_foreign_docids, run_files
+from taco_ir.evaluation.scoring import SIGNIFICANT, Compared, compare, query_rows, score, score_asked, table_of, title
+from taco_ir.evaluation.tables import Cell, PValue, Table, render
 
 
 def parser() -> Parser:

@@ -11,16 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from taco_ir.console import MODEL_FLAGS, Parser, command, run_verb
-from taco_ir.data.collections import Collection, open_collection
-from taco_ir.encoding import encode_topics
-from taco_ir.files import InputError, claimed, is_leftover, named, writing_folder
-from taco_ir.records import Vectors
-from taco_ir.tasks import canonical_task
+from taco_ir.cli import MODEL_FLAGS, Parser, command, run_verb
+from taco_ir.core.files import InputError, claimed, is_leftover, named, writing_folder
+from taco_ir.core.tasks import canonical_task
+from taco_ir.core.types import Vectors
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.retrieval.encoding import encode_topics
 
 if TYPE_CHECKING:
-    from taco_ir.models.encoder import TextEncoder
-    from taco_ir.models.tuning.encoder import TunedEncoder
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.text_encoder import TextEncoder
 
 KINDS = ("queries", "huggingface", "sentence-transformers", "compact", "blended")
 WEIGHTS = ("float16", "int8")
@@ -85,13 +85,13 @@ def lenders(options: Namespace) -> dict[str, str]:
 @contextmanager
 def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
     """The folder of the encoder's model; a tuned one is merged into a folder of its own meanwhile. Raises: InputError where it cannot be."""
-    from taco_ir.models.tuning.folder import base_folder, is_tuned
+    from taco_ir.encoders.adapters.folder import base_folder, is_tuned
 
     if not is_tuned(encoder.folder):
         yield encoder.folder
         return
-    from taco_ir.models.tuning.encoder import TunedEncoder
-    from taco_ir.models.tuning.merging import write_merged
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.adapters.merging import write_merged
 
     if not isinstance(encoder, TunedEncoder):
         raise TypeError(f"{encoder.folder} is a tuned model; its encoder is a {type(encoder).__name__}")
@@ -103,7 +103,7 @@ def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
 
 def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
     """The folder that `kind` is made from: the whole model's, or the backbone's where modules stay. Raises: InputError where there is none."""
-    from taco_ir.models.tuning.folder import base_folder
+    from taco_ir.encoders.adapters.folder import base_folder
 
     if kind == "compact" and with_modules(encoder):
         return nullcontext(base_folder(encoder.folder, base))
@@ -121,8 +121,8 @@ def texts_of(collection: Collection) -> Iterator[str]:
 
 def with_modules(encoder: TextEncoder) -> TunedEncoder | None:
     """The encoder, if it has modules that stay modules in a small folder."""
-    from taco_ir.models.tuning.encoder import TunedEncoder
-    from taco_ir.models.tuning.merging import mergeable
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.adapters.merging import mergeable
 
     return encoder if isinstance(encoder, TunedEncoder) and not mergeable(encoder.record) else None
 
@@ -133,9 +133,9 @@ def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: C
     Args:
         model: the folder of the whole model, or of the backbone of one whose modules stay.
     """
-    from taco_ir.models.compact import compact
-    from taco_ir.models.encoder import load_encoder
-    from taco_ir.models.tuning.small import compact_tuned
+    from taco_ir.encoders.text_encoder import load_encoder
+    from taco_ir.release.compact import compact
+    from taco_ir.release.compact_adapters import compact_tuned
 
     texts, tuned = texts_of(collection), with_modules(encoder)
     if tuned:
@@ -185,8 +185,8 @@ def refuse_existing(options: Namespace) -> None:
 
 def writers_of(options: Namespace, encoder: TextEncoder) -> dict[str, Callable[[Path, Path], object]]:
     """What writes each folder that can be asked for, from a model's into an empty one."""
-    from taco_ir.models.blend import model_hash, write_blended
-    from taco_ir.models.export import write_huggingface, write_sentence_transformers
+    from taco_ir.encoders.blend import model_hash, write_blended
+    from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
 
     named = str(Path(options.output) / "huggingface")
     writers: dict[str, Callable[[Path, Path], object]] = {
@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
 def write_all(options: Namespace) -> None:
     """Write each folder that is asked for, or can be made of the model."""
     output, wanted = Path(options.output), options.what or KINDS
-    from taco_ir.systems import encoder_of
+    from taco_ir.retrieval.systems import encoder_of
 
     encoder = encoder_of(options)
     encoder.borrow(lenders(options))
@@ -229,7 +229,7 @@ def write_all(options: Namespace) -> None:
             else:
                 print(output / kind)
     if "queries" in wanted and options.topics:
-        from taco_ir.retrieval.pyserini import write_encoded_queries
+        from taco_ir.retrieval.pyserini_bridge import write_encoded_queries
 
         collection = open_collection(options.collection)
         for name in collection.expand(options.topics):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.files import InputError, exclusive
-from taco_ir.progress import Progress
-from taco_ir.retrieval.index import DenseIndex, build_index
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.files import InputError, exclusive
+from taco_ir.core.progress import Progress
+from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import VectorSet
 
 

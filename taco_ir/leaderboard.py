@@ -10,21 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import FLAGS, Parser, positive, run_verb
-from taco_ir.evaluation.board import Board, boards, without
-from taco_ir.evaluation.board_tables import board_json, board_tables, brief_tables
-from taco_ir.evaluation.check import chosen, drawn, moved
-from taco_ir.evaluation.convergence import convergence_table
+from taco_ir.cli import FLAGS, Parser, positive, run_verb
+from taco_ir.core.files import InputError, writing
+from taco_ir.core.progress import log
 from taco_ir.evaluation.measures import Measure
-from taco_ir.evaluation.published import published, quoted_table
-from taco_ir.evaluation.results import Result, read_results
-from taco_ir.evaluation.table import render
-from taco_ir.files import InputError, writing
-from taco_ir.progress import log
-from taco_ir.study.conditions import Job, folders, read_study
+from taco_ir.evaluation.tables import render
+from taco_ir.studies.board import Board, boards, without
+from taco_ir.studies.board_tables import board_json, board_tables, brief_tables
+from taco_ir.studies.check import chosen, drawn, moved
+from taco_ir.studies.conditions import Job, folders, read_study
+from taco_ir.studies.convergence import convergence_table
+from taco_ir.studies.published import published, quoted_table
+from taco_ir.studies.records import Result, read_results
 
 if TYPE_CHECKING:
-    from taco_ir.study.runner import Runner
+    from taco_ir.studies.runner import Runner
 
 
 def parser() -> Parser:
@@ -139,15 +139,15 @@ def leaderboard(results: Sequence[Result], options: Namespace) -> str:
     if options.format == "json":
         return board_json(found, published())
     if options.format == "svg":
-        from taco_ir.evaluation.board_plot import macro_plot
+        from taco_ir.studies.board_plot import macro_plot
 
         return macro_plot(found[0], measures[0])
     if options.format == "html":
-        from taco_ir.evaluation.leaderboard_page import page
+        from taco_ir.studies.page import page
 
         texts = None
         if options.collection is not None:
-            from taco_ir.study.examples import examples
+            from taco_ir.studies.examples import examples
 
             runner = runner_of(options)
             if (texts := examples(runner, results, found[0].corpus)) is None:
@@ -216,7 +216,7 @@ def check(results: Sequence[Result], runner: Runner) -> None:
 
 def runner_of(options: Namespace) -> Runner:
     """The study's driver, which knows where its runs are and how a record is searched and scored again."""
-    from taco_ir.study.runner import Runner
+    from taco_ir.studies.runner import Runner
 
     study = read_study(options.folder / "conditions.toml")
     return Runner(study, options.collection, folders(options.models), options.work, os.cpu_count() or 1)

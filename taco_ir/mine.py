@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from taco_ir.console import MODEL_FLAGS, Parser, positive, run_verb
-from taco_ir.data.collections import Collection, open_collection
-from taco_ir.files import InputError, collector_paused
-from taco_ir.progress import log, timed
-from taco_ir.retrieval.mining import MiningSettings
-from taco_ir.run_files import PASSAGE_RUNS
-from taco_ir.tasks import SPLITS
+from taco_ir.cli import MODEL_FLAGS, Parser, positive, run_verb
+from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.progress import log, timed
+from taco_ir.core.tasks import SPLITS
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.evaluation.run_files import PASSAGE_RUNS
+from taco_ir.negatives.filters import MiningSettings
 
 if TYPE_CHECKING:
-    from taco_ir.systems import System
+    from taco_ir.retrieval.systems import System
 
 BM25_SOURCE = "bm25"
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
@@ -126,11 +126,11 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(topics_names(options.tasks, options.split))]
     ranks = sources_of(options, collection)
     output = Path(options.output)
-    from taco_ir.auditing import audit_file
-    from taco_ir.evaluation.audit import summary
-    from taco_ir.evaluation.audit_sources import source_tables
-    from taco_ir.evaluation.table import render
-    from taco_ir.mining import Source, audit_paths, mine_file
+    from taco_ir.evaluation.tables import render
+    from taco_ir.negatives.audit import audit_file
+    from taco_ir.negatives.audit_counts import summary
+    from taco_ir.negatives.audit_sources import source_tables
+    from taco_ir.negatives.miner import Source, audit_paths, mine_file
 
     with timed() as seconds:
         retrieved = mine_file(collection, list(map(Source, ranks, settings)), topics, output, options.overwrite)
@@ -186,7 +186,7 @@ def models_among(words: Sequence[str]) -> list[str]:
 
 def source_of(word: str, options: Namespace, collection: Collection) -> System | Path:
     """What a word of --source names. Raises: InputError for a name of nothing."""
-    from taco_ir.systems import BM25System, DenseSystem
+    from taco_ir.retrieval.systems import BM25System, DenseSystem
 
     if word == BM25_SOURCE:
         return BM25System(collection)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.console import Parser, run_verb
+from taco_ir.cli import Parser, run_verb
 from taco_ir.training.config import given_flags
-from taco_ir.training.pretrain_keys import PRETRAIN_KEYS, add_pretrain_flags, read_pretrain_config
+from taco_ir.training.pretraining_keys import PRETRAIN_KEYS, add_pretrain_flags, read_pretrain_config
 
 
 def parser() -> Parser:
@@ -31,7 +31,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     config = read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS))
-    from taco_ir.pretraining import pooling_flags, pretrain
+    from taco_ir.training.pretraining_run import pooling_flags, pretrain
 
     model = pretrain(config, options.overwrite)
     print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.collection} --output ...")

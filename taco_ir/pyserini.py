@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.console import Parser, run_verb
+from taco_ir.cli import Parser, run_verb
 
 
 def parser() -> Parser:
@@ -21,7 +21,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     module = parser().parse_args(argv[:1]).module
-    from taco_ir.retrieval.pyserini import run_pyserini
+    from taco_ir.retrieval.pyserini_bridge import run_pyserini
 
     run_pyserini(module if module.startswith("pyserini.") else f"pyserini.{module}", argv[1:])
 

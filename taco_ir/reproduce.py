@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taco_ir.console import Parser, positive, run_verb
-from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError, read_json
-from taco_ir.progress import log
-from taco_ir.study.conditions import Job, folders, read_study
-from taco_ir.study.curves import held_out
+from taco_ir.cli import Parser, positive, run_verb
+from taco_ir.core.files import InputError, read_json
+from taco_ir.core.progress import log
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.studies.conditions import Job, folders, read_study
+from taco_ir.studies.curves import held_out
 
 if TYPE_CHECKING:
-    from taco_ir.study.runner import Runner
+    from taco_ir.studies.runner import Runner
 
 
 def parser() -> Parser:
@@ -47,10 +47,10 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    from taco_ir.study.edits import refuse_edited
-    from taco_ir.study.runner import Runner
-    from taco_ir.study.schedule import run_jobs, wanted_jobs
-    from taco_ir.study.standing import standing_line
+    from taco_ir.studies.edits import refuse_edited
+    from taco_ir.studies.runner import Runner
+    from taco_ir.studies.schedule import run_jobs, wanted_jobs
+    from taco_ir.studies.standing import standing_line
 
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
 def row(runner: Runner, job: Job) -> list[Cell]:
     """How far a job is: its state, the minutes it took so far, and the best macro page R-precision on held-out queries of its training."""
-    from taco_ir.study.edits import SCORED, edits_of
+    from taco_ir.studies.edits import SCORED, edits_of
 
     folder = runner.folder(job)
     scored = [read_json(path) for path in folder.glob("scored-*.json")]

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taco_ir
-from taco_ir.console import MODEL_FLAGS, Parser, check_asked, limit_asked, run_verb
-from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import InputError, claimed, read_json, write_json
-from taco_ir.progress import log, timed
-from taco_ir.rankings import made_of, record_path, unlike_others
-from taco_ir.records import Run, write_trec
+from taco_ir.cli import MODEL_FLAGS, Parser, check_asked, limit_asked, run_verb
+from taco_ir.core.files import InputError, claimed, read_json, write_json
+from taco_ir.core.progress import log, timed
+from taco_ir.core.types import Run, write_trec
+from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.negatives.rankings import made_of, record_path, unlike_others
 
 if TYPE_CHECKING:
-    from taco_ir.systems import Retrievers, System
+    from taco_ir.retrieval.systems import Retrievers, System
 
 FORMATS = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
 COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     if options.query is not None:
         show_hits(options, collection)
         return
-    from taco_ir.systems import Retrievers
+    from taco_ir.retrieval.systems import Retrievers
 
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     retrievers = Retrievers.of(collection, options)
@@ -141,7 +141,7 @@ def report(topic: Topics, collection: Collection, system: str, path: Path, secon
 
 def print_scores(options: Namespace, collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]]) -> None:
     from taco_ir.evaluation.measures import Measure
-    from taco_ir.scoring import score_table
+    from taco_ir.evaluation.scoring import score_table
 
     measures = [Measure.parse(name) for name in SUMMARY]
     named = {system: [runs[system] for runs in results] for system in results[0] if all(system in runs for runs in results)}
@@ -197,8 +197,8 @@ def refuse_foreign(path: Path, wanted: Mapping[str, Any], options: Namespace) ->
 
 
 def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collection, tag: str) -> None:
-    from taco_ir.evaluation.formats import write_kilt, write_msmarco
-    from taco_ir.evaluation.kilt import page_run
+    from taco_ir.evaluation.kilt_pages import page_run
+    from taco_ir.evaluation.run_formats import write_kilt, write_msmarco
 
     if form == "trec":
         write_trec(run, path, tag)
@@ -210,8 +210,8 @@ def write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collec
 
 def show_hits(options: Namespace, collection: Collection) -> None:
     """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked; or a table of them."""
-    from taco_ir.retrieval.snippet import snippet
-    from taco_ir.systems import Retrievers, query_topics
+    from taco_ir.retrieval.snippets import snippet
+    from taco_ir.retrieval.systems import Retrievers, query_topics
 
     system: System = getattr(Retrievers.of(collection, options), options.retriever)
     run = system.search(query_topics(options), options.hits or SHOWN_HITS)

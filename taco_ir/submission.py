@@ -6,13 +6,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.data.collections import Collection, Topics, open_collection
-from taco_ir.evaluation.kilt import page_run
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.files import InputError, collector_paused, exclusive
+from taco_ir.core.progress import log
+from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.evaluation.kilt_pages import page_run
+from taco_ir.evaluation.run_files import RunFile, by_system, read_files, refuse_foreign_docids
 from taco_ir.evaluation.submission import kilt_outputs, outputs_of, submission, write_submission
-from taco_ir.files import InputError, collector_paused, exclusive
-from taco_ir.progress import log
-from taco_ir.run_files import RunFile, by_system, read_files, refuse_foreign_docids
 
 FEW_PAGES = 5  # KILT's leaderboard shows recall@5
 

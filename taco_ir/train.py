@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.data.collections import open_collection
-from taco_ir.tasks import canonical_task
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.tasks import canonical_task
+from taco_ir.data.collection import open_collection
 from taco_ir.training.config import add_flags, given_flags, read_train_config
 from taco_ir.training.keys import NOTHING
 
@@ -28,7 +28,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     config = read_train_config(options.config, given_flags(options), options.preset)
-    from taco_ir.episodes import train
+    from taco_ir.training.run import train
 
     model = train(config, options.overwrite)
     known = {name.task for name in open_collection(config.collection).topics_names if name.split == "dev"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.console import Parser, run_verb
-from taco_ir.files import InputError
-from taco_ir.reading import DEFAULTS, KEYS, train_reader
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.files import InputError
 from taco_ir.training.config import add_flag, checked_flags, read_train_config
 from taco_ir.training.keys import KEYS as TRAIN_KEYS
+from taco_ir.training.reader_run import DEFAULTS, KEYS, train_reader
 
 HELP = {
     "tasks": "tasks of questions with answers, such as nq,squad",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from verbs import Record, passage, write_collection, write_lines
 
-from taco_ir.data.collections import open_collection
+from taco_ir.data.collection import open_collection
 
 CITIES = ("Rome", "Oslo", "Paris", "Berlin", "Vienna", "Madrid")
 

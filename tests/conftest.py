@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.processes.share_processors
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.core.processes.share_processors
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process of tests for each processor already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+TESTS = Path(__file__).resolve().parent
+# programs that tests start import what tests share
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+SHARED = TESTS.parents[1] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)

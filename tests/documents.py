@@ -63,7 +63,7 @@ def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None
 def main(document: str, backbone: str = "", *more: str) -> None:
     """Run a document in this folder; `backbone` stands for the one that comes with the package, where trainings have `more` flags."""
     if backbone:
-        from taco_ir.models import builtin
+        from taco_ir.encoders import names as builtin
 
         builtin.BUILTIN[builtin.SHIPPED_BACKBONE] = lambda: Path(backbone)
     for fence, block in runnable(Path(document).read_text(encoding="utf-8")):

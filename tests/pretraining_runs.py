@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import training_runs
 
-from taco_ir.models.config import EncoderConfig
-from taco_ir.pretraining import pretrain
-from taco_ir.training.pretrain_keys import PretrainConfig
-from taco_ir.training.pretrain_model import PretrainModel
+from taco_ir.encoders.config import EncoderConfig
+from taco_ir.training.pretraining_encoder import PretrainModel
+from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.pretraining_run import pretrain
 
 ALL_PARTS = ("mlm", "span_contrast", "condenser")
 SMALL: dict[str, Any] = {
@@ -27,7 +27,7 @@ def small(model: Path, output: Path, /, **changes: Any) -> PretrainConfig:
 def stopped(config: PretrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until a step is done and logged, but not in a checkpoint; a process begun anew goes on."""
     with monkeypatch.context() as patch, pytest.raises(training_runs.Stopped):
-        patch.setattr("taco_ir.reporting.ConsoleReporter", lambda *_: training_runs.StopAfter(step))
+        patch.setattr("taco_ir.training.reporting.ConsoleReporter", lambda *_: training_runs.StopAfter(step))
         pretrain(config)
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taco_ir.data.batches import TaskSampler
-from taco_ir.data.collections import open_collection
+from taco_ir.core.types import Passage
+from taco_ir.data.collection import open_collection
 from taco_ir.data.examples import TrainExample
-from taco_ir.records import Passage
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.batches import TaskSampler
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
-from taco_ir.training.processes import Processes
-from taco_ir.training.start import start_encoder, weighting_of
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.setup import start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 
 TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty

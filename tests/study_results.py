@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.evaluation.results import Result, TopicScores
-from taco_ir.files import fingerprint
+from taco_ir.core.files import fingerprint
+from taco_ir.studies.records import Result, TopicScores
 
 TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")
 SYSTEMS = ("naive", "TACO", "task-specific", "naive + prompts", "PCGrad", "CGD", "GradNorm", "UW", "TACO without prompts", "discourage")

@@ -14,8 +14,8 @@ import pytest
 from documents import BLOCK, ROOT, blocks, command, module, runnable
 from verbs import without_java
 
-from taco_ir.console import Parser
-from taco_ir.files import InputError
+from taco_ir.cli import Parser
+from taco_ir.core.files import InputError
 from taco_ir.retrieval.vectors import Shard
 
 DOCS = sorted(
@@ -23,10 +23,10 @@ DOCS = sorted(
 )
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`")  # a verb alone is its name, no command
 PAGES = (  # all of whose blocks are run, or say what they need
-    *("README.md", "CONTRIBUTING.md", "taco_ir/encoder/README.md", "topics/README.md"),
+    *("README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "topics/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
-RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder/README.md", "docs/guide.md", "docs/new-task.md"}  # the last by test_new_task
+RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "docs/guide.md", "docs/new-task.md"}  # the last by test_new_task
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
 
@@ -94,14 +94,14 @@ def check_training(options: Namespace) -> None:
 
 def check_pretraining(options: Namespace) -> None:
     from taco_ir.training.config import given_flags
-    from taco_ir.training.pretrain_keys import PRETRAIN_KEYS, read_pretrain_config
+    from taco_ir.training.pretraining_keys import PRETRAIN_KEYS, read_pretrain_config
 
     assert read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS)).output
 
 
 def check_study(options: Namespace) -> None:
     """Every model that a study of ours needs is named."""
-    from taco_ir.study.conditions import folders, read_study
+    from taco_ir.studies.conditions import folders, read_study
 
     if (ROOT / options.conditions).is_file() and not options.list:
         assert set(read_study(ROOT / options.conditions).models) == folders(options.models).keys()
@@ -206,7 +206,7 @@ def test_nothing_is_to_be_installed_from_an_index_that_lacks_it(path: Path) -> N
 def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> None:
     """With a collection and models of one's own: small ones under the names that it gives them."""
     from taco_ir.data.__main__ import main as data
-    from taco_ir.models.config import EncoderConfig
+    from taco_ir.encoders.config import EncoderConfig
 
     data(["part", "--topics", "nq-train", "nq-dev", "fever-dev", "--distractors", "5", "--output", str(folder / "my-wiki")])
     for name, prompts in {"my-model": {}, "my-checkpoint": {"nq": "question: ", "fever": "claim: "}}.items():
@@ -217,6 +217,6 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
         assert (folder / made).exists(), made
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "taco_ir/encoder/README.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "taco_ir/encoder_mini/README.md"])
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
     run_in_a_fresh_process(page, folder)

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel
 
-from taco_ir.data.collections import open_collection
+from taco_ir.core.files import InputError, sha256_file
+from taco_ir.core.types import read_trec
+from taco_ir.data.collection import open_collection
+from taco_ir.encoders import names as builtin
+from taco_ir.encoders.config import EncoderConfig
 from taco_ir.evaluation.measures import Measure, evaluate
 from taco_ir.export import texts_of
-from taco_ir.files import InputError, sha256_file
-from taco_ir.models import builtin
-from taco_ir.models.config import EncoderConfig
-from taco_ir.records import read_trec
 from taco_ir.search import main as search
 
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")

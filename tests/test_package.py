@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taco_ir.models.stored import INT8_FILE, PLAIN_FILE
+from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist'); build_meta.build_sdist('dist')"
@@ -22,7 +22,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a wheel and a source archive, built from a copy so that nothing of before is in them."""
     copy = tmp_path_factory.mktemp("build") / "taco_ir"
     copy.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in ("taco_ir", "topics"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -37,8 +37,8 @@ def test_they_hold_every_data_file_and_module(built: Path) -> None:
     with tarfile.open(source) as archive:
         in_source = {name.partition("/")[2] for name in archive.getnames()}
     files = [path.relative_to(ROOT) for path in (ROOT / "taco_ir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path.name for path in files if path.parent == Path("taco_ir/encoder/backbone")} & {PLAIN_FILE, INT8_FILE}
-    assert Path("taco_ir/encoder/README.md") in files
+    assert {path.name for path in files if path.parent == Path("taco_ir/encoder_mini/backbone")} & {PLAIN_FILE, INT8_FILE}
+    assert Path("taco_ir/encoder_mini/README.md") in files
     for name in map(Path.as_posix, files):
         assert name in in_wheel and name in in_source, name
     for path in (ROOT / "topics").glob("*.jsonl"):

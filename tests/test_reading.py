@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "taco_ir"
-PATH = ("train.py", "episodes.py", "training/loop.py", "training/step.py", "weighting/base.py", "weighting/taco.py")
+PATH = ("train.py", "training/run.py", "training/loop.py", "training/step.py", "weighting/base.py", "weighting/taco.py")
 
 
 def test_the_path_to_the_formula_is_short() -> None:

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from taco_ir.data.batches import TaskSampler
-from taco_ir.data.collections import Collection, open_collection
+from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.examples import read_examples
-from taco_ir.data.pools import draw_queries, make_pool
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.batches import TaskSampler
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop, Plan
-from taco_ir.training.processes import Processes
-from taco_ir.training.start import loss_temperature, start_encoder, weighting_of
+from taco_ir.training.pools import draw_queries, make_pool
+from taco_ir.training.setup import loss_temperature, start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
 from taco_ir.training.validation import PoolValidation
 from taco_ir.weighting.base import StepReport

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from taco_ir.console import Parser, positive, run_verb
-from taco_ir.files import InputError, human_bytes
-from taco_ir.progress import Progress
+from taco_ir.cli import Parser, positive, run_verb
+from taco_ir.core.files import InputError, human_bytes
+from taco_ir.core.progress import Progress
 
 DESCRIPTION = """Data for the toolkit. Nothing is downloaded unless `get` asks for it.
 
@@ -64,7 +64,7 @@ def make_passages(argv: Sequence[str]) -> None:
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     options = parser.parse_args(argv)
     from taco_ir.data.kilt_files import kilt_folder, knowledge_source
-    from taco_ir.data.passages import build_passages, refuse_passages, take_passages
+    from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
 
     if options.file:
         store = take_passages(options.file, kilt_folder())
@@ -91,8 +91,8 @@ def make_smaller(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if not options.topics:
         raise InputError(f"--topics is needed: a part is made around their gold passages (see {parser.prog} --help)")
-    from taco_ir.data.collections import open_collection
-    from taco_ir.data.part import make_part
+    from taco_ir.data.collection import open_collection
+    from taco_ir.data.subsets import make_part
 
     collection = open_collection(options.collection)
     output = Path(options.output)
@@ -120,9 +120,9 @@ def make_held_out(argv: Sequence[str]) -> None:
     options = held_out_parser().parse_args(argv)
     if not 0 < options.share < 1:
         raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
-    from taco_ir.data.collections import open_collection
+    from taco_ir.core.tasks import resolve_task
+    from taco_ir.data.collection import open_collection
     from taco_ir.data.held_out import hold_out
-    from taco_ir.tasks import resolve_task
 
     collection = open_collection(options.collection)
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
@@ -153,9 +153,9 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _all_rows() -> list[list[str]]:
-    from taco_ir.data.collections import PASSAGE_FILES, open_collection
+    from taco_ir.core.tasks import KINDS
+    from taco_ir.data.collection import PASSAGE_FILES, open_collection
     from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
-    from taco_ir.tasks import KINDS
 
     sample = open_collection("sample")
     path = sample.passage_path
@@ -178,7 +178,7 @@ def _file_row(name: str, kind: str, records: int | None, size: int | None, path:
 
 
 def _collection_rows(name: str) -> list[list[str]]:
-    from taco_ir.data.collections import open_collection
+    from taco_ir.data.collection import open_collection
 
     collection = open_collection(name)
     rows = [["topics", "queries", "judged"]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from taco_ir.data.collections import Collection
+from taco_ir.core.files import InputError
+from taco_ir.core.seeds import generator
+from taco_ir.core.tasks import TopicsName, canonical_task
+from taco_ir.data.collection import Collection
 from taco_ir.data.gold import PositiveSets, gold_pages, positive_sets
-from taco_ir.data.seeds import generator
-from taco_ir.files import InputError
-from taco_ir.tasks import TopicsName, canonical_task
 
 log = logging.getLogger("taco_ir")
 

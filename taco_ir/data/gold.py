@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from taco_ir.data.store import PassageStore
+from taco_ir.core.types import EvidenceSet, Query
+from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.topics import unique
-from taco_ir.records import EvidenceSet, Query
 
 PositiveSets = tuple[tuple[str, ...], ...]
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import orjson
 
-from taco_ir.data.collections import Collection
-from taco_ir.data.seeds import generator
+from taco_ir.core.files import InputError, sha256_file, write_json, writing_folder
+from taco_ir.core.seeds import generator
+from taco_ir.core.settings import checked
+from taco_ir.core.tasks import TopicsName
+from taco_ir.core.types import Query
+from taco_ir.data.collection import Collection
 from taco_ir.data.topics import json_lines, plain_text, record_qid
-from taco_ir.files import InputError, sha256_file, write_json, writing_folder
-from taco_ir.records import Query
-from taco_ir.settings import checked
-from taco_ir.tasks import TopicsName
 
 RECORD = "held-out.json"
 

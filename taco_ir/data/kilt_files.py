@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import orjson
 
-from taco_ir.data.download import GZIP_FAULTS, Report, fetch, take
+from taco_ir.core.files import InputError, data_home, writing
+from taco_ir.core.tasks import KILT_TASKS, SPLITS, TOPICS, TopicsName, resolve_topics
+from taco_ir.data.downloads import GZIP_FAULTS, Report, fetch, take
 from taco_ir.data.topics import json_lines
-from taco_ir.files import InputError, data_home, writing
-from taco_ir.tasks import KILT_TASKS, SPLITS, TOPICS, TopicsName, resolve_topics
 
 log = logging.getLogger("taco_ir")
 TRAIN_TASKS = ("fever", "nq", "hotpotqa", "eli5", "trex", "structured_zeroshot", "aidayago2", "wow", "triviaqa")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from taco_ir.evaluation.kilt import R_PRECISION, kilt_scores
-from taco_ir.files import InputError
-from taco_ir.records import Query, normal_answer
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Query, normal_answer
+from taco_ir.evaluation.kilt_pages import R_PRECISION, kilt_scores
 
 SMOOTHING = 1e-8  # of the `rouge` package
 WITH_EVIDENCE = "KILT-"

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Query, Run, refuse_text
 from taco_ir.evaluation.answers import answer_scores, gold_answers
-from taco_ir.evaluation.formats import missing_topics
-from taco_ir.evaluation.kilt import PageOf, kilt_scores, page_run
-from taco_ir.files import InputError
-from taco_ir.records import Query, Run, refuse_text
+from taco_ir.evaluation.kilt_pages import PageOf, kilt_scores, page_run
+from taco_ir.evaluation.run_formats import missing_topics
 
 # kind -> level, printed name
 KINDS = {

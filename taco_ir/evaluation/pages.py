@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from taco_ir.evaluation.table import Cell, show
+from taco_ir.evaluation.tables import Cell, show
 
 if TYPE_CHECKING:
     import jinja2

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.files import InputError
+from taco_ir.core.files import InputError
 
 Values = npt.NDArray[np.float64]
 SAMPLES = 10_000

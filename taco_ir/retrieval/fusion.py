@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from taco_ir.records import Ranking, Run
+from taco_ir.core.types import Ranking, Run
 
 RRF_K = 60
 

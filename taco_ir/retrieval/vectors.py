@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.files import InputError, read_json, sha256_file, write_json, writing
-from taco_ir.records import Encoder, Passage, Vectors
+from taco_ir.core.files import InputError, read_json, sha256_file, write_json, writing
+from taco_ir.core.types import Encoder, Passage, Vectors
 
 BLOCK_ROWS = 4096
 SHARD = re.compile(r"shard-(\d+)-of-(\d+)")

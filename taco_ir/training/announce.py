@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from taco_ir.data.batches import TaskSampler
-from taco_ir.evaluation.table import Cell, Table, render
-from taco_ir.files import human_bytes
+from taco_ir.core.files import human_bytes
+from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.vectors import held_memory, peak_memory
+from taco_ir.training.batches import TaskSampler
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import Plan
 from taco_ir.training.mixed import MixedStep, describe_tasks
-from taco_ir.training.reading import QUESTION_TOKENS
+from taco_ir.training.objectives.reading import QUESTION_TOKENS
+from taco_ir.training.objectives.self_supervised import MASK_SHARE
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
-from taco_ir.training.self_supervised import MASK_SHARE
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.tuning import describe_tuning
 

@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from taco_ir.data.seeds import number_of
-from taco_ir.settings import Settings
-from taco_ir.training.dual import DualEncoder, Text
+from taco_ir.core.seeds import number_of
+from taco_ir.core.settings import Settings
+from taco_ir.training.encoder import DualEncoder, Text
 
 CHUNK_TOKENS = {"cpu": 2048}  # of a chunk: sorted by length, chunks hold hardly a padding token
 CHUNK_TOKENS_ELSEWHERE = 1 << 17  # accelerators want few large chunks

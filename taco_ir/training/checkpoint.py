@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from taco_ir.files import InputError, is_leftover, read_json, write_json, writing_folder
-from taco_ir.models.tuning.folder import save_training
+from taco_ir.core.files import InputError, is_leftover, read_json, write_json, writing_folder
+from taco_ir.encoders.adapters.folder import save_training
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.stream import Stream, write_stream
 from taco_ir.weighting.base import TaskWeighting
 

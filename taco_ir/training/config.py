@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taco_ir.files import InputError, discard, is_leftover, read_json, write_json
-from taco_ir.settings import Rules, Values, nearest, number_or_text, option, rules_of, words
+from taco_ir.core.files import InputError, discard, is_leftover, read_json, write_json
+from taco_ir.core.settings import Rules, Values, nearest, number_or_text, option, rules_of, words
 from taco_ir.training.keys import (
     EPISODE_KEYS,
     FLAG_KEYS,

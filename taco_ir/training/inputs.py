@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from taco_ir.data.collections import Collection
-from taco_ir.files import InputError, fingerprint, read_json, write_json
-from taco_ir.hashes import sha256_once
-from taco_ir.tasks import TopicsName
+from taco_ir.core.files import InputError, fingerprint, read_json, write_json
+from taco_ir.core.hashes import sha256_once
+from taco_ir.core.tasks import TopicsName
+from taco_ir.data.collection import Collection
 from taco_ir.training.config import INPUTS_FILE, begun
 
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder that a training may read

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
-from taco_ir.files import InputError
-from taco_ir.models.config import Pooling, is_template
-from taco_ir.models.roles import NONE, ROLE_MARKS
-from taco_ir.models.tuning.counts import BUDGET, FULL, METHODS, PLAIN, SHIFTED
-from taco_ir.models.tuning.roles import ROLES
-from taco_ir.settings import Rules, Settings, Values, checked, nearest, rules_of
+from taco_ir.core.files import InputError
+from taco_ir.core.settings import Rules, Settings, Values, checked, nearest, rules_of
+from taco_ir.encoders.adapters.routing import ROLES
+from taco_ir.encoders.adapters.sizes import BUDGET, FULL, METHODS, PLAIN, SHIFTED
+from taco_ir.encoders.config import Pooling, is_template
+from taco_ir.encoders.role_marks import NONE, ROLE_MARKS
 
 WEIGHTING_NAMES = ("naive", "uw", "gradnorm", "pcgrad", "cgd", "taco")
 GROUPS = (

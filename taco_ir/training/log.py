@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taco_ir.files import named, writing
+from taco_ir.core.files import named, writing
 from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 

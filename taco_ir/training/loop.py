@@ -12,14 +12,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn import Parameter
 
-from taco_ir.data.batches import Dealt
-from taco_ir.files import InputError, writing_folder
+from taco_ir.core.files import InputError, writing_folder
+from taco_ir.training.batches import Dealt
 from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
-from taco_ir.training.processes import Processes
-from taco_ir.training.start import adamw, learning_rate
+from taco_ir.training.setup import adamw, learning_rate
 from taco_ir.training.step import StepResult
 from taco_ir.training.stream import Stream, write_stream
 from taco_ir.weighting.base import TaskWeighting

@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from taco_ir.data.batches import Dealt, TaskSampler
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.batches import Dealt, TaskSampler
 from taco_ir.training.config import TrainConfig
+from taco_ir.training.distributed import Processes
 from taco_ir.training.keys import INVERSE_CLOZE
 from taco_ir.training.loop import Plan
-from taco_ir.training.processes import Processes
-from taco_ir.training.reading import ReadingGradient, Spans
+from taco_ir.training.objectives.reading import ReadingGradient, Spans
+from taco_ir.training.objectives.self_supervised import MaskedGradient, cloze_gradient
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Schedule, Scheduled, active, epoch_steps, last_phase
-from taco_ir.training.self_supervised import MaskedGradient, cloze_gradient
+from taco_ir.training.setup import batch_settings, weighting_of
 from taco_ir.training.shared import SharedEncoder
-from taco_ir.training.start import batch_settings, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
 from taco_ir.weighting.base import TaskWeighting
 from taco_ir.weighting.naive import Naive

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from taco_ir.files import InputError
-from taco_ir.models.config import EncoderConfig
-from taco_ir.models.pooling import Ids, read, tokenize
-from taco_ir.models.reader import (
+from taco_ir.core.files import InputError
+from taco_ir.encoders.adapters.sizes import FULL
+from taco_ir.encoders.config import EncoderConfig
+from taco_ir.encoders.pooling import Ids, read, tokenize
+from taco_ir.encoders.role_marks import PASSAGE, QUERY, READER
+from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
     Logits,
@@ -25,15 +27,13 @@ from taco_ir.models.reader import (
     new_head,
     save_head,
 )
-from taco_ir.models.roles import PASSAGE, QUERY, READER
-from taco_ir.models.tuning.counts import FULL
 from taco_ir.training.config import TrainConfig
-from taco_ir.training.dual import DualEncoder, Text
-from taco_ir.training.heads import MLM_FILE, MaskedLanguageHead
+from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.keys import INVERSE_CLOZE, MLM, NOTHING
-from taco_ir.training.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
-from taco_ir.training.reading import QUESTION_TOKENS, check_inputs
-from taco_ir.training.start import start_encoder
+from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead
+from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
+from taco_ir.training.objectives.reading import QUESTION_TOKENS, check_inputs
+from taco_ir.training.setup import start_encoder
 
 READ_AT_ONCE = 64
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.data.batches import Dealt, TaskBatch, TaskSampler, make_batch, part
-from taco_ir.records import Passage
-from taco_ir.settings import Settings
+from taco_ir.core.settings import Settings
+from taco_ir.core.types import Passage
 from taco_ir.training.backward import Arithmetic, backward
-from taco_ir.training.dual import DualEncoder
-from taco_ir.training.losses import contrastive_loss
-from taco_ir.training.processes import Processes
+from taco_ir.training.batches import Dealt, TaskBatch, TaskSampler, make_batch, part
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.objectives.contrastive import contrastive_loss
 from taco_ir.training.sketch import Cosines, GradientSketch, pairs
 from taco_ir.weighting.base import StepReport, TaskWeighting
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.data.batches import Dealt
-from taco_ir.files import InputError, read_json, write_json
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.training.batches import Dealt
 
 STREAM_FILE = "stream.json"
 NEW = Dealt()

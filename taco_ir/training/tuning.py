@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from taco_ir.files import InputError
-from taco_ir.models.config import ANY_TASK, EncoderConfig
-from taco_ir.models.encoder import HEAD_FILE, is_untied, weights_digest
-from taco_ir.models.pooling import embed
-from taco_ir.models.tuning import roles
-from taco_ir.models.tuning.counts import FULL, POSITIONS, is_shifted, parameters, share, width_of
-from taco_ir.models.tuning.folder import (
+from taco_ir.core.files import InputError
+from taco_ir.encoders.adapters import routing
+from taco_ir.encoders.adapters.adapted import Tuning
+from taco_ir.encoders.adapters.deep_prompts import has_positions
+from taco_ir.encoders.adapters.folder import (
     RECORD_FILE,
     TENSORS_FILE,
     TuningRecord,
@@ -27,11 +25,13 @@ from taco_ir.models.tuning.folder import (
     read_tensors,
     read_training,
 )
-from taco_ir.models.tuning.prompts import has_positions
-from taco_ir.models.tuning.sites import shape_of
-from taco_ir.models.tuning.tuned import Tuning
+from taco_ir.encoders.adapters.hook_points import shape_of
+from taco_ir.encoders.adapters.sizes import FULL, POSITIONS, is_shifted, parameters, share, width_of
+from taco_ir.encoders.config import ANY_TASK, EncoderConfig
+from taco_ir.encoders.pooling import embed
+from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, weights_digest
 from taco_ir.training.config import TrainConfig, episode_configs
-from taco_ir.training.dual import DualEncoder
+from taco_ir.training.encoder import DualEncoder
 
 OF_PROMPTS = ("tune_positions", "tune_reparameterise")
 NOT_WITH = ("untied", "freeze_embeddings", "freeze_layers")  # about a backbone that trains
@@ -113,7 +113,7 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
         frozen = tuple(old.names) if new else old.frozen
         record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=base_name(folder, old))
     tuning = _built(config, backbone, folder, record, old.names if old is not None else ())
-    mine = {roles.query_module(record.roles, record.tasks, task) for task in tasks} | {roles.passage_module(record.roles)}
+    mine = {routing.query_module(record.roles, record.tasks, task) for task in tasks} | {routing.passage_module(record.roles)}
     trained = [name for name in tuning.names if name in mine and name not in record.frozen]
     if not trained:
         raise InputError(f"{folder / RECORD_FILE}: the modules for {', '.join(tasks)} are frozen there; nothing would be trained")
@@ -186,7 +186,7 @@ def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderCo
         query_lengths={**base.query_lengths, **own.query_lengths},
         query_length=max(base.query_length, own.query_length),
     )
-    if roles.passage_module(model.record.roles) not in (None, *model.record.frozen):
+    if routing.passage_module(model.record.roles) not in (None, *model.record.frozen):
         return config
     for key in ("passage_length", "passage_template"):
         given, found = getattr(own, key), getattr(base, key)

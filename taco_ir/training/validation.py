@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from taco_ir.data.pools import Pool
+from taco_ir.core.types import Passage, Run
+from taco_ir.encoders.text_encoder import TextEncoder
 from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
-from taco_ir.models.encoder import TextEncoder
-from taco_ir.records import Passage, Run
-from taco_ir.retrieval.exact import exact_search
-from taco_ir.training.dual import DualEncoder
+from taco_ir.retrieval.exact_search import exact_search
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.pools import Pool
 from taco_ir.training.shared import SharedEncoder
 
 MEASURE = Measure("Rprec")

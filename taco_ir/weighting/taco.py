@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.files import InputError
+from taco_ir.core.files import InputError
 from taco_ir.weighting.base import Gradients, StepReport, TaskWeighting, require
 from taco_ir.weighting.blocks import Block, Layout
 from taco_ir.weighting.median import Sensitivities, median

@@ -65,7 +65,7 @@ def _study(world: Path, folder: Path) -> None:
 
 
 def _encoder(world: Path, folder: Path) -> None:
-    shutil.copytree(ROOT / "taco_ir" / "encoder", folder / "encoder")
+    shutil.copytree(ROOT / "taco_ir" / "encoder_mini", folder / "encoder")
 
 
 CASES = {
@@ -103,8 +103,9 @@ def warm() -> None:
     import torch
     from transformers import AutoConfig, AutoModel, BertForMaskedLM, BertModel  # noqa: F401
 
-    from taco_ir import analyze, answer, encode, episodes, export, index, mine, pretrain, reproduce, search, train, train_reader  # noqa: F401
+    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, reproduce, search, train, train_reader  # noqa: F401
     from taco_ir.training import loop, mixed, validation  # noqa: F401
+    from taco_ir.training import run as episodes  # noqa: F401
 
     torch.set_num_threads(1)
 
@@ -117,7 +118,7 @@ def prepared(world: Path) -> Path:
     from study_results import fake_results
     from transformers import BertConfig, BertForMaskedLM
 
-    from taco_ir.evaluation.results import write_result
+    from taco_ir.studies.records import write_result
 
     os.environ["TACO_IR_HOME"] = str(world / "home")
     size = tiny_tokenizer(world / "model", ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
@@ -163,7 +164,7 @@ def start(verb: str, world: Path, folder: Path, again: bool = False, said: str =
     """Run the command of a case in `folder`, in a process group of its own; its process id. What it says goes beside it."""
     if not again:
         make(verb, world, folder)
-    from taco_ir.console import run_verb
+    from taco_ir.cli import run_verb
 
     words = argv(verb, world)
     child = os.fork()

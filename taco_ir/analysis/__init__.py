@@ -1,0 +1,1 @@
+"""How far the parameters of a trained model belong to single tasks."""

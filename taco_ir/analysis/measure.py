@@ -1,0 +1,208 @@
+"""To which tasks every parameter of a model is sensitive: measured on batches of train data, without regard to how it was trained.
+
+Definitions: Zhang, Xiong, Stratos, Overwijk 2023, algorithm 1, with the medians of `weighting.taco`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from taco_ir.analysis.summary import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges, merged
+from taco_ir.core.files import InputError
+from taco_ir.core.seeds import generator
+from taco_ir.training.batches import TaskSampler
+from taco_ir.training.sketch import GradientSketch, cosine_matrix
+from taco_ir.training.step import MultiTaskStep
+from taco_ir.weighting.blocks import Layout
+from taco_ir.weighting.median import Sensitivities, median
+from taco_ir.weighting.taco import SMALLEST_MEDIAN
+
+Batch = tuple[TaskSampler, int]  # of a task, by its number
+SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
+
+
+def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], None], seed: int = 0) -> Measured:
+    """Entropies of q = softmax over tasks of S / tau, S the mean over batches of |g theta| / median, and what goes with them.
+
+    A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers a parameter beside its gradient,
+    whatever the number of tasks: tasks come one after the other, and their softmax is kept as running sums.
+
+    Args:
+        batches: of each task; those of the steps 0 to `batches` - 1.
+        done: called after each batch, which is twice for each where chance is measured: with more than one batch a task.
+        seed: of the deal of the batches by which chance is measured.
+
+    Raises:
+        InputError: for a task whose gradient is not finite, or zero in every batch.
+    """
+    own = [[(sampler, batch) for batch in range(batches)] for sampler in step.samplers]
+    parameters, sensitivities, sketches = _measured(step, own, tau, done)
+    chance = None
+    if batches > 1 and len(own) > 1:
+        dealt = merged("all", _measured(step, deal(own, seed), tau, done, strict=False)[0])
+        chance = dealt.specific
+    return Measured(parameters, sensitivities, cosine_matrix(sketches), chance)
+
+
+def deal(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
+    """Every task's batches dealt to the tasks at random, as many to each as it had: what is left of their difference is chance."""
+    every = [batch for batches in own for batch in batches]
+    order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
+    return [[every[next(order)] for _ in batches] for batches in own]
+
+
+def _measured(
+    step: MultiTaskStep, groups: Sequence[Sequence[Batch]], tau: float, done: Callable[[], None], strict: bool = True
+) -> tuple[list[Counts], list[Sensitivity], list[Tensor]]:
+    """As `measure`, of groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
+
+    Args:
+        strict: whether a group without any gradient is an error; else no parameter is sensitive to it.
+    """
+    softmaxes = [OnlineEntropy(param) for param in step.params]
+    active = [torch.zeros(param.numel(), dtype=torch.bool, device=param.device) for param in step.params]
+    sketch = GradientSketch(step.params, SKETCH_WIDTH)
+    sensitivities, sketches = [], []
+    for number, group in enumerate(groups):
+        sums = TaskSums(step.params, sketch)
+        for sampler, batch in group:
+            step.task_gradient(sampler, batch)
+            if not sums.add([param.grad for param in step.params]):
+                raise InputError(
+                    f"task {sampler.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large"
+                )
+            for param in step.params:
+                param.grad = None
+            done()
+        if not sums.used and strict:
+            raise InputError(
+                f"task {sampler.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
+            )
+        for place, (scaled, plain) in enumerate(zip(sums.scaled, sums.plain, strict=True)):
+            softmaxes[place].fold(number, scaled.div_(max(sums.used, 1) * tau))
+            active[place] |= plain.div_(len(group)) >= NOT_ACTIVATED
+        sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *density(sums.plain)))
+        sketches.append(sums.gradient)
+    edges = bin_edges(len(groups))
+    named = zip((name for name, _ in step.model.trained()), softmaxes, active, strict=True)
+    return [count(name, softmax, mask, len(groups), edges) for name, softmax, mask in named], sensitivities, sketches
+
+
+class TaskSums:
+    """Sums over the batches of one task. Memory: two numbers a parameter.
+
+    Attributes:
+        plain: of |g theta|, flat, for each parameter.
+        scaled: of |g theta| / median.
+        medians: of the medians.
+        used: batches that have a median.
+        gradient: of the gradients' sketches.
+    """
+
+    def __init__(self, params: Sequence[Parameter], sketch: GradientSketch) -> None:
+        self._params = [param.detach() for param in params]
+        self._chunk = Layout(self._params).chunk
+        self._sketch = sketch
+        self.plain = [torch.zeros_like(param).flatten() for param in self._params]
+        self.scaled = [torch.zeros_like(param).flatten() for param in self._params]
+        self.medians = 0.0
+        self.used = 0
+        self.gradient = sketch([None for _ in params])
+
+    def add(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Add a batch's gradients, of tables sparse ones too; False where they are not finite."""
+        found = [(place, *self._pair(place, grad)) for place, grad in enumerate(gradients) if grad is not None]
+        pairs = [(grad, values) for _, _, grad, values in found]
+        middle = median(Sensitivities(pairs, self._chunk), active_only=True, exact=True) if pairs else 0.0
+        if math.isnan(middle):
+            return False
+        self.gradient += self._sketch(gradients)
+        usable = middle >= SMALLEST_MEDIAN
+        self.used += usable
+        self.medians += middle if usable else 0.0
+        for place, rows, grad, values in found:
+            sensitivity = (grad * values).abs_()
+            self._add(self.plain[place], place, rows, sensitivity)
+            if usable:
+                self._add(self.scaled[place], place, rows, sensitivity.div_(middle))
+        return True
+
+    def _pair(self, place: int, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Rows that a sparse gradient has, and gradient and parameter, flat."""
+        param = self._params[place]
+        if not grad.is_sparse:
+            return None, grad.flatten(), param.flatten()
+        grad = grad.coalesce()
+        rows = grad.indices()[0]
+        return rows, grad.values().flatten(), param.index_select(0, rows).flatten()
+
+    def _add(self, total: Tensor, place: int, rows: Tensor | None, addend: Tensor) -> None:
+        if rows is None:
+            total += addend
+        else:
+            total.view_as(self._params[place]).index_add_(0, rows, addend.view(len(rows), -1))
+
+
+class OnlineEntropy:
+    """Entropy of the softmax over tasks of logits that come one task at a time. Memory: three numbers and a byte an entry.
+
+    With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is ln Z - M / Z:
+    no difference of large numbers, however large the logits.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        flat = like.detach().flatten()
+        self._top = torch.empty_like(flat)
+        self._total = torch.zeros_like(flat)
+        self._moment = torch.zeros_like(flat)
+        self.leader = torch.zeros(len(flat), dtype=torch.uint8, device=flat.device)  # the task of the largest logit, the first of equals
+        self._tasks = 0
+
+    def fold(self, task: int, logits: Tensor) -> None:
+        """Take in the finite logits of `task`, flat."""
+        if self._tasks == 0:
+            self._top.copy_(logits)
+            self.leader.fill_(task)
+        self.leader[logits > self._top] = task
+        top = torch.maximum(self._top, logits)
+        fall = self._top - top
+        shrink = fall.exp()
+        self._moment.addcmul_(fall, self._total).mul_(shrink)
+        self._total.mul_(shrink)
+        rise = logits - top
+        share = rise.exp()
+        self._moment.addcmul_(rise, share)
+        self._total += share
+        self._top = top
+        self._tasks += 1
+
+    def entropy(self) -> Tensor:
+        """In nats, from 0 to ln T."""
+        return (self._total.log() - self._moment / self._total).clamp_(min=0)
+
+
+def count(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: Sequence[float]) -> Counts:
+    """Count one tensor's parameters by bin and leading task."""
+    entropy = softmax.entropy()[active]
+    inner = torch.tensor(edges[1:-1], dtype=entropy.dtype, device=entropy.device)
+    bins = torch.bucketize(entropy, inner, right=True)
+    counts = torch.bincount(bins * tasks + softmax.leader[active], minlength=(len(edges) - 1) * tasks)
+    rows = counts.view(len(edges) - 1, tasks).tolist()
+    return Counts(name, len(active), tuple(map(tuple, rows)), float(entropy.sum(dtype=torch.float64)))
+
+
+def density(sensitivities: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
+    """Counts of log10 between DENSITY_EDGES, what lies beyond in the first and last; and the number of zeros."""
+    counts = torch.zeros(len(DENSITY_EDGES) - 1, dtype=torch.long)
+    zeros = 0
+    for values in sensitivities:
+        positive = values[values > 0]
+        zeros += len(values) - len(positive)
+        inner = torch.tensor(DENSITY_EDGES[1:-1], dtype=values.dtype, device=values.device)
+        counts += torch.bincount(torch.bucketize(positive.log10(), inner, right=True), minlength=len(counts)).cpu()
+    return tuple(counts.tolist()), zeros

@@ -1,0 +1,1 @@
+"""What everything else is made of: values, files, settings, progress; no torch, no model, no collection."""

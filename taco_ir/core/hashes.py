@@ -1,0 +1,85 @@
+"""Hashes of large files, worked out once: remembered for as long as nothing that the file system says of a file has changed.
+
+The table is a file for each path under the data home, replaced whole; what cannot be read there, or written, is hashed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError, data_home, fingerprint, human_bytes, read_json, sha256_file, write_json
+
+log = logging.getLogger("taco_ir")
+SETTLED = 2.0  # seconds after which another change gives a file another time, on any file system
+WORTH_A_WORD = 1 << 30  # bytes that take seconds to hash
+
+
+def sha256_once(path: Path) -> str:
+    """SHA-256 of a file, by its bytes the first time and by path, size, times, inode and device after that."""
+    known, asked = _entry(path), time.time()
+    status = _status(path)
+    found = _remembered(known)
+    if found.get("status") == status and isinstance(found.get("sha256"), str):
+        return str(found["sha256"])
+    size = path.stat().st_size
+    if size >= WORTH_A_WORD:
+        log.info("%s: %s are hashed, once", path, human_bytes(size))
+    digest = sha256_file(path)
+    if _status(path) == status and asked - path.stat().st_ctime > SETTLED:
+        _remember(known, {"path": str(path.resolve()), "status": status, "sha256": digest})
+    return digest
+
+
+def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Size and hash of files in a folder, by name, as a manifest has them."""
+    return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
+
+
+def check_files(folder: Path, facts: Any, names: Iterable[str], remedy: str, anew: bool = False) -> None:
+    """Raise InputError for files that are not as `described` said.
+
+    Args:
+        facts: what a manifest says.
+        names: files that must be in it.
+        remedy: what to do.
+        anew: hash them even where that was done before.
+    """
+    for name in names:
+        path, said = folder / name, facts.get(name) if isinstance(facts, dict) else None
+        if not isinstance(said, dict):
+            raise InputError(f"{folder}: its manifest does not say what {name} is; {remedy}")
+        size = path.stat().st_size if path.is_file() else 0
+        if size != said.get("size") or not path.is_file():
+            raise InputError(f"{path}: {size} bytes, the manifest says {said.get('size')}; {remedy}")
+        found = "" if anew else sha256_once(path)
+        if found != said.get("sha256") and (found := sha256_file(path)) != said.get("sha256"):  # what is remembered may be damaged, too
+            raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {str(said.get('sha256'))[:16]}); {remedy}")
+
+
+def _status(path: Path) -> list[int]:
+    """What changes when a file is written or replaced, even where size and modification time are kept."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+
+
+def _entry(path: Path) -> Path:
+    return data_home() / "hashes" / f"{fingerprint(str(path.resolve()))}.json"
+
+
+def _remembered(entry: Path) -> dict[str, Any]:
+    try:
+        found = read_json(entry)
+    except (OSError, InputError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(entry: Path, value: dict[str, Any]) -> None:
+    try:
+        write_json(entry, value)
+    except (OSError, InputError):  # a full or read-only data home: it is hashed again next time
+        log.debug("%s: not written", entry)

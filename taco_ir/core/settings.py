@@ -1,0 +1,170 @@
+"""Settings that check themselves: types, ranges and choices stand in their fields' metadata, and hold from a notebook as from a file or flag."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import operator
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from taco_ir.core.files import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Values = dict[str, Any]
+Rules = tuple[Any, Mapping[str, Any]]  # a key's type, and its ranges, choices and tests
+RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "min": ("at least", operator.ge),
+    "max": ("at most", operator.le),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | str) or _is_number(value)
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(entry, kind) and entry != "" for entry in value)
+
+
+# by annotation: in words, whether a value read from TOML or JSON is one, and how it is kept
+KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    bool: ("true or false", lambda value: type(value) is bool, bool),
+    int: ("a whole number", lambda value: type(value) is int, int),
+    float: ("a number", _is_number, float),
+    str: ("a text", lambda value: isinstance(value, str), str),
+    float | None: (
+        "a number, or none",
+        lambda value: value is None or _is_number(value),
+        lambda value: value if value is None else float(value),
+    ),
+    str | None: ("a text", lambda value: value is None or isinstance(value, str), lambda value: value),
+    tuple[str, ...]: ("a list of one text or more", lambda value: bool(value) and _is_list(value, str), tuple),
+    Mapping[str, str]: (
+        "an object of tasks and texts",
+        lambda value: isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair),
+        dict,
+    ),
+    Mapping[str, int]: (
+        "an object of tasks and whole numbers, at least 1",
+        lambda value: isinstance(value, Mapping) and all(type(number) is int and number > 0 for number in value.values()),
+        dict,
+    ),
+    Mapping[str, object]: ("a table", lambda value: isinstance(value, Mapping), dict),
+    Mapping[str, Any]: (
+        "a table of finite numbers, texts, true and false",
+        lambda value: isinstance(value, Mapping) and all(map(_is_scalar, value.values())),
+        dict,
+    ),
+    tuple[Mapping[str, Any], ...]: ("a list of tables, [[episode]] in a file", lambda value: _is_list(value, Mapping), tuple),
+}
+
+
+class Settings:
+    """A dataclass whose values are checked when it is made, whoever makes it, and kept in the type of their annotation.
+
+    Raises:
+        InputError: naming key, value and what is allowed.
+    """
+
+    def __post_init__(self: DataclassInstance) -> None:
+        rules = rules_of(type(self))
+        for key, value in checked_values({key: getattr(self, key) for key in rules}, rules).items():
+            object.__setattr__(self, key, value)
+        self.check()  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Rules about several keys. Raises: InputError."""
+
+
+@cache
+def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
+    """Type and rules of each key, from the annotations and metadata of a dataclass's fields."""
+    hints = get_type_hints(kind)
+    return {entry.name: _rules(hints[entry.name], entry.metadata) for entry in fields(kind)}
+
+
+def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
+    """A Literal is a text with choices."""
+    return (str, {"choices": get_args(hint), **metadata}) if get_origin(hint) is Literal else (hint, metadata)
+
+
+def checked_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
+    """Values of the types and within the ranges of their keys; `said` is how messages call a key. Raises: InputError."""
+    return {key: checked(said(key), value, *rules[key]) for key, value in values.items()}
+
+
+def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
+    """`value` as the type `kind`, within the rules min, max, above, below, choices, words (of a list) and test.
+
+    Args:
+        rules: `test` is a predicate, and `allowed` says in words what it takes.
+
+    Raises:
+        InputError: naming `name`, the value and what is allowed.
+    """
+    words, is_kind, keep = KINDS[kind]
+    if "words" in rules and is_kind(value) and (unknown := [word for word in value if word not in rules["words"]]):
+        raise InputError(f"{name}: {unknown[0]!r} is unknown; {nearest(unknown[0], rules['words'])}")
+    ranges = {rule: rules[rule] for rule in RANGES if rule in rules}
+    choices = rules.get("choices")
+    if (
+        is_kind(value)
+        and (value is None or all(RANGES[rule][1](value, bound) for rule, bound in ranges.items()))
+        and (choices is None or value is None or value in choices)
+        and ("test" not in rules or rules["test"](value))
+    ):
+        return keep(value)
+    allowed = rules.get("allowed") or ", ".join([words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())])
+    if choices is not None:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        allowed = f"one of {', '.join(choices)}{f' (did you mean {near[0]}?)' if near else ''}"
+    raise InputError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that an unknown one is nearest to, as a question; else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"valid: {', '.join(known) or 'none'}"
+
+
+def number_or_text(kind: Any) -> Callable[[str], Any]:
+    """argparse type: text as a number of this kind; one that is none stays text, for `checked` to refuse."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return convert if kind in (int, float) else str
+
+
+def words(text: str) -> list[str]:
+    """argparse type: `nq,fever` as words."""
+    return [word for word in text.split(",") if word]
+
+
+def option(text: str) -> list[tuple[str, Any]]:
+    """argparse type: `tau=2` as a name and a TOML scalar; a word needs no quotes. Raises: argparse.ArgumentTypeError."""
+    name, _, value = text.partition("=")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        parsed = {"value": value} if value.isidentifier() else {}
+    if not name.isidentifier() or len(parsed) != 1 or not _is_scalar(parsed["value"]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with a finite number, a word, true or false as the value")
+    return [(name, parsed["value"])]

@@ -1,0 +1,80 @@
+"""Names of tasks and topics, resolved in one place.
+
+The eleven KILT tasks (Petroni et al., NAACL 2021) carry their canonical name, the one in KILT's file names and in
+`kilt/<task>/<split>`; a collection folder may bring tasks of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from taco_ir.core.files import InputError
+
+SPLITS = ("train", "dev", "test")
+
+
+class TaskSpec(NamedTuple):
+    """A KILT task: its canonical name, what it asks for, and other names in use."""
+
+    name: str
+    kind: str
+    aliases: tuple[str, ...] = ()
+
+
+KILT_TASKS = (
+    TaskSpec("nq", "open-domain QA", ("naturalquestions",)),
+    TaskSpec("hotpotqa", "multi-hop QA", ("hopo", "hotpot")),
+    TaskSpec("triviaqa", "open-domain QA", ("tqa", "trivia")),
+    TaskSpec("eli5", "long-form QA"),
+    TaskSpec("fever", "fact checking", ("fev",)),
+    TaskSpec("trex", "slot filling", ("t-rex",)),
+    TaskSpec("structured_zeroshot", "slot filling, unseen relations", ("zsre", "zs-re")),
+    TaskSpec("wow", "dialogue", ("wizard",)),
+    TaskSpec("aidayago2", "entity linking", ("aida", "ay2")),
+    TaskSpec("wned", "entity linking", ("wnwi",)),
+    TaskSpec("cweb", "entity linking", ("wncw",)),
+)
+KINDS = {task.name: task.kind for task in KILT_TASKS}
+TASK_NAMES = tuple(task.name for task in KILT_TASKS)
+CANONICAL = {name: task.name for task in KILT_TASKS for name in (task.name, *task.aliases)}
+TOPICS = re.compile(r"(?:kilt/)?(?P<task>.+?)[-/](?P<split>train|dev|test)")
+
+
+class TopicsName(NamedTuple):
+    task: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.task}-{self.split}"
+
+
+def canonical_task(name: str) -> str:
+    """The canonical form of a KILT task's name or alias; any other name is returned as it is."""
+    return CANONICAL.get(name.lower(), name)
+
+
+def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
+    """The canonical name of `name` among the canonical names `known`. Raises: InputError listing nearest and all."""
+    valid = sorted(known)
+    return _pick(name if name in valid else canonical_task(name), name, valid, "task")
+
+
+def resolve_topics(name: str, known: Iterable[TopicsName]) -> TopicsName:
+    """`nq-dev`, `kilt/nq/dev` or an alias such as `zsre-dev` -> one of `known`. Raises: InputError listing nearest and all."""
+    by_name = {str(topics): topics for topics in known}
+    matched = TOPICS.fullmatch(name)
+    wanted = f"{canonical_task(matched['task'])}-{matched['split']}" if matched else name
+    return by_name[_pick(wanted, name, sorted(by_name), "topics")]
+
+
+def _pick(wanted: str, given: str, valid: list[str], what: str) -> str:
+    if wanted in valid:
+        return wanted
+    suffixes = ("", *(f"-{split}" for split in SPLITS))
+    spelled = [alias + suffix for alias, name in CANONICAL.items() for suffix in suffixes if name + suffix in valid]
+    near = difflib.get_close_matches(wanted, dict.fromkeys(valid + spelled), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(f"unknown {what} {given!r}; {hint}valid: {', '.join(valid) or 'none'}")

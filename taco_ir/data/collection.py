@@ -1,0 +1,161 @@
+"""Collections: passages, and per task queries with evidence sets. `sample`, `kilt`, or a folder of the user's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from taco_ir.core.files import InputError, data_home, fingerprint
+from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
+from taco_ir.core.types import Query, refuse_text
+from taco_ir.data.passage_store import PassageStore
+from taco_ir.data.topics import read_topics
+
+log = logging.getLogger("taco_ir")
+PACKAGE = Path(__file__).resolve().parents[1]
+PASSAGE_FILES = ("passages.jsonl", "passages.jsonl.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
+TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl")
+
+
+class Topics(NamedTuple):
+    """The queries of one task and split. `name` is spelled as the collection's file is; `task` is "" where every query has its own."""
+
+    name: str
+    task: str
+    queries: list[Query]
+
+    @property
+    def judged(self) -> bool:
+        return any(query.evidence for query in self.queries)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the queries' ids, texts and tasks, which are what a search sees."""
+        return fingerprint([[query.qid, query.text, query.task] for query in self.queries])
+
+    @property
+    def gold_fingerprint(self) -> str:
+        """Of the same with answers and evidence, which are what scores depend on."""
+        return fingerprint([[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries])
+
+
+class Collection:
+    """Passages and topics under one name; both are read when asked for."""
+
+    def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
+        self.name = name
+        self.passage_path = passage_path
+        self._topic_paths = topic_paths
+
+    @cached_property
+    def passages(self) -> PassageStore:
+        return PassageStore(self.passage_path)
+
+    @property
+    def topics_names(self) -> list[TopicsName]:
+        return sorted(self._topic_paths)
+
+    @property
+    def tasks(self) -> set[str]:
+        """Those that it has topics of."""
+        return {name.task for name in self._topic_paths}
+
+    def expand(self, names: Sequence[str]) -> list[str]:
+        """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed, files of mixed topics as they are.
+
+        Raises:
+            InputError: for a name that the collection does not have, or two files of one name, whose runs would be one file.
+        """
+        refuse_text(names, "topics")
+        wanted: list[str] = []
+        for name in names:
+            every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
+            wanted += every or [name if is_mixed(name) else str(resolve_topics(name, self._topic_paths))]
+        named: dict[str, str] = {}
+        for name in dict.fromkeys(wanted):
+            topics = Path(name).stem if is_mixed(name) else _file_name(self.topics_path(name))
+            if (other := named.setdefault(topics, name)) != name:
+                raise InputError(f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or rename one")
+        return list(named.values())
+
+    def topics(self, name: str) -> Topics:
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`), warning of evidence that the collection lacks.
+
+        Raises:
+            InputError: for a name that the collection does not have or a file that cannot be read.
+        """
+        loaded = self.load_topics(name)
+        queries = loaded.queries
+        pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
+        if missing := set(self.passages.missing_pages(sorted(pages))):
+            touched = sum(any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries)
+            log.warning(
+                "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
+                loaded.name,
+                len(missing),
+                len(pages),
+                self.name,
+                min(missing),
+                touched,
+                len(queries),
+            )
+        return loaded
+
+    def load_topics(self, name: str) -> Topics:
+        """Topics by name, or a file of mixed ones, without a look at the passages. Raises: InputError."""
+        if is_mixed(name):
+            return Topics(Path(name).stem, "", read_topics(Path(name), None))
+        task = resolve_topics(name, self._topic_paths).task
+        path = self.topics_path(name)
+        return Topics(_file_name(path), task, read_topics(path, task))
+
+    def topics_path(self, name: str) -> Path:
+        """The file of topics by name. Raises: InputError for a name that the collection does not have."""
+        return self._topic_paths[resolve_topics(name, self._topic_paths)]
+
+
+def is_mixed(name: str) -> bool:
+    """Whether this names a file of topics, whose records say of which task they are, instead of topics of a collection."""
+    return name.endswith(".jsonl")
+
+
+def open_collection(name: str) -> Collection:
+    """`sample` (embedded), `kilt` (the full benchmark under the data home) or a folder with passages and topics.
+
+    Raises:
+        InputError: for a folder that is missing or holds no passages.
+    """
+    if name == "sample":
+        installed = PACKAGE / "topics"
+        topics = installed if installed.is_dir() else PACKAGE.parent / "topics"
+        return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
+    folder = data_home() / "kilt" if name == "kilt" else Path(name)
+    if not folder.is_dir() and name != "kilt":
+        raise InputError(
+            f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and <task>-<split>.jsonl files"
+        )
+    found = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
+    if not found:
+        build = "; build it with `python -m taco_ir.data passages`" if name == "kilt" else ""
+        raise InputError(f"--collection {name}: {folder} holds none of {', '.join(PASSAGE_FILES)}{build}")
+    return Collection(name if name == "kilt" else folder.resolve().name, found[0], _topic_paths(folder))
+
+
+def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
+    """Topic files of a folder by canonical name. Raises: InputError when two files name the same topics."""
+    paths: dict[TopicsName, Path] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        if matched := TOPIC_FILE.fullmatch(path.name):
+            name = TopicsName(canonical_task(matched["task"]), matched["split"])
+            if name in paths:
+                raise InputError(f"{path} and {paths[name].name} both hold {name}; keep one")
+            paths[name] = path
+    return paths
+
+
+def _file_name(path: Path) -> str:
+    return path.name.removesuffix(".jsonl").removesuffix("-kilt").replace("test_without_answers", "test")

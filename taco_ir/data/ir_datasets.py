@@ -1,0 +1,245 @@
+"""KILT's tasks, and any collection of the user's, under ir_datasets ids: `kilt/nq/dev`, `<name>/<task>/<split>`.
+
+Importing this module registers nothing and does not import ir_datasets; `register`, `dataset` and `register_collection`
+do. Nothing is downloaded by reading: topics that are not there raise an InputError that names the command for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taco_ir.core.files import InputError
+from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
+from taco_ir.core.types import EvidenceSet, Passage, Query
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.data.kilt_files import KILT_FILES
+from taco_ir.data.passage_store import PassageStore
+from taco_ir.data.topics import read_topics, unique
+
+if TYPE_CHECKING:
+    from ir_datasets import Dataset
+
+ReadQueries = Callable[[], list[Query]]
+COLLECTION_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
+QREL_LEVELS = {1: "in an evidence set of the query"}
+
+
+class KiltQuery(NamedTuple):
+    """A query with its evidence sets, which qrels would flatten."""
+
+    query_id: str
+    text: str
+    answers: tuple[str, ...]
+    evidence: tuple[EvidenceSet, ...]
+
+    def default_text(self) -> str:
+        """The text without entity marks."""
+        return Query(self.query_id, self.text, "").plain_text
+
+
+class PassageDoc(NamedTuple):
+    doc_id: str
+    page: str
+    title: str
+    text: str
+
+    def default_text(self) -> str:
+        """title and text"""
+        return f"{self.title} {self.text}".strip()
+
+
+def register() -> list[str]:
+    """Register `kilt/<task>/<split>` for the eleven tasks on ir_datasets' own `kilt` pages; returns the ids.
+
+    Judgments are of pages: the union of a query's evidence sets. Test splits have none.
+    """
+    import ir_datasets
+
+    pages = ir_datasets.registry["kilt"].docs_handler()
+    ids = {topics: f"kilt/{topics.task}/{topics.split}" for topics in KILT_FILES}
+    for topics, dataset_id in ids.items():
+        if dataset_id not in ir_datasets.registry:
+            read = _kilt_reader(topics)
+            judged = topics.split != "test"
+            ir_datasets.registry.register(dataset_id, ir_datasets.Dataset(pages, _queries(read), _qrels(read) if judged else None))
+    return list(ids.values())
+
+
+def dataset(name: str) -> Dataset:
+    """`ir_datasets.load` for ids in any spelling: `kilt/zsre/dev`, `nq-dev`, an id of a registered collection.
+
+    Raises:
+        InputError: for a name that ir_datasets does not know, listing the nearest.
+    """
+    import ir_datasets
+
+    register()
+    prefix, _, rest = name.rpartition("/")
+    prefix, _, task = prefix.rpartition("/")
+    canonical = f"{prefix}/{canonical_task(task)}/{rest}"
+    for candidate in (name, canonical):
+        if candidate in ir_datasets.registry:
+            return ir_datasets.load(candidate)
+    topics = resolve_topics(name, KILT_FILES)
+    return ir_datasets.load(f"kilt/{topics.task}/{topics.split}")
+
+
+def register_collection(folder: Path | str, name: str) -> list[str]:
+    """Register a collection (a folder, or `sample`) as `<name>` (passages) and `<name>/<task>/<split>`; returns the ids.
+
+    Judgments are of passages where any evidence set of the topics names passages. Else they are of pages, whose ids are
+    `page` of the documents, not `doc_id`. Topics without judgments have no qrels.
+
+    Raises:
+        InputError: for a name that is taken by anything but the same folder, or a folder that cannot be read.
+    """
+    import ir_datasets
+
+    if not COLLECTION_NAME.fullmatch(name):
+        raise InputError(f"collection name {name!r}; letters, digits, `.`, `_`, `-` and `/` between them are allowed")
+    collection = open_collection(str(folder))
+    path = collection.passage_path.resolve()
+    if name in ir_datasets.registry and (held := _registered_path(name)) != path:
+        raise InputError(f"collection name {name!r} is taken by {held or 'a data set of ir_datasets'}; choose another for {folder}")
+    if name not in ir_datasets.registry:
+        ir_datasets.registry.register(name, ir_datasets.Dataset(_docs(collection, name)))
+    docs = ir_datasets.registry[name].docs_handler()
+    ids = [name]
+    for topics in collection.topics_names:
+        ids.append(f"{name}/{topics.task}/{topics.split}")
+        if ids[-1] not in ir_datasets.registry:
+            read = _collection_reader(collection, topics)
+            judged = any(query.evidence for query in read())
+            ir_datasets.registry.register(ids[-1], ir_datasets.Dataset(docs, _queries(read), _qrels(read) if judged else None))
+    return ids
+
+
+def _kilt_reader(topics: TopicsName) -> ReadQueries:
+    def read() -> list[Query]:
+        path = KILT_FILES[topics].path
+        if not path.is_file():
+            name = f"kilt/{topics.task}/{topics.split}"
+            raise InputError(f"{name} is not there ({path}); get it with: python -m taco_ir.data get {name}")
+        return read_topics(path, topics.task)
+
+    return read
+
+
+def _collection_reader(collection: Collection, topics: TopicsName) -> ReadQueries:
+    return lambda: collection.load_topics(str(topics)).queries
+
+
+def judged_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each query's relevant ids, without repeats: passages where any of the queries has judged passages, else pages."""
+    listed = list(queries)
+    of_passages = any(evidence.passages for query in listed for evidence in query.evidence)
+    for query in listed:
+        yield query.qid, unique(docid for evidence in query.evidence for docid in (evidence.passages if of_passages else evidence.pages))
+
+
+def _queries(read: ReadQueries) -> Any:
+    from ir_datasets.formats import BaseQueries
+
+    class KiltQueries(BaseQueries):  # type: ignore[misc]
+        def queries_iter(self) -> Iterator[KiltQuery]:
+            return (KiltQuery(query.qid, query.text, query.answers, query.evidence) for query in read())
+
+        def queries_cls(self) -> type[KiltQuery]:
+            return KiltQuery
+
+        def queries_count(self) -> int:
+            return len(read())
+
+        def queries_lang(self) -> str:
+            return "en"
+
+    return KiltQueries()
+
+
+def _qrels(read: ReadQueries) -> Any:
+    from ir_datasets.formats import BaseQrels, TrecQrel
+
+    class KiltQrels(BaseQrels):  # type: ignore[misc]
+        def qrels_iter(self) -> Iterator[TrecQrel]:
+            return (TrecQrel(qid, docid, 1, "0") for qid, docids in judged_ids(read()) for docid in docids)
+
+        def qrels_cls(self) -> type[TrecQrel]:
+            return TrecQrel  # type: ignore[no-any-return]
+
+        def qrels_defs(self) -> dict[int, str]:
+            return QREL_LEVELS
+
+    return KiltQrels()
+
+
+def _docs(collection: Collection, name: str) -> Any:
+    from ir_datasets.formats import BaseDocs
+    from ir_datasets.indices.base import Docstore
+
+    class Store(Docstore):  # type: ignore[misc]
+        def get_many_iter(self, doc_ids: Iterable[str]) -> Iterator[PassageDoc]:
+            """The documents of those ids that exist, as ir_datasets' stores do."""
+            listed = list(doc_ids)
+            known = [docid for docid, row in zip(listed, collection.passages.rows(listed), strict=True) if row >= 0]
+            return map(_doc, collection.passages.get(known).values())
+
+    class PassageDocs(BaseDocs):  # type: ignore[misc]
+        path = collection.passage_path.resolve()
+
+        def docs_iter(self) -> DocIterator:
+            return DocIterator(collection.passages, 0, collection.passages.count)
+
+        def docs_cls(self) -> type[PassageDoc]:
+            return PassageDoc
+
+        def docs_count(self) -> int:
+            return collection.passages.count
+
+        def docs_store(self, field: str = "doc_id") -> Store:
+            return Store(PassageDoc, field)
+
+        def docs_namespace(self) -> str:
+            return name
+
+    return PassageDocs()
+
+
+class DocIterator:
+    """Documents of rows start..stop-1; takes `[a:b]` and `[i]`, as ir_datasets' iterators do."""
+
+    def __init__(self, store: PassageStore, start: int, stop: int) -> None:
+        self._store, self._rows = store, range(start, stop)
+        self._passages = store.read(start, stop)
+
+    def __iter__(self) -> Iterator[PassageDoc]:
+        return self
+
+    def __next__(self) -> PassageDoc:
+        return _doc(next(self._passages))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: slice | int) -> Any:
+        if isinstance(key, int):
+            row = self._rows[key]
+            return _doc(next(self._store.read(row, row + 1)))
+        rows = self._rows[key]
+        if rows.step == 1:
+            return DocIterator(self._store, rows.start, max(rows.start, rows.stop))
+        raise TypeError(f"slices of documents go in steps of 1, not {rows.step}")
+
+
+def _doc(passage: Passage) -> PassageDoc:
+    return PassageDoc(*passage)
+
+
+def _registered_path(name: str) -> Path | None:
+    """The passage file of a name that `register_collection` gave; None for any other name."""
+    import ir_datasets
+
+    held = ir_datasets.registry[name]
+    return getattr(held.docs_handler(), "path", None) if held.has_docs() else None

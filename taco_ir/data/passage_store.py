@@ -1,0 +1,255 @@
+"""A passage file that is read by ranges: JSON lines (plain or gzip) or DPR's tab-separated `psgs_w100.tsv`.
+
+The first use scans the file once (docids checked and hashed, line offsets taken); what it found is kept under the data
+home, keyed by the hash of the file, so that a shard of a 36-million-passage file starts reading where it begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from taco_ir.core.files import InputError, data_home, exclusive, fingerprint, read_json, write_json, writing_folder
+from taco_ir.core.hashes import check_files, described, sha256_once
+from taco_ir.core.types import Passage
+
+log = logging.getLogger("taco_ir")
+STEP = 4096  # lines between two remembered offsets
+SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
+TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
+LAYOUT_VERSION = 2
+
+
+class PassageStore:
+    """The passages of a collection in file order; a passage's row is its position.
+
+    Attributes:
+        count: number of passages.
+        fingerprint: first 16 hex digits of the SHA-256 of the uncompressed file.
+
+    Raises:
+        InputError: on opening, for a missing file, an unreadable line, or a docid that is given twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; passages are expected there")
+        self.path = path
+        self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
+        if not (self._layout / "layout.json").is_file():
+            self._scan_once()
+        facts, remedy = read_json(self._layout / "layout.json"), f"remove {self._layout}; it is made again"
+        try:
+            self.count: int = facts["count"]
+            self.fingerprint: str = facts["fingerprint"]
+            self._page_in_docid: bool = facts["page_in_docid"]
+            files = facts["files"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self._layout}: its layout.json was altered ({type(error).__name__}: {error}); {remedy}") from error
+        check_files(self._layout, files, files, remedy)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
+        """Passages of rows start..stop-1 (stop None: to the end)."""
+        stop = self.count if stop is None else min(stop, self.count)
+        with self._open() as source:
+            columns = self._columns(source)
+            first = 0
+            if self.path.suffix != ".gz" and start < stop:
+                first = start // STEP * STEP
+                source.seek(int(self._array("offsets")[start // STEP]))
+            for row, line in enumerate(islice(source, start - first, stop - first), start):
+                yield self._parse(line, columns, row)
+
+    def get(self, docids: Sequence[str]) -> dict[str, Passage]:
+        """The passages of `docids`. Raises: InputError for a docid that is not in the collection."""
+        return {passage.docid: passage for passage in self.at(np.unique(self._held_rows(docids)).tolist())}
+
+    def at(self, rows: Iterable[int]) -> Iterator[Passage]:
+        """Passages of ascending `rows`; what lies between them is not parsed, and in a plain file mostly not read."""
+        offsets = None if self.path.suffix == ".gz" else self._array("offsets")
+        place = 0
+        with self._open() as source:
+            columns = self._columns(source)
+            for row in rows:
+                if offsets is not None and row // STEP > place // STEP:
+                    source.seek(int(offsets[row // STEP]))
+                    place = row // STEP * STEP
+                for line in islice(source, row - place, row - place + 1):
+                    yield self._parse(line, columns, row)
+                place = row + 1
+
+    def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Row of each docid, -1 where the collection has none (64-bit hashes: a wrong hit has odds of count / 2^64)."""
+        digests, order = self._array("digests"), self._array("order")
+        wanted = _digests(docids)
+        places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
+        return np.where(digests[places] == wanted, order[places], -1)
+
+    def _held_rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """As `rows`. Raises: InputError for docids that the collection lacks, with their number and the first."""
+        rows = self.rows(docids)
+        if len(missing := np.flatnonzero(rows < 0)):
+            raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
+        return rows
+
+    def missing_pages(self, pages: Iterable[str]) -> list[str]:
+        """Those of `pages` that no passage belongs to."""
+        listed = list(pages)
+        known = self._array("pages")
+        wanted = _digests(listed)
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
+
+    def docids_of(self, pages: Iterable[str]) -> dict[str, list[str]]:
+        """Docids of each of `pages` in file order, by one pass over the passages; none for a page that no passage belongs to."""
+        found: dict[str, list[str]] = {page: [] for page in pages}
+        if found:
+            owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._owners()
+            for docid, page in owners:
+                if page in found:
+                    found[page].append(docid)
+        return found
+
+    def page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
+        """Page of each docid. Raises: InputError for a docid that is not in the collection, since its name tells nothing of its page."""
+        wanted = list(dict.fromkeys(docids))
+        self._held_rows(wanted)
+        if self._page_in_docid:
+            return {docid: docid.rpartition("#")[0] for docid in wanted}
+        return {docid: self._pages[docid] for docid in wanted}
+
+    @cached_property
+    def _pages(self) -> dict[str, str]:
+        return dict(self._owners())
+
+    def _owners(self) -> Iterator[tuple[str, str]]:
+        """(docid, page) of every passage in file order, where the docid does not say its page."""
+        with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
+            for line in source:
+                docid, _, page = line.rstrip("\n").partition("\t")
+                yield docid, page
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(self._layout / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return array
+
+    def _open(self) -> IO[bytes]:
+        return gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
+
+    @property
+    def _is_tsv(self) -> bool:
+        return ".tsv" in self.path.suffixes
+
+    def _columns(self, source: IO[bytes]) -> dict[str, int]:
+        """Read a TSV's header line; JSON lines have none."""
+        if not self._is_tsv:
+            return {}
+        header = source.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
+        if missing := [name for name in TSV_COLUMNS if name not in header]:
+            raise InputError(f"{self.path}, line 1: columns {header}; missing {missing} of {list(TSV_COLUMNS)}")
+        return {name: header.index(name) for name in TSV_COLUMNS}
+
+    def _parse(self, line: bytes, columns: Mapping[str, int], row: int) -> Passage:
+        try:
+            if columns:
+                (cells,) = csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t")
+                docid, text, title, page = (cells[columns[name]] for name in TSV_COLUMNS)
+            else:
+                record = orjson.loads(line)
+                docid, page, title, text = record["id"], record["wikipedia_id"], record.get("title") or "", record["contents"]
+                if not (isinstance(docid, str) and isinstance(title, str) and isinstance(text, str) and isinstance(page, str | int)):
+                    raise TypeError("id, wikipedia_id, title and contents must be strings")
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+            place = row + 1 + bool(columns)
+            raise InputError(
+                f"{self.path}, line {place}: no passage with id, contents and wikipedia_id ({type(error).__name__}: {error})"
+            ) from error
+        return Passage(docid, str(page), title, text)
+
+    def _scan_once(self) -> None:
+        """Scan the file, unless another process that opened it too is doing so: then wait for what that finds."""
+        with exclusive(self._layout):
+            if (self._layout / "layout.json").is_file():
+                return
+            try:
+                with writing_folder(self._layout) as folder:
+                    self._scan(folder)
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise InputError(f"{self.path}: broken gzip ({error})") from error
+
+    def _scan(self, folder: Path) -> None:
+        """Read the whole file once; write counts, hashes, offsets and the page of each docid where it is not in the docid."""
+        whole = hashlib.sha256()
+        offsets, digests, page_digests = [], bytearray(), bytearray()
+        page_in_docid, count, last_page = True, 0, None
+        with self._open() as source, (folder / "pages.tsv").open("w", encoding="utf-8") as pages:
+            columns = self._columns(source)
+            position = source.tell()
+            for count, line in enumerate(source, 1):
+                passage = self._parse(line, columns, count - 1)
+                if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
+                    raise InputError(
+                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; neither may be empty or hold white space"
+                    )
+                if count % STEP == 1:
+                    offsets.append(position)
+                position += len(line)
+                whole.update(line)
+                digests += _digest_bytes(passage.docid)
+                if passage.page != last_page:
+                    page_digests += _digest_bytes(passage.page)
+                    last_page = passage.page
+                page_in_docid = page_in_docid and passage.docid.rpartition("#")[0] == passage.page
+                pages.write(f"{passage.docid}\t{passage.page}\n")
+                if count % SCAN_NOTE == 0:
+                    log.info("%s: %d passages checked", self.path.name, count)
+        if not count:
+            raise InputError(f"{self.path}: no passages")
+        if page_in_docid:
+            (folder / "pages.tsv").unlink()
+        hashes = np.frombuffer(bytes(digests), dtype="<u8")
+        order = np.argsort(hashes, kind="stable")
+        self._refuse_duplicates(hashes[order], order)
+        np.save(folder / "digests.npy", hashes[order])
+        np.save(folder / "order.npy", order.astype(np.int64))
+        np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
+        np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
+        facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
+        write_json(folder / "layout.json", facts | {"files": described(folder, sorted(path.name for path in folder.iterdir()))})
+
+    def _refuse_duplicates(self, hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> None:
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        if not len(equal):
+            return
+        suspects = set(order[equal].tolist()) | set(order[equal + 1].tolist())
+        lines: dict[str, int] = {}
+        with self._open() as source:
+            columns = self._columns(source)
+            for row, line in enumerate(source):
+                if row in suspects:
+                    docid, place = self._parse(line, columns, row).docid, row + 1 + bool(columns)
+                    if docid in lines:
+                        raise InputError(
+                            f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; docids must be unique"
+                        )
+                    lines[docid] = place
+
+
+def _digest_bytes(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+
+def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(b"".join(map(_digest_bytes, names)), dtype="<u8")

@@ -1,0 +1,180 @@
+"""KILT's Wikipedia pages -> passages of 100 words that never cross a page, in DPR's manner, as a collection's file.
+
+Source: the KILT knowledge source, one page a line with `wikipedia_id`, `wikipedia_title` and `text`, a list of paragraphs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+
+from taco_ir.core.files import InputError, appending, read_json, require_space, sync_folder, write_json
+from taco_ir.data.collection import PASSAGE_FILES
+from taco_ir.data.downloads import GZIP_FAULTS, Report, take
+from taco_ir.data.passage_store import PassageStore
+
+log = logging.getLogger("taco_ir")
+BLOCK_PAGES = 50_000
+GZIP_RATIO = 4  # text unpacks to about this many times its size
+
+
+class Progress(NamedTuple):
+    """What is on disk for certain: source bytes read, target bytes written, and how many pages and passages those are."""
+
+    source: int = 0
+    target: int = 0
+    pages: int = 0
+    passages: int = 0
+
+
+def build_passages(source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES) -> Progress:
+    """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
+
+    A build that was killed goes on after the last finished block of pages when it is started again with the same source
+    and words; from gzip, which cannot be entered in the middle, it starts again.
+
+    Args:
+        report: called with source bytes done and in all.
+
+    Raises:
+        InputError: for a line that is no page, a target that exists, a second build of it, or a disk that is too small.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
+    if target.exists():
+        raise InputError(f"{target} exists; remove it to have others")
+    part = target.with_name(target.name + ".part")
+    state = target.with_name(target.name + ".part.json")
+    status = source.stat()
+    recipe = {"source": str(source.resolve()), "bytes": status.st_size, "time": status.st_mtime_ns, "words": words}
+    packed = source.suffix == ".gz"
+    with appending(part) as sink:
+        done = _resumed(state, recipe, sink)
+        sink.seek(done.target)
+        sink.truncate()
+        require_space(target.parent, (status.st_size - done.source) * (GZIP_RATIO if packed else 1))
+        with _reading(source, done.source) as (lines, position):
+            for reached in _blocks(lines, sink, done, words, block_pages, str(source)):
+                done = reached
+                sink.flush()
+                os.fsync(sink.fileno())
+                write_json(state, {"recipe": recipe, "done": done._asdict()})
+                if report:
+                    report(position(), status.st_size)
+        if not done.passages:
+            raise InputError(f"{source}: {done.pages} pages, and no passage in them")
+        part.replace(target)
+    state.unlink()
+    sync_folder(target.parent)
+    return done
+
+
+def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
+    """The passages of one page as JSON lines, docids `<page>#0`, `<page>#1`, ...; each but the last has `words` words.
+
+    The title line that opens a page and paragraphs without text are left out; section and list marks become plain text as
+    in ir_datasets' `kilt`.
+
+    Raises:
+        ValueError: for a page without the fields of a page.
+    """
+    page_id, title, paragraphs = page["wikipedia_id"], page["wikipedia_title"], page["text"]
+    if not isinstance(page_id, str) or len(page_id.split()) != 1:
+        raise ValueError(f"wikipedia_id {page_id!r}; a string without white space is needed")
+    if not isinstance(title, str) or not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in paragraphs):
+        raise ValueError("wikipedia_title must be a string and text a list of strings")
+    body = paragraphs[1:] if paragraphs and paragraphs[0].strip() == title.strip() else paragraphs
+    tokens = " ".join(strip_markup(paragraph) for paragraph in body).split()
+    for number, start in enumerate(range(0, len(tokens), words)):
+        text = " ".join(tokens[start : start + words])
+        record = {"id": f"{page_id}#{number}", "contents": text, "title": title, "wikipedia_id": page_id}
+        yield orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def strip_markup(paragraph: str) -> str:
+    """`Section::::A:B` -> `A B`, `BULLET::::- x` -> `- x`: what ir_datasets does to KILT's paragraphs."""
+    if paragraph.startswith("Section::::"):
+        return paragraph.replace("Section::::", "").replace(":", " ")
+    return paragraph.replace("BULLET::::-", "-") if paragraph.startswith("BULLET::::-") else paragraph
+
+
+def take_passages(source: Path, folder: Path) -> PassageStore:
+    """Make an existing passage file (JSON lines, or DPR's `psgs_w100.tsv`; also gzip) that of the collection in `folder`.
+
+    Raises:
+        InputError: for a file that is no passage file, or a folder that has one already.
+    """
+    kind = ".tsv" if ".tsv" in source.suffixes else ".jsonl" if ".jsonl" in source.suffixes else ""
+    name = next((file for file in PASSAGE_FILES if kind and file.endswith(kind + (".gz" if source.suffix == ".gz" else ""))), None)
+    if name is None:
+        raise InputError(f"--file {source}: a .tsv or .jsonl file, or one of them with .gz, is needed")
+    refuse_passages(folder)
+    path = take(source, folder / name, link=True)
+    try:
+        return PassageStore(path)
+    except BaseException:
+        path.unlink()  # a second name or a copy; the user's file stays
+        raise
+
+
+def refuse_passages(folder: Path) -> None:
+    """Raise InputError where a collection has its passages already: a second file would hide one of the two."""
+    if present := [file for file in PASSAGE_FILES if (folder / file).is_file()]:
+        raise InputError(f"{folder / present[0]} exists; remove it to have others")
+
+
+def _blocks(lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str) -> Iterator[Progress]:
+    """Write passages and yield what was done after every `block_pages` pages and at the end."""
+    source, target, pages, passages = done
+    yielded = pages
+    try:
+        for line in lines:
+            source += len(line)
+            pages += 1
+            for passage in page_passages(orjson.loads(line), words):
+                target += sink.write(passage)
+                passages += 1
+            if pages % block_pages == 0:
+                yield Progress(source, target, pages, passages)
+                yielded = pages
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name}, line {pages}: no page of a KILT knowledge source ({type(error).__name__}: {error})") from error
+    except GZIP_FAULTS as error:
+        raise InputError(f"{name}: broken gzip after line {pages} ({error})") from error
+    if pages > yielded or not pages:
+        yield Progress(source, target, pages, passages)
+
+
+def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
+    """How far an earlier build of the same recipe got; the beginning where there is none."""
+    if not state.is_file():
+        return Progress()
+    if recipe["source"].endswith(".gz"):
+        log.warning("%s: gzip cannot be entered in the middle; starting again", recipe["source"])
+        return Progress()
+    held = read_json(state)
+    done = Progress(**held["done"])
+    if held["recipe"] != recipe or sink.tell() < done.target:
+        log.warning("%s: was begun from another source or with other words; starting again", state.name.removesuffix(".json"))
+        return Progress()
+    log.info("going on after page %d", done.pages)
+    return done
+
+
+@contextmanager
+def _reading(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
+    """The source's lines from byte `start` on, and a function that tells the bytes of the file read so far."""
+    with source.open("rb") as raw:
+        raw.seek(start)
+        if source.suffix == ".gz":
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                yield unpacked, raw.tell  # type: ignore[misc]
+        else:
+            yield raw, raw.tell

@@ -1,0 +1,155 @@
+"""Deep prompts: in every layer, P keys and values that all tokens attend to, by an attention function of our own.
+
+Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter, functional
+
+from taco_ir.encoders.adapters.base import Part
+from taco_ir.encoders.adapters.hook_points import Sites
+from taco_ir.encoders.adapters.sizes import Shape
+from taco_ir.encoders.text_encoder import PADDED_POSITIONS
+
+ATTENTION = "taco_ir_prompts"  # as transformers knows our function
+DEVIATION = 0.02
+DROPOUT = 0.1  # of DPTDR's prompts
+WIDTH = 512  # W, between the layers of a reparameterisation
+
+
+class Reparameterised(nn.Module):
+    """Keys and values [2, P, D] for each layer, as an embedding [P, H], two linear layers and tanh between them give them.
+
+    Li and Liang, section 4.3. Ours: the last layers are made so that keys and values begin with the deviation that others have.
+    """
+
+    def __init__(self, shape: Shape, length: int) -> None:
+        super().__init__()
+        self.embedding = Parameter(torch.randn(length, shape.hidden))
+        self.first = nn.Linear(shape.hidden, WIDTH)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, 2 * shape.inner) for _ in range(shape.layers))
+        with torch.no_grad():
+            norm = self._inner_PW().square().sum(1).mean().sqrt()
+            for layer in self.layers:
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                layer.weight.normal_().mul_(DEVIATION / norm)  # type: ignore[operator]
+
+    def _inner_PW(self) -> Tensor:
+        inner_PW: Tensor = self.first(self.embedding).tanh()
+        return inner_PW
+
+    def __getitem__(self, number: int) -> Tensor:
+        both_PE: Tensor = self.layers[number](self._inner_PW())
+        return torch.stack(both_PE.chunk(2, -1))
+
+
+class DeepPrompts(Part):
+    """Keys and values [2, P, D] for each layer, N(0, 0.02^2) at the start; peft's begin with N(0, 1).
+
+    Where positions turn keys (ModernBERT), a prompt's are not turned: it lies at position 0. All tokens see it, however
+    few others a layer lets them see.
+
+    Args:
+        shape: of the backbone; its inner width is D.
+        length: P.
+        dropout: of each text's copy of them.
+        shifted: whether the text's positions begin at P instead of 0.
+        reparameterised: the sets that are (see `Reparameterised`).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        sites: Sites,
+        shape: Shape,
+        length: int,
+        dropout: float = 0.0,
+        shifted: bool = False,
+        reparameterised: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        register()
+        backbone.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+        self._shape = shape
+        self._length = length
+        self._reparameterised = reparameterised
+        self.sets = nn.ModuleDict()
+        self.dropout = nn.Dropout(dropout)
+        for number, attention in enumerate(sites.attentions):
+            attention.deep_prompt = partial(self._extend, number)  # type: ignore[assignment]
+        if shifted and has_positions(backbone):
+            config: Any = backbone.config
+            first = config.pad_token_id + 1 if config.model_type in PADDED_POSITIONS else 0
+            backbone.register_forward_pre_hook(partial(self._shift, first + length), with_kwargs=True)
+
+    def add(self, name: str) -> None:
+        if name in self._reparameterised:
+            self.sets[name] = Reparameterised(self._shape, self._length)
+        else:
+            size = (2, self._length, self._shape.inner)
+            self.sets[name] = nn.ParameterList(torch.randn(size) * DEVIATION for _ in range(self._shape.layers))
+
+    def tensors(self, name: str) -> dict[str, Parameter]:
+        return dict(self.sets[name].named_parameters())
+
+    def stored(self, name: str) -> dict[str, Tensor]:
+        """Keys and values [2, P, D] by layer, of any set."""
+        prompts: Any = self.sets[name]
+        with torch.no_grad():
+            return {str(number): prompts[number] for number in range(self._shape.layers)}
+
+    def _shift(self, first: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        if self.active is None:
+            return args, kwargs
+        ids_BL = kwargs["input_ids"]
+        positions_BL = torch.arange(first, first + ids_BL.shape[1], device=ids_BL.device).expand(ids_BL.shape)
+        return args, {**kwargs, "position_ids": positions_BL}
+
+    def _extend(self, number: int, key_BNLD: Tensor, value_BNLD: Tensor) -> tuple[int, Tensor, Tensor]:
+        """P, and keys and values [B, heads, P + L, D / heads]; those of the text alone where no prompt is in use."""
+        if self.active is None:
+            return 0, key_BNLD, value_BNLD
+        prompt_2PD = self.sets[self.active][number]  # type: ignore[index]
+        texts, heads, _, width = key_BNLD.shape
+        split_2NPD = prompt_2PD.to(key_BNLD.dtype).unflatten(-1, (heads, width)).transpose(1, 2)
+        each_2BNPD = self.dropout(split_2NPD.unsqueeze(1).expand(-1, texts, -1, -1, -1))
+        return prompt_2PD.shape[1], torch.cat([each_2BNPD[0], key_BNLD], 2), torch.cat([each_2BNPD[1], value_BNLD], 2)
+
+
+def has_positions(backbone: nn.Module) -> bool:
+    """Whether tokens have positions that can be shifted; T5's are relative, and its prompts have none."""
+    return hasattr(backbone.config, "max_position_embeddings")
+
+
+def register() -> None:
+    """Make the function known to transformers; again is no harm."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(ATTENTION, prompted_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def prompted_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Sequence[Tensor | None]:
+    """Scaled dot-product attention to the layer's prompt, if it has one in use, and to the text."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    extend = getattr(module, "deep_prompt", None)
+    if extend is not None:
+        length, key, value = extend(key, value)
+        if attention_mask is not None:
+            seen = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = functional.pad(attention_mask, (length, 0), value=seen)
+        if kwargs.get("position_bias") is not None:
+            kwargs["position_bias"] = functional.pad(kwargs["position_bias"], (length, 0))
+    found: Sequence[Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return found

@@ -1,0 +1,226 @@
+"""What turns a backbone into an encoder (pooling, prompts, lengths, passage template), kept in the checkpoint itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.settings import Settings
+from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
+from taco_ir.encoders.role_marks import NONE, ROLE_MARKS
+
+Pooling = Literal["first", "mean", "decoder"]
+CONFIG_FILE = "taco_ir.json"
+MENTION = ENTITY_MARKS[0]
+ANY_TASK = "*"
+DEFAULT_LENGTH = 256
+PASSAGE_PROMPTS = ("document", "passage", "corpus")
+
+
+def formats(template: str) -> bool:
+    """Whether a passage can be put into `template`."""
+    try:
+        template.format(title="title", text="text")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def is_template(text: str) -> bool:
+    """Whether `text` is one whose outcome depends on the passage."""
+    return formats(text) and text.format(title="title", text="text") != text.format(title="", text="")
+
+
+@dataclass(frozen=True)
+class EncoderConfig(Settings):
+    """How texts become vectors.
+
+    Attributes:
+        pooling: first token, mean of the tokens, or T5's first decoder state.
+        normalize: scale vectors to length 1.
+        prompts: text put before a query, by task; `*` stands for every task; empty: the model takes no prompts.
+        query_length, passage_length: most tokens that are read, prompt and special tokens included.
+        query_lengths: the same, by task, where it differs from `query_length`.
+        passage_template: with the fields {title} and {text}.
+        left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
+        head: width of the linear layer behind the pooling (head.safetensors); 0: there is none.
+        roles: how queries, passages and readers' inputs are marked (see roles.py).
+    """
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    query_length: int = field(default=DEFAULT_LENGTH, metadata={"min": 1})
+    query_lengths: Mapping[str, int] = field(default_factory=dict)
+    passage_length: int = field(default=DEFAULT_LENGTH, metadata={"min": 1})
+    passage_template: str = field(
+        default="{title} {text}", metadata={"test": formats, "allowed": "a text whose fields are {title} and {text}"}
+    )
+    left_context: int = field(default=0, metadata={"min": 0})
+    head: int = field(default=0, metadata={"min": 0})
+    roles: str = field(default=NONE, metadata={"choices": ROLE_MARKS})
+
+    def prompt(self, task: str | None) -> str:
+        """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
+        if not self.prompts:
+            return ""
+        if task is not None and task in self.prompts:
+            return self.prompts[task]
+        if ANY_TASK in self.prompts:
+            return self.prompts[ANY_TASK]
+        raise InputError(
+            f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT"
+        )
+
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks that queries are told apart by: those that have a prompt or a length of their own."""
+        return {*self.prompts, *self.query_lengths} - {ANY_TASK}
+
+    def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
+        """What the tokenizer reads for queries of `task`: the prompt, then the text. Raises: InputError as `prompt` does."""
+        refuse_text(texts, "queries")
+        prompt = self.prompt(task)
+        return [prompt + (self._near_mention(text) if self.left_context else text) for text in texts]
+
+    def _near_mention(self, text: str) -> str:
+        left, mark, rest = text.partition(MENTION)
+        return " ".join([*left.split()[-self.left_context :], mark + rest]) if mark else text
+
+    def max_query_tokens(self, task: str | None) -> int:
+        return self.query_lengths.get(task or ANY_TASK, self.query_lengths.get(ANY_TASK, self.query_length))
+
+    def passage_text(self, passage: Passage) -> str:
+        return self.passage_template.format(title=passage.title, text=passage.text).strip()
+
+    def with_prompt(self, prompt: str | None) -> EncoderConfig:
+        """The same with one prompt for every task; None changes nothing."""
+        return self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For fingerprints: those of encoders that mark no roles are as before there were marks."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
+
+    def borrowing(self, lenders: Mapping[str, str]) -> EncoderConfig:
+        """The same for more tasks: each (`*` for all others) with the prompt and the length of its lender. Raises: InputError."""
+        for task, lender in lenders.items():
+            if lender not in self.prompts or task in self.prompts:
+                fault = "has a prompt of its own" if task in self.prompts else f"is to take the prompt of {lender!r}, which has none"
+                raise InputError(f"task {task!r} {fault}; the model's prompts are for {', '.join(sorted(self.prompts)) or 'no task'}")
+        prompts = {task: self.prompts[lender] for task, lender in lenders.items()}
+        lengths = {task: self.max_query_tokens(lender) for task, lender in lenders.items()}
+        return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / CONFIG_FILE, asdict(self))
+
+
+def describes_itself(folder: Path) -> bool:
+    """Whether a model folder says how it pools, so that no flags are needed."""
+    return (folder / CONFIG_FILE).is_file() or (folder / "modules.json").is_file()
+
+
+def read_config(folder: Path, pooling: Pooling | None, normalize: bool, longest: int) -> EncoderConfig:
+    """The configuration of a model folder: ours, a sentence-transformers one, or a plain one with explicit flags.
+
+    Args:
+        pooling, normalize: what the user said; needed for a plain folder, refused for one that says it itself.
+        longest: most tokens that the backbone and its tokenizer take.
+
+    Raises:
+        InputError: for a plain folder without `pooling`, a folder that contradicts the flags, or one whose modules
+            this encoder does not have.
+    """
+    own, modules = folder / CONFIG_FILE, folder / "modules.json"
+    if not describes_itself(folder):
+        if pooling is None:
+            raise InputError(
+                f"--model {folder}: a plain Hugging Face model does not say how it pools; give --pooling {'|'.join(get_args(Pooling))} [--normalize]"
+            )
+        return EncoderConfig(pooling, normalize, query_length=min(DEFAULT_LENGTH, longest), passage_length=min(DEFAULT_LENGTH, longest))
+    if pooling is not None or normalize:
+        raise InputError(
+            f"--model {folder}: the folder says itself how it pools ({(own if own.is_file() else modules).name}); leave out --pooling and --normalize"
+        )
+    config = _own(own) if own.is_file() else _sentence_transformers(folder, longest)
+    lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
+    if not 1 <= min(lengths) <= max(lengths) <= longest:
+        raise InputError(f"{folder}: lengths of {min(lengths)} to {max(lengths)} tokens; the backbone takes 1 to {longest}")
+    return config
+
+
+def _own(path: Path) -> EncoderConfig:
+    values = read_json(path)
+    known = [entry.name for entry in fields(EncoderConfig)]
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise InputError(f"{path}: unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''} valid: {', '.join(known)}")
+    try:
+        return EncoderConfig(**values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
+    """Read pooling, normalisation, length and prompts from a sentence-transformers folder."""
+    pooling: Pooling | None = None
+    normalize, lengths = False, (longest, longest)
+    for module in read_json(folder / "modules.json"):
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Transformer":
+            lengths = _lengths(folder / module["path"], longest)
+        elif kind == "Pooling":
+            pooling = _pooling(folder / module["path"] / "config.json")
+        elif kind == "Normalize":
+            normalize = True
+        else:
+            raise InputError(f"{folder / 'modules.json'}: module {kind!r}; this encoder has Transformer, Pooling and Normalize")
+    if pooling is None:
+        raise InputError(f"{folder / 'modules.json'}: no Pooling module")
+    prompts, passage_prompt = _prompts(folder)
+    template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
+    return EncoderConfig(pooling, normalize, prompts, lengths[0], {}, lengths[1], template)
+
+
+def _lengths(module: Path, longest: int) -> tuple[int, int]:
+    """Most tokens of a query and of a passage."""
+    path = module / "sentence_bert_config.json"
+    values: dict[str, int | None] = read_json(path) if path.is_file() else {}
+    both = values.get("max_seq_length") or longest
+    return min(values.get("query_length") or both, longest), min(values.get("document_length") or both, longest)
+
+
+def _pooling(path: Path) -> Pooling:
+    values = read_json(path)
+    modes = [
+        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for name, on in values.items()
+        if name.startswith("pooling_mode_") and on
+    ]
+    given = values.get("pooling_mode", modes)
+    mode = given if isinstance(given, str) else "+".join(given)
+    if mode not in ("mean", "cls") or values.get("include_prompt") is False:
+        raise InputError(
+            f"{path}: pooling {mode!r}, include_prompt {values.get('include_prompt', True)}; this encoder pools by mean or cls over the prompt as well"
+        )
+    return "mean" if mode == "mean" else "first"
+
+
+def _prompts(folder: Path) -> tuple[dict[str, str], str]:
+    """Query prompts by task and the passage prompt: those of encode_query and encode_document, which ignore `default_prompt_name`."""
+    path = folder / "config_sentence_transformers.json"
+    values: dict[str, Any] = read_json(path) if path.is_file() else {}
+    named: dict[str, str] = values.get("prompts") or {}
+    passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
+    queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}
+    if query := named.get("query"):
+        queries[ANY_TASK] = query
+    return queries, passage

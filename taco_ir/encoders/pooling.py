@@ -1,0 +1,101 @@
+"""Token ids to vectors, one way for training and for search: padding, the backbone's pass, pooling, head, length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.encoders.config import EncoderConfig
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+Ids = npt.NDArray[np.int64]
+TOKENIZED_AT_ONCE = 512
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None) -> tuple[list[Ids], int]:
+    """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large.
+
+    Args:
+        marker: a token to put at the front, behind a special token that is there; it counts.
+    """
+    tokenizer.enable_truncation(max_tokens - (marker is not None))
+    ids, cut = [], 0
+    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+        for encoding in tokenizer.encode_batch_fast(list(texts[start : start + TOKENIZED_AT_ONCE])):
+            ids.append(np.array(encoding.ids, dtype=np.int64))
+            cut += bool(encoding.overflowing)
+    if marker is not None:
+        place = leading_tokens(tokenizer)
+        ids = [np.insert(ids_L, place, marker) for ids_L in ids]
+    return ids, cut
+
+
+def leading_tokens(tokenizer: Tokenizer) -> int:
+    """Special tokens at the front of a text: one, or none as for T5."""
+    return tokenizer.encode("a").special_tokens_mask.index(0)
+
+
+def by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
+    """Positions in batches of similar length, longest first, at most `batch_size` texts and about `tokens` tokens each."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, min(batch_size, tokens // max(lengths[order[start]], 1)))
+        yield order[start : start + size]
+        start += size
+
+
+def pad(ids: Sequence[Ids], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, L] and attention mask [B, L], padded to the longest text."""
+    import torch
+
+    length = max(len(ids_L) for ids_L in ids)
+    ids_BL = np.full((len(ids), length), pad_id, dtype=np.int64)
+    mask_BL = np.zeros((len(ids), length), dtype=np.int64)
+    for row, ids_L in enumerate(ids):
+        ids_BL[row, : len(ids_L)] = ids_L
+        mask_BL[row, : len(ids_L)] = 1
+    return torch.from_numpy(ids_BL), torch.from_numpy(mask_BL)
+
+
+def embed(
+    backbone: torch.nn.Module,
+    config: EncoderConfig,
+    ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    head: torch.nn.Module | None = None,
+    **marks: Any,
+) -> torch.Tensor:
+    """Vectors [B, D] of padded texts, by the pooling, head and normalisation of `config`; `marks` as `RoleMarks.inputs` gives them."""
+    return pool(read(backbone, config, ids_BL, mask_BL, **marks).last_hidden_state, config, mask_BL, head)
+
+
+def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any) -> Any:
+    """What the backbone says of padded texts, as transformers gives it; with its decoder where `config` pools there."""
+    import torch
+
+    inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}
+    if config.pooling == "decoder":
+        start: int = backbone.config.decoder_start_token_id  # type: ignore[union-attr,assignment]
+        inputs["decoder_input_ids"] = torch.full_like(ids_BL[:, :1], start)
+    return backbone(**inputs)
+
+
+def pool(states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None) -> torch.Tensor:
+    """Vectors [B, D] of the last layer's states."""
+    import torch
+
+    if config.pooling == "mean":
+        weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLD.dtype)
+        vectors_BD = (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+    else:
+        vectors_BD = states_BLD[:, 0]
+    if head is not None:
+        vectors_BD = head(vectors_BD)
+    return torch.nn.functional.normalize(vectors_BD, dim=-1) if config.normalize else vectors_BD

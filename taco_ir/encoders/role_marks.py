@@ -1,0 +1,165 @@
+"""Marks of roles: how an encoder is told whether it reads a query, a passage, or a reader's question with a passage.
+
+Token types as BERT has for pairs of texts, a reserved token at the front, a learned vector that is added to the word
+embeddings, or modules of tuning, one for each role, on a backbone that trains with them: deep prompts or adapters. Which one is
+part of a checkpoint's configuration, so that whoever encodes marks alike. Ours, for ROM (Fun, Gandhi, Ravi, 2021), whose
+encoders of queries, passages and both are one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from taco_ir.core.files import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+    from taco_ir.encoders.adapters.adapted import Tuning
+
+NONE = "none"
+# marks that are modules, and their methods of tuning; a prompt's is the one that leaves texts all of the backbone's positions
+MODULES = {"prompt": "prefix", "adapter": "adapter"}
+ROLE_MARKS = (NONE, "token_type", "marker", "embedding", *MODULES)
+QUERY, PASSAGE, READER = range(3)
+MODULE_NAMES = ("queries", "passages", "reader")
+ROLE_FILE = "roles.safetensors"
+# reserved tokens of a query, a passage and a reader's input: of BERT's, T5's and RoBERTa's vocabularies
+MARKERS = (
+    ("[unused1]", "[unused2]", "[unused3]"),
+    ("<extra_id_97>", "<extra_id_98>", "<extra_id_99>"),
+    ("madeupword0000", "madeupword0001", "madeupword0002"),
+)
+DEVIATION = 0.02  # of new vectors, as BERT's embeddings
+
+
+class RoleMarks:
+    """The marks of one backbone's texts.
+
+    Args:
+        kind: one of ROLE_MARKS.
+        learned: what `new_learned` or `load_learned` gave for this backbone.
+
+    Raises:
+        InputError: for a backbone or tokenizer that cannot be marked so.
+    """
+
+    def __init__(self, kind: str, backbone: Any, tokenizer: Tokenizer, learned: torch.nn.Module | None = None) -> None:
+        self._kind = kind
+        self._backbone = backbone
+        self._learned = learned
+        self._markers: list[int] = []
+        described = backbone.config
+        if kind == "token_type" and (types := getattr(described, "type_vocab_size", 0)) < 2:
+            raise InputError(
+                f"roles is token_type; a {described.model_type} model has {'one token type' if types else 'no token types'}, and 2 are needed,"
+                " as BERT and ELECTRA have; roles embedding needs none"
+            )
+        if kind == "marker":
+            found = ([number for name in names if (number := tokenizer.token_to_id(name)) is not None] for names in MARKERS)
+            self._markers = next((ids for ids in found if len(ids) == 3), [])
+            if not self._markers:
+                first = ", ".join(names[0] for names in MARKERS)
+                raise InputError(
+                    f"roles is marker; the tokenizer has no reserved tokens ({first} and the two after it); roles embedding needs none"
+                )
+
+    @property
+    def modules(self) -> Tuning | None:
+        """The modules of the roles, of which `inputs` chooses one; None for other marks."""
+        return cast("Tuning", self._learned) if self._kind in MODULES else None
+
+    def marker(self, role: int) -> int | None:
+        """The token at the front of a text; None: none."""
+        return self._markers[role] if self._markers else None
+
+    def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
+        """What the backbone is given beside, or instead of, the ids. Modules of a role are in use from now on.
+
+        Args:
+            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have modules. A reader's tokens have
+                their own role but with token types, of which there are two: those of its question are a query's, the others a passage's.
+        """
+        if self._kind == "token_type":
+            return {"token_type_ids": role_BL.to(ids_BL.device).expand(ids_BL.shape)}
+        if self._kind == "embedding" and self._learned is not None:
+            words_BLE = self._backbone.get_input_embeddings()(ids_BL)
+            return {"input_ids": None, "inputs_embeds": words_BLE + self._learned(role_BL.to(ids_BL.device))}
+        if self.modules is not None:
+            (role,) = set(role_BL.flatten().tolist())
+            self.modules.use(MODULE_NAMES[role])
+        return {}
+
+    def of_reader(self, asked: list[int], length: int) -> torch.Tensor:
+        """Roles [N, L] of readers' inputs, the first `asked` tokens of which are the question."""
+        import torch
+
+        if self._kind != "token_type":
+            return torch.full((len(asked), 1), READER)
+        return (torch.arange(length) >= torch.tensor(asked)[:, None]).long()
+
+
+def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
+    """What marks of a kind have to learn: a vector for each role, as wide as the word embeddings, or its module; None: nothing.
+
+    Raises:
+        InputError: for modules on a backbone whose hook points are not known.
+    """
+    import torch
+
+    if kind in MODULES:
+        return _new_modules(kind, backbone)
+    if kind != "embedding":
+        return None
+    vectors = torch.nn.Embedding(3, backbone.get_input_embeddings().embedding_dim)
+    torch.nn.init.normal_(vectors.weight, std=DEVIATION)
+    return vectors
+
+
+def _new_modules(kind: str, backbone: Any) -> Tuning:
+    """Of the method's own width, on a backbone that trains with them."""
+    from taco_ir.encoders.adapters.adapted import Tuning
+    from taco_ir.encoders.adapters.hook_points import shape_of
+    from taco_ir.encoders.adapters.sizes import width_of
+
+    method = MODULES[kind]
+    try:
+        modules = Tuning(backbone, method, width_of(method, shape_of(backbone), 0, ""), MODULE_NAMES)
+    except InputError as error:
+        raise InputError(f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding needs none") from error
+    backbone.requires_grad_(True)
+    return modules
+
+
+def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
+    """That of a checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    import torch
+    from safetensors.torch import load_file
+
+    learned = new_learned(kind, backbone)
+    if learned is None:
+        return None
+    path, own = folder / ROLE_FILE, _tensors(learned)
+    found = load_file(path) if path.is_file() else {}
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
+        name, value = next(iter(own.items()))
+        raise InputError(f"{path}: {len(own)} tensors of roles {kind} on this backbone are needed, such as {name!r} of {list(value.shape)}")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(found[name])
+    return learned
+
+
+def save_learned(learned: torch.nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}, folder / ROLE_FILE)
+
+
+def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
+    """By name, as their file has them."""
+    from taco_ir.encoders.adapters.adapted import Tuning
+
+    return dict(learned.named_tensors() if isinstance(learned, Tuning) else learned.state_dict())

@@ -1,0 +1,124 @@
+"""KILT's page-level retrieval measures, over evidence sets (Petroni et al. 2021, section 5).
+
+They differ from trec_eval's, which judge against the union of the evidence sets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.types import Names, Query, Ranking, Run
+
+PageOf = Callable[[Iterable[str]], Mapping[str, str]]
+
+R_PRECISION = "Rprec"
+AT_K = ("recall", "success", "precision")
+
+
+class _Judged(NamedTuple):
+    """What the measures need of one ranking.
+
+    `sets` counts the distinct evidence sets; `complete_ranks` are the ranks (from 0, ascending) of the complete ones in
+    KILT's list of entries, where a page outside every set is one entry and a set is one entry, at its last retrieved page.
+    """
+
+    sets: int
+    r_precision: float
+    complete_ranks: list[int]
+
+
+def _judge(ranking: Sequence[str], query: Query) -> _Judged:
+    sets = list(dict.fromkeys([frozenset(evidence.pages) for evidence in query.evidence]))
+    found = frozenset().union(*sets).intersection(ranking)
+    if not found:
+        return _Judged(len(sets), 0.0, [])
+    position_of = {page: ranking.index(page) for page in found}
+    positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
+    r_precision = max([_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages])
+    ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
+    judged = sorted(position_of.values())
+    # entries before a set: the sets that end before it, and the pages before its end that are in no set
+    ranks = [
+        entry + end - bisect_left(judged, end) for entry, (end, index) in enumerate(ends) if len(positions_S[index]) == len(sets[index])
+    ]
+    return _Judged(len(sets), r_precision, ranks)
+
+
+def _below(limit: int, positions: list[int]) -> int:
+    """How many positions are less than `limit`; with a list, which is faster for a handful than a generator."""
+    return sum([position < limit for position in positions])
+
+
+def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]) -> dict[str, dict[str, float]]:
+    """Measure -> qid -> value, equal to those of KILT's own script.
+
+    Args:
+        rankings: qid -> pages, best first, none twice (`page_run` sees to it). A query that is missing scores 0.
+        queries: evidence sets with the same pages count once; a query without evidence scores 0.
+        measures: `Rprec`, or `recall`, `success` or `precision` with `@k`.
+
+    Raises:
+        InputError: for a measure that is none of these.
+    """
+    cutoffs = {measure: _cutoff(measure) for measure in measures}
+    with collector_paused():
+        judged_Q = [_judge(list(rankings.get(query.qid, ())), query) for query in queries]
+    sets_Q = np.array([max(judged.sets, 1) for judged in judged_Q])
+    complete = [(row, rank) for row, judged in enumerate(judged_Q) for rank in judged.complete_ranks]
+    rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T  # one element per complete evidence set
+    scores = {}
+    for measure, (kind, k) in cutoffs.items():
+        if kind == R_PRECISION:
+            values = [judged.r_precision for judged in judged_Q]
+        else:
+            complete_Q = np.bincount(rows_E[ranks_E < k], minlength=len(queries))
+            values = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}[kind].tolist()
+        scores[measure] = {query.qid: value for query, value in zip(queries, values, strict=True)}
+    return scores
+
+
+def _cutoff(measure: str) -> tuple[str, int]:
+    """Kind and k of a measure; k is 0 for R-precision."""
+    kind, _, k = measure.partition("@")
+    if measure != R_PRECISION and not (kind in AT_K and k.isdecimal() and int(k) > 0):
+        raise InputError(f"measure {measure!r} is not one of KILT's: {R_PRECISION}, {', '.join(f'{kind}@k' for kind in AT_K)} (k from 1)")
+    return kind, int(k or 0)
+
+
+def page_run(run: Run, page_of: PageOf) -> Run:
+    """The pages of a run's hits, best first, each page once.
+
+    Args:
+        page_of: gives the page of every docid that it is asked for; asked once, and not at all for a run of pages.
+
+    Raises:
+        InputError: naming the first docid that `page_of` does not know.
+    """
+    if run.level == "page":
+        return run
+    pages = page_of(dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids))
+    try:
+        rankings = {qid: ranked(dict.fromkeys([pages[docid] for docid in ranking.docids])) for qid, ranking in run.rankings.items()}
+    except KeyError as error:
+        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
+    return Run(rankings, level="page")
+
+
+def ranked(pages: Collection[str]) -> Ranking:
+    """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
+    return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
+
+
+@cache
+def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
+    """-1 ... -hits; one array, not writable, for all rankings of a length."""
+    scores_K = -np.arange(1, hits + 1, dtype=np.float32)
+    scores_K.flags.writeable = False
+    return scores_K

@@ -1,0 +1,100 @@
+"""Run files as the user names them, files and folders, sorted by system and topics."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Run
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.evaluation.run_formats import read_run
+
+PASSAGE_RUNS = (".trec", ".tsv")  # as search names them: TREC's and MS MARCO's
+RUN_SUFFIXES = (*PASSAGE_RUNS, ".jsonl", ".run", ".txt", ".res")
+Systems = dict[str, dict[str, Run]]  # system -> topics -> run
+
+
+class RunFile(NamedTuple):
+    """A run file as it was given, its system, and its runs by topics."""
+
+    path: Path
+    system: str
+    runs: dict[str, Run]
+
+
+def run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
+    """Every run file once (by its real path): as it was given, and its system's name where a folder names it. Raises: InputError."""
+    found: dict[Path, tuple[Path, str | None]] = {}
+    for path in paths:
+        if not path.is_dir():
+            found.setdefault(path.resolve(), (path, None))
+            continue
+        files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
+        if not files:
+            raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
+        for file in files:
+            found.setdefault(file.resolve(), (file, path.resolve().name))
+    return found
+
+
+def read_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
+    """Read run files, by real path. Raises: InputError for a file that belongs to none of the topics."""
+    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in run_files(paths).items()}
+
+
+def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
+    """Sort runs by system and topics.
+
+    Raises:
+        InputError: for two runs of one system for the same topics, or a system that lacks some of the topics.
+    """
+    systems: dict[str, dict[str, Run]] = defaultdict(dict)
+    for path, name, runs in files:
+        if twice := systems[name].keys() & runs.keys():
+            raise InputError(f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
+        systems[name] |= runs
+    for name, runs in systems.items():
+        if lacking := [topic.name for topic in topics if topic.name not in runs]:
+            raise InputError(f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics")
+    return dict(systems)
+
+
+def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str, dict[str, Run]]:
+    """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
+    run = read_run(path)
+    for topic in topics:
+        if path.name.startswith(f"{topic.name}."):
+            return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
+    known = {query.qid for topic in topics for query in topic.queries}
+    if foreign := [qid for qid in run.rankings if qid not in known]:
+        raise InputError(
+            f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}"
+        )
+    return named or path.stem, {topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics}
+
+
+def _only(run: Run, qids: Mapping[str, None]) -> Run:
+    return run._replace(rankings={qid: ranking for qid, ranking in run.rankings.items() if qid in qids})
+
+
+def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
+    """Raise InputError for docids, or pages of a run of pages, that the collection lacks: the run is of another one."""
+    docids: dict[str, None] = {}
+    for ranking in run.rankings.values():
+        docids.update(dict.fromkeys(ranking.docids))
+    names = list(docids)
+    what = "docids"
+    if run.level == "page":
+        what, missing = "pages", collection.passages.missing_pages(names)
+    else:
+        missing = [names[place] for place in np.flatnonzero(collection.passages.rows(names) < 0).tolist()]
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} of {len(names)} {what}, first {missing[0]!r}, are not in collection {collection.name}; "
+            "it is a run of another collection"
+        )

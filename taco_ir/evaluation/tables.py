@@ -1,0 +1,148 @@
+"""One table, four forms: plain text for a terminal, markdown, JSON and LaTeX."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from taco_ir.core.files import InputError
+
+
+class Marked(NamedTuple):
+    """A number with a mark behind it, such as one of significance."""
+
+    value: float
+    mark: str
+
+
+class PValue(float):
+    """A p-value, which is never 0 and is not shown as if it were."""
+
+
+Cell = str | float | int | Marked | None
+Escape = Callable[[str], str]
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {mark: f"\\{mark}" for mark in "&%$#_{}"}
+
+
+class Table(NamedTuple):
+    """Rows under a header; None is a value that does not exist.
+
+    The largest number of each column named in `best` is bold where the form has that.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    best: Sequence[str] = ()
+
+
+def without_empty(table: Table, name: str) -> Table:
+    """The table without the column `name` (which is not among `best`), if no row has a value there."""
+    place = table.header.index(name)
+    if any(row[place] is not None for row in table.rows):
+        return table
+    left = [column for column in range(len(table.header)) if column != place]
+    return table._replace(header=[table.header[column] for column in left], rows=[[row[column] for column in left] for row in table.rows])
+
+
+def render(table: Table, form: str) -> str:
+    """The table as text that ends in a newline. Numbers have three decimals, in JSON all of them.
+
+    Raises:
+        InputError: for a form that is not in FORMS.
+        ValueError: for a repeated header, a row of another length, or a `best` that is no header.
+    """
+    if form not in FORMS:
+        raise InputError(f"format {form!r} is not known; allowed: {', '.join(FORMS)}")
+    if len(set(table.header)) < len(table.header) or not set(table.best) <= set(table.header):
+        raise ValueError(f"table {table.title!r}: header {list(table.header)} must have no repeats and hold {list(table.best)}")
+    if wrong := [row for row in table.rows if len(row) != len(table.header)]:
+        raise ValueError(f"table {table.title!r}: row {wrong[0]} does not fit the header {list(table.header)}")
+    return FORMS[form](table)
+
+
+def _plain(table: Table) -> str:
+    rows = _texts(table, _one_line, str)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
+    rows.insert(1, ["-" * width for width in widths])
+    places = list(zip(widths, _numeric_columns(table), strict=True))
+    lines = ["  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in zip(row, places, strict=True)) for row in rows]
+    title = [_one_line(table.title)] if table.title else []
+    return "".join(f"{line.rstrip()}\n" for line in [*title, *lines])
+
+
+def _markdown(table: Table) -> str:
+    rows = _texts(table, escape_markdown, lambda text: f"**{text}**")
+    rule = ["---:" if right else "---" for right in _numeric_columns(table)]
+    title = f"{escape_markdown(table.title)}\n\n" if table.title else ""
+    return title + "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
+
+
+def _latex(table: Table) -> str:
+    rows = _texts(table, _escape_latex, lambda text: f"\\textbf{{{text}}}")
+    columns = "".join("r" if right else "l" for right in _numeric_columns(table))
+    body = [" & ".join(row) + r" \\" for row in rows]
+    caption = [f"\\caption{{{_escape_latex(table.title)}}}"] if table.title else []
+    head = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", *caption, f"\\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    return "\n".join([*head, body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _json(table: Table) -> str:
+    cells = [[cell._asdict() if isinstance(cell, Marked) else cell for cell in row] for row in table.rows]
+    rows = [dict(zip(table.header, row, strict=True)) for row in cells]
+    value = {"title": table.title, "header": list(table.header), "rows": rows}
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMS: dict[str, Callable[[Table], str]] = {"table": _plain, "markdown": _markdown, "json": _json, "latex": _latex}
+
+
+def _texts(table: Table, escape: Escape, bold: Escape) -> list[list[str]]:
+    """Header and rows as escaped texts, the best of a column (ties as shown) in bold."""
+    numbers = [[_number(cell) for cell in row] for row in table.rows]
+    best = {}
+    for column, name in enumerate(table.header):
+        values = [value for row in numbers if (value := row[column]) is not None]
+        if name in table.best and values:
+            best[column] = show(max(values))
+    texts = [[escape(name) for name in table.header]]
+    for row, values_of_row in zip(table.rows, numbers, strict=True):
+        texts.append([])
+        for column, (cell, value) in enumerate(zip(row, values_of_row, strict=True)):
+            if value is None:
+                texts[-1].append("-" if cell is None else escape(str(cell)))
+                continue
+            shown = bold(show(value)) if best.get(column) == show(value) else show(value)
+            texts[-1].append(shown + (escape(cell.mark) if isinstance(cell, Marked) else ""))
+    return texts
+
+
+def _number(cell: Cell) -> float | int | None:
+    if isinstance(cell, Marked):
+        return cell.value
+    return cell if isinstance(cell, float | int) else None
+
+
+def show(value: float | int) -> str:
+    if isinstance(value, PValue) and value < 0.0005:
+        return f"{value:.0e}"
+    return str(value) if isinstance(value, int) else f"{value:z.3f}"
+
+
+def _numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold no text, so that they are aligned to the right."""
+    return [not any(isinstance(row[column], str) for row in table.rows) for column in range(len(table.header))]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<|])", r"\\\1", _one_line(text))
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in _one_line(text))

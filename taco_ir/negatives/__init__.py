@@ -1,0 +1,1 @@
+"""Hard negatives of training queries: mined, filtered, merged, kept, audited."""

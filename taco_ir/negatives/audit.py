@@ -1,0 +1,186 @@
+"""The audit of a negatives file: what `evaluation.audit` counts, read from the file that was written, and examples to read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taco_ir.core.files import collector_paused, writing
+from taco_ir.core.types import Passage, Query, Ranking
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.data.topics import json_lines
+from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task
+from taco_ir.negatives.audit_page import html, markdown
+from taco_ir.negatives.audit_sources import audit_sources
+from taco_ir.negatives.file import NegativesHeader, read_sources
+from taco_ir.negatives.filters import AnswerTexts, gold_of
+from taco_ir.negatives.miner import WITHOUT_SPANS, Retrieved, answers_of, audit_paths, canonical_name
+from taco_ir.retrieval.snippets import snippet
+
+EXAMPLES = 20  # of all tasks together
+SHOWN = 3  # gold passages and negatives of an example, each at most
+MARKS = ("«", "»")  # around a query's words in a snippet: the same in Markdown and HTML
+
+
+def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path) -> Audit:
+    """Audit the negatives in `output`, write the report in both forms beside it, and return it.
+
+    Args:
+        topics: those that were mined, in the order of the file.
+        retrieved: what `mine_file` saw of them, by each source.
+    """
+    sources = read_sources(output)
+    names = source_names(sources)
+    lines = json_lines(output)
+    next(lines)
+    by_name = {canonical_name(collection, topic): topic for topic in topics}
+    tasks: list[TaskAudit] = []
+    by_source: list[SourceAudit] = []
+    examples: list[Example] = []
+    for name, of_topics in groupby((row for _, row in lines), key=lambda row: str(row["topics"])):
+        with collector_paused():
+            task = _Task(collection, by_name[name], Kept.of(of_topics, len(sources)), retrieved[name], names)
+            tasks.append(task.count())
+            by_source += task.count_by_source()
+            drawn = random.Random(f"{sources[0].seed} {name}")
+            examples += task.examples(drawn, _quota(len(by_name), len(tasks) - 1))
+    report = Audit(f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source)
+    for path, text in zip(audit_paths(output), (markdown(report), html(report)), strict=True):
+        with writing(path) as sink:
+            sink.write(text)
+    return report
+
+
+def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
+    """What each source is called; several are numbered, as two models may have one name."""
+    return [f"{number} {each.source}" for number, each in enumerate(sources, 1)] if len(sources) > 1 else [sources[0].source]
+
+
+class Kept(NamedTuple):
+    """The negatives of a topics by qid: in the order of the file, and those of each source with its scores; and, of several, who holds what."""
+
+    together: dict[str, Ranking]
+    by_source: list[dict[str, Ranking]]
+    held_by: dict[tuple[str, str], list[int]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], sources: int) -> Kept:
+        kept = cls({}, [{} for _ in range(sources)], {})
+        for row in rows:
+            qid, docids, scores = str(row["qid"]), row["docids"], row["scores"]
+            if sources == 1:
+                kept.together[qid] = kept.by_source[0][qid] = Ranking.of(docids, scores)
+                continue
+            found: list[dict[str, float]] = [{} for _ in range(sources)]
+            for docid, places, scored in zip(docids, row["sources"], scores, strict=True):
+                kept.held_by[qid, docid] = places
+                for place, score in zip(places, scored, strict=True):
+                    found[place][docid] = score
+            kept.together[qid] = Ranking(docids, np.array([scored[0] for scored in scores], dtype=np.float32))
+            for rankings, own in zip(kept.by_source, found, strict=True):
+                rankings[qid] = Ranking.of(list(own), list(own.values()))
+        return kept
+
+
+def _quota(tasks: int, place: int) -> int:
+    """Examples of the task at `place`, so that all tasks together have EXAMPLES."""
+    return EXAMPLES // tasks + (place < EXAMPLES % tasks)
+
+
+def _notes(collection: Collection, sources: Sequence[NegativesHeader], names: Sequence[str]) -> list[str]:
+    notes = [f"collection {collection.name} (fingerprint {sources[0].collection})"]
+    for header, name in zip(sources, names, strict=True):
+        notes += [
+            f"mined from {name}" + (f", encoder {header.checkpoint}" if header.checkpoint else ""),
+            f"ranks {header.skip + 1} to {header.depth}, at most {header.keep} negatives a query, filters: {', '.join(header.filters)}",
+        ]
+    return [*notes, f"examples drawn with seed {sources[0].seed}"]
+
+
+class _Task:
+    """One topics' negatives with the passages that they name."""
+
+    def __init__(self, collection: Collection, topics: Topics, kept: Kept, retrieved: Sequence[Retrieved], names: Sequence[str]) -> None:
+        self._collection, self._topics, self._retrieved, self._names = collection, topics, retrieved, names
+        self._all, self._kept = kept, kept.together
+        docids = list(dict.fromkeys(docid for ranking in self._kept.values() for docid in ranking.docids))
+        self._page_of = collection.passages.page_of(docids)
+        self._passages = collection.passages.get(docids)
+        self._texts = AnswerTexts(self._passages)
+        self._answers = {query.qid: answers_of(query, topics.task) for query in topics.queries}
+
+    def count(self) -> TaskAudit:
+        """Counts over all negatives; margins only where there is one source, as those of several have several scales."""
+        if len(self._names) == 1:
+            return self._count(self._kept, self._retrieved[0])
+        seen, dropped = sum(each.seen for each in self._retrieved), sum(each.on_gold for each in self._retrieved)
+        return self._count(self._kept, Retrieved(seen, dropped, {}, sum(each.lost for each in self._retrieved)))
+
+    def count_by_source(self) -> list[SourceAudit]:
+        """Counts over the negatives of each source, where there are several."""
+        if len(self._names) == 1:
+            return []
+        kept = self._all.by_source
+        return audit_sources([self._count(own, seen) for own, seen in zip(kept, self._retrieved, strict=True)], self._names, kept)
+
+    def _count(self, kept: Mapping[str, Ranking], retrieved: Retrieved) -> TaskAudit:
+        return audit_task(
+            self._topics.name,
+            self._topics.queries,
+            kept,
+            self._page_of,
+            retrieved.gold_scores,
+            (retrieved.seen, retrieved.on_gold, retrieved.lost),
+            None if self._topics.task in WITHOUT_SPANS else self._has_answer,
+        )
+
+    def _has_answer(self, query: Query, docid: str) -> bool:
+        answers = self._answers[query.qid]
+        return bool(answers) and self._texts.holds(docid, answers)
+
+    def examples(self, drawn: random.Random, count: int) -> Iterator[Example]:
+        """Up to `count` queries that have negatives."""
+        queries = [query for query in self._topics.queries if query.qid in self._kept and self._kept[query.qid].docids]
+        queries = drawn.sample(queries, min(count, len(queries)))
+        gold = self._gold(queries)
+        for query in queries:
+            ranking = self._kept[query.qid]
+            negatives = [
+                self._shown(query, self._passages[docid], float(score))._replace(source=self._holders(query, docid))
+                for docid, score in zip(ranking.docids[:SHOWN], ranking.scores, strict=False)
+            ]
+            found = [each.gold_scores.get(query.qid) for each in self._retrieved]
+            if len(found) == 1:
+                yield Example(self._topics.name, query, found[0], gold[query.qid], negatives)
+            else:
+                by_source = list(zip(self._names, found, strict=True))
+                yield Example(self._topics.name, query, None, gold[query.qid], negatives, by_source)
+
+    def _holders(self, query: Query, docid: str) -> str:
+        """Names of the sources that hold a negative, the one whose score is shown first; nothing where there is one source."""
+        return ", ".join(self._names[place] for place in self._all.held_by.get((query.qid, docid), ()))
+
+    def _shown(self, query: Query, passage: Passage, score: float | None) -> Shown:
+        has_answer = passage.docid in self._passages and self._has_answer(query, passage.docid)
+        around = " ".join(query.answers) if has_answer else query.plain_text
+        return Shown(score, passage.docid, passage.title, snippet(around, passage.text, marks=MARKS), has_answer)
+
+    def _gold(self, queries: Sequence[Query]) -> dict[str, list[Shown]]:
+        """Gold passages of each query, the first few; of pages that count as a whole, their first passages."""
+        store = self._collection.passages
+        gold = {query.qid: gold_of(query, {}) for query in queries}
+        of_page = store.docids_of({page for each in gold.values() for page in each.whole_pages})
+        named = {}
+        for query in queries:
+            docids = [docid for evidence in query.evidence for docid in evidence.passages]
+            docids += [docid for page in sorted(gold[query.qid].whole_pages) for docid in of_page[page]]
+            rows = store.rows(docids)
+            held = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
+            named[query.qid] = list(dict.fromkeys(held))[:SHOWN]
+        passages = store.get(list(dict.fromkeys(docid for docids in named.values() for docid in docids)))
+        return {query.qid: [self._shown(query, passages[docid], None) for docid in named[query.qid]] for query in queries}

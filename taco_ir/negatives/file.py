@@ -1,0 +1,222 @@
+"""Hard negatives of training queries on disk: JSON lines, the first a header that says how they were mined.
+
+{"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": "0123456789abcdef", "depth": 100, ...}
+{"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "scores": [11.5, 10.25]}
+
+Merged from several sources, the header lists what each one's own file would begin with, and every docid has the sources that
+hold it, by their places in that list, and its score in each:
+
+{"taco_ir_negatives": 2, "sources": [{"source": "bm25", ...}, {"source": "dense", ...}]}
+{"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.75, 10.25]]}
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsFloat
+
+import orjson
+
+from taco_ir.core.files import InputError, collector_paused, fingerprint, writing
+from taco_ir.core.tasks import TOPICS, TopicsName, canonical_task
+from taco_ir.data.examples import TrainExample
+from taco_ir.data.topics import json_lines
+
+log = logging.getLogger("taco_ir")
+
+FORMAT_KEY = "taco_ir_negatives"
+ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format
+KINDS = {"a string": str, "a whole number": int, "a list": list}
+HEADER_KINDS = {
+    "source": "a string",
+    "checkpoint": "a string",
+    "collection": "a string",
+    "depth": "a whole number",
+    "skip": "a whole number",
+    "keep": "a whole number",
+    "filters": "a list",
+    "seed": "a whole number",
+    "queries": "a string",
+}
+ROW_KINDS = {"topics": "a string", "qid": "a string", "docids": "a list", "scores": "a list"}
+MERGED_HEADER_KINDS = {"sources": "a list"}
+MERGED_ROW_KINDS = ROW_KINDS | {"sources": "a list"}
+Rows = Iterable[tuple[str, str, Sequence[str], Iterable[SupportsFloat]]]
+MergedRows = Iterable[tuple[str, str, Sequence[str], Sequence[Sequence[int]], Sequence[Sequence[float]]]]
+
+
+class NegativesHeader(NamedTuple):
+    """How the negatives were mined.
+
+    Attributes:
+        source: the retriever (`bm25`, `dense`, ...).
+        checkpoint: fingerprint of the encoder that retrieved, "" where none did.
+        collection: fingerprint of the passages.
+        depth: hits looked at per query.
+        skip: best hits passed over.
+        keep: negatives kept per query at most.
+        filters: names of the rules that dropped hits.
+        seed: of whatever was drawn.
+        queries: fingerprint of those that were mined, with their evidence ("" where that is not known).
+    """
+
+    source: str
+    checkpoint: str
+    collection: str
+    depth: int
+    skip: int
+    keep: int
+    filters: tuple[str, ...]
+    seed: int
+    queries: str = ""
+
+
+class Negatives(NamedTuple):
+    """`docids[topics name][qid]`, hardest first; topics named canonically (`nq-train`). `sources` says how each source's were mined."""
+
+    sources: tuple[NegativesHeader, ...]
+    docids: dict[str, dict[str, list[str]]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of how they were mined, whatever the queries."""
+        return fingerprint([header._replace(queries="") for header in self.sources])
+
+    @property
+    def header(self) -> NegativesHeader:
+        """The header of negatives from one source. Raises: ValueError for several."""
+        (header,) = self.sources
+        return header
+
+
+def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
+    """Write rows of (topics name, qid, docids hardest first, their scores); the file is whole or absent."""
+    with writing(path, "wb") as sink:
+        sink.write(orjson.dumps({FORMAT_KEY: ONE_SOURCE, **header._asdict()}) + b"\n")
+        for topics, qid, docids, scores in rows:
+            row = {"topics": topics, "qid": qid, "docids": list(docids), "scores": [float(score) for score in scores]}
+            sink.write(orjson.dumps(row) + b"\n")
+
+
+def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
+    """Write rows of (topics name, qid, docids, places in `sources` of those that hold each, its score in each of these)."""
+    with writing(path, "wb") as sink:
+        sink.write(orjson.dumps({FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}) + b"\n")
+        for topics, qid, docids, held_by, scores in rows:
+            row = {"topics": topics, "qid": qid, "docids": docids, "sources": held_by, "scores": scores}
+            sink.write(orjson.dumps(row) + b"\n")
+
+
+def read_negatives(path: Path, collection: str | None) -> Negatives:
+    """Read a negatives file; `collection` is the fingerprint of the passages it must be of, None for any.
+
+    Raises:
+        InputError: naming file and line for a missing header, a missing, unknown or ill-typed key, a name of no topics,
+            docids or queries given twice, or a file mined from another collection.
+    """
+    lines = json_lines(path)
+    sources = _headers(path, *next(lines, (1, {})))
+    if other := [header.collection for header in sources if collection not in {None, header.collection}]:
+        raise InputError(f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it")
+    found: dict[str, dict[str, list[str]]] = {}
+    known: dict[str, str] = {}  # one string per docid: a passage is a negative of many queries
+    with collector_paused():
+        for number, row in lines:
+            topics, qid, docids = _row(f"{path}, line {number}", row, len(sources))
+            of_topics = found.setdefault(topics, {})
+            if qid in of_topics:
+                raise InputError(
+                    f"{path}, line {number}: query {qid!r} of {topics} has its negatives on an earlier line; one line is allowed"
+                )
+            of_topics[qid] = [known.setdefault(docid, docid) for docid in docids]
+    return Negatives(sources, found)
+
+
+def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
+    """How the negatives of each source were mined. Raises: InputError for a file that does not begin as one of negatives."""
+    return _headers(path, *next(json_lines(path), (1, {})))
+
+
+def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
+    """Examples of `topics` with what was mined for them; says how many have none."""
+    mined = negatives.docids.get(str(topics), {})
+    found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
+    if bare := sum(not example.negatives for example in found):
+        log.warning("%s: %d of %d examples have no mined negatives", topics, bare, len(found))
+    return found
+
+
+def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[NegativesHeader, ...]:
+    where = f"{path}, line {number}"
+    if FORMAT_KEY not in record:
+        raise InputError(f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}')
+    if (version := record.pop(FORMAT_KEY)) not in (ONE_SOURCE, SEVERAL_SOURCES):
+        raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {ONE_SOURCE} and {SEVERAL_SOURCES}")
+    if version == ONE_SOURCE:
+        return (_header(where, record),)
+    _check(where, record, MERGED_HEADER_KINDS)
+    if len(record["sources"]) < 2 or not all(isinstance(each, dict) for each in record["sources"]):
+        raise InputError(f"{where}: sources is {str(record['sources'])[:80]}; a list of at least two objects is needed")
+    sources = tuple(_header(f"{where}, source {place}", each) for place, each in enumerate(record["sources"], 1))
+    if len(collections := {header.collection for header in sources}) > 1:
+        raise InputError(f"{where}: sources of several collections ({', '.join(sorted(collections))}); one is allowed")
+    return sources
+
+
+def _header(where: str, record: dict[str, Any]) -> NegativesHeader:
+    _check(where, record, HEADER_KINDS)
+    if not all(isinstance(name, str) for name in record["filters"]):
+        raise InputError(f"{where}: filters is {record['filters']!r}; a list of strings is needed")
+    return NegativesHeader(**{**record, "filters": tuple(record["filters"])})
+
+
+def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[str]]:
+    """Canonical topics name, qid and docids of a line."""
+    _check(where, row, ROW_KINDS if sources == 1 else MERGED_ROW_KINDS)
+    docids, scores = row["docids"], row["scores"]
+    if not (matched := TOPICS.fullmatch(row["topics"])):
+        raise InputError(f"{where}: topics {row['topics']!r}; a name such as nq-train is needed")
+    if not all(isinstance(docid, str) and docid for docid in docids):
+        raise InputError(f"{where}: docids {str(docids)[:80]}; non-empty strings are needed")
+    if len(set(docids)) < len(docids):
+        twice = next(docid for place, docid in enumerate(docids) if docid in docids[:place])
+        raise InputError(f"{where}: docid {twice!r} is given twice for query {row['qid']!r}; once is allowed")
+    if sources > 1:
+        _check_labels(where, row, sources)
+    elif len(scores) != len(docids) or not all(_is_number(score) for score in scores):
+        raise InputError(f"{where}: scores {str(scores)[:80]}; one number for each of the {len(docids)} docids is needed")
+    return str(TopicsName(canonical_task(matched["task"]), matched["split"])), row["qid"], docids
+
+
+def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
+    """Raise InputError unless each docid has its sources, each once, and a score for each of them."""
+    docids, labels, scores = row["docids"], row["sources"], row["scores"]
+    if len(labels) != len(docids) or not all(isinstance(each, list) and each and _are_places(each, sources) for each in labels):
+        raise InputError(
+            f"{where}: sources {str(labels)[:80]}; for each of the {len(docids)} docids a list of numbers from 0 to {sources - 1}, each once, is needed"
+        )
+    given = [len(each) if isinstance(each, list) and all(map(_is_number, each)) else -1 for each in scores]
+    if given != [len(each) for each in labels]:
+        raise InputError(
+            f"{where}: scores {str(scores)[:80]}; for each of the {len(docids)} docids one number for each of its sources is needed"
+        )
+
+
+def _are_places(values: Sequence[Any], count: int) -> bool:
+    return all(type(value) is int and 0 <= value < count for value in values) and len(set(values)) == len(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _check(where: str, record: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """Raise InputError unless `record` has exactly the keys of `kinds`, each of its kind."""
+    if record.keys() != kinds.keys():
+        missing, unknown = [key for key in kinds if key not in record], [key for key in record if key not in kinds]
+        raise InputError(f"{where}: keys missing {missing}, unknown {unknown}; needed are {list(kinds)}")
+    for key, kind in kinds.items():
+        if not isinstance(record[key], KINDS[kind]) or isinstance(record[key], bool):
+            raise InputError(f"{where}: {key} is {str(record[key])[:80]!r}; {kind} is needed")

@@ -1,0 +1,1 @@
+"""The reader: question and passages in, the span that answers out."""

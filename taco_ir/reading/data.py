@@ -1,0 +1,178 @@
+"""Topics with answers and a collection -> what a reader learns from: gold passages with every span that answers, and passages without one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
+
+from taco_ir.core.files import InputError
+from taco_ir.core.tasks import TopicsName, canonical_task
+from taco_ir.core.types import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, Passage, Query, normal_answer
+from taco_ir.data.collection import Collection
+from taco_ir.data.examples import TrainExample, read_examples
+from taco_ir.negatives.file import Negatives, with_negatives
+
+log = logging.getLogger("taco_ir")
+Span = tuple[int, int]  # first character of an answer in its passage, and the one behind the last
+WORD = re.compile(r"\S+")
+# where an answer may begin and end: not inside 1,000 or U.S.A, but inside New York-based and Obama's
+BEFORE, AFTER = re.compile(r"(?<!\w)(?<!\w[.,:])"), re.compile(r"(?!\w|[.,:]\w)")
+
+
+class ReadingCounts(NamedTuple):
+    """What became of a task's train queries.
+
+    Attributes:
+        queries: in the topics.
+        kept: with an answer in a gold passage.
+        unanswered: dropped, since the record names no answer.
+        verdicts: dropped, since its answer is a verdict, which a passage holds by chance only.
+        no_passage: dropped, since no gold passage is in the collection.
+        not_found: dropped, since no gold passage holds an answer.
+        negatives_dropped: mined passages that hold an answer or lie on a gold page.
+    """
+
+    queries: int
+    kept: int
+    unanswered: int
+    verdicts: int
+    no_passage: int
+    not_found: int
+    negatives_dropped: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kept:,} of {self.queries:,} queries have an answer in a gold passage; dropped: {self.unanswered:,} without an answer, "
+            f"{self.verdicts:,} whose answer is a verdict (yes, no, ...), {self.no_passage:,} without a gold passage in the collection, {self.not_found:,} whose answer no gold passage holds; "
+            f"{self.negatives_dropped:,} mined negatives hold an answer or lie on a gold page"
+        )
+
+
+class ReadingData(NamedTuple):
+    """A task's examples, as retrieval has them, and where their answers are.
+
+    Attributes:
+        examples: `positives` are those passages of each evidence set that hold an answer; `negatives` hold none.
+        spans: qid -> docid of a positive -> its spans, in the order of the text.
+        counts: what was kept and dropped.
+    """
+
+    task: str
+    examples: list[TrainExample]
+    spans: dict[str, dict[str, tuple[Span, ...]]]
+    counts: ReadingCounts
+
+
+def read_reading(
+    collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None, qids: Container[str] | None = None
+) -> ReadingData:
+    """Examples of a task whose answers are found in their gold passages; the counts are logged.
+
+    Args:
+        qids: of the queries to take; None: all.
+
+    Raises:
+        InputError: for a task without topics of that split, or of which no gold passage holds an answer.
+    """
+    name = TopicsName(canonical_task(task), split)
+    found = read_examples(collection, task, split)
+    given = with_negatives(found, name, negatives) if negatives else found
+    examples = [example for example in given if qids is None or example.qid in qids]
+    topics = collection.load_topics(str(name))
+    read = find_answers(collection, topics.task, [query for query in topics.queries if qids is None or query.qid in qids], examples)
+    if not read.examples:
+        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}")
+    log.info("%s-%s: %s", task, split, read.counts)
+    return read
+
+
+def find_answers(collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]) -> ReadingData:
+    """Those of `examples`, made of some of `queries`, whose answers are in their positives; there may be none."""
+    answers = {query.qid: answer_forms(query.answers) for query in queries}
+    wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
+    passages = collection.passages.get(sorted(wanted))
+    answered = [example for example in examples if answers[example.qid]]
+    named = {query.qid for query in queries if any(map(normal_answer, query.answers))}
+    verdicts = sum(example.qid in named for example in examples) - len(answered)
+    spans = {example.qid: _spans(example, answers[example.qid], passages) for example in answered}
+    found = [example for example in answered if spans[example.qid]]
+    kept = _without_answers(found, answers, spans, passages)
+    dropped = sum(len(example.negatives) for example in found) - sum(len(example.negatives) for example in kept)
+    counts = ReadingCounts(
+        queries=len(queries),
+        kept=len(kept),
+        unanswered=len(examples) - len(answered) - verdicts,
+        verdicts=verdicts,
+        no_passage=len(queries) - len(examples),
+        not_found=len(answered) - len(found),
+        negatives_dropped=dropped,
+    )
+    return ReadingData(task, kept, {example.qid: spans[example.qid] for example in kept}, counts)
+
+
+def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
+    """Distinct answers as SQuAD compares them, without verdicts and those of which nothing is left."""
+    return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
+
+
+def _spans(example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]) -> dict[str, tuple[Span, ...]]:
+    """Spans by docid of the positives that have some."""
+    docids = dict.fromkeys(docid for docids in example.positives for docid in docids)
+    found = {docid: answer_spans(passages[docid].text, answers) for docid in docids}
+    return {docid: spans for docid, spans in found.items() if spans}
+
+
+def _without_answers(
+    examples: Sequence[TrainExample],
+    answers: Mapping[str, Sequence[str]],
+    spans: Mapping[str, Mapping[str, tuple[Span, ...]]],
+    passages: Mapping[str, Passage],
+) -> list[TrainExample]:
+    """Examples with the positives that hold an answer, and the negatives that hold none and are of no gold page."""
+    normal = {docid: f" {normal_answer(passages[docid].text)} " for docid in {docid for example in examples for docid in example.negatives}}
+    kept = []
+    for example in examples:
+        sets = [tuple(docid for docid in docids if docid in spans[example.qid]) for docids in example.positives]
+        clean = tuple(
+            docid
+            for docid in example.negatives
+            if passages[docid].page not in example.pages and not any(f" {form} " in normal[docid] for form in answers[example.qid])
+        )
+        kept.append(example._replace(positives=tuple(dict.fromkeys(docids for docids in sets if docids)), negatives=clean))
+    return kept
+
+
+def answer_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
+    """Every place in `text` that SQuAD's normalisation makes equal to one of `answers`: whole words, each place once.
+
+    Args:
+        answers: as `answer_forms` gives them.
+    """
+    normal, places = _with_places(text)
+    found = set()
+    for answer in answers:
+        start = normal.find(answer)
+        while start >= 0:
+            first, last = places[start], places[start + len(answer) - 1] + 1
+            if BEFORE.match(text, first) and AFTER.match(text, last) and normal_answer(text[first:last]) == answer:
+                found.add((first, last))
+            start = normal.find(answer, start + 1)
+    return tuple(sorted(found))
+
+
+def _with_places(text: str) -> tuple[str, list[int]]:
+    """The normal form of a text, and for each of its characters the place in the text; a blank has that of the next word."""
+    letters: list[str] = []
+    places: list[int] = []
+    for place, letter in enumerate(text):
+        kept = letter.lower().translate(WITHOUT_PUNCTUATION)
+        letters.append(kept)
+        places += [place] * len(kept)
+    plain = ARTICLES.sub(lambda article: " " * len(article[0]), "".join(letters))
+    words = list(WORD.finditer(plain))
+    found: list[int] = []
+    for word in words:
+        found += [places[word.start()]] * bool(found) + places[word.start() : word.end()]
+    return " ".join(word[0] for word in words), found

@@ -1,0 +1,300 @@
+"""The reader: question and passages in, the span that answers out; two small layers on the states of a shared encoder.
+
+Semantics of DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): a passage is selected, then the best span in it.
+Differs: only tokens of the passage can start or end a span.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.core.files import InputError, fingerprint
+from taco_ir.core.types import Passage, Vectors, refuse_text
+from taco_ir.encoders.config import EncoderConfig, describes_itself, read_config
+from taco_ir.encoders.pooling import Ids, by_length, pad
+from taco_ir.encoders.role_marks import NONE, READER, RoleMarks, load_learned
+from taco_ir.encoders.text_encoder import is_untied, load_backbone, longest, model_folder, usable_device, weights_digest
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+READER_FILE = "reader.safetensors"
+TOKENS_AT_ONCE = 4096  # of a batch of inputs
+
+
+class ReaderConfig(NamedTuple):
+    """Most tokens of a question, of title and passage together, and of an answer; kept in the checkpoint."""
+
+    question: int = 64
+    passage: int = 160
+    answer: int = 10
+
+
+class ReaderInput(NamedTuple):
+    """Question, title and passage as one sequence.
+
+    Attributes:
+        ids: L token ids.
+        first: place of the first of the passage's P tokens, which are followed by one separator.
+        offsets_P2: characters of each of them in the passage's text: first, and the one behind the last.
+        asked: tokens at the front that are the question and what frames it.
+    """
+
+    ids: Ids
+    first: int
+    offsets_P2: npt.NDArray[np.int64]
+    asked: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + len(self.offsets_P2)
+
+    def token_spans(self, spans: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+        """First and last token of spans of characters, in the sequence; without those that are cut off or longer than `most` tokens."""
+        found = []
+        for start, end in spans:
+            inside = np.flatnonzero((self.offsets_P2[:, 0] < end) & (self.offsets_P2[:, 1] > start))
+            if 0 < len(inside) <= most and self.offsets_P2[-1, 1] >= end:
+                found.append((self.first + int(inside[0]), self.first + int(inside[-1])))
+        return list(dict.fromkeys(found))
+
+
+class InputBuilder:
+    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special tokens.
+
+    Args:
+        marker: a token to put behind the first special one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, marker: int | None = None) -> None:
+        self.config = config
+        self._tokenizer = tokenizer
+        marked = tokenizer.encode("a")
+        special = marked.special_tokens_mask
+        inside = special.index(0)
+        self._begin: list[int] = [*marked.ids[:inside], *([] if marker is None else [marker])]
+        self._separator: list[int] = marked.ids[len(special) - special[::-1].index(0) :][:1]
+
+    def __call__(self, question: str, passages: Sequence[Passage]) -> list[ReaderInput]:
+        """One input for each passage. The question is cut at its length, the passage where title and passage are too long."""
+        self._tokenizer.no_truncation()
+        texts = [question, *(text for passage in passages for text in (passage.title, passage.text))]
+        asked, *pairs = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        head = [*self._begin, *asked.ids[: self.config.question], *self._separator]
+        inputs = []
+        for title, text in zip(pairs[::2], pairs[1::2], strict=True):
+            named = [*head, *title.ids[: self.config.passage // 2], *self._separator]
+            kept = self.config.passage - min(len(title.ids), self.config.passage // 2)
+            ids = np.array([*named, *text.ids[:kept], *self._separator], dtype=np.int64)
+            inputs.append(ReaderInput(ids, len(named), np.array(text.offsets[:kept], dtype=np.int64).reshape(-1, 2), len(head)))
+        return inputs
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that an input can have."""
+        return len(self._begin) + self.config.question + self.config.passage + 3 * len(self._separator)
+
+
+class Logits(NamedTuple):
+    """What the head says of N inputs of L tokens; tokens that are not the passage's have the lowest number there is."""
+
+    start_NL: torch.Tensor
+    end_NL: torch.Tensor
+    relevance_N: torch.Tensor
+
+
+def new_head(width: int) -> torch.nn.ModuleDict:
+    """Layers for start and end of a span, and for the selection of a passage by the first token."""
+    import torch
+
+    head = torch.nn.ModuleDict({"span": torch.nn.Linear(width, 2), "passage": torch.nn.Linear(width, 1)})
+    for layer in head.values():
+        torch.nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return head
+
+
+def save_head(head: torch.nn.Module, config: ReaderConfig, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    save_file(tensors, folder / READER_FILE, {"limits": json.dumps(config._asdict())})  # one entry: the order of several varies
+
+
+def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConfig]:
+    """The head of a reader's checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / READER_FILE
+    if not path.is_file():
+        raise InputError(f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train_reader wrote has one")
+    head = new_head(width)
+    try:
+        with safe_open(path, "pt") as source:
+            kept = json.loads((source.metadata() or {})["limits"])
+            head.load_state_dict({name: source.get_tensor(name) for name in source.keys()})  # noqa: SIM118  (no mapping)
+        config = ReaderConfig(**kept)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no reader's head for a backbone of width {width} ({str(error).strip().splitlines()[0]})") from error
+    return head, config
+
+
+def head_logits(
+    backbone: torch.nn.Module, head: torch.nn.Module, inputs: Sequence[ReaderInput], device: torch.device, marks: RoleMarks | None = None
+) -> Logits:
+    """The head's view of N inputs, padded to the longest."""
+    import torch
+
+    padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
+    ids_NL, mask_NL = (each.to(device) for each in padded)
+    options = marks.inputs(ids_NL, marks.of_reader([each.asked for each in inputs], ids_NL.shape[1])) if marks else {}
+    states_NLH = backbone(**{"input_ids": ids_NL, "attention_mask": mask_NL, **options}).last_hidden_state
+    places_L = torch.arange(ids_NL.shape[1])
+    first_N, stop_N = (torch.tensor(places)[:, None] for places in ([each.first for each in inputs], [each.stop for each in inputs]))
+    outside_NL = ((places_L < first_N) | (places_L >= stop_N)).to(device)
+    layers = dict(head.items())  # type: ignore[operator]
+    spans_NL2 = layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], torch.finfo(torch.float32).min / 2)
+    return Logits(spans_NL2[..., 0], spans_NL2[..., 1], layers["passage"](states_NLH[:, 0]).float().squeeze(-1))
+
+
+def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], most: int) -> tuple[int, int]:
+    """First and last token of the span with the highest start + end, of at most `most` tokens; the earliest, shortest of equals."""
+    padded = np.concatenate([end_P, np.full(most - 1, -np.inf, dtype=end_P.dtype)])
+    scores_PW = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(padded, most)
+    start, width = np.unravel_index(int(scores_PW.argmax()), scores_PW.shape)
+    return int(start), int(start + width)
+
+
+class Answer(NamedTuple):
+    """The text of a span, the passage that it is in, its characters there, and its probability: that of passage, start and end."""
+
+    text: str
+    docid: str
+    start: int
+    end: int
+    score: float
+
+
+class Reader:
+    """A trained reader, for reading alone.
+
+    Attributes:
+        config: most tokens of what it reads and answers.
+        fingerprint: of encoder, tokenizer and head.
+    """
+
+    def __init__(
+        self,
+        backbone: torch.nn.Module,
+        tokenizer: Tokenizer,
+        head: torch.nn.Module,
+        config: ReaderConfig,
+        weights: str,
+        device: str,
+        batch_size: int,
+        roles: str = NONE,
+        learned: torch.nn.Module | None = None,
+    ) -> None:
+        import torch
+
+        self.config = config
+        self.fingerprint = fingerprint([weights, config._asdict()] + [roles] * (roles != NONE))
+        self.batch_size = batch_size
+        self._device = torch.device(device)
+        self._backbone = backbone.eval().to(self._device)
+        self._head = head.eval().to(self._device)
+        self._marks = RoleMarks(roles, self._backbone, tokenizer, learned.eval().to(self._device) if learned is not None else None)
+        self._inputs = InputBuilder(tokenizer, config, self._marks.marker(READER))
+
+    def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
+        """The answer to each question from its passages; None where no passage has a token. Raises: InputError for one text alone."""
+        refuse_text(questions, "questions with their passages")
+        inputs = [self._inputs(question, passages) for question, passages in questions]
+        flat = [each for group in inputs for each in group]
+        logits = self._logits(flat)
+        answers, row = [], 0
+        for (_, passages), group in zip(questions, inputs, strict=True):
+            answers.append(_answer(passages, group, logits[row : row + len(group)], self.config.answer))
+            row += len(group)
+        return answers
+
+    def _logits(self, inputs: Sequence[ReaderInput]) -> list[tuple[Vectors, Vectors, float]]:
+        """Start and end logits of each input's P tokens, and its relevance."""
+        import torch
+
+        found: list[tuple[Vectors, Vectors, float]] = [(np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)] * len(inputs)
+        for batch in by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
+            with torch.inference_mode():
+                logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks)
+            start_NL, end_NL, relevance_N = (each.cpu().numpy() for each in logits)
+            for row, i in enumerate(batch):
+                tokens = slice(inputs[i].first, inputs[i].stop)
+                found[i] = (start_NL[row, tokens], end_NL[row, tokens], float(relevance_N[row]))
+        return found
+
+
+def _answer(
+    passages: Sequence[Passage], inputs: Sequence[ReaderInput], logits: Sequence[tuple[Vectors, Vectors, float]], most: int
+) -> Answer | None:
+    relevance_K = np.array([each[2] if len(each[0]) else -np.inf for each in logits])
+    if not np.isfinite(relevance_K).any():
+        return None
+    best = int(relevance_K.argmax())
+    start_P, end_P, _ = logits[best]
+    first, last = best_span(start_P, end_P, most)
+    text = passages[best].text
+    start, end = _whole_words(text, int(inputs[best].offsets_P2[first, 0]), int(inputs[best].offsets_P2[last, 1]))
+    score = _share(relevance_K, best) * _share(start_P, first) * _share(end_P, last)
+    return Answer(text[start:end], passages[best].docid, start, end, score)
+
+
+def _share(logits: npt.NDArray[np.floating], place: int) -> float:
+    """Softmax at one place."""
+    return float(1 / np.exp(logits.astype(np.float64) - logits[place]).sum())
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span, widened where it begins or ends inside a word, as DPR does; without blanks around it."""
+    while 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum():
+        start -= 1
+    while 0 < end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    while start < end - 1 and text[start].isspace():
+        start += 1
+    return start, end
+
+
+def reader_base(folder: Path) -> EncoderConfig:
+    """What is known of the encoder that a reader stands on. Raises: InputError for one that gives no state for each token, or two towers."""
+    if is_untied(folder):
+        raise InputError(f"{folder}: two towers; a reader stands on one encoder, give {folder / 'passage'}")
+    limit = longest(folder)
+    config = read_config(folder, None if describes_itself(folder) else "first", False, limit)
+    if config.pooling == "decoder":
+        raise InputError(f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, pooling first or mean")
+    return config
+
+
+def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
+    """A reader's checkpoint: the folder of its encoder with the head in it. Raises: InputError where it is none."""
+    folder = model_folder(name)
+    usable_device(device)
+    base = reader_base(folder)
+    backbone, tokenizer, _ = load_backbone(folder, base)
+    learned = load_learned(base.roles, folder, backbone)
+    head, config = load_head(folder, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
+    return Reader(backbone, tokenizer, head, config, weights_digest(folder), device, batch_size, base.roles, learned)
+
+
+def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:
+    """The surroundings of a span, the span between marks, on one line."""
+    left, right = max(0, start - around), min(len(text), end + around)
+    shown = f"{text[left:start]}{marks[0]}{text[start:end]}{marks[1]}{text[end:right]}"
+    return " ".join(f"{'... ' * (left > 0)}{shown}{' ...' * (right < len(text))}".split())

@@ -1,0 +1,1 @@
+"""How the encoder that ships is made: small weights, model card, lineage."""

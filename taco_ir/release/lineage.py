@@ -1,0 +1,157 @@
+"""Where a trained model comes from: the runs that made it, one after the other, as facts that can be printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from taco_ir.core.files import InputError, read_json
+from taco_ir.core.tasks import canonical_task
+from taco_ir.encoders.adapters.folder import read_record
+from taco_ir.encoders.adapters.sizes import FULL
+from taco_ir.encoders.blend import BLENDED_FILE, Blend, model_hash, read_blend
+from taco_ir.encoders.text_encoder import own_config
+from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config, read_saved
+from taco_ir.training.pretraining_keys import PretrainConfig
+
+TAIL = 3  # the last folders of a run, by which it is known again in another place: condition, seed, output
+
+
+class Stage(NamedTuple):
+    """A training, an episode of one, or a pre-training: the tasks that it learnt from (none: passages alone), and label -> setting."""
+
+    tasks: tuple[str, ...]
+    settings: Mapping[str, str]
+
+
+class Lineage(NamedTuple):
+    """The model that all began with, by the name of its folder, and what was done to it."""
+
+    base: str
+    stages: tuple[Stage, ...]
+
+
+def lineage(runs: Sequence[Path]) -> Lineage:
+    """Of the model that the last of these runs made, each of which began with the model of the one before.
+
+    Raises:
+        InputError: for a folder that is no run, one that did not begin with the run before it, or a first one that began with a run.
+    """
+    stages: list[Stage] = []
+    base, before = "", Path()
+    for place, run in enumerate(run.resolve() for run in runs):
+        config = _config(run)
+        start = Path(config.model)
+        if not place and start.name == "model" and (start.parent / CONFIG_FILE).is_file():
+            raise InputError(f"{run}: it began with the model of a run, {start.parent}; name that one first")
+        if place and not _inside(start, before):
+            raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
+        base, before = base or start.name, run
+        stages += _trained(config, run) if isinstance(config, TrainConfig) else [_pretrained(config)]
+    return Lineage(base, tuple(stages))
+
+
+def blend_of(folder: Path, run: Path) -> Blend | None:
+    """What an encoder's weights were blended of; None where they are the model of `run` itself.
+
+    Raises:
+        InputError: for a blend of another model than the one that `run` made.
+    """
+    blend = read_blend(folder)
+    if blend is not None and blend.model != (found := model_hash(_last_model(run))):
+        raise InputError(f"{folder / BLENDED_FILE}: its model has the hash {blend.model}, that of {run} {found}; name the run that made it")
+    return blend
+
+
+def _last_model(run: Path) -> Path:
+    """Of a training's last episode, or a pre-training."""
+    config = _config(run)
+    episodes = episode_configs(config) if isinstance(config, TrainConfig) else ()
+    return (run / f"episode-{len(episodes)}" if len(episodes) > 1 else run) / "model"
+
+
+def _config(run: Path) -> TrainConfig | PretrainConfig:
+    path = run / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one")
+    return read_saved(run, PretrainConfig) if "objective" in read_json(path) else load_config(run)
+
+
+def _inside(model: Path, run: Path) -> bool:
+    """Whether a model is of a run, which may have been moved since."""
+    tail = run.parts[-TAIL:]
+    return any(folder.parts[-TAIL:] == tail for folder in model.parents)
+
+
+def _pretrained(config: PretrainConfig) -> Stage:
+    settings = {
+        "objective": ", ".join(config.objective),
+        "steps": _length(config.steps, config.epochs),
+        "texts a step": f"{config.batch_size}, of at most {config.length} tokens",
+        "learning rate": _rate(config),
+        "seed": str(config.seed),
+    }
+    return Stage((), settings)
+
+
+def _trained(config: TrainConfig, run: Path) -> list[Stage]:
+    """A stage for each episode."""
+    from taco_ir.training.setup import loss_temperature
+
+    episodes = episode_configs(config)
+    folders = [run] if len(episodes) == 1 else [run / f"episode-{number}" for number in range(1, len(episodes) + 1)]
+    stages = []
+    for episode, folder in zip(episodes, folders, strict=True):
+        encoder = own_config(folder / "model")
+        shares = f"shared by temperature {episode.share_temperature:g}" if episode.shares == "temperature" else f"shares {episode.shares}"
+        settings = {
+            "steps": _length(episode.steps, episode.epochs),
+            "queries a step": f"{episode.batch_size}, {shares}",
+            "weighting": " ".join([episode.weighting, *(f"{name}={value}" for name, value in episode.weighting_options.items())]),
+            "negatives": f"in-batch; hard ones of a query: {episode.hard_negatives}, {_negatives(episode)}",
+            "learning rate": _rate(episode),
+            "scores divided by": f"{loss_temperature(episode, encoder):g}",
+            "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
+            "task prompts": "yes" if encoder.prompts else "no",
+            "what is trained": "all weights" if episode.tune == FULL else _modules(folder / "model"),
+            "arithmetic": episode.precision,
+            "seed": str(episode.seed),
+        }
+        named = encoder.query_lengths if episode.tasks == ("all",) else map(canonical_task, episode.tasks)
+        stages.append(Stage(tuple(sorted(named)), settings))
+    return stages
+
+
+def _modules(model: Path) -> str:
+    record = read_record(model)
+    whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(record.roles, "one for the queries of each task")
+    passages = ", one for passages" if record.roles == "task" else ""
+    return f"{record.method} of width {record.width}, {whose}{passages}; the backbone is frozen"
+
+
+def _most(lengths: Mapping[str, int], other: int) -> int:
+    return max(lengths.values(), default=other)
+
+
+def _length(steps: int, epochs: float) -> str:
+    return f"{steps:,}" if steps else f"{epochs:g} epochs of the largest task"
+
+
+def _rate(config: TrainConfig | PretrainConfig) -> str:
+    return f"{config.learning_rate:g} at most, rising over {config.warmup:.0%} of the steps, then falling to 0"
+
+
+def _negatives(config: TrainConfig) -> str:
+    """What they were mined with: a word of the configuration, or what the head of their file says."""
+    known = {"bm25": "BM25's", "ance": "the model's at the start", "none": "none"}
+    if config.negatives in known:
+        return known[config.negatives]
+    path = Path(config.negatives)
+    if not path.is_file():
+        return path.name
+    with path.open(encoding="utf-8") as file:
+        head = json.loads(file.readline())
+    sources = [source["source"] for source in head.get("sources", [head])]
+    return ", ".join({"bm25": "BM25's", "model": "a model's (ANCE)"}.get(source, source) for source in sources)

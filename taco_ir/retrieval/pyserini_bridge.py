@@ -1,0 +1,218 @@
+"""Encoders for Pyserini's Python API and CLIs. They fit its interfaces by shape, so importing this imports no pyserini.
+
+Import this before Pyserini: what it then needs (Java that is found, a key that it never uses) is there when it is first imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from taco_ir.core.files import InputError, writing_folder
+from taco_ir.core.types import Passage, Query, Vectors
+from taco_ir.retrieval.lucene import start_jvm
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.text_encoder import TextEncoder
+
+log = logging.getLogger("taco_ir")
+ENCODER_CLASS = "taco"
+CATALOGUES = "pyserini.prebuilt_index_info"
+WORD = re.compile(r"[\w-]+")  # what looks like the name of a task; "question:" or "question " is a text
+POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "decoder", None: None}
+
+
+class TacoQueryEncoder:
+    """A query encoder for FaissSearcher and `--encoder-class taco`.
+
+    Args:
+        encoder_dir: model folder or name; None for the encoder that comes with the package.
+        prefix: Pyserini's --query-prefix: a task, where the model tells tasks apart and this is one word, or a text put before each
+            query (with a space, as Pyserini does).
+        task: the task of the queries, a name or an alias; None for those of no task.
+        pooling, l2_norm: for a plain Hugging Face model, as Pyserini's flags name them.
+
+    Raises:
+        InputError: for a task that neither the model nor KILT has.
+    """
+
+    def __init__(
+        self,
+        encoder_dir: str | None = None,
+        tokenizer_name: str | None = None,
+        device: str = "cpu",
+        prefix: str | None = None,
+        task: str | None = None,
+        pooling: str | None = None,
+        l2_norm: bool = False,
+        **_: Any,
+    ) -> None:
+        _refuse_tokenizer(tokenizer_name)
+        self.encoder = _load(encoder_dir, device, pooling, l2_norm)
+        tasks = self.encoder.tasks
+        if prefix is not None and (prefix in tasks or (tasks and WORD.fullmatch(prefix))):
+            if task is not None:
+                raise InputError(f"prefix {prefix!r} is a task, and so is task {task!r}; give one of both")
+            task = prefix
+        elif prefix is not None:
+            self.encoder.config = self.encoder.config.with_prompt(f"{prefix.rstrip()} ")
+        self._task = self.encoder.resolve(task)
+
+    def encode(self, query: str, **_: Any) -> Vectors:
+        """One query: float32 [D]."""
+        vector_D: Vectors = self.encode_batch([query])[0]
+        return vector_D
+
+    def encode_batch(self, queries: Sequence[str]) -> Vectors:
+        """Queries: float32 [B, D]."""
+        return self.encoder.encode_queries(queries, self._task)
+
+
+class TacoDocumentEncoder:
+    """A document encoder for Pyserini's `encode`; arguments as in TacoQueryEncoder."""
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        tokenizer_name: str | None = None,
+        device: str = "cpu",
+        pooling: str | None = None,
+        l2_norm: bool = False,
+        **_: Any,
+    ) -> None:
+        _refuse_tokenizer(tokenizer_name)
+        self.encoder = _load(model_name, device, pooling, l2_norm)
+
+    def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
+        """Passages by the checkpoint's template: float32 [N, D]. Without titles the text stands alone; one text is one, as to Pyserini's own."""
+        texts = [texts] if isinstance(texts, str) else texts
+        titles = [titles] if isinstance(titles, str) else titles
+        named = titles if titles is not None else [""] * len(texts)
+        return self.encoder.encode_passages([Passage("", "", title, text) for title, text in zip(named, texts, strict=True)])
+
+
+def _refuse_tokenizer(name: str | None) -> None:
+    if name is not None:
+        raise InputError(f"--tokenizer {name!r}: the tokenizer is the checkpoint's own; leave it out")
+
+
+def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
+    from taco_ir.encoders.config import describes_itself
+    from taco_ir.encoders.text_encoder import load_encoder
+
+    if pooling not in POOLINGS:
+        raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
+    if model is None or describes_itself(Path(model)):  # Pyserini adds pooling flags to paths that hold the word `sentence`
+        return load_encoder(model, device=device)
+    return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
+
+
+def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder: Path) -> None:
+    """Write `embedding.pkl` for `--encoded-queries`: Pyserini looks a vector up by the text that its KILT reader gives.
+
+    Raises:
+        InputError: when two queries of different vectors have the same text for Pyserini.
+    """
+    import numpy as np
+    import pandas
+
+    by_text: dict[str, int] = {}
+    for row, query in enumerate(queries):
+        first = by_text.setdefault(query.plain_text, row)
+        if not np.allclose(vectors_BD[first], vectors_BD[row], atol=1e-5):
+            raise InputError(
+                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which Pyserini removes; export them apart"
+            )
+    table = pandas.DataFrame(
+        {
+            "id": [query.record_id or query.qid for query in queries],
+            "text": [query.plain_text for query in queries],
+            "embedding": list(vectors_BD),
+        }
+    )
+    with writing_folder(folder) as part:
+        table.to_pickle(part / "embedding.pkl")
+
+
+class _Beforehand(MetaPathFinder):
+    """Finds nothing, and gets all ready when a module of Pyserini is imported for the first time."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname.startswith("pyserini."):
+            prepare()
+
+
+class _NoCatalogues(ModuleType):
+    """Pyserini's lists of indexes that it can download, all empty."""
+
+    def __getattr__(self, name: str) -> dict[str, Any]:
+        if name.isupper():
+            return {}
+        raise AttributeError(name)
+
+
+def prepare() -> None:
+    """Let Pyserini be imported wherever this package runs.
+
+    Java is found without a JDK and starts first; Pyserini 1.6 reads a key, any text, on import; Pyserini 2.4 fetches lists of indexes
+    that it can download, and does without them where it cannot.
+
+    Raises:
+        InputError: where there is no Java.
+    """
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beforehand)]
+    os.environ.setdefault("OPENAI_API_KEY", "unused")
+    start_jvm(heap="")  # what a command needs is not known
+    try:
+        importlib.import_module(CATALOGUES)
+    except OSError as error:
+        log.debug("Pyserini's indexes that can be downloaded are not known here: %s", error)
+        sys.modules[CATALOGUES] = _NoCatalogues(CATALOGUES)
+
+
+if not any(name.startswith("pyserini.") for name in sys.modules):
+    sys.meta_path.insert(0, _Beforehand())
+
+
+def _is_command(module: str) -> bool:
+    """Whether `python -m module` finds something to run: a module, or a package that has a __main__."""
+    try:
+        spec = importlib.util.find_spec(module)
+        return spec is not None and (spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None)
+    except ModuleNotFoundError:
+        return False
+
+
+def run_pyserini(module: str, arguments: Sequence[str]) -> None:
+    """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
+    prepare()
+    if not _is_command(module):
+        raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
+    from pyserini.encode import document_encoder_class_map, query_encoder_class_map
+
+    query_encoder_class_map[ENCODER_CLASS] = TacoQueryEncoder
+    document_encoder_class_map[ENCODER_CLASS] = TacoDocumentEncoder
+    known = argparse.ArgumentParser.add_argument
+
+    def add_argument(parser: argparse.ArgumentParser, *names: str, **settings: Any) -> argparse.Action:
+        if "--encoder-class" in names and settings.get("choices"):
+            settings["choices"] = [*settings["choices"], ENCODER_CLASS]
+        return known(parser, *names, **settings)
+
+    argparse._ActionsContainer.add_argument = add_argument  # type: ignore[method-assign,assignment]
+    ours, sys.argv = sys.argv, [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.argv = ours
+        argparse._ActionsContainer.add_argument = known  # type: ignore[method-assign]

@@ -1,0 +1,245 @@
+"""What episodes train on: examples with their negatives, mined where they are not there yet, and validation pools."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.core.files import InputError, read_json
+from taco_ir.core.progress import log
+from taco_ir.core.tasks import TopicsName, resolve_task
+from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
+from taco_ir.data.topics import plain_text
+from taco_ir.encoders.config import describes_itself
+from taco_ir.negatives.file import Negatives, read_negatives, read_sources, with_negatives
+from taco_ir.negatives.filters import MiningSettings
+from taco_ir.negatives.miner import fingerprint_of, mine
+from taco_ir.retrieval.systems import BM25System, DenseSystem, build_dense
+from taco_ir.retrieval.vectors import Recipe
+from taco_ir.training.batches import Dealt, TaskSampler
+from taco_ir.training.config import TrainConfig, episode_configs
+from taco_ir.training.inputs import inputs_of, refuse_other_inputs
+from taco_ir.training.keys import NOTHING
+from taco_ir.training.pools import Pool, draw_queries, make_pool
+from taco_ir.training.task_shares import batch_shares
+
+if TYPE_CHECKING:
+    from taco_ir.training.distributed import Processes
+    from taco_ir.training.step import Texts
+    from taco_ir.training.stream import Stream
+
+POOL_DEPTH = 100  # BM25 hits of a query that a validation pool's hard passages are taken from
+
+
+class TrainingData:
+    """A run's collection and tasks, and what is mined from them under `output`; many processes share what the first one mines.
+
+    Raises:
+        InputError: for tasks that the collection does not have, or shares that do not fit them in any episode.
+    """
+
+    def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
+        self.config = config
+        self.output = output
+        self.processes = processes
+        self.collection: Collection = open_collection(config.collection)
+        self._read: dict[str, list[TrainExample]] = {}
+        self.tasks = _tasks(config.tasks, self.collection)
+        self.reading = (
+            [] if config.reading == NOTHING else self.tasks if config.reading == ("all",) else _tasks(config.reading, self.collection)
+        )
+        for episode in episode_configs(config):
+            shares_of(episode, [1] * len(self.tasks))
+
+    def say(self, text: str) -> None:
+        """Print on stderr, once for all processes."""
+        if self.processes.first:
+            print(text, file=sys.stderr)
+
+    def refuse_other_inputs(self) -> None:
+        """Raise InputError where the run was begun with other passages, topics, base weights or files of negatives than there are now."""
+        from taco_ir.encoders.text_encoder import model_folder
+
+        splits = dict.fromkeys(("train", self.config.validate_on))
+        topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
+        files = [episode.negatives for episode in episode_configs(self.config) if episode.negatives not in ("bm25", "ance", "none")]
+        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model_folder(self.config.model), files))
+
+    def negatives(
+        self, config: TrainConfig, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
+    ) -> Negatives | None:
+        """Those that `config` names; mined first where they are not there, for the queries that are used. Only the first process mines.
+
+        Args:
+            used: qids by task; None: those of `examples`.
+        """
+        if config.negatives == "none":
+            return None
+        if (path := self.mined_path(config, folder)) is None:
+            return read_negatives(Path(config.negatives), self.collection.passages.fingerprint)
+        if self.processes.first:
+            topics, settings = self._mined_for(used), _settings(config)
+            system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
+            if not _serves(path, self.collection, topics, settings, system.encoder.fingerprint if isinstance(system, DenseSystem) else ""):
+                system.check(topics)
+                if isinstance(system, DenseSystem):
+                    self._index(system, model, folder)
+                self.say(f"mining: the {settings.depth} best of {system.name} for each query that is used")
+                mine(self.collection, system, topics, settings, path, overwrite=True)
+        self.processes.wait()
+        return read_negatives(path, self.collection.passages.fingerprint)
+
+    def mined_path(self, config: TrainConfig, folder: Path) -> Path | None:
+        """Where an episode in `folder` mines to; None where it does not mine."""
+        name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
+        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives)
+
+    def _mined_for(self, used: Mapping[str, Container[str]] | None) -> list[Topics]:
+        """The queries to mine for."""
+        if used is None:
+            used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
+        whole = ((self._topics(task, "train"), qids) for task, qids in used.items())
+        return [topics._replace(queries=[query for query in topics.queries if query.qid in qids]) for topics, qids in whole]
+
+    def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
+        """A search by the model at the episode's start; see `_index`."""
+        from taco_ir.encoders.text_encoder import is_untied
+
+        plain = not (is_untied(model) or describes_itself(model))
+        options = Namespace(
+            model=str(model),
+            pooling=config.pooling if plain else None,
+            normalize=config.normalize and plain,
+            prompt=None,
+            precision="float32",
+            device=config.device,
+            batch_size=1024,
+            base=None,
+            index=folder / "index",
+        )
+        system = DenseSystem(self.collection, options)
+        system.name = model.name  # a run's files do not depend on where it lies
+        return system
+
+    def _index(self, system: DenseSystem, model: Path, folder: Path) -> None:
+        """Encode the whole collection, kept until the episode is done; what an earlier try kept of another model or collection goes."""
+        name = model.parent.name
+        recipe = Recipe.of(self.collection.passages, name, system.encoder)._asdict()
+        for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
+            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json").get("recipe") != recipe:
+                shutil.rmtree(kept)
+        build_dense(self.collection, system.encoder, name, folder)
+
+    def samplers(self, config: TrainConfig, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
+        """Who deals each task's examples; `before` says how far trainings before dealt them."""
+        examples = [self.examples(task, negatives) for task in self.tasks]
+        counts = shares_of(config, [len(each) for each in examples])
+        return samplers_of(config, self.tasks, examples, counts, negatives, before)
+
+    def examples(self, task: str, negatives: Negatives | None) -> list[TrainExample]:
+        """A task's train queries, without those that validation ranks for, as many as the configuration says, with their negatives."""
+        return with_negatives(self._used(task), TopicsName(task, "train"), negatives) if negatives else self._used(task)
+
+    def _used(self, task: str) -> list[TrainExample]:
+        """As `examples`, which are the same in every episode, without negatives."""
+        if task not in self._read:
+            config = self.config
+            examples = read_examples(self.collection, task)
+            if config.validate_on == "train" and task in self._validated:
+                held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
+                examples = [example for example in examples if plain_text(example.text) not in held_out]
+            self._read[task] = drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
+        return self._read[task]
+
+    @cached_property
+    def _validated(self) -> dict[str, Topics]:
+        """The queries of each task that validation ranks for; those of a train split are not trained on."""
+        config = self.config
+        drawn = {task: draw_queries(self.collection, task, config.validate_on, config.pool_queries, config.seed) for task in self.tasks}
+        for task in (task for task, topics in drawn.items() if topics is None):
+            log.warning("%s: no %s topics with a gold passage to validate on", task, config.validate_on)
+        return {task: topics for task, topics in drawn.items() if topics}
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """Validation pools of the tasks that have topics to validate on."""
+        config = self.config
+        path = self.output / "validation.jsonl"
+        hard: Negatives | None = None
+        if config.pool_hard and self._validated:
+            settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard), list(self._validated.values())
+            if self.processes.first and not _serves(path, self.collection, topics, settings):
+                mine(self.collection, BM25System(self.collection), topics, settings, path, overwrite=True)
+            self.processes.wait()
+            hard = read_negatives(path, self.collection.passages.fingerprint)
+        of_task = {task: hard.docids[str(TopicsName(task, config.validate_on))] if hard else {} for task in self._validated}
+        return [
+            make_pool(self.collection, topics, of_task[task], config.pool_random, config.seed) for task, topics in self._validated.items()
+        ]
+
+    def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
+        """Every passage that a batch or a pool may need."""
+        examples = (example for sampler in samplers for example in sampler.examples)
+        return texts_of(self.collection, examples, (docid for pool in pools for docid in pool.docids))
+
+    def _topics(self, task: str, split: str) -> Topics:
+        return self.collection.load_topics(str(TopicsName(task, split)))
+
+
+def _settings(config: TrainConfig) -> MiningSettings:
+    return MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
+
+
+def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = "") -> bool:
+    """Whether a file that the run mined is there, of these queries and passages, and mined in this way by this encoder, or none."""
+    if not path.is_file():
+        return False
+    (found,) = read_sources(path)
+    wanted = (collection.passages.fingerprint, settings.depth, settings.skip, settings.keep, fingerprint_of(collection, topics), encoder)
+    return (found.collection, found.depth, found.skip, found.keep, found.queries, found.checkpoint) == wanted
+
+
+def samplers_of(
+    config: TrainConfig,
+    names: Sequence[str],
+    examples: Sequence[Sequence[TrainExample]],
+    shares: Sequence[int],
+    negatives: Negatives | None = None,
+    before: Stream | None = None,
+) -> list[TaskSampler]:
+    """A sampler under each name, which goes on where `before` says."""
+    mined = negatives.fingerprint if negatives else ""
+    dealt = [before.of(name) if before else Dealt() for name in names]
+    return [
+        TaskSampler(own, share, config.seed, name, far, mined) for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
+    ]
+
+
+def texts_of(collection: Collection, examples: Iterable[TrainExample], docids: Iterable[str] = ()) -> Texts:
+    """The passages that batches of `examples` may need, and those named."""
+    from taco_ir.training.step import Texts
+
+    wanted = dict.fromkeys(docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
+    wanted |= dict.fromkeys(docids)
+    passages = collection.passages.get(list(wanted))
+    return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
+
+
+def _tasks(names: Sequence[str], collection: Collection) -> list[str]:
+    """Canonical names of the tasks trained on. Raises: InputError for one that the collection has no train topics of."""
+    known = [topics.task for topics in collection.topics_names if topics.split == "train"]
+    if not known:
+        raise InputError(f"collection {collection.name} has no train topics (<task>-train.jsonl)")
+    return known if tuple(names) == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in names))
+
+
+def shares_of(config: TrainConfig, sizes: Sequence[int]) -> list[int]:
+    """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
+    shares = config.shares if config.shares.isalpha() else list(map(int, config.shares.split(",")))
+    return batch_shares(sizes, config.batch_size, shares, config.share_temperature)

@@ -1,0 +1,1 @@
+"""Kinds of tasks that an encoder is trained on: one file each."""

@@ -1,0 +1,71 @@
+"""Texts with masked tokens, as pre-training and the task of filling them in read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from taco_ir.training.documents import UNLABELLED, Ids, mask
+from taco_ir.training.encoder import Text
+
+MASKS = ("[MASK]", "<mask>", "<extra_id_0>")  # BERT's, RoBERTa's, T5's
+
+
+class Vocabulary(NamedTuple):
+    """What spans are framed by and masked with.
+
+    Attributes:
+        before, after: special tokens around a text.
+        mask: the id that stands for a token to fill in; None: the tokenizer has none.
+        ordinary: ids of all tokens that are not special.
+    """
+
+    before: Ids
+    after: Ids
+    mask: int | None
+    ordinary: Ids
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    framed, bare = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    place = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    special = tokenizer.get_added_tokens_decoder()
+    ordinary = sorted(number for number in tokenizer.get_vocab().values() if number not in special)
+    masks = [number for text in MASKS if (number := tokenizer.token_to_id(text)) is not None]
+    before, after = (np.array(ids, dtype=np.int64) for ids in (framed[:place], framed[place + len(bare) :]))
+    return Vocabulary(before, after, masks[0] if masks else None, np.array(ordinary, dtype=np.int64))
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
+    """Ids of whole texts, without special tokens."""
+    tokenizer.no_truncation()
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:
+    """A framed span, `share` of whose tokens are to be filled in; none where the vocabulary has no mask."""
+    before, after, mask_id, ordinary = words
+    if mask_id is None or not share:
+        return Text("passage", np.concatenate([before, span_L, after]))
+    ids_L, labels_L = mask(span_L, share, mask_id, ordinary, draw)
+    frame = (np.full(len(side), UNLABELLED) for side in (before, after))
+    return Text("passage", np.concatenate([before, ids_L, after]), np.concatenate([next(frame), labels_L, next(frame)]))
+
+
+def labelled(texts: Sequence[Text]) -> int:
+    """Tokens that are to be filled in."""
+    return sum(int((text.labels != UNLABELLED).sum()) for text in texts if text.labels is not None)
+
+
+def label_rows(texts: Sequence[Text], length: int) -> Tensor:
+    """Labels [B, L], UNLABELLED where there is nothing to fill in."""
+    labels_BL = np.full((len(texts), length), UNLABELLED, dtype=np.int64)
+    for row, text in enumerate(texts):
+        if text.labels is not None:
+            labels_BL[row, : len(text.labels)] = text.labels
+    return torch.from_numpy(labels_BL)

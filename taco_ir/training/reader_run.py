@@ -1,0 +1,132 @@
+"""A reader's training: tasks with answers, an encoder with a head, and the loop that all trainings share; resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.core.files import exclusive
+from taco_ir.core.progress import log
+from taco_ir.data.examples import drawn_examples
+from taco_ir.reading.data import ReadingData, read_reading
+from taco_ir.training.config import TrainConfig, begun, refuse_other_run, remove_run, save_config
+from taco_ir.training.data import TrainingData, samplers_of, shares_of, texts_of
+from taco_ir.training.task_shares import steps_per_epoch
+
+if TYPE_CHECKING:
+    from taco_ir.training.distributed import Processes
+    from taco_ir.training.objectives.reading import ReadingEncoder, ReadingStep
+    from taco_ir.training.stream import Stream
+
+KEYS = (
+    *("collection", "tasks", "model", "output", "seed", "device", "train_share", "max_examples"),
+    *("query_length", "passage_length", "freeze_embeddings", "freeze_layers", "dropout"),
+    *("batch_size", "shares", "share_temperature", "hard_negatives"),
+    *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "accumulate", "precision", "gradient_checkpointing"),
+    *("weighting", "weighting_options"),
+    *("negatives", "mine_depth", "mine_skip", "mine_keep"),
+    *("checkpoint_every", "keep_checkpoints", "tensorboard"),
+)  # of a TrainConfig: those that a reader's training has
+DEFAULTS = {"batch_size": 16, "hard_negatives": 7, "shares": "proportional"}  # that differ from those of training a retriever
+
+
+def train_reader(config: TrainConfig, overwrite: bool = False) -> Path:
+    """Train what is not done yet, or, to overwrite, all anew; the folder of the reader.
+
+    Raises:
+        InputError: for a folder that holds something else or a run that was configured otherwise, for answers that no
+            passage holds, and for all that is wrong with data, model or negatives.
+    """
+    import torch
+
+    from taco_ir.training.distributed import Processes
+
+    output = Path(config.output)
+    processes = Processes(torch.device(config.device))
+    if not processes.first:
+        return _run(config, output, processes, overwrite)
+    if not overwrite or output.is_file():
+        refuse_other_run(config, output)
+    if config.tensorboard:
+        from taco_ir.training.reporting import require_tensorboard
+
+        require_tensorboard()
+    with exclusive(output / "run", wait=False):
+        return _run(config, output, processes, overwrite)
+
+
+def _run(config: TrainConfig, output: Path, processes: Processes, overwrite: bool) -> Path:
+    from taco_ir.encoders.text_encoder import model_folder
+    from taco_ir.training.checkpoint import latest
+    from taco_ir.training.log import Reporter
+    from taco_ir.training.loop import Loop, Plan
+    from taco_ir.training.objectives.reading import start_reader
+    from taco_ir.training.reporting import ConsoleReporter
+    from taco_ir.training.stream import read_stream
+
+    data = TrainingData(config, output, processes)
+    if overwrite:
+        if processes.first:
+            remove_run(config, output)
+        processes.wait()
+    if (output / "model").is_dir():
+        return output / "model"
+    base = model_folder(config.model)
+    found = latest(output)
+    model = start_reader(config, found / "model" if found else base)
+    if processes.first:
+        data.refuse_other_inputs()
+    if processes.first and not begun(output):
+        save_config(config, output)
+    before = read_stream(base)
+    step = _step(config, model, data, output, base, before)
+    shares = [sampler.share for sampler in step.samplers]
+    epoch = steps_per_epoch([len(sampler.examples) for sampler in step.samplers], shares)
+    plan = Plan(config.steps or max(1, round(config.epochs * epoch)), epoch)
+    data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.hard_negatives} others")
+    reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "reader") if processes.first else Reporter()
+    loop = Loop(config, step, plan, output, processes, reporter, before=before)
+    if loop.state.step:
+        data.say(f"going on after step {loop.state.step:,}")
+        reporter.skip(loop.state.step)
+    return loop.run()
+
+
+def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output: Path, base: Path, before: Stream) -> ReadingStep:
+    from taco_ir.training.backward import Arithmetic
+    from taco_ir.training.objectives.reading import ReadingStep, readable
+    from taco_ir.training.setup import weighting_of
+    from taco_ir.training.step import BatchSettings
+
+    read = [read_reading(data.collection, task) for task in data.tasks]
+    texts = texts_of(data.collection, (example for each in read for example in each.examples))
+    usable = [readable(each, model.inputs, texts.passages) for each in read]
+    for whole, after in zip(read, usable, strict=True):
+        _say_cut(whole, after, model)
+    drawn = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
+    used = {each.task: {example.qid for example in own} for each, own in zip(usable, drawn, strict=True)}
+    negatives = data.negatives(config, output, base, used)
+    if negatives:
+        found = [read_reading(data.collection, each.task, negatives=negatives, qids=used[each.task]) for each in usable]
+        texts = texts_of(data.collection, (example for each in found for example in each.examples))
+        usable = [readable(each, model.inputs, texts.passages) for each in found]
+        drawn = [each.examples for each in usable]
+    shares = shares_of(config, [len(each) for each in drawn])
+    samplers = samplers_of(config, data.tasks, drawn, shares, negatives, before)
+    settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)
+    spans = {each.task: each.spans for each in usable}
+    weighting = weighting_of(config, model, len(samplers))
+    return ReadingStep(model, samplers, texts, spans, weighting, settings, Arithmetic(config.precision == "bf16"), data.processes)
+
+
+def _say_cut(before: ReadingData, after: ReadingData, model: ReadingEncoder) -> None:
+    limits = model.inputs.config
+    if cut := len(before.examples) - len(after.examples):
+        log.warning(
+            "%s: %d of %d queries have no answer of at most %d tokens in the first %d of a passage; left out",
+            before.task,
+            cut,
+            len(before.examples),
+            limits.answer,
+            limits.passage,
+        )

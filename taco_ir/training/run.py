@@ -1,0 +1,122 @@
+"""A training run: episodes one after the other, each with negatives of its own, resumed at the exact stage and step.
+
+A stage is done when what it leaves is there, whole: negatives by their file, an index by its manifest, an episode by its
+`model` folder. Xiong et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.core.files import exclusive, write_json
+from taco_ir.retrieval.lucene import trim_jvm
+from taco_ir.training.build import check_schedule, encoder_for, step_for, validation_for
+from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_other_run, remove_run, save_config
+from taco_ir.training.data import TrainingData
+
+if TYPE_CHECKING:
+    from taco_ir.training.distributed import Processes
+
+
+def train(config: TrainConfig, overwrite: bool = False) -> Path:
+    """Run all episodes of `config` that are not done, or, to overwrite, all anew; the folder of the trained model.
+
+    Raises:
+        InputError: for a folder that holds something else or a run that was configured otherwise, and for all that is
+            wrong with data, model or negatives.
+    """
+    import torch
+
+    from taco_ir.training.distributed import Processes
+
+    output = Path(config.output)
+    processes = Processes(torch.device(config.device))
+    if not processes.first:
+        run = Run(config, output, processes)
+        if overwrite:
+            processes.wait()
+        return run.episodes()
+    if not overwrite or output.is_file():
+        refuse_other_run(config, output)
+    if config.tensorboard:
+        from taco_ir.training.reporting import require_tensorboard
+
+        require_tensorboard()
+    with exclusive(output / "run", wait=False):
+        run = Run(config, output, processes)
+        if overwrite:
+            remove_run(config, output)
+            processes.wait()
+        run.data.refuse_other_inputs()
+        if not begun(output):
+            save_config(config, output)
+        return run.episodes()
+
+
+class Run:
+    """The data that all episodes share, and their folders under `output`."""
+
+    def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
+        from taco_ir.training.setup import check_weighting
+        from taco_ir.training.tuning import check_episodes
+
+        self.config = config
+        self.output = output
+        self.processes = processes
+        self.data = TrainingData(config, output, processes)
+        check_episodes(config)
+        for episode in episode_configs(config):  # what would stop it after hours of mining or training
+            check_schedule(episode)
+            check_weighting(episode, len(self.data.tasks))
+
+    def episodes(self) -> Path:
+        """Run what is not done yet; the last episode's model."""
+        from taco_ir.encoders.text_encoder import model_folder
+
+        model = model_folder(self.config.model)
+        warm: Path | None = None
+        configs = episode_configs(self.config)
+        for number, config in enumerate(configs, 1):
+            folder = self.output / f"episode-{number}" if len(configs) > 1 else self.output
+            if not (folder / "model").is_dir():
+                self.data.say(f"episode {number} of {len(configs)}: {config.negatives} negatives, {config.weighting}, from {model}")
+                folder.mkdir(parents=True, exist_ok=True)
+                self._train(config, folder, model, warm)
+            if self.processes.first:
+                for stale in ("vectors", "index"):
+                    shutil.rmtree(folder / stale, ignore_errors=True)
+            model, warm = folder / "model", folder
+        self.data.say(f"trained model: {model}")
+        return model
+
+    def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
+        from taco_ir.training.announce import announce, told_peak
+        from taco_ir.training.checkpoint import latest
+        from taco_ir.training.log import Reporter
+        from taco_ir.training.loop import Loop
+        from taco_ir.training.reporting import ConsoleReporter
+        from taco_ir.training.stream import read_stream
+
+        before = read_stream(model)
+        found = latest(folder)
+        encoder = encoder_for(config, found / "model" if found else model, self.data)
+        negatives = self.data.negatives(config, folder, model)
+        pools = self.data.pools
+        trim_jvm()
+        step, plan = step_for(config, encoder, self.data, negatives, pools, before)
+        if before.steps:
+            self.data.say(f"batches go on where {model} left them, after {before}")
+        self.data.say(announce(config, step, plan, self.processes.world, bool(pools)))
+        reporter = Reporter()
+        if self.processes.first:
+            write_json(folder / "parameters.json", encoder.sizes)
+            reporter = ConsoleReporter(plan.steps, folder if config.tensorboard else None)
+        validation = validation_for(config, encoder, self.data, pools, step.texts) if pools else None
+        loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
+        if loop.state.step:
+            self.data.say(f"going on after step {loop.state.step:,}")
+            reporter.skip(loop.state.step)
+        loop.run()
+        self.data.say(told_peak(encoder))

@@ -1,0 +1,210 @@
+"""What a configuration means for one model and its tasks: prompts, lengths, the encoder that trains, the optimiser."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar, cast, overload
+
+import torch
+from torch.nn import Parameter
+from torch.optim import AdamW
+
+from taco_ir.core.files import InputError
+from taco_ir.core.settings import checked, nearest
+from taco_ir.encoders.adapters.folder import base_folder, is_tuned, load_tuning, read_record
+from taco_ir.encoders.adapters.sizes import FULL
+from taco_ir.encoders.config import EncoderConfig, Pooling, describes_itself, read_config
+from taco_ir.encoders.role_marks import NONE
+from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, longest, own_config
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.batches import TaskSampler
+from taco_ir.training.config import TrainConfig
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import TOWERS, DualEncoder
+from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
+from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
+from taco_ir.weighting import WEIGHTINGS
+from taco_ir.weighting.base import TaskWeighting
+
+Kind = TypeVar("Kind", bound=DualEncoder)
+LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
+SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
+QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
+SHORT_QUERY, PROMPT_TOKENS = 32, 4
+LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
+NORMALIZED_TEMPERATURE = 0.05
+UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
+
+
+@overload
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
+@overload
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[Kind]) -> Kind: ...
+def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
+    """Load the base model in `folder` and make it the encoder that `config` describes.
+
+    Raises:
+        InputError: for a base that cannot be loaded, cannot be tuned as `config` says, or lengths beyond its positions.
+    """
+    backbone = base_folder(folder) if is_tuned(folder) else folder
+    limit = longest(backbone / "passage" if is_untied(backbone) else backbone)
+    base = base_config(config, folder / "passage" if is_untied(folder) else folder, limit)
+    check_tuning(config, folder, backbone)
+    if config.tune != FULL and base.roles != NONE:
+        raise InputError(f"roles is {base.roles}; with tune {config.tune} the modules tell roles apart (tune_roles); leave one of both out")
+    lengths = {task: config.query_length or query_length(task, config.prompts) for task in tasks}
+    for key, value in (("passage_length", config.passage_length), ("query_length", config.query_length)):
+        if value > limit:
+            raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
+    torch.manual_seed(config.seed)  # for weights that are new: a head
+    model = kind(backbone, base, config.untied or is_untied(backbone))
+    prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {}
+    model.config = replace(
+        base,
+        prompts=prompts,
+        query_length=min(max(lengths.values()), limit),
+        query_lengths={task: min(length, limit) for task, length in lengths.items()},
+        passage_length=config.passage_length,
+        passage_template=config.passage_template,
+        left_context=LEFT_CONTEXT,
+    )
+    if config.tune != FULL:
+        model.tune(*tuned(config, model.backbone("passage"), folder, backbone, tasks))
+        model.config = going_on(model, folder, base)
+        check_positions(model, limit)
+    model.to(torch.device(config.device))
+    model.sparse_tables(True)
+    model.freeze(config.freeze_embeddings, config.freeze_layers)
+    if config.dropout >= 0:
+        model.set_dropout(config.dropout)
+    if config.gradient_checkpointing:
+        model.checkpoint_gradients()
+    refuse_not_finite(model, folder)
+    if model.tuning is not None:
+        check_modules(model)
+    return model
+
+
+def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
+    """Raise InputError for weights, loaded from `folder`, that are not finite."""
+    for name, param in model.named_parameters():
+        if not torch.isfinite(param).all():
+            raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
+
+
+def trained_encoder(folder: Path, device: str) -> DualEncoder:
+    """The encoder in a model folder that says itself how it pools, all of it trainable, as it searches: without dropout.
+
+    Raises:
+        InputError: for a folder that does not, or that lacks weights.
+    """
+    config = own_config(folder)
+    backbone = base_folder(folder) if is_tuned(folder) else folder
+    untied = is_untied(backbone)
+    for own in (backbone / tower for tower in TOWERS) if untied else (backbone,):
+        if config.head and not (own / HEAD_FILE).is_file():
+            raise InputError(f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing")
+    model = DualEncoder(backbone, config, untied)
+    if is_tuned(folder):
+        model.tune(load_tuning(model.backbone("passage"), folder), read_record(folder))
+    model.to(torch.device(device))
+    model.sparse_tables(True)
+    return model.eval()
+
+
+def step_of(config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes) -> MultiTaskStep:
+    """The training step that `config` describes."""
+    settings = batch_settings(config, model)
+    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+    weighting = weighting_of(config, model, len(samplers))
+    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
+
+
+def batch_settings(config: TrainConfig, model: DualEncoder) -> BatchSettings:
+    """Of the batches of retrieval."""
+    return BatchSettings(
+        negatives=config.hard_negatives,
+        multi_positive=config.multi_positive,
+        temperature=loss_temperature(config, model.config),
+        cross_device=config.cross_device,
+        accumulate=config.accumulate,
+        seed=config.seed,
+    )
+
+
+def base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
+    """How the base model in `folder` pools, as itself or `config` says. Raises: InputError where they disagree."""
+    if not describes_itself(folder):
+        plain = read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit)
+        return replace(plain, head=config.head, roles=config.roles)
+    base = read_config(folder, None, False, limit)
+    for key, found, wanted in (
+        ("pooling", base.pooling, config.pooling),
+        ("head", base.head, config.head),
+        ("roles", base.roles, config.roles),
+    ):
+        if wanted not in UNSAID and found not in UNSAID and found != wanted:
+            raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
+    roles = config.roles if base.roles == NONE else base.roles
+    return replace(base, normalize=base.normalize or config.normalize, head=base.head or config.head, roles=roles)
+
+
+def label(task: str) -> str:
+    return LABELS.get(task, task.upper())
+
+
+def query_length(task: str, prompts: bool) -> int:
+    """Most tokens of a task's queries in TACO, and the prompt's."""
+    return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts
+
+
+def loss_temperature(config: TrainConfig, encoder: EncoderConfig) -> float:
+    return config.temperature or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
+
+
+def adamw(model: DualEncoder, config: TrainConfig) -> AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
+    named = model.trained()
+    groups = [
+        {"params": [param for _, param in named if param.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Linear up over the first `warmup` of the steps, then linear down to 0; the rate of step `step`, from 0."""
+    rising = round(config.warmup * steps)
+    if step < rising:
+        return config.learning_rate * (step + 1) / rising
+    return config.learning_rate * (steps - step) / max(steps - rising, 1)
+
+
+def check_weighting(config: TrainConfig, tasks: int) -> None:
+    """Raise InputError, without a model, where `weighting_of` would."""
+    _weighting(config, [Parameter(torch.zeros(1))], tasks, [])
+
+
+def weighting_of(config: TrainConfig, model: DualEncoder, tasks: int) -> TaskWeighting:
+    """The weighting that `config` names, with its options.
+
+    Raises:
+        InputError: for an option that the weighting does not have, or a value that it does not take.
+    """
+    params = [param for _, param in model.trained()]
+    tables = model.embedding_tables()
+    return _weighting(config, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
+
+
+def _weighting(config: TrainConfig, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]) -> TaskWeighting:
+    kind = WEIGHTINGS[config.weighting]
+    defaults = {name: entry.default for name, entry in inspect.signature(kind).parameters.items() if entry.kind is entry.KEYWORD_ONLY}
+    options = {}
+    for name, value in config.weighting_options.items():
+        if name not in defaults:
+            raise InputError(f"weighting_options: unknown option {name!r} of {config.weighting}; {nearest(name, defaults)}")
+        options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
+    return kind(params, tasks, embeddings, **options)

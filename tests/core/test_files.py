@@ -1,0 +1,310 @@
+"""What is written is whole or absent, whatever interrupts it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taco_ir.core.files import (
+    InputError,
+    appending,
+    claimed,
+    exclusive,
+    fingerprint,
+    human_bytes,
+    is_leftover,
+    read_json,
+    require_space,
+    sha256_file,
+    write_json,
+    writing,
+    writing_folder,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_file_that_failed_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "new" / "file"
+    with pytest.raises(error), writing(path) as sink:
+        sink.write("half")
+        raise error
+    assert names(tmp_path) == [], "not even the folder"
+    path.parent.mkdir()
+    path.write_text("old")
+    with pytest.raises(error), writing(path, "wb") as sink:
+        sink.write(b"half")
+        raise error
+    assert names(path.parent) == ["file"] and path.read_text() == "old"
+
+
+def test_a_file_appears_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with writing(path) as sink:
+        sink.write("new é")
+        sink.flush()
+        assert path.read_text() == "old"
+    assert path.read_bytes() == "new é".encode() and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_folder_that_failed_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "folder"
+    for old in ([], ["folder"]):
+        with pytest.raises(error), writing_folder(path) as folder:
+            (folder / "half").write_text("x")
+            raise error
+        assert names(tmp_path) == old
+        path.mkdir(exist_ok=True)
+        (path / "old").write_text("old")
+    assert names(path) == ["old"]
+
+
+def test_a_folder_replaces_the_old_one_whole_and_starts_empty(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with writing_folder(path) as folder:
+        assert names(folder) == [] and names(path) == ["old"]
+        (folder / "new").write_text("new")
+    assert names(tmp_path) == ["folder"] and names(path) == ["new"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from taco_ir.core import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as opened:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["writing", "writing_folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    (tmp_path / "x.y.0123abcd.part").write_text("of another output")
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, kind, str(path)], check=False).returncode == -signal.SIGKILL
+    left = names(tmp_path)
+    assert len(left) == 3 and all(is_leftover(Path(name)) for name in left), "a lock and the last unfinished one, beside another's"
+    write = {"writing": writing, "writing_folder": writing_folder}[kind]
+    with write(path):
+        assert sum(name.startswith("x.") and name.endswith(".part") for name in names(tmp_path)) == 2
+    assert names(tmp_path) == ["x", "x.y.0123abcd.part"]
+
+
+@pytest.mark.parametrize("write", [writing, writing_folder])
+def test_the_second_writer_waits_for_the_first_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, write: Callable[[Path], AbstractContextManager[Any]]
+) -> None:
+    caplog.set_level(logging.INFO)
+    path, begun, ended = tmp_path / "x", threading.Event(), []
+
+    def first() -> None:
+        with write(path):
+            begun.set()
+            time.sleep(0.2)
+            ended.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    with write(path):
+        ended.append("second")
+    thread.join()
+    assert ended == ["first", "second"] and names(tmp_path) == ["x"]
+    assert caplog.messages == [f"{path}: another process is writing it; waiting for that one"]
+
+
+def test_who_may_not_wait_is_refused(tmp_path: Path) -> None:
+    def second() -> None:
+        said = f"^{tmp_path / 'x'}: another process is writing it; wait for that one"
+        with pytest.raises(InputError, match=said), exclusive(tmp_path / "x", wait=False):
+            pass
+        refused.append(1)
+
+    refused: list[int] = []
+    with exclusive(tmp_path / "x"):
+        with exclusive(tmp_path / "x"):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+        assert names(tmp_path) == ["x.lock"], "held by the outer block still"
+    assert refused == [1] and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [writing, writing_folder, appending, exclusive])
+def test_nothing_is_written_through_a_link(tmp_path: Path, write: Callable[[Path], AbstractContextManager[Any]]) -> None:
+    """In a shared folder anyone may plant one under a name that can be foreseen."""
+    (victim := tmp_path / "victim").write_text("all of it")
+    path = tmp_path / "cache" / "x"
+    path.parent.mkdir()
+    for end in (".lock", ".part", ".begun"):
+        link = path.with_name(path.name + end)
+        link.symlink_to(victim)
+        try:
+            with write(path):
+                pass
+        except InputError as error:
+            assert end == ".lock" and str(error) == f"{link} is a symbolic link, which is not followed; remove it"
+        else:
+            assert end != ".lock"
+        assert link.is_symlink() and victim.read_text() == "all of it"
+        link.unlink()
+        path.unlink(missing_ok=True) if not path.is_dir() else shutil.rmtree(path)
+    path.symlink_to(victim)
+    if write is appending:
+        with pytest.raises(OSError, match=str(path)), write(path):
+            pass
+    assert victim.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(InputError, match=rf"^{tmp_path / 'x'}: the file system has no locks \({os.strerror(number)}\)"),
+        writing(tmp_path / "x"),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [".", "..", "../.."])
+def test_what_has_no_name_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="give a path that ends in one"), writing_folder(Path(path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("26 requested and 0 written"),
+        RuntimeError("Error: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "full"),
+    ],
+)
+def test_a_full_disk_is_told_by_the_name_of_the_output(tmp_path: Path, error: Exception) -> None:
+    """numpy's and safetensors' errors of it have no number."""
+    for write in (writing, writing_folder):
+        with pytest.raises(OSError) as told, write(tmp_path / "x"):
+            raise error
+        assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(OSError) as told, writing_folder(tmp_path / "x") as part:
+        (part / "none" / "y").write_text("")
+    assert told.value.filename == str(tmp_path / "x" / "none" / "y"), "not the name that it has meanwhile"
+    with pytest.raises(OSError, match="no such model"), writing_folder(tmp_path / "x"):
+        raise OSError("no such model")  # transformers raises such
+    assert names(tmp_path) == []
+
+
+def test_the_same_command_finishes_what_was_stopped(tmp_path: Path) -> None:
+    """And none else, nor what was there before."""
+    path, foreign = tmp_path / "x", InputError("exists")
+
+    def refuse() -> None:
+        if path.exists():
+            raise foreign
+
+    for error in (KeyboardInterrupt, OSError):
+        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+            raise error
+        assert names(tmp_path) == [], "nothing was begun"
+        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+            path.write_text("half of what belongs together")
+            raise error
+        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 2], refuse):
+            pass
+        with claimed(path, ["search", 1], refuse):
+            path.write_text("whole")
+        assert names(tmp_path) == ["x"]
+        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 1], refuse):
+            pass
+        path.unlink()
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_a_fingerprint_ignores_the_order_of_keys_and_nothing_else(value: dict[str, object]) -> None:
+    backwards = dict(reversed(value.items()))
+    assert fingerprint(value) == fingerprint(backwards)
+    assert fingerprint(value) != fingerprint({**value, "one more": None, "x": 1})
+    assert fingerprint(list(value)) == fingerprint(list(backwards)) or len(value) > 1
+
+
+def test_fingerprints_stay_what_they_are() -> None:
+    """Indexes on users' disks carry them."""
+    assert fingerprint({"b": [1, "é"], "a": None}) == "a44633ba036df252"
+
+
+@given(JSON)
+def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert len(sha256_file(path)) == 64
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b'{"a": 1}\n{', b"\xff\xfe"])
+def test_broken_json_is_named(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(body)
+    with pytest.raises(InputError, match=f"^{path}: not valid JSON"):
+        read_json(path)
+
+
+def test_space_is_counted_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    usage = shutil.disk_usage(tmp_path)
+
+    def disk_usage(path: Path) -> object:
+        asked.append(path)
+        return usage._replace(free=5_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "a" / "b", tmp_path, Path("not/yet")):
+        require_space(folder, 5_000_000)
+        with pytest.raises(InputError, match=rf"^{folder}: needs 5\.0 MB on disk, 5\.0 MB are free"):
+            require_space(folder, 5_000_001)
+    assert {path.resolve() for path in asked} == {tmp_path.resolve()}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4.2e15, "4200.0 TB")]
+)
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_json_on_disk_is_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "Zoë"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == json.dumps({"name": "Zoë"}, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,261 @@
+"""Marks of roles: they change vectors, are kept in the checkpoint, and are refused in one line where they cannot be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from backbones import BACKBONES, IDS_BL, MASK_BL, SIZES, backbone
+from conftest import tiny_tokenizer
+from small_steps import PASSAGES, SMALL, assert_near, encoder, gradients, step_of
+from tokenizers import Tokenizer
+from transformers import MPNetConfig, MPNetModel
+
+from taco_ir.core.files import InputError, fingerprint, read_json, write_json
+from taco_ir.encoders.config import EncoderConfig
+from taco_ir.encoders.exports import write_sentence_transformers
+from taco_ir.encoders.pooling import embed
+from taco_ir.encoders.role_marks import MODULE_NAMES, MODULES, PASSAGE, QUERY, READER, ROLE_FILE, ROLE_MARKS, RoleMarks, new_learned
+from taco_ir.encoders.text_encoder import load_encoder, weights_digest
+from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_head
+from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.pretraining_encoder import start_pretraining
+from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.setup import adamw, start_encoder
+from taco_ir.weighting import WEIGHTINGS
+
+MARKED = [kind for kind in ROLE_MARKS if kind != "none"]
+LEARNED = ("embedding", *MODULES)
+TEXTS = ["the king of the sea", "a year", "who was it that came first"]
+
+
+@pytest.fixture(scope="module")
+def reserved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT whose vocabulary has reserved tokens, with weights that are not small: marks show."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "reserved"
+    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[unused1]", "[unused2]", "[unused3]")
+    torch.manual_seed(1)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
+    BertModel(BertConfig(vocab_size=vocabulary, initializer_range=0.2, **shape)).save_pretrained(folder)
+    return folder
+
+
+def moved(model: DualEncoder) -> DualEncoder:
+    """With other numbers for what roles have learned, as after a training: adapters begin with zeros."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if ".roles." in name:
+                param.add_(torch.randn(param.shape, generator=generator), alpha=0.2)
+    return model
+
+
+@pytest.mark.parametrize("kind", MARKED)
+def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, reserved: Path, tmp_path: Path) -> None:
+    """One text as a query and as a passage: the same vector unmarked, another marked; the loaded folder encodes as the model did."""
+    for marks, equal in (("none", True), (kind, False)):
+        config = replace(SMALL, roles=marks, prompts=False, query_length=24, passage_template="{text}{title}")
+        model = moved(start_encoder(config, reserved, ["nq"]))
+        model.save(tmp_path / marks)
+        loaded = load_encoder(str(tmp_path / marks))
+        assert loaded.config.roles == marks and (tmp_path / marks / ROLE_FILE).exists() == (marks in LEARNED)
+        passages = [PASSAGES[0]._replace(title="", text=text) for text in TEXTS]
+        queries_BD, passages_BD = loaded.encode_queries(TEXTS, None), loaded.encode_passages(passages)
+        assert np.allclose(queries_BD, passages_BD, atol=1e-5) == equal
+        live = model.text_encoder()
+        assert np.allclose(live.encode_queries(TEXTS, None), queries_BD, atol=1e-6)
+        with torch.no_grad():
+            texts = [*model.queries(TEXTS, "nq"), *model.passages(passages)]
+            passes = [texts[:3], texts[3:]] if marks in MODULES else [texts]  # others read both roles in one pass
+            found_BD = torch.cat([model(each) for each in passes]).numpy()
+            assert np.allclose(found_BD, np.concatenate([queries_BD, passages_BD]), atol=1e-5)
+    plain, marked = (load_encoder(str(tmp_path / name)) for name in ("none", kind))
+    assert plain.fingerprint != marked.fingerprint and plain.passage_fingerprint != marked.passage_fingerprint
+
+
+def test_without_marks_the_fingerprint_is_the_one_that_it_always_was(reserved: Path, tmp_path: Path) -> None:
+    model = start_encoder(SMALL, reserved, ["nq"])
+    model.save(tmp_path / "m")
+    values = json.loads((tmp_path / "m" / "taco_ir.json").read_text())
+    assert values.pop("roles") == "none"
+    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint([weights_digest(tmp_path / "m"), values, "float32"])
+
+
+def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> None:
+    model = encoder(reserved, roles="embedding")
+    step = step_of(model)
+    step.task_gradient(step.samplers[0], 0)
+    found = dict(zip([name for name, _ in model.trained()], gradients(model), strict=True))
+    (rows_3E,) = (grad for name, grad in found.items() if "roles" in name)
+    assert rows_3E[QUERY].any() and rows_3E[PASSAGE].any() and not rows_3E[READER].any()
+
+
+@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("arithmetic", [Arithmetic(), Arithmetic(gradcache=2)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
+    kind: str, arithmetic: Arithmetic, checkpointing: bool, reserved: Path
+) -> None:
+    """Texts of both roles in one batch have the vectors, and give the gradient, that they have each in a pass of its own."""
+    model = moved(encoder(reserved, roles=kind, gradient_checkpointing=checkpointing))
+    texts = [text for pair in zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True) for text in pair]
+    weights_ND = torch.randn(6, model.dim, generator=torch.Generator().manual_seed(4))
+    loss = float(backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,)))
+    names, found = [name for name, _ in model.trained()], gradients(model)
+    plain = moved(encoder(reserved, roles=kind))
+    expected = sum((plain([text]) * weights_D).sum() for text, weights_D in zip(texts, weights_ND, strict=True))
+    assert isinstance(expected, torch.Tensor) and loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert_near(found, gradients(plain), 1e-5)
+    read = {name.split(".sets.")[1].split(".")[0] for name, grad in zip(names, found, strict=True) if ".roles." in name and grad.any()}
+    assert read == {"queries", "passages"} and sum(".roles." in name for name in names) % 3 == 0
+    assert found[names.index("towers.passage.backbone.encoder.layer.0.attention.self.value.weight")].any()
+
+
+@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting: str, reserved: Path) -> None:
+    """Without reading, the reader's module has no gradient of any task, and stays as it is."""
+    model = encoder(reserved, roles="adapter")
+    step, optimizer = step_of(model, weighting), adamw(model, SMALL)
+    before = {name: param.detach().clone() for name, param in model.trained()}
+    for number in range(2):
+        assert step(number, number / 2).report is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    found = {of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name] for of in MODULE_NAMES}
+    assert all(found["reader"]) and not any(found["queries"] + found["passages"])
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("marks", MODULES)
+def test_modules_of_roles_are_on_any_backbone(kind: str, marks: str, reserved: Path) -> None:
+    """Three results for three roles, one for each whenever it is that role's turn, and none of them the backbone's alone."""
+    model = backbone(kind)
+    config = EncoderConfig("decoder" if kind == "t5" else "mean")
+    with torch.no_grad():
+        bare_BD = embed(model, config, IDS_BL, MASK_BL)
+        learned = new_learned(marks, model)
+        assert learned is not None and all(param.requires_grad for param in model.parameters())
+        for number, param in enumerate(learned.parameters()):
+            param.add_(torch.randn(param.shape, generator=torch.Generator().manual_seed(number)), alpha=0.3)
+        of = RoleMarks(marks, model, Tokenizer.from_file(str(reserved / "tokenizer.json")), learned.eval())
+        found = [
+            embed(model, config, IDS_BL, MASK_BL, **of.inputs(IDS_BL, torch.tensor([[role], [role]])))
+            for role in (QUERY, PASSAGE, READER, QUERY)
+        ]
+    assert torch.equal(found[0], found[3])
+    assert min(float((a - b).abs().max()) for a, b in combinations([bare_BD, *found[:3]], 2)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_vectors_are_added_to_the_embeddings_of_any_backbone(kind: str, reserved: Path) -> None:
+    """Vectors of zeros change nothing; others change what the backbone says, of the text of that role alone."""
+    model = backbone(kind)
+    config = EncoderConfig("decoder" if kind == "t5" else "mean")
+    vectors = cast("torch.nn.Embedding", new_learned("embedding", model))
+    marks = RoleMarks("embedding", model, Tokenizer.from_file(str(reserved / "tokenizer.json")), vectors)
+    role_B1 = torch.tensor([[QUERY], [READER]])
+    with torch.no_grad():
+        bare_BD = embed(model, config, IDS_BL, MASK_BL)
+        vectors.weight.zero_()
+        assert torch.allclose(embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1)), bare_BD, atol=1e-6)
+        vectors.weight[READER] = 1.0 + torch.arange(vectors.embedding_dim)
+        marked_BD = embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1))
+    assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6) and not torch.allclose(marked_BD[1], bare_BD[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("roberta", "one token type"), ("distilbert", "no token types"), ("t5", "no token types")])
+def test_a_backbone_without_token_types_is_refused(kind: str, said: str, reserved: Path) -> None:
+    model = backbone(kind)
+    if kind == "roberta":
+        model.config.type_vocab_size = 1  # as those that were trained
+    with pytest.raises(InputError, match=rf"roles is token_type; a {kind} model has {said}, and 2 are needed"):
+        RoleMarks("token_type", model, Tokenizer.from_file(str(reserved / "tokenizer.json")))
+
+
+def test_a_marker_is_behind_the_first_token_and_counts(reserved: Path) -> None:
+    model = encoder(reserved, roles="marker")
+    tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
+    for role, name, (text,), most in (
+        (QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
+        (PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
+    ):
+        assert (text.role, text.ids[0], text.ids[1]) == (role, tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id(name))
+        assert len(text.ids) == most
+
+
+@pytest.mark.parametrize("kind", MARKED)
+def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
+    """The reader's inputs: their own vector or token, or a question's token type and a passage's; other logits than unmarked."""
+    model = moved(encoder(reserved, roles=kind)).eval()
+    tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
+    backbone, learned = model.backbone("passage"), dict(model.towers["passage"].items()).get("roles")  # type: ignore[operator]
+    marks = RoleMarks(kind, backbone, tokenizer, learned)
+    inputs = InputBuilder(tokenizer, ReaderConfig(12, 24), marks.marker(READER))("who came first", PASSAGES[:2])
+    bare = InputBuilder(tokenizer, ReaderConfig(12, 24))("who came first", PASSAGES[:2])
+    torch.manual_seed(0)
+    head = new_head(32)
+    with torch.no_grad():
+        plain, marked = (head_logits(backbone, head, rows, torch.device("cpu"), of) for rows, of in ((bare, None), (inputs, marks)))
+    assert not torch.allclose(marked.relevance_N, plain.relevance_N, atol=1e-5)
+    assert (inputs[0].ids[1] == tokenizer.token_to_id("[unused3]")) == (kind == "marker")
+    if kind == "token_type":
+        asked = len(tokenizer.encode("who came first").ids)
+        assert marks.of_reader([asked], asked + 2).tolist() == [[0] * asked + [1] * 2] and inputs[0].asked == asked
+
+
+def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, and 2 are needed"):
+        start_encoder(replace(SMALL, roles="token_type"), tiny_t5, ["nq"])
+    with pytest.raises(InputError, match=r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"):
+        start_encoder(replace(SMALL, roles="marker"), tiny_bert, ["nq"])
+    with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the modules tell roles apart"):
+        start_encoder(replace(SMALL, roles="embedding", tune="bitfit"), reserved, ["nq"])
+    model = start_encoder(replace(SMALL, roles="embedding"), reserved, ["nq"])
+    model.save(tmp_path / "m")
+    with pytest.raises(InputError, match=r"roles is marker; the base .* says embedding; leave roles out"):
+        start_encoder(replace(SMALL, pooling=None, roles="marker"), tmp_path / "m", ["nq"])
+    assert start_encoder(replace(SMALL, pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
+    with pytest.raises(InputError, match=r"it marks roles \(embedding\); pre-training takes a backbone that does not"):
+        start_pretraining(PretrainConfig(objective=("span_contrast",), length=16), tmp_path / "m", None)
+    with pytest.raises(InputError, match=r"marks of roles \(embedding\) are nothing that this format holds"):
+        write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
+    with pytest.raises(
+        InputError, match=r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none"
+    ):
+        new_learned("adapter", MPNetModel(MPNetConfig(**SIZES)))
+    for kind, said in (
+        ("embedding", r"1 tensors .* such as 'weight' of \[3, 32\]"),
+        ("prompt", r"6 tensors .* 'queries.0' of \[2, 32, 32\]"),
+    ):
+        start_encoder(replace(SMALL, roles=kind), reserved, ["nq"]).save(tmp_path / kind)
+        (tmp_path / kind / ROLE_FILE).unlink()
+        with pytest.raises(InputError, match=rf"roles.safetensors: {said}"):
+            load_encoder(str(tmp_path / kind))
+    with pytest.raises(
+        InputError, match=r"--precision int8: .*prompt has a module for each role \(roles prompt\), which have float32 only"
+    ):
+        load_encoder(str(tmp_path / "prompt"), precision="int8")
+    EncoderConfig("mean").save(tmp_path / "m")
+    path = tmp_path / "m" / "taco_ir.json"
+    write_json(path, read_json(path) | {"roles": "tails"})
+    with pytest.raises(InputError, match=r"taco_ir.json: roles is 'tails'; it must be one of none, token_type, marker, embedding, prompt"):
+        load_encoder(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_untied_towers_mark_each_their_own(kind: str, reserved: Path, tmp_path: Path) -> None:
+    model = moved(start_encoder(replace(SMALL, roles=kind, untied=True), reserved, ["nq"]))
+    model.save(tmp_path / "m")
+    assert (tmp_path / "m" / "query" / ROLE_FILE).is_file() and (tmp_path / "m" / "passage" / ROLE_FILE).is_file()
+    loaded = load_encoder(str(tmp_path / "m"))
+    assert np.allclose(model.text_encoder().encode_queries(TEXTS, "nq"), loaded.encode_queries(TEXTS, "nq"), atol=1e-6)

@@ -1,0 +1,314 @@
+"""A model card says what the training's configurations and the study's records say, and refuses what it cannot vouch for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taco_ir.card import main
+from taco_ir.core.files import InputError, write_json
+from taco_ir.encoders.blend import BLENDED_FILE, Blend, model_hash
+from taco_ir.encoders.config import EncoderConfig
+from taco_ir.export import main as export
+from taco_ir.release.compact import compact
+from taco_ir.release.lineage import blend_of, lineage
+from taco_ir.release.model_card import DATA_SETS
+from taco_ir.studies.records import Result, TopicScores, write_result
+from taco_ir.training.config import load_config, save_config
+from taco_ir.training.keys import TrainConfig
+from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.setup import start_encoder
+
+TASKS = ("nq", "structured_zeroshot")
+ENCODER = EncoderConfig("mean", True, {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}, 40, dict.fromkeys(TASKS, 40), 60)
+SCORES = {"nq-dev": (0.5, 0.25), "zsre-dev": (0.75, 0.125), "trex-dev": (0.25, 1.0)}
+MEASURES = ("page R-precision", "page recall@5")
+
+
+def run(folder: Path, model: Path, **changes: Any) -> Path:
+    """The folder of a training, without weights."""
+    config = TrainConfig(**{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes})
+    (folder / "model").mkdir(parents=True)
+    save_config(config, folder)
+    ENCODER.save(folder / "model")
+    (folder / "model" / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 128}')
+    (folder / "model" / "model.safetensors").touch()
+    return folder
+
+
+def record(condition: str, by: float = 0.0, **changes: Any) -> Result:
+    topics = {
+        name: TopicScores(40, "f" * 16, {measure: value + by for measure, value in zip(MEASURES, values, strict=True)})
+        for name, values in SCORES.items()
+    }
+    topics["nq-dev, a half"] = TopicScores(20, "e" * 16, dict.fromkeys(MEASURES, 1.0), part_of="nq-dev")
+    made = {"base": "minilm-l3", "seed": 1, "corpus": "whole", "passages": 1234, "collection": "c" * 16, "topics": topics}
+    return Result(**{"condition": condition, "system": condition, **made, **changes})
+
+
+@pytest.fixture
+def encoder(tiny_bert: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    compact(tiny_bert, folder, ENCODER.borrowing({"trex": "structured_zeroshot", "*": "nq"}), ["a text"], 10**6)
+    for result in (record("ours"), record("theirs", -0.125, base=""), record("small", corpus="part")):
+        write_result(tmp_path / "study" / "results", result)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    negatives = tmp_path / "ance.jsonl"
+    negatives.write_text('{"taco_ir_negatives": 1, "source": "model"}\n{}\n')
+    first = run(tmp_path / "work" / "first" / "1" / "out", tmp_path / "minilm-l3")
+    options = {"weighting": "taco", "weighting_options": {"tau": 2}, "negatives": str(negatives), "hard_negatives": 3}
+    return [first, run(tmp_path / "work" / "second" / "1" / "out", first / "model", **options)]
+
+
+def flags(encoder: Path, *more: object) -> list[str]:
+    return [str(encoder), "--study", str(encoder.parent / "study"), *map(str, more)]
+
+
+def page(encoder: Path) -> str:
+    return (encoder / "README.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Every table row, by its first cell."""
+    lines = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs: list[Path]) -> None:
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole", "--beside", "theirs.1.whole"))
+    said = rows(page(encoder))
+    for task, topics in (("nq", "nq-dev"), ("structured_zeroshot", "zsre-dev"), ("trex (not trained on)", "trex-dev")):
+        precision, recall = SCORES[topics]
+        assert said[task] == ["40", f"{precision:.3f}", f"{recall:.3f}", f"{precision - 0.125:.3f}"]
+    assert said["macro average"] == ["-", "0.500", "0.458", "0.375"]  # of all three, without the slice
+    assert "taco-mini is 0.125 above theirs in macro page R-precision." in page(encoder)
+    assert said["weighting"] == ["naive", "taco tau=2"] and said["steps"] == ["7", "7"]
+    assert said["negatives"] == ["in-batch; hard ones of a query: 1, BM25's", "in-batch; hard ones of a query: 3, a model's (ANCE)"]
+    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(encoder)
+    assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
+    assert "12 % (nq) of the dev queries have a gold passage that is gold for a train query too." in page(encoder)
+    assert str(encoder.parent) not in page(encoder) + (encoder / "card.json").read_text()
+
+
+def test_how_much_of_dev_was_seen_in_training_is_so(minikilt: Path) -> None:
+    for task, described in tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["task"].items():
+        dev, train = (
+            list(gold(minikilt / f"{task if task != 'structured_zeroshot' else 'zsre'}-{split}.jsonl")) for split in ("dev", "train")
+        )
+        known = set().union(*train)
+        assert round(100 * sum(bool(each & known) for each in dev) / len(dev)) == described.get("seen", 0), task
+
+
+def gold(path: Path) -> Iterator[set[tuple[str, str]]]:
+    """Each query's gold passages."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield {
+                (each["wikipedia_id"], each["passage_id"]) for output in json.loads(line)["output"] for each in output.get("provenance", ())
+            }
+
+
+def test_it_is_written_again_without_the_training(encoder: Path, runs: list[Path]) -> None:
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    before = page(encoder)
+    for folder in runs:
+        shutil.rmtree(folder)
+    main(flags(encoder))
+    assert page(encoder) == before
+    write_result(encoder.parent / "study" / "results", record("ours", 0.0625))
+    main(flags(encoder))
+    assert page(encoder) != before and rows(page(encoder))["nq"][1] == "0.562"
+    weights = encoder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"card\.json: it is about other weights"):
+        main(flags(encoder))
+
+
+def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
+    """By any of the runs, not by the last alone."""
+    runs[0] = run(tmp_path / "with-trex", tmp_path / "minilm-l3", tasks=("nq", "trex"))
+    runs[1] = run(tmp_path / "after", runs[0] / "model")
+    with pytest.raises(InputError, match=r"task 'trex': CC BY-NC 4\.0 .*; what is trained on it is not shipped"):
+        main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    assert not (encoder / "card.json").exists()
+    for changes, said in ((("a-base",), "base 'a-base' is not described"), (("minilm-l3", "my-task"), "task 'my-task' is not described")):
+        other = run(tmp_path / changes[0] / "out", tmp_path / changes[0], tasks=changes[1:] or ("nq",))
+        with pytest.raises(InputError, match=said):
+            main(flags(encoder, "--training", other, "--result", "ours.1.whole"))
+
+
+@pytest.mark.parametrize(
+    ("result", "beside", "said"),
+    [
+        ("small.1.part", [], "small.1.part: a card shows scores on the whole collection"),
+        ("ours.1.whole", ["small.1.part"], "small.1.part: a card shows"),
+        ("none.1.whole", [], r"none\.1\.whole\.json: no such record"),
+    ],
+)
+def test_scores_that_do_not_belong_on_it_are_refused(encoder: Path, runs: list[Path], result: str, beside: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        main(flags(encoder, "--training", *runs, "--result", result, *(["--beside", *beside] if beside else [])))
+    assert not (encoder / "README.md").exists()
+
+
+def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) -> None:
+    lacking = record("ours")
+    topics = {name: scores for name, scores in lacking.topics.items() if name != "zsre-dev"}
+    write_result(encoder.parent / "study" / "results", record("ours", topics=topics))
+    with pytest.raises(InputError, match=r"ours\.1\.whole: no scores of structured_zeroshot"):
+        main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+
+
+def blended(tiny_bert: Path, encoder: Path, run: Path, other: str) -> None:
+    """Make the encoder anew, in 8 bits, of weights between the run's model and another."""
+    shutil.rmtree(encoder)
+    shutil.copytree(tiny_bert, run / "model", dirs_exist_ok=True)
+    base = shutil.copytree(tiny_bert, encoder.parent / "bases" / other)
+    export(
+        ["--model", str(run / "model"), "--what", "blended", "--with", str(base), "--share", "0.75", "--output", str(base.parent / "out")]
+    )
+    encoder.mkdir()
+    compact(base.parent / "out" / "blended", encoder, ENCODER, [], 10**6, "int8")
+
+
+@pytest.mark.parametrize(("other", "rest"), [("minilm-l3", "its base's"), ("another", "those of another")])
+def test_it_says_what_the_weights_are_between(tiny_bert: Path, encoder: Path, runs: list[Path], other: str, rest: str) -> None:
+    blended(tiny_bert, encoder, runs[1], other)
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    before = page(encoder)
+    assert f"Weights: 0.75 of the trained model's, the rest {rest};" in before and "MB in 8-bit weights" in before
+    main(flags(encoder))
+    assert page(encoder) == before
+
+
+def test_a_blend_of_another_runs_model_is_refused(tiny_bert: Path, encoder: Path, runs: list[Path]) -> None:
+    blended(tiny_bert, encoder, runs[1], "minilm-l3")
+    with pytest.raises(
+        InputError, match=r"blended\.json: its model has the hash [0-9a-f]{16}, that of .*first/1/out [0-9a-f]{16}; name the run"
+    ):
+        main(flags(encoder, "--training", runs[0], "--result", "ours.1.whole"))
+    assert not (encoder / "card.json").exists()
+
+
+def test_a_card_from_before_there_were_blends_is_read(encoder: Path, runs: list[Path]) -> None:
+    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
+    before = page(encoder)
+    facts = json.loads((encoder / "card.json").read_text())
+    (encoder / "card.json").write_text(json.dumps({key: value for key, value in facts.items() if key not in ("share", "other")}))
+    main(flags(encoder))
+    assert page(encoder) == before and "Weights:" not in before and "MB in half precision" in before
+
+
+def test_flags_go_together(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
+    for given in (["--training", *runs], ["--result", "ours.1.whole"], ["--beside", "theirs.1.whole"]):
+        with pytest.raises(InputError, match="go together"):
+            main(flags(encoder, *given))
+    with pytest.raises(InputError, match=r"card\.json: no such file"):
+        main(flags(encoder))
+    with pytest.raises(InputError, match=r"no model\.safetensors or model\.int8\.safetensors in it"):
+        main(flags(tmp_path))
+
+
+def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
+    """Each began with the one before it, wherever the folders were moved, and the first with no run."""
+    made = lineage(runs)
+    assert made.base == "minilm-l3" and [stage.tasks for stage in made.stages] == [TASKS, TASKS]
+    with pytest.raises(InputError, match=r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"):
+        lineage(runs[1:])
+    stray = run(tmp_path / "stray", tmp_path / "minilm-l3")
+    with pytest.raises(InputError, match=r"stray: it began with .*minilm-l3, which is not of the run named before it"):
+        lineage([*runs, stray])
+    moved = Path(shutil.move(tmp_path / "work", tmp_path / "elsewhere"))
+    assert lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
+    with pytest.raises(InputError, match=r"no config\.json in it"):
+        lineage([tmp_path])
+
+
+def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
+    config = PretrainConfig(
+        objective=("span_contrast",), model=str(tmp_path / "bert-tiny"), output=str(tmp_path / "p"), batch_size=32, steps=9
+    )
+    (tmp_path / "p").mkdir()
+    save_config(config, tmp_path / "p")
+    episodes = ({"weighting": "naive", "steps": 3}, {"weighting": "taco", "steps": 4, "negatives": "ance"})
+    trained = run(tmp_path / "t", tmp_path / "p" / "model", tasks=("all",), episodes=episodes)
+    for number in (1, 2):
+        shutil.copytree(trained / "model", trained / f"episode-{number}" / "model")
+    made = lineage([tmp_path / "p", trained])
+    assert made.base == "bert-tiny" and [stage.tasks for stage in made.stages] == [(), TASKS, TASKS]
+    assert [stage.settings["steps"] for stage in made.stages] == ["9", "3", "4"]
+    assert made.stages[0].settings["objective"] == "span_contrast" and made.stages[2].settings["negatives"].endswith(
+        "1, the model's at the start"
+    )
+
+
+def test_a_blend_is_of_the_last_episodes_model(tmp_path: Path) -> None:
+    trained = run(tmp_path / "t", tmp_path / "minilm-l3", episodes=({"steps": 3}, {"steps": 4, "negatives": "ance"}))
+    for number in (1, 2):
+        shutil.copytree(trained / "model", trained / f"episode-{number}" / "model")
+        (trained / f"episode-{number}" / "model" / "model.safetensors").write_text(str(number))
+    folder = tmp_path / "blended"
+    folder.mkdir()
+    assert blend_of(folder, trained) is None
+    made = [Blend(0.5, model_hash(trained / f"episode-{number}" / "model"), "minilm-l3", "0" * 16) for number in (1, 2)]
+    write_json(folder / BLENDED_FILE, asdict(made[1]))
+    assert blend_of(folder, trained) == made[1]
+    write_json(folder / BLENDED_FILE, asdict(made[0]))
+    with pytest.raises(InputError, match="name the run that made it"):
+        blend_of(folder, trained)
+
+
+def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Path, tmp_path: Path) -> None:
+    trained = run(
+        tmp_path / "tuned" / "1" / "out",
+        tiny_bert,
+        tune="adapter",
+        tune_roles="task-frozen",
+        prompts=False,
+        pooling="mean",
+        query_length=40,
+        passage_length=60,
+    )
+    shutil.rmtree(trained / "model")
+    start_encoder(load_config(trained), tiny_bert, TASKS).save(trained / "model")
+    base = shutil.copytree(tiny_bert, tmp_path / "bases" / "minilm-l3")
+    save_config(replace(load_config(trained), model=str(base)), trained)
+    shutil.rmtree(encoder)
+    export(
+        [
+            "--model",
+            str(trained / "model"),
+            "--what",
+            "compact",
+            "--megabytes",
+            "1",
+            "--output",
+            str(tmp_path / "out"),
+            "--prompt-of",
+            "*=none",
+        ]
+    )
+    small = (tmp_path / "out" / "compact").rename(encoder)
+    main(flags(encoder, "--training", trained, "--result", "ours.1.whole"))
+    said = page(encoder)
+    assert rows(said)["what is trained"] == ["adapter of width 16, one for the queries of each task; the backbone is frozen"]
+    assert "told apart by a module of its own" in said and "all others (none: the bare backbone)" in said
+    before = said
+    main(flags(encoder))
+    assert page(encoder) == before
+    modules = small / "tuning.safetensors"
+    modules.write_bytes(modules.read_bytes() + b" ")
+    with pytest.raises(InputError, match="it is about other weights"):
+        main(flags(encoder))

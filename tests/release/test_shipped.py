@@ -1,0 +1,87 @@
+"""The encoder that comes with the package: small enough, known to every task, trained on what may be shipped, described by what was measured.
+
+A checkout without it, or with weights that no card is about, fails here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taco_ir.core.tasks import TASK_NAMES, canonical_task
+from taco_ir.data.collection import open_collection
+from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, card, read_facts
+from taco_ir.retrieval.systems import model_name
+from taco_ir.studies.records import read_result
+
+RESULTS = Path(__file__).resolve().parents[2] / "runs" / "minikilt" / "results"
+MOST_BYTES = 30_000_000
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TextEncoder:
+    return load_encoder(SHIPPED)
+
+
+def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
+    assert {path.name for path in FOLDER.iterdir()} >= {"tuning.json", "tuning.safetensors", "taco_ir.json", "backbone", CARD_FILE}
+    assert shipped.folder == FOLDER and model_name(SHIPPED) == SHIPPED
+    assert model_name(None) == SHIPPED and load_encoder().fingerprint == shipped.fingerprint  # the default
+
+
+def test_every_task_has_a_reader(shipped: TextEncoder) -> None:
+    """KILT's own, and a query without any; those of a user's folder where it is said that they are its."""
+    query = ["who wrote the cello suites"]
+    for task in (*TASK_NAMES, None):
+        assert np.isfinite(shipped.encode_queries(query, task)).all()
+    np.testing.assert_array_equal(shipped.encode_mixed_queries(query, ["my-task"], {"my-task"}), shipped.encode_queries(query, None))
+
+
+def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
+    """So an index serves both, and every task that is added to it."""
+    backbone, passages = load_encoder(SHIPPED_BACKBONE), list(open_collection("sample").passages.read())[:8]
+    np.testing.assert_array_equal(shipped.encode_passages(passages), backbone.encode_passages(passages))
+    for task in read_facts(FOLDER).tasks:
+        assert not np.allclose(
+            shipped.encode_queries(["The Great Gatsby"], task), backbone.encode_queries(["The Great Gatsby"], None), atol=0.01
+        )
+
+
+def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
+    """Fewer bits and a smaller vocabulary left an encoder: the first sentence of a passage is nearest to its passage."""
+    passages = list(open_collection("sample").passages.read())[:60]
+    sentences = [re.split(r"(?<=[.!?])\s", passage.text)[0] for passage in passages]
+    nearest_N = (shipped.encode_queries(sentences, "nq") @ shipped.encode_passages(passages).T).argmax(1)
+    assert np.mean(nearest_N == np.arange(len(passages))) > 0.9
+
+
+def test_its_card_is_what_the_results_say() -> None:
+    """Written from them, for these weights; the numbers in it are the record's, rounded."""
+    assert (FOLDER / FACTS_FILE).is_file(), f"{FOLDER} is a placeholder: it has no {FACTS_FILE}; make encoder, then make readme"
+    page = (FOLDER / CARD_FILE).read_text(encoding="utf-8")
+    assert page == card(FOLDER, RESULTS, SHIPPED)
+    facts = read_facts(FOLDER)
+    result = json.loads((RESULTS / f"{facts.result}.json").read_text(encoding="utf-8"))
+    assert result["corpus"] == "whole" and facts.tasks
+    for topics, scores in result["topics"].items():
+        if not scores["part_of"]:
+            name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")
+            row = re.search(
+                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores['queries']} \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+            )
+            assert row, topics
+            shown = [f"{scores['means'][measure]:.3f}" for measure in ("page R-precision", "page recall@5")]
+            assert [row[1], row[2]] == shown, topics
+
+
+def test_what_must_not_be_shipped_is_not_in_it() -> None:
+    facts = read_facts(FOLDER)
+    assert facts.stages and "trex" not in facts.tasks
+    assert read_result(RESULTS / f"{facts.result}.json").base == facts.base

@@ -1,0 +1,55 @@
+"""The studies that come along: their files are whole, and what they would run is understood by the commands."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from taco_ir.data.__main__ import held_out_parser
+from taco_ir.studies.conditions import Condition, Study, arguments, read_study
+from taco_ir.training.config import given_flags, read_train_config
+
+RUNS = Path(__file__).resolve().parents[2] / "runs"
+STUDIES = [read_study(path) for path in sorted(RUNS.glob("*/conditions.toml"))]
+
+
+def commands(study: Study, condition: Condition) -> list[list[str]]:
+    """Every command of a condition and its search, placeholders filled in."""
+    folder = {"folder": str(study.folder), "collection": "sample", "seed": "1", "out": "out"}
+    chosen = {name: next(iter(values)) for name, values in study.tried(condition.name).items()}
+    known = {name: name for name in (*study.models, *study.conditions)} | folder | chosen
+    searches = [f"search --topics {' '.join(study.topics)} {condition.search}"] if condition.search else []
+    return [arguments(template, known) for template in (*condition.commands, *searches)]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_every_command_is_understood(study: Study) -> None:
+    for condition in study.conditions.values():
+        for verb, *argv in commands(study, condition):
+            if verb == "data":
+                assert argv[0] == "hold-out", condition.name
+                held_out_parser().parse_args(argv[1:])
+                continue
+            options = importlib.import_module(f"taco_ir.{verb}").parser().parse_args(argv)
+            if verb == "train":
+                config = read_train_config(options.config, given_flags(options), options.preset)
+                assert config.output.startswith("out") and config.seed == 1, condition.name
+
+
+def test_each_method_and_size_of_the_tuning_study_chooses_among_four_rates() -> None:
+    (study,) = (study for study in STUDIES if study.name == "tuning")
+    chosen = {name: study.tried(name)["rate"] for name, condition in study.conditions.items() if condition.best}
+    assert len(chosen) > 35 and all(len(rates) == 4 for rates in chosen.values())
+    for name, rates in chosen.items():
+        for tried in rates.values():
+            for flag in ("--tune", "--tune-budget") if re.search("-(0.5|5|paper)$", name) else ("--tune",):
+                assert of_flag(flag, study.conditions[name]) == of_flag(flag, study.conditions[tried]), (name, tried)
+
+
+def of_flag(flag: str, condition: Condition) -> str:
+    """Its value in the condition's training, "" where it is not given."""
+    words = condition.commands[0].split()
+    return words[words.index(flag) + 1] if flag in words else ""

@@ -1,0 +1,387 @@
+"""A study runs each job once, in an order that its conditions give, and records what a search by hand would score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Lock
+
+import pytest
+
+from taco_ir.core.files import InputError
+from taco_ir.core.types import read_trec
+from taco_ir.data.__main__ import COMMANDS
+from taco_ir.data.collection import open_collection
+from taco_ir.encoders.blend import model_hash
+from taco_ir.evaluate import main as evaluate
+from taco_ir.leaderboard import main as leaderboard
+from taco_ir.reproduce import main as reproduce
+from taco_ir.studies.checks import DATA_COMMANDS, VERBS
+from taco_ir.studies.conditions import Job, read_study
+from taco_ir.studies.examples import examples, telling
+from taco_ir.studies.records import Result, TopicScores, read_results
+from taco_ir.studies.runner import Runner
+from taco_ir.studies.schedule import run_jobs, wanted_jobs
+
+SMALL = "--pooling mean --normalize --batch-size 4 --passage-length 32 --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
+STUDY = f"""
+name = "small"
+models = ["tiny"]
+topics = ["nq-dev", "fever-dev"]
+hits = 20
+tolerance = 0.01
+
+[corpora.part]
+distractors = 5
+
+[[slice]]
+name = "claims that hold"
+topics = "fever-dev"
+field = "none"
+value = true
+
+[recipe.train]
+commands = ["train --model {{tiny}} --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --output {{out}} {{args}}"]
+search = "--model {{out}}/model"
+base = "tiny"
+
+[[condition]]
+name = "bm25"
+system = "BM25"
+seeds = [0]
+search = "--retriever bm25"
+whole = [0]
+part = [0]
+
+[[condition]]
+name = "{{weighting}}"
+each = {{ weighting = ["naive", "taco"] }}
+system = "{{weighting}} + prompts"
+recipe = "train"
+seeds = [1, 2]
+args = "--weighting {{weighting}} --steps 2"
+part = [1, 2]
+
+[[condition]]
+name = "second"
+seeds = [2]
+commands = ["train --model {{taco}}/model --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --steps 1 --output {{out}}"]
+"""
+
+
+def study_file(folder: Path, text: str = STUDY) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "conditions.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_conditions(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    assert list(study.conditions) == ["bm25", "naive", "taco", "second"]
+    assert study.conditions["taco"].system == "taco + prompts" and study.conditions["taco"].base == "tiny"
+    assert study.conditions["taco"].commands[0].endswith("--output {out} --weighting taco --steps 2")
+    assert study.conditions["taco"].corpora == {"part": (1, 2)}
+    first = ["bm25, seed 0", "naive, seed 1", "taco, seed 1", "second, seed 2"]
+    assert list(map(str, study.jobs())) == [*first, "naive, seed 2", "taco, seed 2"]
+    assert study.needs(Job("second", 2)) == {"taco": Job("taco", 2)} and study.needs(Job("taco", 2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "bm25"', 'name = "second"', "two conditions are called 'second'"),
+        ("part = [0]", "half = [0]", "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole"),
+        ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
+        ("{taco}/model", "{tacco}/model", r"\{tacco\} stands for nothing; known are .*naive.* taco, tiny"),
+        ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
+        ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
+        ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
+        ("tolerance = 0.01", "", "tolerance"),
+        ("hits = 20", "hits = ", r"conditions.toml: cannot be read as TOML \(Invalid value \(at line 5"),
+        ("hits = 20", "depth = 20", "file has unknown key 'depth'; allowed: "),
+        ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
+    ],
+)
+def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in STUDY
+    with pytest.raises(InputError, match=message):
+        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+
+
+PLACES = ["../../..", "..", ".", "", "/tmp/x", "~", "a/b", "a\\\\b", "C:x", "a\\u0000b", "a\\nb", " a", "x" * 101, "\u4e00"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "old",
+    ['name = "small"', 'name = "bm25"', '"tiny"]', '"nq-dev",', "[corpora.part]", "whole = [0]\npart = [0]"],
+)
+def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str, place: str) -> None:
+    new = {
+        "[corpora.part]": f'[corpora."{place}"]\ndistractors = 5\n[corpora.part]',
+        '"tiny"]': f'"tiny", "{place}"]',
+        '"nq-dev",': f'"nq-dev", "{place}",',
+        "whole = [0]\npart = [0]": f'whole = [0]\npart = [0]\ntopics = ["{place}"]',
+    }.get(old, f'name = "{place}"')
+    with pytest.raises(InputError, match="conditions.toml: .*a name is letters, digits, dots, _, . and -, at most 100"):
+        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("training.step", r"command 'training.step'; allowed: train, pretrain, .*data hold-out, data part"),
+        ("files", "command 'files'; allowed"),
+        ("pyserini pyserini.search.faiss", "command 'pyserini pyserini.search.faiss'; allowed"),
+        ("reproduce --conditions x", "command 'reproduce --conditions'; allowed"),
+        ("{out}", "command '{out}'; allowed"),
+        ("../x", "command '../x'; allowed"),
+        ("", "command ''; allowed"),
+        ("data get kilt/nq/dev", "command 'data get'; allowed"),
+        ("data", "command 'data'; allowed"),
+        ("train --output /etc", r"--output '/etc'; it must be \{out\}, or a place inside it"),
+        ("train --output={out}/../x", r"--output '.*'; it must be"),
+        ("train --output {out}/../x", r"--output '\{out\}/../x'; it must be"),
+        ("train --output {out}x", "it must be"),
+        ("train --output {tiny}", "it must be"),
+        ("train --output {folder}", "it must be"),
+        ("train --output", "it must be"),
+        ("train --output {out} --output /etc", "is needed, once"),
+        ("train --config {folder}/a.toml", "is needed, once"),
+        ("search --topics nq-dev", "is needed, once"),
+        ("train --model {out:>9999999999} --output {out}", "placeholders are names in braces, without : and !"),
+        ("train --model {out!r} --output {out}", "placeholders are names in braces"),
+        ("train --model {out.__class__} --output {out}", r"\{out.__class__\} stands for nothing"),
+        ("train 'a --output {out}", "No closing quotation"),
+        ("train {", "('{'|expected '}' before)"),
+    ],
+)
+def test_a_command_is_a_verb_that_writes_into_its_own_folder(tmp_path: Path, command: str, said: str) -> None:
+    text = STUDY + f'[[condition]]\nname = "more"\nseeds = [1]\ncommands = [{json.dumps(command)}]\n'
+    with pytest.raises(InputError, match=rf"conditions.toml: condition 'more': .*{said}"):
+        read_study(study_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds = [2]", 'seeds = ["../2"]', r"condition 'second': seeds is .*; needed: whole numbers from 0"),
+        ("seeds = [2]", "seeds = [-2]", "whole numbers from 0"),
+        ("seeds = [2]", "seeds = 2", "whole numbers from 0"),
+        ("seeds = [2]", "seeds = [true]", "whole numbers from 0"),
+        ('search = "--retriever bm25"', "commands = 'train'", "commands is 'train'; needed: texts"),
+        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is '1'; needed: text"),
+        ("seeds = [2]", "seeds = [2]\nbest = ['x']", "best is .*; needed: a table of texts"),
+        ("seeds = [2]", "seeds = [2]\nargs = ['x']", "args is .*; needed: text"),
+        ("seeds = [2]", "seeds = [2]\neach = 3", "each is '3'; needed: a table of lists"),
+        ("part = [0]", 'part = ["../x"]', "part is .*; needed: whole numbers from 0"),
+        ("distractors = 5", "distractors = -5", r"corpora.part: distractors is '-5'; needed: a whole number from 0"),
+        ("distractors = 5", "distractors = 5\nseed = '/'", "seed is '/'"),
+        ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; needed: texts"),
+        ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; needed: a whole number"),
+        ('search = "--retriever bm25"', 'search = "--retriever bm25 --output /tmp/x"', "--output is not for it to say"),
+        ('name = "second"', 'name = "corpora"', "a name is .*, and not collection, folder, out, seed, corpora"),
+        ('models = ["tiny"]', 'models = ["tiny", "out"]', "'out': a name is .*, and not collection, folder"),
+        ("[corpora.part]", "[corpora]\npart = 3\n[x.part]", "unknown key 'x'|must hold tables"),
+        ("[[slice]]", "[slice]", r"slice must hold tables, as \[\[slice\]\] makes them"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in STUDY
+    with pytest.raises(InputError, match=rf"conditions.toml: .*(?:{said})"):
+        read_study(
+            study_file(tmp_path, STUDY[::-1].replace(old[::-1], new[::-1], 1)[::-1] if "seeds = [2]" in old else STUDY.replace(old, new, 1))
+        )
+
+
+def test_the_verbs_of_a_study_are_verbs() -> None:
+    package = Path(__file__).resolve().parents[2] / "taco_ir"
+    verbs = {path.stem for path in package.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")}
+    assert set(VERBS) - {"data"} < verbs and set(DATA_COMMANDS) < set(COMMANDS)
+
+
+def test_what_is_wanted_comes_with_what_it_needs(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    assert wanted_jobs(study, ["second"], []) == [Job("second", 2), Job("taco", 2)]
+    assert wanted_jobs(study, [], [0]) == [Job("bm25", 0)]
+    assert wanted_jobs(study, ["*a*o*"], [1]) == [Job("taco", 1)]
+    with pytest.raises(InputError, match="--only 'tacco' matches no condition; there are bm25, naive, taco, second"):
+        wanted_jobs(study, ["tacco"], [])
+    with pytest.raises(InputError, match="--seeds 7: none of these conditions has them"):
+        wanted_jobs(study, ["taco"], [7])
+
+
+def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path))
+    ended: list[Job] = []
+    lock, both = Lock(), Event()
+    running = 0
+
+    def run(job: Job) -> None:
+        nonlocal running
+        with lock:
+            running += 1
+            if running == 2:
+                both.set()
+        assert both.wait(20)  # two at a time
+        with lock:
+            running -= 1
+            ended.append(job)
+        if job == Job("taco", 2):
+            raise InputError("no luck")
+
+    said: list[str] = []
+    failed = run_jobs(study, [job for job in study.jobs() if job.condition != "bm25"], run, 2, said.append)
+    assert failed == {Job("taco", 2): "no luck"}
+    assert Job("second", 2) not in ended and set(ended) == {Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)}
+    assert any("no luck" in each for each in said) and any(" of 5, about" in each for each in said)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[..., None]]:
+    """A study that has run, its folder, and how to run it again."""
+    folder = tmp_path_factory.mktemp("study")
+    path = study_file(folder)
+
+    def again(*more: str) -> None:
+        reproduce(["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), *more])
+
+    again("--jobs", "2")
+    return folder, again
+
+
+def test_records_are_what_a_search_scores(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = run
+    results = {result.name: result for result in read_results(folder / "results")}
+    assert sorted(results) == ["bm25.0.part", "bm25.0.whole", "naive.1.part", "naive.2.part", "taco.1.part", "taco.2.part"]
+    capsys.readouterr()
+    for name in ("bm25.0.whole", "taco.2.part"):
+        result = results[name]
+        runs = folder / "work" / result.condition / str(result.seed) / f"runs-{result.corpus}"
+        collection = ["--collection", str(folder / "work" / "corpora" / "part")] if result.corpus == "part" else []
+        evaluate([str(runs), "--topics", "nq-dev", "fever-dev", "--format", "json", *collection])
+        for row in json.loads(capsys.readouterr().out)["rows"][:2]:
+            means = result.topics[row["topics"]].means
+            assert set(means) == {"page R-precision", "page recall@5", "passage MRR@10", "passage R@20"}
+            for measure, mean in means.items():
+                assert mean == pytest.approx(row[measure], abs=1e-6)
+    whole, part = results["bm25.0.whole"], results["bm25.0.part"]
+    assert whole.passages > part.passages and whole.collection != part.collection
+    assert whole.topics["nq-dev"].fingerprint == part.topics["nq-dev"].fingerprint
+    assert whole.topics["claims that hold"].part_of == "fever-dev" and whole.topics["claims that hold"].queries == 0
+
+
+def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
+    folder, _ = run
+    text = (folder / "results" / "taco.2.part.json").read_text(encoding="utf-8")
+    made = json.loads(text)["made"]
+    assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
+    assert made["commands"][0]["seconds"] > 0 and made["commands"][0]["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
+    assert made["versions"]["torch"] and "commit" in made and "commit" in made["commands"][0] and "attempts" not in made["commands"][0]
+    assert made["models"] == {"tiny": model_hash(tiny_bert)} == made["commands"][0]["models"]
+    assert str(folder) not in text and str(tiny_bert.parent) not in text
+
+
+def test_what_is_done_stays(
+    run: tuple[Path, Callable[..., None]], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, again = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "lock" not in path.name}
+    caplog.set_level("INFO")
+    again("--jobs", "2")
+    assert "small: 6 of 6 jobs are done" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    again("--list", "--format", "json")
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["state"] for row in rows} == {"done"} and all(row["minutes"] > 0 for row in rows)
+    assert [row["held-out"] is None for row in rows] == [row["condition"] == "bm25" for row in rows]
+
+
+def test_the_leaderboard_checks_records_and_shows_texts(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+    """With the real driver: what was stored gives the scores that were recorded, and a record that was changed is found."""
+    folder, _ = run
+    again = [str(folder), "--collection", "sample", "--work", str(folder / "work")]
+    leaderboard([*again, "--check", "--rows", "taco.2.part"])
+    leaderboard([*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"])  # nothing was trained for it, nor made there
+    record = folder / "results" / "bm25.0.part.json"
+    kept = record.read_text(encoding="utf-8")
+    changed = json.loads(kept)
+    changed["topics"]["nq-dev"]["means"]["page recall@5"] += 0.1
+    record.write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(InputError, match="1 deviations in 1 records"):
+        leaderboard([*again, "--check", "--rows", "bm25.0.part"])
+    record.write_text(kept, encoding="utf-8")
+    capsys.readouterr()
+    leaderboard([*again, "--corpus", "part", "--format", "html"])
+    page = capsys.readouterr().out
+    assert open_collection("sample").load_topics("nq-dev").queries[0].text in page
+
+
+def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
+    folder, _ = run
+    study = read_study(folder / "conditions.toml")
+    job = Job("bm25", 0)
+    for corpora, expected in (((), ["whole", "part"]), (("part",), ["part"])):
+        assert Runner(study, "sample", {}, folder / "work", 1, corpora=corpora).corpora(job) == expected
+
+
+def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
+    """Though everything is done, with records of it."""
+    folder, _ = run
+    path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
+    shutil.copytree(folder / "results", tmp_path / "results")
+    argv = ["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--only", "taco", "--seeds", "1"]
+    with pytest.raises(
+        InputError, match=r"^taco, seed 1: command was 'train .* --steps 2', now 'train .* --steps 3'; .* remove .*taco/1 and "
+    ):
+        reproduce(argv)
+
+
+def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    argv = ["--conditions", str(study_file(tmp_path)), "--work", str(tmp_path / "work"), "--only", "naive", "--seeds", "1"]
+    with pytest.raises(InputError, match=r"--models tiny=\S+: no weights in it"):
+        reproduce([*argv, "--models", f"tiny={tmp_path}"])
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(InputError, match="jobs failed"):
+        reproduce([*argv, "--models", f"tiny={tmp_path}"])
+    assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
+    with pytest.raises(InputError, match="--corpora half: the conditions have whole, part"):
+        reproduce([*argv, "--corpora", "half"])
+    for given, message in ((f"tine={tmp_path}", "--models tine: the conditions name tiny"), ("tiny", "--models 'tiny' is not NAME=FOLDER")):
+        with pytest.raises(InputError, match=message):
+            reproduce([*argv, "--models", given])
+
+
+def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]]) -> None:
+    folder, _ = run
+    runner = Runner(read_study(folder / "conditions.toml"), "sample", {}, folder / "work", 1)
+    results = read_results(folder / "results")
+    found = examples(runner, results, "part")
+    assert found is not None and found.corpus == "part" and set(found.topics) == {"nq-dev", "fever-dev"}
+    store = open_collection("sample").passages
+    for name, chosen in found.topics.items():
+        queries = open_collection("sample").load_topics(name).queries
+        assert 0 < len(chosen) <= 20 and found.judged[name] == [row for row, query in enumerate(queries) if query.evidence[0].passages]
+        for each in chosen:
+            assert (each.qid, each.text) == (queries[each.row].qid, queries[each.row].text)
+            assert set(each.gold) == {docid for evidence in queries[each.row].evidence for docid in evidence.passages}
+            assert len(each.top) == 3  # one seed of each system
+            trec = read_trec(folder / "work" / "taco" / "1" / "runs-part" / f"{name}.trec")
+            assert tuple(each.top["taco + prompts (tiny)"]) == tuple(trec.rankings[each.qid].docids[:3])
+            for docid in (*each.gold, *each.top["BM25"]):
+                assert found.passages[docid][0] == store.get([docid])[docid].title
+    assert examples(runner, results, "elsewhere") is None
+
+
+def test_telling_queries_are_those_that_systems_differ_on() -> None:
+    values = {"a": [0.0] * 30 + [1.0, 0.6], "b": [0.0] * 30 + [0.0, 0.5]}
+    results = [
+        Result(name, name, "", 0, "part", 9, "", {"t": TopicScores(32, "", {}, {"page R-precision": each})})
+        for name, each in values.items()
+    ]
+    assert telling(results, "t") == [*range(18), 30, 31]

@@ -1,0 +1,116 @@
+"""A study that scores answers, run without Java, Pyserini and ir_datasets: dense models need none of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cities import write_cities
+
+from taco_ir.core.files import InputError
+from taco_ir.leaderboard import main as leaderboard
+from taco_ir.studies.conditions import read_study
+from taco_ir.studies.records import Result, read_result
+
+BLOCKED = """
+import sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pyserini", "ir_datasets", "jnius", "jnius_config"):
+            raise ModuleNotFoundError(f"{name} is not to be imported here")
+
+
+sys.meta_path.insert(0, Blocked())
+"""
+FLAGS = "--tasks nq --seed {seed} --collection {collection} --query-length 16 --passage-length 40"
+STUDY = f"""
+name = "answers"
+models = ["tiny"]
+topics = ["nq-dev"]
+hits = 5
+tolerance = 0.01
+
+[[condition]]
+name = "joint"
+system = "joint"
+base = "tiny"
+seeds = [1]
+commands = [
+    "train {FLAGS} --model {{tiny}} --pooling mean --negatives none --reading nq --self-supervised mlm --batch-size 4 --steps 2 --reading-batch 2 --passage-batch 2 --pool-hard 0 --pool-queries 2 --pool-random 3 --validate-on train --output {{out}}",
+    "mine --source {{out}}/model --collection {{collection}} --tasks nq --depth 5 --keep 3 --output {{out}}/mined.jsonl",
+    "train_reader {FLAGS} --model {{tiny}} --negatives {{out}}/mined.jsonl --batch-size 2 --hard-negatives 1 --steps 2 --output {{out}}/reader",
+]
+search = "--model {{out}}/model"
+answer = "--model {{out}}/model --reader {{out}}/reader/model"
+whole = [1]
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has run in processes that cannot import what is blocked."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "sitecustomize.py").write_text(BLOCKED)
+    (folder / "conditions.toml").write_text(STUDY)
+    collection = write_cities(folder / "cities")
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    blocked = subprocess.run(
+        [sys.executable, "-c", "import pyserini"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert "pyserini is not to be imported here" in blocked.stderr
+    command = ["reproduce", "--conditions", "conditions.toml", "--collection", collection, "--models", f"tiny={tiny_mlm}", "--work", "work"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"taco_ir.{command[0]}", *map(str, command[1:])],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = folder / "work" / "joint" / "1" / "output.txt"
+    assert done.returncode == 0, done.stderr + (log.read_text() if log.is_file() else "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(study: Path) -> Result:
+    return read_result(study / "results" / "joint.1.whole.json")
+
+
+def test_answers_are_measures_of_their_topics(record: Result) -> None:
+    scores = record.topics["nq-dev"]
+    assert {"page R-precision", "passage R@20", "answer EM", "answer F1", "answer KILT-EM", "answer KILT-F1"} <= set(scores.means)
+    assert len(scores.by_query["answer EM"]) == len(scores.by_query["answer F1"]) == scores.queries == 6
+    assert scores.means["answer KILT-EM"] <= scores.means["answer EM"] <= scores.means["answer F1"]
+
+
+def test_a_record_says_with_how_many_parameters_it_answers(record: Result, study: Path, tiny_mlm: Path) -> None:
+    """Twice the backbone, for retriever and reader, and the reader's head; heads for training alone do not count."""
+    from transformers import AutoModel
+
+    parts = dict(AutoModel.from_pretrained(tiny_mlm).named_parameters())
+    backbone = sum(value.numel() for name, value in parts.items() if "pooler" not in name)
+    first_head = second_head = 3 * 32 + 3
+    assert record.made["system_parameters"] == 2 * backbone + first_head + second_head
+    assert (study / "work" / "joint" / "1" / "out" / "model" / "mlm_head.safetensors").is_file()
+    assert (
+        record.made["answer"]["command"] == "answer --topics nq-dev --hits 20 --quiet --model joint/1/model --reader joint/1/reader/model"
+    )
+    assert record.made["answer"]["seconds"] > 0 and record.made["search"]["seconds"] > 0
+
+
+def test_the_leaderboard_shows_them(study: Path, record: Result, capsys: pytest.CaptureFixture[str]) -> None:
+    leaderboard([str(study), "--measures", "R@20", "EM"])
+    shown = capsys.readouterr().out
+    assert "answer EM" in shown and "passage R@20" in shown and f"{record.topics['nq-dev'].means['answer EM']:.3f}" in shown
+
+
+def test_answers_need_a_search(tmp_path: Path) -> None:
+    (tmp_path / "conditions.toml").write_text(STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", ""))
+    with pytest.raises(InputError, match="condition 'joint': answers are scored with the search that they come from; search is missing"):
+        read_study(tmp_path / "conditions.toml")

@@ -1,0 +1,158 @@
+"""A condition takes what ranked held-out queries best, without anybody in between, and its record says what was taken of what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from taco_ir.core.files import InputError, read_json
+from taco_ir.core.types import Ranking, Run, write_trec
+from taco_ir.data.collection import open_collection
+from taco_ir.studies.conditions import Job, read_study
+from taco_ir.studies.curves import best_first, curve, held_out, kept
+from taco_ir.studies.edits import edits_of, refuse_edited
+from taco_ir.studies.processes import Spent
+from taco_ir.studies.records import read_results
+from taco_ir.studies.runner import Runner
+from taco_ir.studies.schedule import run_jobs, wanted_jobs
+
+STUDY = """
+name = "chosen"
+models = ["tiny"]
+topics = ["nq-dev"]
+tolerance = 0.01
+
+[[condition]]
+name = "tune-{method}-{rate}"
+each = { method = ["lora", "full"], rate = ["1e-3", "1e-2"] }
+seeds = [0]
+commands = ["train --model {tiny} --tune {method} --learning-rate {rate} --output {out}"]
+
+[[condition]]
+name = "{method}"
+each = { method = ["lora", "full"] }
+system = "{method}"
+base = "tiny"
+best = { rate = "tune-{method}-*" }
+seeds = [1, 2]
+commands = ["train --model {tiny} --tune {method} --learning-rate {rate} --seed {seed} --output {out}"]
+search = "--model {out}/model"
+whole = [1, 2]
+"""
+MACRO = {("lora", "1e-3"): [0.9, 0.3, 0.2], ("lora", "1e-2"): [0.9, 0.1, 0.25], ("full", "1e-3"): [0.1, 0.2], ("full", "1e-2"): [0.1, 0.4]}
+
+
+def written(folder: Path, text: str = STUDY) -> Path:
+    (folder / "conditions.toml").write_text(text, encoding="utf-8")
+    return folder / "conditions.toml"
+
+
+def log_of(training: Path, values: Sequence[float], end: str = "\n") -> None:
+    training.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"step": 5 * place, "validation": {"nq": value, "macro": value}}) for place, value in enumerate(values)]
+    (training / "log.jsonl").write_text("\n".join(['{"step": 0, "loss": {"nq": 1.0}}', *lines]) + end, encoding="utf-8")
+    (training / "parameters.json").write_text('{"trained": 3, "backbone": 9}', encoding="utf-8")
+
+
+def pretend(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
+    """A process that leaves what a training or a search would."""
+    flags = dict(zip(words[1::2], words[2::2], strict=False))
+    if words[0] == "train":
+        log_of(Path(flags["--output"]), MACRO[flags["--tune"], flags["--learning-rate"]])
+        return Spent(1.0, 1)
+    for query in (topics := open_collection("sample").load_topics("nq-dev")).queries[:1]:
+        write_trec(Run({query.qid: Ranking.of([], [])}), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x")
+    return Spent(2.0, 2)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr("taco_ir.studies.runner.run_process", pretend)
+    (tmp_path / "tiny").mkdir()
+    save_file({"weight": np.zeros(3)}, tmp_path / "tiny" / "model.safetensors")
+    return Runner(read_study(written(tmp_path)), "sample", {"tiny": str(tmp_path / "tiny")}, tmp_path / "work", 1)
+
+
+def test_the_best_is_taken_and_recorded(tmp_path: Path, runner: Runner) -> None:
+    jobs = wanted_jobs(runner.study, ["lora", "full"], [1, 2])
+    assert len(jobs) == 8  # what is chosen among comes along
+    assert run_jobs(runner.study, jobs, runner.run, 2, lambda _: None) == {}
+    results = {result.name: result.made for result in read_results(tmp_path / "results")}
+    assert sorted(results) == ["full.1.whole", "full.2.whole", "lora.1.whole", "lora.2.whole"]
+    for name, made in results.items():
+        rate = "1e-3" if "lora" in name else "1e-2"
+        assert f"--learning-rate {rate} " in made["commands"][0]["command"]
+        assert next(iter(made["best"]["rate"])) == rate and made["parameters"] == {"trained": 3, "backbone": 9}
+    assert results["lora.1.whole"]["best"] == {"rate": {"1e-3": 0.3, "1e-2": 0.25}}  # the best of a curve, not its end
+    assert results["full.2.whole"]["curve"] == [[0, 0.1], [5, 0.4]]
+
+
+def test_a_choice_stays_when_what_was_chosen_among_goes(runner: Runner) -> None:
+    for job in wanted_jobs(runner.study, ["lora"], [1]):
+        runner.run(job)
+    stamp = runner.folder(Job("lora", 1)) / "step-0.json"
+    before = read_json(stamp)
+    for rate, values in (("1e-3", [0.1, 0.0]), ("1e-2", [0.1, 0.9])):
+        log_of(runner.folder(Job(f"tune-lora-{rate}", 0)) / "out", values)
+    runner.run(Job("lora", 1))
+    assert read_json(stamp) == before
+    runner.run(Job("lora", 2))  # which had not chosen yet
+    assert "--learning-rate 1e-2" in read_json(runner.folder(Job("lora", 2)) / "step-0.json")["command"]
+
+
+def test_another_choice_of_the_conditions_is_an_edit_and_another_one_made_is_not(tmp_path: Path, runner: Runner) -> None:
+    """A record keeps what it chose; what there was to choose from belongs to the conditions."""
+    jobs = wanted_jobs(runner.study, ["lora"], [1])
+    for job in jobs:
+        runner.run(job)
+    for rate, values in (("1e-3", [0.1, 0.0]), ("1e-2", [0.1, 0.9])):
+        log_of(runner.folder(Job(f"tune-lora-{rate}", 0)) / "out", values)
+    (runner.folder(Job("lora", 1)) / "best.json").rename(tmp_path / "before.json")
+    runner.step(Job("lora", 1), 0).unlink()
+    refuse_edited(runner, jobs)
+    runner.run(Job("lora", 1))
+    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"]
+    refuse_edited(runner, jobs)
+    more = read_study(written(tmp_path, STUDY.replace('"1e-2"]', '"1e-2", "1e-1"]')))
+    edited = Runner(more, "sample", {"tiny": str(tmp_path / "tiny")}, runner.work, 1)
+    (edit,) = edits_of(edited, Job("lora", 1))
+    assert edit[:3] == ("choice of rate", "1e-2 1e-3", "1e-1 1e-2 1e-3")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"tune-{method}-*"', '"tune-{method}-1e-3"', "best rate = 'tune-lora-1e-3' must match conditions, with one"),
+        ('"tune-{method}-*"', '"tuned-{method}-*"', "best rate = 'tuned-lora-.' must match conditions"),
+        ("best = { rate", "best = { seed", r"best seed: \{seed\} stands for something else"),
+        ("best = { rate", "best = { speed", r"\{rate\} stands for nothing"),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_study(written(tmp_path, STUDY.replace(old, new, 1)))
+
+
+def test_what_was_not_validated_cannot_be_chosen(tmp_path: Path) -> None:
+    log_of(tmp_path / "a", [0.5, 0.1])
+    log_of(tmp_path / "b", [0.5])
+    assert best_first({"a": tmp_path / "a"}) == {"a": 0.1}
+    with pytest.raises(InputError, match="b: no validation in it"):
+        best_first({"a": tmp_path / "a", "b": tmp_path / "b"})
+
+
+def test_curves_are_of_the_last_training_and_of_whole_lines(tmp_path: Path) -> None:
+    assert curve(tmp_path) == [] and held_out(tmp_path) is None and kept(tmp_path) == {}
+    log_of(tmp_path / "episode-1", [0.9])
+    log_of(tmp_path / "episode-2", [0.1, 0.3, 0.2], end='\n{"step": 15, "validation": {"mac')
+    assert curve(tmp_path) == [(0, 0.1), (5, 0.3), (10, 0.2)] and held_out(tmp_path) == 0.3
+    log_of(tmp_path / "episode-10", [0.1, 0.4])
+    (tmp_path / "episode-10" / "parameters.json").write_text('{"trained": 5}')
+    assert held_out(tmp_path) == 0.4 and kept(tmp_path)["parameters"] == {"trained": 5}
+    (tmp_path / "episode-10" / "log.jsonl").write_text('{"step": 0, "validation": {"mlm": 3.0}}\n')  # a pre-training's
+    assert curve(tmp_path) == []

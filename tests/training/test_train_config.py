@@ -1,0 +1,493 @@
+"""A training run's configuration: which source beats which, what episodes inherit, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taco_ir.cli import Parser
+from taco_ir.core.files import InputError
+from taco_ir.core.settings import RANGES, checked, option
+from taco_ir.core.types import Passage
+from taco_ir.encoders.config import EncoderConfig
+from taco_ir.training.config import (
+    EPISODE_KEYS,
+    MAY_DIFFER,
+    PRESETS,
+    WEIGHTING_NAMES,
+    TrainConfig,
+    add_flags,
+    differing_keys,
+    episode_configs,
+    from_dict,
+    given_flags,
+    load_config,
+    read_train_config,
+    save_config,
+    shipped,
+    to_dict,
+)
+from taco_ir.training.keys import FLAG_KEYS, GROUPS, HINTS, KEYS, RULES
+
+NEEDED = {"model": "m", "output": "o"}
+SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["exact", "a b"]))
+OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "median"]), SCALARS)
+TEXTS = {
+    "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
+    "phase_shares": st.sampled_from(["1,1,1", "1,2.5,3"]),
+    "tune_budget": st.sampled_from(["", "0.5%", "5 %", "12.25%"]),
+    "passage_template": st.sampled_from(["{title} {text}", "{text}", "Title: {title} Text: {text}", '"{text}"\\']),
+}
+
+
+def values_of(key: str) -> st.SearchStrategy[Any]:
+    """Values that `key` takes, as TOML has them."""
+    kind, rules = RULES[key]
+    if "choices" in rules:
+        return st.sampled_from(rules["choices"])
+    if key in TEXTS:
+        return TEXTS[key]
+    if key == "self_supervised":
+        return st.sampled_from([("none",), ("mlm",), ("inverse_cloze", "mlm")])
+    if kind is int:
+        return st.integers(rules["min"], rules["min"] + 50)
+    if kind is float:
+        return st.floats(max(rules.get("min", 0), rules.get("above", 0) + 0.001), min(rules.get("max", 0.9), 0.9))
+    return {
+        bool: st.booleans(),
+        HINTS["tasks"]: st.lists(st.sampled_from(["nq", "fever", "wow"]), min_size=1).map(tuple),
+        HINTS["weighting_options"]: OPTIONS,
+    }.get(kind, st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))
+
+
+# mining that always leaves enough; its own errors have their own test
+MINING = {
+    "mine_depth": st.just(200),
+    "mine_skip": st.integers(0, 100),
+    "mine_keep": st.integers(30, 90),
+    "hard_negatives": st.integers(0, 30),
+}
+ALL_VALUES = {key: values_of(key) for key in FLAG_KEYS} | MINING
+EPISODES = st.lists(st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES}))
+GIVEN = st.fixed_dictionaries({}, optional=ALL_VALUES)
+
+
+def toml(values: Mapping[str, Any]) -> str:
+    """Keys and values as TOML; JSON's scalars, texts and lists of them are TOML's as well."""
+    return "".join(f"{key} = {_inline(value)}\n" for key, value in values.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_inline(entry)}" for key, entry in value.items()) + "}"
+    return json.dumps(value)
+
+
+def write(path: Path, values: Mapping[str, Any], *episodes: Mapping[str, Any]) -> Path:
+    path.write_text(toml(values) + "".join("[[episode]]\n" + toml(episode) for episode in episodes), encoding="utf-8")
+    return path
+
+
+def parse(*argv: str) -> dict[str, Any]:
+    parser = Parser("train", "Train.")
+    add_flags(parser)
+    return given_flags(parser.parse_args(argv))
+
+
+def argv_of(key: str, value: Any) -> list[str]:
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", ",".join(value)]
+    if isinstance(value, Mapping):
+        return [f"--{name}", *(f"{option}={_inline(entry)}" for option, entry in value.items())]
+    return [f"--{name}", str(value)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("configs")
+
+
+# laws
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
+    rules = KEYS[key].metadata
+    assert rules["help"] and rules["group"] in GROUPS and "%" not in rules["help"]
+    assert set(rules) <= {"help", "group", "choices", "test", "allowed", *RANGES}
+    default = getattr(TrainConfig(), key)
+    if key not in ("model", "output"):
+        assert key == "episodes" or checked(key, default, *RULES[key]) == default
+    assert key == "episodes" or f"--{key.replace('_', '-')}" in help_text()
+
+
+def help_text() -> str:
+    parser = Parser("train", "Train.")
+    add_flags(parser)
+    return parser.format_help()
+
+
+def test_help_is_grouped_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # no name is broken at its hyphens
+    text = help_text()
+    assert [title for title in GROUPS if f"\n{title}:\n" in text] == list(GROUPS)
+    assert all(name in text for name in (*shipped(), *PRESETS, "Karpukhin"))
+    code = "import sys, taco_ir.training.config as c; print([m for m in ('torch', 'transformers', 'faiss', 'scipy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_episodes_set_keys_that_exist() -> None:
+    assert set(EPISODE_KEYS) < set(FLAG_KEYS) and len(set(EPISODE_KEYS)) == len(EPISODE_KEYS)
+    assert not {"model", "output", "collection", "tasks", "seed", "untied"} & set(EPISODE_KEYS)
+
+
+def test_nothing_given_leaves_no_trace() -> None:
+    assert parse() == {}
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN)
+def test_flags_give_their_values(values: dict[str, Any]) -> None:
+    values = {key: value for key, value in values.items() if value != {}}
+    assert parse(*(word for key, value in values.items() for word in argv_of(key, value))) == values
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN, EPISODES)
+def test_a_file_gives_its_values(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+    config = read_train_config(write(folder / "law.toml", values | NEEDED, *episodes), {})
+    assert config == replace(TrainConfig(), **(values | NEEDED), episodes=tuple(episodes))
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN, EPISODES)
+def test_json_round_trip(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+    config = replace(TrainConfig(), **values, episodes=tuple(episodes))
+    save_config(config, folder)
+    again = load_config(folder)
+    assert again == config == from_dict(to_dict(config))
+    assert [type(getattr(again, key)) for key in KEYS] == [type(getattr(config, key)) for key in KEYS]
+
+
+@pytest.mark.parametrize("key", sorted(set(FLAG_KEYS) - {"weighting_options", "steps"}))
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_flags_beat_file_beats_preset(folder: Path, key: str, data: st.DataObject) -> None:
+    in_preset, in_file, in_flag = (data.draw(ALL_VALUES[key]) for _ in range(3))
+    path, bare = write(folder / "beat.toml", NEEDED | {key: in_file}), write(folder / "bare.toml", NEEDED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "ours", {key: in_preset})
+        assert getattr(read_train_config(path, {key: in_flag}, "ours"), key) == in_flag
+        assert getattr(read_train_config(path, {}, "ours"), key) == in_file
+        if key not in NEEDED:
+            assert getattr(read_train_config(bare, {}, "ours"), key) == in_preset
+            assert getattr(read_train_config(bare, {}), key) == getattr(TrainConfig(), key)
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN, EPISODES)
+def test_an_episode_is_the_run_but_for_its_own_keys(values: dict[str, Any], tables: list[dict[str, Any]]) -> None:
+    config = replace(TrainConfig(), **values, episodes=tuple(tables))
+    expanded = [table for table in tables for _ in range(table.get("repeat", 1))]
+    episodes = episode_configs(config)
+    assert len(episodes) == len(expanded) or (not tables and episodes == [config])
+    for episode, table in zip(episodes, expanded, strict=False):
+        assert episode.episodes == ()
+        for key in set(FLAG_KEYS) - {"weighting_options", "steps"}:
+            assert getattr(episode, key) == table.get(key, getattr(config, key))
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN, EPISODES)
+def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], tables: list[dict[str, Any]]) -> None:
+    """But for flags about the weighting, which have a rule of their own."""
+    config = read_train_config(write(folder / "reach.toml", {}, *tables), flags | NEEDED)
+    for episode in episode_configs(config):
+        assert all(getattr(episode, key) == value for key, value in (flags | NEEDED).items() if not key.startswith("weighting"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(GIVEN, GIVEN)
+def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
+    a, b = replace(TrainConfig(), **one), replace(TrainConfig(), **other)
+    assert differing_keys(a, b) == differing_keys(b, a) == [k for k in KEYS if k not in MAY_DIFFER and asdict(a)[k] != asdict(b)[k]]
+    assert differing_keys(a, replace(a, device="cuda", output="elsewhere", tensorboard=True)) == []
+    assert differing_keys(a, replace(a, seed=a.seed + 1)) == ["seed"]
+
+
+@given(st.text(alphabet="{}title xtext!:0", max_size=16))
+def test_a_template_that_is_taken_formats(template: str) -> None:
+    try:
+        checked("t", template, *RULES["passage_template"])
+    except InputError:
+        return
+    assert EncoderConfig(passage_template=template).passage_text(Passage("p#0", "p", "aa", "bb"))
+
+
+@pytest.mark.parametrize("template", ["", "x", "{", "{0}", "{titel}", "{title.x}", "{title[a]}", "{title!x}", "{text:d}", "{{text}}"])
+def test_templates_that_are_refused(template: str) -> None:
+    with pytest.raises(InputError, match="^t is .*; it must be a text with the fields {title} and {text}$"):
+        checked("t", template, *RULES["passage_template"])
+
+
+def test_a_whole_number_is_a_number(folder: Path) -> None:
+    config = read_train_config(write(folder / "n.toml", NEEDED | {"epochs": 2}), {})
+    assert config.epochs == 2 and type(config.epochs) is float, "so that it prints and is saved as one"
+
+
+# weighting options and steps, which go with another key
+
+
+def test_options_stay_with_their_weighting(folder: Path) -> None:
+    path = write(folder / "w.toml", NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2, "beta": 0.9}})
+    assert read_train_config(path, parse("--weighting-options", "tau=5")).weighting_options == {"tau": 5, "beta": 0.9}
+    assert read_train_config(path, parse("--weighting", "taco")).weighting_options == {"tau": 2, "beta": 0.9}
+    assert read_train_config(path, parse("--weighting", "cgd")).weighting_options == {}
+    assert read_train_config(path, parse("--weighting", "cgd", "--weighting-options", "alpha=1")).weighting_options == {"alpha": 1}
+
+
+def test_options_without_a_weighting_go_to_the_one_that_is_chosen(folder: Path) -> None:
+    path = write(folder / "o.toml", NEEDED | {"weighting_options": {"tau": 5}})
+    config = read_train_config(path, parse("--weighting", "taco"))
+    assert (config.weighting, config.weighting_options) == ("taco", {"tau": 5})
+
+
+def test_an_episode_with_another_weighting_starts_without_options(folder: Path) -> None:
+    top = NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2}}
+    config = read_train_config(write(folder / "e.toml", top, {"weighting": "naive"}, {}, {"weighting_options": {"beta": 0.9}}), {})
+    assert [episode.weighting_options for episode in episode_configs(config)] == [{}, {"tau": 2}, {"tau": 2, "beta": 0.9}]
+
+
+@pytest.mark.parametrize("name", WEIGHTING_NAMES)
+def test_one_flag_compares_weightings_in_the_episode_that_chooses_one(name: str) -> None:
+    """As in the paper, whose weightings differ in the last episode alone."""
+    before, after = (
+        episode_configs(read_train_config(Path("taco-t5-base-kilt"), flags)) for flags in ({}, parse("--weighting", name, "--output", "o"))
+    )
+    assert [episode.weighting for episode in after] == ["naive"] * 8 + [name]
+    assert differing_keys(before[0], after[0]) == []
+    assert after[-1].weighting_options == (before[-1].weighting_options if name == "taco" else {})
+    options = episode_configs(read_train_config(Path("taco-t5-base-kilt"), parse("--weighting-options", "tau=5")))
+    assert [episode.weighting_options for episode in options] == [{}] * 8 + [{"tau": 5, "beta": 0.999, "burn_in": 0.1}]
+
+
+def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
+    path = write(folder / "s.toml", NEEDED | {"steps": 100}, {}, {"epochs": 2}, {"epochs": 2, "steps": 7})
+    assert [(e.epochs, e.steps) for e in episode_configs(read_train_config(path, {}))] == [(1, 100), (2, 0), (2, 7)]
+    assert [e.steps for e in episode_configs(read_train_config(path, parse("--epochs", "3")))] == [0, 0, 0]
+    assert [e.steps for e in episode_configs(read_train_config(path, parse("--steps", "5")))] == [5, 5, 5]
+
+
+# shipped
+
+
+@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("suffix", ["", ".toml"])
+def test_shipped_configurations_are_found_by_name(name: str, suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    flags = NEEDED | {"output": "elsewhere"}
+    config = read_train_config(Path(name + suffix), flags)
+    assert config.output == "elsewhere" and episode_configs(config)
+    write(folder / f"{name}.toml", NEEDED | {"seed": 77})
+    assert (read_train_config(Path(f"{name}.toml"), {}).seed == 77) and read_train_config(Path(name), flags) == config, (
+        "a file here comes first"
+    )
+    (folder / f"{name}.toml").unlink()
+
+
+def test_the_papers_recipe() -> None:
+    config = read_train_config(Path("taco-t5-base-kilt"), {})
+    first, *ance = episode_configs(config)
+    assert (first.negatives, first.epochs, first.weighting) == ("bm25", 20, "naive")
+    assert [(e.negatives, e.epochs, e.weighting) for e in ance] == [("ance", 3, "naive")] * 7 + [("ance", 3, "taco")]
+    assert dict(ance[-1].weighting_options) == {"tau": 2, "beta": 0.999, "burn_in": 0.1}
+    for episode in (first, *ance):
+        assert (episode.batch_size, episode.shares, episode.share_temperature, episode.hard_negatives) == (120, "temperature", 4, 2)
+        assert (episode.learning_rate, episode.warmup, episode.clip, episode.precision) == (5e-6, 0.1, 1, "bf16")
+        assert (episode.pooling, episode.untied, episode.prompts, episode.mine_keep) == ("decoder", False, True, 64)
+        assert len(episode.tasks) == 8 and episode.max_examples == 100_000 and episode.passage_template == "Title: {title} Text: {text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "roles", "queries", "passages", "epochs"), [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)]
+)
+def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, passages: int, epochs: int) -> None:
+    config = read_train_config(Path(f"dptdr-{name}"), {})
+    assert (config.tune, config.tune_width, config.tune_roles, config.untied) == ("prompt", width, roles, False)
+    assert (config.batch_size, config.hard_negatives + 1, config.epochs) == (queries, passages, epochs)
+    assert (config.learning_rate, config.warmup, config.temperature, config.normalize) == (7e-3, 0.1, 1, False)
+    assert (config.pooling, config.prompts, config.query_length, config.passage_length) == ("first", False, 32, 128)
+    assert config.tasks == (name,) and not config.episodes
+
+
+def test_the_dpr_preset() -> None:
+    config = read_train_config(None, NEEDED | {"epochs": 1.0}, "dpr")
+    assert (config.untied, config.prompts, config.negatives, config.hard_negatives) == (True, False, "bm25", 1)
+    assert (config.batch_size, config.learning_rate, config.dropout, config.epochs) == (128, 1e-5, 0.1, 1)
+    assert from_dict(to_dict(config)) == config
+
+
+# mistakes
+
+IN_FILES = [
+    ("lerning_rate = 1", "unknown key 'lerning_rate'; did you mean learning_rate?"),
+    ("qqq = 1", "unknown key 'qqq'; valid: collection, tasks, model,"),
+    ("episodes = []", "unknown key 'episodes'; did you mean episode?"),
+    ("repeat = 2", "unknown key 'repeat'; "),
+    ("[encoder]\npooling = 'mean'", "unknown key 'encoder'; "),
+    ("batch_size = 0", "batch_size is 0; it must be a whole number, at least 1"),
+    ("batch_size = 2.0", "batch_size is 2.0; it must be a whole number, at least 1"),
+    ("batch_size = true", "batch_size is True; it must be a whole number, at least 1"),
+    ("learning_rate = 0", "learning_rate is 0; it must be a number, above 0"),
+    ("learning_rate = nan", "learning_rate is nan; it must be a number, above 0"),
+    ("warmup = 1.5", "warmup is 1.5; it must be a number, at least 0, at most 1"),
+    ("dropout = 1", "dropout is 1; it must be a number, below 1"),
+    ("clip = inf", "clip is inf; it must be a number, at least 0"),
+    ("passage_length = 0", "passage_length is 0; it must be a whole number, at least 1"),
+    ("prompts = 'yes'", "prompts is 'yes'; it must be true or false"),
+    ("collection = 3", "collection is 3; it must be a text"),
+    ("tasks = 'nq'", "tasks is 'nq'; it must be a list of one text or more"),
+    ("tasks = []", "tasks is []; it must be a list of one text or more"),
+    ("tasks = ['']", "tasks is ['']; it must be a list of one text or more"),
+    ("weighting = 'pc-grad'", f"weighting is 'pc-grad'; it must be one of {', '.join(WEIGHTING_NAMES)} (did you mean pcgrad?)"),
+    ("weighting = 'zz'", f"weighting is 'zz'; it must be one of {', '.join(WEIGHTING_NAMES)}\n"),
+    ("weighting_options = { tau = [1] }", "weighting_options is {'tau': [1]}; it must be a table of finite numbers, texts, true and false"),
+    ("precision = 'fp16'", "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
+    ("pooling = 'last'", "pooling is 'last'; it must be one of first, mean, decoder"),
+    ("shares = '16,0'", "shares is '16,0'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8"),
+    ("passage_template = '{titel}'", "passage_template is '{titel}'; it must be a text with the fields {title} and {text}"),
+    ("passage_template = 'x'", "passage_template is 'x'; it must be a text with the fields {title} and {text}"),
+    ("negatives = ''", "negatives is ''; it must be bm25, ance, none, or a file of taco_ir.mine"),
+    ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
+    ("[episode]\nepochs = 1", "episode is {'epochs': 1}; it must be a list of tables, [[episode]] in a file"),
+    ("[[episode]]\n[[episode]]\nepoch = 3", "episode 2: unknown key 'epoch'; did you mean epochs?"),
+    ("[[episode]]\nseed = 3", "episode 1: key 'seed' belongs to the whole run; valid: negatives, mine_depth,"),
+    ("[[episode]]\nepochs = -1", "episode 1: epochs is -1; it must be a number, above 0"),
+    ("[[episode]]\nrepeat = 0", "episode 1: repeat is 0; it must be a whole number, at least 1, at most 1000"),
+    ("seed = 1\nmodel = \n", "not valid TOML: Invalid value (at line 2, column 9)"),
+    ("seed = 1\n\ntasks = [1", "not valid TOML: Unclosed array (at line 3, the last)"),
+    ("seed = 1\nseed = 2\n", "not valid TOML: Cannot overwrite a value (at line 2, column 9)"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), IN_FILES)
+def test_a_mistake_in_a_file_is_one_line_with_its_place(folder: Path, text: str, message: str) -> None:
+    path = folder / "wrong.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_train_config(path, NEEDED)
+    assert f"{error.value}\n".startswith(f"{path}: {message}") and "\n" not in str(error.value)
+
+
+ON_THE_COMMAND_LINE = [
+    ("--batch-size 0", "--batch-size is 0; it must be a whole number, at least 1"),
+    ("--batch-size many", "--batch-size is 'many'; it must be a whole number, at least 1"),
+    ("--learning-rate 1e-5x", "--learning-rate is '1e-5x'; it must be a number, above 0"),
+    ("--learning-rate inf", "--learning-rate is inf; it must be a number, above 0"),
+    ("--weighting tacoo", f"--weighting is 'tacoo'; it must be one of {', '.join(WEIGHTING_NAMES)} (did you mean taco?)"),
+    ("--tasks ,", "--tasks is (); it must be a list of one text or more"),
+    (
+        "--tune magic",
+        "--tune is 'magic'; it must be one of full, bitfit, lora, prefix, prompt, adapter, parallel, mam, iaa-s, iaa-l, iaa-m",
+    ),
+    ("--tune-width -1", "--tune-width is -1"),
+    ("--tune-budget 0.5", "--tune-budget is '0.5'; it must be a share such as 0.5%, or nothing"),
+    ("--shares even", "--shares is 'even'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8"),
+    ("--weighting-options tau=inf", "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value"),
+    ("--lerning-rate 1", "unrecognized arguments: --lerning-rate 1"),
+    ("--mine-skip 200", "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query; hard_negatives 1 needs at least 1"),
+    (
+        "--hard-negatives 33",
+        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query; hard_negatives 33 needs at least 33",
+    ),
+    ("--model=", "--model is needed: the encoder to start from"),
+    ("--output=", "--output is needed: folder of the run"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), ON_THE_COMMAND_LINE)
+def test_a_mistake_in_a_flag_is_one_line_with_its_name(words: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_train_config(None, NEEDED | parse(*words.split()))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mining_is_checked_in_the_episode_that_it_is_for(folder: Path) -> None:
+    path = write(
+        folder / "m.toml", NEEDED, {"repeat": 2, "negatives": "none", "hard_negatives": 50}, {"negatives": "ance", "mine_skip": 300}
+    )
+    with pytest.raises(InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"):
+        read_train_config(path, {})
+
+
+def test_what_is_needed_is_asked_for() -> None:
+    with pytest.raises(InputError, match=r"^--model is needed: "):
+        read_train_config(None, {"output": "o"})
+    with pytest.raises(InputError, match=r"^--output is needed: "):
+        read_train_config(None, {"model": "m"})
+
+
+def test_a_missing_file_lists_what_is_shipped(folder: Path) -> None:
+    for path in (Path("taco-t6"), folder / "taco-t5-base-kilt", folder):
+        with pytest.raises(InputError) as error:
+            read_train_config(path, NEEDED)
+        assert str(error.value) == f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}"
+
+
+def test_an_unknown_preset_names_those_that_exist() -> None:
+    with pytest.raises(InputError, match=r"^--preset drp: unknown; did you mean dpr\?$"):
+        read_train_config(None, NEEDED, "drp")
+    with pytest.raises(InputError, match=r"^--preset x: unknown; valid: dpr$"):
+        read_train_config(None, NEEDED, "x")
+
+
+def test_a_file_that_is_not_text(folder: Path) -> None:
+    path = folder / "latin.toml"
+    path.write_bytes(b"model = '\xe9'\n")
+    with pytest.raises(InputError, match="latin.toml: not UTF-8"):
+        read_train_config(path, NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "a JSON object is needed"),
+        ("{", "not valid JSON"),
+        ('{"sed": 1}', "unknown key 'sed'; did you mean seed"),
+        ('{"seed": "1"}', "seed is '1'"),
+        ('{"episodes": [{"seed": 1}]}', "episode 1: key 'seed' belongs"),
+    ],
+)
+def test_a_saved_configuration_that_was_changed(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        load_config(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        load_config(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'config.json'}: {message}")
+
+
+@pytest.mark.parametrize("text", ["tau", "=2", "tau=", "tau=1,2", "tau=[1]", "tau=1\nx=2", "tau=1979-05-27", "a.b=1", "tau=nan"])
+def test_options_that_are_none(text: str) -> None:
+    with pytest.raises(ArgumentTypeError):
+        option(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("x=2", 2), ("x=-0.5", -0.5), ("x=true", True), ("x=exact", "exact"), ('x="a b"', "a b"), ("x=1e3", 1000.0)]
+)
+def test_options_are_toml_scalars_or_words(text: str, value: Any) -> None:
+    assert option(text) == [("x", value)] and type(option(text)[0][1]) is type(value)

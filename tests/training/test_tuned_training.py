@@ -1,0 +1,310 @@
+"""Training modules on a frozen backbone: they alone move, under every weighting, and a run that was stopped goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from backbones import possible
+from safetensors.torch import load_file
+from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradients, samplers, step_of
+from training_runs import StopAfter, Stopped, contents, episode, logged, small
+from training_vectors import vectors
+
+from taco_ir.core.files import InputError, read_json
+from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, TRAINING_FILE, read_record
+from taco_ir.encoders.adapters.sizes import METHODS, POSITIONS
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.config import WEIGHTING_NAMES
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.setup import adamw, start_encoder
+from taco_ir.training.tuning import describe_tuning
+
+REPARAMETERISED = {"tune_reparameterise": True}
+SIZED = {method: {"tune": method, "tune_width": 4 if rules.width else 0} for method, rules in METHODS.items()}
+
+
+def everything(model: DualEncoder) -> dict[str, torch.Tensor]:
+    """Copies of all parameters; biases in use have the backbone's names, so that none is."""
+    assert model.tuning is not None
+    model.tuning.use(None)
+    own = model.tuning.named_tensors()
+    mine = {id(tensor) for tensor in own.values()}
+    frozen = {name: param for name, param in model.named_parameters() if id(param) not in mine}
+    return {name: tensor.detach().clone() for name, tensor in (frozen | own).items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "roles"),
+    [
+        *((method, "tower") for method in METHODS),
+        *((method, roles) for method in ("lora", "iaa-l") for roles in ("shared", "task", "task-frozen")),
+    ],
+)
+def test_modules_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
+    """All of them; the backbone stays bit for bit."""
+    model = encoder(tiny_bert, tune_roles=roles, **SIZED[method])
+    names = {"shared": {"shared"}, "tower": {"query", "passage"}, "task-frozen": {f"task {task}" for task in TASKS}}
+    assert model.tuning is not None
+    assert set(model.tuning.names) == names.get(roles, names["task-frozen"] | {"passage"})
+    trained = {name for name, _ in model.trained()}
+    assert trained == set(model.tuning.named_tensors())
+    before = everything(model)
+    step = step_of(model)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    for number in range(2):
+        assert step(number, 0.0).report is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {name for name, tensor in everything(model).items() if not torch.equal(tensor, before[name])}
+    assert {name for name in trained if not name.endswith("key.bias")} <= changed <= trained
+
+
+@pytest.mark.parametrize("weighting", WEIGHTING_NAMES)
+def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str) -> None:
+    """A task has no gradient for the modules of the others; the update reaches all."""
+    model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])
+    step = step_of(model, weighting)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    for sampler in samplers():
+        step.task_gradient(sampler, 0)
+        held = {name.split(".")[0] for name, param in model.trained() if param.grad is not None}
+        assert held == {f"task {sampler.task}", "passage"}
+        model.zero_grad()
+    losses = []
+    for number in range(6):
+        result = step(0, number / 6)
+        assert result.report is not None and all(param.grad is not None for _, param in model.trained())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(sum(result.losses.values()))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("lora", {}),
+        ("iaa-l", {}),
+        ("mam", {}),
+        ("bitfit", {}),
+        ("prefix", {"tune_reparameterise": True}),
+        ("adapter", {"tune_roles": "task-frozen"}),
+    ],
+)
+def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method: str, options: dict[str, Any]) -> None:
+    """Two modules, so that a repeated pass has to go through its own, or passages that no gradient goes through."""
+    options = {"tune_roles": "tower", **SIZED[method], **options}
+    plain, repeating = (encoder(tiny_bert, gradient_checkpointing=on, **options) for on in (False, True))
+    sampler = samplers()[0]
+
+    def run(model: DualEncoder, arithmetic: Arithmetic) -> list[torch.Tensor]:
+        step_of(model, arithmetic=arithmetic).task_gradient(sampler, 0)
+        return gradients(model)
+
+    expected = run(plain, Arithmetic())
+    for model, arithmetic in ((plain, Arithmetic(gradcache=3)), (repeating, Arithmetic()), (repeating, Arithmetic(gradcache=3))):
+        # a bias sums over all tokens: how that is rounded depends on the processor
+        assert_near(run(model, arithmetic), expected, 2e-5)
+
+
+@pytest.mark.parametrize("method", ["adapter", "prompt"])
+def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, method: str) -> None:
+    """All tasks pull at one small module; their shares differ from number to number, and its loss falls."""
+    model = encoder(tiny_bert, **SIZED[method])
+    step = step_of(model, "taco", tau=0.5, beta=0.5, burn_in=0.0)
+    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    losses = []
+    for number in range(8):
+        result = step(0, number / 8)
+        assert result.report is not None and all(weight > 0 for weight in result.report.weights)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(sum(result.losses.values()))
+    assert losses[-1] < losses[0]
+    assert result.report.details["weight_entropy"] < 0.9 * math.log(len(TASKS))  # of equal shares it is the logarithm
+    kept = {name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)}
+    assert kept and all(float(value.float().std()) > 0 for value in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "roles", "options"),
+    [("lora", "tower", {}), ("iaa-l", "task", {}), ("prompt", "tower", REPARAMETERISED), ("mam", "shared", REPARAMETERISED)],
+)
+def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, roles: str, options: dict[str, Any]) -> None:
+    config = small(tiny_bert, tmp_path, tune_roles=roles, keep_checkpoints=1, steps=4, **SIZED[method], **options)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    episode(config, whole).run()
+    with pytest.raises(Stopped):
+        episode(config, parts, StopAfter(3)).run()
+    again = episode(config, parts)
+    assert again.state.step == 2
+    again.run()
+    assert logged(parts) == logged(whole)
+    expected, found = contents(whole), contents(parts)
+    assert found.keys() == expected.keys() and f"model/{TENSORS_FILE}" in found
+    assert [name for name, data in expected.items() if found[name] != data] == []
+    assert {name for name in found if name.startswith("model/")} == {
+        "model/stream.json",
+        "model/taco_ir.json",
+        "model/tuning.json",
+        f"model/{TENSORS_FILE}",
+    }
+    assert (f"checkpoints/step-00000004/model/{TRAINING_FILE}" in found) == bool(options)
+
+
+@pytest.mark.parametrize("method", POSITIONS)
+def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Path, method: str) -> None:
+    """What is saved after some steps has the form of any model of the method, and gives the vectors of the one that trains."""
+    model, plain = (encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {}))
+    step, optimizer = step_of(model), adamw(model, replace(SMALL, learning_rate=1e-2))
+    for number in range(2):
+        assert step(number, 0.0).report is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save(tmp_path / "model")
+    plain.save(tmp_path / "plain")
+    forms = [load_file(tmp_path / name / TENSORS_FILE) for name in ("model", "plain")]
+    assert len({str({name: tensor.shape for name, tensor in form.items()}) for form in forms}) == 1
+    assert (tmp_path / "model" / RECORD_FILE).read_bytes() == (tmp_path / "plain" / RECORD_FILE).read_bytes()
+    loaded, trained = load_encoder(str(tmp_path / "model")), model.text_encoder()
+    np.testing.assert_allclose(vectors(loaded), vectors(trained), rtol=0, atol=1e-6)
+    assert (loaded.fingerprint, loaded.passage_fingerprint) == (trained.fingerprint, trained.passage_fingerprint)
+    assert np.abs(vectors(loaded) - vectors(plain.text_encoder())).max() > 1e-3
+    more = {"tune_roles": "tower", "pooling": None, **SIZED[method]}
+    with pytest.raises(
+        InputError, match="tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert"
+    ):
+        encoder(tmp_path / "model", **more, **REPARAMETERISED)
+    assert all(torch.equal(tensor, forms[0][name]) for name, tensor in encoder(tmp_path / "model", **more).trained())
+
+
+def test_a_new_tasks_prompt_is_reparameterised_beside_plain_ones(tiny_bert: Path, tmp_path: Path) -> None:
+    """Those of before are kept as they are."""
+    encoder(tiny_bert, tune_roles="task", **SIZED["prompt"]).save(tmp_path)
+    config = replace(SMALL, pooling=None, tune_roles="task", **SIZED["prompt"], **REPARAMETERISED)
+    model = start_encoder(config, tmp_path, ["eli5"])
+    assert model.tuning is not None and model.tuning.reparameterised == {"task eli5"}
+    assert {name.split(".")[0] for name, _ in model.trained()} == {"task eli5"}
+    kept, stored = load_file(tmp_path / TENSORS_FILE), model.tuning.stored()
+    assert stored.keys() - kept.keys() == {"task eli5.0", "task eli5.1"}
+    assert all(torch.equal(stored[name], tensor) for name, tensor in kept.items())
+
+
+def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
+    """They change vectors and fingerprints; what a method does by itself is not said, so that folders are as ever."""
+    found: dict[str, TextEncoder] = {}
+    for positions in (None, "shifted", "plain"):
+        encoder(tiny_bert, **SIZED["prompt"], tune_positions=positions).save(tmp_path / str(positions))
+        found[str(positions)] = load_encoder(str(tmp_path / str(positions)))
+    assert (tmp_path / "None" / RECORD_FILE).read_bytes() == (tmp_path / "shifted" / RECORD_FILE).read_bytes()
+    assert "positions" not in read_json(tmp_path / "None" / RECORD_FILE)
+    np.testing.assert_array_equal(vectors(found["None"]), vectors(found["shifted"]))
+    assert np.abs(vectors(found["None"]) - vectors(found["plain"])).max() > 1e-3
+    assert found["None"].passage_fingerprint == found["shifted"].passage_fingerprint != found["plain"].passage_fingerprint
+    with pytest.raises(InputError, match="tune_positions is 'shifted'; the model .*plain has 'plain'"):
+        encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"], tune_positions="shifted")
+    assert encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"]).record == read_record(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if possible("modernbert", method)])
+def test_modernbert_is_tuned(tiny_modernbert: Path, tmp_path: Path, method: str) -> None:
+    """Texts are longer than its windows; every tensor matters at the start, and a few steps help."""
+    model = encoder(tiny_modernbert, **SIZED[method])
+    assert max(len(text.ids) for text in model.passages(PASSAGES)) > 2 * model.backbone("passage").config.local_attention
+    step, optimizer = step_of(model), adamw(model, replace(SMALL, learning_rate=3e-2))
+    losses = []
+    for number in range(8):
+        losses.append(sum(step(0, number / 8).losses.values()))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    model.save(tmp_path)
+    np.testing.assert_allclose(vectors(load_encoder(str(tmp_path))), vectors(model.text_encoder()), rtol=0, atol=1e-6)
+
+
+def test_the_announcement_gives_the_exact_count(tiny_bert: Path) -> None:
+    """2 layers x 3 modules x (2 x 32 x 4 + 4 + 32) numbers."""
+    model = encoder(tiny_bert, tune_roles="tower", **SIZED["iaa-l"])
+    assert describe_tuning(model).startswith("tune: iaa-l, width 4: 1,752 numbers, ")
+    assert sum(param.numel() for _, param in model.trained()) == 2 * 1752
+    assert describe_tuning(encoder(tiny_bert)) == ""
+
+
+def test_the_announcement_tells_what_trains_from_what_is_stored(tiny_bert: Path) -> None:
+    """4 vectors x 2 layers x keys and values of 32; and an embedding, 32 -> 512 and 512 -> 2 x 2 x 32 that make them."""
+    model = encoder(tiny_bert, **SIZED["prompt"], **REPARAMETERISED)
+    trained = 4 * 32 + 33 * 512 + 513 * 128
+    assert describe_tuning(model).startswith("tune: prompt, width 4: 512 numbers, ")
+    assert describe_tuning(model).endswith(
+        f"tune: shared is reparameterised: {trained:,} numbers train, the 512 that they make are stored\n"
+    )
+    assert model.sizes["trained"] == sum(param.numel() for _, param in model.trained()) == trained
+    assert model.tuning is not None and sum(tensor.numel() for tensor in model.tuning.stored().values()) == 512
+
+
+def test_a_budget_is_met(tiny_bert: Path) -> None:
+    model = encoder(tiny_bert, tune="lora", tune_budget="2%")
+    total = sum(param.numel() for param in encoder(tiny_bert).parameters())
+    used, each = sum(param.numel() for _, param in model.trained()), 2 * 2 * 64
+    assert used <= total / 50 < used + each
+
+
+def test_t5_decoders_embedding_of_a_tuned_encoder(tiny_t5: Path) -> None:
+    model = encoder(tiny_t5, tune="iaa-s", tune_width=3, pooling="decoder")
+    assert step_of(model)(0, 0.0).report is not None
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"tune": "lora", "tune_width": 33}, "tune_width is 33; lora takes 1 to 32"),
+    ({"tune": "lora", "tune_budget": "0.0001%"}, "tune_budget is '0.0001%'.* the nearest that lora can be is width 1"),
+    ({"tune": "lora", "untied": True}, "untied is True; with tune lora"),
+    ({"tune": "lora", "freeze_layers": 1}, "freeze_layers is 1; with tune lora"),
+    ({"tune": "lora", "head": 8}, "head is 8; with tune lora the base must have it already"),
+    ({"tune_width": 8}, "tune_width is 8; it says nothing about tune full"),
+    ({"tune_roles": "task"}, "tune_roles is 'task'; with tune full there are no modules"),
+    ({"tune_positions": "plain"}, "tune_positions is 'plain'; it says nothing about tune full"),
+    ({"tune_reparameterise": True}, "tune_reparameterise is True; it says nothing about tune full"),
+    ({"tune": "lora", "tune_positions": "plain"}, "tune_positions is 'plain'; tune lora has no prompts, prefix, prompt, mam have"),
+    ({"tune": "iaa-l", "tune_reparameterise": True}, "tune_reparameterise is True; tune iaa-l has no prompts, prefix, prompt, mam have"),
+    (
+        {"tune": "prefix", "tune_width": 30, "passage_length": 100, "tune_positions": "shifted"},
+        "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
+    ),
+    (
+        {"tune": "prompt", "tune_width": 30, "passage_length": 100},
+        "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD)
+def test_what_cannot_be_tuned(tiny_bert: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        encoder(tiny_bert, **values)
+
+
+def test_t5_has_no_positions_to_shift(tiny_t5: Path) -> None:
+    with pytest.raises(InputError, match="tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"):
+        encoder(tiny_t5, **SIZED["prompt"], tune_positions="shifted")
+    assert encoder(tiny_t5, **SIZED["prompt"]).tuning is not None
+
+
+def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder(tiny_bert, tune_roles="tower", **SIZED["lora"]).save(tmp_path)
+    for values, message in (
+        ({}, "tune is full; .* is tuned by lora"),
+        ({"tune": "adapter"}, "tune is 'adapter'; the model .* has 'lora'"),
+        ({"tune": "lora"}, "tune_roles is 'shared'; the model .* has 'tower'"),
+        ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5; the model .* has 4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encoder(tmp_path, pooling=None, **values)
+    again = encoder(tmp_path, pooling=None, tune="lora", tune_roles="tower")
+    assert again.record is not None and (again.record.width, again.record.roles) == (4, "tower")

@@ -1,0 +1,115 @@
+"""Law: a flag that would do nothing is refused, in every verb, its default included; and every flag does something somewhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import pytest
+
+from taco_ir.cli import Parser
+from taco_ir.core.files import InputError
+
+OF_MODEL = "--model --pooling --normalize --prompt --precision --batch-size --base --index"
+# verb -> what is asked for, and the flags that do nothing then
+IDLE = {
+    "search": {
+        "--topics t": "--task --overwrite",
+        "--topics t --retriever bm25": f"--task --overwrite {OF_MODEL}",
+        "--topics t --retriever bm25 --compare": "--task --overwrite",
+        "--topics t --output o": "--task",
+        "--query q": "--output --output-format --compare --no-compare --overwrite",
+        "--query q --retriever bm25": f"--output --output-format --compare --no-compare --overwrite {OF_MODEL}",
+    },
+    "answer": {
+        "--reader r --topics t": "--task --overwrite",
+        "--reader r --topics t --output o --retriever bm25": f"--task {OF_MODEL}",
+        "--reader r --query q": "--output --overwrite --quiet --format",
+    },
+    "evaluate": {"r --topics t": "--seed", "r --topics t --per-query --baseline b": "--seed", "r --topics t --baseline b": ""},
+    "encode": {
+        "--output o": "",
+        "--output o --verify": "--collection --model --pooling --normalize --prompt --precision --batch-size --device --base --overwrite --shard",
+    },
+    "index": {"--output o --vectors v": "", "--output o --verify": "--vectors --factory --overwrite"},
+    "export": {
+        "--output o": "--collection --precision --batch-size",
+        "--output o --topics t": "",
+        "--output o --what huggingface": "--topics --collection --precision --batch-size",
+    },
+    "mine": {
+        "--output o --source bm25": "--pooling --normalize --prompt --precision --batch-size --base --index",
+        "--output o --source bm25 --window 0:5": "--skip --depth --pooling --normalize --prompt --precision --batch-size --base --index",
+        "--output o --source bm25 a-model": "",
+    },
+    "leaderboard": {
+        "f": "--rows --random --models --collection --work --seed --overwrite",
+        "f --format html --collection c": "--brief --rows --random --models --seed --overwrite",
+        "f --convergence n --output o": "--baseline --without --brief --measures --rows --random --models --collection --work --seed",
+        "f --check --collection c": "--baseline --without --brief --measures --convergence --format --output --overwrite --seed",
+        "f --baseline b": "--rows --random --models --collection --work --overwrite",
+    },
+    "reproduce": {"--conditions c": "--format", "--conditions c --list": "--jobs --device"},
+    "submission": {"--runs r --output o": ""},
+    "analyze": {"m": ""},
+    "card": {"f": ""},
+}
+
+
+def parser_of(verb: str) -> Parser:
+    parser: Parser = importlib.import_module(f"taco_ir.{verb}").parser()
+    return parser
+
+
+def words(action: argparse.Action, flag: str) -> list[str]:
+    """A flag as a user gives it, with its default or any value."""
+    if action.nargs == 0:
+        return [flag]
+    if action.choices:
+        return [flag, str(action.default if action.default in action.choices else next(iter(action.choices)))]
+    return [flag, "0:1" if flag == "--window" else "1"]
+
+
+CASES = [(verb, asked, set(idle.split())) for verb, cases in IDLE.items() for asked, idle in cases.items()]
+
+
+@pytest.mark.parametrize(("verb", "asked", "idle"), CASES)
+def test_flags_that_do_nothing_are_refused_and_no_others(
+    verb: str, asked: str, idle: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = {
+        flag: action for action in parser_of(verb)._actions for flag in action.option_strings if flag.startswith("--") and flag != "--help"
+    }
+    assert idle <= flags.keys()
+    for flag, action in flags.items():
+        given = [word for word in asked.split() if word.startswith("--")]
+        if flag in given or (flag == "--no-compare" and "--compare" in given):
+            continue
+        if flag in idle:
+            with pytest.raises(InputError, match=rf"{flag} goes with .*; it does nothing here"):
+                parser_of(verb).parse_args([*asked.split(), *words(action, flag)])
+        elif flag not in MODES.get(verb, ()):
+            parser_of(verb).parse_args([*asked.split(), *words(action, flag)])
+
+
+# flags that make another mode of what is asked for, with other idle flags
+MODES = {
+    "search": ("--query", "--topics"),
+    "answer": ("--query", "--topics"),
+    "evaluate": ("--per-query",),
+    "encode": ("--verify",),
+    "index": ("--verify",),
+    "mine": ("--window",),
+    "leaderboard": ("--check", "--convergence", "--format", "--rows", "--random"),
+    "reproduce": ("--list",),
+}
+
+
+def test_every_verb_with_flags_of_its_own_is_here() -> None:
+    """Those of training are checked with their settings."""
+    verbs = {
+        path.stem for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py") if "run_verb(main)" in path.read_text()
+    }
+    assert verbs - IDLE.keys() == {"train", "train_reader", "pretrain", "pyserini"}
