@@ -48,7 +48,7 @@ class EncoderConfig(Settings):
         passage_template: with the fields {title} and {text}.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
         head: width of the linear layer behind the pooling (head.safetensors); 0: there is none.
-        roles: how queries, passages and readers' inputs are marked (see roles.py).
+        roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
     pooling: Pooling = "mean"

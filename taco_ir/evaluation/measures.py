@@ -1,6 +1,6 @@
 """Measures as values that parse and print with their level, and a run's scores by them.
 
-Page level is KILT's (see kilt.py); passage level is trec_eval's, on qrels that are the union of the evidence sets; answers
+Page level is KILT's (see kilt_pages.py); passage level is trec_eval's, on qrels that are the union of the evidence sets; answers
 are scored by KILT's downstream measures (see answers.py).
 """
 
