@@ -22,6 +22,9 @@ lint: .venv/developed ## style and layout
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
+house: ## measures of the layout beside their targets; fails past one
+	@$(PYTHON) tests/house.py
+
 faults: .venv/developed ## kill, double and starve every verb that writes, half an hour; as root for small disks too
 	$(BIN)/python tests/faults/kills.py
 	$(BIN)/python tests/faults/pairs.py
@@ -56,4 +59,4 @@ clean: ## remove what was installed and built here
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.PHONY: help search test check lint types faults bench readme encoder clean
+.PHONY: help search test check lint types house faults bench readme encoder clean
