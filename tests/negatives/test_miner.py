@@ -598,7 +598,7 @@ taco_ir.negatives.miner.mine(sample, test_miner.Overlap(sample), topics, MiningS
 @pytest.mark.parametrize(("where", "after"), [("search", 0), ("search", 1), ("filter", 0), ("filter", 30)])
 def test_kill_9_leaves_no_half_file(where: str, after: int, sample: Collection, tmp_path: Path) -> None:
     """The same command again goes on with the topics that were not finished, and ends as if nothing had been."""
-    code = KILLED.format(tests=str(Path(__file__).parents[1]))
+    code = KILLED.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", code, where, str(after)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "fever-train", "nq-train")
