@@ -37,13 +37,11 @@ def main(argv: Sequence[str]) -> None:
 
     if weights_file(options.folder) is None and not is_tuned(options.folder):
         raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
-    from taco_ir.release.lineage import blend_of, lineage
+    from taco_ir.release.lineage import lineage
     from taco_ir.release.model_card import CARD_FILE, card, write_facts
 
     if options.training:
-        write_facts(
-            options.folder, lineage(options.training), options.result, options.beside, blend_of(options.folder, options.training[-1])
-        )
+        write_facts(options.folder, lineage(options.training), options.result, options.beside)
     page = card(options.folder, options.study / "results", options.name or SHIPPED)
     with writing(options.folder / CARD_FILE) as file:
         file.write(page)

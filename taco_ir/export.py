@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from taco_ir.encoders.adapters.encoder import TunedEncoder
     from taco_ir.encoders.text_encoder import TextEncoder
 
-KINDS = ("queries", "huggingface", "sentence-transformers", "compact", "blended")
+KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
 WEIGHTS = ("float16", "int8")
 COMPARED = 1000  # passages that a compact folder's vectors are compared on
 
@@ -36,25 +36,15 @@ def parser() -> Parser:
         "  sentence-transformers/  a folder for sentence-transformers\n"
         "  compact/                a small model folder: half precision or 8 bits, and, as far as these fit, the tokens that the collection's\n"
         "                          texts need most; modules that cannot be merged stay apart, with their backbone beside them\n"
-        "  blended/                a model folder with weights between this model's and another's, such as the base that it was trained from\n"
         "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
-        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 --output small\n"
-        "  python -m taco_ir.export --model my-checkpoint --what blended --with minilm-l6 --share 0.5 --output between",
+        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 --output small",
     )
     flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
-    flags.add_argument(
-        "--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes, blended --with]"
-    )
+    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes]")
     flags.add_argument("--megabytes", type=float, metavar="X", help="of the compact folder, at most (10^6 bytes each)")
     flags.add_argument("--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]")
-    flags.add_argument(
-        "--with", dest="other", metavar="M", help="the other model of the blended folder; it has the same shapes and vocabulary"
-    )
-    flags.add_argument(
-        "--share", type=float, metavar="X", help="of this model's weights in the blended folder, 0 to 1; the rest are the other's"
-    )
     flags.add_argument(
         "--prompt-of",
         nargs="+",
@@ -167,11 +157,6 @@ def check_flags(options: Namespace) -> None:
         raise InputError(f"--megabytes {options.megabytes}: a number above 0 is needed")
     if options.weights and options.megabytes is None:
         raise InputError("--weights are those of a compact folder, which --megabytes asks for")
-    blended = [options.other is not None, options.share is not None, *(["blended" in options.what] if options.what else [])]
-    if any(blended) and not all(blended):
-        raise InputError("--what blended, --with and --share go together")
-    if options.share is not None and not 0 <= options.share <= 1:
-        raise InputError(f"--share {options.share}: a number from 0 to 1 is needed")
     if output.is_file():
         raise InputError(f"--output {output} is a file; give a folder")
 
@@ -185,7 +170,6 @@ def refuse_existing(options: Namespace) -> None:
 
 def writers_of(options: Namespace, encoder: TextEncoder) -> dict[str, Callable[[Path, Path], object]]:
     """What writes each folder that can be asked for, from a model's into an empty one."""
-    from taco_ir.encoders.blend import model_hash, write_blended
     from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
 
     named = str(Path(options.output) / "huggingface")
@@ -196,9 +180,6 @@ def writers_of(options: Namespace, encoder: TextEncoder) -> dict[str, Callable[[
     if options.megabytes:
         read, limit, weights = open_collection(options.collection), int(options.megabytes * 1_000_000), options.weights or WEIGHTS[0]
         writers["compact"] = lambda model, folder: write_compact(encoder, model, folder, read, limit, weights)
-    if options.other is not None:
-        own = model_hash(encoder.folder)
-        writers["blended"] = lambda model, folder: write_blended(model, encoder.config, options.other, options.share, folder, own)
     return writers
 
 

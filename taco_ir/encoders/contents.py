@@ -36,7 +36,7 @@ UNREAD = (
     ".toml",
 )
 DESCRIBED = ("taco_ir.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
-ABOUT = ("card.json", "blended.json", "pyserini-flags.txt", "state.json", "stream.json")
+ABOUT = ("card.json", "pyserini-flags.txt", "state.json", "stream.json")
 NO_TOKENIZER = ("config.json", "generation_config.json", *DESCRIBED, *ABOUT)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.encoders.blend import BLENDED_FILE
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.role_marks import NONE
 from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights, weights_file
@@ -59,7 +58,7 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     name, rows_VD, others = _embeddings(source)
     file, store = STORES[stored]
     config.save(target)
-    beside = [source / own for own in (SETTINGS, BLENDED_FILE) if (source / own).is_file()]
+    beside = [source / SETTINGS] * (source / SETTINGS).is_file()
     for path in beside:
         (target / path.name).write_bytes(path.read_bytes())
     rows = store({name: rows_VD})

@@ -11,7 +11,6 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import read_record
 from taco_ir.encoders.adapters.sizes import FULL
-from taco_ir.encoders.blend import BLENDED_FILE, Blend, model_hash, read_blend
 from taco_ir.encoders.text_encoder import own_config
 from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config, read_saved
 from taco_ir.training.pretraining_keys import PretrainConfig
@@ -51,25 +50,6 @@ def lineage(runs: Sequence[Path]) -> Lineage:
         base, before = base or start.name, run
         stages += _trained(config, run) if isinstance(config, TrainConfig) else [_pretrained(config)]
     return Lineage(base, tuple(stages))
-
-
-def blend_of(folder: Path, run: Path) -> Blend | None:
-    """What an encoder's weights were blended of; None where they are the model of `run` itself.
-
-    Raises:
-        InputError: for a blend of another model than the one that `run` made.
-    """
-    blend = read_blend(folder)
-    if blend is not None and blend.model != (found := model_hash(_last_model(run))):
-        raise InputError(f"{folder / BLENDED_FILE}: its model has the hash {blend.model}, that of {run} {found}; name the run that made it")
-    return blend
-
-
-def _last_model(run: Path) -> Path:
-    """Of a training's last episode, or a pre-training."""
-    config = _config(run)
-    episodes = episode_configs(config) if isinstance(config, TrainConfig) else ()
-    return (run / f"episode-{len(episodes)}" if len(episodes) > 1 else run) / "model"
 
 
 def _config(run: Path) -> TrainConfig | PretrainConfig:

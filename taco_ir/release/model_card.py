@@ -14,7 +14,6 @@ from typing import Any
 from taco_ir.core.files import InputError, read_json, sha256_file, write_json
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import BACKBONE, BARE, TENSORS_FILE, is_tuned, read_record
-from taco_ir.encoders.blend import Blend
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
 from taco_ir.encoders.text_encoder import own_config
 from taco_ir.encoders.weights import is_int8, weights_file
@@ -58,7 +57,7 @@ vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello sui
 Passages are English Wikipedia's (CC BY-SA). None of this data comes with the package.
 
 Base: [{title}](https://huggingface.co/{hub}), {base_licence}, {start}.
-{blend}
+
 ## Recipe
 
 {recipe}
@@ -87,7 +86,6 @@ class Facts:
         base, stages: the lineage.
         result: the record that holds its scores, by name.
         beside: records of the systems that stand beside it.
-        share, other: of the trained model's weights, and the name of the model that has the rest.
     """
 
     weights: str
@@ -95,8 +93,6 @@ class Facts:
     stages: tuple[Stage, ...]
     result: str
     beside: tuple[str, ...] = ()
-    share: float = 1.0
-    other: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -104,10 +100,9 @@ class Facts:
         return tuple(sorted({task for stage in self.stages for task in stage.tasks}))
 
 
-def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str], blend: Blend | None = None) -> None:
+def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str]) -> None:
     """Write card.json. Raises: InputError for a base or task that is not described, or data that must not be shipped."""
-    share, other = (blend.share, blend.other) if blend else (1.0, "")
-    facts = Facts(_weights_hash(folder), made.base, made.stages, result, tuple(beside), share, other)
+    facts = Facts(_weights_hash(folder), made.base, made.stages, result, tuple(beside))
     described = _described()
     if facts.base not in described["base"]:
         raise InputError(f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}")
@@ -168,7 +163,6 @@ def card(folder: Path, results: Path, name: str) -> str:
         title=base["title"],
         base_licence=base["licence"],
         start=base["start"],
-        blend=_blend(facts),
         stored="8-bit weights" if is_int8(backbone) else "half precision",
         apart="a module of its own for the queries of each task trained on" if is_tuned(folder) else "a prompt",
         layers=model["num_hidden_layers"],
@@ -198,17 +192,6 @@ def _record(results: Path, name: str) -> Result:
 
 def _described() -> dict[str, Any]:
     return tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))
-
-
-def _blend(facts: Facts) -> str:
-    """What the weights are between, where they are not the trained model's alone."""
-    if not facts.other:
-        return ""
-    rest = "its base's" if facts.other == facts.base else f"those of {facts.other}"
-    return (
-        f"\nWeights: {facts.share:g} of the trained model's, the rest {rest}; what the base knew beyond the data above is kept\n"
-        "(WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).\n"
-    )
 
 
 def _commercial(data_set: Mapping[str, Any]) -> bool:

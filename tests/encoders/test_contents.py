@@ -14,7 +14,6 @@ import training_runs
 from safetensors.torch import load_file, save_file
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.blend import write_blended
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.exports import copy_backbone
 from taco_ir.encoders.text_encoder import load_encoder, weights_digest
@@ -159,12 +158,6 @@ def outside(folder: Path) -> str:
     return r"names '\.\./w\.safetensors', which is no file beside it"
 
 
-def as_base(folder: Path) -> None:
-    """Blended with a whole model."""
-    whole = folder.parent / "whole"
-    write_blended(whole, CONFIG, str(folder), 0.5, folder.parent / "out", "hash")
-
-
 DOORS: dict[str, Callable[[Path], object]] = {
     "search": lambda folder: load_encoder(str(folder)),
     "train": lambda folder: start_encoder(training_runs.small(folder, Path("o"), pooling=None), folder, ["nq"]),
@@ -173,7 +166,6 @@ DOORS: dict[str, Callable[[Path], object]] = {
     "go on from a checkpoint": pretraining_runs.loaded,
     "read": lambda folder: load_reader(str(folder)),
     "hash": weights_digest,
-    "blend": as_base,
 }
 
 
@@ -181,7 +173,6 @@ DOORS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("fault", [pickled, adapter, elsewhere, outside])
 def test_other_weights_get_through_no_door(folder: Path, door: str, fault: Callable[[Path], str]) -> None:
     save_head(new_head(32), ReaderConfig(), folder)
-    shutil.copytree(folder, folder.parent / "whole")
     message = fault(folder)
     with pytest.raises(InputError, match=message):
         DOORS[door](folder)

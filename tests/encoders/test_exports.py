@@ -291,6 +291,7 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
         (["--output", str(tmp_path / "file")], "is a file; give a folder"),
         (["--output", str(tmp_path / "new"), "--what", "queries"], "--what queries needs --topics"),
         (["--output", str(tmp_path / "new"), "--what", "onnx"], "invalid choice: 'onnx'"),
+        (["--output", str(tmp_path / "new"), "--weights", "int8"], "--weights are those of a compact folder, which --megabytes asks for"),
         ([], "required: --output"),
     ):
         with pytest.raises(InputError, match=said):

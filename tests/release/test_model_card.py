@@ -6,19 +6,18 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taco_ir.card import main
-from taco_ir.core.files import InputError, write_json
-from taco_ir.encoders.blend import BLENDED_FILE, Blend, model_hash
+from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.export import main as export
 from taco_ir.release.compact import compact
-from taco_ir.release.lineage import blend_of, lineage
+from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
 from taco_ir.studies.records import Result, TopicScores, write_result
 from taco_ir.training.config import load_config, save_config
@@ -98,6 +97,7 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
     assert said["negatives"] == ["in-batch; hard ones of a query: 1, BM25's", "in-batch; hard ones of a query: 3, a model's (ANCE)"]
     assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(encoder)
     assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
+    assert "MB in half precision" in page(encoder)
     assert "12 % (nq) of the dev queries have a gold passage that is gold for a train query too." in page(encoder)
     assert str(encoder.parent) not in page(encoder) + (encoder / "card.json").read_text()
 
@@ -171,46 +171,6 @@ def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) ->
         main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
 
 
-def blended(tiny_bert: Path, encoder: Path, run: Path, other: str) -> None:
-    """Make the encoder anew, in 8 bits, of weights between the run's model and another."""
-    shutil.rmtree(encoder)
-    shutil.copytree(tiny_bert, run / "model", dirs_exist_ok=True)
-    base = shutil.copytree(tiny_bert, encoder.parent / "bases" / other)
-    export(
-        ["--model", str(run / "model"), "--what", "blended", "--with", str(base), "--share", "0.75", "--output", str(base.parent / "out")]
-    )
-    encoder.mkdir()
-    compact(base.parent / "out" / "blended", encoder, ENCODER, [], 10**6, "int8")
-
-
-@pytest.mark.parametrize(("other", "rest"), [("minilm-l3", "its base's"), ("another", "those of another")])
-def test_it_says_what_the_weights_are_between(tiny_bert: Path, encoder: Path, runs: list[Path], other: str, rest: str) -> None:
-    blended(tiny_bert, encoder, runs[1], other)
-    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
-    before = page(encoder)
-    assert f"Weights: 0.75 of the trained model's, the rest {rest};" in before and "MB in 8-bit weights" in before
-    main(flags(encoder))
-    assert page(encoder) == before
-
-
-def test_a_blend_of_another_runs_model_is_refused(tiny_bert: Path, encoder: Path, runs: list[Path]) -> None:
-    blended(tiny_bert, encoder, runs[1], "minilm-l3")
-    with pytest.raises(
-        InputError, match=r"blended\.json: its model has the hash [0-9a-f]{16}, that of .*first/1/out [0-9a-f]{16}; name the run"
-    ):
-        main(flags(encoder, "--training", runs[0], "--result", "ours.1.whole"))
-    assert not (encoder / "card.json").exists()
-
-
-def test_a_card_from_before_there_were_blends_is_read(encoder: Path, runs: list[Path]) -> None:
-    main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
-    before = page(encoder)
-    facts = json.loads((encoder / "card.json").read_text())
-    (encoder / "card.json").write_text(json.dumps({key: value for key, value in facts.items() if key not in ("share", "other")}))
-    main(flags(encoder))
-    assert page(encoder) == before and "Weights:" not in before and "MB in half precision" in before
-
-
 def test_flags_go_together(encoder: Path, runs: list[Path], tmp_path: Path) -> None:
     for given in (["--training", *runs], ["--result", "ours.1.whole"], ["--beside", "theirs.1.whole"]):
         with pytest.raises(InputError, match="go together"):
@@ -252,22 +212,6 @@ def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
     assert made.stages[0].settings["objective"] == "span_contrast" and made.stages[2].settings["negatives"].endswith(
         "1, the model's at the start"
     )
-
-
-def test_a_blend_is_of_the_last_episodes_model(tmp_path: Path) -> None:
-    trained = run(tmp_path / "t", tmp_path / "minilm-l3", episodes=({"steps": 3}, {"steps": 4, "negatives": "ance"}))
-    for number in (1, 2):
-        shutil.copytree(trained / "model", trained / f"episode-{number}" / "model")
-        (trained / f"episode-{number}" / "model" / "model.safetensors").write_text(str(number))
-    folder = tmp_path / "blended"
-    folder.mkdir()
-    assert blend_of(folder, trained) is None
-    made = [Blend(0.5, model_hash(trained / f"episode-{number}" / "model"), "minilm-l3", "0" * 16) for number in (1, 2)]
-    write_json(folder / BLENDED_FILE, asdict(made[1]))
-    assert blend_of(folder, trained) == made[1]
-    write_json(folder / BLENDED_FILE, asdict(made[0]))
-    with pytest.raises(InputError, match="name the run that made it"):
-        blend_of(folder, trained)
 
 
 def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Path, tmp_path: Path) -> None:
