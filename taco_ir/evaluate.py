@@ -50,15 +50,16 @@ def main(argv: Sequence[str]) -> None:
     for file in files.values():
         for run in file.runs.values():
             refuse_foreign_docids(run, collection, file.path)
+    page_of = collection.passages.page_of_held  # no run has a docid that is not there
     baseline = list(dict.fromkeys(files[file].system for file in run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
     systems = by_system(files.values(), topics)
     runs = {name: [of_system[topic.name] for topic in topics] for name, of_system in systems.items()}
     if measures:
-        scores = score(collection, topics, runs, measures)
+        scores = score(collection, topics, runs, measures, page_of)
     else:
-        scores, measures = score_asked(collection, topics, runs, MEASURES)
+        scores, measures = score_asked(collection, topics, runs, MEASURES, page_of)
     if options.per_query:
         print(
             render(

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +30,7 @@ STEP = 4096  # lines between two remembered offsets
 SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
 TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
 LAYOUT_VERSION = 2
+BLAKE = partial(hashlib.blake2b, digest_size=8)
 
 
 class PassageStore:
@@ -104,6 +105,11 @@ class PassageStore:
             raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
         return rows
 
+    def missing_docids(self, docids: Iterable[str]) -> list[str]:
+        """Those of `docids` that the collection has no passage of."""
+        listed = list(docids)
+        return [listed[i] for i in np.flatnonzero(self.rows(listed) < 0)]
+
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
         """Those of `pages` that no passage belongs to."""
         listed = list(pages)
@@ -126,9 +132,12 @@ class PassageStore:
         """Page of each docid. Raises: InputError for a docid that is not in the collection, since its name tells nothing of its page."""
         wanted = list(dict.fromkeys(docids))
         self._held_rows(wanted)
-        if self._page_in_docid:
-            return {docid: docid.rpartition("#")[0] for docid in wanted}
-        return {docid: self._pages[docid] for docid in wanted}
+        pages = self.page_of_held(wanted)
+        return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
+
+    def page_of_held(self, docids: Iterable[str]) -> Mapping[str, str]:
+        """As `page_of`, and maybe of others, for docids that are known to be in the collection: they are not looked up again."""
+        return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property
     def _pages(self) -> dict[str, str]:
@@ -248,8 +257,8 @@ class PassageStore:
 
 
 def _digest_bytes(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return BLAKE(name.encode()).digest()
 
 
 def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
-    return np.frombuffer(b"".join(map(_digest_bytes, names)), dtype="<u8")
+    return np.frombuffer(b"".join([BLAKE(name.encode()).digest() for name in names]), dtype="<u8")

@@ -6,8 +6,9 @@ They differ from trec_eval's, which judge against the union of the evidence sets
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -103,12 +104,20 @@ def page_run(run: Run, page_of: PageOf) -> Run:
     """
     if run.level == "page":
         return run
-    pages = page_of(dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids))
+    return Run({qid: ranked(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
+
+
+def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
+    """Query ids, each with the pages that `page_run` gives it."""
+    if run.level == "page":
+        yield from ((qid, list(ranking.docids)) for qid, ranking in run.rankings.items())
+        return
+    pages = page_of(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in run.rankings.values())))
     try:
-        rankings = {qid: ranked(dict.fromkeys([pages[docid] for docid in ranking.docids])) for qid, ranking in run.rankings.items()}
+        for qid, ranking in run.rankings.items():
+            yield qid, list(dict.fromkeys([pages[docid] for docid in ranking.docids]))
     except KeyError as error:
         raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
-    return Run(rankings, level="page")
 
 
 def ranked(pages: Collection[str]) -> Ranking:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Query, Run, refuse_text
 from taco_ir.evaluation.answers import answer_scores, gold_answers
-from taco_ir.evaluation.kilt_pages import PageOf, kilt_scores, page_run
+from taco_ir.evaluation.kilt_pages import PageOf, kilt_scores, ranked_pages
 from taco_ir.evaluation.run_formats import missing_topics
 
 # kind -> level, printed name
@@ -39,8 +39,7 @@ KINDS = {
 AT_K = tuple(kind for kind, (level, _) in KINDS.items() if level != "answer" and kind != "Rprec")  # those with a cutoff
 # kind -> trec_eval's name with and without its cutoff as a parameter
 TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
-PART = 1000  # queries scored together
-KEPT_PAGES = 1 << 20  # docids whose pages are kept between parts
+PART = 200  # queries scored together
 FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5}))?")
 
 
@@ -121,13 +120,12 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
         measures_of_answers = [measure for measure in measures if measure.level == "answer"]
     of_pages = [measure for measure in measures if measure.level == "page"]
     of_passages = [measure for measure in measures if measure.level == "passage"] if run.level == "passage" else []
-    pages_of = _remembering(page_of)
     found: dict[Measure, dict[str, float]] = {measure: {} for measure in (*of_pages, *measures_of_answers, *of_passages)}
     for start in range(0, len(queries), PART):
         part = queries[start : start + PART]
         own = run._replace(rankings={query.qid: run.rankings[query.qid] for query in part if query.qid in run.rankings})
         if of_pages or measures_of_answers:
-            rankings = {qid: list(ranking.docids) for qid, ranking in page_run(own, pages_of).rankings.items()}
+            rankings = dict(ranked_pages(own, page_of))
             scores = kilt_scores(rankings, part, [measure.short for measure in of_pages])
             scores |= answer_scores(run.answers, rankings, part, [measure.short for measure in measures_of_answers])
             for measure in (*of_pages, *measures_of_answers):
@@ -136,22 +134,6 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
             for measure, values in passage_scores(own, qrels, of_passages).items():
                 found[measure] |= values
     return Scores({measure: found.get(measure) or None for measure in measures}, missing)
-
-
-def _remembering(page_of: PageOf) -> PageOf:
-    """As `page_of`, but what it said of the docids of earlier parts is kept, up to a number of them."""
-    known: dict[str, str] = {}
-
-    def pages(docids: Iterable[str]) -> Mapping[str, str]:
-        wanted = list(docids)
-        if new := [docid for docid in wanted if docid not in known]:
-            if len(known) > KEPT_PAGES:
-                known.clear()
-                new = wanted
-            known.update(page_of(new))
-        return known
-
-    return pages
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
@@ -176,12 +158,19 @@ def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measures: S
     scores: dict[Measure, dict[str, float]] = {}
     for depth, own in depths.items():
         names = {measure: TREC_NAMES[measure.kind].format(k=measure.k) for measure in own}
-        hits = {qid: ranking.docids[:depth] for qid, ranking in run.rankings.items() if qid in qrels and len(ranking.docids)}
+        hits = {qid: _to_the_last(relevant, run.rankings[qid].docids[:depth]) for qid, relevant in qrels.items() if qid in run.rankings}
         evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(names.values()))
-        found = evaluator.evaluate({qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items()})
+        ranked = {qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items() if docids}
+        found = evaluator.evaluate(ranked)
         for measure, name in names.items():
             scores[measure] = {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}
     return scores
+
+
+def _to_the_last(relevant: Collection[str], docids: Sequence[str]) -> Sequence[str]:
+    """Hits up to the last one that is relevant: those behind it change no value, and none at all make every value 0."""
+    found = [docids.index(docid) for docid in set(relevant).intersection(docids)]
+    return docids[: max(found, default=-1) + 1]
 
 
 def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Run
@@ -16,6 +15,7 @@ from taco_ir.evaluation.run_formats import read_run
 
 PASSAGE_RUNS = (".trec", ".tsv")  # as search names them: TREC's and MS MARCO's
 RUN_SUFFIXES = (*PASSAGE_RUNS, ".jsonl", ".run", ".txt", ".res")
+CHECKED_TOGETHER = 200  # rankings; so that what is looked up together stays small
 Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
@@ -84,17 +84,14 @@ def _only(run: Run, qids: Mapping[str, None]) -> Run:
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
     """Raise InputError for docids, or pages of a run of pages, that the collection lacks: the run is of another one."""
-    docids: dict[str, None] = {}
-    for ranking in run.rankings.values():
-        docids.update(dict.fromkeys(ranking.docids))
-    names = list(docids)
-    what = "docids"
-    if run.level == "page":
-        what, missing = "pages", collection.passages.missing_pages(names)
-    else:
-        missing = [names[place] for place in np.flatnonzero(collection.passages.rows(names) < 0).tolist()]
+    missing_in = collection.passages.missing_pages if run.level == "page" else collection.passages.missing_docids
+    missing: dict[str, None] = {}
+    rankings = iter(run.rankings.values())
+    while part := list(islice(rankings, CHECKED_TOGETHER)):
+        missing |= dict.fromkeys(missing_in(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in part))))
     if missing:
+        count = len({name for ranking in run.rankings.values() for name in ranking.docids})
         raise InputError(
-            f"{path}: {len(missing)} of {len(names)} {what}, first {missing[0]!r}, are not in collection {collection.name}; "
-            "it is a run of another collection"
+            f"{path}: {len(missing)} of {count} {'pages' if run.level == 'page' else 'docids'}, first {next(iter(missing))!r}, "
+            f"are not in collection {collection.name}; it is a run of another collection"
         )

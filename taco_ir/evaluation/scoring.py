@@ -10,6 +10,7 @@ from taco_ir.core.tasks import KINDS
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.answers import asked_measures
+from taco_ir.evaluation.kilt import PageOf
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
 from taco_ir.evaluation.tables import Cell, Marked, Table, render
@@ -36,14 +37,24 @@ def title(collection: Collection) -> str:
 
 
 def score(
-    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure]
+    collection: Collection,
+    topics: Sequence[Topics],
+    runs: Mapping[str, Sequence[Run]],
+    measures: Sequence[Measure],
+    page_of: PageOf | None = None,
 ) -> dict[str, list[Scores]]:
-    """Scores of each system, one for each of the topics. Raises: InputError for a run of other topics."""
+    """Scores of each system, one for each of the topics.
+
+    Args:
+        page_of: gives the page of each docid; None: the collection's, which refuses those that it lacks.
+
+    Raises:
+        InputError: for a run of other topics, or a docid without a page.
+    """
+    page_of = page_of or collection.passages.page_of
     scores: dict[str, list[Scores]] = {}
     for system, by_topics in runs.items():
-        scores[system] = [
-            evaluate(run, topic.queries, collection.passages.page_of, measures) for topic, run in zip(topics, by_topics, strict=True)
-        ]
+        scores[system] = [evaluate(run, topic.queries, page_of, measures) for topic, run in zip(topics, by_topics, strict=True)]
         for topic, result in zip(topics, scores[system], strict=True):
             if result.missing:
                 log.warning(
@@ -53,7 +64,11 @@ def score(
 
 
 def score_asked(
-    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], retrieval: Sequence[Measure]
+    collection: Collection,
+    topics: Sequence[Topics],
+    runs: Mapping[str, Sequence[Run]],
+    retrieval: Sequence[Measure],
+    page_of: PageOf | None = None,
 ) -> tuple[dict[str, list[Scores]], list[Measure]]:
     """As `score`, where no measures were named: by those of retrieval, and of answers, where there are some, by those that the task asks for.
 
@@ -62,7 +77,7 @@ def score_asked(
     """
     answered = [topic for place, topic in enumerate(topics) if any(by_topics[place].answers for by_topics in runs.values())]
     measures = list(dict.fromkeys([*retrieval, *(measure for topic in answered for measure in _asked_of(topic))]))
-    scores = score(collection, topics, runs, measures)
+    scores = score(collection, topics, runs, measures, page_of)
     for results in scores.values():
         for topic, result in zip(topics, results, strict=True):
             asked = _asked_of(topic)

@@ -18,6 +18,7 @@ from taco_ir import search
 from taco_ir.core.files import InputError
 from taco_ir.core.types import numbered_lines
 from taco_ir.data.collection import open_collection
+from taco_ir.data.passage_store import PassageStore
 from taco_ir.evaluate import main
 from taco_ir.studies.scores import score_runs
 
@@ -239,6 +240,20 @@ def test_a_run_of_another_collection_is_refused_whatever_is_measured(measures: l
             with pytest.raises(InputError) as error:
                 main([*runs, "--topics", "nq-dev", "--collection", "c", *of_it])
             assert str(error.value) == f"{name}: {said}, are not in collection c; it is a run of another collection"
+
+
+def test_each_docid_of_a_run_is_looked_up_once_and_few_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time and memory of scoring follow the hits, and not how many passages they are of."""
+    docids = [f"{row}#0" for row in range(4000)]
+    hits_of = {f"q{row}": docids[4 * row : 4 * row + 4] for row in range(1000)}
+    queries = [query(qid, "text", [hits[row % 4]]) for row, (qid, hits) in enumerate(hits_of.items())]
+    write_collection(tmp_path / "c", [passage(docid, "x") for docid in docids], {"nq-dev": queries})
+    run = write_run(tmp_path / "nq-dev.x.trec", hits_of)
+    asked: list[int] = []
+    rows = PassageStore.rows
+    monkeypatch.setattr(PassageStore, "rows", lambda store, wanted: asked.append(len(wanted)) or rows(store, wanted))
+    main([run, "--topics", "nq-dev", "--collection", str(tmp_path / "c")])
+    assert sum(asked) == len(docids) and max(asked) <= len(docids) // 4
 
 
 def test_a_studys_run_of_another_collection_is_refused(folder: Path) -> None:
