@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -105,13 +105,13 @@ class Collection:
             )
         return loaded
 
-    def load_topics(self, name: str) -> Topics:
-        """Topics by name, or a file of mixed ones, without a look at the passages. Raises: InputError."""
+    def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
+        """Topics by name, or a file of mixed ones, without a look at the passages; `only` those of these ids. Raises: InputError."""
         if is_mixed(name):
-            return Topics(Path(name).stem, "", read_topics(Path(name), None))
+            return Topics(Path(name).stem, "", read_topics(Path(name), None, only))
         task = resolve_topics(name, self._topic_paths).task
         path = self.topics_path(name)
-        return Topics(_file_name(path), task, read_topics(path, task))
+        return Topics(_file_name(path), task, read_topics(path, task, only))
 
     def topics_path(self, name: str) -> Path:
         """The file of topics by name. Raises: InputError for a name that the collection does not have."""

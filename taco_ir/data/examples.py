@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection as Collected
+from collections.abc import Container
+from functools import partial
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.seeds import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.data.collection import Collection
-from taco_ir.data.gold import PositiveSets, gold_pages, positive_sets
+from taco_ir.data.gold import PositiveSets, gold_pages, have_positives, positive_sets
+from taco_ir.data.outline import Outline, outline_of
+from taco_ir.data.topics import plain_text
 
 log = logging.getLogger("taco_ir")
 
@@ -34,14 +39,17 @@ class TrainExample(NamedTuple):
     since: int = 0
 
 
-def read_examples(collection: Collection, task: str, split: str = "train") -> list[TrainExample]:
+def read_examples(collection: Collection, task: str, split: str = "train", only: Container[str] | None = None) -> list[TrainExample]:
     """Examples of a task in the order of its topics, without the queries that have no positive in the collection.
+
+    Args:
+        only: ids of the queries to read; None: all.
 
     Raises:
         InputError: for a task without topics of that split, or of which no query has a positive.
     """
     name = _topics_name(collection, task, split)
-    topics = collection.load_topics(str(name))
+    topics = collection.load_topics(str(name), only)
     store = collection.passages
     sets_of = positive_sets(store, topics.queries)
     page_of = store.page_of({docid for sets in sets_of for docids in sets for docid in docids})
@@ -50,20 +58,54 @@ def read_examples(collection: Collection, task: str, split: str = "train") -> li
         for query, sets in zip(topics.queries, sets_of, strict=True)
         if sets
     ]
-    if not examples:
-        raise InputError(f"{name}: none of its {len(topics.queries)} queries has a positive passage in collection {collection.name}")
-    if left_out := len(topics.queries) - len(examples):
-        log.warning("%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, len(topics.queries))
+    _say_left_out(collection, name, len(topics.queries), len(examples))
     return examples
+
+
+def read_drawn(
+    collection: Collection, task: str, most: int, seed: int, share: float = 1.0, without: Collected[str] = ()
+) -> list[TrainExample]:
+    """As `drawn_examples` of those that `read_examples` gives of a train split, but memory follows those that are drawn.
+
+    Args:
+        without: plain texts of queries that are not drawn.
+    """
+    name = _topics_name(collection, task, "train")
+    if most or share < 1:
+        outline = with_positives(collection, name)
+        usable = outline.without(without)
+        rows = _drawn_rows(len(usable.ids_U2), most, seed, task, share)
+        if rows is not None:
+            _say_left_out(collection, name, outline.queries, len(outline.ids_U2))
+            return read_examples(collection, task, only=usable.ids(rows))
+    return [example for example in read_examples(collection, task) if plain_text(example.text) not in without]
 
 
 def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0) -> list[TrainExample]:
     """A share of a task's examples, at least one and at most `most` (0: any number), drawn by the seed, in their order."""
-    most = min(most or len(examples), max(1, round(share * len(examples))))
-    if not 0 < most < len(examples):
-        return examples
-    rows = generator(seed, task, "examples").choice(len(examples), most, replace=False)
-    return [examples[row] for row in sorted(rows.tolist())]
+    rows = _drawn_rows(len(examples), most, seed, task, share)
+    return examples if rows is None else [examples[row] for row in rows]
+
+
+def _drawn_rows(count: int, most: int, seed: int, task: str, share: float) -> list[int] | None:
+    """Those of so many examples that are drawn; None for all."""
+    most = min(most or count, max(1, round(share * count)))
+    if not 0 < most < count:
+        return None
+    return sorted(generator(seed, task, "examples").choice(count, most, replace=False).tolist())
+
+
+def with_positives(collection: Collection, name: TopicsName) -> Outline:
+    """The queries of some topics that have a positive in the collection."""
+    return outline_of(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
+
+
+def _say_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
+    """Say how many queries have no positive. Raises: InputError where none has one."""
+    if not examples:
+        raise InputError(f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}")
+    if left_out := queries - examples:
+        log.warning("%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, queries)
 
 
 def _topics_name(collection: Collection, task: str, split: str) -> TopicsName:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,33 +17,40 @@ log = logging.getLogger("taco_ir")
 T = TypeVar("T")
 
 
-def read_topics(path: Path, task: str | None) -> list[Query]:
+def read_topics(path: Path, task: str | None, only: Container[str] | None = None) -> list[Query]:
     """Read a KILT JSONL file of one task, or, where `task` is None, of several: then each record names its own.
 
     Records that repeat an id with the same text are one query whose evidence is the union of theirs (FEVER lists a
     claim once per annotation); their number is logged.
+
+    Args:
+        only: ids of the queries to read, of a file that was read before; None: all.
 
     Raises:
         InputError: naming file and line for invalid JSON or UTF-8, a missing or empty id or input, an id given to
             two different texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
-        queries, repeats = _merged(path, task)
-    if repeats:
-        log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
+        queries, repeats = _merged(path, task, only)
+    if only is not None:
+        return list(queries.values())
+    say_repeats(path, repeats)
     if not queries:
         raise InputError(f"{path}: no records; a topics file has one KILT record a line")
     return list(queries.values())
 
 
-def _merged(path: Path, task: str | None) -> tuple[dict[str, Query], int]:
+def say_repeats(path: Path, repeats: int) -> None:
+    if repeats:
+        log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
+
+
+def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[dict[str, Query], int]:
     """Queries by id, and the number of records that repeat one."""
     queries: dict[str, Query] = {}
     lines: dict[str, int] = {}
     repeats = 0
-    for number, record in json_lines(path):
-        where = f"{path}, line {number}"
-        query = _query(record, task or _task(record, where), where)
+    for number, query in single_queries(path, task, only):
         if (first := queries.get(query.qid)) is None:
             queries[query.qid], lines[query.qid] = query, number
             continue
@@ -54,6 +61,14 @@ def _merged(path: Path, task: str | None) -> tuple[dict[str, Query], int]:
         repeats += 1
         queries[query.qid] = first._replace(answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence))
     return queries, repeats
+
+
+def single_queries(path: Path, task: str | None, only: Container[str] | None = None) -> Iterator[tuple[int, Query]]:
+    """The query that each record alone makes, with its line number; as `read_topics`, which puts those of one id together."""
+    for number, record in json_lines(path):
+        if only is None or record_qid(record) in only:
+            where = f"{path}, line {number}"
+            yield number, _query(record, task or _task(record, where), where)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

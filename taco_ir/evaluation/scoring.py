@@ -10,7 +10,7 @@ from taco_ir.core.tasks import KINDS
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.answers import asked_measures
-from taco_ir.evaluation.kilt import PageOf
+from taco_ir.evaluation.kilt_pages import PageOf
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
 from taco_ir.evaluation.tables import Cell, Marked, Table, render

@@ -13,7 +13,7 @@ hold it, by their places in that list, and its score in each:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -109,8 +109,11 @@ def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRow
             sink.write(orjson.dumps(row) + b"\n")
 
 
-def read_negatives(path: Path, collection: str | None) -> Negatives:
+def read_negatives(path: Path, collection: str | None, only: Mapping[str, Container[str]] | None = None) -> Negatives:
     """Read a negatives file; `collection` is the fingerprint of the passages it must be of, None for any.
+
+    Args:
+        only: qids, by topics name, of the queries whose negatives are kept; None: all.
 
     Raises:
         InputError: naming file and line for a missing header, a missing, unknown or ill-typed key, a name of no topics,
@@ -125,6 +128,8 @@ def read_negatives(path: Path, collection: str | None) -> Negatives:
     with collector_paused():
         for number, row in lines:
             topics, qid, docids = _row(f"{path}, line {number}", row, len(sources))
+            if only is not None and qid not in only.get(topics, ()):
+                continue
             of_topics = found.setdefault(topics, {})
             if qid in of_topics:
                 raise InputError(

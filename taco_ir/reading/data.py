@@ -77,11 +77,10 @@ def read_reading(
         InputError: for a task without topics of that split, or of which no gold passage holds an answer.
     """
     name = TopicsName(canonical_task(task), split)
-    found = read_examples(collection, task, split)
-    given = with_negatives(found, name, negatives) if negatives else found
-    examples = [example for example in given if qids is None or example.qid in qids]
-    topics = collection.load_topics(str(name))
-    read = find_answers(collection, topics.task, [query for query in topics.queries if qids is None or query.qid in qids], examples)
+    found = read_examples(collection, task, split, qids)
+    examples = with_negatives(found, name, negatives) if negatives else found
+    topics = collection.load_topics(str(name), qids)
+    read = find_answers(collection, topics.task, topics.queries, examples)
     if not read.examples:
         raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}")
     log.info("%s-%s: %s", task, split, read.counts)

@@ -95,8 +95,7 @@ def validation_for(config: TrainConfig, encoder: DualEncoder, data: TrainingData
         queries = {query.qid: query for query in pool.queries}
         examples = [
             example._replace(negatives=pool.beside_gold(example.qid, 2 * most, config.seed))  # some of which may hold the answer
-            for example in read_examples(data.collection, pool.task, config.validate_on)
-            if example.qid in queries
+            for example in read_examples(data.collection, pool.task, config.validate_on, only=queries)
         ]
         found = find_answers(data.collection, pool.task, pool.queries, examples).examples
         shown = [(example.positives[0][0], *example.negatives[:most]) for example in found]

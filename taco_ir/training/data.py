@@ -14,7 +14,7 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.progress import log
 from taco_ir.core.tasks import TopicsName, resolve_task
 from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.data.examples import TrainExample, drawn_examples, read_examples
+from taco_ir.data.examples import TrainExample, read_drawn
 from taco_ir.data.topics import plain_text
 from taco_ir.encoders.config import describes_itself
 from taco_ir.negatives.file import Negatives, read_negatives, read_sources, with_negatives
@@ -81,10 +81,15 @@ class TrainingData:
         """
         if config.negatives == "none":
             return None
+        if used is None:
+            used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
+        names = {task: str(TopicsName(task, "train")) for task in used}
         if (path := self.mined_path(config, folder)) is None:
-            return read_negatives(Path(config.negatives), self.collection.passages.fingerprint)
+            wanted = {names[task]: qids for task, qids in used.items()}
+            return read_negatives(Path(config.negatives), self.collection.passages.fingerprint, wanted)
         if self.processes.first:
-            topics, settings = self._mined_for(used), _settings(config)
+            topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
+            settings = _settings(config)
             system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
             if not _serves(path, self.collection, topics, settings, system.encoder.fingerprint if isinstance(system, DenseSystem) else ""):
                 system.check(topics)
@@ -99,13 +104,6 @@ class TrainingData:
         """Where an episode in `folder` mines to; None where it does not mine."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
         return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives)
-
-    def _mined_for(self, used: Mapping[str, Container[str]] | None) -> list[Topics]:
-        """The queries to mine for."""
-        if used is None:
-            used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
-        whole = ((self._topics(task, "train"), qids) for task, qids in used.items())
-        return [topics._replace(queries=[query for query in topics.queries if query.qid in qids]) for topics, qids in whole]
 
     def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
         """A search by the model at the episode's start; see `_index`."""
@@ -149,12 +147,10 @@ class TrainingData:
     def _used(self, task: str) -> list[TrainExample]:
         """As `examples`, which are the same in every episode, without negatives."""
         if task not in self._read:
-            config = self.config
-            examples = read_examples(self.collection, task)
+            config, held_out = self.config, set[str]()
             if config.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-                examples = [example for example in examples if plain_text(example.text) not in held_out]
-            self._read[task] = drawn_examples(examples, config.max_examples, config.seed, task, config.train_share)
+            self._read[task] = read_drawn(self.collection, task, config.max_examples, config.seed, config.train_share, held_out)
         return self._read[task]
 
     @cached_property
@@ -187,9 +183,6 @@ class TrainingData:
         """Every passage that a batch or a pool may need."""
         examples = (example for sampler in samplers for example in sampler.examples)
         return texts_of(self.collection, examples, (docid for pool in pools for docid in pool.docids))
-
-    def _topics(self, task: str, split: str) -> Topics:
-        return self.collection.load_topics(str(TopicsName(task, split)))
 
 
 def _settings(config: TrainConfig) -> MiningSettings:

@@ -9,6 +9,7 @@ from taco_ir.core.seeds import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection, Topics
+from taco_ir.data.examples import with_positives
 from taco_ir.data.gold import positive_sets
 from taco_ir.data.topics import unique
 
@@ -42,13 +43,13 @@ def draw_queries(collection: Collection, task: str, split: str, count: int, seed
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
         return None
-    topics = collection.load_topics(str(name))
-    judged = [query for query, sets in zip(topics.queries, positive_sets(collection.passages, topics.queries), strict=True) if sets]
-    most = len(judged) // 5 if split == "train" else len(judged)
+    outline = with_positives(collection, name)
+    judged = len(outline.ids_U2)
+    most = judged // 5 if split == "train" else judged
     if not most:
         return None
-    rows = generator(seed, str(name)).choice(len(judged), size=min(count, most), replace=False)
-    return topics._replace(queries=[judged[row] for row in sorted(rows.tolist())])
+    rows = generator(seed, str(name)).choice(judged, size=min(count, most), replace=False)
+    return collection.load_topics(str(name), outline.ids(rows.tolist()))
 
 
 def make_pool(collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int) -> Pool:

@@ -70,6 +70,16 @@ def test_topics_are_named_canonically(tmp_path: Path) -> None:
         read_negatives(path, None)
 
 
+def test_those_of_some_queries_are_kept(tmp_path: Path) -> None:
+    path, docids = tmp_path / "negatives.jsonl", {"nq-train": {"a": ["1"], "b": ["2"]}, "wow-train": {"a": ["3"]}}
+    write_negatives(path, HEADER, ((topics, qid, each, [1.0]) for topics, of in docids.items() for qid, each in of.items()))
+    assert read_negatives(path, None, {"nq-train": {"b", "c"}}).docids == {"nq-train": {"b": ["2"]}}
+    with path.open("a") as sink:
+        sink.write("{}\n")
+    with pytest.raises(InputError, match="line 5: keys missing"):
+        read_negatives(path, None, {"nq-train": {"b"}})
+
+
 def test_another_collection_is_refused_naming_both(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="collection '0123456789abcdef', this collection is 'feed'"):
         read_negatives(write(tmp_path / "n.jsonl", RECORD, ROW), "feed")

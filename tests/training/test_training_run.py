@@ -544,6 +544,17 @@ def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / "run" / left)
 
 
+def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
+    every = {f"{task}-train": [query.qid for query in sample().load_topics(f"{task}-train").queries] for task in ("fever", "nq", "wow")}
+    header = NegativesHeader("given", "", sample().passages.fingerprint, 1, 0, 1, (), 0)
+    write_negatives(tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids))
+    config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
+    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    negatives = data.negatives(config, tmp_path / "run", tiny_bert)
+    used = {f"{task}-train": {example.qid for example in data.examples(task, None)} for task in ("fever", "nq")}
+    assert negatives and {topics: set(of) for topics, of in negatives.docids.items()} == used
+
+
 def test_dpr_trains_two_towers_that_search(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")} | {"model": str(tiny_bert)}
     config = read_train_config(
