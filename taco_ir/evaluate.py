@@ -10,7 +10,8 @@ from taco_ir.core.files import InputError, collector_paused
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.run_files import by_system, read_files, refuse_foreign_docids, run_files
-from taco_ir.evaluation.scoring import SIGNIFICANT, Compared, compare, query_rows, score, score_asked, table_of, title
+from taco_ir.evaluation.scoring import comparisons_with, query_rows, score, score_asked, table_of, title
+from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, PValue, Table, render
 
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
             end="",
         )
         return
-    comparisons = compare(topics, scores, baseline[0], measures, options.seed) if baseline else []
+    comparisons = comparisons_with(topics, scores, baseline[0], measures, options.seed) if baseline else []
     tables = [table_of(collection, topics, scores, measures, comparisons)]
     if baseline:
         tables.append(comparison_table(baseline[0], comparisons))
@@ -85,10 +86,10 @@ def print_tables(tables: Sequence[Table], form: str) -> None:
         print("\n".join(texts), end="")
 
 
-def comparison_table(baseline: str, comparisons: Sequence[Compared]) -> Table:
+def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:
     caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
     rows: list[list[Cell]] = [
-        [c.topics, c.system, str(c.measure), c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons
+        [c.topics, c.system, c.measure, c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons
     ]
     return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
 

@@ -83,6 +83,7 @@ class Measure(NamedTuple):
         return f"{level} {printed}@{self.k}" if self.k else f"{level} {printed}"
 
 
+MACRO = "macro average"
 MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10")))
 
 

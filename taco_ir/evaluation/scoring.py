@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from taco_ir.core.progress import log
 from taco_ir.core.tasks import KINDS
@@ -11,25 +11,9 @@ from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.answers import asked_measures
 from taco_ir.evaluation.kilt_pages import PageOf
-from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
-from taco_ir.evaluation.significance import bootstrap_interval, holm, mean_difference, paired_differences, randomisation_test
+from taco_ir.evaluation.measures import MACRO, Measure, Scores, evaluate, macro_average
+from taco_ir.evaluation.significance import Column, Comparison, Values, compare, paired_differences
 from taco_ir.evaluation.tables import Cell, Marked, Table, render
-
-MACRO = "macro average"
-SIGNIFICANT = 0.05
-
-
-class Compared(NamedTuple):
-    """A system's difference to the baseline on one measure; `topics` may be the macro average."""
-
-    topics: str
-    system: str
-    measure: Measure
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
 
 
 def title(collection: Collection) -> str:
@@ -95,24 +79,24 @@ def table_of(
     topics: Sequence[Topics],
     scores: Mapping[str, Sequence[Scores]],
     measures: Sequence[Measure],
-    comparisons: Sequence[Compared] = (),
+    comparisons: Sequence[Comparison] = (),
 ) -> Table:
     """Scores as `rows_of` gives them, under the collection's name."""
     return Table(title(collection), ["topics", "system", *map(str, measures)], rows_of(topics, scores, measures, comparisons))
 
 
 def rows_of(
-    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure], comparisons: Sequence[Compared] = ()
+    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure], comparisons: Sequence[Comparison] = ()
 ) -> list[list[Cell]]:
     """`topics, system, values` for each of the topics, then for their macro average; `*` marks what differs from the baseline."""
-    marked = {(c.topics, c.system, c.measure) for c in comparisons if c.p_holm < SIGNIFICANT}
+    marked = {(c.topics, c.system, c.measure) for c in comparisons if c.mark}
     rows: list[list[Cell]] = []
     for i, topic in enumerate(topics):
         for system, results in scores.items():
-            rows.append([topic.name, system, *(_cell(results[i].mean(m), (topic.name, system, m) in marked) for m in measures)])
+            rows.append([topic.name, system, *(_cell(results[i].mean(m), (topic.name, system, str(m)) in marked) for m in measures)])
     if len(topics) > 1:
         rows += [
-            [MACRO, system, *(_cell(macro_average(results, m), (MACRO, system, m) in marked) for m in measures)]
+            [MACRO, system, *(_cell(macro_average(results, m), (MACRO, system, str(m)) in marked) for m in measures)]
             for system, results in scores.items()
         ]
     return rows
@@ -132,31 +116,16 @@ def query_rows(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]],
     ]
 
 
-def compare(
+def comparisons_with(
     topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], baseline: str, measures: Sequence[Measure], seed: int
-) -> list[Compared]:
-    """Test every other system against `baseline`; Holm's family is all rows of one measure."""
-    parts: list[tuple[str, slice]] = [(topic.name, slice(i, i + 1)) for i, topic in enumerate(topics)]
-    if len(topics) > 1:
-        parts.append((MACRO, slice(None)))
-    compared: list[Compared] = []
-    for measure in measures:
-        family = []
-        for name, part in parts:
-            for system in scores:
-                pairs = [
-                    (ours.by_query[measure], theirs.by_query[measure])
-                    for ours, theirs in zip(scores[system][part], scores[baseline][part], strict=True)
-                ]
-                if system == baseline or not all(ours and theirs for ours, theirs in pairs):
-                    continue
-                differences = [paired_differences(ours or {}, theirs or {}) for ours, theirs in pairs]
-                low, high = bootstrap_interval(differences, seed)
-                family.append(
-                    Compared(name, system, measure, mean_difference(differences), low, high, randomisation_test(differences, seed), 1.0)
-                )
-        compared += [row._replace(p_holm=p) for row, p in zip(family, holm([row.p for row in family]), strict=True)]
-    return compared
+) -> list[Comparison]:
+    """Test every other system against `baseline`, where both have values. Raises: InputError for values of other queries."""
+    differences: dict[str, dict[Column, Values]] = {topic.name: {} for topic in topics}
+    for measure, (place, topic), (system, results) in itertools.product(measures, enumerate(topics), scores.items()):
+        ours, theirs = results[place].by_query[measure], scores[baseline][place].by_query[measure]
+        if system != baseline and ours and theirs:
+            differences[topic.name][Column(system, "", str(measure))] = paired_differences(ours, theirs)
+    return compare(differences, list(differences), (), seed)
 
 
 def score_table(

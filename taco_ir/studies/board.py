@@ -16,11 +16,10 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
-from taco_ir.studies.comparison import SIGNIFICANT, Comparison, Pair, Scored, compare, compared_seeds, row_name
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.evaluation.significance import Comparison, compare
+from taco_ir.studies.comparison import Pair, Scored, compared_seeds, differences_of, row_name
 from taco_ir.studies.records import Result, TopicScores
-
-__all__ = ["MACRO", "SIGNIFICANT", "Board", "BoardRow", "Comparison", "Stat", "boards", "without"]
-MACRO = "macro average"
 
 
 class Stat(NamedTuple):
@@ -144,8 +143,7 @@ def _board(results: Sequence[Result], baseline: str | None, seed: int, measures:
     rows = [_row(system, topics, slices)._replace(against=against.get(system.name, "")) for system in systems]
     comparisons: list[Comparison] = []
     if chosen:
-        whole = {topic: (topic,) for topic in topics} | ({MACRO: topics} if len(topics) > 1 else {})
-        comparisons = compare(pairs, [whole, {name: (name,) for name in slices}], measures, seed)
+        comparisons = compare(differences_of(pairs, (*topics, *slices), measures), topics, slices, seed)
         notes += [*_untested(systems), *_fewer_seeds(pairs, topics, measures[0])]
     elif baseline is not None:
         notes.append(f"{baseline} has no results on this corpus: nothing is tested")

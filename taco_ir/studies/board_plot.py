@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.pages import templates_of
-from taco_ir.studies.board import MACRO, Board, BoardRow
+from taco_ir.studies.board import Board, BoardRow
 
 WIDTH, LEFT, RIGHT, TOP, STEP = 880, 300, 90, 40, 28
 MOST_TICKS = 6

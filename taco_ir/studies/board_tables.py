@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, without_empty
-from taco_ir.studies.board import MACRO, Board, BoardRow
-from taco_ir.studies.comparison import SIGNIFICANT, Comparison
+from taco_ir.studies.board import Board, BoardRow
 from taco_ir.studies.published import TITLE, Quoted
 
 

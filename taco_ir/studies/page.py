@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.pages import templates_of
-from taco_ir.studies.board import MACRO, SIGNIFICANT, Board, BoardRow
+from taco_ir.evaluation.significance import SIGNIFICANT
+from taco_ir.studies.board import Board, BoardRow
 from taco_ir.studies.published import Quoted, quoted_table
 from taco_ir.studies.records import Result, TopicScores
 

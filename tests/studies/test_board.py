@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_comparison import bootstrap_interval, randomisation_test
 from study_results import fake_results, topic_scores
 from verbs import passage, query, write_collection
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Ranking, Run, write_trec
 from taco_ir.data.collection import open_collection
-from taco_ir.evaluation.significance import Values, bootstrap_interval, effect_size, holm, randomisation_test
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
-from taco_ir.studies.board import MACRO, Board, BoardRow, Stat, boards
+from taco_ir.studies.board import Board, BoardRow, Stat, boards
 from taco_ir.studies.board_tables import board_json, board_tables, difference_table, score_table
 from taco_ir.studies.check import chosen, deviations, drawn
-from taco_ir.studies.comparison import SAMPLES, SIGNIFICANT, Comparison
 from taco_ir.studies.published import TITLE, published, quoted_table
 from taco_ir.studies.records import Result, TopicScores
 from taco_ir.studies.scores import score_runs
@@ -374,9 +375,9 @@ def test_marks_do_not_depend_on_the_seed_of_the_flips() -> None:
     """p-values of two seeds are those of two samples of the same flips, enough of which lie at Holm's limit to tell one side from the other."""
     by_seed = {seed: [test.p for test in boards(RESULTS, "naive", seed=seed, measures=[RPREC])[0].comparisons] for seed in range(3)}
     for one, other in zip(by_seed[0], by_seed[1], strict=True):
-        assert one == pytest.approx(other, abs=3 * np.sqrt(2 * one * (1 - one) / SAMPLES) + 2 / SAMPLES)
+        assert one == pytest.approx(other, abs=3 * np.sqrt(2 * one * (1 - one) / FLIPS) + 2 / FLIPS)
     assert by_seed[0] != by_seed[1], "flips are drawn by the seed"
-    assert 0.05 / 160 * SAMPLES > 50, "so many flips lie at the limit of a family as large as a study's"
+    assert 0.05 / 160 * FLIPS > 50, "so many flips lie at the limit of a family as large as a study's"
 
 
 def test_without_a_baseline_nothing_is_tested() -> None:

@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from study_results import fake_results
 
-from taco_ir.studies.board import MACRO, boards
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.studies.board import boards
 from taco_ir.studies.board_plot import macro_plot
 
 SVG = "{http://www.w3.org/2000/svg}"

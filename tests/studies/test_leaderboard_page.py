@@ -16,6 +16,7 @@ import pytest
 from hostile_text import HOSTILE, Text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from one_comparison import bootstrap_interval
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -23,8 +24,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 from study_results import fake_results
 
-from taco_ir.evaluation.significance import bootstrap_interval
-from taco_ir.studies.board import MACRO, Board, Comparison, boards
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.evaluation.significance import Comparison
+from taco_ir.studies.board import Board, boards
 from taco_ir.studies.page import Example, Examples, page
 from taco_ir.studies.published import Quoted, published
 from taco_ir.studies.records import Result

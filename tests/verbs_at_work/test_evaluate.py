@@ -20,6 +20,8 @@ from taco_ir.core.types import numbered_lines
 from taco_ir.data.collection import open_collection
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.evaluate import main
+from taco_ir.leaderboard import main as leaderboard
+from taco_ir.studies.records import Result, write_result
 from taco_ir.studies.scores import score_runs
 
 ALL = ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "nDCG@10"]
@@ -171,6 +173,27 @@ def test_a_clearly_better_system_is_marked(tables: Any, twenty: Path) -> None:
     assert fair["p"] == pytest.approx(1 / 8, abs=0.02) and fair["from"] < 0.2 < fair["to"] and fair["difference"] == pytest.approx(0.2)
     again = tables("nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
     assert again == [scores, comparisons]
+
+
+def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(tables: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With thirds among the values, and topics in another order than the study's."""
+    queries = {name: [query(f"{name}{n}", "text", ["A#0", "B#0", "C#0"]) for n in range(15)] for name in ("nq", "fever")}
+    write_collection(folder / "c", PASSAGES, {f"{name}-dev": of_task for name, of_task in queries.items()})
+    for place, system in enumerate(("one", "two", "three")):
+        for name in queries:
+            hits = {f"{name}{n}": [f"{'ABCDE'[(n * (place + 1) + rank) % 5]}#0" for rank in range(1 + place)] for n in range(15)}
+            write_run(folder / f"{name}-dev.{system}.trec", hits)
+            write_run(folder / system / f"{name}-dev.trec", hits)
+        results = score_runs(open_collection("c"), ["nq-dev", "fever-dev"], [], folder / system)
+        write_result(folder / "study" / "results", Result(system, system, "", 0, "whole", 10, "c", results))
+    names = [f"{name}-dev.{system}.trec" for name in queries for system in ("two", "three")]
+    baseline = ["--baseline", "nq-dev.one.trec", "fever-dev.one.trec"]
+    _, evaluated = tables(*names, "--topics", "all-dev", *baseline, "--measures", "Rprec", "R@20")
+    leaderboard([str(folder / "study"), "--baseline", "one", "--format", "json"])
+    (board,) = json.loads(capsys.readouterr().out)["boards"]
+    found = {(row["topics"], row["system"], row["measure"]): (row["p"], row["p Holm"]) for row in evaluated["rows"]}
+    assert len(found) == 3 * 2 * 2 and any(0.001 < p < 1 for p, _ in found.values())
+    assert {(test["topics"], test["system"], test["measure"]): (test["p"], test["p_holm"]) for test in board["comparisons"]} == found
 
 
 def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables: Any, twenty: Path) -> None:
