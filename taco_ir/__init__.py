@@ -1,3 +1,37 @@
-"""taco_ir: multi-task dense retrieval on KILT, integrated with Pyserini."""
+"""taco_ir: multi-task dense retrieval on KILT, integrated with Pyserini.
+
+Its public names are loaded when they are first used: `import taco_ir` costs nothing, `taco_ir.load_encoder` imports torch.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+_WHERE = {
+    "core.files": ("InputError",),
+    "core.types": ("EvidenceSet", "Passage", "Query", "Ranking", "Run", "read_trec", "write_trec"),
+    "data.collection": ("Collection", "Topics", "open_collection"),
+    "data.ir_datasets": ("dataset", "register_collection"),
+    "encoders.config": ("EncoderConfig",),
+    "encoders.text_encoder": ("TextEncoder", "load_encoder"),
+    "evaluation.measures": ("Measure", "Scores"),
+    "retrieval.pyserini_bridge": ("TacoDocumentEncoder", "TacoQueryEncoder"),
+    "weighting.base": ("StepReport", "TaskWeighting"),
+    "weighting.cgd": ("CommonGradientDescent",),
+    "weighting.gradnorm": ("GradNorm",),
+    "weighting.naive": ("Naive",),
+    "weighting.pcgrad": ("PCGrad",),
+    "weighting.taco": ("Taco",),
+    "weighting.uw": ("UncertaintyWeighting",),
+}
+_PUBLIC = {name: f"taco_ir.{module}" for module, names in _WHERE.items() for name in names}
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'taco_ir' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

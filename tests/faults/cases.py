@@ -169,10 +169,12 @@ def start(verb: str, world: Path, folder: Path, again: bool = False, said: str =
     words = argv(verb, world)
     child = os.fork()
     if child:
+        with contextlib.suppress(OSError):  # it has done so itself, or has ended
+            os.setpgid(child, child)
         return child
     code = 70
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         descriptor = os.open(folder.with_name(f"{folder.name}.{said}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

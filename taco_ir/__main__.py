@@ -1,0 +1,60 @@
+"""`python -m taco_ir VERB ...` and the command `taco-ir VERB ...`: the same as `python -m taco_ir.VERB ...`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from taco_ir.cli import run_verb
+from taco_ir.core.files import InputError
+
+FOLDER = Path(__file__).parent
+NO_VERBS = {"__init__", "__main__", "cli"}
+
+
+def verbs() -> dict[str, str]:
+    """What one can type, by name, with what it does: the first sentence of its file."""
+    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS} | {"data": FOLDER / "data" / "__main__.py"}
+    return {name: _purpose(files[name]) for name in sorted(files)}
+
+
+def _purpose(path: Path) -> str:
+    words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return words.splitlines()[0].partition(": ")[2]
+
+
+def _choose(name: str) -> str:
+    """The name, if it is a verb's. Raises: InputError with the nearest otherwise."""
+    known = verbs()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise InputError(f"{name!r} is no verb{f'; did you mean {near[0]}?' if near else ''} (see taco-ir --help)")
+    return name
+
+
+def _help() -> None:
+    print("usage: taco-ir VERB ...\n\nverbs:")
+    for name, purpose in verbs().items():
+        print(f"  {name:<14}{purpose}")
+    print("\nexample:\n  taco-ir search --topics nq-dev\n  taco-ir search --help")
+
+
+def main() -> NoReturn:
+    """Run the verb that the command line names, with the arguments that follow it."""
+    run_verb(_run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    if argv[:1] in (["--help"], ["-h"], []):
+        _help()
+        return
+    verb = _choose(argv[0])
+    importlib.import_module("taco_ir.data.__main__" if verb == "data" else f"taco_ir.{verb}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    main()
