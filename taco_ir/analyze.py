@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
     def refuse() -> None:
         if (output / JSON_FILE).exists() and not options.overwrite:
-            raise InputError(f"--output {output}: {JSON_FILE} is there already; give another folder, or --overwrite")
+            raise InputError(f"--output {output}: {JSON_FILE} exists; give another folder, or --overwrite")
 
     with claimed(output / JSON_FILE, command(options), refuse):
         analysis = analyse(subjects, AnalysisSettings(keys, options.batches, options.tau), output)
