@@ -1,1 +1,1 @@
-"""What everything else is made of: values, files, settings, progress; no torch, no model, no collection."""
+"""The foundation: values, files, settings and progress. Imports neither torch nor any other package of taco_ir."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, their hashes, and where the toolkit keeps what it builds."""
+"""Writes files whole or not at all, guards them with locks, and knows where the toolkit keeps what it builds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open `path` for writing so that it appears, fsynced, only when the block ends well, under a name of its own until then.
+    """Open a file for writing that appears under `path`, fsynced, only when the block ends without an error.
 
     Another process that writes it is waited for.
     """
@@ -81,7 +81,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path`, replacing what is there, only when the block ends well.
+    """Yield an empty folder that replaces `path` only when the block ends without an error.
 
     Another process that writes it is waited for.
     """
@@ -122,7 +122,7 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold `path` for this process (by a lock file beside it), so that two processes do not write one thing.
+    """Lock `path` for this process with a lock file beside it, so that two processes never write the same output.
 
     What a process that was killed had begun of `path` is removed.
 
@@ -156,7 +156,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[bool]:
-    """Hold `place` for a command that writes in several steps, and let the same command finish what one that was stopped began.
+    """Lock `place` for a command that writes in several steps; the same command may finish what a stopped one began.
 
     Yields whether such a one had begun.
 
@@ -186,19 +186,19 @@ def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[b
 
 
 def was_begun(place: Path, command: Any) -> bool:
-    """Whether a process that had claimed `place` for the same command did not come to its end."""
+    """Whether the same command claimed `place` before and was stopped before it finished."""
     mark = place.with_name(f"{place.name}{BEGUN}")
     return mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint(command)
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is that of a lock or of something unfinished, not of an output."""
+    """Whether a file is a lock or an unfinished file instead of an output."""
     return path.suffix in (LOCK, PART, BEGUN)
 
 
 @contextlib.contextmanager
 def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
-    """Hold the lock file, and remove it in the end: one that is there while nobody holds it was left by a process that was killed."""
+    """Hold the lock file and remove it at the end. A lock file that nobody holds was left by a killed process."""
     from filelock import FileLock, Timeout
 
     held = FileLock(lock, fallback_to_soft=False)
@@ -239,12 +239,12 @@ def discard(paths: Iterable[Path], beside: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    """A name beside `path` that nobody can foresee."""
+    """An unpredictable name beside `path`, so that no link can wait there."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed left of `path`, whose lock is held."""
+    """Remove what killed processes left of `path`. The caller holds its lock."""
     ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
     with os.scandir(path.parent) as entries:
         found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries if ours.fullmatch(entry.name)]
@@ -257,7 +257,7 @@ def _remove_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Let errors of writing name `path`, whatever library they come from and whatever it is called meanwhile."""
+    """Make errors raised while writing name `path`, whichever library raises them."""
     try:
         yield
     except InputError:
@@ -272,14 +272,14 @@ def named(path: Path, part: Path | None = None) -> Iterator[None]:
 
 
 def _told_number(message: str) -> int | None:
-    """The system's number of an error that a library tells in words."""
+    """The errno behind an error that a library reports only as text."""
     if found := TOLD_NUMBER.search(message):
         return int(found[1] or found[2])
     return errno.ENOSPC if SHORT_WRITE.search(message) else None
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
+    """Flush the folder's entries to disk, so that renames survive a power cut."""
     _sync(folder)
 
 
@@ -323,7 +323,7 @@ def human_bytes(count: float) -> str:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection inside: a run is millions of texts and no cycle, and to look through them takes a third of the time."""
+    """Pause garbage collection: a run is millions of strings without cycles, and scanning them takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Hashes of large files, worked out once: remembered for as long as nothing that the file system says of a file has changed.
+"""Hashes large files once: a hash is remembered until the file's path, size, times, inode or device changes.
 
 The table is a file for each path under the data home, replaced whole; what cannot be read there, or written, is hashed again.
 """
@@ -19,7 +19,7 @@ WORTH_A_WORD = 1 << 30  # bytes that take seconds to hash
 
 
 def sha256_once(path: Path) -> str:
-    """SHA-256 of a file, by its bytes the first time and by path, size, times, inode and device after that."""
+    """SHA-256 of a file: computed the first time, then looked up by path, size, times, inode and device."""
     known, asked = _entry(path), time.time()
     status = _status(path)
     found = _remembered(known)
@@ -35,12 +35,12 @@ def sha256_once(path: Path) -> str:
 
 
 def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Size and hash of files in a folder, by name, as a manifest has them."""
+    """Size and hash of files in a folder by name, as manifests store them."""
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
 
 def check_files(folder: Path, facts: Any, names: Iterable[str], remedy: str, anew: bool = False) -> None:
-    """Raise InputError for files that are not as `described` said.
+    """Raise InputError for files whose size or hash differs from what `described` recorded.
 
     Args:
         facts: what a manifest says.
@@ -61,7 +61,7 @@ def check_files(folder: Path, facts: Any, names: Iterable[str], remedy: str, ane
 
 
 def _status(path: Path) -> list[int]:
-    """What changes when a file is written or replaced, even where size and modification time are kept."""
+    """What changes whenever a file is written or replaced, even if its size and modification time are kept."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 

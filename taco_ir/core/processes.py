@@ -1,4 +1,4 @@
-"""What a process of the toolkit owes the others on its machine: to share the processors, and to end with the process that started it."""
+"""Shares processors with other work on the machine, and ends a child process together with its parent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def share_processors() -> None:
 
 
 def _crowded() -> bool:
-    """Whether as many threads ran in the last minute as there are processors."""
+    """Whether other work kept every processor busy during the last minute."""
     try:
         return os.getloadavg()[0] >= (os.cpu_count() or 1)
     except OSError:  # a system that does not tell
@@ -35,7 +35,7 @@ def _crowded() -> bool:
 
 
 def end_with_parent() -> None:
-    """Where this process was started by another verb, let it end when that one does, however it does: it would hold locks, and nobody would know."""
+    """End this process when the verb that started it ends, even by kill -9; otherwise it would go on holding locks unnoticed."""
     parent = int(os.environ.pop(PARENT, 0))
     if not parent:
         return

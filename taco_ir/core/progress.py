@@ -1,4 +1,4 @@
-"""What long work says while it runs: the toolkit's log, and a line with rate and time left."""
+"""Progress of long work: the toolkit's log, and a line with the rate and the time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("taco_ir")
 
 
 class Progress:
-    """A line that says how far, how fast and how long still: rewritten on a terminal, every ten seconds in a log."""
+    """A progress line with count, rate and time left: rewritten in place on a terminal, every ten seconds in a log."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
@@ -21,7 +21,7 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def skip(self, done: int) -> None:
-        """Count `done` units that were there already: they do not enter the rate."""
+        """Count `done` units as finished by an earlier process; they do not affect the rate."""
         self._skipped = done
 
     def at(self, done: int, note: str = "") -> None:
@@ -44,6 +44,6 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Yield a function that tells the seconds since the block began."""
+    """Yield a function that returns the seconds since the block began."""
     start = time.perf_counter()
     yield lambda: time.perf_counter() - start

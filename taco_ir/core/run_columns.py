@@ -1,4 +1,4 @@
-"""Run files in columns, TREC's and MS MARCO's, read block by block into a few bytes a hit.
+"""Reads run files (TREC's and MS MARCO's) column by column, so that a hit takes a few bytes of memory.
 
 A block whose lines are all plain is taken apart by numpy; any other is read line by line, which also finds the line to name where
 one is wrong.
@@ -33,7 +33,7 @@ Values = npt.NDArray[np.float64]
 
 
 class Layout(NamedTuple):
-    """What the columns of a format are: where query id, docid and the number that orders hits stand, and which numbers are allowed.
+    """The columns of a run format: the positions of query id, docid and score or rank, and which numbers are allowed.
 
     Attributes:
         fields: gives the columns of a line.
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Hits of one query: docids between newlines, and what orders them."""
+    """Hits of one query: docids separated by newlines, and their scores or ranks."""
 
     docids: str
     values: Values
@@ -87,7 +87,7 @@ def _joined(pieces: list[Hits]) -> Hits:
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines, each ended, with the number of the first."""
+    """Blocks of complete lines, each with the number of its first line."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     number = 1
@@ -116,7 +116,7 @@ def _by_line(path: Path, number: int, block: bytes, layout: Layout) -> Iterator[
 
 
 def _number(text: str | bytes) -> float:
-    """NaN for what is no number."""
+    """The number in a text; NaN if it is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -137,7 +137,7 @@ def decoded_lines(path: Path, number: int, lines: Iterable[bytes]) -> Iterator[t
 
 
 def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
-    """Hits of each query, or of each stretch of lines that it has; None for a block with a line that is not plain, or wrong."""
+    """Hits of each query (or of each run of its lines), parsed with numpy; None if any line needs the slower parser."""
     if len(block.translate(None, UNUSUAL)) != len(block) or not _narrow(block):
         return None
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
@@ -167,7 +167,7 @@ def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
 
 
 def _changes(block: bytes, starts_R: Places, lengths_R: Places) -> npt.NDArray[np.bool_]:
-    """Whether each cell but the first differs from the one before, compared eight letters at a time."""
+    """Whether each cell differs from the one before it, compared eight bytes at a time."""
     words: npt.NDArray[np.uint64] = np.ndarray(len(block), dtype="<u8", buffer=block + bytes(WORD), strides=(1,))
     changes: npt.NDArray[np.bool_] = lengths_R[1:] != lengths_R[:-1]
     for offset in range(0, int(lengths_R.max()), WORD):
@@ -178,7 +178,7 @@ def _changes(block: bytes, starts_R: Places, lengths_R: Places) -> npt.NDArray[n
 
 
 def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
-    """The numbers that cells hold, NaN where there is none; as `float` reads them, and many times as fast where digits are few."""
+    """The numbers in cells, as `float` reads them but much faster for few digits; NaN where there is none."""
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
     lengths_R = ends_R - starts_R
     negative_R = letters[starts_R] == ord("-")
@@ -204,7 +204,7 @@ def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
 
 
 def _narrow(block: bytes) -> bool:
-    """Whether it is UTF-8 without white space beyond ASCII's."""
+    """Whether the bytes are UTF-8 without non-ASCII white space."""
     if block.isascii():
         return True
     try:

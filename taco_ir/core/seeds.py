@@ -1,4 +1,4 @@
-"""Numbers drawn from names: the same in every process and on every machine, which Python's own hash is not."""
+"""Random numbers derived from names, identical in every process and on every machine, unlike Python's hash."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def number_of(*names: str | int) -> int:
 
 
 def generator(*names: str | int) -> np.random.Generator:
-    """A random generator for `names`, such as a seed, a task and an epoch."""
+    """A random generator seeded by `names`, such as a seed, a task and an epoch."""
     return np.random.default_rng(number_of(*names))

@@ -1,4 +1,6 @@
-"""Settings that check themselves: types, ranges and choices stand in their fields' metadata, and hold from a notebook as from a file or flag."""
+"""Dataclasses of settings that check themselves when constructed, whether from a notebook, a file or a flag.
+
+Types, ranges and choices stand in the metadata of the fields."""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 class Settings:
-    """A dataclass whose values are checked when it is made, whoever makes it, and kept in the type of their annotation.
+    """Base of settings: checks every value on construction and converts it to the annotated type.
 
     Raises:
         InputError: naming key, value and what is allowed.

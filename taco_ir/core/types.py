@@ -1,4 +1,4 @@
-"""The values that move through the toolkit (passages, queries, runs) and the TREC run format."""
+"""The values that move through the toolkit (passages, queries, rankings, runs), and the TREC run format."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Query(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Text to vectors: what indexing, search and Pyserini need to know of a model."""
+    """What indexing, search and Pyserini need from a model: texts in, vectors out."""
 
     passage_template: str
     dim: int
@@ -94,7 +94,7 @@ def refuse_text(given: object, what: str) -> None:
 
 
 class Names(Sequence[str]):
-    """Names of hits kept as one text, a few bytes each, and told apart when they are looked at."""
+    """A sequence of docids stored as one string, a few bytes each, split only when they are read."""
 
     __slots__ = ("_count", "_text")
 
@@ -246,7 +246,7 @@ MSMARCO = Layout(
 
 
 def _twice(path: Path, qid: str, layout: Layout) -> str:
-    """The line that gives a docid of `qid` again."""
+    """The error text for the line that repeats a docid of `qid`."""
     seen = set()
     for number, line in numbered_lines(path):
         fields = layout.fields(line)

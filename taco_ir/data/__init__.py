@@ -1,1 +1,1 @@
-"""Files to queries and passages."""
+"""Collections on disk: passages, topics and their gold, in KILT's and other formats."""

@@ -1,4 +1,4 @@
-"""Collections: passages, and per task queries with evidence sets. `sample`, `kilt`, or a folder of the user's."""
+"""A collection: passages, and for each task its topics. `sample` is embedded, `kilt` the full benchmark, others are folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answ
 
 
 class Topics(NamedTuple):
-    """The queries of one task and split. `name` is spelled as the collection's file is; `task` is "" where every query has its own."""
+    """The queries of one task and split. `name` is spelled as in the collection's file; `task` is "" if each query has its own."""
 
     name: str
     task: str
@@ -34,17 +34,17 @@ class Topics(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Of the queries' ids, texts and tasks, which are what a search sees."""
+        """Hash of the queries' ids, texts and tasks: all that a search depends on."""
         return fingerprint([[query.qid, query.text, query.task] for query in self.queries])
 
     @property
     def gold_fingerprint(self) -> str:
-        """Of the same with answers and evidence, which are what scores depend on."""
+        """Hash of the queries with answers and evidence: all that scores depend on."""
         return fingerprint([[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries])
 
 
 class Collection:
-    """Passages and topics under one name; both are read when asked for."""
+    """Passages and topics under one name; both are read on first use."""
 
     def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
         self.name = name
@@ -61,7 +61,7 @@ class Collection:
 
     @property
     def tasks(self) -> set[str]:
-        """Those that it has topics of."""
+        """The tasks that have topics."""
         return {name.task for name in self._topic_paths}
 
     def expand(self, names: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ class Collection:
 
 
 def is_mixed(name: str) -> bool:
-    """Whether this names a file of topics, whose records say of which task they are, instead of topics of a collection."""
+    """Whether `name` is a file of topics with a task in each record, instead of topics of a collection."""
     return name.endswith(".jsonl")
 
 

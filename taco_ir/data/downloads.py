@@ -1,4 +1,4 @@
-"""Files from elsewhere, whole and checked: fetched over HTTP with resume, or taken from a local copy.
+"""Downloads files over HTTP, with resumption and checks, or takes them from a local copy.
 
 ir_datasets' own `Download` resumes only within one process; a file of 37 GB needs a download that also goes on after a
 crash or a reboot, so the partial file and the server's mark of its version stay on disk.
@@ -37,11 +37,11 @@ GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class _Broken(Exception):
-    """An attempt that ended early and is worth another."""
+    """A download attempt that failed in a way that a retry may mend."""
 
 
 class Expected(NamedTuple):
-    """How many bytes a file has, and where that is not known, how many it has at most."""
+    """The size of a file in bytes or, if unknown, the most that it may have."""
 
     size: int | None
     most: int
@@ -63,7 +63,7 @@ def fetch(
     pause: float = 1.0,
     most: int = MOST,
 ) -> Path:
-    """Download `url` to `path`, going on from a `.part` file that an earlier attempt or process left.
+    """Download `url` to `path`, resuming from a `.part` file that an earlier attempt or process left.
 
     IR_DATASETS_DL_TRIES (3) is the number of attempts in a row that may bring nothing new, IR_DATASETS_DL_TIMEOUT (15)
     the seconds without a byte that end an attempt.

@@ -1,4 +1,4 @@
-"""Topics and a collection -> training examples: a query, the passages that answer it, and hard negatives."""
+"""Builds training examples from topics: a query, its positive passages, and hard negatives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("taco_ir")
 
 
 class TrainExample(NamedTuple):
-    """A training query and what it learns from, as docids.
+    """A training query with the docids of its positives and negatives.
 
     Attributes:
         text: the query as its record spells it, without a prompt.
@@ -65,7 +65,7 @@ def read_examples(collection: Collection, task: str, split: str = "train", only:
 def read_drawn(
     collection: Collection, task: str, most: int, seed: int, share: float = 1.0, without: Collected[str] = ()
 ) -> list[TrainExample]:
-    """As `drawn_examples` of those that `read_examples` gives of a train split, but memory follows those that are drawn.
+    """Sample the examples of a train split; memory depends on the sample, not on the size of the file.
 
     Args:
         without: plain texts of queries that are not drawn.
@@ -88,7 +88,7 @@ def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str
 
 
 def _drawn_rows(count: int, most: int, seed: int, task: str, share: float) -> list[int] | None:
-    """Those of so many examples that are drawn; None for all."""
+    """Rows of the sampled examples; None means all."""
     most = min(most or count, max(1, round(share * count)))
     if not 0 < most < count:
         return None
@@ -101,7 +101,7 @@ def with_positives(collection: Collection, name: TopicsName) -> Outline:
 
 
 def _say_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
-    """Say how many queries have no positive. Raises: InputError where none has one."""
+    """Log how many queries have no positive. Raises: InputError if none has one."""
     if not examples:
         raise InputError(f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}")
     if left_out := queries - examples:

@@ -1,4 +1,4 @@
-"""The gold passages and pages of queries: what of their evidence a collection holds."""
+"""Gold: the right pages and passages of queries, as far as the collection holds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A collection whose dev topics are train queries with pages and texts of their own: what a model learnt of others, and not of these, counts.
+"""Holds out train queries as dev topics that share neither a page nor a text with the queries that are trained on.
 
 Queries held out of train at random share their pages with those that stay (SQuAD has hundreds of questions for a page); a model
 that knows the pages of train by heart looks good on them, and is not.
@@ -25,7 +25,7 @@ RECORD = "held-out.json"
 
 
 class Split(NamedTuple):
-    """Queries of a task: that stay in train, that are held out, and that are in neither, as they share a page with those held out."""
+    """Queries of a task: kept for training, held out, or dropped because they share a page with held-out ones."""
 
     train: list[Query]
     dev: list[Query]

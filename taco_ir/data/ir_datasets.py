@@ -1,4 +1,4 @@
-"""KILT's tasks, and any collection of the user's, under ir_datasets ids: `kilt/nq/dev`, `<name>/<task>/<split>`.
+"""Offers KILT's tasks and any collection under ir_datasets ids: `kilt/nq/dev`, `<name>/<task>/<split>`.
 
 Importing this module registers nothing and does not import ir_datasets; `register`, `dataset` and `register_collection`
 do. Nothing is downloaded by reading: topics that are not there raise an InputError that names the command for them.
@@ -28,7 +28,7 @@ QREL_LEVELS = {1: "in an evidence set of the query"}
 
 
 class KiltQuery(NamedTuple):
-    """A query with its evidence sets, which qrels would flatten."""
+    """A query with its evidence sets, whose grouping qrels would lose."""
 
     query_id: str
     text: str

@@ -1,4 +1,4 @@
-"""The files of the KILT benchmark (Petroni et al., NAACL 2021): where they are, what they weigh, and how they get here.
+"""The files of the KILT benchmark (Petroni et al., NAACL 2021): addresses, sizes, and how to get them.
 
 They land in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's TriviaQA
 files hold ids only; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
@@ -55,7 +55,7 @@ SOURCE_FILE = "kilt_knowledgesource.json"
 
 
 class Addresses(NamedTuple):
-    """Where the originals are."""
+    """URLs of the original files."""
 
     kilt: str = "https://dl.fbaipublicfiles.com/KILT/"
     triviaqa: str = "https://nlp.cs.washington.edu/triviaqa/data/triviaqa-rc.tar.gz"

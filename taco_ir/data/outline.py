@@ -1,4 +1,4 @@
-"""A topics file of which few queries are used, read so that memory follows these: first which queries it has, then those that are chosen."""
+"""Reads few queries of a large topics file in two passes, so that memory depends on the queries that are used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outline(NamedTuple):
     texts_U: Digests
 
     def without(self, texts: Iterable[str]) -> Outline:
-        """Without queries of these plain texts."""
+        """The outline without queries that have these plain texts."""
         kept_U = ~np.isin(self.texts_U, _numbers(_digest(text, TEXT_BYTES) for text in texts))
         return self._replace(ids_U2=self.ids_U2[kept_U], texts_U=self.texts_U[kept_U])
 
@@ -45,7 +45,7 @@ class Outline(NamedTuple):
 
 
 class _Ids:
-    """Ids that are known by their digests."""
+    """A set of query ids stored as digests."""
 
     def __init__(self, digests: frozenset[bytes]) -> None:
         self._digests = digests
@@ -55,7 +55,7 @@ class _Ids:
 
 
 def outline_of(path: Path, task: str, usable: Usable) -> Outline:
-    """Read the file once.
+    """Read the file once and return the digests of its usable queries.
 
     Args:
         usable: says which of some queries can be used; one of several records can be where any of them can.

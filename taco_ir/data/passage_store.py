@@ -1,4 +1,4 @@
-"""A passage file that is read by ranges: JSON lines (plain or gzip) or DPR's tab-separated `psgs_w100.tsv`.
+"""Random access to a passage file: JSON lines (plain or gzip) or DPR's tab-separated `psgs_w100.tsv`.
 
 The first use scans the file once (docids checked and hashed, line offsets taken); what it found is kept under the data
 home, keyed by the hash of the file, so that a shard of a 36-million-passage file starts reading where it begins.

@@ -1,4 +1,4 @@
-"""A part of a collection: every gold passage of some topics, and distractors drawn from the rest; a collection of its own."""
+"""Makes a subset of a collection: all gold passages of some topics, and distractors sampled from the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Part(NamedTuple):
-    """What a part holds, in passages."""
+    """Passage counts of a subset."""
 
     passages: int
     gold: int
@@ -41,7 +41,7 @@ def make_part(
     output: Path,
     report: Callable[[int, int], None] | None = None,
 ) -> Part:
-    """Write a part as a folder that is a collection, with the files of `topics` as they are; one that is there already stays.
+    """Write a subset as a collection folder that includes the files of `topics`; an equal one that exists is kept.
 
     The passages keep their order. Equal input and seed give equal bytes; with one seed, a part of more distractors holds the
     passages of one of fewer. Memory: 24 bytes a passage of the collection while distractors are drawn.
@@ -112,7 +112,7 @@ def _judged(collection: Collection, name: str) -> Topics:
 
 
 def _asked(collection: Collection, topics: Sequence[str], distractors: int, seed: int) -> dict[str, Any]:
-    """What determines a part's bytes, by content."""
+    """Everything that determines the bytes of a subset, by content."""
     paths = [collection.topics_path(name) for name in topics]
     return {
         "source": collection.passages.fingerprint,

@@ -1,4 +1,4 @@
-"""KILT records on disk -> queries with evidence sets."""
+"""Reads KILT records into queries with evidence sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KILT's Wikipedia pages -> passages of 100 words that never cross a page, in DPR's manner, as a collection's file.
+"""Cuts KILT's Wikipedia pages into passages of 100 words that never cross a page, as DPR does.
 
 Source: the KILT knowledge source, one page a line with `wikipedia_id`, `wikipedia_title` and `text`, a list of paragraphs.
 """
@@ -26,7 +26,7 @@ GZIP_RATIO = 4  # text unpacks to about this many times its size
 
 
 class Progress(NamedTuple):
-    """What is on disk for certain: source bytes read, target bytes written, and how many pages and passages those are."""
+    """What is safely on disk: bytes read and written, and the number of pages and passages."""
 
     source: int = 0
     target: int = 0

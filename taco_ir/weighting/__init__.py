@@ -1,4 +1,4 @@
-"""Task weightings: T task gradients, handed over one at a time, become one update. One strategy, one file, one paper."""
+"""Task weightings combine T task gradients, given one at a time, into one update. Each file is one strategy from one paper."""
 
 from taco_ir.weighting.base import StepReport, TaskWeighting
 from taco_ir.weighting.cgd import CommonGradientDescent

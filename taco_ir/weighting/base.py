@@ -1,4 +1,4 @@
-"""The interface of all task weightings, and the book-keeping of a step that they share."""
+"""The interface of task weightings, and the bookkeeping of a step that they share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepReport(NamedTuple):
 
 
 class TaskWeighting(nn.Module):
-    """Turns T task gradients, handed over one at a time, into one update. State in buffers, so it is checkpointed for free.
+    """Combines T task gradients, given one at a time, into one update. State is in buffers, so checkpoints include it.
 
     A step is `begin`, then `add` once for every task in any order, then `combine` (or `drop`). The update is a weighted
     mean of the gradients: the weights sum to 1, so that a learning rate means the same under every strategy; where a
@@ -62,10 +62,10 @@ class TaskWeighting(nn.Module):
         self.progress = progress
 
     def go_on(self, steps: int) -> None:
-        """Draw what is drawn as after so many steps, those of the trainings before."""
+        """Continue random choices as if `steps` steps of earlier trainings had been taken here."""
 
     def add(self, task: int, loss: Tensor | float, params: Sequence[Parameter]) -> None:
-        """Take the gradient of task `task` over from `params`: every `.grad` is None afterwards, and its memory may be reused.
+        """Take the gradient of task `task` from `params`; afterwards every `.grad` is None, and its memory may be reused.
 
         A `.grad` that is None counts as zeros. `loss` is the task's loss: a number, or a tensor
         of no dimensions, which is read and so waits for the device.
@@ -108,7 +108,7 @@ class TaskWeighting(nn.Module):
         return report._replace(norm=norm)
 
     def drop(self) -> None:
-        """Abandon the step under way: no update, and the memory of its sums is given back; the state of earlier steps stays."""
+        """Abandon the current step without an update; its memory is freed, and the state of earlier steps is kept."""
         self._losses.clear()
         self._params = ()
         self._touched = [False] * len(self._touched)
@@ -131,7 +131,7 @@ class TaskWeighting(nn.Module):
 
     @abstractmethod
     def _fold(self, task: int, gradients: Gradients) -> None:
-        """Take in the gradients of one task; they are the strategy's own now."""
+        """Add the gradients of one task to the step; the strategy now owns them."""
 
     @abstractmethod
     def _update(self) -> tuple[Gradients, StepReport]:

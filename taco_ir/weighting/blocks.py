@@ -1,4 +1,4 @@
-"""Parameters as a few long vectors: large ones by themselves, small ones packed, embedding tables apart."""
+"""Views parameters as a few long vectors: large ones alone, small ones packed together, embedding tables apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK_BYTES_ELSEWHERE = 1 << 24  # on an accelerator few large launches are best
 
 
 def read_at_once(device: torch.device) -> bool:
-    """Whether Python can read numbers on `device` without waiting: an accelerator works on behind, and each reading waits for all of it."""
+    """Whether reading a number from `device` costs nothing. On an accelerator each read waits for all queued work."""
     return device.type == "cpu"
 
 
@@ -55,7 +55,7 @@ class Layout:
         self.chunk = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES_ELSEWHERE) // self.dtype.itemsize
 
     def gather(self, block: Block, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The block's tensors as one vector in the layout's dtype, None as zeros; without a copy where one suffices as it is."""
+        """The block's tensors as one vector in the layout's dtype, with zeros for None; no copy if a single tensor fits as it is."""
         pieces = [self._flat(tensors[position], size) for position, size in zip(block.positions, block.sizes, strict=True)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 

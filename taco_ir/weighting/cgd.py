@@ -1,4 +1,4 @@
-"""Common Gradient Descent: the tasks whose gradients serve the other tasks as well gain weight."""
+"""Common Gradient Descent (CGD): tasks whose gradients also help the other tasks gain weight."""
 
 from __future__ import annotations
 

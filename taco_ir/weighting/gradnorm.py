@@ -1,4 +1,4 @@
-"""GradNorm: weights that bring the tasks' gradient norms together, larger for the tasks that learn slowly."""
+"""GradNorm: equalises the tasks' gradient norms, with larger weights for tasks that learn slowly."""
 
 from __future__ import annotations
 

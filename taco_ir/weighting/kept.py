@@ -1,4 +1,4 @@
-"""All gradients of a step side by side, for strategies that need the inner products of every pair of tasks."""
+"""Keeps all task gradients of a step, for strategies that need the inner products of every pair of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Naive multi-task training: the plain mean of the tasks' gradients."""
+"""Naive multi-task training: the update is the mean of the task gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCGrad: where two tasks' gradients point against each other, each gives up the part that harms the other."""
+"""PCGrad: when two task gradients conflict, each is projected to remove the component that opposes the other."""
 
 from __future__ import annotations
 

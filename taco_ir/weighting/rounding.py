@@ -1,4 +1,4 @@
-"""Stochastic rounding to bfloat16: a moving average whose steps are smaller than half a digit still moves, without bias."""
+"""Stochastic rounding to bfloat16, so that a moving average with very small steps still moves, without bias."""
 
 from __future__ import annotations
 

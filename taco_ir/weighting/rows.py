@@ -1,4 +1,4 @@
-"""Gradients of an embedding table, of which a task touches few rows: those rows alone are kept until all tasks are known."""
+"""Row-sparse storage for embedding gradients: each task touches few rows, so only these are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax over tasks, one task at a time: the weighted mean of gradients that are never side by side."""
+"""Online softmax over tasks: the weighted mean of task gradients without keeping them all in memory."""
 
 from __future__ import annotations
 

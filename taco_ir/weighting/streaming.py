@@ -1,4 +1,4 @@
-"""Weightings that are known before the gradients come: one running sum, whatever the number of tasks."""
+"""Base of weightings whose task weights are known before the gradients arrive: one running sum for any number of tasks."""
 
 from __future__ import annotations
 

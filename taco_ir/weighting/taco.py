@@ -1,4 +1,4 @@
-"""TACO: every parameter follows the tasks that are sensitive to it."""
+"""TACO: weights task gradients per parameter, by how sensitive each task is to that parameter."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Taco(TaskWeighting):
         return middle
 
     def _count_update(self, task: int, middle: float) -> float:
-        """Count an update of U and return what its sensitivities are multiplied by; 0, and no update, where there is no median."""
+        """Count an update of U and return the factor for its sensitivities: 0, and no update, if there is no median."""
         if middle < SMALLEST_MEDIAN:
             return 0.0
         decays = self.decay.numpy()

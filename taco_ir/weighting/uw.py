@@ -1,4 +1,4 @@
-"""Uncertainty weighting: a task whose noise is learned to be high weighs less."""
+"""Uncertainty weighting: learns the noise of each task; tasks with more noise weigh less."""
 
 from __future__ import annotations
 
