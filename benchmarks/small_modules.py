@@ -28,7 +28,7 @@ from taco_ir.encoders.adapters.sizes import FULL, METHODS
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder, model_folder
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.keys import TrainConfig
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 BARE, MERGED = "bare backbone", "lora, merged"
@@ -40,7 +40,7 @@ SHORT_ROUNDS = 4  # of encoding for each of training: they are short
 def load(folder: Path, method: str, device: str) -> DualEncoder:
     """The model with one module of the method's own width, without dropout, so that all do the same work."""
     values = {} if (folder / "modules.json").is_file() else {"pooling": "mean", "normalize": True}
-    config = TrainConfig(model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values)  # type: ignore[arg-type]
+    config = TrainSettings(model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values)  # type: ignore[arg-type]
     return start_encoder(config, folder, ["nq"]).train()
 
 

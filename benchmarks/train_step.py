@@ -31,6 +31,7 @@ from bounds import Bound, add_tiny, judged  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from taco_ir.core.registry import resolve  # noqa: E402
 from taco_ir.core.types import Passage  # noqa: E402
 from taco_ir.data.collection import open_collection  # noqa: E402
 from taco_ir.encoders.config import EncoderConfig  # noqa: E402
@@ -39,7 +40,8 @@ from taco_ir.encoders.text_encoder import model_folder  # noqa: E402
 from taco_ir.training.backward import Arithmetic, backward  # noqa: E402
 from taco_ir.training.encoder import DualEncoder, Text  # noqa: E402
 from taco_ir.training.objectives.contrastive import contrastive_loss  # noqa: E402
-from taco_ir.weighting import WEIGHTINGS, TaskWeighting  # noqa: E402
+from taco_ir.weighting import WEIGHTINGS  # noqa: E402
+from taco_ir.weighting.base import TaskWeighting  # noqa: E402
 
 QUERIES, PASSAGES, QUERY_TOKENS, PASSAGE_TOKENS, TASKS = 8, 16, 32, 96, 8
 TEMPERATURE = 0.05
@@ -94,7 +96,8 @@ def weighting_of(name: str, model: DualEncoder, tasks: int, **options: str) -> T
     params = [param for _, param in model.trained()]
     tables = model.embedding_tables()
     places = [place for place, param in enumerate(params) if id(param) in tables]
-    return (WEIGHTINGS | {RELEASED: ReleasedTaco})[name](params, tasks, places, **options)
+    kind = ReleasedTaco if name == RELEASED else resolve(WEIGHTINGS[name])
+    return kind(params, tasks, places, **options)
 
 
 def one_backward(model: DualEncoder, batches: Sequence[TaskTexts]) -> None:

@@ -15,6 +15,7 @@ _WHERE = {
     "encoders.text_encoder": ("TextEncoder", "load_encoder"),
     "evaluation.measures": ("Measure", "Scores"),
     "retrieval.pyserini_bridge": ("TacoDocumentEncoder", "TacoQueryEncoder"),
+    "training.settings": ("TrainSettings",),
     "weighting.base": ("StepReport", "TaskWeighting"),
     "weighting.cgd": ("CommonGradientDescent",),
     "weighting.gradnorm": ("GradNorm",),

@@ -13,7 +13,7 @@ from taco_ir.cli import Parser, command, positive, run_verb
 from taco_ir.core.files import InputError, claimed
 from taco_ir.core.progress import log
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.training.config import add_flag, checked_flags
+from taco_ir.training.flags import add_flag, given_flags
 
 KEYS = {
     "collection": "sample (embedded), kilt (the full benchmark), or a folder",
@@ -64,7 +64,7 @@ def temperature(text: str) -> float:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    keys = checked_flags(options, KEYS) | {"device": options.device}
+    keys = given_flags(options, KEYS) | {"device": options.device}
     subjects = [find_subject(name) for name in options.models]
     output = output_folder(options.output, subjects[0])
 

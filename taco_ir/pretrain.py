@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.training.config import given_flags
-from taco_ir.training.pretraining_keys import PRETRAIN_KEYS, add_pretrain_flags, read_pretrain_config
+from taco_ir.training.flags import PRETRAIN, add_flags, given_flags, read_settings
 
 
 def parser() -> Parser:
@@ -24,17 +23,19 @@ def parser() -> Parser:
         "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024 --gradcache 32"
         " --collection my-wiki --model bert-base --pooling first --output my-base",
     )
-    add_pretrain_flags(flags)
+    add_flags(flags, PRETRAIN)
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    config = read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS))
+    config = read_settings(options.config, given_flags(options, PRETRAIN.keys), verb=PRETRAIN)
     from taco_ir.training.pretraining_run import pooling_flags, pretrain
 
     model = pretrain(config, options.overwrite)
-    print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.collection} --output ...")
+    print(
+        f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.run.collection} --output ..."
+    )
 
 
 if __name__ == "__main__":

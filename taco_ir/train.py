@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.tasks import canonical_task
 from taco_ir.data.collection import open_collection
-from taco_ir.training.config import add_flags, given_flags, read_train_config
-from taco_ir.training.keys import NOTHING
+from taco_ir.training.flags import add_flags, given_flags, read_settings
+from taco_ir.training.settings import NOTHING
 
 
 def parser() -> Parser:
@@ -27,18 +27,18 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    config = read_train_config(options.config, given_flags(options), options.preset)
+    config = read_settings(options.config, given_flags(options), options.preset)
     from taco_ir.training.run import train
 
     model = train(config, options.overwrite)
-    known = {name.task for name in open_collection(config.collection).topics_names if name.split == "dev"}
-    topics = " ".join(f"{task}-dev" for task in config.tasks if known & {task, canonical_task(task)} or (known and task == "all"))
+    known = {name.task for name in open_collection(config.run.collection).topics_names if name.split == "dev"}
+    topics = " ".join(f"{task}-dev" for task in config.run.tasks if known & {task, canonical_task(task)} or (known and task == "all"))
     print(model)
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return
-    print(f"next: python -m taco_ir.search --model {model} --collection {config.collection} --topics {topics}")
-    if config.reading != NOTHING:
-        print(f"  or: python -m taco_ir.answer --model {model} --reader {model} --collection {config.collection} --topics {topics}")
+    print(f"next: python -m taco_ir.search --model {model} --collection {config.run.collection} --topics {topics}")
+    if config.objectives.reading != NOTHING:
+        print(f"  or: python -m taco_ir.answer --model {model} --reader {model} --collection {config.run.collection} --topics {topics}")
 
 
 if __name__ == "__main__":

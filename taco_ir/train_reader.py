@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.training.config import add_flag, checked_flags, read_train_config
-from taco_ir.training.keys import KEYS as TRAIN_KEYS
+from taco_ir.training.flags import add_flag, given_flags, read_settings
 from taco_ir.training.reader_run import DEFAULTS, KEYS, train_reader
+from taco_ir.training.settings import KEYS as TRAIN_KEYS
 
 HELP = {
     "tasks": "tasks of questions with answers, such as nq,squad",
@@ -39,13 +39,13 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    given = checked_flags(options, KEYS)
+    given = given_flags(options, KEYS)
     if "all" in given.get("tasks", ("all",)):
         raise InputError(f"--tasks is needed: {HELP['tasks']}")
-    config = read_train_config(None, DEFAULTS | given)
+    config = read_settings(None, DEFAULTS | given)
     model = train_reader(config, options.overwrite)
-    topics = " ".join(f"{task}-dev" for task in config.tasks)
-    print(f"{model}\nnext: python -m taco_ir.answer --reader {model} --collection {config.collection} --topics {topics}")
+    topics = " ".join(f"{task}-dev" for task in config.run.tasks)
+    print(f"{model}\nnext: python -m taco_ir.answer --reader {model} --collection {config.run.collection} --topics {topics}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_BY_VERBS = {"cli", "__init__", "__main__"}
 SMALL = 70  # lines
 FORMULA = "weighting.taco"
-WHOLE_SETTINGS = {"TrainConfig", "PretrainConfig"}
+WHOLE_SETTINGS = {"TrainSettings"}
 
 
 class Measure(NamedTuple):

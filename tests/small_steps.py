@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ from taco_ir.data.collection import open_collection
 from taco_ir.data.examples import TrainExample
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 
 TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty
-SMALL = TrainConfig(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
+SMALL = TrainSettings(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
 PASSAGES = list(open_collection("sample").passages.read())[:80]
 TEXTS = Texts({passage.docid: passage for passage in PASSAGES}, {passage.docid: passage.page for passage in PASSAGES})
 
@@ -48,7 +47,7 @@ def samplers(seed: int = 0) -> list[TaskSampler]:
 
 def encoder(folder: Path, **values: Any) -> DualEncoder:
     """A tiny encoder in training mode, without dropout where not told otherwise."""
-    model = start_encoder(replace(SMALL, **values), folder, list(TASKS))
+    model = start_encoder(SMALL.replace(**values), folder, list(TASKS))
     model.train()
     return model
 
@@ -63,7 +62,7 @@ def step_of(
     **options: Any,
 ) -> MultiTaskStep:
     dealt = samplers() if dealt is None else dealt
-    made = weighting_of(replace(SMALL, weighting=weighting, weighting_options=options), model, len(dealt))
+    made = weighting_of(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(dealt))
     return MultiTaskStep(model, dealt, TEXTS, made, settings, arithmetic, processes or Processes(torch.device("cpu")))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from taco_ir.weighting import TaskWeighting
+from taco_ir.weighting.base import TaskWeighting
 
 TEXT = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 

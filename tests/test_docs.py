@@ -86,17 +86,16 @@ def test_a_command_is_understood(document: str, line: str, monkeypatch: pytest.M
 
 def check_training(options: Namespace) -> None:
     """Keys have the right types and ranges, and the configuration exists."""
-    from taco_ir.training.config import given_flags, read_train_config
+    from taco_ir.training.flags import given_flags, read_settings
 
-    config = read_train_config(options.config, given_flags(options), options.preset)
-    assert config.model and config.output
+    config = read_settings(options.config, given_flags(options), options.preset)
+    assert config.run.model and config.run.output
 
 
 def check_pretraining(options: Namespace) -> None:
-    from taco_ir.training.config import given_flags
-    from taco_ir.training.pretraining_keys import PRETRAIN_KEYS, read_pretrain_config
+    from taco_ir.training.flags import PRETRAIN, given_flags, read_settings
 
-    assert read_pretrain_config(options.config, given_flags(options, PRETRAIN_KEYS)).output
+    assert read_settings(options.config, given_flags(options, PRETRAIN.keys), verb=PRETRAIN).run.output
 
 
 def check_study(options: Namespace) -> None:

@@ -16,12 +16,12 @@ from taco_ir.data.examples import read_examples
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop, Plan
 from taco_ir.training.pools import draw_queries, make_pool
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import loss_temperature, start_encoder, weighting_of
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
 from taco_ir.training.validation import PoolValidation
@@ -50,8 +50,8 @@ class StopAfter(Reporter):
             raise Stopped
 
 
-def small(model: Path, output: Path, /, **changes: Any) -> TrainConfig:
-    return TrainConfig(**{**SMALL, "model": str(model), "output": str(output), **changes})
+def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
+    return TrainSettings(**{**SMALL, "model": str(model), "output": str(output), **changes})
 
 
 @cache
@@ -59,39 +59,39 @@ def sample() -> Collection:
     return open_collection("sample")
 
 
-def encoder_of(config: TrainConfig, folder: Path) -> DualEncoder:
+def encoder_of(config: TrainSettings, folder: Path) -> DualEncoder:
     """The encoder that an episode in `folder` starts or goes on with."""
     found = latest(folder)
-    return start_encoder(config, found / "model" if found else Path(config.model), config.tasks)
+    return start_encoder(config, found / "model" if found else Path(config.run.model), config.run.tasks)
 
 
-def real_step(config: TrainConfig, model: DualEncoder, passages: Sequence[str] = ()) -> MultiTaskStep:
+def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str] = ()) -> MultiTaskStep:
     """A step on the sample's train topics, without hard negatives; `passages` are those that validation needs."""
-    share = config.batch_size // len(config.tasks)
-    samplers = [TaskSampler(read_examples(sample(), task), share, config.seed, task) for task in config.tasks]
+    share = config.batch.batch_size // len(config.run.tasks)
+    samplers = [TaskSampler(read_examples(sample(), task), share, config.run.seed, task) for task in config.run.tasks]
     wanted = [docid for each in samplers for example in each.examples for docids in example.positives for docid in docids]
     found = sample().passages.get(list(dict.fromkeys([*wanted, *passages])))
     return MultiTaskStep(
         model,
         samplers,
         Texts(found, {docid: passage.page for docid, passage in found.items()}),
-        weighting_of(config, model, len(samplers)),
-        BatchSettings(temperature=loss_temperature(config, model.config), seed=config.seed),
+        weighting_of(config.weighting, model, len(samplers)),
+        BatchSettings(temperature=loss_temperature(config.batch.temperature, model.config), seed=config.run.seed),
         Arithmetic(),
         Processes(torch.device("cpu")),
     )
 
 
-def episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
+def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
     """An episode as a process begins it anew, or goes on with it."""
     folder.mkdir(parents=True, exist_ok=True)
     pools = []
     if validated:
-        drawn = [draw_queries(sample(), task, "dev", config.pool_queries, config.seed) for task in config.tasks]
-        pools = [make_pool(sample(), topics, {}, config.pool_random, config.seed) for topics in drawn if topics is not None]
-        assert len(pools) == len(config.tasks)
+        drawn = [draw_queries(sample(), task, "dev", config.validation.pool_queries, config.run.seed) for task in config.run.tasks]
+        pools = [make_pool(sample(), topics, {}, config.validation.pool_random, config.run.seed) for topics in drawn if topics is not None]
+        assert len(pools) == len(config.run.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
-    plan = Plan(config.steps, config.validate_every)
+    plan = Plan(config.optimiser.steps, config.validation.validate_every)
     validation = PoolValidation(step.model, pools, step.texts.passages) if pools else None
     return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter(), validation)
 
@@ -103,7 +103,7 @@ class ScriptedStep(MultiTaskStep):
         seen: (step, progress) of every call.
     """
 
-    def __init__(self, config: TrainConfig, model: DualEncoder, bad: Callable[[int], Sequence[str]] = lambda _: ()) -> None:
+    def __init__(self, config: TrainSettings, model: DualEncoder, bad: Callable[[int], Sequence[str]] = lambda _: ()) -> None:
         real = real_step(config, model)
         self.__dict__.update(real.__dict__)
         self._bad = bad
@@ -123,12 +123,12 @@ class ScriptedStep(MultiTaskStep):
 
 
 def scripted(
-    config: TrainConfig, folder: Path, bad: Callable[[int], Sequence[str]] = lambda _: (), reporter: Reporter | None = None
+    config: TrainSettings, folder: Path, bad: Callable[[int], Sequence[str]] = lambda _: (), reporter: Reporter | None = None
 ) -> Loop:
     """An episode of scripted steps, without validation."""
     folder.mkdir(parents=True, exist_ok=True)
     step = ScriptedStep(config, encoder_of(config, folder), bad)
-    plan = Plan(config.steps, config.validate_every)
+    plan = Plan(config.optimiser.steps, config.validation.validate_every)
     return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter())
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.weighting import StepReport, TaskWeighting, blocks
+from taco_ir.weighting import blocks
+from taco_ir.weighting.base import StepReport, TaskWeighting
 
 SHAPES = [(40, 8), (60, 40), (7,), (900,), (30, 4)]  # a table, a block of several chunks (see `small_blocks`), two packed, a table
 TABLES = (0, 4)

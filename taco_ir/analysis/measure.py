@@ -118,7 +118,7 @@ class TaskSums:
         """Add a batch's gradients, of tables sparse ones too; False where they are not finite."""
         found = [(place, *self._pair(place, grad)) for place, grad in enumerate(gradients) if grad is not None]
         pairs = [(grad, values) for _, _, grad, values in found]
-        middle = median(Sensitivities(pairs, self._chunk), active_only=True, exact=True) if pairs else 0.0
+        middle = median(Sensitivities(pairs, self._chunk), active_only=True) if pairs else 0.0
         if math.isnan(middle):
             return False
         self.gradient += self._sketch(gradients)

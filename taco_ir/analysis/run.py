@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,9 +14,10 @@ from taco_ir.core.settings import Settings, Values
 from taco_ir.encoders.text_encoder import model_folder, own_config, usable_device
 from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.training.batches import TaskSampler
-from taco_ir.training.config import CONFIG_FILE, MAY_DIFFER, TrainConfig, episode_configs, load_config
 from taco_ir.training.data import TrainingData, texts_of
-from taco_ir.training.keys import FLAG_KEYS, checked_keys
+from taco_ir.training.flags import TRAIN
+from taco_ir.training.folder import CONFIG_FILE, MAY_DIFFER, load_settings
+from taco_ir.training.settings import TrainSettings, checked_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ class Subject(NamedTuple):
 
     name: str
     model: Path
-    config: TrainConfig | None = None
+    config: TrainSettings | None = None
     run: Path | None = None
     episodes: Sequence[Path] = ()
 
@@ -57,7 +58,7 @@ class AnalysisSettings(Settings):
     tau: float = field(default=TAU, metadata={"above": 0})
 
     def check(self) -> None:
-        checked_keys(self.keys, FLAG_KEYS, "")
+        checked_keys(self.keys, TRAIN.keys, "")
 
 
 def find_subject(name: str) -> Subject:
@@ -68,11 +69,11 @@ def find_subject(name: str) -> Subject:
     """
     folder = Path(name)
     if _is_run(folder):
-        return _of_run(name, folder, len(episode_configs(load_config(folder))))
+        return _of_run(name, folder, len(load_settings(folder).each_episode()))
     model = model_folder(name)
     for run in (model.parent, model.parent.parent):
         if model.name == "model" and _is_run(run):
-            count = len(episode_configs(load_config(run)))
+            count = len(load_settings(run).each_episode())
             number = next((n for n in range(1, count + 1) if _episode(run, n, count) == model.parent), None)
             if number:
                 return _of_run(name, run, number)
@@ -86,7 +87,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _of_run(name: str, run: Path, number: int) -> Subject:
-    configs = episode_configs(load_config(run))
+    configs = load_settings(run).each_episode()
     episodes = [_episode(run, each, len(configs)) for each in range(1, number + 1)]
     model = episodes[-1] / "model"
     if not model.is_dir():
@@ -110,11 +111,11 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     from taco_ir.training.distributed import Processes
 
     first = subjects[0]
-    config = replace(
-        first.config or TrainConfig(), weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **cast("Values", settings.keys)
+    config = (first.config or TrainSettings()).replace(
+        weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **cast("Values", settings.keys)
     )
     own = first.run is not None and "negatives" not in settings.keys  # then they are where the run mined them
-    data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.device)))
+    data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.run.device)))
     for subject in subjects:
         _check_prompts(subject, data.tasks)
     mined = data.mined_path(config, first.episodes[-1]) if own else None  # there, whichever of its tasks are asked for
@@ -156,7 +157,7 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
 
 def _measure(
     subject: Subject,
-    config: TrainConfig,
+    config: TrainSettings,
     samplers: Sequence[TaskSampler],
     texts: Texts,
     settings: AnalysisSettings,
@@ -167,10 +168,10 @@ def _measure(
     from taco_ir.analysis.measure import measure
     from taco_ir.training.setup import step_of, trained_encoder
 
-    model = trained_encoder(subject.model, config.device)
+    model = trained_encoder(subject.model, config.run.device)
     step = step_of(config, model, samplers, texts, processes)
     try:
-        measured = measure(step, settings.batches, settings.tau, count, config.seed)
+        measured = measure(step, settings.batches, settings.tau, count, config.run.seed)
     except InputError as error:
         raise InputError(f"{subject.name}: {error}") from error
     return measured, {name: list(param.shape) for name, param in model.trained()}
@@ -181,7 +182,7 @@ def _with_log(subject: Subject, measured: Measured) -> ModelAnalysis:
 
     names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
     logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
-    weighting = subject.config.weighting if subject.config else None
+    weighting = subject.config.weighting.weighting if subject.config else None
     setting, recipe = _training_of(subject)
     return ModelAnalysis(subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows}, setting, recipe)
 
@@ -190,15 +191,18 @@ def _training_of(subject: Subject) -> tuple[dict[str, Any] | None, str]:
     """All that its training's episodes are configured by but for the weighting, and how each of them weighs."""
     if subject.run is None:
         return None, ""
-    configs = episode_configs(load_config(subject.run))[: len(subject.episodes)]
+    configs = load_settings(subject.run).each_episode()[: len(subject.episodes)]
     apart = {"weighting", "weighting_options", "keep_importance", "episodes", *MAY_DIFFER}
     setting = {
         f"{f'episode {number}: ' if len(configs) > 1 else ''}{key}": _resolved(value) if key in PLACES else value
         for number, config in enumerate(configs, start=1)
-        for key, value in asdict(config).items()
+        for key, value in config.flat().items()
         if key not in apart
     }
-    named = [config.weighting + "".join(f" {key}={value}" for key, value in sorted(config.weighting_options.items())) for config in configs]
+    named = [
+        config.weighting.weighting + "".join(f" {key}={value}" for key, value in sorted(config.weighting.weighting_options.items()))
+        for config in configs
+    ]
     return setting, THEN.join(named if len(set(named)) > 1 else named[:1])
 
 
@@ -207,11 +211,11 @@ def _resolved(place: str) -> str:
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
-def _notes(config: TrainConfig, data: TrainingData, settings: AnalysisSettings) -> list[str]:
-    hard = "" if config.negatives == "none" else f"{config.negatives}, {config.hard_negatives} a query, and "
+def _notes(config: TrainSettings, data: TrainingData, settings: AnalysisSettings) -> list[str]:
+    hard = "" if config.negatives.negatives == "none" else f"{config.negatives.negatives}, {config.batch.hard_negatives} a query, and "
     return [
         f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
-        f"{settings.batches} batches of each task's train queries, {config.batch_size} queries of all tasks together ({config.shares}), seed {config.seed}",
+        f"{settings.batches} batches of each task's train queries, {config.batch.batch_size} queries of all tasks together ({config.batch.shares}), seed {config.run.seed}",
         f"negatives: {hard}the other queries' passages; the same batches for every model, dropout off",
         "by chance: the same where the batches of all tasks are dealt to the tasks at random, by the seed; more batches make it smaller",
         f"q: softmax over tasks of S / {settings.tau:g}; S: mean over batches of |g θ| / its median over the parameters where it is not zero",

@@ -10,7 +10,7 @@ import operator
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -89,6 +89,14 @@ class Settings:
 
     def check(self) -> None:
         """Rules about several keys. Raises: InputError."""
+
+
+def flag(default: Any, help: str, **rules: Any) -> Any:
+    """A field of settings: its default, what it means, and the values that it takes (see `checked`)."""
+    metadata = {"help": help, **rules}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @cache

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from taco_ir.core.files import InputError, read_json
+from taco_ir.core.files import InputError
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import read_record
 from taco_ir.encoders.adapters.sizes import FULL
 from taco_ir.encoders.text_encoder import own_config
-from taco_ir.training.config import CONFIG_FILE, TrainConfig, episode_configs, load_config, read_saved
-from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.folder import CONFIG_FILE, load_settings
+from taco_ir.training.settings import TrainSettings
 
 TAIL = 3  # the last folders of a run, by which it is known again in another place: condition, seed, output
 
@@ -42,21 +42,20 @@ def lineage(runs: Sequence[Path]) -> Lineage:
     base, before = "", Path()
     for place, run in enumerate(run.resolve() for run in runs):
         config = _config(run)
-        start = Path(config.model)
+        start = Path(config.run.model)
         if not place and start.name == "model" and (start.parent / CONFIG_FILE).is_file():
             raise InputError(f"{run}: it began with the model of a run, {start.parent}; name that one first")
         if place and not _inside(start, before):
             raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
         base, before = base or start.name, run
-        stages += _trained(config, run) if isinstance(config, TrainConfig) else [_pretrained(config)]
+        stages += [_pretrained(config)] if config.objectives.pretrains else _trained(config, run)
     return Lineage(base, tuple(stages))
 
 
-def _config(run: Path) -> TrainConfig | PretrainConfig:
-    path = run / CONFIG_FILE
-    if not path.is_file():
+def _config(run: Path) -> TrainSettings:
+    if not (run / CONFIG_FILE).is_file():
         raise InputError(f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one")
-    return read_saved(run, PretrainConfig) if "objective" in read_json(path) else load_config(run)
+    return load_settings(run)
 
 
 def _inside(model: Path, run: Path) -> bool:
@@ -65,41 +64,47 @@ def _inside(model: Path, run: Path) -> bool:
     return any(folder.parts[-TAIL:] == tail for folder in model.parents)
 
 
-def _pretrained(config: PretrainConfig) -> Stage:
+def _pretrained(config: TrainSettings) -> Stage:
     settings = {
-        "objective": ", ".join(config.objective),
-        "steps": _length(config.steps, config.epochs),
-        "texts a step": f"{config.batch_size}, of at most {config.length} tokens",
+        "objective": ", ".join(config.objectives.objective),
+        "steps": _length(config.optimiser.steps, config.optimiser.epochs),
+        "texts a step": f"{config.batch.batch_size}, of at most {config.objectives.length} tokens",
         "learning rate": _rate(config),
-        "seed": str(config.seed),
+        "seed": str(config.run.seed),
     }
     return Stage((), settings)
 
 
-def _trained(config: TrainConfig, run: Path) -> list[Stage]:
+def _trained(config: TrainSettings, run: Path) -> list[Stage]:
     """A stage for each episode."""
     from taco_ir.training.setup import loss_temperature
 
-    episodes = episode_configs(config)
+    episodes = config.each_episode()
     folders = [run] if len(episodes) == 1 else [run / f"episode-{number}" for number in range(1, len(episodes) + 1)]
     stages = []
     for episode, folder in zip(episodes, folders, strict=True):
         encoder = own_config(folder / "model")
-        shares = f"shared by temperature {episode.share_temperature:g}" if episode.shares == "temperature" else f"shares {episode.shares}"
+        shares = (
+            f"shared by temperature {episode.batch.share_temperature:g}"
+            if episode.batch.shares == "temperature"
+            else f"shares {episode.batch.shares}"
+        )
         settings = {
-            "steps": _length(episode.steps, episode.epochs),
-            "queries a step": f"{episode.batch_size}, {shares}",
-            "weighting": " ".join([episode.weighting, *(f"{name}={value}" for name, value in episode.weighting_options.items())]),
-            "negatives": f"in-batch; hard ones of a query: {episode.hard_negatives}, {_negatives(episode)}",
+            "steps": _length(episode.optimiser.steps, episode.optimiser.epochs),
+            "queries a step": f"{episode.batch.batch_size}, {shares}",
+            "weighting": " ".join(
+                [episode.weighting.weighting, *(f"{name}={value}" for name, value in episode.weighting.weighting_options.items())]
+            ),
+            "negatives": f"in-batch; hard ones of a query: {episode.batch.hard_negatives}, {_negatives(episode)}",
             "learning rate": _rate(episode),
-            "scores divided by": f"{loss_temperature(episode, encoder):g}",
+            "scores divided by": f"{loss_temperature(episode.batch.temperature, encoder):g}",
             "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
             "task prompts": "yes" if encoder.prompts else "no",
-            "what is trained": "all weights" if episode.tune == FULL else _modules(folder / "model"),
-            "arithmetic": episode.precision,
-            "seed": str(episode.seed),
+            "what is trained": "all weights" if episode.adapters.tune == FULL else _modules(folder / "model"),
+            "arithmetic": episode.optimiser.precision,
+            "seed": str(episode.run.seed),
         }
-        named = encoder.query_lengths if episode.tasks == ("all",) else map(canonical_task, episode.tasks)
+        named = encoder.query_lengths if episode.run.tasks == ("all",) else map(canonical_task, episode.run.tasks)
         stages.append(Stage(tuple(sorted(named)), settings))
     return stages
 
@@ -119,16 +124,16 @@ def _length(steps: int, epochs: float) -> str:
     return f"{steps:,}" if steps else f"{epochs:g} epochs of the largest task"
 
 
-def _rate(config: TrainConfig | PretrainConfig) -> str:
-    return f"{config.learning_rate:g} at most, rising over {config.warmup:.0%} of the steps, then falling to 0"
+def _rate(config: TrainSettings) -> str:
+    return f"{config.optimiser.learning_rate:g} at most, rising over {config.optimiser.warmup:.0%} of the steps, then falling to 0"
 
 
-def _negatives(config: TrainConfig) -> str:
+def _negatives(config: TrainSettings) -> str:
     """What they were mined with: a word of the configuration, or what the head of their file says."""
     known = {"bm25": "BM25's", "ance": "the model's at the start", "none": "none"}
-    if config.negatives in known:
-        return known[config.negatives]
-    path = Path(config.negatives)
+    if config.negatives.negatives in known:
+        return known[config.negatives.negatives]
+    path = Path(config.negatives.negatives)
     if not path.is_file():
         return path.name
     with path.open(encoding="utf-8") as file:

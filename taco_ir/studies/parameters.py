@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taco_ir.encoders.adapters.folder import is_tuned, read_record
 from taco_ir.encoders.weights import SCALES
-from taco_ir.training.keys import MLM
+from taco_ir.training.settings import MLM
 
 MODELS = ("--model", "--reader")
 TRAINING_ONLY = (MLM, "condenser")  # heads, by how their files' names begin

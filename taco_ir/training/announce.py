@@ -9,13 +9,13 @@ from taco_ir.core.files import human_bytes
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.training.batches import TaskSampler
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import Plan
 from taco_ir.training.mixed import MixedStep, describe_tasks
 from taco_ir.training.objectives.reading import QUESTION_TOKENS
 from taco_ir.training.objectives.self_supervised import MASK_SHARE
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.tuning import describe_tuning
 
@@ -32,12 +32,12 @@ class Mix(NamedTuple):
     other_bytes: float = 0.0  # of the activations of the largest batch of another kind of task
 
 
-def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: int, validated: bool = True) -> str:
+def announce(config: TrainSettings, step: MultiTaskStep, plan: Plan, processes: int, validated: bool = True) -> str:
     """All of it, for a training in so many processes."""
     mixed = step if isinstance(step, MixedStep) else None
     samplers = mixed.of_phase(RETRIEVAL) if mixed else step.samplers
     parameters = sum(param.numel() for param in step.params)
-    memory = step.weighting.extra_bytes(parameters, len(step.samplers), **config.weighting_options)
+    memory = step.weighting.extra_bytes(parameters, len(step.samplers), **config.weighting.weighting_options)
     others = _other_bytes(config, step.model, mixed, processes) if mixed else 0.0
     lines = [describe(config, step.model, Mix(samplers, processes, others), memory), *([describe_tasks(config, mixed)] if mixed else [])]
     queries = sum(sampler.share for sampler in samplers)
@@ -48,12 +48,12 @@ def announce(config: TrainConfig, step: MultiTaskStep, plan: Plan, processes: in
     return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, {judged}"])
 
 
-def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
+def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
     """The mix as a table, and in a few lines what the training takes."""
-    own = config.accumulate * (1 if config.cross_device else mix.processes)
+    own = config.optimiser.accumulate * (1 if config.batch.cross_device else mix.processes)
     rows: list[list[Cell]] = []
     for sampler in mix.samplers:
-        columns = 1 + min(config.hard_negatives, max((len(example.negatives) for example in sampler.examples), default=0))
+        columns = 1 + min(config.batch.hard_negatives, max((len(example.negatives) for example in sampler.examples), default=0))
         queries = -(-sampler.share // own)
         seen = queries * columns - 1
         lengths = f"{model.config.max_query_tokens(sampler.task)} / {model.config.passage_length}"
@@ -66,7 +66,7 @@ def describe(config: TrainConfig, model: DualEncoder, mix: Mix, weighting_bytes:
     return (
         render(Table("", header, rows), "table")
         + describe_tuning(model)
-        + f"{trained:,} of {every:,} parameters are trained; weighting: {config.weighting}; at most about {human_bytes(memory)} of memory"
+        + f"{trained:,} of {every:,} parameters are trained; weighting: {config.weighting.weighting}; at most about {human_bytes(memory)} of memory"
         + _with_held(model, memory - 4 * every)
         + (f" for each of {mix.processes} processes" if mix.processes > 1 else "")
     )
@@ -89,33 +89,33 @@ def told_peak(model: DualEncoder) -> str:
     return f"memory at its peak: {human_bytes(peak_memory())}{beside}"
 
 
-def _activations(config: TrainConfig, model: DualEncoder, mix: Mix) -> float:
+def _activations(config: TrainSettings, model: DualEncoder, mix: Mix) -> float:
     """Bytes of the activations of the largest task's part of a batch, were all its texts as long as they may be."""
     most = 0
     for sampler in mix.samplers:
-        queries = -(-sampler.share // (config.accumulate * mix.processes))
-        texts = queries * (2 + config.hard_negatives)
-        tokens = queries * (model.config.max_query_tokens(sampler.task) + (1 + config.hard_negatives) * model.config.passage_length)
-        if config.gradcache:
-            tokens = min(tokens, tokens * config.gradcache // texts)
+        queries = -(-sampler.share // (config.optimiser.accumulate * mix.processes))
+        texts = queries * (2 + config.batch.hard_negatives)
+        tokens = queries * (model.config.max_query_tokens(sampler.task) + (1 + config.batch.hard_negatives) * model.config.passage_length)
+        if config.optimiser.gradcache:
+            tokens = min(tokens, tokens * config.optimiser.gradcache // texts)
         most = max(most, tokens)
     return max(most * _bytes_of_token(config, model), mix.other_bytes)
 
 
-def _bytes_of_token(config: TrainConfig, model: DualEncoder) -> float:
+def _bytes_of_token(config: TrainSettings, model: DualEncoder) -> float:
     """Of a token's activations, in all layers that keep them."""
     backbone = model.towers["passage"]["backbone"].config  # type: ignore[index]
     layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
-    kept = 1 if config.gradient_checkpointing else layers
-    return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if config.precision == "bf16" else 1.0)
+    kept = 1 if config.optimiser.gradient_checkpointing else layers
+    return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if config.optimiser.precision == "bf16" else 1.0)
 
 
-def _other_bytes(config: TrainConfig, model: DualEncoder, step: MixedStep, processes: int) -> float:
+def _other_bytes(config: TrainSettings, model: DualEncoder, step: MixedStep, processes: int) -> float:
     """As `_activations`, of a batch of reading, or of passages whose masked tokens are scored against the vocabulary."""
-    parts, token = config.accumulate * processes, _bytes_of_token(config, model)
-    read = -(-config.reading_batch // parts) * (1 + config.reading_negatives)
-    read *= (config.query_length or QUESTION_TOKENS) + config.passage_length
-    passages = -(-config.passage_batch // parts) * config.passage_length
+    parts, token = config.optimiser.accumulate * processes, _bytes_of_token(config, model)
+    read = -(-config.objectives.reading_batch // parts) * (1 + config.objectives.reading_negatives)
+    read *= (config.encoder.query_length or QUESTION_TOKENS) + config.encoder.passage_length
+    passages = -(-config.objectives.passage_batch // parts) * config.encoder.passage_length
     vocabulary = int(model.towers["passage"]["backbone"].config.vocab_size)  # type: ignore[index]
     masked = passages * (token + SCORE_BYTES * MASK_SHARE * vocabulary)
     return max(read * token if step.of_phase(READING) else 0.0, masked if step.of_phase(SELF_SUPERVISED) else 0.0)

@@ -11,12 +11,11 @@ from taco_ir.core.progress import log
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.negatives.file import Negatives
 from taco_ir.reading.data import ReadingData, find_answers, read_reading
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.data import TrainingData, samplers_of, texts_of
 from taco_ir.training.documents import drawn_rows
-from taco_ir.training.keys import INVERSE_CLOZE, NOTHING
 from taco_ir.training.objectives.cloze_examples import passage_examples
 from taco_ir.training.pools import Pool
+from taco_ir.training.settings import INVERSE_CLOZE, NOTHING, TrainSettings
 from taco_ir.training.task_shares import steps_per_epoch
 
 if TYPE_CHECKING:
@@ -28,29 +27,31 @@ if TYPE_CHECKING:
     from taco_ir.training.validation import PoolValidation
 
 
-def check_schedule(config: TrainConfig) -> None:
+def check_schedule(config: TrainSettings) -> None:
     """Raise InputError for a schedule that has nothing to order, or a weighting that needs every task in every step."""
-    if config.schedule == "joint":
+    if config.objectives.schedule == "joint":
         return
-    if not config.shared:
-        raise InputError(f"schedule is {config.schedule}; it orders tasks of several kinds; name some by reading or self_supervised")
-    if config.weighting != "naive":
+    if not config.objectives.shared:
         raise InputError(
-            f"weighting is {config.weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
-            f" {config.schedule}; give weighting naive, or schedule joint"
+            f"schedule is {config.objectives.schedule}; it orders tasks of several kinds; name some by reading or self_supervised"
+        )
+    if config.weighting.weighting != "naive":
+        raise InputError(
+            f"weighting is {config.weighting.weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
+            f" {config.objectives.schedule}; give weighting naive, or schedule joint"
         )
 
 
-def encoder_for(config: TrainConfig, start: Path, data: TrainingData) -> DualEncoder:
+def encoder_for(config: TrainSettings, start: Path, data: TrainingData) -> DualEncoder:
     """The model in `start` as `config` trains it, with heads for tasks beside retrieval. Raises: InputError for one that cannot do that."""
     from taco_ir.training.setup import start_encoder
     from taco_ir.training.shared import start_shared
 
-    return (start_shared if config.shared else start_encoder)(config, start, data.tasks)
+    return (start_shared if config.objectives.shared else start_encoder)(config, start, data.tasks)
 
 
 def step_for(
-    config: TrainConfig, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], before: Stream
+    config: TrainSettings, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], before: Stream
 ) -> tuple[MultiTaskStep, Plan]:
     """The step that `config` describes, which goes on where the trainings `before` ended, and for how long it is repeated.
 
@@ -65,21 +66,23 @@ def step_for(
     retrieval = data.samplers(config, negatives, before)
     if not isinstance(encoder, SharedEncoder):
         epoch = steps_per_epoch([len(sampler.examples) for sampler in retrieval], [sampler.share for sampler in retrieval])
-        plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
+        plan = Plan(config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch)), config.validation.validate_every or epoch)
         return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), plan
     used = {sampler.task: sampler.examples for sampler in retrieval}
     read = [_questions(task, used.get(task) or data.examples(task, negatives), encoder.inputs, data, negatives) for task in data.reading]
     names = [f"{each.task} reading" for each in read]
-    questions = samplers_of(config, names, [each.examples for each in read], [config.reading_batch] * len(read), negatives, before)
-    tasks = [task for task in config.self_supervised if config.self_supervised != NOTHING]
+    questions = samplers_of(
+        config, names, [each.examples for each in read], [config.objectives.reading_batch] * len(read), negatives, before
+    )
+    tasks = [task for task in config.objectives.self_supervised if config.objectives.self_supervised != NOTHING]
     passages = samplers_of(
-        config, tasks, [_passages(config, data, task) for task in tasks], [config.passage_batch] * len(tasks), None, before
+        config, tasks, [_passages(config, data, task) for task in tasks], [config.objectives.passage_batch] * len(tasks), None, before
     )
     samplers = Samplers(retrieval, questions, passages, [each.spans for each in read])
     return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes, before.steps)
 
 
-def validation_for(config: TrainConfig, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
+def validation_for(config: TrainSettings, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
     """What is measured of queries that validation holds out: how they rank in pools, and the answers of those that are read.
 
     They are read in a gold passage among others of the pool without an answer, as many as `config` says: its hard ones, or random ones.
@@ -90,12 +93,12 @@ def validation_for(config: TrainConfig, encoder: DualEncoder, data: TrainingData
     if not isinstance(encoder, SharedEncoder) or not data.reading:
         return PoolValidation(encoder, pools, texts.passages)
     questions = []
-    most = config.reading_negatives
+    most = config.objectives.reading_negatives
     for pool in (pool for pool in pools if pool.task in data.reading):
         queries = {query.qid: query for query in pool.queries}
         examples = [
-            example._replace(negatives=pool.beside_gold(example.qid, 2 * most, config.seed))  # some of which may hold the answer
-            for example in read_examples(data.collection, pool.task, config.validate_on, only=queries)
+            example._replace(negatives=pool.beside_gold(example.qid, 2 * most, config.run.seed))  # some of which may hold the answer
+            for example in read_examples(data.collection, pool.task, config.validation.validate_on, only=queries)
         ]
         found = find_answers(data.collection, pool.task, pool.queries, examples).examples
         shown = [(example.positives[0][0], *example.negatives[:most]) for example in found]
@@ -118,13 +121,13 @@ def _questions(
     return usable
 
 
-def _passages(config: TrainConfig, data: TrainingData, task: str) -> list[TrainExample]:
+def _passages(config: TrainSettings, data: TrainingData, task: str) -> list[TrainExample]:
     store = data.collection.passages
-    rows = drawn_rows(store.count, config.max_passages, config.seed)
+    rows = drawn_rows(store.count, config.objectives.max_passages, config.run.seed)
     examples = list(passage_examples(store.at(rows), task, task == INVERSE_CLOZE))
-    if len(examples) < config.passage_batch:
+    if len(examples) < config.objectives.passage_batch:
         raise InputError(
             f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection {data.collection.name} can be used"
-            f"{' (they have several sentences)' * (task == INVERSE_CLOZE)}; passage_batch is {config.passage_batch}"
+            f"{' (they have several sentences)' * (task == INVERSE_CLOZE)}; passage_batch is {config.objectives.passage_batch}"
         )
     return examples

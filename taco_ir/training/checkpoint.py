@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from taco_ir.core.files import InputError, is_leftover, read_json, write_json, writing_folder
 from taco_ir.encoders.adapters.folder import save_training
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import WeightingSettings
 from taco_ir.training.stream import Stream, write_stream
 from taco_ir.weighting.base import TaskWeighting
 
@@ -127,15 +127,15 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()) if tensors else True
 
 
-def resume(folder: Path, warm: Path | None, config: TrainConfig, optimizer: Optimizer, weighting: TaskWeighting) -> TrainState:
+def resume(folder: Path, warm: Path | None, settings: WeightingSettings, optimizer: Optimizer, weighting: TaskWeighting) -> TrainState:
     """Load optimiser and weighting of the last checkpoint under `folder` (the model was loaded from it), and say where it was.
 
-    Where there is none, take from the checkpoint `warm` what `config` says, and begin.
+    Where there is none, take from the checkpoint `warm` what `settings` say, and begin.
     """
     found = latest(folder)
     source = found or warm
-    if source and (found or config.keep_optimizer):
+    if source and (found or settings.keep_optimizer):
         load_optimizer(source, optimizer)
-    if source and (found or config.keep_importance):
+    if source and (found or settings.keep_importance):
         load_weighting(source, weighting)
     return read_state(found) if found else TrainState()

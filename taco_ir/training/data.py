@@ -23,10 +23,9 @@ from taco_ir.negatives.miner import fingerprint_of, mine
 from taco_ir.retrieval.systems import BM25System, DenseSystem, build_dense
 from taco_ir.retrieval.vectors import Recipe
 from taco_ir.training.batches import Dealt, TaskSampler
-from taco_ir.training.config import TrainConfig, episode_configs
-from taco_ir.training.inputs import inputs_of, refuse_other_inputs
-from taco_ir.training.keys import NOTHING
+from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.pools import Pool, draw_queries, make_pool
+from taco_ir.training.settings import NOTHING, TrainSettings
 from taco_ir.training.task_shares import batch_shares
 
 if TYPE_CHECKING:
@@ -44,17 +43,21 @@ class TrainingData:
         InputError: for tasks that the collection does not have, or shares that do not fit them in any episode.
     """
 
-    def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
+    def __init__(self, config: TrainSettings, output: Path, processes: Processes) -> None:
         self.config = config
         self.output = output
         self.processes = processes
-        self.collection: Collection = open_collection(config.collection)
+        self.collection: Collection = open_collection(config.run.collection)
         self._read: dict[str, list[TrainExample]] = {}
-        self.tasks = _tasks(config.tasks, self.collection)
+        self.tasks = _tasks(config.run.tasks, self.collection)
         self.reading = (
-            [] if config.reading == NOTHING else self.tasks if config.reading == ("all",) else _tasks(config.reading, self.collection)
+            []
+            if config.objectives.reading == NOTHING
+            else self.tasks
+            if config.objectives.reading == ("all",)
+            else _tasks(config.objectives.reading, self.collection)
         )
-        for episode in episode_configs(config):
+        for episode in config.each_episode():
             shares_of(episode, [1] * len(self.tasks))
 
     def say(self, text: str) -> None:
@@ -66,31 +69,35 @@ class TrainingData:
         """Raise InputError where the run was begun with other passages, topics, base weights or files of negatives than there are now."""
         from taco_ir.encoders.text_encoder import model_folder
 
-        splits = dict.fromkeys(("train", self.config.validate_on))
+        splits = dict.fromkeys(("train", self.config.validation.validate_on))
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
-        files = [episode.negatives for episode in episode_configs(self.config) if episode.negatives not in ("bm25", "ance", "none")]
-        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model_folder(self.config.model), files))
+        files = [
+            episode.negatives.negatives
+            for episode in self.config.each_episode()
+            if episode.negatives.negatives not in ("bm25", "ance", "none")
+        ]
+        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model_folder(self.config.run.model), files))
 
     def negatives(
-        self, config: TrainConfig, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
+        self, config: TrainSettings, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
     ) -> Negatives | None:
         """Those that `config` names; mined first where they are not there, for the queries that are used. Only the first process mines.
 
         Args:
             used: qids by task; None: those of `examples`.
         """
-        if config.negatives == "none":
+        if config.negatives.negatives == "none":
             return None
         if used is None:
             used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
         names = {task: str(TopicsName(task, "train")) for task in used}
         if (path := self.mined_path(config, folder)) is None:
             wanted = {names[task]: qids for task, qids in used.items()}
-            return read_negatives(Path(config.negatives), self.collection.passages.fingerprint, wanted)
+            return read_negatives(Path(config.negatives.negatives), self.collection.passages.fingerprint, wanted)
         if self.processes.first:
             topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
             settings = _settings(config)
-            system = BM25System(self.collection) if config.negatives == "bm25" else self._dense(config, folder, model)
+            system = BM25System(self.collection) if config.negatives.negatives == "bm25" else self._dense(config, folder, model)
             if not _serves(path, self.collection, topics, settings, system.encoder.fingerprint if isinstance(system, DenseSystem) else ""):
                 system.check(topics)
                 if isinstance(system, DenseSystem):
@@ -100,23 +107,23 @@ class TrainingData:
         self.processes.wait()
         return read_negatives(path, self.collection.passages.fingerprint)
 
-    def mined_path(self, config: TrainConfig, folder: Path) -> Path | None:
+    def mined_path(self, config: TrainSettings, folder: Path) -> Path | None:
         """Where an episode in `folder` mines to; None where it does not mine."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
-        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives)
+        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives.negatives)
 
-    def _dense(self, config: TrainConfig, folder: Path, model: Path) -> DenseSystem:
+    def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseSystem:
         """A search by the model at the episode's start; see `_index`."""
         from taco_ir.encoders.text_encoder import is_untied
 
         plain = not (is_untied(model) or describes_itself(model))
         options = Namespace(
             model=str(model),
-            pooling=config.pooling if plain else None,
-            normalize=config.normalize and plain,
+            pooling=config.encoder.pooling if plain else None,
+            normalize=config.encoder.normalize and plain,
             prompt=None,
             precision="float32",
-            device=config.device,
+            device=config.run.device,
             batch_size=1024,
             base=None,
             index=folder / "index",
@@ -134,7 +141,7 @@ class TrainingData:
                 shutil.rmtree(kept)
         build_dense(self.collection, system.encoder, name, folder)
 
-    def samplers(self, config: TrainConfig, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
+    def samplers(self, config: TrainSettings, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
         """Who deals each task's examples; `before` says how far trainings before dealt them."""
         examples = [self.examples(task, negatives) for task in self.tasks]
         counts = shares_of(config, [len(each) for each in examples])
@@ -148,18 +155,21 @@ class TrainingData:
         """As `examples`, which are the same in every episode, without negatives."""
         if task not in self._read:
             config, held_out = self.config, set[str]()
-            if config.validate_on == "train" and task in self._validated:
+            if config.validation.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-            self._read[task] = read_drawn(self.collection, task, config.max_examples, config.seed, config.train_share, held_out)
+            self._read[task] = read_drawn(self.collection, task, config.run.max_examples, config.run.seed, config.run.train_share, held_out)
         return self._read[task]
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
         """The queries of each task that validation ranks for; those of a train split are not trained on."""
         config = self.config
-        drawn = {task: draw_queries(self.collection, task, config.validate_on, config.pool_queries, config.seed) for task in self.tasks}
+        drawn = {
+            task: draw_queries(self.collection, task, config.validation.validate_on, config.validation.pool_queries, config.run.seed)
+            for task in self.tasks
+        }
         for task in (task for task, topics in drawn.items() if topics is None):
-            log.warning("%s: no %s topics with a gold passage to validate on", task, config.validate_on)
+            log.warning("%s: no %s topics with a gold passage to validate on", task, config.validation.validate_on)
         return {task: topics for task, topics in drawn.items() if topics}
 
     @cached_property
@@ -168,15 +178,16 @@ class TrainingData:
         config = self.config
         path = self.output / "validation.jsonl"
         hard: Negatives | None = None
-        if config.pool_hard and self._validated:
-            settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.pool_hard), list(self._validated.values())
+        if config.validation.pool_hard and self._validated:
+            settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard), list(self._validated.values())
             if self.processes.first and not _serves(path, self.collection, topics, settings):
                 mine(self.collection, BM25System(self.collection), topics, settings, path, overwrite=True)
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
-        of_task = {task: hard.docids[str(TopicsName(task, config.validate_on))] if hard else {} for task in self._validated}
+        of_task = {task: hard.docids[str(TopicsName(task, config.validation.validate_on))] if hard else {} for task in self._validated}
         return [
-            make_pool(self.collection, topics, of_task[task], config.pool_random, config.seed) for task, topics in self._validated.items()
+            make_pool(self.collection, topics, of_task[task], config.validation.pool_random, config.run.seed)
+            for task, topics in self._validated.items()
         ]
 
     def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
@@ -185,8 +196,8 @@ class TrainingData:
         return texts_of(self.collection, examples, (docid for pool in pools for docid in pool.docids))
 
 
-def _settings(config: TrainConfig) -> MiningSettings:
-    return MiningSettings(depth=config.mine_depth, skip=config.mine_skip, keep=config.mine_keep)
+def _settings(config: TrainSettings) -> MiningSettings:
+    return MiningSettings(depth=config.negatives.mine_depth, skip=config.negatives.mine_skip, keep=config.negatives.mine_keep)
 
 
 def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = "") -> bool:
@@ -199,7 +210,7 @@ def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settin
 
 
 def samplers_of(
-    config: TrainConfig,
+    config: TrainSettings,
     names: Sequence[str],
     examples: Sequence[Sequence[TrainExample]],
     shares: Sequence[int],
@@ -210,7 +221,8 @@ def samplers_of(
     mined = negatives.fingerprint if negatives else ""
     dealt = [before.of(name) if before else Dealt() for name in names]
     return [
-        TaskSampler(own, share, config.seed, name, far, mined) for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
+        TaskSampler(own, share, config.run.seed, name, far, mined)
+        for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
     ]
 
 
@@ -232,7 +244,7 @@ def _tasks(names: Sequence[str], collection: Collection) -> list[str]:
     return known if tuple(names) == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in names))
 
 
-def shares_of(config: TrainConfig, sizes: Sequence[int]) -> list[int]:
+def shares_of(config: TrainSettings, sizes: Sequence[int]) -> list[int]:
     """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
-    shares = config.shares if config.shares.isalpha() else list(map(int, config.shares.split(",")))
-    return batch_shares(sizes, config.batch_size, shares, config.share_temperature)
+    shares = config.batch.shares if config.batch.shares.isalpha() else list(map(int, config.batch.shares.split(",")))
+    return batch_shares(sizes, config.batch.batch_size, shares, config.batch.share_temperature)

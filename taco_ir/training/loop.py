@@ -15,10 +15,10 @@ from torch.nn import Parameter
 from taco_ir.core.files import InputError, writing_folder
 from taco_ir.training.batches import Dealt
 from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import adamw, learning_rate
 from taco_ir.training.step import StepResult
 from taco_ir.training.stream import Stream, write_stream
@@ -77,7 +77,7 @@ class Loop:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainSettings,
         step: Step,
         plan: Plan,
         folder: Path,
@@ -94,9 +94,9 @@ class Loop:
         self._processes = processes
         self._validation = validation
         self._before = before
-        self._optimizer = adamw(step.model, config)
+        self._optimizer = adamw(step.model, config.optimiser)
         step.weighting.go_on(before.steps)
-        self.state = resume(folder, warm, config, self._optimizer, step.weighting)
+        self.state = resume(folder, warm, config.weighting, self._optimizer, step.weighting)
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
 
     def run(self) -> Path:
@@ -105,9 +105,9 @@ class Loop:
         if state.step == 0 and self._validation:
             self._validate()
         self._step.model.train()
-        while state.step < plan.steps and not 0 < self._config.patience <= state.worse:
+        while state.step < plan.steps and not 0 < self._config.validation.patience <= state.worse:
             began = time.perf_counter()
-            rate = learning_rate(self._config, state.step, plan.steps)
+            rate = learning_rate(self._config.optimiser, state.step, plan.steps)
             result = self._step(state.step, state.step / plan.steps)
             update_norm = self._apply(result, rate)
             state.step += 1
@@ -115,7 +115,7 @@ class Loop:
             validated = self._validation and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
                 self._judge(self._validate())
-            if validated or state.step % self._config.checkpoint_every == 0 or state.step == plan.steps:
+            if validated or state.step % self._config.validation.checkpoint_every == 0 or state.step == plan.steps:
                 self._checkpoint()
         if not self._keeps_best and not all_finite(self._step.params):
             raise InputError(
@@ -148,7 +148,7 @@ class Loop:
             return math.nan
         state.in_a_row = 0
         norm = result.report.norm
-        torch.nn.utils.clip_grads_with_norm_(params, self._config.clip or math.inf, torch.tensor(norm))
+        torch.nn.utils.clip_grads_with_norm_(params, self._config.optimiser.clip or math.inf, torch.tensor(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -163,7 +163,7 @@ class Loop:
             self._log.message(f"step {self.state.step}: parameters are not finite; no checkpoint is written")
             return
         if self._processes.first:
-            folder, keep = self._folder / "checkpoints", self._config.keep_checkpoints
+            folder, keep = self._folder / "checkpoints", self._config.validation.keep_checkpoints
             write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream)
         self._processes.wait()
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import Dealt, TaskSampler
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
-from taco_ir.training.keys import INVERSE_CLOZE
 from taco_ir.training.loop import Plan
 from taco_ir.training.objectives.reading import ReadingGradient, Spans
 from taco_ir.training.objectives.self_supervised import MaskedGradient, cloze_gradient
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Schedule, Scheduled, active, epoch_steps, last_phase
+from taco_ir.training.settings import INVERSE_CLOZE, TrainSettings
 from taco_ir.training.setup import batch_settings, weighting_of
 from taco_ir.training.shared import SharedEncoder
 from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
@@ -107,7 +106,7 @@ class MixedStep(MultiTaskStep):
 
 
 def mixed_step(
-    config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes, before: int = 0
+    config: TrainSettings, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes, before: int = 0
 ) -> tuple[MixedStep, Plan]:
     """The step that `config` describes, and the plan; an epoch is over when every query of retrieval and reading was dealt once.
 
@@ -117,34 +116,34 @@ def mixed_step(
     tasks = _tasks(config, model, samplers, texts, processes)
     scheduled = [Scheduled(task.phase, len(task.sampler.examples)) for task in tasks]
     shares = [task.sampler.share for task in tasks]
-    epoch = epoch_steps(config, scheduled, shares)
-    steps = config.steps or max(1, round(config.epochs * epoch))
-    schedule = Schedule(active(config, scheduled, steps, before))
-    plan = Plan(steps, config.validate_every or epoch, last_phase(config, scheduled, steps))
-    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
-    weighting = weighting_of(config, model, len(tasks))
+    epoch = epoch_steps(config.objectives, scheduled, shares)
+    steps = config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch))
+    schedule = Schedule(active(config.objectives, config.run.seed, scheduled, steps, before))
+    plan = Plan(steps, config.validation.validate_every or epoch, last_phase(config.objectives, scheduled, steps))
+    arithmetic = Arithmetic(config.optimiser.precision == "bf16", config.optimiser.gradcache)
+    weighting = weighting_of(config.weighting, model, len(tasks))
     settings = batch_settings(config, model)
-    return MixedStep(model, tasks, schedule, texts, weighting, settings, arithmetic, processes, config.log_cosines), plan
+    return MixedStep(model, tasks, schedule, texts, weighting, settings, arithmetic, processes, config.validation.log_cosines), plan
 
 
-def _tasks(config: TrainConfig, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> list[Task]:
-    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
-    settings = BatchSettings(config.reading_negatives, accumulate=config.accumulate, seed=config.seed)
+def _tasks(config: TrainSettings, model: SharedEncoder, samplers: Samplers, texts: Texts, processes: Processes) -> list[Task]:
+    arithmetic = Arithmetic(config.optimiser.precision == "bf16", config.optimiser.gradcache)
+    settings = BatchSettings(config.objectives.reading_negatives, accumulate=config.optimiser.accumulate, seed=config.run.seed)
     spans = {sampler.task: own for sampler, own in zip(samplers.reading, samplers.spans, strict=True)}
     read = ReadingGradient(model, texts, spans, settings, arithmetic, processes)
     fill_in = MaskedGradient(model, texts, settings, arithmetic, processes)
     tasks = [Task(RETRIEVAL, sampler, MultiTaskStep.task_gradient, 1.0, "queries") for sampler in samplers.retrieval]
     for sampler in samplers.reading:
-        tasks.append(Task(READING, sampler, lambda _, own, number: read(own, number), config.reading_weight, "questions"))
+        tasks.append(Task(READING, sampler, lambda _, own, number: read(own, number), config.objectives.reading_weight, "questions"))
     for sampler in samplers.passages:
         gradient: Gradient = cloze_gradient if sampler.task == INVERSE_CLOZE else lambda _, own, number: fill_in(own, number)
-        tasks.append(Task(SELF_SUPERVISED, sampler, gradient, config.passage_weight, "passages"))
+        tasks.append(Task(SELF_SUPERVISED, sampler, gradient, config.objectives.passage_weight, "passages"))
     return tasks
 
 
-def describe_tasks(config: TrainConfig, step: MixedStep) -> str:
+def describe_tasks(config: TrainSettings, step: MixedStep) -> str:
     """Lines for the announcement: the schedule, and the tasks beside retrieval."""
-    lines = [f"schedule: {config.schedule}; beside retrieval:"]
+    lines = [f"schedule: {config.objectives.schedule}; beside retrieval:"]
     for name, task in step.tasks.items():
         if task.phase != RETRIEVAL:
             lines.append(f"  {name}: {len(task.sampler.examples):,} {task.what}, {task.sampler.share} in a batch, weight {task.weight:g}")

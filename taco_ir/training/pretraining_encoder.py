@@ -20,7 +20,7 @@ from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import CONDENSER_FILE, MLM_FILE, Condenser, MaskedLanguageHead, load_into
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, labelled, token_ids, vocabulary_of
-from taco_ir.training.pretraining_keys import MIN_SPAN, PARTS, PretrainConfig, loop_config
+from taco_ir.training.settings import MIN_SPAN, PARTS, TrainSettings
 from taco_ir.training.setup import base_config, loss_temperature, refuse_not_finite
 
 
@@ -35,18 +35,18 @@ class PretrainModel(DualEncoder):
         heads: the model folder whose heads are taken over: the base, or a checkpoint.
     """
 
-    def __init__(self, folder: Path, config: EncoderConfig, run: PretrainConfig) -> None:
+    def __init__(self, folder: Path, config: EncoderConfig, run: TrainSettings) -> None:
         super().__init__(folder, config, untied=False)
-        self._contrasted = run.contrasted
-        self._token_parts = [part for part in ("mlm", "condenser") if part in run.objective]
-        self._temperature = loss_temperature(loop_config(run), config)
+        self._contrasted = run.objectives.contrasted
+        self._token_parts = [part for part in ("mlm", "condenser") if part in run.objectives.objective]
+        self._temperature = loss_temperature(run.batch.temperature, config)
         backbone = self.backbone
         described = backbone.config
-        if run.masked:
+        if run.objectives.masked:
             eps, spread = getattr(described, "layer_norm_eps", 1e-12), getattr(described, "initializer_range", 0.02)
             self.mlm = MaskedLanguageHead(described.hidden_size, self._table, eps, spread)
             self.head_from = self.mlm.load(folder)
-        if "condenser" in run.objective:
+        if "condenser" in run.objectives.objective:
             if "t5" in described.model_type:
                 raise InputError(
                     f"--objective condenser: {folder} is a {described.model_type} model; condenser needs a BERT-type one, mlm and span_contrast do not"
@@ -115,7 +115,7 @@ class PretrainModel(DualEncoder):
             _save_state(self.mlm, folder / MLM_FILE)
 
 
-def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) -> PretrainModel:
+def start_pretraining(run: TrainSettings, base: Path, checkpoint: Path | None) -> PretrainModel:
     """The model that `run` describes, from the folder of its base or of a checkpoint of its own.
 
     Raises:
@@ -125,14 +125,13 @@ def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) 
     if is_untied(base):
         raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
     limit = longest(base)
-    if run.length > limit:
-        raise InputError(f"--length is {run.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
-    shared = loop_config(run)
-    if not run.contrasted and run.pooling is None and not describes_itself(base):
+    if run.objectives.length > limit:
+        raise InputError(f"--length is {run.objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
+    if not run.objectives.contrasted and run.encoder.pooling is None and not describes_itself(base):
         config = EncoderConfig("mean")  # no vector is pooled
     else:
-        config = base_config(shared, base, limit)
-        if "condenser" in run.objective and config.pooling == "mean":
+        config = base_config(run.encoder, base, limit)
+        if "condenser" in run.objectives.objective and config.pooling == "mean":
             raise InputError(
                 f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean, which takes no vector there;"
                 " leave condenser out, or give --pooling first"
@@ -141,14 +140,14 @@ def start_pretraining(run: PretrainConfig, base: Path, checkpoint: Path | None) 
         raise InputError(f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone")
     if config.roles != NONE:
         raise InputError(f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not")
-    torch.manual_seed(run.seed)  # for weights that are new: the heads
+    torch.manual_seed(run.run.seed)  # for weights that are new: the heads
     model = PretrainModel(checkpoint or base, config, run)
-    if run.masked and model.vocabulary().mask is None:
+    if run.objectives.masked and model.vocabulary().mask is None:
         raise InputError(f"--model {base}: its tokenizer has none of {', '.join(MASKS)}, which mlm and condenser need")
-    model.to(torch.device(run.device))
-    if run.dropout >= 0:
-        model.set_dropout(run.dropout)
-    if run.gradient_checkpointing:
+    model.to(torch.device(run.run.device))
+    if run.encoder.dropout >= 0:
+        model.set_dropout(run.encoder.dropout)
+    if run.optimiser.gradient_checkpointing:
         model.checkpoint_gradients()
     refuse_not_finite(model, base)
     return model

@@ -24,7 +24,7 @@ from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop, Plan
 from taco_ir.training.objectives.masking import masked_text
 from taco_ir.training.pretraining_encoder import PretrainModel
-from taco_ir.training.pretraining_keys import MIN_SPAN, PretrainConfig, loop_config
+from taco_ir.training.settings import MIN_SPAN, TrainSettings
 from taco_ir.training.step import StepResult
 from taco_ir.training.stream import Stream
 from taco_ir.weighting.base import StepReport
@@ -38,21 +38,21 @@ ENCODED_AT_ONCE = 32  # spans, where no gradient is kept
 class Spans:
     """Turns documents into the texts of a step; what is drawn of a document depends on seed, document and epoch alone."""
 
-    def __init__(self, config: PretrainConfig, documents: Documents, model: PretrainModel) -> None:
+    def __init__(self, config: TrainSettings, documents: Documents, model: PretrainModel) -> None:
         self._config = config
         self._documents = documents
         self._vocabulary = model.vocabulary()
-        self._most = config.length - len(self._vocabulary.before) - len(self._vocabulary.after)
+        self._most = config.objectives.length - len(self._vocabulary.before) - len(self._vocabulary.after)
 
     def texts(self, document: int, epoch: int | str) -> list[Text]:
         """Two spans of a document, or one where none are contrasted; tokens masked where a part fills them in."""
         config = self._config
-        draw = generator(config.seed, "spans", epoch, document)
+        draw = generator(config.run.seed, "spans", epoch, document)
         passages = self._documents.passages(document)
         spans: Sequence[Ids] = (window(passages[0], self._most, draw),)
-        if config.contrasted:
+        if config.objectives.contrasted:
             spans = span_pair(passages, self._most, MIN_SPAN, draw)
-        return [masked_text(self._vocabulary, span_L, config.mask_share * config.masked, draw) for span_L in spans]
+        return [masked_text(self._vocabulary, span_L, config.objectives.mask_share * config.objectives.masked, draw) for span_L in spans]
 
 
 class PretrainStep:
@@ -67,7 +67,7 @@ class PretrainStep:
 
     def __init__(
         self,
-        config: PretrainConfig,
+        config: TrainSettings,
         model: PretrainModel,
         spans: Spans,
         documents: Ids,
@@ -79,10 +79,10 @@ class PretrainStep:
         self.weighting = Naive(self.params, 1)
         self._spans = spans
         self._rows = documents
-        self._seed = config.seed
-        self._before = before.of(fingerprint([config.seed, source]), len(documents), "")
-        self._dealer = Dealer(len(documents), config.batch_size, config.seed, DOCUMENTS, self._before)
-        self._arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
+        self._seed = config.run.seed
+        self._before = before.of(fingerprint([config.run.seed, source]), len(documents), "")
+        self._dealer = Dealer(len(documents), config.batch.batch_size, config.run.seed, DOCUMENTS, self._before)
+        self._arithmetic = Arithmetic(config.optimiser.precision == "bf16", config.optimiser.gradcache)
 
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leave the gradient of step `step` in .grad of the parameters, or none where it is not finite."""
@@ -145,7 +145,7 @@ class Pretraining(Loop):
 
     def __init__(
         self,
-        config: PretrainConfig,
+        config: TrainSettings,
         step: PretrainStep,
         spans: Spans,
         held_out: Ids,
@@ -155,8 +155,8 @@ class Pretraining(Loop):
         before: Stream = Stream(),  # noqa: B008  (a tuple)
     ) -> None:
         self._model = step.model
-        validation = HeldOut(step.model, spans, held_out, config.batch_size) if len(held_out) else None
-        super().__init__(loop_config(config), step, plan, folder, Processes(step.model.device), reporter, validation, None, before)
+        validation = HeldOut(step.model, spans, held_out, config.batch.batch_size) if len(held_out) else None
+        super().__init__(config, step, plan, folder, Processes(step.model.device), reporter, validation, None, before)
 
     def _write_model(self, folder: Path) -> None:
         self._model.save_plain(folder)

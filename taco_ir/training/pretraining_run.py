@@ -16,9 +16,9 @@ from taco_ir.core.progress import Progress
 from taco_ir.core.seeds import generator
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.config import Pooling, describes_itself
-from taco_ir.training.config import begun, refuse_other_run, remove_run, save_config
 from taco_ir.training.documents import Documents, Ids, documents_of, drawn_rows
-from taco_ir.training.pretraining_keys import MIN_SPAN, PretrainConfig
+from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.settings import MIN_SPAN, TrainSettings
 
 if TYPE_CHECKING:
     from taco_ir.training.loop import Plan
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TOKENIZED_AT_ONCE = 512
 
 
-def pretrain(config: PretrainConfig, overwrite: bool = False) -> Path:
+def pretrain(config: TrainSettings, overwrite: bool = False) -> Path:
     """Run what is not done yet, or, to overwrite, all anew; the folder of the pre-trained model.
 
     Raises:
@@ -36,16 +36,16 @@ def pretrain(config: PretrainConfig, overwrite: bool = False) -> Path:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
-    output = Path(config.output)
+    output = Path(config.run.output)
     if not overwrite or output.is_file():
         refuse_other_run(config, output)
-    if config.tensorboard:
+    if config.validation.tensorboard:
         from taco_ir.training.reporting import require_tensorboard
 
         require_tensorboard()
     with exclusive(output / "run", wait=False):
         if overwrite:
-            open_collection(config.collection)
+            open_collection(config.run.collection)
             remove_run(config, output)
         if not (output / "model").is_dir():
             _run(config, output)
@@ -53,48 +53,56 @@ def pretrain(config: PretrainConfig, overwrite: bool = False) -> Path:
     return output / "model"
 
 
-def pooling_flags(config: PretrainConfig) -> str:
+def pooling_flags(config: TrainSettings) -> str:
     """What to say of the model, which does not describe itself, so that it pools as its base did or as it was pre-trained."""
     from taco_ir.encoders.text_encoder import model_folder, own_config
 
-    base = model_folder(config.model)
+    base = model_folder(config.run.model)
     if not describes_itself(base):
-        return f"--pooling {config.pooling or '|'.join(get_args(Pooling))}{' --normalize' * config.normalize}"
+        return f"--pooling {config.encoder.pooling or '|'.join(get_args(Pooling))}{' --normalize' * config.encoder.normalize}"
     own = own_config(base)
-    return f"--pooling {own.pooling}{' --normalize' * (own.normalize or config.normalize)}"
+    return f"--pooling {own.pooling}{' --normalize' * (own.normalize or config.encoder.normalize)}"
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _run(config: PretrainConfig, output: Path) -> None:
+def _run(config: TrainSettings, output: Path) -> None:
     from taco_ir.encoders.text_encoder import model_folder
     from taco_ir.training.checkpoint import latest
-    from taco_ir.training.inputs import inputs_of, refuse_other_inputs
+    from taco_ir.training.folder import inputs_of, refuse_other_inputs
     from taco_ir.training.loop import Plan
     from taco_ir.training.pretraining_encoder import start_pretraining
     from taco_ir.training.pretraining_loop import DOCUMENTS, Pretraining, PretrainStep, Spans
     from taco_ir.training.reporting import ConsoleReporter
     from taco_ir.training.stream import read_stream
 
-    collection = open_collection(config.collection)
+    collection = open_collection(config.run.collection)
     found = latest(output)
-    base = model_folder(config.model)
+    base = model_folder(config.run.model)
     refuse_other_inputs(output, inputs_of(collection, (), base))
     before = read_stream(base)
     model = start_pretraining(config, base, found / "model" if found else None)
     documents = read_documents(config, collection, model)
     trained, held_out = split(config, documents.number)
-    epoch = -(-len(trained) // config.batch_size)
-    plan = Plan(config.steps or max(1, round(config.epochs * epoch)), config.validate_every or epoch)
+    epoch = -(-len(trained) // config.batch.batch_size)
+    plan = Plan(config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch)), config.validation.validate_every or epoch)
     spans = Spans(config, documents, model)
-    source = fingerprint([collection.passages.fingerprint, config.max_passages, config.span_from, config.contrasted, config.held_out])
+    source = fingerprint(
+        [
+            collection.passages.fingerprint,
+            config.objectives.max_passages,
+            config.objectives.span_from,
+            config.objectives.contrasted,
+            config.validation.held_out,
+        ]
+    )
     step = PretrainStep(config, model, spans, trained, before.of(DOCUMENTS), source)
     _announce(config, model, plan)
     if not begun(output):
-        save_config(config, output)
-    reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "pretrain")
+        save_settings(config, output)
+    reporter = ConsoleReporter(plan.steps, output if config.validation.tensorboard else None, "pretrain")
     loop = Pretraining(config, step, spans, held_out, plan, output, reporter, before)
     if loop.state.step:
         say(f"going on after step {loop.state.step:,}")
@@ -102,24 +110,24 @@ def _run(config: PretrainConfig, output: Path) -> None:
     loop.run()
 
 
-def read_documents(config: PretrainConfig, collection: Collection, model: PretrainModel) -> Documents:
+def read_documents(config: TrainSettings, collection: Collection, model: PretrainModel) -> Documents:
     """Tokenise the collection's passages, or a part of them, and make documents of them; says what is left out.
 
     Raises:
         InputError: where too few are left for a batch.
     """
-    rows = drawn_rows(collection.passages.count, config.max_passages, config.seed)
-    by_page = config.span_from == "page"
-    cut = config.contrasted and not by_page
+    rows = drawn_rows(collection.passages.count, config.objectives.max_passages, config.run.seed)
+    by_page = config.objectives.span_from == "page"
+    cut = config.objectives.contrasted and not by_page
     shortest = 2 * MIN_SPAN if cut else MIN_SPAN
     documents = documents_of(_tokenized(collection, rows, model), shortest, by_page)
     kept = len(documents.members)
     what = "pages" if by_page else "passages"
     too_short = f"passages of fewer than {shortest} tokens{', and pages with one passage,' if by_page else ''} are left out"
-    if documents.number < config.held_out + config.batch_size:
+    if documents.number < config.validation.held_out + config.batch.batch_size:
         raise InputError(
-            f"--collection {config.collection}: {documents.number:,} {what} to take spans from ({too_short});"
-            f" --batch-size {config.batch_size} and --held-out {config.held_out} need {config.held_out + config.batch_size:,}"
+            f"--collection {config.run.collection}: {documents.number:,} {what} to take spans from ({too_short});"
+            f" --batch-size {config.batch.batch_size} and --held-out {config.validation.held_out} need {config.validation.held_out + config.batch.batch_size:,}"
         )
     say(
         f"{documents.number:,} {what}, {len(documents.ids):,} tokens; {len(rows) - kept:,} of {len(rows):,} passages left out ({too_short})"
@@ -138,17 +146,17 @@ def _tokenized(collection: Collection, rows: list[int], model: PretrainModel) ->
         progress.at(start + len(chunk))
 
 
-def split(config: PretrainConfig, count: int) -> tuple[Ids, Ids]:
+def split(config: TrainSettings, count: int) -> tuple[Ids, Ids]:
     """Numbers of the documents trained on, and of those held out, drawn by the seed."""
-    order = generator(config.seed, "held out").permutation(count)
-    return np.sort(order[config.held_out :]), np.sort(order[: config.held_out])
+    order = generator(config.run.seed, "held out").permutation(count)
+    return np.sort(order[config.validation.held_out :]), np.sort(order[: config.validation.held_out])
 
 
-def _announce(config: PretrainConfig, model: PretrainModel, plan: Plan) -> None:
+def _announce(config: TrainSettings, model: PretrainModel, plan: Plan) -> None:
     trained = sum(param.numel() for _, param in model.trained())
     backbone = sum(param.numel() for param in model.backbone.parameters())
-    say(f"{' + '.join(config.objective)}: {trained:,} parameters are trained; the backbone has {backbone:,}")
-    if config.masked:
+    say(f"{' + '.join(config.objectives.objective)}: {trained:,} parameters are trained; the backbone has {backbone:,}")
+    if config.objectives.masked:
         say(f"head that fills in tokens: {f'that of the model ({model.head_from})' if model.head_from else 'new, the model brings none'}")
-    spans = (2 if config.contrasted else 1) * config.batch_size
-    say(f"{plan.steps:,} steps of {spans} spans of up to {config.length} tokens")
+    spans = (2 if config.objectives.contrasted else 1) * config.batch.batch_size
+    say(f"{plan.steps:,} steps of {spans} spans of up to {config.objectives.length} tokens")

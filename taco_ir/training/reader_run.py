@@ -9,8 +9,9 @@ from taco_ir.core.files import exclusive
 from taco_ir.core.progress import log
 from taco_ir.data.examples import drawn_examples
 from taco_ir.reading.data import ReadingData, read_reading
-from taco_ir.training.config import TrainConfig, begun, refuse_other_run, remove_run, save_config
 from taco_ir.training.data import TrainingData, samplers_of, shares_of, texts_of
+from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.task_shares import steps_per_epoch
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ KEYS = (
     *("weighting", "weighting_options"),
     *("negatives", "mine_depth", "mine_skip", "mine_keep"),
     *("checkpoint_every", "keep_checkpoints", "tensorboard"),
-)  # of a TrainConfig: those that a reader's training has
+)  # of a TrainSettings: those that a reader's training has
 DEFAULTS = {"batch_size": 16, "hard_negatives": 7, "shares": "proportional"}  # that differ from those of training a retriever
 
 
-def train_reader(config: TrainConfig, overwrite: bool = False) -> Path:
+def train_reader(config: TrainSettings, overwrite: bool = False) -> Path:
     """Train what is not done yet, or, to overwrite, all anew; the folder of the reader.
 
     Raises:
@@ -41,13 +42,13 @@ def train_reader(config: TrainConfig, overwrite: bool = False) -> Path:
 
     from taco_ir.training.distributed import Processes
 
-    output = Path(config.output)
-    processes = Processes(torch.device(config.device))
+    output = Path(config.run.output)
+    processes = Processes(torch.device(config.run.device))
     if not processes.first:
         return _run(config, output, processes, overwrite)
     if not overwrite or output.is_file():
         refuse_other_run(config, output)
-    if config.tensorboard:
+    if config.validation.tensorboard:
         from taco_ir.training.reporting import require_tensorboard
 
         require_tensorboard()
@@ -55,7 +56,7 @@ def train_reader(config: TrainConfig, overwrite: bool = False) -> Path:
         return _run(config, output, processes, overwrite)
 
 
-def _run(config: TrainConfig, output: Path, processes: Processes, overwrite: bool) -> Path:
+def _run(config: TrainSettings, output: Path, processes: Processes, overwrite: bool) -> Path:
     from taco_ir.encoders.text_encoder import model_folder
     from taco_ir.training.checkpoint import latest
     from taco_ir.training.log import Reporter
@@ -71,20 +72,20 @@ def _run(config: TrainConfig, output: Path, processes: Processes, overwrite: boo
         processes.wait()
     if (output / "model").is_dir():
         return output / "model"
-    base = model_folder(config.model)
+    base = model_folder(config.run.model)
     found = latest(output)
     model = start_reader(config, found / "model" if found else base)
     if processes.first:
         data.refuse_other_inputs()
     if processes.first and not begun(output):
-        save_config(config, output)
+        save_settings(config, output)
     before = read_stream(base)
     step = _step(config, model, data, output, base, before)
     shares = [sampler.share for sampler in step.samplers]
     epoch = steps_per_epoch([len(sampler.examples) for sampler in step.samplers], shares)
-    plan = Plan(config.steps or max(1, round(config.epochs * epoch)), epoch)
-    data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.hard_negatives} others")
-    reporter = ConsoleReporter(plan.steps, output if config.tensorboard else None, "reader") if processes.first else Reporter()
+    plan = Plan(config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch)), epoch)
+    data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.batch.hard_negatives} others")
+    reporter = ConsoleReporter(plan.steps, output if config.validation.tensorboard else None, "reader") if processes.first else Reporter()
     loop = Loop(config, step, plan, output, processes, reporter, before=before)
     if loop.state.step:
         data.say(f"going on after step {loop.state.step:,}")
@@ -92,7 +93,7 @@ def _run(config: TrainConfig, output: Path, processes: Processes, overwrite: boo
     return loop.run()
 
 
-def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output: Path, base: Path, before: Stream) -> ReadingStep:
+def _step(config: TrainSettings, model: ReadingEncoder, data: TrainingData, output: Path, base: Path, before: Stream) -> ReadingStep:
     from taco_ir.training.backward import Arithmetic
     from taco_ir.training.objectives.reading import ReadingStep, readable
     from taco_ir.training.setup import weighting_of
@@ -103,7 +104,7 @@ def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output
     usable = [readable(each, model.inputs, texts.passages) for each in read]
     for whole, after in zip(read, usable, strict=True):
         _say_cut(whole, after, model)
-    drawn = [drawn_examples(each.examples, config.max_examples, config.seed, each.task, config.train_share) for each in usable]
+    drawn = [drawn_examples(each.examples, config.run.max_examples, config.run.seed, each.task, config.run.train_share) for each in usable]
     used = {each.task: {example.qid for example in own} for each, own in zip(usable, drawn, strict=True)}
     negatives = data.negatives(config, output, base, used)
     if negatives:
@@ -113,10 +114,10 @@ def _step(config: TrainConfig, model: ReadingEncoder, data: TrainingData, output
         drawn = [each.examples for each in usable]
     shares = shares_of(config, [len(each) for each in drawn])
     samplers = samplers_of(config, data.tasks, drawn, shares, negatives, before)
-    settings = BatchSettings(config.hard_negatives, accumulate=config.accumulate, seed=config.seed)
+    settings = BatchSettings(config.batch.hard_negatives, accumulate=config.optimiser.accumulate, seed=config.run.seed)
     spans = {each.task: each.spans for each in usable}
-    weighting = weighting_of(config, model, len(samplers))
-    return ReadingStep(model, samplers, texts, spans, weighting, settings, Arithmetic(config.precision == "bf16"), data.processes)
+    weighting = weighting_of(config.weighting, model, len(samplers))
+    return ReadingStep(model, samplers, texts, spans, weighting, settings, Arithmetic(config.optimiser.precision == "bf16"), data.processes)
 
 
 def _say_cut(before: ReadingData, after: ReadingData, model: ReadingEncoder) -> None:

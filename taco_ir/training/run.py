@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from taco_ir.core.files import exclusive, write_json
 from taco_ir.retrieval.lucene import trim_jvm
 from taco_ir.training.build import check_schedule, encoder_for, step_for, validation_for
-from taco_ir.training.config import TrainConfig, begun, episode_configs, refuse_other_run, remove_run, save_config
 from taco_ir.training.data import TrainingData
+from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from taco_ir.training.distributed import Processes
 
 
-def train(config: TrainConfig, overwrite: bool = False) -> Path:
+def train(config: TrainSettings, overwrite: bool = False) -> Path:
     """Run all episodes of `config` that are not done, or, to overwrite, all anew; the folder of the trained model.
 
     Raises:
@@ -31,8 +32,8 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
 
     from taco_ir.training.distributed import Processes
 
-    output = Path(config.output)
-    processes = Processes(torch.device(config.device))
+    output = Path(config.run.output)
+    processes = Processes(torch.device(config.run.device))
     if not processes.first:
         run = Run(config, output, processes)
         if overwrite:
@@ -40,7 +41,7 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
         return run.episodes()
     if not overwrite or output.is_file():
         refuse_other_run(config, output)
-    if config.tensorboard:
+    if config.validation.tensorboard:
         from taco_ir.training.reporting import require_tensorboard
 
         require_tensorboard()
@@ -51,14 +52,14 @@ def train(config: TrainConfig, overwrite: bool = False) -> Path:
             processes.wait()
         run.data.refuse_other_inputs()
         if not begun(output):
-            save_config(config, output)
+            save_settings(config, output)
         return run.episodes()
 
 
 class Run:
     """The data that all episodes share, and their folders under `output`."""
 
-    def __init__(self, config: TrainConfig, output: Path, processes: Processes) -> None:
+    def __init__(self, config: TrainSettings, output: Path, processes: Processes) -> None:
         from taco_ir.training.setup import check_weighting
         from taco_ir.training.tuning import check_episodes
 
@@ -66,22 +67,24 @@ class Run:
         self.output = output
         self.processes = processes
         self.data = TrainingData(config, output, processes)
-        check_episodes(config)
-        for episode in episode_configs(config):  # what would stop it after hours of mining or training
+        check_episodes(config.each_episode())
+        for episode in config.each_episode():  # what would stop it after hours of mining or training
             check_schedule(episode)
-            check_weighting(episode, len(self.data.tasks))
+            check_weighting(episode.weighting, len(self.data.tasks))
 
     def episodes(self) -> Path:
         """Run what is not done yet; the last episode's model."""
         from taco_ir.encoders.text_encoder import model_folder
 
-        model = model_folder(self.config.model)
+        model = model_folder(self.config.run.model)
         warm: Path | None = None
-        configs = episode_configs(self.config)
+        configs = self.config.each_episode()
         for number, config in enumerate(configs, 1):
             folder = self.output / f"episode-{number}" if len(configs) > 1 else self.output
             if not (folder / "model").is_dir():
-                self.data.say(f"episode {number} of {len(configs)}: {config.negatives} negatives, {config.weighting}, from {model}")
+                self.data.say(
+                    f"episode {number} of {len(configs)}: {config.negatives.negatives} negatives, {config.weighting.weighting}, from {model}"
+                )
                 folder.mkdir(parents=True, exist_ok=True)
                 self._train(config, folder, model, warm)
             if self.processes.first:
@@ -91,7 +94,7 @@ class Run:
         self.data.say(f"trained model: {model}")
         return model
 
-    def _train(self, config: TrainConfig, folder: Path, model: Path, warm: Path | None) -> None:
+    def _train(self, config: TrainSettings, folder: Path, model: Path, warm: Path | None) -> None:
         from taco_ir.training.announce import announce, told_peak
         from taco_ir.training.checkpoint import latest
         from taco_ir.training.log import Reporter
@@ -112,7 +115,7 @@ class Run:
         reporter = Reporter()
         if self.processes.first:
             write_json(folder / "parameters.json", encoder.sizes)
-            reporter = ConsoleReporter(plan.steps, folder if config.tensorboard else None)
+            reporter = ConsoleReporter(plan.steps, folder if config.validation.tensorboard else None)
         validation = validation_for(config, encoder, self.data, pools, step.texts) if pools else None
         loop = Loop(config, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
         if loop.state.step:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.seeds import generator
-from taco_ir.training.config import TrainConfig
+from taco_ir.training.settings import ObjectiveSettings
 
 SELF_SUPERVISED, RETRIEVAL, READING = PHASES = ("self-supervised", "retrieval", "reading")
 Active = npt.NDArray[np.bool_]
@@ -69,11 +69,11 @@ def phase_bounds(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float]
     return {phase: bounds for (phase, _), bounds in zip(there, zip([0, *ends], ends, strict=False), strict=True)}
 
 
-def last_phase(config: TrainConfig, tasks: Sequence[Scheduled], steps: int) -> int:
+def last_phase(settings: ObjectiveSettings, tasks: Sequence[Scheduled], steps: int) -> int:
     """First step of the last phase that has any, where phases are in sequence; else 0."""
-    if config.schedule != "sequential":
+    if settings.schedule != "sequential":
         return 0
-    return max(start for start, stop in phase_bounds(tasks, steps, shares_of(config)).values() if start < stop)
+    return max(start for start, stop in phase_bounds(tasks, steps, phase_shares(settings)).values() if start < stop)
 
 
 def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0) -> Active:
@@ -90,26 +90,28 @@ def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], 
     return active_ST
 
 
-def active(config: TrainConfig, tasks: Sequence[Scheduled], steps: int, before: int = 0) -> Active:
-    """Which tasks each step takes, [S, T], by the schedule that `config` names, whose draws go on after `before` steps of trainings before."""
-    if config.schedule == "alternating":
-        return alternating(tasks, steps, config.schedule_alpha, config.seed, before)
-    if config.schedule == "sequential":
-        return sequential(tasks, steps, shares_of(config), config.rehearsal, config.seed, before)
+def active(settings: ObjectiveSettings, seed: int, tasks: Sequence[Scheduled], steps: int, before: int = 0) -> Active:
+    """Which tasks each step takes, [S, T], by the schedule that `settings` name, whose draws go on after `before` steps of trainings before."""
+    if settings.schedule == "alternating":
+        return alternating(tasks, steps, settings.schedule_alpha, seed, before)
+    if settings.schedule == "sequential":
+        return sequential(tasks, steps, phase_shares(settings), settings.rehearsal, seed, before)
     return joint(tasks, steps)
 
 
-def epoch_steps(config: TrainConfig, tasks: Sequence[Scheduled], batches: Sequence[int]) -> int:
+def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches: Sequence[int]) -> int:
     """Steps in which every task of retrieval and reading has dealt all its examples, those of a phase within its own steps.
 
     Args:
         batches: examples of each task in a batch of it.
     """
     rates = [1.0] * len(tasks)  # of the steps that take a task
-    if config.schedule == "alternating":
-        rates = odds(tasks, config.schedule_alpha).tolist()
-    elif config.schedule == "sequential":
-        there = {phase: share for phase, share in zip(PHASES, shares_of(config), strict=True) if any(task.phase == phase for task in tasks)}
+    if settings.schedule == "alternating":
+        rates = odds(tasks, settings.schedule_alpha).tolist()
+    elif settings.schedule == "sequential":
+        there = {
+            phase: share for phase, share in zip(PHASES, phase_shares(settings), strict=True) if any(task.phase == phase for task in tasks)
+        }
         rates = [there[task.phase] / sum(there.values()) for task in tasks]
     labelled = [
         -(-task.size // batch) / rate for task, batch, rate in zip(tasks, batches, rates, strict=True) if task.phase != SELF_SUPERVISED
@@ -117,5 +119,5 @@ def epoch_steps(config: TrainConfig, tasks: Sequence[Scheduled], batches: Sequen
     return math.ceil(max(labelled))
 
 
-def shares_of(config: TrainConfig) -> list[float]:
-    return [float(share) for share in config.phase_shares.split(",")]
+def phase_shares(settings: ObjectiveSettings) -> list[float]:
+    return [float(share) for share in settings.phase_shares.split(",")]

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 
 from taco_ir.core.files import InputError
+from taco_ir.core.registry import resolve
 from taco_ir.core.settings import checked, nearest
 from taco_ir.encoders.adapters.folder import base_folder, is_tuned, load_tuning, read_record
 from taco_ir.encoders.adapters.sizes import FULL
@@ -21,9 +22,9 @@ from taco_ir.encoders.role_marks import NONE
 from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, longest, own_config
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import TOWERS, DualEncoder
+from taco_ir.training.settings import EncoderSettings, OptimiserSettings, TrainSettings, WeightingSettings
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 from taco_ir.weighting import WEIGHTINGS
@@ -40,10 +41,10 @@ UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
 
 
 @overload
-def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
+def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
 @overload
-def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[Kind]) -> Kind: ...
-def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
+def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[Kind]) -> Kind: ...
+def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
     Raises:
@@ -51,36 +52,38 @@ def start_encoder(config: TrainConfig, folder: Path, tasks: Sequence[str], kind:
     """
     backbone = base_folder(folder) if is_tuned(folder) else folder
     limit = longest(backbone / "passage" if is_untied(backbone) else backbone)
-    base = base_config(config, folder / "passage" if is_untied(folder) else folder, limit)
-    check_tuning(config, folder, backbone)
-    if config.tune != FULL and base.roles != NONE:
-        raise InputError(f"roles is {base.roles}; with tune {config.tune} the modules tell roles apart (tune_roles); leave one of both out")
-    lengths = {task: config.query_length or query_length(task, config.prompts) for task in tasks}
-    for key, value in (("passage_length", config.passage_length), ("query_length", config.query_length)):
+    base = base_config(config.encoder, folder / "passage" if is_untied(folder) else folder, limit)
+    check_tuning(config.adapters, config.encoder, folder, backbone)
+    if config.adapters.tune != FULL and base.roles != NONE:
+        raise InputError(
+            f"roles is {base.roles}; with tune {config.adapters.tune} the modules tell roles apart (tune_roles); leave one of both out"
+        )
+    lengths = {task: config.encoder.query_length or query_length(task, config.encoder.prompts) for task in tasks}
+    for key, value in (("passage_length", config.encoder.passage_length), ("query_length", config.encoder.query_length)):
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
-    torch.manual_seed(config.seed)  # for weights that are new: a head
-    model = kind(backbone, base, config.untied or is_untied(backbone))
-    prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.prompts else {}
+    torch.manual_seed(config.run.seed)  # for weights that are new: a head
+    model = kind(backbone, base, config.encoder.untied or is_untied(backbone))
+    prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.encoder.prompts else {}
     model.config = replace(
         base,
         prompts=prompts,
         query_length=min(max(lengths.values()), limit),
         query_lengths={task: min(length, limit) for task, length in lengths.items()},
-        passage_length=config.passage_length,
-        passage_template=config.passage_template,
+        passage_length=config.encoder.passage_length,
+        passage_template=config.encoder.passage_template,
         left_context=LEFT_CONTEXT,
     )
-    if config.tune != FULL:
-        model.tune(*tuned(config, model.backbone("passage"), folder, backbone, tasks))
+    if config.adapters.tune != FULL:
+        model.tune(*tuned(config.adapters, config.run.model, model.backbone("passage"), folder, backbone, tasks))
         model.config = going_on(model, folder, base)
         check_positions(model, limit)
-    model.to(torch.device(config.device))
+    model.to(torch.device(config.run.device))
     model.sparse_tables(True)
-    model.freeze(config.freeze_embeddings, config.freeze_layers)
-    if config.dropout >= 0:
-        model.set_dropout(config.dropout)
-    if config.gradient_checkpointing:
+    model.freeze(config.encoder.freeze_embeddings, config.encoder.freeze_layers)
+    if config.encoder.dropout >= 0:
+        model.set_dropout(config.encoder.dropout)
+    if config.optimiser.gradient_checkpointing:
         model.checkpoint_gradients()
     refuse_not_finite(model, folder)
     if model.tuning is not None:
@@ -115,41 +118,43 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     return model.eval()
 
 
-def step_of(config: TrainConfig, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes) -> MultiTaskStep:
+def step_of(
+    config: TrainSettings, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes
+) -> MultiTaskStep:
     """The training step that `config` describes."""
     settings = batch_settings(config, model)
-    arithmetic = Arithmetic(config.precision == "bf16", config.gradcache)
-    weighting = weighting_of(config, model, len(samplers))
-    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.log_cosines)
+    arithmetic = Arithmetic(config.optimiser.precision == "bf16", config.optimiser.gradcache)
+    weighting = weighting_of(config.weighting, model, len(samplers))
+    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.validation.log_cosines)
 
 
-def batch_settings(config: TrainConfig, model: DualEncoder) -> BatchSettings:
+def batch_settings(config: TrainSettings, model: DualEncoder) -> BatchSettings:
     """Of the batches of retrieval."""
     return BatchSettings(
-        negatives=config.hard_negatives,
-        multi_positive=config.multi_positive,
-        temperature=loss_temperature(config, model.config),
-        cross_device=config.cross_device,
-        accumulate=config.accumulate,
-        seed=config.seed,
+        negatives=config.batch.hard_negatives,
+        multi_positive=config.batch.multi_positive,
+        temperature=loss_temperature(config.batch.temperature, model.config),
+        cross_device=config.batch.cross_device,
+        accumulate=config.optimiser.accumulate,
+        seed=config.run.seed,
     )
 
 
-def base_config(config: TrainConfig, folder: Path, limit: int) -> EncoderConfig:
-    """How the base model in `folder` pools, as itself or `config` says. Raises: InputError where they disagree."""
+def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
+    """How the base model in `folder` pools, as itself or `settings` say. Raises: InputError where they disagree."""
     if not describes_itself(folder):
-        plain = read_config(folder, cast("Pooling | None", config.pooling), config.normalize, limit)
-        return replace(plain, head=config.head, roles=config.roles)
+        plain = read_config(folder, cast("Pooling | None", settings.pooling), settings.normalize, limit)
+        return replace(plain, head=settings.head, roles=settings.roles)
     base = read_config(folder, None, False, limit)
     for key, found, wanted in (
-        ("pooling", base.pooling, config.pooling),
-        ("head", base.head, config.head),
-        ("roles", base.roles, config.roles),
+        ("pooling", base.pooling, settings.pooling),
+        ("head", base.head, settings.head),
+        ("roles", base.roles, settings.roles),
     ):
         if wanted not in UNSAID and found not in UNSAID and found != wanted:
             raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
-    roles = config.roles if base.roles == NONE else base.roles
-    return replace(base, normalize=base.normalize or config.normalize, head=base.head or config.head, roles=roles)
+    roles = settings.roles if base.roles == NONE else base.roles
+    return replace(base, normalize=base.normalize or settings.normalize, head=base.head or settings.head, roles=roles)
 
 
 def label(task: str) -> str:
@@ -161,50 +166,50 @@ def query_length(task: str, prompts: bool) -> int:
     return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts
 
 
-def loss_temperature(config: TrainConfig, encoder: EncoderConfig) -> float:
-    return config.temperature or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
+def loss_temperature(given: float, encoder: EncoderConfig) -> float:
+    return given or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
 
 
-def adamw(model: DualEncoder, config: TrainConfig) -> AdamW:
+def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
     named = model.trained()
     groups = [
-        {"params": [param for _, param in named if param.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [param for _, param in named if param.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+    return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
     """Linear up over the first `warmup` of the steps, then linear down to 0; the rate of step `step`, from 0."""
-    rising = round(config.warmup * steps)
+    rising = round(settings.warmup * steps)
     if step < rising:
-        return config.learning_rate * (step + 1) / rising
-    return config.learning_rate * (steps - step) / max(steps - rising, 1)
+        return settings.learning_rate * (step + 1) / rising
+    return settings.learning_rate * (steps - step) / max(steps - rising, 1)
 
 
-def check_weighting(config: TrainConfig, tasks: int) -> None:
+def check_weighting(settings: WeightingSettings, tasks: int) -> None:
     """Raise InputError, without a model, where `weighting_of` would."""
-    _weighting(config, [Parameter(torch.zeros(1))], tasks, [])
+    _weighting(settings, [Parameter(torch.zeros(1))], tasks, [])
 
 
-def weighting_of(config: TrainConfig, model: DualEncoder, tasks: int) -> TaskWeighting:
-    """The weighting that `config` names, with its options.
+def weighting_of(settings: WeightingSettings, model: DualEncoder, tasks: int) -> TaskWeighting:
+    """The weighting that `settings` name, with its options.
 
     Raises:
         InputError: for an option that the weighting does not have, or a value that it does not take.
     """
     params = [param for _, param in model.trained()]
     tables = model.embedding_tables()
-    return _weighting(config, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
+    return _weighting(settings, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
 
 
-def _weighting(config: TrainConfig, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]) -> TaskWeighting:
-    kind = WEIGHTINGS[config.weighting]
+def _weighting(settings: WeightingSettings, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]) -> TaskWeighting:
+    kind: type[TaskWeighting] = resolve(WEIGHTINGS[settings.weighting])
     defaults = {name: entry.default for name, entry in inspect.signature(kind).parameters.items() if entry.kind is entry.KEYWORD_ONLY}
     options = {}
-    for name, value in config.weighting_options.items():
+    for name, value in settings.weighting_options.items():
         if name not in defaults:
-            raise InputError(f"weighting_options: unknown option {name!r} of {config.weighting}; {nearest(name, defaults)}")
+            raise InputError(f"weighting_options: unknown option {name!r} of {settings.weighting}; {nearest(name, defaults)}")
         options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
     return kind(params, tasks, embeddings, **options)

@@ -27,12 +27,11 @@ from taco_ir.reading.reader import (
     new_head,
     save_head,
 )
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.encoder import DualEncoder, Text
-from taco_ir.training.keys import INVERSE_CLOZE, MLM, NOTHING
 from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
 from taco_ir.training.objectives.reading import QUESTION_TOKENS, check_inputs
+from taco_ir.training.settings import INVERSE_CLOZE, MLM, NOTHING, TrainSettings
 from taco_ir.training.setup import start_encoder
 
 READ_AT_ONCE = 64
@@ -126,20 +125,20 @@ class SharedEncoder(DualEncoder):
             save_file({name: value.detach().cpu().contiguous() for name, value in self.mlm.state_dict().items()}, folder / MLM_FILE)
 
 
-def start_shared(config: TrainConfig, folder: Path, tasks: Sequence[str]) -> SharedEncoder:
+def start_shared(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> SharedEncoder:
     """The encoder in `folder` with the heads that the tasks of `config` need, those that it has and new ones.
 
     Raises:
         InputError: as `start_encoder`, and for a base that cannot do what is asked.
     """
-    if config.tune != FULL:
+    if config.adapters.tune != FULL:
         raise InputError(
-            f"tune is {config.tune}; reading and self-supervised tasks train the whole encoder; leave tune out, or those tasks"
+            f"tune is {config.adapters.tune}; reading and self-supervised tasks train the whole encoder; leave tune out, or those tasks"
         )
     model = start_encoder(config, folder, tasks, SharedEncoder)
-    torch.manual_seed(config.seed)  # for new heads
-    if config.reading != NOTHING:
-        model.add_reader(folder, ReaderConfig(config.query_length or QUESTION_TOKENS, config.passage_length))
-    if MLM in config.self_supervised:
+    torch.manual_seed(config.run.seed)  # for new heads
+    if config.objectives.reading != NOTHING:
+        model.add_reader(folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length))
+    if MLM in config.objectives.self_supervised:
         model.add_mlm(folder)
-    return model.to(torch.device(config.device))
+    return model.to(torch.device(config.run.device))

@@ -30,63 +30,64 @@ from taco_ir.encoders.adapters.sizes import FULL, POSITIONS, is_shifted, paramet
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
 from taco_ir.encoders.pooling import embed
 from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, weights_digest
-from taco_ir.training.config import TrainConfig, episode_configs
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import AdapterSettings, EncoderSettings, TrainSettings
 
 OF_PROMPTS = ("tune_positions", "tune_reparameterise")
 NOT_WITH = ("untied", "freeze_embeddings", "freeze_layers")  # about a backbone that trains
 PROBE_TOKENS = 8
 
 
-def check_tuning(config: TrainConfig, folder: Path, base: Path) -> None:
+def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Path, base: Path) -> None:
     """Raise InputError where the model in `folder` cannot be tuned as `config` says, or is a tuned one and must be."""
-    if config.tune == FULL:
+    if adapters.tune == FULL:
         if is_tuned(folder):
             method = read_record(folder).method
             raise InputError(f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be")
         for key in ("tune_width", "tune_budget", *OF_PROMPTS):
-            if value := getattr(config, key):
+            if value := getattr(adapters, key):
                 raise InputError(f"{key} is {value!r}; it says nothing about tune {FULL}; give another tune, or leave it out")
-        if config.tune_roles != TrainConfig.tune_roles:
+        if adapters.tune_roles != AdapterSettings.tune_roles:
             raise InputError(
-                f"tune_roles is {config.tune_roles!r}; with tune {FULL} there are no modules; give another tune, or leave it out"
+                f"tune_roles is {adapters.tune_roles!r}; with tune {FULL} there are no modules; give another tune, or leave it out"
             )
         return
     for key in OF_PROMPTS:
-        if (value := getattr(config, key)) and config.tune not in POSITIONS:
-            raise InputError(f"{key} is {value!r}; tune {config.tune} has no prompts, {', '.join(POSITIONS)} have; leave {key} out")
+        if (value := getattr(adapters, key)) and adapters.tune not in POSITIONS:
+            raise InputError(f"{key} is {value!r}; tune {adapters.tune} has no prompts, {', '.join(POSITIONS)} have; leave {key} out")
     for key in NOT_WITH:
-        if value := getattr(config, key):
+        if value := getattr(encoder, key):
             raise InputError(
-                f"{key} is {value!r}; with tune {config.tune} there is one backbone, all of it frozen; leave {key} out"
+                f"{key} is {value!r}; with tune {adapters.tune} there is one backbone, all of it frozen; leave {key} out"
                 " (tune_roles tower has a module for each tower)"
             )
     if is_untied(base):
-        raise InputError(f"tune is {config.tune}; {base} has two towers; modules go on one backbone")
-    if config.head and not (base / HEAD_FILE).is_file():
-        raise InputError(f"head is {config.head}; with tune {config.tune} the base must have it already; leave head out")
+        raise InputError(f"tune is {adapters.tune}; {base} has two towers; modules go on one backbone")
+    if encoder.head and not (base / HEAD_FILE).is_file():
+        raise InputError(f"head is {encoder.head}; with tune {adapters.tune} the base must have it already; leave head out")
 
 
-def check_episodes(config: TrainConfig) -> None:
+def check_episodes(episodes: Sequence[TrainSettings]) -> None:
     """Raise InputError where an episode could not go on from the one before."""
-    episodes = episode_configs(config)
     for key in ("keep_optimizer", "keep_importance"):
-        if getattr(episodes[0], key) and not any(getattr(episode, key) for episode in episodes[1:]):
+        if getattr(episodes[0].weighting, key) and not any(getattr(episode.weighting, key) for episode in episodes[1:]):
             raise InputError(f"{key} is True; no episode is before that to keep anything of; leave {key} out, or give more episodes")
     for number, (before, episode) in enumerate(pairwise(episodes), 2):
-        if episode.keep_importance and episode.weighting != before.weighting:
+        if episode.weighting.keep_importance and episode.weighting.weighting != before.weighting.weighting:
             raise InputError(
-                f"episode {number}: keep_importance is True; the weighting is {episode.weighting}, that of the episode before {before.weighting};"
+                f"episode {number}: keep_importance is True; the weighting is {episode.weighting.weighting}, that of the episode before {before.weighting.weighting};"
                 " leave keep_importance out, or give both one weighting"
             )
-    if config.tune_reparameterise and (count := len(episodes)) > 1:
+    if episodes[0].adapters.tune_reparameterise and (count := len(episodes)) > 1:
         raise InputError(
             f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot go on; leave it out, or give one episode"
         )
 
 
-def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]) -> tuple[Tuning, TuningRecord]:
-    """The modules that `config` describes, on the backbone of `base`: new ones, or those in `folder` and new ones for its new tasks.
+def tuned(
+    adapters: AdapterSettings, given: str, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]
+) -> tuple[Tuning, TuningRecord]:
+    """The modules that `adapters` describe, on the backbone of `base`: new ones, or those in `folder` and new ones for its new tasks.
 
     A model that gains tasks keeps the modules that it had as they are, so that its passage vectors stay.
 
@@ -95,24 +96,32 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     """
     old = read_record(folder) if is_tuned(folder) else None
     shape = shape_of(backbone)
-    own_tasks = tuple(tasks) if config.tune_roles.startswith("task") else ()
+    own_tasks = tuple(tasks) if adapters.tune_roles.startswith("task") else ()
     if old is None:
-        width = width_of(config.tune, shape, config.tune_width, config.tune_budget)
-        positions = _positions(config, backbone)
+        width = width_of(adapters.tune, shape, adapters.tune_width, adapters.tune_budget)
+        positions = _positions(adapters, backbone)
         record = TuningRecord(
-            config.tune, width, config.tune_roles, own_tasks, (), _name(config, folder), weights_digest(base), {}, positions
+            adapters.tune,
+            width,
+            adapters.tune_roles,
+            own_tasks,
+            (),
+            _name(given, folder),
+            weights_digest(base),
+            {},
+            positions,
         )
     else:
-        _check_same(config, old, folder)
-        if config.tune_budget and (width := width_of(config.tune, shape, 0, config.tune_budget)) != old.width:
+        _check_same(adapters, old, folder)
+        if adapters.tune_budget and (width := width_of(adapters.tune, shape, 0, adapters.tune_budget)) != old.width:
             raise InputError(
-                f"tune_budget {config.tune_budget} is width {width}; the model {folder} has width {old.width}; leave tune_budget out,"
+                f"tune_budget {adapters.tune_budget} is width {width}; the model {folder} has width {old.width}; leave tune_budget out,"
                 f" or start from its base {old.base}"
             )
         new = tuple(task for task in own_tasks if task not in old.tasks)
         frozen = tuple(old.names) if new else old.frozen
         record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=base_name(folder, old))
-    tuning = _built(config, backbone, folder, record, old.names if old is not None else ())
+    tuning = _built(adapters.tune_reparameterise, backbone, folder, record, old.names if old is not None else ())
     mine = {routing.query_module(record.roles, record.tasks, task) for task in tasks} | {routing.passage_module(record.roles)}
     trained = [name for name in tuning.names if name in mine and name not in record.frozen]
     if not trained:
@@ -121,16 +130,16 @@ def tuned(config: TrainConfig, backbone: nn.Module, folder: Path, base: Path, ta
     return tuning, record
 
 
-def _built(config: TrainConfig, backbone: nn.Module, folder: Path, record: TuningRecord, held: Collection[str]) -> Tuning:
+def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: TuningRecord, held: Collection[str]) -> Tuning:
     """The modules of `record`, of which `folder` holds those named `held`; the others are new.
 
     Raises:
         InputError: for prompts that cannot be reparameterised, since only their vectors are left, or tensors that do not fit.
     """
-    made = read_training(folder) if config.tune_reparameterise else {}
+    made = read_training(folder) if reparameterise else {}
     new = set(record.names).difference(held)
-    reparameterised = {module_of(name) for name in made} | new if config.tune_reparameterise else set()
-    if config.tune_reparameterise and not reparameterised:
+    reparameterised = {module_of(name) for name in made} | new if reparameterise else set()
+    if reparameterise and not reparameterised:
         raise InputError(
             f"tune_reparameterise: the prompts in {folder} are plain vectors, as a training leaves them; leave it out, or start from the base"
             f" {record.base}"
@@ -143,26 +152,26 @@ def _built(config: TrainConfig, backbone: nn.Module, folder: Path, record: Tunin
     return tuning
 
 
-def _positions(config: TrainConfig, backbone: nn.Module) -> str:
+def _positions(adapters: AdapterSettings, backbone: nn.Module) -> str:
     """What a record says of positions. Raises: InputError for a backbone that has none to shift."""
-    if config.tune_positions and not has_positions(backbone):
+    if adapters.tune_positions and not has_positions(backbone):
         kind = backbone.config.model_type  # type: ignore[union-attr]
-        raise InputError(f"tune_positions is {config.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out")
-    return "" if config.tune_positions in (None, POSITIONS.get(config.tune)) else config.tune_positions
+        raise InputError(f"tune_positions is {adapters.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out")
+    return "" if adapters.tune_positions in (None, POSITIONS.get(adapters.tune)) else adapters.tune_positions
 
 
-def _name(config: TrainConfig, folder: Path) -> str:
+def _name(given: str, folder: Path) -> str:
     """How the base is found again: a hub's name as it was given, or the folder."""
-    return config.model if config.model and not Path(config.model).exists() else str(folder.resolve())
+    return given if given and not Path(given).exists() else str(folder.resolve())
 
 
-def _check_same(config: TrainConfig, old: TuningRecord, folder: Path) -> None:
+def _check_same(adapters: AdapterSettings, old: TuningRecord, folder: Path) -> None:
     positions = old.positions or POSITIONS.get(old.method)
     for key, given, found in (
-        ("tune", config.tune, old.method),
-        ("tune_roles", config.tune_roles, old.roles),
-        ("tune_width", config.tune_width or old.width, old.width),
-        ("tune_positions", config.tune_positions or positions, positions),
+        ("tune", adapters.tune, old.method),
+        ("tune_roles", adapters.tune_roles, old.roles),
+        ("tune_width", adapters.tune_width or old.width, old.width),
+        ("tune_positions", adapters.tune_positions or positions, positions),
     ):
         if given != found:
             raise InputError(
@@ -190,7 +199,7 @@ def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderCo
         return config
     for key in ("passage_length", "passage_template"):
         given, found = getattr(own, key), getattr(base, key)
-        if given not in (getattr(TrainConfig, key), found):
+        if given not in (getattr(EncoderSettings, key), found):
             raise InputError(f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out")
     return replace(config, passage_length=base.passage_length, passage_template=base.passage_template)
 

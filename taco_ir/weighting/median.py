@@ -1,4 +1,4 @@
-"""The median sensitivity of a task: exact by a bracket from a sample, or that of the sample itself."""
+"""The median sensitivity of a task, found without sorting all of them: a sample tells between which values it lies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _Bracket(NamedTuple):
     high: float
 
 
-def median(sensitivities: Sensitivities, active_only: bool, exact: bool) -> float:
+def median(sensitivities: Sensitivities, active_only: bool) -> float:
     """The lower median; 0 where there is no value to take it of, NaN where one is not finite.
 
     `active_only` leaves out what is zero but for rounding: all that is not above the machine precision times the mean of
@@ -77,13 +77,12 @@ def median(sensitivities: Sensitivities, active_only: bool, exact: bool) -> floa
     zeros = 0 if active_only else sensitivities.zeros
     if not active_only and _rank(sensitivities.size, zeros) < 0:
         return 0.0
-    sampled_zeros = round(zeros * len(ordered) / sensitivities.size)
     floor = _noise(ordered) if active_only else -1.0
-    ordered = _above(ordered, floor)
-    if small or not exact:
-        rank = _rank(len(ordered), sampled_zeros)
+    sampled, ordered = len(ordered), _above(ordered, floor)
+    if small:
+        rank = _rank(len(ordered), zeros)
         return float(ordered[rank]) if rank >= 0 else 0.0
-    bracket = _bracket(ordered, sampled_zeros)
+    bracket = _bracket(ordered, round(zeros * sampled / sensitivities.size))
     if bracket:
         select = _select if blocks.read_at_once(sensitivities.pairs[0][0].device) else _select_behind
         found = select(sensitivities, bracket, floor, zeros)

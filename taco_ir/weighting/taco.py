@@ -48,7 +48,6 @@ class Taco(TaskWeighting):
         beta: share of S kept by an update.
         burn_in: share of the training with uniform weights.
         bias_correction: divide S_k by 1 - beta^(updates of task k).
-        median: of all parameters' sensitivities, or of a sample of about 130,000.
         active_only: leave what is zero, but for rounding, out of the median.
         importance: number format of S; "bf16" halves its memory (rounded stochastically), "fp32" is at least float32.
         released_scaling: divide the update by T once more after burn-in.
@@ -72,7 +71,6 @@ class Taco(TaskWeighting):
         beta: float = 0.999,
         burn_in: float = 0.1,
         bias_correction: bool = True,
-        median: Literal["exact", "sampled"] = "exact",
         active_only: bool = True,
         importance: Literal["fp32", "bf16"] = "fp32",
         released_scaling: bool = False,
@@ -80,14 +78,12 @@ class Taco(TaskWeighting):
         require("tau", tau, tau != 0 and not math.isnan(tau), "a number other than 0")
         require("beta", beta, 0 <= beta < 1, "0 <= beta < 1")
         require("burn_in", burn_in, 0 <= burn_in <= 1, "a share from 0 to 1")
-        require("median", median, median in ("exact", "sampled"), "'exact' or 'sampled'")
         require("importance", importance, importance in ("fp32", "bf16"), "'fp32' or 'bf16'")
         super().__init__(params, tasks, embeddings)
         self.inverse_tau = (-1 if discourage else 1) / tau
         self.beta = beta
         self.burn_in = burn_in
         self.bias_correction = bias_correction
-        self.exact_median = median == "exact"
         self.active_only = active_only
         self.released_scaling = released_scaling
         self.layout = layout = Layout(params, self.embeddings)
@@ -141,7 +137,7 @@ class Taco(TaskWeighting):
 
     def _median(self, task: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
         untouched = self.layout.size - sum(len(grad) for grad, _ in pairs)
-        middle = median(Sensitivities(pairs, self.layout.chunk, untouched), self.active_only, self.exact_median)
+        middle = median(Sensitivities(pairs, self.layout.chunk, untouched), self.active_only)
         if math.isnan(middle):
             raise FloatingPointError(f"the gradient of task {task} is not finite")
         if middle == 0 and not self.active_only:

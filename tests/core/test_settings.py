@@ -13,29 +13,28 @@ from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.config import TrainConfig
-from taco_ir.training.pretraining_keys import PretrainConfig
 from taco_ir.training.pretraining_run import pretrain
 from taco_ir.training.reader_run import train_reader
 from taco_ir.training.run import train
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.step import BatchSettings
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        (TrainConfig, {"precision": "fp16"}, "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
-        (TrainConfig, {"learning_rate": -1}, "learning_rate is -1; it must be a number, above 0"),
-        (TrainConfig, {"steps": "100"}, "steps is '100'; it must be a whole number, at least 0"),
-        (TrainConfig, {"tasks": "nq"}, "tasks is 'nq'; it must be a list of one text or more"),
-        (TrainConfig, {"prompts": 1}, "prompts is 1; it must be true or false"),
-        (TrainConfig, {"mine_skip": 200}, "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives"),
-        (TrainConfig, {"episodes": ({}, {"epoch": 1})}, "episode 2: unknown key 'epoch'; did you mean epochs?"),
-        (TrainConfig, {"episodes": ({"repeat": 3}, {"warmup": 2})}, "episode 2: warmup is 2; it must be a number, at least 0, at most 1"),
-        (TrainConfig, {"episodes": ({"repeat": 3}, {"mine_keep": 1, "hard_negatives": 2})}, "episode 4: mine_depth 200, "),
-        (PretrainConfig, {"objective": ("mlm", "clm")}, "objective: 'clm' is unknown; did you mean mlm?"),
-        (PretrainConfig, {"mask_share": 0.6}, "mask_share is 0.6; it must be a number, at most 0.5, above 0"),
-        (PretrainConfig, {"objective": ("mlm",), "span_from": "page"}, "span_from is page; only span_contrast takes two spans"),
+        (TrainSettings, {"precision": "fp16"}, "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
+        (TrainSettings, {"learning_rate": -1}, "learning_rate is -1; it must be a number, above 0"),
+        (TrainSettings, {"steps": "100"}, "steps is '100'; it must be a whole number, at least 0"),
+        (TrainSettings, {"tasks": "nq"}, "tasks is 'nq'; it must be a list of one text or more"),
+        (TrainSettings, {"prompts": 1}, "prompts is 1; it must be true or false"),
+        (TrainSettings, {"mine_skip": 200}, "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives"),
+        (TrainSettings, {"episodes": ({}, {"epoch": 1})}, "episode 2: unknown key 'epoch'; did you mean epochs?"),
+        (TrainSettings, {"episodes": ({"repeat": 3}, {"warmup": 2})}, "episode 2: warmup is 2; it must be a number, at least 0, at most 1"),
+        (TrainSettings, {"episodes": ({"repeat": 3}, {"mine_keep": 1, "hard_negatives": 2})}, "episode 4: mine_depth 200, "),
+        (TrainSettings, {"objective": ("mlm", "clm")}, "objective: 'clm' is unknown; did you mean mlm?"),
+        (TrainSettings, {"mask_share": 0.6}, "mask_share is 0.6; it must be a number, at most 0.5, above 0"),
+        (TrainSettings, {"objective": ("mlm",), "span_from": "page"}, "span_from is page; only span_contrast takes two spans"),
         (MiningSettings, {"depth": 0}, "depth is 0; it must be a whole number, at least 1"),
         (MiningSettings, {"drop_answers": "no"}, "drop_answers is 'no'; it must be true or false"),
         (MiningSettings, {"margin": -0.5}, "margin is -0.5; it must be a number, or none, at least 0"),
@@ -63,16 +62,16 @@ def test_settings_that_cannot_be_are_refused_when_made(kind: type, values: dict[
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig, MiningSettings, BatchSettings, Arithmetic, AnalysisSettings, EncoderConfig])
+@pytest.mark.parametrize("kind", [TrainSettings, MiningSettings, BatchSettings, Arithmetic, AnalysisSettings, EncoderConfig])
 def test_defaults_are_allowed_and_values_are_kept_in_their_type(kind: type) -> None:
     assert kind() == kind()
-    assert type(TrainConfig(epochs=2).epochs) is float and TrainConfig(tasks=["nq"]).tasks == ("nq",)  # type: ignore[arg-type]
+    assert type(TrainSettings(epochs=2).optimiser.epochs) is float and TrainSettings(tasks=["nq"]).run.tasks == ("nq",)
 
 
 @pytest.mark.parametrize("run", [train, train_reader, pretrain])
 def test_tensorboard_is_missed_before_anything_is_written(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    kind = PretrainConfig if run is pretrain else TrainConfig
+    more = {"objective": ("mlm",)} if run is pretrain else {}
     with pytest.raises(InputError, match="--tensorboard needs the package tensorboard"):
-        run(kind(model="none", output=str(tmp_path / "out"), tensorboard=True))
+        run(TrainSettings(model="none", output=str(tmp_path / "out"), tensorboard=True, **more))
     assert not (tmp_path / "out").exists()

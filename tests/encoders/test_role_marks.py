@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import cast
@@ -27,7 +26,7 @@ from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.pretraining_encoder import start_pretraining
-from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import adamw, start_encoder
 from taco_ir.weighting import WEIGHTINGS
 
@@ -63,7 +62,7 @@ def moved(model: DualEncoder) -> DualEncoder:
 def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, reserved: Path, tmp_path: Path) -> None:
     """One text as a query and as a passage: the same vector unmarked, another marked; the loaded folder encodes as the model did."""
     for marks, equal in (("none", True), (kind, False)):
-        config = replace(SMALL, roles=marks, prompts=False, query_length=24, passage_template="{text}{title}")
+        config = SMALL.replace(roles=marks, prompts=False, query_length=24, passage_template="{text}{title}")
         model = moved(start_encoder(config, reserved, ["nq"]))
         model.save(tmp_path / marks)
         loaded = load_encoder(str(tmp_path / marks))
@@ -125,7 +124,7 @@ def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
 def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting: str, reserved: Path) -> None:
     """Without reading, the reader's module has no gradient of any task, and stays as it is."""
     model = encoder(reserved, roles="adapter")
-    step, optimizer = step_of(model, weighting), adamw(model, SMALL)
+    step, optimizer = step_of(model, weighting), adamw(model, SMALL.optimiser)
     before = {name: param.detach().clone() for name, param in model.trained()}
     for number in range(2):
         assert step(number, number / 2).report is not None
@@ -215,18 +214,18 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
 
 def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, and 2 are needed"):
-        start_encoder(replace(SMALL, roles="token_type"), tiny_t5, ["nq"])
+        start_encoder(SMALL.replace(roles="token_type"), tiny_t5, ["nq"])
     with pytest.raises(InputError, match=r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"):
-        start_encoder(replace(SMALL, roles="marker"), tiny_bert, ["nq"])
+        start_encoder(SMALL.replace(roles="marker"), tiny_bert, ["nq"])
     with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the modules tell roles apart"):
-        start_encoder(replace(SMALL, roles="embedding", tune="bitfit"), reserved, ["nq"])
-    model = start_encoder(replace(SMALL, roles="embedding"), reserved, ["nq"])
+        start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
+    model = start_encoder(SMALL.replace(roles="embedding"), reserved, ["nq"])
     model.save(tmp_path / "m")
     with pytest.raises(InputError, match=r"roles is marker; the base .* says embedding; leave roles out"):
-        start_encoder(replace(SMALL, pooling=None, roles="marker"), tmp_path / "m", ["nq"])
-    assert start_encoder(replace(SMALL, pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
+        start_encoder(SMALL.replace(pooling=None, roles="marker"), tmp_path / "m", ["nq"])
+    assert start_encoder(SMALL.replace(pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
     with pytest.raises(InputError, match=r"it marks roles \(embedding\); pre-training takes a backbone that does not"):
-        start_pretraining(PretrainConfig(objective=("span_contrast",), length=16), tmp_path / "m", None)
+        start_pretraining(TrainSettings(objective=("span_contrast",), length=16), tmp_path / "m", None)
     with pytest.raises(InputError, match=r"marks of roles \(embedding\) are nothing that this format holds"):
         write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
     with pytest.raises(
@@ -237,7 +236,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         ("embedding", r"1 tensors .* such as 'weight' of \[3, 32\]"),
         ("prompt", r"6 tensors .* 'queries.0' of \[2, 32, 32\]"),
     ):
-        start_encoder(replace(SMALL, roles=kind), reserved, ["nq"]).save(tmp_path / kind)
+        start_encoder(SMALL.replace(roles=kind), reserved, ["nq"]).save(tmp_path / kind)
         (tmp_path / kind / ROLE_FILE).unlink()
         with pytest.raises(InputError, match=rf"roles.safetensors: {said}"):
             load_encoder(str(tmp_path / kind))
@@ -254,7 +253,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_untied_towers_mark_each_their_own(kind: str, reserved: Path, tmp_path: Path) -> None:
-    model = moved(start_encoder(replace(SMALL, roles=kind, untied=True), reserved, ["nq"]))
+    model = moved(start_encoder(SMALL.replace(roles=kind, untied=True), reserved, ["nq"]))
     model.save(tmp_path / "m")
     assert (tmp_path / "m" / "query" / ROLE_FILE).is_file() and (tmp_path / "m" / "passage" / ROLE_FILE).is_file()
     loaded = load_encoder(str(tmp_path / "m"))

@@ -6,7 +6,6 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from taco_ir.release.compact import compact
 from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
 from taco_ir.studies.records import Result, TopicScores, write_result
-from taco_ir.training.config import load_config, save_config
-from taco_ir.training.keys import TrainConfig
-from taco_ir.training.pretraining_keys import PretrainConfig
+from taco_ir.training.folder import load_settings, save_settings
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 TASKS = ("nq", "structured_zeroshot")
@@ -33,9 +31,9 @@ MEASURES = ("page R-precision", "page recall@5")
 
 def run(folder: Path, model: Path, **changes: Any) -> Path:
     """The folder of a training, without weights."""
-    config = TrainConfig(**{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes})
+    config = TrainSettings(**{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes})
     (folder / "model").mkdir(parents=True)
-    save_config(config, folder)
+    save_settings(config, folder)
     ENCODER.save(folder / "model")
     (folder / "model" / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 128}')
     (folder / "model" / "model.safetensors").touch()
@@ -197,11 +195,11 @@ def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
 
 
 def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
-    config = PretrainConfig(
+    config = TrainSettings(
         objective=("span_contrast",), model=str(tmp_path / "bert-tiny"), output=str(tmp_path / "p"), batch_size=32, steps=9
     )
     (tmp_path / "p").mkdir()
-    save_config(config, tmp_path / "p")
+    save_settings(config, tmp_path / "p")
     episodes = ({"weighting": "naive", "steps": 3}, {"weighting": "taco", "steps": 4, "negatives": "ance"})
     trained = run(tmp_path / "t", tmp_path / "p" / "model", tasks=("all",), episodes=episodes)
     for number in (1, 2):
@@ -226,9 +224,9 @@ def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Pat
         passage_length=60,
     )
     shutil.rmtree(trained / "model")
-    start_encoder(load_config(trained), tiny_bert, TASKS).save(trained / "model")
+    start_encoder(load_settings(trained), tiny_bert, TASKS).save(trained / "model")
     base = shutil.copytree(tiny_bert, tmp_path / "bases" / "minilm-l3")
-    save_config(replace(load_config(trained), model=str(base)), trained)
+    save_settings(load_settings(trained).replace(model=str(base)), trained)
     shutil.rmtree(encoder)
     export(
         [

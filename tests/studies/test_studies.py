@@ -10,7 +10,7 @@ import pytest
 
 from taco_ir.data.__main__ import held_out_parser
 from taco_ir.studies.conditions import Condition, Study, arguments, read_study
-from taco_ir.training.config import given_flags, read_train_config
+from taco_ir.training.flags import given_flags, read_settings
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 STUDIES = [read_study(path) for path in sorted(RUNS.glob("*/conditions.toml"))]
@@ -35,8 +35,8 @@ def test_every_command_is_understood(study: Study) -> None:
                 continue
             options = importlib.import_module(f"taco_ir.{verb}").parser().parse_args(argv)
             if verb == "train":
-                config = read_train_config(options.config, given_flags(options), options.preset)
-                assert config.output.startswith("out") and config.seed == 1, condition.name
+                config = read_settings(options.config, given_flags(options), options.preset)
+                assert config.run.output.startswith("out") and config.run.seed == 1, condition.name
 
 
 def test_each_method_and_size_of_the_tuning_study_chooses_among_four_rates() -> None:

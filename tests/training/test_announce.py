@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.train import main as train
 from taco_ir.training.announce import Mix, describe, told_peak
 from taco_ir.training.batches import TaskSampler, make_batch, part
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import TrainSettings
 from taco_ir.weighting import WEIGHTINGS
 
 UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -42,8 +41,8 @@ def said(model: DualEncoder, processes: int = 1, weighting_bytes: float = 0, **v
     return describe(config(**values), model, Mix(samplers(), processes), weighting_bytes)
 
 
-def config(**values: Any) -> TrainConfig:
-    return replace(SMALL, **{"hard_negatives": 2} | values)
+def config(**values: Any) -> TrainSettings:
+    return SMALL.replace(**{"hard_negatives": 2} | values)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

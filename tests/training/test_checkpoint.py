@@ -28,10 +28,10 @@ from taco_ir.training.checkpoint import (
     read_state,
     write_checkpoint,
 )
-from taco_ir.training.config import WEIGHTING_NAMES
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.setup import adamw, start_encoder, weighting_of
 from taco_ir.training.stream import Stream
+from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
 TENSORS = (OPTIMIZER_FILE, WEIGHTING_FILE)
@@ -49,8 +49,8 @@ class Training:
         self.config = small(base, base, weighting=weighting)
         self.model = copy.deepcopy(base_model(base))
         self.params: list[Parameter] = [param for _, param in self.model.trained()]
-        self.optimizer = adamw(self.model, self.config)
-        self.weighting: TaskWeighting = weighting_of(self.config, self.model, tasks)
+        self.optimizer = adamw(self.model, self.config.optimiser)
+        self.weighting: TaskWeighting = weighting_of(self.config.weighting, self.model, tasks)
         self.generator = torch.Generator().manual_seed(1)
         for step in range(steps):
             self.step(step)
@@ -81,7 +81,7 @@ def trained(tiny_bert: Path) -> Training:
     return Training(tiny_bert, "taco")
 
 
-@pytest.mark.parametrize("name", WEIGHTING_NAMES)
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_what_was_written_comes_back(tiny_bert: Path, tmp_path: Path, name: str) -> None:
     """...and the next step is the one that would have come without the checkpoint."""
     ours = Training(tiny_bert, name)
@@ -190,7 +190,7 @@ def test_optimiser_of_another_architecture(
     found = trained.write(tmp_path, TrainState(3))
     other = Training(tiny_bert, steps=0)
     change(other.model)
-    optimizer = adamw(other.model, other.config)
+    optimizer = adamw(other.model, other.config.optimiser)
     with pytest.raises(InputError, match=rf"{OPTIMIZER_FILE}: \d+\.exp_avg\w* has the shape \[\d+(, \d+)*\]") as error:
         load_optimizer(found, optimizer)
     name = str(error.value).split()[1]
@@ -224,7 +224,7 @@ def test_state_of_another_weighting_or_other_tasks(
 def test_importance_of_another_architecture(trained: Training, tiny_bert: Path, tmp_path: Path) -> None:
     other = Training(tiny_bert, steps=0)
     shorter(other.model)
-    weighting = weighting_of(trained.config, other.model, 3)
+    weighting = weighting_of(trained.config.weighting, other.model, 3)
     with pytest.raises(InputError, match="importance does not fit"):
         load_weighting(trained.write(tmp_path, TrainState(3)), weighting)
 

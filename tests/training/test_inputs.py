@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,14 @@ from cities import write_cities
 from training_runs import StopAfter, Stopped, contents, small
 
 from taco_ir.core.files import InputError
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.loop import Loop
-from taco_ir.training.pretraining_keys import PretrainConfig
 from taco_ir.training.pretraining_run import pretrain
 from taco_ir.training.reader_run import train_reader
 from taco_ir.training.run import train
+from taco_ir.training.settings import TrainSettings
 
 
-def config(folder: Path) -> TrainConfig:
+def config(folder: Path) -> TrainSettings:
     return small(
         folder / "base",
         folder / "run",
@@ -71,13 +69,13 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("verb", [train, train_reader])
 def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
-    verb: Callable[[TrainConfig], Path], name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    verb: Callable[[TrainSettings], Path], name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = config(folder)
     stopped(lambda: verb(run), monkeypatch)
     before, kept = contents(folder / "run"), (folder / name).read_bytes()
     another(folder / name)
-    said = f"--output {re.escape(run.output)} was begun with other content of: {CHANGED[name]}; go on with what it was begun with, or give another folder"
+    said = f"--output {re.escape(run.run.output)} was begun with other content of: {CHANGED[name]}; go on with what it was begun with, or give another folder"
     with pytest.raises(InputError, match=said):
         verb(run)
     assert contents(folder / "run") == before
@@ -101,7 +99,7 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
     verb: Callable[[Any], Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """...also where it had mined, and measured the model before the first step."""
-    run: TrainConfig | PretrainConfig = replace(config(folder), negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
+    run: TrainSettings | TrainSettings = config(folder).replace(negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
     if verb is pretrain:
         run = pretraining_runs.small(
             folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
@@ -111,9 +109,9 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
         verb(run)
     assert (folder / "run" / "config.json").is_file() and (verb is train_reader or (folder / "run" / "log.jsonl").is_file())
     another(folder / "cities" / "passages.jsonl")
-    other = replace(run, seed=1, steps=1)
+    other = run.replace(seed=1, steps=1)
     assert verb(other).is_dir()
-    alone = replace(other, output=str(folder / "alone"))
+    alone = other.replace(output=str(folder / "alone"))
     verb(alone)
     made, wanted = contents(folder / "run"), contents(folder / "alone")
     assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}  # which names the folder
@@ -123,7 +121,7 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
 
 @pytest.mark.parametrize("verb", [train, train_reader, pretrain])
 def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, folder: Path) -> None:
-    run: TrainConfig | PretrainConfig = replace(config(folder), steps=1)
+    run: TrainSettings | TrainSettings = config(folder).replace(steps=1)
     if verb is pretrain:
         run = pretraining_runs.small(
             folder / "base",
@@ -136,7 +134,7 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
             steps=1,
         )
     verb(run)
-    other, before = replace(run, seed=1, output=str(folder / "run")), contents(folder / "run")
+    other, before = run.replace(seed=1, output=str(folder / "run")), contents(folder / "run")
     with pytest.raises(InputError, match="is a run with another configuration: seed was 0, is 1"):
         verb(other)
     (folder / "run" / "thesis.txt").write_text("precious")
@@ -144,12 +142,12 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
         verb(other, overwrite=True)
     (folder / "run" / "thesis.txt").unlink()
     with pytest.raises(InputError, match=r"^--overwrite: the run starts from .*run/model, which it would remove; give another --output"):
-        verb(replace(other, model=str(folder / "run" / "model")), overwrite=True)
+        verb(other.replace(model=str(folder / "run" / "model")), overwrite=True)
     with pytest.raises(InputError, match="nowhere"):
-        verb(replace(other, collection="./nowhere"), overwrite=True)
+        verb(other.replace(collection="./nowhere"), overwrite=True)
     assert contents(folder / "run") == before
     verb(other, overwrite=True)
-    verb(replace(other, output=str(folder / "alone")))
+    verb(other.replace(output=str(folder / "alone")))
     made, wanted = contents(folder / "run"), contents(folder / "alone")
     assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
 

@@ -15,20 +15,21 @@ from training_runs import TASKS, StopAfter, Stopped, contents, episode, logged, 
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.checkpoint import checkpoints, latest
-from taco_ir.training.config import WEIGHTING_NAMES, TrainConfig
 from taco_ir.training.log import LOG_FILE, Reporter
 from taco_ir.training.loop import MAX_SKIPPED, Loop
+from taco_ir.training.settings import OptimiserSettings, TrainSettings
 from taco_ir.training.setup import learning_rate
+from taco_ir.weighting import WEIGHTINGS
 
 WEIGHTED: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in WEIGHTING_NAMES if name != "taco"),
+    *((name, {}) for name in WEIGHTINGS if name != "taco"),
     ("taco", {"beta": 0.9, "burn_in": 0.3}),
     ("taco", {"beta": 0.9, "burn_in": 0.3, "importance": "bf16"}),
 ]
 
 
 @pytest.fixture
-def config(tiny_bert: Path, tmp_path: Path) -> TrainConfig:
+def config(tiny_bert: Path, tmp_path: Path) -> TrainSettings:
     return small(tiny_bert, tmp_path)
 
 
@@ -65,14 +66,14 @@ def test_stopped_twice_is_never_stopped(tiny_bert: Path, tmp_path: Path, weighti
     assert any(not torch.equal(value, weights(tiny_bert)[name]) for name, value in weights(whole / "model").items())
 
 
-def test_a_finished_episode_trains_no_more(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_finished_episode_trains_no_more(config: TrainSettings, tmp_path: Path) -> None:
     episode(config, tmp_path).run()
     before = contents(tmp_path), logged(tmp_path)
-    episode(config, tmp_path, StopAfter(config.steps)).run()
+    episode(config, tmp_path, StopAfter(config.optimiser.steps)).run()
     assert (contents(tmp_path), logged(tmp_path)) == before
 
 
-def test_stopped_before_the_first_checkpoint_begins_again(config: TrainConfig, tmp_path: Path) -> None:
+def test_stopped_before_the_first_checkpoint_begins_again(config: TrainSettings, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         episode(config, tmp_path / "parts", StopAfter(1)).run()
     assert steps_of(tmp_path / "parts") == [0, 1]
@@ -82,7 +83,7 @@ def test_stopped_before_the_first_checkpoint_begins_again(config: TrainConfig, t
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_progress_is_the_share_of_steps_done(config: TrainConfig, tmp_path: Path) -> None:
+def test_progress_is_the_share_of_steps_done(config: TrainSettings, tmp_path: Path) -> None:
     """...across a stop as well, since a weighting's burn-in hangs on it."""
     first = scripted(config, tmp_path, reporter=StopAfter(3))
     with pytest.raises(Stopped):
@@ -102,7 +103,7 @@ def seen(run: Loop) -> list[tuple[int, float]]:
 
 
 def rates(warmup: float, steps: int) -> list[float]:
-    return [learning_rate(TrainConfig(learning_rate=8.0, warmup=warmup), step, steps) for step in range(steps)]
+    return [learning_rate(OptimiserSettings(learning_rate=8.0, warmup=warmup), step, steps) for step in range(steps)]
 
 
 def test_learning_rate_by_hand() -> None:
@@ -206,7 +207,7 @@ def test_validated_when_it_is_due_and_at_the_end(tiny_bert: Path, tmp_path: Path
     assert [record["step"] for record in logged(tmp_path) if "validation" in record] == [0, 2, 4, 5]
 
 
-def test_without_validation_the_last_model_is_kept(config: TrainConfig, tmp_path: Path) -> None:
+def test_without_validation_the_last_model_is_kept(config: TrainSettings, tmp_path: Path) -> None:
     episode(config, tmp_path, validated=False).run()
     found = latest(tmp_path)
     assert found is not None and found.name == "step-00000006" and not (tmp_path / "best").exists()
@@ -291,7 +292,7 @@ def test_parameters_that_are_not_finite_are_no_checkpoint(tiny_bert: Path, tmp_p
     assert not (tmp_path / "model").exists()
 
 
-def test_a_skipped_step_changes_nothing(config: TrainConfig, tmp_path: Path, tiny_bert: Path) -> None:
+def test_a_skipped_step_changes_nothing(config: TrainSettings, tmp_path: Path, tiny_bert: Path) -> None:
     scripted(config, tmp_path, bad_in(*range(6))).run()
     start, end = weights(tiny_bert), weights(tmp_path / "model")
     assert all(torch.equal(value, start[name]) for name, value in end.items())
@@ -309,7 +310,7 @@ def test_a_training_that_diverges_is_ended(tiny_bert: Path, tmp_path: Path) -> N
 # the log
 
 
-def test_what_is_logged(config: TrainConfig, tmp_path: Path) -> None:
+def test_what_is_logged(config: TrainSettings, tmp_path: Path) -> None:
     episode(config, tmp_path).run()
     records = logged(tmp_path)
     assert [record["step"] for record in records] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
@@ -324,7 +325,7 @@ def test_what_is_logged(config: TrainConfig, tmp_path: Path) -> None:
             assert 0 < record["update_norm"] <= max(record["gradient_norm"].values())
 
 
-def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_path: Path) -> None:
     """Lines after the checkpoint go, and so does one that was cut short; what is left is whole lines, and the next ones follow."""
     with pytest.raises(Stopped):
         scripted(config, tmp_path, reporter=StopAfter(5)).run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,7 +32,6 @@ from taco_ir.training.announce import announce
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.build import validation_for
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
 from taco_ir.training.loop import Plan
@@ -44,14 +42,14 @@ from taco_ir.training.objectives.heads import MLM_FILE
 from taco_ir.training.objectives.self_supervised import MaskedGradient
 from taco_ir.training.pools import draw_queries, make_pool
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.shared import SharedEncoder, start_shared
 from taco_ir.training.step import BatchSettings
 from taco_ir.training.validation import SharedValidation
 from taco_ir.weighting import WEIGHTINGS
 
 CPU = Processes(torch.device("cpu"))
-SHARED = replace(
-    SMALL,
+SHARED = SMALL.replace(
     reading=("nq",),
     self_supervised=("mlm", "inverse_cloze"),
     query_length=16,
@@ -76,7 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shared(base: Path, config: TrainConfig = SHARED) -> SharedEncoder:
+def shared(base: Path, config: TrainSettings = SHARED) -> SharedEncoder:
     model = start_shared(config, base, ["nq", "wow", "fever"])
     model.train()
     return model
@@ -90,7 +88,7 @@ def all_kinds() -> Samplers:
     return Samplers(samplers(), [TaskSampler(own, 3, 0, "nq reading")], alone, [spans])
 
 
-def mixed(model: SharedEncoder, config: TrainConfig = SHARED, dealt: Samplers | None = None) -> MixedStep:
+def mixed(model: SharedEncoder, config: TrainSettings = SHARED, dealt: Samplers | None = None) -> MixedStep:
     return mixed_step(config, model, dealt or all_kinds(), TEXTS, CPU)[0]
 
 
@@ -104,7 +102,7 @@ def by_autograd(model: SharedEncoder, loss: Tensor) -> list[Tensor]:
 
 def test_retrieval_alone_is_today_s_training_bit_for_bit(base: Path) -> None:
     """The same losses and the same gradients as the step of retrieval, for the encoder that could do more."""
-    config = replace(SHARED, reading=("none",), self_supervised=("none",))
+    config = SHARED.replace(reading=("none",), self_supervised=("none",))
     ours, before = start_shared(config, base, ["nq", "wow", "fever"]), encoder(base, query_length=16, passage_length=48)
     ours.train()
     step = mixed(ours, config, Samplers(samplers(), [], [], []))
@@ -156,7 +154,7 @@ def test_inverse_cloze_is_contrast_of_sentences_with_their_passages(base: Path) 
 
 def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
     """joint, naive: the mean over tasks of each task's gradient, times its weight; heads get that of their own task."""
-    config = replace(SHARED, reading_weight=2.0, passage_weight=0.5)
+    config = SHARED.replace(reading_weight=2.0, passage_weight=0.5)
     model = shared(base, config)
     step = mixed(model, config)
     result = step(1, 0.0)
@@ -176,7 +174,7 @@ def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
 
 @pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
 def test_every_weighting_combines_all_kinds(weighting: str, base: Path) -> None:
-    config = replace(SHARED, weighting=weighting)
+    config = SHARED.replace(weighting=weighting)
     model = shared(base, config)
     step = mixed(model, config)
     for number in range(3):
@@ -188,7 +186,7 @@ def test_every_weighting_combines_all_kinds(weighting: str, base: Path) -> None:
 @pytest.mark.parametrize("schedule", ["alternating", "sequential"])
 def test_a_scheduled_step_takes_its_tasks_alone(schedule: str, base: Path) -> None:
     """It is the mean of the gradients of the tasks that are taken, each with the next of its own batches."""
-    config = replace(SHARED, schedule=schedule, schedule_alpha=0.0)
+    config = SHARED.replace(schedule=schedule, schedule_alpha=0.0)
     model = shared(base, config)
     step, plain = mixed(model, config), mixed(model)
     dealt: dict[str, int] = {}
@@ -218,12 +216,12 @@ class Apart(Processes):
 def test_processes_share_a_batch(task: str, parts: int, base: Path) -> None:
     """Two processes, each with its part, sum to the gradient of one; inverse cloze, whose passages meet, by accumulation."""
     model = shared(base)
-    config = replace(SHARED, accumulate=parts * 2 if task == "inverse_cloze" else parts)
+    config = SHARED.replace(accumulate=parts * 2 if task == "inverse_cloze" else parts)
 
     def gradient(rank: int, world: int) -> tuple[float, list[Tensor]]:
         processes = Apart(torch.device("cpu"))
         processes.rank, processes.world = rank, world
-        settings = replace(config, cross_device=False, accumulate=parts if world > 1 else config.accumulate)
+        settings = config.replace(cross_device=False, accumulate=parts if world > 1 else config.optimiser.accumulate)
         step = mixed_step(settings, model, all_kinds(), TEXTS, processes)[0]
         return float(step.task_gradient(step.tasks[task].sampler, 0)), gradients(model)
 
@@ -237,7 +235,7 @@ def test_gradcache_changes_nothing(base: Path) -> None:
     model = shared(base)
     found: list[list[Tensor]] = []
     for gradcache in (0, 2):
-        step = mixed(model, replace(SHARED, gradcache=gradcache))
+        step = mixed(model, SHARED.replace(gradcache=gradcache))
         step(0, 0.0)
         found.append(gradients(model))
     assert_near(found[0], found[1], 1e-4)
@@ -248,7 +246,7 @@ def test_gradcache_changes_nothing(base: Path) -> None:
 def test_an_accelerator_computes_what_the_processor_does(roles: str, base: Path) -> None:
     found: list[list[Tensor]] = []
     for device in ("cpu", "cuda"):
-        config = replace(SHARED, roles=roles, device=device, weighting="taco")
+        config = SHARED.replace(roles=roles, device=device, weighting="taco")
         model = shared(base, config)
         step = mixed_step(config, model, all_kinds(), TEXTS, Processes(torch.device(device)))[0]
         assert step(0, 0.5).report is not None
@@ -261,7 +259,7 @@ def test_memory_counts_the_tasks_beside_retrieval(base: Path) -> None:
     """What is said of the memory grows with what a reader is shown, and with the passages that are filled in."""
 
     def said(**values: Any) -> float:
-        config = replace(SHARED, **values)
+        config = SHARED.replace(**values)
         model = shared(base, config)
         text = announce(config, mixed(model, config), Plan(6, 6), 1)
         assert "schedule: joint; beside retrieval:\n  nq reading: 9 questions, 3 in a batch, weight 1" in text
@@ -393,7 +391,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(
 @pytest.mark.parametrize("hard", [["P0#0", "P1#0", "N3#0", "N4#0"], []])
 def test_answers_are_validated_among_passages_of_the_pool(split: str, hard: list[str], cities: Path, base: Path) -> None:
     """In both splits alike: gold first, then hard ones without the answer, filled up with random ones; all of the pool."""
-    config = replace(SHARED, validate_on=split, reading_negatives=3)
+    config = SHARED.replace(validate_on=split, reading_negatives=3)
     data = cast("TrainingData", SimpleNamespace(collection=open_collection(str(cities)), reading=["nq"]))
     topics = draw_queries(data.collection, "nq", split, 5, 0)
     assert topics is not None
@@ -477,15 +475,15 @@ def test_bad_input_is_one_line(case: str, cities: Path, base: Path, tmp_path: Pa
 
 def test_bases_that_cannot(tiny_bert: Path, tiny_t5: Path) -> None:
     with pytest.raises(InputError, match=r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>, which mlm needs"):
-        start_shared(replace(SHARED, reading=("none",)), tiny_bert, ["nq"])
+        start_shared(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
     with pytest.raises(InputError, match=r"pooling 'decoder' has one state for a text; reading needs one for each token"):
-        start_shared(replace(SHARED, pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
+        start_shared(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
 
 
 def test_the_head_of_a_base_is_taken_over(base: Path, tmp_path: Path) -> None:
     model = shared(base)
     model.save(tmp_path / "m")
-    again = shared(tmp_path / "m", replace(SHARED, pooling=None))
+    again = shared(tmp_path / "m", SHARED.replace(pooling=None))
     theirs = dict(again.named_parameters())
     assert all(torch.equal(value, theirs[name]) for name, value in model.named_parameters())
     assert load_reader(str(tmp_path / "m")).config == ReaderConfig(16, 48)

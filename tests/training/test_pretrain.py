@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,16 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.config import TrainConfig, save_config
 from taco_ir.training.documents import UNLABELLED, mask
 from taco_ir.training.encoder import Text
-from taco_ir.training.keys import KEYS, RULES
+from taco_ir.training.flags import PRETRAIN, SPAN_KEYS
+from taco_ir.training.folder import save_settings
 from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import PLACES, MaskedLanguageHead
 from taco_ir.training.pretraining_encoder import PretrainModel, start_pretraining
-from taco_ir.training.pretraining_keys import GROUPS, PRETRAIN_KEYS, PRETRAIN_RULES, loop_config
 from taco_ir.training.pretraining_loop import PretrainStep, Spans
 from taco_ir.training.pretraining_run import pretrain, read_documents, split
+from taco_ir.training.settings import KEYS, RULES, TrainSettings
 from taco_ir.training.setup import start_encoder
 
 PASSAGES = [passage.text for passage in open_collection("sample").passages.at(range(6))]
@@ -221,12 +220,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     for step in (1, 3):
         pretraining_runs.stopped(parts, step, monkeypatch)
     pretrain(parts)
-    found, expected = contents(Path(parts.output)), contents(Path(whole.output))
+    found, expected = contents(Path(parts.run.output)), contents(Path(whole.run.output))
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == ["config.json"]  # names its folder
-    assert logged(Path(parts.output)) == logged(Path(whole.output))
-    other = pretrain(replace(whole, seed=1, output=str(tmp_path / "other")))
-    assert load_file(other / "model.safetensors").keys() == load_file(Path(whole.output) / "model" / "model.safetensors").keys()
+    assert logged(Path(parts.run.output)) == logged(Path(whole.run.output))
+    other = pretrain(whole.replace(seed=1, output=str(tmp_path / "other")))
+    assert load_file(other / "model.safetensors").keys() == load_file(Path(whole.run.output) / "model" / "model.safetensors").keys()
     assert (other / "model.safetensors").read_bytes() != expected["model/model.safetensors"]
 
 
@@ -254,7 +253,7 @@ def test_the_output_is_a_plain_model(tiny_mlm: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs.eval()(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state[0, 0]
     assert np.allclose(encoder.encode_passages([passage])[0], expected.numpy(), atol=1e-5)
-    trainable = TrainConfig(model=str(folder), pooling="first", passage_length=40, query_length=24)
+    trainable = TrainSettings(model=str(folder), pooling="first", passage_length=40, query_length=24)
     assert start_encoder(trainable, folder, ["nq"]).config.pooling == "first"
     again = start_pretraining(small(folder, tmp_path / "again"), folder, None)
     assert again.head_from == "own"
@@ -381,30 +380,14 @@ def test_texts_depend_on_seed_document_and_epoch_alone(tiny_mlm: Path, tmp_path:
 def test_what_is_held_out_is_never_trained_on(tiny_mlm: Path, tmp_path: Path) -> None:
     config = small(tiny_mlm, tmp_path)
     trained, held_out = split(config, 100)
-    assert len(held_out) == config.held_out and sorted([*trained, *held_out]) == list(range(100))
-    assert split(replace(config, seed=1), 100)[1].tolist() != held_out.tolist()
+    assert len(held_out) == config.validation.held_out and sorted([*trained, *held_out]) == list(range(100))
+    assert split(config.replace(seed=1), 100)[1].tolist() != held_out.tolist()
 
 
-@pytest.mark.parametrize("key", PRETRAIN_KEYS)
-def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
-    """Keys of a training's name have its type and ranges."""
-    entry, (kind, rules) = PRETRAIN_KEYS[key], PRETRAIN_RULES[key]
-    assert rules["help"] and rules["group"] in GROUPS
-    assert checked(key, entry.default, kind, rules) == entry.default
-    if key in KEYS and key not in ("batch_size",):  # a batch of one document has nothing to contrast
-        texts = ("help", "group")
-        assert RULES[key][0] == kind
-        assert {name: rule for name, rule in RULES[key][1].items() if name not in texts} == {
-            name: rule for name, rule in rules.items() if name not in texts
-        }
-
-
-def test_the_loop_runs_under_the_keys_given() -> None:
-    config = small(Path("m"), Path("o"), clip=0.5, keep_checkpoints=7, pooling="mean")
-    assert loop_config(config) == TrainConfig(
-        **{"model": "m", "output": "o", "clip": 0.5, "keep_checkpoints": 7, "pooling": "mean", "batch_size": 8, "steps": 6},
-        **{"learning_rate": 1e-3, "validate_every": 3, "checkpoint_every": 2},
-    )
+def test_what_pre_training_says_otherwise_is_said_of_its_keys() -> None:
+    assert PRETRAIN.help.keys() <= set(PRETRAIN.keys) and set(SPAN_KEYS) < set(PRETRAIN.keys) <= KEYS.keys()
+    for key, default in PRETRAIN.defaults.items():
+        assert checked(key, default, *RULES[key]) == default
 
 
 def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,12 +407,12 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
 
 BAD_FLAGS = {
     "--objective mlm,span_contrst": "--objective: 'span_contrst' is unknown; did you mean span_contrast?",
-    "--objective nothing": "--objective: 'nothing' is unknown; valid: mlm, span_contrast, condenser",
+    "--objective nothing": "--objective: 'nothing' is unknown; valid: mlm, span_contrast, condenser, none",
     "--objective mlm --span-from page": "span_from is page; only span_contrast takes two spans; objective is mlm",
     "--span-from passages": "--span-from is 'passages'; it must be one of passage, page (did you mean passage?)",
     "--length 15": "--length is 15; it must be a whole number, at least 16",
     "--mask-share 0.9": "--mask-share is 0.9; it must be a number, at most 0.5, above 0",
-    "--batch-size 1": "--batch-size is 1; it must be a whole number, at least 2",
+    "--batch-size 1": "batch_size is 1; it must be a whole number, at least 2",
     "--model=": "--model is needed",
     "--config missing.toml": "--config missing.toml: no such file",
 }
@@ -497,12 +480,15 @@ def test_documents_that_are_too_short(tiny_mlm: Path, tmp_path: Path) -> None:
 def test_folders_of_other_runs(tiny_mlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tiny_mlm, tmp_path / "run")
     pretraining_runs.stopped(config, 1, monkeypatch)
-    refused(replace(config, objective=("mlm",), seed=3), "another configuration: objective was .*, is .*; go on with the same one")
+    refused(
+        config.replace(objective=("mlm",), seed=3),
+        "another configuration: seed was 0, is 3, objective was .*, is .*; go on with the same one",
+    )
     other = tmp_path / "training"
     other.mkdir()
-    save_config(TrainConfig(model="m", output="o"), other)
-    (other / "log.jsonl").write_text("")
-    refused(small(tiny_mlm, other), "is a run of another kind: its config.json has 'tasks' and lacks 'objective'")
+    save_settings(TrainSettings(model="m", output="o"), other)
+    (other / "log.jsonl").write_text('{"learning_rate": 1}')
+    refused(small(tiny_mlm, other), r"is a run with another configuration: tasks was \('all',\), is \('none',\)")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     refused(small(tiny_mlm, tmp_path / "notes"), "exists and is no training run")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.schedules import (
     PHASES,
     READING,
@@ -24,6 +23,7 @@ from taco_ir.training.schedules import (
     phase_bounds,
     sequential,
 )
+from taco_ir.training.settings import ObjectiveSettings
 
 TASKS = [Scheduled(RETRIEVAL, 400), Scheduled(RETRIEVAL, 100), Scheduled(READING, 25), Scheduled(SELF_SUPERVISED, 1600)]
 SHARES = st.tuples(*[st.floats(0.1, 9)] * 3)
@@ -34,7 +34,7 @@ KINDS = st.lists(st.sampled_from(PHASES), min_size=1, max_size=6).map(lambda pha
 @given(KINDS, STEPS, st.sampled_from(["joint", "alternating", "sequential"]), st.floats(0, 0.9), st.integers(0, 5))
 def test_no_task_leaves_a_batch_out_or_deals_one_twice(tasks: list[Scheduled], steps: int, kind: str, rehearsal: float, seed: int) -> None:
     """Every step takes a task, and the batches of each are numbered 0, 1, 2, ... as they come."""
-    schedule = Schedule(active(TrainConfig(schedule=kind, rehearsal=rehearsal, seed=seed), tasks, steps))
+    schedule = Schedule(active(ObjectiveSettings(schedule=kind, rehearsal=rehearsal), seed, tasks, steps))
     dealt: dict[int, list[int]] = {}
     for step in range(steps):
         turns = schedule.turns(step)
@@ -98,15 +98,15 @@ def test_rehearsal_is_of_earlier_phases() -> None:
 @given(KINDS, STEPS, SHARES, st.floats(0, 0.9))
 def test_the_last_phase_is_the_one_that_ends(tasks: list[Scheduled], steps: int, shares: tuple[float, ...], rehearsal: float) -> None:
     """From its first step on, what is no rehearsal is of the phase of the last step, and of another one before; phases are of a sequence alone."""
-    config = TrainConfig(schedule="sequential", phase_shares=",".join(map(str, shares)), rehearsal=rehearsal)
+    config = ObjectiveSettings(schedule="sequential", phase_shares=",".join(map(str, shares)), rehearsal=rehearsal)
     first = last_phase(config, tasks, steps)
     new_ST = sequential(tasks, steps, shares, 0.0, 0)
     assert 0 <= first < steps and (new_ST[first:] == new_ST[-1]).all() and not (new_ST[:first] == new_ST[-1]).all(1).any()
-    assert last_phase(TrainConfig(), tasks, steps) == last_phase(TrainConfig(schedule="alternating"), tasks, steps) == 0
+    assert last_phase(ObjectiveSettings(), tasks, steps) == last_phase(ObjectiveSettings(schedule="alternating"), tasks, steps) == 0
 
 
 def test_an_epoch_deals_every_query_once() -> None:
     batches = [10, 10, 5, 8]  # of 400, 100, 25; passages do not count
-    assert epoch_steps(TrainConfig(), TASKS, batches) == 40
-    assert epoch_steps(TrainConfig(schedule="alternating", schedule_alpha=0.0), TASKS, batches) == 160
-    assert epoch_steps(TrainConfig(schedule="sequential", phase_shares="1,2,1"), TASKS, batches) == 80
+    assert epoch_steps(ObjectiveSettings(), TASKS, batches) == 40
+    assert epoch_steps(ObjectiveSettings(schedule="alternating", schedule_alpha=0.0), TASKS, batches) == 160
+    assert epoch_steps(ObjectiveSettings(schedule="sequential", phase_shares="1,2,1"), TASKS, batches) == 80

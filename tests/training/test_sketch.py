@@ -12,9 +12,10 @@ from training_runs import TASKS as LOGGED_TASKS
 from training_runs import StopAfter, Stopped, contents, encoder_of, episode, logged, real_step, small
 
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.config import TrainConfig, differing_keys, from_dict, to_dict
+from taco_ir.training.folder import differing_keys
 from taco_ir.training.log import Reporter, logged_cosines
 from taco_ir.training.loop import Loop, Plan
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.sketch import WIDTH, GradientSketch, cosine_matrix, pairs
 from taco_ir.training.step import MultiTaskStep
 
@@ -99,13 +100,22 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
     assert step(0, 0.5).cosines is None
 
 
-def compared_episode(config: TrainConfig, folder: Path, reporter: Reporter | None = None) -> Loop:
+def compared_episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None) -> Loop:
     folder.mkdir(parents=True, exist_ok=True)
     made = real_step(config, encoder_of(config, folder))
     step = MultiTaskStep(
-        made.model, made.samplers, made.texts, made.weighting, made._settings, made._arithmetic, made._processes, config.log_cosines
+        made.model,
+        made.samplers,
+        made.texts,
+        made.weighting,
+        made._settings,
+        made._arithmetic,
+        made._processes,
+        config.validation.log_cosines,
     )
-    return Loop(config, step, Plan(config.steps, config.validate_every), folder, made._processes, reporter or Reporter())
+    return Loop(
+        config, step, Plan(config.optimiser.steps, config.validation.validate_every), folder, made._processes, reporter or Reporter()
+    )
 
 
 def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Path, tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_a_zero_gradient_has_no_cosine() -> None:
 
 
 def test_a_run_from_before_the_key_can_go_on_with_it() -> None:
-    values = to_dict(TrainConfig(model="m", output="o"))
+    values = TrainSettings(model="m", output="o").flat()
     del values["log_cosines"]
-    old = from_dict(values)
-    assert differing_keys(old, TrainConfig(model="m", output="o", log_cosines=5)) == []
+    old = TrainSettings(**values)
+    assert differing_keys(old.flat(), TrainSettings(model="m", output="o", log_cosines=5).flat()) == []

@@ -6,7 +6,6 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_a_step_reports_losses_and_norms_and_leaves_the_combination(model: DualE
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_every_weighting_makes_finite_updates(model: DualEncoder, name: str) -> None:
     step = step_of(model, name)
-    optimizer = adamw(model, replace(SMALL, learning_rate=1e-3))
+    optimizer = adamw(model, SMALL.replace(learning_rate=1e-3).optimiser)
     losses = []
     for number in range(4):
         before = [param.detach().clone() for param in step.params]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,14 @@ from taco_ir.core.files import InputError
 from taco_ir.core.settings import RANGES, checked, option
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
-from taco_ir.training.config import (
-    EPISODE_KEYS,
-    MAY_DIFFER,
-    PRESETS,
-    WEIGHTING_NAMES,
-    TrainConfig,
-    add_flags,
-    differing_keys,
-    episode_configs,
-    from_dict,
-    given_flags,
-    load_config,
-    read_train_config,
-    save_config,
-    shipped,
-    to_dict,
-)
-from taco_ir.training.keys import FLAG_KEYS, GROUPS, HINTS, KEYS, RULES
+from taco_ir.training.flags import PRESETS, SPAN_KEYS, TRAIN, add_flags, given_flags, read_settings, shipped
+from taco_ir.training.folder import MAY_DIFFER, differing_keys, load_settings, save_settings
+from taco_ir.training.settings import EPISODE_KEYS, KEYS, OPTIONS, RULES, TITLES, WORDS, TrainSettings
+from taco_ir.weighting import WEIGHTINGS
 
 NEEDED = {"model": "m", "output": "o"}
 SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["exact", "a b"]))
-OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "median"]), SCALARS)
+SCALAR_OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "importance"]), SCALARS)
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
     "phase_shares": st.sampled_from(["1,1,1", "1,2.5,3"]),
@@ -65,8 +50,8 @@ def values_of(key: str) -> st.SearchStrategy[Any]:
         return st.floats(max(rules.get("min", 0), rules.get("above", 0) + 0.001), min(rules.get("max", 0.9), 0.9))
     return {
         bool: st.booleans(),
-        HINTS["tasks"]: st.lists(st.sampled_from(["nq", "fever", "wow"]), min_size=1).map(tuple),
-        HINTS["weighting_options"]: OPTIONS,
+        WORDS: st.lists(st.sampled_from(["nq", "fever", "wow"]), min_size=1).map(tuple),
+        OPTIONS: SCALAR_OPTIONS,
     }.get(kind, st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1))
 
 
@@ -77,7 +62,7 @@ MINING = {
     "mine_keep": st.integers(30, 90),
     "hard_negatives": st.integers(0, 30),
 }
-ALL_VALUES = {key: values_of(key) for key in FLAG_KEYS} | MINING
+ALL_VALUES = {key: values_of(key) for key in TRAIN.keys} | MINING
 EPISODES = st.lists(st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES}))
 GIVEN = st.fixed_dictionaries({}, optional=ALL_VALUES)
 
@@ -126,12 +111,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
     rules = KEYS[key].metadata
-    assert rules["help"] and rules["group"] in GROUPS and "%" not in rules["help"]
-    assert set(rules) <= {"help", "group", "choices", "test", "allowed", *RANGES}
-    default = getattr(TrainConfig(), key)
-    if key not in ("model", "output"):
-        assert key == "episodes" or checked(key, default, *RULES[key]) == default
-    assert key == "episodes" or f"--{key.replace('_', '-')}" in help_text()
+    assert rules["help"] and "%" not in rules["help"]
+    assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", *RANGES}
+    default = TrainSettings().flat()[key]
+    assert checked(key, default, *RULES[key]) == default
+    assert (f"--{key.replace('_', '-')} " in help_text()) == (key not in SPAN_KEYS)
 
 
 def help_text() -> str:
@@ -143,14 +127,14 @@ def help_text() -> str:
 def test_help_is_grouped_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")  # no name is broken at its hyphens
     text = help_text()
-    assert [title for title in GROUPS if f"\n{title}:\n" in text] == list(GROUPS)
+    assert [title for title in TITLES.values() if f"\n{title}:\n" in text] == list(TITLES.values())
     assert all(name in text for name in (*shipped(), *PRESETS, "Karpukhin"))
-    code = "import sys, taco_ir.training.config as c; print([m for m in ('torch', 'transformers', 'faiss', 'scipy') if m in sys.modules])"
+    code = "import sys, taco_ir.training.flags as c; print([m for m in ('torch', 'transformers', 'faiss', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_episodes_set_keys_that_exist() -> None:
-    assert set(EPISODE_KEYS) < set(FLAG_KEYS) and len(set(EPISODE_KEYS)) == len(EPISODE_KEYS)
+    assert set(EPISODE_KEYS) < set(TRAIN.keys) and len(set(EPISODE_KEYS)) == len(EPISODE_KEYS)
     assert not {"model", "output", "collection", "tasks", "seed", "untied"} & set(EPISODE_KEYS)
 
 
@@ -168,21 +152,21 @@ def test_flags_give_their_values(values: dict[str, Any]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(GIVEN, EPISODES)
 def test_a_file_gives_its_values(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
-    config = read_train_config(write(folder / "law.toml", values | NEEDED, *episodes), {})
-    assert config == replace(TrainConfig(), **(values | NEEDED), episodes=tuple(episodes))
+    config = read_settings(write(folder / "law.toml", values | NEEDED, *episodes), {})
+    assert config == TrainSettings(**(values | NEEDED), episodes=tuple(episodes))
 
 
 @settings(max_examples=50, deadline=None)
 @given(GIVEN, EPISODES)
 def test_json_round_trip(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
-    config = replace(TrainConfig(), **values, episodes=tuple(episodes))
-    save_config(config, folder)
-    again = load_config(folder)
-    assert again == config == from_dict(to_dict(config))
-    assert [type(getattr(again, key)) for key in KEYS] == [type(getattr(config, key)) for key in KEYS]
+    config = TrainSettings(**values, episodes=tuple(episodes))
+    save_settings(config, folder)
+    again = load_settings(folder)
+    assert again == config == TrainSettings(**config.flat())
+    assert list(map(type, again.flat().values())) == list(map(type, config.flat().values()))
 
 
-@pytest.mark.parametrize("key", sorted(set(FLAG_KEYS) - {"weighting_options", "steps"}))
+@pytest.mark.parametrize("key", sorted(set(TRAIN.keys) - {"weighting_options", "steps"}))
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_flags_beat_file_beats_preset(folder: Path, key: str, data: st.DataObject) -> None:
@@ -190,42 +174,43 @@ def test_flags_beat_file_beats_preset(folder: Path, key: str, data: st.DataObjec
     path, bare = write(folder / "beat.toml", NEEDED | {key: in_file}), write(folder / "bare.toml", NEEDED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "ours", {key: in_preset})
-        assert getattr(read_train_config(path, {key: in_flag}, "ours"), key) == in_flag
-        assert getattr(read_train_config(path, {}, "ours"), key) == in_file
+        assert read_settings(path, {key: in_flag}, "ours").flat()[key] == in_flag
+        assert read_settings(path, {}, "ours").flat()[key] == in_file
         if key not in NEEDED:
-            assert getattr(read_train_config(bare, {}, "ours"), key) == in_preset
-            assert getattr(read_train_config(bare, {}), key) == getattr(TrainConfig(), key)
+            assert read_settings(bare, {}, "ours").flat()[key] == in_preset
+            assert read_settings(bare, {}).flat()[key] == TrainSettings().flat()[key]
 
 
 @settings(max_examples=50, deadline=None)
 @given(GIVEN, EPISODES)
 def test_an_episode_is_the_run_but_for_its_own_keys(values: dict[str, Any], tables: list[dict[str, Any]]) -> None:
-    config = replace(TrainConfig(), **values, episodes=tuple(tables))
+    config = TrainSettings(**values, episodes=tuple(tables))
     expanded = [table for table in tables for _ in range(table.get("repeat", 1))]
-    episodes = episode_configs(config)
+    episodes = config.each_episode()
     assert len(episodes) == len(expanded) or (not tables and episodes == [config])
     for episode, table in zip(episodes, expanded, strict=False):
         assert episode.episodes == ()
-        for key in set(FLAG_KEYS) - {"weighting_options", "steps"}:
-            assert getattr(episode, key) == table.get(key, getattr(config, key))
+        for key in set(TRAIN.keys) - {"weighting_options", "steps"}:
+            assert episode.flat()[key] == table.get(key, config.flat()[key])
 
 
 @settings(max_examples=50, deadline=None)
 @given(GIVEN, EPISODES)
 def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], tables: list[dict[str, Any]]) -> None:
     """But for flags about the weighting, which have a rule of their own."""
-    config = read_train_config(write(folder / "reach.toml", {}, *tables), flags | NEEDED)
-    for episode in episode_configs(config):
-        assert all(getattr(episode, key) == value for key, value in (flags | NEEDED).items() if not key.startswith("weighting"))
+    config = read_settings(write(folder / "reach.toml", {}, *tables), flags | NEEDED)
+    for episode in config.each_episode():
+        assert all(episode.flat()[key] == value for key, value in (flags | NEEDED).items() if not key.startswith("weighting"))
 
 
 @settings(max_examples=50, deadline=None)
 @given(GIVEN, GIVEN)
 def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
-    a, b = replace(TrainConfig(), **one), replace(TrainConfig(), **other)
-    assert differing_keys(a, b) == differing_keys(b, a) == [k for k in KEYS if k not in MAY_DIFFER and asdict(a)[k] != asdict(b)[k]]
-    assert differing_keys(a, replace(a, device="cuda", output="elsewhere", tensorboard=True)) == []
-    assert differing_keys(a, replace(a, seed=a.seed + 1)) == ["seed"]
+    a, b = TrainSettings(**one), TrainSettings(**other)
+    old, new = a.flat(), b.flat()
+    assert differing_keys(old, new) == differing_keys(new, old) == [k for k in KEYS if k not in MAY_DIFFER and old[k] != new[k]]
+    assert differing_keys(old, a.replace(device="cuda", output="elsewhere", tensorboard=True).flat()) == []
+    assert differing_keys(old, a.replace(seed=a.run.seed + 1).flat()) == ["seed"]
 
 
 @given(st.text(alphabet="{}title xtext!:0", max_size=16))
@@ -244,8 +229,8 @@ def test_templates_that_are_refused(template: str) -> None:
 
 
 def test_a_whole_number_is_a_number(folder: Path) -> None:
-    config = read_train_config(write(folder / "n.toml", NEEDED | {"epochs": 2}), {})
-    assert config.epochs == 2 and type(config.epochs) is float, "so that it prints and is saved as one"
+    config = read_settings(write(folder / "n.toml", NEEDED | {"epochs": 2}), {})
+    assert config.optimiser.epochs == 2 and type(config.optimiser.epochs) is float, "so that it prints and is saved as one"
 
 
 # weighting options and steps, which go with another key
@@ -253,42 +238,42 @@ def test_a_whole_number_is_a_number(folder: Path) -> None:
 
 def test_options_stay_with_their_weighting(folder: Path) -> None:
     path = write(folder / "w.toml", NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2, "beta": 0.9}})
-    assert read_train_config(path, parse("--weighting-options", "tau=5")).weighting_options == {"tau": 5, "beta": 0.9}
-    assert read_train_config(path, parse("--weighting", "taco")).weighting_options == {"tau": 2, "beta": 0.9}
-    assert read_train_config(path, parse("--weighting", "cgd")).weighting_options == {}
-    assert read_train_config(path, parse("--weighting", "cgd", "--weighting-options", "alpha=1")).weighting_options == {"alpha": 1}
+    assert read_settings(path, parse("--weighting-options", "tau=5")).weighting.weighting_options == {"tau": 5, "beta": 0.9}
+    assert read_settings(path, parse("--weighting", "taco")).weighting.weighting_options == {"tau": 2, "beta": 0.9}
+    assert read_settings(path, parse("--weighting", "cgd")).weighting.weighting_options == {}
+    assert read_settings(path, parse("--weighting", "cgd", "--weighting-options", "alpha=1")).weighting.weighting_options == {"alpha": 1}
 
 
 def test_options_without_a_weighting_go_to_the_one_that_is_chosen(folder: Path) -> None:
     path = write(folder / "o.toml", NEEDED | {"weighting_options": {"tau": 5}})
-    config = read_train_config(path, parse("--weighting", "taco"))
-    assert (config.weighting, config.weighting_options) == ("taco", {"tau": 5})
+    config = read_settings(path, parse("--weighting", "taco"))
+    assert (config.weighting.weighting, config.weighting.weighting_options) == ("taco", {"tau": 5})
 
 
 def test_an_episode_with_another_weighting_starts_without_options(folder: Path) -> None:
     top = NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2}}
-    config = read_train_config(write(folder / "e.toml", top, {"weighting": "naive"}, {}, {"weighting_options": {"beta": 0.9}}), {})
-    assert [episode.weighting_options for episode in episode_configs(config)] == [{}, {"tau": 2}, {"tau": 2, "beta": 0.9}]
+    config = read_settings(write(folder / "e.toml", top, {"weighting": "naive"}, {}, {"weighting_options": {"beta": 0.9}}), {})
+    assert [episode.weighting.weighting_options for episode in config.each_episode()] == [{}, {"tau": 2}, {"tau": 2, "beta": 0.9}]
 
 
-@pytest.mark.parametrize("name", WEIGHTING_NAMES)
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_one_flag_compares_weightings_in_the_episode_that_chooses_one(name: str) -> None:
     """As in the paper, whose weightings differ in the last episode alone."""
     before, after = (
-        episode_configs(read_train_config(Path("taco-t5-base-kilt"), flags)) for flags in ({}, parse("--weighting", name, "--output", "o"))
+        read_settings(Path("taco-t5-base-kilt"), flags).each_episode() for flags in ({}, parse("--weighting", name, "--output", "o"))
     )
-    assert [episode.weighting for episode in after] == ["naive"] * 8 + [name]
-    assert differing_keys(before[0], after[0]) == []
-    assert after[-1].weighting_options == (before[-1].weighting_options if name == "taco" else {})
-    options = episode_configs(read_train_config(Path("taco-t5-base-kilt"), parse("--weighting-options", "tau=5")))
-    assert [episode.weighting_options for episode in options] == [{}] * 8 + [{"tau": 5, "beta": 0.999, "burn_in": 0.1}]
+    assert [episode.weighting.weighting for episode in after] == ["naive"] * 8 + [name]
+    assert differing_keys(before[0].flat(), after[0].flat()) == []
+    assert after[-1].weighting.weighting_options == (before[-1].weighting.weighting_options if name == "taco" else {})
+    options = read_settings(Path("taco-t5-base-kilt"), parse("--weighting-options", "tau=5")).each_episode()
+    assert [episode.weighting.weighting_options for episode in options] == [{}] * 8 + [{"tau": 5, "beta": 0.999, "burn_in": 0.1}]
 
 
 def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
     path = write(folder / "s.toml", NEEDED | {"steps": 100}, {}, {"epochs": 2}, {"epochs": 2, "steps": 7})
-    assert [(e.epochs, e.steps) for e in episode_configs(read_train_config(path, {}))] == [(1, 100), (2, 0), (2, 7)]
-    assert [e.steps for e in episode_configs(read_train_config(path, parse("--epochs", "3")))] == [0, 0, 0]
-    assert [e.steps for e in episode_configs(read_train_config(path, parse("--steps", "5")))] == [5, 5, 5]
+    assert [(e.optimiser.epochs, e.optimiser.steps) for e in read_settings(path, {}).each_episode()] == [(1, 100), (2, 0), (2, 7)]
+    assert [e.optimiser.steps for e in read_settings(path, parse("--epochs", "3")).each_episode()] == [0, 0, 0]
+    assert [e.optimiser.steps for e in read_settings(path, parse("--steps", "5")).each_episode()] == [5, 5, 5]
 
 
 # shipped
@@ -299,45 +284,86 @@ def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
 def test_shipped_configurations_are_found_by_name(name: str, suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     flags = NEEDED | {"output": "elsewhere"}
-    config = read_train_config(Path(name + suffix), flags)
-    assert config.output == "elsewhere" and episode_configs(config)
+    config = read_settings(Path(name + suffix), flags)
+    assert config.run.output == "elsewhere" and config.each_episode()
     write(folder / f"{name}.toml", NEEDED | {"seed": 77})
-    assert (read_train_config(Path(f"{name}.toml"), {}).seed == 77) and read_train_config(Path(name), flags) == config, (
+    assert (read_settings(Path(f"{name}.toml"), {}).run.seed == 77) and read_settings(Path(name), flags) == config, (
         "a file here comes first"
     )
     (folder / f"{name}.toml").unlink()
 
 
 def test_the_papers_recipe() -> None:
-    config = read_train_config(Path("taco-t5-base-kilt"), {})
-    first, *ance = episode_configs(config)
-    assert (first.negatives, first.epochs, first.weighting) == ("bm25", 20, "naive")
-    assert [(e.negatives, e.epochs, e.weighting) for e in ance] == [("ance", 3, "naive")] * 7 + [("ance", 3, "taco")]
-    assert dict(ance[-1].weighting_options) == {"tau": 2, "beta": 0.999, "burn_in": 0.1}
+    config = read_settings(Path("taco-t5-base-kilt"), {})
+    first, *ance = config.each_episode()
+    assert (first.negatives.negatives, first.optimiser.epochs, first.weighting.weighting) == ("bm25", 20, "naive")
+    assert [(e.negatives.negatives, e.optimiser.epochs, e.weighting.weighting) for e in ance] == [("ance", 3, "naive")] * 7 + [
+        ("ance", 3, "taco")
+    ]
+    assert dict(ance[-1].weighting.weighting_options) == {"tau": 2, "beta": 0.999, "burn_in": 0.1}
     for episode in (first, *ance):
-        assert (episode.batch_size, episode.shares, episode.share_temperature, episode.hard_negatives) == (120, "temperature", 4, 2)
-        assert (episode.learning_rate, episode.warmup, episode.clip, episode.precision) == (5e-6, 0.1, 1, "bf16")
-        assert (episode.pooling, episode.untied, episode.prompts, episode.mine_keep) == ("decoder", False, True, 64)
-        assert len(episode.tasks) == 8 and episode.max_examples == 100_000 and episode.passage_template == "Title: {title} Text: {text}"
+        assert (episode.batch.batch_size, episode.batch.shares, episode.batch.share_temperature, episode.batch.hard_negatives) == (
+            120,
+            "temperature",
+            4,
+            2,
+        )
+        assert (episode.optimiser.learning_rate, episode.optimiser.warmup, episode.optimiser.clip, episode.optimiser.precision) == (
+            5e-6,
+            0.1,
+            1,
+            "bf16",
+        )
+        assert (episode.encoder.pooling, episode.encoder.untied, episode.encoder.prompts, episode.negatives.mine_keep) == (
+            "decoder",
+            False,
+            True,
+            64,
+        )
+        assert (
+            len(episode.run.tasks) == 8
+            and episode.run.max_examples == 100_000
+            and episode.encoder.passage_template == "Title: {title} Text: {text}"
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "width", "roles", "queries", "passages", "epochs"), [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)]
 )
 def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, passages: int, epochs: int) -> None:
-    config = read_train_config(Path(f"dptdr-{name}"), {})
-    assert (config.tune, config.tune_width, config.tune_roles, config.untied) == ("prompt", width, roles, False)
-    assert (config.batch_size, config.hard_negatives + 1, config.epochs) == (queries, passages, epochs)
-    assert (config.learning_rate, config.warmup, config.temperature, config.normalize) == (7e-3, 0.1, 1, False)
-    assert (config.pooling, config.prompts, config.query_length, config.passage_length) == ("first", False, 32, 128)
-    assert config.tasks == (name,) and not config.episodes
+    config = read_settings(Path(f"dptdr-{name}"), {})
+    assert (config.adapters.tune, config.adapters.tune_width, config.adapters.tune_roles, config.encoder.untied) == (
+        "prompt",
+        width,
+        roles,
+        False,
+    )
+    assert (config.batch.batch_size, config.batch.hard_negatives + 1, config.optimiser.epochs) == (queries, passages, epochs)
+    assert (config.optimiser.learning_rate, config.optimiser.warmup, config.batch.temperature, config.encoder.normalize) == (
+        7e-3,
+        0.1,
+        1,
+        False,
+    )
+    assert (config.encoder.pooling, config.encoder.prompts, config.encoder.query_length, config.encoder.passage_length) == (
+        "first",
+        False,
+        32,
+        128,
+    )
+    assert config.run.tasks == (name,) and not config.episodes
 
 
 def test_the_dpr_preset() -> None:
-    config = read_train_config(None, NEEDED | {"epochs": 1.0}, "dpr")
-    assert (config.untied, config.prompts, config.negatives, config.hard_negatives) == (True, False, "bm25", 1)
-    assert (config.batch_size, config.learning_rate, config.dropout, config.epochs) == (128, 1e-5, 0.1, 1)
-    assert from_dict(to_dict(config)) == config
+    config = read_settings(None, NEEDED | {"epochs": 1.0}, "dpr")
+    assert (config.encoder.untied, config.encoder.prompts, config.negatives.negatives, config.batch.hard_negatives) == (
+        True,
+        False,
+        "bm25",
+        1,
+    )
+    assert (config.batch.batch_size, config.optimiser.learning_rate, config.encoder.dropout, config.optimiser.epochs) == (128, 1e-5, 0.1, 1)
+    assert TrainSettings(**config.flat()) == config
 
 
 # mistakes
@@ -362,8 +388,8 @@ IN_FILES = [
     ("tasks = 'nq'", "tasks is 'nq'; it must be a list of one text or more"),
     ("tasks = []", "tasks is []; it must be a list of one text or more"),
     ("tasks = ['']", "tasks is ['']; it must be a list of one text or more"),
-    ("weighting = 'pc-grad'", f"weighting is 'pc-grad'; it must be one of {', '.join(WEIGHTING_NAMES)} (did you mean pcgrad?)"),
-    ("weighting = 'zz'", f"weighting is 'zz'; it must be one of {', '.join(WEIGHTING_NAMES)}\n"),
+    ("weighting = 'pc-grad'", f"weighting is 'pc-grad'; it must be one of {', '.join(WEIGHTINGS)} (did you mean pcgrad?)"),
+    ("weighting = 'zz'", f"weighting is 'zz'; it must be one of {', '.join(WEIGHTINGS)}\n"),
     ("weighting_options = { tau = [1] }", "weighting_options is {'tau': [1]}; it must be a table of finite numbers, texts, true and false"),
     ("precision = 'fp16'", "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
     ("pooling = 'last'", "pooling is 'last'; it must be one of first, mean, decoder"),
@@ -388,7 +414,7 @@ def test_a_mistake_in_a_file_is_one_line_with_its_place(folder: Path, text: str,
     path = folder / "wrong.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as error:
-        read_train_config(path, NEEDED)
+        read_settings(path, NEEDED)
     assert f"{error.value}\n".startswith(f"{path}: {message}") and "\n" not in str(error.value)
 
 
@@ -397,7 +423,7 @@ ON_THE_COMMAND_LINE = [
     ("--batch-size many", "--batch-size is 'many'; it must be a whole number, at least 1"),
     ("--learning-rate 1e-5x", "--learning-rate is '1e-5x'; it must be a number, above 0"),
     ("--learning-rate inf", "--learning-rate is inf; it must be a number, above 0"),
-    ("--weighting tacoo", f"--weighting is 'tacoo'; it must be one of {', '.join(WEIGHTING_NAMES)} (did you mean taco?)"),
+    ("--weighting tacoo", f"--weighting is 'tacoo'; it must be one of {', '.join(WEIGHTINGS)} (did you mean taco?)"),
     ("--tasks ,", "--tasks is (); it must be a list of one text or more"),
     (
         "--tune magic",
@@ -421,7 +447,7 @@ ON_THE_COMMAND_LINE = [
 @pytest.mark.parametrize(("words", "message"), ON_THE_COMMAND_LINE)
 def test_a_mistake_in_a_flag_is_one_line_with_its_name(words: str, message: str) -> None:
     with pytest.raises(InputError) as error:
-        read_train_config(None, NEEDED | parse(*words.split()))
+        read_settings(None, NEEDED | parse(*words.split()))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -430,35 +456,35 @@ def test_mining_is_checked_in_the_episode_that_it_is_for(folder: Path) -> None:
         folder / "m.toml", NEEDED, {"repeat": 2, "negatives": "none", "hard_negatives": 50}, {"negatives": "ance", "mine_skip": 300}
     )
     with pytest.raises(InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"):
-        read_train_config(path, {})
+        read_settings(path, {})
 
 
 def test_what_is_needed_is_asked_for() -> None:
     with pytest.raises(InputError, match=r"^--model is needed: "):
-        read_train_config(None, {"output": "o"})
+        read_settings(None, {"output": "o"})
     with pytest.raises(InputError, match=r"^--output is needed: "):
-        read_train_config(None, {"model": "m"})
+        read_settings(None, {"model": "m"})
 
 
 def test_a_missing_file_lists_what_is_shipped(folder: Path) -> None:
     for path in (Path("taco-t6"), folder / "taco-t5-base-kilt", folder):
         with pytest.raises(InputError) as error:
-            read_train_config(path, NEEDED)
+            read_settings(path, NEEDED)
         assert str(error.value) == f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}"
 
 
 def test_an_unknown_preset_names_those_that_exist() -> None:
     with pytest.raises(InputError, match=r"^--preset drp: unknown; did you mean dpr\?$"):
-        read_train_config(None, NEEDED, "drp")
+        read_settings(None, NEEDED, "drp")
     with pytest.raises(InputError, match=r"^--preset x: unknown; valid: dpr$"):
-        read_train_config(None, NEEDED, "x")
+        read_settings(None, NEEDED, "x")
 
 
 def test_a_file_that_is_not_text(folder: Path) -> None:
     path = folder / "latin.toml"
     path.write_bytes(b"model = '\xe9'\n")
     with pytest.raises(InputError, match="latin.toml: not UTF-8"):
-        read_train_config(path, NEEDED)
+        read_settings(path, NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -473,10 +499,10 @@ def test_a_file_that_is_not_text(folder: Path) -> None:
 )
 def test_a_saved_configuration_that_was_changed(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=r"config\.json: no such file"):
-        load_config(tmp_path)
+        load_settings(tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as error:
-        load_config(tmp_path)
+        load_settings(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'config.json'}: {message}")
 
 

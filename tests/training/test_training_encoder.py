@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from taco_ir.encoders import text_encoder as encoder_module
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig, read_config
 from taco_ir.encoders.pooling import tokenize
 from taco_ir.encoders.text_encoder import load_encoder, longest
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.setup import adamw, loss_temperature, start_encoder
 
@@ -143,7 +141,7 @@ def test_prompts(base: str, without: tuple[str, ...], separator: str, tmp_path: 
         ids = model.queries(["x"], "nq")[0].ids.tolist()
         assert model._tokenizers["passage"].token_to_id(separator) in ids  # one token, not letters
     assert model.passages([Passage("x#0", "x", "T", "x")])[0].ids.tolist() == model._tokenizers["passage"].encode("T x").ids
-    assert start_encoder(replace(SMALL, prompts=False), folder, tasks).config.prompts == {}
+    assert start_encoder(SMALL.replace(prompts=False), folder, tasks).config.prompts == {}
 
 
 def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
@@ -156,9 +154,9 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
     tasks = ("nq", "triviaqa", "hotpotqa", "trex", "structured_zeroshot", "fever", "eli5", "aidayago2", "wned", "cweb", "wow")
     lengths = (32, 32, 32, 32, 32, 64, 64, 128, 128, 128, 256)
     monkeypatch.setattr("taco_ir.training.setup.longest", lambda folder: 512)
-    config = replace(SMALL, query_length=0)
+    config = SMALL.replace(query_length=0)
     for prompts, more in ((True, 4), (False, 0)):
-        made = start_encoder(replace(config, prompts=prompts), tiny_bert, tasks).config
+        made = start_encoder(config.replace(prompts=prompts), tiny_bert, tasks).config
         assert dict(made.query_lengths) == {task: length + more for task, length in zip(tasks, lengths, strict=True)}
         assert made.query_length == 256 + more and made.passage_length == 24
     assert dict(start_encoder(SMALL, tiny_bert, tasks).config.query_lengths) == dict.fromkeys(tasks, 12)  # said by the user
@@ -170,8 +168,8 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("key", "value"), [("passage_length", 129), ("query_length", 500)])
 def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, key: str, value: int) -> None:
     with pytest.raises(InputError, match=rf"{key} is {value}; .*tiny-bert takes 1 to 128 tokens"):
-        start_encoder(replace(SMALL, **{key: value}), tiny_bert, ["nq"])  # type: ignore[arg-type]
-    start_encoder(replace(SMALL, **{key: 128}), tiny_bert, ["nq"])  # type: ignore[arg-type]
+        start_encoder(SMALL.replace(**{key: value}), tiny_bert, ["nq"])  # type: ignore[arg-type]
+    start_encoder(SMALL.replace(**{key: 128}), tiny_bert, ["nq"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", ["nq", "fever", "wow"])
@@ -231,7 +229,7 @@ def test_frozen_parameters_stay(base: str, values: dict[str, Any], expected: set
     assert stay == {name for name in names if any(f"backbone.{part}" in name for part in expected)} != set()
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     step = step_of(model)
-    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2, weight_decay=0.1))
+    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2, weight_decay=0.1).optimiser)
     for number in range(2):
         assert step(number, 0.0).report is not None
         assert all(param.grad is None for param in model.parameters() if not param.requires_grad)
@@ -307,8 +305,8 @@ def test_dropout_is_what_is_said(base: str, pooling: str, request: pytest.Fixtur
 def test_temperature_follows_normalisation() -> None:
     """What the user says, else 0.05 for vectors of length 1, 1 for others."""
     plain, unit = EncoderConfig(), EncoderConfig(normalize=True)
-    assert [loss_temperature(TrainConfig(), each) for each in (plain, unit)] == [1.0, 0.05]
-    assert loss_temperature(TrainConfig(temperature=0.3), unit) == 0.3
+    assert [loss_temperature(0.0, each) for each in (plain, unit)] == [1.0, 0.05]
+    assert loss_temperature(0.3, unit) == 0.3
 
 
 def test_the_saved_folder_is_read_by_its_own_configuration(tiny_bert: Path, tmp_path: Path) -> None:
@@ -320,7 +318,7 @@ def test_the_saved_folder_is_read_by_its_own_configuration(tiny_bert: Path, tmp_
 
 def test_biases_and_norms_do_not_decay(tiny_bert: Path) -> None:
     model = encoder(tiny_bert)
-    matrices, vectors_ = adamw(model, replace(SMALL, weight_decay=0.5)).param_groups
+    matrices, vectors_ = adamw(model, SMALL.replace(weight_decay=0.5).optimiser).param_groups
     assert (matrices["weight_decay"], vectors_["weight_decay"]) == (0.5, 0.0)
     assert all(param.dim() == 2 for param in matrices["params"]) and all(param.dim() == 1 for param in vectors_["params"])
     assert len(matrices["params"]) + len(vectors_["params"]) == len(model.trained())

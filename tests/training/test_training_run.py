@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,11 +28,13 @@ from taco_ir.retrieval import systems
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.config import TrainConfig, add_flags, given_flags, read_train_config, save_config
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
+from taco_ir.training.flags import add_flags, given_flags, read_settings
+from taco_ir.training.folder import save_settings
 from taco_ir.training.loop import Loop
 from taco_ir.training.run import train
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
@@ -45,11 +46,11 @@ TUNED: dict[str, Any] = {"tune": "iaa-l", "tune_width": 4, "tune_roles": "task"}
 SHORT: dict[str, Any] = {"tasks": ("fever", "nq"), "batch_size": 4, "mine_depth": 20, "mine_keep": 4, "pool_hard": 2, "normalize": True}
 
 
-def two(model: Path, output: Path, /, **changes: Any) -> TrainConfig:
+def two(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
     return small(model, output, **{**SHORT, "episodes": TWO, **changes})
 
 
-def one(model: Path, output: Path, /, **changes: Any) -> TrainConfig:
+def one(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
     return small(model, output, **{**SHORT, "steps": 2, "pool_hard": 0, **changes})
 
 
@@ -221,10 +222,10 @@ def test_negatives_of_an_earlier_try_by_another_model_are_mined_anew(
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loop, "run", stop)
         train(config)
-    other = replace(config, normalize=False, seed=1)
+    other = config.replace(normalize=False, seed=1)
     mined = ["encode_collection run", "build_index run", f"mine run/{ANCE}", "train run from 0"]
     assert train(other).is_dir() and events == [*mined[:3], *mined]
-    train(replace(other, output=str(tmp_path / "alone" / "run")))
+    train(other.replace(output=str(tmp_path / "alone" / "run")))
     made, wanted = contents(tmp_path / "run"), contents(tmp_path / "alone" / "run")
     assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}
 
@@ -534,8 +535,8 @@ def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "run" / name)
     (tmp_path / "run" / "log.jsonl").unlink()
     for changes in ({"max_examples": 6}, {"train_share": 0.1, "max_examples": 0}, {"max_examples": 5, "seed": 3}):
-        other = replace(config, **changes)
-        save_config(other, tmp_path / "run")
+        other = config.replace(**changes)
+        save_settings(other, tmp_path / "run")
         train(other)
         data = TrainingData(other, tmp_path / "run", Processes(torch.device("cpu")))
         used = {f"{task}-train": {each.qid for each in data.examples(task, None)} for task in ("fever", "nq")}
@@ -557,10 +558,10 @@ def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_
 
 def test_dpr_trains_two_towers_that_search(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")} | {"model": str(tiny_bert)}
-    config = read_train_config(
+    config = read_settings(
         None, flags | {"output": str(tmp_path / "run"), "batch_size": 6, "steps": 2, "tasks": ("nq",), "pool_hard": 0}, "dpr"
     )
-    assert config.untied and not config.prompts and config.negatives == "bm25"
+    assert config.encoder.untied and not config.encoder.prompts and config.negatives.negatives == "bm25"
     model = train(config)
     towers = [load_file(model / name / "model.safetensors") for name in ("query", "passage")]
     assert any(not torch.equal(value, towers[1][name]) for name, value in towers[0].items())
@@ -598,7 +599,7 @@ def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
     ]
     given += ["--weighting", "taco", "--weighting-options", "tau=0.5", "beta=0.5", "burn_in=0.5", "--steps", "4", "--batch-size", "4"]
     given += ["--passage-length", "40", "--query-length", "24", "--pool-hard", "0", "--pool-random", "9", "--pool-queries", "3"]
-    train(read_train_config(None, given_flags(parser.parse_args(given))))
+    train(read_settings(None, given_flags(parser.parse_args(given))))
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
     assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2])
     assert all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:]) and len(found) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, TRAINING
 from taco_ir.encoders.adapters.sizes import METHODS, POSITIONS
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.config import WEIGHTING_NAMES
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.setup import adamw, start_encoder
 from taco_ir.training.tuning import describe_tuning
+from taco_ir.weighting import WEIGHTINGS
 
 REPARAMETERISED = {"tune_reparameterise": True}
 SIZED = {method: {"tune": method, "tune_width": 4 if rules.width else 0} for method, rules in METHODS.items()}
@@ -57,7 +56,7 @@ def test_modules_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
     assert trained == set(model.tuning.named_tensors())
     before = everything(model)
     step = step_of(model)
-    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     for number in range(2):
         assert step(number, 0.0).report is not None
         optimizer.step()
@@ -66,12 +65,12 @@ def test_modules_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
     assert {name for name in trained if not name.endswith("key.bias")} <= changed <= trained
 
 
-@pytest.mark.parametrize("weighting", WEIGHTING_NAMES)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str) -> None:
     """A task has no gradient for the modules of the others; the update reaches all."""
     model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])
     step = step_of(model, weighting)
-    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     for sampler in samplers():
         step.task_gradient(sampler, 0)
         held = {name.split(".")[0] for name, param in model.trained() if param.grad is not None}
@@ -119,7 +118,7 @@ def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, 
     """All tasks pull at one small module; their shares differ from number to number, and its loss falls."""
     model = encoder(tiny_bert, **SIZED[method])
     step = step_of(model, "taco", tau=0.5, beta=0.5, burn_in=0.0)
-    optimizer = adamw(model, replace(SMALL, learning_rate=1e-2))
+    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     losses = []
     for number in range(8):
         result = step(0, number / 8)
@@ -163,7 +162,7 @@ def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, 
 def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Path, method: str) -> None:
     """What is saved after some steps has the form of any model of the method, and gives the vectors of the one that trains."""
     model, plain = (encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {}))
-    step, optimizer = step_of(model), adamw(model, replace(SMALL, learning_rate=1e-2))
+    step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     for number in range(2):
         assert step(number, 0.0).report is not None
         optimizer.step()
@@ -188,7 +187,7 @@ def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Pat
 def test_a_new_tasks_prompt_is_reparameterised_beside_plain_ones(tiny_bert: Path, tmp_path: Path) -> None:
     """Those of before are kept as they are."""
     encoder(tiny_bert, tune_roles="task", **SIZED["prompt"]).save(tmp_path)
-    config = replace(SMALL, pooling=None, tune_roles="task", **SIZED["prompt"], **REPARAMETERISED)
+    config = SMALL.replace(pooling=None, tune_roles="task", **SIZED["prompt"], **REPARAMETERISED)
     model = start_encoder(config, tmp_path, ["eli5"])
     assert model.tuning is not None and model.tuning.reparameterised == {"task eli5"}
     assert {name.split(".")[0] for name, _ in model.trained()} == {"task eli5"}
@@ -218,7 +217,7 @@ def test_modernbert_is_tuned(tiny_modernbert: Path, tmp_path: Path, method: str)
     """Texts are longer than its windows; every tensor matters at the start, and a few steps help."""
     model = encoder(tiny_modernbert, **SIZED[method])
     assert max(len(text.ids) for text in model.passages(PASSAGES)) > 2 * model.backbone("passage").config.local_attention
-    step, optimizer = step_of(model), adamw(model, replace(SMALL, learning_rate=3e-2))
+    step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=3e-2).optimiser)
     losses = []
     for number in range(8):
         losses.append(sum(step(0, number / 8).losses.values()))

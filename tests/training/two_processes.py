@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -93,9 +92,7 @@ def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) ->
     """A step of three tasks of retrieval, one of reading whose answers are the first words, masked words and inverse cloze."""
     settings = case.settings(alone)
     values = {**case.encoder, **KINDS, "schedule": case.schedule, "weighting": case.weighting, "steps": case.steps, "hard_negatives": 2}
-    config = replace(
-        SMALL, **values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48
-    )
+    config = SMALL.replace(**values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48)
     shared = start_shared(config, model, ["nq", "wow", "fever"])
     shared.train()
     read = examples("nq", 9)
@@ -113,7 +110,7 @@ def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bo
         dual = encoder(model, dropout=case.dropout, **case.encoder)
         step = step_of(dual, case.weighting, case.settings(alone), Arithmetic(gradcache=case.gradcache), processes, **case.options)
     # AdamW moves a number whose gradient is rounding alone, such as the bias of a reader, by up to its rate, either way
-    optimizer = adamw(step.model, replace(SMALL, learning_rate=2e-6 if case.schedule else 2e-5))
+    optimizer = adamw(step.model, SMALL.replace(learning_rate=2e-6 if case.schedule else 2e-5).optimiser)
     tasks = [sampler.task for sampler in step.samplers]
     seen: dict[str, list[list[float]]] = {"losses": [], "norms": [], "weights": []}
     for number in range(case.steps):

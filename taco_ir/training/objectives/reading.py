@@ -34,9 +34,9 @@ from taco_ir.reading.reader import (
 )
 from taco_ir.training.backward import Arithmetic, seed_dropout
 from taco_ir.training.batches import Drawn, TaskSampler, choose_negatives, choose_positive
-from taco_ir.training.config import TrainConfig
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import TrainSettings
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 from taco_ir.weighting.base import TaskWeighting
 
@@ -109,15 +109,15 @@ class ReadingEncoder(DualEncoder):
         save_head(self.reader, self.inputs.config, folder)
 
 
-def start_reader(config: TrainConfig, folder: Path) -> ReadingEncoder:
+def start_reader(config: TrainSettings, folder: Path) -> ReadingEncoder:
     """The encoder in `folder` with its head, or a new one, as `config` trains it. Raises: InputError for a base that cannot read."""
-    torch.manual_seed(config.seed)  # for a new head
-    model = ReadingEncoder(folder, ReaderConfig(config.query_length or QUESTION_TOKENS, config.passage_length))
-    model.to(torch.device(config.device))
-    model.freeze(config.freeze_embeddings, config.freeze_layers)
-    if config.dropout >= 0:
-        model.set_dropout(config.dropout)
-    if config.gradient_checkpointing:
+    torch.manual_seed(config.run.seed)  # for a new head
+    model = ReadingEncoder(folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length))
+    model.to(torch.device(config.run.device))
+    model.freeze(config.encoder.freeze_embeddings, config.encoder.freeze_layers)
+    if config.encoder.dropout >= 0:
+        model.set_dropout(config.encoder.dropout)
+    if config.optimiser.gradient_checkpointing:
         model.checkpoint_gradients()
     return model
 

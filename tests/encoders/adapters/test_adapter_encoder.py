@@ -24,7 +24,7 @@ from taco_ir.export import main as export
 from taco_ir.export import whole_model
 from taco_ir.release.compact import size_of
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.keys import TrainConfig
+from taco_ir.training.settings import EncoderSettings
 from taco_ir.training.setup import adamw, start_encoder, trained_encoder
 
 TWO = ("nq", "wow")
@@ -96,7 +96,7 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, m
 
 def encoder_of_tasks(folder: Path, tasks: list[str], roles: str, tune: str = "iaa-l", **values: Any) -> DualEncoder:
     """The model in `folder`, trained further on these tasks alone."""
-    return start_encoder(replace(SMALL, pooling=None, tune=tune, tune_roles=roles, **values), folder, tasks)
+    return start_encoder(SMALL.replace(pooling=None, tune=tune, tune_roles=roles, **values), folder, tasks)
 
 
 @pytest.mark.parametrize("roles", ["task", "task-frozen"])
@@ -104,7 +104,7 @@ def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
     tiny_bert: Path, tmp_path: Path, roles: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the model has no prompts, or texts of other lengths than a training takes by itself (here 40 tokens)."""
-    monkeypatch.setattr(TrainConfig, "passage_length", 40)
+    monkeypatch.setattr(EncoderSettings, "passage_length", 40)
     made(tiny_bert, roles=roles, prompts=False, passage_length=23).save(tmp_path / "first")
     encoder_of_tasks(tmp_path / "first", ["eli5"], roles, prompts=True, passage_length=40).save(tmp_path / "second")
     before, after = load_encoder(str(tmp_path / "first")), load_encoder(str(tmp_path / "second"))
@@ -235,7 +235,7 @@ def test_what_cannot_be_merged(tiny_bert: Path, tmp_path: Path, method: str, rol
 def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
     """The text encoder of a training leaves its modules trainable, and what trains next goes through the right ones."""
     model = made(tiny_bert, "lora", "tower")
-    step, optimizer = step_of(model), adamw(model, replace(SMALL, learning_rate=1e-2))
+    step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     seen = []
     for number in range(2):
         assert step(number, 0.0).report is not None
@@ -290,7 +290,7 @@ def test_training_goes_on_from_a_small_folder_that_may_go(tiny_bert: Path, tmp_p
     made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
     export(["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--output", str(tmp_path / "out")])
     small = tmp_path / "out" / "compact"
-    config = replace(SMALL, prompts=False, tune="iaa-l", tune_width=4, tune_roles="task-frozen")
+    config = SMALL.replace(prompts=False, tune="iaa-l", tune_width=4, tune_roles="task-frozen")
     start_encoder(config, small, ["trex"]).save(tmp_path / "more")
     assert read_record(tmp_path / "more").base == str((small / "backbone").resolve())
     more, before = load_encoder(str(tmp_path / "more")), load_encoder(str(small))

@@ -1,0 +1,197 @@
+"""Settings of a training from a preset, a TOML file and flags, in this order, each over the one before."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.core.files import InputError
+from taco_ir.core.settings import Values, nearest, number_or_text, option, rules_of, words
+from taco_ir.training.settings import (
+    EPISODE_KEYS,
+    KEYS,
+    NOTHING,
+    OPTIONS,
+    RULES,
+    SECTIONS,
+    TITLES,
+    WORDS,
+    TrainSettings,
+    checked_keys,
+    over,
+)
+
+CONFIGS = Path(__file__).with_name("configs")
+SPAN_KEYS = ("objective", "span_from", "length", "mask_share", "held_out")  # of pre-training alone
+PRESETS: dict[str, Values] = {
+    "dpr": {
+        **{"untied": True, "pooling": "first", "prompts": False, "dropout": 0.1},
+        **{"negatives": "bm25", "hard_negatives": 1, "batch_size": 128, "shares": "proportional"},
+        **{"learning_rate": 1e-5, "epochs": 40.0},
+    },
+}
+
+
+class Verb(NamedTuple):
+    """What one can say of a training to a verb.
+
+    Attributes:
+        keys: those that have a flag and may stand in a file.
+        defaults: where they are not those of settings.
+        help: of flags that mean something else.
+        presets: whether it takes them, shipped files and episodes too.
+    """
+
+    keys: Collection[str]
+    defaults: Values
+    help: Mapping[str, str]
+    presets: bool
+
+
+TRAIN = Verb(tuple(key for key in KEYS if key not in SPAN_KEYS), {}, {}, presets=True)
+PRETRAIN = Verb(
+    (
+        *("collection", "model", "output", "seed", "device", "pooling", "normalize", "dropout", "batch_size", "temperature"),
+        *("objective", "max_passages", "span_from", "length", "mask_share"),
+        *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "gradcache", "precision", "gradient_checkpointing"),
+        *("held_out", "validate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
+    ),
+    {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
+    {
+        "max_passages": "passages read into memory, at most, drawn by the seed in runs of neighbours; 0: all, about 1.5 GB a million",
+        "batch_size": "documents of a step; each brings two spans, or one without span_contrast",
+        "epochs": "passes over the documents",
+        "steps": "steps in all; 0: by epochs",
+        "gradcache": "spans encoded at once, so that large batches fit (GradCache); 0: off",
+        "validate_every": "steps between measurements of the held-out loss; 0: at the end of each epoch",
+    },
+    presets=False,
+)
+
+
+def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
+    """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
+    if verb.presets:
+        parser.add_argument("--config", type=Path, metavar="FILE", help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}")
+        parser.add_argument(
+            "--preset", metavar="NAME", help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
+        )
+    else:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with keys as below, `_` for `-`; flags override it")
+    for name, section in SECTIONS.items():
+        own = [key for key in rules_of(section) if key in verb.keys]  # type: ignore[arg-type]
+        group = parser.add_argument_group(TITLES[name]) if own else parser
+        for key in own:
+            default = verb.defaults.get(key, KEYS[key].default)
+            add_flag(group, key, _help(verb.help.get(key, KEYS[key].metadata["help"]), default))
+
+
+def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
+    """Add the flag of one key to a parser or a group of its flags; not given, it leaves no trace."""
+    kind, rules = RULES[key]
+    settings: Values = {"default": argparse.SUPPRESS, "help": help}
+    if kind is bool:
+        settings |= {"action": argparse.BooleanOptionalAction}
+    elif kind == WORDS:
+        settings |= {"nargs": "+", "type": words, "metavar": rules.get("metavar", "TASK")}
+    elif kind == OPTIONS:
+        settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
+    else:
+        metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
+        settings |= {"type": number_or_text(kind), "metavar": metavar}
+    target.add_argument(as_flag(key), **settings)
+
+
+def as_flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys) -> Values:
+    """Those of a command line's flags that are among these keys and were given. Raises: InputError for a value that is not allowed."""
+    given = {key: value for key, value in vars(options).items() if key in keys}
+    for key, value in given.items():
+        if RULES[key][0] in (WORDS, OPTIONS):  # of which a flag takes several
+            given[key] = (tuple if RULES[key][0] == WORDS else dict)(chain.from_iterable(value))
+    return checked_keys(given, keys, "", said=as_flag)
+
+
+def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN) -> TrainSettings:
+    """Defaults, then a preset, then a file, then flags; a flag also replaces what the file's episodes say.
+
+    Where some episodes choose a weighting, flags about the weighting are for them alone, so that one flag compares weightings.
+
+    Args:
+        path: a TOML file, or the name of a shipped configuration.
+        flags: what the user gave on the command line, by key (see `given_flags`).
+
+    Raises:
+        InputError: naming file or flag, key, value and what is allowed.
+    """
+    values: Values = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
+        values = PRESETS[preset]
+    if path is not None:
+        found = read_file(_find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys)
+        values = over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
+    values = _flags_over(values, checked_keys(flags, verb.keys, "", said=as_flag))
+    for key in ("model", "output"):
+        if not values.get(key):
+            raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
+    return TrainSettings(**{**verb.defaults, **values})
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+def _help(text: str, default: Any) -> str:
+    if isinstance(default, bool):
+        shown = "on" if default else "off"
+    elif isinstance(default, tuple):
+        shown = ",".join(default)
+    else:
+        shown = "" if default in (None, MISSING) else f"{default:g}" if isinstance(default, float) else str(default)
+    escaped = text.replace("%", "%%")  # argparse formats it
+    return f"{escaped} [default: {shown}]" if shown else escaped
+
+
+def _find(path: Path, verb: Verb) -> Path:
+    """A file, or the shipped configuration of that name."""
+    if path.is_file():
+        return path
+    if not verb.presets:
+        raise InputError(f"--config {path}: no such file")
+    if path.parent == Path() and path.name.removesuffix(".toml") in shipped():
+        return CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
+    raise InputError(f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}")
+
+
+def read_file(path: Path, allowed: Collection[str]) -> Values:
+    """The keys of a TOML file. Raises: InputError naming the file and what is wrong in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
+        raise InputError(f"{path}: not valid TOML: {message}") from error
+    return checked_keys(values, allowed, f"{path}: ")
+
+
+def _flags_over(values: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`values` and each of its episodes with the flags instead (see `read_settings` for those about the weighting)."""
+    tables = values.get("episodes", ())
+    of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
+    merged = over(values, {key: value for key, value in given.items() if key not in of_some})
+    everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
+    sparing = {key: value for key, value in everywhere.items() if key not in of_some}
+    return merged | {"episodes": tuple(over(table, everywhere if "weighting" in table else sparing) for table in tables)}

@@ -1,0 +1,143 @@
+"""The folder of a training: its settings, what it was begun with, and whether it may be continued or replaced.
+
+A training is one by content: passages, topics, base model and files of negatives are kept by fingerprint, so that it does not
+continue with something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError, discard, fingerprint, is_leftover, read_json, write_json
+from taco_ir.core.hashes import sha256_once
+from taco_ir.core.tasks import TopicsName
+from taco_ir.data.collection import Collection
+from taco_ir.training.settings import KEYS, TrainSettings, checked_keys
+
+CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
+OWN = re.compile(  # names of what a training writes
+    r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
+    r"|model|best|checkpoints|vectors|index|tensorboard|episode-\d+"
+)
+MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a training and its continuation
+READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder that a training may read
+CARD = "card.json"  # which may be written beside a model later
+
+
+def save_settings(settings: TrainSettings, folder: Path) -> None:
+    write_json(folder / CONFIG_FILE, settings.flat())
+
+
+def load_settings(folder: Path) -> TrainSettings:
+    """Raises: InputError naming the file when it is missing, not JSON, or no settings."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(KEYS)}")
+    checked = checked_keys(values, (*KEYS, "episodes"), f"{path}: ")
+    try:
+        return TrainSettings(**checked)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def begun(output: Path) -> bool:
+    """Whether the training in `output` has made a step; one that failed before, perhaps after mining, may be given other settings."""
+    return any(
+        next((folder / "checkpoints").glob("step-*"), None) or (folder / "model").is_dir() or _has_logged_step(folder / "log.jsonl")
+        for folder in (output, *output.glob("episode-*"))
+    )
+
+
+def _has_logged_step(log: Path) -> bool:
+    """Whether a log has a line of a step, beside that of a validation before the first."""
+    return log.is_file() and any('"learning_rate"' in line for line in log.read_text(encoding="utf-8").splitlines())
+
+
+def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Keys of settings in which what is given does not continue what was saved."""
+    return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given[key]]
+
+
+def refuse_other_run(settings: TrainSettings, output: Path) -> None:
+    """Raise InputError where `output` holds a training with other settings, or something else."""
+    if (output / CONFIG_FILE).is_file():
+        _refuse_other_kind(output)
+        saved, given = load_settings(output).flat(), settings.flat()
+        old = {key: saved[key] for key in read_json(output / CONFIG_FILE)}  # keys that it lacks came later
+        if (keys := differing_keys(old, given)) and begun(output):
+            changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
+            raise InputError(
+                f"--output {output} is a run with another configuration: {changes}; go on with the same one, or give another folder"
+            )
+        return
+    kept = (path for path in output.rglob("*") if path.is_file() and path != output / INPUTS_FILE and not is_leftover(path))
+    if output.is_file() or any(kept):
+        raise InputError(f"--output {output} exists and is no training run; give another folder")
+
+
+def remove_run(settings: TrainSettings, output: Path) -> None:
+    """Remove the training in `output`, which is held, the last it made first, so that a process that is killed leaves an unfinished one.
+
+    Raises:
+        InputError: where anything else is there, or what `settings` start from.
+    """
+    if not (output / CONFIG_FILE).is_file():
+        refuse_other_run(settings, output)
+        return
+    _refuse_other_kind(output)
+    folders = sorted(output.glob("episode-*"), key=lambda path: (len(path.name), path.name))
+    for path in (path for folder in (output, *folders) if folder.is_dir() for path in sorted(folder.iterdir())):
+        if not OWN.fullmatch(path.name) and not is_leftover(path):
+            raise InputError(f"--overwrite: {path} is no part of a training run; move it away, or give another --output")
+    negatives = {settings.negatives.negatives, *(table.get("negatives", "") for table in settings.episodes)}
+    for given in (settings.run.model, *sorted(negatives)):
+        if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
+            raise InputError(f"--overwrite: the run starts from {given}, which it would remove; give another --output")
+    order = [*reversed(folders), *(output / name for name in ("model", "checkpoints"))]
+    rest = [path for path in sorted(output.iterdir()) if path not in order and not is_leftover(path)]
+    rest.sort(key=lambda path: path.name == CONFIG_FILE)
+    discard([path for path in (*order, *rest) if path.exists()], output / "run")
+
+
+def _refuse_other_kind(output: Path) -> None:
+    """Raise InputError where the file of settings in `output` is another file of that name."""
+    values = read_json(output / CONFIG_FILE)
+    foreign, missing = [key for key in values if key not in (*KEYS, "episodes")], [key for key in KEYS if key not in values]
+    if foreign and missing:
+        raise InputError(
+            f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks {missing[0]!r}; give another folder"
+        )
+
+
+def inputs_of(collection: Collection, topics: Iterable[TopicsName], model: Path, negatives: Iterable[str] = ()) -> dict[str, str]:
+    """Fingerprints by what they are of; topics that the collection lacks are left out.
+
+    Args:
+        model: the folder to start from.
+        negatives: files that the user gave.
+    """
+    found = {f"passages of {collection.name}": collection.passages.fingerprint}
+    known = collection.topics_names
+    found |= {f"topics {name}": sha256_once(collection.topics_path(str(name))) for name in dict.fromkeys(topics) if name in known}
+    found |= {f"negatives {name}": sha256_once(Path(name)) for name in dict.fromkeys(negatives) if Path(name).is_file()}
+    files = sorted({path for pattern in READ for path in model.rglob(pattern) if path.name != CARD and path.is_file()})
+    return found | {"the base model": fingerprint([[str(path.relative_to(model)), sha256_once(path)] for path in files])}
+
+
+def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
+    """Keep `inputs` in a folder whose training has not begun. Raises: InputError where it was begun with others, saying which."""
+    path = output / INPUTS_FILE
+    if not begun(output) or not path.is_file():
+        write_json(path, dict(inputs))
+        return
+    found = read_json(path)
+    if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
+        raise InputError(
+            f"--output {output} was begun with other content of: {', '.join(differing)}; go on with what it was begun with, or give another folder"
+        )

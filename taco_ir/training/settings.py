@@ -1,0 +1,401 @@
+"""The settings of a training: nine sections, each key with its default, its meaning and the values that it takes.
+
+Flags, TOML files and saved runs have the keys flat, without sections; `flags.py` reads and writes these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from taco_ir.core.files import InputError
+from taco_ir.core.settings import Rules, Settings, Values, checked, flag, nearest, rules_of
+from taco_ir.encoders.adapters.routing import ROLES
+from taco_ir.encoders.adapters.sizes import BUDGET, FULL, METHODS, PLAIN, SHIFTED
+from taco_ir.encoders.config import Pooling, is_template
+from taco_ir.encoders.role_marks import NONE, ROLE_MARKS
+from taco_ir.weighting import WEIGHTINGS
+
+NOTHING = ("none",)
+SCHEDULES = ("joint", "alternating", "sequential")
+MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
+PARTS = (MLM, "span_contrast", "condenser")  # of the loss of pre-training
+MIN_SPAN = 8  # tokens of a span, its special tokens left out
+MINED = ("bm25", "ance")  # negatives that a training mines itself
+PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
+SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
+WORDS, OPTIONS, TABLES = tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]  # types of keys
+
+
+@dataclass(frozen=True)
+class RunSettings(Settings):
+    """What is trained on what, and where the results go."""
+
+    collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder")
+    tasks: tuple[str, ...] = flag(("all",), "tasks to train on, such as nq,fever; all: every task with a train file")
+    model: str = flag("", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name")
+    output: str = flag("", "folder of the run: checkpoints, logs, the trained model")
+    seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
+    device: str = flag("cpu", "cpu, cuda, cuda:1, ...")
+    train_share: float = flag(1.0, "share of a task's train queries that are used, drawn by the seed", above=0, max=1)
+    max_examples: int = flag(0, "train queries of a task, at most, drawn by the seed; 0: all", min=0)
+
+
+@dataclass(frozen=True)
+class EncoderSettings(Settings):
+    """How the encoder reads texts and makes vectors, and which of its weights train."""
+
+    pooling: str | None = flag(
+        None, "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state", choices=get_args(Pooling)
+    )
+    normalize: bool = flag(False, "scale vectors to length 1")
+    prompts: bool = flag(True, "put the task's name before its queries")
+    query_length: int = flag(0, "most tokens of a query; 0: as TACO, 32 to 256 by task, 4 more with prompts", min=0)
+    passage_length: int = flag(160, "most tokens of a passage", min=1)
+    passage_template: str = flag(
+        "{title} {text}",
+        "how a passage is read; its fields are {title} and {text}",
+        test=is_template,
+        allowed="a text with the fields {title} and {text}",
+    )
+    untied: bool = flag(False, "two towers, one for queries and one for passages")
+    head: int = flag(0, "width of a linear layer on top; 0: none", min=0)
+    freeze_embeddings: bool = flag(False, "leave the token embeddings as they are")
+    freeze_layers: int = flag(0, "leave this many of the lowest layers as they are", min=0)
+    roles: str = flag(
+        NONE,
+        "how the encoder is told queries, passages and a reader's input apart: by token types, a reserved token, a learned vector,"
+        " or a deep prompt or adapters of each role's own, which train with all the rest",
+        choices=ROLE_MARKS,
+    )
+    dropout: float = flag(-1.0, "dropout while training; negative: the model's own", below=1)
+
+
+@dataclass(frozen=True)
+class AdapterSettings(Settings):
+    """Small modules that train on a frozen backbone, instead of all its weights."""
+
+    tune: str = flag(
+        FULL,
+        "train all of the backbone, or keep it frozen and train small modules on it; bitfit: all biases but a pooler's, which vectors do not use",
+        choices=(FULL, *METHODS),
+    )
+    tune_width: int = flag(0, "width of the modules, rank or length of prompts; 0: the method's own", min=0)
+    tune_budget: str = flag(
+        "",
+        "instead of a width: the largest one with at most this share of the backbone's parameters, in per cent with its sign",
+        test=lambda text: not text or BUDGET.fullmatch(text),
+        allowed="a share such as 0.5%, or nothing",
+    )
+    tune_roles: str = flag(
+        "shared",
+        "modules: one for all texts, one for each tower, or one for the queries of each task and one for passages; frozen: none for passages",
+        choices=ROLES,
+    )
+    tune_positions: str | None = flag(
+        None,
+        "with prompts, whether the positions of a text begin behind them or at 0; left out: shifted for prompt, plain for prefix and mam",
+        choices=(SHIFTED, PLAIN),
+    )
+    tune_reparameterise: bool = flag(
+        False, "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without"
+    )
+
+
+@dataclass(frozen=True)
+class BatchSettings(Settings):
+    """What a step of retrieval takes of each task, and its contrastive loss."""
+
+    batch_size: int = flag(64, "queries of a step, all tasks together", min=1)
+    shares: str = flag(
+        "temperature",
+        "a task's part of a batch: proportional to its size, by temperature, uniform, or queries by task as in 16,8,8 (instead of the batch size)",
+        test=SHARES.fullmatch,
+        allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
+    )
+    share_temperature: float = flag(4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0)
+    hard_negatives: int = flag(1, "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones", min=0)
+    multi_positive: bool = flag(False, "learn from all positives of a query at once")
+    cross_device: bool = flag(True, "take negatives from all processes")
+    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings(Settings):
+    """What the encoder learns beside retrieval: reading, self-supervised tasks, and the losses of pre-training on spans."""
+
+    reading: tuple[str, ...] = flag(
+        NOTHING, "tasks whose questions the same encoder learns to answer as well, such as nq,squad; all: those of --tasks; none"
+    )
+    self_supervised: tuple[str, ...] = flag(
+        NOTHING,
+        "what the same encoder learns from passages alone: mlm, inverse_cloze, both; none",
+        test=lambda names: tuple(names) == NOTHING or set(names) <= set(SELF_SUPERVISED),
+        allowed=f"none, or some of {', '.join(SELF_SUPERVISED)}",
+    )
+    schedule: str = flag(
+        "joint",
+        "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading,"
+        " and validation chooses the best model of the last phase, where patience begins to count, too",
+        choices=SCHEDULES,
+    )
+    schedule_alpha: float = flag(
+        0.5, "alternating: a task is drawn with a probability proportional to its size to this power", min=0, max=1
+    )
+    phase_shares: str = flag(
+        "1,1,1",
+        "sequential: shares of the steps for self-supervised tasks, retrieval and reading; those without a task take none",
+        test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
+        allowed="three numbers above 0, as in 1,2,1",
+    )
+    rehearsal: float = flag(0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1)
+    reading_batch: int = flag(16, "questions of a step, for each reading task", min=1)
+    reading_negatives: int = flag(
+        7, "mined passages without an answer that are read with the gold one, at most; validation has as many of its pool", min=0
+    )
+    reading_weight: float = flag(1.0, "what the loss of a reading task is multiplied by", above=0)
+    passage_batch: int = flag(16, "passages of a step, for each self-supervised task", min=2)
+    passage_weight: float = flag(1.0, "what the loss of a self-supervised task is multiplied by", above=0)
+    max_passages: int = flag(0, "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all", min=0)
+    objective: tuple[str, ...] = flag(
+        NOTHING,
+        f"parts of the loss of pre-training, which are summed: some of {', '.join(PARTS)}",
+        metavar="PART",
+        words=(*PARTS, *NOTHING),
+    )
+    span_from: str = flag(
+        "passage",
+        "what two spans that attract are taken from: one passage, where they do not overlap, or two passages of one page",
+        choices=("passage", "page"),
+    )
+    length: int = flag(128, "most tokens of a span, special tokens included", min=2 * MIN_SPAN)
+    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5)
+
+    def check(self) -> None:
+        object.__setattr__(self, "objective", tuple(part for part in (*PARTS, *NOTHING) if part in self.objective))
+        if self.span_from == "page" and not self.contrasted:
+            raise InputError(f"span_from is page; only span_contrast takes two spans; objective is {','.join(self.objective)}")
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are tasks beside those of retrieval."""
+        return self.reading != NOTHING or self.self_supervised != NOTHING
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the backbone is pre-trained on spans of documents."""
+        return self.objective != NOTHING
+
+    @property
+    def masked(self) -> bool:
+        """Whether pre-training fills in masked tokens."""
+        return MLM in self.objective or "condenser" in self.objective
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether pre-training contrasts spans."""
+        return "span_contrast" in self.objective
+
+
+@dataclass(frozen=True)
+class OptimiserSettings(Settings):
+    """How long a training is, and how it goes from gradients to weights."""
+
+    learning_rate: float = flag(2e-5, "peak of the linear schedule", above=0)
+    weight_decay: float = flag(0.01, "AdamW's decay of weights", min=0)
+    warmup: float = flag(0.1, "share of the steps with a rising learning rate", min=0, max=1)
+    clip: float = flag(1.0, "largest norm of the update; 0: not clipped", min=0)
+    epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0)
+    steps: int = flag(0, "steps of an episode; 0: by epochs", min=0)
+    accumulate: int = flag(1, "parts that a batch is computed in; negatives come from one's own part", min=1)
+    gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); 0: off", min=0)
+    precision: str = flag("float32", "arithmetic of the encoder", choices=("float32", "bf16"))
+    gradient_checkpointing: bool = flag(False, "less memory for a fifth to a third more time")
+
+
+@dataclass(frozen=True)
+class WeightingSettings(Settings):
+    """How the gradients of several tasks become one update."""
+
+    weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
+    weighting_options: Mapping[str, Any] = flag({}, "options of the weighting, such as tau=2 beta=0.999")
+    keep_optimizer: bool = flag(False, "an episode goes on with the optimiser of the one before")
+    keep_importance: bool = flag(False, "an episode goes on with the weighting's state of the one before")
+
+
+@dataclass(frozen=True)
+class NegativeSettings(Settings):
+    """Which hard negatives a query has."""
+
+    negatives: str = flag(
+        "bm25",
+        "bm25, ance (mined with the model at the episode's start), none, or a file of taco_ir.mine",
+        test=bool,
+        allowed="bm25, ance, none, or a file of taco_ir.mine",
+    )
+    mine_depth: int = flag(200, "hits of a query that negatives are taken from", min=1)
+    mine_skip: int = flag(0, "best hits of a query that are left out", min=0)
+    mine_keep: int = flag(32, "negatives kept for a query, the hardest first", min=1)
+
+
+@dataclass(frozen=True)
+class ValidationSettings(Settings):
+    """When the model is measured, kept and logged."""
+
+    validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0)
+    validate_on: str = flag(
+        "dev", "split that validation draws its queries from; those of train are not trained on", choices=("dev", "train")
+    )
+    pool_queries: int = flag(50, "queries of a task in a validation", min=1)
+    pool_hard: int = flag(10, "BM25 hits of each of them in the pool that is ranked", min=0)
+    pool_random: int = flag(1000, "random passages in the pool", min=0)
+    patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0)
+    checkpoint_every: int = flag(200, "steps between checkpoints", min=1)
+    keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
+    log_cosines: int = flag(0, "log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0)
+    tensorboard: bool = flag(False, "write TensorBoard logs as well")
+    held_out: int = flag(128, "documents that are never trained on; the loss is measured on them; 0: none", min=0)
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "run": RunSettings,
+    "encoder": EncoderSettings,
+    "adapters": AdapterSettings,
+    "batch": BatchSettings,
+    "objectives": ObjectiveSettings,
+    "optimiser": OptimiserSettings,
+    "weighting": WeightingSettings,
+    "negatives": NegativeSettings,
+    "validation": ValidationSettings,
+}
+TITLES = {
+    "run": "what is trained",
+    "encoder": "encoder",
+    "adapters": "adapters",
+    "batch": "batches and loss",
+    "objectives": "reading, self-supervision and pre-training",
+    "optimiser": "optimisation",
+    "weighting": "weighting of tasks",
+    "negatives": "negatives",
+    "validation": "validation, checkpoints and logs",
+}
+KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
+EPISODE_KEYS = (
+    *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
+    *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
+    *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature", "patience", "validate_every"),
+)
+TABLE_KEYS = (*EPISODE_KEYS, "repeat")
+# type and rules by key; files call `episodes` `episode`, and have `repeat` in it
+RULES: dict[str, Rules] = {
+    **{key: rules for kind in SECTIONS.values() for key, rules in rules_of(kind).items()},  # type: ignore[arg-type]
+    "episodes": (TABLES, {}),
+    "episode": (TABLES, {}),
+    "repeat": (int, {"min": 1, "max": 1000}),
+}
+
+
+@dataclass(frozen=True, init=False)
+class TrainSettings:
+    """All settings of a training, made of flat keys: `TrainSettings(model="bert-base-uncased", output="my-run", steps=100)`.
+
+    Attributes:
+        episodes: parts of the training, one after the other, each with keys of its own.
+
+    Raises:
+        InputError: for an unknown key or a value that is not allowed, in an episode as well.
+    """
+
+    run: RunSettings
+    encoder: EncoderSettings
+    adapters: AdapterSettings
+    batch: BatchSettings
+    objectives: ObjectiveSettings
+    optimiser: OptimiserSettings
+    weighting: WeightingSettings
+    negatives: NegativeSettings
+    validation: ValidationSettings
+    episodes: tuple[Mapping[str, Any], ...] = ()
+
+    def __init__(self, episodes: tuple[Mapping[str, Any], ...] = (), **keys: Any) -> None:
+        checked_keys(dict.fromkeys(keys.keys() - KEYS.keys()), KEYS, "")
+        for name, kind in SECTIONS.items():
+            object.__setattr__(self, name, kind(**{key: keys[key] for key in rules_of(kind) if key in keys}))  # type: ignore[arg-type]
+        object.__setattr__(self, "episodes", checked_keys({"episodes": episodes}, ("episodes",), "")["episodes"])
+        number = 1
+        for table in self.episodes:
+            try:
+                self.of_episode(table)
+            except InputError as error:
+                raise InputError(f"episode {number}: {error}") from error
+            number += table.get("repeat", 1)
+        if not self.episodes:
+            self._check_across_sections()
+
+    def _check_across_sections(self) -> None:
+        if self.objectives.pretrains and self.batch.batch_size < 2:
+            raise InputError(f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, with documents to tell apart")
+        source, hard = self.negatives, self.batch.hard_negatives
+        left = min(source.mine_depth - source.mine_skip, source.mine_keep)
+        if source.negatives in MINED and left < max(hard, 1):
+            raise InputError(
+                f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} leave {max(left, 0)}"
+                f" negatives of a query; hard_negatives {hard} needs at least {max(hard, 1)}"
+            )
+
+    def flat(self) -> Values:
+        """All keys with their values, as files have them."""
+        values = {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
+        return values | {"episodes": self.episodes}
+
+    def replace(self, **keys: Any) -> TrainSettings:
+        """The same but for these keys."""
+        return TrainSettings(**{**self.flat(), **keys})
+
+    def each_episode(self) -> list[TrainSettings]:
+        """Settings of each episode, in order; these where there are no episodes."""
+        tables = [table for table in self.episodes for _ in range(table.get("repeat", 1))]
+        return [self.of_episode(table) for table in tables] or [self]
+
+    def of_episode(self, table: Mapping[str, Any]) -> TrainSettings:
+        """These settings with what the table of an episode says instead."""
+        own = {key: value for key, value in table.items() if key != "repeat"}
+        return TrainSettings(**over({**self.flat(), "episodes": ()}, own))
+
+
+def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
+    merged = {**base, **given}
+    if "weighting_options" in base:
+        other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
+        merged["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
+    if "epochs" in given and "steps" not in given and "steps" in base:
+        merged["steps"] = 0
+    return merged
+
+
+def checked_keys(values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str) -> Values:
+    """Values of the types and within the ranges of their keys, those of episodes too.
+
+    Args:
+        where: comes before a key in messages; `said` is how they call it.
+
+    Raises:
+        InputError: naming key, value and what is allowed.
+    """
+    found: Values = {}
+    for key, value in values.items():
+        if key not in allowed:
+            reason = (
+                f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
+                if key in KEYS and "repeat" in allowed
+                else f"unknown key {key!r}; {nearest(key, allowed)}"
+            )
+            raise InputError(f"{where}{reason}")
+        found[key] = checked(f"{where}{said(key)}", value, *RULES[key])
+        if RULES[key][0] == TABLES:
+            tables = enumerate(found[key], 1)
+            found[key] = tuple(checked_keys(table, TABLE_KEYS, f"{where}episode {number}: ") for number, table in tables)
+    return found
