@@ -23,9 +23,9 @@ from typing import NamedTuple
 from bounds import Bound, add_tiny, judged
 
 from taco_ir.core.files import collector_paused
+from taco_ir.core.run_formats import read_run
 from taco_ir.data.topics import read_topics
 from taco_ir.evaluation.measures import Measure, evaluate
-from taco_ir.evaluation.run_formats import read_run
 
 CUTOFFS = (1, 5, 10, 20)
 PAGES = 1_000_000

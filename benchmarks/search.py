@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from bounds import Bound, add_tiny, judged
 
-from taco_ir.cli import MODEL_FLAGS, Parser
+from taco_ir.cli import MODEL_FLAGS, Parser, model_choice
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.retrieval.encoding import encode_collection
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.lucene import start_jvm
-from taco_ir.retrieval.systems import encoder_of, model_name
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 NEEDED = 1.15
@@ -114,13 +113,12 @@ def main() -> None:
         options = flags.parse_args()
         if options.tiny:
             options.queries, options.rounds = 8, 1
-        collection, encoder = open_collection(options.collection), encoder_of(options)
+        collection, model = open_collection(options.collection), model_choice(options)
+        encoder = model.load()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(options.vectors or Path(name) / "vectors")
             if options.vectors is None:
-                encode_collection(
-                    collection, encoder, Recipe.of(collection.passages, model_name(options.model), encoder), folder, Shard(1, 1)
-                )
+                encode_collection(collection, encoder, Recipe.of(collection.passages, model.name, encoder), folder, Shard(1, 1))
             build_index(VectorSet(folder), Path(name) / "index")
             DenseIndex(Path(name) / "index", encoder, collection.passages.fingerprint)  # refuses another model's vectors
             queries_BD = query_vectors(collection, encoder, options.queries)

@@ -10,7 +10,7 @@ from pathlib import Path
 from taco_ir.analysis.run import BATCHES, JSON_FILE, TAU, AnalysisSettings, Subject, analyse, find_subject, write_analysis
 from taco_ir.analysis.summary import Analysis, verdict
 from taco_ir.cli import Parser, command, positive, run_verb
-from taco_ir.core.files import InputError, claimed
+from taco_ir.core.files import InputError, claim_output
 from taco_ir.core.progress import log
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.flags import add_flag, given_flags
@@ -67,12 +67,7 @@ def main(argv: Sequence[str]) -> None:
     keys = given_flags(options, KEYS) | {"device": options.device}
     subjects = [find_subject(name) for name in options.models]
     output = output_folder(options.output, subjects[0])
-
-    def refuse() -> None:
-        if (output / JSON_FILE).exists() and not options.overwrite:
-            raise InputError(f"--output {output}: {JSON_FILE} exists; give another folder, or --overwrite")
-
-    with claimed(output / JSON_FILE, command(options), refuse):
+    with claim_output(output / JSON_FILE, command(options), options.overwrite, resume=True):
         analysis = analyse(subjects, AnalysisSettings(keys, options.batches, options.tau), output)
         _, page = write_analysis(analysis, output)
     print(render(summary(analysis), "table"), end="")

@@ -9,11 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import takewhile
 from typing import Any, NamedTuple, NoReturn
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
 from taco_ir.core.processes import end_with_parent, share_processors
+from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 
 USAGE_ERROR = 2
 # a full or read-only disk, no permission, or a path that cannot be
@@ -47,19 +49,19 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one known by name: taco-mini, which comes with the package, its taco-mini-backbone, minilm-l6 (a package of its own) [default: taco-mini]",
     },
     "--pooling": {
-        "choices": ("first", "mean", "decoder"),
+        "choices": POOLINGS,
         "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
     },
     "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
     "--prompt": {"metavar": "TEXT", "help": "put TEXT before every query instead of the checkpoint's prompt for its task"},
     "--precision": {
-        "choices": ("float32", "int8"),
+        "choices": PRECISIONS,
         "default": "float32",
         "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
     },
     "--query": {"metavar": "TEXT"},
     "--task": {"metavar": "TASK", "help": "the task of --query, where the model has prompts or modules by task"},
-    "--retriever": {"choices": ("dense", "bm25", "hybrid"), "default": "dense", "help": "[default: dense]"},
+    "--retriever": {"choices": RETRIEVERS, "default": "dense", "help": "[default: dense]"},
     "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {"type": int, "default": 1024, "metavar": "N", "help": "texts encoded at once, at most [default: 1024]"},
@@ -139,8 +141,14 @@ for _name in ("--batch-size", "--hits"):
     FLAGS[_name]["type"] = positive
 
 
+def model_choice(options: argparse.Namespace) -> ModelChoice:
+    """The model that --model and its companions name, as far as a verb has these flags."""
+    known = {entry.name for entry in fields(ModelChoice)}
+    return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
+
+
 def command(options: argparse.Namespace) -> dict[str, str]:
-    """What a user asked a verb for, by which it knows what an earlier process of it began (`files.claimed`)."""
+    """What a user asked a verb for, by which it knows what an earlier process of it began (`files.claim_output`)."""
     return {name: repr(value) for name, value in vars(options).items()}
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.cli import MODEL_FLAGS, Parser, run_verb
+from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, run_verb
 from taco_ir.data.collection import open_collection
 from taco_ir.retrieval.encoding import encode_collection
-from taco_ir.retrieval.systems import encoder_of, model_name
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 
@@ -35,8 +34,9 @@ def main(argv: Sequence[str]) -> None:
         return
     shard = Shard.parse(options.shard)
     collection = open_collection(options.collection)
-    encoder = encoder_of(options)
-    recipe = Recipe.of(collection.passages, model_name(options.model), encoder)
+    model = model_choice(options)
+    encoder = model.load()
+    recipe = Recipe.of(collection.passages, model.name, encoder)
     encode_collection(collection, encoder, recipe, output, shard, options.overwrite)
 
 

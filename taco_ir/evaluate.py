@@ -12,7 +12,7 @@ from taco_ir.evaluation.measures import MEASURES, Measure
 from taco_ir.evaluation.run_files import by_system, read_files, refuse_foreign_docids, run_files
 from taco_ir.evaluation.scoring import comparisons_with, query_rows, score, score_asked, table_of, title
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
-from taco_ir.evaluation.tables import Cell, PValue, Table, render
+from taco_ir.evaluation.tables import Cell, PValue, Table, render, render_all
 
 
 def parser() -> Parser:
@@ -62,28 +62,14 @@ def main(argv: Sequence[str]) -> None:
     else:
         scores, measures = score_asked(collection, topics, runs, MEASURES, page_of)
     if options.per_query:
-        print(
-            render(
-                Table(title(collection), ["topics", "system", "query", *map(str, measures)], query_rows(topics, scores, measures)),
-                options.format,
-            ),
-            end="",
-        )
+        header = ["topics", "system", "query", *map(str, measures)]
+        print(render(Table(title(collection), header, query_rows(topics, scores, measures)), options.format), end="")
         return
     comparisons = comparisons_with(topics, scores, baseline[0], measures, options.seed) if baseline else []
     tables = [table_of(collection, topics, scores, measures, comparisons)]
     if baseline:
         tables.append(comparison_table(baseline[0], comparisons))
-    print_tables(tables, options.format)
-
-
-def print_tables(tables: Sequence[Table], form: str) -> None:
-    """One table as it is; several below each other, in JSON as one array."""
-    texts = [render(table, form) for table in tables]
-    if form == "json" and len(texts) > 1:
-        print("[", ",\n".join(text.rstrip() for text in texts), "]", sep="\n")
-    else:
-        print("\n".join(texts), end="")
+    print(render_all(tables, options.format), end="")
 
 
 def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:

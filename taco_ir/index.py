@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.core.files import InputError, exclusive
+from taco_ir.core.files import InputError, claim_output
 from taco_ir.core.progress import Progress
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import VectorSet
@@ -37,22 +38,23 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.vectors is None:
         raise InputError("--vectors DIR is needed to build an index")
-    with exclusive(output, wait=False):
-        build(VectorSet(Path(options.vectors)), output, options.factory, options.overwrite)
+    build(VectorSet(Path(options.vectors)), output, options.factory, options.overwrite)
 
 
 def build(vectors: VectorSet, output: Path, factory: str, overwrite: bool) -> None:
     """Build the index that is not there yet. Raises: InputError for a folder with something else, without `overwrite`."""
-    if (output / "manifest.json").is_file() and not overwrite:
-        found = DenseIndex(output)
-        if (found.recipe, found.manifest["factory"]) == (vectors.recipe, factory):
+    made_of = {"recipe": vectors.recipe._asdict(), "factory": factory}
+
+    def found() -> dict[str, Any] | None:
+        return DenseIndex(output).manifest if (output / "manifest.json").is_file() else None
+
+    with claim_output(output, made_of, overwrite, record=found) as built:
+        if built:
             print(f"{output}: this index is built")
             return
-    if output.exists() and not overwrite:
-        raise InputError(f"--output {output} exists and holds something else; give another folder or --overwrite")
-    progress = Progress("index", vectors.recipe.passages, "passages")
-    build_index(vectors, output, factory, progress.at)
-    print(f"{output}: {factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
+        progress = Progress("index", vectors.recipe.passages, "passages")
+        build_index(vectors, output, factory, progress.at)
+        print(f"{output}: {factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
 
 
 if __name__ == "__main__":

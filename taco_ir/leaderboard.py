@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.cli import FLAGS, Parser, positive, run_verb
-from taco_ir.core.files import InputError, writing
+from taco_ir.core.files import InputError, claim_output, writing
 from taco_ir.core.progress import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
@@ -109,9 +109,14 @@ def main(argv: Sequence[str]) -> None:
         named = searchable(chosen(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
         check(named if options.random is None else drawn(named, options.random, options.seed), runner)
         return
-    refuse_existing(options)
     shown = leaderboard if options.convergence is None else convergence
-    write(shown(results, options), options)
+    if options.output is None:
+        print(shown(results, options), end="")
+        return
+    output = Path(options.output)
+    with claim_output(output, None, options.overwrite), writing(output) as file:
+        file.write(shown(results, options))
+    log.info("%s: %s", options.format, output)
 
 
 def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
@@ -168,23 +173,6 @@ def text(found: Sequence[Board], form: str) -> str:
     """Tables below each other, those quoted from papers last."""
     tables = [table for board in found for table in board_tables(board)]
     return "\n".join(render(table, form) for table in [*tables, quoted_table(published())])
-
-
-def refuse_existing(options: Namespace) -> None:
-    """Raise InputError for an output that exists, without --overwrite."""
-    if options.output is not None and Path(options.output).exists() and not options.overwrite:
-        raise InputError(f"--output {options.output} exists; give another name, or --overwrite")
-
-
-def write(shown: str, options: Namespace) -> None:
-    """To the output or, without one, to the terminal."""
-    if options.output is None:
-        print(shown, end="")
-        return
-    output = Path(options.output)
-    with writing(output) as file:
-        file.write(shown)
-    log.info("%s: %s", options.format, output)
 
 
 def searchable(results: Sequence[Result], runner: Runner, strict: bool) -> list[Result]:

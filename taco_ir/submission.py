@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.core.files import InputError, collector_paused, exclusive
+from taco_ir.core.files import InputError, claim_output, collector_paused
 from taco_ir.core.progress import log
+from taco_ir.core.run_formats import page_run
 from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.evaluation.kilt_pages import page_run
 from taco_ir.evaluation.run_files import RunFile, by_system, read_files, refuse_foreign_docids
 from taco_ir.evaluation.submission import kilt_outputs, outputs_of, submission, write_submission
 
@@ -44,17 +43,14 @@ def main(argv: Sequence[str]) -> None:
     output = Path(options.output)
     if output.suffix != ".zip":
         raise InputError(f"--output {output}: a name that ends in .zip is needed")
-    with exclusive(output, wait=False):
-        if output.exists() and not options.overwrite:
-            raise InputError(f"--output {output} exists; give another name or --overwrite")
-        write(options, output)
+    with claim_output(output, None, options.overwrite):
+        write(open_collection(options.collection), options.topics, options.runs, output)
 
 
-def write(options: Namespace, output: Path) -> None:
+def write(collection: Collection, names: Sequence[str], runs: Sequence[Path], output: Path) -> None:
     """Make a file of each run, and the zip of them."""
-    collection = open_collection(options.collection)
-    topics = [collection.load_topics(name) for name in collection.expand(options.topics)]
-    files = files_by_topics(options.runs, topics)
+    topics = [collection.load_topics(name) for name in collection.expand(names)]
+    files = files_by_topics(runs, topics)
     made = {}
     for topic in topics:
         name = collection.topics_path(topic.name).name

@@ -106,7 +106,7 @@ def test_help_is_light(verb: str) -> None:
 
 def test_importing_the_package_is_light() -> None:
     code = (
-        "import sys, taco_ir, taco_ir.retrieval.systems, taco_ir.evaluation.scoring, taco_ir.retrieval.pyserini_bridge\n"
+        "import sys, taco_ir, taco_ir.retrieval.retrievers, taco_ir.evaluation.scoring, taco_ir.retrieval.pyserini_bridge\n"
         "sys.exit(str(sorted({'pyserini', 'jnius', 'torch', 'faiss', 'transformers'} & set(sys.modules))) + '' if "
         "{'pyserini', 'jnius', 'torch', 'faiss', 'transformers'} & set(sys.modules) else 0)"
     )

@@ -20,7 +20,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders import names as builtin
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.evaluation.measures import Measure, evaluate
-from taco_ir.export import texts_of
+from taco_ir.release.exports import texts_of
 from taco_ir.search import main as search
 
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy, of a full disk
 TOLD_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # in words: safetensors and tokenizers; shutil, of several files
 QUOTED_UP_TO = 200  # characters of a value that a message shows
+SHOWN_UP_TO = 80  # of one that differs from another
 QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
 _HELD = threading.local()  # the locks that a thread holds
 
@@ -155,40 +156,86 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(place: Path, command: Any, refuse: Callable[[], None]) -> Iterator[bool]:
-    """Lock `place` for a command that writes in several steps; the same command may finish what a stopped one began.
+def claim_output(
+    path: Path,
+    made_of: Any,
+    overwrite: bool = False,
+    resume: bool = False,
+    record: Callable[[], Mapping[str, Any] | None] | None = None,
+    remedy: str = "--overwrite",
+    wait: bool = False,
+) -> Iterator[bool]:
+    """Hold an output while it is written; whether it is there already, made of the same, is what the block gets.
 
-    Yields whether such a one had begun.
+    An output is absent (an empty folder is, too), ours and finished, ours and unfinished, or foreign. A foreign one is
+    refused, unless it may be overwritten.
 
     Args:
-        place: the output, or a name in a folder of outputs.
-        command: what the user asked for, as JSON; equal to that of an earlier process that did not come to its end, its output is
-            taken to be ours.
-        refuse: raises InputError where the output is there, which was not begun by this command.
+        made_of: what the output depends on, as JSON.
+        resume: it is written in several steps; one that a process with equal `made_of` did not finish is ours.
+        record: what an output that is there says it was made of; may hold more than `made_of`; None or an empty one: it does
+            not tell. Without this argument every finished output is foreign.
+        remedy: what a user can do who wants the name for this output.
+        wait: for another process that writes the same, instead of an error.
 
     Raises:
-        InputError: what `refuse` says, or where another process is writing.
+        InputError: naming the first difference of a foreign output; where another process is writing it.
     """
-    with exclusive(place, wait=False):
-        mark = place.with_name(f"{place.name}{BEGUN}")
-        if not (ours := was_begun(place, command)):
-            refuse()
+
+    def refuse_foreign() -> bool:
+        there = path.exists() and not (path.is_dir() and all(map(is_leftover, path.iterdir())))
+        if there and not overwrite:
+            if record is None:
+                raise InputError(f"--output {path} exists; give another name or {remedy}")
+            refuse_other(path, record(), made_of, remedy)
+        return there and not overwrite
+
+    with exclusive(path, wait):
+        mark = path.with_name(f"{path.name}{BEGUN}")
+        ours = resume and was_begun(path, made_of)
+        finished = not ours and refuse_foreign()
+        if resume and not ours:
             with writing(mark) as sink:
-                sink.write(fingerprint(command))
+                sink.write(fingerprint(made_of))
         try:
-            yield ours
+            yield finished
         except BaseException:
             with contextlib.suppress(InputError, OSError):
-                refuse()
-                mark.unlink()  # nothing is there
+                refuse_foreign()
+                mark.unlink()  # nothing is there that only this command may go on with
             raise
         mark.unlink(missing_ok=True)
 
 
-def was_begun(place: Path, command: Any) -> bool:
-    """Whether the same command claimed `place` before and was stopped before it finished."""
-    mark = place.with_name(f"{place.name}{BEGUN}")
-    return mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint(command)
+def refuse_other(path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite") -> None:
+    """Raise InputError where an output says (`found`) that it was made of something else, naming the first difference."""
+    if not found:
+        raise InputError(f"--output {path} exists and has no record of what it was made of; give another name or {remedy}")
+    if difference := first_difference(found, made_of):
+        raise InputError(f"--output {path} exists and was made otherwise ({difference}); give another name or {remedy}")
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first key of `wanted` that has another value in `found`, with both values; "" where there is none."""
+    for key, value in wanted.items():
+        other = found.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that are not wanted differ as well
+            if inner := first_difference(other, {**value, **dict.fromkeys(other.keys() - value.keys())}):
+                return f"{key} {inner}"
+        elif other != value:
+            return f"{key} is {_short(other)}, not {_short(value)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_UP_TO else f"{text[:SHOWN_UP_TO]}..."
+
+
+def was_begun(path: Path, made_of: Any) -> bool:
+    """Whether a process that had claimed `path` to make the same did not come to its end."""
+    mark = path.with_name(f"{path.name}{BEGUN}")
+    return mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint(made_of)
 
 
 def is_leftover(path: Path) -> bool:

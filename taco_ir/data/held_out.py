@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection as Container
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from taco_ir.core.files import InputError, sha256_file, write_json, writing_folder
+from taco_ir.core.files import InputError, claim_output, read_json, sha256_file, write_json, writing_folder
 from taco_ir.core.seeds import generator
 from taco_ir.core.settings import checked
 from taco_ir.core.tasks import TopicsName
@@ -47,8 +48,12 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
     """
     checked("share", share, float, {"above": 0, "below": 1})
     checked("seed", seed, int, {"min": 0})
+    made_of = {task: _source(collection.topics_path(str(TopicsName(task, "train"))), share, seed) for task in sorted(tasks)}
     found = {}
-    with writing_folder(output) as folder:
+    with (
+        claim_output(output, {"tasks": list(made_of), **made_of}, record=partial(_records_in, output), remedy="remove it", wait=True),
+        writing_folder(output) as folder,
+    ):
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())
         for task in tasks:
             name = str(TopicsName(task, "train"))
@@ -57,16 +62,20 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
             for part, queries in (("train", split.train), ("dev", split.dev)):
                 target = folder / f"{topics.name.removesuffix('-train')}-{part}.jsonl"
                 target.write_bytes(_records_of(path, {query.qid for query in queries}))
-            source = {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
-            write_json(folder / f"{task}-{RECORD}", source | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped})
-        if output.exists() and _records_in(output) != _records_in(folder):
-            raise InputError(f"--output {output} exists and holds something else; give another folder, or remove it")
+            write_json(
+                folder / f"{task}-{RECORD}", made_of[task] | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped}
+            )
     return found
 
 
-def _records_in(folder: Path) -> dict[str, bytes]:
-    """What a folder's records say that its files were made of."""
-    return {path.name: path.read_bytes() for path in folder.glob(f"*-{RECORD}")}
+def _source(path: Path, share: float, seed: int) -> dict[str, Any]:
+    return {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
+
+
+def _records_in(folder: Path) -> dict[str, Any]:
+    """What a folder's records say that its files were made of, by task."""
+    found = {path.name.removesuffix(f"-{RECORD}"): read_json(path) for path in sorted(folder.glob(f"*-{RECORD}"))}
+    return {"tasks": sorted(found), **found} if found else {}
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, exclusive, read_json, sha256_file, write_json, writing_folder
+from taco_ir.core.files import InputError, claim_output, read_json, sha256_file, write_json, writing_folder
 from taco_ir.core.seeds import generator
 from taco_ir.core.settings import checked
 from taco_ir.data.collection import Collection, Topics
@@ -57,9 +58,9 @@ def make_part(
     checked("distractors", distractors, int, {"min": 0})
     checked("seed", seed, int, {"min": 0})
     asked = _asked(collection, topics, distractors, seed)
-    with exclusive(output):
-        if found := _existing(output, asked):
-            return found
+    with claim_output(output, asked, record=partial(_record_of, output), remedy="remove it", wait=True) as finished:
+        if finished:
+            return _made(output, asked)
         gold = np.unique(np.concatenate([gold_rows(collection.passages, _judged(collection, name)) for name in topics]))
         drawn = draw_distractors(collection, gold, distractors, seed)
         part = Part(len(gold) + len(drawn), len(gold), len(drawn))
@@ -122,17 +123,16 @@ def _asked(collection: Collection, topics: Sequence[str], distractors: int, seed
     }
 
 
-def _existing(output: Path, asked: dict[str, Any]) -> Part | None:
-    """What the folder says of itself where it is the part asked for, None where nothing is there. Raises: InputError."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
+def _record_of(output: Path) -> dict[str, Any] | None:
     found = read_json(output / RECORD) if (output / RECORD).is_file() else None
-    if not isinstance(found, dict):
-        raise InputError(f"--output {output} exists and is no part of a collection (it has no {RECORD}); give another folder")
-    if differing := [key for key, value in asked.items() if found.get(key) != value]:
-        raise InputError(f"--output {output} holds another part ({', '.join(differing)} differ); give another folder, or remove it")
+    return found if isinstance(found, dict) else None
+
+
+def _made(output: Path, asked: dict[str, Any]) -> Part:
+    """The part that is there already. Raises: InputError where a file of it is gone."""
     if lacking := [name for name in (PASSAGES, *asked["topics"]) if not (output / name).is_file()]:
         raise InputError(f"--output {output}: {', '.join(lacking)} of the part is gone; remove the folder and make it again")
+    found = read_json(output / RECORD)
     return Part(*(found[field] for field in Part._fields))
 
 

@@ -6,18 +6,13 @@ They differ from trec_eval's, which judge against the union of the evidence sets
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from taco_ir.core.files import InputError, collector_paused
-from taco_ir.core.types import Names, Query, Ranking, Run
-
-PageOf = Callable[[Iterable[str]], Mapping[str, str]]
+from taco_ir.core.types import Query
 
 R_PRECISION = "Rprec"
 AT_K = ("recall", "success", "precision")
@@ -91,43 +86,3 @@ def _cutoff(measure: str) -> tuple[str, int]:
     if measure != R_PRECISION and not (kind in AT_K and k.isdecimal() and int(k) > 0):
         raise InputError(f"measure {measure!r} is not one of KILT's: {R_PRECISION}, {', '.join(f'{kind}@k' for kind in AT_K)} (k from 1)")
     return kind, int(k or 0)
-
-
-def page_run(run: Run, page_of: PageOf) -> Run:
-    """The pages of a run's hits, best first, each page once.
-
-    Args:
-        page_of: gives the page of every docid that it is asked for; asked once, and not at all for a run of pages.
-
-    Raises:
-        InputError: naming the first docid that `page_of` does not know.
-    """
-    if run.level == "page":
-        return run
-    return Run({qid: ranked(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
-
-
-def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
-    """Query ids, each with the pages that `page_run` gives it."""
-    if run.level == "page":
-        yield from ((qid, list(ranking.docids)) for qid, ranking in run.rankings.items())
-        return
-    pages = page_of(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in run.rankings.values())))
-    try:
-        for qid, ranking in run.rankings.items():
-            yield qid, list(dict.fromkeys([pages[docid] for docid in ranking.docids]))
-    except KeyError as error:
-        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
-
-
-def ranked(pages: Collection[str]) -> Ranking:
-    """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
-    return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
-
-
-@cache
-def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
-    """-1 ... -hits; one array, not writable, for all rankings of a length."""
-    scores_K = -np.arange(1, hits + 1, dtype=np.float32)
-    scores_K.flags.writeable = False
-    return scores_K

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import PageOf, missing_topics, ranked_pages
 from taco_ir.core.types import Query, Run, refuse_text
 from taco_ir.evaluation.answers import answer_scores, gold_answers
-from taco_ir.evaluation.kilt_pages import PageOf, kilt_scores, ranked_pages
-from taco_ir.evaluation.run_formats import missing_topics
+from taco_ir.evaluation.kilt_pages import kilt_scores
 
 # kind -> level, printed name
 KINDS = {
@@ -107,7 +107,7 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     """Score a run against the evidence of its topics.
 
     Args:
-        page_of: gives the page of each docid (see `kilt.page_run`).
+        page_of: gives the page of each docid (see `page_run`).
 
     Raises:
         InputError: where the run has topics that are not among the queries, or a docid without a page.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.evaluation.run_formats import read_run
 
 PASSAGE_RUNS = (".trec", ".tsv")  # as search names them: TREC's and MS MARCO's
 RUN_SUFFIXES = (*PASSAGE_RUNS, ".jsonl", ".run", ".txt", ".res")

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from taco_ir.core.progress import log
+from taco_ir.core.run_formats import PageOf
 from taco_ir.core.tasks import KINDS
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.answers import asked_measures
-from taco_ir.evaluation.kilt_pages import PageOf
 from taco_ir.evaluation.measures import MACRO, Measure, Scores, evaluate, macro_average
 from taco_ir.evaluation.significance import Column, Comparison, Values, compare, paired_differences
 from taco_ir.evaluation.tables import Cell, Marked, Table, render

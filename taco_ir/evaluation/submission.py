@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from taco_ir.core.files import InputError, writing
+from taco_ir.core.run_formats import missing_topics
 from taco_ir.core.types import Query, Run, numbered_lines, run_id
-from taco_ir.evaluation.run_formats import missing_topics
 
 Outputs = dict[str, dict[str, Any]]  # qid -> the one output of its record
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name

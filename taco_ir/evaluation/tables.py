@@ -63,6 +63,14 @@ def render(table: Table, form: str) -> str:
     return FORMS[form](table)
 
 
+def render_all(tables: Sequence[Table], form: str) -> str:
+    """One table as it is; several below each other, in JSON as one array."""
+    texts = [render(table, form) for table in tables]
+    if form == "json" and len(texts) > 1:
+        return "[\n" + ",\n".join(text.rstrip() for text in texts) + "\n]\n"
+    return "\n".join(texts)
+
+
 def _plain(table: Table) -> str:
     rows = _texts(table, _one_line, str)
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]

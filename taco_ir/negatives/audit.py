@@ -1,4 +1,4 @@
-"""The audit of a negatives file: what `evaluation.audit` counts, read from the file that was written, and examples to read."""
+"""The audit of a negatives file: what `audit_counts` counts, read from the file that was written, and examples to read."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from taco_ir.core.files import collector_paused, writing
 from taco_ir.core.types import Passage, Query, Ranking
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.data.topics import json_lines
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task
-from taco_ir.negatives.audit_page import html, markdown
-from taco_ir.negatives.audit_sources import audit_sources
+from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_sources, audit_task
+from taco_ir.negatives.audit_page import html
 from taco_ir.negatives.file import NegativesHeader, read_sources
 from taco_ir.negatives.filters import AnswerTexts, gold_of
-from taco_ir.negatives.miner import WITHOUT_SPANS, Retrieved, answers_of, audit_paths, canonical_name
+from taco_ir.negatives.miner import WITHOUT_SPANS, Retrieved, answers_of, audit_path, canonical_name
 from taco_ir.retrieval.snippets import snippet
 
 EXAMPLES = 20  # of all tasks together
 SHOWN = 3  # gold passages and negatives of an example, each at most
-MARKS = ("«", "»")  # around a query's words in a snippet: the same in Markdown and HTML
+MARKS = ("«", "»")  # around a query's words in a snippet
 
 
 def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path) -> Audit:
-    """Audit the negatives in `output`, write the report in both forms beside it, and return it.
+    """Audit the negatives in `output`, write the report as a page beside it, and return it.
 
     Args:
         topics: those that were mined, in the order of the file.
@@ -50,9 +49,9 @@ def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapp
             drawn = random.Random(f"{sources[0].seed} {name}")
             examples += task.examples(drawn, _quota(len(by_name), len(tasks) - 1))
     report = Audit(f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source)
-    for path, text in zip(audit_paths(output), (markdown(report), html(report)), strict=True):
-        with writing(path) as sink:
-            sink.write(text)
+    page = html(report)
+    with writing(audit_path(output)) as sink:
+        sink.write(page)
     return report
 
 

@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.types import Query, Ranking
-from taco_ir.evaluation.tables import Cell, Table, show
 
 BINS = 24
-BAR = 40  # characters of the longest bar
 
 
 class Histogram(NamedTuple):
@@ -156,85 +154,27 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
     return Histogram(counts.tolist(), edges.tolist())
 
 
-class Numbers(NamedTuple):
-    """Columns that say how good negatives are, as `LEGEND` explains them."""
+def audit_sources(tasks: Sequence[TaskAudit], names: Sequence[str], kept: Sequence[Mapping[str, Ranking]]) -> list[SourceAudit]:
+    """Each source's counts with its overlaps.
 
-    gold_dropped: float | None
-    gold_kept: int
-    with_answer: float | None
-    above_gold: float | None
-    margin: float | None
-    lost: int
-
-
-def numbers_of(task: TaskAudit) -> Numbers:
-    return Numbers(
-        share(task.dropped, task.seen),
-        task.on_gold,
-        None if task.with_answer is None else share(task.with_answer, task.negatives),
-        share(int((task.margins <= 0).sum()), len(task.margins)),
-        float(np.median(task.margins)) if len(task.margins) else None,
-        task.lost,
-    )
-
-
-QUALITY = tuple(name.replace("_", " ") for name in Numbers._fields)
-
-
-def summary(tasks: Sequence[TaskAudit]) -> Table:
-    """A row for each task; shares are of 1."""
-    header = ["topics", "queries", "without", "negatives", "per query", *QUALITY]
-    return Table("", header, [_row(task) for task in tasks])
-
-
-LEGEND = (
-    "without: queries without any negative",
-    "gold dropped: share of the hits looked at that are gold or on a gold page",
-    "gold kept: negatives in the file that are gold or on a gold page; must be 0",
-    "with answer: share of negatives whose text holds an answer, likely false negatives; - where answers are no spans of text",
-    "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
-    "margin: median of best gold score less negative's score",
-    "lost: queries whose hits a filter by margin dropped, all of them, as gold is not among the hits; of several sources, the sum",
-)
-
-
-def _row(task: TaskAudit) -> list[Cell]:
-    return [task.topics, task.queries, task.without, task.negatives, task.negatives / task.queries, *numbers_of(task)]
-
-
-def share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def margin_table(task: TaskAudit) -> Table:
-    """The histogram as a table, with bars of characters."""
-    counts, edges = histogram(task.margins)
-    longest = max(counts) or 1
-    rows: list[list[Cell]] = [
-        [low, high, count, "█" * -(-count * BAR // longest)] for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    Args:
+        tasks: the counts over the negatives of each of the S sources, of one topics.
+        names: what the sources are called.
+        kept: the negatives of each source by qid.
+    """
+    shared_SS, alone_S = overlaps(kept)
+    return [
+        SourceAudit(name, task, tuple(shared), alone)
+        for name, task, shared, alone in zip(names, tasks, shared_SS.tolist(), alone_S.tolist(), strict=True)
     ]
-    return Table(f"{task.topics}: {len(task.margins):,} margins", ["from", "to", "negatives", "share of the most"], rows)
 
 
-def facts(example: Example) -> list[str]:
-    """Lines about an example: the answers, and how well gold was found."""
-    answers = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
-    by_source = example.gold_by_source or [("", example.gold_score)]
-    return [*answers, *(_gold_fact(score) + (f" ({name})" if name else "") for name, score in by_source)]
-
-
-def _gold_fact(score: float | None) -> str:
-    return "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
-
-
-def example_table(example: Example) -> Table:
-    """Gold first, then the hardest negatives."""
-    parts = [("gold", shown) for shown in example.gold]
-    parts += [
-        (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown) for place, shown in enumerate(example.negatives, 1)
-    ]
-    rows: list[list[Cell]] = [
-        [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
-        for what, shown in parts
-    ]
-    return Table("", ["", "score", "title", "docid", "holds", "text"], rows)
+def overlaps(kept: Sequence[Mapping[str, Ranking]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """[S, S]: negatives of the same query that two sources both hold, on the diagonal all of one; and [S]: those that it alone holds."""
+    count = len(kept)
+    shared_SS, alone_S = np.zeros((count, count), dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for qid in dict.fromkeys(qid for rankings in kept for qid in rankings):
+        held = [set(rankings[qid].docids) if qid in rankings else set() for rankings in kept]
+        shared_SS += [[len(ours & theirs) for theirs in held] for ours in held]
+        alone_S += [len(ours.difference(*held[:place], *held[place + 1 :])) for place, ours in enumerate(held)]
+    return shared_SS, alone_S

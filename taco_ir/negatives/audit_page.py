@@ -1,48 +1,146 @@
-"""The audit of a negatives file as Markdown and as one HTML file that needs nothing else: the same words and numbers in both."""
+"""The audit of a negatives file as tables and as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from taco_ir.evaluation.pages import templates_of
-from taco_ir.evaluation.tables import escape_markdown, render
-from taco_ir.negatives.audit_counts import LEGEND, Audit, example_table, facts, histogram, margin_table, summary
-from taco_ir.negatives.audit_sources import LEGEND as SOURCES_LEGEND
-from taco_ir.negatives.audit_sources import source_tables
+from taco_ir.evaluation.tables import Cell, Table, show
+from taco_ir.negatives.audit_counts import Audit, Example, SourceAudit, TaskAudit, histogram
 
 HEADINGS = ("Tasks", "Score margins", "Examples")
-SOURCES_HEADING = "Sources"
+ALL = "all"
+SOURCES_LEGEND = (
+    "alone: share of a source's negatives that no other source holds",
+    "gold dropped, gold kept, with answer, above gold, margin, lost: as above, of one source; scores and margins are those of its own ranking, and are "
+    "never compared with another's",
+    "overlap: share of a row's negatives that the column's source holds for the same query",
+)
 
 
-def markdown(audit: Audit) -> str:
-    """The report as Markdown; text of passages and queries is escaped."""
-    return "\n".join(_blocks(audit))
+class Numbers(NamedTuple):
+    """Columns that say how good negatives are, as `LEGEND` explains them."""
+
+    gold_dropped: float | None
+    gold_kept: int
+    with_answer: float | None
+    above_gold: float | None
+    margin: float | None
+    lost: int
 
 
-def _blocks(audit: Audit) -> Iterator[str]:
-    yield f"# {escape_markdown(audit.title)}\n"
-    yield "".join(f"- {escape_markdown(note)}\n" for note in audit.notes)
-    yield f"## {HEADINGS[0]}\n"
-    yield render(summary(audit.tasks), "markdown")
-    yield "".join(f"- {escape_markdown(line)}\n" for line in LEGEND)
-    if audit.sources:
-        yield f"## {SOURCES_HEADING}\n"
-        yield from (render(table, "markdown") for table in source_tables(audit.sources))
-        yield "".join(f"- {escape_markdown(line)}\n" for line in SOURCES_LEGEND)
-    yield f"## {HEADINGS[1]}\n"
-    yield from (render(margin_table(task), "markdown") for task in audit.measured)
-    yield f"## {HEADINGS[2]}\n"
-    for example in audit.examples:
-        yield f"### {example.topics} {escape_markdown(example.query.qid)}\n"
-        yield f"> {escape_markdown(example.query.text)}\n"
-        yield "".join(f"- {escape_markdown(fact)}\n" for fact in facts(example))
-        yield render(example_table(example), "markdown")
+def numbers_of(task: TaskAudit) -> Numbers:
+    return Numbers(
+        share(task.dropped, task.seen),
+        task.on_gold,
+        None if task.with_answer is None else share(task.with_answer, task.negatives),
+        share(int((task.margins <= 0).sum()), len(task.margins)),
+        float(np.median(task.margins)) if len(task.margins) else None,
+        task.lost,
+    )
+
+
+QUALITY = tuple(name.replace("_", " ") for name in Numbers._fields)
+
+
+def summary(tasks: Sequence[TaskAudit]) -> Table:
+    """A row for each task; shares are of 1."""
+    header = ["topics", "queries", "without", "negatives", "per query", *QUALITY]
+    return Table("", header, [_row(task) for task in tasks])
+
+
+LEGEND = (
+    "without: queries without any negative",
+    "gold dropped: share of the hits looked at that are gold or on a gold page",
+    "gold kept: negatives in the file that are gold or on a gold page; must be 0",
+    "with answer: share of negatives whose text holds an answer, likely false negatives; - where answers are no spans of text",
+    "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
+    "margin: median of best gold score less negative's score",
+    "lost: queries whose hits a filter by margin dropped, all of them, as gold is not among the hits; of several sources, the sum",
+)
+
+
+def _row(task: TaskAudit) -> list[Cell]:
+    return [task.topics, task.queries, task.without, task.negatives, task.negatives / task.queries, *numbers_of(task)]
+
+
+def share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def source_tables(sources: Sequence[SourceAudit]) -> list[Table]:
+    """A row for each topics and source, then the overlaps; no table where there is but one source."""
+    if not sources:
+        return []
+    names = list(dict.fromkeys(each.source for each in sources))
+    header = ["topics", "source", "negatives", "per query", "alone", *QUALITY]
+    return [
+        Table("", header, [_source_row(each) for each in sources]),
+        Table("", ["overlap", "source", *names], _overlap_rows(sources, names)),
+    ]
+
+
+def _source_row(source: SourceAudit) -> list[Cell]:
+    task = source.task
+    return [
+        task.topics,
+        source.source,
+        task.negatives,
+        task.negatives / task.queries,
+        share(source.alone, task.negatives),
+        *numbers_of(task),
+    ]
+
+
+def _overlap_rows(sources: Sequence[SourceAudit], names: Sequence[str]) -> list[list[Cell]]:
+    """Those of each topics, and of several together."""
+    by_topics = [list(rows) for _, rows in groupby(sources, key=lambda each: each.task.topics)]
+    rows = [
+        _overlap_row(each.task.topics, each.source, np.array(each.shared), place) for own in by_topics for place, each in enumerate(own)
+    ]
+    if len(by_topics) > 1:
+        for place, name in enumerate(names):
+            rows.append(_overlap_row(ALL, name, np.sum([own[place].shared for own in by_topics], axis=0), place))
+    return rows
+
+
+def _overlap_row(topics: str, name: str, shared_S: npt.NDArray[np.int64], place: int) -> list[Cell]:
+    return [topics, name, *(share(int(count), int(shared_S[place])) for count in shared_S)]
+
+
+def facts(example: Example) -> list[str]:
+    """Lines about an example: the answers, and how well gold was found."""
+    answers = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
+    by_source = example.gold_by_source or [("", example.gold_score)]
+    return [*answers, *(_gold_fact(score) + (f" ({name})" if name else "") for name, score in by_source)]
+
+
+def _gold_fact(score: float | None) -> str:
+    return "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
+
+
+def example_table(example: Example) -> Table:
+    """Gold first, then the hardest negatives."""
+    parts = [("gold", shown) for shown in example.gold]
+    parts += [
+        (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown) for place, shown in enumerate(example.negatives, 1)
+    ]
+    rows: list[list[Cell]] = [
+        [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
+        for what, shown in parts
+    ]
+    return Table("", ["", "score", "title", "docid", "holds", "text"], rows)
 
 
 def html(audit: Audit) -> str:
     """The report as HTML: style and plots inline, every value escaped."""
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
-    sources = {"heading": SOURCES_HEADING, "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
+    sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
     page = templates_of("taco_ir.negatives").get_template("audit.html")
     own = {"facts": facts, "example_table": example_table}
     return page.render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted, sources=sources, **own)

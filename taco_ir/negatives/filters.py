@@ -8,12 +8,13 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import Settings
 from taco_ir.core.types import VERDICTS, Passage, Query, Ranking
 
+T = TypeVar("T")
 WORD = re.compile(r"[^\W_]+")
 ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # Unicode's blocks of combining marks
 SHORTEST_ANSWER = 3  # letters and digits; shorter ones are found in any text
@@ -51,6 +52,34 @@ class MiningSettings(Settings):
         """Names of the filters, in the order in which they drop hits."""
         margin = () if self.margin is None else (f"margin={self.margin:g}",)
         return ("gold", "gold-page", *margin, *(("answers",) if self.drop_answers else ()))
+
+
+def each_settings(
+    sources: int, windows: Sequence[tuple[int, int]], margins: Sequence[float | None], keep: int, drop_answers: bool, seed: int
+) -> list[MiningSettings]:
+    """The settings of each source.
+
+    Args:
+        windows: hits to skip and the last one looked at: one for all sources, or one for each.
+        margins: likewise.
+
+    Raises:
+        InputError: for another number of them, or values that cannot be.
+    """
+    windows, margins = _for_each("--window", windows, sources), _for_each("--margin", margins, sources)
+    try:
+        return [
+            MiningSettings(depth, skip, keep, drop_answers, margin, seed) for (skip, depth), margin in zip(windows, margins, strict=True)
+        ]
+    except InputError as error:  # its keys are flags here
+        raise InputError(f"--{str(error).removeprefix('--')}") from error
+
+
+def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
+    if len(values) not in (1, sources):
+        allowed = "one" if sources == 1 else f"one for all, or {sources}"
+        raise InputError(f"{flag}: {len(values)} values for {sources} source{'s' * (sources > 1)}; give {allowed}")
+    return values if len(values) == sources else list(values) * sources
 
 
 class Gold(NamedTuple):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from taco_ir.core.files import InputError, exclusive, fingerprint
+from taco_ir.core.files import InputError, claim_output, fingerprint
 from taco_ir.core.progress import log
 from taco_ir.core.seeds import number_of
 from taco_ir.core.tasks import KILT_TASKS, resolve_topics
@@ -16,9 +16,8 @@ from taco_ir.core.types import Query, Ranking, Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.negatives.file import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.negatives.filters import AnswerTexts, Mined, MiningSettings, hard_negatives, telling_answers
-from taco_ir.negatives.merging import merge
-from taco_ir.negatives.rankings import FileRankings, Maker, Rankings, SystemRankings
-from taco_ir.retrieval.systems import System
+from taco_ir.negatives.sources import FileRankings, Maker, Rankings, RetrieverRankings
+from taco_ir.retrieval.retrievers import Retriever
 
 SUFFIX = ".jsonl"
 # their answers are a verdict, an utterance, an essay, or a page's title that every mention of it holds
@@ -28,9 +27,9 @@ Row = tuple[str, str, list[Ranking]]
 
 
 class Source(NamedTuple):
-    """What ranks, a system or runs that are there, and what of its rankings becomes negatives."""
+    """What ranks, a retriever or runs that are there, and what of its rankings becomes negatives."""
 
-    ranks: System | Path
+    ranks: Retriever | Path
     settings: MiningSettings
 
 
@@ -56,12 +55,17 @@ class Retrieved(NamedTuple):
 
 
 def mine(
-    collection: Collection, source: System | Path, topics: Sequence[Topics], settings: MiningSettings, output: Path, overwrite: bool = False
+    collection: Collection,
+    source: Retriever | Path,
+    topics: Sequence[Topics],
+    settings: MiningSettings,
+    output: Path,
+    overwrite: bool = False,
 ) -> Negatives:
     """Mine hard negatives for `topics`, write them to `output`, and return what was written.
 
     Args:
-        source: a system, whose runs are kept beside `output` and used again; or a TREC run file or a folder of them.
+        source: a retriever, whose runs are kept beside `output` and used again; or a TREC run file or a folder of them.
         output: a `.jsonl` file; every query of the topics has a line, an empty one where nothing is left.
 
     Raises:
@@ -77,25 +81,23 @@ def mine_file(
 ) -> dict[str, list[Retrieved]]:
     """As `mine`, from one source or several, but return by topics what was seen of each source, for the audit.
 
-    Several sources are merged query by query (`retrieval.merging.merge`): each gives what it would give alone.
+    Several sources are merged query by query (`merge`): each gives what it would give alone.
     """
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.judged]:
         raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
     names = [canonical_name(collection, topic) for topic in topics]
-    for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, System)):
+    for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, Retriever)):
         ranks.check(topics)
-    with exclusive(output, wait=False):
-        made = _rankings(collection, sources, output)
-        queries = fingerprint_of(collection, topics)
-        headers = [_header(collection, made[source.ranks].maker(topics), source.settings, queries) for source in sources]
-        _refuse_repeats(headers)
-        _refuse_foreign(output, headers, names, overwrite)
+    made = _rankings(collection, sources, output)
+    queries = fingerprint_of(collection, topics)
+    headers = [_header(collection, made[source.ranks].maker(topics), source.settings, queries) for source in sources]
+    _refuse_repeats(headers)
+    with claim_output(output, _made_of(headers, names), overwrite, record=partial(_record_of, output)):
         for rankings in made.values():
             rankings.prepare(topics)
-        for audit in audit_paths(output):
-            audit.unlink(missing_ok=True)
+        audit_path(output).unlink(missing_ok=True)
         retrieved: dict[str, list[Retrieved]] = {}
         views = [_View(header.source, made[source.ranks], source.settings) for header, source in zip(headers, sources, strict=True)]
         rows = _rows(collection, views, topics, retrieved)
@@ -104,6 +106,40 @@ def mine_file(
         else:
             write_merged(output, headers, ((name, qid, *merge(found, first_source(qid, len(found)))) for name, qid, found in rows))
     return retrieved
+
+
+class Merged(NamedTuple):
+    """A query's negatives: `sources[i]` are the sources that hold `docids[i]`, the one with its best place first; `scores[i]` its score in each."""
+
+    docids: list[str]
+    sources: list[list[int]]
+    scores: list[list[float]]
+
+
+def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
+    """The union of what the sources hold (Tang, Wang and Yao, DPTDR, COLING 2022: unified negative mining), by a passage's best place
+    among the negatives of a source, then by the order of the sources.
+
+    So the first of every source come first, in turn, then the second of each. Scores decide nothing: those of different
+    sources have different scales.
+
+    Args:
+        first: the source whose turn it is first, in [0, sources); after the last source comes source 0.
+
+    Differs: the paper says which retrievers are united, not how; the order is ours.
+    """
+    held: dict[str, list[tuple[int, int, int]]] = {}  # place, turn, source
+    for source, ranking in enumerate(negatives):
+        for place, docid in enumerate(ranking.docids):
+            held.setdefault(docid, []).append((place, (source - first) % len(negatives), source))
+    places = {docid: sorted(each) for docid, each in held.items()}
+    docids = sorted(places, key=places.__getitem__)
+    scores = [ranking.scores.tolist() for ranking in negatives]
+    return Merged(
+        docids,
+        [[source for _, _, source in places[docid]] for docid in docids],
+        [[scores[source][place] for place, _, source in places[docid]] for docid in docids],
+    )
 
 
 def fingerprint_of(collection: Collection, topics: Sequence[Topics]) -> str:
@@ -122,13 +158,13 @@ def first_source(qid: str, sources: int) -> int:
 
 
 def runs_folder(output: Path) -> Path:
-    """Where the runs of a system are kept."""
+    """Where the runs of a retriever are kept."""
     return output.with_suffix(".runs")
 
 
-def audit_paths(output: Path) -> tuple[Path, Path]:
-    """The audit of a negatives file, in Markdown and in HTML."""
-    return output.with_suffix(".audit.md"), output.with_suffix(".audit.html")
+def audit_path(output: Path) -> Path:
+    """The audit of a negatives file."""
+    return output.with_suffix(".audit.html")
 
 
 def answers_of(query: Query, task: str) -> tuple[str, ...]:
@@ -136,26 +172,27 @@ def answers_of(query: Query, task: str) -> tuple[str, ...]:
     return () if task in WITHOUT_SPANS else telling_answers(query.answers)
 
 
-def _rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[System | Path, Rankings]:
+def _rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[Retriever | Path, Rankings]:
     """The rankings of each source. One that is named twice ranks once, down to its deepest window."""
-    depths: dict[System | Path, int] = {}
+    depths: dict[Retriever | Path, int] = {}
     for ranks, settings in sources:
         depths[ranks] = max(settings.depth, depths.get(ranks, 0))
-    folders = _folders([ranks for ranks in depths if isinstance(ranks, System)], runs_folder(output))
+    folders = _folders([ranks for ranks in depths if isinstance(ranks, Retriever)], runs_folder(output))
     return {
-        ranks: FileRankings(collection, ranks) if isinstance(ranks, Path) else SystemRankings(collection, ranks, folders[ranks], depth)
+        ranks: FileRankings(collection, ranks) if isinstance(ranks, Path) else RetrieverRankings(collection, ranks, folders[ranks], depth)
         for ranks, depth in depths.items()
     }
 
 
-def _folders(systems: Sequence[System], folder: Path) -> dict[System, Path]:
-    """Where the runs of each system are kept: in `folder`, or, of several, in folders of their names in it."""
-    if len(systems) == 1:
-        return {systems[0]: folder}
-    names = [system.name for system in systems]
+def _folders(retrievers: Sequence[Retriever], folder: Path) -> dict[Retriever, Path]:
+    """Where the runs of each retriever are kept: in `folder`, or, of several, in folders of their names in it."""
+    if len(retrievers) == 1:
+        return {retrievers[0]: folder}
+    names = [retriever.name for retriever in retrievers]
     counts = [names[:place].count(name) for place, name in enumerate(names, 1)]
     return {
-        system: folder / (name if count == 1 else f"{name}-{count}") for system, name, count in zip(systems, names, counts, strict=True)
+        retriever: folder / (name if count == 1 else f"{name}-{count}")
+        for retriever, name, count in zip(retrievers, names, counts, strict=True)
     }
 
 
@@ -181,23 +218,20 @@ def _refuse_repeats(headers: Sequence[NegativesHeader]) -> None:
         raise InputError(f"--source {name} is given twice with the window {header.skip}:{header.depth}; leave one out, or give two windows")
 
 
-def _refuse_foreign(output: Path, headers: Sequence[NegativesHeader], names: Sequence[str], overwrite: bool) -> None:
-    """Raise InputError for an output that is there and has other headers or other topics."""
-    if overwrite or not output.exists():
-        return
+def _made_of(sources: Sequence[NegativesHeader], names: Iterable[str]) -> dict[str, Any]:
+    """What a negatives file is made of; one source's keys stand by themselves, those of several under its number."""
+    headers = [header._asdict() for header in sources]
+    numbered = {f"source {number}": header for number, header in enumerate(headers, 1)}
+    return {"sources": len(headers), "tasks": sorted(names), **(headers[0] if len(headers) == 1 else numbered)}
+
+
+def _record_of(output: Path) -> dict[str, Any] | None:
+    """What a negatives file that is there says it was made of; None for any other file."""
     try:
         found = read_negatives(output, None)
-    except InputError as error:
-        raise InputError(f"--output {output} exists and is no negatives file ({error}); give another name or --overwrite") from error
-    if len(found.sources) != len(headers):
-        differing = ["sources"]
-    else:
-        pairs = list(zip(headers, found.sources, strict=True))
-        differing = [key for key in NegativesHeader._fields if any(getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)]
-    if set(found.docids) != set(names):
-        differing = [*(key for key in differing if key != "queries"), "tasks"]
-    if differing:
-        raise InputError(f"--output {output} exists and was made otherwise ({', '.join(differing)}); give another name or --overwrite")
+    except InputError:
+        return None
+    return _made_of(found.sources, found.docids)
 
 
 class _View(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError, read_json, sha256_file, write_json, writing
+from taco_ir.core.files import InputError, first_difference, read_json, refuse_other, sha256_file, write_json, writing
 from taco_ir.core.types import Encoder, Passage, Vectors
 
 BLOCK_ROWS = 4096
@@ -47,6 +47,11 @@ class Recipe(NamedTuple):
     @classmethod
     def of(cls, passages: Counted, model: str, encoder: Encoder) -> Recipe:
         return cls(passages.fingerprint, passages.count, model, encoder.passage_fingerprint, encoder.passage_template, encoder.dim)
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What must be equal: all but the model's name."""
+        return {key: value for key, value in self._asdict().items() if key != "model"}
 
 
 class Shard(NamedTuple):
@@ -86,7 +91,7 @@ class ShardWriter:
         self._blocks: list[dict[str, Any]] = []
         if self._path.is_file() and not overwrite:
             found = _manifest(self.folder)
-            _same_recipe(self.folder, found["recipe"], recipe)
+            refuse_other(self.folder, found["recipe"], recipe.compared)
             self._blocks = found["blocks"]
         elif self.folder.is_dir():
             for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest, which names the blocks, before them
@@ -153,7 +158,8 @@ class VectorSet:
         self.recipe = Recipe(**self._shards[0][1]["recipe"])
         row = 0
         for path, manifest in self._shards:
-            _same_recipe(path, manifest["recipe"], self.recipe)
+            if difference := first_difference(manifest["recipe"], self.recipe.compared):
+                raise InputError(f"{path}: made otherwise than the other shards ({difference}); encode all of them alike")
             start, stop = manifest["rows"]["start"], manifest["rows"]["stop"]
             done = sum(block["rows"] for block in manifest["blocks"])
             if start < row:
@@ -211,16 +217,6 @@ def _manifest(shard: Path) -> dict[str, Any]:
         ) from error
     manifest: dict[str, Any] = found
     return manifest
-
-
-def _same_recipe(folder: Path, found: dict[str, Any], wanted: Recipe) -> None:
-    differing = [
-        f"{key} {found.get(key)!r} there, {value!r} here"
-        for key, value in wanted._asdict().items()
-        if found.get(key) != value and key != "model"
-    ]
-    if differing:
-        raise InputError(f"{folder}: holds vectors made otherwise ({'; '.join(differing)}); give another --output or --overwrite")
 
 
 def held_memory() -> int:

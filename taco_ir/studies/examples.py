@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Topics
-from taco_ir.evaluation.run_formats import read_run
 from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import Job
 from taco_ir.studies.page import Example, Examples

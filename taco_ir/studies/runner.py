@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, claimed, data_home, exclusive, fingerprint, read_json, was_begun, write_json
+from taco_ir.core.files import InputError, claim_output, data_home, exclusive, fingerprint, read_json, was_begun, write_json
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.subsets import make_part
 from taco_ir.studies.checks import CORPORA
@@ -175,7 +175,7 @@ class Runner:
             scored["moved"] = compared(read_result(self.record(job, corpus)), found, self.study.tolerance)
             write_json(stamp, scored)
             return
-        with claimed(stamp, RECORDING, lambda: None):  # killed between record and stamp, it is ours still
+        with claim_output(stamp, RECORDING, overwrite=True, resume=True):  # killed between record and stamp, it is ours still
             write_result(self.study.results, found)
             write_json(stamp, scored)
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taco_ir.core.files import collector_paused
+from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.measures import Measure, Scores, evaluate
-from taco_ir.evaluation.run_formats import read_run
 from taco_ir.studies.conditions import Slice
 from taco_ir.studies.records import TopicScores
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,8 @@ from taco_ir.encoders.config import describes_itself
 from taco_ir.negatives.file import Negatives, read_negatives, read_sources, with_negatives
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import fingerprint_of, mine
-from taco_ir.retrieval.systems import BM25System, DenseSystem, build_dense
+from taco_ir.retrieval.choices import ModelChoice
+from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, build_dense
 from taco_ir.retrieval.vectors import Recipe
 from taco_ir.training.batches import Dealt, TaskSampler
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
@@ -97,13 +97,15 @@ class TrainingData:
         if self.processes.first:
             topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
             settings = _settings(config)
-            system = BM25System(self.collection) if config.negatives.negatives == "bm25" else self._dense(config, folder, model)
-            if not _serves(path, self.collection, topics, settings, system.encoder.fingerprint if isinstance(system, DenseSystem) else ""):
-                system.check(topics)
-                if isinstance(system, DenseSystem):
-                    self._index(system, model, folder)
-                self.say(f"mining: the {settings.depth} best of {system.name} for each query that is used")
-                mine(self.collection, system, topics, settings, path, overwrite=True)
+            retriever = BM25Retriever(self.collection) if config.negatives.negatives == "bm25" else self._dense(config, folder, model)
+            if not _serves(
+                path, self.collection, topics, settings, retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else ""
+            ):
+                retriever.check(topics)
+                if isinstance(retriever, DenseRetriever):
+                    self._index(retriever, model, folder)
+                self.say(f"mining: the {settings.depth} best of {retriever.name} for each query that is used")
+                mine(self.collection, retriever, topics, settings, path, overwrite=True)
         self.processes.wait()
         return read_negatives(path, self.collection.passages.fingerprint)
 
@@ -112,34 +114,25 @@ class TrainingData:
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
         return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives.negatives)
 
-    def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseSystem:
+    def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseRetriever:
         """A search by the model at the episode's start; see `_index`."""
         from taco_ir.encoders.text_encoder import is_untied
 
         plain = not (is_untied(model) or describes_itself(model))
-        options = Namespace(
-            model=str(model),
-            pooling=config.encoder.pooling if plain else None,
-            normalize=config.encoder.normalize and plain,
-            prompt=None,
-            precision="float32",
-            device=config.run.device,
-            batch_size=1024,
-            base=None,
-            index=folder / "index",
-        )
-        system = DenseSystem(self.collection, options)
-        system.name = model.name  # a run's files do not depend on where it lies
-        return system
+        pooling, normalize = (config.encoder.pooling, config.encoder.normalize) if plain else (None, False)
+        choice = ModelChoice(str(model), pooling, normalize, device=config.run.device)
+        retriever = DenseRetriever(self.collection, choice, folder / "index")
+        retriever.name = model.name  # a run's files do not depend on where it lies
+        return retriever
 
-    def _index(self, system: DenseSystem, model: Path, folder: Path) -> None:
+    def _index(self, retriever: DenseRetriever, model: Path, folder: Path) -> None:
         """Encode the whole collection, kept until the episode is done; what an earlier try kept of another model or collection goes."""
         name = model.parent.name
-        recipe = Recipe.of(self.collection.passages, name, system.encoder)._asdict()
+        recipe = Recipe.of(self.collection.passages, name, retriever.encoder)._asdict()
         for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
             if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json").get("recipe") != recipe:
                 shutil.rmtree(kept)
-        build_dense(self.collection, system.encoder, name, folder)
+        build_dense(self.collection, retriever.encoder, name, folder)
 
     def samplers(self, config: TrainSettings, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
         """Who deals each task's examples; `before` says how far trainings before dealt them."""
@@ -181,7 +174,7 @@ class TrainingData:
         if config.validation.pool_hard and self._validated:
             settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard), list(self._validated.values())
             if self.processes.first and not _serves(path, self.collection, topics, settings):
-                mine(self.collection, BM25System(self.collection), topics, settings, path, overwrite=True)
+                mine(self.collection, BM25Retriever(self.collection), topics, settings, path, overwrite=True)
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
         of_task = {task: hard.docids[str(TopicsName(task, config.validation.validate_on))] if hard else {} for task in self._validated}

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from taco_ir.core.files import (
     InputError,
     appending,
-    claimed,
+    claim_output,
     exclusive,
     fingerprint,
     human_bytes,
@@ -229,27 +229,58 @@ def test_a_full_disk_is_told_by_the_name_of_the_output(tmp_path: Path, error: Ex
 
 def test_the_same_command_finishes_what_was_stopped(tmp_path: Path) -> None:
     """And none else, nor what was there before."""
-    path, foreign = tmp_path / "x", InputError("exists")
+    path = tmp_path / "x"
 
-    def refuse() -> None:
-        if path.exists():
-            raise foreign
+    def claim(*command: object) -> AbstractContextManager[bool]:
+        return claim_output(path, command, resume=True)
 
     for error in (KeyboardInterrupt, OSError):
-        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+        with pytest.raises(error), claim("search", 1):
             raise error
         assert names(tmp_path) == [], "nothing was begun"
-        with pytest.raises(error), claimed(path, ["search", 1], refuse):
+        with pytest.raises(error), claim("search", 1):
             path.write_text("half of what belongs together")
             raise error
-        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 2], refuse):
+        with pytest.raises(InputError, match="exists"), claim("search", 2):
             pass
-        with claimed(path, ["search", 1], refuse):
+        with claim("search", 1) as finished:
+            assert not finished
             path.write_text("whole")
         assert names(tmp_path) == ["x"]
-        with pytest.raises(InputError, match="exists"), claimed(path, ["search", 1], refuse):
+        with pytest.raises(InputError, match="exists"), claim("search", 1):
             pass
         path.unlink()
+
+
+def test_an_output_is_absent_finished_or_foreign(tmp_path: Path) -> None:
+    path, made_of = tmp_path / "x", {"hits": 5, "topics": {"name": "nq-dev"}}
+
+    def claim(record: dict[str, Any] | None, **more: Any) -> AbstractContextManager[bool]:
+        return claim_output(path, made_of, record=lambda: record, **more)
+
+    path.mkdir()
+    (path / "y.lock").touch()
+    for _ in range(2):
+        with claim(None) as finished:
+            assert not finished, "there are leftovers alone"
+    (path / "y").touch()
+    for resume in (False, True):
+        with claim(made_of | {"seconds": 3}, resume=resume) as finished:
+            assert finished and (path.with_name("x.begun").exists() is resume)
+        with claim({}, overwrite=True, resume=resume) as finished:
+            assert not finished
+    assert names(tmp_path) == ["x"]
+    for found, said in (
+        (None, "has no record of what it was made of"),
+        ({}, "has no record of what it was made of"),
+        ({"hits": 3, "topics": {}}, r"was made otherwise \(hits is 3, not 5\)"),
+        ({"hits": 5, "topics": {"name": "é" * 99}}, r'\(topics name is "é{79}\.\.\., not "nq-dev"\)'),
+        ({"hits": 5, "topics": {"name": "nq-dev", "size": 7}}, r"\(topics size is 7, not null\)"),
+        ({"topics": {"name": "nq-dev"}}, r"\(hits is null, not 5\)"),
+    ):
+        with pytest.raises(InputError, match=rf"^--output {path} exists and .*{said}.*; give another name or remove it$"):
+            claim(found, remedy="remove it").__enter__()
+    assert names(tmp_path) == ["x"] and names(path) == ["y", "y.lock"]
 
 
 @given(st.dictionaries(st.text(), JSON))

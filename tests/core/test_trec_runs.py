@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import ranked
 from taco_ir.core.types import Names, Ranking, Run, read_msmarco, read_trec, write_trec
-from taco_ir.evaluation.kilt_pages import ranked
-from taco_ir.retrieval.fusion import reciprocal_rank_fusion
+from taco_ir.retrieval.retrievers import reciprocal_rank_fusion
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=8).filter(lambda name: len(name.split()) == 1)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)

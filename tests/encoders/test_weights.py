@@ -24,8 +24,8 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
 from taco_ir.encoders.text_encoder import load_encoder, weights_digest
 from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, in_steps, quantized, read_weights
-from taco_ir.export import whole_model
 from taco_ir.release.compact import compact
+from taco_ir.release.exports import whole_model
 from taco_ir.studies.parameters import parameters
 
 CONFIG = EncoderConfig("mean", True, query_length=64, passage_length=64)

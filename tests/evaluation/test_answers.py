@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from verbs import Record, passage, write_collection, write_lines
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import read_run, write_kilt
 from taco_ir.core.types import EvidenceSet, Query, normal_answer
 from taco_ir.evaluate import main
 from taco_ir.evaluation.answers import (
@@ -27,7 +28,6 @@ from taco_ir.evaluation.answers import (
     rouge_l,
     token_f1,
 )
-from taco_ir.evaluation.run_formats import read_run, write_kilt
 
 words = st.sampled_from(["The", "a", "an", "cat", "Cat's", "cat.", "U.S.", "us", "mat", "on", "1,000", "-", ".", "theatre"])
 texts = st.lists(words, max_size=7).map(" ".join)

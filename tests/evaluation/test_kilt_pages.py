@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import page_run
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
-from taco_ir.evaluation.kilt_pages import kilt_scores, page_run
+from taco_ir.evaluation.kilt_pages import kilt_scores
 
 CUTOFFS = (1, 2, 3, 5, 20)
 MEASURES = ["Rprec", *(f"{kind}@{k}" for kind in ("precision", "recall", "success") for k in CUTOFFS)]

@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import page_run, ranked, write_kilt
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
-from taco_ir.evaluation.kilt_pages import page_run, ranked
 from taco_ir.evaluation.measures import AT_K, KINDS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
-from taco_ir.evaluation.run_formats import write_kilt
 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)

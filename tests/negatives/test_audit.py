@@ -1,4 +1,4 @@
-"""The audit counts what is in the file, not what should be; its report is whole, escaped, and the same in both forms."""
+"""The audit counts what is in the file, not what should be; its page is whole and escaped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_text import HOSTILE, Text
+from hostile_text import HOSTILE, Rows, Text
 from hypothesis import given
 from hypothesis import strategies as st
 from verbs import passage, query, write_collection
@@ -17,9 +17,8 @@ from verbs import passage, query, write_collection
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run, write_trec
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.negatives.audit import audit_file
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram, summary
-from taco_ir.negatives.audit_page import html, markdown
-from taco_ir.negatives.audit_sources import overlaps, source_tables
+from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram, overlaps
+from taco_ir.negatives.audit_page import LEGEND, example_table, facts, html, source_tables, summary
 from taco_ir.negatives.file import NegativesHeader, write_merged, write_negatives
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import Retrieved, Source, mine_file
@@ -119,11 +118,12 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     assert (nq.queries, nq.without, nq.negatives, nq.on_gold, nq.with_answer) == (3, 1, 5, 2, 2)
     assert nq.margins.tolist() == [-0.5, 0.5, 1.5] and (nq.seen, nq.dropped) == (10, 5)
     assert (wow.on_gold, wow.with_answer) == (1, None)
-    report = Path("n.audit.md").read_text()
-    assert "| nq-train | 3 | 1 | 5 | 1.667 | 0.500 | 2 | 0.400 | 0.333 | 0.500 | 0 |" in report
-    assert re.search(r"\| negative 3 \| 1\.000 \| Title 4 \| 4#0 \| answer \| «word4» part0 of the text \|", report)
-    assert re.search(r"\| gold \| - \| Title 0 \| 0#0 \|  \| «word0» part0 of the «text» \|", report)
-    assert "Best gold score: 2.500" in report and "Gold is not among the hits" in report
+    page = Path("n.audit.html").read_text()
+    rows = Rows(page).rows
+    assert ["nq-train", "3", "1", "5", "1.667", "0.500", "2", "0.400", "0.333", "0.500", "0"] in rows
+    assert ["negative 3", "1.000", "Title 4", "4#0", "answer", "«word4» part0 of the text"] in rows
+    assert ["gold", "-", "Title 0", "0#0", "", "«word0» part0 of the «text»"] in rows
+    assert "Best gold score: 2.500" in page and "Gold is not among the hits" in page
 
 
 def test_mined_file_has_no_gold(small: Collection) -> None:
@@ -147,7 +147,7 @@ def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
             output, header(sample, seed), [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries]
         )
         audit_file(sample, topics, {topic.name: [Retrieved(1, 0, {})] for topic in topics}, output)
-        return re.findall(r"^### (\S+) (\S+)$", (tmp_path / f"{name}.audit.md").read_text().replace("\\", ""), re.MULTILINE)
+        return re.findall(r"<h3>(\S+) (\S+)</h3>\n<blockquote>", (tmp_path / f"{name}.audit.html").read_text())
 
     first = drawn(1, "first")
     assert first == drawn(1, "same") != drawn(2, "other") and len(set(first)) == 20
@@ -155,6 +155,11 @@ def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
 
 
 # the report
+
+
+def _cell(value: object) -> str:
+    """As tables show it."""
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def report(text: str) -> Audit:
@@ -184,32 +189,25 @@ def test_html_needs_nothing_else() -> None:
     assert [bar[4] == "above" for bar in bars] == [edge < 0 for edge in edges[:-1]]
 
 
-def test_markdown_is_escaped() -> None:
-    text = markdown(report(HOSTILE))
-    assert "<" not in text.replace("\\<", "") and "[b]" not in text
-    rows = [line for line in text.splitlines() if line.startswith("| negative 1")]
-    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 7
-
-
-def test_both_forms_say_the_same(small: Collection) -> None:
+def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
     write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
     topics = [small.load_topics("nq-train")]
-    audit_file(
-        small, topics, mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl")), Path("n.jsonl")
-    )
-    marked, page = Path("n.audit.md").read_text(), Text(Path("n.audit.html").read_text()).shown
-    cells = {cell for line in marked.splitlines() if line.startswith("|") for cell in re.split(r" ?(?<!\\)\| ?", line)}
-    texts = {re.sub(r"\\(.)", r"\1", cell) for cell in cells if not re.fullmatch(r"[█ :-]*", cell)} - {"share of the most", "from", "to"}
-    margins = set(re.findall(r"\d+\.\d{3}", marked.partition("## Score margins")[2].partition("## Examples")[0]))
-    assert {text for text in texts if text not in page} - margins == set()
-    assert {line[3:] for line in marked.splitlines() if line.startswith("## ")} <= {line.strip() for line in page.splitlines()}
+    seen = mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl"))
+    audit = audit_file(small, topics, seen, Path("n.jsonl"))
+    page = Path("n.audit.html").read_text()
+    shown, rows = Text(page).shown, Rows(page).rows
+    tables = [summary(audit.tasks), *map(example_table, audit.examples)]
+    assert rows == [row for table in tables for row in ([*table.header], *([*map(_cell, cells)] for cells in table.rows))] and len(rows) > 9
+    texts = [audit.title, *audit.notes, *LEGEND, "Tasks", "Score margins", "Examples", "nq-train: 24 margins"]
+    texts += [text for each in audit.examples for text in (*facts(each), each.query.qid, each.query.text)]
+    assert [text for text in texts if text not in shown] == []
 
 
 def test_report_of_a_file_without_negatives(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
     (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")).tasks
     assert (audit.negatives, audit.without) == (0, 3)
-    assert "| nq-train | 3 | 3 | 0 | 0.000 | - | 0 | - | - | - | 0 |" in Path("n.audit.md").read_text()
+    assert ["nq-train", "3", "3", "0", "0.000", "-", "0", "-", "-", "-", "0"] in Rows(Path("n.audit.html").read_text()).rows
     assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
 
 
@@ -289,22 +287,19 @@ def test_sources_are_counted_from_the_file(small: Collection) -> None:
     assert (one.task.lost, other.task.lost, together.lost) == (2, 1, 3)
 
 
-def test_report_of_sources_in_both_forms(small: Collection) -> None:
+def test_page_of_sources(small: Collection) -> None:
     seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}, 2), Retrieved(6, 0, {"q0": 0.5}, 1)]}
     audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
-    marked, source = Path("m.audit.md").read_text(), Path("m.audit.html").read_text()
-    page = Text(source)
-    for line in ("## Sources", r"- mined from 1 \<b>x\</b>", "- mined from 2 dense, encoder e7", "- ranks 10 to 60, "):
-        assert f"\n{line}" in marked and line.lstrip("#- ").replace("\\", "") in page.shown
-    assert r"| nq-train | 1 \<b>x\</b> | 3 | 1.000 | 0.667 | 0.500 | 1 | 0.333 | 0.333 | 1.000 | 2 |" in marked
-    assert "| nq-train | 2 dense | 2 | 0.667 | 0.500 | 0.000 | 0 | 0.500 | 1.000 | -0.125 | 1 |" in marked
-    assert "| nq-train | 2 dense | 0.500 | 1.000 |" in marked and "0.667" in page.shown
-    assert "nq-train by 2 dense: 2 margins" in marked and "nq-train by 2 dense: 2 margins" in page.shown
-    assert (
-        r"| negative 1 (2 dense, 1 \<b>x\</b>) | 0.750 | Title 4 | 4#0 | answer |" in marked
-        and "negative 1 (2 dense, 1 <b>x</b>)" in page.shown
-    )
-    assert "- Best gold score: 0.500 (2 dense)" in marked and "Best gold score: 25.000 (1 <b>x</b>)" in page.shown
+    source = Path("m.audit.html").read_text()
+    page, rows = Text(source), Rows(source).rows
+    for line in ("Sources", "mined from 1 <b>x</b>", "mined from 2 dense, encoder e7", "ranks 10 to 60, "):
+        assert line in page.shown
+    assert ["nq-train", "1 <b>x</b>", "3", "1.000", "0.667", "0.500", "1", "0.333", "0.333", "1.000", "2"] in rows
+    assert ["nq-train", "2 dense", "2", "0.667", "0.500", "0.000", "0", "0.500", "1.000", "-0.125", "1"] in rows
+    assert ["nq-train", "2 dense", "0.500", "1.000"] in rows
+    assert "nq-train by 2 dense: 2 margins" in page.shown
+    assert ["negative 1 (2 dense, 1 <b>x</b>)", "0.750", "Title 4", "4#0", "answer"] in [row[:5] for row in rows]
+    assert "Best gold score: 0.500 (2 dense)" in page.shown and "Best gold score: 25.000 (1 <b>x</b>)" in page.shown
     assert "b" not in page.tags and page.tags.count("svg") == 2
 
 
@@ -312,4 +307,4 @@ def test_one_source_has_no_section_of_sources(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", "q0", ["4#0"], [1.0])])
     audit = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}, Path("n.jsonl"))
     assert audit.sources == [] and [each.topics for each in audit.measured] == ["nq-train"]
-    assert "Sources" not in Path("n.audit.md").read_text() + Path("n.audit.html").read_text()
+    assert "Sources" not in Path("n.audit.html").read_text()

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from taco_ir.core.types import Ranking
 from taco_ir.data.examples import TrainExample
-from taco_ir.negatives.merging import merge
-from taco_ir.negatives.miner import first_source
+from taco_ir.negatives.miner import first_source, merge
 from taco_ir.training.batches import choose_negatives
 
 DOCIDS = [f"{page}#{part}" for page in range(4) for part in range(3)]

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from taco_ir.negatives.rankings import record_path
+from taco_ir.retrieval.systems import System
 from verbs import passage, query, write_collection
 
 from taco_ir.core.files import InputError
@@ -24,8 +26,6 @@ from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.negatives.filters import AnswerTexts, MiningSettings, hard_negatives, normalised, telling_answers
 from taco_ir.negatives.miner import Source, mine, mine_file
-from taco_ir.negatives.rankings import record_path
-from taco_ir.retrieval.systems import System
 
 PAGES, PARTS = 6, 3
 DOCIDS = [f"{page}#{part}" for page in range(PAGES) for part in range(PARTS)]

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_steps import encoder
+from taco_ir.evaluation.run_formats import read_run
+from taco_ir.retrieval.systems import model_name
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
 from verbs import query, write_lines
@@ -26,7 +28,6 @@ from taco_ir.core.types import Passage, Run
 from taco_ir.data.collection import Topics, open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
-from taco_ir.evaluation.run_formats import read_run
 from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
@@ -40,7 +41,6 @@ from taco_ir.reading.reader import (
     new_head,
     save_head,
 )
-from taco_ir.retrieval.systems import model_name
 from taco_ir.training.loop import Loop
 from taco_ir.training.objectives.reading import Placed, reader_loss
 

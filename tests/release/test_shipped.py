@@ -17,7 +17,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, card, read_facts
-from taco_ir.retrieval.systems import model_name
+from taco_ir.retrieval.choices import model_name
 from taco_ir.studies.records import read_result
 
 RESULTS = Path(__file__).resolve().parents[2] / "runs" / "minikilt" / "results"

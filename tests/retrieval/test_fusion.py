@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.types import Ranking, Run
-from taco_ir.retrieval.fusion import reciprocal_rank_fusion
+from taco_ir.retrieval.retrievers import reciprocal_rank_fusion
 
 DOCIDS = st.lists(st.sampled_from([f"{n}#0" for n in range(12)]), unique=True, max_size=10)
 RANKINGS = st.builds(lambda docids: Ranking(docids, np.arange(len(docids), 0, -1, dtype=np.float32)), DOCIDS)

@@ -24,7 +24,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.mine import main as mine
 from taco_ir.negatives.file import NegativesHeader, read_negatives, write_negatives
-from taco_ir.retrieval import systems
+from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
 from taco_ir.training.checkpoint import latest
@@ -74,8 +74,8 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
         patch.setattr(module, name, noted)
 
     noting(training_data, "mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
-    noting(systems, "encode_collection", lambda *args: args[3].parent.name)
-    noting(systems, "build_index", lambda *args: args[1].parent.name)
+    noting(retrievers, "encode_collection", lambda *args: args[3].parent.name)
+    noting(retrievers, "build_index", lambda *args: args[1].parent.name)
     run = Loop.run
 
     def running(self: Loop) -> Path:

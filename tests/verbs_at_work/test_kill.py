@@ -45,10 +45,10 @@ BLOCK_ROWS = 16  # 20 blocks of the sample collection
 def build_bm25(folder: Path) -> None:
     """In a child: what starts a JVM must not fork."""
     from taco_ir.data.collection import open_collection
-    from taco_ir.retrieval.systems import BM25System
+    from taco_ir.retrieval.retrievers import BM25Retriever
 
     sample = open_collection("sample")
-    if os.waitpid(forked(lambda: print(BM25System(sample).search(sample.load_topics("nq-dev"), 1)), folder / "log"), 0)[1]:
+    if os.waitpid(forked(lambda: print(BM25Retriever(sample).search(sample.load_topics("nq-dev"), 1)), folder / "log"), 0)[1]:
         raise SystemExit((folder / "log").read_text())
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hostile_text import Rows
 from verbs import call, passage, query, write_collection
 
 from taco_ir.core.files import InputError
@@ -43,11 +44,27 @@ def test_bm25_end_to_end(capsys: pytest.CaptureFixture[str], caplog: pytest.LogC
         assert row[6] == "0"  # gold kept
         kept = read_trec(Path("n.runs") / f"{name}.trec").rankings
         assert all(set(found) <= set(kept[qid].docids) and len(found) <= 8 for qid, found in docids.items())
-    assert "audit: n.audit.md and n.audit.html" in caplog.text
+    assert "audit: n.audit.html" in caplog.text
     assert "python -m taco_ir.train --negatives n.jsonl" in caplog.text
-    assert Path("n.audit.md").read_text().count("\n### ") == Path("n.audit.html").read_text().count("<blockquote>") == 20
+    assert Path("n.audit.html").read_text().count("<blockquote>") == 20
     record = json.loads(Path("n.runs/nq-train.trec.json").read_text())
     assert (record["hits"], record["system"]) == (50, "bm25")
+
+
+@pytest.mark.parametrize("sources", [["bm25"], ["bm25", "runs"]])
+def test_tables_are_printed_in_the_form_asked_for(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    search(["--retriever", "bm25", "--topics", "nq-train", "--hits", "20", "--output", "runs/", "--no-compare"])
+    flags = ["--source", *sources, "--tasks", "nq", "--window", "0:10", "5:20"]
+    printed = {}
+    for form in ("markdown", "json"):
+        capsys.readouterr()
+        mined(*flags[: None if len(sources) > 1 else -1], "--format", form)
+        printed[form] = capsys.readouterr().out
+    tables = json.loads(printed["json"])
+    headers = [table["header"] for table in (tables if len(sources) > 1 else [tables])]
+    marked = [line[2:-2].split(" | ") for line in printed["markdown"].splitlines() if line.startswith(("| topics", "| overlap"))]
+    assert headers == marked and len(headers) == (3 if len(sources) > 1 else 1)
+    assert printed["markdown"].count("| nq-train |") == (1 if len(sources) == 1 else 5)
 
 
 def test_tasks_are_words_or_commas() -> None:
@@ -101,7 +118,7 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
     assert said == [("bm25", 0, 10, ()), ("tiny-bert", 5, 40, ("margin=0",)), ("bm25", 20, 40, ("margin=0.5",))]
     assert found.sources[1].checkpoint and found.sources[0].checkpoint == ""
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
-    report = [[*line.replace("|", " ").split()] for line in Path("m.audit.md").read_text().splitlines()]
+    report = [" ".join(row).split() for row in Rows(Path("m.audit.html").read_text()).rows]
     printed = [row for row in words if row and row[0] in ("nq-train", "fever-train", "all")]
     assert len(printed) == 2 + 2 * 3 + 3 * 3 and all(row in report for row in printed)
     lost = {number: sum(int(row[-1]) for row in printed[2:8] if row[1] == number) for number in "123"}

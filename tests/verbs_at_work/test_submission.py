@@ -15,9 +15,8 @@ from verbs import Record, passage, query, write_collection, write_lines
 
 from taco_ir import search
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import ranked, read_kilt
 from taco_ir.core.types import Query, Run, run_id
-from taco_ir.evaluation.kilt_pages import ranked
-from taco_ir.evaluation.run_formats import read_kilt
 from taco_ir.evaluation.submission import outputs_of, submission
 from taco_ir.submission import main
 

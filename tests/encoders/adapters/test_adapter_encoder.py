@@ -21,8 +21,8 @@ from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, read_rec
 from taco_ir.encoders.adapters.sizes import METHODS
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.export import main as export
-from taco_ir.export import whole_model
 from taco_ir.release.compact import size_of
+from taco_ir.release.exports import whole_model
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import EncoderSettings
 from taco_ir.training.setup import adamw, start_encoder, trained_encoder

@@ -1,11 +1,10 @@
-"""Retrieval systems as the verbs use them: an encoder or BM25 with its index, built on first use and kept by content."""
+"""Retrievers, which rank passages for topics: an encoder or BM25 with its index, built on first use and kept by content, and their fusion."""
 
 from __future__ import annotations
 
-import re
 import sys
 from abc import ABC, abstractmethod
-from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,61 +13,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taco_ir.core.files import InputError, data_home, exclusive, fingerprint
 from taco_ir.core.progress import Progress, duration, timed
 from taco_ir.core.tasks import canonical_task
-from taco_ir.core.types import Query, Run, Vectors, run_id
+from taco_ir.core.types import Query, Ranking, Run, Vectors
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.encoders.names import SHIPPED
+from taco_ir.retrieval import choices
+from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
-from taco_ir.retrieval.fusion import RRF_K, reciprocal_rank_fusion
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
-IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # what folders in runs are called
+RRF_K = 60
 PART = 1024  # queries of a part; exact search reads the vectors once for so many
 
 
-def encoder_of(options: Namespace) -> TextEncoder:
-    """The encoder that --model and its companions name. Raises: InputError."""
-    from taco_ir.encoders.text_encoder import load_encoder
-
-    return load_encoder(
-        options.model,
-        pooling=options.pooling,
-        normalize=options.normalize,
-        prompt=options.prompt,
-        precision=options.precision,
-        device=options.device,
-        batch_size=options.batch_size,
-        base=options.base,
-    )
+def query_topics(text: str, task: str | None) -> Topics:
+    """Topics of one query, of the task that is named, if any."""
+    task = canonical_task(task) if task else ""
+    return Topics("query", task, [Query("query", text.strip(), task)])
 
 
-def model_name(model: str | None) -> str:
-    """One word for files and tables: of a folder that a training wrote, the training's, since all call theirs alike."""
-    if model is None:
-        return SHIPPED
-    name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else model.replace("/", "--")
-    name = run_id(name).lstrip(".") or "model"
-    return f"dense-{name}" if name in (BM25System.name, HybridSystem.name) else name
-
-
-def _folder_name(folder: Path) -> str:
-    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of a study's taco/1/out/model."""
-    parts = [part for part in folder.parts[1:] if part not in IN_RUNS]
-    telling = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
-    return "-".join(parts[telling:])
-
-
-def query_topics(options: Namespace) -> Topics:
-    """The one query that --query and --task name."""
-    task = canonical_task(options.task) if options.task else ""
-    return Topics("query", task, [Query("query", options.query.strip(), task)])
-
-
-class System(ABC):
+class Retriever(ABC):
     """What ranks passages for topics. It remembers no run: nothing but the queries themselves would be a safe key."""
 
     name: str
@@ -82,11 +49,11 @@ class System(ABC):
     def search(self, topics: Topics, hits: int) -> Run:
         """At most `hits` passages for each query."""
 
-    def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most systems take all
+    def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
         """Raise InputError for queries that cannot be searched for; before an index is built, which takes long."""
 
     def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
-        """The run by the system's name, and those of the systems that it is made of by theirs."""
+        """The run by the retriever's name, and those of the retrievers that it is made of by theirs."""
         return {self.name: self.search(topics, hits)}
 
     def search_in_parts(self, topics: Topics, hits: int) -> Iterator[Run]:
@@ -103,23 +70,22 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
         build_index(VectorSet(folder / "vectors"), folder / "index")
 
 
-class DenseSystem(System):
+class DenseRetriever(Retriever):
     """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
 
-    def __init__(self, collection: Collection, options: Namespace) -> None:
-        self._collection = collection
-        self._options = options
-        self.name = model_name(options.model)
+    def __init__(self, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> None:
+        self._collection, self._model, self._folder = collection, model, index
+        self.name = model.name
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        return encoder_of(self._options)
+        return self._model.load()
 
     @cached_property
     def _index(self) -> DenseIndex:
         store, encoder = self._collection.passages, self.encoder
-        if self._options.index is not None:
-            return DenseIndex(Path(self._options.index), encoder, store.fingerprint)
+        if self._folder is not None:
+            return DenseIndex(Path(self._folder), encoder, store.fingerprint)
         folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
         with exclusive(folder):
             build_dense(self._collection, self.encoder, self.name, folder)
@@ -146,10 +112,10 @@ class DenseSystem(System):
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
 
 
-class BM25System(System):
+class BM25Retriever(Retriever):
     """Lucene's BM25 (k1 0.9, b 0.4) over title and text; the index is kept under the data home."""
 
-    name = "bm25"
+    name = choices.BM25
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
@@ -186,21 +152,21 @@ class BM25System(System):
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
 
 
-class HybridSystem(System):
-    """Reciprocal rank fusion of other systems."""
+class FusionRetriever(Retriever):
+    """Reciprocal rank fusion of other retrievers."""
 
-    name = "hybrid"
+    name = choices.FUSION
 
-    def __init__(self, systems: Sequence[System]) -> None:
-        self._systems = systems
+    def __init__(self, retrievers: Sequence[Retriever]) -> None:
+        self._retrievers = retrievers
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"k": RRF_K, "of": [{"system": system.name, **system.inputs} for system in self._systems]}
+        return {"k": RRF_K, "of": [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]}
 
     def check(self, topics: Sequence[Topics]) -> None:
-        for system in self._systems:
-            system.check(topics)
+        for retriever in self._retrievers:
+            retriever.check(topics)
 
     def search(self, topics: Topics, hits: int) -> Run:
         return self.search_with_parts(topics, hits)[self.name]
@@ -209,20 +175,38 @@ class HybridSystem(System):
         return self.completed({}, topics, hits)
 
     def completed(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """`runs` of these topics with those that are missing: of the systems fused, and the fusion."""
-        parts = {system.name: runs.get(system.name) or system.search(topics, hits) for system in self._systems}
+        """`runs` of these topics with those that are missing: of the retrievers fused, and the fusion."""
+        parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or reciprocal_rank_fusion(list(parts.values()), hits)}
 
 
 class Retrievers(NamedTuple):
-    """The systems that --retriever names, and that are compared."""
+    """Those that can be chosen by name, and that are compared."""
 
-    dense: DenseSystem
-    bm25: BM25System
-    hybrid: HybridSystem
+    dense: DenseRetriever
+    bm25: BM25Retriever
+    hybrid: FusionRetriever
 
     @classmethod
-    def of(cls, collection: Collection, options: Namespace) -> Retrievers:
+    def of(cls, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> Retrievers:
         """Nothing is loaded before it is used."""
-        dense, bm25 = DenseSystem(collection, options), BM25System(collection)
-        return cls(dense, bm25, HybridSystem([dense, bm25]))
+        dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
+        return cls(dense, bm25, FusionRetriever([dense, bm25]))
+
+    def named(self, name: str) -> Retriever:
+        """One of `choices.RETRIEVERS`."""
+        retriever: Retriever = getattr(self, name)
+        return retriever
+
+
+def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
+    """Cormack, Clarke and Buettcher, SIGIR 2009: the score of a document is the sum over runs of 1 / (k + rank), ranks from 1. All runs must be of one level."""
+    rankings = {}
+    for qid in dict.fromkeys(qid for run in runs for qid in run.rankings):
+        scores: dict[str, float] = defaultdict(float)
+        for run in runs:
+            if qid in run.rankings:
+                for rank, docid in enumerate(run.rankings[qid].docids, 1):
+                    scores[docid] += 1 / (k + rank)
+        rankings[qid] = Ranking.of(list(scores), list(scores.values())).top(hits)
+    return Run(rankings, runs[0].level)

@@ -12,7 +12,7 @@ from verbs import passage, query, write_collection, write_lines
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Query, Ranking, Run, read_trec
 from taco_ir.data.collection import Topics, open_collection
-from taco_ir.retrieval.systems import PART, BM25System, HybridSystem, System
+from taco_ir.retrieval.retrievers import PART, BM25Retriever, FusionRetriever, Retriever
 from taco_ir.search import main
 
 WORDS = ("painter", "poem", "king", "music", "novel")
@@ -25,7 +25,7 @@ def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_collection(tmp_path / "c", passages, {"nq-dev": [query("q", "the king", ["2#0"])]})
 
 
-class Echo(System):
+class Echo(Retriever):
     """Finds for each query the passage of its own text."""
 
     def __init__(self, name: str) -> None:
@@ -43,21 +43,21 @@ def one(text: str) -> Topics:
     return Topics("query", "nq", [Query("query", text, "nq")])
 
 
-def best(system: System, word: str) -> str:
-    return system.search(one(word), 1).rankings["query"].docids[0]
+def best(retriever: Retriever, word: str) -> str:
+    return retriever.search(one(word), 1).rankings["query"].docids[0]
 
 
 def test_each_query_gets_hits_of_its_own(collection: Path, tiny_bert: Path) -> None:
     """One name and one number of hits, other texts: what a notebook asks a system for, again and again."""
-    bm25 = BM25System(open_collection(str(collection)))
+    bm25 = BM25Retriever(open_collection(str(collection)))
     assert [best(bm25, word) for word in WORDS] == [f"{n}#0" for n in range(len(WORDS))]
-    hybrid = HybridSystem([bm25])
+    hybrid = FusionRetriever([bm25])
     assert [best(hybrid, word) for word in WORDS] == [f"{n}#0" for n in range(len(WORDS))]
 
 
 @pytest.mark.parametrize("queries", [PART - 1, PART, 2 * PART + 452])
 def test_a_hybrid_ranks_all_queries_in_parts(queries: int) -> None:
-    hybrid = HybridSystem([Echo("one"), Echo("two")])
+    hybrid = FusionRetriever([Echo("one"), Echo("two")])
     topics = Topics("nq-train", "nq", [Query(f"q{n}", f"text {n}", "nq") for n in range(queries)])
     found = {qid: ranking.docids for part in hybrid.search_in_parts(topics, 5) for qid, ranking in part.rankings.items()}
     assert found == {each.qid: [each.text] for each in topics.queries}
@@ -74,7 +74,7 @@ def test_a_hybrid_searches_each_of_its_systems_once() -> None:
             asked.append(self.name)
             return super().search(topics, hits)
 
-    hybrid = HybridSystem([Noted("one"), Noted("two")])
+    hybrid = FusionRetriever([Noted("one"), Noted("two")])
     runs = hybrid.completed(hybrid.search_with_parts(one("a"), 5), one("a"), 5)
     assert (list(runs), asked) == (["one", "two", "hybrid"], ["one", "two"])
     of_one = Noted("one").search_with_parts(one("a"), 5)

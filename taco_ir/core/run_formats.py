@@ -1,21 +1,25 @@
-"""KILT's JSONL runs of pages, MS MARCO's runs, and runs held against their topics."""
+"""Run files in KILT's and MS MARCO's formats, a run's pages, and whether a run belongs to its topics."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from taco_ir.core.files import InputError, collector_paused, writing
-from taco_ir.core.types import MSMARCO, Query, Ranking, Run, numbered_lines, read_msmarco, read_trec, run_id
-from taco_ir.evaluation.kilt_pages import ranked
+from taco_ir.core.types import MSMARCO, Names, Query, Ranking, Run, numbered_lines, read_msmarco, read_trec, run_id
 
 log = logging.getLogger("taco_ir")
 page_id = itemgetter("wikipedia_id")
+PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
 
 def read_run(path: Path) -> Run:
@@ -91,7 +95,7 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
     """Write one KILT record per query, in topic order; a query without hits gets an empty provenance.
 
     Args:
-        run: a run of pages; `kilt.page_run` makes one of a run of passages. Its answers are written where it has some.
+        run: a run of pages; `page_run` makes one of a run of passages. Its answers are written where it has some.
 
     Raises:
         InputError: where the run has a topic that is not among the queries.
@@ -128,3 +132,43 @@ def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
             "a run and its topics must be of the same task and split"
         )
     return [qid for qid in known if qid not in run.rankings]
+
+
+def page_run(run: Run, page_of: PageOf) -> Run:
+    """The pages of a run's hits, best first, each page once.
+
+    Args:
+        page_of: gives the page of every docid that it is asked for; asked once, and not at all for a run of pages.
+
+    Raises:
+        InputError: naming the first docid that `page_of` does not know.
+    """
+    if run.level == "page":
+        return run
+    return Run({qid: ranked(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
+
+
+def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
+    """Query ids, each with the pages that `page_run` gives it."""
+    if run.level == "page":
+        yield from ((qid, list(ranking.docids)) for qid, ranking in run.rankings.items())
+        return
+    pages = page_of(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in run.rankings.values())))
+    try:
+        for qid, ranking in run.rankings.items():
+            yield qid, list(dict.fromkeys([pages[docid] for docid in ranking.docids]))
+    except KeyError as error:
+        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
+
+
+def ranked(pages: Collection[str]) -> Ranking:
+    """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
+    return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
+
+
+@cache
+def _rank_scores(hits: int) -> npt.NDArray[np.float32]:
+    """-1 ... -hits; one array, not writable, for all rankings of a length."""
+    scores_K = -np.arange(1, hits + 1, dtype=np.float32)
+    scores_K.flags.writeable = False
+    return scores_K

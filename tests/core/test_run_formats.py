@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import missing_topics, ranked, read_kilt, read_run, write_kilt, write_msmarco
 from taco_ir.core.types import Query, Ranking, Run, run_id, write_trec
-from taco_ir.evaluation.kilt_pages import ranked
-from taco_ir.evaluation.run_formats import missing_topics, read_kilt, read_run, write_kilt, write_msmarco
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
 page_ids = ids.map(str.strip)

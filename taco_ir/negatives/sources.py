@@ -1,62 +1,77 @@
-"""Where mining takes rankings from: a system, whose runs are kept so that the next mining only filters, or run files."""
+"""Sources of mining: retrievers, whose runs are kept so that the next mining only filters, and run files."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.core.files import InputError, collector_paused, fingerprint, read_json, sha256_file, write_json
+from taco_ir.core.files import InputError, collector_paused, fingerprint, sha256_file, write_json
 from taco_ir.core.progress import Progress, log
+from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Ranking, Run, read_trec, write_trec
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
-from taco_ir.evaluation.run_formats import read_run
-from taco_ir.retrieval.systems import System
-
-SHORT = 6  # digits of a hash in a name
-
-
-def record_path(run: Path) -> Path:
-    """Beside each run: what made it."""
-    return run.with_name(run.name + ".json")
+from taco_ir.retrieval.choices import BM25, ModelChoice
+from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retriever
+from taco_ir.retrieval.topic_runs import made_of, record_of, record_path
 
 
-def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """What a run belongs to, by content, as its record says it."""
-    return {
-        "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
-        "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
-    }
+def open_sources(words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None) -> list[Retriever | Path]:
+    """What each word names: bm25, a model, a run file or a folder of runs; the same for the same word.
+
+    Args:
+        model: how all models among them encode.
+        index: of the one model among them.
+
+    Raises:
+        InputError: for a name of nothing, or an index for several models.
+    """
+    models = models_among(words)
+    if index is not None and len(models) > 1:
+        raise InputError(f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs")
+    named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
+    return [named[word] for word in words]
 
 
-def models_of(record: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the models that a record names: encoders, those of a hybrid's parts included, and a reader."""
-    inputs = record.get("inputs", {})
-    found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
-    return [*found, *([str(record["reader"])] if "reader" in record else [])]
+def models_among(words: Sequence[str]) -> list[str]:
+    """The words that name models: neither bm25 nor runs."""
+    return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
 
-def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
-    """Default names, with a short hash of the models before the suffix where one of them is the run of other models, which stays."""
-    if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
-        return list(paths)
-    return [path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}") for path in paths]
+def _source(word: str, collection: Collection, model: ModelChoice, index: str | None) -> Retriever | Path:
+    if word == BM25:
+        return BM25Retriever(collection)
+    if _is_runs(Path(word)):
+        return Path(word)
+    dense = DenseRetriever(collection, model, index)
+    try:
+        _ = dense.encoder
+    except InputError as error:
+        raise InputError(f"--source {word!r} is not bm25, a run or a folder of runs, and as a model: {error}") from error
+    return dense
+
+
+def _is_runs(path: Path) -> bool:
+    return path.is_file() or (
+        path.is_dir() and not (path / "config.json").is_file() and any(file.suffix in PASSAGE_RUNS for file in path.iterdir())
+    )
 
 
 class Maker(NamedTuple):
-    """What ranked: a system's name, and its encoder's fingerprint ("" where there is none)."""
+    """What ranked: its name, and its encoder's fingerprint ("" where there is none)."""
 
     name: str
     checkpoint: str
 
     @classmethod
-    def of(cls, system: str, inputs: Mapping[str, Any]) -> Maker:
-        return cls(system, str(inputs.get("encoder", "")))
+    def of(cls, name: str, inputs: Mapping[str, Any]) -> Maker:
+        return cls(name, str(inputs.get("encoder", "")))
 
 
 class Rankings(ABC):
@@ -74,14 +89,14 @@ class Rankings(ABC):
     def run(self, topics: Topics) -> Run: ...
 
 
-class SystemRankings(Rankings):
-    """A system's runs, kept in `folder` with a record of what made each; finished ones of at least `depth` hits are used again."""
+class RetrieverRankings(Rankings):
+    """A retriever's runs, kept in `folder` with a record of what made each; finished ones of at least `depth` hits are used again."""
 
-    def __init__(self, collection: Collection, system: System, folder: Path, depth: int) -> None:
-        self._collection, self._system, self._folder, self._depth = collection, system, folder, depth
+    def __init__(self, collection: Collection, retriever: Retriever, folder: Path, depth: int) -> None:
+        self._collection, self._retriever, self._folder, self._depth = collection, retriever, folder, depth
 
     def maker(self, topics: Sequence[Topics]) -> Maker:  # noqa: ARG002 - it ranks whatever it is given
-        return Maker.of(self._system.name, self._system.inputs)
+        return Maker.of(self._retriever.name, self._retriever.inputs)
 
     def prepare(self, topics: Sequence[Topics]) -> None:
         for topic in topics:
@@ -98,7 +113,7 @@ class SystemRankings(Rankings):
         return self._folder / f"{topics.name}.trec"
 
     def _record(self, topics: Topics) -> dict[str, Any]:
-        return made_of(self._collection, topics) | {"system": self._system.name, "inputs": self._system.inputs}
+        return made_of(self._collection, topics) | {"system": self._retriever.name, "inputs": self._retriever.inputs}
 
     def _kept(self, topics: Topics) -> bool:
         found = record_of(self._path(topics))
@@ -110,12 +125,12 @@ class SystemRankings(Rankings):
         path, record = self._path(topics), self._record(topics)
         record_path(path).unlink(missing_ok=True)
         rankings: dict[str, Ranking] = {}
-        progress = Progress(f"{topics.name} with {self._system.name}", len(topics.queries), "queries")
+        progress = Progress(f"{topics.name} with {self._retriever.name}", len(topics.queries), "queries")
         with collector_paused():
-            for part in self._system.search_in_parts(topics, self._depth):
+            for part in self._retriever.search_in_parts(topics, self._depth):
                 rankings |= part.rankings
                 progress.at(len(rankings))
-            write_trec(Run(rankings), path, self._system.name)
+            write_trec(Run(rankings), path, self._retriever.name)
         write_json(record_path(path), {"taco_ir": taco_ir.__version__, **record, "hits": self._depth})
 
 
@@ -126,7 +141,7 @@ class FileRankings(Rankings):
         self._collection, self._path = collection, path
 
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """Raises: InputError for runs that lack some of the topics, were made of others, or by several systems."""
+        """Raises: InputError for runs that lack some of the topics, were made of others, or by several retrievers."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
             names = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" if self._path.is_dir() else ""
             raise InputError(f"--source {self._path} has no run for {', '.join(lacking)}{names}; give the runs, or fewer --tasks")
@@ -197,7 +212,7 @@ class FileRankings(Rankings):
                 )
 
     def _made_by(self, records: Mapping[Path, Mapping[str, Any]]) -> Maker:
-        """System and encoder, where records say so of all; else the name of what was given, and its hash."""
+        """Retriever and encoder, where records say so of all; else the name of what was given, and its hash."""
         makers = {(record.get("system", ""), fingerprint(record.get("inputs", {}))) for record in records.values()}
         if len(makers) > 1:
             raise InputError(
@@ -207,12 +222,3 @@ class FileRankings(Rankings):
         if name:
             return Maker.of(name, next(iter(records.values())).get("inputs", {}))
         return Maker(f"{self._path.name} {fingerprint([sha256_file(file) for file in records])}", "")
-
-
-def record_of(run: Path) -> Mapping[str, Any]:
-    """What the record beside a run says; nothing where there is none. Raises: InputError for one that is no record."""
-    path = record_path(run)
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: a JSON object is expected, this is {str(found)[:60]!r}")
-    return found

@@ -1,0 +1,101 @@
+"""Answers questions: retrieves passages, lets a reader mark the answer in one of them, and writes the answers as KILT files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import taco_ir
+from taco_ir.core.files import claim_output, write_json
+from taco_ir.core.progress import Progress, log
+from taco_ir.core.run_formats import page_run, write_kilt
+from taco_ir.core.types import Passage, Query, Run
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.reading.reader import Answer, Reader, marked
+from taco_ir.retrieval.choices import model_name
+from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, record_of, record_path, unlike_others
+
+AT_ONCE = 32  # questions read between two lines of progress
+SUFFIX = ".answers.jsonl"
+Tell = Callable[[str], object]  # what each answer is told to, with the passage that it is from
+
+
+def answer(topics: Topics, retriever: Retriever, reader: Reader, collection: Collection, hits: int, tell: Tell | None) -> Run:
+    """Retrieve `hits` passages for each question and read them; the run of pages, with the answers."""
+    run = retriever.search(topics, hits)
+    answers: dict[str, str] = {}
+    progress = Progress(f"read {topics.name}", len(topics.queries), "questions")
+    for done, query, found, passages in _read(topics, run, reader, collection):
+        answers[query.qid] = found.text if found else ""
+        if tell:
+            tell(_shown(query, found, passages))
+        if len(topics.queries) > 1:
+            progress.at(done)
+    return page_run(run, collection.passages.page_of)._replace(answers=answers)
+
+
+def write_answers(
+    topics: Sequence[Topics],
+    retriever: Retriever,
+    reader: Reader,
+    collection: Collection,
+    hits: int,
+    tell: Tell | None,
+    *,
+    output: str | None,
+    overwrite: bool,
+    name: str,
+) -> list[Run]:
+    """Answer the questions of each of the topics and write a KILT file and its record; the runs of pages.
+
+    Args:
+        output: a file, or a folder for several topics; None: names in `runs`, which hold the latest answers of a retriever and reader.
+        name: the reader's folder.
+
+    Raises:
+        InputError: for an output that was made otherwise (without `overwrite`).
+    """
+    retriever.check(topics)
+    maker = {"system": retriever.name, "inputs": retriever.inputs, "hits": hits, "reader": reader.fingerprint}
+    records = [{"taco_ir": taco_ir.__version__, **made_of(collection, each), **maker} for each in topics]
+    if output is None:
+        named = f"{retriever.name}.{model_name(name)}{SUFFIX}"
+        plain = [Path("runs") / collection.name / f"{each.name}.{named}" for each in topics]
+        paths = unlike_others(plain, models_of(records[0]), SUFFIX)
+    else:
+        paths = named_paths(output, topics, ".jsonl")
+    runs = []
+    with ExitStack() as held:
+        for path, record in zip(paths, records, strict=True):
+            held.enter_context(claim_output(path, record, overwrite or output is None, resume=True, record=partial(record_of, path)))
+        for each, path, record in zip(topics, paths, records, strict=True):
+            runs.append(answer(each, retriever, reader, collection, hits, tell))
+            record_path(path).unlink(missing_ok=True)  # so that answers have their own or none
+            write_kilt(runs[-1], each.queries, path)
+            write_json(record_path(path), record)
+            log.info("answers: %s", path)
+    return runs
+
+
+def _read(
+    topics: Topics, run: Run, reader: Reader, collection: Collection
+) -> Iterator[tuple[int, Query, Answer | None, Mapping[str, Passage]]]:
+    """The number of questions done, a question, its answer, and the passages read for it and its neighbours."""
+    for start in range(0, len(topics.queries), AT_ONCE):
+        part = topics.queries[start : start + AT_ONCE]
+        docids = {query.qid: run.rankings[query.qid].docids if query.qid in run.rankings else [] for query in part}
+        passages = collection.passages.get(list(dict.fromkeys(docid for each in docids.values() for docid in each)))
+        answers = reader.read([(query.plain_text, [passages[docid] for docid in docids[query.qid]]) for query in part])
+        for place, (query, answer) in enumerate(zip(part, answers, strict=True), 1):
+            yield start + place, query, answer, passages
+
+
+def _shown(query: Query, found: Answer | None, passages: Mapping[str, Passage]) -> str:
+    if found is None:
+        return f"{query.text}\n  (no passage found)"
+    passage = passages[found.docid]
+    evidence = f"{passage.title or '(no title)'} [{found.docid}]: {marked(passage.text, found.start, found.end)}"
+    return f"{query.text}\n  {found.text}  ({found.score:.3f})\n  {evidence}"

@@ -1,0 +1,188 @@
+"""Folders that others read: queries for Pyserini, models for Hugging Face and sentence-transformers, small models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from taco_ir.core.files import InputError, named, writing_folder
+from taco_ir.core.tasks import canonical_task
+from taco_ir.core.types import Vectors
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.retrieval.choices import ModelChoice
+from taco_ir.retrieval.encoding import encode_topics
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.text_encoder import TextEncoder
+
+KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
+WEIGHTS = ("float16", "int8")
+COMPARED = 1000  # passages that a compact folder's vectors are compared on
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is exported of a model.
+
+    Attributes:
+        collection: whose topics are encoded, and whose texts say which tokens a compact folder needs.
+        what: of KINDS; none: all that the model can be.
+        megabytes, weights: of the compact folder.
+        prompt_of: `task=lender` texts; tasks that take the prompt, length and modules of another.
+
+    Raises:
+        InputError: for what does not go together.
+    """
+
+    collection: str
+    what: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    megabytes: float | None = None
+    weights: str | None = None
+    prompt_of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "queries" in self.what and not self.topics:
+            raise InputError("--what queries needs --topics")
+        if self.what and ("compact" in self.what) != (self.megabytes is not None):
+            raise InputError("--what compact and --megabytes go together")
+        if self.megabytes is not None and not self.megabytes > 0:
+            raise InputError(f"--megabytes {self.megabytes}: a number above 0 is needed")
+        if self.weights and self.megabytes is None:
+            raise InputError("--weights are those of a compact folder, which --megabytes asks for")
+
+    @property
+    def lenders(self) -> dict[str, str]:
+        """The lender of each task that has one. Raises: InputError."""
+        found = {}
+        for text in self.prompt_of:
+            task, _, lender = text.partition("=")
+            if not (task and lender):
+                raise InputError(f"--prompt-of {text!r} is not TASK=TASK")
+            found[canonical_task(task)] = canonical_task(lender)
+        return found
+
+
+def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> None:
+    """Write each folder that is asked for, or can be made of the model, into `output`, and print where it is.
+
+    Raises:
+        InputError: for a kind that is asked for and that the model cannot be.
+    """
+    wanted = request.what or KINDS
+    encoder = model.load()
+    encoder.borrow(request.lenders)
+    for kind, write in _writers(request, encoder, output).items():
+        if kind in wanted:
+            try:
+                with source_of(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
+                    write(source, folder)
+            except InputError as reason:
+                if request.what:
+                    raise
+                print(f"left out {kind}: {reason}")
+            else:
+                print(output / kind)
+    if "queries" in wanted and request.topics:
+        from taco_ir.retrieval.pyserini_bridge import write_encoded_queries
+
+        collection = open_collection(request.collection)
+        for name in collection.expand(request.topics):
+            topics = collection.topics(name)
+            vectors_BD = encode_topics(collection, encoder, topics.queries)
+            write_encoded_queries(topics.queries, vectors_BD, output / "queries" / topics.name)
+            print(output / "queries" / topics.name)
+
+
+def _writers(request: ExportRequest, encoder: TextEncoder, output: Path) -> dict[str, Callable[[Path, Path], object]]:
+    """What writes each folder that can be asked for, from a model's into an empty one."""
+    from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
+
+    writers: dict[str, Callable[[Path, Path], object]] = {
+        "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
+        "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
+    }
+    if request.megabytes:
+        read, limit, weights = open_collection(request.collection), int(request.megabytes * 1_000_000), request.weights or WEIGHTS[0]
+        writers["compact"] = lambda model, folder: write_compact(encoder, model, folder, read, limit, weights)
+    return writers
+
+
+@contextmanager
+def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
+    """The folder of the encoder's model; a tuned one is merged into a folder of its own meanwhile. Raises: InputError where it cannot be."""
+    from taco_ir.encoders.adapters.folder import base_folder, is_tuned
+
+    if not is_tuned(encoder.folder):
+        yield encoder.folder
+        return
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.adapters.merging import write_merged
+
+    if not isinstance(encoder, TunedEncoder):
+        raise TypeError(f"{encoder.folder} is a tuned model; its encoder is a {type(encoder).__name__}")
+    with TemporaryDirectory() as folder:
+        with named(Path(folder)):
+            write_merged(encoder, base_folder(encoder.folder, base), Path(folder))
+        yield Path(folder)
+
+
+def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
+    """The folder that `kind` is made from: the whole model's, or the backbone's where modules stay. Raises: InputError where there is none."""
+    from taco_ir.encoders.adapters.folder import base_folder
+
+    if kind == "compact" and with_modules(encoder):
+        return nullcontext(base_folder(encoder.folder, base))
+    return whole_model(encoder, base)
+
+
+def texts_of(collection: Collection) -> Iterator[str]:
+    """What a model reads of a collection: its passages, and its train queries."""
+    for passage in collection.passages.read():
+        yield f"{passage.title} {passage.text}"
+    for name in collection.topics_names:
+        if name.split == "train":
+            yield from (query.text for query in collection.load_topics(str(name)).queries)
+
+
+def with_modules(encoder: TextEncoder) -> TunedEncoder | None:
+    """The encoder, if it has modules that stay modules in a small folder."""
+    from taco_ir.encoders.adapters.encoder import TunedEncoder
+    from taco_ir.encoders.adapters.merging import mergeable
+
+    return encoder if isinstance(encoder, TunedEncoder) and not mergeable(encoder.record) else None
+
+
+def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str) -> None:
+    """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before.
+
+    Args:
+        model: the folder of the whole model, or of the backbone of one whose modules stay.
+    """
+    from taco_ir.encoders.text_encoder import load_encoder
+    from taco_ir.release.compact import compact
+    from taco_ir.release.compact_adapters import compact_tuned
+
+    texts, tuned = texts_of(collection), with_modules(encoder)
+    if tuned:
+        made = compact_tuned(tuned, model, folder, texts, limit, weights)
+    else:
+        made = compact(model, folder, encoder.config, texts, limit, weights)
+    passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[:COMPARED]
+    cosines_N = _cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
+    print(
+        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on {len(passages)} passages: "
+        f"least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
+    )
+
+
+def _cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
+    """Row by row [N]."""
+    dots_N: Vectors = (a_ND * b_ND).sum(1) / ((a_ND**2).sum(1) * (b_ND**2).sum(1)) ** 0.5
+    return dots_N

@@ -1,0 +1,98 @@
+"""What a user chooses for encoding and searching: the model and how it runs, the retriever, the number of hits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taco_ir.core.settings import Settings, checked
+from taco_ir.core.types import run_id
+from taco_ir.encoders.names import SHIPPED
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.text_encoder import TextEncoder
+
+POOLINGS, PRECISIONS = ("first", "mean", "decoder"), ("float32", "int8")
+DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
+COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
+RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
+IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # what folders in runs are called
+
+
+@dataclass(frozen=True)
+class ModelChoice(Settings):
+    """A model by folder or name, and how it encodes.
+
+    Attributes:
+        model: None for the encoder that comes with the package.
+        pooling, normalize: for a plain Hugging Face model; None and False for one that says itself how it encodes.
+        prompt: put before every query instead of the model's own prompt for its task.
+        batch_size: texts encoded at once, at most.
+        base: for a model of adapters, where its backbone is now.
+
+    Raises:
+        InputError: for a value that is not allowed.
+    """
+
+    model: str | None = None
+    pooling: str | None = field(default=None, metadata={"choices": POOLINGS})
+    normalize: bool = False
+    prompt: str | None = None
+    precision: str = field(default=PRECISIONS[0], metadata={"choices": PRECISIONS})
+    batch_size: int = field(default=1024, metadata={"min": 1})
+    device: str = "cpu"
+    base: str | None = None
+
+    def load(self) -> TextEncoder:
+        """The encoder. Raises: InputError for a model that is not there or that these settings do not fit."""
+        from taco_ir.encoders.text_encoder import load_encoder
+
+        return load_encoder(**vars(self))
+
+    @property
+    def name(self) -> str:
+        return model_name(self.model)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A search for topics or for one query.
+
+    Attributes:
+        index: a folder of a dense index; None for one that is built and kept under the data home.
+        form: of the run files that are written.
+        compare: score BM25 and the fusion as well; None: where that takes little time.
+
+    Raises:
+        InputError: for a value that is not allowed.
+    """
+
+    model: ModelChoice = ModelChoice()
+    retriever: str = DENSE
+    index: str | None = None
+    hits: int = 100
+    form: str = "trec"
+    compare: bool | None = None
+
+    def __post_init__(self) -> None:
+        checked("retriever", self.retriever, str, {"choices": RETRIEVERS})
+        checked("hits", self.hits, int, {"min": 1})
+        checked("form", self.form, str, {"choices": tuple(RUN_SUFFIXES)})
+
+
+def model_name(model: str | None) -> str:
+    """One word for files and tables: of a folder that a training wrote, the training's, since all call theirs alike."""
+    if model is None:
+        return SHIPPED
+    name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else model.replace("/", "--")
+    name = run_id(name).lstrip(".") or "model"
+    return f"dense-{name}" if name in (BM25, FUSION) else name
+
+
+def _folder_name(folder: Path) -> str:
+    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of a study's taco/1/out/model."""
+    parts = [part for part in folder.parts[1:] if part not in IN_RUNS]
+    telling = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
+    return "-".join(parts[telling:])

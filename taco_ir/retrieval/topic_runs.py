@@ -1,0 +1,167 @@
+"""Searches topics and writes a run of each; what made an output stands in a record beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import taco_ir
+from taco_ir.core.files import InputError, claim_output, fingerprint, read_json, refuse_other, write_json
+from taco_ir.core.progress import log, timed
+from taco_ir.core.run_formats import page_run, write_kilt, write_msmarco
+from taco_ir.core.types import Run, write_trec
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.retrievers import Retriever, Retrievers
+
+TIES_WORTH_A_WORD = 0.01
+SHORT = 6  # digits of a hash in a name
+IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # of a model's choice
+
+
+def search_topics(
+    request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None = None, overwrite: bool = False
+) -> list[dict[str, Run]]:
+    """Search, write and report each of the topics; the runs of each by retriever, the chosen one first.
+
+    Args:
+        output: a run file, or a folder for several topics; None: names in `runs`, which hold the latest run of a model.
+
+    Raises:
+        InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
+    """
+    retrievers = Retrievers.of(collection, request.model, request.index)
+    chosen = retrievers.named(request.retriever)
+    paths = _run_paths(request, collection, topics, retrievers, output)
+    asked = [_asked(request, collection, topic) for topic in topics]
+    overwrite = overwrite or output is None
+    compare = request.compare
+    if compare is None:
+        compare = chosen is retrievers.dense and (retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO)
+    results: list[dict[str, Run]] = []
+    with ExitStack() as held:
+        for path, record in zip(paths, asked, strict=True):
+            held.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(record_of, path)))
+        chosen.check(topics)
+        if compare:
+            retrievers.hybrid.check([topic for topic in topics if topic.judged])
+        maker = {"system": chosen.name, "inputs": chosen.inputs}
+        for path in paths:
+            if record_path(path).is_file() and not overwrite:  # one that was stopped has none
+                refuse_other(path, record_of(path), maker)
+        for topic, path, record in zip(topics, paths, asked, strict=True):
+            with timed() as seconds:
+                found = chosen.search_with_parts(topic, request.hits)
+            took = seconds()
+            runs = {chosen.name: found[chosen.name]}
+            record_path(path).unlink(missing_ok=True)  # so that a run has its own or none
+            _write_run(request.form, runs[chosen.name], path, topic, collection, chosen.name)
+            write_json(record_path(path), record | maker | {"seconds": round(took, 3)})
+            _report(topic, collection, chosen.name, path, took)
+            if compare and topic.judged:
+                runs |= retrievers.hybrid.completed(found, topic, request.hits)
+            _tell_ties(topic, runs)
+            results.append(runs)
+    if chosen is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
+        log.warning("%d queries were longer than the model's limit and cut", cut)
+    return results
+
+
+def _run_paths(
+    request: SearchRequest, collection: Collection, topics: Sequence[Topics], retrievers: Retrievers, output: str | None
+) -> list[Path]:
+    """Where each run goes; a default name that holds another model's run gets a hash, and so does the retriever."""
+    suffix = RUN_SUFFIXES[request.form]
+    if output is not None:
+        return named_paths(output, topics, suffix)
+    chosen: Retriever = retrievers.named(request.retriever)
+    plain = [Path("runs") / collection.name / f"{topic.name}.{chosen.name}{suffix}" for topic in topics]
+    if chosen is retrievers.bm25 or not any(path.exists() for path in plain):
+        return plain
+    paths = unlike_others(plain, [retrievers.dense.encoder.fingerprint], suffix)
+    chosen.name = paths[0].name.removesuffix(suffix).removeprefix(f"{topics[0].name}.")
+    return paths
+
+
+def _asked(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
+    """What a run was asked for by: one that exists with an equal record may be written again."""
+    return {
+        "taco_ir": taco_ir.__version__,
+        **made_of(collection, topic),
+        "retriever": request.retriever,
+        "flags": {name: getattr(request.model, name) for name in IN_RECORDS} | {"index": request.index},
+        "hits": request.hits,
+        "format": request.form,
+    }
+
+
+def _write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collection, tag: str) -> None:
+    if form == "trec":
+        write_trec(run, path, tag)
+    elif form == "kilt":
+        write_kilt(page_run(run, collection.passages.page_of), topic.queries, path)
+    else:
+        write_msmarco(run, path)
+
+
+def _report(topic: Topics, collection: Collection, retriever: str, path: Path, seconds: float) -> None:
+    passages, queries = f"{collection.passages.count:,}", len(topic.queries)
+    said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"
+    log.info(said, passages, collection.name, f"{queries:,}", topic.name, retriever, seconds, queries / seconds)
+    log.info("run file: %s", path)
+
+
+def _tell_ties(topic: Topics, runs: dict[str, Run]) -> None:
+    for name, run in runs.items():
+        if run.tied_share > TIES_WORTH_A_WORD:
+            said = "%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending"
+            log.warning(said, topic.name, name, 100 * run.tied_share)
+
+
+def record_path(run: Path) -> Path:
+    """Beside each run: what made it."""
+    return run.with_name(run.name + ".json")
+
+
+def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
+    """What a run belongs to, by content, as its record says it."""
+    return {
+        "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
+        "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
+    }
+
+
+def models_of(record: Mapping[str, Any]) -> list[str]:
+    """Fingerprints of the models that a record names: encoders, those of a hybrid's parts included, and a reader."""
+    inputs = record.get("inputs", {})
+    found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
+    return [*found, *([str(record["reader"])] if "reader" in record else [])]
+
+
+def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
+    """Default names, with a short hash of the models before the suffix where one of them is the run of other models, which stays."""
+    if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
+        return list(paths)
+    return [path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}") for path in paths]
+
+
+def record_of(run: Path) -> Mapping[str, Any]:
+    """What the record beside a run says; nothing where there is none. Raises: InputError for one that is no record."""
+    path = record_path(run)
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: a JSON object is expected, this is {str(found)[:60]!r}")
+    return found
+
+
+def named_paths(output: str, topics: Sequence[Topics], suffix: str) -> list[Path]:
+    """Where the output of each of the topics goes when the user names it: a file for one, a folder for several. Raises: InputError for a file for several."""
+    path = Path(output)
+    if len(topics) == 1 and not output.endswith("/") and not path.is_dir():
+        return [path]
+    if path.is_file():
+        raise InputError(f"--output {path} is a file; for {len(topics)} topics give a folder")
+    return [path / f"{topic.name}{suffix}" for topic in topics]
