@@ -119,7 +119,9 @@ def test_the_folder_is_a_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     train, dev = (made.load_topics(f"nq-{split}").queries for split in ("train", "dev"))
     assert {each.qid for each in train} | {each.qid for each in dev} == {f"q{number}" for number in range(6)}
     assert json.loads((tmp_path / "out" / "nq-held-out.json").read_text())["dev"] == 2
-    with pytest.raises(InputError, match="--output out exists"):
+    with pytest.raises(
+        InputError, match="--output out exists and was made otherwise \\(nq share is 0.3, not 0.1\\); give another name or remove it"
+    ):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--output", "out"])
     with pytest.raises(InputError, match="--share 1.5: a number between 0 and 1"):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--share", "1.5", "--output", "other"])

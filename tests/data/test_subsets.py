@@ -146,11 +146,11 @@ def test_a_part_that_is_there_stays() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: part("p", 6), "holds another part (distractors differ)"),
-        (lambda: part("p", seed=1), "holds another part (seed differ)"),
-        (lambda: part("p", topics=("nq-dev",)), "holds another part (topics differ)"),
-        (lambda: part("c"), "c exists and is no part of a collection (it has no part.json)"),
-        (lambda: part("c/nq-dev.jsonl"), "exists and is no part of a collection"),
+        (lambda: part("p", 6), "exists and was made otherwise (distractors is 5, not 6); give another name or remove it"),
+        (lambda: part("p", seed=1), "exists and was made otherwise (seed is 0, not 1)"),
+        (lambda: part("p", topics=("nq-dev",)), "exists and was made otherwise (topics "),
+        (lambda: part("c"), "c exists and has no record of what it was made of; give another name or remove it"),
+        (lambda: part("c/nq-dev.jsonl"), "exists and has no record of what it was made of"),
         (lambda: part("new", 15), "--distractors 15: c has 24 passages, 10 of them gold; at most 14 are left"),
         (lambda: part("new", topics=("nq-dev", "nq-test")), "--topics nq-test: no evidence to make a part around"),
         (lambda: part("new", topics=("wow-dev",)), "--topics wow-dev: none of their evidence is in the collection"),
@@ -173,7 +173,7 @@ def test_a_folder_that_lost_a_file_and_a_changed_source_are_refused() -> None:
         part("p")
     with Path("c/passages.jsonl").open("a") as file:
         file.write(json.dumps(passage("new#0", "text")) + "\n")
-    with pytest.raises(InputError, match="source differ"):
+    with pytest.raises(InputError, match=r"made otherwise \(source is "):
         part("p")
 
 

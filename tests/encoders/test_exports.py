@@ -280,7 +280,7 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
     plain = ["--model", str(tiny_bert), "--pooling", "mean", "--output", str(output), "--what", "huggingface"]
     main(plain)
     (output / "huggingface" / "mine.txt").write_text("kept")
-    with pytest.raises(InputError, match=r"exists; give another folder or --overwrite"):
+    with pytest.raises(InputError, match=r"exists; give another name or --overwrite"):
         main(plain)
     assert (output / "huggingface" / "mine.txt").is_file()
     main([*plain, "--overwrite", "--normalize"])

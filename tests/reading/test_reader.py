@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_steps import encoder
-from taco_ir.evaluation.run_formats import read_run
-from taco_ir.retrieval.systems import model_name
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
 from verbs import query, write_lines
 
 from taco_ir import answer, evaluate, train_reader
 from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Passage, Run
 from taco_ir.data.collection import Topics, open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
+from taco_ir.reading import answering
 from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
@@ -41,6 +41,7 @@ from taco_ir.reading.reader import (
     new_head,
     save_head,
 )
+from taco_ir.retrieval.choices import model_name
 from taco_ir.training.loop import Loop
 from taco_ir.training.objectives.reading import Placed, reader_loss
 
@@ -238,8 +239,13 @@ def test_answer_prints_writes_and_scores(
     assert set(record["output"][0]) == {"answer", "provenance"}
     made_of = json.loads((tmp_path / "out.jsonl.json").read_text())
     assert made_of["reader"] == load_reader(str(reader)).fingerprint and made_of["hits"] == 4 and made_of["topics"]["name"] == "nq-dev"
-    with pytest.raises(InputError, match="out.jsonl exists"):
-        answer.main([*argv, "--topics", "nq-dev", "--output", "out.jsonl"])
+    before = (tmp_path / "out.jsonl").read_bytes()
+    answer.main([*argv, "--topics", "nq-dev", "--output", "out.jsonl"])  # made of the same: taken
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    with pytest.raises(InputError, match=r"out.jsonl exists and was made otherwise \(hits is 4, not 3\)"):
+        answer.main([*argv, "--hits", "3", "--topics", "nq-dev", "--output", "out.jsonl"])
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    capsys.readouterr()
     answer.main([*argv, "--query", "in which city is house number 1"])
     assert "[[" in capsys.readouterr().out
 
@@ -270,14 +276,14 @@ def test_answer_and_evaluate_print_the_same_scores(reader: Path, both: list[str]
 def test_a_topics_answers_are_kept_when_the_next_are_interrupted(
     reader: Path, both: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = answer.answer_topics
+    read = answering.answer
 
     def interrupted(topics: Topics, *others: Any) -> Run:
         if topics.name == "fever-dev":
             raise KeyboardInterrupt
         return read(topics, *others)
 
-    monkeypatch.setattr(answer, "answer_topics", interrupted)
+    monkeypatch.setattr(answering, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         answer.main([*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet", "--output", "a/"])
     assert len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6 and (tmp_path / "a" / "nq-dev.jsonl.json").is_file()

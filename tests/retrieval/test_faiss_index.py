@@ -322,7 +322,7 @@ def test_the_verb_builds_once_and_replaces_only_when_told(index: Index, tmp_path
     written = (output / "index").stat().st_mtime_ns
     main(command)
     assert "is built" in capsys.readouterr().out and (output / "index").stat().st_mtime_ns == written
-    with pytest.raises(InputError, match=f"--output {output} exists and holds something else"):
+    with pytest.raises(InputError, match=f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'):
         main([*command, "--factory", "SQ8"])
     main([*command, "--factory", "SQ8", "--overwrite"])
     assert DenseIndex(output).manifest["factory"] == "SQ8"
@@ -330,6 +330,6 @@ def test_the_verb_builds_once_and_replaces_only_when_told(index: Index, tmp_path
 
 def test_what_the_user_has_there_is_not_removed(index: Index, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(InputError, match="exists and holds something else"):
+    with pytest.raises(InputError, match="exists and has no record of what it was made of"):
         main(["--vectors", str(index().parent / "vectors"), "--output", str(tmp_path)])
     assert (tmp_path / "mine").read_text() == "mine"

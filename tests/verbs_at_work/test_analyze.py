@@ -46,7 +46,7 @@ def test_two_runs_are_compared_on_the_same_batches(runs: Path, tmp_path: Path, c
     assert "Cosines over training" in page and page.count("<polyline") == 2 * 2 + 2
     assert "no TACO and naive run here differ in the weighting alone (" in figures["verdict"] and figures["comparisons"] == []
     assert all(0 <= model["task_specific_by_chance"] <= 1 for model in figures["models"])
-    with pytest.raises(InputError, match=r"--output .*out: specialisation.json exists; give another folder, or --overwrite"):
+    with pytest.raises(InputError, match=r"--output .*out/specialisation.json exists; give another name or --overwrite"):
         main(argv)
     main([*argv, "--overwrite"])
     assert read_json(tmp_path / "out" / "specialisation.json") == figures  # the same batches, bit for bit

@@ -118,7 +118,7 @@ def test_the_output_is_a_file_that_is_not_replaced_by_accident(study: Path, tmp_
     page = tmp_path / "pages" / "board.html"
     leaderboard.main([str(study), "--format", "html", "--output", str(page)])
     assert capsys.readouterr().out == "" and page.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
-    with pytest.raises(InputError, match="exists; give another name, or --overwrite"):
+    with pytest.raises(InputError, match="exists; give another name or --overwrite"):
         leaderboard.main([str(study), "--output", str(page)])
     leaderboard.main([str(study), "--output", str(page), "--overwrite"])
     assert page.read_text(encoding="utf-8").startswith("whole, ")

@@ -138,15 +138,15 @@ def test_named_output_is_never_lost(model: list[str]) -> None:
     before = Path("mine.trec").read_bytes()
     main([*command, "--hits", "5"])  # made the same way: taken
     assert Path("mine.trec").read_bytes() == before
-    with pytest.raises(InputError, match=r"--output mine\.trec exists and was made otherwise \(hits\); .* --overwrite"):
+    with pytest.raises(InputError, match=r"--output mine\.trec exists and was made otherwise \(hits is 5, not 3\); .* --overwrite"):
         main([*command, "--hits", "3"])
-    with pytest.raises(InputError, match=r"made otherwise \(topics\)"):
+    with pytest.raises(InputError, match=r"made otherwise \(topics name is \"nq-dev\", not \"fever-dev\"\)"):
         main([*command, "--hits", "5", "--topics", "fever-dev"])
     assert Path("mine.trec").read_bytes() == before
     main([*command, "--hits", "3", "--overwrite"])
     assert Path("mine.trec").read_bytes() != before
     Path("theirs.trec").write_text("q1 Q0 d 1 1.0 t\n")
-    with pytest.raises(InputError, match="it has no record"):
+    with pytest.raises(InputError, match="has no record of what it was made of"):
         main(["--topics", "nq-dev", *model, "--output", "theirs.trec"])
     assert Path("theirs.trec").read_text() == "q1 Q0 d 1 1.0 t\n"
 
