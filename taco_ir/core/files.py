@@ -165,18 +165,21 @@ def claim_output(
     remedy: str = "--overwrite",
     wait: bool = False,
 ) -> Iterator[bool]:
-    """Hold an output while it is written; whether it is there already, made of the same, is what the block gets.
+    """Claims an output for this process, and refuses to replace one that was made of something else.
 
-    An output is absent (an empty folder is, too), ours and finished, ours and unfinished, or foreign. A foreign one is
-    refused, unless it may be overwritten.
+    What is at `path` is absent (so is an empty folder), ours and finished, ours and unfinished, or foreign.
 
     Args:
-        made_of: what the output depends on, as JSON.
-        resume: it is written in several steps; one that a process with equal `made_of` did not finish is ours.
-        record: what an output that is there says it was made of; may hold more than `made_of`; None or an empty one: it does
-            not tell. Without this argument every finished output is foreign.
-        remedy: what a user can do who wants the name for this output.
-        wait: for another process that writes the same, instead of an error.
+        made_of: all that the output depends on, as JSON.
+        overwrite: a foreign output may be replaced.
+        resume: the output is written in several steps, so one that a stopped process with equal `made_of` began is ours.
+        record: reads what the existing output was made of; its keys that `made_of` lacks are ignored. Nothing in it, or
+            no `record` at all, makes every existing output foreign.
+        remedy: what a user can do instead of choosing another name.
+        wait: wait for another process that writes the output instead of refusing.
+
+    Yields:
+        Whether the output is there already, finished and ours.
 
     Raises:
         InputError: naming the first difference of a foreign output; where another process is writing it.
@@ -208,7 +211,7 @@ def claim_output(
 
 
 def refuse_other(path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite") -> None:
-    """Raise InputError where an output says (`found`) that it was made of something else, naming the first difference."""
+    """Raises InputError if the record `found` of an existing output differs from `made_of`, naming the first difference."""
     if not found:
         raise InputError(f"--output {path} exists and has no record of what it was made of; give another name or {remedy}")
     if difference := first_difference(found, made_of):
@@ -216,10 +219,10 @@ def refuse_other(path: Path, found: Mapping[str, Any] | None, made_of: Mapping[s
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first key of `wanted` that has another value in `found`, with both values; "" where there is none."""
+    """The first key of `wanted` with another value in `found`, and both values; "" if there is none."""
     for key, value in wanted.items():
         other = found.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that are not wanted differ as well
+        if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that only `found` has differ too
             if inner := first_difference(other, {**value, **dict.fromkeys(other.keys() - value.keys())}):
                 return f"{key} {inner}"
         elif other != value:

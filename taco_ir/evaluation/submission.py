@@ -14,14 +14,61 @@ from typing import Any
 import orjson
 
 from taco_ir.core.files import InputError, writing
-from taco_ir.core.run_formats import missing_topics
+from taco_ir.core.progress import log
+from taco_ir.core.run_formats import missing_topics, page_run
 from taco_ir.core.types import Query, Run, numbered_lines, run_id
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.evaluation.run_files import RunFile, by_system, read_files, refuse_foreign_docids
 
 Outputs = dict[str, dict[str, Any]]  # qid -> the one output of its record
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
 MODE = 0o644 << 16
 UNIX = 3
 NAMED = 3  # ids that an error names
+FEW_PAGES = 5  # KILT's leaderboard shows recall@5
+
+
+def submission_files(collection: Collection, topics: Sequence[Topics], runs: Sequence[Path]) -> dict[str, bytes]:
+    """The submission file of each of the topics, by name, from the run files of one system.
+
+    Raises:
+        InputError: for runs of several systems or of other topics, and for queries without hits.
+    """
+    files = _files_by_topics(runs, topics)
+    return {collection.topics_path(each.name).name: _one_file(collection, each, files[each.name]) for each in topics}
+
+
+def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[str, RunFile]:
+    """The run file of each topics. Raises: InputError where there is none, or runs of several systems."""
+    files = list(read_files(paths, topics).values())
+    if len(systems := by_system(files, topics)) > 1:
+        raise InputError(f"--runs {' '.join(map(str, paths))}: runs of {len(systems)} systems ({', '.join(systems)}); give those of one")
+    return {name: file for file in files for name in file.runs}
+
+
+def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
+    """A submission file of one run, warning of queries with few pages. Raises: InputError for a run of anything else."""
+    run = file.runs[topics.name]
+    if run.level == "page":
+        outputs = kilt_outputs(file.path)
+    else:
+        refuse_foreign_docids(run, collection, file.path)
+        run = page_run(run, collection.passages.page_of)
+        outputs = outputs_of(run)
+    content = submission(topics.queries, run, outputs, f"{file.path}, {topics.name}")
+    few = [qid for qid, ranking in run.rankings.items() if len(ranking.docids) < FEW_PAGES]
+    if few:
+        bare = sum(not run.rankings[qid].docids for qid in few)
+        log.warning(
+            "%s: %d of %d queries, first %r, have fewer than %d pages, %d of them none; more --hits give more pages",
+            file.path,
+            len(few),
+            len(topics.queries),
+            few[0],
+            FEW_PAGES,
+            bare,
+        )
+    return content
 
 
 def outputs_of(run: Run) -> Outputs:

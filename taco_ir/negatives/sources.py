@@ -1,4 +1,4 @@
-"""Sources of mining: retrievers, whose runs are kept so that the next mining only filters, and run files."""
+"""Where mining takes rankings from: retrievers, whose runs are kept so that mining again only filters, and run files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from taco_ir.retrieval.topic_runs import made_of, record_of, record_path
 
 
 def open_sources(words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None) -> list[Retriever | Path]:
-    """What each word names: bm25, a model, a run file or a folder of runs; the same for the same word.
+    """Opens what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
 
     Args:
         model: how all models among them encode.

@@ -1,4 +1,4 @@
-"""Answers questions: retrieves passages, lets a reader mark the answer in one of them, and writes the answers as KILT files."""
+"""Answers questions: retrieves passages, lets a reader mark the answer in one, and writes KILT files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, record
 
 AT_ONCE = 32  # questions read between two lines of progress
 SUFFIX = ".answers.jsonl"
-Tell = Callable[[str], object]  # what each answer is told to, with the passage that it is from
+Tell = Callable[[str], object]  # shows an answer with its passage
 
 
 def answer(topics: Topics, retriever: Retriever, reader: Reader, collection: Collection, hits: int, tell: Tell | None) -> Run:
-    """Retrieve `hits` passages for each question and read them; the run of pages, with the answers."""
+    """Retrieves `hits` passages for each question and reads them; returns a run of pages with answers."""
     run = retriever.search(topics, hits)
     answers: dict[str, str] = {}
     progress = Progress(f"read {topics.name}", len(topics.queries), "questions")
@@ -49,10 +49,10 @@ def write_answers(
     overwrite: bool,
     name: str,
 ) -> list[Run]:
-    """Answer the questions of each of the topics and write a KILT file and its record; the runs of pages.
+    """Answers the questions of each of the topics and writes a KILT file with a record; returns the runs of pages.
 
     Args:
-        output: a file, or a folder for several topics; None: names in `runs`, which hold the latest answers of a retriever and reader.
+        output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
         name: the reader's folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Folders that others read: queries for Pyserini, models for Hugging Face and sentence-transformers, small models."""
+"""Exports for other libraries: queries for Pyserini, Hugging Face and sentence-transformers folders, small models."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ExportRequest:
 
 
 def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> None:
-    """Write each folder that is asked for, or can be made of the model, into `output`, and print where it is.
+    """Writes the folders asked for, or all that can be made of the model, into `output`, and prints their paths.
 
     Raises:
         InputError: for a kind that is asked for and that the model cannot be.

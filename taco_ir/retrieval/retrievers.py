@@ -1,4 +1,4 @@
-"""Retrievers, which rank passages for topics: an encoder or BM25 with its index, built on first use and kept by content, and their fusion."""
+"""Retrievers rank passages for topics: dense, BM25, and their fusion. Indexes are built on first use and kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PART = 1024  # queries of a part; exact search reads the vectors once for so man
 
 
 def query_topics(text: str, task: str | None) -> Topics:
-    """Topics of one query, of the task that is named, if any."""
+    """One query as topics, of the task if one is named."""
     task = canonical_task(task) if task else ""
     return Topics("query", task, [Query("query", text.strip(), task)])
 
@@ -181,7 +181,7 @@ class FusionRetriever(Retriever):
 
 
 class Retrievers(NamedTuple):
-    """Those that can be chosen by name, and that are compared."""
+    """The three retrievers of a collection that a user can choose or compare."""
 
     dense: DenseRetriever
     bm25: BM25Retriever
@@ -200,7 +200,10 @@ class Retrievers(NamedTuple):
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
-    """Cormack, Clarke and Buettcher, SIGIR 2009: the score of a document is the sum over runs of 1 / (k + rank), ranks from 1. All runs must be of one level."""
+    """Fuses runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
+
+    Cormack, Clarke and Buettcher, SIGIR 2009.
+    """
     rankings = {}
     for qid in dict.fromkeys(qid for run in runs for qid in run.rankings):
         scores: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""Searches topics and writes a run of each; what made an output stands in a record beside it."""
+"""Searches topics and writes their runs, each with a record of what made it in a file beside it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # of a mo
 
 
 def search_topics(
-    request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None = None, overwrite: bool = False
+    request: SearchRequest,
+    collection: Collection,
+    topics: Sequence[Topics],
+    output: str | None = None,
+    overwrite: bool = False,
 ) -> list[dict[str, Run]]:
-    """Search, write and report each of the topics; the runs of each by retriever, the chosen one first.
+    """Searches for each of the topics and writes its run; returns runs by retriever, the chosen one first.
 
     Args:
-        output: a run file, or a folder for several topics; None: names in `runs`, which hold the latest run of a model.
+        output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
 
     Raises:
         InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
@@ -73,7 +77,7 @@ def search_topics(
 def _run_paths(
     request: SearchRequest, collection: Collection, topics: Sequence[Topics], retrievers: Retrievers, output: str | None
 ) -> list[Path]:
-    """Where each run goes; a default name that holds another model's run gets a hash, and so does the retriever."""
+    """Where each run goes; if a default name holds another model's run, path and retriever get a hash in their names."""
     suffix = RUN_SUFFIXES[request.form]
     if output is not None:
         return named_paths(output, topics, suffix)
@@ -87,7 +91,7 @@ def _run_paths(
 
 
 def _asked(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
-    """What a run was asked for by: one that exists with an equal record may be written again."""
+    """What the user asked for; a run with an equal record may be written again."""
     return {
         "taco_ir": taco_ir.__version__,
         **made_of(collection, topic),
@@ -122,12 +126,12 @@ def _tell_ties(topic: Topics, runs: dict[str, Run]) -> None:
 
 
 def record_path(run: Path) -> Path:
-    """Beside each run: what made it."""
+    """The file beside a run that records what made it."""
     return run.with_name(run.name + ".json")
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """What a run belongs to, by content, as its record says it."""
+    """The collection and topics of a run, by content, as its record has them."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
@@ -135,21 +139,21 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
 
 
 def models_of(record: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the models that a record names: encoders, those of a hybrid's parts included, and a reader."""
+    """Fingerprints of the models in a record: encoders, also those inside a hybrid, and a reader."""
     inputs = record.get("inputs", {})
     found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
     return [*found, *([str(record["reader"])] if "reader" in record else [])]
 
 
 def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
-    """Default names, with a short hash of the models before the suffix where one of them is the run of other models, which stays."""
+    """Default names; with a short hash of the models before the suffix if another model's run has one of these names."""
     if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
         return list(paths)
     return [path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}") for path in paths]
 
 
 def record_of(run: Path) -> Mapping[str, Any]:
-    """What the record beside a run says; nothing where there is none. Raises: InputError for one that is no record."""
+    """The record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
     path = record_path(run)
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
@@ -158,7 +162,11 @@ def record_of(run: Path) -> Mapping[str, Any]:
 
 
 def named_paths(output: str, topics: Sequence[Topics], suffix: str) -> list[Path]:
-    """Where the output of each of the topics goes when the user names it: a file for one, a folder for several. Raises: InputError for a file for several."""
+    """Where the output of each of the topics goes if the user names it: a file for one, a folder for several.
+
+    Raises:
+        InputError: for several topics and a file.
+    """
     path = Path(output)
     if len(topics) == 1 and not output.endswith("/") and not path.is_dir():
         return [path]
