@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from taco_ir.training.step import Texts
     from taco_ir.training.stream import Stream
 
+POOL_FILE = "validation.jsonl"
 POOL_DEPTH = 100  # BM25 hits of a query that a validation pool's hard passages are taken from
 
 
@@ -114,6 +115,11 @@ class TrainingData:
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
         return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives.negatives)
 
+    def mined_for(self, config: TrainSettings, folder: Path) -> list[Path]:
+        """What may have been mined for an episode in `folder`, with the rankings beside it."""
+        files = [path for path in (self.mined_path(config, folder), config.validation.pool_hard and self.output / POOL_FILE) if path]
+        return [*files, *(path.with_suffix(".runs") for path in files)]
+
     def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseRetriever:
         """A search by the model at the episode's start; see `_index`."""
         from taco_ir.encoders.text_encoder import is_untied
@@ -169,7 +175,7 @@ class TrainingData:
     def pools(self) -> list[Pool]:
         """Validation pools of the tasks that have topics to validate on."""
         config = self.config
-        path = self.output / "validation.jsonl"
+        path = self.output / POOL_FILE
         hard: Negatives | None = None
         if config.validation.pool_hard and self._validated:
             settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard), list(self._validated.values())

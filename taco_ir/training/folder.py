@@ -7,7 +7,7 @@ continue with something else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +81,46 @@ def refuse_other_run(settings: TrainSettings, output: Path) -> None:
         raise InputError(f"--output {output} exists and is no training run; give another folder")
 
 
-def remove_run(settings: TrainSettings, output: Path) -> None:
-    """Remove the training in `output`, which is held, the last it made first, so that a process that is killed leaves an unfinished one.
-
-    Raises:
-        InputError: where anything else is there, or what `settings` start from.
-    """
+def refuse_overwriting(settings: TrainSettings, output: Path) -> None:
+    """Raise InputError where `output` holds no training, anything beside it, or what `settings` start from."""
     if not (output / CONFIG_FILE).is_file():
         refuse_other_run(settings, output)
         return
     _refuse_other_kind(output)
-    folders = sorted(output.glob("episode-*"), key=lambda path: (len(path.name), path.name))
-    for path in (path for folder in (output, *folders) if folder.is_dir() for path in sorted(folder.iterdir())):
-        if not OWN.fullmatch(path.name) and not is_leftover(path):
+    for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
+        if not OWN.fullmatch(path.name):
             raise InputError(f"--overwrite: {path} is no part of a training run; move it away, or give another --output")
     negatives = {settings.negatives.negatives, *(table.get("negatives", "") for table in settings.episodes)}
     for given in (settings.run.model, *sorted(negatives)):
         if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
             raise InputError(f"--overwrite: the run starts from {given}, which it would remove; give another --output")
-    order = [*reversed(folders), *(output / name for name in ("model", "checkpoints"))]
-    rest = [path for path in sorted(output.iterdir()) if path not in order and not is_leftover(path)]
-    rest.sort(key=lambda path: path.name == CONFIG_FILE)
-    discard([path for path in (*order, *rest) if path.exists()], output / "run")
+
+
+def remove_run(output: Path, kept: Container[Path] = ()) -> None:
+    """Remove the training in `output`, which is held, the last it made first; a process that is killed leaves an unfinished one.
+
+    Its settings stay, to be replaced.
+
+    Args:
+        kept: what is of the training that takes its place.
+    """
+    episodes, order = _episodes(output), []
+    for folder in reversed(episodes):
+        parts = _parts(folder)
+        order += [path for path in parts if path not in kept] if any(path in kept for path in parts) else [folder]
+    order += [path for path in _parts(output) if path not in kept and path not in (*episodes, output / CONFIG_FILE)]
+    discard(order, output / "run")
+
+
+def _episodes(output: Path) -> list[Path]:
+    """Folders of a training's episodes, in order."""
+    return sorted(filter(Path.is_dir, output.glob("episode-*")), key=lambda path: (len(path.name), path.name))
+
+
+def _parts(folder: Path) -> list[Path]:
+    """What a training left in a folder, the last that it made first."""
+    parts = [path for path in folder.iterdir() if not is_leftover(path)]
+    return sorted(parts, key=lambda path: (path.name != "model", path.name != "checkpoints", path.name))
 
 
 def _refuse_other_kind(output: Path) -> None:

@@ -17,7 +17,7 @@ from taco_ir.core.seeds import generator
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.config import Pooling, describes_itself
 from taco_ir.training.documents import Documents, Ids, documents_of, drawn_rows
-from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.folder import begun, refuse_other_run, refuse_overwriting, remove_run, save_settings
 from taco_ir.training.settings import MIN_SPAN, TrainSettings
 
 if TYPE_CHECKING:
@@ -37,18 +37,14 @@ def pretrain(config: TrainSettings, overwrite: bool = False) -> Path:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
     output = Path(config.run.output)
-    if not overwrite or output.is_file():
-        refuse_other_run(config, output)
+    (refuse_overwriting if overwrite else refuse_other_run)(config, output)
     if config.validation.tensorboard:
         from taco_ir.training.reporting import require_tensorboard
 
         require_tensorboard()
     with exclusive(output / "run", wait=False):
-        if overwrite:
-            open_collection(config.run.collection)
-            remove_run(config, output)
-        if not (output / "model").is_dir():
-            _run(config, output)
+        if overwrite or not (output / "model").is_dir():
+            _run(config, output, overwrite)
     say(f"pre-trained model: {output / 'model'}")
     return output / "model"
 
@@ -68,7 +64,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _run(config: TrainSettings, output: Path) -> None:
+def _run(config: TrainSettings, output: Path, overwrite: bool) -> None:
     from taco_ir.encoders.text_encoder import model_folder
     from taco_ir.training.checkpoint import latest
     from taco_ir.training.folder import inputs_of, refuse_other_inputs
@@ -79,9 +75,11 @@ def _run(config: TrainSettings, output: Path) -> None:
     from taco_ir.training.stream import read_stream
 
     collection = open_collection(config.run.collection)
-    found = latest(output)
+    found = None if overwrite else latest(output)
     base = model_folder(config.run.model)
-    refuse_other_inputs(output, inputs_of(collection, (), base))
+    inputs = inputs_of(collection, (), base)
+    if not overwrite:
+        refuse_other_inputs(output, inputs)
     before = read_stream(base)
     model = start_pretraining(config, base, found / "model" if found else None)
     documents = read_documents(config, collection, model)
@@ -100,6 +98,9 @@ def _run(config: TrainSettings, output: Path) -> None:
     )
     step = PretrainStep(config, model, spans, trained, before.of(DOCUMENTS), source)
     _announce(config, model, plan)
+    if overwrite:
+        remove_run(output)
+        refuse_other_inputs(output, inputs)
     if not begun(output):
         save_settings(config, output)
     reporter = ConsoleReporter(plan.steps, output if config.validation.tensorboard else None, "pretrain")

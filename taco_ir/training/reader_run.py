@@ -10,7 +10,7 @@ from taco_ir.core.progress import log
 from taco_ir.data.examples import drawn_examples
 from taco_ir.reading.data import ReadingData, read_reading
 from taco_ir.training.data import TrainingData, samplers_of, shares_of, texts_of
-from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.folder import begun, refuse_other_run, refuse_overwriting, remove_run, save_settings
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.task_shares import steps_per_epoch
 
@@ -46,8 +46,7 @@ def train_reader(config: TrainSettings, overwrite: bool = False) -> Path:
     processes = Processes(torch.device(config.run.device))
     if not processes.first:
         return _run(config, output, processes, overwrite)
-    if not overwrite or output.is_file():
-        refuse_other_run(config, output)
+    (refuse_overwriting if overwrite else refuse_other_run)(config, output)
     if config.validation.tensorboard:
         from taco_ir.training.reporting import require_tensorboard
 
@@ -66,31 +65,37 @@ def _run(config: TrainSettings, output: Path, processes: Processes, overwrite: b
     from taco_ir.training.stream import read_stream
 
     data = TrainingData(config, output, processes)
-    if overwrite:
-        if processes.first:
-            remove_run(config, output)
-        processes.wait()
-    if (output / "model").is_dir():
+    if not overwrite and (output / "model").is_dir():
         return output / "model"
     base = model_folder(config.run.model)
-    found = latest(output)
+    found = None if overwrite else latest(output)
     model = start_reader(config, found / "model" if found else base)
-    if processes.first:
-        data.refuse_other_inputs()
-    if processes.first and not begun(output):
-        save_settings(config, output)
+    if processes.first and not (overwrite and begun(output)):
+        _claim(config, output, data)
     before = read_stream(base)
     step = _step(config, model, data, output, base, before)
     shares = [sampler.share for sampler in step.samplers]
     epoch = steps_per_epoch([len(sampler.examples) for sampler in step.samplers], shares)
     plan = Plan(config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch)), epoch)
     data.say(f"{plan.steps:,} steps of {sum(shares)} questions, each with a gold passage and at most {config.batch.hard_negatives} others")
+    if overwrite:
+        if processes.first:
+            remove_run(output, data.mined_for(config, output))
+            _claim(config, output, data)
+        processes.wait()
     reporter = ConsoleReporter(plan.steps, output if config.validation.tensorboard else None, "reader") if processes.first else Reporter()
     loop = Loop(config, step, plan, output, processes, reporter, before=before)
     if loop.state.step:
         data.say(f"going on after step {loop.state.step:,}")
         reporter.skip(loop.state.step)
     return loop.run()
+
+
+def _claim(config: TrainSettings, output: Path, data: TrainingData) -> None:
+    """Say in `output` what this run is. Raises: InputError where it was begun with other data."""
+    data.refuse_other_inputs()
+    if not begun(output):
+        save_settings(config, output)
 
 
 def _step(config: TrainSettings, model: ReadingEncoder, data: TrainingData, output: Path, base: Path, before: Stream) -> ReadingStep:

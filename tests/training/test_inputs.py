@@ -13,7 +13,8 @@ import pytest
 from cities import write_cities
 from training_runs import StopAfter, Stopped, contents, small
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, read_json
+from taco_ir.training.folder import begun
 from taco_ir.training.loop import Loop
 from taco_ir.training.pretraining_run import pretrain
 from taco_ir.training.reader_run import train_reader
@@ -147,6 +148,35 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
         verb(other.replace(collection="./nowhere"), overwrite=True)
     assert contents(folder / "run") == before
     verb(other, overwrite=True)
+    verb(other.replace(output=str(folder / "alone")))
+    made, wanted = contents(folder / "run"), contents(folder / "alone")
+    assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
+
+
+@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+def test_what_is_overwritten_stays_until_the_first_step(verb: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base without weights leaves the old run as it was, whole or stopped; from the first step on only the new one is there."""
+    run = config(folder).replace(steps=3, negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
+    if verb is pretrain:
+        run = pretraining_runs.small(
+            folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
+        )
+    stopped(lambda: verb(run), monkeypatch)
+    shutil.copytree(folder / "base", folder / "broken")
+    (folder / "broken" / "model.safetensors").unlink()
+    before = contents(folder / "run")
+    for _ in ("stopped", "whole"):
+        with pytest.raises(InputError, match="broken"):
+            verb(run.replace(model=str(folder / "broken"), seed=1), overwrite=True)
+        assert contents(folder / "run") == before
+        verb(run)
+        before = contents(folder / "run")
+    other = run.replace(seed=1)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Loop, "_apply", stop)
+        verb(other, overwrite=True)
+    assert not begun(folder / "run") and read_json(folder / "run" / "config.json")["seed"] == 1
+    verb(other)
     verb(other.replace(output=str(folder / "alone")))
     made, wanted = contents(folder / "run"), contents(folder / "alone")
     assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
