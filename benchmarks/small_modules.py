@@ -22,10 +22,10 @@ from bounds import Bound, add_tiny, judged
 from train_step import DEFAULT_MODEL, PASSAGES, QUERIES, TASKS, TaskTexts, Variant, task_texts
 
 from taco_ir.data.collection import open_collection
-from taco_ir.encoders.adapters.encoder import TunedEncoder
-from taco_ir.encoders.adapters.merging import write_merged
-from taco_ir.encoders.adapters.sizes import FULL, METHODS
-from taco_ir.encoders.text_encoder import TextEncoder, load_encoder, model_folder
+from taco_ir.encoders.adapters.methods import FULL, METHODS
+from taco_ir.encoders.exports import write_merged
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import TrainSettings
@@ -116,8 +116,8 @@ def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, devic
     encoders: dict[str, TextEncoder] = {name: model.text_encoder() for name, model in models.items()}
     encoders[BARE] = encoders.pop(FULL)
     with TemporaryDirectory() as merged:
-        if isinstance(lora := encoders.get("lora"), TunedEncoder):
-            write_merged(lora, folder, Path(merged))
+        if (lora := encoders.get("lora")) is not None:
+            write_merged(lora, ModelFolder(folder), Path(merged))
             encoders[MERGED] = load_encoder(merged, device=device)
         return race(
             {name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()}, SHORT_ROUNDS * rounds, device
@@ -163,7 +163,7 @@ def main() -> None:
     flags.add_argument("--memory-of", choices=(FULL, *METHODS), help=argparse.SUPPRESS)
     add_tiny(flags)
     options = flags.parse_args()
-    folders = {Path(name).name: model_folder(name) for name in options.model}
+    folders = {Path(name).name: ModelFolder.find(name).path for name in options.model}
     if options.memory_of:
         print(measure_memory(*folders.values(), options.memory_of, options.device))
         return

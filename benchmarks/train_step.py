@@ -35,8 +35,8 @@ from taco_ir.core.registry import resolve  # noqa: E402
 from taco_ir.core.types import Passage  # noqa: E402
 from taco_ir.data.collection import open_collection  # noqa: E402
 from taco_ir.encoders.config import EncoderConfig  # noqa: E402
+from taco_ir.encoders.model_folder import ModelFolder  # noqa: E402
 from taco_ir.encoders.pooling import Ids  # noqa: E402
-from taco_ir.encoders.text_encoder import model_folder  # noqa: E402
 from taco_ir.training.backward import Arithmetic, backward  # noqa: E402
 from taco_ir.training.encoder import DualEncoder, Text  # noqa: E402
 from taco_ir.training.objectives.contrastive import contrastive_loss  # noqa: E402
@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     add_tiny(parser)
     flags = parser.parse_args()
-    folders = {Path(name).name: model_folder(name) for name in flags.model}
+    folders = {Path(name).name: ModelFolder.find(name).path for name in flags.model}
     if flags.memory_of:
         measure_memory(*folders.values(), flags.memory_of)
         return

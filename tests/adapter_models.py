@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from small_steps import encoder
 
-from taco_ir.encoders.adapters.sizes import METHODS
+from taco_ir.encoders.adapters.methods import method_of
 from taco_ir.training.encoder import DualEncoder
 
 
 def made(base: Path, method: str = "iaa-l", roles: str = "task", **values: Any) -> DualEncoder:
     """A tuned encoder whose modules have other numbers, as after a training."""
-    width = 4 if METHODS[method].width else 0
+    width = 4 if method_of(method).width else 0
     model = encoder(base, tune=method, tune_width=width, tune_roles=roles, **values)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

@@ -81,7 +81,7 @@ def test_the_page_works_from_top_to_bottom(
         importlib.import_module(module(verb)).main([*argv, *(MORE if verb == "train" else [])])
         if verb == "index":
             index = hashes(Path("index")) | hashes(Path("vectors"))
-            with pytest.raises(InputError, match="no (prompt|module) for"):
+            with pytest.raises(InputError, match="no (prompt|adapter) for"):
                 search(["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"])
     assert index and index == hashes(Path("index")) | hashes(Path("vectors"))
     assert quality("second/model") > quality(builtin.SHIPPED_BACKBONE) + 0.1

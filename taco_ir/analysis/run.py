@@ -11,7 +11,8 @@ from taco_ir.analysis.summary import THEN, Analysis, Measured, ModelAnalysis, to
 from taco_ir.core.files import InputError, read_json, write_json, writing
 from taco_ir.core.progress import Progress
 from taco_ir.core.settings import Settings, Values
-from taco_ir.encoders.text_encoder import model_folder, own_config, usable_device
+from taco_ir.encoders.backbone import usable_device
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.data import TrainingData, texts_of
@@ -70,7 +71,7 @@ def find_subject(name: str) -> Subject:
     folder = Path(name)
     if _is_run(folder):
         return _of_run(name, folder, len(load_settings(folder).each_episode()))
-    model = model_folder(name)
+    model = ModelFolder.find(name).path
     for run in (model.parent, model.parent.parent):
         if model.name == "model" and _is_run(run):
             count = len(load_settings(run).each_episode())
@@ -146,7 +147,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
 
 
 def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
-    config = own_config(subject.model)
+    config = ModelFolder(subject.model).trained_config
     for task in tasks:
         try:
             config.prompt(task)

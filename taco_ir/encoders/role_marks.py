@@ -1,7 +1,7 @@
 """Marks of roles: how an encoder is told whether it reads a query, a passage, or a reader's question with a passage.
 
 Token types as BERT has for pairs of texts, a reserved token at the front, a learned vector that is added to the word
-embeddings, or modules of tuning, one for each role, on a backbone that trains with them: deep prompts or adapters. Which one is
+embeddings, or adapters, one for each role, on a backbone that trains with them: deep prompts or bottlenecks. Which one is
 part of a checkpoint's configuration, so that whoever encodes marks alike. Ours, for ROM (Fun, Gandhi, Ravi, 2021), whose
 encoders of queries, passages and both are one.
 """
@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from taco_ir.core.files import InputError
+from taco_ir.encoders.config import Role
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from taco_ir.encoders.adapters.adapted import Tuning
+    from taco_ir.encoders.adapters.adapted import Adapters
 
-NONE = "none"
-# marks that are modules, and their methods of tuning; a prompt's is the one that leaves texts all of the backbone's positions
-MODULES = {"prompt": "prefix", "adapter": "adapter"}
-ROLE_MARKS = (NONE, "token_type", "marker", "embedding", *MODULES)
-QUERY, PASSAGE, READER = range(3)
-MODULE_NAMES = ("queries", "passages", "reader")
+# marks that are adapters, and their methods; a prompt's is the one that leaves texts all of the backbone's positions
+ADAPTER_MARKS = {"prompt": "prefix", "adapter": "adapter"}
+ADAPTER_NAMES = {Role.QUERY: "queries", Role.PASSAGE: "passages", Role.READER: "reader"}
 ROLE_FILE = "roles.safetensors"
 # reserved tokens of a query, a passage and a reader's input: of BERT's, T5's and RoBERTa's vocabularies
 MARKERS = (
@@ -39,7 +37,7 @@ class RoleMarks:
     """The marks of one backbone's texts.
 
     Args:
-        kind: one of ROLE_MARKS.
+        kind: one of `config.ROLE_MARKS`.
         learned: what `new_learned` or `load_learned` gave for this backbone.
 
     Raises:
@@ -67,19 +65,19 @@ class RoleMarks:
                 )
 
     @property
-    def modules(self) -> Tuning | None:
-        """The modules of the roles, of which `inputs` chooses one; None for other marks."""
-        return cast("Tuning", self._learned) if self._kind in MODULES else None
+    def adapters(self) -> Adapters | None:
+        """The adapters of the roles, of which `inputs` chooses one; None for other marks."""
+        return cast("Adapters", self._learned) if self._kind in ADAPTER_MARKS else None
 
-    def marker(self, role: int) -> int | None:
+    def marker(self, role: Role) -> int | None:
         """The token at the front of a text; None: none."""
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """What the backbone is given beside, or instead of, the ids. Modules of a role are in use from now on.
+        """What the backbone is given beside, or instead of, the ids. The adapter of a role is in use from now on.
 
         Args:
-            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have modules. A reader's tokens have
+            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have adapters. A reader's tokens have
                 their own role but with token types, of which there are two: those of its question are a query's, the others a passage's.
         """
         if self._kind == "token_type":
@@ -87,9 +85,9 @@ class RoleMarks:
         if self._kind == "embedding" and self._learned is not None:
             words_BLE = self._backbone.get_input_embeddings()(ids_BL)
             return {"input_ids": None, "inputs_embeds": words_BLE + self._learned(role_BL.to(ids_BL.device))}
-        if self.modules is not None:
+        if self.adapters is not None:
             (role,) = set(role_BL.flatten().tolist())
-            self.modules.use(MODULE_NAMES[role])
+            self.adapters.use(ADAPTER_NAMES[Role(role)])
         return {}
 
     def of_reader(self, asked: list[int], length: int) -> torch.Tensor:
@@ -97,20 +95,20 @@ class RoleMarks:
         import torch
 
         if self._kind != "token_type":
-            return torch.full((len(asked), 1), READER)
+            return torch.full((len(asked), 1), Role.READER)
         return (torch.arange(length) >= torch.tensor(asked)[:, None]).long()
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """What marks of a kind have to learn: a vector for each role, as wide as the word embeddings, or its module; None: nothing.
+    """What marks of a kind have to learn: a vector for each role, as wide as the word embeddings, or its adapter; None: nothing.
 
     Raises:
-        InputError: for modules on a backbone whose hook points are not known.
+        InputError: for adapters on a backbone whose hook points are not known.
     """
     import torch
 
-    if kind in MODULES:
-        return _new_modules(kind, backbone)
+    if kind in ADAPTER_MARKS:
+        return _new_adapters(kind, backbone)
     if kind != "embedding":
         return None
     vectors = torch.nn.Embedding(3, backbone.get_input_embeddings().embedding_dim)
@@ -118,19 +116,19 @@ def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
     return vectors
 
 
-def _new_modules(kind: str, backbone: Any) -> Tuning:
+def _new_adapters(kind: str, backbone: Any) -> Adapters:
     """Of the method's own width, on a backbone that trains with them."""
-    from taco_ir.encoders.adapters.adapted import Tuning
+    from taco_ir.encoders.adapters.adapted import Adapters
     from taco_ir.encoders.adapters.hook_points import shape_of
-    from taco_ir.encoders.adapters.sizes import width_of
+    from taco_ir.encoders.adapters.methods import width_of
 
-    method = MODULES[kind]
+    method = ADAPTER_MARKS[kind]
     try:
-        modules = Tuning(backbone, method, width_of(method, shape_of(backbone), 0, ""), MODULE_NAMES)
+        adapters = Adapters(backbone, method, width_of(method, shape_of(backbone), 0, ""), list(ADAPTER_NAMES.values()))
     except InputError as error:
         raise InputError(f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding needs none") from error
     backbone.requires_grad_(True)
-    return modules
+    return adapters
 
 
 def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
@@ -160,6 +158,6 @@ def save_learned(learned: torch.nn.Module, folder: Path) -> None:
 
 def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
     """By name, as their file has them."""
-    from taco_ir.encoders.adapters.adapted import Tuning
+    from taco_ir.encoders.adapters.adapted import Adapters
 
-    return dict(learned.named_tensors() if isinstance(learned, Tuning) else learned.state_dict())
+    return dict(learned.named_tensors() if isinstance(learned, Adapters) else learned.state_dict())

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from taco_ir.core.files import InputError, fingerprint
 from taco_ir.core.types import Passage, Vectors, refuse_text
-from taco_ir.encoders.config import EncoderConfig, describes_itself, read_config
+from taco_ir.encoders.backbone import load_backbone, usable_device
+from taco_ir.encoders.config import NONE, EncoderConfig, Role
+from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.pooling import Ids, by_length, pad
-from taco_ir.encoders.role_marks import NONE, READER, RoleMarks, load_learned
-from taco_ir.encoders.text_encoder import is_untied, load_backbone, longest, model_folder, usable_device, weights_digest
+from taco_ir.encoders.role_marks import RoleMarks, load_learned
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +212,7 @@ class Reader:
         self._backbone = backbone.eval().to(self._device)
         self._head = head.eval().to(self._device)
         self._marks = RoleMarks(roles, self._backbone, tokenizer, learned.eval().to(self._device) if learned is not None else None)
-        self._inputs = InputBuilder(tokenizer, config, self._marks.marker(READER))
+        self._inputs = InputBuilder(tokenizer, config, self._marks.marker(Role.READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
         """The answer to each question from its passages; None where no passage has a token. Raises: InputError for one text alone."""
@@ -273,10 +274,11 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
 
 def reader_base(folder: Path) -> EncoderConfig:
     """What is known of the encoder that a reader stands on. Raises: InputError for one that gives no state for each token, or two towers."""
-    if is_untied(folder):
+    model = ModelFolder(folder)
+    if model.kind is Kind.TOWERS:
         raise InputError(f"{folder}: two towers; a reader stands on one encoder, give {folder / 'passage'}")
-    limit = longest(folder)
-    config = read_config(folder, None if describes_itself(folder) else "first", False, limit)
+    model.require_weights()
+    config = model.config(None if model.describes_itself else "first")
     if config.pooling == "decoder":
         raise InputError(f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, pooling first or mean")
     return config
@@ -284,13 +286,13 @@ def reader_base(folder: Path) -> EncoderConfig:
 
 def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
     """A reader's checkpoint: the folder of its encoder with the head in it. Raises: InputError where it is none."""
-    folder = model_folder(name)
+    folder = ModelFolder.find(name)
     usable_device(device)
-    base = reader_base(folder)
+    base = reader_base(folder.path)
     backbone, tokenizer, _ = load_backbone(folder, base)
-    learned = load_learned(base.roles, folder, backbone)
-    head, config = load_head(folder, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
-    return Reader(backbone, tokenizer, head, config, weights_digest(folder), device, batch_size, base.roles, learned)
+    learned = load_learned(base.roles, folder.path, backbone)
+    head, config = load_head(folder.path, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
+    return Reader(backbone, tokenizer, head, config, folder.fingerprint, device, batch_size, base.roles, learned)
 
 
 def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:

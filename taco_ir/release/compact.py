@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
-from taco_ir.encoders.role_marks import NONE
+from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights, weights_file
 
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from taco_ir.core.files import InputError, named, writing_folder
 from taco_ir.core.tasks import canonical_task
 from taco_ir.core.types import Vectors
 from taco_ir.data.collection import Collection, open_collection
+from taco_ir.encoders.exports import write_huggingface, write_merged, write_sentence_transformers
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.release.compact import compact
+from taco_ir.release.compact_adapters import compact_adapters
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.encoding import encode_topics
-
-if TYPE_CHECKING:
-    from taco_ir.encoders.adapters.encoder import TunedEncoder
-    from taco_ir.encoders.text_encoder import TextEncoder
 
 KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
 WEIGHTS = ("float16", "int8")
@@ -102,8 +102,6 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
 
 def _writers(request: ExportRequest, encoder: TextEncoder, output: Path) -> dict[str, Callable[[Path, Path], object]]:
     """What writes each folder that can be asked for, from a model's into an empty one."""
-    from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
-
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
         "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
@@ -116,29 +114,20 @@ def _writers(request: ExportRequest, encoder: TextEncoder, output: Path) -> dict
 
 @contextmanager
 def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
-    """The folder of the encoder's model; a tuned one is merged into a folder of its own meanwhile. Raises: InputError where it cannot be."""
-    from taco_ir.encoders.adapters.folder import base_folder, is_tuned
-
-    if not is_tuned(encoder.folder):
+    """The folder of the encoder's model; adapters are merged into a folder of its own meanwhile. Raises: InputError where they cannot be."""
+    if encoder.record is None:
         yield encoder.folder
         return
-    from taco_ir.encoders.adapters.encoder import TunedEncoder
-    from taco_ir.encoders.adapters.merging import write_merged
-
-    if not isinstance(encoder, TunedEncoder):
-        raise TypeError(f"{encoder.folder} is a tuned model; its encoder is a {type(encoder).__name__}")
     with TemporaryDirectory() as folder:
         with named(Path(folder)):
-            write_merged(encoder, base_folder(encoder.folder, base), Path(folder))
+            write_merged(encoder, ModelFolder(encoder.folder).backbone(base), Path(folder))
         yield Path(folder)
 
 
 def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
     """The folder that `kind` is made from: the whole model's, or the backbone's where modules stay. Raises: InputError where there is none."""
-    from taco_ir.encoders.adapters.folder import base_folder
-
-    if kind == "compact" and with_modules(encoder):
-        return nullcontext(base_folder(encoder.folder, base))
+    if kind == "compact" and keeps_adapters(encoder):
+        return nullcontext(ModelFolder(encoder.folder).backbone(base).path)
     return whole_model(encoder, base)
 
 
@@ -151,12 +140,9 @@ def texts_of(collection: Collection) -> Iterator[str]:
             yield from (query.text for query in collection.load_topics(str(name)).queries)
 
 
-def with_modules(encoder: TextEncoder) -> TunedEncoder | None:
-    """The encoder, if it has modules that stay modules in a small folder."""
-    from taco_ir.encoders.adapters.encoder import TunedEncoder
-    from taco_ir.encoders.adapters.merging import mergeable
-
-    return encoder if isinstance(encoder, TunedEncoder) and not mergeable(encoder.record) else None
+def keeps_adapters(encoder: TextEncoder) -> bool:
+    """Whether the encoder has adapters that stay apart in a small folder, since they cannot be merged."""
+    return encoder.record is not None and not encoder.record.mergeable
 
 
 def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str) -> None:
@@ -165,13 +151,9 @@ def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: C
     Args:
         model: the folder of the whole model, or of the backbone of one whose modules stay.
     """
-    from taco_ir.encoders.text_encoder import load_encoder
-    from taco_ir.release.compact import compact
-    from taco_ir.release.compact_adapters import compact_tuned
-
-    texts, tuned = texts_of(collection), with_modules(encoder)
-    if tuned:
-        made = compact_tuned(tuned, model, folder, texts, limit, weights)
+    texts = texts_of(collection)
+    if keeps_adapters(encoder):
+        made = compact_adapters(encoder, model, folder, texts, limit, weights)
     else:
         made = compact(model, folder, encoder.config, texts, limit, weights)
     passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[:COMPARED]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import read_record
-from taco_ir.encoders.adapters.sizes import FULL
-from taco_ir.encoders.text_encoder import own_config
+from taco_ir.encoders.adapters.methods import FULL
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.training.folder import CONFIG_FILE, load_settings
 from taco_ir.training.settings import TrainSettings
 
@@ -83,7 +83,7 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
     folders = [run] if len(episodes) == 1 else [run / f"episode-{number}" for number in range(1, len(episodes) + 1)]
     stages = []
     for episode, folder in zip(episodes, folders, strict=True):
-        encoder = own_config(folder / "model")
+        encoder = ModelFolder(folder / "model").trained_config
         shares = (
             f"shared by temperature {episode.batch.share_temperature:g}"
             if episode.batch.shares == "temperature"

@@ -13,9 +13,10 @@ from typing import Any
 
 from taco_ir.core.files import InputError, read_json, sha256_file, write_json
 from taco_ir.core.tasks import canonical_task
-from taco_ir.encoders.adapters.folder import BACKBONE, BARE, TENSORS_FILE, is_tuned, read_record
+from taco_ir.encoders.adapters.folder import BARE, TENSORS_FILE, read_record
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
-from taco_ir.encoders.text_encoder import own_config
+from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.names import BACKBONE
 from taco_ir.encoders.weights import is_int8, weights_file
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, Stage
@@ -131,7 +132,7 @@ def read_facts(folder: Path) -> Facts:
 
 def _weights_hash(folder: Path) -> str:
     """Raises: InputError where there are none."""
-    path = folder / TENSORS_FILE if is_tuned(folder) else weights_file(folder)
+    path = folder / TENSORS_FILE if ModelFolder(folder).kind is Kind.ADAPTERS else weights_file(folder)
     if path is None:
         raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
     return sha256_file(path)
@@ -154,7 +155,8 @@ def card(folder: Path, results: Path, name: str) -> str:
             raise InputError(
                 f"{each.name}: a card shows scores on the whole collection, and those of one collection; this has {each.corpus}"
             )
-    config, backbone = own_config(folder), folder / BACKBONE if is_tuned(folder) else folder
+    adapted = ModelFolder(folder).kind is Kind.ADAPTERS
+    config, backbone = ModelFolder(folder).trained_config, folder / BACKBONE if adapted else folder
     model = read_json(backbone / "config.json")
     base = described["base"][facts.base]
     return TEMPLATE.format(
@@ -164,7 +166,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         base_licence=base["licence"],
         start=base["start"],
         stored="8-bit weights" if is_int8(backbone) else "half precision",
-        apart="a module of its own for the queries of each task trained on" if is_tuned(folder) else "a prompt",
+        apart="a module of its own for the queries of each task trained on" if adapted else "a prompt",
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
@@ -179,7 +181,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
         seen=_seen(facts.tasks, described["task"]),
-        borrowed=_lent(folder) if is_tuned(folder) else _borrowed(config, facts.tasks),
+        borrowed=_lent(folder) if adapted else _borrowed(config, facts.tasks),
     )
 
 

@@ -107,12 +107,12 @@ def _refuse_tokenizer(name: str | None) -> None:
 
 
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
-    from taco_ir.encoders.config import describes_itself
+    from taco_ir.encoders.model_folder import ModelFolder
     from taco_ir.encoders.text_encoder import load_encoder
 
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
-    if model is None or describes_itself(Path(model)):  # Pyserini adds pooling flags to paths that hold the word `sentence`
+    if model is None or ModelFolder(Path(model)).describes_itself:  # Pyserini adds pooling flags to paths that hold the word `sentence`
         return load_encoder(model, device=device)
     return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from taco_ir.encoders.adapters.folder import is_tuned, read_record
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.weights import SCALES
 from taco_ir.training.settings import MLM
 
@@ -17,9 +17,9 @@ UNUSED = ("pooler.", "cls.")  # tensors of base models that no vector depends on
 
 
 def parameters(commands: Iterable[Sequence[str]]) -> int:
-    """Of the folders behind --model and --reader; a tuned model counts with its base. Hub names count nothing."""
+    """Of the folders behind --model and --reader; adapters count with their backbone. Hub names count nothing."""
     named = {Path(value).resolve() for words in commands for flag, value in pairwise(words) if flag in MODELS}
-    based = {(folder / read_record(folder).base).resolve() for folder in named if is_tuned(folder)}
+    based = {(folder / record.base).resolve() for folder in named if (record := ModelFolder(folder).record) is not None}
     return sum(map(_numbers, {path for folder in named | based for path in folder.rglob("*.safetensors")}))
 
 

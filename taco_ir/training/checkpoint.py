@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from taco_ir.core.files import InputError, is_leftover, read_json, write_json, writing_folder
-from taco_ir.encoders.adapters.folder import save_training
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import WeightingSettings
 from taco_ir.training.stream import Stream, write_stream
@@ -57,7 +56,7 @@ def write_checkpoint(
         model.save(part / "model")
         write_stream(part / "model", stream)
         if model.tuning is not None:
-            save_training(model.tuning, part / "model")
+            model.tuning.save_training(part / "model")
         save_file(_optimizer_tensors(optimizer), part / OPTIMIZER_FILE)
         save_file({name: value.contiguous() for name, value in weighting.state_dict().items()}, part / WEIGHTING_FILE)
         write_json(part / STATE_FILE, asdict(state))

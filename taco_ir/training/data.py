@@ -15,7 +15,6 @@ from taco_ir.core.tasks import TopicsName, resolve_task
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_drawn
 from taco_ir.data.topics import plain_text
-from taco_ir.encoders.config import describes_itself
 from taco_ir.negatives.file import Negatives, read_negatives, read_sources, with_negatives
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import fingerprint_of, mine
@@ -68,7 +67,7 @@ class TrainingData:
 
     def refuse_other_inputs(self) -> None:
         """Raise InputError where the run was begun with other passages, topics, base weights or files of negatives than there are now."""
-        from taco_ir.encoders.text_encoder import model_folder
+        from taco_ir.encoders.model_folder import ModelFolder
 
         splits = dict.fromkeys(("train", self.config.validation.validate_on))
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
@@ -77,7 +76,7 @@ class TrainingData:
             for episode in self.config.each_episode()
             if episode.negatives.negatives not in ("bm25", "ance", "none")
         ]
-        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model_folder(self.config.run.model), files))
+        refuse_other_inputs(self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files))
 
     def negatives(
         self, config: TrainSettings, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
@@ -122,9 +121,9 @@ class TrainingData:
 
     def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseRetriever:
         """A search by the model at the episode's start; see `_index`."""
-        from taco_ir.encoders.text_encoder import is_untied
+        from taco_ir.encoders.model_folder import Kind, ModelFolder
 
-        plain = not (is_untied(model) or describes_itself(model))
+        plain = ModelFolder(model).kind is Kind.PLAIN
         pooling, normalize = (config.encoder.pooling, config.encoder.normalize) if plain else (None, False)
         choice = ModelChoice(str(model), pooling, normalize, device=config.run.device)
         retriever = DenseRetriever(self.collection, choice, folder / "index")

@@ -14,16 +14,14 @@ from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage
-from taco_ir.encoders.adapters import folder as tuning_folder
-from taco_ir.encoders.adapters import routing
-from taco_ir.encoders.adapters.adapted import Tuning
-from taco_ir.encoders.adapters.encoder import TunedEncoder
-from taco_ir.encoders.adapters.folder import TuningRecord
-from taco_ir.encoders.config import EncoderConfig
-from taco_ir.encoders.contents import tokenizer_files
+from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.folder import AdapterRecord
+from taco_ir.encoders.backbone import load_backbone
+from taco_ir.encoders.config import EncoderConfig, Role
+from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.encoders.pooling import Ids, embed, pad, tokenize
-from taco_ir.encoders.role_marks import MODULES, PASSAGE, QUERY, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
-from taco_ir.encoders.text_encoder import HEAD_FILE, TextEncoder, UntiedEncoder, is_untied, load_backbone
+from taco_ir.encoders.role_marks import ADAPTER_MARKS, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
+from taco_ir.encoders.text_encoder import TextEncoder, Tower
 
 TOWERS = ("query", "passage")
 LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is the faster
@@ -40,7 +38,7 @@ class Text(NamedTuple):
     tower: str
     ids: Ids
     labels: Ids | None = None
-    role: int = PASSAGE
+    role: Role = Role.PASSAGE
 
 
 class DualEncoder(nn.Module):
@@ -57,15 +55,15 @@ class DualEncoder(nn.Module):
         self.config = config
         self.folder = folder
         self.untied = untied
-        self.tuning: Tuning | None = None
-        self.record: TuningRecord | None = None
+        self.tuning: Adapters | None = None
+        self.record: AdapterRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._marks: dict[str, RoleMarks] = {}
         self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
-            source = folder / name if is_untied(folder) else folder
-            backbone, tokenizer, head = load_backbone(source, config if (source / HEAD_FILE).is_file() else _headless(config))
+            source = folder / name if ModelFolder(folder).kind is Kind.TOWERS else folder
+            backbone, tokenizer, head = load_backbone(ModelFolder(source), config if (source / HEAD_FILE).is_file() else _headless(config))
             if config.head and head is None:
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
@@ -75,7 +73,7 @@ class DualEncoder(nn.Module):
                 self.towers[name]["roles"] = learned  # type: ignore[operator]
             self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
-            self._tokenizer_files[name] = {path.name: path.read_bytes() for path in tokenizer_files(source)}
+            self._tokenizer_files[name] = {path.name: path.read_bytes() for path in ModelFolder(source).tokenizer_files()}
 
     def backbone(self, tower: str) -> nn.Module:
         return self.towers[tower]["backbone"]  # type: ignore[index,no-any-return]
@@ -85,13 +83,13 @@ class DualEncoder(nn.Module):
 
     def queries(self, texts: Sequence[str], task: str) -> list[Text]:
         tower = self._name("query")
-        marker = self._marks[tower].marker(QUERY)
+        marker = self._marks[tower].marker(Role.QUERY)
         ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task), marker)
-        return [Text(self._reader(tower, task), ids_L, role=QUERY) for ids_L in ids]
+        return [Text(self._reader(tower, task), ids_L, role=Role.QUERY) for ids_L in ids]
 
     def passages(self, passages: Sequence[Passage]) -> list[Text]:
         tower = self._name("passage")
-        marker = self._marks[tower].marker(PASSAGE)
+        marker = self._marks[tower].marker(Role.PASSAGE)
         ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length, marker)
         return [Text(self._reader(tower, None), ids_L) for ids_L in ids]
 
@@ -100,19 +98,19 @@ class DualEncoder(nn.Module):
         if self.record is None:
             return tower
         if task is None:
-            return routing.passage_module(self.record.roles) or ""
-        return self.record.query_module(task) or ""
+            return self.record.passage_adapter or ""
+        return self.record.query_adapter(task) or ""
 
-    def tune(self, tuning: Tuning, record: TuningRecord) -> None:
+    def tune(self, tuning: Adapters, record: AdapterRecord) -> None:
         """Train modules on the backbone, which they froze, instead of it; a head stays as it is, too."""
         for name, part in self.towers["passage"].items():  # type: ignore[operator]
             if name != "backbone":
                 part.requires_grad_(False)
         self.tuning, self.record = tuning, record
 
-    def pass_of(self, text: Text) -> tuple[str, int]:
+    def pass_of(self, text: Text) -> tuple[str, Role]:
         """Equal for texts that one pass can read: of one tower or module and, where roles have modules, of one role."""
-        return text.tower, text.role if self.config.roles in MODULES else PASSAGE
+        return text.tower, text.role if self.config.roles in ADAPTER_MARKS else Role.PASSAGE
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Vectors [B, D] of texts that one pass can read (see `pass_of`)."""
@@ -185,41 +183,28 @@ class DualEncoder(nn.Module):
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
         for name, tower in self.towers.items():
-            modules = self.tuning or self._marks[name].modules
+            modules = self.tuning or self._marks[name].adapters
             settings = {"use_reentrant": False} | ({"context_fn": modules.repeated} if modules else {})
             tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[index]
 
     def text_encoder(self) -> TextEncoder:
         """The same weights as search uses them; leaves the backbones in evaluation mode."""
-        device = str(self.device)
-        if self.tuning is not None and self.record is not None:
-            parts = dict(self.towers["passage"].items())  # type: ignore[operator]
-            tokenizer = self._tokenizers["passage"]
-            return TunedEncoder(
-                self.tuning, self.record, parts["backbone"], tokenizer, self.config, self.folder, device=device, head=parts.get("head")
-            )
-        found = []
+        weights = self.record.digest if self.record is not None else "training"
+        towers = {}
         for name, tower in self.towers.items():
             parts = dict(tower.items())  # type: ignore[operator]
-            found.append(
-                TextEncoder(
-                    parts["backbone"],
-                    self._tokenizers[name],
-                    self.config,
-                    self.folder,
-                    "training",
-                    device=device,
-                    head=parts.get("head"),
-                    roles=parts.get("roles"),
-                )
-            )
-        return UntiedEncoder(found[1], found[0]) if self.untied else found[0]
+            backbone, head, roles = parts["backbone"], parts.get("head"), parts.get("roles")
+            tokenizer, device = self._tokenizers[name], str(self.device)
+            towers[name] = Tower(backbone, tokenizer, self.config, weights, device=device, head=head, roles=roles)
+        own = {Role.PASSAGE: towers["passage"], Role.QUERY: towers[self._name("query")]}
+        return TextEncoder(own, self.folder, adapters=self.tuning, record=self.record)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_encoder` reads, one for each tower where they are two; of a tuned backbone its modules alone."""
         if self.tuning is not None and self.record is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            tuning_folder.save(self.tuning, self.record, folder)
+            self.tuning.save(folder)
+            self.record.save(folder)
             self.config.save(folder)
             return
         for name, tower in self.towers.items():

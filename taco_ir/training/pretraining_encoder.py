@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig, describes_itself
+from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
+from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.pooling import pad, pool, read
-from taco_ir.encoders.role_marks import NONE
-from taco_ir.encoders.text_encoder import is_untied, longest
 from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.contrastive import span_contrast_loss
@@ -122,12 +121,13 @@ def start_pretraining(run: TrainSettings, base: Path, checkpoint: Path | None) -
         InputError: for a base that cannot be loaded or has two towers or a linear layer, spans beyond its positions, or
             a part that it does not fit.
     """
-    if is_untied(base):
+    if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
-    limit = longest(base)
+    ModelFolder(base).require_weights()
+    limit = ModelFolder(base).longest
     if run.objectives.length > limit:
         raise InputError(f"--length is {run.objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
-    if not run.objectives.contrasted and run.encoder.pooling is None and not describes_itself(base):
+    if not run.objectives.contrasted and run.encoder.pooling is None and not ModelFolder(base).describes_itself:
         config = EncoderConfig("mean")  # no vector is pooled
     else:
         config = base_config(run.encoder, base, limit)

@@ -15,7 +15,7 @@ from taco_ir.core.files import InputError, exclusive, fingerprint
 from taco_ir.core.progress import Progress
 from taco_ir.core.seeds import generator
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.encoders.config import Pooling, describes_itself
+from taco_ir.encoders.config import Pooling
 from taco_ir.training.documents import Documents, Ids, documents_of, drawn_rows
 from taco_ir.training.folder import begun, refuse_other_run, refuse_overwriting, remove_run, save_settings
 from taco_ir.training.settings import MIN_SPAN, TrainSettings
@@ -51,12 +51,12 @@ def pretrain(config: TrainSettings, overwrite: bool = False) -> Path:
 
 def pooling_flags(config: TrainSettings) -> str:
     """What to say of the model, which does not describe itself, so that it pools as its base did or as it was pre-trained."""
-    from taco_ir.encoders.text_encoder import model_folder, own_config
+    from taco_ir.encoders.model_folder import ModelFolder
 
-    base = model_folder(config.run.model)
-    if not describes_itself(base):
+    base = ModelFolder.find(config.run.model)
+    if not base.describes_itself:
         return f"--pooling {config.encoder.pooling or '|'.join(get_args(Pooling))}{' --normalize' * config.encoder.normalize}"
-    own = own_config(base)
+    own = base.trained_config
     return f"--pooling {own.pooling}{' --normalize' * (own.normalize or config.encoder.normalize)}"
 
 
@@ -65,7 +65,7 @@ def say(text: str) -> None:
 
 
 def _run(config: TrainSettings, output: Path, overwrite: bool) -> None:
-    from taco_ir.encoders.text_encoder import model_folder
+    from taco_ir.encoders.model_folder import ModelFolder
     from taco_ir.training.checkpoint import latest
     from taco_ir.training.folder import inputs_of, refuse_other_inputs
     from taco_ir.training.loop import Plan
@@ -76,7 +76,7 @@ def _run(config: TrainSettings, output: Path, overwrite: bool) -> None:
 
     collection = open_collection(config.run.collection)
     found = None if overwrite else latest(output)
-    base = model_folder(config.run.model)
+    base = ModelFolder.find(config.run.model).path
     inputs = inputs_of(collection, (), base)
     if not overwrite:
         refuse_other_inputs(output, inputs)

@@ -56,7 +56,7 @@ def train_reader(config: TrainSettings, overwrite: bool = False) -> Path:
 
 
 def _run(config: TrainSettings, output: Path, processes: Processes, overwrite: bool) -> Path:
-    from taco_ir.encoders.text_encoder import model_folder
+    from taco_ir.encoders.model_folder import ModelFolder
     from taco_ir.training.checkpoint import latest
     from taco_ir.training.log import Reporter
     from taco_ir.training.loop import Loop, Plan
@@ -67,7 +67,7 @@ def _run(config: TrainSettings, output: Path, processes: Processes, overwrite: b
     data = TrainingData(config, output, processes)
     if not overwrite and (output / "model").is_dir():
         return output / "model"
-    base = model_folder(config.run.model)
+    base = ModelFolder.find(config.run.model).path
     found = None if overwrite else latest(output)
     model = start_reader(config, found / "model" if found else base)
     if processes.first and not (overwrite and begun(output)):

@@ -79,9 +79,9 @@ class Run:
 
     def episodes(self) -> Path:
         """Run what is not done yet; the last episode's model."""
-        from taco_ir.encoders.text_encoder import model_folder
+        from taco_ir.encoders.model_folder import ModelFolder
 
-        model = model_folder(self.config.run.model)
+        model = ModelFolder.find(self.config.run.model).path
         warm: Path | None = None
         configs = self.config.each_episode()
         for number, config in enumerate(configs, 1):

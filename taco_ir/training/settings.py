@@ -12,10 +12,9 @@ from typing import Any, get_args
 
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import Rules, Settings, Values, checked, flag, nearest, rules_of
-from taco_ir.encoders.adapters.routing import ROLES
-from taco_ir.encoders.adapters.sizes import BUDGET, FULL, METHODS, PLAIN, SHIFTED
-from taco_ir.encoders.config import Pooling, is_template
-from taco_ir.encoders.role_marks import NONE, ROLE_MARKS
+from taco_ir.encoders.adapters.folder import ROLES
+from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
+from taco_ir.encoders.config import NONE, ROLE_MARKS, Pooling, is_template
 from taco_ir.weighting import WEIGHTINGS
 
 NOTHING = ("none",)

@@ -15,22 +15,21 @@ from torch.optim import AdamW
 from taco_ir.core.files import InputError
 from taco_ir.core.registry import resolve
 from taco_ir.core.settings import checked, nearest
-from taco_ir.encoders.adapters.folder import base_folder, is_tuned, load_tuning, read_record
-from taco_ir.encoders.adapters.sizes import FULL
-from taco_ir.encoders.config import EncoderConfig, Pooling, describes_itself, read_config
-from taco_ir.encoders.role_marks import NONE
-from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, longest, own_config
+from taco_ir.encoders.adapters.adapted import load_adapters
+from taco_ir.encoders.adapters.methods import FULL
+from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
+from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.distributed import Processes
-from taco_ir.training.encoder import TOWERS, DualEncoder
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import EncoderSettings, OptimiserSettings, TrainSettings, WeightingSettings
 from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
 from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
-Kind = TypeVar("Kind", bound=DualEncoder)
+Trained = TypeVar("Trained", bound=DualEncoder)
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
 SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
@@ -43,17 +42,18 @@ UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
 @overload
 def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
 @overload
-def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[Kind]) -> Kind: ...
+def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[Trained]) -> Trained: ...
 def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
     Raises:
         InputError: for a base that cannot be loaded, cannot be tuned as `config` says, or lengths beyond its positions.
     """
-    backbone = base_folder(folder) if is_tuned(folder) else folder
-    limit = longest(backbone / "passage" if is_untied(backbone) else backbone)
-    base = base_config(config.encoder, folder / "passage" if is_untied(folder) else folder, limit)
-    check_tuning(config.adapters, config.encoder, folder, backbone)
+    own = ModelFolder(folder)
+    backbone = own.backbone()
+    limit = backbone.longest
+    base = base_config(config.encoder, own.towers[Role.PASSAGE].path, limit)
+    check_tuning(config.adapters, config.encoder, folder, backbone.path)
     if config.adapters.tune != FULL and base.roles != NONE:
         raise InputError(
             f"roles is {base.roles}; with tune {config.adapters.tune} the modules tell roles apart (tune_roles); leave one of both out"
@@ -63,7 +63,7 @@ def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kin
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(config.run.seed)  # for weights that are new: a head
-    model = kind(backbone, base, config.encoder.untied or is_untied(backbone))
+    model = kind(backbone.path, base, config.encoder.untied or backbone.kind is Kind.TOWERS)
     prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.encoder.prompts else {}
     model.config = replace(
         base,
@@ -75,7 +75,7 @@ def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kin
         left_context=LEFT_CONTEXT,
     )
     if config.adapters.tune != FULL:
-        model.tune(*tuned(config.adapters, config.run.model, model.backbone("passage"), folder, backbone, tasks))
+        model.tune(*tuned(config.adapters, config.run.model, model.backbone("passage"), folder, backbone.path, tasks))
         model.config = going_on(model, folder, base)
         check_positions(model, limit)
     model.to(torch.device(config.run.device))
@@ -104,15 +104,14 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     Raises:
         InputError: for a folder that does not, or that lacks weights.
     """
-    config = own_config(folder)
-    backbone = base_folder(folder) if is_tuned(folder) else folder
-    untied = is_untied(backbone)
-    for own in (backbone / tower for tower in TOWERS) if untied else (backbone,):
-        if config.head and not (own / HEAD_FILE).is_file():
+    model_folder = ModelFolder(folder)
+    config, backbone = model_folder.trained_config, model_folder.backbone()
+    for own in dict.fromkeys(backbone.towers.values()):
+        if config.head and not (own.path / HEAD_FILE).is_file():
             raise InputError(f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing")
-    model = DualEncoder(backbone, config, untied)
-    if is_tuned(folder):
-        model.tune(load_tuning(model.backbone("passage"), folder), read_record(folder))
+    model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
+    if (record := model_folder.record) is not None:
+        model.tune(load_adapters(model.backbone("passage"), folder), record)
     model.to(torch.device(device))
     model.sparse_tables(True)
     return model.eval()
@@ -142,10 +141,11 @@ def batch_settings(config: TrainSettings, model: DualEncoder) -> BatchSettings:
 
 def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
     """How the base model in `folder` pools, as itself or `settings` say. Raises: InputError where they disagree."""
-    if not describes_itself(folder):
-        plain = read_config(folder, cast("Pooling | None", settings.pooling), settings.normalize, limit)
+    own = ModelFolder(folder)
+    if not own.describes_itself:
+        plain = own.config(cast("Pooling | None", settings.pooling), settings.normalize, limit)
         return replace(plain, head=settings.head, roles=settings.roles)
-    base = read_config(folder, None, False, limit)
+    base = own.config(longest=limit)
     for key, found, wanted in (
         ("pooling", base.pooling, settings.pooling),
         ("head", base.head, settings.head),

@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.sizes import FULL
-from taco_ir.encoders.config import EncoderConfig
+from taco_ir.encoders.adapters.methods import FULL
+from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.pooling import Ids, read, tokenize
-from taco_ir.encoders.role_marks import PASSAGE, QUERY, READER
 from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
@@ -63,7 +62,7 @@ class SharedEncoder(DualEncoder):
             )
         width = int(self.backbone("passage").config.hidden_size)  # type: ignore[union-attr,arg-type]
         self.reader = load_head(folder, width)[0] if (folder / READER_FILE).is_file() else new_head(width)
-        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(READER))
+        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(Role.READER))
         check_inputs(self.inputs, folder)
 
     def add_mlm(self, folder: Path) -> None:
@@ -71,7 +70,7 @@ class SharedEncoder(DualEncoder):
         words = vocabulary_of(self._tokenizers["passage"])
         if words.mask is None:
             raise InputError(f"{folder}: its tokenizer has none of {', '.join(MASKS)}, which mlm needs")
-        if (marker := self._marks["passage"].marker(PASSAGE)) is not None:
+        if (marker := self._marks["passage"].marker(Role.PASSAGE)) is not None:
             words = words._replace(before=np.append(words.before, marker))
         described = self.backbone("passage").config
         eps, spread = getattr(described, "layer_norm_eps", 1e-12), getattr(described, "initializer_range", 0.02)
@@ -93,8 +92,8 @@ class SharedEncoder(DualEncoder):
         """As before; sentences, the queries of inverse cloze, have no prompt."""
         if task != INVERSE_CLOZE:
             return super().queries(texts, task)
-        ids, _ = tokenize(self._tokenizers["passage"], texts, self.config.query_length, self._marks["passage"].marker(QUERY))
-        return [Text("passage", ids_L, role=QUERY) for ids_L in ids]
+        ids, _ = tokenize(self._tokenizers["passage"], texts, self.config.query_length, self._marks["passage"].marker(Role.QUERY))
+        return [Text("passage", ids_L, role=Role.QUERY) for ids_L in ids]
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Vectors [B, D]; of texts with labels the summed cross-entropy [B, 1] of their masked tokens."""

@@ -11,25 +11,14 @@ import torch
 from torch import nn
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters import routing
-from taco_ir.encoders.adapters.adapted import Tuning
+from taco_ir.encoders.adapters.adapted import Adapters
 from taco_ir.encoders.adapters.deep_prompts import has_positions
-from taco_ir.encoders.adapters.folder import (
-    RECORD_FILE,
-    TENSORS_FILE,
-    TuningRecord,
-    base_name,
-    is_tuned,
-    module_of,
-    read_record,
-    read_tensors,
-    read_training,
-)
+from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, adapter_of, read_tensors, read_training
 from taco_ir.encoders.adapters.hook_points import shape_of
-from taco_ir.encoders.adapters.sizes import FULL, POSITIONS, is_shifted, parameters, share, width_of
+from taco_ir.encoders.adapters.methods import FULL, is_shifted, parameters, positions_of, share, width_of, with_prompts
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
+from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.encoders.pooling import embed
-from taco_ir.encoders.text_encoder import HEAD_FILE, is_untied, weights_digest
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import AdapterSettings, EncoderSettings, TrainSettings
 
@@ -41,8 +30,8 @@ PROBE_TOKENS = 8
 def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Path, base: Path) -> None:
     """Raise InputError where the model in `folder` cannot be tuned as `config` says, or is a tuned one and must be."""
     if adapters.tune == FULL:
-        if is_tuned(folder):
-            method = read_record(folder).method
+        if (record := ModelFolder(folder).record) is not None:
+            method = record.method
             raise InputError(f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be")
         for key in ("tune_width", "tune_budget", *OF_PROMPTS):
             if value := getattr(adapters, key):
@@ -53,15 +42,15 @@ def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Pa
             )
         return
     for key in OF_PROMPTS:
-        if (value := getattr(adapters, key)) and adapters.tune not in POSITIONS:
-            raise InputError(f"{key} is {value!r}; tune {adapters.tune} has no prompts, {', '.join(POSITIONS)} have; leave {key} out")
+        if (value := getattr(adapters, key)) and adapters.tune not in with_prompts():
+            raise InputError(f"{key} is {value!r}; tune {adapters.tune} has no prompts, {', '.join(with_prompts())} have; leave {key} out")
     for key in NOT_WITH:
         if value := getattr(encoder, key):
             raise InputError(
                 f"{key} is {value!r}; with tune {adapters.tune} there is one backbone, all of it frozen; leave {key} out"
                 " (tune_roles tower has a module for each tower)"
             )
-    if is_untied(base):
+    if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(f"tune is {adapters.tune}; {base} has two towers; modules go on one backbone")
     if encoder.head and not (base / HEAD_FILE).is_file():
         raise InputError(f"head is {encoder.head}; with tune {adapters.tune} the base must have it already; leave head out")
@@ -86,7 +75,7 @@ def check_episodes(episodes: Sequence[TrainSettings]) -> None:
 
 def tuned(
     adapters: AdapterSettings, given: str, backbone: nn.Module, folder: Path, base: Path, tasks: Sequence[str]
-) -> tuple[Tuning, TuningRecord]:
+) -> tuple[Adapters, AdapterRecord]:
     """The modules that `adapters` describe, on the backbone of `base`: new ones, or those in `folder` and new ones for its new tasks.
 
     A model that gains tasks keeps the modules that it had as they are, so that its passage vectors stay.
@@ -94,20 +83,20 @@ def tuned(
     Raises:
         InputError: for a width or budget that the method does not take, or a tuned model that is another one.
     """
-    old = read_record(folder) if is_tuned(folder) else None
+    old = ModelFolder(folder).record
     shape = shape_of(backbone)
     own_tasks = tuple(tasks) if adapters.tune_roles.startswith("task") else ()
     if old is None:
         width = width_of(adapters.tune, shape, adapters.tune_width, adapters.tune_budget)
         positions = _positions(adapters, backbone)
-        record = TuningRecord(
+        record = AdapterRecord(
             adapters.tune,
             width,
             adapters.tune_roles,
             own_tasks,
             (),
             _name(given, folder),
-            weights_digest(base),
+            ModelFolder(base).fingerprint,
             {},
             positions,
         )
@@ -120,9 +109,9 @@ def tuned(
             )
         new = tuple(task for task in own_tasks if task not in old.tasks)
         frozen = tuple(old.names) if new else old.frozen
-        record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=base_name(folder, old))
+        record = replace(old, tasks=(*old.tasks, *new), frozen=frozen, base=ModelFolder(folder).base_name)
     tuning = _built(adapters.tune_reparameterise, backbone, folder, record, old.names if old is not None else ())
-    mine = {routing.query_module(record.roles, record.tasks, task) for task in tasks} | {routing.passage_module(record.roles)}
+    mine = {record.own_adapter(task) for task in tasks} | {record.passage_adapter}
     trained = [name for name in tuning.names if name in mine and name not in record.frozen]
     if not trained:
         raise InputError(f"{folder / RECORD_FILE}: the modules for {', '.join(tasks)} are frozen there; nothing would be trained")
@@ -130,7 +119,7 @@ def tuned(
     return tuning, record
 
 
-def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: TuningRecord, held: Collection[str]) -> Tuning:
+def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: AdapterRecord, held: Collection[str]) -> Adapters:
     """The modules of `record`, of which `folder` holds those named `held`; the others are new.
 
     Raises:
@@ -138,16 +127,16 @@ def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: Tuni
     """
     made = read_training(folder) if reparameterise else {}
     new = set(record.names).difference(held)
-    reparameterised = {module_of(name) for name in made} | new if reparameterise else set()
+    reparameterised = {adapter_of(name) for name in made} | new if reparameterise else set()
     if reparameterise and not reparameterised:
         raise InputError(
             f"tune_reparameterise: the prompts in {folder} are plain vectors, as a training leaves them; leave it out, or start from the base"
             f" {record.base}"
         )
-    tuning = Tuning(backbone, record.method, record.width, record.names, record.positions, reparameterised)
+    tuning = Adapters(backbone, record.method, record.width, record.names, record.positions, reparameterised)
     if held:
-        plain = {name: tensor for name, tensor in read_tensors(folder).items() if module_of(name) not in reparameterised}
-        begun = {name: tensor for name, tensor in tuning.named_tensors().items() if module_of(name) in new}
+        plain = {name: tensor for name, tensor in read_tensors(folder).items() if adapter_of(name) not in reparameterised}
+        begun = {name: tensor for name, tensor in tuning.named_tensors().items() if adapter_of(name) in new}
         tuning.load({**begun, **plain, **made}, str(folder / TENSORS_FILE))
     return tuning
 
@@ -157,7 +146,7 @@ def _positions(adapters: AdapterSettings, backbone: nn.Module) -> str:
     if adapters.tune_positions and not has_positions(backbone):
         kind = backbone.config.model_type  # type: ignore[union-attr]
         raise InputError(f"tune_positions is {adapters.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out")
-    return "" if adapters.tune_positions in (None, POSITIONS.get(adapters.tune)) else adapters.tune_positions
+    return "" if adapters.tune_positions in (None, positions_of(adapters.tune)) else adapters.tune_positions
 
 
 def _name(given: str, folder: Path) -> str:
@@ -165,8 +154,8 @@ def _name(given: str, folder: Path) -> str:
     return given if given and not Path(given).exists() else str(folder.resolve())
 
 
-def _check_same(adapters: AdapterSettings, old: TuningRecord, folder: Path) -> None:
-    positions = old.positions or POSITIONS.get(old.method)
+def _check_same(adapters: AdapterSettings, old: AdapterRecord, folder: Path) -> None:
+    positions = positions_of(old.method, old.positions)
     for key, given, found in (
         ("tune", adapters.tune, old.method),
         ("tune_roles", adapters.tune_roles, old.roles),
@@ -185,7 +174,7 @@ def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderCo
     Raises:
         InputError: for another form of passages that were indexed and stay.
     """
-    if not is_tuned(folder) or model.record is None:
+    if ModelFolder(folder).record is None or model.record is None:
         return model.config
     own = model.config
     prompts = {**(base.prompts or {ANY_TASK: ""}), **own.prompts} if own.prompts else base.prompts
@@ -195,7 +184,7 @@ def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderCo
         query_lengths={**base.query_lengths, **own.query_lengths},
         query_length=max(base.query_length, own.query_length),
     )
-    if routing.passage_module(model.record.roles) not in (None, *model.record.frozen):
+    if model.record.passage_adapter not in (None, *model.record.frozen):
         return config
     for key in ("passage_length", "passage_template"):
         given, found = getattr(own, key), getattr(base, key)
@@ -216,7 +205,7 @@ def check_positions(model: DualEncoder, limit: int) -> None:
 
 
 def check_modules(model: DualEncoder) -> None:
-    """Raise InputError where a module has no effect on this backbone (see `Tuning.check`); random numbers are drawn as without it."""
+    """Raise InputError where a module has no effect on this backbone (see `Adapters.check`); random numbers are drawn as without it."""
     tuning = model.tuning
     if tuning is None:
         return

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import canonical_task
 from taco_ir.core.types import Passage
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig, describes_itself, read_config
+from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
+from taco_ir.encoders.model_folder import ModelFolder
 
 LONGEST = 128
 TASKS = st.sampled_from(["nq", "fever", "trex", "structured_zeroshot", "*"])
@@ -49,7 +50,7 @@ def modules(*kinds: str) -> list[dict[str, Any]]:
 
 def refused(folder: Path, *said: str, **flags: Any) -> None:
     with pytest.raises(InputError) as caught:
-        read_config(folder, flags.get("pooling"), flags.get("normalize", False), LONGEST)
+        ModelFolder(folder).config(flags.get("pooling"), flags.get("normalize", False), LONGEST)
     message = str(caught.value)
     assert str(folder) in message and "\n" not in message
     assert all(text in message for text in said), message
@@ -58,10 +59,10 @@ def refused(folder: Path, *said: str, **flags: Any) -> None:
 @given(config=CONFIGS)
 def test_a_saved_configuration_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, config: EncoderConfig) -> None:
     folder = tmp_path_factory.mktemp("own")
-    assert not describes_itself(folder)
+    assert not ModelFolder(folder).describes_itself
     config.save(folder)
-    assert describes_itself(folder)
-    assert read_config(folder, None, False, LONGEST) == config
+    assert ModelFolder(folder).describes_itself
+    assert ModelFolder(folder).config(None, False, LONGEST) == config
 
 
 @given(config=CONFIGS, task=TASKS)
@@ -134,7 +135,7 @@ def test_mistakes_in_our_own_file_are_named(tmp_path: Path, values: Any, said: l
 )
 def test_lengths_that_the_backbone_lacks_are_refused(tmp_path: Path, lengths: Mapping[str, Any]) -> None:
     values = {"query_length": 128, "passage_length": 128}
-    assert read_config(write(tmp_path, taco_ir=values), None, False, LONGEST).query_length == 128
+    assert ModelFolder(write(tmp_path, taco_ir=values)).config(longest=LONGEST).query_length == 128
     wrong = next(value if isinstance(value, int) else value["nq"] for value in lengths.values())
     refused(write(tmp_path, taco_ir=values | dict(lengths)), f" {wrong} ", "takes 1 to 128")
 
@@ -143,14 +144,14 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
     plain, own, theirs = (tmp_path / name for name in ("plain", "own", "theirs"))
     plain.mkdir()
     refused(plain, "does not say how it pools", "--pooling first|mean|decoder")
-    assert read_config(plain, "first", True, LONGEST) == EncoderConfig("first", True, query_length=LONGEST, passage_length=LONGEST)
-    assert read_config(plain, "mean", False, 512).passage_length == 256
+    assert ModelFolder(plain).config("first", True, LONGEST) == EncoderConfig("first", True, query_length=LONGEST, passage_length=LONGEST)
+    assert ModelFolder(plain).config("mean", False, 512).passage_length == 256
     write(own, taco_ir={"query_length": 64, "passage_length": 64})
     write(theirs, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": {"pooling_mode": "cls"}})
     for folder, name in ((own, CONFIG_FILE), (theirs, "modules.json")):
         refused(folder, f"({name})", "leave out --pooling and --normalize", pooling="mean")
         refused(folder, f"({name})", "leave out --pooling and --normalize", normalize=True)
-    assert read_config(theirs, None, False, LONGEST).pooling == "first"
+    assert ModelFolder(theirs).config(None, False, LONGEST).pooling == "first"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
 )
 def test_pooling_of_new_and_old_sentence_transformers_files(tmp_path: Path, pooling: dict[str, Any], expected: str) -> None:
     folder = write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling})
-    assert read_config(folder, None, False, LONGEST) == EncoderConfig(expected, False, query_length=LONGEST, passage_length=LONGEST)  # type: ignore[arg-type]
+    assert ModelFolder(folder).config(None, False, LONGEST) == EncoderConfig(expected, False, query_length=LONGEST, passage_length=LONGEST)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
         "Transformer, Pooling and Normalize",
     )
     refused(write(tmp_path, modules=modules("Transformer")), "no Pooling module")
-    assert read_config(write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize")), None, False, LONGEST).normalize
+    assert ModelFolder(write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize"))).config(longest=LONGEST).normalize
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any
     write(
         tmp_path, modules=modules("Transformer", "Pooling"), sentence_bert_config=lengths, **{"1_Pooling__config": {"pooling_mode": "mean"}}
     )
-    config = read_config(tmp_path, None, False, LONGEST)
+    config = ModelFolder(tmp_path).config(None, False, LONGEST)
     assert (config.query_length, config.passage_length) == expected
 
 
@@ -230,5 +231,5 @@ def test_prompts_of_sentence_transformers(tmp_path: Path, values: dict[str, Any]
         config_sentence_transformers=values,
         **{"1_Pooling__config": {"pooling_mode": "mean"}},
     )
-    config = read_config(tmp_path, None, False, LONGEST)
+    config = ModelFolder(tmp_path).config(None, False, LONGEST)
     assert (config.prompts, config.passage_template) == (queries, template)

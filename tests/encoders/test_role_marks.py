@@ -17,11 +17,12 @@ from tokenizers import Tokenizer
 from transformers import MPNetConfig, MPNetModel
 
 from taco_ir.core.files import InputError, fingerprint, read_json, write_json
-from taco_ir.encoders.config import EncoderConfig
+from taco_ir.encoders.config import ROLE_MARKS, EncoderConfig, Role
 from taco_ir.encoders.exports import write_sentence_transformers
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import embed
-from taco_ir.encoders.role_marks import MODULE_NAMES, MODULES, PASSAGE, QUERY, READER, ROLE_FILE, ROLE_MARKS, RoleMarks, new_learned
-from taco_ir.encoders.text_encoder import load_encoder, weights_digest
+from taco_ir.encoders.role_marks import ADAPTER_MARKS, ADAPTER_NAMES, ROLE_FILE, RoleMarks, new_learned
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_head
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.encoder import DualEncoder
@@ -31,7 +32,7 @@ from taco_ir.training.setup import adamw, start_encoder
 from taco_ir.weighting import WEIGHTINGS
 
 MARKED = [kind for kind in ROLE_MARKS if kind != "none"]
-LEARNED = ("embedding", *MODULES)
+LEARNED = ("embedding", *ADAPTER_MARKS)
 TEXTS = ["the king of the sea", "a year", "who was it that came first"]
 
 
@@ -74,7 +75,7 @@ def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, r
         assert np.allclose(live.encode_queries(TEXTS, None), queries_BD, atol=1e-6)
         with torch.no_grad():
             texts = [*model.queries(TEXTS, "nq"), *model.passages(passages)]
-            passes = [texts[:3], texts[3:]] if marks in MODULES else [texts]  # others read both roles in one pass
+            passes = [texts[:3], texts[3:]] if marks in ADAPTER_MARKS else [texts]  # others read both roles in one pass
             found_BD = torch.cat([model(each) for each in passes]).numpy()
             assert np.allclose(found_BD, np.concatenate([queries_BD, passages_BD]), atol=1e-5)
     plain, marked = (load_encoder(str(tmp_path / name)) for name in ("none", kind))
@@ -86,7 +87,7 @@ def test_without_marks_the_fingerprint_is_the_one_that_it_always_was(reserved: P
     model.save(tmp_path / "m")
     values = json.loads((tmp_path / "m" / "taco_ir.json").read_text())
     assert values.pop("roles") == "none"
-    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint([weights_digest(tmp_path / "m"), values, "float32"])
+    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint([ModelFolder(tmp_path / "m").fingerprint, values, "float32"])
 
 
 def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> None:
@@ -95,10 +96,10 @@ def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> 
     step.task_gradient(step.samplers[0], 0)
     found = dict(zip([name for name, _ in model.trained()], gradients(model), strict=True))
     (rows_3E,) = (grad for name, grad in found.items() if "roles" in name)
-    assert rows_3E[QUERY].any() and rows_3E[PASSAGE].any() and not rows_3E[READER].any()
+    assert rows_3E[Role.QUERY].any() and rows_3E[Role.PASSAGE].any() and not rows_3E[Role.READER].any()
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", ADAPTER_MARKS)
 @pytest.mark.parametrize("arithmetic", [Arithmetic(), Arithmetic(gradcache=2)])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
@@ -130,12 +131,14 @@ def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting:
         assert step(number, number / 2).report is not None
         optimizer.step()
         optimizer.zero_grad()
-    found = {of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name] for of in MODULE_NAMES}
+    found = {
+        of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name] for of in ADAPTER_NAMES.values()
+    }
     assert all(found["reader"]) and not any(found["queries"] + found["passages"])
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
-@pytest.mark.parametrize("marks", MODULES)
+@pytest.mark.parametrize("marks", ADAPTER_MARKS)
 def test_modules_of_roles_are_on_any_backbone(kind: str, marks: str, reserved: Path) -> None:
     """Three results for three roles, one for each whenever it is that role's turn, and none of them the backbone's alone."""
     model = backbone(kind)
@@ -149,7 +152,7 @@ def test_modules_of_roles_are_on_any_backbone(kind: str, marks: str, reserved: P
         of = RoleMarks(marks, model, Tokenizer.from_file(str(reserved / "tokenizer.json")), learned.eval())
         found = [
             embed(model, config, IDS_BL, MASK_BL, **of.inputs(IDS_BL, torch.tensor([[role], [role]])))
-            for role in (QUERY, PASSAGE, READER, QUERY)
+            for role in (Role.QUERY, Role.PASSAGE, Role.READER, Role.QUERY)
         ]
     assert torch.equal(found[0], found[3])
     assert min(float((a - b).abs().max()) for a, b in combinations([bare_BD, *found[:3]], 2)) > 1e-3
@@ -162,12 +165,12 @@ def test_vectors_are_added_to_the_embeddings_of_any_backbone(kind: str, reserved
     config = EncoderConfig("decoder" if kind == "t5" else "mean")
     vectors = cast("torch.nn.Embedding", new_learned("embedding", model))
     marks = RoleMarks("embedding", model, Tokenizer.from_file(str(reserved / "tokenizer.json")), vectors)
-    role_B1 = torch.tensor([[QUERY], [READER]])
+    role_B1 = torch.tensor([[Role.QUERY], [Role.READER]])
     with torch.no_grad():
         bare_BD = embed(model, config, IDS_BL, MASK_BL)
         vectors.weight.zero_()
         assert torch.allclose(embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1)), bare_BD, atol=1e-6)
-        vectors.weight[READER] = 1.0 + torch.arange(vectors.embedding_dim)
+        vectors.weight[Role.READER] = 1.0 + torch.arange(vectors.embedding_dim)
         marked_BD = embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1))
     assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6) and not torch.allclose(marked_BD[1], bare_BD[1], atol=1e-3)
 
@@ -185,8 +188,8 @@ def test_a_marker_is_behind_the_first_token_and_counts(reserved: Path) -> None:
     model = encoder(reserved, roles="marker")
     tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
     for role, name, (text,), most in (
-        (QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
-        (PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
+        (Role.QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
+        (Role.PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
     ):
         assert (text.role, text.ids[0], text.ids[1]) == (role, tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id(name))
         assert len(text.ids) == most
@@ -199,7 +202,7 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
     tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
     backbone, learned = model.backbone("passage"), dict(model.towers["passage"].items()).get("roles")  # type: ignore[operator]
     marks = RoleMarks(kind, backbone, tokenizer, learned)
-    inputs = InputBuilder(tokenizer, ReaderConfig(12, 24), marks.marker(READER))("who came first", PASSAGES[:2])
+    inputs = InputBuilder(tokenizer, ReaderConfig(12, 24), marks.marker(Role.READER))("who came first", PASSAGES[:2])
     bare = InputBuilder(tokenizer, ReaderConfig(12, 24))("who came first", PASSAGES[:2])
     torch.manual_seed(0)
     head = new_head(32)
@@ -241,7 +244,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         with pytest.raises(InputError, match=rf"roles.safetensors: {said}"):
             load_encoder(str(tmp_path / kind))
     with pytest.raises(
-        InputError, match=r"--precision int8: .*prompt has a module for each role \(roles prompt\), which have float32 only"
+        InputError, match=r"--precision int8: .*prompt has an adapter for each role \(roles prompt\), which have float32 only"
     ):
         load_encoder(str(tmp_path / "prompt"), precision="int8")
     EncoderConfig("mean").save(tmp_path / "m")

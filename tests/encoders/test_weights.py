@@ -22,7 +22,8 @@ from taco_ir.core.files import InputError, sha256_file
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
-from taco_ir.encoders.text_encoder import load_encoder, weights_digest
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, in_steps, quantized, read_weights
 from taco_ir.release.compact import compact
 from taco_ir.release.exports import whole_model
@@ -84,7 +85,7 @@ def test_a_folder_is_stored_again_bit_for_bit(small: Path, tmp_path: Path) -> No
     compact(small, tmp_path, CONFIG, [], ROOM, "int8")
     for path in small.iterdir():
         assert sha256_file(path) == sha256_file(tmp_path / path.name), path.name
-    assert weights_digest(small) == weights_digest(tmp_path)
+    assert ModelFolder(small).fingerprint == ModelFolder(tmp_path).fingerprint
 
 
 def test_vectors_stay_near_and_the_file_is_small(tiny_bert: Path, small: Path, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_modules_are_tuned_on_it_and_merged(small: Path, tmp_path: Path) -> None
 
 
 def test_a_reader_and_pyserini_read_it(small: Path) -> None:
-    from taco_ir.encoders.text_encoder import load_backbone
+    from taco_ir.encoders.backbone import load_backbone
     from taco_ir.reading.reader import reader_base
     from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
@@ -180,7 +181,7 @@ def test_a_reader_and_pyserini_read_it(small: Path) -> None:
     np.testing.assert_array_equal(TacoQueryEncoder(str(small)).encode(TEXTS[0]), encoder.encode_queries(TEXTS[:1], None)[0])
     texts, titles = [passage.text for passage in PASSAGES], [passage.title for passage in PASSAGES]
     np.testing.assert_array_equal(TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles), encoder.encode_passages(PASSAGES))
-    backbone, _, _ = load_backbone(small, reader_base(small))
+    backbone, _, _ = load_backbone(ModelFolder(small), reader_base(small))
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(dict(backbone.named_parameters())[name], read_weights(small)[name])
 

@@ -25,7 +25,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Passage, Run
 from taco_ir.data.collection import Topics, open_collection
-from taco_ir.encoders.config import EncoderConfig
+from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading import answering
 from taco_ir.reading.reader import (
@@ -130,7 +130,7 @@ def test_the_loss_pulls_towards_all_spans_and_the_positive() -> None:
 def test_only_tokens_of_the_passage_can_be_answers_and_padding_changes_nothing(tiny_bert: Path) -> None:
     encoder = load_encoder(str(tiny_bert), pooling="mean")
     torch.manual_seed(0)
-    head, backbone = new_head(32), encoder._backbone
+    head, backbone = new_head(32), encoder.towers[Role.PASSAGE].backbone
     inputs = builder(tiny_bert)("which city", [Passage("A#0", "A", "House", "in Rome"), Passage("B#0", "B", "", "a long text " * 5)])
     with torch.inference_mode():
         together = head_logits(backbone, head, inputs, torch.device("cpu"))
@@ -325,7 +325,7 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)
         merged = ", or what export --what huggingface makes of both" * (method == "lora")
-        said = f"{method}: it is modules of {method} on a frozen backbone, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        said = f"{method}: it is adapters of {method} on a frozen backbone, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
         with pytest.raises(InputError, match=said):
             train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"

@@ -25,7 +25,7 @@ from taco_ir import answer, search, train
 from taco_ir.core.files import InputError
 from taco_ir.core.seeds import generator
 from taco_ir.data.collection import open_collection
-from taco_ir.encoders.role_marks import ROLE_MARKS
+from taco_ir.encoders.config import ROLE_MARKS
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import READER_FILE, ReaderConfig, load_reader
 from taco_ir.training.announce import announce

@@ -17,9 +17,10 @@ from training_vectors import QUERIES, SHORT, vectors
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage
 from taco_ir.encoders import text_encoder as encoder_module
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig, read_config
+from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import tokenize
-from taco_ir.encoders.text_encoder import load_encoder, longest
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.setup import adamw, loss_temperature, start_encoder
 
@@ -153,7 +154,7 @@ def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
 def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ("nq", "triviaqa", "hotpotqa", "trex", "structured_zeroshot", "fever", "eli5", "aidayago2", "wned", "cweb", "wow")
     lengths = (32, 32, 32, 32, 32, 64, 64, 128, 128, 128, 256)
-    monkeypatch.setattr("taco_ir.training.setup.longest", lambda folder: 512)
+    monkeypatch.setattr(ModelFolder, "longest", 512)
     config = SMALL.replace(query_length=0)
     for prompts, more in ((True, 4), (False, 0)):
         made = start_encoder(config.replace(prompts=prompts), tiny_bert, tasks).config
@@ -313,7 +314,7 @@ def test_the_saved_folder_is_read_by_its_own_configuration(tiny_bert: Path, tmp_
     model = encoder(tiny_bert)
     model.save(tmp_path / "saved")
     assert (tmp_path / "saved" / CONFIG_FILE).is_file()
-    assert read_config(tmp_path / "saved", None, False, longest(tiny_bert)) == model.config
+    assert ModelFolder(tmp_path / "saved").config() == model.config
 
 
 def test_biases_and_norms_do_not_decay(tiny_bert: Path) -> None:

@@ -279,7 +279,7 @@ def test_nothing_is_kept_where_no_episode_is_before(tiny_bert: Path, tmp_path: P
 
 @pytest.fixture
 def without_module(tiny_bert: Path, tmp_path: Path) -> Path:
-    """A tuned model with modules for nq alone."""
+    """A model with an adapter for nq alone."""
     model = start_encoder(small(tiny_bert, tmp_path, tasks=("nq",), **TUNED), tiny_bert, ["nq"])
     model.save(tmp_path / "tuned")
     return tmp_path / "tuned"
@@ -300,14 +300,14 @@ def test_a_task_without_a_module_is_refused_before_the_collection_is_encoded(
         "answer": (answer, ["--model", name, "--topics", "nq-dev", "wow-dev", "--reader", str(tiny_bert)]),
     }
     main, flags = argv[verb]
-    with pytest.raises(InputError, match="no module for queries of task 'wow', only for nq"):
+    with pytest.raises(InputError, match="no adapter for queries of task 'wow', only for nq"):
         main(flags)
     assert events == [] and not list(tmp_path.glob("*.runs")) and not list(tmp_path.rglob("*.trec"))
 
 
 def test_a_task_without_a_module_is_refused_before_mining_by_it(without_module: Path, tmp_path: Path, events: list[str]) -> None:
     run = one(without_module, tmp_path / "run", negatives="ance", tasks=("nq", "wow"), pooling=None, normalize=False, **TUNED)
-    with pytest.raises(InputError, match="no module for queries of task 'wow', only for nq"):
+    with pytest.raises(InputError, match="no adapter for queries of task 'wow', only for nq"):
         train(run)
     assert events == []
 

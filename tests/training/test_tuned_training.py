@@ -17,7 +17,7 @@ from training_vectors import vectors
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, TRAINING_FILE, read_record
-from taco_ir.encoders.adapters.sizes import METHODS, POSITIONS
+from taco_ir.encoders.adapters.methods import METHODS, method_of, with_prompts
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.encoder import DualEncoder
@@ -26,7 +26,7 @@ from taco_ir.training.tuning import describe_tuning
 from taco_ir.weighting import WEIGHTINGS
 
 REPARAMETERISED = {"tune_reparameterise": True}
-SIZED = {method: {"tune": method, "tune_width": 4 if rules.width else 0} for method, rules in METHODS.items()}
+SIZED = {method: {"tune": method, "tune_width": 4 if method_of(method).width else 0} for method in METHODS}
 
 
 def everything(model: DualEncoder) -> dict[str, torch.Tensor]:
@@ -158,7 +158,7 @@ def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, 
     assert (f"checkpoints/step-00000004/model/{TRAINING_FILE}" in found) == bool(options)
 
 
-@pytest.mark.parametrize("method", POSITIONS)
+@pytest.mark.parametrize("method", with_prompts())
 def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Path, method: str) -> None:
     """What is saved after some steps has the form of any model of the method, and gives the vectors of the one that trains."""
     model, plain = (encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {}))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from small_steps import SMALL, TEXTS, encoder, examples, samplers, step_of
 from torch import Tensor
 
-from taco_ir.encoders.adapters.sizes import METHODS
+from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training import step as step_module
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.batches import TaskSampler

@@ -79,7 +79,7 @@ def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
 def test_a_task_without_a_module_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_bert)
     (tmp_path / "new.jsonl").write_text('{"id": "1", "input": "x", "task": "trex"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="no module for queries of task 'trex', only for fever, nq, wow$"):
+    with pytest.raises(InputError, match="no adapter for queries of task 'trex', only for fever, nq, wow$"):
         search.main(["--topics", f"{tmp_path}/new.jsonl", "--model", str(model), "--no-compare", "--output", f"{tmp_path}/x.trec"])
 
 
@@ -87,7 +87,7 @@ def test_a_single_query_takes_its_task_s_module(tiny_bert: Path, tmp_path: Path,
     """...where the model has no prompts as well; without --task the error names the flag."""
     made(tiny_bert, prompts=False).save(tmp_path / "model")
     asked = ["--query", "who came first", "--model", str(tmp_path / "model")]
-    with pytest.raises(InputError, match=r"no module for queries of task '', only for fever, nq, wow; --task names the task of --query$"):
+    with pytest.raises(InputError, match=r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$"):
         search.main(asked)
     search.main([*asked, "--task", "FEV"])
     assert "  1  " in capsys.readouterr().out

@@ -14,7 +14,8 @@ from verbs import passage, query, write_collection, write_lines
 from taco_ir import export, search
 from taco_ir.core.files import InputError
 from taco_ir.core.types import read_trec
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig, read_config
+from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.retrieval.pyserini_bridge import TacoQueryEncoder
@@ -87,7 +88,7 @@ def test_a_model_to_which_all_queries_are_one_takes_any_name(tiny_bert: Path) ->
 
 def test_a_length_of_its_own_tells_a_task_apart(tiny_bert: Path, tmp_path: Path) -> None:
     new_encoder(tiny_bert, prompts=False).save(tmp_path / "m")
-    config = read_config(tmp_path / "m", None, False, 128)
+    config = ModelFolder(tmp_path / "m").config(longest=128)
     assert not config.encoder.prompts
     config.replace(query_lengths={"structured_zeroshot": 5}).save(tmp_path / "m")
     model = load_encoder(str(tmp_path / "m"))
@@ -205,7 +206,7 @@ def test_each_tower_is_read_as_its_own_configuration_says(towers: Path, tmp_path
         ("passage", {"passage_length": 9, "passage_template": "{text}"}),
     ):
         path = folder / name
-        config = read_config(path, None, False, 128)
+        config = ModelFolder(path).config(longest=128)
         assert isinstance(config, EncoderConfig) and (path / CONFIG_FILE).is_file()
         config.replace(**values).save(path)  # type: ignore[arg-type]
     model, parts = load_encoder(str(folder)), {name: load_encoder(str(folder / name)) for name in ("query", "passage")}

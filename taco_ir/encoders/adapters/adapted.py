@@ -1,38 +1,37 @@
-"""A frozen backbone with named modules of one method, of which one at a time is in use."""
+"""Named adapters of one method on a frozen backbone, of which one at a time is in use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.base import Part
-from taco_ir.encoders.adapters.bitfit import Biases
-from taco_ir.encoders.adapters.bottleneck import PLACES, Bottlenecks
-from taco_ir.encoders.adapters.deep_prompts import DROPOUT, DeepPrompts
+from taco_ir.encoders.adapters.base import Insert, Target
+from taco_ir.encoders.adapters.folder import TENSORS_FILE, TRAINING_FILE, adapter_of, read_record, read_tensors
 from taco_ir.encoders.adapters.hook_points import shape_of, sites_of
-from taco_ir.encoders.adapters.lora import Lora
-from taco_ir.encoders.adapters.sizes import POSITIONS, Shape, is_shifted
+from taco_ir.encoders.adapters.methods import is_shifted, method_of, supported
 
 Kind = TypeVar("Kind", bound=Tensor)
 PROBE_DEVIATION = 0.05  # of the noise under which every tensor must matter: at the start most are zero
 NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: gradients are rounding errors
 
 
-class Tuning(nn.Module):
-    """Named modules of `method` and `width` on `backbone`, which is frozen.
+class Adapters(nn.Module):
+    """Named adapters of `method` and `width` on `backbone`, which is frozen.
 
     Args:
-        positions: of texts behind prompts, where they are not the method's own (see `POSITIONS`).
-        reparameterised: names of modules whose prompts are, while they train (see `DeepPrompts`).
+        positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
+        reparameterised: names of adapters whose prompts are, while they train (see `DeepPrompts`).
 
     Attributes:
-        names: of the modules, in the order in which they were made.
+        names: of the adapters, in the order in which they were made.
         shape: of the backbone, for counts.
         active: the one in use; None: the backbone alone.
     """
@@ -52,28 +51,31 @@ class Tuning(nn.Module):
         self.names = list(names)
         self.reparameterised = frozenset(reparameterised)
         self.active: str | None = None
-        self._backbone = [backbone]  # a list: no part of the module tree
         backbone.requires_grad_(False)
         self.shape = shape_of(backbone)
-        self.parts = nn.ModuleList(_parts(backbone, self.shape, method, width, is_shifted(method, positions), self.reparameterised))
+        target = Target(backbone, sites_of(backbone), self.shape, width, is_shifted(method, positions), self.reparameterised)
+        own = method_of(method)
+        if fault := own.refuse(target):
+            raise InputError(f"tune: {fault.format(supported=', '.join(supported(self.shape, method)))}")
+        self.parts = nn.ModuleList(own.build(target))
         for name in names:
-            for part in self._own():
-                part.add(name)
+            for insert in self._own():
+                insert.add(name)
         self.use(None)
 
     def use(self, name: str | None) -> None:
-        """Let passes go through the module `name` from now on; None: through the backbone alone."""
+        """Let passes go through the adapter `name` from now on; None: through the backbone alone."""
         if name == self.active:
             return
         if name is not None and name not in self.names:
-            raise ValueError(f"module {name!r} is none of {self.names}")
-        for part in self._own():
-            part.use(name)
+            raise ValueError(f"adapter {name!r} is none of {self.names}")
+        for insert in self._own():
+            insert.use(name)
         self.active = name
 
     @contextmanager
     def used(self, name: str | None) -> Iterator[None]:
-        """Go through the module `name` inside."""
+        """Go through the adapter `name` inside."""
         before = self.active
         self.use(name)
         try:
@@ -82,24 +84,24 @@ class Tuning(nn.Module):
             self.use(before)
 
     def repeated(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Contexts of a pass and of its repetition under gradient checkpointing, which comes when another module may be in use."""
+        """Contexts of a pass and of its repetition under gradient checkpointing, which comes when another adapter may be in use."""
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """The trained tensors of a module, by names that are the same for all modules."""
-        return _joined([part.tensors(name) for part in self._own()])
+        """The trained tensors of an adapter, by names that are the same for all adapters."""
+        return _joined([insert.tensors(name) for insert in self._own()])
 
     def named_tensors(self) -> dict[str, Parameter]:
-        """Those of all modules, named `module.tensor`."""
+        """Those of all adapters, named `adapter.tensor`."""
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
         """What a model folder holds: the same, but of reparameterised prompts the vectors that they are."""
-        of_modules = {name: _joined([part.stored(name) for part in self._own()]) for name in self.names}
-        return {f"{name}.{key}": tensor.detach() for name, tensors in of_modules.items() for key, tensor in tensors.items()}
+        by_name = {name: _joined([insert.stored(name) for insert in self._own()]) for name in self.names}
+        return {f"{name}.{key}": tensor.detach() for name, tensors in by_name.items() for key, tensor in tensors.items()}
 
     def train_only(self, names: Sequence[str]) -> None:
-        """Keep all modules but these as they are."""
+        """Keep all adapters but these as they are."""
         for name in self.names:
             for tensor in self.tensors(name).values():
                 tensor.requires_grad_(name in names)
@@ -109,18 +111,28 @@ class Tuning(nn.Module):
         own = self.named_tensors()
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
-                raise InputError(f"{where}: {name} does not fit modules of {self.method}, width {self.width}, for {', '.join(self.names)}")
+                raise InputError(f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for {', '.join(self.names)}")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(found[name])
 
-    def check(self, vectors_of: Callable[[], Tensor]) -> None:
-        """Make sure that every module changes what `vectors_of` computes and that each of its tensors gets a gradient.
+    def save(self, folder: Path) -> None:
+        """Write what a model folder holds beside its record."""
+        _write({name: tensor.cpu() for name, tensor in self.stored().items()}, folder / TENSORS_FILE)
 
-        The numbers of the modules are other ones meanwhile, since most methods begin with zeros.
+    def save_training(self, folder: Path) -> None:
+        """Write beside the model in `folder` what trains of adapters that are reparameterised, if any are, so that the training can go on."""
+        trained = {name: tensor for name, tensor in self.named_tensors().items() if adapter_of(name) in self.reparameterised}
+        if trained:
+            _write({name: tensor.detach().cpu() for name, tensor in trained.items()}, folder / TRAINING_FILE)
+
+    def check(self, vectors_of: Callable[[], Tensor]) -> None:
+        """Make sure that every adapter changes what `vectors_of` computes and that each of its tensors gets a gradient.
+
+        The numbers of the adapters are other ones meanwhile, since most methods begin with zeros.
 
         Raises:
-            InputError: naming module and tensor.
+            InputError: naming adapter and tensor.
         """
         with torch.no_grad(), self.used(None):
             bare = vectors_of()
@@ -138,17 +150,29 @@ class Tuning(nn.Module):
                 what = (
                     f"{len(idle)} of {len(tensors)} tensors get no gradient, first {idle[0]}" if idle else "it does not change the vectors"
                 )
-                raise InputError(f"tune: {self.method} does not work on this backbone, module {name!r}: {what}")
+                raise InputError(f"tune: {self.method} does not work on this backbone, adapter {name!r}: {what}")
 
-    def _own(self) -> list[Part]:
+    def _own(self) -> list[Insert]:
         return list(self.parts)  # type: ignore[arg-type]
 
 
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
 def _joined(tensors: Sequence[Mapping[str, Kind]]) -> dict[str, Kind]:
-    """A module's tensors of several parts, named `number of the part.tensor`; those of one as they are."""
+    """An adapter's tensors in several inserts, named `number of the insert.tensor`; those in one as they are."""
     if len(tensors) == 1:
         return dict(tensors[0])
-    return {f"{number}.{key}": tensor for number, of_part in enumerate(tensors) for key, tensor in of_part.items()}
+    return {f"{number}.{key}": tensor for number, own in enumerate(tensors) for key, tensor in own.items()}
+
+
+def load_adapters(backbone: nn.Module, folder: Path) -> Adapters:
+    """The adapters in `folder`, on their backbone. Raises: InputError for tensors that do not fit."""
+    record = read_record(folder)
+    adapters = Adapters(backbone, record.method, record.width, record.names, record.positions)
+    adapters.load(read_tensors(folder), str(folder / TENSORS_FILE))
+    return adapters
 
 
 @contextmanager
@@ -169,18 +193,3 @@ def _other_numbers(tensors: Sequence[Parameter]) -> Iterator[None]:
 
 def _moves(key: str, grad: Tensor | None) -> bool:
     return grad is not None and (key.endswith(NO_EFFECT) or bool(grad.ne(0).any()))
-
-
-def _parts(backbone: nn.Module, shape: Shape, method: str, width: int, shifted: bool, reparameterised: Collection[str]) -> list[Part]:
-    """What `method` hooks into the backbone."""
-    sites = sites_of(backbone)
-    if method == "bitfit":
-        return [Biases(backbone)]
-    if method == "lora":
-        return [Lora(backbone, sites, shape, width)]
-    parts: list[Part] = []
-    if method in POSITIONS:
-        parts.append(DeepPrompts(backbone, sites, shape, width, DROPOUT * (method == "prompt"), shifted, reparameterised))
-    if method in PLACES:
-        parts.append(Bottlenecks(sites, method, shape.hidden, width))
-    return parts

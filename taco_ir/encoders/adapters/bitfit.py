@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.base import Part
+from taco_ir.encoders.adapters.base import Insert, Method, Target
 from taco_ir.encoders.adapters.hook_points import biases
 
 
-class Biases(Part):
+class Biases(Insert):
     """A copy of all biases for each set; the one in use is put in the place of the backbone's."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         found = biases(backbone)
-        if not found:
-            raise InputError(f"tune: bitfit trains biases; a backbone of type {backbone.config.model_type!r} has none")  # type: ignore[union-attr]
         self._places = {name: backbone.get_submodule(name) for name in found}
         self._frozen = list(found.values())
         self.sets = nn.ModuleDict()
@@ -34,3 +34,17 @@ class Biases(Part):
         chosen = self._frozen if name is None else list(self.sets[name].parameters())
         for module, bias in zip(self._places.values(), chosen, strict=True):
             module.bias = bias
+
+
+def _refuse(target: Target) -> str:
+    kind = target.backbone.config.model_type  # type: ignore[union-attr]
+    return "" if target.shape.biases else f"bitfit trains biases; a backbone of type {kind!r} has none"
+
+
+def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, bias in tensors.items():
+            backbone.get_parameter(name).copy_(bias)
+
+
+BITFIT = Method(lambda target: [Biases(target.backbone)], lambda shape, _: shape.biases, refuse=_refuse, merge=_merge)

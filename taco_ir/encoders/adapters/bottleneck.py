@@ -1,4 +1,4 @@
-"""Bottleneck modules inside and beside a backbone's layers: adapters, parallel adapters, and IAA's three forms.
+"""Bottlenecks inside and beside a backbone's layers: adapters, parallel adapters, and IAA's three forms.
 
 Houlsby et al., ICML 2019; He et al. (parallel, MAM), ICLR 2022; Ma et al. (IAA), CIKM 2022, section 4.
 """
@@ -6,7 +6,7 @@ Houlsby et al., ICML 2019; He et al. (parallel, MAM), ICLR 2022; Ma et al. (IAA)
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,19 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
-from taco_ir.encoders.adapters.base import Part
-from taco_ir.encoders.adapters.hook_points import Sites, Span
-from taco_ir.encoders.adapters.sizes import aside_width
+from taco_ir.encoders.adapters.base import Insert, Method, Target
+from taco_ir.encoders.adapters.hook_points import Shape, Sites, Span
 
 INSIDE = ("inside_attention", "inside_ffn")
-PLACES = {
-    "adapter": INSIDE,
-    "parallel": ("parallel_ffn",),
-    "mam": ("parallel_ffn",),
-    "iaa-s": (*INSIDE, "beside_attention", "beside_ffn"),
-    "iaa-l": (*INSIDE, "beside_layer"),
-    "iaa-m": (*INSIDE, "beside_encoder"),
-}
+PARALLEL_FFN, BESIDE_ENCODER = "parallel_ffn", "beside_encoder"
 PARALLEL_SCALE = 4.0  # He et al., table 6
 DOWN_DEVIATION = 1e-2
 
@@ -48,24 +40,24 @@ class Bottleneck(nn.Module):
         return self.scale * added_BLH
 
 
-class Bottlenecks(Part):
-    """Bottlenecks at the places of one method, by forward hooks on the backbone."""
+class Bottlenecks(Insert):
+    """Bottlenecks at some places of every layer, or beside the encoder, by forward hooks on the backbone."""
 
-    def __init__(self, sites: Sites, method: str, hidden: int, width: int) -> None:
+    def __init__(self, sites: Sites, places: Sequence[str], hidden: int, width: int) -> None:
         super().__init__()
         self._hidden = hidden
-        self._widths = {place: aside_width(width) if place == "beside_encoder" else width for place in PLACES[method]}
-        self._counts = {place: len(sites.places[place]) for place in PLACES[method]}
+        self._widths = {place: aside_width(width) if place == BESIDE_ENCODER else width for place in places}
+        self._counts = {place: len(sites.places[place]) for place in places}
         self._entered: dict[tuple[int, str, int], Tensor] = {}  # by thread: search encodes batches side by side
         self.sets = nn.ModuleDict()
-        for place in PLACES[method]:
+        for place in places:
             for number, span in enumerate(sites.places[place]):
                 self._hook(place, number, span)
 
     def add(self, name: str) -> None:
         kinds = nn.ModuleDict()
         for place, count in self._counts.items():
-            scale = PARALLEL_SCALE if place == "parallel_ffn" else 1.0
+            scale = PARALLEL_SCALE if place == PARALLEL_FFN else 1.0
             kinds[place] = nn.ModuleList(Bottleneck(self._hidden, self._widths[place], scale) for _ in range(count))
         self.sets[name] = kinds
 
@@ -114,3 +106,33 @@ def _plus(output: Any, added_BLH: Tensor) -> Any:
         return (output[0] + added_BLH, *output[1:])
     output.last_hidden_state = output.last_hidden_state + added_BLH
     return output
+
+
+def numbers(shape: Shape, width: int) -> int:
+    """Of one bottleneck: H -> width -> H with biases."""
+    return 2 * shape.hidden * width + width + shape.hidden
+
+
+def aside_width(width: int) -> int:
+    """Width of IAA-M's one bottleneck beside the encoder: 24 for the paper's 15."""
+    return width * 8 // 5
+
+
+def _method(width: int, *places: str) -> Method:
+    """Bottlenecks at these places; all but the one beside the encoder are in every layer."""
+
+    def build(target: Target) -> list[Insert]:
+        return [Bottlenecks(target.sites, places, target.shape.hidden, target.width)]
+
+    def count(shape: Shape, width: int) -> int:
+        aside = numbers(shape, aside_width(width)) if BESIDE_ENCODER in places else 0
+        return sum(place != BESIDE_ENCODER for place in places) * shape.layers * numbers(shape, width) + aside
+
+    return Method(build, count, width)
+
+
+HOULSBY = _method(16, *INSIDE)
+PARALLEL = _method(32, PARALLEL_FFN)
+IAA_S = _method(8, *INSIDE, "beside_attention", "beside_ffn")
+IAA_L = _method(12, *INSIDE, "beside_layer")
+IAA_M = _method(15, *INSIDE, BESIDE_ENCODER)

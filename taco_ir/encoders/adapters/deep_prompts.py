@@ -1,6 +1,6 @@
 """Deep prompts: in every layer, P keys and values that all tokens attend to, by an attention function of our own.
 
-Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022.
+Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022; He et al. (MAM, with parallel bottlenecks), ICLR 2022.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
-from taco_ir.encoders.adapters.base import Part
-from taco_ir.encoders.adapters.hook_points import Sites
-from taco_ir.encoders.adapters.sizes import Shape
-from taco_ir.encoders.text_encoder import PADDED_POSITIONS
+from taco_ir.encoders.adapters import bottleneck
+from taco_ir.encoders.adapters.base import Insert, Method, Target
+from taco_ir.encoders.adapters.hook_points import Shape, Sites
+from taco_ir.encoders.config import PADDED_POSITIONS
 
 ATTENTION = "taco_ir_prompts"  # as transformers knows our function
 DEVIATION = 0.02
@@ -50,7 +50,7 @@ class Reparameterised(nn.Module):
         return torch.stack(both_PE.chunk(2, -1))
 
 
-class DeepPrompts(Part):
+class DeepPrompts(Insert):
     """Keys and values [2, P, D] for each layer, N(0, 0.02^2) at the start; peft's begin with N(0, 1).
 
     Where positions turn keys (ModernBERT), a prompt's are not turned: it lies at position 0. All tokens see it, however
@@ -153,3 +153,22 @@ def prompted_attention(
             kwargs["position_bias"] = functional.pad(kwargs["position_bias"], (length, 0))
     found: Sequence[Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return found
+
+
+def _prompts(target: Target, dropout: float = 0.0) -> DeepPrompts:
+    backbone, sites, shape, length, shifted, reparameterised = target
+    return DeepPrompts(backbone, sites, shape, length, dropout, shifted, reparameterised)
+
+
+def _numbers(shape: Shape, length: int) -> int:
+    return 2 * shape.layers * length * shape.inner
+
+
+PREFIX = Method(lambda target: [_prompts(target)], _numbers, 32, "plain")
+PROMPT = Method(lambda target: [_prompts(target, DROPOUT)], _numbers, 32, "shifted")  # DPTDR's
+MAM = Method(
+    lambda target: [_prompts(target), *bottleneck.PARALLEL.build(target)],
+    lambda shape, width: _numbers(shape, width) + bottleneck.PARALLEL.numbers(shape, width),
+    16,
+    "plain",
+)

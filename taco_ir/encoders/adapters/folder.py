@@ -1,42 +1,42 @@
-"""A tuned model's folder: `tuning.json`, `tuning.safetensors` and taco_ir.json; the backbone stays where it is, or is a folder in it.
+"""What a folder of adapters holds: `tuning.json`, `tuning.safetensors` and taco_ir.json; their backbone is elsewhere, or a folder in it.
 
-The base is named and its hash kept, so that the modules never run on another one.
+The backbone is named and its hash kept, so that adapters never run on another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taco_ir.core.files import InputError, fingerprint, read_json, write_json
-from taco_ir.encoders.adapters import routing
-from taco_ir.encoders.adapters.sizes import METHODS, PLAIN, SHIFTED
+from taco_ir.encoders.adapters.methods import METHODS, PLAIN, SHIFTED, mergeable
 from taco_ir.encoders.config import ANY_TASK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from taco_ir.encoders.adapters.adapted import Tuning
-
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
 TRAINING_FILE = "training.safetensors"  # in checkpoints of a training, where what trains is not what is stored
-BACKBONE = "backbone"  # the base's folder in one that holds both
 BARE = "none"  # what is lent where queries go through the backbone alone
+ROLES = ("shared", "tower", "task", "task-frozen")  # one adapter for all texts, one a tower, or one for the queries of each task
+SHARED, QUERY, PASSAGE = "shared", "query", "passage"
 
 
 @dataclass(frozen=True)
-class TuningRecord:
+class AdapterRecord:
     """What `tuning.json` says.
 
     Attributes:
-        tasks: those that have a module of their own.
-        frozen: modules that training leaves as they are.
+        roles: which texts have an adapter of their own, one of ROLES.
+        tasks: those that have an adapter of their own.
+        frozen: adapters that training leaves as they are.
         base: folder or hub name of the backbone; a relative one is in the model's own folder.
         digest: of its weights, configuration and tokenizer.
-        lent: task without a module (`*`: all others) -> the task whose module reads its queries, or `none`.
-        positions: of texts behind prompts, where they are not the method's own (see `counts.POSITIONS`).
+        lent: task without an adapter (`*`: all others) -> the task whose adapter reads its queries, or `none`.
+        positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
     """
 
     method: str
@@ -51,22 +51,44 @@ class TuningRecord:
 
     @property
     def names(self) -> list[str]:
-        """The modules that the folder holds."""
-        return routing.names(self.roles, self.tasks)
+        """The adapters that the folder holds."""
+        if self.roles == "shared":
+            return [SHARED]
+        if self.roles == "tower":
+            return [QUERY, PASSAGE]
+        return [*map(_of_task, self.tasks), *([PASSAGE] if self.roles == "task" else [])]
 
-    def query_module(self, task: str | None) -> str | None:
-        """The module that reads queries of `task`, or is lent to them; None: the backbone alone. Raises: InputError where there is none."""
+    @property
+    def mergeable(self) -> bool:
+        """Whether the model is one change of the backbone's weights."""
+        return self.roles == SHARED and self.method in mergeable()
+
+    @property
+    def passage_adapter(self) -> str | None:
+        """The adapter that reads passages; None: the frozen backbone alone."""
+        return {"shared": SHARED, "task-frozen": None}.get(self.roles, PASSAGE)
+
+    def query_adapter(self, task: str | None) -> str | None:
+        """The adapter that reads queries of `task`, or is lent to them; None: the backbone alone. Raises: InputError where there is none."""
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
-        return None if task == BARE else routing.query_module(self.roles, self.tasks, task)
+        return None if task == BARE else self.own_adapter(task)
 
-    def lending(self, lenders: Mapping[str, str]) -> TuningRecord:
-        """The same for more tasks. Raises: InputError for a lender without a module, or a task that has one."""
+    def own_adapter(self, task: str | None) -> str:
+        """The adapter for queries of `task`, none lent. Raises: InputError where there is none."""
+        if self.roles in ("shared", "tower"):
+            return SHARED if self.roles == "shared" else QUERY
+        if task is None or task not in self.tasks:
+            raise InputError(f"the model has no adapter for queries of task {task!r}, only for {', '.join(sorted(self.tasks))}")
+        return _of_task(task)
+
+    def lending(self, lenders: Mapping[str, str]) -> AdapterRecord:
+        """The same for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
         for task, lender in lenders.items():
             if task in self.tasks or lender not in (*self.tasks, BARE):
-                fault = "has a module of its own" if task in self.tasks else f"is to take the module of {lender!r}, which has none"
+                fault = "has an adapter of its own" if task in self.tasks else f"is to take the adapter of {lender!r}, which has none"
                 raise InputError(
-                    f"task {task!r} {fault}; the model's modules are for {', '.join(sorted(self.tasks))}; {BARE} is none of them"
+                    f"task {task!r} {fault}; the model's adapters are for {', '.join(sorted(self.tasks))}; {BARE} is none of them"
                 )
         return replace(self, lent={**self.lent, **lenders})
 
@@ -77,81 +99,35 @@ class TuningRecord:
         write_json(folder / RECORD_FILE, values)
 
 
-def is_tuned(folder: Path) -> bool:
-    return (folder / RECORD_FILE).is_file()
+def _of_task(task: str) -> str:
+    """The adapter of a task's queries."""
+    return f"task {task}".replace(".", "-")  # a dot separates the names of adapters
 
 
-def read_record(folder: Path) -> TuningRecord:
+def read_record(folder: Path) -> AdapterRecord:
     """Raises: InputError for a file that says something else."""
     path = folder / RECORD_FILE
     values = read_json(path)
     types = {"method": str, "width": int, "roles": str, "tasks": list, "frozen": list, "base": str, "digest": str}
     types |= {"lent": dict, "positions": str}
-    known = [entry.name for entry in fields(TuningRecord)]
+    known = [entry.name for entry in fields(AdapterRecord)]
     if isinstance(values, dict):
         values = {"lent": {}, "positions": ""} | values  # which not all folders say
     if not isinstance(values, dict) or set(values) != set(known) or any(type(values[key]) is not kind for key, kind in types.items()):
         raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
-    for key, allowed in (("method", METHODS), ("roles", routing.ROLES), ("positions", ("", SHIFTED, PLAIN))):
+    for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
         if values[key] not in allowed:
             raise InputError(f"{path}: {key} is {values[key]!r}; valid: {', '.join(allowed)}")
-    return TuningRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
-
-
-def base_name(folder: Path, record: TuningRecord) -> str:
-    """Where the base is found from anywhere: a hub's name, or a folder, the one inside `folder` if that has it."""
-    inside = folder / record.base
-    return str(inside.resolve()) if inside.is_dir() else record.base
-
-
-def base_folder(folder: Path, given: str | None = None) -> Path:
-    """The backbone that the modules in `folder` were trained on.
-
-    Args:
-        given: where it is, if not where it was.
-
-    Raises:
-        InputError: where it is not found, or is another one.
-    """
-    from taco_ir.encoders.text_encoder import model_folder, weights_digest
-
-    record = read_record(folder)
-    name = given or base_name(folder, record)
-    try:
-        found = model_folder(name)
-    except InputError as error:
-        raise InputError(
-            f"{folder}: its base model {name!r} is not found; say where it is by --base FOLDER, or as base in {folder / RECORD_FILE}"
-        ) from error
-    digest = "another tuned model" if is_tuned(found) else weights_digest(found)
-    if digest != record.digest:
-        raise InputError(f"{folder}: its modules belong to the base {record.base!r} with the hash {record.digest}; {found} has {digest}")
-    return found
-
-
-def save(tuning: Tuning, record: TuningRecord, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tuning.stored().items()}, folder / TENSORS_FILE)
-    record.save(folder)
-
-
-def save_training(tuning: Tuning, folder: Path) -> None:
-    """Write beside the model in `folder` what trains of modules that are reparameterised, if any are, so that the training can go on."""
-    from safetensors.torch import save_file
-
-    trained = {name: tensor for name, tensor in tuning.named_tensors().items() if module_of(name) in tuning.reparameterised}
-    if trained:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, folder / TRAINING_FILE)
+    return AdapterRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
 
 
 def read_training(folder: Path) -> dict[str, Tensor]:
-    """What `save_training` wrote; nothing where it wrote nothing. Raises: InputError for a broken file."""
+    """What `Adapters.save_training` wrote; nothing where it wrote nothing. Raises: InputError for a broken file."""
     return read_tensors(folder, TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else {}
 
 
-def module_of(tensor: str) -> str:
-    """The module that a tensor belongs to, by its name."""
+def adapter_of(tensor: str) -> str:
+    """The adapter that a tensor belongs to, by its name."""
     return tensor.partition(".")[0]
 
 
@@ -167,20 +143,8 @@ def read_tensors(folder: Path, file: str = TENSORS_FILE) -> dict[str, Tensor]:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-def load_tuning(backbone: Any, folder: Path) -> Tuning:
-    """The modules in `folder`, on their backbone. Raises: InputError for tensors that do not fit."""
-    from taco_ir.encoders.adapters.adapted import Tuning
-
-    record = read_record(folder)
-    tuning = Tuning(backbone, record.method, record.width, record.names, record.positions)
-    tuning.load(read_tensors(folder), str(folder / TENSORS_FILE))
-    return tuning
-
-
-def module_digest(record: TuningRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash of the base and of one module: what vectors that it makes depend on, whatever the other modules are. Of none: the base's."""
-    import hashlib
-
+def adapter_digest(record: AdapterRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
+    """Hash of the backbone and of one adapter: what vectors that it makes depend on, whatever the others are. Of none: the backbone's."""
     if name is None:
         return record.digest
     parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]

@@ -1,4 +1,4 @@
-"""Where modules can be hooked into a backbone, by architecture."""
+"""Where adapters can be hooked into a backbone, by architecture."""
 
 from __future__ import annotations
 
@@ -10,13 +10,30 @@ from torch import nn
 from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.sizes import Shape
 
 POOLER = "pooler."
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the counts of a backbone's adapters depend on.
+
+    Attributes:
+        layers, hidden: L and H, of the encoder.
+        inner: width of its keys and values; H for most.
+        biases: numbers in all biases that vectors depend on (not a pooler's).
+        total: P, all parameters of the backbone.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    biases: int
+    total: int
+
+
 class Span(NamedTuple):
-    """A module is added to what comes out of `exit`; it reads what goes into `entry`, or the same output where that is None."""
+    """What an adapter computes is added to what comes out of `exit`; it reads what goes into `entry`, or the same output where that is None."""
 
     entry: nn.Module | None
     exit: nn.Module

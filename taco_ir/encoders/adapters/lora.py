@@ -6,31 +6,24 @@ Hu et al., LoRA, ICLR 2022.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.base import Part
+from taco_ir.encoders.adapters.base import Insert, Method, Target
 from taco_ir.encoders.adapters.hook_points import Sites
-from taco_ir.encoders.adapters.sizes import METHODS, Shape, parameters
 
 SCALE = 2  # alpha / rank, a common choice; the comparison's papers name none
 
 
-class Lora(Part):
+class Lora(Insert):
     """W + 2 B A with B zero at the start. The tensors live in the backbone, where peft puts them."""
 
-    def __init__(self, backbone: nn.Module, sites: Sites, shape: Shape, rank: int) -> None:
+    def __init__(self, backbone: nn.Module, sites: Sites, rank: int) -> None:
         super().__init__()
-        if not sites.linears:
-            kind = backbone.config.model_type  # type: ignore[union-attr]
-            other = ", ".join(method for method in METHODS if method != "lora" and parameters(method, shape, 1))
-            raise InputError(
-                f"tune: lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys;"
-                f" supported: {other}"
-            )
         self._backbone = [backbone]  # a list: no part of the module tree
         self._targets = list(sites.linears)
         self._rank = rank
@@ -50,9 +43,9 @@ class Lora(Part):
 
     def tensors(self, name: str) -> dict[str, Parameter]:
         return {
-            f"{target}.{part}": getattr(layer, f"lora_{part}")[name].weight
+            f"{target}.{side}": getattr(layer, f"lora_{side}")[name].weight
             for target, layer in zip(self._targets, self.layers(), strict=True)
-            for part in ("A", "B")
+            for side in ("A", "B")
         }
 
     def use(self, name: str | None) -> None:
@@ -67,3 +60,26 @@ class Lora(Part):
     def layers(self) -> list[Any]:
         """peft's layers, in the order of the targets."""
         return [self._backbone[0].get_submodule(target) for target in self._targets]
+
+
+def _refuse(target: Target) -> str:
+    kind = target.backbone.config.model_type  # type: ignore[union-attr]
+    fault = f"lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys"
+    return "" if target.sites.linears else f"{fault}; supported: {{supported}}"
+
+
+def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, up_HR in tensors.items():
+            if name.endswith(".B"):
+                place = name.removesuffix(".B")
+                backbone.get_parameter(f"{place}.weight").add_((up_HR @ tensors[f"{place}.A"]).cpu(), alpha=SCALE)
+
+
+LORA = Method(
+    lambda target: [Lora(target.backbone, target.sites, target.width)],
+    lambda shape, width: 2 * shape.layers * width * (shape.hidden + shape.inner),
+    16,
+    refuse=_refuse,
+    merge=_merge,
+)

@@ -17,8 +17,8 @@ from torch.nn import Parameter
 from taco_ir.core.files import InputError
 from taco_ir.core.seeds import number_of
 from taco_ir.core.types import Passage
-from taco_ir.encoders.role_marks import READER
-from taco_ir.encoders.text_encoder import longest
+from taco_ir.encoders.config import Role
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.reading.data import ReadingData, Span
 from taco_ir.reading.reader import (
     READER_FILE,
@@ -80,7 +80,7 @@ class Reads(Protocol):
 def check_inputs(inputs: InputBuilder, folder: Path) -> None:
     """Raise InputError where the longest input has more tokens than the model in `folder` takes."""
     limits = inputs.config
-    if inputs.longest > (limit := longest(folder)):
+    if inputs.longest > (limit := ModelFolder(folder).longest):
         raise InputError(
             f"query_length {limits.question} and passage_length {limits.passage} make inputs of {inputs.longest} tokens; "
             f"{folder} takes 1 to {limit}"
@@ -94,7 +94,7 @@ class ReadingEncoder(DualEncoder):
         super().__init__(folder, reader_base(folder), False)
         width = int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
         self.reader = load_head(folder, width)[0] if (folder / READER_FILE).is_file() else new_head(width)
-        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(READER))
+        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(Role.READER))
         check_inputs(self.inputs, folder)
 
     def logits(self, inputs: Sequence[ReaderInput]) -> Logits:

@@ -1,4 +1,4 @@
-"""A tuned model's folder: modules alone, on the base they belong to; each task's queries go through their own."""
+"""A folder of adapters: they alone, on the base they belong to; each task's queries go through their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from training_vectors import QUERIES, SHORT, vectors
 
 from taco_ir.core.files import InputError, read_json, sha256_file, write_json
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, read_record
-from taco_ir.encoders.adapters.sizes import METHODS
+from taco_ir.encoders.adapters.methods import METHODS
+from taco_ir.encoders.config import Role
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.export import main as export
 from taco_ir.release.compact import size_of
@@ -58,7 +59,7 @@ def test_a_batch_of_several_tasks_is_theirs(tiny_bert: Path, tmp_path: Path, met
 
 def test_a_task_without_a_module(tiny_bert: Path, tmp_path: Path) -> None:
     loaded = load_encoder(str(saved(tmp_path, tiny_bert)), prompt="")
-    with pytest.raises(InputError, match="no module for queries of task 'eli5', only for fever, nq, wow"):
+    with pytest.raises(InputError, match="no adapter for queries of task 'eli5', only for fever, nq, wow"):
         loaded.encode_queries(QUERIES, "eli5")
 
 
@@ -66,7 +67,7 @@ def test_frozen_passages_are_the_bases(tiny_bert: Path, tmp_path: Path) -> None:
     tuned = load_encoder(str(saved(tmp_path, tiny_bert, roles="task-frozen")))
     bare = load_encoder(str(tiny_bert), pooling="mean")
     for passage in SHORT[:3]:
-        bare_D = bare._encode([tuned.config.passage_text(passage)], tuned.config.passage_length)[0]
+        bare_D = bare.encode_texts([tuned.config.passage_text(passage)], tuned.config.passage_length, Role.PASSAGE)[0]
         np.testing.assert_allclose(tuned.encode_passages([passage]), bare_D, rtol=0, atol=1e-6)
 
 
@@ -150,7 +151,7 @@ def test_another_base_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"] += 1
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"its modules belong to the base '.*base' with the hash [0-9a-f]{16}; .* has [0-9a-f]{16}"):
+    with pytest.raises(InputError, match=r"its adapters belong to the base '.*base' with the hash [0-9a-f]{16}; .* has [0-9a-f]{16}"):
         load_encoder(str(folder))
 
 
@@ -166,15 +167,15 @@ def test_a_base_that_moved_is_given(tiny_bert: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors(load_encoder(str(folder), base=str(tmp_path / "moved"))), expected)
     replace(read_record(folder), base=str(tmp_path / "moved")).save(folder)
     np.testing.assert_array_equal(vectors(load_encoder(str(folder))), expected)
-    with pytest.raises(InputError, match="another tuned model"):
+    with pytest.raises(InputError, match="has adapters of its own"):
         load_encoder(str(folder), base=str(folder))
 
 
 def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a whole model; only a tuned one has a base"):
+    with pytest.raises(InputError, match="is a whole model; only adapters have a base"):
         load_encoder(str(tiny_bert), pooling="mean", base=str(tiny_bert))
     folder = str(saved(tmp_path, tiny_bert))
-    with pytest.raises(InputError, match="--precision int8: .* is a tuned model"):
+    with pytest.raises(InputError, match="--precision int8: .* holds adapters"):
         load_encoder(folder, precision="int8")
     with pytest.raises(InputError, match="says itself how it pools"):
         load_encoder(folder, pooling="mean")
@@ -186,8 +187,8 @@ def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
         ({"method": "magic"}, "method is 'magic'; valid: bitfit, lora, "),
         ({"roles": "none"}, "roles is 'none'; valid: shared, tower, "),
         ({"width": "4"}, "a JSON object is needed, with the keys method, width, "),
-        ({"width": 5}, "does not fit modules of iaa-l, width 5"),
-        ({"tasks": ["nq"]}, "does not fit modules of iaa-l, width 4, for task nq, passage"),
+        ({"width": 5}, "does not fit adapters of iaa-l, width 5"),
+        ({"tasks": ["nq"]}, "does not fit adapters of iaa-l, width 4, for task nq, passage"),
     ],
 )
 def test_a_record_that_is_wrong(tiny_bert: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -222,7 +223,7 @@ def test_what_is_merged_is_the_same_encoder(tiny_bert: Path, tmp_path: Path, met
 @pytest.mark.parametrize(
     ("method", "roles", "message"),
     [
-        ("iaa-l", "shared", "modules of iaa-l cannot be merged .* use the exported queries"),
+        ("iaa-l", "shared", "adapters of iaa-l cannot be merged .* use the exported queries"),
         ("lora", "tower", "tune_roles tower is several models"),
     ],
 )
@@ -264,8 +265,11 @@ def test_a_small_folder_holds_its_backbone_and_lends_modules(tiny_bert: Path, tm
         np.testing.assert_allclose(after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05)
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
     for wrong, said in (
-        ("nq=wow", "task 'nq' has a module of its own"),
-        ("trex=eli5", "is to take the module of 'eli5', which has none; the model's modules are for fever, nq, wow; none is none of them"),
+        ("nq=wow", "task 'nq' has an adapter of its own"),
+        (
+            "trex=eli5",
+            "is to take the adapter of 'eli5', which has none; the model's adapters are for fever, nq, wow; none is none of them",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             export([*flags, "--output", str(tmp_path / "never"), "--prompt-of", wrong])
@@ -282,7 +286,7 @@ def test_none_is_lent_where_there_are_prompts(tiny_bert: Path, tmp_path: Path) -
         loaded.config.prompt("nq"),
     ]
     bare = load_encoder(str(tiny_bert), pooling="mean")
-    bare_ND = bare._encode(loaded.config.query_texts(QUERIES, "squad"), loaded.config.max_query_tokens("squad"))[0]
+    bare_ND = bare.encode_texts(loaded.config.query_texts(QUERIES, "squad"), loaded.config.max_query_tokens("squad"), Role.QUERY)[0]
     np.testing.assert_allclose(loaded.encode_queries(QUERIES, "squad"), bare_ND, rtol=0, atol=1e-6)
 
 

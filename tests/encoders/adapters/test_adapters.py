@@ -15,20 +15,20 @@ from transformers import BertModel, ModernBertModel, MPNetConfig, MPNetModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import Tuning
+from taco_ir.encoders.adapters.adapted import Adapters
 from taco_ir.encoders.adapters.hook_points import sites_of
-from taco_ir.encoders.adapters.sizes import METHODS, POSITIONS
+from taco_ir.encoders.adapters.methods import METHODS, method_of, with_prompts
 
-PROMPTED = tuple(POSITIONS)  # begin with random prompts: no identity
+PROMPTED = tuple(with_prompts())  # begin with random prompts: no identity
 BOTTLENECKS = ("adapter", "parallel", "iaa-s", "iaa-l", "iaa-m")
 PAIRS = [(kind, method) for kind in BACKBONES for method in METHODS if possible(kind, method)]
 
 
-def tuning_of(model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any) -> Tuning:
-    return Tuning(model, method, width if METHODS[method].width else 0, names, **options).eval()
+def tuning_of(model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any) -> Adapters:
+    return Adapters(model, method, width if method_of(method).width else 0, names, **options).eval()
 
 
-def moved(tuning: Tuning) -> Tuning:
+def moved(tuning: Adapters) -> Adapters:
     """Numbers as after a training, other ones in each module."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -352,12 +352,12 @@ def test_the_check_finds_what_has_no_effect() -> None:
     """Layers that a pass leaves out, or an attention function that knows no prompts."""
     model = backbone("bert")
     tuning = tuning_of(model, "adapter")
-    with pytest.raises(InputError, match=r"adapter does not work on this backbone, module 'query': 8 of 16 tensors get no gradient"):
+    with pytest.raises(InputError, match=r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"):
         tuning.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
     other = backbone("bert")
     prompts = tuning_of(other, "prefix")
     other.set_attn_implementation("sdpa")
-    with pytest.raises(InputError, match="module 'query': "):
+    with pytest.raises(InputError, match="adapter 'query': "):
         prompts.check(lambda: states(other))
 
 
@@ -372,5 +372,5 @@ def test_the_check_leaves_everything_as_it_was() -> None:
 
 
 def test_modules_are_named() -> None:
-    with pytest.raises(ValueError, match="module 'answer' is none of"):
+    with pytest.raises(ValueError, match="adapter 'answer' is none of"):
         tuning_of(backbone("bert"), "lora").use("answer")

@@ -1,20 +1,23 @@
-"""What tuned parts count: the published numbers, the formulas against the tensors, and widths from budgets."""
+"""What adapters count: the published numbers, the formulas against the tensors, and widths from budgets."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from backbones import BACKBONES, possible
+from backbones import BACKBONES, backbone, possible, states
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import Tuning
-from taco_ir.encoders.adapters.hook_points import shape_of
-from taco_ir.encoders.adapters.sizes import METHODS, Shape, aside_width, parameters, share, width_of
+from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.bottleneck import aside_width
+from taco_ir.encoders.adapters.hook_points import Shape, shape_of
+from taco_ir.encoders.adapters.methods import METHODS, method_of, parameters, share, width_of
 
-WIDE = [method for method, rules in METHODS.items() if rules.width]
+WIDE = [method for method in METHODS if method_of(method).width]
 BASE = Shape(layers=12, hidden=768, inner=768, biases=102_144, total=109_482_240)
 PUBLISHED = {
     **{("adapter", 16): 608_640, ("prefix", 32): 589_824, ("lora", 16): 589_824, ("mam", 16): 599_232},
@@ -39,9 +42,9 @@ def test_published_counts(method: str, width: int) -> None:
     """Of BERT-base: the formula and the sum of the tensors."""
     with torch.device("meta"):
         bert = BertModel(BertConfig())
-        tensors = Tuning(bert, method, width, ["shared"]).tensors("shared")
+        tensors = Adapters(bert, method, width, ["shared"]).tensors("shared")
     assert parameters(method, BASE, width) == sum(tensor.numel() for tensor in tensors.values()) == PUBLISHED[method, width]
-    assert METHODS[method].width == width  # the default is the paper's
+    assert method_of(method).width == width  # the default is the paper's
     assert all(tensor.requires_grad for tensor in tensors.values()) and not any(
         param.requires_grad for name, param in bert.named_parameters() if "lora" not in name
     )
@@ -67,8 +70,8 @@ POSSIBLE = [(kind, method) for kind in BACKBONES for method in METHODS if possib
 def test_the_formula_is_the_sum(kind: str, method: str) -> None:
     backbone = BACKBONES[kind]()
     shape = shape_of(backbone)
-    for width in (1, 7) if METHODS[method].width else (0,):
-        tensors = Tuning(BACKBONES[kind](), method, width, ["shared"]).tensors("shared")
+    for width in (1, 7) if method_of(method).width else (0,):
+        tensors = Adapters(BACKBONES[kind](), method, width, ["shared"]).tensors("shared")
         assert sum(tensor.numel() for tensor in tensors.values()) == parameters(method, shape, width)
 
 
@@ -97,7 +100,7 @@ def test_budgets_by_hand() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_width_and_budget_the_default(method: str) -> None:
-    assert width_of(method, BASE, 0, "") == METHODS[method].width
+    assert width_of(method, BASE, 0, "") == method_of(method).width
 
 
 @pytest.mark.parametrize(
@@ -115,3 +118,36 @@ def test_without_width_and_budget_the_default(method: str) -> None:
 def test_what_cannot_be_met(method: str, width: int, budget: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         width_of(method, BASE, width, budget)
+
+
+NEW_METHOD = """
+from torch import nn
+from taco_ir.encoders.adapters.base import Insert, Method
+
+class Offset(Insert):
+    def __init__(self, embeddings):
+        super().__init__()
+        self.size = embeddings.embedding_dim
+        self.sets = nn.ParameterDict()
+        embeddings.register_forward_hook(lambda _, args, out: out if self.active is None else out + self.sets[self.active])
+
+    def add(self, name):
+        self.sets[name] = nn.Parameter(__import__("torch").zeros(self.size))
+
+    def tensors(self, name):
+        return {"offset": self.sets[name]}
+
+OFFSET = Method(lambda target: [Offset(target.backbone.get_input_embeddings())], lambda shape, _: shape.hidden)
+"""
+
+
+def test_a_new_method_is_a_file_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "offset_method.py").write_text(NEW_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(METHODS, "offset", "offset_method:OFFSET")
+    model = backbone("bert")
+    adapters = Adapters(model, "offset", 0, ["query", "passage"]).eval()
+    adapters.check(lambda: states(model)[:, 0])
+    assert sum(tensor.numel() for tensor in adapters.tensors("query").values()) == parameters("offset", shape_of(model), 0) == 32
+    with pytest.raises(InputError, match="lora changes .*; supported: prefix, .*, offset"):
+        Adapters(backbone("modernbert"), "lora", 2, ["query"])

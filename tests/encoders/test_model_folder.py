@@ -11,12 +11,15 @@ import pretraining_runs
 import pytest
 import torch
 import training_runs
+from adapter_models import saved
 from safetensors.torch import load_file, save_file
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.config import EncoderConfig
-from taco_ir.encoders.exports import copy_backbone
-from taco_ir.encoders.text_encoder import load_encoder, weights_digest
+from taco_ir.encoders.config import EncoderConfig, Role
+from taco_ir.encoders.exports import copy_backbone, write_sentence_transformers
+from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.names import HUB_FILES
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import ReaderConfig, load_reader, new_head, save_head
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.pretraining_encoder import start_pretraining
@@ -41,16 +44,46 @@ def fingerprints(folder: Path) -> tuple[str, str]:
     return encoder.fingerprint, encoder.passage_fingerprint
 
 
+def test_a_folder_is_of_one_kind(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
+    assert ModelFolder(folder).kind is Kind.OURS and ModelFolder(tiny_bert).kind is Kind.PLAIN
+    assert ModelFolder(saved(tmp_path / "adapters", tiny_bert)).kind is Kind.ADAPTERS
+    write_sentence_transformers(folder, CONFIG, made_folder(tmp_path / "theirs"))
+    assert ModelFolder(tmp_path / "theirs").kind is Kind.SENTENCE_TRANSFORMERS
+    for tower in ("query", "passage"):
+        shutil.copytree(folder, tmp_path / "two" / tower)
+    assert ModelFolder(tmp_path / "two").kind is Kind.TOWERS
+
+
+def test_what_is_asked_is_answered_for_every_kind(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
+    """Configuration and longest input are the backbone's; towers that are one are one object in the encoder as well."""
+    for tower in ("query", "passage"):
+        shutil.copytree(folder, tmp_path / "two" / tower)
+    adapters = ModelFolder(saved(tmp_path / "adapters", tiny_bert))
+    assert adapters.backbone() == ModelFolder(tiny_bert) and adapters.record is not None and adapters.record.base == str(tiny_bert)
+    for each in (ModelFolder(tiny_bert), ModelFolder(folder), ModelFolder(tmp_path / "two"), adapters):
+        assert each.longest == 128
+        if each.path != tiny_bert:
+            encoder = load_encoder(str(each))
+            assert each.trained_config.passage_length == encoder.config.passage_length
+            tied = each.towers[Role.QUERY] == each.towers[Role.PASSAGE]
+            assert (encoder.towers[Role.QUERY] is encoder.towers[Role.PASSAGE]) == tied == (each.path.name != "two")
+
+
+def made_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 @pytest.mark.parametrize("name", READ)
 def test_files_that_a_loader_can_read_are_in_the_fingerprint(folder: Path, name: str) -> None:
     """Whether they are new or changed: no list of names, which somebody would forget to extend."""
-    found = {weights_digest(folder)}
+    found = {ModelFolder(folder).fingerprint}
     for value in ({}, {"a": 1}):
         if name.endswith(".safetensors"):
             save_file({"x": torch.ones(1 + len(value))}, folder / name)
         else:
             (folder / name).write_text(json.dumps(value))
-        found.add(weights_digest(folder))
+        found.add(ModelFolder(folder).fingerprint)
     assert len(found) == 3
 
 
@@ -123,10 +156,10 @@ def test_shards_of_safetensors_are_read_and_hashed(folder: Path) -> None:
     copy_backbone(folder, copied, 64)
     assert {path.name for path in copied.glob("*.safetensors*")} == {"a.safetensors", "b.safetensors", "model.safetensors.index.json"}
     for shard in ("a", "b"):
-        before = weights_digest(folder)
+        before = ModelFolder(folder).fingerprint
         tensors = load_file(folder / f"{shard}.safetensors")
         save_file({name: value * 2 for name, value in tensors.items()}, folder / f"{shard}.safetensors", {"format": "pt"})
-        assert weights_digest(folder) != before
+        assert ModelFolder(folder).fingerprint != before
 
 
 def pickled(folder: Path) -> str:
@@ -165,7 +198,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
     "pretrain": lambda folder: start_pretraining(pretraining_runs.small(folder, Path("o"), pooling=None), folder, None),
     "go on from a checkpoint": pretraining_runs.loaded,
     "read": lambda folder: load_reader(str(folder)),
-    "hash": weights_digest,
+    "hash": lambda folder: ModelFolder(folder).fingerprint,
 }
 
 
@@ -204,8 +237,6 @@ def test_a_trained_model_keeps_every_file_of_its_tokenizer(folder: Path, tmp_pat
 
 def test_a_hub_is_asked_for_no_pickled_weights() -> None:
     from fnmatch import fnmatch
-
-    from taco_ir.encoders.text_encoder import HUB_FILES
 
     for name in ("pytorch_model.bin", "adapter_model.bin", "2_Dense/pytorch_model.bin", "model.pt", "rust_model.ot", "modeling_x.py"):
         assert not any(fnmatch(name, pattern) for pattern in HUB_FILES)

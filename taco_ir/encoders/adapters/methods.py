@@ -1,0 +1,112 @@
+"""The adapter methods by name, how many numbers each trains, and the width that a budget allows.
+
+A new method is a file with a `Method` and a line in METHODS. They are compared in Ma et al., Scattered or Connected? An Optimized
+Parameter-efficient Tuning Approach for Information Retrieval (IAA), CIKM 2022.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from taco_ir.core.files import InputError
+from taco_ir.core.registry import resolve
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.adapters.base import Method
+    from taco_ir.encoders.adapters.hook_points import Shape
+
+METHODS = {
+    "bitfit": "taco_ir.encoders.adapters.bitfit:BITFIT",
+    "lora": "taco_ir.encoders.adapters.lora:LORA",
+    "prefix": "taco_ir.encoders.adapters.deep_prompts:PREFIX",
+    "prompt": "taco_ir.encoders.adapters.deep_prompts:PROMPT",
+    "adapter": "taco_ir.encoders.adapters.bottleneck:HOULSBY",
+    "parallel": "taco_ir.encoders.adapters.bottleneck:PARALLEL",
+    "mam": "taco_ir.encoders.adapters.deep_prompts:MAM",
+    "iaa-s": "taco_ir.encoders.adapters.bottleneck:IAA_S",
+    "iaa-l": "taco_ir.encoders.adapters.bottleneck:IAA_L",
+    "iaa-m": "taco_ir.encoders.adapters.bottleneck:IAA_M",
+}
+FULL = "full"
+SHIFTED, PLAIN = "shifted", "plain"
+BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
+
+
+def method_of(name: str) -> Method:
+    """The method of this name, one of METHODS; its file is imported now."""
+    found: Method = resolve(METHODS[name])
+    return found
+
+
+def with_prompts() -> list[str]:
+    """Names of the methods that have prompts."""
+    return [name for name in METHODS if method_of(name).positions]
+
+
+def mergeable() -> list[str]:
+    """Names of the methods whose adapters can be merged into the weights of a backbone."""
+    return [name for name in METHODS if method_of(name).merge]
+
+
+def supported(shape: Shape, but: str) -> list[str]:
+    """Names of the other methods that train something on a backbone of this shape."""
+    return [name for name in METHODS if name != but and parameters(name, shape, 1)]
+
+
+def positions_of(method: str, said: str = "") -> str:
+    """Whether texts' positions begin behind a prompt (`shifted`) or at 0 (`plain`): what was said of them, or the method's own."""
+    return said or (method_of(method).positions if method in METHODS else "")
+
+
+def is_shifted(method: str, positions: str) -> bool:
+    """Whether texts' positions begin behind an adapter's prompt; `positions` is what was said of them, if anything."""
+    return positions_of(method, positions) == SHIFTED
+
+
+def parameters(method: str, shape: Shape, width: int) -> int:
+    """The numbers that one adapter of `method` trains."""
+    return method_of(method).numbers(shape, width)
+
+
+def share(method: str, shape: Shape, width: int) -> str:
+    """The same as a share of the backbone, in per cent."""
+    return f"{100 * parameters(method, shape, width) / shape.total:.4g} %"
+
+
+def width_of(method: str, shape: Shape, width: int, budget: str) -> int:
+    """The width that is meant by `width` (0: the method's own) or else by `budget`, such as 0.5%.
+
+    Raises:
+        InputError: for both at once, a width that the method does not take, or a budget that it cannot meet.
+    """
+    own = method_of(method).width
+    if width and budget:
+        raise InputError(f"tune_width is {width} and tune_budget is {budget!r}; give one of them")
+    if not own and (width or budget):
+        given = f"tune_width is {width}" if width else f"tune_budget is {budget!r}"
+        raise InputError(
+            f"{given}; {method} has one size here, {parameters(method, shape, 0):,} numbers ({share(method, shape, 0)}); leave it out"
+        )
+    if budget:
+        return _widest(method, shape, budget)
+    if width > shape.hidden:
+        raise InputError(f"tune_width is {width}; {method} takes 1 to {shape.hidden}, the backbone's own width")
+    return min(width or own, shape.hidden)
+
+
+def _widest(method: str, shape: Shape, budget: str) -> int:
+    """The largest width whose count is within the budget."""
+    found = BUDGET.fullmatch(budget)
+    if not found:
+        raise InputError(f"tune_budget is {budget!r}; it must be a share of the backbone such as 0.5%")
+    allowed = Fraction(found[1]) * shape.total / 100
+    fitting = [width for width in range(1, shape.hidden + 1) if parameters(method, shape, width) <= allowed]
+    nearest = 1 if not fitting else shape.hidden if len(fitting) == shape.hidden else 0
+    if nearest and parameters(method, shape, nearest) != allowed:
+        raise InputError(
+            f"tune_budget is {budget!r}, {int(allowed):,} numbers of this backbone; the nearest that {method} can be is width {nearest}:"
+            f" {parameters(method, shape, nearest):,} numbers ({share(method, shape, nearest)})"
+        )
+    return fitting[-1]
