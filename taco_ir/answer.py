@@ -10,6 +10,9 @@ from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.scoring import score_asked, table_of
 from taco_ir.evaluation.tables import render
+from taco_ir.reading.answering import answer, write_answers
+from taco_ir.reading.reader import load_reader
+from taco_ir.retrieval.retrievers import Retrievers, query_topics
 
 DEFAULT_HITS = 20
 RETRIEVAL = (Measure("Rprec"), Measure("recall", 5))
@@ -41,10 +44,6 @@ def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
     check_asked(options, flags)
-    from taco_ir.reading.answering import answer, write_answers
-    from taco_ir.reading.reader import load_reader
-    from taco_ir.retrieval.retrievers import Retrievers, query_topics
-
     reader = load_reader(options.reader, options.device, options.batch_size)
     collection = open_collection(options.collection)
     retriever = Retrievers.of(collection, model_choice(options), options.index).named(options.retriever)

@@ -11,7 +11,11 @@ from taco_ir.core.files import InputError, collector_paused
 from taco_ir.core.progress import log, timed
 from taco_ir.core.tasks import SPLITS
 from taco_ir.data.collection import open_collection
+from taco_ir.evaluation.tables import render_all
+from taco_ir.negatives.audit import audit_file
+from taco_ir.negatives.audit_page import source_tables, summary
 from taco_ir.negatives.filters import MiningSettings, each_settings
+from taco_ir.negatives.miner import Source, audit_path, mine_file
 from taco_ir.negatives.sources import models_among, open_sources
 
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
@@ -127,11 +131,6 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(topics_names(options.tasks, options.split))]
     ranks = open_sources(options.source, collection, model_choice(options), options.index)
     output = Path(options.output)
-    from taco_ir.evaluation.tables import render_all
-    from taco_ir.negatives.audit import audit_file
-    from taco_ir.negatives.audit_page import source_tables, summary
-    from taco_ir.negatives.miner import Source, audit_path, mine_file
-
     with timed() as seconds:
         retrieved = mine_file(collection, list(map(Source, ranks, settings)), topics, output, options.overwrite)
         audit = audit_file(collection, topics, retrieved, output)

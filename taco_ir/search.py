@@ -10,8 +10,13 @@ from itertools import compress
 from taco_ir.cli import MODEL_FLAGS, Parser, check_asked, limit_asked, model_choice, run_verb
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.evaluation.measures import Measure
+from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.retrievers import Retrievers, query_topics
+from taco_ir.retrieval.snippets import snippet
+from taco_ir.retrieval.topic_runs import search_topics
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
 SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
@@ -53,8 +58,6 @@ def main(argv: Sequence[str]) -> None:
     if options.query is not None:
         show_hits(request, collection, options.query, options.task, options.format)
         return
-    from taco_ir.retrieval.topic_runs import search_topics
-
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     runs = search_topics(request, collection, topics, options.output, options.overwrite)
     judged = [topic.judged for topic in topics]
@@ -63,9 +66,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def print_scores(collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]], form: str) -> None:
-    from taco_ir.evaluation.measures import Measure
-    from taco_ir.evaluation.scoring import score_table
-
     measures = [Measure.parse(name) for name in SUMMARY]
     named = {name: [runs[name] for runs in results] for name in results[0] if all(name in runs for runs in results)}
     print()
@@ -74,9 +74,6 @@ def print_scores(collection: Collection, topics: Sequence[Topics], results: Sequ
 
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
     """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked; or a table of them."""
-    from taco_ir.retrieval.retrievers import Retrievers, query_topics
-    from taco_ir.retrieval.snippets import snippet
-
     retriever = Retrievers.of(collection, request.model, request.index).named(request.retriever)
     ranking = retriever.search(query_topics(text, task), request.hits).rankings["query"]
     passages = collection.passages.get(ranking.docids)

@@ -8,6 +8,22 @@ from pathlib import Path
 from taco_ir.cli import Parser, positive, run_verb
 from taco_ir.core.files import InputError, human_bytes
 from taco_ir.core.progress import Progress
+from taco_ir.core.tasks import KINDS, resolve_task
+from taco_ir.data.collection import PASSAGE_FILES, open_collection
+from taco_ir.data.held_out import hold_out
+from taco_ir.data.kilt_files import (
+    KILT_FILES,
+    SOURCE_FILE,
+    SOURCE_PAGES,
+    SOURCE_SIZE,
+    expand,
+    get,
+    get_knowledge_source,
+    kilt_folder,
+    knowledge_source,
+)
+from taco_ir.data.subsets import make_part
+from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
 
 DESCRIPTION = """Data for the toolkit. Nothing is downloaded unless `get` asks for it.
 
@@ -40,8 +56,6 @@ def get_data(argv: Sequence[str]) -> None:
         help="use this local copy (plain or gzip) of the one ID; for TriviaQA also its release",
     )
     options = parser.parse_args(argv)
-    from taco_ir.data.kilt_files import KILT_FILES, SOURCE_FILE, expand, get, get_knowledge_source
-
     sources = [name for name in options.ids if name.removeprefix("kilt/") == "knowledgesource"]
     wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand(name)))
     if options.file and len(wanted) + len(sources) != 1:
@@ -63,9 +77,6 @@ def make_passages(argv: Sequence[str]) -> None:
     parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) as they are")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     options = parser.parse_args(argv)
-    from taco_ir.data.kilt_files import kilt_folder, knowledge_source
-    from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
-
     if options.file:
         store = take_passages(options.file, kilt_folder())
         print(f"{store.path}: {store.count:,} passages")
@@ -91,9 +102,6 @@ def make_smaller(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if not options.topics:
         raise InputError(f"--topics is needed: a part is made around their gold passages (see {parser.prog} --help)")
-    from taco_ir.data.collection import open_collection
-    from taco_ir.data.subsets import make_part
-
     collection = open_collection(options.collection)
     output = Path(options.output)
     report = Reporter(output.name, "passages", 1)
@@ -120,10 +128,6 @@ def make_held_out(argv: Sequence[str]) -> None:
     options = held_out_parser().parse_args(argv)
     if not 0 < options.share < 1:
         raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
-    from taco_ir.core.tasks import resolve_task
-    from taco_ir.data.collection import open_collection
-    from taco_ir.data.held_out import hold_out
-
     collection = open_collection(options.collection)
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     tasks = list(dict.fromkeys(resolve_task(task, known) for task in options.tasks))
@@ -153,10 +157,6 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _all_rows() -> list[list[str]]:
-    from taco_ir.core.tasks import KINDS
-    from taco_ir.data.collection import PASSAGE_FILES, open_collection
-    from taco_ir.data.kilt_files import KILT_FILES, SOURCE_PAGES, SOURCE_SIZE, kilt_folder, knowledge_source
-
     sample = open_collection("sample")
     path = sample.passage_path
     rows = [["id", "kind", "records", "size", "where"], _file_row("sample", "passages", sample.passages.count, path.stat().st_size, path)]
@@ -178,8 +178,6 @@ def _file_row(name: str, kind: str, records: int | None, size: int | None, path:
 
 
 def _collection_rows(name: str) -> list[list[str]]:
-    from taco_ir.data.collection import open_collection
-
     collection = open_collection(name)
     rows = [["topics", "queries", "judged"]]
     for topics in collection.topics_names:
