@@ -10,12 +10,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.encoders.adapters.folder import TENSORS_FILE
 from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.names import BACKBONE
+from taco_ir.encoders.text_encoder import TextEncoder
 from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights, weights_file
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 UNUSED_WEIGHTS = ("pooler.", "cls.")  # what no vector depends on
 BATCH = 1024
+RECORD_BYTES = 4096  # what tuning.json takes, at most
 NAMED = 128  # bytes that a file takes to say where a tensor is, or config.json to say how weights are stored, at most
 
 
@@ -72,6 +78,31 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     _write_tokenizer(source, target, kept)
     write_json(target / CONFIG, described(read_json(source / CONFIG), stored) | {"vocab_size": len(kept)})
     return Compacted(len(kept), len(vocabulary), size_of(target))
+
+
+def compact_adapters(encoder: TextEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str) -> Compacted:
+    """Writes adapters in half precision, and their backbone as `compact` does in the same folder, in at most `limit` bytes.
+
+    Args:
+        base: the folder of the backbone.
+        texts, stored: as those of `compact`.
+
+    Raises:
+        InputError: as `compact` does.
+    """
+    from safetensors.torch import save_file
+
+    if encoder.adapters is None or encoder.record is None:
+        raise TypeError(f"{encoder.folder} has no adapters")
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.adapters.stored().items()}
+    save_file(finite(tensors, encoder.folder), target / TENSORS_FILE)
+    encoder.config.save(target)
+    inside = target / BACKBONE
+    inside.mkdir()
+    alone = replace(encoder.config, prompts={}, query_lengths={})
+    made = compact(base, inside, alone, texts, limit - size_of(target) - RECORD_BYTES, stored)
+    replace(encoder.record, base=BACKBONE, digest=ModelFolder(inside).fingerprint).save(target)
+    return made._replace(size=size_of(target))
 
 
 def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:

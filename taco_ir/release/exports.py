@@ -16,8 +16,7 @@ from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.exports import write_huggingface, write_merged, write_sentence_transformers
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
-from taco_ir.release.compact import compact
-from taco_ir.release.compact_adapters import compact_adapters
+from taco_ir.release.compact import compact, compact_adapters
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.encoding import encode_topics
 
