@@ -31,11 +31,11 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
         raise InputError("--training and --result go together, --beside with both")
-    from taco_ir.encoders.model_folder import Kind, ModelFolder
+    from taco_ir.encoders.model_folder import ModelFolder
     from taco_ir.encoders.names import SHIPPED
-    from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, weights_file
+    from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 
-    if weights_file(options.folder) is None and ModelFolder(options.folder).kind is not Kind.ADAPTERS:
+    if ModelFolder(options.folder).weights_file is None:
         raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
     from taco_ir.release.lineage import lineage
     from taco_ir.release.model_card import CARD_FILE, card, write_facts

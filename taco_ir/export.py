@@ -18,7 +18,7 @@ def parser() -> Parser:
         "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
         "  sentence-transformers/  a folder for sentence-transformers\n"
         "  compact/                a small model folder: half precision or 8 bits, and, as far as these fit, the tokens that the collection's\n"
-        "                          texts need most; modules that cannot be merged stay apart, with their backbone beside them\n"
+        "                          texts need most; adapters that cannot be merged stay apart, with their backbone beside them\n"
         "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
@@ -33,7 +33,7 @@ def parser() -> Parser:
         nargs="+",
         default=[],
         metavar="TASK=TASK",
-        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others. The same for modules "
+        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others. The same for adapters "
         "of tasks; *=none is the backbone without any",
     )
     flags.only(("--topics",), lambda options: not options.what or "queries" in options.what, "--what queries")

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from taco_ir.core.files import InputError, fingerprint, read_json
 from taco_ir.core.hashes import sha256_once
-from taco_ir.encoders.adapters.folder import RECORD_FILE, AdapterRecord, read_record
+from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, read_record
 from taco_ir.encoders.config import (
     CONFIG_FILE,
     DEFAULT_LENGTH,
@@ -27,6 +27,7 @@ from taco_ir.encoders.config import (
     read_sentence_transformers,
 )
 from taco_ir.encoders.names import locate
+from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 
 WEIGHTS = ".safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -178,6 +179,12 @@ class ModelFolder:
         path = whole.path / "tokenizer_config.json"
         stated = read_json(path).get("model_max_length") if path.is_file() else None
         return min(positions, int(stated)) if stated else int(positions)
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Its weights, of adapters theirs; None where they are not in one file."""
+        names = (TENSORS_FILE,) if self.kind is Kind.ADAPTERS else (PLAIN_FILE, INT8_FILE)
+        return next((path for name in names if (path := self.path / name).is_file()), None)
 
     @property
     def fingerprint(self) -> str:

@@ -70,11 +70,6 @@ def is_int8(folder: Path) -> bool:
     return how is not None
 
 
-def weights_file(folder: Path) -> Path | None:
-    """The file of weights in a folder of one that has them in one file."""
-    return next((path for name in (PLAIN_FILE, INT8_FILE) if (path := folder / name).is_file()), None)
-
-
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Weights of a folder that keeps them in one file, in float32.
 

@@ -21,7 +21,7 @@ from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights, weights_file
+from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ def size_of(folder: Path) -> int:
 def _wordpiece(source: Path) -> dict[str, int]:
     """The vocabulary, token -> row. Raises: InputError for another tokenizer."""
     path = source / TOKENIZER
-    if not path.is_file() or weights_file(source) is None:
+    if not path.is_file() or ModelFolder(source).weights_file is None:
         raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it small")
     model: dict[str, Any] = read_json(path)["model"]
     if model.get("type") != "WordPiece":

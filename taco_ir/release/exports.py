@@ -33,7 +33,7 @@ class ExportRequest:
         collection: whose topics are encoded, and whose texts say which tokens a compact folder needs.
         what: of KINDS; none: all that the model can be.
         megabytes, weights: of the compact folder.
-        prompt_of: `task=lender` texts; tasks that take the prompt, length and modules of another.
+        prompt_of: `task=lender` texts; tasks that take the prompt, length and adapter of another.
 
     Raises:
         InputError: for what does not go together.
@@ -124,7 +124,7 @@ def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
 
 
 def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
-    """The folder that `kind` is made from: the whole model's, or the backbone's where modules stay. Raises: InputError where there is none."""
+    """The folder that `kind` is made from: the whole model's, or the backbone's where adapters stay. Raises: InputError where there is none."""
     if kind == "compact" and keeps_adapters(encoder):
         return nullcontext(ModelFolder(encoder.folder).backbone(base).path)
     return whole_model(encoder, base)
@@ -148,7 +148,7 @@ def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: C
     """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before.
 
     Args:
-        model: the folder of the whole model, or of the backbone of one whose modules stay.
+        model: the folder of the whole model, or of the backbone of one whose adapters stay.
     """
     texts = texts_of(collection)
     if keeps_adapters(encoder):

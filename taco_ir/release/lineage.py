@@ -100,7 +100,7 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
             "scores divided by": f"{loss_temperature(episode.batch.temperature, encoder):g}",
             "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
             "task prompts": "yes" if encoder.prompts else "no",
-            "what is trained": "all weights" if episode.adapters.tune == FULL else _modules(folder / "model"),
+            "what is trained": "all weights" if episode.adapters.tune == FULL else _adapters(folder / "model"),
             "arithmetic": episode.optimiser.precision,
             "seed": str(episode.run.seed),
         }
@@ -109,7 +109,7 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
     return stages
 
 
-def _modules(model: Path) -> str:
+def _adapters(model: Path) -> str:
     record = read_record(model)
     whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(record.roles, "one for the queries of each task")
     passages = ", one for passages" if record.roles == "task" else ""

@@ -13,11 +13,11 @@ from typing import Any
 
 from taco_ir.core.files import InputError, read_json, sha256_file, write_json
 from taco_ir.core.tasks import canonical_task
-from taco_ir.encoders.adapters.folder import BARE, TENSORS_FILE, read_record
+from taco_ir.encoders.adapters.folder import BARE, read_record
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
 from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.names import BACKBONE
-from taco_ir.encoders.weights import is_int8, weights_file
+from taco_ir.encoders.weights import is_int8
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, Stage
 from taco_ir.studies.comparison import row_name
@@ -83,7 +83,7 @@ class Facts:
     """What card.json holds.
 
     Attributes:
-        weights: SHA-256 of the weights that the facts are about; of the modules, where there are any, which know their backbone's.
+        weights: SHA-256 of the weights that the facts are about; of the adapters, where there are any, which know their backbone's.
         base, stages: the lineage.
         result: the record that holds its scores, by name.
         beside: records of the systems that stand beside it.
@@ -132,7 +132,7 @@ def read_facts(folder: Path) -> Facts:
 
 def _weights_hash(folder: Path) -> str:
     """Raises: InputError where there are none."""
-    path = folder / TENSORS_FILE if ModelFolder(folder).kind is Kind.ADAPTERS else weights_file(folder)
+    path = ModelFolder(folder).weights_file
     if path is None:
         raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
     return sha256_file(path)
@@ -166,7 +166,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         base_licence=base["licence"],
         start=base["start"],
         stored="8-bit weights" if is_int8(backbone) else "half precision",
-        apart="a module of its own for the queries of each task trained on" if adapted else "a prompt",
+        apart="an adapter of its own for the queries of each task trained on" if adapted else "a prompt",
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
@@ -291,8 +291,8 @@ def _borrowed(config: EncoderConfig, tasks: Sequence[str]) -> str:
 
 
 def _lent(folder: Path) -> str:
-    """Which module reads the queries of tasks without one."""
-    return _lenders("Queries of tasks without a module go through that of another", read_record(folder).lent)
+    """Which adapter reads the queries of tasks without one."""
+    return _lenders("Queries of tasks without an adapter go through that of another", read_record(folder).lent)
 
 
 def _lenders(what: str, lent: Mapping[str, str]) -> str:

@@ -100,7 +100,7 @@ class DenseRetriever(Retriever):
         self._encoded([Query("", "?", task) for task in tasks])  # so short that it counts as no query that was cut
 
     def _encoded(self, queries: Sequence[Query]) -> Vectors:
-        """Raises: InputError for a task that is unknown, or without a prompt or a module; topics always have a task."""
+        """Raises: InputError for a task that is unknown, or without a prompt or an adapter; topics always have a task."""
         try:
             return encode_topics(self._collection, self.encoder, queries)
         except InputError as error:

@@ -246,7 +246,7 @@ def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Pat
     main(flags(encoder, "--training", trained, "--result", "ours.1.whole"))
     said = page(encoder)
     assert rows(said)["what is trained"] == ["adapter of width 16, one for the queries of each task; the backbone is frozen"]
-    assert "told apart by a module of its own" in said and "all others (none: the bare backbone)" in said
+    assert "told apart by an adapter of its own" in said and "all others (none: the bare backbone)" in said
     before = said
     main(flags(encoder))
     assert page(encoder) == before

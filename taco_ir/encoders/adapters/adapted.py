@@ -57,7 +57,7 @@ class Adapters(nn.Module):
         own = method_of(method)
         if fault := own.refuse(target):
             raise InputError(f"tune: {fault.format(supported=', '.join(supported(self.shape, method)))}")
-        self.parts = nn.ModuleList(own.build(target))
+        self.parts = nn.ModuleList(own.build(target))  # the name that checkpoints know
         for name in names:
             for insert in self._own():
                 insert.add(name)
