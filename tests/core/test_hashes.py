@@ -109,7 +109,7 @@ def test_processes_share_the_table(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"one" * 100_000)
     script = (
-        "import sys; from pathlib import Path; from taco_ir import hashes; hashes.SETTLED = -1.0\n"
+        "import sys; from pathlib import Path; from taco_ir.core import hashes; hashes.SETTLED = -1.0\n"
         "print({hashes.sha256_once(Path(sys.argv[1])) for _ in range(20)})"
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(4)]
