@@ -79,7 +79,7 @@ def test_a_model_alone_goes_to_its_run(runs: Path) -> None:
     assert figures["models"][0]["weighting"] == "taco" and figures["tasks"] == ["nq"]
     assert figures["models"][0]["all"]["mean_entropy"] == pytest.approx(0)  # one task
     run, last, early = (find_subject(str(runs / "naive" / name)) for name in (".", "episode-2/model", "episode-1/model"))
-    assert run._replace(name="") == last._replace(name="") and run.config and run.config.learning_rate == 1e-3
+    assert run._replace(name="") == last._replace(name="") and run.config and run.config.optimiser.learning_rate == 1e-3
     assert [episode.name for episode in early.episodes] == ["episode-1"] and early.model != last.model
 
 

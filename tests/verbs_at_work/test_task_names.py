@@ -89,8 +89,8 @@ def test_a_model_to_which_all_queries_are_one_takes_any_name(tiny_bert: Path) ->
 def test_a_length_of_its_own_tells_a_task_apart(tiny_bert: Path, tmp_path: Path) -> None:
     new_encoder(tiny_bert, prompts=False).save(tmp_path / "m")
     config = ModelFolder(tmp_path / "m").config(longest=128)
-    assert not config.encoder.prompts
-    config.replace(query_lengths={"structured_zeroshot": 5}).save(tmp_path / "m")
+    assert not config.prompts
+    replace(config, query_lengths={"structured_zeroshot": 5}).save(tmp_path / "m")
     model = load_encoder(str(tmp_path / "m"))
     same(model.encode_queries(ASKED, "zsre"), model.encode_queries(ASKED, "structured_zeroshot"))
     assert not np.allclose(model.encode_queries(ASKED, "zsre"), model.encode_queries(ASKED, "nq"), atol=1e-3)
@@ -208,7 +208,7 @@ def test_each_tower_is_read_as_its_own_configuration_says(towers: Path, tmp_path
         path = folder / name
         config = ModelFolder(path).config(longest=128)
         assert isinstance(config, EncoderConfig) and (path / CONFIG_FILE).is_file()
-        config.replace(**values).save(path)  # type: ignore[arg-type]
+        replace(config, **values).save(path)  # type: ignore[arg-type]
     model, parts = load_encoder(str(folder)), {name: load_encoder(str(folder / name)) for name in ("query", "passage")}
     same(model.encode_queries(ASKED, "nq"), parts["query"].encode_queries(ASKED, "nq"))
     assert model.truncated == parts["query"].truncated > 0
