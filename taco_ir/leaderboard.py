@@ -16,12 +16,11 @@ from taco_ir.core.progress import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, boards, without
-from taco_ir.studies.board_tables import board_json, board_tables, brief_tables
-from taco_ir.studies.check import chosen, drawn, moved
+from taco_ir.studies.board_tables import board_json, board_tables, brief_tables, published, quoted_table
 from taco_ir.studies.conditions import Job, folders, read_study
 from taco_ir.studies.convergence import convergence_table
-from taco_ir.studies.published import published, quoted_table
-from taco_ir.studies.records import Result, read_results
+from taco_ir.studies.records import Record, read_records
+from taco_ir.studies.scores import rescored, sample_records, select_records
 
 if TYPE_CHECKING:
     from taco_ir.studies.runner import Runner
@@ -34,7 +33,7 @@ def parser() -> Parser:
         "over topics, and tests against a baseline over queries. Nothing is searched; --check searches and scores some records again.",
         ("--measures", "--models", "--seed", "--output", "--overwrite"),
         "python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format markdown\n"
-        "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html --collection mini-kilt\n"
+        "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html\n"
         "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
         "  python -m taco_ir.leaderboard runs/tuning --convergence 'full fine-tuning'",
     )
@@ -84,13 +83,13 @@ def parser() -> Parser:
         ("--convergence", "--format", "--output", "--overwrite"), lambda options: not options.check, "what is shown, not with --check"
     )
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
-    flags.only(("--rows", "--random", "--models"), lambda options: options.check, "--check")
+    flags.only(("--rows", "--random"), lambda options: options.check, "--check")
     flags.only(
-        ("--collection", "--work"),
+        ("--collection", "--work", "--models"),
         lambda options: options.check or (options.format == "html" and options.convergence is None),
         "--check or the boards' --format html",
     )
-    flags.only(("--work",), lambda options: options.collection is not None, "--collection")
+    flags.only(("--work", "--models"), lambda options: options.collection is not None, "--collection")
     flags.only(
         ("--seed",),
         lambda options: options.random is not None if options.check else bool(options.baseline),
@@ -101,13 +100,13 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    results = of_corpus(read_results(options.folder / "results"), options.corpus)
+    results = of_corpus(read_records(options.folder / "results"), options.corpus)
     if options.check:
         if options.collection is None:
             raise InputError("--check needs --collection, the one that the study searched")
         runner = runner_of(options)
-        named = searchable(chosen(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
-        check(named if options.random is None else drawn(named, options.random, options.seed), runner)
+        named = searchable(select_records(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
+        check(named if options.random is None else sample_records(named, options.random, options.seed), runner)
         return
     shown = leaderboard if options.convergence is None else convergence
     if options.output is None:
@@ -119,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     log.info("%s: %s", options.format, output)
 
 
-def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
+def of_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]:
     """The results on one corpus (None: all). Raises: InputError for one that none has."""
     known = dict.fromkeys(result.corpus for result in results)
     if corpus is not None and corpus not in known:
@@ -127,14 +126,14 @@ def of_corpus(results: Sequence[Result], corpus: str | None) -> list[Result]:
     return [result for result in results if corpus in (None, result.corpus)]
 
 
-def convergence(results: Sequence[Result], options: Namespace) -> str:
+def convergence(results: Sequence[Record], options: Namespace) -> str:
     """How fast systems learn, in the form asked for. Raises: InputError for a form that has no tables."""
     if options.format not in (forms := FLAGS["--format"]["choices"]):
         raise InputError(f"--convergence is a table; --format {options.format} holds none, allowed: {', '.join(forms)}")
     return render(convergence_table(results, options.convergence), options.format)
 
 
-def leaderboard(results: Sequence[Result], options: Namespace) -> str:
+def leaderboard(results: Sequence[Record], options: Namespace) -> str:
     """The boards in the form asked for."""
     measures = list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ()))
     everything = options.format in ("json", "html")
@@ -144,16 +143,14 @@ def leaderboard(results: Sequence[Result], options: Namespace) -> str:
     if options.format == "json":
         return board_json(found, published())
     if options.format == "svg":
-        from taco_ir.studies.board_plot import macro_plot
+        from taco_ir.studies.page import macro_plot
 
         return macro_plot(found[0], measures[0])
     if options.format == "html":
-        from taco_ir.studies.page import page
+        from taco_ir.studies.page import examples, page
 
         texts = None
         if options.collection is not None:
-            from taco_ir.studies.examples import examples
-
             runner = runner_of(options)
             if (texts := examples(runner, results, found[0].corpus)) is None:
                 raise InputError(
@@ -175,7 +172,7 @@ def text(found: Sequence[Board], form: str) -> str:
     return "\n".join(render(table, form) for table in [*tables, quoted_table(published())])
 
 
-def searchable(results: Sequence[Result], runner: Runner, strict: bool) -> list[Result]:
+def searchable(results: Sequence[Record], runner: Runner, strict: bool) -> list[Record]:
     """Those whose trainings are in the study's work folder; the others are counted. Raises: InputError where none is, or with `strict` one is not."""
     found = [result for result in results if runner.made(Job(result.condition, result.seed))]
     if len(found) < len(results):
@@ -188,10 +185,10 @@ def searchable(results: Sequence[Result], runner: Runner, strict: bool) -> list[
     return found
 
 
-def check(results: Sequence[Result], runner: Runner) -> None:
+def check(results: Sequence[Record], runner: Runner) -> None:
     """Score records again and print what moved; runs that agree are not kept. Raises: InputError where anything did."""
     count, tolerance = 0, runner.study.tolerance
-    for recorded, lines in moved(results, partial(rescore, runner), tolerance):
+    for recorded, lines in rescored(results, partial(rescore, runner), tolerance):
         if not lines:
             shutil.rmtree(checked_runs(runner, recorded), ignore_errors=True)
         log.info("%s: %s", recorded.name, "as recorded" if not lines else f"{len(lines)} scores moved")
@@ -210,12 +207,12 @@ def runner_of(options: Namespace) -> Runner:
     return Runner(study, options.collection, folders(options.models), options.work, os.cpu_count() or 1)
 
 
-def rescore(runner: Runner, recorded: Result) -> Result:
+def rescore(runner: Runner, recorded: Record) -> Record:
     """Search and score again, beside the runs that the record was made of, which stay."""
     return runner.score(Job(recorded.condition, recorded.seed), recorded.corpus, checked_runs(runner, recorded))
 
 
-def checked_runs(runner: Runner, recorded: Result) -> Path:
+def checked_runs(runner: Runner, recorded: Record) -> Path:
     """Where the runs of a check go."""
     return runner.folder(Job(recorded.condition, recorded.seed)) / f"check-{recorded.corpus}"
 

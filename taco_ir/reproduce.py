@@ -12,7 +12,8 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.progress import log
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.studies.conditions import Job, folders, read_study
-from taco_ir.studies.curves import held_out
+from taco_ir.studies.facts import held_out
+from taco_ir.studies.records import load_record
 
 if TYPE_CHECKING:
     from taco_ir.studies.runner import Runner
@@ -22,8 +23,8 @@ def parser() -> Parser:
     flags = Parser(
         "reproduce",
         "Run a study: train, search and score every condition of a file with every seed, each once, and write a record of each into results/\n"
-        "beside the file. What the work folder has done is skipped, unless conditions were edited since, which is refused; what was killed\n"
-        "goes on; a record from elsewhere is compared with, and stays. Records say command, commit, versions, time and memory.",
+        "beside the file. What the work folder has done is skipped, and made anew where conditions, files or models were edited since; what\n"
+        "was killed continues; a record from elsewhere is compared with, and stays. Records say command, commit, versions, time, memory.",
         ("--collection", "--models", "--device"),
         "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --models bert-tiny=models/bert-tiny \\\n      minilm-l3=models/minilm-l3\n"
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt --only 'taco*' --seeds 1 --list",
@@ -47,10 +48,9 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    from taco_ir.studies.edits import refuse_edited
     from taco_ir.studies.runner import Runner
-    from taco_ir.studies.schedule import run_jobs, wanted_jobs
-    from taco_ir.studies.standing import standing_line
+    from taco_ir.studies.running import run_jobs, wanted_jobs
+    from taco_ir.studies.scores import told
 
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -65,26 +65,31 @@ def main(argv: Sequence[str]) -> None:
         )
         return
     runner.commands.require_models(jobs)
-    refuse_edited(runner, jobs)
     left = [job for job in jobs if not runner.done(job)]
     log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), runner.work)
     failed = run_jobs(study, left, runner.run, options.jobs, log.info)
+    stay = runner.keep(jobs)
     if failed:
         raise InputError(f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run")
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
-    if moved := runner.moved(jobs):
-        log.info("%s", standing_line(moved))
+    if stay:
+        warnings, summary = told(stay, study.tolerance)
+        for line in warnings:
+            log.warning("%s", line)
+        log.info("%s", summary)
 
 
 def row(runner: Runner, job: Job) -> list[Cell]:
     """How far a job is: its state, the minutes it took so far, and the best macro page R-precision on held-out queries of its training."""
-    from taco_ir.studies.edits import SCORED, edits_of
-
-    folder = runner.folder(job)
-    scored = [read_json(path) for path in folder.glob("scored-*.json")]
-    made = [*map(read_json, folder.glob("step-*.json")), *(each[verb] for each in scored for verb in SCORED if verb in each)]
-    state = "edited" if any(edits_of(runner, job)) else "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
-    return [job.condition, job.seed, state, sum(each["seconds"] for each in made) / 60 if made else None, held_out(folder / "out")]
+    try:
+        folder = runner.folder(job)
+    except InputError:  # what it is made of is not known without its models
+        return [job.condition, job.seed, "no model", None, None]
+    made = [read_json(path) for path in folder.glob("step-*.json")]
+    scored = [load_record(path).made for path in folder.glob("*/record.json")]
+    seconds = [each["seconds"] for each in [*made, *(scores[verb] for scores in scored for verb in ("search", "answer") if verb in scores)]]
+    state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
+    return [job.condition, job.seed, state, sum(seconds) / 60 if seconds else None, held_out(folder / "out")]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.files import fingerprint
-from taco_ir.studies.records import Result, TopicScores
+from taco_ir.studies.records import Record, TopicScores
 
 TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")
 SYSTEMS = ("naive", "TACO", "task-specific", "naive + prompts", "PCGrad", "CGD", "GradNorm", "UW", "TACO without prompts", "discourage")
@@ -14,7 +14,7 @@ BASES = ("minilm-l6", "bert-mini", "t5-small")
 RANKS = np.array([1, 2, 3, 4, 6, 9])
 
 
-def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole") -> list[Result]:
+def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole") -> list[Record]:
     """`systems` rows (the first BM25, with one seed) on `topics` of `queries` each; the last topics have a slice, "<topics> unseen"."""
     results = []
     for system in range(systems):
@@ -31,7 +31,7 @@ def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: 
                 if number == topics - 1:
                     scores[f"{topic} unseen"] = topic_scores(f"{topic} unseen", skill_Q[queries // 2 :], part_of=topic)
             condition = f"{name}-{base}".rstrip("-").replace(" ", "_").lower()
-            results.append(Result(condition, name, base, seed, corpus, 120_000, fingerprint(corpus), scores, {"commit": "0" * 40}))
+            results.append(Record(condition, name, base, seed, corpus, 120_000, fingerprint(corpus), scores, {"commit": "0" * 40}))
     return results
 
 

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 
 @cache
-def templates_of(package: str) -> jinja2.Environment:
-    """The templates in a package's folder; every value is escaped, and the filter `cell` spells it as tables do."""
+def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
+    """The templates in a package's folder, or one inside it; every value is escaped, and the filter `cell` spells it as tables do."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader(package, folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
     return environment

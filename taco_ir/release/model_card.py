@@ -22,7 +22,7 @@ from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, Stage
 from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import WHOLE
-from taco_ir.studies.records import SUFFIX, Result, read_result
+from taco_ir.studies.records import Record, find_records
 
 CARD_FILE, FACTS_FILE = "README.md", "card.json"
 DATA_SETS = Path(__file__).with_name("data_sets.toml")
@@ -149,7 +149,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         InputError: for scores of a part of the collection, of other passages than those beside them, or without a task trained on.
     """
     facts, described = read_facts(folder), _described()
-    result, *beside = [_record(results, record) for record in (facts.result, *facts.beside)]
+    result, *beside = find_records(results, (facts.result, *facts.beside))
     for each in (result, *beside):
         if each.corpus != WHOLE or each.collection != result.collection:
             raise InputError(
@@ -174,7 +174,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         data=_data_table(facts.tasks, described["task"]),
         left_out=_left_out(facts.tasks, described["task"]),
         recipe=_recipe_table(facts.stages),
-        result=f"{facts.result}{SUFFIX}",
+        result=facts.result,
         scores=_score_table(result, beside, facts.tasks, name),
         beside=_macro_line(result, beside, name),
         passages=f"{result.passages:,}",
@@ -183,13 +183,6 @@ def card(folder: Path, results: Path, name: str) -> str:
         seen=_seen(facts.tasks, described["task"]),
         borrowed=_lent(folder) if adapted else _borrowed(config, facts.tasks),
     )
-
-
-def _record(results: Path, name: str) -> Result:
-    path = results / f"{name}{SUFFIX}"
-    if not path.is_file():
-        raise InputError(f"{path}: no such record; python -m taco_ir.reproduce writes it, and then python -m taco_ir.card the card")
-    return read_result(path)
 
 
 def _described() -> dict[str, Any]:
@@ -228,7 +221,7 @@ def _recipe_table(stages: Sequence[Stage]) -> str:
     return render(Table("", header, rows), "markdown")
 
 
-def _score_table(result: Result, beside: Sequence[Result], tasks: Sequence[str], name: str) -> str:
+def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str], name: str) -> str:
     """A row for each dev set: ours on both measures, then the others' R-precision; those not trained on last, with a word."""
     whole = sorted(_whole(result), key=lambda topics: _task(topics) not in tasks)
     if missing := set(tasks) - set(map(_task, whole)):
@@ -251,14 +244,14 @@ def _score_table(result: Result, beside: Sequence[Result], tasks: Sequence[str],
     return render(Table("", header, rows), "markdown")
 
 
-def macro(result: Result, names: Sequence[str], measure: str) -> float:
+def macro(result: Record, names: Sequence[str], measure: str) -> float:
     """Mean over topics. Raises: InputError where one has no score."""
     if missing := [name for name in names if name not in result.topics]:
         raise InputError(f"{result.name}: no scores of {missing[0]}, which the encoder's record has")
     return sum(result.topics[name].means[measure] for name in names) / len(names)
 
 
-def _whole(result: Result) -> list[str]:
+def _whole(result: Record) -> list[str]:
     """The names of its topics, without slices."""
     return [topics for topics, scores in result.topics.items() if not scores.part_of]
 
@@ -268,7 +261,7 @@ def _task(topics: str) -> str:
     return canonical_task(topics.rpartition("-")[0])
 
 
-def _macro_line(result: Result, beside: Sequence[Result], name: str) -> str:
+def _macro_line(result: Record, beside: Sequence[Record], name: str) -> str:
     """By how much it is above or below each of the others."""
     whole = _whole(result)
     own = macro(result, whole, MEASURES[0])

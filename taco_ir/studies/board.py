@@ -19,7 +19,7 @@ from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import Comparison, compare
 from taco_ir.studies.comparison import Pair, Scored, compared_seeds, differences_of, row_name
-from taco_ir.studies.records import Result, TopicScores
+from taco_ir.studies.records import Record, TopicScores
 
 
 class Stat(NamedTuple):
@@ -81,7 +81,7 @@ class Board:
     notes: tuple[str, ...] = ()
 
 
-def boards(results: Sequence[Result], baseline: str | None, seed: int, measures: Sequence[str] = ()) -> list[Board]:
+def boards(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()) -> list[Board]:
     """One board for each corpus, the largest first.
 
     Args:
@@ -96,7 +96,7 @@ def boards(results: Sequence[Result], baseline: str | None, seed: int, measures:
     known = list(dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means))
     if unknown := [measure for measure in measures if measure not in known]:
         raise InputError(f"measure {unknown[0]!r} is not in the results; they have {', '.join(known)}")
-    by_corpus: dict[str, list[Result]] = defaultdict(list)
+    by_corpus: dict[str, list[Record]] = defaultdict(list)
     for result in results:
         by_corpus[result.corpus].append(result)
     names = [row_name(result.system, result.base) for result in results]
@@ -131,7 +131,7 @@ def _without(board: Board, names: Collection[str]) -> Board:
     )
 
 
-def _board(results: Sequence[Result], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
+def _board(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
     part_of = _topics(results)
     topics = tuple(name for name, whole in part_of.items() if not whole)
     slices = tuple(name for name, whole in part_of.items() if whole)
@@ -165,11 +165,11 @@ def _place(row: BoardRow, measure: str) -> tuple[float, str]:
     return (-stat.mean if stat else math.inf, row.name)
 
 
-def _topics(results: Sequence[Result]) -> dict[str, str]:
+def _topics(results: Sequence[Record]) -> dict[str, str]:
     """Topics in the order met -> what they are a slice of. Raises: InputError where two results do not mean the same by a name."""
     first = results[0]
-    seen: dict[str, tuple[Result, TopicScores]] = {}
-    models: dict[str, tuple[Result, str]] = {}
+    seen: dict[str, tuple[Record, TopicScores]] = {}
+    models: dict[str, tuple[Record, str]] = {}
     for result in results:
         for name, found in result.made.get("models", {}).items():
             other, before = models.setdefault(name, (result, found))
@@ -192,7 +192,7 @@ def _topics(results: Sequence[Result]) -> dict[str, str]:
     return {topic: scores.part_of for topic, (_, scores) in seen.items()}
 
 
-def _systems(results: Sequence[Result]) -> list[Scored]:
+def _systems(results: Sequence[Record]) -> list[Scored]:
     """Results by system and base; conditions of one system and seed are merged. Raises: InputError for topics that two of them have."""
     merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
     made_by: dict[tuple[str, str, int, str], str] = {}
@@ -259,7 +259,7 @@ def _fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> 
     return list(dict.fromkeys(notes))
 
 
-def _machines(results: Sequence[Result]) -> list[str]:
+def _machines(results: Sequence[Record]) -> list[str]:
     """Where records were not all made on machines of one kind: the same training does not end alike on two."""
     machines = Counter(result.made["processor"] for result in results if "processor" in result.made)
     named = "; ".join(f"{machine}: {count}" for machine, count in machines.most_common())

@@ -1,17 +1,21 @@
-"""A leaderboard as tables (text, Markdown, LaTeX) and as JSON; wins and losses against the baseline are marked in all of them."""
+"""A leaderboard as tables (text, Markdown, LaTeX) and as JSON; wins and losses against the baseline are marked in all of them.
+
+Scores quoted from papers, each with its source, stand in a block of their own and are never mixed with measured ones.
+"""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, without_empty
 from taco_ir.studies.board import Board, BoardRow
-from taco_ir.studies.published import TITLE, Quoted
 
 
 def board_tables(board: Board) -> list[Table]:
@@ -119,3 +123,31 @@ def _values(board: Board) -> dict[str, Any]:
         for row in board.rows
     ]
     return {**vars(board), "rows": rows, "comparisons": [{**test._asdict(), "mark": test.mark} for test in board.comparisons]}
+
+
+TITLE = "quoted from papers: full KILT, page R-precision in %, not comparable with the rows above"
+FILE = Path(__file__).with_name("published.toml")
+
+
+class Quoted(NamedTuple):
+    """A paper's row: per cent by task (only those that the paper gives), their average, and where it stands."""
+
+    system: str
+    scores: Mapping[str, float]
+    average: float
+    source: str
+
+
+def published() -> list[Quoted]:
+    """All rows of published.toml, in its order."""
+    return [Quoted(**row) for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["row"]]
+
+
+def quoted_table(rows: list[Quoted]) -> Table:
+    """The block as a table; two decimals, as the papers print."""
+    tasks = list(dict.fromkeys(task for row in rows for task in row.scores))
+    cells: list[list[Cell]] = [
+        [row.system, *(f"{row.scores[task]:5.2f}" if task in row.scores else None for task in tasks), f"{row.average:5.2f}", row.source]
+        for row in rows
+    ]
+    return Table(TITLE, ["system", *tasks, "average", "source"], cells)

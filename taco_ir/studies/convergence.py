@@ -13,7 +13,7 @@ from typing import NamedTuple
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.tables import Cell, Marked, Table, without_empty
 from taco_ir.studies.comparison import row_name
-from taco_ir.studies.records import Result
+from taco_ir.studies.records import Record
 
 SHARE = 0.95
 Curve = Sequence[tuple[int, float]]  # (step, macro page R-precision on held-out queries), steps rising
@@ -29,7 +29,7 @@ class Learned(NamedTuple):
     backbone: int | None
 
 
-def convergence_table(results: Sequence[Result], baseline: str) -> Table:
+def convergence_table(results: Sequence[Record], baseline: str) -> Table:
     """A row for each system whose records hold curves, beside the baseline on the same base and seed; the fastest first.
 
     Raises:
@@ -59,9 +59,9 @@ def steps_to(curve: Curve, goal: float) -> float | None:
     return None
 
 
-def _learned(results: Sequence[Result]) -> list[Learned]:
+def _learned(results: Sequence[Record]) -> list[Learned]:
     """Systems with curves, one for each seed, whatever corpora they were scored on."""
-    found: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
     for result in results:
         if result.made.get("curve"):
             found[result.system, result.base].setdefault(result.seed, result)

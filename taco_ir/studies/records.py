@@ -1,7 +1,8 @@
-"""What a study found, as files: one record for each run of a system, its scores query by query beside it.
+"""What a study found, as two files: a record for each run of a system, and the scores of every query.
 
-`<condition>.<seed>.<corpus>.json` is for people and for `git diff`; `<condition>.<seed>.<corpus>.queries.json.gz` holds the
-values that paired tests need, in the order of the topics.
+`records.jsonl` has a line for each record, in the order of their names: for people and for `git diff`. `queries.json.gz` has the
+values that paired tests need, in the order of the topics, by a hash of them that their record names; of a record that was replaced
+they stay until the next one is written, so that both files fit together whenever a process is killed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, read_json, writing
+from taco_ir.core.files import InputError, exclusive, fingerprint, read_json, write_json, writing
+from taco_ir.core.types import numbered_lines
 
-SUFFIX, QUERIES_SUFFIX = ".json", ".queries.json.gz"
-FORMAT = 1
+RECORDS, QUERIES = "records.jsonl", "queries.json.gz"
+FORMAT = 2
+Values = Mapping[str, Mapping[str, Sequence[float]]]  # topics -> measure -> values by query
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class TopicScores:
 
 
 @dataclass(frozen=True)
-class Result:
+class Record:
     """One run of one system, scored.
 
     Attributes:
@@ -69,74 +72,114 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The stem of its files."""
+        """What it is called among the records of its study."""
         return f"{self.condition}.{self.seed}.{self.corpus}"
 
+    @property
+    def values(self) -> Values:
+        """The scores of every query."""
+        return {name: dict(scores.by_query) for name, scores in self.topics.items()}
 
-def write_result(folder: Path, result: Result) -> Path:
-    """Write both files, the values first; a record of before goes before its values do, so that a record that is there is whole."""
-    values = {name: dict(scores.by_query) for name, scores in result.topics.items()}
-    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
-    record = {"format": FORMAT, **asdict(result)}
-    for scores in record["topics"].values():
+
+def write_record(folder: Path, record: Record) -> None:
+    """Add a record to those of a folder, or put it in the place of that of its name; the values first."""
+    with exclusive(folder / RECORDS):
+        before = {each.name: each for each in read_records(folder)} if (folder / RECORDS).is_file() else {}
+        after = [each for _, each in sorted({**before, record.name: record}.items())]
+        values = {fingerprint(each.values): each.values for each in (*after, *before.values())}
+        text = json.dumps({"format": FORMAT, "values": values}, separators=(",", ":"), allow_nan=False)
+        lines = [json.dumps(_line(each), ensure_ascii=False, allow_nan=False) + "\n" for each in after]
+        with writing(folder / QUERIES, "wb") as file:
+            file.write(gzip.compress(text.encode(), mtime=0))
+        with writing(folder / RECORDS) as file:
+            file.writelines(lines)
+
+
+def _line(record: Record) -> dict[str, Any]:
+    line = {"format": FORMAT, **asdict(record), "values": fingerprint(record.values)}
+    for scores in line["topics"].values():
         del scores["by_query"]
-    record_text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path = folder / f"{result.name}{SUFFIX}"
-    with writing(folder / f"{result.name}{QUERIES_SUFFIX}", "wb") as file:
-        file.write(gzip.compress(text.encode(), mtime=0))
-        file.flush()  # a full disk is noticed while both files of before are there
-        path.unlink(missing_ok=True)
-    with writing(path) as file:
-        file.write(record_text)
-    return path
+    return line
 
 
-def read_results(folder: Path) -> list[Result]:
+def read_records(folder: Path) -> list[Record]:
     """Every record of a folder, in the order of their names.
 
     Raises:
         InputError: for a folder without records, or a record that is not whole, naming file and fault.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a study's results are written by python -m taco_ir.reproduce")
-    found = [read_result(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    path = folder / RECORDS
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a study's records are written by python -m taco_ir.reproduce")
+    values = _read_values(folder / QUERIES)
+    found: dict[str, Record] = {}
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+            own = values[value.pop("values")]
+            if own.keys() != value["topics"].keys():
+                raise InputError(f"{where}: its topics are {', '.join(value['topics'])}, those of its values {', '.join(own)}")
+            for name, scores in value["topics"].items():
+                scores["by_query"] = own[name]
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise _fault(where, error) from error
+        record = _record(where, value)
+        if found.setdefault(record.name, record) is not record:
+            raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
     if not found:
-        raise InputError(f"{folder}: no results in it (*{SUFFIX}); they are written by python -m taco_ir.reproduce")
+        raise InputError(f"{path}: no records in it; they are written by python -m taco_ir.reproduce")
+    return [record for _, record in sorted(found.items())]
+
+
+def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
+    """Records by name. Raises: InputError for one that is not there."""
+    found = {record.name: record for record in read_records(folder)}
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"{folder / RECORDS}: no record is called {missing[0]}; python -m taco_ir.reproduce writes it")
+    return [found[name] for name in names]
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Write one record to a file of its own, its values in it."""
+    write_json(path, {"format": FORMAT, **asdict(record)})
+
+
+def load_record(path: Path) -> Record:
+    """Read what `save_record` wrote. Raises: InputError."""
+    return _record(str(path), read_json(path))
+
+
+def _record(where: str, value: Any) -> Record:
+    """Raises: InputError where it is no record, or values by query do not give the means."""
+    try:
+        if value.pop("format") != FORMAT:
+            raise InputError(f"{where}: written in another format; allowed is {FORMAT}")
+        topics = {name: _checked(where, name, TopicScores(**scores)) for name, scores in value.pop("topics").items()}
+        return Record(**value, topics=topics)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise _fault(where, error) from error
+
+
+def _fault(where: str, error: Exception) -> InputError:
+    return error if isinstance(error, InputError) else InputError(f"{where}: not the record of a study ({type(error).__name__}: {error})")
+
+
+def _read_values(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+    try:
+        value = json.loads(gzip.decompress(path.read_bytes()))
+        if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("values"), dict):
+            raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: cannot be read ({error})") from error
+    found: dict[str, dict[str, dict[str, list[float]]]] = value["values"]
     return found
 
 
-def read_result(path: Path) -> Result:
-    """One record and the values beside it. Raises: InputError."""
-    record = read_json(path)
-    try:
-        if record.pop("format") != FORMAT:
-            raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
-        values = _read_values(path.with_name(path.name.removesuffix(SUFFIX) + QUERIES_SUFFIX))
-        topics = {
-            name: _checked(path, name, TopicScores(**scores, by_query=values.pop(name))) for name, scores in record.pop("topics").items()
-        }
-        result = Result(**record, topics=topics)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{path}: not the record of a result ({type(error).__name__}: {error})") from error
-    if values:
-        raise InputError(f"{path}: has no {', '.join(values)}, of which the values beside it are")
-    if path.name != result.name + SUFFIX:
-        raise InputError(f"{path}: holds the result {result.name}; its name must be {result.name}{SUFFIX}")
-    return result
-
-
-def _read_values(path: Path) -> dict[str, dict[str, list[float]]]:
-    try:
-        values: dict[str, dict[str, list[float]]] = json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run python -m taco_ir.reproduce again") from error
-    return values
-
-
-def _checked(path: Path, name: str, scores: TopicScores) -> TopicScores:
+def _checked(where: str, name: str, scores: TopicScores) -> TopicScores:
     """Raise InputError where the values by query do not give the means."""
     for measure, values in scores.by_query.items():
         mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
         if len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5):
-            raise InputError(f"{path}: {name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
+            raise InputError(f"{where}: {name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
     return scores

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ROOT = Path(__file__).resolve().parents[2]
 # what differs from run to run by its nature: how long it took, when it began and when it ended
-CLOCK = ("seconds", "peak_bytes", "attempts", "begun", "finished")
+CLOCK = ("seconds", "peak_bytes", "processes", "begun", "finished")
 LOGS = ("output.txt",)  # what is printed
 KEPT = "kilt"  # of the data home; the rest is made when it is needed
 READING = {  # verbs that write nothing, or that cannot run here
@@ -118,7 +118,7 @@ def prepared(world: Path) -> Path:
     from study_results import fake_results
     from transformers import BertConfig, BertForMaskedLM
 
-    from taco_ir.studies.records import write_result
+    from taco_ir.studies.records import write_record
 
     os.environ["TACO_IR_HOME"] = str(world / "home")
     size = tiny_tokenizer(world / "model", ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
@@ -127,7 +127,7 @@ def prepared(world: Path) -> Path:
     BertForMaskedLM(BertConfig(vocab_size=size, **shape)).save_pretrained(world / "model")
     write_cities(world / "c", ". It has many fish in it. Nobody lives there now")
     for result in fake_results(2, 2, 20):
-        write_result(world / "study" / "results", result)
+        write_record(world / "study" / "results", result)
     shutil.copy(ROOT / "runs" / "minikilt" / "conditions.toml", world / "study")
     pages = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 40]} for n in range(200)]
     (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))

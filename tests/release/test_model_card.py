@@ -18,7 +18,7 @@ from taco_ir.export import main as export
 from taco_ir.release.compact import compact
 from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
-from taco_ir.studies.records import Result, TopicScores, write_result
+from taco_ir.studies.records import Record, TopicScores, write_record
 from taco_ir.training.folder import load_settings, save_settings
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
@@ -40,14 +40,14 @@ def run(folder: Path, model: Path, **changes: Any) -> Path:
     return folder
 
 
-def record(condition: str, by: float = 0.0, **changes: Any) -> Result:
+def record(condition: str, by: float = 0.0, **changes: Any) -> Record:
     topics = {
         name: TopicScores(40, "f" * 16, {measure: value + by for measure, value in zip(MEASURES, values, strict=True)})
         for name, values in SCORES.items()
     }
     topics["nq-dev, a half"] = TopicScores(20, "e" * 16, dict.fromkeys(MEASURES, 1.0), part_of="nq-dev")
     made = {"base": "minilm-l3", "seed": 1, "corpus": "whole", "passages": 1234, "collection": "c" * 16, "topics": topics}
-    return Result(**{"condition": condition, "system": condition, **made, **changes})
+    return Record(**{"condition": condition, "system": condition, **made, **changes})
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def encoder(tiny_bert: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     compact(tiny_bert, folder, ENCODER.borrowing({"trex": "structured_zeroshot", "*": "nq"}), ["a text"], 10**6)
     for result in (record("ours"), record("theirs", -0.125, base=""), record("small", corpus="part")):
-        write_result(tmp_path / "study" / "results", result)
+        write_record(tmp_path / "study" / "results", result)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_it_is_written_again_without_the_training(encoder: Path, runs: list[Path
         shutil.rmtree(folder)
     main(flags(encoder))
     assert page(encoder) == before
-    write_result(encoder.parent / "study" / "results", record("ours", 0.0625))
+    write_record(encoder.parent / "study" / "results", record("ours", 0.0625))
     main(flags(encoder))
     assert page(encoder) != before and rows(page(encoder))["nq"][1] == "0.562"
     weights = encoder / "model.safetensors"
@@ -152,7 +152,7 @@ def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tm
     [
         ("small.1.part", [], "small.1.part: a card shows scores on the whole collection"),
         ("ours.1.whole", ["small.1.part"], "small.1.part: a card shows"),
-        ("none.1.whole", [], r"none\.1\.whole\.json: no such record"),
+        ("none.1.whole", [], r"records\.jsonl: no record is called none\.1\.whole"),
     ],
 )
 def test_scores_that_do_not_belong_on_it_are_refused(encoder: Path, runs: list[Path], result: str, beside: list[str], said: str) -> None:
@@ -164,7 +164,7 @@ def test_scores_that_do_not_belong_on_it_are_refused(encoder: Path, runs: list[P
 def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) -> None:
     lacking = record("ours")
     topics = {name: scores for name, scores in lacking.topics.items() if name != "zsre-dev"}
-    write_result(encoder.parent / "study" / "results", record("ours", topics=topics))
+    write_record(encoder.parent / "study" / "results", record("ours", topics=topics))
     with pytest.raises(InputError, match=r"ours\.1\.whole: no scores of structured_zeroshot"):
         main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
 

@@ -18,7 +18,7 @@ from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, card, read_facts
 from taco_ir.retrieval.choices import model_name
-from taco_ir.studies.records import read_result
+from taco_ir.studies.records import find_records
 
 RESULTS = Path(__file__).resolve().parents[2] / "runs" / "minikilt" / "results"
 MOST_BYTES = 30_000_000
@@ -84,4 +84,4 @@ def test_its_card_is_what_the_results_say() -> None:
 def test_what_must_not_be_shipped_is_not_in_it() -> None:
     facts = read_facts(FOLDER)
     assert facts.stages and "trex" not in facts.tasks
-    assert read_result(RESULTS / f"{facts.result}.json").base == facts.base
+    assert find_records(RESULTS, [facts.result])[0].base == facts.base

@@ -24,11 +24,9 @@ from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, boards
-from taco_ir.studies.board_tables import board_json, board_tables, difference_table, score_table
-from taco_ir.studies.check import chosen, deviations, drawn
-from taco_ir.studies.published import TITLE, published, quoted_table
-from taco_ir.studies.records import Result, TopicScores
-from taco_ir.studies.scores import score_runs
+from taco_ir.studies.board_tables import TITLE, board_json, board_tables, difference_table, published, quoted_table, score_table
+from taco_ir.studies.records import Record, TopicScores
+from taco_ir.studies.scores import deviations, sample_records, score_runs, select_records
 
 RPREC = "page R-precision"
 RESULTS = fake_results(systems=4, topics=3, queries=60, seeds=3)
@@ -40,16 +38,16 @@ def row(board: Board, system: str) -> BoardRow:
     return found
 
 
-def of(system: str, seed: int) -> Result:
+def of(system: str, seed: int) -> Record:
     (found,) = [result for result in RESULTS if (result.system, result.seed) == (system, seed)]
     return found
 
 
-def without(result: Result, *topics: str) -> Result:
+def without(result: Record, *topics: str) -> Record:
     return dataclasses.replace(result, topics={name: scores for name, scores in result.topics.items() if name not in topics})
 
 
-def replaced(results: Sequence[Result], old: Result, *new: Result) -> list[Result]:
+def replaced(results: Sequence[Record], old: Record, *new: Record) -> list[Record]:
     return [each for result in results for each in (new if result is old else [result])]
 
 
@@ -191,7 +189,7 @@ def test_a_twin_of_the_baseline_is_not_different() -> None:
             assert (test.difference, test.effect, test.p, test.mark) == (0.0, None, 1.0, "")
 
 
-def study_of_a_winner_and_a_loser() -> list[Result]:
+def study_of_a_winner_and_a_loser() -> list[Record]:
     """The winner is far better than the middle system on nq-dev and far worse on fever-dev; the loser worse on both."""
     skills = {"middle": (0.0, 0.0), "winner": (1.5, -1.5), "loser": (-1.5, -1.5)}
     noise = np.random.default_rng(0).normal(size=(2, 120))
@@ -444,16 +442,16 @@ def test_deviations_in_words() -> None:
 
 def test_records_are_chosen_by_name_or_by_lot() -> None:
     names = [result.name for result in RESULTS]
-    assert [result.name for result in chosen(RESULTS, [])] == names
+    assert [result.name for result in select_records(RESULTS, [])] == names
     for name, count in (("TACO", 3), ("TACO (minilm-l6)", 3), ("taco-minilm-l6", 3), ("taco-minilm-l6.1.whole", 1)):
-        assert len(chosen(RESULTS, [name])) == count
-    assert {result.system for result in chosen(RESULTS, ["TACO", "BM25"])} == {"TACO", "BM25"}
-    lots = [tuple(result.name for result in drawn(RESULTS, 3, seed)) for seed in range(20)]
+        assert len(select_records(RESULTS, [name])) == count
+    assert {result.system for result in select_records(RESULTS, ["TACO", "BM25"])} == {"TACO", "BM25"}
+    lots = [tuple(result.name for result in sample_records(RESULTS, 3, seed)) for seed in range(20)]
     assert all(len(set(each)) == 3 for each in lots) and len(set(lots)) > 5
     with pytest.raises(InputError, match=r"--rows 'TAKO': no such row; allowed: BM25, TACO \(minilm-l6\)"):
-        chosen(RESULTS, ["TACO", "TAKO"])
+        select_records(RESULTS, ["TACO", "TAKO"])
     with pytest.raises(InputError, match="--random 11: there are 10 records"):
-        drawn(RESULTS, 11, 0)
+        sample_records(RESULTS, 11, 0)
 
 
 def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Path) -> None:
@@ -464,7 +462,7 @@ def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Pat
         collection = open_collection(str(write_collection(tmp_path / name, passages, {"nq-dev": [query("q", "who", [gold])]})))
         write_trec(Run({"q": Ranking.of(["1#0", "0#0"], [2, 1])}), tmp_path / name / "runs" / "nq-dev.trec", "t")
         scores = score_runs(collection, ["nq-dev"], (), tmp_path / name / "runs")
-        results.append(Result(name, name, "", 0, "whole", 3, collection.passages.fingerprint, scores))
+        results.append(Record(name, name, "", 0, "whole", 3, collection.passages.fingerprint, scores))
     assert results[0].collection == results[1].collection
     with pytest.raises(InputError, match="topics 'nq-dev': .* on the same queries with the same gold only"):
         boards(results, None, seed=0)

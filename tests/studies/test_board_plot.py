@@ -10,7 +10,7 @@ from study_results import fake_results
 
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.studies.board import boards
-from taco_ir.studies.board_plot import macro_plot
+from taco_ir.studies.page import macro_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 MEASURE = "page R-precision"

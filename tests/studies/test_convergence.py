@@ -15,10 +15,10 @@ from taco_ir import leaderboard
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.tables import Marked
 from taco_ir.studies.convergence import convergence_table, steps_to
-from taco_ir.studies.records import Result, write_result
+from taco_ir.studies.records import Record, write_record
 
 
-def made(system: str, seed: int, values: list[float], base: str = "tiny", **more: Any) -> Result:
+def made(system: str, seed: int, values: list[float], base: str = "tiny", **more: Any) -> Record:
     (result,) = fake_results(1, 1, 4)
     curve = [[50 * place, value] for place, value in enumerate(values)]
     sizes = {"trained": 50, "backbone": 1000}
@@ -73,7 +73,7 @@ def test_each_seed_is_compared_with_the_baseline_of_its_own() -> None:
 def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         for system, values in (("full", [0.1, 0.6]), ("lora", [0.1, 0.3])):
-            write_result(tmp_path / "results", made(system, seed, values))
+            write_record(tmp_path / "results", made(system, seed, values))
     leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "markdown"])
     shown = capsys.readouterr().out
     assert "| full | tiny | 2 | 50 | 5.000 | **0.600** ±.000 | 2 of 2 | 47 ±0 |" in shown and "0 of 2 | - |" in shown

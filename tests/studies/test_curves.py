@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from taco_ir.studies.curves import held_out
+from taco_ir.studies.facts import held_out
 
 LINES = [
     json.dumps(record) for record in ({"step": 1, "validation": {"macro": 0.1}}, {"step": 2}, {"step": 3, "validation": {"macro": 0.3}})

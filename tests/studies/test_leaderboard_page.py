@@ -27,9 +27,9 @@ from study_results import fake_results
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import Comparison
 from taco_ir.studies.board import Board, boards
+from taco_ir.studies.board_tables import Quoted, published
 from taco_ir.studies.page import Example, Examples, page
-from taco_ir.studies.published import Quoted, published
-from taco_ir.studies.records import Result
+from taco_ir.studies.records import Record
 
 FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
 FLAGS += ("disable-component-update", "disable-sync", "window-size=1280,900")
@@ -38,7 +38,7 @@ SECONDS = 2.0  # to open 20 systems x 8 topics x 700 queries
 LARGEST = 3_000_000  # bytes of that page
 
 
-def examples(results: Sequence[Result], text: str = "who wrote it") -> Examples:
+def examples(results: Sequence[Record], text: str = "who wrote it") -> Examples:
     """Every query of nq-dev; BM25 finds gold first, the others page 1 only (its gold page, another passage)."""
     systems = {f"{each.system} ({each.base})" if each.base else each.system for each in results}
     top = {system: ["1#0", "2#0"] if system == "BM25" else ["2#0", "1#1"] for system in systems}
@@ -64,7 +64,7 @@ def unpacked(data: Mapping[str, Any], packed: Mapping[str, Any], row: int) -> li
     ]
 
 
-def untested(results: Sequence[Result]) -> list[Board]:
+def untested(results: Sequence[Record]) -> list[Board]:
     """Boards with a made-up comparison wherever there would be one: the tests of a large board take seconds."""
     tested = []
     for board in boards(results, None, 0):
@@ -99,7 +99,7 @@ def test_page_needs_nothing_else(large: str) -> None:
     assert seen.tags.count("script") == 2 and large.startswith("<!DOCTYPE html>") and large.rstrip().endswith("</html>")
 
 
-def valued(values_QS: Any) -> list[Result]:
+def valued(values_QS: Any) -> list[Record]:
     """One system with these values on one topics, a seed for each column."""
     (template,) = fake_results(1, 1, 1)
     results = []
@@ -211,12 +211,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture(scope="module")
-def results() -> list[Result]:
+def results() -> list[Record]:
     return [*fake_results(4, 2, 60, 2), *fake_results(3, 2, 40, 1, "half")]
 
 
 @pytest.fixture(scope="module")
-def small(results: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(results: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "small.html"
     path.write_text(page(boards(results, "BM25", 0), results, published(), examples(results)), encoding="utf-8")
     return path
@@ -298,7 +298,7 @@ def test_hidden_topics_leave_the_macro_average(opened: webdriver.Chrome) -> None
     assert "nq-dev hidden" in opened.find_element(By.ID, "status").text and "all 2 topics" in opened.find_element(By.ID, "status").text
 
 
-def test_measures_and_corpora_change_the_whole_table(opened: webdriver.Chrome, results: list[Result]) -> None:
+def test_measures_and_corpora_change_the_whole_table(opened: webdriver.Chrome, results: list[Record]) -> None:
     def expected(corpus: str, measure: str) -> list[str]:
         return [
             f"{row.scores['nq-dev'][measure].mean:.3f}"
@@ -343,7 +343,7 @@ def test_marks_are_those_of_the_tests(browser: webdriver.Chrome, tmp_path: Path,
         assert marks or word != expected
 
 
-def averaged(results: Sequence[Result], system: str, topics: str) -> Any:
+def averaged(results: Sequence[Record], system: str, topics: str) -> Any:
     return np.mean([each.topics[topics].by_query[RPREC] for each in results if (each.system, each.corpus) == (system, "whole")], axis=0)
 
 
@@ -357,7 +357,7 @@ def test_browser_reads_two_letters(browser: webdriver.Chrome, tmp_path: Path) ->
     assert browser.get_log("browser") == []
 
 
-def test_wins_losses_and_evidence_side_by_side(opened: webdriver.Chrome, results: list[Result]) -> None:
+def test_wins_losses_and_evidence_side_by_side(opened: webdriver.Chrome, results: list[Record]) -> None:
     choose(opened, "a", "TACO (minilm-l6)")
     choose(opened, "b", "BM25")
     choose(opened, "topics", "nq-dev")
@@ -393,7 +393,7 @@ def plotted(driver: webdriver.Chrome) -> dict[str, list[float]]:
     return {part.split(": ")[0]: [float(number) for number in re.findall(r"[+-]?\d\.\d{3}", part)[:3]] for part in words.split("; ")}
 
 
-def test_differences_are_those_of_the_study(opened: webdriver.Chrome, results: list[Result]) -> None:
+def test_differences_are_those_of_the_study(opened: webdriver.Chrome, results: list[Record]) -> None:
     """To the baseline its own intervals; between two others bootstrap intervals equal to Python's but for resampling."""
     (board,) = [board for board in boards(results, "BM25", 0) if board.corpus == "whole"]
     choose(opened, "a", "BM25")

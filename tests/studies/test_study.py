@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock
@@ -19,10 +18,10 @@ from taco_ir.leaderboard import main as leaderboard
 from taco_ir.reproduce import main as reproduce
 from taco_ir.studies.checks import DATA_COMMANDS, VERBS
 from taco_ir.studies.conditions import Job, read_study
-from taco_ir.studies.examples import examples, telling
-from taco_ir.studies.records import Result, TopicScores, read_results
+from taco_ir.studies.page import examples, telling
+from taco_ir.studies.records import RECORDS, Record, TopicScores, find_records, read_records
 from taco_ir.studies.runner import Runner
-from taco_ir.studies.schedule import run_jobs, wanted_jobs
+from taco_ir.studies.running import run_jobs, wanted_jobs
 
 SMALL = "--pooling mean --normalize --batch-size 4 --passage-length 32 --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
 STUDY = f"""
@@ -255,13 +254,14 @@ def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_records_are_what_a_search_scores(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = run
-    results = {result.name: result for result in read_results(folder / "results")}
+    results = {result.name: result for result in read_records(folder / "results")}
     assert sorted(results) == ["bm25.0.part", "bm25.0.whole", "naive.1.part", "naive.2.part", "taco.1.part", "taco.2.part"]
     capsys.readouterr()
     for name in ("bm25.0.whole", "taco.2.part"):
         result = results[name]
-        runs = folder / "work" / result.condition / str(result.seed) / f"runs-{result.corpus}"
-        collection = ["--collection", str(folder / "work" / "corpora" / "part")] if result.corpus == "part" else []
+        (runs,) = (folder / "work" / result.condition / str(result.seed)).glob(f"*/{result.corpus}-*/runs")
+        (part,) = (folder / "work" / "corpora").iterdir()
+        collection = ["--collection", str(part)] if result.corpus == "part" else []
         evaluate([str(runs), "--topics", "nq-dev", "fever-dev", "--format", "json", *collection])
         for row in json.loads(capsys.readouterr().out)["rows"][:2]:
             means = result.topics[row["topics"]].means
@@ -276,12 +276,12 @@ def test_records_are_what_a_search_scores(run: tuple[Path, Callable[..., None]],
 
 def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
     folder, _ = run
-    text = (folder / "results" / "taco.2.part.json").read_text(encoding="utf-8")
-    made = json.loads(text)["made"]
+    text = (folder / "results" / RECORDS).read_text(encoding="utf-8")
+    made = find_records(folder / "results", ["taco.2.part"])[0].made
     assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
     assert made["commands"][0]["seconds"] > 0 and made["commands"][0]["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
-    assert made["versions"]["torch"] and "commit" in made and "commit" in made["commands"][0] and "attempts" not in made["commands"][0]
-    assert made["models"] == {"tiny": fingerprint([sha256_file(tiny_bert / "model.safetensors")])} == made["commands"][0]["models"]
+    assert made["versions"]["torch"] and "commit" in made and "commit" in made["commands"][0] and "processes" not in made["commands"][0]
+    assert made["models"] == {"tiny": fingerprint([sha256_file(tiny_bert / "model.safetensors")])}
     assert str(folder) not in text and str(tiny_bert.parent) not in text
 
 
@@ -300,20 +300,23 @@ def test_what_is_done_stays(
     assert [row["held-out"] is None for row in rows] == [row["condition"] == "bm25" for row in rows]
 
 
-def test_the_leaderboard_checks_records_and_shows_texts(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_leaderboard_checks_records_and_shows_texts(
+    run: tuple[Path, Callable[..., None]], tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the real driver: what was stored gives the scores that were recorded, and a record that was changed is found."""
     folder, _ = run
-    again = [str(folder), "--collection", "sample", "--work", str(folder / "work")]
+    again = [str(folder), "--collection", "sample", "--models", f"tiny={tiny_bert}", "--work", str(folder / "work")]
     leaderboard([*again, "--check", "--rows", "taco.2.part"])
     leaderboard([*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"])  # nothing was trained for it, nor made there
-    record = folder / "results" / "bm25.0.part.json"
-    kept = record.read_text(encoding="utf-8")
-    changed = json.loads(kept)
+    records = folder / "results" / RECORDS
+    kept = records.read_text(encoding="utf-8")
+    first, *others = kept.splitlines(True)
+    changed = json.loads(first)
     changed["topics"]["nq-dev"]["means"]["page recall@5"] += 0.1
-    record.write_text(json.dumps(changed), encoding="utf-8")
+    records.write_text("".join([json.dumps(changed) + "\n", *others]), encoding="utf-8")
     with pytest.raises(InputError, match="1 deviations in 1 records"):
         leaderboard([*again, "--check", "--rows", "bm25.0.part"])
-    record.write_text(kept, encoding="utf-8")
+    records.write_text(kept, encoding="utf-8")
     capsys.readouterr()
     leaderboard([*again, "--corpus", "part", "--format", "html"])
     page = capsys.readouterr().out
@@ -326,18 +329,6 @@ def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
     job = Job("bm25", 0)
     for corpora, expected in (((), ["whole", "part"]), (("part",), ["part"])):
         assert Runner(study, "sample", {}, folder / "work", 1, corpora=corpora).corpora(job) == expected
-
-
-def test_another_command_is_refused(run: tuple[Path, Callable[..., None]], tmp_path: Path, tiny_bert: Path) -> None:
-    """Though everything is done, with records of it."""
-    folder, _ = run
-    path = study_file(tmp_path, STUDY.replace("--steps 2", "--steps 3"))
-    shutil.copytree(folder / "results", tmp_path / "results")
-    argv = ["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), "--only", "taco", "--seeds", "1"]
-    with pytest.raises(
-        InputError, match=r"^taco, seed 1: command was 'train .* --steps 2', now 'train .* --steps 3'; .* remove .*taco/1 and "
-    ):
-        reproduce(argv)
 
 
 def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -356,10 +347,10 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
             reproduce([*argv, "--models", given])
 
 
-def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]]) -> None:
+def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
     folder, _ = run
-    runner = Runner(read_study(folder / "conditions.toml"), "sample", {}, folder / "work", 1)
-    results = read_results(folder / "results")
+    runner = Runner(read_study(folder / "conditions.toml"), "sample", {"tiny": str(tiny_bert)}, folder / "work", 1)
+    results = read_records(folder / "results")
     found = examples(runner, results, "part")
     assert found is not None and found.corpus == "part" and set(found.topics) == {"nq-dev", "fever-dev"}
     store = open_collection("sample").passages
@@ -370,7 +361,7 @@ def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]
             assert (each.qid, each.text) == (queries[each.row].qid, queries[each.row].text)
             assert set(each.gold) == {docid for evidence in queries[each.row].evidence for docid in evidence.passages}
             assert len(each.top) == 3  # one seed of each system
-            trec = read_trec(folder / "work" / "taco" / "1" / "runs-part" / f"{name}.trec")
+            trec = read_trec(runner.runs(Job("taco", 1), "part") / f"{name}.trec")
             assert tuple(each.top["taco + prompts (tiny)"]) == tuple(trec.rankings[each.qid].docids[:3])
             for docid in (*each.gold, *each.top["BM25"]):
                 assert found.passages[docid][0] == store.get([docid])[docid].title
@@ -380,7 +371,7 @@ def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]
 def test_telling_queries_are_those_that_systems_differ_on() -> None:
     values = {"a": [0.0] * 30 + [1.0, 0.6], "b": [0.0] * 30 + [0.0, 0.5]}
     results = [
-        Result(name, name, "", 0, "part", 9, "", {"t": TopicScores(32, "", {}, {"page R-precision": each})})
+        Record(name, name, "", 0, "part", 9, "", {"t": TopicScores(32, "", {}, {"page R-precision": each})})
         for name, each in values.items()
     ]
     assert telling(results, "t") == [*range(18), 30, 31]

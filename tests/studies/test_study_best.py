@@ -14,12 +14,10 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.types import Ranking, Run, write_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.studies.conditions import Job, read_study
-from taco_ir.studies.curves import best_first, curve, held_out, kept
-from taco_ir.studies.edits import edits_of, refuse_edited
-from taco_ir.studies.processes import Spent
-from taco_ir.studies.records import read_results
+from taco_ir.studies.facts import best_first, curve, held_out, kept
+from taco_ir.studies.records import read_records
 from taco_ir.studies.runner import Runner
-from taco_ir.studies.schedule import run_jobs, wanted_jobs
+from taco_ir.studies.running import Spent, run_jobs, wanted_jobs
 
 STUDY = """
 name = "chosen"
@@ -59,7 +57,7 @@ def log_of(training: Path, values: Sequence[float], end: str = "\n") -> None:
     (training / "parameters.json").write_text('{"trained": 3, "backbone": 9}', encoding="utf-8")
 
 
-def pretend(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, attempts: Path) -> Spent:
+def pretend(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
     """A process that leaves what a training or a search would."""
     flags = dict(zip(words[1::2], words[2::2], strict=False))
     if words[0] == "train":
@@ -82,7 +80,7 @@ def test_the_best_is_taken_and_recorded(tmp_path: Path, runner: Runner) -> None:
     jobs = wanted_jobs(runner.study, ["lora", "full"], [1, 2])
     assert len(jobs) == 8  # what is chosen among comes along
     assert run_jobs(runner.study, jobs, runner.run, 2, lambda _: None) == {}
-    results = {result.name: result.made for result in read_results(tmp_path / "results")}
+    results = {result.name: result.made for result in read_records(tmp_path / "results")}
     assert sorted(results) == ["full.1.whole", "full.2.whole", "lora.1.whole", "lora.2.whole"]
     for name, made in results.items():
         rate = "1e-3" if "lora" in name else "1e-2"
@@ -105,23 +103,21 @@ def test_a_choice_stays_when_what_was_chosen_among_goes(runner: Runner) -> None:
     assert "--learning-rate 1e-2" in read_json(runner.folder(Job("lora", 2)) / "step-0.json")["command"]
 
 
-def test_another_choice_of_the_conditions_is_an_edit_and_another_one_made_is_not(tmp_path: Path, runner: Runner) -> None:
-    """A record keeps what it chose; what there was to choose from belongs to the conditions."""
-    jobs = wanted_jobs(runner.study, ["lora"], [1])
-    for job in jobs:
+def test_more_to_choose_from_is_another_job_and_another_choice_is_not(tmp_path: Path, runner: Runner) -> None:
+    """A job keeps what it chose; what there was to choose from is a condition of it."""
+    for job in wanted_jobs(runner.study, ["lora"], [1]):
         runner.run(job)
     for rate, values in (("1e-3", [0.1, 0.0]), ("1e-2", [0.1, 0.9])):
         log_of(runner.folder(Job(f"tune-lora-{rate}", 0)) / "out", values)
     (runner.folder(Job("lora", 1)) / "best.json").rename(tmp_path / "before.json")
     runner.step(Job("lora", 1), 0).unlink()
-    refuse_edited(runner, jobs)
     runner.run(Job("lora", 1))
-    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"]
-    refuse_edited(runner, jobs)
+    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"] and runner.done(Job("lora", 1))
     more = read_study(written(tmp_path, STUDY.replace('"1e-2"]', '"1e-2", "1e-1"]')))
     edited = Runner(more, "sample", {"tiny": str(tmp_path / "tiny")}, runner.work, 1)
-    (edit,) = edits_of(edited, Job("lora", 1))
-    assert edit[:3] == ("choice of rate", "1e-2 1e-3", "1e-1 1e-2 1e-3")
+    assert not edited.done(Job("lora", 1)) and edited.done(Job("tune-lora-1e-2", 0))
+    assert edited.folder(Job("lora", 1)) != runner.folder(Job("lora", 1))
+    assert edited.folder(Job("tune-lora-1e-2", 0)) == runner.folder(Job("tune-lora-1e-2", 0))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.evaluate import main
 from taco_ir.leaderboard import main as leaderboard
-from taco_ir.studies.records import Result, write_result
+from taco_ir.studies import records
 from taco_ir.studies.scores import score_runs
 
 ALL = ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "nDCG@10"]
@@ -185,7 +185,7 @@ def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(tables: Any, fo
             write_run(folder / f"{name}-dev.{system}.trec", hits)
             write_run(folder / system / f"{name}-dev.trec", hits)
         results = score_runs(open_collection("c"), ["nq-dev", "fever-dev"], [], folder / system)
-        write_result(folder / "study" / "results", Result(system, system, "", 0, "whole", 10, "c", results))
+        records.write_record(folder / "study" / "results", records.Record(system, system, "", 0, "whole", 10, "c", results))
     names = [f"{name}-dev.{system}.trec" for name in queries for system in ("two", "three")]
     baseline = ["--baseline", "nq-dev.one.trec", "fever-dev.one.trec"]
     _, evaluated = tables(*names, "--topics", "all-dev", *baseline, "--measures", "Rprec", "R@20")

@@ -14,8 +14,10 @@ from verbs import call
 
 from taco_ir import leaderboard
 from taco_ir.core.files import InputError
-from taco_ir.studies.published import TITLE
-from taco_ir.studies.records import Result, read_results, write_result
+from taco_ir.studies.board_tables import TITLE
+from taco_ir.studies.conditions import Job, read_study
+from taco_ir.studies.records import Record, read_records, write_record
+from taco_ir.studies.runner import Runner
 
 CONDITIONS = """
 name = "made-up"
@@ -24,7 +26,7 @@ tolerance = 0.002
 """
 
 
-def conditions(results: Iterable[Result]) -> str:
+def conditions(results: Iterable[Record]) -> str:
     """The study that they are records of; nothing in it is trained."""
     lines = [CONDITIONS]
     for name, system in dict.fromkeys((result.condition, result.system) for result in results):
@@ -44,7 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "made-up"
     found = [*fake_results(3, 2, 40, seeds=2), *fake_results(2, 2, 40, corpus="part")]
     for result in found:
-        write_result(folder / "results", dataclasses.replace(result, passages=900 if result.corpus == "part" else result.passages))
+        write_record(folder / "results", dataclasses.replace(result, passages=900 if result.corpus == "part" else result.passages))
     (folder / "conditions.toml").write_text(conditions(found), encoding="utf-8")
     return folder
 
@@ -58,7 +60,7 @@ def test_every_form_shows_every_system_and_quotes_papers_apart(form: str, study:
         assert text in shown
     escaped = TITLE.replace("%", r"\%") if form == "latex" else TITLE
     assert shown.index(escaped) > shown.rindex("macro average") or form == "html"
-    taco = [result for result in read_results(study / "results") if (result.system, result.corpus) == ("TACO", "whole")]
+    taco = [result for result in read_records(study / "results") if (result.system, result.corpus) == ("TACO", "whole")]
     mean = sum(result.topics["nq-dev"].means["page R-precision"] for result in taco) / len(taco)
     digits = {"json": repr(mean), "html": f"{mean:.5f}".rstrip("0")}.get(form, f"{mean:.3f}")
     assert digits in shown
@@ -155,7 +157,7 @@ def test_a_folder_without_results_is_a_mistake(tmp_path: Path) -> None:
 def fake_driver(monkeypatch: pytest.MonkeyPatch, move: float) -> None:
     """One that finds every score of TACO moved, and all others where they were."""
 
-    def rescore(runner: object, recorded: Result) -> Result:
+    def rescore(runner: object, recorded: Record) -> Record:
         if recorded.system != "TACO":
             return recorded
         topics = {
@@ -190,7 +192,9 @@ def test_check_fails_when_a_score_moved_up_or_down(
 
 def test_runs_of_a_check_are_kept_only_where_they_differ(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_driver(monkeypatch, 0.1)
-    runs = {name: tmp_path / condition / "0" / "check-whole" for name, condition in (("BM25", "bm25"), ("TACO", "taco-minilm-l6"))}
+    runner = Runner(read_study(study / "conditions.toml"), "sample", {}, tmp_path, 1)
+    conditions = {"BM25": "bm25", "TACO": "taco-minilm-l6"}
+    runs = {name: runner.folder(Job(condition, 0)) / "check-whole" for name, condition in conditions.items()}
     for folder in runs.values():
         folder.mkdir(parents=True)
     with pytest.raises(InputError, match="deviations"):
@@ -201,7 +205,7 @@ def test_runs_of_a_check_are_kept_only_where_they_differ(study: Path, tmp_path: 
 def test_check_draws_records_by_seed(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[str] = []
 
-    def rescore(runner: object, recorded: Result) -> Result:
+    def rescore(runner: object, recorded: Record) -> Record:
         seen.append(recorded.name)
         return recorded
 
@@ -221,11 +225,12 @@ def test_check_is_of_what_was_trained_here(
     text = (study / "conditions.toml").read_text(encoding="utf-8")
     (trained / "conditions.toml").write_text(text.replace("seeds =", 'commands = ["train --output {out}"]\nseeds ='), encoding="utf-8")
     argv = [str(trained), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path / "work")]
-    count = len(read_results(study / "results")) - 2  # on the part
+    count = len(read_records(study / "results")) - 2  # on the part
     with pytest.raises(InputError, match=rf"^{count} of {count} records cannot be searched again"):
         leaderboard.main(argv)
-    (tmp_path / "work" / "bm25" / "0").mkdir(parents=True)
-    (tmp_path / "work" / "bm25" / "0" / "step-0.json").write_text("{}", encoding="utf-8")
+    step = Runner(read_study(trained / "conditions.toml"), "sample", {}, tmp_path / "work", 1).step(Job("bm25", 0), 0)
+    step.parent.mkdir(parents=True)
+    step.write_text("{}", encoding="utf-8")
     leaderboard.main([*argv, "--random", "1"])
     assert f"{count - 1} of {count} records cannot be searched again" in caplog.text and seen == ["bm25.0.whole"]
     leaderboard.main([*argv, "--rows", "BM25"])
