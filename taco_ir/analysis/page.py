@@ -19,7 +19,7 @@ from taco_ir.analysis.summary import (
     percent,
     verdict,
 )
-from taco_ir.evaluation.pages import templates_of
+from taco_ir.evaluation.tables import templates_of
 
 WIDTH, HEIGHT = 640, 200  # of a plot, in its own units
 

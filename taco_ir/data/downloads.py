@@ -10,13 +10,12 @@ import gzip
 import hashlib
 import logging
 import os
-import re
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urljoin
 
 from taco_ir.core.files import CHUNK, InputError, appending, require_space, sync_folder, writing
 
@@ -27,12 +26,6 @@ log = logging.getLogger("taco_ir")
 Report = Callable[[int, int], None]  # (bytes done, bytes in all)
 BLOCK = 1 << 18
 PASSING_FAULTS = (408, 425, 429, 500, 502, 503, 504)
-HOSTS = ("dl.fbaipublicfiles.com", "nlp.cs.washington.edu")  # of all that is fetched; a redirect may lead to no other
-REDIRECTS = 5  # in a row
-MOST = 4_000_000_000  # bytes of a file of which nobody says how many it may have
-LENGTH = re.compile(r"[0-9]{1,18}")
-CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
-VERSION = re.compile(r"[ -~]{1,200}")
 GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -40,30 +33,8 @@ class _Broken(Exception):
     """A download attempt that failed in a way that a retry may mend."""
 
 
-class Expected(NamedTuple):
-    """The size of a file in bytes or, if unknown, the most that it may have."""
-
-    size: int | None
-    most: int
-
-    def check(self, url: str, found: int, way: str) -> None:
-        """Raises: InputError for another size than the file has, or one above what it may have."""
-        if self.size is not None and found != self.size:
-            raise InputError(f"{url}: the server announces {found} bytes, {self.size} are expected. {way}")
-        if found > self.most:
-            raise InputError(f"{url}: the server announces {found} bytes, at most {self.most} are taken. {way}")
-
-
-def fetch(
-    url: str,
-    path: Path,
-    md5: str | None = None,
-    size: int | None = None,
-    report: Report | None = None,
-    pause: float = 1.0,
-    most: int = MOST,
-) -> Path:
-    """Download `url` to `path`, resuming from a `.part` file that an earlier attempt or process left.
+def fetch(url: str, path: Path, md5: str | None = None, size: int | None = None, report: Report | None = None, pause: float = 1.0) -> Path:
+    """Download `url` to `path`, going on from a `.part` file that an earlier attempt or process left.
 
     IR_DATASETS_DL_TRIES (3) is the number of attempts in a row that may bring nothing new, IR_DATASETS_DL_TIMEOUT (15)
     the seconds without a byte that end an attempt.
@@ -72,17 +43,15 @@ def fetch(
         size: bytes that the file must have, where known.
         report: called with bytes done and bytes in all, where the server announces them.
         pause: seconds before another attempt; doubled for each that brought nothing.
-        most: bytes that it may have, where `size` is not known.
 
     Raises:
-        InputError: for an address that does not answer or has no such file, or leads to a host that is not one of HOSTS, for a body
-            that goes on behind its end, a size or md5 that differs, or a full disk.
+        InputError: for an address that does not answer or has no such file, a size or md5 that differs, or a full disk.
     """
     part, mark = _partial(path)
     try:
         with appending(part) as sink:
             if size is None or sink.tell() != size:
-                _download(url, path, sink, Expected(size, most if size is None else size), report, pause)
+                _download(url, path, sink, size, report, pause)
             os.fsync(sink.fileno())
             if md5 and (found := md5_of(part)) != md5:
                 part.unlink()
@@ -158,13 +127,13 @@ def _require_md5(source: Path, found: str, expected: str | None) -> None:
         raise InputError(f"--file {source}: md5 expected {expected}, found {found}; it is another file or a damaged one")
 
 
-def _download(url: str, path: Path, sink: IO[bytes], expected: Expected, report: Report | None, pause: float) -> None:
+def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, pause: float) -> None:
     tries, timeout = int(_setting("IR_DATASETS_DL_TRIES", 3)), _setting("IR_DATASETS_DL_TIMEOUT", 15)
     failures = 0
     while True:
         before = sink.tell()
         try:
-            return _attempt(url, path, sink, expected, report, timeout)
+            return _attempt(url, path, sink, size, report, timeout)
         except _Broken as error:
             failures = 0 if sink.tell() > before else failures + 1
             if failures >= tries:
@@ -177,7 +146,7 @@ def _download(url: str, path: Path, sink: IO[bytes], expected: Expected, report:
             time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
-def _attempt(url: str, path: Path, sink: IO[bytes], expected: Expected, report: Report | None, timeout: float) -> None:
+def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, timeout: float) -> None:
     """One request, appended to `sink`. Raises: _Broken where another request may bring more."""
     import requests
     import urllib3
@@ -187,58 +156,35 @@ def _attempt(url: str, path: Path, sink: IO[bytes], expected: Expected, report: 
     headers = {"User-Agent": "taco_ir", "Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
-        if mark.is_file() and VERSION.fullmatch(version := mark.read_text(encoding="utf-8", errors="replace")):
-            headers["If-Range"] = version
+        if mark.is_file():
+            headers["If-Range"] = mark.read_text(encoding="latin-1")
     try:
-        with _opened(url, headers, timeout) as response:
-            total = _accept(response, sink, path, expected)
+        with requests.get(url, headers=headers, stream=True, timeout=timeout, hooks={"response": _refuse_plain}) as response:
+            total = _accept(response, sink, path, size)
             if response.status_code == 416:  # the partial file is whole already; this body only says so
                 return
-            end = expected.most if total is None else total
             for block in response.raw.stream(BLOCK, decode_content=False):
-                if sink.tell() + len(block) > end:
-                    _restart(sink)  # what came so far is of no file that is known
-                    raise InputError(
-                        f"{url}: the body goes on behind byte {end}, where the file ends at the latest; nothing of it was kept"
-                    )
                 sink.write(block)
                 sink.flush()
-                if report and total is not None:
+                if sink.tell() > total:
+                    _restart(sink)  # what came so far is of no file that is known
+                    raise InputError(f"{url}: the body goes on behind byte {total}, where the file ends; nothing of it was kept")
+                if report:
                     report(sink.tell(), total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Broken(_reason(error)) from error
-    if total is not None and sink.tell() != total:
+    if sink.tell() != total:
         raise _Broken(f"the connection ended after {sink.tell()} of {total} bytes")
 
 
-def _opened(url: str, headers: Mapping[str, str], timeout: float) -> requests.Response:
-    """The answer to a request, where redirects lead, if that is the host that was asked or one of HOSTS, and not from https to http.
-
-    Raises:
-        InputError: for a redirect that leads elsewhere, or too many.
-    """
-    import requests
-
-    here = url
-    for _ in range(REDIRECTS + 1):
-        try:
-            response = requests.get(here, headers=headers, stream=True, timeout=timeout, allow_redirects=False)
-        except ValueError as error:  # requests looks at where a redirect leads, followed or not
-            raise InputError(f"{url}: redirected to what is no address ({error})") from error
-        if not response.is_redirect:
-            return response
-        response.close()
-        target = urljoin(here, response.headers["Location"])
-        before, after = urlsplit(here), urlsplit(target)
-        if after.scheme not in ("https", before.scheme) or after.scheme not in ("https", "http"):
-            raise InputError(f"{url}: redirected to {target[:200]!r}; only https is followed, so that nobody on the way can answer instead")
-        if after.netloc.lower() not in (urlsplit(url).netloc.lower(), *HOSTS):
-            raise InputError(f"{url}: redirected to {target[:200]!r}; only {', '.join(HOSTS)} are fetched from")
-        here = target
-    raise InputError(f"{url}: redirected more than {REDIRECTS} times")
+def _refuse_plain(response: requests.Response, *_: object, **__: object) -> None:
+    """Raise InputError for a redirect from https to anything else: somebody on the way could answer instead."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
+        raise InputError(f"{response.url}: redirected to {target[:200]!r}; only https is followed")
 
 
-def _accept(response: requests.Response, sink: IO[bytes], path: Path, expected: Expected) -> int | None:
+def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int | None) -> int:
     """Judge the answer's head, make `sink` ready for its body, and return the bytes that the whole file has."""
     done, url, status = sink.tell(), response.url, response.status_code
     if status in PASSING_FAULTS:
@@ -249,22 +195,22 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, expected: 
         if done:
             log.warning("%s: the server sends the whole file again instead of the rest; starting from the beginning", url)
         _restart(sink)
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if LENGTH.fullmatch(length) else expected.size
+        announced = response.headers.get("Content-Length", "")
         _note_version(response, path)
     else:
-        spec = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        total = int(spec[2]) if spec and spec[2] != "*" else expected.size
-        continues = spec is not None and spec[1] == str(done) and (total is None or total >= done)
+        start, _, announced = response.headers.get("Content-Range", "").partition("/")
+    total = int(announced) if announced.isdecimal() and len(announced) < 19 else size
+    if status != 200:
+        continues = start.startswith(f"bytes {done}-") and total is not None and total >= done
         if (status == 206 and not continues) or (status == 416 and total != done):
             log.warning("%s: the partial file of %d bytes does not fit what the server has; starting from the beginning", url, done)
             _restart(sink)
             raise _Broken(f"the server answers {status} to a request for the bytes from {done}")
-    if total is None and not response.raw.chunked:
+    if total is None:
         raise InputError(f"{url}: the server announces no size, so that nobody could tell a whole file from a part. {_other_way(path)}")
-    if total is not None:
-        expected.check(url, total, _other_way(path))
-    require_space(path.parent, (expected.most if total is None else total) - sink.tell())
+    if size is not None and total != size:
+        raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_other_way(path)}")
+    require_space(path.parent, total - sink.tell())
     return total
 
 
@@ -278,10 +224,7 @@ def _note_version(response: requests.Response, path: Path) -> None:
     _, mark = _partial(path)
     tag = response.headers.get("ETag", "")
     version = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
-    if VERSION.fullmatch(version):
-        mark.write_text(version, encoding="utf-8")
-    else:
-        mark.unlink(missing_ok=True)
+    mark.write_text(version, encoding="latin-1")
 
 
 def _setting(name: str, default: float) -> float:

@@ -34,20 +34,6 @@ DEV_FACTS = {  # task: md5, bytes, records; KILT publishes none for the other fi
     "eli5": ("7abac8b2495581d513b0542916178893", 14_149_811, 1_507),
     "wow": ("bf4000198be9d8acbab11a57745a6a8b", 2_418_241, 3_054),
 }
-SEEN = {  # task: bytes of train and test files, as others recorded them once; KILT publishes no md5 of these, and may have changed some
-    "fever": (38_941_824, 838_585),
-    "aidayago2": (70_139_831, 14_436_143),
-    "wned": (0, 13_295_124),
-    "cweb": (0, 100_216_209),
-    "trex": (1_752_330_104, 895_854),
-    "structured_zeroshot": (71_444_475, 1_216_038),
-    "nq": (51_895_886, 334_047),
-    "hotpotqa": (52_767_068, 778_249),
-    "eli5": (548_249_898, 98_951),
-    "wow": (48_937_036, 1_292_018),
-    "triviaqa": (101_613_288, 123_354),
-}
-SEEN_TRIVIAQA_DEV, SEEN_TRIVIAQA = 9_809_706, 2_665_779_500  # KILT's ids, and the archive of the release
 TRIVIAQA_MEMBERS = ("qa/wikipedia-train.json", "qa/wikipedia-dev.json", "qa/wikipedia-test-without-answers.json")
 TRIVIAQA_ARCHIVE = "triviaqa-rc.tar.gz"
 SOURCE_MD5, SOURCE_SIZE, SOURCE_PAGES = "d1dca62aa6ba889d2e842182e3114af5", 37_318_876_722, 5_903_530
@@ -72,30 +58,18 @@ class KiltFile(NamedTuple):
     md5: str | None = None
     size: int | None = None
     records: int | None = None
-    seen: int = 0
-
-    @property
-    def most(self) -> int:
-        """Bytes that are fetched at most where `size` is not known: twice what was seen once, and a megabyte."""
-        return _at_most(self.seen)
 
     @property
     def path(self) -> Path:
         return kilt_folder() / self.name
 
 
-def _at_most(seen: int) -> int:
-    return 2 * seen + 1_000_000
-
-
 def _kilt_file(task: str, split: str) -> KiltFile:
     suffix = "_without_answers" if split == "test" else ""
     ids = "_id" if task == "triviaqa" else ""
     md5, size, records = DEV_FACTS.get(task, (None, None, None)) if split == "dev" else (None, None, None)
-    train, test = SEEN[task]
-    seen = {"train": train, "dev": size or SEEN_TRIVIAQA_DEV, "test": test}[split]
     name, fetched = f"{task}-{split}{suffix}-kilt.jsonl", f"{task}-{split}{ids}{suffix}-kilt.jsonl"
-    return KiltFile(name, fetched, md5, size, records, seen)
+    return KiltFile(name, fetched, md5, size, records)
 
 
 KILT_FILES = {
@@ -147,7 +121,7 @@ def get(topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = O
     if files:
         take(files[0], file.path, file.md5, file.size)
     else:
-        fetch(addresses.kilt + file.fetched, file.path, file.md5, file.size, report, most=file.most)
+        fetch(addresses.kilt + file.fetched, file.path, file.md5, file.size, report)
     return _checked(file.path, ("id", "input"))
 
 
@@ -184,10 +158,10 @@ def _get_triviaqa(file: KiltFile, files: Sequence[Path], addresses: Addresses, r
             return _checked(take(local, file.path), ("id", "input"))
         take(local, archive if kind == "release" else ids)
     if not ids.is_file():
-        fetch(addresses.kilt + file.fetched, ids, report=report, most=file.most)
+        fetch(addresses.kilt + file.fetched, ids, report=report)
     _checked(ids, ("id",))
     if not archive.is_file():
-        fetch(addresses.triviaqa, archive, report=report, most=_at_most(SEEN_TRIVIAQA))
+        fetch(addresses.triviaqa, archive, report=report)
     join_triviaqa(ids, archive, file.path)
     return file.path
 

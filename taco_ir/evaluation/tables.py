@@ -1,13 +1,17 @@
-"""One table, four forms: plain text for a terminal, markdown, JSON and LaTeX."""
+"""One table, four forms: plain text for a terminal, markdown, JSON and LaTeX; and the HTML pages that spell values as tables do."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from taco_ir.core.files import InputError
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 class Marked(NamedTuple):
@@ -154,3 +158,26 @@ def escape_markdown(text: str) -> str:
 
 def _escape_latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in _one_line(text))
+
+
+@cache
+def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
+    """The templates in a package's folder, or one inside it; every value is escaped, and the filter `cell` spells it as tables do."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment
+
+
+def _cell(value: Cell) -> str:
+    """A table's value as `render` spells it."""
+    if value is None:
+        return "-"
+    return show(value) if isinstance(value, int | float) else str(value)

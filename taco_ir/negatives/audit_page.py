@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.evaluation.pages import templates_of
-from taco_ir.evaluation.tables import Cell, Table, show
+from taco_ir.evaluation.tables import Cell, Table, show, templates_of
 from taco_ir.negatives.audit_counts import Audit, Example, SourceAudit, TaskAudit, histogram
 
 HEADINGS = ("Tasks", "Score margins", "Examples")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Topics
 from taco_ir.evaluation.measures import MACRO
-from taco_ir.evaluation.pages import templates_of
-from taco_ir.core.run_formats import read_run
 from taco_ir.evaluation.significance import SIGNIFICANT
+from taco_ir.evaluation.tables import templates_of
 from taco_ir.studies.board import Board, BoardRow
 from taco_ir.studies.board_tables import Quoted, quoted_table
 from taco_ir.studies.comparison import row_name

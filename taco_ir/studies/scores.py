@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.measures import Measure, Scores, evaluate
-from taco_ir.core.run_formats import read_run
 from taco_ir.evaluation.significance import DIGITS
 from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import Slice

@@ -115,7 +115,6 @@ def test_files_are_those_that_kilt_publishes() -> None:
     assert KILT_FILES[NQ_DEV][2:5] == ("0bb57ca0b4676ed66005b8788d3a3050", 7936566, 2837)
     assert sum(file.records or 0 for file in KILT_FILES.values()) == 45945
     assert all(len(file.md5 or "") == 32 and file.size for file in KILT_FILES.values() if file.records)
-    assert all((file.size or file.seen) < file.most < 4_000_000_000 and file.seen for file in KILT_FILES.values())
     assert all(address.startswith("https://") for address in kilt_files.ORIGINALS)
 
 
@@ -138,13 +137,6 @@ def test_a_fetched_file_is_kept_and_used(addresses: Addresses, server: Loopback)
     path = get(NQ_TEST, addresses=addresses)
     assert path == kilt_folder() / "nq-test_without_answers-kilt.jsonl" and path.read_bytes() == lines(RECORDS)
     assert get(NQ_TEST, addresses=addresses) == path and len(server.paths) == 1
-
-
-@pytest.mark.parametrize("topics", [NQ_TEST, TRIVIAQA_DEV])
-def test_a_file_without_known_size_has_a_limit(addresses: Addresses, server: Loopback, topics: TopicsName) -> None:
-    server.files[f"KILT/{KILT_FILES[topics].fetched}"] = bytes(KILT_FILES[topics].most + 1)
-    with pytest.raises(InputError, match=f"announces {KILT_FILES[topics].most + 1} bytes, at most {KILT_FILES[topics].most} are taken"):
-        get(topics, addresses=addresses)
 
 
 def test_a_file_with_known_md5(addresses: Addresses, known_nq: KiltFile) -> None:

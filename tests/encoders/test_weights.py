@@ -26,6 +26,7 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, in_steps, quantized, read_weights
 from taco_ir.release.compact import compact
+from taco_ir.release.exports import whole_model
 from taco_ir.studies.facts import parameters
 
 CONFIG = EncoderConfig("mean", True, query_length=64, passage_length=64)

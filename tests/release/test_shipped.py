@@ -5,7 +5,6 @@ A checkout without it, or with weights that no card is about, fails here.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -68,16 +67,16 @@ def test_its_card_is_what_the_results_say() -> None:
     page = (FOLDER / CARD_FILE).read_text(encoding="utf-8")
     assert page == card(FOLDER, RESULTS, SHIPPED)
     facts = read_facts(FOLDER)
-    result = json.loads((RESULTS / f"{facts.result}.json").read_text(encoding="utf-8"))
-    assert result["corpus"] == "whole" and facts.tasks
-    for topics, scores in result["topics"].items():
-        if not scores["part_of"]:
+    (result,) = find_records(RESULTS, [facts.result])
+    assert result.corpus == "whole" and facts.tasks
+    for topics, scores in result.topics.items():
+        if not scores.part_of:
             name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")
             row = re.search(
-                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores['queries']} \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores.queries} \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
             )
             assert row, topics
-            shown = [f"{scores['means'][measure]:.3f}" for measure in ("page R-precision", "page recall@5")]
+            shown = [f"{scores.means[measure]:.3f}" for measure in ("page R-precision", "page recall@5")]
             assert [row[1], row[2]] == shown, topics
 
 

@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(flags: list[str], message: str, study: Path) -> N
 def test_a_folder_without_results_is_a_mistake(tmp_path: Path) -> None:
     done = call("leaderboard", tmp_path, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and "no such folder" in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and "records.jsonl: no such file" in done.stderr and done.stderr.count("\n") == 1
 
 
 def fake_driver(monkeypatch: pytest.MonkeyPatch, move: float) -> None:
