@@ -25,10 +25,11 @@ types: .venv/developed ## static types
 house: ## measures of the layout beside their targets; fails past one
 	@$(PYTHON) tests/house.py
 
-faults: .venv/developed ## kill, double and starve every verb that writes, half an hour; as root for small disks too
+faults: .venv/developed ## kill, double and starve every verb that writes, and damage every file that is read; as root for small disks too
 	$(BIN)/python tests/faults/kills.py
 	$(BIN)/python tests/faults/pairs.py
 	$(BIN)/python tests/faults/disks.py
+	$(BIN)/python tests/faults/fuzz.py 10000
 
 bench: .venv/developed ## speed against peers, as ratios with their bounds; on a quiet machine: make bench COLLECTION=path MODEL=paths
 	$(PIP) --editable '.[bench]'

@@ -46,7 +46,10 @@ def build(vectors: VectorSet, output: Path, factory: str, overwrite: bool) -> No
     made_of = {"recipe": vectors.recipe._asdict(), "factory": factory}
 
     def found() -> dict[str, Any] | None:
-        return DenseIndex(output).manifest if (output / "manifest.json").is_file() else None
+        if not (output / "manifest.json").is_file():
+            return None
+        manifest = DenseIndex(output).manifest
+        return {"recipe": manifest.recipe._asdict(), "factory": manifest.factory}
 
     with claim_output(output, made_of, overwrite, record=found) as built:
         if built:

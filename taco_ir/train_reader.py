@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.training.flags import Verb, add_flag, given_flags, read_settings
+from taco_ir.training.flags import add_flag, given_flags, read_settings
 from taco_ir.training.reader_run import DEFAULTS, KEYS, train_reader
 from taco_ir.training.settings import KEYS as TRAIN_KEYS
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     given = given_flags(options, KEYS)
     if "all" in given.get("tasks", ("all",)):
         raise InputError(f"--tasks is needed: {HELP['tasks']}")
-    config = read_settings(None, given, verb=Verb(KEYS, DEFAULTS, HELP, presets=False))
+    config = read_settings(None, DEFAULTS | given)
     model = train_reader(config, options.overwrite)
     topics = " ".join(f"{task}-dev" for task in config.run.tasks)
     print(f"{model}\nnext: python -m taco_ir.answer --reader {model} --collection {config.run.collection} --topics {topics}")

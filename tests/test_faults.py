@@ -1,4 +1,4 @@
-"""A short form of `make faults`: kills, pairs of writers and full disks, of every verb that writes."""
+"""A short form of `make faults`: kills, pairs of writers and full disks, of every verb that writes; damaged files for every reader."""
 
 from __future__ import annotations
 
@@ -49,3 +49,7 @@ def test_small_disks_are_one_line() -> None:
     if "skipped" in out:
         pytest.skip("nothing can be mounted here")
     assert out.count("2 of 2 disks") == len(QUICK)
+
+
+def test_damaged_files_are_read_or_told_of_in_one_line() -> None:
+    assert "1000 of 1000 damaged files were read or told of in one line" in ran("fuzz", "1000", "0")

@@ -83,8 +83,7 @@ def find_subject(name: str) -> Subject:
 
 def _is_run(folder: Path) -> bool:
     path = folder / CONFIG_FILE
-    values = read_json(path) if path.is_file() else None
-    return isinstance(values, dict) and {"collection", "weighting"} <= values.keys()
+    return path.is_file() and {"collection", "weighting"} <= read_json(path, dict[str, Any]).keys()
 
 
 def _of_run(name: str, run: Path, number: int) -> Subject:

@@ -13,11 +13,15 @@ import re
 import secrets
 import shutil
 import threading
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, overload
+
+from taco_ir.core.typed import Mismatch, conform, shown
 
 log = logging.getLogger("taco_ir")
+T = TypeVar("T")
 CHUNK = 1 << 20
 LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # ends of the names of what is no output
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -347,12 +351,72 @@ def write_json(path: Path, value: Any) -> None:
         sink.write("\n")
 
 
-def read_json(path: Path) -> Any:
-    """Raises: InputError naming file and line when it is not JSON."""
+@overload
+def read_json(path: Path) -> Any: ...
+@overload
+def read_json(path: Path, kind: type[T], remedy: str = "", others: bool = False) -> T: ...
+def read_json(path: Path, kind: Any = Any, remedy: str = "", others: bool = False) -> Any:
+    """What a JSON file says, as the type `kind` (see `typed`).
+
+    Args:
+        remedy: what to do about a file that does not say that.
+        others: whether objects may have keys that their type lacks.
+
+    Raises:
+        InputError: naming the file and, where it is JSON, the key, its value and what is allowed.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_each_once)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is refused here, not where it is written
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
+    return typed(value, kind, str(path), remedy, others)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Mismatch(f"key {shown(next(name for name in names if names.count(name) > 1))} is given twice")
+    return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says. Raises: InputError naming the file and the line that is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error})") from error
+    except (ValueError, RecursionError) as error:
+        message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
+        raise InputError(f"{path}: not valid TOML: {message[: 2 * QUOTED_UP_TO]}") from error
+
+
+def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
+    """Lines of a file that grows by one JSON object at a time, and what each says, as far as they are whole; none where there is no file.
+
+    Raises:
+        InputError: naming the line whose object has a value of another type.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return  # a line that was cut short, or is being written, is the last
+        yield line, typed(value, kind, f"{path}, line {number}", others=True)
+
+
+def typed(value: Any, kind: type[T], where: str, remedy: str = "", others: bool = False) -> T:
+    """`value` as `kind`. Raises: InputError that begins with `where` and ends with `remedy`."""
+    try:
+        found: T = conform(value, kind, others=others)
+    except ValueError as error:  # a Mismatch, or what a class that checks itself says
+        raise InputError(f"{where}: {error}{f'; {remedy}' * bool(remedy)}") from error
+    return found
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from taco_ir.core.files import InputError, data_home, fingerprint, human_bytes, read_json, sha256_file, write_json
+from taco_ir.core.files import QUOTED_UP_TO, InputError, data_home, fingerprint, human_bytes, read_json, sha256_file, write_json
+from taco_ir.core.typed import shown
 
 log = logging.getLogger("taco_ir")
 SETTLED = 2.0  # seconds after which another change gives a file another time, on any file system
@@ -34,12 +35,19 @@ def sha256_once(path: Path) -> str:
     return digest
 
 
+class FileFacts(NamedTuple):
+    """Size and hash of a file, as manifests store them."""
+
+    size: int
+    sha256: str
+
+
 def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """Size and hash of files in a folder by name, as manifests store them."""
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
 
-def check_files(folder: Path, facts: Any, names: Iterable[str], remedy: str, anew: bool = False) -> None:
+def check_files(folder: Path, facts: Mapping[str, FileFacts], names: Iterable[str], remedy: str, anew: bool = False) -> None:
     """Raise InputError for files whose size or hash differs from what `described` recorded.
 
     Args:
@@ -49,15 +57,15 @@ def check_files(folder: Path, facts: Any, names: Iterable[str], remedy: str, ane
         anew: hash them even where that was done before.
     """
     for name in names:
-        path, said = folder / name, facts.get(name) if isinstance(facts, dict) else None
-        if not isinstance(said, dict):
-            raise InputError(f"{folder}: its manifest does not say what {name} is; {remedy}")
+        path, said = folder / name, facts.get(name)
+        if said is None:
+            raise InputError(f"{folder}: its manifest does not say what {name[:QUOTED_UP_TO]} is; {remedy}")
         size = path.stat().st_size if path.is_file() else 0
-        if size != said.get("size") or not path.is_file():
-            raise InputError(f"{path}: {size} bytes, the manifest says {said.get('size')}; {remedy}")
+        if size != said.size or not path.is_file():
+            raise InputError(f"{path}: {size} bytes, the manifest says {shown(said.size)}; {remedy}")
         found = "" if anew else sha256_once(path)
-        if found != said.get("sha256") and (found := sha256_file(path)) != said.get("sha256"):  # what is remembered may be damaged, too
-            raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {str(said.get('sha256'))[:16]}); {remedy}")
+        if found != said.sha256 and (found := sha256_file(path)) != said.sha256:  # what is remembered may be damaged, too
+            raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {said.sha256[:16]}); {remedy}")
 
 
 def _status(path: Path) -> list[int]:
@@ -72,10 +80,9 @@ def _entry(path: Path) -> Path:
 
 def _remembered(entry: Path) -> dict[str, Any]:
     try:
-        found = read_json(entry)
+        return read_json(entry, dict[str, Any])
     except (OSError, InputError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remember(entry: Path, value: dict[str, Any]) -> None:

@@ -9,12 +9,13 @@ import difflib
 import operator
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from taco_ir.core.files import InputError
+from taco_ir.core.typed import nearest, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -74,13 +75,6 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 }
 
 
-class Only(NamedTuple):
-    """A setting's rule `only`: in words what it goes with, and whether it does anything beside all settings."""
-
-    goes_with: str
-    acts: Callable[[Any], bool]
-
-
 class Settings:
     """Base of settings: checks every value on construction and converts it to the annotated type.
 
@@ -134,7 +128,7 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
     """
     words, is_kind, keep = KINDS[kind]
     if "words" in rules and is_kind(value) and (unknown := [word for word in value if word not in rules["words"]]):
-        raise InputError(f"{name}: {unknown[0]!r} is unknown; {nearest(unknown[0], rules['words'])}")
+        raise InputError(f"{name}: {shown(unknown[0])} is unknown; {nearest(unknown[0], rules['words'])}")
     ranges = {rule: rules[rule] for rule in RANGES if rule in rules}
     choices = rules.get("choices")
     if (
@@ -146,16 +140,9 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
         return keep(value)
     allowed = rules.get("allowed") or ", ".join([words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())])
     if choices is not None:
-        near = difflib.get_close_matches(str(value), choices, n=1)
+        near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1)
         allowed = f"one of {', '.join(choices)}{f' (did you mean {near[0]}?)' if near else ''}"
-    raise InputError(f"{name} is {value!r}; it must be {allowed}")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that an unknown one is nearest to, as a question; else all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"valid: {', '.join(known) or 'none'}"
+    raise InputError(f"{name} is {shown(value)}; it must be {allowed}")
 
 
 def number_or_text(kind: Any) -> Callable[[str], Any]:

@@ -74,7 +74,7 @@ def _source(path: Path, share: float, seed: int) -> dict[str, Any]:
 
 def _records_in(folder: Path) -> dict[str, Any]:
     """What a folder's records say that its files were made of, by task."""
-    found = {path.name.removesuffix(f"-{RECORD}"): read_json(path) for path in sorted(folder.glob(f"*-{RECORD}"))}
+    found = {path.name.removesuffix(f"-{RECORD}"): read_json(path, dict[str, Any]) for path in sorted(folder.glob(f"*-{RECORD}"))}
     return {"tasks": sorted(found), **found} if found else {}
 
 

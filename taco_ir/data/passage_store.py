@@ -12,17 +12,18 @@ import hashlib
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from taco_ir.core.files import InputError, data_home, exclusive, fingerprint, read_json, write_json, writing_folder
-from taco_ir.core.hashes import check_files, described, sha256_once
+from taco_ir.core.hashes import FileFacts, check_files, described, sha256_once
 from taco_ir.core.types import Passage
 
 log = logging.getLogger("taco_ir")
@@ -31,6 +32,16 @@ SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
 TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
 LAYOUT_VERSION = 2
 BLAKE = partial(hashlib.blake2b, digest_size=8)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the layout.json of a passage file says."""
+
+    count: Annotated[int, 1]
+    fingerprint: str
+    page_in_docid: bool
+    files: dict[str, FileFacts]
 
 
 class PassageStore:
@@ -51,15 +62,10 @@ class PassageStore:
         self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
             self._scan_once()
-        facts, remedy = read_json(self._layout / "layout.json"), f"remove {self._layout}; it is made again"
-        try:
-            self.count: int = facts["count"]
-            self.fingerprint: str = facts["fingerprint"]
-            self._page_in_docid: bool = facts["page_in_docid"]
-            files = facts["files"]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{self._layout}: its layout.json was altered ({type(error).__name__}: {error}); {remedy}") from error
-        check_files(self._layout, files, files, remedy)
+        remedy = f"remove {self._layout}; it is made again"
+        facts = read_json(self._layout / "layout.json", Layout, remedy)
+        self.count, self.fingerprint, self._page_in_docid = facts.count, facts.fingerprint, facts.page_in_docid
+        check_files(self._layout, facts.files, facts.files, remedy)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
         """Passages of rows start..stop-1 (stop None: to the end)."""

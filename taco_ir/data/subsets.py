@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,18 @@ class Part(NamedTuple):
     distractors: int
 
 
+class PartRecord(NamedTuple):
+    """What a part's part.json says."""
+
+    source: str
+    topics: dict[str, str]
+    distractors: int
+    seed: int
+    name: str
+    passages: int
+    gold: int
+
+
 def make_part(
     collection: Collection,
     topics: Sequence[str],
@@ -58,9 +69,13 @@ def make_part(
     checked("distractors", distractors, int, {"min": 0})
     checked("seed", seed, int, {"min": 0})
     asked = _asked(collection, topics, distractors, seed)
-    with claim_output(output, asked, record=partial(_record_of, output), remedy="remove it", wait=True) as finished:
+
+    def recorded() -> dict[str, Any] | None:
+        return _record_of(output)._asdict() if (output / RECORD).is_file() else None
+
+    with claim_output(output, asked, record=recorded, remedy="remove it", wait=True) as finished:
         if finished:
-            return _made(output, asked)
+            return _made(output)
         gold = np.unique(np.concatenate([gold_rows(collection.passages, _judged(collection, name)) for name in topics]))
         drawn = draw_distractors(collection, gold, distractors, seed)
         part = Part(len(gold) + len(drawn), len(gold), len(drawn))
@@ -123,17 +138,16 @@ def _asked(collection: Collection, topics: Sequence[str], distractors: int, seed
     }
 
 
-def _record_of(output: Path) -> dict[str, Any] | None:
-    found = read_json(output / RECORD) if (output / RECORD).is_file() else None
-    return found if isinstance(found, dict) else None
+def _record_of(output: Path) -> PartRecord:
+    return read_json(output / RECORD, PartRecord, "remove the folder and make it again")
 
 
-def _made(output: Path, asked: dict[str, Any]) -> Part:
+def _made(output: Path) -> Part:
     """The part that is there already. Raises: InputError where a file of it is gone."""
-    if lacking := [name for name in (PASSAGES, *asked["topics"]) if not (output / name).is_file()]:
+    found = _record_of(output)
+    if lacking := [name for name in (PASSAGES, *found.topics) if not (output / name).is_file()]:
         raise InputError(f"--output {output}: {', '.join(lacking)} of the part is gone; remove the folder and make it again")
-    found = read_json(output / RECORD)
-    return Part(*(found[field] for field in Part._fields))
+    return Part(found.passages, found.gold, found.distractors)
 
 
 def _write_passages(path: Path, store: PassageStore, rows: Rows, report: Callable[[int, int], None] | None) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple
 
 import orjson
 
@@ -28,10 +28,17 @@ GZIP_RATIO = 4  # text unpacks to about this many times its size
 class Progress(NamedTuple):
     """What is safely on disk: bytes read and written, and the number of pages and passages."""
 
-    source: int = 0
-    target: int = 0
-    pages: int = 0
-    passages: int = 0
+    source: Annotated[int, 0] = 0
+    target: Annotated[int, 0] = 0
+    pages: Annotated[int, 0] = 0
+    passages: Annotated[int, 0] = 0
+
+
+class State(NamedTuple):
+    """How far a build got, and of what: the file beside a partial target."""
+
+    recipe: dict[str, Any]
+    done: Progress
 
 
 def build_passages(source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES) -> Progress:
@@ -159,9 +166,9 @@ def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
     if recipe["source"].endswith(".gz"):
         log.warning("%s: gzip cannot be entered in the middle; starting again", recipe["source"])
         return Progress()
-    held = read_json(state)
-    done = Progress(**held["done"])
-    if held["recipe"] != recipe or sink.tell() < done.target:
+    held = read_json(state, State, "remove it to start again")
+    done = held.done
+    if held.recipe != recipe or sink.tell() < done.target:
         log.warning("%s: was begun from another source or with other words; starting again", state.name.removesuffix(".json"))
         return Progress()
     log.info("going on after page %d", done.pages)

@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taco_ir.core.files import InputError, read_json
+from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
+from taco_ir.core.typed import shown
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.model_folder import HEAD_FILE, ModelFolder
 from taco_ir.encoders.weights import KEY, is_int8, read_weights
@@ -34,15 +35,14 @@ def load_backbone(folder: ModelFolder, config: EncoderConfig) -> tuple[torch.nn.
     """
     import torch
     import transformers
-    from safetensors import SafetensorError
 
     folder.require_weights()
     path = folder.path
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    kind = read_json(path / "config.json").get("model_type")
+    kind = read_json(path / "config.json", dict[str, Any]).get("model_type")
     if config.pooling == "decoder" and kind != "t5":
-        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {kind!r}")
+        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {shown(kind)}")
     loader = transformers.T5EncoderModel if kind == "t5" and config.pooling != "decoder" else transformers.AutoModel
     try:
         if is_int8(path):
@@ -52,15 +52,16 @@ def load_backbone(folder: ModelFolder, config: EncoderConfig) -> tuple[torch.nn.
                 path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, use_fast=True)
+        fast: Tokenizer = tokenizer.backend_tokenizer
+        fast.no_padding()
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"--model {folder}: transformers cannot load it ({str(error).strip().splitlines()[0]})") from error
+    except Exception as error:  # of any class: values in config.json and the tokenizer's files end up anywhere in transformers
+        reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
+        raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing:
         raise InputError(f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {sorted(missing)[0]!r}")
-    fast: Tokenizer = tokenizer.backend_tokenizer
-    fast.no_padding()
     head = _load_head(path, backbone.config.hidden_size, config.head) if config.head else None
     return backbone, fast, head
 

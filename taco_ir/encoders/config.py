@@ -5,15 +5,16 @@ A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder says mos
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.files import InputError, read_json, typed, write_json
 from taco_ir.core.settings import Settings
+from taco_ir.core.typed import shown
 from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
 
 Pooling = Literal["first", "mean", "decoder"]
@@ -135,38 +136,57 @@ class EncoderConfig(Settings):
         write_json(folder / CONFIG_FILE, asdict(self))
 
 
+class Module(NamedTuple):
+    """What is read of an entry of modules.json."""
+
+    type: str
+    path: str
+
+
+class Lengths(NamedTuple):
+    """What is read of sentence_bert_config.json: most tokens of any text, of a query and of a passage."""
+
+    max_seq_length: Annotated[int, 1] | None = None
+    query_length: Annotated[int, 1] | None = None
+    document_length: Annotated[int, 1] | None = None
+
+
+class PoolingConfig(NamedTuple):
+    """What is read of a pooling module's config.json, beside a key for each way to pool."""
+
+    pooling_mode: str | list[str] | None = None
+    include_prompt: bool = True
+
+
+class Prompts(NamedTuple):
+    """What is read of config_sentence_transformers.json."""
+
+    prompts: dict[str, str] | None = None
+
+
 def read_own(path: Path) -> EncoderConfig:
     """The configuration in taco_ir.json. Raises: InputError for keys or values that it does not have."""
-    values = read_json(path)
-    known = [entry.name for entry in fields(EncoderConfig)]
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise InputError(f"{path}: unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''} valid: {', '.join(known)}")
-    try:
-        return EncoderConfig(**values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_json(path, EncoderConfig)
 
 
 def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
     """The pooling, normalisation, lengths and prompts of a sentence-transformers folder. Raises: InputError for modules that we do not have."""
     pooling: Pooling | None = None
     normalize, lengths = False, (longest, longest)
-    for module in read_json(folder / MODULES_FILE):
-        kind = module["type"].rsplit(".", 1)[-1]
+    for module in read_json(folder / MODULES_FILE, list[Module], others=True):
+        kind, place = module.type.rsplit(".", 1)[-1], folder / module.path
+        if kind in ("Transformer", "Pooling") and not os.path.isdir(place):  # noqa: PTH112  (no for any text)
+            raise InputError(f"{folder / MODULES_FILE}: path is {shown(module.path)}; no such folder in it")
         if kind == "Transformer":
-            lengths = _lengths(folder / module["path"], longest)
+            lengths = _lengths(place, longest)
         elif kind == "Pooling":
-            pooling = _pooling(folder / module["path"] / "config.json")
+            pooling = _pooling(place / "config.json")
         elif kind == "Normalize":
             normalize = True
         else:
-            raise InputError(f"{folder / 'modules.json'}: module {kind!r}; this encoder has Transformer, Pooling and Normalize")
+            raise InputError(f"{folder / MODULES_FILE}: module {shown(kind)} (type); this encoder has Transformer, Pooling and Normalize")
     if pooling is None:
-        raise InputError(f"{folder / 'modules.json'}: no Pooling module")
+        raise InputError(f"{folder / MODULES_FILE}: no Pooling module")
     prompts, passage_prompt = _prompts(folder)
     template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
     return EncoderConfig(pooling, normalize, prompts, lengths[0], {}, lengths[1], template)
@@ -175,23 +195,22 @@ def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
 def _lengths(module: Path, longest: int) -> tuple[int, int]:
     """Most tokens of a query and of a passage."""
     path = module / "sentence_bert_config.json"
-    values: dict[str, int | None] = read_json(path) if path.is_file() else {}
-    both = values.get("max_seq_length") or longest
-    return min(values.get("query_length") or both, longest), min(values.get("document_length") or both, longest)
+    values = read_json(path, Lengths, others=True) if path.is_file() else Lengths()
+    both = values.max_seq_length or longest
+    return min(values.query_length or both, longest), min(values.document_length or both, longest)
 
 
 def _pooling(path: Path) -> Pooling:
-    values = read_json(path)
-    modes = [
-        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
-        for name, on in values.items()
-        if name.startswith("pooling_mode_") and on
-    ]
-    given = values.get("pooling_mode", modes)
+    values = read_json(path, dict[str, Any])
+    said = typed(values, PoolingConfig, str(path), others=True)
+    modes = typed({name: on for name, on in values.items() if name.startswith("pooling_mode_")}, dict[str, bool], str(path))
+    named = [name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for name, on in modes.items() if on]
+    given = named if said.pooling_mode is None else said.pooling_mode
     mode = given if isinstance(given, str) else "+".join(given)
-    if mode not in ("mean", "cls") or values.get("include_prompt") is False:
+    if mode not in ("mean", "cls") or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {mode!r}, include_prompt {values.get('include_prompt', True)}; this encoder pools by mean or cls over the prompt as well"
+            f"{path}: pooling {shown(mode)}, include_prompt {said.include_prompt}; this encoder pools by mean or cls over the prompt as well "
+            "(pooling_mode_mean_tokens or pooling_mode_cls_token)"
         )
     return "mean" if mode == "mean" else "first"
 
@@ -199,8 +218,7 @@ def _pooling(path: Path) -> Pooling:
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:
     """Query prompts by task and the passage prompt: those of encode_query and encode_document, which ignore `default_prompt_name`."""
     path = folder / "config_sentence_transformers.json"
-    values: dict[str, Any] = read_json(path) if path.is_file() else {}
-    named: dict[str, str] = values.get("prompts") or {}
+    named = (read_json(path, Prompts, others=True).prompts if path.is_file() else None) or {}
     passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
     queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}
     if query := named.get("query"):

@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.encoders.adapters.methods import mergeable, method_of
@@ -36,7 +36,7 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
         (target / INT8_FILE).unlink()
         write_plain(source, target)
     path = target / "tokenizer_config.json"
-    write_json(path, (read_json(path) if path.is_file() else {}) | {"model_max_length": max_tokens})
+    write_json(path, (read_json(path, dict[str, Any]) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
 
 def _refuse_parts(source: Path, config: EncoderConfig) -> None:
@@ -89,7 +89,7 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
         InputError: for an encoder that Pyserini's `auto` cannot be.
     """
     _refuse_parts(source, config)
-    if read_json(source / "config.json").get("model_type") == "t5":
+    if read_json(source / "config.json", dict[str, Any]).get("model_type") == "t5":
         raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
     copy_backbone(source, target, config.query_length)
     warn("huggingface", config)
@@ -179,7 +179,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     )
     for _, path in kinds[1:]:
         (target / path).mkdir()
-    model = read_json(source / "config.json")
+    model = read_json(source / "config.json", dict[str, Any])
     width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
     pooling = {
         "word_embedding_dimension": width,

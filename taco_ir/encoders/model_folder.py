@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 from taco_ir.core.files import InputError, fingerprint, read_json
 from taco_ir.core.hashes import sha256_once
+from taco_ir.core.typed import shown
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, read_record
 from taco_ir.encoders.config import (
     CONFIG_FILE,
@@ -64,6 +65,25 @@ LAYOUTS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SENTENCE_TRANSFORMERS: (MODULES_FILE,),
     Kind.PLAIN: (),
 }
+
+
+class Positions(NamedTuple):
+    """What is read of config.json: the kind of the model and its positions; T5 has relative ones and names none."""
+
+    model_type: str = ""
+    max_position_embeddings: Annotated[int, 3] = DEFAULT_POSITIONS
+
+
+class TokenizerLength(NamedTuple):
+    """What is read of tokenizer_config.json; a number beyond all lengths stands for none."""
+
+    model_max_length: Annotated[float, 1] | None = None
+
+
+class ShardIndex(NamedTuple):
+    """What is read of an index of shards: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -156,7 +176,9 @@ class ModelFolder:
         config = read_own(own) if own.is_file() else read_sentence_transformers(self.path, most)
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
-            raise InputError(f"{self}: lengths of {min(lengths)} to {max(lengths)} tokens; the backbone takes 1 to {most}")
+            raise InputError(
+                f"{self}: lengths of {min(lengths)} to {max(lengths)} tokens (query_length, passage_length, query_lengths); the backbone takes 1 to {most}"
+            )
         return config
 
     @property
@@ -172,13 +194,11 @@ class ModelFolder:
         """Most tokens that the backbone's positions and the tokenizer take. Raises: InputError for a folder that holds no model."""
         whole = self.backbone().towers[Role.PASSAGE]
         whole.require_weights()
-        config = read_json(whole.path / "config.json")
-        positions = config.get("max_position_embeddings", DEFAULT_POSITIONS)  # T5 has relative positions and names none
-        if config.get("model_type") in PADDED_POSITIONS:
-            positions -= 2
+        config = read_json(whole.path / "config.json", Positions, others=True)
+        positions = config.max_position_embeddings - 2 * (config.model_type in PADDED_POSITIONS)
         path = whole.path / "tokenizer_config.json"
-        stated = read_json(path).get("model_max_length") if path.is_file() else None
-        return min(positions, int(stated)) if stated else int(positions)
+        stated = read_json(path, TokenizerLength, others=True).model_max_length if path.is_file() else None
+        return min(positions, int(stated)) if stated else positions
 
     @property
     def weights_file(self) -> Path | None:
@@ -222,9 +242,11 @@ class ModelFolder:
                 f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT; merge it into its base (merge_and_unload), save that, and give the result"
             )
         config = self.path / "config.json"
-        named = _object(config).get(NAMES_WEIGHTS) if config.is_file() else None
+        named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
         if named is not None:
-            raise InputError(f"{config}: {NAMES_WEIGHTS} is {named!r}; weights are model{WEIGHTS} or the shards of model{INDEX}, no others")
+            raise InputError(
+                f"{config}: {NAMES_WEIGHTS} is {shown(named)}; weights are model{WEIGHTS} or the shards of model{INDEX}, no others"
+            )
         for index in sorted(self.path.glob(f"*{INDEX}")):
             _check_index(index)
 
@@ -234,19 +256,11 @@ class ModelFolder:
 
 def _check_index(path: Path) -> None:
     """Raise InputError where an index of shards names anything but safetensors files beside it."""
-    shards = _object(path).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
+    shards = read_json(path, ShardIndex, others=True).weight_map
+    if not shards:
         raise InputError(f"{path}: no weight_map, which says what shard each tensor is in")
-    for name in sorted(set(map(str, shards.values()))):
+    for name in sorted(set(shards.values())):
         if not name.endswith(WEIGHTS):
-            raise InputError(f"{path}: names {name!r}; pickled weights are not read, only {WEIGHTS} files are")
-        if Path(name).name != name or not (path.parent / name).is_file():
-            raise InputError(f"{path}: names {name!r}, which is no file beside it")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """Raises: InputError for a file that holds no JSON object."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: a JSON object is expected, this is {str(found)[:60]!r}")
-    return found
+            raise InputError(f"{path}: weight_map names {name!r}; pickled weights are not read, only {WEIGHTS} files are")
+        if name not in {each.name for each in path.parent.glob(f"*{WEIGHTS}")}:
+            raise InputError(f"{path}: weight_map names {name!r}, which is no file beside it")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.typed import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,9 +65,9 @@ def described(config: Mapping[str, Any], how: str) -> dict[str, Any]:
 
 def is_int8(folder: Path) -> bool:
     """Whether a model folder keeps its weights in 8 bits. Raises: InputError where it says that it keeps them in a way not known here."""
-    how = read_json(folder / CONFIG).get(KEY)
+    how = read_json(folder / CONFIG, dict[str, Any]).get(KEY)
     if how not in (None, INT8):
-        raise InputError(f"{folder / CONFIG}: {KEY} is {how!r}; valid: {INT8!r}, or no such key for plain weights")
+        raise InputError(f"{folder / CONFIG}: {KEY} is {shown(how)}; valid: {INT8!r}, or no such key for plain weights")
     return how is not None
 
 
@@ -112,4 +113,4 @@ def write_plain(source: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(read_weights(source), target / PLAIN_FILE, {"format": "pt"})
-    write_json(target / CONFIG, described(read_json(source / CONFIG), "float32"))
+    write_json(target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), "float32"))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, SupportsFloat
 
 import orjson
 
-from taco_ir.core.files import InputError, collector_paused, fingerprint, writing
+from taco_ir.core.files import InputError, collector_paused, fingerprint, typed, writing
 from taco_ir.core.tasks import TOPICS, TopicsName, canonical_task
 from taco_ir.data.examples import TrainExample
 from taco_ir.data.topics import json_lines
@@ -29,17 +29,6 @@ log = logging.getLogger("taco_ir")
 FORMAT_KEY = "taco_ir_negatives"
 ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format
 KINDS = {"a string": str, "a whole number": int, "a list": list}
-HEADER_KINDS = {
-    "source": "a string",
-    "checkpoint": "a string",
-    "collection": "a string",
-    "depth": "a whole number",
-    "skip": "a whole number",
-    "keep": "a whole number",
-    "filters": "a list",
-    "seed": "a whole number",
-    "queries": "a string",
-}
 ROW_KINDS = {"topics": "a string", "qid": "a string", "docids": "a list", "scores": "a list"}
 MERGED_HEADER_KINDS = {"sources": "a list"}
 MERGED_ROW_KINDS = ROW_KINDS | {"sources": "a list"}
@@ -171,10 +160,7 @@ def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[Negatives
 
 
 def _header(where: str, record: dict[str, Any]) -> NegativesHeader:
-    _check(where, record, HEADER_KINDS)
-    if not all(isinstance(name, str) for name in record["filters"]):
-        raise InputError(f"{where}: filters is {record['filters']!r}; a list of strings is needed")
-    return NegativesHeader(**{**record, "filters": tuple(record["filters"])})
+    return typed(record, NegativesHeader, where)
 
 
 def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[str]]:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.typed import shown
 from taco_ir.encoders.adapters.folder import TENSORS_FILE
 from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
@@ -31,6 +32,60 @@ UNUSED_WEIGHTS = ("pooler.", "cls.")  # what no vector depends on
 BATCH = 1024
 RECORD_BYTES = 4096  # what tuning.json takes, at most
 NAMED = 128  # bytes that a file takes to say where a tensor is, or config.json to say how weights are stored, at most
+
+
+class AnyModel(NamedTuple):
+    """The kind of a tokenizer's model."""
+
+    type: str = ""
+
+
+class AnyTokenizer(NamedTuple):
+    """What tokenizer.json of any kind says."""
+
+    model: AnyModel
+
+
+class WordPieceModel(NamedTuple):
+    """Tokens and their rows."""
+
+    vocab: dict[str, Annotated[int, 0]]
+
+
+class Added(NamedTuple):
+    """A special token."""
+
+    content: str
+
+
+class Special(NamedTuple):
+    """What a post-processor puts around texts: its name, and its tokens."""
+
+    id: str
+    tokens: tuple[str, ...]
+
+
+class PostProcessor(NamedTuple):
+    """What a BERT or template post-processor says of tokens."""
+
+    sep: tuple[str, int] | None = None
+    cls: tuple[str, int] | None = None
+    special_tokens: dict[str, Special] | None = None
+
+
+class WordPiece(NamedTuple):
+    """What is read of tokenizer.json of this kind."""
+
+    model: WordPieceModel
+    added_tokens: tuple[Added, ...] = ()
+    post_processor: PostProcessor | None = None
+
+    @property
+    def special(self) -> set[str]:
+        """Tokens that are no pieces of words."""
+        behind = self.post_processor or PostProcessor()
+        around = {token for each in (behind.special_tokens or {}).values() for token in each.tokens}
+        return {added.content for added in self.added_tokens} | around | {pair[0] for pair in (behind.sep, behind.cls) if pair}
 
 
 class Compacted(NamedTuple):
@@ -59,8 +114,11 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
         raise InputError(f"--model {source}: marks of roles ({config.roles}) are not kept in a small folder")
     if config.head:
         raise InputError(f"--model {source}: a linear head is not kept in a small folder")
-    vocabulary = _wordpiece(source)
+    tokenizer = _wordpiece(source)
+    vocabulary = tokenizer.model.vocab
     name, rows_VD, others = _embeddings(source)
+    if beyond := [token for token, row in vocabulary.items() if row >= len(rows_VD)]:
+        raise InputError(f"{source / TOKENIZER}: {shown(beyond[0])} is token {shown(vocabulary[beyond[0]])}; the model has {len(rows_VD)}")
     file, store = STORES[stored]
     config.save(target)
     beside = [source / SETTINGS] * (source / SETTINGS).is_file()
@@ -72,11 +130,11 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     own_texts = (*config.prompts.values(), config.passage_template.format(title="", text=""))
     kept = sorted(vocabulary, key=vocabulary.__getitem__)
     if room < len(kept):
-        kept = _chosen(source, vocabulary, own_texts, texts, room)
+        kept = _chosen(source, tokenizer, own_texts, texts, room)
     weights = others | {name: rows_VD[[vocabulary[token] for token in kept]]}
     save_file(finite(store(weights), source), target / file, {"format": "pt"})
     _write_tokenizer(source, target, kept)
-    write_json(target / CONFIG, described(read_json(source / CONFIG), stored) | {"vocab_size": len(kept)})
+    write_json(target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), stored) | {"vocab_size": len(kept)})
     return Compacted(len(kept), len(vocabulary), size_of(target))
 
 
@@ -136,28 +194,21 @@ def size_of(folder: Path) -> int:
     return _bytes(*(path for path in folder.rglob("*") if path.is_file()))
 
 
-def _wordpiece(source: Path) -> dict[str, int]:
-    """The vocabulary, token -> row. Raises: InputError for another tokenizer."""
+def _wordpiece(source: Path) -> WordPiece:
+    """What tokenizer.json says. Raises: InputError for another tokenizer."""
     path = source / TOKENIZER
     if not path.is_file() or ModelFolder(source).weights_file is None:
         raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it small")
-    model: dict[str, Any] = read_json(path)["model"]
-    if model.get("type") != "WordPiece":
-        raise InputError(
-            f"--model {source}: a tokenizer of kind {model.get('type')!r}; only WordPiece can lose tokens and still read every text"
-        )
-    vocabulary: dict[str, int] = model["vocab"]
-    if foreign := _added(source) - vocabulary.keys():
-        raise InputError(f"--model {source}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
-    return vocabulary
+    kind = read_json(path, AnyTokenizer, others=True).model.type
+    if kind != "WordPiece":
+        raise InputError(f"--model {source}: a tokenizer of kind {kind!r}; only WordPiece can lose tokens and still read every text")
+    found = read_json(path, WordPiece, others=True)
+    if foreign := found.special - found.model.vocab.keys():
+        raise InputError(f"{path}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
+    return found
 
 
-def _added(source: Path) -> set[str]:
-    """Special tokens."""
-    return {added["content"] for added in read_json(source / TOKENIZER).get("added_tokens", ())}
-
-
-def _chosen(source: Path, vocabulary: dict[str, int], own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
+def _chosen(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
     """Special tokens, characters and what `own` texts are made of, then the most frequent tokens, in the order of the old vocabulary.
 
     Raises:
@@ -167,7 +218,8 @@ def _chosen(source: Path, vocabulary: dict[str, int], own: Sequence[str], texts:
 
     tokenizer = Tokenizer.from_file(str(source / TOKENIZER))
     tokenizer.no_truncation()
-    needed = _added(source) | {token for token in vocabulary if len(token.removeprefix("##")) == 1}
+    vocabulary = read.model.vocab
+    needed = read.special | {token for token in vocabulary if len(token.removeprefix("##")) == 1}
     needed |= {token for text in own for token in tokenizer.encode(text, add_special_tokens=False).tokens}
     if room < len(needed):
         raise InputError(
@@ -186,7 +238,7 @@ def _chosen(source: Path, vocabulary: dict[str, int], own: Sequence[str], texts:
 def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
     """The tokenizer with these tokens alone, numbered in this order."""
     rows = {token: row for row, token in enumerate(kept)}
-    values = read_json(source / TOKENIZER)
+    values = read_json(source / TOKENIZER, dict[str, Any])
     values["model"]["vocab"] = rows
     for added in values.get("added_tokens", ()):
         added["id"] = rows[added["content"]]
@@ -198,7 +250,7 @@ def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
 def _renumber(processor: dict[str, Any], rows: dict[str, int]) -> None:
     """Ids that a BERT or template post-processor holds beside its tokens."""
     for name in ("sep", "cls"):
-        if name in processor:
+        if processor.get(name):
             processor[name] = [processor[name][0], rows[processor[name][0]]]
     for token, entry in (processor.get("special_tokens") or {}).items():
         if entry["id"] != token:

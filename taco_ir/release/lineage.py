@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import read_record
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
 from taco_ir.training.settings import TrainSettings
 
@@ -136,7 +136,4 @@ def _negatives(config: TrainSettings) -> str:
     path = Path(config.negatives.negatives)
     if not path.is_file():
         return path.name
-    with path.open(encoding="utf-8") as file:
-        head = json.loads(file.readline())
-    sources = [source["source"] for source in head.get("sources", [head])]
-    return ", ".join({"bm25": "BM25's", "model": "a model's (ANCE)"}.get(source, source) for source in sources)
+    return ", ".join({"bm25": "BM25's", "model": "a model's (ANCE)"}.get(each.source, each.source) for each in read_sources(path))

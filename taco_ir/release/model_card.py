@@ -122,9 +122,7 @@ def read_facts(folder: Path) -> Facts:
     path = folder / FACTS_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; python -m taco_ir.card {folder} --training RUN --result NAME writes it")
-    values = read_json(path)
-    stages = tuple(Stage(tuple(stage["tasks"]), stage["settings"]) for stage in values["stages"])
-    facts = Facts(**{**values, "stages": stages, "beside": tuple(values["beside"])})
+    facts = read_json(path, Facts, "write it anew with --training and --result")
     if facts.weights != _weights_hash(folder):
         raise InputError(f"{path}: it is about other weights than those beside it; write it anew with --training and --result")
     return facts
@@ -157,7 +155,7 @@ def card(folder: Path, results: Path, name: str) -> str:
             )
     adapted = ModelFolder(folder).kind is Kind.ADAPTERS
     config, backbone = ModelFolder(folder).trained_config, folder / BACKBONE if adapted else folder
-    model = read_json(backbone / "config.json")
+    model = read_json(backbone / "config.json", dict[str, Any])
     base = described["base"][facts.base]
     return TEMPLATE.format(
         name=name,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from taco_ir.core.files import InputError, read_json, require_space, write_json, writing_folder
-from taco_ir.core.hashes import check_files, described
+from taco_ir.core.hashes import FileFacts, check_files, described
 from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.retrieval.vectors import Recipe, VectorSet
@@ -23,6 +23,14 @@ MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
 FOUND_AT_ONCE = 1 << 22  # hits of several queries that an approximate index gives at once
 GRAPH_BYTES = 272  # of a vector in HNSW32, above the vector itself
+
+
+class Manifest(NamedTuple):
+    """What an index's manifest.json says."""
+
+    recipe: Recipe
+    factory: str
+    files: dict[str, FileFacts]
 
 
 def _silent(_: int) -> None:
@@ -98,12 +106,9 @@ class DenseIndex:
         path = folder / "manifest.json"
         if not path.is_file():
             raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
-        self.manifest: dict[str, Any] = read_json(path)
-        try:
-            self.recipe, flat = Recipe(**self.manifest["recipe"]), self.manifest["factory"] == "Flat"
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not the manifest of an index ({type(error).__name__}: {error}); {REMEDY}") from error
-        check_files(folder, self.manifest.get("files"), FILES, REMEDY)
+        self.manifest = read_json(path, Manifest, REMEDY)
+        self.recipe, flat = self.manifest.recipe, self.manifest.factory == "Flat"
+        check_files(folder, self.manifest.files, FILES, REMEDY)
         if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
             raise InputError(
                 f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), the model given is encoder "
@@ -122,7 +127,7 @@ class DenseIndex:
 
     def verify(self, folder: Path) -> None:
         """Hash the files anew. Raises: InputError naming one that was altered."""
-        check_files(folder, self.manifest["files"], FILES, REMEDY, anew=True)
+        check_files(folder, self.manifest.files, FILES, REMEDY, anew=True)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
         """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer).

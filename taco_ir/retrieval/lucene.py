@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json, writing_folder
-from taco_ir.core.hashes import check_files, described
+from taco_ir.core.hashes import FileFacts, check_files, described
 from taco_ir.core.types import Passage, Ranking, Run
 
 log = logging.getLogger("taco_ir")
@@ -175,6 +175,14 @@ def _told(output: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(output)) from error
 
 
+class Manifest(NamedTuple):
+    """What a BM25 index's manifest.json says."""
+
+    collection: str
+    passages: int
+    files: dict[str, FileFacts]
+
+
 class BM25:
     """A Lucene index opened for search.
 
@@ -186,14 +194,12 @@ class BM25:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
             raise InputError(f"{folder}: no finished BM25 index")
-        said, remedy = read_json(manifest), f"remove {folder}; the next search builds it again"
-        if not isinstance(said, dict) or not isinstance(said.get("collection"), str):
-            raise InputError(f"{manifest}: not the manifest of a BM25 index; {remedy}")
-        self.collection: str = said["collection"]
+        remedy = f"remove {folder}; the next search builds it again"
+        said = read_json(manifest, Manifest, remedy)
+        self.collection = said.collection
         if collection not in (None, self.collection):
             raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
-        files = said.get("files")
-        check_files(folder, files, {*_lucene_files(folder), *(files if isinstance(files, dict) else ())}, remedy)
+        check_files(folder, said.files, {*_lucene_files(folder), *said.files}, remedy)
         start_jvm()  # before jnius, which would take any Java
         import jnius
 

@@ -93,7 +93,7 @@ class DenseRetriever(Retriever):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest["files"]["index"]["sha256"][:16]}
+        return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest.files["index"].sha256[:16]}
 
     def check(self, topics: Sequence[Topics]) -> None:
         tasks = dict.fromkeys(query.task for each in topics for query in each.queries)

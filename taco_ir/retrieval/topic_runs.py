@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.core.files import InputError, claim_output, fingerprint, read_json, refuse_other, write_json
+from taco_ir.core.files import InputError, claim_output, fingerprint, read_json, refuse_other, typed, write_json
 from taco_ir.core.progress import log, timed
 from taco_ir.core.run_formats import page_run, write_kilt, write_msmarco
 from taco_ir.core.types import Run, write_trec
@@ -125,6 +125,30 @@ def _tell_ties(topic: Topics, runs: dict[str, Run]) -> None:
             log.warning(said, topic.name, name, 100 * run.tied_share)
 
 
+class Made(NamedTuple):
+    """What a run is of, by name and by content."""
+
+    name: str = ""
+    fingerprint: str = ""
+
+
+class Inputs(NamedTuple):
+    """What a retriever ranked with: an encoder, or those of the retrievers that it fuses."""
+
+    encoder: str = ""
+    of: tuple[dict[str, Any], ...] = ()
+
+
+class RunRecord(NamedTuple):
+    """What is read of the record beside a run."""
+
+    collection: Made = Made()
+    topics: Made = Made()
+    system: str = ""
+    inputs: Inputs = Inputs()
+    reader: str = ""
+
+
 def record_path(run: Path) -> Path:
     """The file beside a run that records what made it."""
     return run.with_name(run.name + ".json")
@@ -155,9 +179,10 @@ def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> 
 def record_of(run: Path) -> Mapping[str, Any]:
     """The record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
     path = record_path(run)
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: a JSON object is expected, this is {str(found)[:60]!r}")
+    if not path.is_file():
+        return {}
+    found = read_json(path, dict[str, Any])
+    typed(found, RunRecord, str(path), others=True)
     return found
 
 

@@ -76,6 +76,37 @@ class Shard(NamedTuple):
         return output / f"shard-{self.number}-of-{self.of}"
 
 
+class Rows(NamedTuple):
+    """Passages of a collection, from row `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+
+class BlockHashes(NamedTuple):
+    """SHA-256 of a block's two files, by the end of their names."""
+
+    npy: str
+    docids: str
+
+
+class StoredBlock(NamedTuple):
+    """A finished block: the stem of its files, how many passages it has, and hashes."""
+
+    name: str
+    rows: int
+    sha256: BlockHashes
+
+
+class Manifest(NamedTuple):
+    """What a shard's manifest.json says."""
+
+    recipe: Recipe
+    rows: Rows
+    dtype: str
+    blocks: tuple[StoredBlock, ...]
+
+
 class ShardWriter:
     """Writes one shard block by block and goes on where an earlier process stopped.
 
@@ -88,11 +119,11 @@ class ShardWriter:
         self.folder = shard.folder(output)
         self._recipe = recipe
         self._path = self.folder / "manifest.json"
-        self._blocks: list[dict[str, Any]] = []
+        self._blocks: list[StoredBlock] = []
         if self._path.is_file() and not overwrite:
             found = _manifest(self.folder)
-            refuse_other(self.folder, found["recipe"], recipe.compared)
-            self._blocks = found["blocks"]
+            refuse_other(self.folder, found.recipe._asdict(), recipe.compared)
+            self._blocks = list(found.blocks)
         elif self.folder.is_dir():
             for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest, which names the blocks, before them
                 path.unlink()
@@ -100,7 +131,7 @@ class ShardWriter:
 
     @property
     def done(self) -> int:
-        return sum(block["rows"] for block in self._blocks)
+        return sum(block.rows for block in self._blocks)
 
     @property
     def complete(self) -> bool:
@@ -130,13 +161,21 @@ class ShardWriter:
             np.save(sink, vectors_ND, allow_pickle=False)
         with writing(self.folder / f"{name}.docids") as sink:
             sink.writelines(f"{docid}\n" for docid in docids)
-        hashes = {suffix: sha256_file(self.folder / f"{name}.{suffix}") for suffix in ("npy", "docids")}
-        self._blocks.append({"name": name, "rows": len(docids), "sha256": hashes})
+        hashes = BlockHashes(*(sha256_file(self.folder / f"{name}.{suffix}") for suffix in BlockHashes._fields))
+        self._blocks.append(StoredBlock(name, len(docids), hashes))
         self._save()
 
     def _save(self) -> None:
         rows = {"start": self.rows.start, "stop": self.rows.stop}
-        write_json(self._path, {"recipe": self._recipe._asdict(), "rows": rows, "dtype": "float16", "blocks": self._blocks})
+        write_json(
+            self._path,
+            {
+                "recipe": self._recipe._asdict(),
+                "rows": rows,
+                "dtype": "float16",
+                "blocks": [block._asdict() | {"sha256": block.sha256._asdict()} for block in self._blocks],
+            },
+        )
 
 
 class VectorSet:
@@ -154,14 +193,14 @@ class VectorSet:
                 f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`"
             )
         shards = [(path, _manifest(path)) for path in finished]
-        self._shards = sorted(shards, key=lambda shard: (shard[1]["rows"]["start"], shard[1]["rows"]["stop"]))
-        self.recipe = Recipe(**self._shards[0][1]["recipe"])
+        self._shards = sorted(shards, key=lambda shard: shard[1].rows)
+        self.recipe = self._shards[0][1].recipe
         row = 0
         for path, manifest in self._shards:
-            if difference := first_difference(manifest["recipe"], self.recipe.compared):
+            if difference := first_difference(manifest.recipe._asdict(), self.recipe.compared):
                 raise InputError(f"{path}: made otherwise than the other shards ({difference}); encode all of them alike")
-            start, stop = manifest["rows"]["start"], manifest["rows"]["stop"]
-            done = sum(block["rows"] for block in manifest["blocks"])
+            start, stop = manifest.rows
+            done = sum(block.rows for block in manifest.blocks)
             if start < row:
                 raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
             if start > row or done != stop - start:
@@ -173,7 +212,7 @@ class VectorSet:
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Blocks in row order from block `start` on, hashes checked. Raises: InputError naming a block that was cut or altered."""
-        for number, (path, block) in enumerate((path, block) for path, manifest in self._shards for block in manifest["blocks"]):
+        for number, (path, block) in enumerate((path, block) for path, manifest in self._shards for block in manifest.blocks):
             if number >= start:
                 yield read_block(path, block)
 
@@ -187,36 +226,22 @@ class VectorSet:
         return self.recipe.passages * self.recipe.dim * 2
 
 
-def read_block(folder: Path, block: dict[str, Any]) -> Block:
-    for suffix, expected in block["sha256"].items():
-        path = folder / f"{block['name']}.{suffix}"
+def read_block(folder: Path, block: StoredBlock) -> Block:
+    for suffix, expected in block.sha256._asdict().items():
+        path = folder / f"{block.name}.{suffix}"
         found = sha256_file(path) if path.is_file() else "no file"
         if found != expected:
             raise InputError(
                 f"{path}: truncated or altered (SHA-256 {found[:16]}, manifest says {expected[:16]}); remove {folder} and encode it again"
             )
-    vectors_ND = np.load(folder / f"{block['name']}.npy", mmap_mode="r", allow_pickle=False)
-    docids = (folder / f"{block['name']}.docids").read_text(encoding="utf-8").splitlines()
+    vectors_ND = np.load(folder / f"{block.name}.npy", mmap_mode="r", allow_pickle=False)
+    docids = (folder / f"{block.name}.docids").read_text(encoding="utf-8").splitlines()
     return vectors_ND, docids
 
 
-def _manifest(shard: Path) -> dict[str, Any]:
+def _manifest(shard: Path) -> Manifest:
     """Raises: InputError for a file that does not say what a shard's manifest says."""
-    path = shard / "manifest.json"
-    found = read_json(path)
-    try:
-        Recipe(**found["recipe"])
-        numbers = [found["rows"]["start"], found["rows"]["stop"], *(block["rows"] for block in found["blocks"])]
-        named = [block["name"] for block in found["blocks"]]
-        hashes = [block["sha256"][suffix] for block in found["blocks"] for suffix in ("npy", "docids")]
-        if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in (*named, *hashes)):
-            raise TypeError("rows, names and hashes of blocks are of another type")
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not the manifest of a shard ({type(error).__name__}: {error}); remove {shard} and encode it again"
-        ) from error
-    manifest: dict[str, Any] = found
-    return manifest
+    return read_json(shard / "manifest.json", Manifest, f"remove {shard} and encode it again")
 
 
 def held_memory() -> int:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, read_toml
 from taco_ir.studies.checks import CORPORA, NUMBERS, RESERVED, check_command, check_kinds, check_names
 
 WHOLE = "whole"
@@ -136,10 +135,9 @@ def placeholders(template: str) -> set[str]:
 
 def read_study(path: Path) -> Study:
     """Read a conditions file. Raises: InputError naming the file, the condition, the value and what is allowed."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as TOML ({error})") from error
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    values = read_toml(path)
     _refuse_unknown(path, "file", values, TOP)
     _check_tables(path, values)
     try:

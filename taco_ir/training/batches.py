@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,12 @@ class Dealt(NamedTuple):
     """
 
     examples: str = ""
-    size: int = 0
-    first: int = 0
-    parts: tuple[tuple[int, int], ...] = ()
-    batches: int = 0
+    size: Annotated[int, 1] = 0
+    first: Annotated[int, 0] = 0
+    parts: tuple[tuple[Annotated[int, 0], Annotated[int, 1]], ...] = ()
+    batches: Annotated[int, 0] = 0
     negatives: str = ""
-    since: tuple[int, int] = (0, 0)
+    since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
 
     @property
     def position(self) -> int:

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 
 
 def check_schedule(config: TrainSettings) -> None:
-    """Raise InputError for a schedule with a weighting that needs every task in every step."""
-    if config.objectives.schedule != "joint" and config.weighting.weighting != "naive":
+    """Raise InputError for a schedule that has nothing to order, or a weighting that needs every task in every step."""
+    if config.objectives.schedule == "joint":
+        return
+    if not config.objectives.shared:
+        raise InputError(
+            f"schedule is {config.objectives.schedule}; it orders tasks of several kinds; name some by reading or self_supervised"
+        )
+    if config.weighting.weighting != "naive":
         raise InputError(
             f"weighting is {config.weighting.weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
             f" {config.objectives.schedule}; give weighting naive, or schedule joint"

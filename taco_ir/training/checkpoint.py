@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError
@@ -40,12 +41,12 @@ class TrainState:
         in_a_row: skipped steps since the last good one.
     """
 
-    step: int = 0
+    step: Annotated[int, 0] = 0
     best: float | None = None
-    best_step: int = 0
-    worse: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
-    in_a_row: int = 0
+    best_step: Annotated[int, 0] = 0
+    worse: Annotated[int, 0] = 0
+    skipped: dict[str, Annotated[int, 0]] = field(default_factory=dict)
+    in_a_row: Annotated[int, 0] = 0
 
 
 def write_checkpoint(
@@ -78,7 +79,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainState:
-    return TrainState(**read_json(checkpoint / STATE_FILE))
+    return read_json(checkpoint / STATE_FILE, TrainState, f"remove {checkpoint} to go on from an older one")
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.progress import log
@@ -135,7 +135,7 @@ class TrainingData:
         name = model.parent.name
         recipe = Recipe.of(self.collection.passages, name, retriever.encoder)._asdict()
         for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
-            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json").get("recipe") != recipe:
+            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json", dict[str, Any]).get("recipe") != recipe:
                 shutil.rmtree(kept)
         build_dense(self.collection, retriever.encoder, name, folder)
 

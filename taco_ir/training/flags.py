@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.core.files import InputError
-from taco_ir.core.settings import Values, nearest, number_or_text, option, rules_of, words
+from taco_ir.core.files import InputError, read_toml
+from taco_ir.core.settings import Values, number_or_text, option, rules_of, words
+from taco_ir.core.typed import nearest
 from taco_ir.training.settings import (
     EPISODE_KEYS,
     KEYS,
@@ -23,9 +23,6 @@ from taco_ir.training.settings import (
     WORDS,
     TrainSettings,
     checked_keys,
-    idle_in_run,
-    idle_keys,
-    merged,
     over,
 )
 
@@ -135,11 +132,11 @@ def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | Non
     Raises:
         InputError: naming file or flag, key, value and what is allowed.
     """
-    values: Values = {**verb.defaults}
+    values: Values = {}
     if preset is not None:
         if preset not in PRESETS:
             raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
-        values = over(values, PRESETS[preset])
+        values = PRESETS[preset]
     if path is not None:
         found = read_file(_find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys)
         values = over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
@@ -147,11 +144,7 @@ def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | Non
     for key in ("model", "output"):
         if not values.get(key):
             raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
-    idle = idle_in_run(values)
-    for key in flags:  # as a default as well
-        if key in idle:
-            raise InputError(f"{as_flag(key)} goes with {idle[key]}; it does nothing here")
-    return TrainSettings(**values)
+    return TrainSettings(**{**verb.defaults, **values})
 
 
 def shipped() -> list[str]:
@@ -183,32 +176,14 @@ def _find(path: Path, verb: Verb) -> Path:
 
 def read_file(path: Path, allowed: Collection[str]) -> Values:
     """The keys of a TOML file. Raises: InputError naming the file and what is wrong in it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        message = str(error).replace("at end of document", f"at line {len(text.splitlines())}, the last")
-        raise InputError(f"{path}: not valid TOML: {message}") from error
-    return checked_keys(values, allowed, f"{path}: ")
+    return checked_keys(read_toml(path), allowed, f"{path}: ")
 
 
-def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
+def _flags_over(values: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     """`values` and each of its episodes with the flags instead (see `read_settings` for those about the weighting)."""
     tables = values.get("episodes", ())
     of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
+    merged = over(values, {key: value for key, value in given.items() if key not in of_some})
     everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
     sparing = {key: value for key, value in everywhere.items() if key not in of_some}
-    found = merged(values, {key: value for key, value in given.items() if key not in of_some})
-    found["episodes"] = tuple(merged(table, everywhere if "weighting" in table else sparing) for table in tables)
-    made_idle = idle_in_run(found).keys() - idle_in_run(values).keys() - given.keys()
-    found = {key: value for key, value in found.items() if key not in made_idle}
-    found["episodes"] = tuple(_episode(values, table, found, now, given) for table, now in zip(tables, found["episodes"], strict=True))
-    return found
-
-
-def _episode(values: Values, table: Values, found: Values, now: Values, given: Collection[str]) -> Values:
-    """An episode's table as flags make it `now`, without those that do nothing in it and what they make idle."""
-    before, after = idle_keys(merged(values, table)), idle_keys(merged(found, now))
-    return {key: value for key, value in now.items() if key not in after or (key in before and key not in given)}
+    return merged | {"episodes": tuple(over(table, everywhere if "weighting" in table else sparing) for table in tables)}

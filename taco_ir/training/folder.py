@@ -15,7 +15,7 @@ from taco_ir.core.files import InputError, discard, fingerprint, is_leftover, re
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection
-from taco_ir.training.settings import KEYS, TrainSettings, acting, checked_keys
+from taco_ir.training.settings import KEYS, TrainSettings, checked_keys
 
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
 OWN = re.compile(  # names of what a training writes
@@ -32,16 +32,13 @@ def save_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> TrainSettings:
-    """Those that do something. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
+    """Raises: InputError naming the file when it is missing, not JSON, or no settings."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(KEYS)}")
-    checked = checked_keys(values, (*KEYS, "episodes"), f"{path}: ")
+    checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes"), f"{path}: ")
     try:
-        return TrainSettings(**acting(checked))
+        return TrainSettings(**checked)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -69,7 +66,7 @@ def refuse_other_run(settings: TrainSettings, output: Path) -> None:
     if (output / CONFIG_FILE).is_file():
         _refuse_other_kind(output)
         saved, given = load_settings(output).flat(), settings.flat()
-        old = {key: saved[key] for key in read_json(output / CONFIG_FILE)}  # keys that it lacks came later
+        old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # keys that it lacks came later
         if (keys := differing_keys(old, given)) and begun(output):
             changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
             raise InputError(
@@ -125,7 +122,7 @@ def _parts(folder: Path) -> list[Path]:
 
 def _refuse_other_kind(output: Path) -> None:
     """Raise InputError where the file of settings in `output` is another file of that name."""
-    values = read_json(output / CONFIG_FILE)
+    values = read_json(output / CONFIG_FILE, dict[str, Any])
     foreign, missing = [key for key in values if key not in (*KEYS, "episodes")], [key for key in KEYS if key not in values]
     if foreign and missing:
         raise InputError(
@@ -154,7 +151,7 @@ def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))
         return
-    found = read_json(path)
+    found = read_json(path, dict[str, str])
     if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
         raise InputError(
             f"--output {output} was begun with other content of: {', '.join(differing)}; go on with what it was begun with, or give another folder"

@@ -6,13 +6,20 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from taco_ir.core.files import named, writing
+from taco_ir.core.files import named, read_log, writing
 from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 
 LOG_FILE = "log.jsonl"
+
+
+class LogLine(NamedTuple):
+    """What is read of a line of a log: the step, and the cosines of its tasks' gradients, where there are some."""
+
+    step: int
+    cosine: dict[str, dict[str, float | None]] | None = None
 
 
 class Reporter:
@@ -80,17 +87,11 @@ class TrainingLog:
 
 def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
     """Steps of an episode's log with the cosines of its tasks' gradients, where it has them; NaN for a gradient of zeros."""
-    path = folder / LOG_FILE
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # a line cut short is the last
-        if "cosine" in record:
-            cosines = {a: {b: math.nan if value is None else value for b, value in row.items()} for a, row in record["cosine"].items()}
-            found.append((int(record["step"]), cosines))
-    return found
+    return [
+        (line.step, {a: {b: math.nan if value is None else value for b, value in row.items()} for a, row in line.cosine.items()})
+        for _, line in read_log(folder / LOG_FILE, LogLine)
+        if line.cosine
+    ]
 
 
 def _finite(value: Any) -> Any:
@@ -102,12 +103,6 @@ def _finite(value: Any) -> Any:
 
 def _cut(path: Path, step: int) -> None:
     """Drop what was logged after `step`, and a line cut short."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if step and json.loads(line)["step"] <= step:
-                kept.append(line.rstrip("\n") + "\n")
-        except (json.JSONDecodeError, KeyError):
-            break
+    kept = [line + "\n" for line, record in read_log(path, LogLine) if step and record.step <= step]
     with writing(path) as sink:
         sink.writelines(kept)

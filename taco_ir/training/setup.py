@@ -14,7 +14,8 @@ from torch.optim import AdamW
 
 from taco_ir.core.files import InputError
 from taco_ir.core.registry import resolve
-from taco_ir.core.settings import checked, nearest
+from taco_ir.core.settings import checked
+from taco_ir.core.typed import nearest
 from taco_ir.encoders.adapters.adapted import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role

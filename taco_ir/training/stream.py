@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.files import read_json, write_json
 from taco_ir.training.batches import Dealt
 
 STREAM_FILE = "stream.json"
@@ -19,7 +19,7 @@ NEW = Dealt()
 class Stream(NamedTuple):
     """Steps of all trainings before, and what was dealt to each task."""
 
-    steps: int = 0
+    steps: Annotated[int, 0] = 0
     dealt: Mapping[str, Dealt] = {}
 
     def of(self, task: str) -> Dealt:
@@ -38,27 +38,8 @@ def read_stream(folder: Path) -> Stream:
     path = folder / STREAM_FILE
     if not path.is_file():
         return Stream()
-    values = read_json(path)
-    try:
-        return Stream(_whole(values["steps"]), {str(task): _dealt(own) for task, own in values["dealt"].items()})
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not what a training writes there ({type(error).__name__}: {error}); remove it to begin anew") from error
+    return read_json(path, Stream, "remove it to begin anew")
 
 
 def write_stream(folder: Path, stream: Stream) -> None:
     write_json(folder / STREAM_FILE, {"steps": stream.steps, "dealt": {task: dealt._asdict() for task, dealt in stream.dealt.items()}})
-
-
-def _dealt(values: Mapping[str, Any]) -> Dealt:
-    dealt = Dealt(**values)
-    parts = tuple((_whole(batches), _whole(share, 1)) for batches, share in dealt.parts)
-    epoch, place = map(_whole, dealt.since)
-    return Dealt(
-        str(dealt.examples), _whole(dealt.size, 1), _whole(dealt.first), parts, _whole(dealt.batches), str(dealt.negatives), (epoch, place)
-    )
-
-
-def _whole(value: Any, least: int = 0) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{str(value)[:80]!r} is no whole number of at least {least}")
-    return value

@@ -239,7 +239,11 @@ def other_weights(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
         (lambda folder: None, {"pooling": None}, "does not say how it pools; give --pooling first|mean|decoder"),
         (lambda folder: EncoderConfig().save(folder), {}, "leave out --pooling"),
-        (lambda folder: EncoderConfig(passage_length=129).save(folder), {"pooling": None}, "to 256 tokens; the backbone takes 1 to 128"),
+        (
+            lambda folder: EncoderConfig(passage_length=129).save(folder),
+            {"pooling": None},
+            "to 256 tokens (query_length, passage_length, query_lengths); the backbone takes 1 to 128",
+        ),
         (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, this is 'bert'"),
         (
             lambda folder: EncoderConfig("decoder", query_length=8, passage_length=8).save(folder),

@@ -15,6 +15,7 @@ from taco_ir.card import main
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.export import main as export
+from taco_ir.negatives.file import NegativesHeader, write_negatives
 from taco_ir.release.compact import compact
 from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
@@ -63,7 +64,7 @@ def encoder(tiny_bert: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     negatives = tmp_path / "ance.jsonl"
-    negatives.write_text('{"taco_ir_negatives": 1, "source": "model"}\n{}\n')
+    write_negatives(negatives, NegativesHeader("model", "", "0123456789abcdef", 10, 0, 2, (), 0), [])
     first = run(tmp_path / "work" / "first" / "1" / "out", tmp_path / "minilm-l3")
     options = {"weighting": "taco", "weighting_options": {"tau": 2}, "negatives": str(negatives), "hard_negatives": 3}
     return [first, run(tmp_path / "work" / "second" / "1" / "out", first / "model", **options)]

@@ -325,7 +325,7 @@ def test_the_verb_builds_once_and_replaces_only_when_told(index: Index, tmp_path
     with pytest.raises(InputError, match=f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'):
         main([*command, "--factory", "SQ8"])
     main([*command, "--factory", "SQ8", "--overwrite"])
-    assert DenseIndex(output).manifest["factory"] == "SQ8"
+    assert DenseIndex(output).manifest.factory == "SQ8"
 
 
 def test_what_the_user_has_there_is_not_removed(index: Index, tmp_path: Path) -> None:

@@ -307,7 +307,11 @@ def test_a_manifest_that_says_something_else_is_one_line(tmp_path: Path, word: s
     encode(tmp_path / "v")
     path = tmp_path / "v" / "shard-1-of-1" / "manifest.json"
     path.write_text(path.read_text().replace(f'"{word}":', f'"{word}s":'))
-    with pytest.raises(InputError, match=f"^{path}: not the manifest of a shard"):
+    with pytest.raises(
+        InputError, match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again"
+    ):
         VectorSet(tmp_path / "v")
-    with pytest.raises(InputError, match=f"^{path}: not the manifest of a shard"):
+    with pytest.raises(
+        InputError, match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again"
+    ):
         encode(tmp_path / "v")

@@ -98,7 +98,7 @@ def test_conditions(tmp_path: Path) -> None:
         ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
         ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
         ("tolerance = 0.01", "", "tolerance"),
-        ("hits = 20", "hits = ", r"conditions.toml: cannot be read as TOML \(Invalid value \(at line 5"),
+        ("hits = 20", "hits = ", r"conditions.toml: not valid TOML: Invalid value \(at line 5"),
         ("hits = 20", "depth = 20", "file has unknown key 'depth'; allowed: "),
         ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
     ],

@@ -51,8 +51,7 @@ def two(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
 
 
 def one(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
-    mines = small(model, output, **{**SHORT, "negatives": "bm25", "steps": 2, "pool_hard": 0})
-    return mines.replace(**{"negatives": "none", **changes})
+    return small(model, output, **{**SHORT, "steps": 2, "pool_hard": 0, **changes})
 
 
 @pytest.fixture
@@ -274,7 +273,7 @@ def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: P
 def test_nothing_is_kept_where_no_episode_is_before(tiny_bert: Path, tmp_path: Path, events: list[str], key: str, of_first: bool) -> None:
     changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
     with pytest.raises(InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"):
-        train(one(tiny_bert, tmp_path / "run", negatives="bm25", weighting="taco", **changes))
+        train(one(tiny_bert, tmp_path / "run", negatives="bm25", **changes))
     assert events == [] and not (tmp_path / "run").exists()
 
 

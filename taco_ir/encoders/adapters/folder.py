@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from taco_ir.core.files import InputError, fingerprint, read_json, write_json
+from taco_ir.core.typed import shown
 from taco_ir.encoders.adapters.methods import METHODS, PLAIN, SHIFTED, mergeable
 from taco_ir.encoders.config import ANY_TASK
 
@@ -40,7 +41,7 @@ class AdapterRecord:
     """
 
     method: str
-    width: int
+    width: Annotated[int, 0]
     roles: str
     tasks: tuple[str, ...]
     frozen: tuple[str, ...]
@@ -107,18 +108,11 @@ def _of_task(task: str) -> str:
 def read_record(folder: Path) -> AdapterRecord:
     """Raises: InputError for a file that says something else."""
     path = folder / RECORD_FILE
-    values = read_json(path)
-    types = {"method": str, "width": int, "roles": str, "tasks": list, "frozen": list, "base": str, "digest": str}
-    types |= {"lent": dict, "positions": str}
-    known = [entry.name for entry in fields(AdapterRecord)]
-    if isinstance(values, dict):
-        values = {"lent": {}, "positions": ""} | values  # which not all folders say
-    if not isinstance(values, dict) or set(values) != set(known) or any(type(values[key]) is not kind for key, kind in types.items()):
-        raise InputError(f"{path}: a JSON object is needed, with the keys {', '.join(known)}")
+    record = read_json(path, AdapterRecord)
     for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
-        if values[key] not in allowed:
-            raise InputError(f"{path}: {key} is {values[key]!r}; valid: {', '.join(allowed)}")
-    return AdapterRecord(**values | {key: tuple(values[key]) for key in ("tasks", "frozen")})
+        if (given := getattr(record, key)) not in allowed:
+            raise InputError(f"{path}: {key} is {shown(given)}; valid: {', '.join(allowed)}")
+    return record
 
 
 def read_training(folder: Path) -> dict[str, Tensor]:

@@ -1,0 +1,145 @@
+"""Values read from a file, checked against the type that they should have.
+
+A type is a dataclass or NamedTuple, whose fields are the keys of an object, or one of `int`, `float`, `str`, `bool`, `list[...]`,
+`tuple[...]`, `dict[str, ...]`, `Literal[...]`, `Any`, what `|` makes of these, and `Annotated[int, 1]` for a number of at least 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+SHOWN = 80  # characters of a value in a message
+LISTED = 200  # characters of valid names in a message
+WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
+LISTS, TABLES = (list, tuple), (dict, Mapping)
+
+
+class Mismatch(ValueError):
+    """A value is not of its type; the message names its key, the value and what is allowed."""
+
+
+def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
+    """`value` as `kind`: objects become dataclasses or NamedTuples, lists become tuples where the type says so.
+
+    Args:
+        key: where the value stands, for messages.
+        others: whether an object may have keys that its type lacks, which are left out.
+
+    Raises:
+        Mismatch: naming key, value and what is allowed. A class that checks itself (`__post_init__`) raises its own error.
+    """
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is Any:
+        return value
+    if origin in (Annotated, Literal, Union, UnionType):
+        return _narrowed(value, origin, parts, key, others)
+    if origin in WORDS:
+        return _scalar(value, origin, key)
+    if origin in LISTS:
+        return _listed(value, origin, parts, key, others)
+    if not isinstance(value, Mapping):
+        raise _refused(value, "an object" if origin in TABLES else f"an object of {_listed_names(_keys(kind)[0])}", key)
+    if origin in TABLES:
+        return {name: conform(each, parts[1], _below(key, name), others) for name, each in value.items()}
+    return _record(value, kind, key, others)
+
+
+def _narrowed(value: Any, origin: Any, parts: tuple[Any, ...], key: str, others: bool) -> Any:
+    """A number that is large enough, one of some values, or a value of one of some types."""
+    if origin is Annotated:
+        base, least = parts
+        if (found := conform(value, base, key, others)) < least:
+            raise _refused(value, f"{WORDS[base]}, at least {least}", key)
+        return found
+    if origin is Literal:
+        if not any(type(value) is type(each) and value == each for each in parts):
+            raise _refused(value, f"one of {', '.join(map(str, parts))}", key)
+        return value
+    if value is None and NoneType in parts:
+        return None
+    *first, last = (kind for kind in parts if kind is not NoneType)
+    for kind in first:
+        with contextlib.suppress(Mismatch):
+            return conform(value, kind, key, others)
+    return conform(value, last, key, others)
+
+
+def _scalar(value: Any, kind: Any, key: str) -> Any:
+    if kind is float and type(value) in (int, float) and _is_finite(value):
+        return float(value)
+    if kind is float or type(value) is not kind:
+        raise _refused(value, WORDS[kind], key)
+    return value
+
+
+def _listed(value: Any, kind: Any, parts: tuple[Any, ...], key: str, others: bool) -> Any:
+    fixed = kind is tuple and parts[1:] != (...,)
+    if not isinstance(value, LISTS) or (fixed and len(value) != len(parts)):
+        raise _refused(value, f"a list of {len(parts)}" if fixed else "a list", key)
+    kinds = parts if fixed else parts[:1] * len(value)
+    return kind(conform(each, part, f"{key}[{place}]", others) for place, (each, part) in enumerate(zip(value, kinds, strict=True)))
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any:
+    hints, needed = _keys(kind)
+    if not others and (unknown := [name for name in values if name not in hints]):
+        raise Mismatch(f"unknown key {shown(_below(key, unknown[0]))}; {nearest(unknown[0], hints)}")
+    if missing := [name for name in needed if name not in values]:
+        raise Mismatch(f"no {_below(key, missing[0])}, which is needed")
+    checked = {name: conform(values[name], hint, _below(key, name), others) for name, hint in hints.items() if name in values}
+    return kind(**checked)
+
+
+@cache
+def _keys(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """The types of a record's keys, and those without a default; a class that checks itself does so with any type."""
+    hints = get_type_hints(kind, include_extras=True)
+    if is_dataclass(kind):
+        every = {each.name: Any if hasattr(kind, "__post_init__") else hints[each.name] for each in fields(kind)}
+        return every, [each.name for each in fields(kind) if each.default is each.default_factory is MISSING]
+    return {name: hints[name] for name in kind._fields}, [name for name in kind._fields if name not in kind._field_defaults]
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name[:SHOWN]}" if key else name[:SHOWN]
+
+
+def _refused(value: Any, allowed: str, key: str) -> Mismatch:
+    return Mismatch(f"{key} is {shown(value)}; it must be {allowed}" if key else f"{shown(value)}; {allowed} is needed")
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: in one line, cut where it is long."""
+    try:
+        text = repr(value) if isinstance(value, str | float | None) else reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        text = "a number of too many digits"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that an unknown one is nearest to, as a question; else the known words, as many as fit a line."""
+    known = list(known)
+    if near := difflib.get_close_matches(word[:SHOWN], known, n=1):
+        return f"did you mean {near[0]}?"
+    return f"valid: {_listed_names(known)}"
+
+
+def _listed_names(names: Iterable[str]) -> str:
+    listed = ", ".join(names) or "none"
+    return listed if len(listed) <= LISTED else f"{listed[:LISTED].rpartition(',')[0]}, ..."

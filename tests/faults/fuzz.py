@@ -1,0 +1,466 @@
+"""Damaged files given to everything that reads one: an answer or one line for the user, never a stack trace: `python fuzz.py [COUNT] [SEED]`.
+
+Each input is a whole file with one fault: bytes flipped, cut or of another encoding; a key missing, twice, or of another name; a value of
+another type, a number of 5,000 digits, lists 100,000 deep, half a character.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from taco_ir.core.files import InputError, write_json
+
+Read = Callable[[], object]
+MOST = 400  # characters of a message
+DEEP = 100_000
+HOLE = "a hole for raw text"
+RAW = (  # instead of a value, as it stands in a file
+    *("null", "true", "-1", "0", "3", "0.5", "1e999", "NaN", "Infinity", '""', '"x"', '"' + "x" * 3000 + '"', "[]", "{}", "[[]]"),
+    *('["x"]', "[null]", '[{"x": 1}]', '{"x": "y"}', '{"": null}', '"\\ud800"', '"\\u0000"', '["\\udfff"]', '{"\\ud800": 1}'),
+    *("9" * 5000, "-" + "9" * 300, "9" * 4000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP),
+)
+RAW_TOML = (
+    *("true", "-1", "0", "3", "0.5", "1e999", "nan", "inf", '""', '"x"', '"' + "x" * 3000 + '"', "[]", "{}", "[[]]", '["x"]', "[1, [2]]"),
+    *("{x = 1}", "[{x = 1}]", "1979-05-27", "9" * 5000, "0x" + "f" * 5000, "9" * 300, "9" * 4000, '"\\ud800"', '"\\u0000"'),
+    *("[" * DEEP + "]" * DEEP, "{a=" * DEEP + "1" + "}" * DEEP),
+)
+
+NEEDED = {"model": "bert", "output": "out"}
+
+
+class Reader(NamedTuple):
+    """A file, and what reads it.
+
+    Attributes:
+        keyed: whether the values are ours to check, so that a message names the key.
+        weight: how often it is drawn.
+    """
+
+    path: Path
+    read: Read
+    keyed: bool = True
+    weight: int = 4
+
+
+class Fault(NamedTuple):
+    """A damaged file, how it was damaged, and the keys of which a message should name one."""
+
+    data: bytes
+    what: str
+    keys: tuple[str, ...] = ()
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------------------------
+
+
+def readers(world: Path) -> dict[str, Reader]:
+    """Every reader by name, with a whole file of its own in `world`."""
+    os.environ["TACO_IR_HOME"] = str(world / "home")
+    found = {**models(world), **stores(world), **trainings(world), **studies(world), **lines(world)}
+    for name, reader in found.items():
+        try:
+            reader.read()
+        except Exception as error:
+            raise SystemExit(f"{name}: the whole file is not read: {error}") from error
+    return found
+
+
+def models(world: Path) -> dict[str, Reader]:
+    import torch
+    from conftest import tiny_tokenizer
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    from taco_ir.encoders.adapters.folder import read_record
+    from taco_ir.encoders.config import EncoderConfig
+    from taco_ir.encoders.model_folder import ModelFolder
+    from taco_ir.encoders.text_encoder import load_encoder
+    from taco_ir.encoders.weights import read_weights
+    from taco_ir.release.compact import compact
+    from taco_ir.release.model_card import read_facts
+
+    torch.manual_seed(0)
+    plain, ours, theirs, tuned = (world / name for name in ("plain", "ours", "theirs", "tuned"))
+    size = tiny_tokenizer(plain, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
+    BertModel(BertConfig(vocab_size=size, **shape)).save_pretrained(plain)
+    weights = dict.fromkeys(("embeddings.word_embeddings.weight", "pooler.dense.bias"), "model.safetensors")
+    for folder in (ours, theirs):
+        shutil.copytree(plain, folder)
+    config = EncoderConfig("mean", True, {"nq": "query: "}, 16, {"nq": 12}, 32)
+    config.save(ours)
+    write_json(ours / "model.safetensors.index.json", {"metadata": {"total_size": 1}, "weight_map": weights})
+    (theirs / "1_Pooling").mkdir()
+    write_json(
+        theirs / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (kind, path) in enumerate(KINDS)],
+    )
+    write_json(
+        theirs / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": 8, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "include_prompt": True},
+    )
+    write_json(theirs / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False, "query_length": 16})
+    write_json(
+        theirs / "config_sentence_transformers.json",
+        {"prompts": {"query": "q: ", "document": "d: "}, "default_prompt_name": None, "similarity_fn_name": "dot"},
+    )
+    tuned.mkdir()
+    write_json(
+        tuned / "tuning.json",
+        {
+            **{"method": "bitfit", "width": 0, "roles": "task", "tasks": ["nq", "fever"], "frozen": ["nq"], "base": "backbone"},
+            **{"digest": "0123456789abcdef", "lent": {"*": "nq"}},
+        },
+    )
+    shutil.copytree(plain, world / "carded")
+    card = {"base": "bert", "result": "record", "beside": ["other"]}
+    stage = {"tasks": ["nq"], "settings": {"steps": "10"}}
+    import hashlib
+
+    digest = hashlib.sha256((plain / "model.safetensors").read_bytes()).hexdigest()
+    write_json(world / "carded" / "card.json", {"weights": digest, **card, "stages": [stage]})
+    stored = world / "stored"
+    shutil.copytree(plain, stored)
+    save_file(read_weights(plain), stored / "model.safetensors", {"format": "pt"})
+    target = world / "compacted"
+
+    def smaller() -> None:
+        target.mkdir(exist_ok=True)
+        compact(stored, target, config, ["the house"], 10_000_000)
+
+    def loaded(folder: Path) -> Read:
+        return lambda: load_encoder(str(folder), pooling="mean" if folder == plain else None)
+
+    return {
+        "taco_ir.json": Reader(ours / "taco_ir.json", lambda: ModelFolder(ours).trained_config),
+        "index of shards": Reader(ours / "model.safetensors.index.json", lambda: ModelFolder(ours).trained_config),
+        "modules.json": Reader(theirs / "modules.json", lambda: ModelFolder(theirs).trained_config),
+        "pooling": Reader(theirs / "1_Pooling" / "config.json", lambda: ModelFolder(theirs).trained_config),
+        "sentence_bert_config.json": Reader(theirs / "sentence_bert_config.json", lambda: ModelFolder(theirs).trained_config),
+        "config_sentence_transformers.json": Reader(
+            theirs / "config_sentence_transformers.json", lambda: ModelFolder(theirs).trained_config
+        ),
+        "config.json": Reader(plain / "config.json", loaded(plain), keyed=False, weight=3),
+        "tokenizer_config.json": Reader(plain / "tokenizer_config.json", loaded(plain), keyed=False, weight=3),
+        "tokenizer.json": Reader(plain / "tokenizer.json", loaded(plain), keyed=False, weight=2),
+        "tokenizer.json, compact": Reader(stored / "tokenizer.json", smaller, keyed=False, weight=1),
+        "config.json, compact": Reader(stored / "config.json", smaller, keyed=False, weight=1),
+        "tuning.json": Reader(tuned / "tuning.json", lambda: read_record(tuned)),
+        "card.json": Reader(world / "carded" / "card.json", lambda: read_facts(world / "carded")),
+    }
+
+
+KINDS = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+
+
+def stores(world: Path) -> dict[str, Reader]:
+    import numpy as np
+    from cities import write_cities
+
+    from taco_ir.core.hashes import described, sha256_once
+    from taco_ir.data.collection import open_collection
+    from taco_ir.data.passage_store import PassageStore
+    from taco_ir.data.subsets import make_part
+    from taco_ir.data.wikipedia import build_passages
+    from taco_ir.negatives.file import read_negatives, read_sources
+    from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+    from taco_ir.retrieval.lucene import BM25
+    from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
+
+    folder = write_cities(world / "c")
+    collection = open_collection(str(folder))
+    recipe = Recipe(collection.passages.fingerprint, collection.passages.count, "model", "0123456789abcdef", "{title} {text}", 8)
+    writer = ShardWriter(world / "vectors", Shard(1, 1), recipe)
+    writer.write(collection.passages.read(), lambda passages: np.ones((len(passages), 8), dtype=np.float32), lambda done: None)
+    build_index(VectorSet(world / "vectors"), world / "index")
+    bm25 = world / "bm25"
+    (bm25 / "lucene").mkdir(parents=True)
+    (bm25 / "lucene" / "segments").write_text("none")
+    write_json(bm25 / "manifest.json", {"collection": "other", "passages": 24, "files": described(bm25, ["lucene/segments"])})
+    make_part(collection, ["nq-dev"], 5, 0, world / "part")
+    layout = next((world / "home" / "layouts").glob("*/layout.json"))
+    old = world / "old.bin"
+    old.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    pages = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 9]} for n in range(4)]
+    (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    entry = next((world / "home" / "hashes").glob("*.json"), None)
+    if entry is None:
+        entry = world / "home" / "hashes" / "none.json"
+        write_json(entry, {"path": "x", "status": [1], "sha256": "x"})
+    built = world / "built"
+
+    def build() -> None:
+        shutil.rmtree(built, ignore_errors=True)
+        built.mkdir()
+        build_passages(world / "source.json", built / "passages.jsonl", 20)
+
+    return {
+        "manifest of vectors": Reader(world / "vectors" / "shard-1-of-1" / "manifest.json", lambda: VectorSet(world / "vectors")),
+        "manifest of vectors, going on": Reader(
+            world / "vectors" / "shard-1-of-1" / "manifest.json", lambda: ShardWriter(world / "vectors", Shard(1, 1), recipe)
+        ),
+        "manifest of an index": Reader(world / "index" / "manifest.json", lambda: DenseIndex(world / "index")),
+        "manifest of BM25": Reader(bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")),
+        "part.json": Reader(world / "part" / "part.json", lambda: make_part(collection, ["nq-dev"], 5, 0, world / "part")),
+        "layout.json": Reader(layout, lambda: PassageStore(collection.passages.path)),
+        "hashes": Reader(entry, lambda: sha256_once(collection.passages.path)),
+        "negatives": Reader(folder / "negatives.jsonl", lambda: read_negatives(folder / "negatives.jsonl", None)),
+        "negatives' header": Reader(folder / "negatives.jsonl", lambda: read_sources(folder / "negatives.jsonl")),
+        "knowledge source": Reader(world / "source.json", build),
+    }
+
+
+def same(read: Read, words: str) -> None:
+    """Read a file and compare it with something else: that both differ, in these words, is an answer."""
+    try:
+        read()
+    except InputError as error:
+        if words not in str(error):
+            raise
+
+
+def trainings(world: Path) -> dict[str, Reader]:
+    from taco_ir.retrieval.topic_runs import record_of, record_path
+    from taco_ir.training.batches import Dealt
+    from taco_ir.training.checkpoint import TrainState, read_state
+    from taco_ir.training.flags import PRETRAIN, read_settings
+    from taco_ir.training.folder import load_settings, refuse_other_inputs, refuse_other_run, save_settings
+    from taco_ir.training.log import logged_cosines
+    from taco_ir.training.stream import Stream, read_stream, write_stream
+
+    settings, pretraining = world / "train.toml", world / "pretrain.toml"
+    settings.write_text(
+        'model = "bert"\noutput = "out"\ntasks = ["nq", "fever"]\nlearning_rate = 1e-4\nbatch_size = 8\nprompts = true\nweighting = "taco"\n'
+        '[weighting_options]\ntau = 2.0\n[[episode]]\nnegatives = "bm25"\nsteps = 10\n[[episode]]\nnegatives = "ance"\nrepeat = 2\n'
+    )
+    pretraining.write_text('model = "bert"\noutput = "out"\nobjective = ["mlm"]\nlength = 32\nlearning_rate = 1e-4\npooling = "mean"\n')
+    run = world / "run"
+    (run / "checkpoints" / "step-00000002").mkdir(parents=True)
+    given = read_settings(settings, {})
+    save_settings(given, run)
+    inputs = {"passages of c": "0123456789abcdef", "the base model": "fedcba9876543210"}
+    write_json(run / "inputs.json", inputs)
+    from dataclasses import asdict
+
+    write_json(run / "checkpoints" / "step-00000002" / "state.json", asdict(TrainState(2, 0.5, 1, 0, {"nq": 1}, 0)))
+    write_stream(run, Stream(120, {"nq": Dealt("0123456789abcdef", 34, 0, ((2, 8),), 2, "", (0, 0))}))
+    logged = [{"step": 1, "loss": 0.5, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}}, {"step": 2, "validation": {"macro": 0.5}}]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+    record = record_path(world / "nq-dev.trec")
+    made = {name: {"name": "c", "fingerprint": "0123456789abcdef"} for name in ("collection", "topics")}
+    write_json(record, {"taco_ir": "1", **made, "system": "dense", "inputs": {"encoder": "0123456789abcdef"}, "hits": 10})
+    return {
+        "training settings": Reader(settings, lambda: read_settings(settings, NEEDED)),
+        "pre-training settings": Reader(pretraining, lambda: read_settings(pretraining, NEEDED, verb=PRETRAIN)),
+        "saved settings": Reader(run / "config.json", lambda: load_settings(run)),
+        "saved settings, going on": Reader(
+            run / "config.json", lambda: same(lambda: refuse_other_run(given, run), "another configuration")
+        ),
+        "inputs.json": Reader(run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "other content of")),
+        "state.json": Reader(
+            run / "checkpoints" / "step-00000002" / "state.json", lambda: read_state(run / "checkpoints" / "step-00000002")
+        ),
+        "stream.json": Reader(run / "stream.json", lambda: read_stream(run)),
+        "log.jsonl": Reader(run / "log.jsonl", lambda: logged_cosines(run)),
+        "record of a run": Reader(record, lambda: record_of(world / "nq-dev.trec")),
+    }
+
+
+def studies(world: Path) -> dict[str, Reader]:
+    from cases import STUDY
+
+    from taco_ir.studies.conditions import read_study
+
+    path = world / "conditions.toml"
+    more = '[corpora.part]\ndistractors = 5\n[recipe.fast]\ncommands = ["train {args} --output {out}"]\nargs = "--steps 2"\n'
+    path.write_text(STUDY.replace("[[condition]]", more + "[[condition]]", 1))
+    return {"conditions": Reader(path, lambda: read_study(path))}
+
+
+def lines(world: Path) -> dict[str, Reader]:
+    from taco_ir.core.run_formats import read_run
+    from taco_ir.data.passage_store import PassageStore
+    from taco_ir.data.topics import read_topics
+
+    folder = world / "c"
+    topics, passages, kilt = folder / "nq-dev.jsonl", world / "passages.jsonl", world / "kilt.jsonl"
+    topics = next(path for path in folder.glob("*dev*"))
+    original = next(path for path in folder.iterdir() if path.name.startswith("passages") and path.is_file())
+    shutil.copy(original, passages)
+    kilt.write_text('{"id": "q1", "output": [{"answer": "x", "provenance": [{"wikipedia_id": "1"}, {"wikipedia_id": "2"}]}]}\n' * 1)
+    return {
+        "topics": Reader(topics, lambda: read_topics(topics, "nq")),
+        "passages": Reader(passages, lambda: PassageStore(passages), weight=2),
+        "KILT run": Reader(kilt, lambda: read_run(kilt)),
+    }
+
+
+# ---- the faults ------------------------------------------------------------------------------------------------------------------------
+
+
+def faulty(whole: bytes, suffix: str, draw: random.Random) -> Fault:
+    """The file with one fault."""
+    if draw.random() < 0.25:
+        return of_bytes(whole, draw)
+    if suffix == ".toml":
+        return of_toml(whole.decode(), draw)
+    text = whole.decode()
+    first = [line for line in text.splitlines(keepends=True) if line.strip()]
+    if suffix == ".jsonl" or (len(first) > 1 and text[0] == "{" and first[0].rstrip().endswith("}")):
+        place = draw.choice((0, draw.randrange(len(first))))
+        fault = of_json(first[place], draw)
+        return fault._replace(
+            data=b"".join([*(line.encode() for line in first[:place]), fault.data + b"\n", *map(str.encode, first[place + 1 :])])
+        )
+    return of_json(text, draw)
+
+
+def of_bytes(whole: bytes, draw: random.Random) -> Fault:
+    kind = draw.choice(("flips", "cut", "empty", "UTF-16", "Latin-1", "BOM", "zeros", "twice", "whole"))
+    cut = draw.randrange(len(whole))
+    if kind == "flips":
+        data = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        return Fault(bytes(data), kind)
+    if kind == "whole":  # instead of all of it
+        return Fault(draw.choice(RAW).encode(), kind)
+    made = {
+        "cut": whole[:cut],
+        "empty": b"",
+        "UTF-16": whole.decode().encode("utf-16"),
+        "Latin-1": whole[:cut] + b"\xe9\xff" + whole[cut:],
+        "BOM": b"\xef\xbb\xbf" + whole,
+        "zeros": whole[:cut] + bytes(len(whole) - cut),
+        "twice": whole + whole,
+    }
+    return Fault(made[kind], kind)
+
+
+def places(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
+    """Every place of a value in JSON: what holds it, its key or number there, and all keys down to it."""
+    named = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in named:
+        below = (*keys, str(key)) if isinstance(value, dict) else keys
+        yield value, key, below
+        yield from places(each, below)
+
+
+def of_json(text: str, draw: random.Random) -> Fault:
+    value = json.loads(text)
+    holder, key, keys = draw.choice(list(places(value))[:400])
+    kind = draw.choice(("value", "value", "value", "missing", "twice", "renamed", "extra"))
+    raw = draw.choice(RAW)
+    if kind == "value" or isinstance(holder, list):
+        kind = f"value {raw[:20]}"
+        holder[key] = HOLE
+    elif kind == "missing":
+        del holder[key]
+    elif kind == "renamed":
+        holder[key + "x"] = holder.pop(key)
+    elif kind == "extra":
+        holder["unknown"] = HOLE
+        keys = (*keys[:-1], "unknown")
+    else:
+        holder[f"{HOLE} too"] = HOLE
+    made = json.dumps(value, indent=1 if "\n" in text.strip() else None, ensure_ascii=False)
+    made = made.replace(f'"{HOLE} too"', json.dumps(str(key))).replace(f'"{HOLE}"', raw)
+    return Fault(made.encode(), kind, keys)
+
+
+def of_toml(text: str, draw: random.Random) -> Fault:
+    rows = text.splitlines()
+    place = draw.choice([number for number, row in enumerate(rows) if row.strip()])
+    key, equals, _ = rows[place].partition(" = ")
+    raw, kind = draw.choice(RAW_TOML), draw.choice(("value", "value", "value", "missing", "twice", "renamed"))
+    if kind == "value" and equals:
+        kind, rows[place] = f"value {raw[:20]}", f"{key} = {raw}"
+    elif kind == "missing":
+        del rows[place]
+    elif kind == "twice":
+        rows.insert(place, rows[place])
+    elif equals:
+        rows[place] = f"{key}x{rows[place][len(key) :]}"
+    else:
+        rows[place] = rows[place].replace("[", "[x")
+    return Fault("\n".join(rows).encode(), kind, (key,) if equals else ())
+
+
+# ---- the law ---------------------------------------------------------------------------------------------------------------------------
+
+
+def wrong(reader: Reader, fault: Fault) -> str:
+    """What is wrong with how a reader took a damaged file; "" for nothing."""
+    whole = reader.path.read_bytes()
+    reader.path.write_bytes(fault.data)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            reader.read()
+    except InputError as error:
+        return of_message(str(error), reader, fault)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "taco_ir" in frame.filename]
+        return f"TRACE {type(error).__name__}: {str(error)[:80]!r} in {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    finally:
+        reader.path.write_bytes(whole)
+    return ""
+
+
+def of_message(message: str, reader: Reader, fault: Fault) -> str:
+    if len(message) >= MOST:
+        return f"LONG {len(message)}: {message[:200]}..."
+    if "\n" in message:
+        return f"LINES {message!r}"
+    if reader.path.name not in message and str(reader.path.parent) not in message:
+        return f"NO FILE {message}"
+    parsed = not re.search(r"not valid|UTF-8|cannot be read|JSONDecodeError|the manifest says|altered", message)
+    if reader.keyed and parsed and fault.keys and not any(key.removesuffix("s") in message for key in fault.keys):
+        return f"NO KEY of {fault.keys} in {message}"
+    return ""
+
+
+def main() -> int:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    draw = random.Random(seed)
+    found: Counter[tuple[str, str]] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        every = readers(Path(folder).resolve())
+        wholes = {name: reader.path.read_bytes() for name, reader in every.items()}
+        names = draw.choices(list(every), [reader.weight for reader in every.values()], k=count)
+        for number, name in enumerate(names):
+            fault = faulty(wholes[name], every[name].path.suffix, random.Random(f"{seed} {number}"))
+            if said := wrong(every[name], fault):
+                found[name, said.partition(" ")[0]] += 1
+                print(f"{name}, input {number} ({fault.what}{' at ' + '.'.join(fault.keys) if fault.keys else ''}): {said}")
+    for (name, kind), times in sorted(found.items()):
+        print(f"{times:>6}  {kind:<6}  {name}")
+    print(f"{count - sum(found.values())} of {count} damaged files were read or told of in one line; seed {seed}, {len(every)} readers")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
