@@ -7,6 +7,9 @@ from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError, writing
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.names import SHIPPED
+from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 
 
 def parser() -> Parser:
@@ -31,10 +34,6 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
         raise InputError("--training and --result go together, --beside with both")
-    from taco_ir.encoders.model_folder import ModelFolder
-    from taco_ir.encoders.names import SHIPPED
-    from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
-
     if ModelFolder(options.folder).weights_file is None:
         raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
     from taco_ir.release.lineage import lineage

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 from taco_ir.core.settings import Settings, checked
 from taco_ir.core.types import run_id
+from taco_ir.encoders.config import Pooling
 from taco_ir.encoders.names import SHIPPED
+from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 
-if TYPE_CHECKING:
-    from taco_ir.encoders.text_encoder import TextEncoder
-
-POOLINGS, PRECISIONS = ("first", "mean", "decoder"), ("float32", "int8")
+POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
 COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
 RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
@@ -47,8 +46,6 @@ class ModelChoice(Settings):
 
     def load(self) -> TextEncoder:
         """The encoder. Raises: InputError for a model that is not there or that these settings do not fit."""
-        from taco_ir.encoders.text_encoder import load_encoder
-
         return load_encoder(**vars(self))
 
     @property

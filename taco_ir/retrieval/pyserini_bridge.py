@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taco_ir.core.files import InputError, writing_folder
 from taco_ir.core.types import Passage, Query, Vectors
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.retrieval.lucene import start_jvm
-
-if TYPE_CHECKING:
-    from taco_ir.encoders.text_encoder import TextEncoder
 
 log = logging.getLogger("taco_ir")
 ENCODER_CLASS = "taco"
@@ -107,9 +106,6 @@ def _refuse_tokenizer(name: str | None) -> None:
 
 
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
-    from taco_ir.encoders.model_folder import ModelFolder
-    from taco_ir.encoders.text_encoder import load_encoder
-
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
     if model is None or ModelFolder(Path(model)).describes_itself:  # Pyserini adds pooling flags to paths that hold the word `sentence`
