@@ -29,7 +29,7 @@ def parser() -> Parser:
     )
     flags.flag("--query", help="answer this one question")
     flags.flag("--task")
-    flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train_reader wrote")
+    flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train wrote with --reading")
     flags.flag("--retriever")
     flags.flag("--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]")
     flags.flag(

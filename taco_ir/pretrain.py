@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from taco_ir.cli import Parser, run_verb
+from taco_ir.encoders.config import Pooling
 from taco_ir.training.flags import PRETRAIN, add_flags, given_flags, read_settings
+from taco_ir.training.settings import EncoderSettings
 
 
 def parser() -> Parser:
@@ -30,12 +33,23 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     config = read_settings(options.config, given_flags(options, PRETRAIN.keys), verb=PRETRAIN)
-    from taco_ir.training.pretraining_run import pooling_flags, pretrain
+    from taco_ir.training.run import train
 
-    model = pretrain(config, options.overwrite)
+    model = train(config, options.overwrite)
     print(
-        f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config)} --collection {config.run.collection} --output ..."
+        f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config.run.model, config.encoder)} --collection {config.run.collection} --output ..."
     )
+
+
+def pooling_flags(name: str, settings: EncoderSettings) -> str:
+    """What to say of the model, which does not describe itself, so that it pools as its base did or as it was pre-trained."""
+    from taco_ir.encoders.model_folder import ModelFolder
+
+    base = ModelFolder.find(name)
+    if not base.describes_itself:
+        return f"--pooling {settings.pooling or '|'.join(get_args(Pooling))}{' --normalize' * settings.normalize}"
+    own = base.trained_config
+    return f"--pooling {own.pooling}{' --normalize' * (own.normalize or settings.normalize)}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ def parser() -> Parser:
         "All keys can stand in a TOML file (--config), in [[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
         ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean --weighting taco --output my-run\n"
-        "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run",
+        "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run\n"
+        "  python -m taco_ir.train --tasks none --reading nq,squad --collection my-wiki --model my-run/model --output my-reader",
     )
     add_flags(flags)
     return flags
@@ -32,13 +33,19 @@ def main(argv: Sequence[str]) -> None:
 
     model = train(config, options.overwrite)
     known = {name.task for name in open_collection(config.run.collection).topics_names if name.split == "dev"}
-    topics = " ".join(f"{task}-dev" for task in config.run.tasks if known & {task, canonical_task(task)} or (known and task == "all"))
+    named = config.objectives.reading if config.run.tasks == NOTHING else config.run.tasks
+    topics = " ".join(f"{task}-dev" for task in named if known & {task, canonical_task(task)} or (known and task == "all"))
     print(model)
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return
-    print(f"next: python -m taco_ir.search --model {model} --collection {config.run.collection} --topics {topics}")
+    searches = config.run.tasks != NOTHING
+    if searches:
+        print(f"next: python -m taco_ir.search --model {model} --collection {config.run.collection} --topics {topics}")
     if config.objectives.reading != NOTHING:
-        print(f"  or: python -m taco_ir.answer --model {model} --reader {model} --collection {config.run.collection} --topics {topics}")
+        retriever = f" --model {model}" * searches
+        print(
+            f"{'  or' if searches else 'next'}: python -m taco_ir.answer{retriever} --reader {model} --collection {config.run.collection} --topics {topics}"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import training_runs
 
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.pretraining_encoder import PretrainModel
-from taco_ir.training.pretraining_run import pretrain
+from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import TrainSettings
 
 ALL_PARTS = ("mlm", "span_contrast", "condenser")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +15,19 @@ from taco_ir.data.collection import open_collection
 from taco_ir.data.examples import TrainExample
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
+from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.settings import TrainSettings
+from taco_ir.training.objectives.base import LossSettings, Means, Objective, Texts, Work
+from taco_ir.training.objectives.contrastive import Contrastive, contrast, retrieval_means
+from taco_ir.training.objectives.inverse_cloze import InverseCloze, queries_of
+from taco_ir.training.objectives.masked_tokens import MaskedTokens
+from taco_ir.training.objectives.passages import passage_examples
+from taco_ir.training.objectives.reading import Reading
+from taco_ir.training.settings import SELF_SUPERVISED, TrainSettings
 from taco_ir.training.setup import start_encoder, weighting_of
-from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
+from taco_ir.training.shared import SharedEncoder
+from taco_ir.training.step import MultiTaskStep
 
 TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty
 SMALL = TrainSettings(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
@@ -55,7 +64,7 @@ def encoder(folder: Path, **values: Any) -> DualEncoder:
 def step_of(
     model: DualEncoder,
     weighting: str = "naive",
-    settings: BatchSettings = BatchSettings(negatives=2),  # noqa: B008  (a tuple)
+    settings: LossSettings = LossSettings(negatives=2),  # noqa: B008  (a tuple)
     arithmetic: Arithmetic = Arithmetic(),  # noqa: B008
     processes: Processes | None = None,
     dealt: Sequence[TaskSampler] | None = None,
@@ -63,7 +72,13 @@ def step_of(
 ) -> MultiTaskStep:
     dealt = samplers() if dealt is None else dealt
     made = weighting_of(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(dealt))
-    return MultiTaskStep(model, dealt, TEXTS, made, settings, arithmetic, processes or Processes(torch.device("cpu")))
+    means = Means(TEXTS, settings, arithmetic, processes or Processes(torch.device("cpu")))
+    return MultiTaskStep(model, [Contrastive(model, sampler, means) for sampler in dealt], made)
+
+
+def gradient(task: Objective, number: int) -> Tensor:
+    """Leave the gradient of a task's batch in .grad; its loss."""
+    return task.backward(task.batch(number))
 
 
 def written_out(
@@ -99,3 +114,17 @@ def assert_near(ours: Sequence[Tensor], expected: Sequence[Tensor], tolerance: f
     assert scale > 0
     worst = max(float((a - b).abs().max()) for a, b in zip(ours, expected, strict=True))
     assert worst <= tolerance * scale, f"{worst:.2e} of {scale:.2e}"
+
+
+def all_kinds(model: SharedEncoder, config: TrainSettings, processes: Processes) -> list[Objective]:
+    """Three tasks of retrieval, one of reading whose answers are the first words, mlm, and inverse cloze."""
+    work = Work(config, model, cast("TrainingData", SimpleNamespace(processes=processes)), texts=TEXTS)
+    read, settings = examples("nq", 9), config.objectives
+    spans = {each.qid: {docid: ((0, 4),) for docids in each.positives for docid in docids} for each in read}
+    alone = {name: TaskSampler(list(passage_examples(PASSAGES, name, queries_of)), 5, 0, name) for name in SELF_SUPERVISED}
+    return [
+        *(Contrastive(model, sampler, retrieval_means(work)) for sampler in samplers()),
+        Reading(model, TaskSampler(read, 3, 0, "nq reading"), spans, work.means(settings.reading_negatives), settings.reading_weight),
+        MaskedTokens(model, alone["mlm"], work.means(), settings.passage_weight),
+        InverseCloze(model, alone["inverse_cloze"], work.means(**contrast(config.batch, model)), settings.passage_weight),
+    ]

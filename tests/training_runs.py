@@ -20,10 +20,12 @@ from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop, Plan
+from taco_ir.training.objectives.base import LossSettings, Means, Texts
+from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.pools import draw_queries, make_pool
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import loss_temperature, start_encoder, weighting_of
-from taco_ir.training.step import BatchSettings, MultiTaskStep, StepResult, Texts
+from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.validation import PoolValidation
 from taco_ir.weighting.base import StepReport
 
@@ -71,15 +73,11 @@ def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str]
     samplers = [TaskSampler(read_examples(sample(), task), share, config.run.seed, task) for task in config.run.tasks]
     wanted = [docid for each in samplers for example in each.examples for docids in example.positives for docid in docids]
     found = sample().passages.get(list(dict.fromkeys([*wanted, *passages])))
-    return MultiTaskStep(
-        model,
-        samplers,
-        Texts(found, {docid: passage.page for docid, passage in found.items()}),
-        weighting_of(config.weighting, model, len(samplers)),
-        BatchSettings(temperature=loss_temperature(config.batch.temperature, model.config), seed=config.run.seed),
-        Arithmetic(),
-        Processes(torch.device("cpu")),
-    )
+    texts = Texts(found, {docid: passage.page for docid, passage in found.items()})
+    settings = LossSettings(temperature=loss_temperature(config.batch.temperature, model.config), seed=config.run.seed)
+    means = Means(texts, settings, Arithmetic(), Processes(torch.device("cpu")))
+    objectives = [Contrastive(model, sampler, means) for sampler in samplers]
+    return MultiTaskStep(model, objectives, weighting_of(config.weighting, model, len(samplers)), None, config.validation.log_cosines)
 
 
 def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
@@ -92,7 +90,7 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
         assert len(pools) == len(config.run.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.optimiser.steps, config.validation.validate_every)
-    validation = PoolValidation(step.model, pools, step.texts.passages) if pools else None
+    validation = PoolValidation(step.model, pools, step.objectives[0].means.texts.passages) if pools else None
     return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter(), validation)
 
 
@@ -111,7 +109,7 @@ class ScriptedStep(MultiTaskStep):
 
     def __call__(self, step: int, progress: float) -> StepResult:
         self.seen.append((step, progress))
-        tasks = [sampler.task for sampler in self.samplers]
+        tasks = [objective.task for objective in self.objectives]
         if bad := list(self._bad(step)):
             losses = {task: math.nan if task in bad else 1.0 for task in tasks}
             return StepResult(losses, losses, None, bad)

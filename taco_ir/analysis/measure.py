@@ -15,18 +15,17 @@ from torch.nn import Parameter
 from taco_ir.analysis.summary import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges, merged
 from taco_ir.core.files import InputError
 from taco_ir.core.seeds import generator
-from taco_ir.training.batches import TaskSampler
+from taco_ir.training.objectives.base import Objective
 from taco_ir.training.sketch import GradientSketch, cosine_matrix
-from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.median import Sensitivities, median
 from taco_ir.weighting.taco import SMALLEST_MEDIAN
 
-Batch = tuple[TaskSampler, int]  # of a task, by its number
+Batch = tuple[Objective, int]  # of a task, by its number
 SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 
 
-def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], None], seed: int = 0) -> Measured:
+def measure(objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0) -> Measured:
     """Entropies of q = softmax over tasks of S / tau, S the mean over batches of |g theta| / median, and what goes with them.
 
     A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers a parameter beside its gradient,
@@ -40,11 +39,11 @@ def measure(step: MultiTaskStep, batches: int, tau: float, done: Callable[[], No
     Raises:
         InputError: for a task whose gradient is not finite, or zero in every batch.
     """
-    own = [[(sampler, batch) for batch in range(batches)] for sampler in step.samplers]
-    parameters, sensitivities, sketches = _measured(step, own, tau, done)
+    own = [[(each, batch) for batch in range(batches)] for each in objectives]
+    parameters, sensitivities, sketches = _measured(own, tau, done)
     chance = None
     if batches > 1 and len(own) > 1:
-        dealt = merged("all", _measured(step, deal(own, seed), tau, done, strict=False)[0])
+        dealt = merged("all", _measured(deal(own, seed), tau, done, strict=False)[0])
         chance = dealt.specific
     return Measured(parameters, sensitivities, cosine_matrix(sketches), chance)
 
@@ -57,31 +56,33 @@ def deal(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
 
 
 def _measured(
-    step: MultiTaskStep, groups: Sequence[Sequence[Batch]], tau: float, done: Callable[[], None], strict: bool = True
+    groups: Sequence[Sequence[Batch]], tau: float, done: Callable[[], None], strict: bool = True
 ) -> tuple[list[Counts], list[Sensitivity], list[Tensor]]:
     """As `measure`, of groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
 
     Args:
         strict: whether a group without any gradient is an error; else no parameter is sensitive to it.
     """
-    softmaxes = [OnlineEntropy(param) for param in step.params]
-    active = [torch.zeros(param.numel(), dtype=torch.bool, device=param.device) for param in step.params]
-    sketch = GradientSketch(step.params, SKETCH_WIDTH)
+    first, _ = groups[0][0]
+    params = first.params
+    softmaxes = [OnlineEntropy(param) for param in params]
+    active = [torch.zeros(param.numel(), dtype=torch.bool, device=param.device) for param in params]
+    sketch = GradientSketch(params, SKETCH_WIDTH)
     sensitivities, sketches = [], []
     for number, group in enumerate(groups):
-        sums = TaskSums(step.params, sketch)
-        for sampler, batch in group:
-            step.task_gradient(sampler, batch)
-            if not sums.add([param.grad for param in step.params]):
+        sums = TaskSums(params, sketch)
+        for objective, batch in group:
+            objective.backward(objective.batch(batch))
+            if not sums.add([param.grad for param in params]):
                 raise InputError(
-                    f"task {sampler.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large"
+                    f"task {objective.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large"
                 )
-            for param in step.params:
+            for param in params:
                 param.grad = None
             done()
         if not sums.used and strict:
             raise InputError(
-                f"task {sampler.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
+                f"task {objective.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
             )
         for place, (scaled, plain) in enumerate(zip(sums.scaled, sums.plain, strict=True)):
             softmaxes[place].fold(number, scaled.div_(max(sums.used, 1) * tau))
@@ -89,7 +90,7 @@ def _measured(
         sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *density(sums.plain)))
         sketches.append(sums.gradient)
     edges = bin_edges(len(groups))
-    named = zip((name for name, _ in step.model.trained()), softmaxes, active, strict=True)
+    named = zip((name for name, _ in first.model.trained()), softmaxes, active, strict=True)
     return [count(name, softmax, mask, len(groups), edges) for name, softmax, mask in named], sensitivities, sketches
 
 

@@ -15,7 +15,7 @@ from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.training.batches import TaskSampler
-from taco_ir.training.data import TrainingData, texts_of
+from taco_ir.training.data import TrainingData
 from taco_ir.training.flags import TRAIN
 from taco_ir.training.folder import CONFIG_FILE, MAY_DIFFER, load_settings
 from taco_ir.training.settings import TrainSettings, checked_keys
@@ -23,8 +23,7 @@ from taco_ir.training.settings import TrainSettings, checked_keys
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taco_ir.training.distributed import Processes
-    from taco_ir.training.step import Texts
+    from taco_ir.training.objectives.base import Texts
 
 JSON_FILE, PAGE_FILE = "specialisation.json", "specialisation.html"
 PLACES = ("collection", "model", "negatives")  # keys that may name folders and files
@@ -109,6 +108,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
         InputError: for models of different architectures, a task that a model has no prompt for, or data that do not fit.
     """
     from taco_ir.training.distributed import Processes
+    from taco_ir.training.objectives.base import Texts, add_texts, passages_of
 
     first = subjects[0]
     config = (first.config or TrainSettings()).replace(
@@ -118,14 +118,15 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.run.device)))
     for subject in subjects:
         _check_prompts(subject, data.tasks)
-    mined = data.mined_path(config, first.episodes[-1]) if own else None  # there, whichever of its tasks are asked for
+    mined = data.mined_path(config.negatives, first.episodes[-1]) if own else None  # there, whichever of its tasks are asked for
     if mined and mined.is_file():
         negatives: Negatives | None = read_negatives(mined, data.collection.passages.fingerprint)
     else:
-        negatives = data.negatives(config, output, first.model)
-    samplers = data.samplers(config, negatives)
+        negatives = data.negatives(config.negatives, output, first.model)
+    samplers = data.samplers(config.batch, negatives)
     drawn = {id(example): example for sampler in samplers for batch in range(settings.batches) for example, _ in sampler.step(batch)}
-    texts = texts_of(data.collection, drawn.values())
+    texts = Texts({}, {})
+    add_texts(texts, data.collection, passages_of(drawn.values()))
     passes = 2 if settings.batches > 1 and len(samplers) > 1 else 1  # the second is of chance
     progress = Progress("analyse", passes * len(subjects) * len(samplers) * settings.batches, "batches")
     done = 0
@@ -138,7 +139,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     shapes: dict[str, list[int]] = {}
     models = []
     for subject in subjects:
-        measured, found = _measure(subject, config, samplers, texts, settings, data.processes, count)
+        measured, found = _measure(subject, config, samplers, texts, settings, data, count)
         if found != (shapes := shapes or found):
             raise InputError(f"{subject.name}: its parameters are not those of {first.name}; models of one architecture can be compared")
         models.append(_with_log(subject, measured))
@@ -161,17 +162,21 @@ def _measure(
     samplers: Sequence[TaskSampler],
     texts: Texts,
     settings: AnalysisSettings,
-    processes: Processes,
+    data: TrainingData,
     count: Callable[[], None],
 ) -> tuple[Measured, dict[str, list[int]]]:
     """What is measured on one model, and the shapes of its parameters."""
     from taco_ir.analysis.measure import measure
-    from taco_ir.training.setup import step_of, trained_encoder
+    from taco_ir.training.objectives.base import Work
+    from taco_ir.training.objectives.contrastive import Contrastive, retrieval_means
+    from taco_ir.training.setup import trained_encoder
 
     model = trained_encoder(subject.model, config.run.device)
-    step = step_of(config, model, samplers, texts, processes)
+    means = retrieval_means(Work(config, model, data, texts=texts))
     try:
-        measured = measure(step, settings.batches, settings.tau, count, config.run.seed)
+        measured = measure(
+            [Contrastive(model, sampler, means) for sampler in samplers], settings.batches, settings.tau, count, config.run.seed
+        )
     except InputError as error:
         raise InputError(f"{subject.name}: {error}") from error
     return measured, {name: list(param.shape) for name, param in model.trained()}

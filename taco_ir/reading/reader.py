@@ -135,7 +135,7 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
 
     path = folder / READER_FILE
     if not path.is_file():
-        raise InputError(f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train_reader wrote has one")
+        raise InputError(f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train wrote with --reading has one")
     head = new_head(width)
     try:
         with safe_open(path, "pt") as source:

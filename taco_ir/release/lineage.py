@@ -13,7 +13,7 @@ from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
-from taco_ir.training.settings import TrainSettings
+from taco_ir.training.settings import OptimiserSettings, TrainSettings
 
 TAIL = 3  # the last folders of a run, by which it is known again in another place: condition, seed, output
 
@@ -69,7 +69,7 @@ def _pretrained(config: TrainSettings) -> Stage:
         "objective": ", ".join(config.objectives.objective),
         "steps": _length(config.optimiser.steps, config.optimiser.epochs),
         "texts a step": f"{config.batch.batch_size}, of at most {config.objectives.length} tokens",
-        "learning rate": _rate(config),
+        "learning rate": _rate(config.optimiser),
         "seed": str(config.run.seed),
     }
     return Stage((), settings)
@@ -95,8 +95,8 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
             "weighting": " ".join(
                 [episode.weighting.weighting, *(f"{name}={value}" for name, value in episode.weighting.weighting_options.items())]
             ),
-            "negatives": f"in-batch; hard ones of a query: {episode.batch.hard_negatives}, {_negatives(episode)}",
-            "learning rate": _rate(episode),
+            "negatives": f"in-batch; hard ones of a query: {episode.batch.hard_negatives}, {_negatives(episode.negatives.negatives)}",
+            "learning rate": _rate(episode.optimiser),
             "scores divided by": f"{loss_temperature(episode.batch.temperature, encoder):g}",
             "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
             "task prompts": "yes" if encoder.prompts else "no",
@@ -124,16 +124,16 @@ def _length(steps: int, epochs: float) -> str:
     return f"{steps:,}" if steps else f"{epochs:g} epochs of the largest task"
 
 
-def _rate(config: TrainSettings) -> str:
-    return f"{config.optimiser.learning_rate:g} at most, rising over {config.optimiser.warmup:.0%} of the steps, then falling to 0"
+def _rate(settings: OptimiserSettings) -> str:
+    return f"{settings.learning_rate:g} at most, rising over {settings.warmup:.0%} of the steps, then falling to 0"
 
 
-def _negatives(config: TrainSettings) -> str:
+def _negatives(given: str) -> str:
     """What they were mined with: a word of the configuration, or what the head of their file says."""
     known = {"bm25": "BM25's", "ance": "the model's at the start", "none": "none"}
-    if config.negatives.negatives in known:
-        return known[config.negatives.negatives]
-    path = Path(config.negatives.negatives)
+    if given in known:
+        return known[given]
+    path = Path(given)
     if not path.is_file():
         return path.name
     return ", ".join({"bm25": "BM25's", "model": "a model's (ANCE)"}.get(each.source, each.source) for each in read_sources(path))

@@ -29,7 +29,7 @@ from taco_ir.studies.records import RECORDS, Record, load_record, read_records, 
 from taco_ir.studies.running import run_process
 from taco_ir.studies.scores import ANSWERS, score_runs
 
-ON_DEVICE = frozenset(("train", "pretrain", "train_reader", "mine", "search", "answer", "encode"))  # verbs with --device
+ON_DEVICE = frozenset(("train", "pretrain", "mine", "search", "answer", "encode"))  # verbs with --device
 
 
 class Runner:

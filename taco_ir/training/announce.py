@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from taco_ir.core.files import human_bytes
@@ -11,11 +11,10 @@ from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import Plan
-from taco_ir.training.mixed import MixedStep, describe_tasks
-from taco_ir.training.objectives.reading import QUESTION_TOKENS
-from taco_ir.training.objectives.self_supervised import MASK_SHARE
+from taco_ir.training.objectives.masked_tokens import MASK_SHARE
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
-from taco_ir.training.settings import TrainSettings
+from taco_ir.training.settings import BatchSettings, OptimiserSettings, TrainSettings
+from taco_ir.training.shared import QUESTION_TOKENS
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.tuning import describe_tuning
 
@@ -34,18 +33,24 @@ class Mix(NamedTuple):
 
 def announce(config: TrainSettings, step: MultiTaskStep, plan: Plan, processes: int, validated: bool = True) -> str:
     """All of it, for a training in so many processes."""
-    mixed = step if isinstance(step, MixedStep) else None
-    samplers = mixed.of_phase(RETRIEVAL) if mixed else step.samplers
+    retrieval = [each for each in step.objectives if each.phase == RETRIEVAL]
+    beside = [each for each in step.objectives if each.phase != RETRIEVAL]
     parameters = sum(param.numel() for param in step.params)
-    memory = step.weighting.extra_bytes(parameters, len(step.samplers), **config.weighting.weighting_options)
-    others = _other_bytes(config, step.model, mixed, processes) if mixed else 0.0
-    lines = [describe(config, step.model, Mix(samplers, processes, others), memory), *([describe_tasks(config, mixed)] if mixed else [])]
-    queries = sum(sampler.share for sampler in samplers)
+    memory = step.weighting.extra_bytes(parameters, len(step.objectives), **config.weighting.weighting_options)
+    others = _other_bytes(config, step.model, {each.phase for each in beside}, processes)
+    samplers = [each.sampler for each in retrieval if isinstance(each.sampler, TaskSampler)]
+    lines = [describe(config, step.model, Mix(samplers, processes, others), memory)]
+    if beside:
+        lines.append(f"schedule: {config.objectives.schedule}{'; beside retrieval:' if retrieval else ':'}")
+        lines += [f"  {each}" for each in beside]
+    counted = retrieval or beside
     counts = f"; the best model is one of the last phase, after step {plan.judged_after:,}" if plan.judged_after else ""
     judged = (
-        f"validated every {plan.validate_every:,}{counts}" if validated else "never validated, for want of topics; the last model is kept"
+        f"validated every {plan.validate_every:,}{counts}"
+        if validated
+        else f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
     )
-    return "\n".join([*lines, f"{plan.steps:,} steps of {queries} queries, {judged}"])
+    return "\n".join([*lines, f"{plan.steps:,} steps of {sum(each.sampler.share for each in counted)} {counted[0].examples}, {judged}"])
 
 
 def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
@@ -62,9 +67,9 @@ def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_byte
     header = ("task", "queries", "in a batch", "negatives seen", "of them hard", "tokens (query / passage)", "prompt")
     trained = sum(param.numel() for _, param in model.trained())
     every = sum(param.numel() for param in model.parameters())
-    memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + _activations(config, model, mix)
+    memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + _activations(config.batch, config.optimiser, model, mix)
     return (
-        render(Table("", header, rows), "table")
+        (render(Table("", header, rows), "table") if rows else "")
         + describe_tuning(model)
         + f"{trained:,} of {every:,} parameters are trained; weighting: {config.weighting.weighting}; at most about {human_bytes(memory)} of memory"
         + _with_held(model, memory - 4 * every)
@@ -89,33 +94,33 @@ def told_peak(model: DualEncoder) -> str:
     return f"memory at its peak: {human_bytes(peak_memory())}{beside}"
 
 
-def _activations(config: TrainSettings, model: DualEncoder, mix: Mix) -> float:
+def _activations(batch: BatchSettings, optimiser: OptimiserSettings, model: DualEncoder, mix: Mix) -> float:
     """Bytes of the activations of the largest task's part of a batch, were all its texts as long as they may be."""
     most = 0
     for sampler in mix.samplers:
-        queries = -(-sampler.share // (config.optimiser.accumulate * mix.processes))
-        texts = queries * (2 + config.batch.hard_negatives)
-        tokens = queries * (model.config.max_query_tokens(sampler.task) + (1 + config.batch.hard_negatives) * model.config.passage_length)
-        if config.optimiser.gradcache:
-            tokens = min(tokens, tokens * config.optimiser.gradcache // texts)
+        queries = -(-sampler.share // (optimiser.accumulate * mix.processes))
+        texts = queries * (2 + batch.hard_negatives)
+        tokens = queries * (model.config.max_query_tokens(sampler.task) + (1 + batch.hard_negatives) * model.config.passage_length)
+        if optimiser.gradcache:
+            tokens = min(tokens, tokens * optimiser.gradcache // texts)
         most = max(most, tokens)
-    return max(most * _bytes_of_token(config, model), mix.other_bytes)
+    return max(most * _bytes_of_token(optimiser, model), mix.other_bytes)
 
 
-def _bytes_of_token(config: TrainSettings, model: DualEncoder) -> float:
+def _bytes_of_token(optimiser: OptimiserSettings, model: DualEncoder) -> float:
     """Of a token's activations, in all layers that keep them."""
     backbone = model.towers["passage"]["backbone"].config  # type: ignore[index]
     layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
-    kept = 1 if config.optimiser.gradient_checkpointing else layers
-    return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if config.optimiser.precision == "bf16" else 1.0)
+    kept = 1 if optimiser.gradient_checkpointing else layers
+    return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if optimiser.precision == "bf16" else 1.0)
 
 
-def _other_bytes(config: TrainSettings, model: DualEncoder, step: MixedStep, processes: int) -> float:
+def _other_bytes(config: TrainSettings, model: DualEncoder, phases: Collection[str], processes: int) -> float:
     """As `_activations`, of a batch of reading, or of passages whose masked tokens are scored against the vocabulary."""
-    parts, token = config.optimiser.accumulate * processes, _bytes_of_token(config, model)
+    parts, token = config.optimiser.accumulate * processes, _bytes_of_token(config.optimiser, model)
     read = -(-config.objectives.reading_batch // parts) * (1 + config.objectives.reading_negatives)
     read *= (config.encoder.query_length or QUESTION_TOKENS) + config.encoder.passage_length
     passages = -(-config.objectives.passage_batch // parts) * config.encoder.passage_length
     vocabulary = int(model.towers["passage"]["backbone"].config.vocab_size)  # type: ignore[index]
     masked = passages * (token + SCORE_BYTES * MASK_SHARE * vocabulary)
-    return max(read * token if step.of_phase(READING) else 0.0, masked if step.of_phase(SELF_SUPERVISED) else 0.0)
+    return max(read * token if READING in phases else 0.0, masked if SELF_SUPERVISED in phases else 0.0)

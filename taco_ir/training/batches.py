@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from taco_ir.core.files import fingerprint
 from taco_ir.core.seeds import generator, number_of
 from taco_ir.data.examples import TrainExample
+
+if TYPE_CHECKING:
+    from taco_ir.negatives.file import Negatives
 
 Drawn = tuple[TrainExample, int]
 
@@ -145,6 +148,9 @@ class TaskSampler:
         self._dealer = Dealer(len(examples), share, seed, task, self._before)
         self.examples = self._turned(examples)
 
+    def __len__(self) -> int:
+        return len(self.examples)
+
     def step(self, number: int) -> list[Drawn]:
         """The examples of batch `number`, each with its epoch."""
         return [(self.examples[row], epoch) for row, epoch in self._dealer.step(number)]
@@ -162,6 +168,20 @@ class TaskSampler:
         if place and epoch >= self._before.first:
             since[self._dealer.order(epoch - self._before.first)[:place]] += 1  # they had had other ones in that epoch
         return [example._replace(since=own) for example, own in zip(examples, since.tolist(), strict=True)]
+
+
+def samplers_of(
+    names: Sequence[str],
+    examples: Sequence[Sequence[TrainExample]],
+    shares: Sequence[int],
+    seed: int,
+    negatives: Negatives | None = None,
+    before: Mapping[str, Dealt] = {},
+) -> list[TaskSampler]:
+    """A sampler under each name, which continues where `before`, by name, says."""
+    mined = negatives.fingerprint if negatives else ""
+    dealt = [before.get(name, Dealt()) for name in names]
+    return [TaskSampler(own, share, seed, name, far, mined) for name, own, share, far in zip(names, examples, shares, dealt, strict=True)]
 
 
 def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:

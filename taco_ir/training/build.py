@@ -1,4 +1,4 @@
-"""The encoder and the step of a training, with the data of its tasks: retrieval, and those of other kinds that are beside it."""
+"""Builds the encoder, the tasks and the training step of an episode from the settings."""
 
 from __future__ import annotations
 
@@ -7,79 +7,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taco_ir.core.files import InputError
-from taco_ir.core.progress import log
-from taco_ir.data.examples import TrainExample, read_examples
-from taco_ir.negatives.file import Negatives
-from taco_ir.reading.data import ReadingData, find_answers, read_reading
-from taco_ir.training.data import TrainingData, samplers_of, texts_of
-from taco_ir.training.documents import drawn_rows
-from taco_ir.training.objectives.cloze_examples import passage_examples
+from taco_ir.core.registry import resolve
+from taco_ir.data.examples import read_examples
+from taco_ir.reading.data import find_answers
+from taco_ir.training.data import TrainingData
+from taco_ir.training.objectives import OBJECTIVES
 from taco_ir.training.pools import Pool
-from taco_ir.training.settings import INVERSE_CLOZE, NOTHING, TrainSettings
-from taco_ir.training.task_shares import steps_per_epoch
+from taco_ir.training.settings import NOTHING, ObjectiveSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from taco_ir.reading.reader import InputBuilder
     from taco_ir.training.encoder import DualEncoder
     from taco_ir.training.loop import Plan
-    from taco_ir.training.step import MultiTaskStep, Texts
-    from taco_ir.training.stream import Stream
+    from taco_ir.training.objectives.base import Objective, Texts, Work
+    from taco_ir.training.step import MultiTaskStep
     from taco_ir.training.validation import PoolValidation
 
 
-def check_schedule(config: TrainSettings) -> None:
+def check_schedule(settings: ObjectiveSettings, weighting: str) -> None:
     """Raise InputError for a schedule that has nothing to order, or a weighting that needs every task in every step."""
-    if config.objectives.schedule == "joint":
+    if settings.schedule == "joint":
         return
-    if not config.objectives.shared:
+    if not settings.shared:
+        raise InputError(f"schedule is {settings.schedule}; it orders tasks of several kinds; name some by reading or self_supervised")
+    if weighting != "naive":
         raise InputError(
-            f"schedule is {config.objectives.schedule}; it orders tasks of several kinds; name some by reading or self_supervised"
-        )
-    if config.weighting.weighting != "naive":
-        raise InputError(
-            f"weighting is {config.weighting.weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
-            f" {config.objectives.schedule}; give weighting naive, or schedule joint"
+            f"weighting is {weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
+            f" {settings.schedule}; give weighting naive, or schedule joint"
         )
 
 
-def encoder_for(config: TrainSettings, start: Path, data: TrainingData) -> DualEncoder:
-    """The model in `start` as `config` trains it, with heads for tasks beside retrieval. Raises: InputError for one that cannot do that."""
+def encoder_for(config: TrainSettings, base: Path, checkpoint: Path | None, tasks: Sequence[str]) -> DualEncoder:
+    """The model in `base`, or in a checkpoint that was made of it, as the settings train it, with the heads that their tasks need.
+
+    Raises:
+        InputError: for one that cannot do that.
+    """
+    from taco_ir.training.pretraining_encoder import start_pretraining
     from taco_ir.training.setup import start_encoder
     from taco_ir.training.shared import start_shared
 
-    return (start_shared if config.objectives.shared else start_encoder)(config, start, data.tasks)
+    if config.objectives.pretrains:
+        return start_pretraining(config, base, checkpoint)
+    return (start_shared if config.objectives.shared else start_encoder)(config, checkpoint or base, tasks)
 
 
-def step_for(
-    config: TrainSettings, encoder: DualEncoder, data: TrainingData, negatives: Negatives | None, pools: Sequence[Pool], before: Stream
-) -> tuple[MultiTaskStep, Plan]:
-    """The step that `config` describes, which goes on where the trainings `before` ended, and for how long it is repeated.
+def kinds_of(settings: ObjectiveSettings) -> list[str]:
+    """Kinds of tasks that settings ask for, in the order in which a step takes them: names of `OBJECTIVES`."""
+    if settings.pretrains:
+        return ["documents"]
+    return ["retrieval", "reading", *(name for name in settings.self_supervised if (name,) != NOTHING)]
 
-    Raises:
-        InputError: for answers that no passage holds, or passages that are none for inverse cloze.
+
+def objectives_of(work: Work) -> list[Objective]:
+    """The tasks of an episode. Raises: InputError for answers that no passage holds, or passages that are none for inverse cloze."""
+    return [objective for kind in kinds_of(work.settings.objectives) for objective in resolve(OBJECTIVES[kind]).of(work)]
+
+
+def step_of(config: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0) -> tuple[MultiTaskStep, Plan]:
+    """The step that the settings describe, and for how long it is repeated.
+
+    An epoch is over when every query of retrieval and reading was dealt once, or, where there are none, every passage.
+
+    Args:
+        before: steps of the trainings before, after which the schedule's draws go on.
     """
     from taco_ir.training.loop import Plan
-    from taco_ir.training.mixed import Samplers, mixed_step
-    from taco_ir.training.setup import step_of
-    from taco_ir.training.shared import SharedEncoder
+    from taco_ir.training.schedules import Schedule, Scheduled, active, epoch_steps, last_phase
+    from taco_ir.training.setup import weighting_of
+    from taco_ir.training.step import MultiTaskStep
 
-    retrieval = data.samplers(config, negatives, before)
-    if not isinstance(encoder, SharedEncoder):
-        epoch = steps_per_epoch([len(sampler.examples) for sampler in retrieval], [sampler.share for sampler in retrieval])
-        plan = Plan(config.optimiser.steps or max(1, round(config.optimiser.epochs * epoch)), config.validation.validate_every or epoch)
-        return step_of(config, encoder, retrieval, data.texts(retrieval, pools), data.processes), plan
-    used = {sampler.task: sampler.examples for sampler in retrieval}
-    read = [_questions(task, used.get(task) or data.examples(task, negatives), encoder.inputs, data, negatives) for task in data.reading]
-    names = [f"{each.task} reading" for each in read]
-    questions = samplers_of(
-        config, names, [each.examples for each in read], [config.objectives.reading_batch] * len(read), negatives, before
-    )
-    tasks = [task for task in config.objectives.self_supervised if config.objectives.self_supervised != NOTHING]
-    passages = samplers_of(
-        config, tasks, [_passages(config, data, task) for task in tasks], [config.objectives.passage_batch] * len(tasks), None, before
-    )
-    samplers = Samplers(retrieval, questions, passages, [each.spans for each in read])
-    return mixed_step(config, encoder, samplers, data.texts([*retrieval, *questions, *passages], pools), data.processes, before.steps)
+    settings, optimiser, validation = config.objectives, config.optimiser, config.validation
+    scheduled = [Scheduled(each.phase, len(each.sampler)) for each in objectives]
+    epoch = epoch_steps(settings, scheduled, [each.sampler.share for each in objectives])
+    steps = optimiser.steps or max(1, round(optimiser.epochs * epoch))
+    plan = Plan(steps, validation.validate_every or epoch, last_phase(settings, scheduled, steps))
+    schedule = None if settings.schedule == "joint" else Schedule(active(settings, config.run.seed, scheduled, steps, before))
+    weighting = weighting_of(config.weighting, model, len(objectives))
+    return MultiTaskStep(model, objectives, weighting, schedule, validation.log_cosines), plan
 
 
 def validation_for(config: TrainSettings, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
@@ -107,27 +111,3 @@ def validation_for(config: TrainSettings, encoder: DualEncoder, data: TrainingDa
         if read:
             questions.append(Questions(pool.task, read, [queries[example.qid].answers for example in found]))
     return SharedValidation(encoder, pools, texts.passages, questions)
-
-
-def _questions(
-    task: str, used: Sequence[TrainExample], inputs: InputBuilder, data: TrainingData, negatives: Negatives | None
-) -> ReadingData:
-    """Of the queries that are used, which retrieval trains on as well, those whose answer is found."""
-    from taco_ir.training.objectives.reading import readable
-
-    found = read_reading(data.collection, task, negatives=negatives, qids={example.qid for example in used})
-    usable = readable(found, inputs, texts_of(data.collection, found.examples).passages)
-    log.info("%s: %d of the %d queries that are used have an answer to read", task, len(usable.examples), len(used))
-    return usable
-
-
-def _passages(config: TrainSettings, data: TrainingData, task: str) -> list[TrainExample]:
-    store = data.collection.passages
-    rows = drawn_rows(store.count, config.objectives.max_passages, config.run.seed)
-    examples = list(passage_examples(store.at(rows), task, task == INVERSE_CLOZE))
-    if len(examples) < config.objectives.passage_batch:
-        raise InputError(
-            f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection {data.collection.name} can be used"
-            f"{' (they have several sentences)' * (task == INVERSE_CLOZE)}; passage_batch is {config.objectives.passage_batch}"
-        )
-    return examples

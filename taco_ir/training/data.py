@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,14 @@ from taco_ir.negatives.miner import fingerprint_of, mine
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, build_dense
 from taco_ir.retrieval.vectors import Recipe
-from taco_ir.training.batches import Dealt, TaskSampler
+from taco_ir.training.batches import TaskSampler, samplers_of
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.pools import Pool, draw_queries, make_pool
-from taco_ir.training.settings import NOTHING, TrainSettings
-from taco_ir.training.task_shares import batch_shares
+from taco_ir.training.settings import NOTHING, BatchSettings, NegativeSettings, TrainSettings
+from taco_ir.training.task_shares import shares_of
 
 if TYPE_CHECKING:
     from taco_ir.training.distributed import Processes
-    from taco_ir.training.step import Texts
-    from taco_ir.training.stream import Stream
 
 POOL_FILE = "validation.jsonl"
 POOL_DEPTH = 100  # BM25 hits of a query that a validation pool's hard passages are taken from
@@ -49,7 +47,7 @@ class TrainingData:
         self.processes = processes
         self.collection: Collection = open_collection(config.run.collection)
         self._read: dict[str, list[TrainExample]] = {}
-        self.tasks = _tasks(config.run.tasks, self.collection)
+        self.tasks = [] if config.run.tasks == NOTHING else _tasks(config.run.tasks, self.collection)
         self.reading = (
             []
             if config.objectives.reading == NOTHING
@@ -57,8 +55,8 @@ class TrainingData:
             if config.objectives.reading == ("all",)
             else _tasks(config.objectives.reading, self.collection)
         )
-        for episode in config.each_episode():
-            shares_of(episode, [1] * len(self.tasks))
+        for episode in config.each_episode() if self.tasks else ():
+            shares_of(episode.batch, [1] * len(self.tasks))
 
     def say(self, text: str) -> None:
         """Print on stderr, once for all processes."""
@@ -79,25 +77,25 @@ class TrainingData:
         refuse_other_inputs(self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files))
 
     def negatives(
-        self, config: TrainSettings, folder: Path, model: Path, used: Mapping[str, Container[str]] | None = None
+        self, source: NegativeSettings, folder: Path, model: Path, readable: Mapping[str, Container[str]] | None = None
     ) -> Negatives | None:
-        """Those that `config` names; mined first where they are not there, for the queries that are used. Only the first process mines.
+        """Those that `source` names; mined first where they are not there, for the queries that are used. Only the first process mines.
 
         Args:
-            used: qids by task; None: those of `examples`.
+            readable: queries of tasks that are read and not retrieved for.
         """
-        if config.negatives.negatives == "none":
+        if source.negatives == "none":
             return None
-        if used is None:
-            used = {task: {example.qid for example in self._used(task)} for task in dict.fromkeys([*self.tasks, *self.reading])}
+        own = {task: {example.qid for example in self.used(task)} for task in self.tasks}
+        used = {**own, **(readable or {})}
         names = {task: str(TopicsName(task, "train")) for task in used}
-        if (path := self.mined_path(config, folder)) is None:
+        if (path := self.mined_path(source, folder)) is None:
             wanted = {names[task]: qids for task, qids in used.items()}
-            return read_negatives(Path(config.negatives.negatives), self.collection.passages.fingerprint, wanted)
+            return read_negatives(Path(source.negatives), self.collection.passages.fingerprint, wanted)
         if self.processes.first:
             topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
-            settings = _settings(config)
-            retriever = BM25Retriever(self.collection) if config.negatives.negatives == "bm25" else self._dense(config, folder, model)
+            settings = _settings(source)
+            retriever = BM25Retriever(self.collection) if source.negatives == "bm25" else self._dense(folder, model)
             if not _serves(
                 path, self.collection, topics, settings, retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else ""
             ):
@@ -109,20 +107,22 @@ class TrainingData:
         self.processes.wait()
         return read_negatives(path, self.collection.passages.fingerprint)
 
-    def mined_path(self, config: TrainSettings, folder: Path) -> Path | None:
+    def mined_path(self, source: NegativeSettings, folder: Path) -> Path | None:
         """Where an episode in `folder` mines to; None where it does not mine."""
-        name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(config)))
-        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(config.negatives.negatives)
+        name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_settings(source)))
+        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(source.negatives)
 
-    def mined_for(self, config: TrainSettings, folder: Path) -> list[Path]:
+    def mined_for(self, source: NegativeSettings, folder: Path) -> list[Path]:
         """What may have been mined for an episode in `folder`, with the rankings beside it."""
-        files = [path for path in (self.mined_path(config, folder), config.validation.pool_hard and self.output / POOL_FILE) if path]
+        hard = self.config.validation.pool_hard and self.output / POOL_FILE
+        files = [path for path in (self.mined_path(source, folder), hard) if path]
         return [*files, *(path.with_suffix(".runs") for path in files)]
 
-    def _dense(self, config: TrainSettings, folder: Path, model: Path) -> DenseRetriever:
+    def _dense(self, folder: Path, model: Path) -> DenseRetriever:
         """A search by the model at the episode's start; see `_index`."""
         from taco_ir.encoders.model_folder import Kind, ModelFolder
 
+        config = self.config
         plain = ModelFolder(model).kind is Kind.PLAIN
         pooling, normalize = (config.encoder.pooling, config.encoder.normalize) if plain else (None, False)
         choice = ModelChoice(str(model), pooling, normalize, device=config.run.device)
@@ -139,17 +139,17 @@ class TrainingData:
                 shutil.rmtree(kept)
         build_dense(self.collection, retriever.encoder, name, folder)
 
-    def samplers(self, config: TrainSettings, negatives: Negatives | None, before: Stream | None = None) -> list[TaskSampler]:
-        """Who deals each task's examples; `before` says how far trainings before dealt them."""
+    def samplers(self, batch: BatchSettings, negatives: Negatives | None) -> list[TaskSampler]:
+        """Who deals each task's examples."""
         examples = [self.examples(task, negatives) for task in self.tasks]
-        counts = shares_of(config, [len(each) for each in examples])
-        return samplers_of(config, self.tasks, examples, counts, negatives, before)
+        counts = shares_of(batch, [len(each) for each in examples])
+        return samplers_of(self.tasks, examples, counts, self.config.run.seed, negatives)
 
     def examples(self, task: str, negatives: Negatives | None) -> list[TrainExample]:
         """A task's train queries, without those that validation ranks for, as many as the configuration says, with their negatives."""
-        return with_negatives(self._used(task), TopicsName(task, "train"), negatives) if negatives else self._used(task)
+        return with_negatives(self.used(task), TopicsName(task, "train"), negatives) if negatives else self.used(task)
 
-    def _used(self, task: str) -> list[TrainExample]:
+    def used(self, task: str) -> list[TrainExample]:
         """As `examples`, which are the same in every episode, without negatives."""
         if task not in self._read:
             config, held_out = self.config, set[str]()
@@ -188,14 +188,9 @@ class TrainingData:
             for task, topics in self._validated.items()
         ]
 
-    def texts(self, samplers: Sequence[TaskSampler], pools: Sequence[Pool]) -> Texts:
-        """Every passage that a batch or a pool may need."""
-        examples = (example for sampler in samplers for example in sampler.examples)
-        return texts_of(self.collection, examples, (docid for pool in pools for docid in pool.docids))
 
-
-def _settings(config: TrainSettings) -> MiningSettings:
-    return MiningSettings(depth=config.negatives.mine_depth, skip=config.negatives.mine_skip, keep=config.negatives.mine_keep)
+def _settings(source: NegativeSettings) -> MiningSettings:
+    return MiningSettings(depth=source.mine_depth, skip=source.mine_skip, keep=source.mine_keep)
 
 
 def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = "") -> bool:
@@ -207,42 +202,9 @@ def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settin
     return (found.collection, found.depth, found.skip, found.keep, found.queries, found.checkpoint) == wanted
 
 
-def samplers_of(
-    config: TrainSettings,
-    names: Sequence[str],
-    examples: Sequence[Sequence[TrainExample]],
-    shares: Sequence[int],
-    negatives: Negatives | None = None,
-    before: Stream | None = None,
-) -> list[TaskSampler]:
-    """A sampler under each name, which goes on where `before` says."""
-    mined = negatives.fingerprint if negatives else ""
-    dealt = [before.of(name) if before else Dealt() for name in names]
-    return [
-        TaskSampler(own, share, config.run.seed, name, far, mined)
-        for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
-    ]
-
-
-def texts_of(collection: Collection, examples: Iterable[TrainExample], docids: Iterable[str] = ()) -> Texts:
-    """The passages that batches of `examples` may need, and those named."""
-    from taco_ir.training.step import Texts
-
-    wanted = dict.fromkeys(docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
-    wanted |= dict.fromkeys(docids)
-    passages = collection.passages.get(list(wanted))
-    return Texts(passages, {docid: passage.page for docid, passage in passages.items()})
-
-
 def _tasks(names: Sequence[str], collection: Collection) -> list[str]:
     """Canonical names of the tasks trained on. Raises: InputError for one that the collection has no train topics of."""
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     if not known:
         raise InputError(f"collection {collection.name} has no train topics (<task>-train.jsonl)")
     return known if tuple(names) == ("all",) else list(dict.fromkeys(resolve_task(task, known) for task in names))
-
-
-def shares_of(config: TrainSettings, sizes: Sequence[int]) -> list[int]:
-    """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
-    shares = config.batch.shares if config.batch.shares.isalpha() else list(map(int, config.batch.shares.split(",")))
-    return batch_shares(sizes, config.batch.batch_size, shares, config.batch.share_temperature)

@@ -220,6 +220,10 @@ class DualEncoder(nn.Module):
             for file, data in self._tokenizer_files[name].items():
                 (target / file).write_bytes(data)
 
+    def save_trained(self, folder: Path) -> None:
+        """Write the model that a training ends with."""
+        self.save(folder)
+
     def trained(self) -> list[tuple[str, Parameter]]:
         """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""
         if self.tuning is not None:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch.nn import Parameter
 
 from taco_ir.core.files import InputError, writing_folder
-from taco_ir.training.batches import Dealt
 from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
 from taco_ir.training.distributed import Processes
-from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import adamw, learning_rate
-from taco_ir.training.step import StepResult
+from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.stream import Stream, write_stream
-from taco_ir.weighting.base import TaskWeighting
+from taco_ir.training.validation import Validation
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
 BEST, MODEL = "best", "model"
@@ -42,29 +38,6 @@ class Plan(NamedTuple):
     judged_after: int = 0
 
 
-class Step(Protocol):
-    """What a loop repeats: it leaves the gradient of a global step in .grad of `params`, or none where that is not finite."""
-
-    @property
-    def model(self) -> DualEncoder: ...
-    @property
-    def params(self) -> Sequence[Parameter]: ...
-    @property
-    def weighting(self) -> TaskWeighting: ...
-
-    def __call__(self, step: int, progress: float, /) -> StepResult: ...
-    def dealt(self, steps: int, /) -> Mapping[str, Dealt]: ...
-
-
-class Validation(Protocol):
-    """What is measured between steps: scores by name, of which `macro` tells the best model where there is one to keep."""
-
-    what: str
-    keeps_best: bool
-
-    def __call__(self) -> dict[str, float]: ...
-
-
 class Loop:
     """Steps, schedule, validation, checkpoints and log, in a folder of its own: `checkpoints/`, `log.jsonl`, perhaps `best/`, and in the end `model/`.
 
@@ -78,7 +51,7 @@ class Loop:
     def __init__(
         self,
         config: TrainSettings,
-        step: Step,
+        step: MultiTaskStep,
         plan: Plan,
         folder: Path,
         processes: Processes,
@@ -205,4 +178,4 @@ class Loop:
             self._log.message(f"best validation: step {self.state.best_step}, macro {self.state.best:.3f}")
             shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True)
         else:
-            self._step.model.save(folder)
+            self._step.model.save_trained(folder)

@@ -36,6 +36,9 @@ class PretrainModel(DualEncoder):
 
     def __init__(self, folder: Path, config: EncoderConfig, run: TrainSettings) -> None:
         super().__init__(folder, config, untied=False)
+        self.parts = run.objectives.objective
+        self.masked = run.objectives.masked
+        self.head_from = ""
         self._contrasted = run.objectives.contrasted
         self._token_parts = [part for part in ("mlm", "condenser") if part in run.objectives.objective]
         self._temperature = loss_temperature(run.batch.temperature, config)
@@ -102,11 +105,11 @@ class PretrainModel(DualEncoder):
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint's model: the backbone and all heads."""
-        self.save_plain(folder)
+        self.save_trained(folder)
         if "condenser" in self._token_parts:
             _save_state(self.condenser, folder / CONDENSER_FILE)
 
-    def save_plain(self, folder: Path) -> None:
+    def save_trained(self, folder: Path) -> None:
         """Write a plain Hugging Face folder with its tokenizer, and the head from which more pre-training can go on."""
         super().save(folder)
         (folder / CONFIG_FILE).unlink()  # how a retriever pools is for its training to say

@@ -100,7 +100,7 @@ def active(settings: ObjectiveSettings, seed: int, tasks: Sequence[Scheduled], s
 
 
 def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches: Sequence[int]) -> int:
-    """Steps in which every task of retrieval and reading has dealt all its examples, those of a phase within its own steps.
+    """Steps in which every task of retrieval and reading, or every task where there are none, has dealt all its examples.
 
     Args:
         batches: examples of each task in a batch of it.
@@ -113,10 +113,9 @@ def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches
             phase: share for phase, share in zip(PHASES, phase_shares(settings), strict=True) if any(task.phase == phase for task in tasks)
         }
         rates = [there[task.phase] / sum(there.values()) for task in tasks]
-    labelled = [
-        -(-task.size // batch) / rate for task, batch, rate in zip(tasks, batches, rates, strict=True) if task.phase != SELF_SUPERVISED
-    ]
-    return math.ceil(max(labelled))
+    whole = [(task.phase, -(-task.size // batch) / rate) for task, batch, rate in zip(tasks, batches, rates, strict=True)]
+    labelled = [steps for phase, steps in whole if phase != SELF_SUPERVISED]
+    return math.ceil(max(labelled or [steps for _, steps in whole]))
 
 
 def phase_shares(settings: ObjectiveSettings) -> list[float]:

@@ -34,7 +34,9 @@ class RunSettings(Settings):
     """What is trained on what, and where the results go."""
 
     collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder")
-    tasks: tuple[str, ...] = flag(("all",), "tasks to train on, such as nq,fever; all: every task with a train file")
+    tasks: tuple[str, ...] = flag(
+        ("all",), "tasks of retrieval, such as nq,fever; all: every task with a train file; none: reading or self-supervised tasks alone"
+    )
     model: str = flag("", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name")
     output: str = flag("", "folder of the run: checkpoints, logs, the trained model")
     seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
@@ -337,6 +339,10 @@ class TrainSettings:
     def _check_across_sections(self) -> None:
         if self.objectives.pretrains and self.batch.batch_size < 2:
             raise InputError(f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, with documents to tell apart")
+        if self.run.tasks == NOTHING and not (self.objectives.shared or self.objectives.pretrains):
+            raise InputError("tasks is none; there is nothing to train; name some by tasks, reading or self_supervised")
+        if self.run.tasks == NOTHING and self.objectives.reading == ("all",):
+            raise InputError("reading is all, the tasks of retrieval; with tasks none there are none; name those to read")
         source, hard = self.negatives, self.batch.hard_negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
         if source.negatives in MINED and left < max(hard, 1):

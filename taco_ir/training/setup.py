@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast, overload
+from typing import cast
 
 import torch
 from torch.nn import Parameter
@@ -20,17 +20,12 @@ from taco_ir.encoders.adapters.adapted import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
-from taco_ir.training.backward import Arithmetic
-from taco_ir.training.batches import TaskSampler
-from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.settings import EncoderSettings, OptimiserSettings, TrainSettings, WeightingSettings
-from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
+from taco_ir.training.settings import NOTHING, EncoderSettings, OptimiserSettings, TrainSettings, WeightingSettings
 from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
-Trained = TypeVar("Trained", bound=DualEncoder)
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
 SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
@@ -40,10 +35,6 @@ NORMALIZED_TEMPERATURE = 0.05
 UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
 
 
-@overload
-def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> DualEncoder: ...
-@overload
-def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[Trained]) -> Trained: ...
 def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
@@ -53,34 +44,39 @@ def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kin
     own = ModelFolder(folder)
     backbone = own.backbone()
     limit = backbone.longest
-    base = base_config(config.encoder, own.towers[Role.PASSAGE].path, limit)
+    passages = own.towers[Role.PASSAGE].path
+    settings = config.encoder
+    if not tasks and settings.pooling is None and not ModelFolder(passages).describes_itself:
+        settings = replace(settings, pooling="first")  # no vector is trained
+    base = base_config(settings, passages, limit)
     check_tuning(config.adapters, config.encoder, folder, backbone.path)
     if config.adapters.tune != FULL and base.roles != NONE:
         raise InputError(
             f"roles is {base.roles}; with tune {config.adapters.tune} the modules tell roles apart (tune_roles); leave one of both out"
         )
-    lengths = {task: config.encoder.query_length or query_length(task, config.encoder.prompts) for task in tasks}
     for key, value in (("passage_length", config.encoder.passage_length), ("query_length", config.encoder.query_length)):
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(config.run.seed)  # for weights that are new: a head
     model = kind(backbone.path, base, config.encoder.untied or backbone.kind is Kind.TOWERS)
-    prompts = {task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if config.encoder.prompts else {}
-    model.config = replace(
-        base,
-        prompts=prompts,
-        query_length=min(max(lengths.values()), limit),
-        query_lengths={task: min(length, limit) for task, length in lengths.items()},
-        passage_length=config.encoder.passage_length,
-        passage_template=config.encoder.passage_template,
-        left_context=LEFT_CONTEXT,
-    )
+    vectors = bool(tasks) or config.objectives.self_supervised != NOTHING
+    if vectors:
+        lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
+        model.config = replace(
+            base,
+            prompts={task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if settings.prompts else {},
+            query_length=min(max(lengths.values(), default=base.query_length), limit),
+            query_lengths={task: min(length, limit) for task, length in lengths.items()},
+            passage_length=settings.passage_length,
+            passage_template=settings.passage_template,
+            left_context=LEFT_CONTEXT,
+        )
     if config.adapters.tune != FULL:
         model.tune(*tuned(config.adapters, config.run.model, model.backbone("passage"), folder, backbone.path, tasks))
         model.config = going_on(model, folder, base)
         check_positions(model, limit)
     model.to(torch.device(config.run.device))
-    model.sparse_tables(True)
+    model.sparse_tables(vectors)  # a reader alone sums densely, which rounds otherwise
     model.freeze(config.encoder.freeze_embeddings, config.encoder.freeze_layers)
     if config.encoder.dropout >= 0:
         model.set_dropout(config.encoder.dropout)
@@ -116,28 +112,6 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     model.to(torch.device(device))
     model.sparse_tables(True)
     return model.eval()
-
-
-def step_of(
-    config: TrainSettings, model: DualEncoder, samplers: Sequence[TaskSampler], texts: Texts, processes: Processes
-) -> MultiTaskStep:
-    """The training step that `config` describes."""
-    settings = batch_settings(config, model)
-    arithmetic = Arithmetic(config.optimiser.precision == "bf16", config.optimiser.gradcache)
-    weighting = weighting_of(config.weighting, model, len(samplers))
-    return MultiTaskStep(model, samplers, texts, weighting, settings, arithmetic, processes, config.validation.log_cosines)
-
-
-def batch_settings(config: TrainSettings, model: DualEncoder) -> BatchSettings:
-    """Of the batches of retrieval."""
-    return BatchSettings(
-        negatives=config.batch.hard_negatives,
-        multi_positive=config.batch.multi_positive,
-        temperature=loss_temperature(config.batch.temperature, model.config),
-        cross_device=config.batch.cross_device,
-        accumulate=config.optimiser.accumulate,
-        seed=config.run.seed,
-    )
 
 
 def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:

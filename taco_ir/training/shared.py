@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from taco_ir.core.files import InputError
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import EncoderConfig, Role
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import Ids, read, tokenize
 from taco_ir.reading.reader import (
     READER_FILE,
@@ -29,11 +30,11 @@ from taco_ir.reading.reader import (
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
-from taco_ir.training.objectives.reading import QUESTION_TOKENS, check_inputs
 from taco_ir.training.settings import INVERSE_CLOZE, MLM, NOTHING, TrainSettings
 from taco_ir.training.setup import start_encoder
 
 READ_AT_ONCE = 64
+QUESTION_TOKENS = 64
 
 
 class SharedEncoder(DualEncoder):
@@ -134,10 +135,25 @@ def start_shared(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> S
         raise InputError(
             f"tune is {config.adapters.tune}; reading and self-supervised tasks train the whole encoder; leave tune out, or those tasks"
         )
+    if (own := ModelFolder(folder)).record is not None:
+        own.require_weights()
     model = start_encoder(config, folder, tasks, SharedEncoder)
+    assert isinstance(model, SharedEncoder)
+    if not tasks and INVERSE_CLOZE not in config.objectives.self_supervised and "head" in model.towers["passage"]:  # type: ignore[operator]
+        model.towers["passage"]["head"].requires_grad_(False)  # type: ignore[index]
     torch.manual_seed(config.run.seed)  # for new heads
     if config.objectives.reading != NOTHING:
         model.add_reader(folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length))
     if MLM in config.objectives.self_supervised:
         model.add_mlm(folder)
     return model.to(torch.device(config.run.device))
+
+
+def check_inputs(inputs: InputBuilder, folder: Path) -> None:
+    """Raise InputError where the longest input has more tokens than the model in `folder` takes."""
+    limits = inputs.config
+    if inputs.longest > (limit := ModelFolder(folder).longest):
+        raise InputError(
+            f"query_length {limits.question} and passage_length {limits.passage} make inputs of {inputs.longest} tokens; "
+            f"{folder} takes 1 to {limit}"
+        )

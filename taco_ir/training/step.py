@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.core.settings import Settings
-from taco_ir.core.types import Passage
-from taco_ir.training.backward import Arithmetic, backward
-from taco_ir.training.batches import Dealt, TaskBatch, TaskSampler, make_batch, part
-from taco_ir.training.distributed import Processes
+from taco_ir.training.batches import Dealt
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.objectives.contrastive import contrastive_loss
+from taco_ir.training.objectives.base import Objective
+from taco_ir.training.schedules import Schedule
 from taco_ir.training.sketch import Cosines, GradientSketch, pairs
 from taco_ir.weighting.base import StepReport, TaskWeighting
-
-
-class Texts(NamedTuple):
-    """The passages that batches draw from, and their pages, by docid."""
-
-    passages: Mapping[str, Passage]
-    page_of: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class BatchSettings(Settings):
-    """What a task's batch is made of and how its loss is computed.
-
-    Attributes:
-        negatives: hard negatives of a query.
-        temperature: scores are divided by it.
-        cross_device: passages of all processes are negatives, not only one's own.
-        accumulate: parts that a process computes one after another.
-    """
-
-    negatives: int = field(default=1, metadata={"min": 0})
-    multi_positive: bool = False
-    temperature: float = field(default=1.0, metadata={"above": 0})
-    cross_device: bool = True
-    accumulate: int = field(default=1, metadata={"min": 1})
-    seed: int = field(default=0, metadata={"min": 0})
+from taco_ir.weighting.naive import Naive
 
 
 class StepResult(NamedTuple):
@@ -62,52 +33,51 @@ class StepResult(NamedTuple):
 
 
 class MultiTaskStep:
-    """Computes gradients of a global step; the same numbers for one process and many, up to rounding.
-
-    The queries of a task are dealt to processes x accumulate parts. In-batch negatives come from one's own part, or, with
-    `cross_device`, from the parts of all processes. So two processes without it equal one that accumulates twice, and two
-    processes with it equal one that does not.
+    """Computes the update of a global step from its tasks; the same numbers for one process and many, up to rounding.
 
     Args:
+        weighting: for steps that take all tasks; those that take some take the mean of their gradients.
+        schedule: which tasks a step takes; None: all of them.
         log_cosines: steps from one whose tasks' gradients are compared to the next; 0: none are.
     """
 
     def __init__(
         self,
         model: DualEncoder,
-        samplers: Sequence[TaskSampler],
-        texts: Texts,
+        objectives: Sequence[Objective],
         weighting: TaskWeighting,
-        settings: BatchSettings,
-        arithmetic: Arithmetic,
-        processes: Processes,
+        schedule: Schedule | None = None,
         log_cosines: int = 0,
     ) -> None:
         self.model = model
         self.params: list[Parameter] = [param for _, param in model.trained()]
-        self.samplers = samplers
+        self.objectives = objectives
         self.weighting = weighting
-        self.texts = texts
-        self._settings = settings
-        self._arithmetic = arithmetic
-        self._processes = processes
+        self._schedule = schedule
         self._log_cosines = log_cosines
         self._sketch = GradientSketch(self.params)
 
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leave the combined gradient of global step `step` in .grad of the parameters, or none where a task's is not finite."""
-        losses, norms, not_finite = {}, {}, []
+        losses: dict[str, float] = {}
+        norms, not_finite = {}, []
         compared = self._log_cosines > 0 and step % self._log_cosines == 0
         sketches: list[Tensor] = []
-        self.weighting.begin(progress)
-        for number, (sampler, turn) in enumerate(self.turns(step)):
-            task_loss = self.task_gradient(sampler, turn)
+        parts: list[int] = []  # of each task's loss
+        turns = self.turns(step)
+        weighting = self.weighting if len(turns) == len(self.objectives) else Naive(self.params, len(turns))
+        weighting.begin(progress)
+        for number, (objective, turn) in enumerate(turns):
+            task_loss = objective.backward(objective.batch(turn))
             grads = [param.grad for param in self.params if param.grad is not None]
             task_norm = torch.nn.utils.get_total_norm([grad.values() if grad.is_sparse else grad for grad in grads])
             loss, norm = torch.stack([task_loss.to(task_norm), task_norm]).tolist()  # an accelerator is waited for once
-            losses[sampler.task], norms[sampler.task] = loss, norm
+            own = objective.losses(loss)
+            norms[objective.task] = norm
+            losses |= own
+            parts.append(len(own))
             if not math.isfinite(norm + loss):
-                not_finite.append(sampler.task)
+                not_finite += [part for part, value in own.items() if not math.isfinite(value)] or list(own)
             if not_finite:
                 for param in self.params:
                     param.grad = None
@@ -115,67 +85,30 @@ class MultiTaskStep:
                 if compared:
                     sketches.append(self._sketch([param.grad for param in self.params]))
                 try:
-                    self.weighting.add(number, loss, self.params)
+                    weighting.add(number, loss, self.params)
                 except FloatingPointError:  # finite, but its products are not
-                    not_finite.append(sampler.task)
+                    not_finite += own
         report = None
         if not not_finite:
             try:
-                report = self.weighting.combine(self.params)
+                report = weighting.combine(self.params)
             except FloatingPointError:
                 not_finite = list(losses)
         if report is None:
-            self.weighting.drop()
+            weighting.drop()
+        elif len(losses) > len(turns):
+            weights = (weight for weight, count in zip(report.weights, parts, strict=True) for _ in range(count))
+            report = report._replace(weights=tuple(weights))
         cosines = pairs(list(losses), sketches) if compared and report is not None else None
         return StepResult(losses, norms, report, not_finite, cosines)
 
-    def turns(self, step: int) -> list[tuple[TaskSampler, int]]:
-        """The tasks of global step `step`, each with the number of the batch that it deals."""
-        return [(sampler, sampler.first + step) for sampler in self.samplers]
+    def turns(self, step: int) -> list[tuple[Objective, int]]:
+        """The tasks of global step `step`, each with the number of its batch."""
+        if self._schedule is None:
+            return [(objective, objective.sampler.first + step) for objective in self.objectives]
+        return [(self.objectives[task], self.objectives[task].sampler.first + batch) for task, batch in self._schedule.turns(step)]
 
     def dealt(self, steps: int) -> dict[str, Dealt]:
         """How far each task's stream was dealt after so many steps."""
-        return {sampler.task: sampler.dealt(steps) for sampler in self.samplers}
-
-    def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
-        """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""
-        settings = self._settings
-        batch = make_batch(sampler.step(step), self.texts.page_of, settings.negatives, settings.multi_positive, settings.seed)
-        return self.contrast(batch, self.texts.passages, step)
-
-    def contrast(self, batch: TaskBatch, passages: Mapping[str, Passage], step: int) -> Tensor:
-        """As `task_gradient`, of InfoNCE over a batch whose passages are looked up in `passages`."""
-        settings = self._settings
-        loss = torch.zeros((), device=self.model.device)
-        for turn in range(settings.accumulate):
-            seed = (settings.seed, batch.task, step, turn, self._processes.rank)
-            loss += self._turn(part(batch, turn, settings.accumulate), passages, len(batch.queries), seed)
-        for param in self.params:
-            if param.grad is not None and param.grad.is_sparse:
-                param.grad = param.grad.coalesce()
-        return self._processes.sum_gradients(self.params, loss)
-
-    def _turn(self, batch: TaskBatch, passages: Mapping[str, Passage], queries: int, seed: Sequence[int | str]) -> Tensor:
-        """Add the gradient of this process' part of `batch`, weighted by the batch's share of all `queries`; its part of the loss."""
-        processes, across = self._processes, self._settings.cross_device
-        parts = [part(batch, rank, processes.world) for rank in range(processes.world)]
-        own = parts[processes.rank]
-        texts = self.model.queries(own.queries, own.task)
-        texts += self.model.passages([passages[docid] for docid in own.passages])
-
-        def loss_of(vectors_ND: Tensor) -> Tensor:
-            query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]
-            if across:
-                query_BD = processes.gather(query_BD, [len(each.queries) for each in parts])
-                passage_ND = processes.gather(passage_ND, [len(each.passages) for each in parts])
-                return self._loss(query_BD, passage_ND, batch) * len(batch.queries) / queries
-            return self._loss(query_BD, passage_ND, own) * len(own.queries) / queries
-
-        loss = backward(self.model, texts, loss_of, self._arithmetic, seed)
-        return loss / processes.world if across else loss  # across processes, each computes the loss of all
-
-    def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
-        if not batch.queries:  # fewer queries than parts
-            return (query_BD.sum() + passage_ND.sum()) * 0
-        blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
-        return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self._settings.temperature)
+        batches = self._schedule.batches(steps) if self._schedule else [steps] * len(self.objectives)
+        return {each.task: each.sampler.dealt(own) for each, own in zip(self.objectives, batches, strict=True)}

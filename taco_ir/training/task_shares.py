@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taco_ir.core.files import InputError
+from taco_ir.training.settings import BatchSettings
 
 HOW = ("proportional", "temperature", "uniform")
 
@@ -57,6 +58,7 @@ def _round(quotas: Sequence[float], total: int) -> list[int]:
     return shares
 
 
-def steps_per_epoch(sizes: Sequence[int], shares: Sequence[int]) -> int:
-    """Steps in which the longest task is seen whole; the others begin again meanwhile."""
-    return max(-(-size // share) for size, share in zip(sizes, shares, strict=True))
+def shares_of(settings: BatchSettings, sizes: Sequence[int]) -> list[int]:
+    """Queries of a step by task, for tasks of these sizes. Raises: InputError."""
+    shares = settings.shares if settings.shares.isalpha() else list(map(int, settings.shares.split(",")))
+    return batch_shares(sizes, settings.batch_size, shares, settings.share_temperature)

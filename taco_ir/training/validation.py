@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,15 @@ from taco_ir.training.shared import SharedEncoder
 
 MEASURE = Measure("Rprec")
 HITS = 20  # more than any evidence set has pages, with room for passages of one page
+
+
+class Validation(Protocol):
+    """What is measured between steps: scores by name, of which `macro` tells the best model where there is one to keep."""
+
+    what: str
+    keeps_best: bool
+
+    def __call__(self) -> dict[str, float]: ...
 
 
 class PoolValidation:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_steps import encoder, gradients, step_of
+from small_steps import encoder, gradient, gradients, step_of
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -39,15 +39,9 @@ from taco_ir.analysis.summary import (
     verdict,
 )
 from taco_ir.core.files import InputError
-from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting.median import Sensitivities, median
 
 TAU, BATCHES = 2.0, 3
-
-
-class _Sampler:
-    def __init__(self, task: str) -> None:
-        self.task = task
 
 
 class _Model:
@@ -58,19 +52,23 @@ class _Model:
         return self._named
 
 
-class ToyStep(MultiTaskStep):
-    """Gradients of a task and batch that are written down: `given[task][batch]`, one tensor for each parameter."""
+class ToyTask:
+    """Gradients of a task's batches that are written down, one tensor for each parameter."""
 
-    def __init__(self, params: Sequence[Parameter], given: Sequence[Sequence[Sequence[Tensor]]]) -> None:
+    def __init__(self, task: str, params: Sequence[Parameter], given: Sequence[Sequence[Tensor]]) -> None:
+        self.task = task
         self.params = list(params)
-        self.model = _Model(params)  # type: ignore[assignment]
-        self.samplers = [_Sampler(f"task{number}") for number in range(len(given))]  # type: ignore[misc]
-        self._given = {f"task{number}": batches for number, batches in enumerate(given)}
+        self.model = _Model(params)
+        self.batch = given.__getitem__
 
-    def task_gradient(self, sampler: Any, step: int) -> Tensor:
-        for param, grad in zip(self.params, self._given[sampler.task][step], strict=True):
+    def backward(self, batch: Sequence[Tensor]) -> Tensor:
+        for param, grad in zip(self.params, batch, strict=True):
             param.grad = grad.clone()
         return torch.zeros(())
+
+
+def toy_tasks(params: Sequence[Parameter], given: Sequence[Sequence[Sequence[Tensor]]]) -> list[Any]:
+    return [ToyTask(f"task{number}", params, batches) for number, batches in enumerate(given)]
 
 
 def toy(tasks: int, seed: int = 0) -> tuple[list[Parameter], list[list[list[Tensor]]]]:
@@ -106,7 +104,7 @@ def brute_force(params: Sequence[Parameter], given: Sequence[Sequence[Sequence[T
 @pytest.mark.parametrize("tasks", [1, 2, 5, 8])
 def test_entropies_are_those_of_the_whole_matrix(tasks: int) -> None:
     params, given = toy(tasks)
-    found = measure(ToyStep(params, given), BATCHES, TAU, lambda: None)
+    found = measure(toy_tasks(params, given), BATCHES, TAU, lambda: None)
     entropy_P, leader_P, active_P = brute_force(params, given, TAU)
     assert 0 < int((~active_P).sum()) < len(active_P)
     edges = bin_edges(tasks)
@@ -136,7 +134,7 @@ def test_one_task_at_a_time_is_the_softmax_over_all(tasks: int, seed: int, sprea
 
 def test_identical_tasks_share_everything() -> None:
     params, given = toy(1)
-    whole = merged("all", measure(ToyStep(params, given * 4), BATCHES, TAU, lambda: None).parameters)
+    whole = merged("all", measure(toy_tasks(params, given * 4), BATCHES, TAU, lambda: None).parameters)
     assert whole.specific == 0 and whole.activated > 0
     assert whole.mean_entropy == pytest.approx(math.log(4), abs=1e-12)
     assert sum(whole.by_bin[-1]) == whole.activated  # ln 4 is the largest
@@ -150,14 +148,14 @@ def test_parameters_of_one_task_each_have_no_entropy() -> None:
         grad = torch.zeros(30, dtype=torch.float64)
         grad[10 * task : 10 * task + 10] = 10.0**task
         given.append([[grad]])
-    whole = merged("all", measure(ToyStep([param], given), 1, 0.01, lambda: None).parameters)
+    whole = merged("all", measure(toy_tasks([param], given), 1, 0.01, lambda: None).parameters)
     assert whole.specific == 1 and whole.mean_entropy == pytest.approx(0, abs=1e-9)
     assert whole.owners == pytest.approx([1 / 3] * 3) and whole.leaders == whole.owners
 
 
 def test_the_cosines_are_those_of_the_mean_gradients() -> None:
     params, given = toy(3)
-    found = measure(ToyStep(params, given), BATCHES, TAU, lambda: None).cosines
+    found = measure(toy_tasks(params, given), BATCHES, TAU, lambda: None).cosines
     mean_TP = torch.stack([torch.stack([torch.cat([g.flatten() for g in grads]) for grads in batches]).mean(0) for batches in given])
     assert torch.allclose(
         torch.tensor(found, dtype=torch.float64), torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2)
@@ -166,7 +164,7 @@ def test_the_cosines_are_those_of_the_mean_gradients() -> None:
 
 def test_densities_count_every_parameter() -> None:
     params, given = toy(2)
-    for each in measure(ToyStep(params, given), BATCHES, TAU, lambda: None).sensitivities:
+    for each in measure(toy_tasks(params, given), BATCHES, TAU, lambda: None).sensitivities:
         assert sum(each.counts) + each.zeros == sum(param.numel() for param in params)
         assert each.zeros >= 9 and len(each.counts) == len(DENSITY_EDGES) - 1 and each.median > 0
 
@@ -180,7 +178,7 @@ def test_a_gradient_that_says_nothing(bad: float, said: str) -> None:
         for grad in grads:
             grad.fill_(bad)
     with pytest.raises(InputError, match=said):
-        measure(ToyStep(params, given), BATCHES, TAU, lambda: None)
+        measure(toy_tasks(params, given), BATCHES, TAU, lambda: None)
 
 
 def test_a_batch_without_gradient_does_not_count() -> None:
@@ -190,7 +188,7 @@ def test_a_batch_without_gradient_does_not_count() -> None:
     for grad in given[0][2]:
         grad.zero_()
     given[1] = [*given[1][:2], [torch.zeros_like(grad) for grad in given[1][2]]]
-    all_three, two = (measure(ToyStep(params, each), len(each[0]), TAU, lambda: None) for each in (given, shorter))
+    all_three, two = (measure(toy_tasks(params, each), len(each[0]), TAU, lambda: None) for each in (given, shorter))
     assert merged("", all_three.parameters).entropy == pytest.approx(merged("", two.parameters).entropy, abs=1e-9)
 
 
@@ -200,10 +198,10 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
     step = step_of(model)
     theta = [param.detach() for param in step.params]
     q, plain = [], []
-    for sampler in step.samplers:
+    for task in step.objectives:
         sums = [torch.zeros(sum(param.numel() for param in theta), dtype=torch.float64) for _ in range(2)]
         for batch in range(2):
-            step.task_gradient(sampler, batch)
+            gradient(task, batch)
             s_P = torch.cat([(grad * param).abs().flatten() for grad, param in zip(gradients(model), theta, strict=True)])
             middle = median(Sensitivities([(s_P, torch.ones_like(s_P))], 1 << 16), True)
             sums[0] += s_P / middle / 2
@@ -212,7 +210,7 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
         plain.append(sums[1])
     active_P = (torch.stack(plain) >= NOT_ACTIVATED).any(0)
     entropy_P = torch.special.entr(torch.softmax(torch.stack(q), 0)).sum(0)
-    found = measure(step, 2, TAU, lambda: None)
+    found = measure(step.objectives, 2, TAU, lambda: None)
     whole = merged("all", found.parameters)
     assert any(param.grad is not None for param in step.params) is False
     assert whole.activated == int(active_P.sum()) < whole.size
@@ -358,13 +356,13 @@ def test_chance_is_what_is_left_where_batches_are_dealt_at_random() -> None:
 
     params = [Parameter(some()) for _ in range(5)]
     apart = [[[some() * (16 if number == task else 1) for number in range(5)] for _ in range(BATCHES)] for task in range(5)]
-    found, again, other = (measure(ToyStep(params, apart), BATCHES, TAU, lambda: None, seed) for seed in (1, 1, 2))
+    found, again, other = (measure(toy_tasks(params, apart), BATCHES, TAU, lambda: None, seed) for seed in (1, 1, 2))
     specific = merged("all", found.parameters).specific
     assert found.chance is not None and found.chance < specific - 0.2
     assert found.chance == again.chance != other.chance and found.parameters == other.parameters
-    assert measure(ToyStep(params, apart), 1, TAU, lambda: None).chance is None  # one batch cannot be dealt otherwise
+    assert measure(toy_tasks(params, apart), 1, TAU, lambda: None).chance is None  # one batch cannot be dealt otherwise
     same = [[apart[0][0]] * BATCHES] * 5
-    alike = measure(ToyStep(params, same), BATCHES, TAU, lambda: None)
+    alike = measure(toy_tasks(params, same), BATCHES, TAU, lambda: None)
     assert alike.chance == merged("all", alike.parameters).specific == 0
 
 

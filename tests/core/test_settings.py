@@ -13,11 +13,9 @@ from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.pretraining_run import pretrain
-from taco_ir.training.reader_run import train_reader
+from taco_ir.training.objectives.base import LossSettings
 from taco_ir.training.run import train
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.step import BatchSettings
 
 
 @pytest.mark.parametrize(
@@ -38,9 +36,9 @@ from taco_ir.training.step import BatchSettings
         (MiningSettings, {"depth": 0}, "depth is 0; it must be a whole number, at least 1"),
         (MiningSettings, {"drop_answers": "no"}, "drop_answers is 'no'; it must be true or false"),
         (MiningSettings, {"margin": -0.5}, "margin is -0.5; it must be a number, or none, at least 0"),
-        (BatchSettings, {"negatives": -1}, "negatives is -1; it must be a whole number, at least 0"),
-        (BatchSettings, {"temperature": 0}, "temperature is 0; it must be a number, above 0"),
-        (BatchSettings, {"accumulate": 1.5}, "accumulate is 1.5; it must be a whole number, at least 1"),
+        (LossSettings, {"negatives": -1}, "negatives is -1; it must be a whole number, at least 0"),
+        (LossSettings, {"temperature": 0}, "temperature is 0; it must be a number, above 0"),
+        (LossSettings, {"accumulate": 1.5}, "accumulate is 1.5; it must be a whole number, at least 1"),
         (Arithmetic, {"bf16": "float32"}, "bf16 is 'float32'; it must be true or false"),
         (Arithmetic, {"gradcache": -1}, "gradcache is -1; it must be a whole number, at least 0"),
         (AnalysisSettings, {"tau": 0}, "tau is 0; it must be a number, above 0"),
@@ -62,16 +60,15 @@ def test_settings_that_cannot_be_are_refused_when_made(kind: type, values: dict[
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", [TrainSettings, MiningSettings, BatchSettings, Arithmetic, AnalysisSettings, EncoderConfig])
+@pytest.mark.parametrize("kind", [TrainSettings, MiningSettings, LossSettings, Arithmetic, AnalysisSettings, EncoderConfig])
 def test_defaults_are_allowed_and_values_are_kept_in_their_type(kind: type) -> None:
     assert kind() == kind()
     assert type(TrainSettings(epochs=2).optimiser.epochs) is float and TrainSettings(tasks=["nq"]).run.tasks == ("nq",)
 
 
-@pytest.mark.parametrize("run", [train, train_reader, pretrain])
-def test_tensorboard_is_missed_before_anything_is_written(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [{}, {"tasks": ("none",), "reading": ("nq",)}, {"tasks": ("none",), "objective": ("mlm",)}])
+def test_tensorboard_is_missed_before_anything_is_written(more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    more = {"objective": ("mlm",)} if run is pretrain else {}
     with pytest.raises(InputError, match="--tensorboard needs the package tensorboard"):
-        run(TrainSettings(model="none", output=str(tmp_path / "out"), tensorboard=True, **more))
+        train(TrainSettings(model="none", output=str(tmp_path / "out"), tensorboard=True, **more))
     assert not (tmp_path / "out").exists()

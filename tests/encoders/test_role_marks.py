@@ -12,7 +12,7 @@ import pytest
 import torch
 from backbones import BACKBONES, IDS_BL, MASK_BL, SIZES, backbone
 from conftest import tiny_tokenizer
-from small_steps import PASSAGES, SMALL, assert_near, encoder, gradients, step_of
+from small_steps import PASSAGES, SMALL, assert_near, encoder, gradient, gradients, step_of
 from tokenizers import Tokenizer
 from transformers import MPNetConfig, MPNetModel
 
@@ -93,7 +93,7 @@ def test_without_marks_the_fingerprint_is_the_one_that_it_always_was(reserved: P
 def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> None:
     model = encoder(reserved, roles="embedding")
     step = step_of(model)
-    step.task_gradient(step.samplers[0], 0)
+    gradient(step.objectives[0], 0)
     found = dict(zip([name for name, _ in model.trained()], gradients(model), strict=True))
     (rows_3E,) = (grad for name, grad in found.items() if "roles" in name)
     assert rows_3E[Role.QUERY].any() and rows_3E[Role.PASSAGE].any() and not rows_3E[Role.READER].any()

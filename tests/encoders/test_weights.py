@@ -141,7 +141,7 @@ def trained(small: Path, output: Path) -> Path:
 def pretrained(small: Path, output: Path) -> Path:
     from pretraining_runs import small as small_run
 
-    from taco_ir.training.pretraining_run import pretrain
+    from taco_ir.training.run import train as pretrain
 
     return pretrain(small_run(small, output, objective=("span_contrast",), pooling=None, steps=2))
 

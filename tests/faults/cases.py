@@ -29,7 +29,7 @@ TRAIN = (
     "--tasks nq --pooling first --query-length 16 --passage-length 40 --batch-size 4 --steps 8 --pool-queries 2 --pool-hard 0"
     " --pool-random 4 --validate-every 4 --checkpoint-every 2 --model {model} --collection {c}"
 )
-READ = "--tasks nq --passage-length 40 --batch-size 4 --steps 6 --hard-negatives 1 --checkpoint-every 2 --model {model} --collection {c} --negatives {c}/negatives.jsonl"
+READ = "--tasks none --reading nq --passage-length 40 --reading-batch 4 --steps 6 --reading-negatives 1 --checkpoint-every 2 --model {model} --collection {c} --negatives {c}/negatives.jsonl"
 STUDY = """
 name = "small"
 models = ["tiny"]
@@ -81,7 +81,7 @@ CASES = {
         "pretrain --objective mlm --pooling first --length 24 --batch-size 6 --held-out 6 --steps 6 --validate-every 3 --checkpoint-every 2"
         " --collection {c} --model {model} --output out"
     ),
-    "train_reader": Case(f"train_reader {READ} --output out"),
+    "train reading": Case(f"train {READ} --output out"),
     "answer": Case(
         "answer --collection {c} --topics nq-dev --model {model} --pooling first --reader {reader} --hits 3 --quiet --output a.jsonl"
     ),
@@ -103,8 +103,8 @@ def warm() -> None:
     import torch
     from transformers import AutoConfig, AutoModel, BertForMaskedLM, BertModel  # noqa: F401
 
-    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, reproduce, search, train, train_reader  # noqa: F401
-    from taco_ir.training import loop, mixed, validation  # noqa: F401
+    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, reproduce, search, train  # noqa: F401
+    from taco_ir.training import loop, validation  # noqa: F401
     from taco_ir.training import run as episodes  # noqa: F401
 
     torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def prepared(world: Path) -> Path:
     shutil.copy(ROOT / "runs" / "minikilt" / "conditions.toml", world / "study")
     pages = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 40]} for n in range(200)]
     (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))
-    for verb, made in (("encode", "vectors"), ("search", "runs"), ("train", "trained"), ("train_reader", "reader")):
+    for verb, made in (("encode", "vectors"), ("search", "runs"), ("train", "trained"), ("train reading", "reader")):
         folder = world / f"making {verb}"
         if (code := ended(start(verb, world, folder))) != 0:
             raise SystemExit(f"{verb} ended with code {code}\n{log(folder)}")

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
 from verbs import query, write_lines
 
-from taco_ir import answer, evaluate, train_reader
+from taco_ir import answer, evaluate
+from taco_ir import train as verb
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Passage, Run
@@ -54,11 +55,11 @@ def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(cities: Path, model: Path, output: Path, *more: str) -> Path:
-    train_reader.main(
+    verb.main(
         [
-            *("--collection", str(cities), "--tasks", "nq", "--model", str(model), "--output", str(output)),
+            *("--collection", str(cities), "--tasks", "none", "--reading", "nq", "--model", str(model), "--output", str(output)),
             *("--negatives", str(cities / "negatives.jsonl"), "--query-length", "16", "--passage-length", "40"),
-            *("--batch-size", "6", "--hard-negatives", "2", "--checkpoint-every", "2", "--steps", "6", *more),
+            *("--reading-batch", "6", "--reading-negatives", "2", "--checkpoint-every", "2", "--steps", "6", *more),
         ]
     )
     return output / "model"
@@ -197,8 +198,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(cities: Path, tiny_bert: Path, t
     train(cities, tiny_bert, tmp_path / "whole")
     begin = Loop.__init__
 
-    def stopping(self: Loop, config, step, plan, folder, processes, reporter, **more) -> None:  # type: ignore[no-untyped-def]
-        begin(self, config, step, plan, folder, processes, StopAfter(3), **more)
+    def stopping(self: Loop, config, step, plan, folder, processes, reporter, *more) -> None:  # type: ignore[no-untyped-def]
+        begin(self, config, step, plan, folder, processes, StopAfter(3), *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "__init__", stopping)
@@ -306,21 +307,22 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
-        (["--model", "m", "--output", "o"], "--tasks is needed: tasks of questions with answers"),
+        (["--tasks", "none", "--model", "m", "--output", "o"], "tasks is none; there is nothing to train; name some by tasks, reading"),
         (
-            ["--tasks", "nq", "--model", "m", "--output", "o", "--batch-size", "0"],
-            "--batch-size is 0; it must be a whole number, at least 1",
+            ["--tasks", "none", "--reading", "all", "--model", "m", "--output", "o"],
+            "reading is all, the tasks of retrieval; with tasks none",
         ),
+        (["--reading", "nq", "--reading-batch", "0"], "--reading-batch is 0; it must be a whole number, at least 1"),
     ):
         with pytest.raises(InputError, match=message):
-            train_reader.main(argv)
-    with pytest.raises(InputError, match=r"query_length 16 and passage_length 400 make inputs of 420 tokens; .* takes 1 to 128"):
-        train(cities, tiny_bert, tmp_path / "long", "--passage-length", "400")
+            verb.main(argv)
+    with pytest.raises(InputError, match=r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"):
+        train(cities, tiny_bert, tmp_path / "long", "--passage-length", "120")
     with pytest.raises(InputError, match=r"passage_length 1 and has at most 10 tokens"):
         train(cities, tiny_bert, tmp_path / "short", "--passage-length", "1")
     with pytest.raises(InputError, match=r"is a run with another configuration: seed was 0, is 1"):
         train(cities, tiny_bert, reader.parent, "--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80", "--seed", "1")
-    with pytest.raises(InputError, match=r"no reader.safetensors; a folder that taco_ir.train_reader wrote has one"):
+    with pytest.raises(InputError, match=r"no reader.safetensors; a folder that taco_ir.train wrote with --reading has one"):
         load_reader(str(tiny_bert))
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)

@@ -27,7 +27,9 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 """
-FLAGS = "--tasks nq --seed {seed} --collection {collection} --query-length 16 --passage-length 40"
+OF_RUN = "--seed {seed} --collection {collection} --query-length 16 --passage-length 40"
+FLAGS = f"--tasks nq {OF_RUN}"
+READ = f"--tasks none --reading nq {OF_RUN}"
 STUDY = f"""
 name = "answers"
 models = ["tiny"]
@@ -43,7 +45,7 @@ seeds = [1]
 commands = [
     "train {FLAGS} --model {{tiny}} --pooling mean --negatives none --reading nq --self-supervised mlm --batch-size 4 --steps 2 --reading-batch 2 --passage-batch 2 --pool-hard 0 --pool-queries 2 --pool-random 3 --validate-on train --output {{out}}",
     "mine --source {{out}}/model --collection {{collection}} --tasks nq --depth 5 --keep 3 --output {{out}}/mined.jsonl",
-    "train_reader {FLAGS} --model {{tiny}} --negatives {{out}}/mined.jsonl --batch-size 2 --hard-negatives 1 --steps 2 --output {{out}}/reader",
+    "train {READ} --model {{tiny}} --negatives {{out}}/mined.jsonl --reading-batch 2 --reading-negatives 1 --steps 2 --output {{out}}/reader",
 ]
 search = "--model {{out}}/model"
 answer = "--model {{out}}/model --reader {{out}}/reader/model"

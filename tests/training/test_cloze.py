@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.types import Passage
-from taco_ir.training.objectives.cloze_examples import MIN_WORDS, STAYS, cloze, passage_examples, queries_of, sentences
+from taco_ir.training.objectives.inverse_cloze import MIN_WORDS, STAYS, cloze, queries_of, sentences
+from taco_ir.training.objectives.passages import passage_examples
 
 TEXT = 'The house is very old. It was built by Dr. Who in 1900! "Is that so?" asked a man. Yes. In the end he went home.'
 
@@ -53,7 +54,7 @@ def test_the_sentence_is_gone_but_for_one_time_in_ten() -> None:
 
 def test_passages_without_a_query_are_left_out_where_one_is_needed() -> None:
     passages = [Passage("1#0", "1", "A", TEXT), Passage("2#0", "2", "B", "one sentence"), Passage("3#0", "3", "C", " ")]
-    assert [example.qid for example in passage_examples(passages, "inverse_cloze", True)] == ["1#0"]
-    kept = list(passage_examples(passages, "mlm", False))
+    assert [example.qid for example in passage_examples(passages, "inverse_cloze", queries_of)] == ["1#0"]
+    kept = list(passage_examples(passages, "mlm", str.strip))
     assert [example.qid for example in kept] == ["1#0", "2#0"]
     assert kept[0].positives == (("1#0",),) and kept[0].pages == {"1"} and kept[0].task == "mlm"

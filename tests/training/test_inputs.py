@@ -16,9 +16,8 @@ from training_runs import StopAfter, Stopped, contents, small
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.folder import begun
 from taco_ir.training.loop import Loop
-from taco_ir.training.pretraining_run import pretrain
-from taco_ir.training.reader_run import train_reader
 from taco_ir.training.run import train
+from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import TrainSettings
 
 
@@ -31,6 +30,11 @@ def config(folder: Path) -> TrainSettings:
         negatives=str(folder / "cities" / "negatives.jsonl"),
         batch_size=2,
     )
+
+
+def read(settings: TrainSettings, overwrite: bool = False) -> Path:
+    """Train a reader alone."""
+    return train(settings.replace(tasks=("none",), reading=("nq",), reading_batch=2), overwrite)
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("name", CHANGED)
-@pytest.mark.parametrize("verb", [train, train_reader])
+@pytest.mark.parametrize("verb", [train, read])
 def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
     verb: Callable[[TrainSettings], Path], name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +99,7 @@ def test_nor_does_pre_training(name: str, folder: Path, monkeypatch: pytest.Monk
         pretrain(run)
 
 
-@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+@pytest.mark.parametrize("verb", [train, read, pretrain])
 def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
     verb: Callable[[Any], Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +112,7 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loop, "_apply", stop)
         verb(run)
-    assert (folder / "run" / "config.json").is_file() and (verb is train_reader or (folder / "run" / "log.jsonl").is_file())
+    assert (folder / "run" / "config.json").is_file() and (verb is read or (folder / "run" / "log.jsonl").is_file())
     another(folder / "cities" / "passages.jsonl")
     other = run.replace(seed=1, steps=1)
     assert verb(other).is_dir()
@@ -120,7 +124,7 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
         verb(run)
 
 
-@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+@pytest.mark.parametrize("verb", [train, read, pretrain])
 def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, folder: Path) -> None:
     run: TrainSettings | TrainSettings = config(folder).replace(steps=1)
     if verb is pretrain:
@@ -153,7 +157,7 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
     assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
 
 
-@pytest.mark.parametrize("verb", [train, train_reader, pretrain])
+@pytest.mark.parametrize("verb", [train, read, pretrain])
 def test_what_is_overwritten_stays_until_the_first_step(verb: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base without weights leaves the old run as it was, whole or stopped; from the first step on only the new one is there."""
     run = config(folder).replace(steps=3, negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)

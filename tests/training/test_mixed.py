@@ -15,7 +15,7 @@ import training_runs
 from cities import write_cities
 from conftest import tiny_tokenizer
 from safetensors.torch import load_file
-from small_steps import SMALL, TEXTS, assert_near, encoder, examples, gradients, samplers, step_of
+from small_steps import SMALL, TEXTS, all_kinds, assert_near, encoder, gradient, gradients, step_of
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
@@ -29,22 +29,20 @@ from taco_ir.encoders.config import ROLE_MARKS
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import READER_FILE, ReaderConfig, load_reader
 from taco_ir.training.announce import announce
-from taco_ir.training.backward import Arithmetic
-from taco_ir.training.batches import TaskSampler
+from taco_ir.training.build import step_of as planned_step
 from taco_ir.training.build import validation_for
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
 from taco_ir.training.loop import Plan
-from taco_ir.training.mixed import MixedStep, Samplers, mixed_step
-from taco_ir.training.objectives.cloze_examples import cloze, passage_examples
+from taco_ir.training.objectives.base import Objective
 from taco_ir.training.objectives.contrastive import contrastive_loss
 from taco_ir.training.objectives.heads import MLM_FILE
-from taco_ir.training.objectives.self_supervised import MaskedGradient
+from taco_ir.training.objectives.inverse_cloze import cloze
 from taco_ir.training.pools import draw_queries, make_pool
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.shared import SharedEncoder, start_shared
-from taco_ir.training.step import BatchSettings
+from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.validation import SharedValidation
 from taco_ir.weighting import WEIGHTINGS
 
@@ -58,7 +56,6 @@ SHARED = SMALL.replace(
     reading_negatives=1,
     hard_negatives=2,
 )
-SEVERAL = list(passage_examples(TEXTS.passages.values(), "inverse_cloze", True))
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +77,13 @@ def shared(base: Path, config: TrainSettings = SHARED) -> SharedEncoder:
     return model
 
 
-def all_kinds() -> Samplers:
-    """Three tasks of retrieval, one of reading whose answers are the first words, mlm, and inverse cloze."""
-    own = examples("nq", 9)
-    spans = {each.qid: {docid: ((0, 4),) for docids in each.positives for docid in docids} for each in own}
-    alone = [TaskSampler(SEVERAL, 5, 0, name) for name in ("mlm", "inverse_cloze")]
-    return Samplers(samplers(), [TaskSampler(own, 3, 0, "nq reading")], alone, [spans])
+def mixed(model: SharedEncoder, config: TrainSettings = SHARED, processes: Processes = CPU) -> MultiTaskStep:
+    return planned_step(config, model, all_kinds(model, config, processes))[0]
 
 
-def mixed(model: SharedEncoder, config: TrainSettings = SHARED, dealt: Samplers | None = None) -> MixedStep:
-    return mixed_step(config, model, dealt or all_kinds(), TEXTS, CPU)[0]
+def of_task(step: MultiTaskStep, task: str) -> Objective:
+    (found,) = (each for each in step.objectives if each.task == task)
+    return found
 
 
 def by_autograd(model: SharedEncoder, loss: Tensor) -> list[Tensor]:
@@ -105,7 +99,7 @@ def test_retrieval_alone_is_today_s_training_bit_for_bit(base: Path) -> None:
     config = SHARED.replace(reading=("none",), self_supervised=("none",))
     ours, before = start_shared(config, base, ["nq", "wow", "fever"]), encoder(base, query_length=16, passage_length=48)
     ours.train()
-    step = mixed(ours, config, Samplers(samplers(), [], [], []))
+    step = planned_step(config, ours, all_kinds(ours, config, CPU)[:3])[0]
     plain = step_of(before)
     for number in (0, 3):
         assert step(number, 0.0)[:2] == plain(number, 0.0)[:2]
@@ -115,10 +109,10 @@ def test_retrieval_alone_is_today_s_training_bit_for_bit(base: Path) -> None:
 def test_filling_in_is_cross_entropy_of_the_masked_tokens(base: Path) -> None:
     model = shared(base)
     step = mixed(model)
-    sampler = step.of_phase(SELF_SUPERVISED)[0]
-    loss = step.task_gradient(sampler, 2)
+    task = of_task(step, "mlm")
+    loss = gradient(task, 2)
     found = gradients(model)
-    masked = MaskedGradient(model, TEXTS, BatchSettings(), Arithmetic(), CPU).masked(sampler.step(2))
+    masked = task.batch(2).texts
     losses = []
     table_VE, head = model.backbone("passage").get_input_embeddings().weight, model.mlm  # type: ignore[operator]
     assert head is not None and sum(text.labels is not None for text in masked) == 5
@@ -136,10 +130,10 @@ def test_filling_in_is_cross_entropy_of_the_masked_tokens(base: Path) -> None:
 def test_inverse_cloze_is_contrast_of_sentences_with_their_passages(base: Path) -> None:
     model = shared(base)
     step = mixed(model)
-    sampler = step.of_phase(SELF_SUPERVISED)[1]
-    loss = step.task_gradient(sampler, 1)
+    task = of_task(step, "inverse_cloze")
+    loss = gradient(task, 1)
     found = gradients(model)
-    pairs = [cloze(TEXTS.passages[each.qid], generator(0, "inverse_cloze", epoch, each.qid)) for each, epoch in sampler.step(1)]
+    pairs = [cloze(TEXTS.passages[each.qid], generator(0, "inverse_cloze", epoch, each.qid)) for each, epoch in task.sampler.step(1)]
     plain = Tokenizer.from_file(str(base / "tokenizer.json"))  # no prompt before a sentence
     plain.enable_truncation(16)
     ids = [torch.tensor([plain.encode(query).ids]) for query, _ in pairs]
@@ -162,10 +156,10 @@ def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
     assert list(result.losses) == ["nq", "wow", "fever", "nq reading", "mlm", "inverse_cloze"]
     singly = [torch.zeros_like(grad) for grad in together]
     plain = mixed(model)  # all weights 1
-    for sampler in plain.samplers:
-        weight = {READING: 2.0, RETRIEVAL: 1.0, SELF_SUPERVISED: 0.5}[plain.tasks[sampler.task].phase]
-        loss = plain.task_gradient(sampler, 1)
-        assert result.losses[sampler.task] == pytest.approx(weight * float(loss), rel=1e-6)
+    for task in plain.objectives:
+        weight = {READING: 2.0, RETRIEVAL: 1.0, SELF_SUPERVISED: 0.5}[task.phase]
+        loss = gradient(task, 1)
+        assert result.losses[task.task] == pytest.approx(weight * float(loss), rel=1e-6)
         singly = [total + weight * grad / 6 for total, grad in zip(singly, gradients(model), strict=True)]
     assert_near(together, singly, 1e-5)
     named = dict(zip([name for name, _ in model.trained()], together, strict=True))
@@ -195,7 +189,7 @@ def test_a_scheduled_step_takes_its_tasks_alone(schedule: str, base: Path) -> No
         found = gradients(model)
         mean = [torch.zeros_like(grad) for grad in found]
         for task in result.losses:
-            assert float(plain.task_gradient(plain.tasks[task].sampler, dealt.setdefault(task, 0))) == result.losses[task]
+            assert float(gradient(of_task(plain, task), dealt.setdefault(task, 0))) == result.losses[task]
             dealt[task] += 1
             mean = [total + grad / len(result.losses) for total, grad in zip(mean, gradients(model), strict=True)]
         assert_near(found, mean, 1e-5)
@@ -218,15 +212,14 @@ def test_processes_share_a_batch(task: str, parts: int, base: Path) -> None:
     model = shared(base)
     config = SHARED.replace(accumulate=parts * 2 if task == "inverse_cloze" else parts)
 
-    def gradient(rank: int, world: int) -> tuple[float, list[Tensor]]:
+    def shared_by(rank: int, world: int) -> tuple[float, list[Tensor]]:
         processes = Apart(torch.device("cpu"))
         processes.rank, processes.world = rank, world
         settings = config.replace(cross_device=False, accumulate=parts if world > 1 else config.optimiser.accumulate)
-        step = mixed_step(settings, model, all_kinds(), TEXTS, processes)[0]
-        return float(step.task_gradient(step.tasks[task].sampler, 0)), gradients(model)
+        return float(gradient(of_task(mixed(model, settings, processes), task), 0)), gradients(model)
 
-    alone, whole = gradient(0, 1)
-    several = [gradient(rank, 2) for rank in range(2)]
+    alone, whole = shared_by(0, 1)
+    several = [shared_by(rank, 2) for rank in range(2)]
     assert alone == pytest.approx(sum(loss for loss, _ in several), rel=1e-5)
     assert_near([a + b for a, b in zip(several[0][1], several[1][1], strict=True)], whole, 1e-4)
 
@@ -248,7 +241,7 @@ def test_an_accelerator_computes_what_the_processor_does(roles: str, base: Path)
     for device in ("cpu", "cuda"):
         config = SHARED.replace(roles=roles, device=device, weighting="taco")
         model = shared(base, config)
-        step = mixed_step(config, model, all_kinds(), TEXTS, Processes(torch.device(device)))[0]
+        step = mixed(model, config, Processes(torch.device(device)))
         assert step(0, 0.5).report is not None
         found.append([grad.cpu() for grad in gradients(model)])
         assert model.as_reader().read([("who", list(TEXTS.passages.values())[:2])])[0] is not None
@@ -355,7 +348,7 @@ def test_a_step_of_reading_makes_an_older_index_stale(run: Path, cities: Path, b
     model = shared(base)
     model.save(tmp_path / "before")
     step = mixed(model)
-    step.task_gradient(step.of_phase(READING)[0], 0)
+    gradient(of_task(step, "nq reading"), 0)
     torch.optim.SGD(step.params, 0.1).step()
     model.save(tmp_path / "after")
     before, after = (load_encoder(str(tmp_path / name)) for name in ("before", "after"))

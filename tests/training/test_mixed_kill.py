@@ -25,7 +25,7 @@ def main(model: Path, trials: int) -> None:
     from transformers import AutoConfig, AutoModel, BertModel  # noqa: F401
 
     from taco_ir import train
-    from taco_ir.training import loop, mixed, validation  # noqa: F401
+    from taco_ir.training import loop, validation  # noqa: F401
     from taco_ir.training import run as episodes  # noqa: F401
 
     torch.set_num_threads(1)

@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pretraining_runs
@@ -24,16 +25,20 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.build import step_of
 from taco_ir.training.checkpoint import latest
+from taco_ir.training.data import TrainingData
+from taco_ir.training.distributed import Processes
 from taco_ir.training.documents import UNLABELLED, mask
 from taco_ir.training.encoder import Text
 from taco_ir.training.flags import PRETRAIN, SPAN_KEYS
 from taco_ir.training.folder import save_settings
+from taco_ir.training.objectives.base import Work
 from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import PLACES, MaskedLanguageHead
+from taco_ir.training.objectives.spans import Spans, SpanTexts, read_documents, split
 from taco_ir.training.pretraining_encoder import PretrainModel, start_pretraining
-from taco_ir.training.pretraining_loop import PretrainStep, Spans
-from taco_ir.training.pretraining_run import pretrain, read_documents, split
+from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import KEYS, RULES, TrainSettings
 from taco_ir.training.setup import start_encoder
 
@@ -336,8 +341,10 @@ def t5(tmp_path: Path) -> Path:
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tiny_mlm: Path, tmp_path: Path) -> None:
-    model, spans, rows = ready(tiny_mlm, tmp_path)
-    step = PretrainStep(small(tiny_mlm, tmp_path), model, spans, rows)
+    config = small(tiny_mlm, tmp_path)
+    model, _ = ready(tiny_mlm, tmp_path)
+    data = cast("TrainingData", SimpleNamespace(collection=open_collection("sample"), processes=Processes(torch.device("cpu"))))
+    step, _ = step_of(config, model, Spans.of(Work(config, model, data)))
     losses = model.losses
     model.losses = lambda *given: {part: loss * (math.nan if part == "mlm" else 1) for part, loss in losses(*given).items()}  # type: ignore[method-assign]
     found = step(0, 0.0)
@@ -355,15 +362,15 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_mlm: Path, tmp
     assert skipped == list(range(skipped[0], skipped[0] + len(skipped))) and len(skipped) in (9, 10)
 
 
-def ready(model_folder: Path, tmp_path: Path) -> tuple[PretrainModel, Spans, np.ndarray]:
+def ready(model_folder: Path, tmp_path: Path) -> tuple[PretrainModel, SpanTexts]:
     config = small(model_folder, tmp_path)
     model = start_pretraining(config, model_folder, None)
     documents = read_documents(config, open_collection("sample"), model)
-    return model, Spans(config, documents, model), split(config, documents.number)[0]
+    return model, SpanTexts(config.objectives, config.run.seed, documents, model)
 
 
 def test_texts_depend_on_seed_document_and_epoch_alone(tiny_mlm: Path, tmp_path: Path) -> None:
-    model, spans, _ = ready(tiny_mlm, tmp_path)
+    model, spans = ready(tiny_mlm, tmp_path)
     words = model.vocabulary()
 
     def seen(document: int, epoch: int) -> list[list[int]]:
@@ -377,11 +384,10 @@ def test_texts_depend_on_seed_document_and_epoch_alone(tiny_mlm: Path, tmp_path:
             assert text.labels[0] == text.labels[-1] == UNLABELLED
 
 
-def test_what_is_held_out_is_never_trained_on(tiny_mlm: Path, tmp_path: Path) -> None:
-    config = small(tiny_mlm, tmp_path)
-    trained, held_out = split(config, 100)
-    assert len(held_out) == config.validation.held_out and sorted([*trained, *held_out]) == list(range(100))
-    assert split(config.replace(seed=1), 100)[1].tolist() != held_out.tolist()
+def test_what_is_held_out_is_never_trained_on() -> None:
+    trained, held_out = split(12, 0, 100)
+    assert len(held_out) == 12 and sorted([*trained, *held_out]) == list(range(100))
+    assert split(12, 1, 100)[1].tolist() != held_out.tolist()
 
 
 def test_what_pre_training_says_otherwise_is_said_of_its_keys() -> None:

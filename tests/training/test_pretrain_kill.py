@@ -21,8 +21,8 @@ def main(model: Path, trials: int) -> None:
 
     from taco_ir import pretrain
     from taco_ir.data.collection import open_collection
-    from taco_ir.training import pretraining_loop as loop  # noqa: F401
-    from taco_ir.training import pretraining_run as pretraining  # noqa: F401
+    from taco_ir.training import loop, run  # noqa: F401
+    from taco_ir.training.objectives import spans  # noqa: F401
 
     torch.set_num_threads(1)
     assert open_collection("sample").passages.count  # scanned once, before anything is timed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_steps import encoder, gradients, samplers, step_of
+from small_steps import encoder, gradient, gradients, step_of
 from torch import Tensor
 from training_runs import TASKS as LOGGED_TASKS
 from training_runs import StopAfter, Stopped, contents, encoder_of, episode, logged, real_step, small
@@ -71,8 +71,8 @@ def test_a_sketch_is_linear_and_a_function_of_nothing_else() -> None:
 
 def exact_cosines(step: MultiTaskStep, number: int) -> list[list[float]]:
     rows = []
-    for sampler in step.samplers:
-        step.task_gradient(sampler, number)
+    for task in step.objectives:
+        gradient(task, number)
         rows.append(torch.cat([grad.flatten() for grad in gradients(step.model)]))
     return cosine_matrix(rows)
 
@@ -80,9 +80,7 @@ def exact_cosines(step: MultiTaskStep, number: int) -> list[list[float]]:
 @pytest.mark.parametrize("weighting", ["naive", "taco"])
 def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
     step = step_of(encoder(tiny_bert), weighting)
-    compared = MultiTaskStep(
-        step.model, samplers(), step.texts, step.weighting, step._settings, step._arithmetic, step._processes, log_cosines=2
-    )
+    compared = MultiTaskStep(step.model, step.objectives, step.weighting, log_cosines=2)
     exact = []
     for number in range(3):
         expected = exact_cosines(step, number)
@@ -102,19 +100,14 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
 
 def compared_episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None) -> Loop:
     folder.mkdir(parents=True, exist_ok=True)
-    made = real_step(config, encoder_of(config, folder))
-    step = MultiTaskStep(
-        made.model,
-        made.samplers,
-        made.texts,
-        made.weighting,
-        made._settings,
-        made._arithmetic,
-        made._processes,
-        config.validation.log_cosines,
-    )
+    step = real_step(config, encoder_of(config, folder))
     return Loop(
-        config, step, Plan(config.optimiser.steps, config.validation.validate_every), folder, made._processes, reporter or Reporter()
+        config,
+        step,
+        Plan(config.optimiser.steps, config.validation.validate_every),
+        folder,
+        step.objectives[0].means.processes,
+        reporter or Reporter(),
     )
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_steps import SMALL, TASKS, TEXTS, assert_near, encoder, examples, gradients, one_by_one, samplers, step_of, written_out
+from small_steps import SMALL, TASKS, TEXTS, assert_near, encoder, examples, gradient, gradients, one_by_one, samplers, step_of, written_out
 from torch import Tensor
 
-from taco_ir.training import step as step_module
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.batches import TaskSampler, make_batch, part
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.objectives import contrastive as step_module
+from taco_ir.training.objectives.base import LossSettings
 from taco_ir.training.setup import adamw, start_encoder
-from taco_ir.training.step import BatchSettings
 from taco_ir.weighting import WEIGHTINGS, blocks, median
 
 
@@ -28,7 +28,7 @@ def model(tiny_bert: Path) -> DualEncoder:
     return encoder(tiny_bert)
 
 
-def expected(model: DualEncoder, sampler: TaskSampler, step: int, settings: BatchSettings) -> Tensor:
+def expected(model: DualEncoder, sampler: TaskSampler, step: int, settings: LossSettings) -> Tensor:
     """The loss of a task's step by its definition: of each part with its own passages, each query counting alike."""
     batch = make_batch(sampler.step(step), TEXTS.page_of, settings.negatives, settings.multi_positive, settings.seed)
     total = torch.zeros((), dtype=torch.float64)
@@ -41,25 +41,25 @@ def expected(model: DualEncoder, sampler: TaskSampler, step: int, settings: Batc
 
 
 CASES = {
-    "plain": BatchSettings(negatives=2),
-    "no hard negatives": BatchSettings(negatives=0),
-    "several positives": BatchSettings(negatives=1, multi_positive=True),
-    "temperature": BatchSettings(negatives=2, temperature=0.3),
-    "two parts": BatchSettings(negatives=2, accumulate=2),
-    "more parts than queries": BatchSettings(negatives=1, accumulate=4),
-    "another seed": BatchSettings(negatives=2, seed=7),
-    "not across devices": BatchSettings(negatives=2, cross_device=False),
+    "plain": LossSettings(negatives=2),
+    "no hard negatives": LossSettings(negatives=0),
+    "several positives": LossSettings(negatives=1, multi_positive=True),
+    "temperature": LossSettings(negatives=2, temperature=0.3),
+    "two parts": LossSettings(negatives=2, accumulate=2),
+    "more parts than queries": LossSettings(negatives=1, accumulate=4),
+    "another seed": LossSettings(negatives=2, seed=7),
+    "not across devices": LossSettings(negatives=2, cross_device=False),
 }
 
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("gradcache", [0, 3])
-def test_a_task_s_gradient_is_that_of_the_loss_written_out(model: DualEncoder, settings: BatchSettings, gradcache: int) -> None:
+def test_a_task_s_gradient_is_that_of_the_loss_written_out(model: DualEncoder, settings: LossSettings, gradcache: int) -> None:
     step = step_of(model, settings=settings, arithmetic=Arithmetic(gradcache=gradcache))
-    for sampler in step.samplers:
-        loss = step.task_gradient(sampler, 5)  # two epochs meet in it, with other negatives and positives
+    for task in step.objectives:
+        loss = gradient(task, 5)  # two epochs meet in it, with other negatives and positives
         ours = gradients(model)
-        wanted = expected(model, sampler, 5, settings)
+        wanted = expected(model, task.sampler, 5, settings)
         assert loss.dim() == 0 and float(loss) == pytest.approx(float(wanted.detach()), rel=1e-5, abs=1e-6)
         if wanted.requires_grad and float(wanted.detach()) > 1e-6:
             wanted.backward()  # type: ignore[no-untyped-call]
@@ -80,8 +80,8 @@ def test_passages_of_gold_pages_are_no_negatives(model: DualEncoder) -> None:
     found = []
     for negatives in (each.negatives, each.negatives[1:], each.negatives[:1]):
         sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
-        step = step_of(model, settings=BatchSettings(negatives=len(negatives)), dealt=[sampler])
-        found.append((float(step.task_gradient(sampler, 0)), gradients(model)))
+        step = step_of(model, settings=LossSettings(negatives=len(negatives)), dealt=[sampler])
+        found.append((float(gradient(step.objectives[0], 0)), gradients(model)))
     (both_loss, both), (free_loss, free), (blocked_loss, blocked) = found
     assert both_loss == pytest.approx(free_loss, rel=1e-6) and free_loss > 0.1
     assert_near(both, free, 1e-5)
@@ -93,17 +93,17 @@ def test_a_query_with_fewer_negatives_than_asked_counts_each_once(model: DualEnc
     losses = []
     for asked, negatives in ((1, each.negatives[:1]), (3, each.negatives[:1]), (3, (*each.positives[0], each.negatives[0]))):
         sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
-        step = step_of(model, settings=BatchSettings(negatives=asked), dealt=[sampler])
-        losses.append(float(step.task_gradient(sampler, 0)))
+        step = step_of(model, settings=LossSettings(negatives=asked), dealt=[sampler])
+        losses.append(float(gradient(step.objectives[0], 0)))
     assert losses[0] > 0.1 and losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
 def test_a_step_reports_losses_and_norms_and_leaves_the_combination(model: DualEncoder) -> None:
     step = step_of(model)
     of_task, losses = {}, {}
-    for sampler in step.samplers:
-        losses[sampler.task] = float(step.task_gradient(sampler, 2))
-        of_task[sampler.task] = gradients(model)
+    for task in step.objectives:
+        losses[task.task] = float(gradient(task, 2))
+        of_task[task.task] = gradients(model)
     result = step(2, 0.5)
     assert list(result.losses) == list(result.norms) == list(TASKS) and not result.not_finite
     assert result.losses == losses
@@ -204,11 +204,12 @@ def test_the_same_step_has_the_same_dropout(tiny_bert: Path) -> None:
     """However many steps came before; another step, part or seed has another."""
     model = encoder(tiny_bert, dropout=0.3)
     sampler = TaskSampler(examples("nq", 5), 5, 0, "nq")
-    step = step_of(model, dealt=[sampler])
-    first = float(step.task_gradient(sampler, 0))
-    later = float(step.task_gradient(sampler, 3))
-    assert float(step.task_gradient(sampler, 0)) == first != later
-    assert float(step_of(model, dealt=[sampler], settings=BatchSettings(negatives=2, seed=1)).task_gradient(sampler, 0)) != first
+    (task,) = step_of(model, dealt=[sampler]).objectives
+    first = float(gradient(task, 0))
+    later = float(gradient(task, 3))
+    assert float(gradient(task, 0)) == first != later
+    (other,) = step_of(model, dealt=[sampler], settings=LossSettings(negatives=2, seed=1)).objectives
+    assert float(gradient(other, 0)) != first
 
 
 def test_parts_do_not_share_their_dropout(tiny_bert: Path) -> None:
@@ -221,12 +222,12 @@ def test_parts_do_not_share_their_dropout(tiny_bert: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_module, "backward", watched)
-        step = step_of(model, settings=BatchSettings(accumulate=3))
-        for sampler in step.samplers:
+        step = step_of(model, settings=LossSettings(accumulate=3))
+        for task in step.objectives:
             for number in range(2):
                 for param in step.params:
                     param.grad = torch.zeros_like(param)
-                step.task_gradient(sampler, number)
+                gradient(task, number)
     assert len(seen) == len(set(seen)) == 3 * 2 * 3
 
 
@@ -236,7 +237,7 @@ def test_gradients_of_touched_rows_are_those_of_whole_tables(model: DualEncoder,
     for sparse in (False, True):
         model.sparse_tables(sparse)
         step = step_of(model, name)
-        step.task_gradient(step.samplers[0], 0)
+        gradient(step.objectives[0], 0)
         assert any(param.grad is not None and param.grad.is_sparse for param in step.params) == sparse
         model.zero_grad()
         result = step(0, 0.5)
@@ -283,4 +284,4 @@ def test_a_step_hardly_waits_for_an_accelerator(name: str, sizes: str, tiny_bert
     monkeypatch.setattr(blocks, "read_at_once", lambda _: False)
     found = readings(monkeypatch)
     assert step(1, 0.5).report is not None
-    assert len(found) <= 5 * len(step.samplers), Counter(found)
+    assert len(found) <= 5 * len(step.objectives), Counter(found)

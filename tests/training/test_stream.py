@@ -17,10 +17,9 @@ from taco_ir.core.files import InputError
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training import batches
 from taco_ir.training.batches import Dealt, TaskSampler
-from taco_ir.training.pretraining_loop import Spans
-from taco_ir.training.pretraining_run import pretrain
-from taco_ir.training.reader_run import train_reader
+from taco_ir.training.objectives.spans import SpanTexts
 from taco_ir.training.run import train
+from taco_ir.training.run import train as pretrain
 from taco_ir.training.stream import STREAM_FILE, Stream, read_stream, write_stream
 
 NQ = 34  # train queries of the sample
@@ -99,7 +98,7 @@ def test_a_task_left_out_for_a_while_goes_on_where_it_was(tiny_bert: Path, tmp_p
 
 def test_dropout_goes_on(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[tuple[Any, ...]] = []
-    from taco_ir.training import step as module
+    from taco_ir.training.objectives import contrastive as module
 
     real = module.backward
     monkeypatch.setattr(module, "backward", lambda *args: (seeds.append(tuple(args[4])), real(*args))[1])
@@ -134,8 +133,8 @@ def test_the_best_model_goes_on_from_what_was_dealt(tiny_bert: Path, tmp_path: P
 
 def test_pre_training_goes_on(tiny_mlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[tuple[int, Any]] = []
-    texts = Spans.texts
-    monkeypatch.setattr(Spans, "texts", lambda self, *drawn: (found.append(drawn), texts(self, *drawn))[1])
+    texts = SpanTexts.texts
+    monkeypatch.setattr(SpanTexts, "texts", lambda self, *drawn: (found.append(drawn), texts(self, *drawn))[1])
 
     def trained(steps: int, model: Path, name: str) -> tuple[Path, list[tuple[int, Any]]]:
         found.clear()
@@ -159,7 +158,8 @@ def test_readers_and_mixed_trainings_go_on(tiny_mlm: Path, tmp_path: Path, dealt
     model = train(config(tiny_mlm, tmp_path / "first", **both | {"steps": 5}))
     train(config(model, tmp_path / "second", **both | {"steps": 7, "pooling": None}))
     assert taken(dealt) == whole and len({task for task, *_ in whole}) == 4
-    train_reader(config(model, tmp_path / "reader", **shared, batch_size=2, steps=3))
+    alone = {"tasks": ("none",), "reading": ("nq",), "reading_batch": 2, "pooling": None, "steps": 3}
+    train(config(model, tmp_path / "reader", **shared | alone))
     assert [number for _, number, _ in taken(dealt)] == [read_stream(model).of("nq").batches + step for step in range(3)]
 
 

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
-from taco_ir.training.task_shares import HOW, batch_shares, steps_per_epoch
+from taco_ir.training.schedules import RETRIEVAL, Scheduled, epoch_steps
+from taco_ir.training.settings import ObjectiveSettings
+from taco_ir.training.task_shares import HOW, batch_shares
 
 SIZES = st.lists(st.integers(1, 10**6), min_size=1, max_size=12)
 TACO_SIZES = [76_000, 53_000, 69_000, 80_000, 95_000, 71_000, 100_000, 18_000]
@@ -75,10 +77,15 @@ def test_bad_settings_are_named() -> None:
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 50)), min_size=1, max_size=8))
 def test_an_epoch_is_the_longest_task(tasks: list[tuple[int, int]]) -> None:
     sizes, shares = [size for size, _ in tasks], [share for _, share in tasks]
-    steps = steps_per_epoch(sizes, shares)
+    steps = steps_of(sizes, shares)
     assert all(steps * share >= size for size, share in tasks)
     assert any((steps - 1) * share < size for size, share in tasks)
 
 
 def test_steps_of_an_epoch() -> None:
-    assert steps_per_epoch([100, 7], [16, 2]) == 7
+    assert steps_of([100, 7], [16, 2]) == 7
+
+
+def steps_of(sizes: list[int], shares: list[int]) -> int:
+    """Steps of an epoch of tasks of retrieval that every step takes."""
+    return epoch_steps(ObjectiveSettings(), [Scheduled(RETRIEVAL, size) for size in sizes], shares)

@@ -290,7 +290,7 @@ def test_a_task_without_a_module_is_refused_before_the_collection_is_encoded(
     without_module: Path, tiny_bert: Path, tmp_path: Path, events: list[str], verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("taco_ir.reading.reader.load_reader", lambda *_: SimpleNamespace(fingerprint="0" * 16))
+    monkeypatch.setattr("taco_ir.answer.load_reader", lambda *_: SimpleNamespace(fingerprint="0" * 16))
     name = str(without_module)
     argv: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
         "search": (search, ["--model", name, "--topics", "nq-dev", "wow-dev"]),
@@ -475,7 +475,7 @@ def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path)
     config = one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), validate_on="train", pool_queries=1)
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     (pool,) = data.pools
-    (sampler,) = data.samplers(config, None)
+    (sampler,) = data.samplers(config.batch, None)
     held_out, trained = {query.qid for query in pool.queries}, {example.qid for example in sampler.examples}
     every = {query.qid for query in open_collection(str(collection)).load_topics("birds-train").queries}
     assert len(held_out) == 1 and held_out | trained == every and not held_out & trained
@@ -490,7 +490,7 @@ def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Pat
     )
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     held_out = {each.text for pool in data.pools for each in pool.queries}
-    (sampler,) = data.samplers(config, None)
+    (sampler,) = data.samplers(config.batch, None)
     assert held_out and not held_out & {example.text.strip() for example in sampler.examples}
 
 
@@ -551,7 +551,7 @@ def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_
     write_negatives(tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids))
     config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
-    negatives = data.negatives(config, tmp_path / "run", tiny_bert)
+    negatives = data.negatives(config.negatives, tmp_path / "run", tiny_bert)
     used = {f"{task}-train": {example.qid for example in data.examples(task, None)} for task in ("fever", "nq")}
     assert negatives and {topics: set(of) for topics, of in negatives.docids.items()} == used
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from backbones import possible
 from safetensors.torch import load_file
-from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradients, samplers, step_of
+from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradient, gradients, step_of
 from training_runs import StopAfter, Stopped, contents, episode, logged, small
 from training_vectors import vectors
 
@@ -71,10 +71,10 @@ def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str)
     model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])
     step = step_of(model, weighting)
     optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
-    for sampler in samplers():
-        step.task_gradient(sampler, 0)
+    for task in step.objectives:
+        gradient(task, 0)
         held = {name.split(".")[0] for name, param in model.trained() if param.grad is not None}
-        assert held == {f"task {sampler.task}", "passage"}
+        assert held == {f"task {task.task}", "passage"}
         model.zero_grad()
     losses = []
     for number in range(6):
@@ -101,10 +101,9 @@ def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method:
     """Two modules, so that a repeated pass has to go through its own, or passages that no gradient goes through."""
     options = {"tune_roles": "tower", **SIZED[method], **options}
     plain, repeating = (encoder(tiny_bert, gradient_checkpointing=on, **options) for on in (False, True))
-    sampler = samplers()[0]
 
     def run(model: DualEncoder, arithmetic: Arithmetic) -> list[torch.Tensor]:
-        step_of(model, arithmetic=arithmetic).task_gradient(sampler, 0)
+        gradient(step_of(model, arithmetic=arithmetic).objectives[0], 0)
         return gradients(model)
 
     expected = run(plain, Arithmetic())

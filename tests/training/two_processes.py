@@ -14,19 +14,18 @@ from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
-from small_steps import SMALL, TEXTS, encoder, examples, samplers, step_of
+from small_steps import SMALL, all_kinds, encoder, step_of
 from torch import Tensor
 
 from taco_ir.encoders.adapters.methods import METHODS
-from taco_ir.training import step as step_module
 from taco_ir.training.backward import Arithmetic, backward
-from taco_ir.training.batches import TaskSampler
+from taco_ir.training.build import step_of as planned_step
 from taco_ir.training.distributed import Processes
-from taco_ir.training.mixed import Samplers, mixed_step
-from taco_ir.training.objectives.cloze_examples import passage_examples
+from taco_ir.training.objectives import contrastive as step_module
+from taco_ir.training.objectives.base import LossSettings
 from taco_ir.training.setup import adamw
 from taco_ir.training.shared import start_shared
-from taco_ir.training.step import BatchSettings, MultiTaskStep
+from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting import WEIGHTINGS
 
 STEPS = 10
@@ -51,9 +50,9 @@ class Case(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012  (only read)
     schedule: str = ""  # of steps of several kinds of tasks; "": steps of retrieval alone
 
-    def settings(self, alone: bool) -> BatchSettings:
+    def settings(self, alone: bool) -> LossSettings:
         twice = alone and not self.cross_device
-        return BatchSettings(negatives=2, cross_device=self.cross_device, accumulate=self.accumulate * (2 if twice else 1))
+        return LossSettings(negatives=2, cross_device=self.cross_device, accumulate=self.accumulate * (2 if twice else 1))
 
 
 def _tuned(method: str, roles: str) -> dict[str, Any]:
@@ -95,10 +94,7 @@ def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) ->
     config = SMALL.replace(**values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48)
     shared = start_shared(config, model, ["nq", "wow", "fever"])
     shared.train()
-    read = examples("nq", 9)
-    spans = {each.qid: {docid: ((0, 4),) for docids in each.positives for docid in docids} for each in read}
-    passages = [TaskSampler(list(passage_examples(TEXTS.passages.values(), name, True)), 5, 0, name) for name in ("mlm", "inverse_cloze")]
-    return mixed_step(config, shared, Samplers(samplers(), [TaskSampler(read, 3, 0, "nq reading")], passages, [spans]), TEXTS, processes)[0]
+    return planned_step(config, shared, all_kinds(shared, config, processes))[0]
 
 
 def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bool) -> dict[str, Tensor]:
@@ -111,7 +107,7 @@ def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bo
         step = step_of(dual, case.weighting, case.settings(alone), Arithmetic(gradcache=case.gradcache), processes, **case.options)
     # AdamW moves a number whose gradient is rounding alone, such as the bias of a reader, by up to its rate, either way
     optimizer = adamw(step.model, SMALL.replace(learning_rate=2e-6 if case.schedule else 2e-5).optimiser)
-    tasks = [sampler.task for sampler in step.samplers]
+    tasks = [objective.task for objective in step.objectives]
     seen: dict[str, list[list[float]]] = {"losses": [], "norms": [], "weights": []}
     for number in range(case.steps):
         here = number == POISONED and case.poisoned >= 0 and (alone or processes.rank == case.poisoned)

@@ -1,1 +1,9 @@
-"""Kinds of tasks that an encoder is trained on: one file each."""
+"""Kinds of tasks that an encoder is trained on: one file each, and a line here."""
+
+OBJECTIVES = {
+    "retrieval": "taco_ir.training.objectives.contrastive:Contrastive",
+    "reading": "taco_ir.training.objectives.reading:Reading",
+    "mlm": "taco_ir.training.objectives.masked_tokens:MaskedTokens",
+    "inverse_cloze": "taco_ir.training.objectives.inverse_cloze:InverseCloze",
+    "documents": "taco_ir.training.objectives.spans:Spans",
+}

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from taco_ir.core.types import Passage
+from taco_ir.training.backward import backward
+from taco_ir.training.batches import TaskBatch, TaskSampler, make_batch, part
+from taco_ir.training.objectives.base import Means, Objective, Work
+from taco_ir.training.schedules import RETRIEVAL
+from taco_ir.training.setup import loss_temperature
+from taco_ir.training.task_shares import shares_of
+
+if TYPE_CHECKING:
+    from taco_ir.training.encoder import DualEncoder
+    from taco_ir.training.settings import BatchSettings
 
 
 def contrastive_loss(
@@ -42,3 +55,77 @@ def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
     """
     own_NN = torch.eye(len(span_ND), dtype=torch.bool, device=span_ND.device)
     return contrastive_loss(span_ND, span_ND, [[row ^ 1] for row in range(len(span_ND))], own_NN, temperature)
+
+
+class Contrast(NamedTuple):
+    """Batch `number` of queries against passages, which are looked up by docid."""
+
+    number: int
+    queries: TaskBatch
+    passages: Mapping[str, Passage]
+
+
+class Contrastive(Objective):
+    """Retrieval: each query against the passages of the batch.
+
+    The queries are dealt to processes x accumulate parts. In-batch negatives come from one's own part, or, with
+    `cross_device`, from the parts of all processes. So two processes without it equal one that accumulates twice, and two
+    processes with it equal one that does not.
+    """
+
+    phase = RETRIEVAL
+    examples = "queries"
+    sampler: TaskSampler
+
+    @classmethod
+    def of(cls, work: Work) -> Sequence[Contrastive]:
+        data, batch = work.data, work.settings.batch
+        if not data.tasks:
+            return []
+        examples = [data.examples(task, work.negatives) for task in data.tasks]
+        shares = shares_of(batch, [len(each) for each in examples])
+        samplers = work.samplers(data.tasks, examples, shares, mined=True)
+        return [cls(work.encoder, sampler, retrieval_means(work)) for sampler in samplers]
+
+    def batch(self, number: int) -> Contrast:
+        settings, texts = self.means.settings, self.means.texts
+        drawn = self.sampler.step(number)
+        queries = make_batch(drawn, texts.page_of, settings.negatives, settings.multi_positive, settings.seed)
+        return Contrast(number, queries, texts.passages)
+
+    def add_gradient(self, batch: Contrast, turn: int) -> Tensor:
+        settings, processes = self.means.settings, self.means.processes
+        here = part(batch.queries, turn, settings.accumulate)
+        parts = [part(here, rank, processes.world) for rank in range(processes.world)]
+        own = parts[processes.rank]
+        texts = self.model.queries(own.queries, own.task)
+        texts += self.model.passages([batch.passages[docid] for docid in own.passages])
+
+        def loss_of(vectors_ND: Tensor) -> Tensor:
+            query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]
+            if settings.cross_device:
+                query_BD = processes.gather(query_BD, [len(each.queries) for each in parts])
+                passage_ND = processes.gather(passage_ND, [len(each.passages) for each in parts])
+            counted = here if settings.cross_device else own
+            return self._loss(query_BD, passage_ND, counted) * len(counted.queries) / len(batch.queries.queries)
+
+        seed = (settings.seed, own.task, batch.number, turn, processes.rank)
+        loss = backward(self.model, texts, loss_of, self.means.arithmetic, seed)
+        return loss / processes.world if settings.cross_device else loss  # across processes, each computes the loss of all
+
+    def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
+        if not batch.queries:  # fewer queries than parts
+            return (query_BD.sum() + passage_ND.sum()) * 0
+        blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
+        return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self.means.settings.temperature)
+
+
+def retrieval_means(work: Work) -> Means:
+    """How batches of retrieval are computed."""
+    batch = work.settings.batch
+    return work.means(batch.hard_negatives, multi_positive=batch.multi_positive, **contrast(batch, work.encoder))
+
+
+def contrast(settings: BatchSettings, model: DualEncoder) -> dict[str, Any]:
+    """How scores become a loss."""
+    return {"temperature": loss_temperature(settings.temperature, model.config), "cross_device": settings.cross_device}

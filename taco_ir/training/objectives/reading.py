@@ -1,4 +1,4 @@
-"""Extractive question answering as a training task: the encoder with a reader's head, its loss, and its step.
+"""Extractive question answering as a training task.
 
 DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): selection of the passage, and the marginal likelihood of all spans
 of the positive passage that answer.
@@ -7,40 +7,28 @@ of the positive passage that answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
+from taco_ir.core.progress import log
 from taco_ir.core.seeds import number_of
-from taco_ir.core.types import Passage
-from taco_ir.encoders.config import Role
-from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.reading.data import ReadingData, Span
-from taco_ir.reading.reader import (
-    READER_FILE,
-    InputBuilder,
-    Logits,
-    ReaderConfig,
-    ReaderInput,
-    head_logits,
-    load_head,
-    new_head,
-    reader_base,
-    save_head,
-)
-from taco_ir.training.backward import Arithmetic, seed_dropout
+from taco_ir.data.examples import drawn_examples
+from taco_ir.reading.data import ReadingData, Span, read_reading
+from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
+from taco_ir.training.backward import seed_dropout
 from taco_ir.training.batches import Drawn, TaskSampler, choose_negatives, choose_positive
-from taco_ir.training.distributed import Processes
-from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.settings import TrainSettings
-from taco_ir.training.step import BatchSettings, MultiTaskStep, Texts
-from taco_ir.weighting.base import TaskWeighting
+from taco_ir.training.objectives.base import Means, Objective, Work
+from taco_ir.training.schedules import READING
+from taco_ir.training.shared import SharedEncoder
 
-QUESTION_TOKENS = 64
+if TYPE_CHECKING:
+    from taco_ir.data.collection import Collection
+    from taco_ir.training.data import TrainingData
+    from taco_ir.training.settings import RunSettings
+
 Spans = Mapping[str, Mapping[str, Sequence[Span]]]  # qid -> docid -> spans
 
 
@@ -66,65 +54,10 @@ def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-class Reads(Protocol):
-    """An encoder with a reader's head."""
-
-    inputs: InputBuilder
-
-    @property
-    def device(self) -> torch.device: ...
-    def trained(self) -> list[tuple[str, Parameter]]: ...
-    def logits(self, inputs: Sequence[ReaderInput], /) -> Logits: ...
-
-
-def check_inputs(inputs: InputBuilder, folder: Path) -> None:
-    """Raise InputError where the longest input has more tokens than the model in `folder` takes."""
-    limits = inputs.config
-    if inputs.longest > (limit := ModelFolder(folder).longest):
-        raise InputError(
-            f"query_length {limits.question} and passage_length {limits.passage} make inputs of {inputs.longest} tokens; "
-            f"{folder} takes 1 to {limit}"
-        )
-
-
-class ReadingEncoder(DualEncoder):
-    """A tied encoder with a reader's head; its checkpoint is a model folder with `reader.safetensors` in it."""
-
-    def __init__(self, folder: Path, limits: ReaderConfig) -> None:
-        super().__init__(folder, reader_base(folder), False)
-        width = int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
-        self.reader = load_head(folder, width)[0] if (folder / READER_FILE).is_file() else new_head(width)
-        self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(Role.READER))
-        check_inputs(self.inputs, folder)
-
-    def logits(self, inputs: Sequence[ReaderInput]) -> Logits:
-        return head_logits(self.towers["passage"]["backbone"], self.reader, inputs, self.device, self._marks["passage"])  # type: ignore[index]
-
-    def trained(self) -> list[tuple[str, Parameter]]:
-        """As the encoder's, without the layer behind the pooling, which reading does not use."""
-        return [(name, param) for name, param in super().trained() if ".head." not in name]
-
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        save_head(self.reader, self.inputs.config, folder)
-
-
-def start_reader(config: TrainSettings, folder: Path) -> ReadingEncoder:
-    """The encoder in `folder` with its head, or a new one, as `config` trains it. Raises: InputError for a base that cannot read."""
-    torch.manual_seed(config.run.seed)  # for a new head
-    model = ReadingEncoder(folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length))
-    model.to(torch.device(config.run.device))
-    model.freeze(config.encoder.freeze_embeddings, config.encoder.freeze_layers)
-    if config.encoder.dropout >= 0:
-        model.set_dropout(config.encoder.dropout)
-    if config.optimiser.gradient_checkpointing:
-        model.checkpoint_gradients()
-    return model
-
-
-def readable(data: ReadingData, inputs: InputBuilder, passages: Mapping[str, Passage]) -> ReadingData:
+def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) -> ReadingData:
     """Without positives whose answers are all cut off or have too many tokens, and the queries that are left with none."""
     kept, spans = [], {}
+    passages = collection.passages.get(list({docid for found in data.spans.values() for docid in found}))
     for example in data.examples:
         docids = list(data.spans[example.qid])
         pairs = zip(docids, inputs(example.text, [passages[docid] for docid in docids]), strict=True)
@@ -138,82 +71,94 @@ def readable(data: ReadingData, inputs: InputBuilder, passages: Mapping[str, Pas
             f"{data.task}: no answer lies within passage_length {inputs.config.passage} and has at most {inputs.config.answer} tokens; "
             "a larger passage_length may help"
         )
+    if cut := len(data.examples) - len(kept):
+        limits = inputs.config
+        log.warning(
+            "%s: %d of %d queries have no answer of at most %d tokens in the first %d of a passage; left out",
+            data.task,
+            cut,
+            len(data.examples),
+            limits.answer,
+            limits.passage,
+        )
     return data._replace(examples=kept, spans=spans)
 
 
-class ReadingGradient:
-    """The gradient of a reader's loss on a batch of questions.
+def readable_queries(data: TrainingData, settings: RunSettings, inputs: InputBuilder) -> dict[str, set[str]]:
+    """Of each task that is read and not retrieved for, the queries with an answer that are used."""
+    found = {}
+    for task in (task for task in data.reading if task not in data.tasks):
+        whole = readable(read_reading(data.collection, task), inputs, data.collection).examples
+        drawn = drawn_examples(whole, settings.max_examples, settings.seed, task, settings.train_share)
+        found[task] = {example.qid for example in drawn}
+    return found
+
+
+class Questions(NamedTuple):
+    """Questions of batch `number`, each with its epoch."""
+
+    number: int
+    drawn: Sequence[Drawn]
+
+
+class Reading(Objective):
+    """Extractive question answering: which of a question's passages holds the answer, and where.
 
     Args:
-        spans: by the sampler's task.
+        spans: where the answers of the sampler's questions are.
     """
 
-    def __init__(
-        self,
-        model: Reads,
-        texts: Texts,
-        spans: Mapping[str, Spans],
-        settings: BatchSettings,
-        arithmetic: Arithmetic,
-        processes: Processes,
-    ) -> None:
-        self._model = model
-        self._params = [param for _, param in model.trained()]
-        self._texts = texts
+    phase = READING
+    examples = "questions"
+    model: SharedEncoder
+    sampler: TaskSampler
+
+    def __init__(self, model: SharedEncoder, sampler: TaskSampler, spans: Spans, means: Means, weight: float = 1.0) -> None:
+        super().__init__(model, sampler, means, weight)
         self._spans = spans
-        self._settings = settings
-        self._arithmetic = arithmetic
-        self._processes = processes
 
-    def __call__(self, sampler: TaskSampler, step: int) -> Tensor:
-        """Leave the gradient of a task's batch `step`, summed over processes, in .grad; its loss, a scalar."""
-        settings, processes = self._settings, self._processes
-        drawn = sampler.step(step)
-        loss = torch.zeros((), device=self._model.device)
-        for turn in range(settings.accumulate):
-            own = drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
-            if not own:  # fewer questions than parts
-                continue
-            seed_dropout(number_of(settings.seed, sampler.task, step, turn, processes.rank) >> 1, self._model.device)
-            with self._arithmetic.context(self._model.device):
-                part = self.batch_loss(own, self._spans[sampler.task]) * len(own) / len(drawn)
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-        for param in self._params:
-            if param.grad is not None and param.grad.is_sparse:
-                param.grad = param.grad.coalesce()
-        return processes.sum_gradients(self._params, loss)
+    @classmethod
+    def of(cls, work: Work) -> Sequence[Reading]:
+        data, settings = work.data, work.settings.objectives
+        if not data.reading:
+            return []
+        assert isinstance(work.encoder, SharedEncoder)
+        found = []
+        for task in data.reading:
+            used = {example.qid for example in data.used(task)} if task in data.tasks else work.readable[task]
+            read = read_reading(data.collection, task, negatives=work.negatives, qids=used)
+            found.append(readable(read, work.encoder.inputs, data.collection))
+            log.info("%s: %d of the %d queries that are used have an answer to read", task, len(found[-1].examples), len(used))
+        names = [f"{each.task} reading" if data.tasks else each.task for each in found]
+        samplers = work.samplers(names, [each.examples for each in found], [settings.reading_batch] * len(found), mined=True)
+        means = work.means(settings.reading_negatives)
+        made = zip(samplers, found, strict=True)
+        return [cls(work.encoder, sampler, each.spans, means, settings.reading_weight) for sampler, each in made]
 
-    def batch_loss(self, drawn: Sequence[Drawn], spans: Spans) -> Tensor:
+    def batch(self, number: int) -> Questions:
+        return Questions(number, self.sampler.step(number))
+
+    def add_gradient(self, batch: Questions, turn: int) -> Tensor:
+        settings, processes = self.means.settings, self.means.processes
+        own = batch.drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
+        if not own:  # fewer questions than parts
+            return torch.zeros((), device=self.model.device)
+        seed_dropout(number_of(settings.seed, self.task, batch.number, turn, processes.rank) >> 1, self.model.device)
+        with self.means.arithmetic.context(self.model.device):
+            loss = self._loss(own) * len(own) / len(batch.drawn)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _loss(self, drawn: Sequence[Drawn]) -> Tensor:
         """The loss of questions, each with a positive and negatives chosen for its epoch."""
+        settings, passages = self.means.settings, self.means.texts.passages
         rows: list[ReaderInput] = []
-        questions = []
+        placed = []
         for example, epoch in drawn:
-            positive = choose_positive(example, epoch, self._settings.seed)
-            docids = [positive, *choose_negatives(example, self._settings.negatives, epoch)]
-            inputs = self._model.inputs(example.text, [self._texts.passages[docid] for docid in docids])
-            answers = inputs[0].token_spans(spans[example.qid][positive], self._model.inputs.config.answer)
-            questions.append(Placed(len(rows), len(rows) + len(inputs), answers))
+            positive = choose_positive(example, epoch, settings.seed)
+            docids = [positive, *choose_negatives(example, settings.negatives, epoch)]
+            inputs = self.model.inputs(example.text, [passages[docid] for docid in docids])
+            answers = inputs[0].token_spans(self._spans[example.qid][positive], self.model.inputs.config.answer)
+            placed.append(Placed(len(rows), len(rows) + len(inputs), answers))
             rows += inputs
-        return reader_loss(self._model.logits(rows), questions)
-
-
-class ReadingStep(MultiTaskStep):
-    """As the step of retrieval, with a reader's gradient for each task."""
-
-    def __init__(
-        self,
-        model: ReadingEncoder,
-        samplers: Sequence[TaskSampler],
-        texts: Texts,
-        spans: Mapping[str, Spans],
-        weighting: TaskWeighting,
-        settings: BatchSettings,
-        arithmetic: Arithmetic,
-        processes: Processes,
-    ) -> None:
-        super().__init__(model, samplers, texts, weighting, settings, arithmetic, processes)
-        self._gradient = ReadingGradient(model, texts, spans, settings, arithmetic, processes)
-
-    def task_gradient(self, sampler: TaskSampler, step: int) -> Tensor:
-        return self._gradient(sampler, step)
+        return reader_loss(self.model.logits(rows), placed)

@@ -1,4 +1,4 @@
-"""Passages as training examples of their own, and the inverse cloze task: which passage was this sentence taken from?
+"""Inverse cloze: which passage was this sentence taken from?
 
 Lee, Chang and Toutanova, Latent Retrieval for Weakly Supervised Open Domain Question Answering (ORQA), ACL 2019, section 4.
 Ours: where a sentence ends, and that short ones are no queries.
@@ -7,12 +7,18 @@ Ours: where a sentence ends, and that short ones are no queries.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
+from taco_ir.core.seeds import generator
 from taco_ir.core.types import Passage
-from taco_ir.data.examples import TrainExample
+from taco_ir.training.batches import make_batch
+from taco_ir.training.objectives.base import Work
+from taco_ir.training.objectives.contrastive import Contrast, Contrastive, contrast
+from taco_ir.training.objectives.passages import passage_sampler
+from taco_ir.training.schedules import SELF_SUPERVISED
+from taco_ir.training.settings import INVERSE_CLOZE
 
 STAYS = 0.1  # how often the sentence is left in its passage, so that words in common count as well
 MIN_WORDS = 4  # of a sentence that is a query
@@ -42,12 +48,20 @@ def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
     return passage.text[start:stop].strip(), passage._replace(text=kept)
 
 
-def passage_examples(passages: Iterable[Passage], task: str, cut: bool) -> Iterator[TrainExample]:
-    """Each passage as an example whose one positive it is; its text is drawn when it is dealt.
+class InverseCloze(Contrastive):
+    """Sentences of passages against the passages that they were taken from."""
 
-    Args:
-        cut: leave out those that inverse cloze has no query for.
-    """
-    for docid, page, _, text in passages:
-        if queries_of(text) if cut else text.strip():
-            yield TrainExample(docid, "", task, ((docid,),), frozenset((page,)), ())
+    phase = SELF_SUPERVISED
+    examples = "passages"
+
+    @classmethod
+    def of(cls, work: Work) -> Sequence[InverseCloze]:
+        sampler = passage_sampler(work, INVERSE_CLOZE, queries_of, " (they have several sentences)")
+        means = work.means(**contrast(work.settings.batch, work.encoder))
+        return [cls(work.encoder, sampler, means, work.settings.objectives.passage_weight)]
+
+    def batch(self, number: int) -> Contrast:
+        drawn, texts, sampler = self.sampler.step(number), self.means.texts, self.sampler
+        found = [cloze(texts.passages[each.qid], generator(sampler.seed, self.task, epoch, each.qid)) for each, epoch in drawn]
+        batch = make_batch(drawn, texts.page_of, 0, False, sampler.seed)._replace(queries=[query for query, _ in found])
+        return Contrast(number, batch, {passage.docid: passage for _, passage in found})

@@ -1,0 +1,67 @@
+"""Filling in masked tokens of passages (Devlin et al., BERT, NAACL 2019, section 3.1): the mean over a batch's masked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from taco_ir.core.seeds import generator
+from taco_ir.training.backward import backward
+from taco_ir.training.batches import Drawn, TaskSampler
+from taco_ir.training.documents import window
+from taco_ir.training.encoder import Text
+from taco_ir.training.objectives.base import Objective, Work
+from taco_ir.training.objectives.masking import labelled, masked_text
+from taco_ir.training.objectives.passages import passage_sampler
+from taco_ir.training.schedules import SELF_SUPERVISED
+from taco_ir.training.settings import MLM
+from taco_ir.training.shared import SharedEncoder
+
+MASK_SHARE = 0.15
+
+
+class Masked(NamedTuple):
+    """Texts of batch `number`, with tokens to fill in."""
+
+    number: int
+    texts: Sequence[Text]
+
+
+class MaskedTokens(Objective):
+    """A window of each passage, as retrieval reads it, with tokens to fill in that its epoch draws."""
+
+    phase = SELF_SUPERVISED
+    examples = "passages"
+    model: SharedEncoder
+    sampler: TaskSampler
+
+    @classmethod
+    def of(cls, work: Work) -> Sequence[MaskedTokens]:
+        assert isinstance(work.encoder, SharedEncoder)
+        sampler = passage_sampler(work, MLM, str.strip)
+        return [cls(work.encoder, sampler, work.means(), work.settings.objectives.passage_weight)]
+
+    def batch(self, number: int) -> Masked:
+        return Masked(number, self._masked(self.sampler.step(number)))
+
+    def add_gradient(self, batch: Masked, turn: int) -> Tensor:
+        settings, processes = self.means.settings, self.means.processes
+        tokens = max(labelled(batch.texts), 1)
+        own = batch.texts[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
+        if not own:  # fewer passages than parts
+            return torch.zeros((), device=self.model.device)
+        seed = (settings.seed, self.task, batch.number, turn, processes.rank)
+        return backward(self.model, own, lambda rows_B1: rows_B1.sum() / tokens, self.means.arithmetic, seed)
+
+    def _masked(self, drawn: Sequence[Drawn]) -> list[Text]:
+        model, words = self.model, self.model.words
+        most = model.config.passage_length - len(words.before) - len(words.after)
+        whole = model.token_ids([model.config.passage_text(self.means.texts.passages[example.qid]) for example, _ in drawn])
+        texts = []
+        for (example, epoch), ids_L in zip(drawn, whole, strict=True):
+            draw = generator(self.means.settings.seed, example.task, epoch, example.qid)
+            texts.append(masked_text(words, window(ids_L, most, draw), MASK_SHARE, draw))
+        return texts
