@@ -14,6 +14,7 @@ from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.studies.conditions import Job, folders, read_study
 from taco_ir.studies.facts import held_out
 from taco_ir.studies.records import load_record
+from taco_ir.studies.running import Spent
 
 if TYPE_CHECKING:
     from taco_ir.studies.runner import Runner
@@ -85,9 +86,9 @@ def row(runner: Runner, job: Job) -> list[Cell]:
         folder = runner.folder(job)
     except InputError:  # what it is made of is not known without its models
         return [job.condition, job.seed, "no model", None, None]
-    made = [read_json(path) for path in folder.glob("step-*.json")]
+    made = [read_json(path, Spent, others=True).seconds for path in folder.glob("step-*.json")]
     scored = [load_record(path).made for path in folder.glob("*/record.json")]
-    seconds = [each["seconds"] for each in [*made, *(scores[verb] for scores in scored for verb in ("search", "answer") if verb in scores)]]
+    seconds = [*made, *(scores[verb]["seconds"] for scores in scored for verb in ("search", "answer") if verb in scores)]
     state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
     return [job.condition, job.seed, state, sum(seconds) / 60 if seconds else None, held_out(folder / "out")]
 

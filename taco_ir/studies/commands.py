@@ -94,8 +94,7 @@ class Commands:
     def choice(self, job: Job) -> dict[str, dict[str, float]]:
         """What was chosen for `best`; nothing before that."""
         path = self._choice_file(job)
-        found: dict[str, dict[str, float]] = read_json(path) if self.study.tried(job.condition) and path.is_file() else {}
-        return found
+        return read_json(path, dict[str, dict[str, float]]) if self.study.tried(job.condition) and path.is_file() else {}
 
     def _content(self, job: Job) -> str:
         self.require_models([job])

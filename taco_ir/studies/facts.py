@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -13,10 +12,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.core.files import InputError, read_json
+from taco_ir.core.files import InputError, read_json, read_log
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.weights import SCALES
 from taco_ir.training.settings import MLM
@@ -25,18 +24,24 @@ SIZE_FILE = "parameters.json"
 NUMBER = re.compile(r"\d+")
 
 
+class Validation(NamedTuple):
+    """What is read of a validation's scores."""
+
+    macro: float | None = None
+
+
+class LogLine(NamedTuple):
+    """What is read of a line of a training's log."""
+
+    step: int
+    validation: Validation | None = None
+
+
 def curve(training: Path) -> list[tuple[int, float]]:
     """(step, macro page R-precision) of each validation of the last training under a folder; nothing where there is none."""
     log = _last(training, "log.jsonl")
-    found = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # a line that is being written is the last
-        if "macro" in record.get("validation", ()):
-            found.append((int(record["step"]), float(record["validation"]["macro"])))
-    return found
+    lines = read_log(log, LogLine) if log else ()
+    return [(line.step, line.validation.macro) for _, line in lines if line.validation and line.validation.macro is not None]
 
 
 def held_out(training: Path) -> float | None:
@@ -47,8 +52,7 @@ def held_out(training: Path) -> float | None:
 def sizes(training: Path) -> dict[str, int]:
     """Parameters trained, and those of the whole encoder, in the last training under a folder; nothing where there is none."""
     file = _last(training, SIZE_FILE)
-    found: dict[str, int] = read_json(file) if file else {}
-    return found
+    return read_json(file, dict[str, int]) if file else {}
 
 
 def _last(training: Path, name: str) -> Path | None:

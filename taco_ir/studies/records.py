@@ -11,12 +11,13 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, exclusive, fingerprint, read_json, write_json, writing
+from taco_ir.core.files import InputError, exclusive, fingerprint, read_json, typed, write_json, writing
+from taco_ir.core.typed import shown
 from taco_ir.core.types import numbered_lines
 
 RECORDS, QUERIES = "records.jsonl", "queries.json.gz"
@@ -116,15 +117,13 @@ def read_records(folder: Path) -> list[Record]:
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         try:
-            value = json.loads(line)
+            value = typed(json.loads(line), dict[str, Any], where)
             own = values[value.pop("values")]
-            if own.keys() != value["topics"].keys():
-                raise InputError(f"{where}: its topics are {', '.join(value['topics'])}, those of its values {', '.join(own)}")
-            for name, scores in value["topics"].items():
-                scores["by_query"] = own[name]
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-            raise _fault(where, error) from error
-        record = _record(where, value)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{where}: values names none of those in {QUERIES}") from error
+        except (ValueError, RecursionError) as error:
+            raise error if isinstance(error, InputError) else InputError(f"{where}: not valid JSON ({error})") from error
+        record = _record(where, value, own)
         if found.setdefault(record.name, record) is not record:
             raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
     if not found:
@@ -147,39 +146,43 @@ def save_record(path: Path, record: Record) -> None:
 
 def load_record(path: Path) -> Record:
     """Read what `save_record` wrote. Raises: InputError."""
-    return _record(str(path), read_json(path))
+    value = read_json(path, dict[str, Any])
+    topics = typed(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
+    return _record(str(path), value | {"topics": topics}, {name: scores.pop("by_query", {}) for name, scores in topics.items()})
 
 
-def _record(where: str, value: Any) -> Record:
+def _record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
     """Raises: InputError where it is no record, or values by query do not give the means."""
-    try:
-        if value.pop("format") != FORMAT:
-            raise InputError(f"{where}: written in another format; allowed is {FORMAT}")
-        topics = {name: _checked(where, name, TopicScores(**scores)) for name, scores in value.pop("topics").items()}
-        return Record(**value, topics=topics)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise _fault(where, error) from error
+    if (version := value.pop("format", None)) != FORMAT:
+        raise InputError(f"{where}: format is {shown(version)}: written in another format; allowed is {FORMAT}")
+    record = typed(value, Record, where)
+    if values.keys() != record.topics.keys():
+        raise InputError(f"{where}: its topics are {_names(record.topics)}, those of its values {_names(values)}")
+    return replace(record, topics={name: _checked(where, name, scores, values[name]) for name, scores in record.topics.items()})
 
 
-def _fault(where: str, error: Exception) -> InputError:
-    return error if isinstance(error, InputError) else InputError(f"{where}: not the record of a study ({type(error).__name__}: {error})")
+def _names(found: Iterable[str]) -> str:
+    return ", ".join(found)[:100]
 
 
-def _read_values(path: Path) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     try:
         value = json.loads(gzip.decompress(path.read_bytes()))
-        if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("values"), dict):
-            raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: cannot be read ({error})") from error
-    found: dict[str, dict[str, dict[str, list[float]]]] = value["values"]
-    return found
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
+    return typed(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")
 
 
-def _checked(where: str, name: str, scores: TopicScores) -> TopicScores:
-    """Raise InputError where the values by query do not give the means."""
-    for measure, values in scores.by_query.items():
-        mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
-        if len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5):
-            raise InputError(f"{where}: {name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
-    return scores
+def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> TopicScores:
+    """Scores with their values by query. Raises: InputError where these do not give the means."""
+    for measure, values in typed(by_query, dict[str, Any], f"{where}: {name}").items():
+        try:
+            mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
+            wrong = len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5)
+        except (KeyError, TypeError, OverflowError) as error:
+            raise InputError(f"{where}: topics.{name}: {measure}: no values of a measure that has a mean") from error
+        if wrong:
+            raise InputError(f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
+    return replace(scores, by_query=by_query)

@@ -161,7 +161,7 @@ class Runner:
         for verb in scoring:
             self._processes(job, f"{corpus}-{verb}").unlink(missing_ok=True)
         size = parameters(self.commands.words(job, template) for template in scoring.values())
-        steps = [read_json(self.step(job, number)) for number in range(len(condition.commands))]
+        steps = [read_json(self.step(job, number), dict[str, Any]) for number in range(len(condition.commands))]
         return Record(
             condition=condition.name,
             system=condition.system,

@@ -102,7 +102,7 @@ def run_process(name: str, words: Sequence[str], environment: Mapping[str, str],
     Raises:
         InputError: where the process fails, with its last line.
     """
-    made: list[dict[str, Any]] = read_json(begun) if begun.is_file() else []
+    made = read_json(begun, list[dict[str, Any]]) if begun.is_file() else []
     made.append({"begun": datetime.now(UTC).isoformat(timespec="seconds")})
     write_json(begun, made)
     start = time.monotonic()

@@ -286,13 +286,26 @@ def trainings(world: Path) -> dict[str, Reader]:
 
 def studies(world: Path) -> dict[str, Reader]:
     from cases import STUDY
+    from study_results import fake_results
 
     from taco_ir.studies.conditions import read_study
+    from taco_ir.studies.facts import curve, sizes
+    from taco_ir.studies.records import RECORDS, load_record, read_records, save_record, write_record
 
-    path = world / "conditions.toml"
+    path, records, alone = world / "conditions.toml", world / "results", world / "record.json"
     more = '[corpora.part]\ndistractors = 5\n[recipe.fast]\ncommands = ["train {args} --output {out}"]\nargs = "--steps 2"\n'
     path.write_text(STUDY.replace("[[condition]]", more + "[[condition]]", 1))
-    return {"conditions": Reader(path, lambda: read_study(path))}
+    for record in fake_results(2, 2, 4):
+        write_record(records, record)
+    save_record(alone, record)
+    write_json(world / "run" / "parameters.json", {"trained": 10, "encoder": 100})
+    return {
+        "conditions": Reader(path, lambda: read_study(path)),
+        "records": Reader(records / RECORDS, lambda: read_records(records)),
+        "record of a job": Reader(alone, lambda: load_record(alone)),
+        "parameters.json": Reader(world / "run" / "parameters.json", lambda: sizes(world / "run")),
+        "curve": Reader(world / "run" / "log.jsonl", lambda: curve(world / "run")),
+    }
 
 
 def lines(world: Path) -> dict[str, Reader]:
