@@ -39,13 +39,20 @@ Files = Mapping[str, File]
 
 
 def read_package(root: Path) -> Files:
-    """Every file of the package by its dotted name below it; a package's own file has the name of the package."""
+    """Every file of the package by its dotted name below it; a package's own file has the name of the package.
+
+    A registry's strings lead on from the files that resolve them, not from those that only list its names.
+    """
     paths = {dotted(path.relative_to(root / "taco_ir")): path for path in sorted((root / "taco_ir").rglob("*.py"))}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    named = {name: set(registered(tree, paths)) for name, tree in trees.items()}
     files = {}
-    for name, path in paths.items():
-        text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        files[name] = File(len(text.splitlines()), tree, frozenset(imported(tree, paths)) - {name})
+    for name, tree in trees.items():
+        found = set(imported(tree, paths))
+        if any(isinstance(node, ast.Name) and node.id == "resolve" for node in ast.walk(tree)):
+            found |= {each for registry in found & named.keys() for each in named[registry]}
+        files[name] = File(len(texts[name].splitlines()), tree, frozenset(found - {name}))
     return files
 
 
@@ -55,7 +62,7 @@ def dotted(path: Path) -> str:
 
 
 def imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
-    """Files of the package that a file imports, late ones and those for types included; also those that a registry names in a string."""
+    """Files of the package that a file imports, late ones and those for types included."""
     known = set(known)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("taco_ir"):
@@ -65,9 +72,14 @@ def imported(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
                 yield whole if whole in known else package or "__init__"
         elif isinstance(node, ast.Import):
             yield from (each.name.removeprefix("taco_ir.") for each in node.names if each.name.startswith("taco_ir."))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("taco_ir."):
-            name = node.value.removeprefix("taco_ir.").partition(":")[0]
-            if ":" in node.value and name in known:
+
+
+def registered(tree: ast.Module, known: Iterable[str]) -> Iterator[str]:
+    """Files that a registry names in strings, such as "taco_ir.weighting.taco:Taco"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("taco_ir."):
+            name, colon, _ = node.value.removeprefix("taco_ir.").partition(":")
+            if colon and name in set(known):
                 yield name
 
 
