@@ -14,6 +14,7 @@ _WHERE = {
     "encoders.config": ("EncoderConfig",),
     "encoders.text_encoder": ("TextEncoder", "load_encoder"),
     "evaluation.measures": ("Measure", "Scores"),
+    "retrieval.choices": ("ModelChoice", "SearchRequest"),
     "retrieval.pyserini_bridge": ("TacoDocumentEncoder", "TacoQueryEncoder"),
     "training.settings": ("TrainSettings",),
     "weighting.base": ("StepReport", "TaskWeighting"),
