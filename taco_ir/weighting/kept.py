@@ -36,7 +36,13 @@ class KeptGradients:
         return gramian_TT
 
     def combination(self, weights: Sequence[float]) -> Gradients:
-        """sum_k w_k g_k, shaped like the parameters; the kept gradients are used up."""
+        """sum_k w_k g_k, shaped like the parameters; the kept gradients are used up.
+
+        Raises:
+            FloatingPointError: for a weight that is too large for the dtype of the gradients.
+        """
+        if not all(abs(weight) <= torch.finfo(self.layout.dtype).max for weight in weights):
+            raise FloatingPointError(f"task weights {', '.join(f'{weight:g}' for weight in weights)} are out of range")
         update: Gradients = [None] * len(self.layout.shapes)
         for number, block in enumerate(self.layout.blocks):
             total = self._dense[0][number].mul_(weights[0])

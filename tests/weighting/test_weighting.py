@@ -205,6 +205,15 @@ def test_no_losses_and_gradients_run_away(name: str, eager: bool, data: st.DataO
         assert all(bool(torch.isfinite(value).all()) for value in weighting.state_dict().values()), weighting.state_dict()
 
 
+def test_a_projection_on_a_vanishing_gradient_is_no_update() -> None:
+    """PCGrad's coefficient is g_i g_j / |g_j|^2, which leaves float32's range long before its gradients do."""
+    params = vector(torch.float32, 4)
+    weighting = make("pcgrad", params, 2)
+    with pytest.raises(FloatingPointError):
+        step(weighting, params, torch.tensor([[-1e19, 0.0, 0.0, 0.0], [1e-22, 0.0, 0.0, 0.0]]), 0.0, [1.0, 1.0])
+    weighting.drop()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_update_that_is_not_finite_is_none(name: str) -> None:
     """Each task's gradient is finite, their sum is not."""
