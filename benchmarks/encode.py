@@ -25,7 +25,7 @@ from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
-from taco_ir.retrieval.lucene import start_jvm
+from taco_ir.retrieval.pyserini_bridge import prepare
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 Encode = Callable[[Sequence[Passage]], Vectors]
@@ -50,8 +50,7 @@ def sentence_transformers_encode(folder: Path) -> Encode:
 
 def pyserini_encode(folder: Path) -> Encode:
     """AutoDocumentEncoder in batches of 64 as they come, as `python -m pyserini.encode` calls it."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
-    start_jvm()
+    prepare()
     from pyserini.encode import AutoDocumentEncoder
 
     model = AutoDocumentEncoder(str(folder), device="cpu", pooling="mean", l2_norm=True)

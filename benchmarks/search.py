@@ -24,7 +24,7 @@ from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.retrieval.encoding import encode_collection
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
-from taco_ir.retrieval.lucene import start_jvm
+from taco_ir.retrieval.pyserini_bridge import prepare
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 NEEDED = 1.15
@@ -54,8 +54,7 @@ def query_vectors(collection: Collection, encoder: Encoder, count: int) -> Vecto
 
 def pyserini_searcher(folder: Path) -> Any:
     """Pyserini's own class, on an index in its format."""
-    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini 1.6 reads it on import
-    start_jvm()
+    prepare()
     from pyserini.search.faiss import FaissSearcher
 
     return FaissSearcher(str(folder), None)
