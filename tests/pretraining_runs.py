@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
-    return TrainSettings(**{**SMALL, "model": str(model), "output": str(output), **changes})
+    return TrainSettings(**SMALL).replace(model=str(model), output=str(output), **changes)
 
 
 def stopped(config: TrainSettings, step: int, monkeypatch: pytest.MonkeyPatch) -> None:

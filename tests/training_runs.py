@@ -53,7 +53,7 @@ class StopAfter(Reporter):
 
 
 def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
-    return TrainSettings(**{**SMALL, "model": str(model), "output": str(output), **changes})
+    return TrainSettings(**SMALL).replace(model=str(model), output=str(output), **changes)
 
 
 @cache

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from taco_ir.core.files import InputError
 from taco_ir.core.typed import nearest, shown
@@ -73,6 +73,13 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     ),
     tuple[Mapping[str, Any], ...]: ("a list of tables, [[episode]] in a file", lambda value: _is_list(value, Mapping), tuple),
 }
+
+
+class Only(NamedTuple):
+    """A setting's rule `only`: in words what it goes with, and whether it does anything beside all settings."""
+
+    goes_with: str
+    acts: Callable[[Any], bool]
 
 
 class Settings:

@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 
 def check_schedule(settings: ObjectiveSettings, weighting: str) -> None:
-    """Raise InputError for a schedule that has nothing to order, or a weighting that needs every task in every step."""
-    if settings.schedule == "joint":
-        return
-    if not settings.shared:
-        raise InputError(f"schedule is {settings.schedule}; it orders tasks of several kinds; name some by reading or self_supervised")
-    if weighting != "naive":
+    """Raise InputError for a schedule with a weighting that needs every task in every step."""
+    if settings.schedule != "joint" and weighting != "naive":
         raise InputError(
             f"weighting is {weighting}; it combines the gradients of all tasks, of which a step has some with schedule"
             f" {settings.schedule}; give weighting naive, or schedule joint"

@@ -23,6 +23,9 @@ from taco_ir.training.settings import (
     WORDS,
     TrainSettings,
     checked_keys,
+    idle_in_run,
+    idle_keys,
+    merged,
     over,
 )
 
@@ -132,11 +135,11 @@ def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | Non
     Raises:
         InputError: naming file or flag, key, value and what is allowed.
     """
-    values: Values = {}
+    values: Values = {**verb.defaults}
     if preset is not None:
         if preset not in PRESETS:
             raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
-        values = PRESETS[preset]
+        values = over(values, PRESETS[preset])
     if path is not None:
         found = read_file(_find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys)
         values = over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
@@ -144,7 +147,11 @@ def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | Non
     for key in ("model", "output"):
         if not values.get(key):
             raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
-    return TrainSettings(**{**verb.defaults, **values})
+    idle = idle_in_run(values)
+    for key in flags:  # as a default as well
+        if key in idle:
+            raise InputError(f"{as_flag(key)} goes with {idle[key]}; it does nothing here")
+    return TrainSettings(**values)
 
 
 def shipped() -> list[str]:
@@ -179,11 +186,21 @@ def read_file(path: Path, allowed: Collection[str]) -> Values:
     return checked_keys(read_toml(path), allowed, f"{path}: ")
 
 
-def _flags_over(values: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
     """`values` and each of its episodes with the flags instead (see `read_settings` for those about the weighting)."""
     tables = values.get("episodes", ())
     of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
-    merged = over(values, {key: value for key, value in given.items() if key not in of_some})
     everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
     sparing = {key: value for key, value in everywhere.items() if key not in of_some}
-    return merged | {"episodes": tuple(over(table, everywhere if "weighting" in table else sparing) for table in tables)}
+    found = merged(values, {key: value for key, value in given.items() if key not in of_some})
+    found["episodes"] = tuple(merged(table, everywhere if "weighting" in table else sparing) for table in tables)
+    made_idle = idle_in_run(found).keys() - idle_in_run(values).keys() - given.keys()
+    found = {key: value for key, value in found.items() if key not in made_idle}
+    found["episodes"] = tuple(_episode(values, table, found, now, given) for table, now in zip(tables, found["episodes"], strict=True))
+    return found
+
+
+def _episode(values: Values, table: Values, found: Values, now: Values, given: Collection[str]) -> Values:
+    """An episode's table as flags make it `now`, without those that do nothing in it and what they make idle."""
+    before, after = idle_keys(merged(values, table)), idle_keys(merged(found, now))
+    return {key: value for key, value in now.items() if key not in after or (key in before and key not in given)}

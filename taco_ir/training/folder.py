@@ -15,7 +15,7 @@ from taco_ir.core.files import InputError, discard, fingerprint, is_leftover, re
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection
-from taco_ir.training.settings import KEYS, TrainSettings, checked_keys
+from taco_ir.training.settings import KEYS, TrainSettings, acting, checked_keys
 
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
 OWN = re.compile(  # names of what a training writes
@@ -32,13 +32,13 @@ def save_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> TrainSettings:
-    """Raises: InputError naming the file when it is missing, not JSON, or no settings."""
+    """Those that do something. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
     checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes"), f"{path}: ")
     try:
-        return TrainSettings(**checked)
+        return TrainSettings(**acting(checked))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

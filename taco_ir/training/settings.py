@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from types import SimpleNamespace
 from typing import Any, get_args
 
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import Rules, Settings, Values, checked, flag, rules_of
+from taco_ir.core.settings import Only, Rules, Settings, Values, checked, flag, rules_of
 from taco_ir.core.typed import nearest
 from taco_ir.encoders.adapters.folder import ROLES
 from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
@@ -26,7 +27,35 @@ MIN_SPAN = 8  # tokens of a span, its special tokens left out
 MINED = ("bm25", "ance")  # negatives that a training mines itself
 PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
+# when a setting does anything
+PRETRAINS = Only("pre-training", lambda run: run.objective != NOTHING)
+MINES = Only(f"negatives {' or '.join(MINED)}", lambda run: run.negatives in MINED)
+RETRIEVES = Only("tasks other than none", lambda run: tuple(run.tasks) != NOTHING or PRETRAINS.acts(run))
+HARD = Only("tasks and negatives other than none", lambda run: RETRIEVES.acts(run) and (run.negatives != "none" or not run.hard_negatives))
+TUNES = Only(f"a tune other than {FULL}", lambda run: run.tune != FULL)
+READS = Only("tasks of reading", lambda run: run.reading != NOTHING)
+SELF_SUPERVISES = Only("tasks of self_supervised", lambda run: run.self_supervised != NOTHING)
+ON_PASSAGES = Only(SELF_SUPERVISES.goes_with, lambda run: SELF_SUPERVISES.acts(run) or PRETRAINS.acts(run))
+SEVERAL_KINDS = Only("reading or self_supervised", lambda run: READS.acts(run) or SELF_SUPERVISES.acts(run))
+ALTERNATING = Only("schedule alternating", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "alternating")
+SEQUENTIAL = Only("schedule sequential", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "sequential")
+BY_TEMPERATURE = Only("shares temperature", lambda run: run.shares == "temperature")
+DEALT = Only(
+    "tasks other than none, and shares in words, or as many as they are in all",
+    lambda run: RETRIEVES.acts(run) and run.batch_size == queries_of(run.shares, run.batch_size),
+)
+BY_EPOCHS = Only("steps 0", lambda run: not run.steps)
+REMEMBERS = Only("a weighting other than naive", lambda run: run.weighting != "naive")
+MASKS = Only("objective mlm or condenser", lambda run: MLM in run.objective or "condenser" in run.objective)
+CONTRASTS = Only("objective span_contrast", lambda run: "span_contrast" in run.objective)
+COMPARES = Only(CONTRASTS.goes_with, lambda run: not PRETRAINS.acts(run) or CONTRASTS.acts(run))
+MEASURES = Only("held_out above 0", lambda run: not PRETRAINS.acts(run) or run.held_out > 0)
 WORDS, OPTIONS, TABLES = tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]  # types of keys
+
+
+def queries_of(shares: str, batch: int) -> int:
+    """Queries of a step, all tasks together: those that the shares say, or a batch of them."""
+    return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
 @dataclass(frozen=True)
@@ -84,25 +113,28 @@ class AdapterSettings(Settings):
         "train all of the backbone, or keep it frozen and train small modules on it; bitfit: all biases but a pooler's, which vectors do not use",
         choices=(FULL, *METHODS),
     )
-    tune_width: int = flag(0, "width of the modules, rank or length of prompts; 0: the method's own", min=0)
+    tune_width: int = flag(0, "width of the modules, rank or length of prompts; 0: the method's own", min=0, only=TUNES)
     tune_budget: str = flag(
         "",
         "instead of a width: the largest one with at most this share of the backbone's parameters, in per cent with its sign",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
+        only=TUNES,
     )
     tune_roles: str = flag(
         "shared",
         "modules: one for all texts, one for each tower, or one for the queries of each task and one for passages; frozen: none for passages",
         choices=ROLES,
+        only=TUNES,
     )
     tune_positions: str | None = flag(
         None,
         "with prompts, whether the positions of a text begin behind them or at 0; left out: shifted for prompt, plain for prefix and mam",
         choices=(SHIFTED, PLAIN),
+        only=TUNES,
     )
     tune_reparameterise: bool = flag(
-        False, "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without"
+        False, "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without", only=TUNES
     )
 
 
@@ -110,18 +142,20 @@ class AdapterSettings(Settings):
 class BatchSettings(Settings):
     """What a step of retrieval takes of each task, and its contrastive loss."""
 
-    batch_size: int = flag(64, "queries of a step, all tasks together", min=1)
+    batch_size: int = flag(64, "queries of a step, all tasks together", min=1, only=DEALT)
     shares: str = flag(
         "temperature",
         "a task's part of a batch: proportional to its size, by temperature, uniform, or queries by task as in 16,8,8 (instead of the batch size)",
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
-    share_temperature: float = flag(4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0)
-    hard_negatives: int = flag(1, "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones", min=0)
-    multi_positive: bool = flag(False, "learn from all positives of a query at once")
+    share_temperature: float = flag(4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0, only=BY_TEMPERATURE)
+    hard_negatives: int = flag(
+        1, "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones", min=0, only=HARD
+    )
+    multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
     cross_device: bool = flag(True, "take negatives from all processes")
-    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0)
+    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0, only=COMPARES)
 
 
 @dataclass(frozen=True)
@@ -142,25 +176,32 @@ class ObjectiveSettings(Settings):
         "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading,"
         " and validation chooses the best model of the last phase, where patience begins to count, too",
         choices=SCHEDULES,
+        only=SEVERAL_KINDS,
     )
     schedule_alpha: float = flag(
-        0.5, "alternating: a task is drawn with a probability proportional to its size to this power", min=0, max=1
+        0.5, "alternating: a task is drawn with a probability proportional to its size to this power", min=0, max=1, only=ALTERNATING
     )
     phase_shares: str = flag(
         "1,1,1",
         "sequential: shares of the steps for self-supervised tasks, retrieval and reading; those without a task take none",
         test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
         allowed="three numbers above 0, as in 1,2,1",
+        only=SEQUENTIAL,
     )
-    rehearsal: float = flag(0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1)
-    reading_batch: int = flag(16, "questions of a step, for each reading task", min=1)
+    rehearsal: float = flag(0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1, only=SEQUENTIAL)
+    reading_batch: int = flag(16, "questions of a step, for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
-        7, "mined passages without an answer that are read with the gold one, at most; validation has as many of its pool", min=0
+        7,
+        "mined passages without an answer that are read with the gold one, at most; validation has as many of its pool",
+        min=0,
+        only=READS,
     )
-    reading_weight: float = flag(1.0, "what the loss of a reading task is multiplied by", above=0)
-    passage_batch: int = flag(16, "passages of a step, for each self-supervised task", min=2)
-    passage_weight: float = flag(1.0, "what the loss of a self-supervised task is multiplied by", above=0)
-    max_passages: int = flag(0, "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all", min=0)
+    reading_weight: float = flag(1.0, "what the loss of a reading task is multiplied by", above=0, only=READS)
+    passage_batch: int = flag(16, "passages of a step, for each self-supervised task", min=2, only=SELF_SUPERVISES)
+    passage_weight: float = flag(1.0, "what the loss of a self-supervised task is multiplied by", above=0, only=SELF_SUPERVISES)
+    max_passages: int = flag(
+        0, "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all", min=0, only=ON_PASSAGES
+    )
     objective: tuple[str, ...] = flag(
         NOTHING,
         f"parts of the loss of pre-training, which are summed: some of {', '.join(PARTS)}",
@@ -171,34 +212,33 @@ class ObjectiveSettings(Settings):
         "passage",
         "what two spans that attract are taken from: one passage, where they do not overlap, or two passages of one page",
         choices=("passage", "page"),
+        only=CONTRASTS,
     )
-    length: int = flag(128, "most tokens of a span, special tokens included", min=2 * MIN_SPAN)
-    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5)
+    length: int = flag(128, "most tokens of a span, special tokens included", min=2 * MIN_SPAN, only=PRETRAINS)
+    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5, only=MASKS)
 
     def check(self) -> None:
         object.__setattr__(self, "objective", tuple(part for part in (*PARTS, *NOTHING) if part in self.objective))
-        if self.span_from == "page" and not self.contrasted:
-            raise InputError(f"span_from is page; only span_contrast takes two spans; objective is {','.join(self.objective)}")
 
     @property
     def shared(self) -> bool:
         """Whether there are tasks beside those of retrieval."""
-        return self.reading != NOTHING or self.self_supervised != NOTHING
+        return SEVERAL_KINDS.acts(self)
 
     @property
     def pretrains(self) -> bool:
         """Whether the backbone is pre-trained on spans of documents."""
-        return self.objective != NOTHING
+        return PRETRAINS.acts(self)
 
     @property
     def masked(self) -> bool:
         """Whether pre-training fills in masked tokens."""
-        return MLM in self.objective or "condenser" in self.objective
+        return MASKS.acts(self)
 
     @property
     def contrasted(self) -> bool:
         """Whether pre-training contrasts spans."""
-        return "span_contrast" in self.objective
+        return CONTRASTS.acts(self)
 
 
 @dataclass(frozen=True)
@@ -209,7 +249,7 @@ class OptimiserSettings(Settings):
     weight_decay: float = flag(0.01, "AdamW's decay of weights", min=0)
     warmup: float = flag(0.1, "share of the steps with a rising learning rate", min=0, max=1)
     clip: float = flag(1.0, "largest norm of the update; 0: not clipped", min=0)
-    epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0)
+    epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0, only=BY_EPOCHS)
     steps: int = flag(0, "steps of an episode; 0: by epochs", min=0)
     accumulate: int = flag(1, "parts that a batch is computed in; negatives come from one's own part", min=1)
     gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); 0: off", min=0)
@@ -224,7 +264,7 @@ class WeightingSettings(Settings):
     weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
     weighting_options: Mapping[str, Any] = flag({}, "options of the weighting, such as tau=2 beta=0.999")
     keep_optimizer: bool = flag(False, "an episode goes on with the optimiser of the one before")
-    keep_importance: bool = flag(False, "an episode goes on with the weighting's state of the one before")
+    keep_importance: bool = flag(False, "an episode goes on with the weighting's state of the one before", only=REMEMBERS)
 
 
 @dataclass(frozen=True)
@@ -237,16 +277,16 @@ class NegativeSettings(Settings):
         test=bool,
         allowed="bm25, ance, none, or a file of taco_ir.mine",
     )
-    mine_depth: int = flag(200, "hits of a query that negatives are taken from", min=1)
-    mine_skip: int = flag(0, "best hits of a query that are left out", min=0)
-    mine_keep: int = flag(32, "negatives kept for a query, the hardest first", min=1)
+    mine_depth: int = flag(200, "hits of a query that negatives are taken from", min=1, only=MINES)
+    mine_skip: int = flag(0, "best hits of a query that are left out", min=0, only=MINES)
+    mine_keep: int = flag(32, "negatives kept for a query, the hardest first", min=1, only=MINES)
 
 
 @dataclass(frozen=True)
 class ValidationSettings(Settings):
     """When the model is measured, kept and logged."""
 
-    validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0)
+    validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
     validate_on: str = flag(
         "dev", "split that validation draws its queries from; those of train are not trained on", choices=("dev", "train")
     )
@@ -258,7 +298,7 @@ class ValidationSettings(Settings):
     keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
     log_cosines: int = flag(0, "log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0)
     tensorboard: bool = flag(False, "write TensorBoard logs as well")
-    held_out: int = flag(128, "documents that are never trained on; the loss is measured on them; 0: none", min=0)
+    held_out: int = flag(128, "documents that are never trained on; the loss is measured on them; 0: none", min=0, only=PRETRAINS)
 
 
 SECTIONS: dict[str, type[Settings]] = {
@@ -284,6 +324,7 @@ TITLES = {
     "validation": "validation, checkpoints and logs",
 }
 KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
+DEFAULTS: Values = {key: entry.default if entry.default_factory is MISSING else entry.default_factory() for key, entry in KEYS.items()}
 EPISODE_KEYS = (
     *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
     *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
@@ -307,7 +348,7 @@ class TrainSettings:
         episodes: parts of the training, one after the other, each with keys of its own.
 
     Raises:
-        InputError: for an unknown key or a value that is not allowed, in an episode as well.
+        InputError: for an unknown key, a value that is not allowed, or one that does nothing and is not the default, in an episode as well.
     """
 
     run: RunSettings
@@ -335,6 +376,10 @@ class TrainSettings:
             number += table.get("repeat", 1)
         if not self.episodes:
             self._check_across_sections()
+        values = self.flat()
+        for key, goes_with in idle_in_run(values).items():
+            if values[key] != DEFAULTS[key]:
+                raise InputError(f"{key} is {values[key]!r}; it goes with {goes_with} and does nothing here")
 
     def _check_across_sections(self) -> None:
         if self.objectives.pretrains and self.batch.batch_size < 2:
@@ -357,8 +402,8 @@ class TrainSettings:
         return values | {"episodes": self.episodes}
 
     def replace(self, **keys: Any) -> TrainSettings:
-        """The same but for these keys."""
-        return TrainSettings(**{**self.flat(), **keys})
+        """The same but for these keys, and for what does nothing beside them."""
+        return TrainSettings(**_beside({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:
         """Settings of each episode, in order; these where there are no episodes."""
@@ -366,20 +411,56 @@ class TrainSettings:
         return [self.of_episode(table) for table in tables] or [self]
 
     def of_episode(self, table: Mapping[str, Any]) -> TrainSettings:
-        """These settings with what the table of an episode says instead."""
+        """These settings, as far as they do anything in an episode, with what its table says instead."""
         own = {key: value for key, value in table.items() if key != "repeat"}
-        return TrainSettings(**over({**self.flat(), "episodes": ()}, own))
+        return TrainSettings(**_beside(merged({**self.flat(), "episodes": ()}, own), own))
+
+
+def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that do nothing beside these values, and the defaults of others, with what they go with in words."""
+    whole = SimpleNamespace(**{**DEFAULTS, **values})
+    limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
+    return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
+
+
+def idle_in_run(values: Mapping[str, Any]) -> dict[str, str]:
+    """As `idle_keys`, those that do nothing in any of the episodes."""
+    first, *others = (idle_keys(merged(values, table)) for table in values.get("episodes") or [{}])
+    return {key: goes_with for key, goes_with in first.items() if all(key in each for each in others)}
+
+
+def acting(values: Mapping[str, Any]) -> Values:
+    """The values, and those of the episodes, that do something."""
+    found = _beside(values, ())
+    if "episodes" in values:
+        found["episodes"] = tuple(
+            {key: value for key, value in table.items() if key not in idle_keys(merged(values, table))} for table in values["episodes"]
+        )
+    return found
+
+
+def _beside(values: Mapping[str, Any], given: Collection[str]) -> Values:
+    """The values that do something, and those that were just given, which are refused where they do not."""
+    idle = idle_in_run(values)
+    return {key: value for key, value in values.items() if key in given or key not in idle}
 
 
 def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead, and without what that makes idle."""
+    found = merged(base, given)
+    left = idle_in_run(found).keys() - idle_in_run(base).keys() - given.keys()
+    return {key: value for key, value in found.items() if key not in left}
+
+
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
-    merged = {**base, **given}
+    found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
-        merged["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
+        found["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
     if "epochs" in given and "steps" not in given and "steps" in base:
-        merged["steps"] = 0
-    return merged
+        found["steps"] = 0
+    return found
 
 
 def checked_keys(values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str) -> Values:

@@ -33,13 +33,6 @@ def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Pa
         if (record := ModelFolder(folder).record) is not None:
             method = record.method
             raise InputError(f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be")
-        for key in ("tune_width", "tune_budget", *OF_PROMPTS):
-            if value := getattr(adapters, key):
-                raise InputError(f"{key} is {value!r}; it says nothing about tune {FULL}; give another tune, or leave it out")
-        if adapters.tune_roles != AdapterSettings.tune_roles:
-            raise InputError(
-                f"tune_roles is {adapters.tune_roles!r}; with tune {FULL} there are no modules; give another tune, or leave it out"
-            )
         return
     for key in OF_PROMPTS:
         if (value := getattr(adapters, key)) and adapters.tune not in with_prompts():

@@ -32,7 +32,7 @@ from taco_ir.training.settings import TrainSettings
         (TrainSettings, {"episodes": ({"repeat": 3}, {"mine_keep": 1, "hard_negatives": 2})}, "episode 4: mine_depth 200, "),
         (TrainSettings, {"objective": ("mlm", "clm")}, "objective: 'clm' is unknown; did you mean mlm?"),
         (TrainSettings, {"mask_share": 0.6}, "mask_share is 0.6; it must be a number, at most 0.5, above 0"),
-        (TrainSettings, {"objective": ("mlm",), "span_from": "page"}, "span_from is page; only span_contrast takes two spans"),
+        (TrainSettings, {"objective": ("mlm",), "span_from": "page"}, "span_from is 'page'; it goes with objective span_contrast"),
         (MiningSettings, {"depth": 0}, "depth is 0; it must be a whole number, at least 1"),
         (MiningSettings, {"drop_answers": "no"}, "drop_answers is 'no'; it must be true or false"),
         (MiningSettings, {"margin": -0.5}, "margin is -0.5; it must be a number, or none, at least 0"),

@@ -414,7 +414,7 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
 BAD_FLAGS = {
     "--objective mlm,span_contrst": "--objective: 'span_contrst' is unknown; did you mean span_contrast?",
     "--objective nothing": "--objective: 'nothing' is unknown; valid: mlm, span_contrast, condenser, none",
-    "--objective mlm --span-from page": "span_from is page; only span_contrast takes two spans; objective is mlm",
+    "--objective mlm --span-from page": "--span-from goes with objective span_contrast; it does nothing here",
     "--span-from passages": "--span-from is 'passages'; it must be one of passage, page (did you mean passage?)",
     "--length 15": "--length is 15; it must be a whole number, at least 16",
     "--mask-share 0.9": "--mask-share is 0.9; it must be a number, at most 0.5, above 0",

@@ -27,9 +27,7 @@ Batches = list[tuple[str, int, list[tuple[str, int]]]]  # task, number, (qid, ep
 
 
 def config(model: Path, output: Path, /, **changes: Any) -> Any:
-    return small(
-        model, output, **{"tasks": ("nq", "fever"), "batch_size": 8, "steps": 4, "validate_every": 4, "pool_queries": 2, **changes}
-    )
+    return small(model, output, tasks=("nq", "fever"), batch_size=8, steps=4, validate_every=4, pool_queries=2).replace(**changes)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from idle_settings import TRAIN as TRAIN_CASES
 
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
@@ -21,7 +23,18 @@ from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.flags import PRESETS, SPAN_KEYS, TRAIN, add_flags, given_flags, read_settings, shipped
 from taco_ir.training.folder import MAY_DIFFER, differing_keys, load_settings, save_settings
-from taco_ir.training.settings import EPISODE_KEYS, KEYS, OPTIONS, RULES, TITLES, WORDS, TrainSettings
+from taco_ir.training.settings import (
+    DEFAULTS,
+    EPISODE_KEYS,
+    KEYS,
+    OPTIONS,
+    RULES,
+    TITLES,
+    WORDS,
+    TrainSettings,
+    acting,
+    idle_in_run,
+)
 from taco_ir.weighting import WEIGHTINGS
 
 NEEDED = {"model": "m", "output": "o"}
@@ -64,7 +77,18 @@ MINING = {
 }
 ALL_VALUES = {key: values_of(key) for key in TRAIN.keys} | MINING
 EPISODES = st.lists(st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES}))
-GIVEN = st.fixed_dictionaries({}, optional=ALL_VALUES)
+ANY = st.fixed_dictionaries({}, optional=ALL_VALUES)
+GIVEN = ANY.map(acting)
+
+
+def acting_run(drawn: tuple[dict[str, Any], list[dict[str, Any]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Values and episodes without what would do nothing, which is refused: see test_idle_settings."""
+    values, tables = drawn
+    found = acting({**values, "episodes": tuple(tables)})
+    return found, list(found.pop("episodes"))
+
+
+RUNS = st.tuples(ANY, EPISODES).map(acting_run)
 
 
 def toml(values: Mapping[str, Any]) -> str:
@@ -112,7 +136,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
     rules = KEYS[key].metadata
     assert rules["help"] and "%" not in rules["help"]
-    assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", *RANGES}
+    assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", "only", *RANGES}
     default = TrainSettings().flat()[key]
     assert checked(key, default, *RULES[key]) == default
     assert (f"--{key.replace('_', '-')} " in help_text()) == (key not in SPAN_KEYS)
@@ -150,15 +174,17 @@ def test_flags_give_their_values(values: dict[str, Any]) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(GIVEN, EPISODES)
-def test_a_file_gives_its_values(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+@given(RUNS)
+def test_a_file_gives_its_values(folder: Path, run: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    values, episodes = run
     config = read_settings(write(folder / "law.toml", values | NEEDED, *episodes), {})
     assert config == TrainSettings(**(values | NEEDED), episodes=tuple(episodes))
 
 
 @settings(max_examples=50, deadline=None)
-@given(GIVEN, EPISODES)
-def test_json_round_trip(folder: Path, values: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
+@given(RUNS)
+def test_json_round_trip(folder: Path, run: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    values, episodes = run
     config = TrainSettings(**values, episodes=tuple(episodes))
     save_settings(config, folder)
     again = load_settings(folder)
@@ -171,7 +197,8 @@ def test_json_round_trip(folder: Path, values: dict[str, Any], episodes: list[di
 @given(data=st.data())
 def test_flags_beat_file_beats_preset(folder: Path, key: str, data: st.DataObject) -> None:
     in_preset, in_file, in_flag = (data.draw(ALL_VALUES[key]) for _ in range(3))
-    path, bare = write(folder / "beat.toml", NEEDED | {key: in_file}), write(folder / "bare.toml", NEEDED)
+    needed = NEEDED | (TRAIN_CASES[key][2] if key in TRAIN_CASES else {})
+    path, bare = write(folder / "beat.toml", needed | {key: in_file}), write(folder / "bare.toml", needed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "ours", {key: in_preset})
         assert read_settings(path, {key: in_flag}, "ours").flat()[key] == in_flag
@@ -182,8 +209,10 @@ def test_flags_beat_file_beats_preset(folder: Path, key: str, data: st.DataObjec
 
 
 @settings(max_examples=50, deadline=None)
-@given(GIVEN, EPISODES)
-def test_an_episode_is_the_run_but_for_its_own_keys(values: dict[str, Any], tables: list[dict[str, Any]]) -> None:
+@given(RUNS)
+def test_an_episode_is_the_run_but_for_its_own_keys(run: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """... and for what does nothing in it, which is as by default."""
+    values, tables = run
     config = TrainSettings(**values, episodes=tuple(tables))
     expanded = [table for table in tables for _ in range(table.get("repeat", 1))]
     episodes = config.each_episode()
@@ -191,16 +220,27 @@ def test_an_episode_is_the_run_but_for_its_own_keys(values: dict[str, Any], tabl
     for episode, table in zip(episodes, expanded, strict=False):
         assert episode.episodes == ()
         for key in set(TRAIN.keys) - {"weighting_options", "steps"}:
-            assert episode.flat()[key] == table.get(key, config.flat()[key])
+            inherited = DEFAULTS if key in idle_in_run(episode.flat()) else config.flat()
+            assert episode.flat()[key] == table.get(key, inherited[key])
 
 
 @settings(max_examples=50, deadline=None)
-@given(GIVEN, EPISODES)
+@given(ANY, EPISODES)
 def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], tables: list[dict[str, Any]]) -> None:
-    """But for flags about the weighting, which have a rule of their own."""
-    config = read_settings(write(folder / "reach.toml", {}, *tables), flags | NEEDED)
+    """But for flags about the weighting, which have a rule of their own, and episodes in which it does nothing; if that is all, it is refused."""
+    _, tables = acting_run(({}, tables))
+    path, flags = write(folder / "reach.toml", {}, *tables), flags | NEEDED
+    while True:
+        try:
+            config = read_settings(path, flags)
+            break
+        except InputError as error:
+            refused = re.fullmatch(r"--(\S+) goes with .*; it does nothing here", str(error))
+            assert refused, error
+            del flags[refused[1].replace("-", "_")]
     for episode in config.each_episode():
-        assert all(episode.flat()[key] == value for key, value in (flags | NEEDED).items() if not key.startswith("weighting"))
+        found, idle = episode.flat(), idle_in_run(episode.flat())
+        assert all(found[key] == value for key, value in flags.items() if not key.startswith("weighting") and key not in idle)
 
 
 @settings(max_examples=50, deadline=None)
@@ -270,8 +310,8 @@ def test_one_flag_compares_weightings_in_the_episode_that_chooses_one(name: str)
 
 
 def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
-    path = write(folder / "s.toml", NEEDED | {"steps": 100}, {}, {"epochs": 2}, {"epochs": 2, "steps": 7})
-    assert [(e.optimiser.epochs, e.optimiser.steps) for e in read_settings(path, {}).each_episode()] == [(1, 100), (2, 0), (2, 7)]
+    path = write(folder / "s.toml", NEEDED | {"steps": 100}, {}, {"epochs": 2}, {"steps": 7})
+    assert [(e.optimiser.epochs, e.optimiser.steps) for e in read_settings(path, {}).each_episode()] == [(1, 100), (2, 0), (1, 7)]
     assert [e.optimiser.steps for e in read_settings(path, parse("--epochs", "3")).each_episode()] == [0, 0, 0]
     assert [e.optimiser.steps for e in read_settings(path, parse("--steps", "5")).each_episode()] == [5, 5, 5]
 
@@ -453,7 +493,7 @@ def test_a_mistake_in_a_flag_is_one_line_with_its_name(words: str, message: str)
 
 def test_mining_is_checked_in_the_episode_that_it_is_for(folder: Path) -> None:
     path = write(
-        folder / "m.toml", NEEDED, {"repeat": 2, "negatives": "none", "hard_negatives": 50}, {"negatives": "ance", "mine_skip": 300}
+        folder / "m.toml", NEEDED | {"hard_negatives": 50}, {"repeat": 2, "negatives": "none"}, {"negatives": "ance", "mine_skip": 300}
     )
     with pytest.raises(InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"):
         read_settings(path, {})

@@ -51,7 +51,8 @@ def two(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
 
 
 def one(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
-    return small(model, output, **{**SHORT, "steps": 2, "pool_hard": 0, **changes})
+    mines = small(model, output, **{**SHORT, "negatives": "bm25", "steps": 2, "pool_hard": 0})
+    return mines.replace(**{"negatives": "none", **changes})
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: P
 def test_nothing_is_kept_where_no_episode_is_before(tiny_bert: Path, tmp_path: Path, events: list[str], key: str, of_first: bool) -> None:
     changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
     with pytest.raises(InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"):
-        train(one(tiny_bert, tmp_path / "run", negatives="bm25", **changes))
+        train(one(tiny_bert, tmp_path / "run", negatives="bm25", weighting="taco", **changes))
     assert events == [] and not (tmp_path / "run").exists()
 
 

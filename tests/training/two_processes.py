@@ -62,7 +62,7 @@ def _tuned(method: str, roles: str) -> dict[str, Any]:
 
 
 TUNED = (("lora", "tower", "naive", True), ("adapter", "task", "taco", True), ("prompt", "task-frozen", "naive", False))
-KINDS = {"roles": "adapter", "reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1, "schedule_alpha": 0.0}
+KINDS = {"roles": "adapter", "reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1}
 CASES = {
     **{f"{name} across": Case(name, True) for name in WEIGHTINGS},
     **{f"{name} apart": Case(name, False) for name in WEIGHTINGS},
@@ -90,7 +90,16 @@ DROPOUT = {"dropout": Case("pcgrad", True, 3, dropout=0.3)}  # processes draw th
 def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) -> MultiTaskStep:
     """A step of three tasks of retrieval, one of reading whose answers are the first words, masked words and inverse cloze."""
     settings = case.settings(alone)
-    values = {**case.encoder, **KINDS, "schedule": case.schedule, "weighting": case.weighting, "steps": case.steps, "hard_negatives": 2}
+    alpha = {"schedule_alpha": 0.0} if case.schedule == "alternating" else {}
+    values = {
+        **case.encoder,
+        **KINDS,
+        **alpha,
+        "schedule": case.schedule,
+        "weighting": case.weighting,
+        "steps": case.steps,
+        "hard_negatives": 2,
+    }
     config = SMALL.replace(**values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48)
     shared = start_shared(config, model, ["nq", "wow", "fever"])
     shared.train()
