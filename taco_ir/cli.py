@@ -75,6 +75,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--format": {"choices": ("table", "markdown", "json", "latex"), "default": "table", "help": "how tables are printed [default: table]"},
 }
 MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
+OF_DENSE = (
+    *(flag for flag in MODEL_FLAGS if flag != "--device"),
+    "--index",
+)  # --device says where, not what: a study passes it to all that it runs
 
 
 class Limit(NamedTuple):
@@ -152,16 +156,13 @@ def command(options: argparse.Namespace) -> dict[str, str]:
     return {name: repr(value) for name, value in vars(options).items()}
 
 
-def limit_asked(parser: Parser, of_topics: Sequence[str]) -> None:
-    """What goes with --topics alone, with --query alone, and with a model, in a verb that searches for the one or the other.
-
-    --device says where, not what: a study passes it to all that it runs.
-    """
+def limit_asked(parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = OF_DENSE) -> None:
+    """What goes with --topics alone, with --query alone, and with a model, in a verb that searches for the one or the other."""
     parser.only(("--output", *of_topics), lambda options: options.query is None, "--topics")
     parser.only(("--task",), lambda options: options.query is not None, "--query")
     parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
     parser.only(
-        (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index"),
+        of_dense,
         lambda options: options.retriever != "bm25" or bool(getattr(options, "compare", False)),
         "--retriever dense or hybrid",
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, run_verb
+from taco_ir.core.files import require_writable
 from taco_ir.data.collection import open_collection
 from taco_ir.retrieval.encoding import encode_collection
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
         return
     shard = Shard.parse(options.shard)
     collection = open_collection(options.collection)
+    require_writable(shard.folder(output))
     model = model_choice(options)
     encoder = model.load()
     recipe = Recipe.of(collection.passages, model.name, encoder)

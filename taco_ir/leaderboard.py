@@ -15,7 +15,7 @@ from taco_ir.core.files import InputError, claim_output, writing
 from taco_ir.core.progress import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
-from taco_ir.studies.board import Board, boards, without
+from taco_ir.studies.board import Board, boards, refuse_idle_patterns, without
 from taco_ir.studies.board_tables import board_json, board_tables, brief_tables, published, quoted_table
 from taco_ir.studies.conditions import Job, folders, read_study
 from taco_ir.studies.convergence import convergence_table
@@ -139,6 +139,8 @@ def leaderboard(results: Sequence[Record], options: Namespace) -> str:
     everything = options.format in ("json", "html")
     if not measures and not everything:
         measures = [next(measure for result in results for scores in result.topics.values() for measure in scores.means)]
+    refuse_idle_patterns(results, options.without)
+    runner = runner_of(options) if options.format == "html" and options.collection is not None else None
     found = without(boards(results, options.baseline, options.seed, measures), options.without)
     if options.format == "json":
         return board_json(found, published())
@@ -150,13 +152,11 @@ def leaderboard(results: Sequence[Record], options: Namespace) -> str:
         from taco_ir.studies.page import examples, page
 
         texts = None
-        if options.collection is not None:
-            runner = runner_of(options)
-            if (texts := examples(runner, results, found[0].corpus)) is None:
-                raise InputError(
-                    f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run of it is in "
-                    f"{runner.work}; `reproduce` makes them, or give another --work"
-                )
+        if runner is not None and (texts := examples(runner, results, found[0].corpus)) is None:
+            raise InputError(
+                f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run of it is in "
+                f"{runner.work}; `reproduce` makes them, or give another --work"
+            )
         return page(found, results, published(), texts)
     return brief(found, options.format) if options.brief else text(found, options.format)
 

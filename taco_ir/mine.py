@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, positive, run_verb
-from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.files import InputError, collector_paused, require_writable
 from taco_ir.core.progress import log, timed
 from taco_ir.core.tasks import SPLITS
 from taco_ir.data.collection import open_collection
@@ -15,7 +15,7 @@ from taco_ir.evaluation.tables import render_all
 from taco_ir.negatives.audit import audit_file
 from taco_ir.negatives.audit_page import source_tables, summary
 from taco_ir.negatives.filters import MiningSettings, each_settings
-from taco_ir.negatives.miner import Source, audit_path, mine_file
+from taco_ir.negatives.miner import Source, audit_path, check_minable, mine_file
 from taco_ir.negatives.sources import models_among, open_sources
 
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
@@ -129,8 +129,10 @@ def main(argv: Sequence[str]) -> None:
     )
     collection = open_collection(options.collection)
     topics = [collection.topics(name) for name in collection.expand(topics_names(options.tasks, options.split))]
-    ranks = open_sources(options.source, collection, model_choice(options), options.index)
     output = Path(options.output)
+    check_minable(topics, output)
+    require_writable(output)
+    ranks = open_sources(options.source, collection, model_choice(options), options.index)
     with timed() as seconds:
         retrieved = mine_file(collection, list(map(Source, ranks, settings)), topics, output, options.overwrite)
         audit = audit_file(collection, topics, retrieved, output)

@@ -159,6 +159,12 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
                 folder.rmdir()
 
 
+def require_writable(path: Path) -> None:
+    """Raises InputError or OSError, before the work is done, if `path` cannot be written or another process is writing it."""
+    with exclusive(path, wait=False):
+        pass
+
+
 @contextlib.contextmanager
 def claim_output(
     path: Path,

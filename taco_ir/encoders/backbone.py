@@ -22,7 +22,10 @@ def usable_device(name: str) -> torch.device:
     import torch
 
     try:
-        return torch.empty(0, device=name).device
+        device = torch.device(name)
+        if device.type != "cuda" or not 0 <= (device.index or 0) < torch.cuda.device_count():  # else nothing is put on one of several
+            torch.empty(0, device=device)
+        return device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
 

@@ -110,8 +110,7 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
     """
     lines = json_lines(path)
     sources = _headers(path, *next(lines, (1, {})))
-    if other := [header.collection for header in sources if collection not in {None, header.collection}]:
-        raise InputError(f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it")
+    refuse_other_collection(path, sources, collection)
     found: dict[str, dict[str, list[str]]] = {}
     known: dict[str, str] = {}  # one string per docid: a passage is a negative of many queries
     with collector_paused():
@@ -126,6 +125,12 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
                 )
             of_topics[qid] = [known.setdefault(docid, docid) for docid in docids]
     return Negatives(sources, found)
+
+
+def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
+    """Raise InputError where the negatives in a file were mined from other passages than those with this fingerprint, None for any."""
+    if other := [header.collection for header in sources if collection not in {None, header.collection}]:
+        raise InputError(f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it")
 
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:

@@ -76,6 +76,14 @@ def mine(
     return read_negatives(output, collection.passages.fingerprint)
 
 
+def check_minable(topics: Sequence[Topics], output: Path) -> None:
+    """Raises InputError for topics without gold, or a name that is not one of a negatives file."""
+    if output.suffix != SUFFIX:
+        raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
+    if unjudged := [topic.name for topic in topics if not topic.judged]:
+        raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
+
+
 def mine_file(
     collection: Collection, sources: Sequence[Source], topics: Sequence[Topics], output: Path, overwrite: bool = False
 ) -> dict[str, list[Retrieved]]:
@@ -83,10 +91,7 @@ def mine_file(
 
     Several sources are merged query by query (`merge`): each gives what it would give alone.
     """
-    if output.suffix != SUFFIX:
-        raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
-    if unjudged := [topic.name for topic in topics if not topic.judged]:
-        raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
+    check_minable(topics, output)
     names = [canonical_name(collection, topic) for topic in topics]
     for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, Retriever)):
         ranks.check(topics)

@@ -18,6 +18,7 @@ from taco_ir.core.types import Ranking, Run, read_trec, write_trec
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.retrieval.choices import BM25, ModelChoice
+from taco_ir.retrieval.faiss_index import require_index
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retriever
 from taco_ir.retrieval.topic_runs import made_of, record_of, record_path
 
@@ -30,11 +31,13 @@ def open_sources(words: Sequence[str], collection: Collection, model: ModelChoic
         index: of the one model among them.
 
     Raises:
-        InputError: for a name of nothing, or an index for several models.
+        InputError: for a name of nothing, or an index that is none or for several models.
     """
     models = models_among(words)
     if index is not None and len(models) > 1:
         raise InputError(f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs")
+    if index is not None:
+        require_index(Path(index))
     named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
     return [named[word] for word in words]
 

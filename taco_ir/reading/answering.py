@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import taco_ir
-from taco_ir.core.files import claim_output, write_json
+from taco_ir.core.files import claim_output, refuse_other, write_json
 from taco_ir.core.progress import Progress, log
 from taco_ir.core.run_formats import page_run, write_kilt
 from taco_ir.core.types import Passage, Query, Run
@@ -19,7 +20,7 @@ from taco_ir.retrieval.retrievers import Retriever
 from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, record_of, record_path, unlike_others
 
 AT_ONCE = 32  # questions read between two lines of progress
-SUFFIX = ".answers.jsonl"
+SUFFIX, NAMED_SUFFIX = ".answers.jsonl", ".jsonl"  # of default names, and in a folder that the user names
 Tell = Callable[[str], object]  # shows an answer with its passage
 
 
@@ -58,15 +59,19 @@ def write_answers(
     Raises:
         InputError: for an output that was made otherwise (without `overwrite`).
     """
+    maker: dict[str, Any] = {"system": retriever.name, "hits": hits, "reader": reader.fingerprint}
+    paths = [] if output is None else named_paths(output, topics, NAMED_SUFFIX)
+    if not overwrite:
+        for each, path in zip(topics, paths, strict=False):  # before an index is built
+            if path.exists() and (found := record_of(path)):
+                refuse_other(path, found, {**made_of(collection, each), **maker})
     retriever.check(topics)
-    maker = {"system": retriever.name, "inputs": retriever.inputs, "hits": hits, "reader": reader.fingerprint}
+    maker["inputs"] = retriever.inputs
     records = [{"taco_ir": taco_ir.__version__, **made_of(collection, each), **maker} for each in topics]
     if output is None:
         named = f"{retriever.name}.{model_name(name)}{SUFFIX}"
         plain = [Path("runs") / collection.name / f"{each.name}.{named}" for each in topics]
         paths = unlike_others(plain, models_of(records[0]), SUFFIX)
-    else:
-        paths = named_paths(output, topics, ".jsonl")
     runs = []
     with ExitStack() as held:
         for path, record in zip(paths, records, strict=True):

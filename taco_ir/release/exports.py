@@ -75,9 +75,12 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
         InputError: for a kind that is asked for and that the model cannot be.
     """
     wanted = request.what or KINDS
+    lenders = request.lenders
+    collection = open_collection(request.collection)
+    topics = [collection.topics(name) for name in collection.expand(request.topics)] if "queries" in wanted and request.topics else []
     encoder = model.load()
-    encoder.borrow(request.lenders)
-    for kind, write in _writers(request, encoder, output).items():
+    encoder.borrow(lenders)
+    for kind, write in _writers(request, encoder, output, collection).items():
         if kind in wanted:
             try:
                 with source_of(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
@@ -88,26 +91,25 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
                 print(f"left out {kind}: {reason}")
             else:
                 print(output / kind)
-    if "queries" in wanted and request.topics:
+    if topics:
         from taco_ir.retrieval.pyserini_bridge import write_encoded_queries
-
-        collection = open_collection(request.collection)
-        for name in collection.expand(request.topics):
-            topics = collection.topics(name)
-            vectors_BD = encode_topics(collection, encoder, topics.queries)
-            write_encoded_queries(topics.queries, vectors_BD, output / "queries" / topics.name)
-            print(output / "queries" / topics.name)
+    for topic in topics:
+        vectors_BD = encode_topics(collection, encoder, topic.queries)
+        write_encoded_queries(topic.queries, vectors_BD, output / "queries" / topic.name)
+        print(output / "queries" / topic.name)
 
 
-def _writers(request: ExportRequest, encoder: TextEncoder, output: Path) -> dict[str, Callable[[Path, Path], object]]:
+def _writers(
+    request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection
+) -> dict[str, Callable[[Path, Path], object]]:
     """What writes each folder that can be asked for, from a model's into an empty one."""
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
         "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
     }
     if request.megabytes:
-        read, limit, weights = open_collection(request.collection), int(request.megabytes * 1_000_000), request.weights or WEIGHTS[0]
-        writers["compact"] = lambda model, folder: write_compact(encoder, model, folder, read, limit, weights)
+        limit, weights = int(request.megabytes * 1_000_000), request.weights or WEIGHTS[0]
+        writers["compact"] = lambda model, folder: write_compact(encoder, model, folder, collection, limit, weights)
     return writers
 
 

@@ -92,6 +92,14 @@ def _training_sample(vectors: VectorSet) -> Vectors:
     return np.concatenate([vectors_ND[::step].astype(np.float32) for vectors_ND, _ in vectors.blocks()])
 
 
+def require_index(folder: Path) -> Path:
+    """Returns the manifest of the index in a folder. Raises: InputError if there is none."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
+    return path
+
+
 class DenseIndex:
     """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
 
@@ -103,9 +111,7 @@ class DenseIndex:
     def __init__(self, folder: Path, encoder: Encoder | None = None, collection: str | None = None) -> None:
         import faiss
 
-        path = folder / "manifest.json"
-        if not path.is_file():
-            raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
+        path = require_index(folder)
         self.manifest = read_json(path, Manifest, REMEDY)
         self.recipe, flat = self.manifest.recipe, self.manifest.factory == "Flat"
         check_files(folder, self.manifest.files, FILES, REMEDY)

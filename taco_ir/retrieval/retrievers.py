@@ -18,8 +18,8 @@ from taco_ir.data.collection import Collection, Topics
 from taco_ir.retrieval import choices
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
-from taco_ir.retrieval.faiss_index import DenseIndex, build_index
-from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25
+from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
+from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 if TYPE_CHECKING:
@@ -148,6 +148,10 @@ class BM25Retriever(Retriever):
     def inputs(self) -> dict[str, Any]:
         return {"index": self._index.collection, "k1": K1, "b": B}
 
+    def check(self, topics: Sequence[Topics]) -> None:  # noqa: ARG002 - it takes all queries, and needs Java
+        java_home()
+        anserini_jar()
+
     def search(self, topics: Topics, hits: int) -> Run:
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
 
@@ -165,7 +169,7 @@ class FusionRetriever(Retriever):
         return {"k": RRF_K, "of": [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]}
 
     def check(self, topics: Sequence[Topics]) -> None:
-        for retriever in self._retrievers:
+        for retriever in reversed(self._retrievers):  # a model is loaded last
             retriever.check(topics)
 
     def search(self, topics: Topics, hits: int) -> Run:
@@ -189,7 +193,9 @@ class Retrievers(NamedTuple):
 
     @classmethod
     def of(cls, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> Retrievers:
-        """Nothing is loaded before it is used."""
+        """Nothing is loaded before it is used. Raises: InputError for an index that is none."""
+        if index is not None:
+            require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
         return cls(dense, bm25, FusionRetriever([dense, bm25]))
 

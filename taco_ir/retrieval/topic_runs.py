@@ -37,6 +37,8 @@ def search_topics(
     Raises:
         InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
     """
+    if request.compare and not any(topic.judged for topic in topics):
+        raise InputError(f"--compare goes with evidence to score against; {' '.join(topic.name for topic in topics)} have none")
     retrievers = Retrievers.of(collection, request.model, request.index)
     chosen = retrievers.named(request.retriever)
     paths = _run_paths(request, collection, topics, retrievers, output)
@@ -49,9 +51,9 @@ def search_topics(
     with ExitStack() as held:
         for path, record in zip(paths, asked, strict=True):
             held.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(record_of, path)))
-        chosen.check(topics)
         if compare:
             retrievers.hybrid.check([topic for topic in topics if topic.judged])
+        chosen.check(topics)
         maker = {"system": chosen.name, "inputs": chosen.inputs}
         for path in paths:
             if record_path(path).is_file() and not overwrite:  # one that was stopped has none

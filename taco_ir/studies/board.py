@@ -106,17 +106,17 @@ def boards(results: Sequence[Record], baseline: str | None, seed: int, measures:
     return sorted(found, key=lambda board: (-board.passages, board.corpus))
 
 
-def without(found: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
-    """The boards without the rows whose name or system matches a pattern (`*` stands for anything); tests stay corrected for them.
-
-    Raises:
-        InputError: for a pattern that matches no row of any board.
-    """
-    names = dict.fromkeys(name for board in found for row in board.rows for name in (row.name, row.system))
+def refuse_idle_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
+    """Raise InputError for a pattern (see `without`) that matches no system of the results."""
+    rows = dict.fromkeys(row_name(result.system, result.base) for result in results)
+    names = {*rows, *(result.system for result in results)}
     if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
-        raise InputError(
-            f"no system matches {idle[0]!r}; there are {', '.join(dict.fromkeys(row.name for board in found for row in board.rows))}"
-        )
+        raise InputError(f"no system matches {idle[0]!r}; there are {', '.join(rows)}")
+
+
+def without(found: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
+    """The boards without the rows whose name or system matches a pattern (`*` stands for anything); tests stay corrected for them."""
+    names = {name for board in found for row in board.rows for name in (row.name, row.system)}
     return [_without(board, {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}) for board in found]
 
 

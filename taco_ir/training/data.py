@@ -15,7 +15,7 @@ from taco_ir.core.tasks import TopicsName, resolve_task
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_drawn
 from taco_ir.data.topics import plain_text
-from taco_ir.negatives.file import Negatives, read_negatives, read_sources, with_negatives
+from taco_ir.negatives.file import Negatives, read_negatives, read_sources, refuse_other_collection, with_negatives
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import fingerprint_of, mine
 from taco_ir.retrieval.choices import ModelChoice
@@ -24,7 +24,7 @@ from taco_ir.retrieval.vectors import Recipe
 from taco_ir.training.batches import TaskSampler, samplers_of
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.pools import Pool, draw_queries, make_pool
-from taco_ir.training.settings import NOTHING, BatchSettings, NegativeSettings, TrainSettings
+from taco_ir.training.settings import MINED, NOTHING, BatchSettings, NegativeSettings, TrainSettings
 from taco_ir.training.task_shares import shares_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ class TrainingData:
         for episode in config.each_episode() if self.tasks else ():
             shares_of(episode.batch, [1] * len(self.tasks))
 
+    def check_negatives(self, source: str, hard_pools: bool) -> None:
+        """Raise InputError where negatives of this source, or passages for hard pools of validation, could be neither mined nor read."""
+        if source == "bm25" or hard_pools:
+            BM25Retriever(self.collection).check(())
+        if source not in ("none", *MINED):
+            refuse_other_collection(Path(source), read_sources(Path(source)), self.collection.passages.fingerprint)
+
     def say(self, text: str) -> None:
         """Print on stderr, once for all processes."""
         if self.processes.first:
@@ -69,11 +76,8 @@ class TrainingData:
 
         splits = dict.fromkeys(("train", self.config.validation.validate_on))
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
-        files = [
-            episode.negatives.negatives
-            for episode in self.config.each_episode()
-            if episode.negatives.negatives not in ("bm25", "ance", "none")
-        ]
+        sources = [episode.negatives.negatives for episode in self.config.each_episode()]
+        files = [source for source in sources if source not in ("none", *MINED)]
         refuse_other_inputs(self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files))
 
     def negatives(
@@ -169,6 +173,11 @@ class TrainingData:
         for task in (task for task, topics in drawn.items() if topics is None):
             log.warning("%s: no %s topics with a gold passage to validate on", task, config.validation.validate_on)
         return {task: topics for task, topics in drawn.items() if topics}
+
+    @property
+    def validates(self) -> bool:
+        """Whether any task has topics of the split that is validated on."""
+        return any(TopicsName(task, self.config.validation.validate_on) in self.collection.topics_names for task in self.tasks)
 
     @cached_property
     def pools(self) -> list[Pool]:

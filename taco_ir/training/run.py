@@ -31,14 +31,13 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
         InputError: for a folder that holds something else or a training with other settings, and for all that is
             wrong with data, model or negatives.
     """
-    import torch
-
+    from taco_ir.encoders.backbone import usable_device
     from taco_ir.training.distributed import Processes
 
     if settings.objectives.pretrains and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
     output = Path(settings.run.output)
-    processes = Processes(torch.device(settings.run.device))
+    processes = Processes(usable_device(settings.run.device))
     if not processes.first:
         return Training(settings, output, processes, overwrite).episodes()
     (refuse_overwriting if overwrite else refuse_other_run)(settings, output)
@@ -48,6 +47,8 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
         require_tensorboard()
     with exclusive(output / "run", wait=False):
         training = Training(settings, output, processes, overwrite)
+        if overwrite or not begun(output):
+            training.check_negatives()
         if not overwrite or not begun(output):
             training.data.refuse_other_inputs()
         return training.episodes()
@@ -74,6 +75,12 @@ class Training:
         for episode in each:  # what would stop it after hours of mining or training
             check_schedule(episode.objectives, episode.weighting.weighting)
             check_weighting(episode.weighting, max(len(self.data.tasks), 1))
+
+    def check_negatives(self) -> None:
+        """Raise InputError, before anything is loaded, where what an episode needs could be neither mined nor read."""
+        hard_pools = self.settings.validation.pool_hard > 0 and self.data.validates
+        for episode in self.settings.each_episode():
+            self.data.check_negatives(episode.negatives.negatives, hard_pools)
 
     def episodes(self) -> Path:
         """Run what is not done yet; the last episode's model."""

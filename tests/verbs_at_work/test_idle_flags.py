@@ -24,7 +24,7 @@ IDLE = {
     },
     "answer": {
         "--reader r --topics t": "--task --overwrite",
-        "--reader r --topics t --output o --retriever bm25": f"--task {OF_MODEL}",
+        "--reader r --topics t --output o --retriever bm25": f"--task {OF_MODEL.replace('--batch-size ', '')}",
         "--reader r --query q": "--output --overwrite --quiet --format",
     },
     "evaluate": {"r --topics t": "--seed", "r --topics t --per-query --baseline b": "--seed", "r --topics t --baseline b": ""},
@@ -45,7 +45,7 @@ IDLE = {
     },
     "leaderboard": {
         "f": "--rows --random --models --collection --work --seed --overwrite",
-        "f --format html --collection c": "--brief --rows --random --models --seed --overwrite",
+        "f --format html --collection c": "--brief --rows --random --seed --overwrite",
         "f --convergence n --output o": "--baseline --without --brief --measures --rows --random --models --collection --work --seed",
         "f --check --collection c": "--baseline --without --brief --measures --convergence --format --output --overwrite --seed",
         "f --baseline b": "--rows --random --models --collection --work --overwrite",
