@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,3 +53,9 @@ def topic_scores(topic: str, skill_Q: npt.NDArray[np.float64], part_of: str = ""
         by_query={measure: values_Q.tolist() for measure, values_Q in by_query.items()},
         part_of=part_of,
     )
+
+
+def record_line(record: dict[str, Any]) -> str:
+    """A record that was read as JSON and changed, as a line of records.jsonl that is whole."""
+    fields = {key: value for key, value in record.items() if key != "check"}
+    return json.dumps(fields | {"check": fingerprint(fields)}, ensure_ascii=False) + "\n"

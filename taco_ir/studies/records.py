@@ -1,6 +1,6 @@
 """What a study found, as two files: a record for each run of a system, and the scores of every query.
 
-`records.jsonl` has a line for each record, in the order of their names: for people and for `git diff`. `queries.json.gz` has the
+`records.jsonl` has a line for each record, in the order of their names, with a hash of itself: for people and for `git diff`. `queries.json.gz` has the
 values that paired tests need, in the order of the topics, by a hash of them that their record names; of a record that was replaced
 they stay until the next one is written, so that both files fit together whenever a process is killed.
 """
@@ -100,7 +100,7 @@ def _line(record: Record) -> dict[str, Any]:
     line = {"format": FORMAT, **asdict(record), "values": fingerprint(record.values)}
     for scores in line["topics"].values():
         del scores["by_query"]
-    return line
+    return line | {"check": fingerprint(line)}
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -118,12 +118,15 @@ def read_records(folder: Path) -> list[Record]:
         where = f"{path}, line {number}"
         try:
             value = typed(json.loads(line), dict[str, Any], where)
+            check, whole = value.pop("check", ""), fingerprint(value)
             own = values[value.pop("values")]
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: values names none of those in {QUERIES}") from error
         except (ValueError, RecursionError) as error:
             raise error if isinstance(error, InputError) else InputError(f"{where}: not valid JSON ({error})") from error
         record = _record(where, value, own)
+        if check != whole:
+            raise InputError(f"{where}: the record was altered: check is {shown(check)}, its fields give {whole}; make it anew")
         if found.setdefault(record.name, record) is not record:
             raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
     if not found:

@@ -144,7 +144,7 @@ def test_lucenes_own_refusal_is_one_line(tmp_path: Path) -> None:
     """Where the manifest agrees with files that are no index."""
     (tmp_path / "lucene").mkdir()
     (tmp_path / "lucene" / "segments_1").write_bytes(b"nonsense")
-    write_json(tmp_path / "manifest.json", {"collection": "toy", "files": described(tmp_path, ["lucene/segments_1"])})
+    write_json(tmp_path / "manifest.json", {"collection": "toy", "passages": 1, "files": described(tmp_path, ["lucene/segments_1"])})
     with pytest.raises(InputError, match=r"lucene: Lucene cannot read it \(.*; remove"):
         BM25(tmp_path, "toy")
 

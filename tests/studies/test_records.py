@@ -230,6 +230,7 @@ def values(value: Any) -> Callable[[Path], object]:
         (lambda folder: (folder / QUERIES).unlink(), f"{QUERIES}: cannot be read"),
         (lambda folder: (folder / QUERIES).write_bytes(b"{}"), f"{QUERIES}: cannot be read"),
         (lambda folder: (folder / QUERIES).write_bytes(gzip.compress(b"[]")), "written in another format; allowed is 2"),
+        (changed(lambda record: record.update(corpus="other")), "the record was altered: check is "),
         (changed(lambda record: record.update(values="0" * 16)), f"values names none of those in {QUERIES}"),
         (
             lambda folder: (folder / RECORDS).write_text((folder / RECORDS).read_text() * 2),

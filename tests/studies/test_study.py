@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 import pytest
+from study_results import record_line
 
 from taco_ir.core.files import InputError, fingerprint, sha256_file
 from taco_ir.core.types import read_trec
@@ -172,12 +173,12 @@ def test_a_command_is_a_verb_that_writes_into_its_own_folder(tmp_path: Path, com
         ("seeds = [2]", "seeds = 2", "whole numbers from 0"),
         ("seeds = [2]", "seeds = [true]", "whole numbers from 0"),
         ('search = "--retriever bm25"', "commands = 'train'", "commands is 'train'; needed: texts"),
-        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is '1'; needed: text"),
+        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is 1; needed: text"),
         ("seeds = [2]", "seeds = [2]\nbest = ['x']", "best is .*; needed: a table of texts"),
         ("seeds = [2]", "seeds = [2]\nargs = ['x']", "args is .*; needed: text"),
-        ("seeds = [2]", "seeds = [2]\neach = 3", "each is '3'; needed: a table of lists"),
+        ("seeds = [2]", "seeds = [2]\neach = 3", "each is 3; needed: a table of lists"),
         ("part = [0]", 'part = ["../x"]', "part is .*; needed: whole numbers from 0"),
-        ("distractors = 5", "distractors = -5", r"corpora.part: distractors is '-5'; needed: a whole number from 0"),
+        ("distractors = 5", "distractors = -5", r"corpora.part: distractors is -5; needed: a whole number from 0"),
         ("distractors = 5", "distractors = 5\nseed = '/'", "seed is '/'"),
         ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; needed: texts"),
         ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; needed: a whole number"),
@@ -313,7 +314,7 @@ def test_the_leaderboard_checks_records_and_shows_texts(
     first, *others = kept.splitlines(True)
     changed = json.loads(first)
     changed["topics"]["nq-dev"]["means"]["page recall@5"] += 0.1
-    records.write_text("".join([json.dumps(changed) + "\n", *others]), encoding="utf-8")
+    records.write_text("".join([record_line(changed), *others]), encoding="utf-8")
     with pytest.raises(InputError, match="1 deviations in 1 records"):
         leaderboard([*again, "--check", "--rows", "bm25.0.part"])
     records.write_text(kept, encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from study_results import record_line
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.types import Ranking, Run, write_trec
@@ -180,7 +181,8 @@ def test_a_record_that_comes_out_otherwise_stays_and_is_told(trial: Trial, caplo
 def test_a_record_that_does_not_say_under_which_conditions_stays(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
     """As those of before records did."""
     path = trial.folder / "results" / RECORDS_FILE
-    path.write_text("".join(re.sub(r'"content": "[0-9a-f]+", ', "", line) for line in path.read_text().splitlines(True)))
+    records = [json.loads(re.sub(r'"content": "[0-9a-f]+", ', "", line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(map(record_line, records)))
     before = trial.results()
     assert trial.run() == [] and "4 came out as recorded" in caplog.messages[-1] and trial.results() == before
 

@@ -38,9 +38,9 @@ def test_help_is_light_and_shows_an_example(folder: Path) -> None:
 
 def test_the_examples_of_the_help_are_command_lines() -> None:
     lines = [line.split() for line in (parser().epilog or "").splitlines() if "python -m" in line]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for _, _, verb, *argv in lines:
-        assert verb == "taco_ir.train" and parser().parse_args(argv).output == "my-run"
+        assert verb == "taco_ir.train" and parser().parse_args(argv).output in ("my-run", "my-reader")
 
 
 def test_a_training_prints_its_model_and_the_next_command(tiny_bert: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,7 @@ def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
     [
         ({"method": "magic"}, "method is 'magic'; valid: bitfit, lora, "),
         ({"roles": "none"}, "roles is 'none'; valid: shared, tower, "),
-        ({"width": "4"}, "a JSON object is needed, with the keys method, width, "),
+        ({"width": "4"}, "width is '4'; it must be a whole number"),
         ({"width": 5}, "does not fit adapters of iaa-l, width 5"),
         ({"tasks": ["nq"]}, "does not fit adapters of iaa-l, width 4, for task nq, passage"),
     ],
