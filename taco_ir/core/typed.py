@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 SHOWN = 80  # characters of a value in a message
 LISTED = 200  # characters of valid names in a message
+LARGEST = (1 << 63) - 1
 WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
 LISTS, TABLES = (list, tuple), (dict, Mapping)
 
@@ -77,6 +78,8 @@ def _scalar(value: Any, kind: Any, key: str) -> Any:
         return float(value)
     if kind is float or type(value) is not kind:
         raise _refused(value, WORDS[kind], key)
+    if kind is int and abs(value) > LARGEST:
+        raise _refused(value, f"a whole number from {-LARGEST} to {LARGEST}", key)
     return value
 
 

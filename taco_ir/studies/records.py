@@ -187,5 +187,5 @@ def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> Topic
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{where}: topics.{name}: {measure}: no values of a measure that has a mean") from error
         if wrong:
-            raise InputError(f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:.6f}; the record says otherwise")
+            raise InputError(f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; the record says otherwise")
     return replace(scores, by_query=by_query)

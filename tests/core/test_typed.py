@@ -50,6 +50,7 @@ def test_objects_become_records_and_lists_tuples() -> None:
         ({"share": 10**400}, "it must be a finite number"),
         ({"pair": [1]}, "pair is [1]; it must be a list of 2"),
         ({"pair": [1, 2.0]}, "pair[1] is 2.0; it must be a whole number"),
+        ({"pair": [1, -(1 << 63)]}, "it must be a whole number from -9223372036854775807 to 9223372036854775807"),
         ({"inner": {}}, "inner is {}; it must be a list"),
         ({"inner": [3]}, "inner[0] is 3; it must be an object of hashes, size"),
         ({"inner": [{"hashes": {}, "size": 0}]}, "inner[0].size is 0; it must be a whole number, at least 1"),
