@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ROOT = Path(__file__).resolve().parents[2]
-# what differs from run to run by its nature: how long it took, when it began and when it ended
-CLOCK = ("seconds", "peak_bytes", "processes", "begun", "finished")
+# what differs from run to run by its nature: how long it took, when it began and ended, and the hash of a record that says so
+CLOCK = ("seconds", "peak_bytes", "processes", "begun", "finished", "check")
 LOGS = ("output.txt",)  # what is printed
 KEPT = "kilt"  # of the data home; the rest is made when it is needed
 READING = {  # verbs that write nothing, or that cannot run here
