@@ -3,7 +3,7 @@
 Its public names are loaded when they are first used: `import taco_ir` costs nothing, `taco_ir.load_encoder` imports torch.
 """
 
-from importlib import import_module
+from taco_ir.core.registry import resolve
 
 __version__ = "0.1.0"
 _WHERE = {
@@ -25,14 +25,14 @@ _WHERE = {
     "weighting.taco": ("Taco",),
     "weighting.uw": ("UncertaintyWeighting",),
 }
-_PUBLIC = {name: f"taco_ir.{module}" for module, names in _WHERE.items() for name in names}
+_PUBLIC = {name: f"taco_ir.{module}:{name}" for module, names in _WHERE.items() for name in names}
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'taco_ir' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    return resolve(_PUBLIC[name])
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -128,3 +129,12 @@ def survive(verb: str, action: Callable[[Path], None], folder: Path, trials: int
         if left_over := beside(output):
             raise SystemExit(f"{verb}, trial {number}: {', '.join(map(str, left_over))} was left")
     print(f"{verb}: {trials} of {trials} trials byte-identical, {trials * KILLS} kills: {dict(left)}", flush=True)
+
+
+def rerun(program: str, verb: str, trials: int, model: Path) -> None:
+    """Run a file that kills `verb` as a program, since it forks before anything starts a thread; KILL_TRIALS says how often."""
+    count = os.environ.get("KILL_TRIALS", str(trials))
+    done = subprocess.run([sys.executable, program, count, model], capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"{verb}: {count} of {count} trials byte-identical")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -40,11 +38,7 @@ def main(model: Path, trials: int) -> None:
 
 
 def test_kill_9_changes_nothing(tiny_mlm: Path) -> None:
-    trials = os.environ.get("KILL_TRIALS", str(TRIALS))
-    done = subprocess.run([sys.executable, __file__, trials, tiny_mlm], capture_output=True, text=True, check=False)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"train: {trials} of {trials} trials byte-identical")
+    kills.rerun(__file__, "train", TRIALS, tiny_mlm)
 
 
 if __name__ == "__main__":

@@ -154,9 +154,9 @@ class Objective(ABC):
         return f"{self.task}: {len(self.sampler):,} {self.examples}, {self.sampler.share} in a batch, weight {self.weight:g}"
 
     @classmethod
+    @abstractmethod
     def of(cls, work: Work) -> Sequence[Objective]:
         """The tasks of this kind that a training's settings ask for."""
-        raise NotImplementedError
 
     @abstractmethod
     def batch(self, number: int) -> Any:
