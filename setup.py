@@ -2,4 +2,7 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["taco_ir", "taco_ir.*"]), "taco_ir.topics"], package_dir={"taco_ir.topics": "topics"})
+setup(
+    packages=[*find_packages(include=["taco_ir", "taco_ir.*"]), "taco_ir.topics"],
+    package_dir={"taco_ir.topics": "topics"},
+)

@@ -24,9 +24,15 @@ TAKES = {  # benchmark: which of the flags below are handed to it
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(prog="python benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--only", nargs="+", choices=tuple(TAKES), default=list(TAKES), metavar="NAME", help=f"of {', '.join(TAKES)}")
-    flags.add_argument("--collection", nargs=1, default=[], help="whose passages, queries and examples are read [default: sample]")
+    flags = argparse.ArgumentParser(
+        prog="python benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument(
+        "--only", nargs="+", choices=tuple(TAKES), default=list(TAKES), metavar="NAME", help=f"of {', '.join(TAKES)}"
+    )
+    flags.add_argument(
+        "--collection", nargs=1, default=[], help="whose passages, queries and examples are read [default: sample]"
+    )
     flags.add_argument("--model", nargs="+", default=[], help="what is trained: names or folders [default: minilm-l6]")
     add_tiny(flags)
     return flags
@@ -36,7 +42,9 @@ def run(name: str, arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Exit code of a benchmark, and the lines of its bounds; all that it prints is passed on."""
     print(f"== {name} {' '.join(arguments)}".rstrip(), flush=True)
     found: list[str] = []
-    with subprocess.Popen([sys.executable, str(FOLDER / f"{name}.py"), *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(FOLDER / f"{name}.py"), *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -29,7 +29,9 @@ class Bound(NamedTuple):
 
 def add_tiny(flags: argparse.ArgumentParser) -> None:
     """Add --tiny: what it times then says nothing, so no bound is held."""
-    flags.add_argument("--tiny", action="store_true", help="one short round of little, to see that it runs; bounds are shown, not held")
+    flags.add_argument(
+        "--tiny", action="store_true", help="one short round of little, to see that it runs; bounds are shown, not held"
+    )
 
 
 def judged(bounds: Sequence[Bound], tiny: bool) -> int:

@@ -43,7 +43,9 @@ def sentence_transformers_encode(folder: Path) -> Encode:
     model = SentenceTransformer(str(folder), device="cpu")
 
     def encode(passages: Sequence[Passage]) -> Vectors:
-        return np.asarray(model.encode([f"{passage.title} {passage.text}" for passage in passages], show_progress_bar=False))
+        return np.asarray(
+            model.encode([f"{passage.title} {passage.text}" for passage in passages], show_progress_bar=False)
+        )
 
     return encode
 
@@ -57,7 +59,12 @@ def pyserini_encode(folder: Path) -> Encode:
 
     def encode(passages: Sequence[Passage]) -> Vectors:
         batches = [passages[start : start + 64] for start in range(0, len(passages), 64)]
-        return np.concatenate([model.encode([p.text for p in batch], titles=[p.title for p in batch], max_length=256) for batch in batches])
+        return np.concatenate(
+            [
+                model.encode([p.text for p in batch], titles=[p.title for p in batch], max_length=256)
+                for batch in batches
+            ]
+        )
 
     return encode
 
@@ -68,7 +75,9 @@ def chosen(collection: Collection, count: int, seed: int) -> list[Passage]:
     return [passage for row, passage in enumerate(collection.passages.read()) if row in rows]
 
 
-def race(ways: dict[str, Encode], passages: Sequence[Passage], rounds: int) -> tuple[list[dict[str, float]], dict[str, Vectors]]:
+def race(
+    ways: dict[str, Encode], passages: Sequence[Passage], rounds: int
+) -> tuple[list[dict[str, float]], dict[str, Vectors]]:
     """Seconds of each way in each round, and its vectors."""
     vectors: dict[str, Vectors] = {name: encode(passages[:WARM_UP]) for name, encode in ways.items()}
     results: list[dict[str, float]] = []
@@ -125,7 +134,9 @@ def recall(collection: Collection, encoder: TextEncoder, name: str) -> list[Scor
         opened = DenseIndex(index, encoder, collection.passages.fingerprint)
         scores = []
         for topics in map(collection.load_topics, collection.expand(["all-dev"])):
-            rankings = opened.search(encoder.encode_queries([query.text for query in topics.queries], topics.task), RECALL.k)
+            rankings = opened.search(
+                encoder.encode_queries([query.text for query in topics.queries], topics.task), RECALL.k
+            )
             run = Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
             scores.append(evaluate(run, topics.queries, collection.passages.page_of, [RECALL]))
         return scores
@@ -134,7 +145,10 @@ def recall(collection: Collection, encoder: TextEncoder, name: str) -> list[Scor
 def quality(collection: Collection, float32: TextEncoder, int8: TextEncoder) -> Bound:
     """Print int8's recall beside float32's; what the macro average loses."""
     exact, fast = recall(collection, float32, FLOAT32), recall(collection, int8, INT8)
-    rows = [(name, a.mean(RECALL), b.mean(RECALL)) for name, a, b in zip(collection.expand(["all-dev"]), exact, fast, strict=True)]
+    rows = [
+        (name, a.mean(RECALL), b.mean(RECALL))
+        for name, a, b in zip(collection.expand(["all-dev"]), exact, fast, strict=True)
+    ]
     judged = [(a, b) for a, b in zip(exact, fast, strict=True) if a.mean(RECALL) is not None]
     macro = macro_average([a for a, _ in judged], RECALL) or 0.0, macro_average([b for _, b in judged], RECALL) or 0.0
     print(f"{RECALL} on {collection.name} ({collection.passages.count:,} passages): float32, int8, difference")
@@ -149,7 +163,9 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=2000, help="how many, at most, drawn by --seed [default: 2000]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]")
+    parser.add_argument(
+        "--quality", metavar="COLLECTION", help="compare int8's recall on this collection [default: not compared]"
+    )
     add_tiny(parser)
     flags = parser.parse_args()
     if flags.tiny:

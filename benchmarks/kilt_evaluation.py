@@ -65,7 +65,9 @@ def write_files(gold: Path, run: Path, queries: int, hits: int, seed: int) -> No
             for page in {page for evidence in sets for page in evidence}:
                 if draw.random() < 0.7:
                     pages[min(int(draw.expovariate(0.1)), hits - 1)] = page
-            output = [{"answer": "a", "provenance": [{"wikipedia_id": str(page)} for page in evidence]} for evidence in sets]
+            output = [
+                {"answer": "a", "provenance": [{"wikipedia_id": str(page)} for page in evidence]} for evidence in sets
+            ]
             gold_sink.write(json.dumps({"id": f"q{number}", "input": f"question {number}", "output": output}) + "\n")
             output = [{"provenance": [{"wikipedia_id": str(page)} for page in pages]}]
             run_sink.write(json.dumps({"id": f"q{number}", "input": f"question {number}", "output": output}) + "\n")
@@ -107,7 +109,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         gold, run = Path(folder) / "gold.jsonl", Path(folder) / "run.jsonl"
         write_files(gold, run, flags.queries, flags.hits, flags.seed)
-        print(f"{flags.queries:,} queries x {flags.hits} pages, {run.stat().st_size / 1e6:.0f} MB run, seed {flags.seed}")
+        print(
+            f"{flags.queries:,} queries x {flags.hits} pages, {run.stat().st_size / 1e6:.0f} MB run, seed {flags.seed}"
+        )
         for number in range(1, flags.rounds + 1):
             fast, found = timed(lambda: ours(gold, run))
             with contextlib.redirect_stdout(io.StringIO()):  # it prints its result

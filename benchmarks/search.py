@@ -34,8 +34,12 @@ TOLERANCE = 1e-4  # scores of two BLAS libraries differ by rounding
 def parser() -> argparse.ArgumentParser:
     flags = Parser("search", __doc__ or "", ("--collection", *MODEL_FLAGS, "--hits"))
     flags.prog = "python benchmarks/search.py"
-    flags.add_argument("--vectors", metavar="DIR", help="vectors of the collection by --model [default: they are encoded first]")
-    flags.add_argument("--queries", type=int, default=1000, help="queries, from the dev topics in order [default: 1000]")
+    flags.add_argument(
+        "--vectors", metavar="DIR", help="vectors of the collection by --model [default: they are encoded first]"
+    )
+    flags.add_argument(
+        "--queries", type=int, default=1000, help="queries, from the dev topics in order [default: 1000]"
+    )
     flags.add_argument("--rounds", type=int, default=5, help="times that each searcher runs [default: 5]")
     add_tiny(flags)
     return flags
@@ -97,12 +101,17 @@ def compare(folder: Path, queries_BD: Vectors, hits: int, rounds: int) -> float:
         for name, action in systems.items():
             times[name].append(seconds(action))
         print(
-            f"round {number}: " + ", ".join(f"{name} {len(qids) / taken[-1]:,.0f} queries/s" for name, taken in times.items()), flush=True
+            f"round {number}: "
+            + ", ".join(f"{name} {len(qids) / taken[-1]:,.0f} queries/s" for name, taken in times.items()),
+            flush=True,
         )
     ratios = {
-        name: statistics.median(theirs / ours for theirs, ours in zip(taken, times["ours"], strict=True)) for name, taken in times.items()
+        name: statistics.median(theirs / ours for theirs, ours in zip(taken, times["ours"], strict=True))
+        for name, taken in times.items()
     }
-    print(f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians)")
+    print(
+        f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians)"
+    )
     return ratios["Pyserini"]
 
 
@@ -117,9 +126,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(options.vectors or Path(name) / "vectors")
             if options.vectors is None:
-                encode_collection(collection, encoder, Recipe.of(collection.passages, model.name, encoder), folder, Shard(1, 1))
+                encode_collection(
+                    collection, encoder, Recipe.of(collection.passages, model.name, encoder), folder, Shard(1, 1)
+                )
             build_index(VectorSet(folder), Path(name) / "index")
-            DenseIndex(Path(name) / "index", encoder, collection.passages.fingerprint)  # refuses another model's vectors
+            DenseIndex(
+                Path(name) / "index", encoder, collection.passages.fingerprint
+            )  # refuses another model's vectors
             queries_BD = query_vectors(collection, encoder, options.queries)
             print(
                 f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, {options.hits} hits, {os.cpu_count()} cores"

@@ -32,15 +32,21 @@ from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 BARE, MERGED = "bare backbone", "lora, merged"
-NEEDED = {MERGED: 0.95, "adapter": 0.85, "prompt": 0.85}  # of the bare backbone's speed; merged is the same computation, but for noise
+NEEDED = {
+    MERGED: 0.95,
+    "adapter": 0.85,
+    "prompt": 0.85,
+}  # of the bare backbone's speed; merged is the same computation, but for noise
 TINY = ("lora", "prompt")  # methods of --tiny
-SHORT_ROUNDS = 4  # of encoding for each of training: they are short
+SHORT_ROUNDS = 1  # of encoding for each of training
 
 
 def load(folder: Path, method: str, device: str) -> DualEncoder:
     """The model with one module of the method's own width, without dropout, so that all do the same work."""
     values = {} if (folder / "modules.json").is_file() else {"pooling": "mean", "normalize": True}
-    config = TrainSettings(model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values)  # type: ignore[arg-type]
+    config = TrainSettings(
+        model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values
+    )  # type: ignore[arg-type]
     return start_encoder(config, folder, ["nq"]).train()
 
 
@@ -86,14 +92,17 @@ def steps(models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[s
     """Seconds of a training step of each."""
     variants = {name: Variant("naive", model, TASKS) for name, model in models.items()}
     given = {number: {name: batches(model, number) for name, model in models.items()} for number in range(rounds + 1)}
-    return race({name: lambda number, name=name: variants[name].step(given[number][name]) for name in models}, rounds, device)  # type: ignore[misc]
+    return race(
+        {name: lambda number, name=name: variants[name].step(given[number][name]) for name in models}, rounds, device
+    )  # type: ignore[misc]
 
 
 def memory(folder: Path, methods: Sequence[str], device: str) -> dict[str, float]:
     """Peak megabytes of each, in processes of their own."""
     command = [sys.executable, __file__, "--model", str(folder), "--device", device, "--memory-of"]
     return {
-        name: float(subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout.split()[-1]) for name in methods
+        name: float(subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout.split()[-1])
+        for name in methods
     }
 
 
@@ -120,7 +129,9 @@ def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, devic
             write_merged(lora, ModelFolder(folder), Path(merged))
             encoders[MERGED] = load_encoder(merged, device=device)
         return race(
-            {name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()}, SHORT_ROUNDS * rounds, device
+            {name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()},
+            SHORT_ROUNDS * rounds,
+            device,
         )  # type: ignore[misc]
 
 
@@ -156,7 +167,9 @@ def report(
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model", nargs="+", default=[DEFAULT_MODEL], help=f"backbones, names or folders [default: {DEFAULT_MODEL}]")
+    flags.add_argument(
+        "--model", nargs="+", default=[DEFAULT_MODEL], help=f"backbones, names or folders [default: {DEFAULT_MODEL}]"
+    )
     flags.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
     flags.add_argument("--rounds", type=int, default=7)
     flags.add_argument("--device", default="cpu")

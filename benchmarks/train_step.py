@@ -64,12 +64,16 @@ class TaskTexts:
         self.queries = queries
         lengths = [QUERY_TOKENS] * queries + [PASSAGE_TOKENS] * passages
         starts = generator.integers(0, len(words) - PASSAGE_TOKENS, len(lengths))
-        self.texts = [Text("passage", words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+        self.texts = [
+            Text("passage", words[start : start + length]) for start, length in zip(starts, lengths, strict=True)
+        ]
         self.positives = [(row * (passages // queries),) for row in range(queries)]
         self.blocked_BN = torch.zeros(queries, passages, dtype=torch.bool)
 
     def loss(self, vectors_ND: Tensor) -> Tensor:
-        return contrastive_loss(vectors_ND[: self.queries], vectors_ND[self.queries :], self.positives, self.blocked_BN, TEMPERATURE)
+        return contrastive_loss(
+            vectors_ND[: self.queries], vectors_ND[self.queries :], self.positives, self.blocked_BN, TEMPERATURE
+        )
 
 
 def load(folder: Path) -> DualEncoder:
@@ -161,14 +165,23 @@ def steps(title: str, folder: Path, rounds: int, names: Sequence[str]) -> list[B
             spent = variant.step(batches)
             if number:  # the first round warms up
                 seconds[variant.name].append(spent)
-    print(f"{title}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{title}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; load {os.getloadavg()[0]:.1f}"
+    )
     bounds = []
     for variant in variants:
         ratio = statistics.median(a / b for a, b in zip(seconds[variant.name], seconds[NAIVE], strict=True))
         update = f", weighting {1000 * statistics.median(variant.update[1:]):6.0f} ms" if variant.weighting else ""
-        print(f"  {variant.name:<26}{statistics.median(seconds[variant.name]):8.3f} s  {ratio:5.2f} x naive{update}", flush=True)
+        print(
+            f"  {variant.name:<26}{statistics.median(seconds[variant.name]):8.3f} s  {ratio:5.2f} x naive{update}",
+            flush=True,
+        )
         if variant.name in needed:
-            bounds.append(Bound(f"a step of {variant.name} on {title} / naive training's", ratio, needed[variant.name], at_most=True))
+            bounds.append(
+                Bound(
+                    f"a step of {variant.name} on {title} / naive training's", ratio, needed[variant.name], at_most=True
+                )
+            )
     return bounds
 
 
@@ -183,7 +196,9 @@ def growth(title: str, folder: Path, rounds: int) -> None:
             variant.step(task_texts(model, tasks, QUERIES * TASKS // tasks, PASSAGES * TASKS // tasks, number))
         spent = statistics.median(variant.update[1:])
         first = first or spent / tasks
-        print(f"  T = {tasks:<3} {1000 * spent:7.0f} ms, {spent / tasks / first:.2f} x a task's part at T = 2", flush=True)
+        print(
+            f"  T = {tasks:<3} {1000 * spent:7.0f} ms, {spent / tasks / first:.2f} x a task's part at T = 2", flush=True
+        )
 
 
 def measure_memory(folder: Path, name: str) -> None:
@@ -208,12 +223,24 @@ def memory(title: str, folder: Path, names: Sequence[str]) -> list[Bound]:
     for name, peak in peaks.items():
         print(f"  {name:<26}{peak:8.0f} MB, {peak - peaks[SEPARATE]:+6.0f} MB beside a backward a task")
     allowed = (12 + 2 * TASKS) * trained / 1e6
-    print(f"  allowed beside it: 3 P floats + T x P x 2 bytes = {allowed:.0f} MB; t5-base, by the same: {allowed_t5():.2f} GB")
+    print(
+        f"  allowed beside it: 3 P floats + T x P x 2 bytes = {allowed:.0f} MB; t5-base, by the same: {allowed_t5():.2f} GB"
+    )
     if trained < SMALLEST:
         return []
     return [
-        Bound(f"peak memory of taco bf16 on {title} / naive training's", peaks["taco bf16"] / peaks[NAIVE], 1.0, at_most=True),
-        Bound(f"MB of taco bf16 on {title} beside a backward a task", peaks["taco bf16"] - peaks[SEPARATE], allowed, at_most=True),
+        Bound(
+            f"peak memory of taco bf16 on {title} / naive training's",
+            peaks["taco bf16"] / peaks[NAIVE],
+            1.0,
+            at_most=True,
+        ),
+        Bound(
+            f"MB of taco bf16 on {title} beside a backward a task",
+            peaks["taco bf16"] - peaks[SEPARATE],
+            allowed,
+            at_most=True,
+        ),
     ]
 
 
@@ -224,7 +251,11 @@ def allowed_t5() -> float:
 def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> Bound:
     """Print queries a second of our loop and of sentence-transformers' trainer; how many more ours are."""
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
@@ -256,8 +287,12 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
         return time.perf_counter() - began
 
     transformer = Transformer(str(folder), max_seq_length=256)
-    theirs = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()], device="cpu")
-    data = Dataset.from_dict({name: [triple[i] for triple in triples] for i, name in enumerate(("anchor", "positive", "negative"))})
+    theirs = SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()], device="cpu"
+    )
+    data = Dataset.from_dict(
+        {name: [triple[i] for triple in triples] for i, name in enumerate(("anchor", "positive", "negative"))}
+    )
 
     def train_theirs() -> float:
         with tempfile.TemporaryDirectory() as output:
@@ -265,7 +300,9 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
                 output_dir=output, per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-5, save_strategy="no",
                 report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True, dataloader_drop_last=True,
             )  # fmt: skip
-            trainer = SentenceTransformerTrainer(theirs, settings, data, loss=MultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE))
+            trainer = SentenceTransformerTrainer(
+                theirs, settings, data, loss=MultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE)
+            )
             began = time.perf_counter()
             trainer.train()
             return time.perf_counter() - began
@@ -282,10 +319,14 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
             f"{len(triples) / spent[train_theirs]:.1f}; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
-    return Bound(f"queries a second on {title}, ours / sentence-transformers' trainer", statistics.median(ratios), NEEDED_PEER)
+    return Bound(
+        f"queries a second on {title}, ours / sentence-transformers' trainer", statistics.median(ratios), NEEDED_PEER
+    )
 
 
-def same_loss(model: DualEncoder, theirs: object, ours: Callable[..., object], batch: Sequence[tuple[str, str, str]]) -> None:
+def same_loss(
+    model: DualEncoder, theirs: object, ours: Callable[..., object], batch: Sequence[tuple[str, str, str]]
+) -> None:
     """Print both losses of one batch, without dropout, and ours with all texts in one padded pass."""
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
@@ -298,7 +339,9 @@ def same_loss(model: DualEncoder, theirs: object, ours: Callable[..., object], b
         theirs.train()  # type: ignore[attr-defined]
     chunked = float(backward(model, texts, loss_of, Arithmetic(), (0,)))
     model.zero_grad()
-    print(f"  loss of one batch: sentence-transformers {found:.6f}, ours {chunked:.6f}, ours in one padded pass {padded:.6f}")
+    print(
+        f"  loss of one batch: sentence-transformers {found:.6f}, ours {chunked:.6f}, ours in one padded pass {padded:.6f}"
+    )
     if max(abs(found - chunked), abs(padded - chunked)) > 1e-4:
         sys.exit("the losses differ by more than 1e-4")
 
@@ -320,8 +363,12 @@ def examples(collection: str, count: int) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL], help=f"names or folders [default: {DEFAULT_MODEL}]")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)} [default: all]")
+    parser.add_argument(
+        "--model", nargs="+", default=[DEFAULT_MODEL], help=f"names or folders [default: {DEFAULT_MODEL}]"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)} [default: all]"
+    )
     parser.add_argument("--collection", default="sample", help="whose nq examples the peer trains on [default: sample]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--examples", type=int, default=640, help="of the peer's race [default: 640]")

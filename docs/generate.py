@@ -19,7 +19,10 @@ from taco_ir.core.files import writing
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "runs" / "README.md")
-BLOCK = re.compile(r"(?P<head><!-- (?P<command>python -m [^\n]*?)(?: > (?P<file>\S+))? -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(?P<head><!-- (?P<command>python -m [^\n]*?)(?: > (?P<file>\S+))? -->\n)(?P<body>.*?)(?P<end><!-- end -->)",
+    re.DOTALL,
+)
 
 
 def printed(command: str) -> str:

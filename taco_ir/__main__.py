@@ -18,7 +18,9 @@ NO_VERBS = {"__init__", "__main__", "cli"}
 
 def verbs() -> dict[str, str]:
     """What one can type, by name, with what it does: the first sentence of its file."""
-    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS} | {"data": FOLDER / "data" / "__main__.py"}
+    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS} | {
+        "data": FOLDER / "data" / "__main__.py"
+    }
     return {name: _purpose(files[name]) for name in sorted(files)}
 
 

@@ -7,7 +7,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.analysis.run import BATCHES, JSON_FILE, TAU, AnalysisSettings, Subject, analyse, find_subject, write_analysis
+from taco_ir.analysis.run import (
+    BATCHES,
+    JSON_FILE,
+    TAU,
+    AnalysisSettings,
+    Subject,
+    analyse,
+    find_subject,
+    write_analysis,
+)
 from taco_ir.analysis.summary import Analysis, verdict
 from taco_ir.cli import Parser, command, positive, run_verb
 from taco_ir.core.files import InputError, claim_output
@@ -37,16 +46,29 @@ def parser() -> Parser:
         "  python -m taco_ir.analyze runs/taco runs/naive --batches 16 --output taco-against-naive",
     )
     flags.add_argument(
-        "models", nargs="+", metavar="MODEL", help="a model folder, or the folder of a training run; the first one decides the data"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="a model folder, or the folder of a training run; the first one decides the data",
     )
     for key, help in KEYS.items():
         add_flag(flags, key, help)
-    flags.add_argument("--batches", type=positive, default=BATCHES, metavar="N", help=f"batches of each task [default: {BATCHES}]")
     flags.add_argument(
-        "--tau", type=temperature, default=TAU, metavar="X", help=f"temperature of the softmax over tasks [default: {TAU:g}]"
+        "--batches", type=positive, default=BATCHES, metavar="N", help=f"batches of each task [default: {BATCHES}]"
+    )
+    flags.add_argument(
+        "--tau",
+        type=temperature,
+        default=TAU,
+        metavar="X",
+        help=f"temperature of the softmax over tasks [default: {TAU:g}]",
     )
     flags.flag("--device")
-    flags.flag("--output", metavar="DIR", help="folder of specialisation.json and .html [default: analysis in the first model's run]")
+    flags.flag(
+        "--output",
+        metavar="DIR",
+        help="folder of specialisation.json and .html [default: analysis in the first model's run]",
+    )
     flags.flag("--overwrite")
     return flags
 
@@ -89,11 +111,15 @@ def summary(analysis: Analysis) -> Table:
     rows: list[list[Cell]] = []
     for model in analysis.models:
         whole = model.whole
-        rows.append([model.label, *whole.shares, whole.specific_of_activated, model.measured.chance, whole.mean_entropy])
+        rows.append(
+            [model.label, *whole.shares, whole.specific_of_activated, model.measured.chance, whole.mean_entropy]
+        )
     first = analysis.bins[0]
     header = ["model", *analysis.bins, f"{first} of activated", f"{first} by chance", "mean entropy"]
     return Table(
-        f"shares of the parameters by the entropy of their tasks, in nats (below {analysis.specific:.2g}: task-specific)", header, rows
+        f"shares of the parameters by the entropy of their tasks, in nats (below {analysis.specific:.2g}: task-specific)",
+        header,
+        rows,
     )
 
 

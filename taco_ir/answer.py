@@ -31,14 +31,21 @@ def parser() -> Parser:
     )
     flags.flag("--query", help="answer this one question")
     flags.flag("--task")
-    flags.add_argument("--reader", required=True, metavar="DIR", help="a folder that taco_ir.train wrote with --reading")
+    flags.add_argument(
+        "--reader", required=True, metavar="DIR", help="a folder that taco_ir.train wrote with --reading"
+    )
     flags.flag("--retriever")
-    flags.flag("--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]")
     flags.flag(
-        "--output", help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]"
+        "--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]"
+    )
+    flags.flag(
+        "--output",
+        help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
     )
     flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
-    limit_asked(flags, ("--quiet", "--format"), [flag for flag in OF_DENSE if flag != "--batch-size"])  # the reader has batches, too
+    limit_asked(
+        flags, ("--quiet", "--format"), [flag for flag in OF_DENSE if flag != "--batch-size"]
+    )  # the reader has batches, too
     return flags
 
 
@@ -66,7 +73,10 @@ def main(argv: Sequence[str]) -> None:
         print()
         print(
             render(
-                table_of(collection, scored, *score_asked(collection, scored, {retriever.name: judged_runs}, RETRIEVAL)), options.format
+                table_of(
+                    collection, scored, *score_asked(collection, scored, {retriever.name: judged_runs}, RETRIEVAL)
+                ),
+                options.format,
             ),
             end="",
         )

@@ -23,9 +23,15 @@ def parser() -> Parser:
     )
     flags.add_argument("folder", type=Path, metavar="FOLDER", help="the encoder, as export --what compact wrote it")
     flags.add_argument("--name", help="what the encoder is called [default: that of the one in the package]")
-    flags.add_argument("--study", type=Path, default=Path("runs/minikilt"), metavar="DIR", help="the study [default: runs/minikilt]")
-    flags.add_argument("--training", nargs="+", type=Path, metavar="RUN", help="the runs that made it, the first one first")
-    flags.add_argument("--result", metavar="NAME", help="the record of the study with its scores on the whole collection")
+    flags.add_argument(
+        "--study", type=Path, default=Path("runs/minikilt"), metavar="DIR", help="the study [default: runs/minikilt]"
+    )
+    flags.add_argument(
+        "--training", nargs="+", type=Path, metavar="RUN", help="the runs that made it, the first one first"
+    )
+    flags.add_argument(
+        "--result", metavar="NAME", help="the record of the study with its scores on the whole collection"
+    )
     flags.add_argument("--beside", nargs="+", default=[], metavar="NAME", help="records of systems to show beside it")
     return flags
 
@@ -35,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
         raise InputError("--training and --result go together, --beside with both")
     if ModelFolder(options.folder).weights_file is None:
-        raise InputError(f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one")
+        raise InputError(
+            f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one"
+        )
     from taco_ir.release.lineage import lineage
     from taco_ir.release.model_card import CARD_FILE, card, write_facts
 

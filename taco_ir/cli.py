@@ -21,7 +21,16 @@ USAGE_ERROR = 2
 # a full or read-only disk, no permission, or a path that cannot be
 USERS_OSERRORS = frozenset(
     (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTEMPTY, errno.EBUSY),
+        *(
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+            errno.ENOTEMPTY,
+            errno.EBUSY,
+        ),
         *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
     )
 )
@@ -53,7 +62,10 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
     },
     "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
-    "--prompt": {"metavar": "TEXT", "help": "put TEXT before every query instead of the checkpoint's prompt for its task"},
+    "--prompt": {
+        "metavar": "TEXT",
+        "help": "put TEXT before every query instead of the checkpoint's prompt for its task",
+    },
     "--precision": {
         "choices": PRECISIONS,
         "default": "float32",
@@ -62,9 +74,19 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--query": {"metavar": "TEXT"},
     "--task": {"metavar": "TASK", "help": "the task of --query, where the model has prompts or adapters by task"},
     "--retriever": {"choices": RETRIEVERS, "default": "dense", "help": "[default: dense]"},
-    "--models": {"nargs": "+", "default": [], "metavar": "NAME=FOLDER", "help": "where the models are that a conditions file names"},
+    "--models": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "NAME=FOLDER",
+        "help": "where the models are that a conditions file names",
+    },
     "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
-    "--batch-size": {"type": int, "default": 1024, "metavar": "N", "help": "texts encoded at once, at most [default: 1024]"},
+    "--batch-size": {
+        "type": int,
+        "default": 1024,
+        "metavar": "N",
+        "help": "texts encoded at once, at most [default: 1024]",
+    },
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone is not where it was: where it is now"},
     "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
@@ -72,7 +94,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of everything random [default: 0]"},
     "--output": {"metavar": "PATH", "help": "where to write"},
     "--overwrite": {"action": "store_true", "help": "replace an output that exists"},
-    "--format": {"choices": ("table", "markdown", "json", "latex"), "default": "table", "help": "how tables are printed [default: table]"},
+    "--format": {
+        "choices": ("table", "markdown", "json", "latex"),
+        "default": "table",
+        "help": "how tables are printed [default: table]",
+    },
 }
 MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
 OF_DENSE = (
@@ -125,7 +151,9 @@ class Parser(argparse.ArgumentParser):
         """As argparse's. Raises: InputError for words that are not UTF-8."""
         for word in args or ():
             if not word.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in word):
-                raise InputError(f"{word!r} is not UTF-8; give the words of a command in UTF-8 (see {self.prog} --help)")
+                raise InputError(
+                    f"{word!r} is not UTF-8; give the words of a command in UTF-8 (see {self.prog} --help)"
+                )
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -189,7 +217,9 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except InputError as error:
         _fail(f"error: {error}")
     except KeyboardInterrupt:
-        _fail("interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there")
+        _fail(
+            "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there"
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -21,9 +21,15 @@ def parser() -> Parser:
         "python -m taco_ir.encode --collection my-wiki --output vectors/my-wiki --shard 1/4",
     )
     flags.flag("--output", required=True, metavar="DIR", help="folder of the vectors")
-    flags.add_argument("--shard", default="1/1", metavar="i/n", help="encode part i of n equal parts [default: 1/1, all]")
+    flags.add_argument(
+        "--shard", default="1/1", metavar="i/n", help="encode part i of n equal parts [default: 1/1, all]"
+    )
     flags.add_argument("--verify", action="store_true", help="re-hash all blocks in --output and encode nothing")
-    flags.only(("--collection", *MODEL_FLAGS, "--overwrite", "--shard"), lambda options: not options.verify, "encoding, not with --verify")
+    flags.only(
+        ("--collection", *MODEL_FLAGS, "--overwrite", "--shard"),
+        lambda options: not options.verify,
+        "encoding, not with --verify",
+    )
     return flags
 
 

@@ -35,7 +35,9 @@ def parser() -> Parser:
         help="compare each system with this one: paired randomisation test, Holm's correction over the rows of a measure",
     )
     flags.add_argument("--per-query", action="store_true", help="print a line for each query instead of means")
-    flags.only(("--seed",), lambda options: bool(options.baseline) and not options.per_query, "--baseline, without --per-query")
+    flags.only(
+        ("--seed",), lambda options: bool(options.baseline) and not options.per_query, "--baseline, without --per-query"
+    )
     return flags
 
 

@@ -25,9 +25,13 @@ def parser() -> Parser:
         "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 --output small",
     )
     flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
-    flags.add_argument("--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes]")
+    flags.add_argument(
+        "--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes]"
+    )
     flags.add_argument("--megabytes", type=float, metavar="X", help="of the compact folder, at most (10^6 bytes each)")
-    flags.add_argument("--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]")
+    flags.add_argument(
+        "--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]"
+    )
     flags.add_argument(
         "--prompt-of",
         nargs="+",
@@ -39,7 +43,9 @@ def parser() -> Parser:
     flags.only(("--topics",), lambda options: not options.what or "queries" in options.what, "--what queries")
     flags.only(("--collection",), lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes")
     flags.only(
-        ("--precision", "--batch-size"), lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes, which encode"
+        ("--precision", "--batch-size"),
+        lambda options: bool(options.topics or options.megabytes),
+        "--topics or --megabytes, which encode",
     )
     return flags
 

@@ -24,8 +24,12 @@ def parser() -> Parser:
     flags.add_argument("--vectors", metavar="DIR", help="folder that `python -m taco_ir.encode` wrote")
     flags.flag("--output", required=True, metavar="DIR", help="folder of the index")
     flags.add_argument("--factory", default="Flat", metavar="F", help="faiss index_factory string [default: Flat]")
-    flags.add_argument("--verify", action="store_true", help="re-hash the files of the index in --output and build nothing")
-    flags.only(("--vectors", "--factory", "--overwrite"), lambda options: not options.verify, "building, not with --verify")
+    flags.add_argument(
+        "--verify", action="store_true", help="re-hash the files of the index in --output and build nothing"
+    )
+    flags.only(
+        ("--vectors", "--factory", "--overwrite"), lambda options: not options.verify, "building, not with --verify"
+    )
     return flags
 
 

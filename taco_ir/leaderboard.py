@@ -37,8 +37,12 @@ def parser() -> Parser:
         "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt --models bert-tiny=models/bert-tiny\n"
         "  python -m taco_ir.leaderboard runs/tuning --convergence 'full fine-tuning'",
     )
-    flags.add_argument("folder", type=Path, metavar="FOLDER", help="a study: conditions.toml, and results/ with its records")
-    flags.add_argument("--baseline", metavar="NAME", help="compare every system with this one [default: nothing is tested]")
+    flags.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a study: conditions.toml, and results/ with its records"
+    )
+    flags.add_argument(
+        "--baseline", metavar="NAME", help="compare every system with this one [default: nothing is tested]"
+    )
     flags.add_argument(
         "--convergence",
         metavar="NAME",
@@ -52,20 +56,28 @@ def parser() -> Parser:
         metavar="NAME",
         help="systems that are not shown, * stands for anything; tests stay corrected for them",
     )
-    flags.add_argument("--brief", action="store_true", help="in tables: whole topics alone, without slices, tests and quoted rows")
+    flags.add_argument(
+        "--brief", action="store_true", help="in tables: whole topics alone, without slices, tests and quoted rows"
+    )
     forms = (*FLAGS["--format"]["choices"], "html", "svg")
     flags.flag(
         "--format",
         choices=forms,
         help="how boards are printed; tables hold the first measure alone without --measures, svg is a picture of the first board's averages [default: table]",
     )
-    flags.add_argument("--check", action="store_true", help="search and score records again; end with code 2 where a score moved")
+    flags.add_argument(
+        "--check", action="store_true", help="search and score records again; end with code 2 where a score moved"
+    )
     which = flags.add_mutually_exclusive_group()
     which.add_argument(
-        "--rows", metavar="A,B", help="check these systems, conditions or records [default: all whose trainings are in --work]"
+        "--rows",
+        metavar="A,B",
+        help="check these systems, conditions or records [default: all whose trainings are in --work]",
     )
     which.add_argument("--random", type=positive, metavar="N", help="check N of the same, drawn by --seed")
-    flags.flag("--collection", default=None, help="the collection of the study, for --check and for texts in the HTML page")
+    flags.flag(
+        "--collection", default=None, help="the collection of the study, for --check and for texts in the HTML page"
+    )
     flags.add_argument(
         "--work",
         type=Path,
@@ -80,7 +92,9 @@ def parser() -> Parser:
     )
     flags.only(("--brief",), lambda options: options.format in FLAGS["--format"]["choices"], "a --format of tables")
     flags.only(
-        ("--convergence", "--format", "--output", "--overwrite"), lambda options: not options.check, "what is shown, not with --check"
+        ("--convergence", "--format", "--output", "--overwrite"),
+        lambda options: not options.check,
+        "what is shown, not with --check",
     )
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
     flags.only(("--rows", "--random"), lambda options: options.check, "--check")
@@ -105,7 +119,9 @@ def main(argv: Sequence[str]) -> None:
         if options.collection is None:
             raise InputError("--check needs --collection, the one that the study searched")
         runner = runner_of(options)
-        named = searchable(select_records(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows))
+        named = searchable(
+            select_records(results, options.rows.split(",") if options.rows else []), runner, bool(options.rows)
+        )
         check(named if options.random is None else sample_records(named, options.random, options.seed), runner)
         return
     shown = leaderboard if options.convergence is None else convergence
@@ -138,7 +154,9 @@ def leaderboard(results: Sequence[Record], options: Namespace) -> str:
     measures = list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ()))
     everything = options.format in ("json", "html")
     if not measures and not everything:
-        measures = [next(measure for result in results for scores in result.topics.values() for measure in scores.means)]
+        measures = [
+            next(measure for result in results for scores in result.topics.values() for measure in scores.means)
+        ]
     refuse_idle_patterns(results, options.without)
     runner = runner_of(options) if options.format == "html" and options.collection is not None else None
     found = without(boards(results, options.baseline, options.seed, measures), options.without)
@@ -176,9 +194,7 @@ def searchable(results: Sequence[Record], runner: Runner, strict: bool) -> list[
     """Those whose trainings are in the study's work folder; the others are counted. Raises: InputError where none is, or with `strict` one is not."""
     found = [result for result in results if runner.made(Job(result.condition, result.seed))]
     if len(found) < len(results):
-        missing = (
-            f"{len(results) - len(found)} of {len(results)} records cannot be searched again: their trainings are not in {runner.work}"
-        )
+        missing = f"{len(results) - len(found)} of {len(results)} records cannot be searched again: their trainings are not in {runner.work}"
         if strict or not found:
             raise InputError(f"{missing}; `reproduce` makes them, or give another --work")
         log.warning("%s", missing)

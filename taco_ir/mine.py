@@ -45,7 +45,11 @@ def parser() -> Parser:
     )
     flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")
     flags.add_argument(
-        "--depth", type=positive, default=DEFAULTS.depth, metavar="N", help=f"hits ranked for each query [default: {DEFAULTS.depth}]"
+        "--depth",
+        type=positive,
+        default=DEFAULTS.depth,
+        metavar="N",
+        help=f"hits ranked for each query [default: {DEFAULTS.depth}]",
     )
     flags.add_argument(
         "--skip",
@@ -84,7 +88,9 @@ def parser() -> Parser:
         "for each; none: drop nothing",
     )
     flags.only(
-        tuple(flag for flag in OF_MODELS if flag != "--device"), lambda options: bool(models_among(options.source)), "a model as --source"
+        tuple(flag for flag in OF_MODELS if flag != "--device"),
+        lambda options: bool(models_among(options.source)),
+        "a model as --source",
     )
     flags.only(("--skip", "--depth"), lambda options: not options.window, "no --window, which says the same")
     return flags

@@ -32,14 +32,29 @@ def parser() -> Parser:
     )
     flags.add_argument("--conditions", required=True, type=Path, metavar="FILE", help="the study's TOML file")
     flags.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="conditions to run, with what they need; * stands for anything"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="conditions to run, with what they need; * stands for anything",
     )
-    flags.add_argument("--corpora", nargs="+", default=[], metavar="NAME", help="corpora to score on for now [default: all]")
+    flags.add_argument(
+        "--corpora", nargs="+", default=[], metavar="NAME", help="corpora to score on for now [default: all]"
+    )
     flags.add_argument("--seeds", nargs="+", default=[], type=int, metavar="N", help="seeds to run [default: all]")
     flags.add_argument(
-        "--jobs", type=positive, default=1, metavar="N", help="jobs at a time; they share the processor's cores [default: 1]"
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="jobs at a time; they share the processor's cores [default: 1]",
     )
-    flags.add_argument("--work", type=Path, metavar="DIR", help="checkpoints, runs and logs [default: studies/<name> under the data home]")
+    flags.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="checkpoints, runs and logs [default: studies/<name> under the data home]",
+    )
     flags.add_argument("--list", action="store_true", help="only say which jobs there are, and how far each is")
     flags.flag("--format")
     flags.only(("--format",), lambda options: options.list, "--list")
@@ -55,12 +70,19 @@ def main(argv: Sequence[str]) -> None:
 
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    runner = Runner(study, options.collection, folders(options.models), options.work, threads, options.corpora, options.device)
+    runner = Runner(
+        study, options.collection, folders(options.models), options.work, threads, options.corpora, options.device
+    )
     jobs = wanted_jobs(study, options.only, options.seeds)
     if options.list:
         print(
             render(
-                Table(study.name, ["condition", "seed", "state", "minutes", "held-out"], [row(runner, job) for job in jobs]), options.format
+                Table(
+                    study.name,
+                    ["condition", "seed", "state", "minutes", "held-out"],
+                    [row(runner, job) for job in jobs],
+                ),
+                options.format,
             ),
             end="",
         )
@@ -71,7 +93,9 @@ def main(argv: Sequence[str]) -> None:
     failed = run_jobs(study, left, runner.run, options.jobs, log.info)
     stay = runner.keep(jobs)
     if failed:
-        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run")
+        raise InputError(
+            f"{len(failed)} of {len(left)} jobs failed ({', '.join(map(str, failed))}), and what needs them was not run"
+        )
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
     if stay:
         warnings, summary = told(stay, study.tolerance)
@@ -88,7 +112,10 @@ def row(runner: Runner, job: Job) -> list[Cell]:
         return [job.condition, job.seed, "no model", None, None]
     made = [read_json(path, Spent, others=True).seconds for path in folder.glob("step-*.json")]
     scored = [load_record(path).made for path in folder.glob("*/record.json")]
-    seconds = [*made, *(scores[verb]["seconds"] for scores in scored for verb in ("search", "answer") if verb in scores)]
+    seconds = [
+        *made,
+        *(scores[verb]["seconds"] for scores in scored for verb in ("search", "answer") if verb in scores),
+    ]
     state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
     return [job.condition, job.seed, state, sum(seconds) / 60 if seconds else None, held_out(folder / "out")]
 

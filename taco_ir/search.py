@@ -35,9 +35,14 @@ def parser() -> Parser:
     flags.flag("--task")
     flags.flag("--retriever")
     flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
-    flags.flag("--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]")
+    flags.flag(
+        "--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
+    )
     flags.add_argument(
-        "--output-format", choices=tuple(RUN_SUFFIXES), default="trec", help="kilt: pages, for KILT's scorer [default: trec]"
+        "--output-format",
+        choices=tuple(RUN_SUFFIXES),
+        default="trec",
+        help="kilt: pages, for KILT's scorer [default: trec]",
     )
     flags.add_argument(
         "--compare",
@@ -53,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
     options = flags.parse_args(argv)
     check_asked(options, flags)
     hits = options.hits or (DEFAULT_HITS if options.query is None else SHOWN_HITS)
-    request = SearchRequest(model_choice(options), options.retriever, options.index, hits, options.output_format, options.compare)
+    request = SearchRequest(
+        model_choice(options), options.retriever, options.index, hits, options.output_format, options.compare
+    )
     collection = open_collection(options.collection)
     if options.query is not None:
         show_hits(request, collection, options.query, options.task, options.format)
@@ -65,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
         print_scores(collection, list(compress(topics, judged)), list(compress(runs, judged)), options.format)
 
 
-def print_scores(collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]], form: str) -> None:
+def print_scores(
+    collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]], form: str
+) -> None:
     measures = [Measure.parse(name) for name in SUMMARY]
     named = {name: [runs[name] for runs in results] for name in results[0] if all(name in runs for runs in results)}
     print()

@@ -24,7 +24,12 @@ def parser() -> Parser:
         "  (runs by: python -m taco_ir.search --collection kilt --topics all-test --output runs/test/)",
     )
     flags.add_argument(
-        "--runs", nargs="+", required=True, metavar="RUN", type=Path, help="run files of one system, <topics>.<system>.trec, or a folder"
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        type=Path,
+        help="run files of one system, <topics>.<system>.trec, or a folder",
     )
     flags.flag("--topics", default=["all-test"], help="topics that the runs are of [default: all-test]")
     flags.flag("--collection", default="kilt", help="sample, kilt or a folder: what was searched [default: kilt]")

@@ -34,7 +34,9 @@ def main(argv: Sequence[str]) -> None:
     model = train(config, options.overwrite)
     known = {name.task for name in open_collection(config.run.collection).topics_names if name.split == "dev"}
     named = config.objectives.reading if config.run.tasks == NOTHING else config.run.tasks
-    topics = " ".join(f"{task}-dev" for task in named if known & {task, canonical_task(task)} or (known and task == "all"))
+    topics = " ".join(
+        f"{task}-dev" for task in named if known & {task, canonical_task(task)} or (known and task == "all")
+    )
     print(model)
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported: see taco_ir.core.processes.share_processors
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # before torch is imported: see taco_ir.core.processes.share_processors
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process of tests for each processor already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,7 +51,12 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
     )
     BertModel(config).save_pretrained(folder)
     return folder
@@ -65,8 +72,16 @@ def tiny_modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
-    ModernBertModel(ModernBertConfig(vocab_size=vocabulary, local_attention=4, **sizes, **special)).save_pretrained(folder)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    }
+    ModernBertModel(ModernBertConfig(vocab_size=vocabulary, local_attention=4, **sizes, **special)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -80,7 +95,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]))
     torch.manual_seed(0)
     T5Model(
-        T5Config(vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+        T5Config(
+            vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        )
     ).save_pretrained(folder)
     return folder
 
@@ -108,7 +125,14 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) ->
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128})
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "pad_token": "[PAD]",
+                "unk_token": "[UNK]",
+                "model_max_length": 128,
+            }
+        )
     )
     return tokenizer.get_vocab_size()
 
@@ -123,7 +147,12 @@ def tiny_mlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
     )
     model = BertForMaskedLM(config)
     for name, param in model.named_parameters():

@@ -55,7 +55,11 @@ def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None
             subprocess.run(["/bin/bash", "-c", line], check=True)
             continue
         verb, argv = command(line)
-        words = [found for word in argv for found in (sorted(glob.glob(word)) if "*" in word and glob.glob(word) else [word])]  # noqa: PTH207
+        words = [
+            found
+            for word in argv
+            for found in (sorted(glob.glob(word)) if "*" in word and glob.glob(word) else [word])  # noqa: PTH207
+        ]
         print(f"$ {line}", file=sys.stderr)
         importlib.import_module(module(verb)).main([*words, *more.get(verb, ())])
 

@@ -101,7 +101,9 @@ def between(files: Files, start: str, end: str) -> set[str]:
 def largest_circle(files: Files) -> int:
     """Files of the largest set in which each leads to every other; 0 where there is no such set."""
     ahead = {name: reached(name, lambda each: files[each].imports & files.keys()) for name in files}
-    return max((count for name in files if (count := sum(name in ahead[other] for other in ahead[name])) > 1), default=0)
+    return max(
+        (count for name in files if (count := sum(name in ahead[other] for other in ahead[name])) > 1), default=0
+    )
 
 
 def functions(file: File) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -139,7 +141,9 @@ def measured(root: Path) -> list[Measure]:
     files = read_package(root)
     verbs = {name for name, file in files.items() if is_verb(name, file)} | SHARED_BY_VERBS
     library = [file for name, file in files.items() if name not in verbs]
-    strays = [name for name in files if "." not in name and name not in verbs and not (root / "taco_ir" / name).is_dir()]
+    strays = [
+        name for name in files if "." not in name and name not in verbs and not (root / "taco_ir" / name).is_dir()
+    ]
     formula = between(files, "train", FORMULA) | reached(FORMULA, lambda name: files[name].imports & files.keys())
     own = [function for file in library for function in functions(file)]
     every = [function for file in files.values() for function in functions(file)]
@@ -147,7 +151,11 @@ def measured(root: Path) -> list[Measure]:
         Measure("files at the top that are neither verb nor shared by verbs", len(strays), 0),
         Measure("files of the largest circle of imports", largest_circle(files), 0),
         Measure("functions outside verbs that take a Namespace", sum(takes(each, {"Namespace"}) for each in own), 0),
-        Measure("functions that take the whole settings of a training", sum(takes(each, WHOLE_SETTINGS) for each in every), 8),
+        Measure(
+            "functions that take the whole settings of a training",
+            sum(takes(each, WHOLE_SETTINGS) for each in every),
+            8,
+        ),
         Measure("files from train to TACO's formula, and what that loads", len(formula), 16),
         Measure("lines of these", sum(files[name].lines for name in formula), 2500),
         Measure("imports of the package inside functions", sum(map(late_imports, files.values())), 60),

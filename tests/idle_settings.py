@@ -20,7 +20,11 @@ TRAIN: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "share_temperature": (2.0, {"shares": "uniform"}, {"shares": "temperature"}),
     "hard_negatives": (2, {"negatives": "none"}, {"negatives": "mine.jsonl"}),
     "schedule": ("alternating", {}, {"self_supervised": ["mlm"]}),
-    "schedule_alpha": (0.1, {"reading": ["nq"], "schedule": "sequential"}, {"reading": ["nq"], "schedule": "alternating"}),
+    "schedule_alpha": (
+        0.1,
+        {"reading": ["nq"], "schedule": "sequential"},
+        {"reading": ["nq"], "schedule": "alternating"},
+    ),
     "phase_shares": ("1,2,1", {"reading": ["nq"]}, {"reading": ["nq"], "schedule": "sequential"}),
     "rehearsal": (0.1, {"reading": ["nq"], "schedule": "alternating"}, {"reading": ["nq"], "schedule": "sequential"}),
     "reading_batch": (8, {"self_supervised": ["mlm"]}, {"reading": ["nq"]}),
@@ -42,4 +46,7 @@ PRETRAIN: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "epochs": (2.0, {"steps": 10}, {}),
     "validate_every": (7, {"held_out": 0}, {"held_out": 9}),
 }
-VERBS: list[tuple[Verb, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]]] = [(TRAINING, TRAIN), (PRETRAINING, PRETRAIN)]
+VERBS: list[tuple[Verb, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]]] = [
+    (TRAINING, TRAIN),
+    (PRETRAINING, PRETRAIN),
+]

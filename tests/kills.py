@@ -58,8 +58,16 @@ def comparable(path: Path, folder: Path) -> bytes:
 def state(output: Path) -> str:
     """What a killed process left, for the report."""
     if unfinished := [path for path in beside(output) if path.suffix == ".part"]:
-        return "a file or folder half-written" if any(path.is_file() or any(path.iterdir()) for path in unfinished) else "nothing written"
-    return "whole files" if any(path.is_file() and not is_leftover(path) for path in output.rglob("*")) else "nothing written"
+        return (
+            "a file or folder half-written"
+            if any(path.is_file() or any(path.iterdir()) for path in unfinished)
+            else "nothing written"
+        )
+    return (
+        "whole files"
+        if any(path.is_file() and not is_leftover(path) for path in output.rglob("*"))
+        else "nothing written"
+    )
 
 
 def beside(output: Path) -> list[Path]:

@@ -49,7 +49,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Loopback]:
                 self.send_header("Location", target)
                 self.end_headers()
                 return
-            body = loopback.files.get(self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:])
+            body = loopback.files.get(
+                self.path.partition("://")[2].partition("/")[2] if "://" in self.path else self.path[1:]
+            )
             status = loopback.statuses.pop(0) if loopback.statuses else 404 if body is None else 200
             if body is None or status != 200:
                 self.send_error(status)

@@ -15,7 +15,9 @@ def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = FLIPS)
     return randomisation_tests(named, [(list(named), COLUMN)], seed, samples)[0]
 
 
-def bootstrap_interval(tasks: Sequence[Values], seed: int, samples: int = DRAWS, confidence: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(
+    tasks: Sequence[Values], seed: int, samples: int = DRAWS, confidence: float = 0.95
+) -> tuple[float, float]:
     """Interval of the same."""
     named = {str(number): {COLUMN: task} for number, task in enumerate(tasks)}
     return bootstrap_intervals(named, [(list(named), COLUMN)], seed, samples, confidence)[0]

@@ -21,7 +21,9 @@ def plainly(folder: Path, texts: Sequence[str], pooling: str, normalize: bool = 
         inputs = {"input_ids": tokenizer(text, truncation=True, max_length=length, return_tensors="pt")["input_ids"]}
         with torch.no_grad():
             if pooling == "decoder":
-                vector_D = model(**inputs, decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id]])).last_hidden_state[0, 0]
+                vector_D = model(
+                    **inputs, decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id]])
+                ).last_hidden_state[0, 0]
             else:
                 states_LD = (model.encoder if model.config.model_type == "t5" else model)(**inputs).last_hidden_state[0]
                 vector_D = states_LD.mean(0) if pooling == "mean" else states_LD[0]

@@ -88,13 +88,17 @@ def written_out(
     losses = []
     for row, columns in enumerate(positives):
         scores_N = passage_ND.double() @ query_BD[row].double() / temperature
-        negatives = [column for column in range(len(scores_N)) if column not in columns and not bool(blocked_BN[row][column])]
+        negatives = [
+            column for column in range(len(scores_N)) if column not in columns and not bool(blocked_BN[row][column])
+        ]
         each = [-torch.log_softmax(scores_N[[column, *negatives]], 0)[0] for column in columns]
         losses.append(torch.stack(each).mean())
     return torch.stack(losses).mean()
 
 
-def one_by_one(model: DualEncoder, queries: Sequence[str], task: str, passages: Sequence[Passage]) -> tuple[Tensor, Tensor]:
+def one_by_one(
+    model: DualEncoder, queries: Sequence[str], task: str, passages: Sequence[Passage]
+) -> tuple[Tensor, Tensor]:
     """Vectors of queries [B, D] and passages [N, D], each text in a pass of its own."""
     texts = model.queries(queries, task) + model.passages(passages)
     vectors = torch.cat([model([text]) for text in texts])
@@ -103,7 +107,9 @@ def one_by_one(model: DualEncoder, queries: Sequence[str], task: str, passages: 
 
 def gradients(model: DualEncoder) -> list[Tensor]:
     """Copies of the gradients, zeros where there is none; they are cleared."""
-    found = [torch.zeros_like(param) if param.grad is None else param.grad.to_dense().clone() for _, param in model.trained()]
+    found = [
+        torch.zeros_like(param) if param.grad is None else param.grad.to_dense().clone() for _, param in model.trained()
+    ]
     model.zero_grad()
     return found
 
@@ -121,10 +127,20 @@ def all_kinds(model: SharedEncoder, config: TrainSettings, processes: Processes)
     work = Work(config, model, cast("TrainingData", SimpleNamespace(processes=processes)), texts=TEXTS)
     read, settings = examples("nq", 9), config.objectives
     spans = {each.qid: {docid: ((0, 4),) for docids in each.positives for docid in docids} for each in read}
-    alone = {name: TaskSampler(list(passage_examples(PASSAGES, name, queries_of)), 5, 0, name) for name in SELF_SUPERVISED}
+    alone = {
+        name: TaskSampler(list(passage_examples(PASSAGES, name, queries_of)), 5, 0, name) for name in SELF_SUPERVISED
+    }
     return [
         *(Contrastive(model, sampler, retrieval_means(work)) for sampler in samplers()),
-        Reading(model, TaskSampler(read, 3, 0, "nq reading"), spans, work.means(settings.reading_negatives), settings.reading_weight),
+        Reading(
+            model,
+            TaskSampler(read, 3, 0, "nq reading"),
+            spans,
+            work.means(settings.reading_negatives),
+            settings.reading_weight,
+        ),
         MaskedTokens(model, alone["mlm"], work.means(), settings.passage_weight),
-        InverseCloze(model, alone["inverse_cloze"], work.means(**contrast(config.batch, model)), settings.passage_weight),
+        InverseCloze(
+            model, alone["inverse_cloze"], work.means(**contrast(config.batch, model)), settings.passage_weight
+        ),
     ]

@@ -12,12 +12,25 @@ from taco_ir.core.files import fingerprint
 from taco_ir.studies.records import Record, TopicScores
 
 TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")
-SYSTEMS = ("naive", "TACO", "task-specific", "naive + prompts", "PCGrad", "CGD", "GradNorm", "UW", "TACO without prompts", "discourage")
+SYSTEMS = (
+    "naive",
+    "TACO",
+    "task-specific",
+    "naive + prompts",
+    "PCGrad",
+    "CGD",
+    "GradNorm",
+    "UW",
+    "TACO without prompts",
+    "discourage",
+)
 BASES = ("minilm-l6", "bert-mini", "t5-small")
 RANKS = np.array([1, 2, 3, 4, 6, 9])
 
 
-def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole") -> list[Record]:
+def fake_results(
+    systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole"
+) -> list[Record]:
     """`systems` rows (the first BM25, with one seed) on `topics` of `queries` each; the last topics have a slice, "<topics> unseen"."""
     results = []
     for system in range(systems):
@@ -28,13 +41,17 @@ def fake_results(systems: int = 20, topics: int = 8, queries: int = 700, seeds: 
             scores: dict[str, TopicScores] = {}
             for number, topic in enumerate(TOPICS[:topics]):
                 hard_Q = np.random.default_rng([99, number]).normal(size=queries)  # for every system alike
-                talent = 0.03 * system + np.random.default_rng([system, number]).normal(0, 0.15)  # wins here, loses there
+                talent = 0.03 * system + np.random.default_rng([system, number]).normal(
+                    0, 0.15
+                )  # wins here, loses there
                 skill_Q = talent - 0.1 * number + generator.normal(0, 0.03) + generator.normal(0, 0.7, queries) - hard_Q
                 scores[topic] = topic_scores(topic, skill_Q)
                 if number == topics - 1:
                     scores[f"{topic} unseen"] = topic_scores(f"{topic} unseen", skill_Q[queries // 2 :], part_of=topic)
             condition = f"{name}-{base}".rstrip("-").replace(" ", "_").lower()
-            results.append(Record(condition, name, base, seed, corpus, 120_000, fingerprint(corpus), scores, {"commit": "0" * 40}))
+            results.append(
+                Record(condition, name, base, seed, corpus, 120_000, fingerprint(corpus), scores, {"commit": "0" * 40})
+            )
     return results
 
 

@@ -33,7 +33,9 @@ DOORS = {
     "jnius_config": {"retrieval/lucene.py"},
 }
 VERBS = sorted(
-    path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8") and path.stem != "__init__"
+    path.stem
+    for path in PACKAGE.glob("*.py")
+    if "run_verb(main)" in path.read_text(encoding="utf-8") and path.stem != "__init__"
 )
 
 
@@ -87,7 +89,9 @@ def test_heavy_libraries_have_one_door_opened_late(file: str) -> None:
             assert file in DOORS[name], f"{file} imports {name}; its door is {sorted(DOORS[name])}"
         if name == "torch" and file.startswith(TORCH):
             continue
-        assert not (at_top and name in {*DOORS, "torch", "pandas", "scipy", "huggingface_hub"}), f"{file} imports {name} at the top"
+        assert not (at_top and name in {*DOORS, "torch", "pandas", "scipy", "huggingface_hub"}), (
+            f"{file} imports {name} at the top"
+        )
     if file.startswith("evaluation/"):
         assert not any(module.split(".")[0] == "torch" for module, _ in imports(PACKAGE / file))
 

@@ -20,7 +20,9 @@ BOUND = re.compile(r"^bound: .*: \S+, at (least|most) \S+ needed: (holds|BELOW|A
 
 def start(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("program", [path for path in PROGRAMS if path.stem != "__main__"], ids=lambda path: path.stem)
@@ -33,11 +35,16 @@ def test_each_benchmark_runs_on_little(program: Path, tiny_bert: Path) -> None:
 
 def test_all_of_them_run_together_and_say_their_bounds() -> None:
     """The list of the program that runs all is the folder's, a bound that does not hold is the exit code, and --tiny holds none."""
-    code = "import runpy, sys; sys.path.insert(0, 'benchmarks'); print(*runpy.run_path('benchmarks/__main__.py')['TAKES'])"
+    code = (
+        "import runpy, sys; sys.path.insert(0, 'benchmarks'); print(*runpy.run_path('benchmarks/__main__.py')['TAKES'])"
+    )
     assert set(start("-c", code).stdout.split()) == {path.stem for path in PROGRAMS} - {"__main__"}
     done = start("benchmarks", "--tiny", "--only", "kilt_evaluation")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"== all bounds\nkilt_evaluation: .*, at least 15 needed: (holds|BELOW)\n1 bounds shown, none held\n$", done.stdout)
+    assert re.search(
+        r"== all bounds\nkilt_evaluation: .*, at least 15 needed: (holds|BELOW)\n1 bounds shown, none held\n$",
+        done.stdout,
+    )
 
 
 def test_a_bound_that_does_not_hold_is_said_and_is_the_exit_code() -> None:
@@ -58,8 +65,16 @@ def test_a_bound_that_does_not_hold_is_said_and_is_the_exit_code() -> None:
 @pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs"])
 def test_no_file_has_the_name_of_a_package(folder: str) -> None:
     """A program's folder comes first where Python looks: its own `peft.py` would stand for the package for all that it imports."""
-    taken = {*importlib.metadata.packages_distributions(), *sys.stdlib_module_names, "evaluate", "tensorboard"}  # two that may be there
-    own = {path.stem for path in (ROOT / folder).iterdir() if path.suffix == ".py" or path.is_dir()} - {"__main__", "__pycache__"}
+    taken = {
+        *importlib.metadata.packages_distributions(),
+        *sys.stdlib_module_names,
+        "evaluate",
+        "tensorboard",
+    }  # two that may be there
+    own = {path.stem for path in (ROOT / folder).iterdir() if path.suffix == ".py" or path.is_dir()} - {
+        "__main__",
+        "__pycache__",
+    }
     assert own and not own & taken
 
 

@@ -19,14 +19,24 @@ from taco_ir.core.files import InputError
 from taco_ir.retrieval.vectors import Shard
 
 DOCS = sorted(
-    path for pattern in ("*.md", "docs/*.md", "topics/*.md", "runs/*.md", "runs/*/*.md", "benchmarks/*.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/*.md", "topics/*.md", "runs/*.md", "runs/*/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
 )
-INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`")  # a verb alone is its name, no command
+INLINE = re.compile(
+    r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`"
+)  # a verb alone is its name, no command
 PAGES = (  # all of whose blocks are run, or say what they need
     *("README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "topics/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
-RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "docs/guide.md", "docs/new-task.md"}  # the last by test_new_task
+RUN = {
+    "README.md",
+    "CONTRIBUTING.md",
+    "taco_ir/encoder_mini/README.md",
+    "docs/guide.md",
+    "docs/new-task.md",
+}  # the last by test_new_task
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
 
@@ -47,15 +57,24 @@ class Parsed(Exception):
         self.options = options
 
 
-COMMANDS = [(path.relative_to(ROOT).as_posix(), line.strip()) for path in DOCS for line in command_lines(path.read_text(encoding="utf-8"))]
+COMMANDS = [
+    (path.relative_to(ROOT).as_posix(), line.strip())
+    for path in DOCS
+    for line in command_lines(path.read_text(encoding="utf-8"))
+]
 
 
 def test_there_are_commands_to_check() -> None:
     verbs = {command(line)[0] for _, line in COMMANDS}
-    assert verbs >= {"search", "evaluate", "encode", "index", "train", "mine", "export", "data", "submission"} and len(COMMANDS) > 40
+    assert (
+        verbs >= {"search", "evaluate", "encode", "index", "train", "mine", "export", "data", "submission"}
+        and len(COMMANDS) > 40
+    )
 
 
-@pytest.mark.parametrize(("document", "line"), COMMANDS, ids=[f"{document}: {line[:60]}" for document, line in COMMANDS])
+@pytest.mark.parametrize(
+    ("document", "line"), COMMANDS, ids=[f"{document}: {line[:60]}" for document, line in COMMANDS]
+)
 def test_a_command_is_understood(document: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verb, argv = command(line)
     parse = Parser.parse_args
@@ -106,7 +125,11 @@ def check_study(options: Namespace) -> None:
         assert set(read_study(ROOT / options.conditions).models) == folders(options.models).keys()
 
 
-BOARDS = [line for _, line in COMMANDS if command(line)[0] == "leaderboard" and not re.search("--check|--collection|--output", line)]
+BOARDS = [
+    line
+    for _, line in COMMANDS
+    if command(line)[0] == "leaderboard" and not re.search("--check|--collection|--output", line)
+]
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(BOARDS))
@@ -134,7 +157,9 @@ def test_links_and_targets_of_make_exist(path: Path) -> None:
         assert target.exists(), f"{path.name} links to {link}"
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, f"{path.name} links to {link}"
+            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, (
+                f"{path.name} links to {link}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -142,7 +167,9 @@ def test_every_block_is_run_or_says_what_it_needs(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for fence, block in blocks(text):
         assert fence in ("sh", "python", *DATA), f"{page}: a block of {fence or 'nothing'!r}"
-        assert fence not in DATA or not command_lines(f"```{fence}\n{block}```"), f"{page}: commands in a block of {fence}"
+        assert fence not in DATA or not command_lines(f"```{fence}\n{block}```"), (
+            f"{page}: commands in a block of {fence}"
+        )
     assert page in RUN or not runnable(text), f"{page}: blocks that no test runs"
 
 
@@ -162,7 +189,9 @@ def test_the_order_of_imports_is_what_ruff_makes_of_it(page: str, section: str, 
 def run_in_a_fresh_process(page: str, folder: Path, *stand_ins: str) -> str:
     """Its blocks as they stand, in order, in one folder, on a machine without Java and keys; what they print."""
     driver = [sys.executable, str(ROOT / "tests" / "documents.py"), str(ROOT / page), *stand_ins]
-    done = subprocess.run(driver, cwd=folder, env=without_java(folder.parent / "bin"), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        driver, cwd=folder, env=without_java(folder.parent / "bin"), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{page}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done.stdout
 
@@ -195,7 +224,9 @@ def test_the_guide_works_from_top_to_bottom(folder: Path) -> None:
     assert "against bm25: paired randomisation test" in printed
 
 
-@pytest.mark.parametrize("path", [*DOCS, *(ROOT / "taco_ir").rglob("*.py")], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path", [*DOCS, *(ROOT / "taco_ir").rglob("*.py")], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_nothing_is_to_be_installed_from_an_index_that_lacks_it(path: Path) -> None:
     """The package is on no index: it is installed from its clone."""
     assert not re.search(r"pip install\s+(-\S+\s+)*['\"]?taco[_-]ir", path.read_text(encoding="utf-8"))
@@ -207,12 +238,29 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
     from taco_ir.data.__main__ import main as data
     from taco_ir.encoders.config import EncoderConfig
 
-    data(["part", "--topics", "nq-train", "nq-dev", "fever-dev", "--distractors", "5", "--output", str(folder / "my-wiki")])
+    data(
+        [
+            "part",
+            "--topics",
+            "nq-train",
+            "nq-dev",
+            "fever-dev",
+            "--distractors",
+            "5",
+            "--output",
+            str(folder / "my-wiki"),
+        ]
+    )
     for name, prompts in {"my-model": {}, "my-checkpoint": {"nq": "question: ", "fever": "claim: "}}.items():
         shutil.copytree(tiny_bert, folder / name)
         EncoderConfig("mean", True, prompts, query_length=64, passage_length=64).save(folder / name)
     run_in_a_fresh_process("README.md", folder)
-    for made in ("runs/mine/wow-dev.trec", "runs/sample/nq-dev.bm25.trec", "nq-dev.trec", "exported/huggingface/pyserini-flags.txt"):
+    for made in (
+        "runs/mine/wow-dev.trec",
+        "runs/sample/nq-dev.bm25.trec",
+        "nq-dev.trec",
+        "exported/huggingface/pyserini-flags.txt",
+    ):
         assert (folder / made).exists(), made
 
 

@@ -20,7 +20,9 @@ QUICK = [verb for verb in CASES if verb not in ("search bm25", "reproduce", "tra
 
 
 def ran(script: str, *words: str) -> str:
-    done = subprocess.run([sys.executable, FAULTS / f"{script}.py", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, FAULTS / f"{script}.py", *words], capture_output=True, text=True, check=False
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -30,7 +32,9 @@ def test_every_verb_has_a_fault() -> None:
     """One that writes is killed, one that does not is named with the reason."""
     from taco_ir.data.__main__ import COMMANDS
 
-    verbs = {path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")} - {"__init__"}
+    verbs = {path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")} - {
+        "__init__"
+    }
     verbs |= {f"data {command}" for command in COMMANDS}
     assert verbs == {case.removesuffix(" bm25").removesuffix(" reading") for case in CASES} | READING.keys()
 

@@ -26,7 +26,18 @@ from taco_ir.search import main as search
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")
 LINES = [line for _, block in runnable(TEXT) for line in block.splitlines()]
 (MIXED,) = (block for fence, block in blocks(TEXT) if fence == "jsonl")
-MORE = ["--passage-length", "60", "--query-length", "48", "--tune-width", "32", "--learning-rate", "1e-2", "--steps", "40"]  # it is tiny
+MORE = [
+    "--passage-length",
+    "60",
+    "--query-length",
+    "48",
+    "--tune-width",
+    "32",
+    "--learning-rate",
+    "1e-2",
+    "--steps",
+    "40",
+]  # it is tiny
 MORE += ["--validate-every", "99"]
 
 
@@ -37,11 +48,21 @@ def words(tmp_path: Path) -> Path:
     tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
-    split = [word for text in texts_of(open_collection("sample")) for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text.lower())]
+    split = [
+        word
+        for text in texts_of(open_collection("sample"))
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text.lower())
+    ]
     number_of = {word: number for number, word in enumerate([*special, *sorted(set(split))])}
     tokenizer.model = WordLevel(number_of, unk_token="[UNK]")
     tokenizer.save(str(folder / "tokenizer.json"))
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    }
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=len(number_of), **sizes))
     with torch.no_grad():
@@ -58,7 +79,9 @@ def words(tmp_path: Path) -> Path:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {str(path): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+    return {
+        str(path): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def quality(model: str) -> float:
@@ -66,7 +89,9 @@ def quality(model: str) -> float:
     search(["--model", model, "--topics", "trex-train", "--no-compare", "--output", "learned.trec", "--overwrite"])
     collection, measure = open_collection("sample"), Measure.parse("MRR@10")
     queries = collection.load_topics("trex-train").queries
-    return evaluate(read_trec(Path("learned.trec")), queries, collection.passages.page_of, [measure]).mean(measure) or 0.0
+    return (
+        evaluate(read_trec(Path("learned.trec")), queries, collection.passages.page_of, [measure]).mean(measure) or 0.0
+    )
 
 
 def test_the_page_works_from_top_to_bottom(
@@ -82,7 +107,9 @@ def test_the_page_works_from_top_to_bottom(
         if verb == "index":
             index = hashes(Path("index")) | hashes(Path("vectors"))
             with pytest.raises(InputError, match="no (prompt|adapter) for"):
-                search(["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"])
+                search(
+                    ["--model", "first/model", "--index", "index", "--topics", "trex-dev", "--output", "refused.trec"]
+                )
     assert index and index == hashes(Path("index")) | hashes(Path("vectors"))
     assert quality("second/model") > quality(builtin.SHIPPED_BACKBONE) + 0.1
     for name in ("nq-dev", "fever-dev", "wow-dev"):

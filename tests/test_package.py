@@ -36,8 +36,15 @@ def test_they_hold_every_data_file_and_module(built: Path) -> None:
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(source) as archive:
         in_source = {name.partition("/")[2] for name in archive.getnames()}
-    files = [path.relative_to(ROOT) for path in (ROOT / "taco_ir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path.name for path in files if path.parent == Path("taco_ir/encoder_mini/backbone")} & {PLAIN_FILE, INT8_FILE}
+    files = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "taco_ir").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    assert {path.name for path in files if path.parent == Path("taco_ir/encoder_mini/backbone")} & {
+        PLAIN_FILE,
+        INT8_FILE,
+    }
     assert Path("taco_ir/encoder_mini/README.md") in files
     for name in map(Path.as_posix, files):
         assert name in in_wheel and name in in_source, name

@@ -21,4 +21,7 @@ def test_a_name_that_is_not_there_is_told_by_name() -> None:
 
 def test_importing_a_light_name_imports_nothing_heavy() -> None:
     code = "import sys; from taco_ir import Query, Run, open_collection; sys.exit(str({'torch', 'faiss', 'transformers'} & set(sys.modules) or ''))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr in ("", "\n")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr in (
+        "",
+        "\n",
+    )

@@ -71,13 +71,17 @@ def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str]
     """A step on the sample's train topics, without hard negatives; `passages` are those that validation needs."""
     share = config.batch.batch_size // len(config.run.tasks)
     samplers = [TaskSampler(read_examples(sample(), task), share, config.run.seed, task) for task in config.run.tasks]
-    wanted = [docid for each in samplers for example in each.examples for docids in example.positives for docid in docids]
+    wanted = [
+        docid for each in samplers for example in each.examples for docids in example.positives for docid in docids
+    ]
     found = sample().passages.get(list(dict.fromkeys([*wanted, *passages])))
     texts = Texts(found, {docid: passage.page for docid, passage in found.items()})
     settings = LossSettings(temperature=loss_temperature(config.batch.temperature, model.config), seed=config.run.seed)
     means = Means(texts, settings, Arithmetic(), Processes(torch.device("cpu")))
     objectives = [Contrastive(model, sampler, means) for sampler in samplers]
-    return MultiTaskStep(model, objectives, weighting_of(config.weighting, model, len(samplers)), None, config.validation.log_cosines)
+    return MultiTaskStep(
+        model, objectives, weighting_of(config.weighting, model, len(samplers)), None, config.validation.log_cosines
+    )
 
 
 def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
@@ -85,8 +89,15 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     pools = []
     if validated:
-        drawn = [draw_queries(sample(), task, "dev", config.validation.pool_queries, config.run.seed) for task in config.run.tasks]
-        pools = [make_pool(sample(), topics, {}, config.validation.pool_random, config.run.seed) for topics in drawn if topics is not None]
+        drawn = [
+            draw_queries(sample(), task, "dev", config.validation.pool_queries, config.run.seed)
+            for task in config.run.tasks
+        ]
+        pools = [
+            make_pool(sample(), topics, {}, config.validation.pool_random, config.run.seed)
+            for topics in drawn
+            if topics is not None
+        ]
         assert len(pools) == len(config.run.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.optimiser.steps, config.validation.validate_every)
@@ -101,7 +112,9 @@ class ScriptedStep(MultiTaskStep):
         seen: (step, progress) of every call.
     """
 
-    def __init__(self, config: TrainSettings, model: DualEncoder, bad: Callable[[int], Sequence[str]] = lambda _: ()) -> None:
+    def __init__(
+        self, config: TrainSettings, model: DualEncoder, bad: Callable[[int], Sequence[str]] = lambda _: ()
+    ) -> None:
         real = real_step(config, model)
         self.__dict__.update(real.__dict__)
         self._bad = bad
@@ -117,11 +130,19 @@ class ScriptedStep(MultiTaskStep):
         for param in self.params:
             param.grad = torch.randn(param.shape, generator=generator)
         norm = float(torch.nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None]))
-        return StepResult(dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0), StepReport((1 / len(tasks),) * len(tasks), {}, norm), [])
+        return StepResult(
+            dict.fromkeys(tasks, 1.0),
+            dict.fromkeys(tasks, 1.0),
+            StepReport((1 / len(tasks),) * len(tasks), {}, norm),
+            [],
+        )
 
 
 def scripted(
-    config: TrainSettings, folder: Path, bad: Callable[[int], Sequence[str]] = lambda _: (), reporter: Reporter | None = None
+    config: TrainSettings,
+    folder: Path,
+    bad: Callable[[int], Sequence[str]] = lambda _: (),
+    reporter: Reporter | None = None,
 ) -> Loop:
     """An episode of scripted steps, without validation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,5 +159,9 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder but locks and logs."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock" and path.name != "log.jsonl"]
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".lock" and path.name != "log.jsonl"
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -10,7 +10,11 @@ from small_steps import PASSAGES
 from taco_ir.core.types import Passage
 from taco_ir.encoders.text_encoder import TextEncoder
 
-QUERIES = ["who was Bach", "", "a composer of the Baroque era who was born in Eisenach, in Thuringia, and had many sons"]
+QUERIES = [
+    "who was Bach",
+    "",
+    "a composer of the Baroque era who was born in Eisenach, in Thuringia, and had many sons",
+]
 
 
 SHORT = [*PASSAGES[:6], Passage("e#0", "e", "", "")]

@@ -16,7 +16,9 @@ Record = dict[str, Any]
 
 
 def call(verb: str, *argv: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", f"taco_ir.{verb}", *map(str, argv)], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", f"taco_ir.{verb}", *map(str, argv)], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 def passage(docid: str, text: str, title: str = "") -> Record:
@@ -26,7 +28,10 @@ def passage(docid: str, text: str, title: str = "") -> Record:
 def query(qid: str, text: str, *evidence: Sequence[str]) -> Record:
     """A KILT record; each evidence set is given by its docids."""
     output = [
-        {"answer": "x", "provenance": [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]}
+        {
+            "answer": "x",
+            "provenance": [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids],
+        }
         for docids in evidence
     ]
     return {"id": qid, "input": text, "output": output}
@@ -52,7 +57,9 @@ def without_java(folder: Path) -> dict[str, str]:
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    return {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "JDK_HOME", "OPENAI_API_KEY")} | {
+    return {
+        name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "JDK_HOME", "OPENAI_API_KEY")
+    } | {
         "PATH": str(folder),
         "HF_HUB_OFFLINE": "1",
     }
@@ -61,7 +68,12 @@ def without_java(folder: Path) -> dict[str, str]:
 def shell(block: str, cwd: Path, environment: Mapping[str, str]) -> str:
     """Run lines as they would be pasted, each of which must succeed; what they print."""
     done = subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", block], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        ["/bin/bash", "-euo", "pipefail", "-c", block],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout

@@ -12,7 +12,13 @@ from torch.nn import Parameter
 from taco_ir.weighting import blocks
 from taco_ir.weighting.base import StepReport, TaskWeighting
 
-SHAPES = [(40, 8), (60, 40), (7,), (900,), (30, 4)]  # a table, a block of several chunks (see `small_blocks`), two packed, a table
+SHAPES = [
+    (40, 8),
+    (60, 40),
+    (7,),
+    (900,),
+    (30, 4),
+]  # a table, a block of several chunks (see `small_blocks`), two packed, a table
 TABLES = (0, 4)
 
 
@@ -23,7 +29,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 4096})
 
 
-def parameters(shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Parameter]:
+def parameters(
+    shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> list[Parameter]:
     generator = torch.Generator().manual_seed(seed)
     return [Parameter(torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)) for shape in shapes]
 
@@ -34,12 +42,17 @@ def vector(dtype: torch.dtype = torch.float64, size: int = 3) -> list[Parameter]
 
 
 def split(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
-    return [part.view(param.shape) for part, param in zip(flat.split([param.numel() for param in params]), params, strict=True)]
+    return [
+        part.view(param.shape)
+        for part, param in zip(flat.split([param.numel() for param in params]), params, strict=True)
+    ]
 
 
 def flat(tensors: Sequence[Tensor | None], params: Sequence[Parameter]) -> Tensor:
     pairs = zip(tensors, params, strict=True)
-    return torch.cat([(torch.zeros_like(param) if tensor is None else tensor.detach()).flatten() for tensor, param in pairs])
+    return torch.cat(
+        [(torch.zeros_like(param) if tensor is None else tensor.detach()).flatten() for tensor, param in pairs]
+    )
 
 
 def step(
@@ -61,7 +74,9 @@ def step(
     return flat([param.grad for param in params], params), report
 
 
-def random_gradients(params: Sequence[Parameter], tasks: int, seed: int, spread: float = 1.0) -> list[list[Tensor | None]]:
+def random_gradients(
+    params: Sequence[Parameter], tasks: int, seed: int, spread: float = 1.0
+) -> list[list[Tensor | None]]:
     """Gradients over several orders of magnitude, tables of which most rows are zero, and one parameter that some tasks lack."""
     generator = torch.Generator().manual_seed(seed)
     rows: list[list[Tensor | None]] = []
@@ -80,14 +95,18 @@ def random_gradients(params: Sequence[Parameter], tasks: int, seed: int, spread:
 class Oracle:
     """TACO's update rule as the paper gives it, on T x P matrices in float64."""
 
-    def __init__(self, tasks: int, size: int, tau: float = 2.0, beta: float = 0.999, bias_correction: bool = True) -> None:
+    def __init__(
+        self, tasks: int, size: int, tau: float = 2.0, beta: float = 0.999, bias_correction: bool = True
+    ) -> None:
         self.moving_TP = torch.zeros(tasks, size, dtype=torch.float64)
         self.updates = [0] * tasks
         self.tau, self.beta, self.bias_correction = tau, beta, bias_correction
 
     def see(self, task: int, grad_P: Tensor, theta_P: Tensor) -> None:
         sensitivity_P = (grad_P.double() * theta_P.double()).abs()
-        noise = torch.finfo(grad_P.dtype).eps * sensitivity_P[sensitivity_P > 0].mean()  # NaN, above which is nothing, without any
+        noise = (
+            torch.finfo(grad_P.dtype).eps * sensitivity_P[sensitivity_P > 0].mean()
+        )  # NaN, above which is nothing, without any
         active = sensitivity_P[sensitivity_P > noise].sort().values
         if len(active):
             normal_P = sensitivity_P / active[(len(active) - 1) // 2]

@@ -25,7 +25,9 @@ Batch = tuple[Objective, int]  # of a task, by its number
 SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 
 
-def measure(objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0) -> Measured:
+def measure(
+    objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0
+) -> Measured:
     """Entropies of q = softmax over tasks of S / tau, S the mean over batches of |g theta| / median, and what goes with them.
 
     A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers a parameter beside its gradient,
@@ -161,7 +163,9 @@ class OnlineEntropy:
         self._top = torch.empty_like(flat)
         self._total = torch.zeros_like(flat)
         self._moment = torch.zeros_like(flat)
-        self.leader = torch.zeros(len(flat), dtype=torch.uint8, device=flat.device)  # the task of the largest logit, the first of equals
+        self.leader = torch.zeros(
+            len(flat), dtype=torch.uint8, device=flat.device
+        )  # the task of the largest logit, the first of equals
         self._tasks = 0
 
     def fold(self, task: int, logits: Tensor) -> None:

@@ -131,9 +131,14 @@ def _logged(model: ModelAnalysis) -> Iterator[Plot]:
             continue
         steps = [float(step) for step, _ in rows]
         x = (steps[0], max(steps[-1], steps[0] + 1))
-        y = (min(-0.1, *(min(series) for series in values.values())), max(0.1, *(max(series) for series in values.values())))
+        y = (
+            min(-0.1, *(min(series) for series in values.values())),
+            max(0.1, *(max(series) for series in values.values())),
+        )
         mean = [math.fsum(at) / len(values) for at in zip(*values.values(), strict=True)]
-        lines = [Line(_points(steps, series, x, y), f"{a} and {b}: {_ends(series)}", 0) for (a, b), series in values.items()]
+        lines = [
+            Line(_points(steps, series, x, y), f"{a} and {b}: {_ends(series)}", 0) for (a, b), series in values.items()
+        ]
         lines.append(Line(_points(steps, mean, x, y), f"mean of all pairs: {_ends(mean)}", None))
         heights = [Tick(HEIGHT * (y[1] - value) / (y[1] - y[0]), f"{value:.2f}") for value in (y[0], 0.0, y[1])]
         ends = [Tick(_across(step, x), f"{step:.0f}") for step in dict.fromkeys((steps[0], steps[-1]))]
@@ -150,4 +155,6 @@ def _across(value: float, limits: tuple[float, float]) -> float:
 
 def _points(xs: Sequence[float], ys: Sequence[float], x: tuple[float, float], y: tuple[float, float]) -> str:
     """The points of a polyline; y grows upwards."""
-    return " ".join(f"{_across(a, x):.1f},{HEIGHT * (y[1] - b) / (y[1] - y[0]):.1f}" for a, b in zip(xs, ys, strict=True))
+    return " ".join(
+        f"{_across(a, x):.1f},{HEIGHT * (y[1] - b) / (y[1] - y[0]):.1f}" for a, b in zip(xs, ys, strict=True)
+    )

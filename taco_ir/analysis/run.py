@@ -90,7 +90,9 @@ def _of_run(name: str, run: Path, number: int) -> Subject:
     episodes = [_episode(run, each, len(configs)) for each in range(1, number + 1)]
     model = episodes[-1] / "model"
     if not model.is_dir():
-        raise InputError(f"{name}: this training run has no model yet ({model} is missing); end the training, or give a model folder")
+        raise InputError(
+            f"{name}: this training run has no model yet ({model} is missing); end the training, or give a model folder"
+        )
     return Subject(name, model, configs[number - 1], run, episodes)
 
 
@@ -118,13 +120,20 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.run.device)))
     for subject in subjects:
         _check_prompts(subject, data.tasks)
-    mined = data.mined_path(config.negatives, first.episodes[-1]) if own else None  # there, whichever of its tasks are asked for
+    mined = (
+        data.mined_path(config.negatives, first.episodes[-1]) if own else None
+    )  # there, whichever of its tasks are asked for
     if mined and mined.is_file():
         negatives: Negatives | None = read_negatives(mined, data.collection.passages.fingerprint)
     else:
         negatives = data.negatives(config.negatives, output, first.model)
     samplers = data.samplers(config.batch, negatives)
-    drawn = {id(example): example for sampler in samplers for batch in range(settings.batches) for example, _ in sampler.step(batch)}
+    drawn = {
+        id(example): example
+        for sampler in samplers
+        for batch in range(settings.batches)
+        for example, _ in sampler.step(batch)
+    }
     texts = Texts({}, {})
     add_texts(texts, data.collection, passages_of(drawn.values()))
     passes = 2 if settings.batches > 1 and len(samplers) > 1 else 1  # the second is of chance
@@ -141,7 +150,9 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     for subject in subjects:
         measured, found = _measure(subject, config, samplers, texts, settings, data, count)
         if found != (shapes := shapes or found):
-            raise InputError(f"{subject.name}: its parameters are not those of {first.name}; models of one architecture can be compared")
+            raise InputError(
+                f"{subject.name}: its parameters are not those of {first.name}; models of one architecture can be compared"
+            )
         models.append(_with_log(subject, measured))
     return Analysis(_notes(config, data, settings), data.tasks, models)
 
@@ -153,7 +164,9 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
             config.prompt(task)
         except InputError as error:
             known = ", ".join(sorted(config.prompts))
-            raise InputError(f"{subject.name}: no prompt for task {task!r}, only for {known}; name some by --tasks") from error
+            raise InputError(
+                f"{subject.name}: no prompt for task {task!r}, only for {known}; name some by --tasks"
+            ) from error
 
 
 def _measure(
@@ -175,7 +188,11 @@ def _measure(
     means = retrieval_means(Work(config, model, data, texts=texts))
     try:
         measured = measure(
-            [Contrastive(model, sampler, means) for sampler in samplers], settings.batches, settings.tau, count, config.run.seed
+            [Contrastive(model, sampler, means) for sampler in samplers],
+            settings.batches,
+            settings.tau,
+            count,
+            config.run.seed,
         )
     except InputError as error:
         raise InputError(f"{subject.name}: {error}") from error
@@ -189,7 +206,9 @@ def _with_log(subject: Subject, measured: Measured) -> ModelAnalysis:
     logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
     weighting = subject.config.weighting.weighting if subject.config else None
     setting, recipe = _training_of(subject)
-    return ModelAnalysis(subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows}, setting, recipe)
+    return ModelAnalysis(
+        subject.name, weighting, measured, {name: rows for name, rows in logged.items() if rows}, setting, recipe
+    )
 
 
 def _training_of(subject: Subject) -> tuple[dict[str, Any] | None, str]:
@@ -205,7 +224,8 @@ def _training_of(subject: Subject) -> tuple[dict[str, Any] | None, str]:
         if key not in apart
     }
     named = [
-        config.weighting.weighting + "".join(f" {key}={value}" for key, value in sorted(config.weighting.weighting_options.items()))
+        config.weighting.weighting
+        + "".join(f" {key}={value}" for key, value in sorted(config.weighting.weighting_options.items()))
         for config in configs
     ]
     return setting, THEN.join(named if len(set(named)) > 1 else named[:1])
@@ -217,7 +237,11 @@ def _resolved(place: str) -> str:
 
 
 def _notes(config: TrainSettings, data: TrainingData, settings: AnalysisSettings) -> list[str]:
-    hard = "" if config.negatives.negatives == "none" else f"{config.negatives.negatives}, {config.batch.hard_negatives} a query, and "
+    hard = (
+        ""
+        if config.negatives.negatives == "none"
+        else f"{config.negatives.negatives}, {config.batch.hard_negatives} a query, and "
+    )
     return [
         f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
         f"{settings.batches} batches of each task's train queries, {config.batch.batch_size} queries of all tasks together ({config.batch.shares}), seed {config.run.seed}",

@@ -173,7 +173,9 @@ def bin_edges(tasks: int) -> tuple[float, ...]:
 def merged(name: str, parts: Iterable[Counts]) -> Counts:
     """Counts of several tensors together; at least one."""
     parts = list(parts)
-    by_bin = tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True))
+    by_bin = tuple(
+        tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True)
+    )
     return Counts(name, sum(part.size for part in parts), by_bin, math.fsum(part.entropy for part in parts))
 
 
@@ -184,7 +186,14 @@ def by_layer(parameters: Sequence[Counts]) -> list[Counts]:
 
 def by_kind(parameters: Sequence[Counts]) -> list[Counts]:
     """Kinds of modules, in the order of a layer's computation."""
-    order = ["embeddings", *(kind for kind in KINDS if kind.startswith(("attention", "feed"))), "layer norms", "biases", "head", "other"]
+    order = [
+        "embeddings",
+        *(kind for kind in KINDS if kind.startswith(("attention", "feed"))),
+        "layer norms",
+        "biases",
+        "head",
+        "other",
+    ]
     return sorted(_grouped(parameters, kind_of), key=lambda group: order.index(group.name))
 
 
@@ -233,15 +242,29 @@ class Comparison(NamedTuple):
 
     @property
     def mean(self) -> float:
-        return round(math.fsum(100 * (taco.whole.specific - naive.whole.specific) for taco, naive in self.pairs) / len(self.pairs), 1)
+        return round(
+            math.fsum(100 * (taco.whole.specific - naive.whole.specific) for taco, naive in self.pairs)
+            / len(self.pairs),
+            1,
+        )
 
     def told(self) -> str:
         """What the pairs say of the paper's order."""
         count, mean = len(self.pairs), self.mean
         kept = sum(points > 0 for points in self.points)
-        seen = "is seen" if mean > 0 else "is not seen: it is the other way round" if mean < 0 else "is not seen: there is no difference"
+        seen = (
+            "is seen"
+            if mean > 0
+            else "is not seen: it is the other way round"
+            if mean < 0
+            else "is not seen: there is no difference"
+        )
         seen += ", by less than a point" if 0 < abs(mean) < 1 else ""
-        of = "one pair of runs, so chance is not ruled out" if count == 1 else f"{count} pairs of runs, {kept} of them in this order"
+        of = (
+            "one pair of runs, so chance is not ruled out"
+            if count == 1
+            else f"{count} pairs of runs, {kept} of them in this order"
+        )
         return f"{'TACO' if self.recipe == 'taco' else self.recipe} less naive: {mean:+.1f} points; this order {seen} ({of}, that differ in the weighting alone)"
 
 
@@ -283,7 +306,9 @@ def verdict(analysis: Analysis) -> str:
         + (f" (by chance {percent(model.measured.chance)})" if model.measured.chance is not None else "")
         for model in analysis.models
     )
-    paper = f"the paper reports {100 * PAPER['taco']:.0f} % with TACO and {100 * PAPER['naive']:.0f} % with naive training"
+    paper = (
+        f"the paper reports {100 * PAPER['taco']:.0f} % with TACO and {100 * PAPER['naive']:.0f} % with naive training"
+    )
     start = f"Task-specific (entropy below {analysis.specific:.2g} nats) of all parameters: {found}"
     compared = comparisons(analysis.models)
     if not compared and (differ := unlike(analysis.models)):
@@ -306,7 +331,8 @@ def to_dict(analysis: Analysis) -> dict[str, Any]:
             {
                 "weighting": each.recipe,
                 "pairs": [
-                    {"taco": a.name, "naive": b.name, "points": points} for (a, b), points in zip(each.pairs, each.points, strict=True)
+                    {"taco": a.name, "naive": b.name, "points": points}
+                    for (a, b), points in zip(each.pairs, each.points, strict=True)
                 ],
                 "mean_points": each.mean,
             }
@@ -334,7 +360,10 @@ def _model_dict(tasks: Sequence[str], model: ModelAnalysis) -> dict[str, Any]:
         "cosines": [[_number(value) for value in row] for row in measured.cosines],
         "logged_cosines": {
             episode: [
-                {"step": step, "cosine": {a: {b: _number(value) for b, value in row.items()} for a, row in cosines.items()}}
+                {
+                    "step": step,
+                    "cosine": {a: {b: _number(value) for b, value in row.items()} for a, row in cosines.items()},
+                }
                 for step, cosines in rows
             ]
             for episode, rows in model.logged.items()

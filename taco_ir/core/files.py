@@ -26,7 +26,9 @@ CHUNK = 1 << 20
 LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # ends of the names of what is no output
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy, of a full disk
-TOLD_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # in words: safetensors and tokenizers; shutil, of several files
+TOLD_NUMBER = re.compile(
+    r"\(os error (\d+)\)|\[Errno (\d+)\]"
+)  # in words: safetensors and tokenizers; shutil, of several files
 QUOTED_UP_TO = 200  # characters of a value that a message shows
 SHOWN_UP_TO = 80  # of one that differs from another
 QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
@@ -37,7 +39,9 @@ class InputError(ValueError):
     """Something the user gave is wrong; the message, one line, names it, its value and what is allowed."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", printable(str(message))))
+        super().__init__(
+            QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", printable(str(message)))
+        )
 
 
 def printable(text: str) -> str:
@@ -99,7 +103,9 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 for file in part.rglob("*"):
                     _sync(file)
                 if path.is_dir():
-                    path.replace(old)  # whole, and away from its name: to remove it takes time, in which this process may be killed
+                    path.replace(
+                        old
+                    )  # whole, and away from its name: to remove it takes time, in which this process may be killed
                 part.replace(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -220,10 +226,14 @@ def claim_output(
         mark.unlink(missing_ok=True)
 
 
-def refuse_other(path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite") -> None:
+def refuse_other(
+    path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite"
+) -> None:
     """Raises InputError if the record `found` of an existing output differs from `made_of`, naming the first difference."""
     if not found:
-        raise InputError(f"--output {path} exists and has no record of what it was made of; give another name or {remedy}")
+        raise InputError(
+            f"--output {path} exists and has no record of what it was made of; give another name or {remedy}"
+        )
     if difference := first_difference(found, made_of):
         raise InputError(f"--output {path} exists and was made otherwise ({difference}); give another name or {remedy}")
 
@@ -268,7 +278,9 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
             held.acquire(blocking=False)
         except Timeout:
             if not wait:
-                raise InputError(f"{path}: another process is writing it; wait for that one, or give another place") from None
+                raise InputError(
+                    f"{path}: another process is writing it; wait for that one, or give another place"
+                ) from None
             log.info("%s: another process is writing it; waiting for that one", path)
             held.acquire()
     except OSError as error:
@@ -307,7 +319,9 @@ def _remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of `path`. The caller holds its lock."""
     ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
     with os.scandir(path.parent) as entries:
-        found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries if ours.fullmatch(entry.name)]
+        found = [
+            (Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries if ours.fullmatch(entry.name)
+        ]
     for left, is_folder in found:
         if is_folder:
             shutil.rmtree(left, ignore_errors=True)

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.core.files import QUOTED_UP_TO, InputError, data_home, fingerprint, human_bytes, read_json, sha256_file, write_json
+from taco_ir.core.files import (
+    QUOTED_UP_TO,
+    InputError,
+    data_home,
+    fingerprint,
+    human_bytes,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from taco_ir.core.typed import shown
 
 log = logging.getLogger("taco_ir")
@@ -47,7 +56,9 @@ def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
 
-def check_files(folder: Path, facts: Mapping[str, FileFacts], names: Iterable[str], remedy: str, anew: bool = False) -> None:
+def check_files(
+    folder: Path, facts: Mapping[str, FileFacts], names: Iterable[str], remedy: str, anew: bool = False
+) -> None:
     """Raise InputError for files whose size or hash differs from what `described` recorded.
 
     Args:
@@ -64,7 +75,9 @@ def check_files(folder: Path, facts: Mapping[str, FileFacts], names: Iterable[st
         if size != said.size or not path.is_file():
             raise InputError(f"{path}: {size} bytes, the manifest says {shown(said.size)}; {remedy}")
         found = "" if anew else sha256_once(path)
-        if found != said.sha256 and (found := sha256_file(path)) != said.sha256:  # what is remembered may be damaged, too
+        if (
+            found != said.sha256 and (found := sha256_file(path)) != said.sha256
+        ):  # what is remembered may be damaged, too
             raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {said.sha256[:16]}); {remedy}")
 
 

@@ -32,7 +32,12 @@ class Progress:
         rate = (done - self._skipped) / max(now - self._start, 1e-9)
         left = (self._total - done) / rate if rate else 0
         line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {duration(left)} left{note and f'; {note}'}"
-        print(f"\r{line}\x1b[K" if self._live else line, end="" if self._live and done < self._total else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{line}\x1b[K" if self._live else line,
+            end="" if self._live and done < self._total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def duration(seconds: float) -> str:

@@ -24,9 +24,15 @@ DIGITS = 15  # of a number that float64 holds exactly
 POWERS = 10.0 ** np.arange(DIGITS + 3)
 NEWLINE, RETURN, BLANK = 10, 13, 32
 WORD = 8
-FIRST_LETTERS = np.array([(1 << 8 * count) - 1 for count in range(WORD + 1)], dtype=np.uint64)  # masks of a word's first letters
-UNUSUAL = bytes(sorted({*range(BLANK)} - {9, NEWLINE, RETURN}))  # control characters, some of which Python takes for white space
-WIDE_BLANKS = re.compile(rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80")  # Unicode's, in UTF-8
+FIRST_LETTERS = np.array(
+    [(1 << 8 * count) - 1 for count in range(WORD + 1)], dtype=np.uint64
+)  # masks of a word's first letters
+UNUSUAL = bytes(
+    sorted({*range(BLANK)} - {9, NEWLINE, RETURN})
+)  # control characters, some of which Python takes for white space
+WIDE_BLANKS = re.compile(
+    rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80"
+)  # Unicode's, in UTF-8
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
@@ -111,7 +117,9 @@ def _by_line(path: Path, number: int, block: bytes, layout: Layout) -> Iterator[
         value_1 = np.array([_number(fields[layout.ordered_by])])
         if not layout.allowed(value_1).all():
             name = layout.header.split()[layout.ordered_by]
-            raise InputError(f"{path}, line {row}: {name} {fields[layout.ordered_by]!r} of query {fields[layout.qid]!r}; {layout.rule}")
+            raise InputError(
+                f"{path}, line {row}: {name} {fields[layout.ordered_by]!r} of query {fields[layout.qid]!r}; {layout.rule}"
+            )
         yield fields[layout.qid], Hits(fields[layout.docid], layout.sign * value_1)
 
 
@@ -193,9 +201,13 @@ def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
         behind_R += digit_R & (points_R > 0)
         points_R += inside_R & (letters_R == ord("."))
     plain_R = (digits_R + points_R + negative_R == lengths_R) & (digits_R > 0) & (digits_R <= DIGITS) & (points_R <= 1)
-    values_R: Values = np.where(negative_R, -1.0, 1.0) * whole_R / POWERS[behind_R]  # exact numbers, and so the nearest to what they make
+    values_R: Values = (
+        np.where(negative_R, -1.0, 1.0) * whole_R / POWERS[behind_R]
+    )  # exact numbers, and so the nearest to what they make
     if not plain_R.all():
-        others = [block[start:end] for start, end in zip(starts_R[~plain_R].tolist(), ends_R[~plain_R].tolist(), strict=True)]
+        others = [
+            block[start:end] for start, end in zip(starts_R[~plain_R].tolist(), ends_R[~plain_R].tolist(), strict=True)
+        ]
         try:
             values_R[~plain_R] = np.array(others, dtype=np.float64)
         except ValueError:

@@ -75,11 +75,15 @@ def _record(line: str) -> tuple[str, dict[str, None], str]:
         given = f"{len(outputs)} outputs" if isinstance(outputs, list) else f"output {str(outputs)[:60]!r}"
         raise InputError(f"query {qid!r} has {given}; a KILT run has a list of exactly one (topics may have more)")
     if not isinstance(outputs[0], dict) or not isinstance(provenance := outputs[0].get("provenance", []), list):
-        raise InputError(f"query {qid!r} has output {str(outputs[0])[:80]!r}; an object with a list of provenance is expected")
+        raise InputError(
+            f"query {qid!r} has output {str(outputs[0])[:80]!r}; an object with a list of provenance is expected"
+        )
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
     except (TypeError, KeyError):  # numbers for ids, or an entry without one
-        pages = dict.fromkeys(_text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance)
+        pages = dict.fromkeys(
+            _text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance
+        )
     if "" in pages:
         raise InputError(f"query {qid!r} has provenance without a wikipedia_id; every entry needs one")
     answer = outputs[0].get("answer")
@@ -108,7 +112,11 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
             ranking = run.rankings.get(query.qid)
             provenance = [{"wikipedia_id": page} for page in ranking.docids] if ranking else []
             answer = {"answer": run.answers.get(query.qid, "")} if run.answers else {}
-            record = {"id": query.record_id or query.qid, "input": query.text, "output": [{**answer, "provenance": provenance}]}
+            record = {
+                "id": query.record_id or query.qid,
+                "input": query.text,
+                "output": [{**answer, "provenance": provenance}],
+            }
             sink.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 

@@ -57,12 +57,16 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     tuple[str, ...]: ("a list of one text or more", lambda value: bool(value) and _is_list(value, str), tuple),
     Mapping[str, str]: (
         "an object of tasks and texts",
-        lambda value: isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair),
+        lambda value: (
+            isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair)
+        ),
         dict,
     ),
     Mapping[str, int]: (
         "an object of tasks and whole numbers, at least 1",
-        lambda value: isinstance(value, Mapping) and all(type(number) is int and number > 0 for number in value.values()),
+        lambda value: (
+            isinstance(value, Mapping) and all(type(number) is int and number > 0 for number in value.values())
+        ),
         dict,
     ),
     Mapping[str, object]: ("a table", lambda value: isinstance(value, Mapping), dict),
@@ -71,7 +75,11 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
         lambda value: isinstance(value, Mapping) and all(map(_is_scalar, value.values())),
         dict,
     ),
-    tuple[Mapping[str, Any], ...]: ("a list of tables, [[episode]] in a file", lambda value: _is_list(value, Mapping), tuple),
+    tuple[Mapping[str, Any], ...]: (
+        "a list of tables, [[episode]] in a file",
+        lambda value: _is_list(value, Mapping),
+        tuple,
+    ),
 }
 
 
@@ -145,7 +153,9 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
         and ("test" not in rules or rules["test"](value))
     ):
         return keep(value)
-    allowed = rules.get("allowed") or ", ".join([words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())])
+    allowed = rules.get("allowed") or ", ".join(
+        [words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())]
+    )
     if choices is not None:
         near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1)
         allowed = f"one of {', '.join(choices)}{f' (did you mean {near[0]}?)' if near else ''}"
@@ -177,5 +187,7 @@ def option(text: str) -> list[tuple[str, Any]]:
     except tomllib.TOMLDecodeError:
         parsed = {"value": value} if value.isidentifier() else {}
     if not name.isidentifier() or len(parsed) != 1 or not _is_scalar(parsed["value"]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with a finite number, a word, true or false as the value")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=VALUE, with a finite number, a word, true or false as the value"
+        )
     return [(name, parsed["value"])]

@@ -88,7 +88,10 @@ def _listed(value: Any, kind: Any, parts: tuple[Any, ...], key: str, others: boo
     if not isinstance(value, LISTS) or (fixed and len(value) != len(parts)):
         raise _refused(value, f"a list of {len(parts)}" if fixed else "a list", key)
     kinds = parts if fixed else parts[:1] * len(value)
-    return kind(conform(each, part, f"{key}[{place}]", others) for place, (each, part) in enumerate(zip(value, kinds, strict=True)))
+    return kind(
+        conform(each, part, f"{key}[{place}]", others)
+        for place, (each, part) in enumerate(zip(value, kinds, strict=True))
+    )
 
 
 def _is_finite(value: float) -> bool:
@@ -104,7 +107,9 @@ def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any
         raise Mismatch(f"unknown key {shown(_below(key, unknown[0]))}; {nearest(unknown[0], hints)}")
     if missing := [name for name in needed if name not in values]:
         raise Mismatch(f"no {_below(key, missing[0])}, which is needed")
-    checked = {name: conform(values[name], hint, _below(key, name), others) for name, hint in hints.items() if name in values}
+    checked = {
+        name: conform(values[name], hint, _below(key, name), others) for name, hint in hints.items() if name in values
+    }
     return kind(**checked)
 
 
@@ -115,7 +120,9 @@ def _keys(kind: Any) -> tuple[dict[str, Any], list[str]]:
     if is_dataclass(kind):
         every = {each.name: Any if hasattr(kind, "__post_init__") else hints[each.name] for each in fields(kind)}
         return every, [each.name for each in fields(kind) if each.default is each.default_factory is MISSING]
-    return {name: hints[name] for name in kind._fields}, [name for name in kind._fields if name not in kind._field_defaults]
+    return {name: hints[name] for name in kind._fields}, [
+        name for name in kind._fields if name not in kind._field_defaults
+    ]
 
 
 def _below(key: str, name: str) -> str:

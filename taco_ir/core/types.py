@@ -186,7 +186,9 @@ def write_trec(run: Run, path: Path, tag: str) -> None:
     with writing(path) as sink:
         for qid, ranking in run.rankings.items():
             hits = zip(ranking.docids, ranking.scores, strict=True)
-            sink.writelines(f"{qid} Q0 {docid} {rank} {format_score(score)} {tag}\n" for rank, (docid, score) in enumerate(hits, 1))
+            sink.writelines(
+                f"{qid} Q0 {docid} {rank} {format_score(score)} {tag}\n" for rank, (docid, score) in enumerate(hits, 1)
+            )
 
 
 def read_trec(path: Path) -> Run:
@@ -208,7 +210,9 @@ def read_msmarco(path: Path) -> Run:
     run = _read(path, MSMARCO)
     for qid, ranking in run.rankings.items():
         if len(twice := np.flatnonzero(ranking.scores[1:] == ranking.scores[:-1])):
-            raise InputError(f"{path}: rank {-ranking.scores[twice[0]]:.0f} is given twice for query {qid!r}; once is allowed")
+            raise InputError(
+                f"{path}: rank {-ranking.scores[twice[0]]:.0f} is given twice for query {qid!r}; once is allowed"
+            )
     return run
 
 
@@ -239,9 +243,19 @@ def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return allowed
 
 
-TREC = Layout("a TREC run", "qid Q0 docid rank score tag", 0, 2, 4, _fields, _finite, "it must be a finite float32 number")
+TREC = Layout(
+    "a TREC run", "qid Q0 docid rank score tag", 0, 2, 4, _fields, _finite, "it must be a finite float32 number"
+)
 MSMARCO = Layout(
-    "an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _ranks, f"it must be a whole number from 1 to {LAST_RANK:,}", sign=-1
+    "an MS MARCO run",
+    "qid docid rank",
+    0,
+    1,
+    2,
+    str.split,
+    _ranks,
+    f"it must be a whole number from 1 to {LAST_RANK:,}",
+    sign=-1,
 )
 
 

@@ -39,14 +39,22 @@ EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 def list_data(argv: Sequence[str]) -> None:
     example = "python -m taco_ir.data list --collection sample"
     parser = Parser("data list", "What data there is and where; with --collection, its topics.", example=example)
-    parser.flag("--collection", default=None, help="sample, kilt or a folder: list its topics [default: list everything that is known]")
+    parser.flag(
+        "--collection",
+        default=None,
+        help="sample, kilt or a folder: list its topics [default: list everything that is known]",
+    )
     options = parser.parse_args(argv)
     print_table(_all_rows() if options.collection is None else _collection_rows(options.collection))
 
 
 def get_data(argv: Sequence[str]) -> None:
-    parser = Parser("data get", "Put files of the KILT benchmark in place; what is there already stays.", example=EXAMPLE)
-    parser.add_argument("ids", nargs="+", metavar="ID", help="kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)")
+    parser = Parser(
+        "data get", "Put files of the KILT benchmark in place; what is there already stays.", example=EXAMPLE
+    )
+    parser.add_argument(
+        "ids", nargs="+", metavar="ID", help="kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)"
+    )
     parser.add_argument(
         "--file",
         nargs="+",
@@ -74,7 +82,9 @@ def make_passages(argv: Sequence[str]) -> None:
     parser = Parser("data passages", about, example="python -m taco_ir.data passages --words 100")
     parser.add_argument("--source", type=Path, metavar="PATH", help=source_help)
     parser.add_argument("--words", type=positive, metavar="N", help="words in a passage [default: 100]")
-    parser.add_argument("--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) as they are")
+    parser.add_argument(
+        "--file", type=Path, metavar="PATH", help="take these passages (psgs_w100.tsv, or JSON lines) as they are"
+    )
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     options = parser.parse_args(argv)
     if options.file:
@@ -97,8 +107,15 @@ def make_smaller(argv: Sequence[str]) -> None:
         ("--collection", "--topics", "--seed"),
         "python -m taco_ir.data part --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )
-    parser.add_argument("--distractors", type=positive, required=True, metavar="N", help="passages drawn that are not gold")
-    parser.flag("--output", required=True, metavar="FOLDER", help="folder of the part; one that holds this part already is left as it is")
+    parser.add_argument(
+        "--distractors", type=positive, required=True, metavar="N", help="passages drawn that are not gold"
+    )
+    parser.flag(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="folder of the part; one that holds this part already is left as it is",
+    )
     options = parser.parse_args(argv)
     if not options.topics:
         raise InputError(f"--topics is needed: a part is made around their gold passages (see {parser.prog} --help)")
@@ -119,7 +136,9 @@ def held_out_parser() -> Parser:
         "python -m taco_ir.data hold-out --collection mini-kilt --tasks nq squad --share 0.1 --output chosen-on",
     )
     parser.add_argument("--tasks", nargs="+", required=True, metavar="T", help="tasks with train topics")
-    parser.add_argument("--share", type=float, default=0.1, metavar="X", help="of a task's queries held out, about [default: 0.1]")
+    parser.add_argument(
+        "--share", type=float, default=0.1, metavar="X", help="of a task's queries held out, about [default: 0.1]"
+    )
     parser.flag("--output", required=True, metavar="FOLDER", help="folder of the collection")
     return parser
 
@@ -132,7 +151,9 @@ def make_held_out(argv: Sequence[str]) -> None:
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     tasks = list(dict.fromkeys(resolve_task(task, known) for task in options.tasks))
     for task, split in hold_out(collection, tasks, options.share, options.seed, Path(options.output)).items():
-        print(f"{task}: {len(split.train):,} to train on, {len(split.dev):,} held out, {split.dropped:,} in neither (a page of both)")
+        print(
+            f"{task}: {len(split.train):,} to train on, {len(split.dev):,} held out, {split.dropped:,} in neither (a page of both)"
+        )
 
 
 class Reporter:
@@ -159,7 +180,10 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def _all_rows() -> list[list[str]]:
     sample = open_collection("sample")
     path = sample.passage_path
-    rows = [["id", "kind", "records", "size", "where"], _file_row("sample", "passages", sample.passages.count, path.stat().st_size, path)]
+    rows = [
+        ["id", "kind", "records", "size", "where"],
+        _file_row("sample", "passages", sample.passages.count, path.stat().st_size, path),
+    ]
     for topics in sample.topics_names:
         count = len(sample.load_topics(str(topics)).queries)
         rows.append([f"sample/{topics.task}/{topics.split}", KINDS[topics.task], f"{count:,}", "-", "embedded"])
@@ -168,7 +192,9 @@ def _all_rows() -> list[list[str]]:
         rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", KINDS[topics.task], file.records, size, file.path))
     rows.append(_file_row("kilt/knowledgesource", "pages", SOURCE_PAGES, SOURCE_SIZE, knowledge_source()))
     present = next((kilt_folder() / name for name in PASSAGE_FILES if (kilt_folder() / name).is_file()), None)
-    rows.append(["kilt", "passages", "-", human_bytes(present.stat().st_size) if present else "-", str(present or "not built")])
+    rows.append(
+        ["kilt", "passages", "-", human_bytes(present.stat().st_size) if present else "-", str(present or "not built")]
+    )
     return rows
 
 
@@ -198,7 +224,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 def main(argv: Sequence[str]) -> None:
     parser = Parser("data", DESCRIPTION, example=EXAMPLE)
     parser.add_argument(
-        "command", choices=sorted(COMMANDS), metavar="COMMAND", help="list, get, passages, part or hold-out; each has its own --help"
+        "command",
+        choices=sorted(COMMANDS),
+        metavar="COMMAND",
+        help="list, get, passages, part or hold-out; each has its own --help",
     )
     COMMANDS[parser.parse_args(argv[:1]).command](argv[1:])
 

@@ -40,7 +40,9 @@ class Topics(NamedTuple):
     @property
     def gold_fingerprint(self) -> str:
         """Hash of the queries with answers and evidence: all that scores depend on."""
-        return fingerprint([[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries])
+        return fingerprint(
+            [[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries]
+        )
 
 
 class Collection:
@@ -79,7 +81,9 @@ class Collection:
         for name in dict.fromkeys(wanted):
             topics = Path(name).stem if is_mixed(name) else _file_name(self.topics_path(name))
             if (other := named.setdefault(topics, name)) != name:
-                raise InputError(f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or rename one")
+                raise InputError(
+                    f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or rename one"
+                )
         return list(named.values())
 
     def topics(self, name: str) -> Topics:
@@ -92,7 +96,9 @@ class Collection:
         queries = loaded.queries
         pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
         if missing := set(self.passages.missing_pages(sorted(pages))):
-            touched = sum(any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries)
+            touched = sum(
+                any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries
+            )
             log.warning(
                 "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
                 loaded.name,

@@ -33,7 +33,14 @@ class _Broken(Exception):
     """A download attempt that failed in a way that a retry may mend."""
 
 
-def fetch(url: str, path: Path, md5: str | None = None, size: int | None = None, report: Report | None = None, pause: float = 1.0) -> Path:
+def fetch(
+    url: str,
+    path: Path,
+    md5: str | None = None,
+    size: int | None = None,
+    report: Report | None = None,
+    pause: float = 1.0,
+) -> Path:
     """Download `url` to `path`, going on from a `.part` file that an earlier attempt or process left.
 
     IR_DATASETS_DL_TRIES (3) is the number of attempts in a row that may bring nothing new, IR_DATASETS_DL_TIMEOUT (15)
@@ -55,7 +62,9 @@ def fetch(url: str, path: Path, md5: str | None = None, size: int | None = None,
             os.fsync(sink.fileno())
             if md5 and (found := md5_of(part)) != md5:
                 part.unlink()
-                raise InputError(f"{url}: md5 expected {md5}, found {found}; the download was removed. {_other_way(path)}")
+                raise InputError(
+                    f"{url}: md5 expected {md5}, found {found}; the download was removed. {_other_way(path)}"
+                )
             part.replace(path)
     finally:
         if not part.exists():
@@ -124,7 +133,9 @@ def _linked(source: Path, path: Path, md5: str | None) -> bool:
 
 def _require_md5(source: Path, found: str, expected: str | None) -> None:
     if expected and found != expected:
-        raise InputError(f"--file {source}: md5 expected {expected}, found {found}; it is another file or a damaged one")
+        raise InputError(
+            f"--file {source}: md5 expected {expected}, found {found}; it is another file or a damaged one"
+        )
 
 
 def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, pause: float) -> None:
@@ -159,7 +170,9 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
         if mark.is_file():
             headers["If-Range"] = mark.read_text(encoding="latin-1")
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=timeout, hooks={"response": _refuse_plain}) as response:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=timeout, hooks={"response": _refuse_plain}
+        ) as response:
             total = _accept(response, sink, path, size)
             if response.status_code == 416:  # the partial file is whole already; this body only says so
                 return
@@ -168,7 +181,9 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
                 sink.flush()
                 if sink.tell() > total:
                     _restart(sink)  # what came so far is of no file that is known
-                    raise InputError(f"{url}: the body goes on behind byte {total}, where the file ends; nothing of it was kept")
+                    raise InputError(
+                        f"{url}: the body goes on behind byte {total}, where the file ends; nothing of it was kept"
+                    )
                 if report:
                     report(sink.tell(), total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -193,7 +208,9 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
         raise InputError(f"{url}: the server answers {status} {response.reason or ''}. {_other_way(path)}")
     if status == 200:
         if done:
-            log.warning("%s: the server sends the whole file again instead of the rest; starting from the beginning", url)
+            log.warning(
+                "%s: the server sends the whole file again instead of the rest; starting from the beginning", url
+            )
         _restart(sink)
         announced = response.headers.get("Content-Length", "")
         _note_version(response, path)
@@ -203,11 +220,17 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
     if status != 200:
         continues = start.startswith(f"bytes {done}-") and total is not None and total >= done
         if (status == 206 and not continues) or (status == 416 and total != done):
-            log.warning("%s: the partial file of %d bytes does not fit what the server has; starting from the beginning", url, done)
+            log.warning(
+                "%s: the partial file of %d bytes does not fit what the server has; starting from the beginning",
+                url,
+                done,
+            )
             _restart(sink)
             raise _Broken(f"the server answers {status} to a request for the bytes from {done}")
     if total is None:
-        raise InputError(f"{url}: the server announces no size, so that nobody could tell a whole file from a part. {_other_way(path)}")
+        raise InputError(
+            f"{url}: the server announces no size, so that nobody could tell a whole file from a part. {_other_way(path)}"
+        )
     if size is not None and total != size:
         raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_other_way(path)}")
     require_space(path.parent, total - sink.tell())

@@ -39,7 +39,9 @@ class TrainExample(NamedTuple):
     since: int = 0
 
 
-def read_examples(collection: Collection, task: str, split: str = "train", only: Container[str] | None = None) -> list[TrainExample]:
+def read_examples(
+    collection: Collection, task: str, split: str = "train", only: Container[str] | None = None
+) -> list[TrainExample]:
     """Examples of a task in the order of its topics, without the queries that have no positive in the collection.
 
     Args:
@@ -81,7 +83,9 @@ def read_drawn(
     return [example for example in read_examples(collection, task) if plain_text(example.text) not in without]
 
 
-def drawn_examples(examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0) -> list[TrainExample]:
+def drawn_examples(
+    examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0
+) -> list[TrainExample]:
     """A share of a task's examples, at least one and at most `most` (0: any number), drawn by the seed, in their order."""
     rows = _drawn_rows(len(examples), most, seed, task, share)
     return examples if rows is None else [examples[row] for row in rows]
@@ -103,14 +107,20 @@ def with_positives(collection: Collection, name: TopicsName) -> Outline:
 def _say_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
     """Log how many queries have no positive. Raises: InputError if none has one."""
     if not examples:
-        raise InputError(f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}")
+        raise InputError(
+            f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}"
+        )
     if left_out := queries - examples:
-        log.warning("%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, queries)
+        log.warning(
+            "%s: %d of %d queries have no positive passage in the collection; left out", name, left_out, queries
+        )
 
 
 def _topics_name(collection: Collection, task: str, split: str) -> TopicsName:
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
         having = ", ".join(each.task for each in collection.topics_names if each.split == split) or "no task"
-        raise InputError(f"task {task!r}: collection {collection.name} has no {name} topics; it has {split} topics of {having}")
+        raise InputError(
+            f"task {task!r}: collection {collection.name} has no {name} topics; it has {split} topics of {having}"
+        )
     return name

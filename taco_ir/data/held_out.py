@@ -48,10 +48,18 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
     """
     checked("share", share, float, {"above": 0, "below": 1})
     checked("seed", seed, int, {"min": 0})
-    made_of = {task: _source(collection.topics_path(str(TopicsName(task, "train"))), share, seed) for task in sorted(tasks)}
+    made_of = {
+        task: _source(collection.topics_path(str(TopicsName(task, "train"))), share, seed) for task in sorted(tasks)
+    }
     found = {}
     with (
-        claim_output(output, {"tasks": list(made_of), **made_of}, record=partial(_records_in, output), remedy="remove it", wait=True),
+        claim_output(
+            output,
+            {"tasks": list(made_of), **made_of},
+            record=partial(_records_in, output),
+            remedy="remove it",
+            wait=True,
+        ),
         writing_folder(output) as folder,
     ):
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())
@@ -63,7 +71,8 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
                 target = folder / f"{topics.name.removesuffix('-train')}-{part}.jsonl"
                 target.write_bytes(_records_of(path, {query.qid for query in queries}))
             write_json(
-                folder / f"{task}-{RECORD}", made_of[task] | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped}
+                folder / f"{task}-{RECORD}",
+                made_of[task] | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped},
             )
     return found
 
@@ -74,7 +83,10 @@ def _source(path: Path, share: float, seed: int) -> dict[str, Any]:
 
 def _records_in(folder: Path) -> dict[str, Any]:
     """What a folder's records say that its files were made of, by task."""
-    found = {path.name.removesuffix(f"-{RECORD}"): read_json(path, dict[str, Any]) for path in sorted(folder.glob(f"*-{RECORD}"))}
+    found = {
+        path.name.removesuffix(f"-{RECORD}"): read_json(path, dict[str, Any])
+        for path in sorted(folder.glob(f"*-{RECORD}"))
+    }
     return {"tasks": sorted(found), **found} if found else {}
 
 
@@ -112,7 +124,9 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
         raise InputError(
             f"{task}: {judged:,} train queries with evidence on {len(names):,} pages; too few to hold {share:.0%} out with pages of their own"
         )
-    train, dev = ([queries[row] for row in sorted(row for text in part for row in texts[text])] for part in (kept, held))
+    train, dev = (
+        [queries[row] for row in sorted(row for text in part for row in texts[text])] for part in (kept, held)
+    )
     return Split(train, dev, len(queries) - len(train) - len(dev))
 
 

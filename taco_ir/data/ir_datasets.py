@@ -64,7 +64,9 @@ def register() -> list[str]:
         if dataset_id not in ir_datasets.registry:
             read = _kilt_reader(topics)
             judged = topics.split != "test"
-            ir_datasets.registry.register(dataset_id, ir_datasets.Dataset(pages, _queries(read), _qrels(read) if judged else None))
+            ir_datasets.registry.register(
+                dataset_id, ir_datasets.Dataset(pages, _queries(read), _qrels(read) if judged else None)
+            )
     return list(ids.values())
 
 
@@ -103,7 +105,9 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
     collection = open_collection(str(folder))
     path = collection.passage_path.resolve()
     if name in ir_datasets.registry and (held := _registered_path(name)) != path:
-        raise InputError(f"collection name {name!r} is taken by {held or 'a data set of ir_datasets'}; choose another for {folder}")
+        raise InputError(
+            f"collection name {name!r} is taken by {held or 'a data set of ir_datasets'}; choose another for {folder}"
+        )
     if name not in ir_datasets.registry:
         ir_datasets.registry.register(name, ir_datasets.Dataset(_docs(collection, name)))
     docs = ir_datasets.registry[name].docs_handler()
@@ -113,7 +117,9 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
         if ids[-1] not in ir_datasets.registry:
             read = _collection_reader(collection, topics)
             judged = any(query.evidence for query in read())
-            ir_datasets.registry.register(ids[-1], ir_datasets.Dataset(docs, _queries(read), _qrels(read) if judged else None))
+            ir_datasets.registry.register(
+                ids[-1], ir_datasets.Dataset(docs, _queries(read), _qrels(read) if judged else None)
+            )
     return ids
 
 
@@ -137,7 +143,12 @@ def judged_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]
     listed = list(queries)
     of_passages = any(evidence.passages for query in listed for evidence in query.evidence)
     for query in listed:
-        yield query.qid, unique(docid for evidence in query.evidence for docid in (evidence.passages if of_passages else evidence.pages))
+        yield (
+            query.qid,
+            unique(
+                docid for evidence in query.evidence for docid in (evidence.passages if of_passages else evidence.pages)
+            ),
+        )
 
 
 def _queries(read: ReadQueries) -> Any:

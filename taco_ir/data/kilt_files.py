@@ -99,7 +99,9 @@ def expand(name: str) -> list[TopicsName]:
     return [resolve_topics(name, KILT_FILES)]
 
 
-def get(topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None) -> Path:
+def get(
+    topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
+) -> Path:
     """Put a topics file into the kilt folder, unless it is there, and return its path.
 
     Args:
@@ -125,7 +127,9 @@ def get(topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = O
     return _checked(file.path, ("id", "input"))
 
 
-def get_knowledge_source(file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None) -> Path:
+def get_knowledge_source(
+    file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None
+) -> Path:
     """Put KILT's Wikipedia (37 GB) where ir_datasets looks for it, unless it is there. Raises: InputError."""
     path = knowledge_source()
     if file is None and path.is_file():
@@ -198,7 +202,9 @@ def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
                 missing.append(record_id)
             sink.write(orjson.dumps(record | {"input": question}, option=orjson.OPT_APPEND_NEWLINE))
         if missing:
-            raise InputError(f"{ids}: {len(missing)} of {count} question ids are not in {archive.name}, first {missing[0]!r}")
+            raise InputError(
+                f"{ids}: {len(missing)} of {count} question ids are not in {archive.name}, first {missing[0]!r}"
+            )
     return count
 
 
@@ -216,7 +222,9 @@ def read_questions(archive: Path) -> dict[str, str]:
                 if not left:
                     break
     except (*GZIP_FAULTS, tarfile.TarError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again") from error
+        raise InputError(
+            f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again"
+        ) from error
     if left:
         raise InputError(
             f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; remove it to fetch it again"

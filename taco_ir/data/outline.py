@@ -80,7 +80,9 @@ def outline_of(path: Path, task: str, usable: Usable) -> Outline:
     firsts_Q = order_R[starts_Q]
     texts_R = np.frombuffer(exact, dtype=np.uint64)[order_R]
     if len(others := np.flatnonzero(texts_R != texts_R[starts_Q].repeat(np.diff(starts_Q, append=len(order_R))))):
-        read_topics(path, task, _Ids(frozenset(id_2.tobytes() for id_2 in ids_R2[order_R[others]])))  # which names the first
+        read_topics(
+            path, task, _Ids(frozenset(id_2.tobytes() for id_2 in ids_R2[order_R[others]]))
+        )  # which names the first
         raise InputError(f"{path}: changed while it was read")
     say_repeats(path, len(order_R) - len(starts_Q))
     usable_Q = np.logical_or.reduceat(np.frombuffer(marks, dtype=np.bool_)[order_R], starts_Q)

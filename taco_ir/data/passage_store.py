@@ -108,7 +108,9 @@ class PassageStore:
         """As `rows`. Raises: InputError for docids that the collection lacks, with their number and the first."""
         rows = self.rows(docids)
         if len(missing := np.flatnonzero(rows < 0)):
-            raise InputError(f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}")
+            raise InputError(
+                f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}"
+            )
         return rows
 
     def missing_docids(self, docids: Iterable[str]) -> list[str]:
@@ -183,8 +185,18 @@ class PassageStore:
                 docid, text, title, page = (cells[columns[name]] for name in TSV_COLUMNS)
             else:
                 record = orjson.loads(line)
-                docid, page, title, text = record["id"], record["wikipedia_id"], record.get("title") or "", record["contents"]
-                if not (isinstance(docid, str) and isinstance(title, str) and isinstance(text, str) and isinstance(page, str | int)):
+                docid, page, title, text = (
+                    record["id"],
+                    record["wikipedia_id"],
+                    record.get("title") or "",
+                    record["contents"],
+                )
+                if not (
+                    isinstance(docid, str)
+                    and isinstance(title, str)
+                    and isinstance(text, str)
+                    and isinstance(page, str | int)
+                ):
                     raise TypeError("id, wikipedia_id, title and contents must be strings")
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             place = row + 1 + bool(columns)
@@ -242,7 +254,9 @@ class PassageStore:
         np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
         facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
-        write_json(folder / "layout.json", facts | {"files": described(folder, sorted(path.name for path in folder.iterdir()))})
+        write_json(
+            folder / "layout.json", facts | {"files": described(folder, sorted(path.name for path in folder.iterdir()))}
+        )
 
     def _refuse_duplicates(self, hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> None:
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])

@@ -146,14 +146,21 @@ def _made(output: Path) -> Part:
     """The part that is there already. Raises: InputError where a file of it is gone."""
     found = _record_of(output)
     if lacking := [name for name in (PASSAGES, *found.topics) if not (output / name).is_file()]:
-        raise InputError(f"--output {output}: {', '.join(lacking)} of the part is gone; remove the folder and make it again")
+        raise InputError(
+            f"--output {output}: {', '.join(lacking)} of the part is gone; remove the folder and make it again"
+        )
     return Part(found.passages, found.gold, found.distractors)
 
 
 def _write_passages(path: Path, store: PassageStore, rows: Rows, report: Callable[[int, int], None] | None) -> None:
     with path.open("wb") as file, gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as sink:
         for done, passage in enumerate(store.at(rows.tolist()), 1):
-            record = {"id": passage.docid, "contents": passage.text, "title": passage.title, "wikipedia_id": passage.page}
+            record = {
+                "id": passage.docid,
+                "contents": passage.text,
+                "title": passage.title,
+                "wikipedia_id": passage.page,
+            }
             sink.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
             if report and (done % NOTE_EVERY == 0 or done == len(rows)):
                 report(done, len(rows))

@@ -59,7 +59,9 @@ def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[
                 f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; ids must be unique"
             )
         repeats += 1
-        queries[query.qid] = first._replace(answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence))
+        queries[query.qid] = first._replace(
+            answers=unique(first.answers + query.answers), evidence=unique(first.evidence + query.evidence)
+        )
     return queries, repeats
 
 
@@ -87,7 +89,9 @@ def _task(record: dict[str, Any], where: str) -> str:
     """The task that a record names itself."""
     task = record.get("task")
     if not isinstance(task, str) or not task:
-        raise InputError(f'{where}: task {task!r}; in a file of several tasks each record names its own, such as "task": "nq"')
+        raise InputError(
+            f'{where}: task {task!r}; in a file of several tasks each record names its own, such as "task": "nq"'
+        )
     return canonical_task(task)
 
 
@@ -112,7 +116,9 @@ def _query(record: dict[str, Any], task: str, where: str) -> Query:
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise InputError(f"{where}: query {qid!r} has an output that is not a list of objects")
     answers = unique([str(output["answer"]) for output in outputs if output.get("answer")])
-    evidence = unique([_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None])
+    evidence = unique(
+        [_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None]
+    )
     return Query(qid, text.strip(), task, answers, evidence, record.get("meta") or {}, record_id)
 
 
@@ -121,9 +127,13 @@ def _evidence(provenance: Any, where: str) -> EvidenceSet:
         pages = unique([_name(item["wikipedia_id"]).strip() for item in provenance])
         passages = unique([_name(item["passage_id"]) for item in provenance if item.get("passage_id") is not None])
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}") from error
+        raise InputError(
+            f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}"
+        ) from error
     if "" in pages + passages:
-        raise InputError(f"{where}: provenance {str(provenance)[:80]!r} names no page or passage; its ids must be non-empty strings")
+        raise InputError(
+            f"{where}: provenance {str(provenance)[:80]!r} names no page or passage; its ids must be non-empty strings"
+        )
     return EvidenceSet(pages, passages)
 
 

@@ -41,7 +41,9 @@ class State(NamedTuple):
     done: Progress
 
 
-def build_passages(source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES) -> Progress:
+def build_passages(
+    source: Path, target: Path, words: int = 100, report: Report | None = None, block_pages: int = BLOCK_PAGES
+) -> Progress:
     """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
 
     A build that was killed goes on after the last finished block of pages when it is started again with the same source
@@ -95,7 +97,11 @@ def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
     page_id, title, paragraphs = page["wikipedia_id"], page["wikipedia_title"], page["text"]
     if not isinstance(page_id, str) or len(page_id.split()) != 1:
         raise ValueError(f"wikipedia_id {page_id!r}; a string without white space is needed")
-    if not isinstance(title, str) or not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in paragraphs):
+    if (
+        not isinstance(title, str)
+        or not isinstance(paragraphs, list)
+        or not all(isinstance(text, str) for text in paragraphs)
+    ):
         raise ValueError("wikipedia_title must be a string and text a list of strings")
     body = paragraphs[1:] if paragraphs and paragraphs[0].strip() == title.strip() else paragraphs
     tokens = " ".join(strip_markup(paragraph) for paragraph in body).split()
@@ -119,7 +125,10 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
         InputError: for a file that is no passage file, or a folder that has one already.
     """
     kind = ".tsv" if ".tsv" in source.suffixes else ".jsonl" if ".jsonl" in source.suffixes else ""
-    name = next((file for file in PASSAGE_FILES if kind and file.endswith(kind + (".gz" if source.suffix == ".gz" else ""))), None)
+    name = next(
+        (file for file in PASSAGE_FILES if kind and file.endswith(kind + (".gz" if source.suffix == ".gz" else ""))),
+        None,
+    )
     if name is None:
         raise InputError(f"--file {source}: a .tsv or .jsonl file, or one of them with .gz, is needed")
     refuse_passages(folder)
@@ -137,7 +146,9 @@ def refuse_passages(folder: Path) -> None:
         raise InputError(f"{folder / present[0]} exists; remove it to have others")
 
 
-def _blocks(lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str) -> Iterator[Progress]:
+def _blocks(
+    lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str
+) -> Iterator[Progress]:
     """Write passages and yield what was done after every `block_pages` pages and at the end."""
     source, target, pages, passages = done
     yielded = pages
@@ -152,7 +163,9 @@ def _blocks(lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block
                 yield Progress(source, target, pages, passages)
                 yielded = pages
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name}, line {pages}: no page of a KILT knowledge source ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{name}, line {pages}: no page of a KILT knowledge source ({type(error).__name__}: {error})"
+        ) from error
     except GZIP_FAULTS as error:
         raise InputError(f"{name}: broken gzip after line {pages} ({error})") from error
     if pages > yielded or not pages:
@@ -169,7 +182,9 @@ def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
     held = read_json(state, State, "remove it to start again")
     done = held.done
     if held.recipe != recipe or sink.tell() < done.target:
-        log.warning("%s: was begun from another source or with other words; starting again", state.name.removesuffix(".json"))
+        log.warning(
+            "%s: was begun from another source or with other words; starting again", state.name.removesuffix(".json")
+        )
         return Progress()
     log.info("going on after page %d", done.pages)
     return done

@@ -23,14 +23,18 @@ def usable_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-        if device.type != "cuda" or not 0 <= (device.index or 0) < torch.cuda.device_count():  # else nothing is put on one of several
+        if (
+            device.type != "cuda" or not 0 <= (device.index or 0) < torch.cuda.device_count()
+        ):  # else nothing is put on one of several
             torch.empty(0, device=device)
         return device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
 
 
-def load_backbone(folder: ModelFolder, config: EncoderConfig) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
+def load_backbone(
+    folder: ModelFolder, config: EncoderConfig
+) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
     """Backbone in float32, its fast tokenizer, and the linear head where `config` has one; from local files only.
 
     Raises:
@@ -52,19 +56,30 @@ def load_backbone(folder: ModelFolder, config: EncoderConfig) -> tuple[torch.nn.
             backbone, report = _from_8_bits(loader, path)
         else:
             backbone, report = loader.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                path,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, use_fast=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, use_fast=True
+        )
         fast: Tokenizer = tokenizer.backend_tokenizer
         fast.no_padding()
     except InputError:
         raise
-    except Exception as error:  # of any class: values in config.json and the tokenizer's files end up anywhere in transformers
+    except (
+        Exception
+    ) as error:  # of any class: values in config.json and the tokenizer's files end up anywhere in transformers
         reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
         raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
     if missing:
-        raise InputError(f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {sorted(missing)[0]!r}")
+        raise InputError(
+            f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {sorted(missing)[0]!r}"
+        )
     head = _load_head(path, backbone.config.hidden_size, config.head) if config.head else None
     return backbone, fast, head
 

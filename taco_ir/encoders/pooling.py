@@ -18,7 +18,9 @@ Ids = npt.NDArray[np.int64]
 TOKENIZED_AT_ONCE = 512
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None) -> tuple[list[Ids], int]:
+def tokenize(
+    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None
+) -> tuple[list[Ids], int]:
     """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large.
 
     Args:
@@ -76,7 +78,9 @@ def embed(
     return pool(read(backbone, config, ids_BL, mask_BL, **marks).last_hidden_state, config, mask_BL, head)
 
 
-def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any) -> Any:
+def read(
+    backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any
+) -> Any:
     """What the backbone says of padded texts, as transformers gives it; with its decoder where `config` pools there."""
     import torch
 
@@ -87,7 +91,9 @@ def read(backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor,
     return backbone(**inputs)
 
 
-def pool(states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None) -> torch.Tensor:
+def pool(
+    states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
+) -> torch.Tensor:
     """Vectors [B, D] of the last layer's states."""
     import torch
 

@@ -56,7 +56,9 @@ class RoleMarks:
                 " as BERT and ELECTRA have; roles embedding needs none"
             )
         if kind == "marker":
-            found = ([number for name in names if (number := tokenizer.token_to_id(name)) is not None] for names in MARKERS)
+            found = (
+                [number for name in names if (number := tokenizer.token_to_id(name)) is not None] for names in MARKERS
+            )
             self._markers = next((ids for ids in found if len(ids) == 3), [])
             if not self._markers:
                 first = ", ".join(names[0] for names in MARKERS)
@@ -143,7 +145,9 @@ def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | No
     found = load_file(path) if path.is_file() else {}
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
         name, value = next(iter(own.items()))
-        raise InputError(f"{path}: {len(own)} tensors of roles {kind} on this backbone are needed, such as {name!r} of {list(value.shape)}")
+        raise InputError(
+            f"{path}: {len(own)} tensors of roles {kind} on this backbone are needed, such as {name!r} of {list(value.shape)}"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(found[name])
@@ -153,7 +157,9 @@ def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | No
 def save_learned(learned: torch.nn.Module, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}, folder / ROLE_FILE)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}, folder / ROLE_FILE
+    )
 
 
 def _tensors(learned: torch.nn.Module) -> dict[str, Any]:

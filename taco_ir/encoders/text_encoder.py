@@ -60,7 +60,9 @@ class Tower:
         self.config = config
         self.weights, self.precision = weights, precision
         self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
-        self.marks = RoleMarks(config.roles, self.backbone, tokenizer, roles.eval().to(self.device) if roles is not None else None)
+        self.marks = RoleMarks(
+            config.roles, self.backbone, tokenizer, roles.eval().to(self.device) if roles is not None else None
+        )
         self._head = head.to(self.device) if head is not None else None
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
 
@@ -100,7 +102,9 @@ class TextEncoder:
         record: AdapterRecord | None = None,
     ) -> None:
         queries, passages = towers[Role.QUERY].config, towers[Role.PASSAGE].config
-        self.config = replace(queries, passage_length=passages.passage_length, passage_template=passages.passage_template)
+        self.config = replace(
+            queries, passage_length=passages.passage_length, passage_template=passages.passage_template
+        )
         self.folder = folder
         self.towers = towers
         self.passage_template = passages.passage_template
@@ -132,7 +136,10 @@ class TextEncoder:
         """Of what passage vectors depend on, other tasks' adapters left out; an index remembers it."""
         tower, own = self.towers[Role.PASSAGE], self.towers[Role.PASSAGE].config
         read = [self.config.passage_template, self.config.passage_length]
-        return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, tower.precision] + [own.roles] * (own.roles != NONE))
+        return fingerprint(
+            [self._passage_weights, own.pooling, own.normalize, *read, tower.precision]
+            + [own.roles] * (own.roles != NONE)
+        )
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """Encode queries of one task with its prompt: float32 [B, D]. Those cut at the task's length add to `truncated`.
@@ -146,7 +153,9 @@ class TextEncoder:
         refuse_text(texts, "queries")
         return self.encode_mixed_queries(texts, [task] * len(texts))
 
-    def encode_mixed_queries(self, texts: Sequence[str], tasks: Sequence[str | None], known: Iterable[str] = ()) -> Vectors:
+    def encode_mixed_queries(
+        self, texts: Sequence[str], tasks: Sequence[str | None], known: Iterable[str] = ()
+    ) -> Vectors:
         """Encode queries of several tasks, each with what its task has of its own: float32 [B, D], in their order.
 
         Args:
@@ -213,7 +222,9 @@ class TextEncoder:
             bare = {task: "" for task, lender in lenders.items() if lender == BARE}
             self.config = replace(config, prompts={**config.prompts, **bare})
 
-    def encode_texts(self, texts: Sequence[str], max_tokens: int, role: Role, adapter: str | None = None) -> tuple[Vectors, int]:
+    def encode_texts(
+        self, texts: Sequence[str], max_tokens: int, role: Role, adapter: str | None = None
+    ) -> tuple[Vectors, int]:
         """Vectors [N, D] of texts as they are, and the number of those that were cut.
 
         Args:
@@ -276,7 +287,9 @@ def load_encoder(
     folder = ModelFolder.find(model)
     if (record := folder.record) is not None:
         if precision == "int8":
-            raise InputError(f"--precision int8: {folder} holds adapters, which have float32 only; export it where it can be merged")
+            raise InputError(
+                f"--precision int8: {folder} holds adapters, which have float32 only; export it where it can be merged"
+            )
         from taco_ir.encoders.adapters.adapted import load_adapters
 
         below = folder.backbone(base)
@@ -288,10 +301,15 @@ def load_encoder(
         return TextEncoder(dict.fromkeys(folder.towers, tower), folder.path, batch_size, adapters, record)
     if base is not None:
         raise InputError(f"--base {base}: --model {folder} is a whole model; only adapters have a base")
-    loaded = {own: _load_tower(own, pooling, normalize, prompt, precision, device) for own in dict.fromkeys(folder.towers.values())}
+    loaded = {
+        own: _load_tower(own, pooling, normalize, prompt, precision, device)
+        for own in dict.fromkeys(folder.towers.values())
+    }
     dims = [tower.dim for tower in loaded.values()]
     if dims[0] != dims[-1]:
-        raise InputError(f"--model {folder}: its towers give vectors of {dims[0]} and {dims[1]} numbers; they must be equal")
+        raise InputError(
+            f"--model {folder}: its towers give vectors of {dims[0]} and {dims[1]} numbers; they must be equal"
+        )
     return TextEncoder({role: loaded[own] for role, own in folder.towers.items()}, folder.path, batch_size)
 
 
@@ -304,7 +322,9 @@ def _load_tower(
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:
-        raise InputError(f"--precision int8: {folder} has an adapter for each role (roles {config.roles}), which have float32 only")
+        raise InputError(
+            f"--precision int8: {folder} has an adapter for each role (roles {config.roles}), which have float32 only"
+        )
     backbone, tokenizer, head = load_backbone(folder, config)
     roles = load_learned(config.roles, folder.path, backbone)
     return Tower(backbone, tokenizer, config.with_prompt(prompt), weights, precision, device, head, roles)

@@ -98,7 +98,13 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     weights = {name: value for name, value in tensors.items() if not name.endswith((NUMBERS, SCALES))}
     for name in sorted(bare):
         numbers, scales = tensors.get(name + NUMBERS), tensors.get(name + SCALES)
-        if numbers is None or scales is None or numbers.dtype != torch.int8 or numbers.ndim != 2 or scales.shape != numbers.shape[:1]:
+        if (
+            numbers is None
+            or scales is None
+            or numbers.dtype != torch.int8
+            or numbers.ndim != 2
+            or scales.shape != numbers.shape[:1]
+        ):
             raise InputError(
                 f"{path}: {name} needs {name}{NUMBERS}, int8 of two dimensions, and {name}{SCALES}, a number for each of its rows"
             )

@@ -100,7 +100,10 @@ def gold_answers(query: Query) -> tuple[str, ...]:
 
 
 def answer_scores(
-    answers: Mapping[str, str], rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]
+    answers: Mapping[str, str],
+    rankings: Mapping[str, Sequence[str]],
+    queries: Sequence[Query],
+    measures: Collection[str],
 ) -> dict[str, dict[str, float]]:
     """Measure -> qid -> value: the best over the gold answers. A query without an answer, ours or gold, scores 0.
 
@@ -114,7 +117,10 @@ def answer_scores(
     if unknown := [measure for measure in measures if measure not in ANSWER_MEASURES]:
         raise InputError(f"measure {unknown[0]!r} is none of answers; allowed: {', '.join(ANSWER_MEASURES)}")
     names = dict.fromkeys(measure.removeprefix(WITH_EVIDENCE) for measure in measures)
-    plain = {name: {query.qid: _best(ANSWER_SCORES[name], answers.get(query.qid, ""), query) for query in queries} for name in names}
+    plain = {
+        name: {query.qid: _best(ANSWER_SCORES[name], answers.get(query.qid, ""), query) for query in queries}
+        for name in names
+    }
     found = kilt_scores(rankings, queries, [R_PRECISION])[R_PRECISION] if set(measures) - set(ANSWER_SCORES) else {}
     return {
         measure: plain[measure]

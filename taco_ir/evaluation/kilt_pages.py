@@ -37,12 +37,16 @@ def _judge(ranking: Sequence[str], query: Query) -> _Judged:
         return _Judged(len(sets), 0.0, [])
     position_of = {page: ranking.index(page) for page in found}
     positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
-    r_precision = max([_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages])
+    r_precision = max(
+        [_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages]
+    )
     ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
     judged = sorted(position_of.values())
     # entries before a set: the sets that end before it, and the pages before its end that are in no set
     ranks = [
-        entry + end - bisect_left(judged, end) for entry, (end, index) in enumerate(ends) if len(positions_S[index]) == len(sets[index])
+        entry + end - bisect_left(judged, end)
+        for entry, (end, index) in enumerate(ends)
+        if len(positions_S[index]) == len(sets[index])
     ]
     return _Judged(len(sets), r_precision, ranks)
 
@@ -52,7 +56,9 @@ def _below(limit: int, positions: list[int]) -> int:
     return sum([position < limit for position in positions])
 
 
-def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]) -> dict[str, dict[str, float]]:
+def kilt_scores(
+    rankings: Mapping[str, Sequence[str]], queries: Sequence[Query], measures: Collection[str]
+) -> dict[str, dict[str, float]]:
     """Measure -> qid -> value, equal to those of KILT's own script.
 
     Args:
@@ -75,7 +81,9 @@ def kilt_scores(rankings: Mapping[str, Sequence[str]], queries: Sequence[Query],
             values = [judged.r_precision for judged in judged_Q]
         else:
             complete_Q = np.bincount(rows_E[ranks_E < k], minlength=len(queries))
-            values = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}[kind].tolist()
+            values = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}[
+                kind
+            ].tolist()
         scores[measure] = {query.qid: value for query, value in zip(queries, values, strict=True)}
     return scores
 
@@ -84,5 +92,7 @@ def _cutoff(measure: str) -> tuple[str, int]:
     """Kind and k of a measure; k is 0 for R-precision."""
     kind, _, k = measure.partition("@")
     if measure != R_PRECISION and not (kind in AT_K and k.isdecimal() and int(k) > 0):
-        raise InputError(f"measure {measure!r} is not one of KILT's: {R_PRECISION}, {', '.join(f'{kind}@k' for kind in AT_K)} (k from 1)")
+        raise InputError(
+            f"measure {measure!r} is not one of KILT's: {R_PRECISION}, {', '.join(f'{kind}@k' for kind in AT_K)} (k from 1)"
+        )
     return kind, int(k or 0)

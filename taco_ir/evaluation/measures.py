@@ -84,7 +84,9 @@ class Measure(NamedTuple):
 
 
 MACRO = "macro average"
-MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10")))
+MEASURES = tuple(
+    map(Measure.parse, ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10"))
+)
 
 
 class Scores(NamedTuple):
@@ -121,7 +123,9 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
         measures_of_answers = [measure for measure in measures if measure.level == "answer"]
     of_pages = [measure for measure in measures if measure.level == "page"]
     of_passages = [measure for measure in measures if measure.level == "passage"] if run.level == "passage" else []
-    found: dict[Measure, dict[str, float]] = {measure: {} for measure in (*of_pages, *measures_of_answers, *of_passages)}
+    found: dict[Measure, dict[str, float]] = {
+        measure: {} for measure in (*of_pages, *measures_of_answers, *of_passages)
+    }
     for start in range(0, len(queries), PART):
         part = queries[start : start + PART]
         own = run._replace(rankings={query.qid: run.rankings[query.qid] for query in part if query.qid in run.rankings})
@@ -143,7 +147,9 @@ def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
 
-def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]) -> dict[Measure, dict[str, float]]:
+def passage_scores(
+    run: Run, qrels: Mapping[str, Mapping[str, int]], measures: Sequence[Measure]
+) -> dict[Measure, dict[str, float]]:
     """Measure -> qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
 
     trec_eval orders by score and then docid; it is given -rank as the score, so the run's own order is measured. The reciprocal
@@ -159,9 +165,15 @@ def passage_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], measures: S
     scores: dict[Measure, dict[str, float]] = {}
     for depth, own in depths.items():
         names = {measure: TREC_NAMES[measure.kind].format(k=measure.k) for measure in own}
-        hits = {qid: _to_the_last(relevant, run.rankings[qid].docids[:depth]) for qid, relevant in qrels.items() if qid in run.rankings}
+        hits = {
+            qid: _to_the_last(relevant, run.rankings[qid].docids[:depth])
+            for qid, relevant in qrels.items()
+            if qid in run.rankings
+        }
         evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(names.values()))
-        ranked = {qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items() if docids}
+        ranked = {
+            qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items() if docids
+        }
         found = evaluator.evaluate(ranked)
         for measure, name in names.items():
             scores[measure] = {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}

@@ -56,11 +56,15 @@ def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
     systems: dict[str, dict[str, Run]] = defaultdict(dict)
     for path, name, runs in files:
         if twice := systems[name].keys() & runs.keys():
-            raise InputError(f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own")
+            raise InputError(
+                f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own"
+            )
         systems[name] |= runs
     for name, runs in systems.items():
         if lacking := [topic.name for topic in topics if topic.name not in runs]:
-            raise InputError(f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics")
+            raise InputError(
+                f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics"
+            )
     return dict(systems)
 
 
@@ -75,7 +79,9 @@ def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str
         raise InputError(
             f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}"
         )
-    return named or path.stem, {topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics}
+    return named or path.stem, {
+        topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics
+    }
 
 
 def _only(run: Run, qids: Mapping[str, None]) -> Run:

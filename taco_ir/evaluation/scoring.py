@@ -38,11 +38,17 @@ def score(
     page_of = page_of or collection.passages.page_of
     scores: dict[str, list[Scores]] = {}
     for system, by_topics in runs.items():
-        scores[system] = [evaluate(run, topic.queries, page_of, measures) for topic, run in zip(topics, by_topics, strict=True)]
+        scores[system] = [
+            evaluate(run, topic.queries, page_of, measures) for topic, run in zip(topics, by_topics, strict=True)
+        ]
         for topic, result in zip(topics, scores[system], strict=True):
             if result.missing:
                 log.warning(
-                    "%s has no hits for %d of %d queries of %s; they score 0", system, len(result.missing), len(topic.queries), topic.name
+                    "%s has no hits for %d of %d queries of %s; they score 0",
+                    system,
+                    len(result.missing),
+                    len(topic.queries),
+                    topic.name,
                 )
     return scores
 
@@ -59,13 +65,17 @@ def score_asked(
     Returns:
         The scores, and the measures; what the task of some topics does not ask for has no value there.
     """
-    answered = [topic for place, topic in enumerate(topics) if any(by_topics[place].answers for by_topics in runs.values())]
+    answered = [
+        topic for place, topic in enumerate(topics) if any(by_topics[place].answers for by_topics in runs.values())
+    ]
     measures = list(dict.fromkeys([*retrieval, *(measure for topic in answered for measure in _asked_of(topic))]))
     scores = score(collection, topics, runs, measures, page_of)
     for results in scores.values():
         for topic, result in zip(topics, results, strict=True):
             asked = _asked_of(topic)
-            result.by_query.update({measure: None for measure in result.by_query if measure.level == "answer" and measure not in asked})
+            result.by_query.update(
+                {measure: None for measure in result.by_query if measure.level == "answer" and measure not in asked}
+            )
     return scores, measures
 
 
@@ -82,18 +92,29 @@ def table_of(
     comparisons: Sequence[Comparison] = (),
 ) -> Table:
     """Scores as `rows_of` gives them, under the collection's name."""
-    return Table(title(collection), ["topics", "system", *map(str, measures)], rows_of(topics, scores, measures, comparisons))
+    return Table(
+        title(collection), ["topics", "system", *map(str, measures)], rows_of(topics, scores, measures, comparisons)
+    )
 
 
 def rows_of(
-    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure], comparisons: Sequence[Comparison] = ()
+    topics: Sequence[Topics],
+    scores: Mapping[str, Sequence[Scores]],
+    measures: Sequence[Measure],
+    comparisons: Sequence[Comparison] = (),
 ) -> list[list[Cell]]:
     """`topics, system, values` for each of the topics, then for their macro average; `*` marks what differs from the baseline."""
     marked = {(c.topics, c.system, c.measure) for c in comparisons if c.mark}
     rows: list[list[Cell]] = []
     for i, topic in enumerate(topics):
         for system, results in scores.items():
-            rows.append([topic.name, system, *(_cell(results[i].mean(m), (topic.name, system, str(m)) in marked) for m in measures)])
+            rows.append(
+                [
+                    topic.name,
+                    system,
+                    *(_cell(results[i].mean(m), (topic.name, system, str(m)) in marked) for m in measures),
+                ]
+            )
     if len(topics) > 1:
         rows += [
             [MACRO, system, *(_cell(macro_average(results, m), (MACRO, system, str(m)) in marked) for m in measures)]
@@ -106,7 +127,9 @@ def _cell(value: float | None, marked: bool) -> Cell:
     return Marked(value, "*") if marked and value is not None else value
 
 
-def query_rows(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure]) -> list[list[Cell]]:
+def query_rows(
+    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], measures: Sequence[Measure]
+) -> list[list[Cell]]:
     """`topics, system, query, values` for every query."""
     return [
         [topic.name, system, query.qid, *((results[i].by_query[measure] or {}).get(query.qid) for measure in measures)]
@@ -117,7 +140,11 @@ def query_rows(topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]],
 
 
 def comparisons_with(
-    topics: Sequence[Topics], scores: Mapping[str, Sequence[Scores]], baseline: str, measures: Sequence[Measure], seed: int
+    topics: Sequence[Topics],
+    scores: Mapping[str, Sequence[Scores]],
+    baseline: str,
+    measures: Sequence[Measure],
+    seed: int,
 ) -> list[Comparison]:
     """Test every other system against `baseline`, where both have values. Raises: InputError for values of other queries."""
     differences: dict[str, dict[Column, Values]] = {topic.name: {} for topic in topics}
@@ -129,6 +156,10 @@ def comparisons_with(
 
 
 def score_table(
-    collection: Collection, topics: Sequence[Topics], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure], form: str
+    collection: Collection,
+    topics: Sequence[Topics],
+    runs: Mapping[str, Sequence[Run]],
+    measures: Sequence[Measure],
+    form: str,
 ) -> str:
     return render(table_of(collection, topics, score(collection, topics, runs, measures), measures), form)

@@ -66,7 +66,9 @@ class Comparison(NamedTuple):
 
 Differences = Mapping[str, Mapping[Column, Values]]  # topics -> column -> value less the baseline's of each query [Q]
 Part = tuple[Sequence[str], Column]  # topics whose means are averaged, and whose differences there
-Family = Mapping[str, Sequence[str]]  # what is tested together: topics, a slice or the macro average -> topics it is the mean of
+Family = Mapping[
+    str, Sequence[str]
+]  # what is tested together: topics, a slice or the macro average -> topics it is the mean of
 
 
 def compare(differences: Differences, topics: Sequence[str], slices: Sequence[str], seed: int) -> list[Comparison]:
@@ -99,7 +101,16 @@ def compare(differences: Differences, topics: Sequence[str], slices: Sequence[st
             low, high = next(intervals)
             found.append(
                 Comparison(
-                    column.system, column.base, name, column.measure, mean_difference(tasks), low, high, effect_size(tasks), p, p_holm
+                    column.system,
+                    column.base,
+                    name,
+                    column.measure,
+                    mean_difference(tasks),
+                    low,
+                    high,
+                    effect_size(tasks),
+                    p,
+                    p_holm,
                 )
             )
     return found
@@ -112,8 +123,12 @@ def paired_differences(scores: Mapping[str, float], baseline: Mapping[str, float
         InputError: where the two were not measured on the same queries.
     """
     if lone := scores.keys() ^ baseline.keys():
-        raise InputError(f"two runs can be compared on the same queries only; {len(lone)} are in one alone, first {min(lone)!r}")
-    return np.array([round(value, DIGITS) - round(baseline[qid], DIGITS) for qid, value in scores.items()], dtype=np.float64)
+        raise InputError(
+            f"two runs can be compared on the same queries only; {len(lone)} are in one alone, first {min(lone)!r}"
+        )
+    return np.array(
+        [round(value, DIGITS) - round(baseline[qid], DIGITS) for qid, value in scores.items()], dtype=np.float64
+    )
 
 
 def mean_difference(tasks: Sequence[Values]) -> float:
@@ -133,12 +148,16 @@ def effect_size(tasks: Sequence[Values]) -> float | None:
     return mean_difference(tasks) / deviation if deviation else None
 
 
-def randomisation_tests(differences: Differences, parts: Sequence[Part], seed: int, samples: int = FLIPS) -> list[float]:
+def randomisation_tests(
+    differences: Differences, parts: Sequence[Part], seed: int, samples: int = FLIPS
+) -> list[float]:
     """Two-sided p-value of each part's mean difference under random sign flips of the queries' differences, independent by topics.
 
     p = (b + 1) / (N + 1) where b of N flips are no nearer to 0 than what was observed, so never 0 (Phipson and Smyth 2010).
     """
-    least = [abs(mean_difference([differences[name][column] for name in names])) - 10**-DIGITS for names, column in parts]
+    least = [
+        abs(mean_difference([differences[name][column] for name in names])) - 10**-DIGITS for names, column in parts
+    ]
     extreme = [0] * len(parts)
     streams = {name: _flipped(columns, seed, name, samples) for name, columns in differences.items() if columns}
     for blocks in zip(*streams.values(), strict=True):
@@ -180,7 +199,9 @@ def _redrawn(columns: Mapping[Column, Values], seed: int, name: str, samples: in
         column: redrawn_N
         for together, differences_QS in _alike(columns)
         for column, redrawn_N in zip(
-            together, np.ascontiguousarray(redrawn_means(differences_QS, generator(seed, "redrawn", name), samples).T), strict=True
+            together,
+            np.ascontiguousarray(redrawn_means(differences_QS, generator(seed, "redrawn", name), samples).T),
+            strict=True,
         )
     }
 
@@ -212,7 +233,9 @@ def redrawn_means(differences_QS: Values, draws: np.random.Generator, samples: i
         if differences_QS.shape[1] == 1:  # for one system, reading is faster than counting
             redrawn_NS[part] = differences_QS[:, 0][drawn].sum(axis=1, keepdims=True)
             continue
-        drawn += np.arange(0, size * queries, queries, dtype=np.int32)[:, None]  # counts of each set in a row of their own
+        drawn += np.arange(0, size * queries, queries, dtype=np.int32)[
+            :, None
+        ]  # counts of each set in a row of their own
         times_drawn = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
         redrawn_NS[part] = times_drawn.astype(np.float64) @ differences_QS
     return redrawn_NS / queries

@@ -42,7 +42,9 @@ def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[st
     """The run file of each topics. Raises: InputError where there is none, or runs of several systems."""
     files = list(read_files(paths, topics).values())
     if len(systems := by_system(files, topics)) > 1:
-        raise InputError(f"--runs {' '.join(map(str, paths))}: runs of {len(systems)} systems ({', '.join(systems)}); give those of one")
+        raise InputError(
+            f"--runs {' '.join(map(str, paths))}: runs of {len(systems)} systems ({', '.join(systems)}); give those of one"
+        )
     return {name: file for file in files for name in file.runs}
 
 
@@ -73,13 +75,18 @@ def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
 
 def outputs_of(run: Run) -> Outputs:
     """Outputs of a run of pages: the pages, and an empty answer."""
-    return {qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]} for qid, ranking in run.rankings.items()}
+    return {
+        qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]}
+        for qid, ranking in run.rankings.items()
+    }
 
 
 def kilt_outputs(path: Path) -> Outputs:
     """Outputs of a KILT run that `formats.read_kilt` has read, as they are; an empty answer where there is none."""
     records = (orjson.loads(line) for _, line in numbered_lines(path))
-    return {run_id(str(record["id"]).strip()): {"answer": "", "provenance": []} | record["output"][0] for record in records}
+    return {
+        run_id(str(record["id"]).strip()): {"answer": "", "provenance": []} | record["output"][0] for record in records
+    }
 
 
 def submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) -> bytes:
@@ -101,7 +108,9 @@ def submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) 
             f"{name}: no hits for {len(missing)} of {len(queries)} queries ({', '.join(map(repr, missing[:NAMED]))}{', ...' * (len(missing) > NAMED)}); "
             "every query needs a record (a TREC run has no line for a query without hits; one searched with --output-format kilt has)"
         )
-    records = [{"id": query.record_id or query.qid, "input": query.text, "output": [outputs[query.qid]]} for query in queries]
+    records = [
+        {"id": query.record_id or query.qid, "input": query.text, "output": [outputs[query.qid]]} for query in queries
+    ]
     return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
 
 

@@ -27,7 +27,9 @@ class PValue(float):
 
 Cell = str | float | int | Marked | None
 Escape = Callable[[str], str]
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {mark: f"\\{mark}" for mark in "&%$#_{}"}
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    mark: f"\\{mark}" for mark in "&%$#_{}"
+}
 
 
 class Table(NamedTuple):
@@ -48,7 +50,9 @@ def without_empty(table: Table, name: str) -> Table:
     if any(row[place] is not None for row in table.rows):
         return table
     left = [column for column in range(len(table.header)) if column != place]
-    return table._replace(header=[table.header[column] for column in left], rows=[[row[column] for column in left] for row in table.rows])
+    return table._replace(
+        header=[table.header[column] for column in left], rows=[[row[column] for column in left] for row in table.rows]
+    )
 
 
 def render(table: Table, form: str) -> str:
@@ -61,7 +65,9 @@ def render(table: Table, form: str) -> str:
     if form not in FORMS:
         raise InputError(f"format {form!r} is not known; allowed: {', '.join(FORMS)}")
     if len(set(table.header)) < len(table.header) or not set(table.best) <= set(table.header):
-        raise ValueError(f"table {table.title!r}: header {list(table.header)} must have no repeats and hold {list(table.best)}")
+        raise ValueError(
+            f"table {table.title!r}: header {list(table.header)} must have no repeats and hold {list(table.best)}"
+        )
     if wrong := [row for row in table.rows if len(row) != len(table.header)]:
         raise ValueError(f"table {table.title!r}: row {wrong[0]} does not fit the header {list(table.header)}")
     return FORMS[form](table)
@@ -80,7 +86,10 @@ def _plain(table: Table) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     rows.insert(1, ["-" * width for width in widths])
     places = list(zip(widths, _numeric_columns(table), strict=True))
-    lines = ["  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in zip(row, places, strict=True)) for row in rows]
+    lines = [
+        "  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in zip(row, places, strict=True))
+        for row in rows
+    ]
     title = [_one_line(table.title)] if table.title else []
     return "".join(f"{line.rstrip()}\n" for line in [*title, *lines])
 
@@ -97,7 +106,14 @@ def _latex(table: Table) -> str:
     columns = "".join("r" if right else "l" for right in _numeric_columns(table))
     body = [" & ".join(row) + r" \\" for row in rows]
     caption = [f"\\caption{{{_escape_latex(table.title)}}}"] if table.title else []
-    head = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", *caption, f"\\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    head = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        *caption,
+        f"\\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+    ]
     return "\n".join([*head, body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 

@@ -26,7 +26,9 @@ SHOWN = 3  # gold passages and negatives of an example, each at most
 MARKS = ("«", "»")  # around a query's words in a snippet
 
 
-def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path) -> Audit:
+def audit_file(
+    collection: Collection, topics: Sequence[Topics], retrieved: Mapping[str, Sequence[Retrieved]], output: Path
+) -> Audit:
     """Audit the negatives in `output`, write the report as a page beside it, and return it.
 
     Args:
@@ -57,7 +59,11 @@ def audit_file(collection: Collection, topics: Sequence[Topics], retrieved: Mapp
 
 def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
     """What each source is called; several are numbered, as two models may have one name."""
-    return [f"{number} {each.source}" for number, each in enumerate(sources, 1)] if len(sources) > 1 else [sources[0].source]
+    return (
+        [f"{number} {each.source}" for number, each in enumerate(sources, 1)]
+        if len(sources) > 1
+        else [sources[0].source]
+    )
 
 
 class Kept(NamedTuple):
@@ -104,7 +110,9 @@ def _notes(collection: Collection, sources: Sequence[NegativesHeader], names: Se
 class _Task:
     """One topics' negatives with the passages that they name."""
 
-    def __init__(self, collection: Collection, topics: Topics, kept: Kept, retrieved: Sequence[Retrieved], names: Sequence[str]) -> None:
+    def __init__(
+        self, collection: Collection, topics: Topics, kept: Kept, retrieved: Sequence[Retrieved], names: Sequence[str]
+    ) -> None:
         self._collection, self._topics, self._retrieved, self._names = collection, topics, retrieved, names
         self._all, self._kept = kept, kept.together
         docids = list(dict.fromkeys(docid for ranking in self._kept.values() for docid in ranking.docids))
@@ -125,7 +133,9 @@ class _Task:
         if len(self._names) == 1:
             return []
         kept = self._all.by_source
-        return audit_sources([self._count(own, seen) for own, seen in zip(kept, self._retrieved, strict=True)], self._names, kept)
+        return audit_sources(
+            [self._count(own, seen) for own, seen in zip(kept, self._retrieved, strict=True)], self._names, kept
+        )
 
     def _count(self, kept: Mapping[str, Ranking], retrieved: Retrieved) -> TaskAudit:
         return audit_task(
@@ -182,4 +192,6 @@ class _Task:
             held = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
             named[query.qid] = list(dict.fromkeys(held))[:SHOWN]
         passages = store.get(list(dict.fromkeys(docid for docids in named.values() for docid in docids)))
-        return {query.qid: [self._shown(query, passages[docid], None) for docid in named[query.qid]] for query in queries}
+        return {
+            query.qid: [self._shown(query, passages[docid], None) for docid in named[query.qid]] for query in queries
+        }

@@ -95,7 +95,9 @@ class Audit(NamedTuple):
     @property
     def measured(self) -> list[TaskAudit]:
         """What has margins: each topics, or each topics by each source."""
-        parts = [each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources] or self.tasks
+        parts = [
+            each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources
+        ] or self.tasks
         return [part for part in parts if len(part.margins)]
 
 
@@ -154,7 +156,9 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
     return Histogram(counts.tolist(), edges.tolist())
 
 
-def audit_sources(tasks: Sequence[TaskAudit], names: Sequence[str], kept: Sequence[Mapping[str, Ranking]]) -> list[SourceAudit]:
+def audit_sources(
+    tasks: Sequence[TaskAudit], names: Sequence[str], kept: Sequence[Mapping[str, Ranking]]
+) -> list[SourceAudit]:
     """Each source's counts with its overlaps.
 
     Args:

@@ -100,7 +100,9 @@ def _overlap_rows(sources: Sequence[SourceAudit], names: Sequence[str]) -> list[
     """Those of each topics, and of several together."""
     by_topics = [list(rows) for _, rows in groupby(sources, key=lambda each: each.task.topics)]
     rows = [
-        _overlap_row(each.task.topics, each.source, np.array(each.shared), place) for own in by_topics for place, each in enumerate(own)
+        _overlap_row(each.task.topics, each.source, np.array(each.shared), place)
+        for own in by_topics
+        for place, each in enumerate(own)
     ]
     if len(by_topics) > 1:
         for place, name in enumerate(names):
@@ -127,7 +129,8 @@ def example_table(example: Example) -> Table:
     """Gold first, then the hardest negatives."""
     parts = [("gold", shown) for shown in example.gold]
     parts += [
-        (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown) for place, shown in enumerate(example.negatives, 1)
+        (f"negative {place}" + (f" ({shown.source})" if shown.source else ""), shown)
+        for place, shown in enumerate(example.negatives, 1)
     ]
     rows: list[list[Cell]] = [
         [what, shown.score, shown.title or "(no title)", shown.docid, "answer" if shown.has_answer else "", shown.text]
@@ -142,4 +145,12 @@ def html(audit: Audit) -> str:
     sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
     page = templates_of("taco_ir.negatives").get_template("audit.html")
     own = {"facts": facts, "example_table": example_table}
-    return page.render(audit=audit, headings=HEADINGS, legend=LEGEND, summary=summary(audit.tasks), plotted=plotted, sources=sources, **own)
+    return page.render(
+        audit=audit,
+        headings=HEADINGS,
+        legend=LEGEND,
+        summary=summary(audit.tasks),
+        plotted=plotted,
+        sources=sources,
+        **own,
+    )

@@ -92,7 +92,9 @@ def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
 def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
     """Write rows of (topics name, qid, docids, places in `sources` of those that hold each, its score in each of these)."""
     with writing(path, "wb") as sink:
-        sink.write(orjson.dumps({FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}) + b"\n")
+        sink.write(
+            orjson.dumps({FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}) + b"\n"
+        )
         for topics, qid, docids, held_by, scores in rows:
             row = {"topics": topics, "qid": qid, "docids": docids, "sources": held_by, "scores": scores}
             sink.write(orjson.dumps(row) + b"\n")
@@ -130,7 +132,9 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
 def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
     """Raise InputError where the negatives in a file were mined from other passages than those with this fingerprint, None for any."""
     if other := [header.collection for header in sources if collection not in {None, header.collection}]:
-        raise InputError(f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it")
+        raise InputError(
+            f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it"
+        )
 
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
@@ -150,7 +154,9 @@ def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negativ
 def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[NegativesHeader, ...]:
     where = f"{path}, line {number}"
     if FORMAT_KEY not in record:
-        raise InputError(f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}')
+        raise InputError(
+            f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}'
+        )
     if (version := record.pop(FORMAT_KEY)) not in (ONE_SOURCE, SEVERAL_SOURCES):
         raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {ONE_SOURCE} and {SEVERAL_SOURCES}")
     if version == ONE_SOURCE:
@@ -182,14 +188,18 @@ def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[
     if sources > 1:
         _check_labels(where, row, sources)
     elif len(scores) != len(docids) or not all(_is_number(score) for score in scores):
-        raise InputError(f"{where}: scores {str(scores)[:80]}; one number for each of the {len(docids)} docids is needed")
+        raise InputError(
+            f"{where}: scores {str(scores)[:80]}; one number for each of the {len(docids)} docids is needed"
+        )
     return str(TopicsName(canonical_task(matched["task"]), matched["split"])), row["qid"], docids
 
 
 def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
     """Raise InputError unless each docid has its sources, each once, and a score for each of them."""
     docids, labels, scores = row["docids"], row["sources"], row["scores"]
-    if len(labels) != len(docids) or not all(isinstance(each, list) and each and _are_places(each, sources) for each in labels):
+    if len(labels) != len(docids) or not all(
+        isinstance(each, list) and each and _are_places(each, sources) for each in labels
+    ):
         raise InputError(
             f"{where}: sources {str(labels)[:80]}; for each of the {len(docids)} docids a list of numbers from 0 to {sources - 1}, each once, is needed"
         )

@@ -16,7 +16,9 @@ from taco_ir.core.types import VERDICTS, Passage, Query, Ranking
 
 T = TypeVar("T")
 WORD = re.compile(r"[^\W_]+")
-ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")  # Unicode's blocks of combining marks
+ACCENTS = re.compile(
+    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)  # Unicode's blocks of combining marks
 SHORTEST_ANSWER = 3  # letters and digits; shorter ones are found in any text
 
 
@@ -45,7 +47,9 @@ class MiningSettings(Settings):
 
     def check(self) -> None:
         if self.depth <= self.skip:
-            raise InputError(f"--depth {self.depth} with --skip {self.skip} leaves no rank; --depth must be at least {self.skip + 1}")
+            raise InputError(
+                f"--depth {self.depth} with --skip {self.skip} leaves no rank; --depth must be at least {self.skip + 1}"
+            )
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -55,7 +59,12 @@ class MiningSettings(Settings):
 
 
 def each_settings(
-    sources: int, windows: Sequence[tuple[int, int]], margins: Sequence[float | None], keep: int, drop_answers: bool, seed: int
+    sources: int,
+    windows: Sequence[tuple[int, int]],
+    margins: Sequence[float | None],
+    keep: int,
+    drop_answers: bool,
+    seed: int,
 ) -> list[MiningSettings]:
     """The settings of each source.
 
@@ -69,7 +78,8 @@ def each_settings(
     windows, margins = _for_each("--window", windows, sources), _for_each("--margin", margins, sources)
     try:
         return [
-            MiningSettings(depth, skip, keep, drop_answers, margin, seed) for (skip, depth), margin in zip(windows, margins, strict=True)
+            MiningSettings(depth, skip, keep, drop_answers, margin, seed)
+            for (skip, depth), margin in zip(windows, margins, strict=True)
         ]
     except InputError as error:  # its keys are flags here
         raise InputError(f"--{str(error).removeprefix('--')}") from error
@@ -140,11 +150,15 @@ def hard_negatives(
     lost = settings.margin is not None and math.isnan(gold_score) and bool(ranks)
     if settings.margin is not None:
         scores, limit = ranking.scores.tolist(), gold_score - settings.margin
-        ranks = [rank for rank in ranks if scores[rank] < limit]  # gold further down than depth: the limit is NaN, and none is below
+        ranks = [
+            rank for rank in ranks if scores[rank] < limit
+        ]  # gold further down than depth: the limit is NaN, and none is below
     if settings.drop_answers and holds_answer is not None:
         ranks = list(islice((rank for rank in ranks if not holds_answer(docids[rank])), settings.keep))
     ranks = ranks[: settings.keep]
-    return Mined(Ranking([docids[rank] for rank in ranks], ranking.scores[ranks]), seen, dropped_in_view, gold_score, lost)
+    return Mined(
+        Ranking([docids[rank] for rank in ranks], ranking.scores[ranks]), seen, dropped_in_view, gold_score, lost
+    )
 
 
 def _is_positive(docid: str, gold: Gold, page_of: Mapping[str, str]) -> bool:
@@ -165,7 +179,9 @@ def normalised(text: str) -> str:
 def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
     """Answers worth looking for, normalised: neither a verdict (yes, no, SUPPORTS, ...) nor shorter than SHORTEST_ANSWER."""
     texts = dict.fromkeys(map(normalised, answers))
-    return tuple(text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER)
+    return tuple(
+        text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
+    )
 
 
 class AnswerTexts:

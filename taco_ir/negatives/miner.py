@@ -81,7 +81,9 @@ def check_minable(topics: Sequence[Topics], output: Path) -> None:
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.judged]:
-        raise InputError(f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it")
+        raise InputError(
+            f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it"
+        )
 
 
 def mine_file(
@@ -104,12 +106,21 @@ def mine_file(
             rankings.prepare(topics)
         audit_path(output).unlink(missing_ok=True)
         retrieved: dict[str, list[Retrieved]] = {}
-        views = [_View(header.source, made[source.ranks], source.settings) for header, source in zip(headers, sources, strict=True)]
+        views = [
+            _View(header.source, made[source.ranks], source.settings)
+            for header, source in zip(headers, sources, strict=True)
+        ]
         rows = _rows(collection, views, topics, retrieved)
         if len(headers) == 1:
-            write_negatives(output, headers[0], ((name, qid, each.docids, each.scores.tolist()) for name, qid, (each,) in rows))
+            write_negatives(
+                output, headers[0], ((name, qid, each.docids, each.scores.tolist()) for name, qid, (each,) in rows)
+            )
         else:
-            write_merged(output, headers, ((name, qid, *merge(found, first_source(qid, len(found)))) for name, qid, found in rows))
+            write_merged(
+                output,
+                headers,
+                ((name, qid, *merge(found, first_source(qid, len(found)))) for name, qid, found in rows),
+            )
     return retrieved
 
 
@@ -149,7 +160,12 @@ def merge(negatives: Sequence[Ranking], first: int = 0) -> Merged:
 
 def fingerprint_of(collection: Collection, topics: Sequence[Topics]) -> str:
     """Of the queries of `topics` and their evidence, on which their negatives depend."""
-    return fingerprint([[canonical_name(collection, each), [(own.qid, own.text, own.evidence) for own in each.queries]] for each in topics])
+    return fingerprint(
+        [
+            [canonical_name(collection, each), [(own.qid, own.text, own.evidence) for own in each.queries]]
+            for each in topics
+        ]
+    )
 
 
 def canonical_name(collection: Collection, topics: Topics) -> str:
@@ -184,7 +200,9 @@ def _rankings(collection: Collection, sources: Sequence[Source], output: Path) -
         depths[ranks] = max(settings.depth, depths.get(ranks, 0))
     folders = _folders([ranks for ranks in depths if isinstance(ranks, Retriever)], runs_folder(output))
     return {
-        ranks: FileRankings(collection, ranks) if isinstance(ranks, Path) else RetrieverRankings(collection, ranks, folders[ranks], depth)
+        ranks: FileRankings(collection, ranks)
+        if isinstance(ranks, Path)
+        else RetrieverRankings(collection, ranks, folders[ranks], depth)
         for ranks, depth in depths.items()
     }
 
@@ -220,7 +238,9 @@ def _refuse_repeats(headers: Sequence[NegativesHeader]) -> None:
     if twice := [header for place, header in enumerate(headers) if header in headers[:place]]:
         header = twice[0]
         name = f"{header.source} {header.checkpoint}".strip()
-        raise InputError(f"--source {name} is given twice with the window {header.skip}:{header.depth}; leave one out, or give two windows")
+        raise InputError(
+            f"--source {name} is given twice with the window {header.skip}:{header.depth}; leave one out, or give two windows"
+        )
 
 
 def _made_of(sources: Sequence[NegativesHeader], names: Iterable[str]) -> dict[str, Any]:
@@ -247,7 +267,9 @@ class _View(NamedTuple):
     settings: MiningSettings
 
 
-def _rows(collection: Collection, views: Sequence[_View], topics: Sequence[Topics], retrieved: dict[str, list[Retrieved]]) -> Iterator[Row]:
+def _rows(
+    collection: Collection, views: Sequence[_View], topics: Sequence[Topics], retrieved: dict[str, list[Retrieved]]
+) -> Iterator[Row]:
     """Topics name, qid and each source's negatives, topic by topic; what was seen goes to `retrieved`."""
     for topic in topics:
         name = canonical_name(collection, topic)
@@ -285,7 +307,9 @@ def _mined(collection: Collection, run: Run, topics: Topics, settings: MiningSet
     """The negatives of each query, in topic order."""
     store = collection.passages
     hits = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids[: settings.depth])
-    gold = list(dict.fromkeys(docid for query in topics.queries for evidence in query.evidence for docid in evidence.passages))
+    gold = list(
+        dict.fromkeys(docid for query in topics.queries for evidence in query.evidence for docid in evidence.passages)
+    )
     held = [docid for docid, row in zip(gold, store.rows(gold).tolist(), strict=True) if row >= 0]
     page_of = store.page_of([*hits, *held])
     texts = AnswerTexts(store.get(list(hits)) if settings.drop_answers and topics.task not in WITHOUT_SPANS else {})

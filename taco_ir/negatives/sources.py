@@ -23,7 +23,9 @@ from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retrieve
 from taco_ir.retrieval.topic_runs import made_of, record_of, record_path
 
 
-def open_sources(words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None) -> list[Retriever | Path]:
+def open_sources(
+    words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None
+) -> list[Retriever | Path]:
     """Opens what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
 
     Args:
@@ -35,7 +37,9 @@ def open_sources(words: Sequence[str], collection: Collection, model: ModelChoic
     """
     models = models_among(words)
     if index is not None and len(models) > 1:
-        raise InputError(f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs")
+        raise InputError(
+            f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs"
+        )
     if index is not None:
         require_index(Path(index))
     named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
@@ -56,13 +60,17 @@ def _source(word: str, collection: Collection, model: ModelChoice, index: str | 
     try:
         _ = dense.encoder
     except InputError as error:
-        raise InputError(f"--source {word!r} is not bm25, a run or a folder of runs, and as a model: {error}") from error
+        raise InputError(
+            f"--source {word!r} is not bm25, a run or a folder of runs, and as a model: {error}"
+        ) from error
     return dense
 
 
 def _is_runs(path: Path) -> bool:
     return path.is_file() or (
-        path.is_dir() and not (path / "config.json").is_file() and any(file.suffix in PASSAGE_RUNS for file in path.iterdir())
+        path.is_dir()
+        and not (path / "config.json").is_file()
+        and any(file.suffix in PASSAGE_RUNS for file in path.iterdir())
     )
 
 
@@ -146,8 +154,12 @@ class FileRankings(Rankings):
     def maker(self, topics: Sequence[Topics]) -> Maker:
         """Raises: InputError for runs that lack some of the topics, were made of others, or by several retrievers."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
-            names = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" if self._path.is_dir() else ""
-            raise InputError(f"--source {self._path} has no run for {', '.join(lacking)}{names}; give the runs, or fewer --tasks")
+            names = (
+                f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" if self._path.is_dir() else ""
+            )
+            raise InputError(
+                f"--source {self._path} has no run for {', '.join(lacking)}{names}; give the runs, or fewer --tasks"
+            )
         self._refuse_shared(topics)
         records = {file: record_of(file) for file in map(self._file, topics)}
         for topic in topics:

@@ -24,7 +24,9 @@ SUFFIX, NAMED_SUFFIX = ".answers.jsonl", ".jsonl"  # of default names, and in a 
 Tell = Callable[[str], object]  # shows an answer with its passage
 
 
-def answer(topics: Topics, retriever: Retriever, reader: Reader, collection: Collection, hits: int, tell: Tell | None) -> Run:
+def answer(
+    topics: Topics, retriever: Retriever, reader: Reader, collection: Collection, hits: int, tell: Tell | None
+) -> Run:
     """Retrieves `hits` passages for each question and reads them; returns a run of pages with answers."""
     run = retriever.search(topics, hits)
     answers: dict[str, str] = {}
@@ -75,7 +77,9 @@ def write_answers(
     runs = []
     with ExitStack() as held:
         for path, record in zip(paths, records, strict=True):
-            held.enter_context(claim_output(path, record, overwrite or output is None, resume=True, record=partial(record_of, path)))
+            held.enter_context(
+                claim_output(path, record, overwrite or output is None, resume=True, record=partial(record_of, path))
+            )
         for each, path, record in zip(topics, paths, records, strict=True):
             runs.append(answer(each, retriever, reader, collection, hits, tell))
             record_path(path).unlink(missing_ok=True)  # so that answers have their own or none

@@ -66,7 +66,11 @@ class ReadingData(NamedTuple):
 
 
 def read_reading(
-    collection: Collection, task: str, split: str = "train", negatives: Negatives | None = None, qids: Container[str] | None = None
+    collection: Collection,
+    task: str,
+    split: str = "train",
+    negatives: Negatives | None = None,
+    qids: Container[str] | None = None,
 ) -> ReadingData:
     """Examples of a task whose answers are found in their gold passages; the counts are logged.
 
@@ -82,12 +86,16 @@ def read_reading(
     topics = collection.load_topics(str(name), qids)
     read = find_answers(collection, topics.task, topics.queries, examples)
     if not read.examples:
-        raise InputError(f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}")
+        raise InputError(
+            f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}"
+        )
     log.info("%s-%s: %s", task, split, read.counts)
     return read
 
 
-def find_answers(collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]) -> ReadingData:
+def find_answers(
+    collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]
+) -> ReadingData:
     """Those of `examples`, made of some of `queries`, whose answers are in their positives; there may be none."""
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
@@ -116,7 +124,9 @@ def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
 
 
-def _spans(example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]) -> dict[str, tuple[Span, ...]]:
+def _spans(
+    example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]
+) -> dict[str, tuple[Span, ...]]:
     """Spans by docid of the positives that have some."""
     docids = dict.fromkeys(docid for docids in example.positives for docid in docids)
     found = {docid: answer_spans(passages[docid].text, answers) for docid in docids}
@@ -130,16 +140,22 @@ def _without_answers(
     passages: Mapping[str, Passage],
 ) -> list[TrainExample]:
     """Examples with the positives that hold an answer, and the negatives that hold none and are of no gold page."""
-    normal = {docid: f" {normal_answer(passages[docid].text)} " for docid in {docid for example in examples for docid in example.negatives}}
+    normal = {
+        docid: f" {normal_answer(passages[docid].text)} "
+        for docid in {docid for example in examples for docid in example.negatives}
+    }
     kept = []
     for example in examples:
         sets = [tuple(docid for docid in docids if docid in spans[example.qid]) for docids in example.positives]
         clean = tuple(
             docid
             for docid in example.negatives
-            if passages[docid].page not in example.pages and not any(f" {form} " in normal[docid] for form in answers[example.qid])
+            if passages[docid].page not in example.pages
+            and not any(f" {form} " in normal[docid] for form in answers[example.qid])
         )
-        kept.append(example._replace(positives=tuple(dict.fromkeys(docids for docids in sets if docids)), negatives=clean))
+        kept.append(
+            example._replace(positives=tuple(dict.fromkeys(docids for docids in sets if docids)), negatives=clean)
+        )
     return kept
 
 

@@ -94,7 +94,9 @@ class InputBuilder:
             named = [*head, *title.ids[: self.config.passage // 2], *self._separator]
             kept = self.config.passage - min(len(title.ids), self.config.passage // 2)
             ids = np.array([*named, *text.ids[:kept], *self._separator], dtype=np.int64)
-            inputs.append(ReaderInput(ids, len(named), np.array(text.offsets[:kept], dtype=np.int64).reshape(-1, 2), len(head)))
+            inputs.append(
+                ReaderInput(ids, len(named), np.array(text.offsets[:kept], dtype=np.int64).reshape(-1, 2), len(head))
+            )
         return inputs
 
     @property
@@ -126,7 +128,9 @@ def save_head(head: torch.nn.Module, config: ReaderConfig, folder: Path) -> None
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    save_file(tensors, folder / READER_FILE, {"limits": json.dumps(config._asdict())})  # one entry: the order of several varies
+    save_file(
+        tensors, folder / READER_FILE, {"limits": json.dumps(config._asdict())}
+    )  # one entry: the order of several varies
 
 
 def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConfig]:
@@ -135,7 +139,9 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
 
     path = folder / READER_FILE
     if not path.is_file():
-        raise InputError(f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train wrote with --reading has one")
+        raise InputError(
+            f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train wrote with --reading has one"
+        )
     head = new_head(width)
     try:
         with safe_open(path, "pt") as source:
@@ -143,12 +149,18 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
             head.load_state_dict({name: source.get_tensor(name) for name in source.keys()})  # noqa: SIM118  (no mapping)
         config = ReaderConfig(**kept)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no reader's head for a backbone of width {width} ({str(error).strip().splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: no reader's head for a backbone of width {width} ({str(error).strip().splitlines()[0]})"
+        ) from error
     return head, config
 
 
 def head_logits(
-    backbone: torch.nn.Module, head: torch.nn.Module, inputs: Sequence[ReaderInput], device: torch.device, marks: RoleMarks | None = None
+    backbone: torch.nn.Module,
+    head: torch.nn.Module,
+    inputs: Sequence[ReaderInput],
+    device: torch.device,
+    marks: RoleMarks | None = None,
 ) -> Logits:
     """The head's view of N inputs, padded to the longest."""
     import torch
@@ -158,10 +170,14 @@ def head_logits(
     options = marks.inputs(ids_NL, marks.of_reader([each.asked for each in inputs], ids_NL.shape[1])) if marks else {}
     states_NLH = backbone(**{"input_ids": ids_NL, "attention_mask": mask_NL, **options}).last_hidden_state
     places_L = torch.arange(ids_NL.shape[1])
-    first_N, stop_N = (torch.tensor(places)[:, None] for places in ([each.first for each in inputs], [each.stop for each in inputs]))
+    first_N, stop_N = (
+        torch.tensor(places)[:, None] for places in ([each.first for each in inputs], [each.stop for each in inputs])
+    )
     outside_NL = ((places_L < first_N) | (places_L >= stop_N)).to(device)
     layers = dict(head.items())  # type: ignore[operator]
-    spans_NL2 = layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], torch.finfo(torch.float32).min / 2)
+    spans_NL2 = (
+        layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], torch.finfo(torch.float32).min / 2)
+    )
     return Logits(spans_NL2[..., 0], spans_NL2[..., 1], layers["passage"](states_NLH[:, 0]).float().squeeze(-1))
 
 
@@ -211,7 +227,9 @@ class Reader:
         self._device = torch.device(device)
         self._backbone = backbone.eval().to(self._device)
         self._head = head.eval().to(self._device)
-        self._marks = RoleMarks(roles, self._backbone, tokenizer, learned.eval().to(self._device) if learned is not None else None)
+        self._marks = RoleMarks(
+            roles, self._backbone, tokenizer, learned.eval().to(self._device) if learned is not None else None
+        )
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(Role.READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
@@ -230,7 +248,9 @@ class Reader:
         """Start and end logits of each input's P tokens, and its relevance."""
         import torch
 
-        found: list[tuple[Vectors, Vectors, float]] = [(np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)] * len(inputs)
+        found: list[tuple[Vectors, Vectors, float]] = [
+            (np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)
+        ] * len(inputs)
         for batch in by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
             with torch.inference_mode():
                 logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks)
@@ -242,7 +262,10 @@ class Reader:
 
 
 def _answer(
-    passages: Sequence[Passage], inputs: Sequence[ReaderInput], logits: Sequence[tuple[Vectors, Vectors, float]], most: int
+    passages: Sequence[Passage],
+    inputs: Sequence[ReaderInput],
+    logits: Sequence[tuple[Vectors, Vectors, float]],
+    most: int,
 ) -> Answer | None:
     relevance_K = np.array([each[2] if len(each[0]) else -np.inf for each in logits])
     if not np.isfinite(relevance_K).any():
@@ -280,7 +303,9 @@ def reader_base(folder: Path) -> EncoderConfig:
     model.require_weights()
     config = model.config(None if model.describes_itself else "first")
     if config.pooling == "decoder":
-        raise InputError(f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, pooling first or mean")
+        raise InputError(
+            f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, pooling first or mean"
+        )
     return config
 
 

@@ -85,7 +85,11 @@ class WordPiece(NamedTuple):
         """Tokens that are no pieces of words."""
         behind = self.post_processor or PostProcessor()
         around = {token for each in (behind.special_tokens or {}).values() for token in each.tokens}
-        return {added.content for added in self.added_tokens} | around | {pair[0] for pair in (behind.sep, behind.cls) if pair}
+        return (
+            {added.content for added in self.added_tokens}
+            | around
+            | {pair[0] for pair in (behind.sep, behind.cls) if pair}
+        )
 
 
 class Compacted(NamedTuple):
@@ -96,7 +100,9 @@ class Compacted(NamedTuple):
     size: int
 
 
-def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int, stored: str = "float16") -> Compacted:
+def compact(
+    source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int, stored: str = "float16"
+) -> Compacted:
     """Write `source` to `target` in at most `limit` bytes: with all tokens, or those that are most frequent in `texts`.
 
     Args:
@@ -118,14 +124,20 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     vocabulary = tokenizer.model.vocab
     name, rows_VD, others = _embeddings(source)
     if beyond := [token for token, row in vocabulary.items() if row >= len(rows_VD)]:
-        raise InputError(f"{source / TOKENIZER}: {shown(beyond[0])} is token {shown(vocabulary[beyond[0]])}; the model has {len(rows_VD)}")
+        raise InputError(
+            f"{source / TOKENIZER}: {shown(beyond[0])} is token {shown(vocabulary[beyond[0]])}; the model has {len(rows_VD)}"
+        )
     file, store = STORES[stored]
     config.save(target)
     beside = [source / SETTINGS] * (source / SETTINGS).is_file()
     for path in beside:
         (target / path.name).write_bytes(path.read_bytes())
     rows = store({name: rows_VD})
-    taken = _size(store(others)) + NAMED * (len(rows) + 1) + _bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
+    taken = (
+        _size(store(others))
+        + NAMED * (len(rows) + 1)
+        + _bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
+    )
     room = (limit - taken) * len(rows_VD) // _size(rows, 0)
     own_texts = (*config.prompts.values(), config.passage_template.format(title="", text=""))
     kept = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -134,11 +146,15 @@ def compact(source: Path, target: Path, config: EncoderConfig, texts: Iterable[s
     weights = others | {name: rows_VD[[vocabulary[token] for token in kept]]}
     save_file(finite(store(weights), source), target / file, {"format": "pt"})
     _write_tokenizer(source, target, kept)
-    write_json(target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), stored) | {"vocab_size": len(kept)})
+    write_json(
+        target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), stored) | {"vocab_size": len(kept)}
+    )
     return Compacted(len(kept), len(vocabulary), size_of(target))
 
 
-def compact_adapters(encoder: TextEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str) -> Compacted:
+def compact_adapters(
+    encoder: TextEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str
+) -> Compacted:
     """Writes adapters in half precision, and their backbone as `compact` does in the same folder, in at most `limit` bytes.
 
     Args:
@@ -165,7 +181,9 @@ def compact_adapters(encoder: TextEncoder, base: Path, target: Path, texts: Iter
 
 def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
     """Name and rows [V, D] of the word embeddings, and the other weights that vectors depend on. Raises: InputError where there are none."""
-    weights = {name: value for name, value in read_weights(source).items() if not any(part in name for part in UNUSED_WEIGHTS)}
+    weights = {
+        name: value for name, value in read_weights(source).items() if not any(part in name for part in UNUSED_WEIGHTS)
+    }
     name = next((name for name in weights if name.endswith("word_embeddings.weight")), None)
     if name is None:
         raise InputError(f"--model {source}: no word embeddings of a BERT-type model; only these can be made small")
@@ -176,7 +194,9 @@ def finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """The same. Raises: InputError for numbers that are not finite, or are not as they are stored."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"--model {source}: {name} holds numbers that are not finite, or too large for {value.dtype}")
+            raise InputError(
+                f"--model {source}: {name} holds numbers that are not finite, or too large for {value.dtype}"
+            )
     return tensors
 
 
@@ -201,10 +221,14 @@ def _wordpiece(source: Path) -> WordPiece:
         raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it small")
     kind = read_json(path, AnyTokenizer, others=True).model.type
     if kind != "WordPiece":
-        raise InputError(f"--model {source}: a tokenizer of kind {kind!r}; only WordPiece can lose tokens and still read every text")
+        raise InputError(
+            f"--model {source}: a tokenizer of kind {kind!r}; only WordPiece can lose tokens and still read every text"
+        )
     found = read_json(path, WordPiece, others=True)
     if foreign := found.special - found.model.vocab.keys():
-        raise InputError(f"{path}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small")
+        raise InputError(
+            f"{path}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small"
+        )
     return found
 
 
@@ -254,5 +278,7 @@ def _renumber(processor: dict[str, Any], rows: dict[str, int]) -> None:
             processor[name] = [processor[name][0], rows[processor[name][0]]]
     for token, entry in (processor.get("special_tokens") or {}).items():
         if entry["id"] != token:
-            raise InputError(f"{TOKENIZER}: its post-processor calls {token!r} {entry['id']!r}; such a tokenizer cannot be made small")
+            raise InputError(
+                f"{TOKENIZER}: its post-processor calls {token!r} {entry['id']!r}; such a tokenizer cannot be made small"
+            )
         entry["ids"] = [rows[each] for each in entry["tokens"]]

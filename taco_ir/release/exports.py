@@ -77,7 +77,11 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
     wanted = request.what or KINDS
     lenders = request.lenders
     collection = open_collection(request.collection)
-    topics = [collection.topics(name) for name in collection.expand(request.topics)] if "queries" in wanted and request.topics else []
+    topics = (
+        [collection.topics(name) for name in collection.expand(request.topics)]
+        if "queries" in wanted and request.topics
+        else []
+    )
     encoder = model.load()
     encoder.borrow(lenders)
     for kind, write in _writers(request, encoder, output, collection).items():
@@ -104,7 +108,9 @@ def _writers(
 ) -> dict[str, Callable[[Path, Path], object]]:
     """What writes each folder that can be asked for, from a model's into an empty one."""
     writers: dict[str, Callable[[Path, Path], object]] = {
-        "huggingface": lambda model, folder: write_huggingface(model, encoder.config, folder, str(output / "huggingface")),
+        "huggingface": lambda model, folder: write_huggingface(
+            model, encoder.config, folder, str(output / "huggingface")
+        ),
         "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
     }
     if request.megabytes:
@@ -146,7 +152,9 @@ def keeps_adapters(encoder: TextEncoder) -> bool:
     return encoder.record is not None and not encoder.record.mergeable
 
 
-def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str) -> None:
+def write_compact(
+    encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str
+) -> None:
     """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before.
 
     Args:
@@ -157,7 +165,9 @@ def write_compact(encoder: TextEncoder, model: Path, folder: Path, collection: C
         made = compact_adapters(encoder, model, folder, texts, limit, weights)
     else:
         made = compact(model, folder, encoder.config, texts, limit, weights)
-    passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[:COMPARED]
+    passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[
+        :COMPARED
+    ]
     cosines_N = _cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
     print(
         f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on {len(passages)} passages: "

@@ -54,7 +54,9 @@ def lineage(runs: Sequence[Path]) -> Lineage:
 
 def _config(run: Path) -> TrainSettings:
     if not (run / CONFIG_FILE).is_file():
-        raise InputError(f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one")
+        raise InputError(
+            f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one"
+        )
     return load_settings(run)
 
 
@@ -93,7 +95,10 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
             "steps": _length(episode.optimiser.steps, episode.optimiser.epochs),
             "queries a step": f"{episode.batch.batch_size}, {shares}",
             "weighting": " ".join(
-                [episode.weighting.weighting, *(f"{name}={value}" for name, value in episode.weighting.weighting_options.items())]
+                [
+                    episode.weighting.weighting,
+                    *(f"{name}={value}" for name, value in episode.weighting.weighting_options.items()),
+                ]
             ),
             "negatives": f"in-batch; hard ones of a query: {episode.batch.hard_negatives}, {_negatives(episode.negatives.negatives)}",
             "learning rate": _rate(episode.optimiser),
@@ -111,7 +116,9 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
 
 def _adapters(model: Path) -> str:
     record = read_record(model)
-    whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(record.roles, "one for the queries of each task")
+    whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(
+        record.roles, "one for the queries of each task"
+    )
     passages = ", one for passages" if record.roles == "task" else ""
     return f"{record.method} of width {record.width}, {whose}{passages}; the backbone is frozen"
 
@@ -136,4 +143,6 @@ def _negatives(given: str) -> str:
     path = Path(given)
     if not path.is_file():
         return path.name
-    return ", ".join({"bm25": "BM25's", "model": "a model's (ANCE)"}.get(each.source, each.source) for each in read_sources(path))
+    return ", ".join(
+        {"bm25": "BM25's", "model": "a model's (ANCE)"}.get(each.source, each.source) for each in read_sources(path)
+    )

@@ -106,10 +106,14 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
     facts = Facts(_weights_hash(folder), made.base, made.stages, result, tuple(beside))
     described = _described()
     if facts.base not in described["base"]:
-        raise InputError(f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}")
+        raise InputError(
+            f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}"
+        )
     for task in facts.tasks:
         if task not in described["task"]:
-            raise InputError(f"task {task!r} is not described in {DATA_SETS.name}; it has {', '.join(described['task'])}")
+            raise InputError(
+                f"task {task!r} is not described in {DATA_SETS.name}; it has {', '.join(described['task'])}"
+            )
         if not _commercial(described["task"][task]):
             raise InputError(
                 f"task {task!r}: {described['task'][task]['licence']}; what is trained on it is not shipped: train without it (--tasks)"
@@ -121,10 +125,14 @@ def read_facts(folder: Path) -> Facts:
     """Raises: InputError where there is no card.json, or it is about other weights."""
     path = folder / FACTS_FILE
     if not path.is_file():
-        raise InputError(f"{path}: no such file; python -m taco_ir.card {folder} --training RUN --result NAME writes it")
+        raise InputError(
+            f"{path}: no such file; python -m taco_ir.card {folder} --training RUN --result NAME writes it"
+        )
     facts = read_json(path, Facts, "write it anew with --training and --result")
     if facts.weights != _weights_hash(folder):
-        raise InputError(f"{path}: it is about other weights than those beside it; write it anew with --training and --result")
+        raise InputError(
+            f"{path}: it is about other weights than those beside it; write it anew with --training and --result"
+        )
     return facts
 
 
@@ -168,7 +176,8 @@ def card(folder: Path, results: Path, name: str) -> str:
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
-        megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE) / 1e6,
+        megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+        / 1e6,
         data=_data_table(facts.tasks, described["task"]),
         left_out=_left_out(facts.tasks, described["task"]),
         recipe=_recipe_table(facts.stages),
@@ -209,7 +218,11 @@ def _left_out(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
 def _seen(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
     """Where dev and train of a task trained on share gold passages."""
     shares = [f"{share} % ({task})" for task in tasks if (share := described[task].get("seen"))]
-    return f"- {', '.join(shares)} of the dev queries have a gold passage that is gold for a train query too.\n" if shares else ""
+    return (
+        f"- {', '.join(shares)} of the dev queries have a gold passage that is gold for a train query too.\n"
+        if shares
+        else ""
+    )
 
 
 def _recipe_table(stages: Sequence[Stage]) -> str:
@@ -235,8 +248,12 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
     for topics in whole:
         scores = result.topics[topics]
         own: list[Cell] = [scores.means[measure] for measure in MEASURES]
-        theirs: list[Cell] = [other.topics[topics].means[MEASURES[0]] if topics in other.topics else None for other in beside]
-        rows.append([_task(topics) + ("" if _task(topics) in tasks else " (not trained on)"), scores.queries, *own, *theirs])
+        theirs: list[Cell] = [
+            other.topics[topics].means[MEASURES[0]] if topics in other.topics else None for other in beside
+        ]
+        rows.append(
+            [_task(topics) + ("" if _task(topics) in tasks else " (not trained on)"), scores.queries, *own, *theirs]
+        )
     average: list[Cell] = [macro(result, whole, measure) for measure in MEASURES]
     rows.append(["macro average", None, *average, *(macro(other, whole, MEASURES[0]) for other in beside)])
     return render(Table("", header, rows), "markdown")
@@ -277,7 +294,9 @@ def _borrowed(config: EncoderConfig, tasks: Sequence[str]) -> str:
     by_prompt = {config.prompts[task]: task for task in tasks if task in config.prompts}
     if not by_prompt:
         return "It has no prompts: all tasks are one to it."
-    lent = {task: by_prompt[prompt] for task, prompt in config.prompts.items() if task not in tasks and prompt in by_prompt}
+    lent = {
+        task: by_prompt[prompt] for task, prompt in config.prompts.items() if task not in tasks and prompt in by_prompt
+    }
     return _lenders("Tasks that it was not trained on have the prompt of another", lent)
 
 

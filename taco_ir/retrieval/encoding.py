@@ -39,7 +39,9 @@ def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequenc
     Raises:
         InputError: for a task that neither the model nor KILT nor the collection has, or that the model cannot encode for.
     """
-    return encoder.encode_mixed_queries([query.text for query in queries], [query.task for query in queries], collection.tasks)
+    return encoder.encode_mixed_queries(
+        [query.text for query in queries], [query.task for query in queries], collection.tasks
+    )
 
 
 def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter, recipe: Recipe, shard: Shard) -> None:

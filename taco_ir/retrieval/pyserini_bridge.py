@@ -97,7 +97,9 @@ class TacoDocumentEncoder:
         texts = [texts] if isinstance(texts, str) else texts
         titles = [titles] if isinstance(titles, str) else titles
         named = titles if titles is not None else [""] * len(texts)
-        return self.encoder.encode_passages([Passage("", "", title, text) for title, text in zip(named, texts, strict=True)])
+        return self.encoder.encode_passages(
+            [Passage("", "", title, text) for title, text in zip(named, texts, strict=True)]
+        )
 
 
 def _refuse_tokenizer(name: str | None) -> None:
@@ -108,7 +110,9 @@ def _refuse_tokenizer(name: str | None) -> None:
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
-    if model is None or ModelFolder(Path(model)).describes_itself:  # Pyserini adds pooling flags to paths that hold the word `sentence`
+    if (
+        model is None or ModelFolder(Path(model)).describes_itself
+    ):  # Pyserini adds pooling flags to paths that hold the word `sentence`
         return load_encoder(model, device=device)
     return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
 
@@ -184,7 +188,9 @@ def _is_command(module: str) -> bool:
     """Whether `python -m module` finds something to run: a module, or a package that has a __main__."""
     try:
         spec = importlib.util.find_spec(module)
-        return spec is not None and (spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None)
+        return spec is not None and (
+            spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__") is not None
+        )
     except ModuleNotFoundError:
         return False
 
@@ -193,7 +199,9 @@ def run_pyserini(module: str, arguments: Sequence[str]) -> None:
     """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
     prepare()
     if not _is_command(module):
-        raise InputError(f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene")
+        raise InputError(
+            f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene"
+        )
     from pyserini.encode import document_encoder_class_map, query_encoder_class_map
 
     query_encoder_class_map[ENCODER_CLASS] = TacoQueryEncoder

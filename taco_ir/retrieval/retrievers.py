@@ -93,7 +93,11 @@ class DenseRetriever(Retriever):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"model": self.name, "encoder": self.encoder.fingerprint, "index": self._index.manifest.files["index"].sha256[:16]}
+        return {
+            "model": self.name,
+            "encoder": self.encoder.fingerprint,
+            "index": self._index.manifest.files["index"].sha256[:16],
+        }
 
     def check(self, topics: Sequence[Topics]) -> None:
         tasks = dict.fromkeys(query.task for each in topics for query in each.queries)
@@ -104,7 +108,9 @@ class DenseRetriever(Retriever):
         try:
             return encode_topics(self._collection, self.encoder, queries)
         except InputError as error:
-            raise InputError(f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}") from error
+            raise InputError(
+                f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}"
+            ) from error
 
     def search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
@@ -123,7 +129,11 @@ class BM25Retriever(Retriever):
     @cached_property
     def _folder(self) -> Path:
         """Of these passages and this Lucene: an older one cannot read what a newer one wrote."""
-        return data_home() / "bm25" / fingerprint([INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name])
+        return (
+            data_home()
+            / "bm25"
+            / fingerprint([INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name])
+        )
 
     @property
     def built(self) -> bool:
@@ -142,7 +152,10 @@ class BM25Retriever(Retriever):
             with timed() as seconds:
                 progress = Progress("BM25 index", store.count, "passages")
                 build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
-            print(f"BM25 index of {store.count:,} passages built in {duration(seconds())}: {self._folder}", file=sys.stderr)
+            print(
+                f"BM25 index of {store.count:,} passages built in {duration(seconds())}: {self._folder}",
+                file=sys.stderr,
+            )
 
     @property
     def inputs(self) -> dict[str, Any]:

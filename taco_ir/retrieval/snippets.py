@@ -6,7 +6,9 @@ import re
 
 WORD = re.compile(r"\w+")
 SHORTEST = 3  # letters of a word that is worth marking
-STOPWORDS = frozenset(WORD.findall("the and for are was were who what when where which that this with from has have had how does did"))
+STOPWORDS = frozenset(
+    WORD.findall("the and for are was were who what when where which that this with from has have had how does did")
+)
 
 
 def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("*", "*")) -> str:

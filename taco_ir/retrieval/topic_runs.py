@@ -38,7 +38,9 @@ def search_topics(
         InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
     """
     if request.compare and not any(topic.judged for topic in topics):
-        raise InputError(f"--compare goes with evidence to score against; {' '.join(topic.name for topic in topics)} have none")
+        raise InputError(
+            f"--compare goes with evidence to score against; {' '.join(topic.name for topic in topics)} have none"
+        )
     retrievers = Retrievers.of(collection, request.model, request.index)
     chosen = retrievers.named(request.retriever)
     paths = _run_paths(request, collection, topics, retrievers, output)
@@ -175,7 +177,10 @@ def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> 
     """Default names; with a short hash of the models before the suffix if another model's run has one of these names."""
     if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
         return list(paths)
-    return [path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}") for path in paths]
+    return [
+        path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}")
+        for path in paths
+    ]
 
 
 def record_of(run: Path) -> Mapping[str, Any]:

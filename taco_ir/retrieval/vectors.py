@@ -46,7 +46,14 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of(cls, passages: Counted, model: str, encoder: Encoder) -> Recipe:
-        return cls(passages.fingerprint, passages.count, model, encoder.passage_fingerprint, encoder.passage_template, encoder.dim)
+        return cls(
+            passages.fingerprint,
+            passages.count,
+            model,
+            encoder.passage_fingerprint,
+            encoder.passage_template,
+            encoder.dim,
+        )
 
     @property
     def compared(self) -> dict[str, Any]:
@@ -125,7 +132,9 @@ class ShardWriter:
             refuse_other(self.folder, found.recipe._asdict(), recipe.compared)
             self._blocks = list(found.blocks)
         elif self.folder.is_dir():
-            for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest, which names the blocks, before them
+            for path in sorted(
+                self.folder.iterdir(), reverse=True
+            ):  # the manifest, which names the blocks, before them
                 path.unlink()
         self._save()
 
@@ -137,7 +146,9 @@ class ShardWriter:
     def complete(self) -> bool:
         return self.done == len(self.rows)
 
-    def write(self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]) -> None:
+    def write(
+        self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]
+    ) -> None:
         """Encode and write `passages`, which start at the first row that is not done.
 
         Raises:
@@ -198,21 +209,31 @@ class VectorSet:
         row = 0
         for path, manifest in self._shards:
             if difference := first_difference(manifest.recipe._asdict(), self.recipe.compared):
-                raise InputError(f"{path}: made otherwise than the other shards ({difference}); encode all of them alike")
+                raise InputError(
+                    f"{path}: made otherwise than the other shards ({difference}); encode all of them alike"
+                )
             start, stop = manifest.rows
             done = sum(block.rows for block in manifest.blocks)
             if start < row:
                 raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
             if start > row or done != stop - start:
-                what = f"rows {row}..{start - 1} are in no shard" if start > row else f"{done} of {stop - start} passages are encoded"
+                what = (
+                    f"rows {row}..{start - 1} are in no shard"
+                    if start > row
+                    else f"{done} of {stop - start} passages are encoded"
+                )
                 raise InputError(f"{path}: {what}; run `python -m taco_ir.encode` with the same flags to finish")
             row = stop
         if row != self.recipe.passages:
-            raise InputError(f"{folder}: rows {row}..{self.recipe.passages - 1} are in no shard; encode the other shards first")
+            raise InputError(
+                f"{folder}: rows {row}..{self.recipe.passages - 1} are in no shard; encode the other shards first"
+            )
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Blocks in row order from block `start` on, hashes checked. Raises: InputError naming a block that was cut or altered."""
-        for number, (path, block) in enumerate((path, block) for path, manifest in self._shards for block in manifest.blocks):
+        for number, (path, block) in enumerate(
+            (path, block) for path, manifest in self._shards for block in manifest.blocks
+        ):
             if number >= start:
                 yield read_block(path, block)
 

@@ -93,7 +93,9 @@ def boards(results: Sequence[Record], baseline: str | None, seed: int, measures:
         InputError: for one corpus or topics that mean different things in two results, topics twice for one seed of a system,
             a measure or baseline that no result has.
     """
-    known = list(dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means))
+    known = list(
+        dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means)
+    )
     if unknown := [measure for measure in measures if measure not in known]:
         raise InputError(f"measure {unknown[0]!r} is not in the results; they have {', '.join(known)}")
     by_corpus: dict[str, list[Record]] = defaultdict(list)
@@ -101,7 +103,9 @@ def boards(results: Sequence[Record], baseline: str | None, seed: int, measures:
         by_corpus[result.corpus].append(result)
     names = [row_name(result.system, result.base) for result in results]
     if baseline is not None and baseline not in (*names, *(result.system for result in results)):
-        raise InputError(f"baseline {baseline!r} is no system of the results; allowed: {', '.join(dict.fromkeys(names))}")
+        raise InputError(
+            f"baseline {baseline!r} is no system of the results; allowed: {', '.join(dict.fromkeys(names))}"
+        )
     found = [_board(part, baseline, seed, measures or known) for part in by_corpus.values()]
     return sorted(found, key=lambda board: (-board.passages, board.corpus))
 
@@ -117,7 +121,10 @@ def refuse_idle_patterns(results: Sequence[Record], patterns: Sequence[str]) -> 
 def without(found: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
     """The boards without the rows whose name or system matches a pattern (`*` stands for anything); tests stay corrected for them."""
     names = {name for board in found for row in board.rows for name in (row.name, row.system)}
-    return [_without(board, {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}) for board in found]
+    return [
+        _without(board, {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)})
+        for board in found
+    ]
 
 
 def _without(board: Board, names: Collection[str]) -> Board:
@@ -202,7 +209,9 @@ def _systems(results: Sequence[Record]) -> list[Scored]:
             key = (result.system, result.base, result.seed, topic)
             if key in made_by:
                 name = row_name(result.system, result.base)
-                raise InputError(f"{name}, seed {result.seed}: {topic} is in {made_by[key]} and in {result.name}; allowed is one of them")
+                raise InputError(
+                    f"{name}, seed {result.seed}: {topic} is in {made_by[key]} and in {result.name}; allowed is one of them"
+                )
             made_by[key] = result.name
             of_seed[topic] = scores
     return [Scored(*key, dict(sorted(seeds.items()))) for key, seeds in merged.items()]
@@ -215,7 +224,11 @@ def _complete_seeds(systems: Sequence[Scored], topics: Sequence[str]) -> tuple[l
         lacking = {seed: [topic for topic in topics if topic not in of_seed] for seed, of_seed in system.seeds.items()}
         complete = {seed: of_seed for seed, of_seed in system.seeds.items() if not lacking[seed]}
         consequence = "it is left out" if complete else "no macro average"
-        notes += [f"{system.name}: seed {seed} lacks {', '.join(names)}; {consequence}" for seed, names in lacking.items() if names]
+        notes += [
+            f"{system.name}: seed {seed} lacks {', '.join(names)}; {consequence}"
+            for seed, names in lacking.items()
+            if names
+        ]
         kept.append(system._replace(seeds=complete or system.seeds))
     return kept, notes
 
@@ -223,25 +236,40 @@ def _complete_seeds(systems: Sequence[Scored], topics: Sequence[str]) -> tuple[l
 def _row(system: Scored, topics: Sequence[str], slices: Sequence[str]) -> BoardRow:
     scores: dict[str, dict[str, Stat]] = {}
     for part, names in [*((name, [name]) for name in (*topics, *slices)), (MACRO, topics)]:
-        runs = [[of_seed[name].means for name in names] for of_seed in system.seeds.values() if all(name in of_seed for name in names)]
-        measures = [measure for measure in runs[0][0] if all(measure in means for run in runs for means in run)] if runs else []
+        runs = [
+            [of_seed[name].means for name in names]
+            for of_seed in system.seeds.values()
+            if all(name in of_seed for name in names)
+        ]
+        measures = (
+            [measure for measure in runs[0][0] if all(measure in means for run in runs for means in run)]
+            if runs
+            else []
+        )
         if measures:
             scores[part] = {
-                measure: Stat.of([math.fsum(means[measure] for means in run) / len(run) for run in runs]) for measure in measures
+                measure: Stat.of([math.fsum(means[measure] for means in run) / len(run) for run in runs])
+                for measure in measures
             }
     return BoardRow(system.system, system.base, tuple(system.seeds), scores)
 
 
 def _baselines(systems: Sequence[Scored], baseline: str | None) -> list[Scored]:
     """The rows that a baseline's name means: one, or one for each base."""
-    return [system for system in systems if system.name == baseline] or [system for system in systems if system.system == baseline]
+    return [system for system in systems if system.name == baseline] or [
+        system for system in systems if system.system == baseline
+    ]
 
 
 def _pairs(systems: Sequence[Scored], baselines: Sequence[Scored]) -> list[Pair]:
     """Each system with what it is compared with: the only baseline, or that on its base; a baseline is compared with nothing."""
     of_base = {baseline.base: baseline for baseline in baselines}
     only = baselines[0] if len(baselines) == 1 else None
-    return [(system, found) for system in systems if system not in baselines and (found := only or of_base.get(system.base)) is not None]
+    return [
+        (system, found)
+        for system in systems
+        if system not in baselines and (found := only or of_base.get(system.base)) is not None
+    ]
 
 
 def _fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> list[str]:
@@ -270,7 +298,12 @@ def _untested(systems: Sequence[Scored]) -> list[str]:
     """Where only means were kept, so that nothing can be paired."""
     notes = []
     for system in systems:
-        bare = {topic for of_seed in system.seeds.values() for topic, scores in of_seed.items() if scores.means and not scores.by_query}
+        bare = {
+            topic
+            for of_seed in system.seeds.values()
+            for topic, scores in of_seed.items()
+            if scores.means and not scores.by_query
+        }
         if bare:
             notes.append(f"{system.name}: no values by query of {', '.join(sorted(bare))}; not tested there")
     return notes

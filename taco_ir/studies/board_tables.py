@@ -33,9 +33,12 @@ def score_table(board: Board, measure: str) -> Table:
     averages = [MACRO] if len(board.topics) > 1 else []
     names = [*board.topics, *averages, *board.slices]
     tests = {(c.system, c.base, c.topics): c for c in board.comparisons if c.measure == measure}
-    columns = [_column([(row, tests.get((row.system, row.base, name))) for row in board.rows], name, measure) for name in names]
+    columns = [
+        _column([(row, tests.get((row.system, row.base, name))) for row in board.rows], name, measure) for name in names
+    ]
     rows: list[list[Cell]] = [
-        [row.system, row.base or None, len(row.seeds), *cells] for row, cells in zip(board.rows, zip(*columns, strict=True), strict=True)
+        [row.system, row.base or None, len(row.seeds), *cells]
+        for row, cells in zip(board.rows, zip(*columns, strict=True), strict=True)
     ]
     title = f"{board.corpus}, {board.passages:,} passages: {measure}, ± standard deviation over seeds"
     if board.baseline:
@@ -53,7 +56,10 @@ def _brief_table(board: Board, measure: str) -> Table:
     whole = score_table(replace(board, slices=()), measure)
     average = whole.header.index(MACRO) if MACRO in whole.header else None
     rows = [
-        [cell._replace(mark=_sign(cell.mark)) if isinstance(cell, Marked) and place != average else cell for place, cell in enumerate(row)]
+        [
+            cell._replace(mark=_sign(cell.mark)) if isinstance(cell, Marked) and place != average else cell
+            for place, cell in enumerate(row)
+        ]
         for row in whole.rows
     ]
     short = {name: name.removesuffix("-dev") for name in board.topics}
@@ -86,16 +92,24 @@ def _column(rows: Sequence[tuple[BoardRow, Comparison | None]], name: str, measu
 def difference_table(board: Board, measure: str) -> Table:
     """For each system the difference of the macro average (of the only topics) to the baseline's, and where it wins and loses."""
     part = MACRO if len(board.topics) > 1 else board.topics[0]
-    tests: Mapping[tuple[str, str, str], Comparison] = {(c.system, c.base, c.topics): c for c in board.comparisons if c.measure == measure}
+    tests: Mapping[tuple[str, str, str], Comparison] = {
+        (c.system, c.base, c.topics): c for c in board.comparisons if c.measure == measure
+    }
     rows: list[list[Cell]] = []
     for row in board.rows:
         if not row.against:
             continue
         test = tests.get((row.system, row.base, part))
         numbers: list[Cell] = (
-            [test.difference, test.low, test.high, test.effect, PValue(test.p), PValue(test.p_holm)] if test else [None] * 6
+            [test.difference, test.low, test.high, test.effect, PValue(test.p), PValue(test.p_holm)]
+            if test
+            else [None] * 6
         )
-        marks = {name: found.mark for name in (*board.topics, *board.slices) if (found := tests.get((row.system, row.base, name)))}
+        marks = {
+            name: found.mark
+            for name in (*board.topics, *board.slices)
+            if (found := tests.get((row.system, row.base, name)))
+        }
         won, lost = ("; ".join(name for name, mark in marks.items() if mark == sign) for sign in "+-")
         rows.append([row.system, row.base or None, *numbers, won or None, lost or None])
     title = (
@@ -109,7 +123,10 @@ def difference_table(board: Board, measure: str) -> Table:
 
 def board_json(boards: Sequence[Board], quoted: Sequence[Quoted]) -> str:
     """Everything as JSON with all digits; numbers are numbers, what does not exist is null or not there."""
-    value = {"boards": [_values(board) for board in boards], "quoted": {"title": TITLE, "rows": [row._asdict() for row in quoted]}}
+    value = {
+        "boards": [_values(board) for board in boards],
+        "quoted": {"title": TITLE, "rows": [row._asdict() for row in quoted]},
+    }
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -118,11 +135,17 @@ def _values(board: Board) -> dict[str, Any]:
         {
             **row._asdict(),
             "name": row.name,
-            "scores": {name: {measure: stat._asdict() for measure, stat in stats.items()} for name, stats in row.scores.items()},
+            "scores": {
+                name: {measure: stat._asdict() for measure, stat in stats.items()} for name, stats in row.scores.items()
+            },
         }
         for row in board.rows
     ]
-    return {**vars(board), "rows": rows, "comparisons": [{**test._asdict(), "mark": test.mark} for test in board.comparisons]}
+    return {
+        **vars(board),
+        "rows": rows,
+        "comparisons": [{**test._asdict(), "mark": test.mark} for test in board.comparisons],
+    }
 
 
 TITLE = "quoted from papers: full KILT, page R-precision in %, not comparable with the rows above"
@@ -147,7 +170,12 @@ def quoted_table(rows: list[Quoted]) -> Table:
     """The block as a table; two decimals, as the papers print."""
     tasks = list(dict.fromkeys(task for row in rows for task in row.scores))
     cells: list[list[Cell]] = [
-        [row.system, *(f"{row.scores[task]:5.2f}" if task in row.scores else None for task in tasks), f"{row.average:5.2f}", row.source]
+        [
+            row.system,
+            *(f"{row.scores[task]:5.2f}" if task in row.scores else None for task in tasks),
+            f"{row.average:5.2f}",
+            row.source,
+        ]
         for row in rows
     ]
     return Table(TITLE, ["system", *tasks, "average", "source"], cells)

@@ -21,7 +21,13 @@ VERBS = ("train", "pretrain", "mine", "encode", "index", "export", "data", "sear
 DATA_COMMANDS = ("hold-out", "part")  # of the verb data: the others write to the data home
 RESERVED = ("collection", "folder", "out", "seed")  # placeholders
 CORPORA = "corpora"  # the folder of parts beside those of conditions
-NUMBER, NUMBERS, TEXTS, TABLE, LISTS = "a whole number from 0", "whole numbers from 0", "texts", "a table of texts", "a table of lists"
+NUMBER, NUMBERS, TEXTS, TABLE, LISTS = (
+    "a whole number from 0",
+    "whole numbers from 0",
+    "texts",
+    "a table of texts",
+    "a table of lists",
+)
 KINDS = dict.fromkeys(("name", "system", "base", "search", "answer", "field", "args"), "text")
 KINDS |= dict.fromkeys(("commands", "topics", "models"), TEXTS) | dict.fromkeys(("distractors", "seed", "hits"), NUMBER)
 KINDS |= {"seeds": NUMBERS, "best": TABLE, "each": LISTS}
@@ -48,7 +54,9 @@ def check_kinds(where: str, table: Mapping[str, Any], more: Mapping[str, str] | 
 
 def _is_kind(value: Any, kind: str) -> bool:
     if kind in (TABLE, LISTS):
-        return isinstance(value, dict) and all(isinstance(each, str if kind == TABLE else list) for each in value.values())
+        return isinstance(value, dict) and all(
+            isinstance(each, str if kind == TABLE else list) for each in value.values()
+        )
     if kind in (TEXTS, NUMBERS):
         return isinstance(value, list) and all(_is_kind(each, "text" if kind == TEXTS else NUMBER) for each in value)
     return isinstance(value, str) if kind == "text" else type(value) is int and value >= 0
@@ -73,7 +81,9 @@ def check_command(where: str, template: str, scored: bool) -> None:
     outputs = [place for place, word in enumerate(words) if word.partition("=")[0] == "--output"]
     if scored and outputs:
         raise InputError(f"{quoted}: --output is not for it to say")
-    elsewhere = words[:1] in (["search"], ["answer"]) or any(word.startswith("--config") for word in words)  # where they would write else
+    elsewhere = words[:1] in (["search"], ["answer"]) or any(
+        word.startswith("--config") for word in words
+    )  # where they would write else
     if len(outputs) > 1 or (elsewhere and not outputs and not scored):
         raise InputError(f"{quoted}: --output {{out}}, or a place inside it, is needed, once")
     for place in outputs:

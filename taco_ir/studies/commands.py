@@ -13,7 +13,9 @@ from taco_ir.studies.conditions import Job, Study, arguments, placeholders
 from taco_ir.studies.facts import best_first
 
 READ = 20  # passages that a reader is given
-Choice = Mapping[str, Mapping[str, float]]  # placeholder of `best` -> what it may stand for, with held-out scores, the best first
+Choice = Mapping[
+    str, Mapping[str, float]
+]  # placeholder of `best` -> what it may stand for, with held-out scores, the best first
 
 
 class Commands:
@@ -56,7 +58,12 @@ class Commands:
         names = {name for template in templates for name in placeholders(template)}
         tried = {name: values for name, values in self.study.tried(job.condition).items() if name in names}
         others = names | {each for values in tried.values() for each in values.values()}
-        beside = {word.partition("{folder}/")[2] for template in templates for word in shlex.split(template) if "{folder}/" in word}
+        beside = {
+            word.partition("{folder}/")[2]
+            for template in templates
+            for word in shlex.split(template)
+            if "{folder}/" in word
+        }
         paths = {name: self.study.folder / name.format_map(self._names(job, {})) for name in beside}
         return {
             "commands": list(templates),
@@ -94,23 +101,31 @@ class Commands:
     def choice(self, job: Job) -> dict[str, dict[str, float]]:
         """What was chosen for `best`; nothing before that."""
         path = self._choice_file(job)
-        return read_json(path, dict[str, dict[str, float]]) if self.study.tried(job.condition) and path.is_file() else {}
+        return (
+            read_json(path, dict[str, dict[str, float]]) if self.study.tried(job.condition) and path.is_file() else {}
+        )
 
     def _content(self, job: Job) -> str:
         self.require_models([job])
         return fingerprint(self.made_of(job, self.study.conditions[job.condition].commands))
 
     def _named_models(self, jobs: Collection[Job]) -> set[str]:
-        return {name for job in self.study.with_needs(jobs) for name in self.study.conditions[job.condition].names()} & set(
-            self.study.models
-        )
+        return {
+            name for job in self.study.with_needs(jobs) for name in self.study.conditions[job.condition].names()
+        } & set(self.study.models)
 
     def _choose(self, job: Job) -> None:
         """For `best`, once: then it stays."""
         tried, path = self.study.tried(job.condition), self._choice_file(job)
         if tried and not path.is_file():
             outs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
-            write_json(path, {name: best_first({text: outs[each] for text, each in values.items()}) for name, values in tried.items()})
+            write_json(
+                path,
+                {
+                    name: best_first({text: outs[each] for text, each in values.items()})
+                    for name, values in tried.items()
+                },
+            )
 
     def _choice_file(self, job: Job) -> Path:
         return self.folder(job) / "best.json"

@@ -37,11 +37,17 @@ class Scored(NamedTuple):
 
     def by_query(self, topic: str, measure: str, seeds: Collection[int]) -> Values | None:
         """Each query's mean over those of the seeds that have the topic [Q], None where only means were kept of one. Raises: InputError."""
-        runs = [of_seed[topic].by_query.get(measure, ()) for seed, of_seed in self.seeds.items() if seed in seeds and topic in of_seed]
+        runs = [
+            of_seed[topic].by_query.get(measure, ())
+            for seed, of_seed in self.seeds.items()
+            if seed in seeds and topic in of_seed
+        ]
         if not runs or not all(runs):
             return None
         if len({len(run) for run in runs}) > 1:
-            raise InputError(f"{self.name}: seeds have values of {sorted({len(run) for run in runs})} queries on {topic}, {measure}")
+            raise InputError(
+                f"{self.name}: seeds have values of {sorted({len(run) for run in runs})} queries on {topic}, {measure}"
+            )
         values_Q: Values = np.mean(np.array(runs, dtype=np.float64), axis=0)
         return values_Q
 

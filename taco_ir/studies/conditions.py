@@ -123,7 +123,10 @@ class Study:
 
     def tried(self, condition: str) -> dict[str, dict[str, str]]:
         """For each placeholder of `best`: what it may stand for, and the condition that tries it."""
-        patterns = {name: re.compile(re.escape(text).replace(r"\*", "(.+)")) for name, text in self.conditions[condition].best.items()}
+        patterns = {
+            name: re.compile(re.escape(text).replace(r"\*", "(.+)"))
+            for name, text in self.conditions[condition].best.items()
+        }
         return {
             placeholder: {found[1]: name for name in self.conditions if (found := pattern.fullmatch(name))}
             for placeholder, pattern in patterns.items()
@@ -168,7 +171,9 @@ def _check_tables(path: Path, values: Mapping[str, Any]) -> None:
     """Raise InputError for a part of the file that is of a wrong kind."""
     check_kinds(f"{path}: file", values)
     for key in ("recipe", "corpora"):  # by name
-        if not isinstance(found := values.get(key, {}), dict) or not all(isinstance(each, dict) for each in found.values()):
+        if not isinstance(found := values.get(key, {}), dict) or not all(
+            isinstance(each, dict) for each in found.values()
+        ):
             raise InputError(f"{path}: {key} must hold tables, as [{key}.NAME] makes them")
     for key in ("condition", "slice"):
         if not isinstance(found := values.get(key, []), list) or not all(isinstance(each, dict) for each in found):
@@ -243,7 +248,9 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
         if pattern.count("*") != 1 or not study.tried(condition.name)[placeholder]:
             raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
         if placeholder in known:
-            raise InputError(f"{where}: best {placeholder}: {{{placeholder}}} stands for something else; give another name")
+            raise InputError(
+                f"{where}: best {placeholder}: {{{placeholder}}} stands for something else; give another name"
+            )
     known |= condition.best.keys()
     if unknown := condition.names() - known:
         raise InputError(f"{where}: {{{min(unknown)}}} stands for nothing; known are {', '.join(sorted(known))}")
@@ -258,9 +265,13 @@ def _check_scored(where: str, study: Study, condition: Condition) -> None:
         if corpus != WHOLE and corpus not in study.parts:
             raise InputError(f"{where}: corpus {corpus!r}; allowed: {', '.join([WHOLE, *study.parts])}")
         if foreign := set(seeds) - set(condition.seeds):
-            raise InputError(f"{where}: {corpus} names seed {min(foreign)}; its seeds are {', '.join(map(str, condition.seeds))}")
+            raise InputError(
+                f"{where}: {corpus} names seed {min(foreign)}; its seeds are {', '.join(map(str, condition.seeds))}"
+            )
     if bool(condition.corpora) != bool(condition.search and condition.system):
-        raise InputError(f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join([WHOLE, *study.parts])})")
+        raise InputError(
+            f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join([WHOLE, *study.parts])})"
+        )
     if condition.answer and not condition.search:
         raise InputError(f"{where}: answers are scored with the search that they come from; search is missing")
 

@@ -36,7 +36,11 @@ def convergence_table(results: Sequence[Record], baseline: str) -> Table:
         InputError: for a baseline without curves.
     """
     systems = _learned(results)
-    goals = {each.base: {seed: SHARE * curve[-1][1] for seed, curve in each.curves.items()} for each in systems if each.system == baseline}
+    goals = {
+        each.base: {seed: SHARE * curve[-1][1] for seed, curve in each.curves.items()}
+        for each in systems
+        if each.system == baseline
+    }
     if not goals:
         named = ", ".join(dict.fromkeys(each.system for each in systems)) or "none, since no record has one"
         raise InputError(f"--convergence {baseline!r} has no validation curve in the results; those that have: {named}")
@@ -54,7 +58,11 @@ def steps_to(curve: Curve, goal: float) -> float | None:
     before: tuple[int, float] | None = None
     for step, value in curve:
         if value >= goal:
-            return float(step) if before is None else before[0] + (step - before[0]) * (goal - before[1]) / (value - before[1])
+            return (
+                float(step)
+                if before is None
+                else before[0] + (step - before[0]) * (goal - before[1]) / (value - before[1])
+            )
         before = (step, value)
     return None
 
@@ -68,7 +76,10 @@ def _learned(results: Sequence[Record]) -> list[Learned]:
     systems = []
     for (system, base), by_seed in found.items():
         sizes = next(iter(by_seed.values())).made.get("parameters", {})
-        curves = {seed: [(int(step), float(value)) for step, value in each.made["curve"]] for seed, each in sorted(by_seed.items())}
+        curves = {
+            seed: [(int(step), float(value)) for step, value in each.made["curve"]]
+            for seed, each in sorted(by_seed.items())
+        }
         systems.append(Learned(system, base, curves, sizes.get("trained"), sizes.get("backbone")))
     return systems
 
@@ -85,13 +96,22 @@ def _row(learned: Learned, goals: Mapping[int, float]) -> list[Cell]:
         len(learned.curves),
         learned.trained,
         share,
-        Marked(statistics.fmean(ends), f" ±{statistics.stdev(ends):.3f}".replace("0.", ".", 1) if len(ends) > 1 else ""),
+        Marked(
+            statistics.fmean(ends), f" ±{statistics.stdev(ends):.3f}".replace("0.", ".", 1) if len(ends) > 1 else ""
+        ),
         f"{len(steps)} of {len(compared)}",
-        Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "") if all_there else None,
+        Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "")
+        if all_there
+        else None,
     ]
 
 
 def _place(row: Sequence[Cell]) -> tuple[str, bool, float, str]:
     """Bases apart; of each the fastest first, those that did not get there with every seed last."""
     steps = row[-1]
-    return str(row[1]), steps is None, steps.value if isinstance(steps, Marked) else 0.0, row_name(str(row[0]), str(row[1]))
+    return (
+        str(row[1]),
+        steps is None,
+        steps.value if isinstance(steps, Marked) else 0.0,
+        row_name(str(row[0]), str(row[1])),
+    )

@@ -41,7 +41,9 @@ def curve(training: Path) -> list[tuple[int, float]]:
     """(step, macro page R-precision) of each validation of the last training under a folder; nothing where there is none."""
     log = _last(training, "log.jsonl")
     lines = read_log(log, LogLine) if log else ()
-    return [(line.step, line.validation.macro) for _, line in lines if line.validation and line.validation.macro is not None]
+    return [
+        (line.step, line.validation.macro) for _, line in lines if line.validation and line.validation.macro is not None
+    ]
 
 
 def held_out(training: Path) -> float | None:
@@ -57,7 +59,9 @@ def sizes(training: Path) -> dict[str, int]:
 
 def _last(training: Path, name: str) -> Path | None:
     """The file of the last training under a folder, whose episodes are counted: episode-10 is after episode-2."""
-    return max(training.glob(f"**/{name}"), key=lambda path: [NUMBER.sub(_padded, part) for part in path.parts], default=None)
+    return max(
+        training.glob(f"**/{name}"), key=lambda path: [NUMBER.sub(_padded, part) for part in path.parts], default=None
+    )
 
 
 def _padded(number: re.Match[str]) -> str:
@@ -74,7 +78,9 @@ def best_first(tried: dict[str, Path]) -> dict[str, float]:
     """What was tried, by name, with its held-out score, the best first. Raises: InputError for a training that was not validated."""
     scores = {name: held_out(training) for name, training in tried.items()}
     if blind := [name for name, score in scores.items() if score is None]:
-        raise InputError(f"{tried[blind[0]]}: no validation in it; what is to be chosen among must be validated on held-out queries")
+        raise InputError(
+            f"{tried[blind[0]]}: no validation in it; what is to be chosen among must be validated on held-out queries"
+        )
     known = {name: score for name, score in scores.items() if score is not None}
     return dict(sorted(known.items(), key=lambda item: -item[1]))
 
@@ -97,7 +103,7 @@ def _numbers(path: Path) -> int:
     if path.name.startswith(TRAINING_ONLY):
         return 0
     with safe_open(path, "pt") as source:
-        kept = [name for name in source.keys() if not any(part in name for part in UNUSED) and not name.endswith(SCALES)]  # noqa: SIM118
+        kept = [name for name in source if not any(part in name for part in UNUSED) and not name.endswith(SCALES)]
         return sum(math.prod(source.get_slice(name).get_shape()) for name in kept)
 
 
@@ -126,7 +132,9 @@ def commit() -> str:
         return ""
     git = ["git", "-C", str(checkout)]
     found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--", "taco_ir"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "taco_ir"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return found + "+" * bool(changed)
 
 

@@ -80,7 +80,9 @@ class Examples(NamedTuple):
     judged: Mapping[str, Sequence[int]] = {}
 
 
-def page(boards: Sequence[Board], results: Sequence[Record], published: Sequence[Quoted], examples: Examples | None) -> str:
+def page(
+    boards: Sequence[Board], results: Sequence[Record], published: Sequence[Quoted], examples: Examples | None
+) -> str:
     """The page as HTML: style and scripts inline and named by hash in its content security policy, every text escaped.
 
     Args:
@@ -176,7 +178,10 @@ def _values(board: Board, topics: str, results: Sequence[Record]) -> Json:
     for result in results:
         if topics in result.topics and (result.system, result.base, result.seed) in shown:
             seeds[result.system, result.base].append(result.topics[topics])
-    return {measure: _packed([_averaged(seeds[row.system, row.base], measure) for row in board.rows]) for measure in board.measures}
+    return {
+        measure: _packed([_averaged(seeds[row.system, row.base], measure) for row in board.rows])
+        for measure in board.measures
+    }
 
 
 def _averaged(seeds: Sequence[TopicScores], measure: str) -> npt.NDArray[np.float64] | None:
@@ -193,7 +198,10 @@ def _packed(rows: Sequence[npt.NDArray[np.float64] | None]) -> Json:
     letters = dict(zip(levels, names, strict=False))
     return {
         "levels": levels,
-        "rows": [None if values_Q is None else "".join(letters[level] for level in values_Q.tolist()) for values_Q in thousandths],
+        "rows": [
+            None if values_Q is None else "".join(letters[level] for level in values_Q.tolist())
+            for values_Q in thousandths
+        ],
     }
 
 
@@ -221,9 +229,19 @@ def examples(runner: Runner, results: Sequence[Record], corpus: str) -> Examples
         if found:
             topics = runner.collection.load_topics(name)
             kept[name] = [_example(topics, row, found) for row in telling(here, name)]
-            judged[name] = [row for row, query in enumerate(topics.queries) if any(each.passages for each in query.evidence)]
-    docids = {docid for each in kept.values() for one in each for docid in (*one.gold, *(d for top in one.top.values() for d in top))}
-    passages = {docid: (each.title, each.text[:SHOWN], each.page) for docid, each in runner.collection.passages.get(sorted(docids)).items()}
+            judged[name] = [
+                row for row, query in enumerate(topics.queries) if any(each.passages for each in query.evidence)
+            ]
+    docids = {
+        docid
+        for each in kept.values()
+        for one in each
+        for docid in (*one.gold, *(d for top in one.top.values() for d in top))
+    }
+    passages = {
+        docid: (each.title, each.text[:SHOWN], each.page)
+        for docid, each in runner.collection.passages.get(sorted(docids)).items()
+    }
     return Examples(corpus, kept, passages, judged) if kept else None
 
 
@@ -240,7 +258,10 @@ def telling(results: Sequence[Record], topics: str) -> list[int]:
     """Positions of the queries whose page R-precision varies most between the systems, in the order of the topics."""
     values = [result.topics[topics].by_query[str(TESTED[0])] for result in results]
     means = [sum(of_query) / len(of_query) for of_query in zip(*values, strict=True)]
-    spread = [sum((value - mean) ** 2 for value in of_query) for of_query, mean in zip(zip(*values, strict=True), means, strict=True)]
+    spread = [
+        sum((value - mean) ** 2 for value in of_query)
+        for of_query, mean in zip(zip(*values, strict=True), means, strict=True)
+    ]
     return sorted(sorted(range(len(spread)), key=lambda row: (-spread[row], row))[:MOST_QUERIES])
 
 
@@ -248,7 +269,9 @@ def _example(topics: Topics, row: int, runs: Mapping[str, Run]) -> Example:
     query = topics.queries[row]
     gold = tuple(dict.fromkeys(docid for evidence in query.evidence for docid in evidence.passages))
     pages = tuple(dict.fromkeys(page for evidence in query.evidence for page in evidence.pages))
-    top = {name: tuple(run.rankings[query.qid].docids[:RANKED]) for name, run in runs.items() if query.qid in run.rankings}
+    top = {
+        name: tuple(run.rankings[query.qid].docids[:RANKED]) for name, run in runs.items() if query.qid in run.rankings
+    }
     return Example(row, query.qid, query.text, gold, top, pages)
 
 
@@ -259,7 +282,10 @@ def macro_plot(board: Board, measure: str) -> str:
     top = max((value for row in rows for value in _reach(row, part, measure)), default=1.0) or 1.0
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if top / step <= MOST_TICKS or step == 1.0)
     scale = (WIDTH - LEFT - RIGHT) / top
-    ticks = [{"x": round(LEFT + scale * step * number, 1), "label": f"{step * number:.2f}"} for number in range(int(top / step) + 1)]
+    ticks = [
+        {"x": round(LEFT + scale * step * number, 1), "label": f"{step * number:.2f}"}
+        for number in range(int(top / step) + 1)
+    ]
     bars = [_bar(row, part, measure, TOP + STEP * place, scale) for place, row in enumerate(rows)]
     return (
         templates_of("taco_ir.studies", "page_assets")

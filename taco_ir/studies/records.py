@@ -123,10 +123,14 @@ def read_records(folder: Path) -> list[Record]:
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: values names none of those in {QUERIES}") from error
         except (ValueError, RecursionError) as error:
-            raise error if isinstance(error, InputError) else InputError(f"{where}: not valid JSON ({error})") from error
+            raise (
+                error if isinstance(error, InputError) else InputError(f"{where}: not valid JSON ({error})")
+            ) from error
         record = _record(where, value, own)
         if check != whole:
-            raise InputError(f"{where}: the record was altered: check is {shown(check)}, its fields give {whole}; make it anew")
+            raise InputError(
+                f"{where}: the record was altered: check is {shown(check)}, its fields give {whole}; make it anew"
+            )
         if found.setdefault(record.name, record) is not record:
             raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
     if not found:
@@ -151,7 +155,9 @@ def load_record(path: Path) -> Record:
     """Read what `save_record` wrote. Raises: InputError."""
     value = read_json(path, dict[str, Any])
     topics = typed(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
-    return _record(str(path), value | {"topics": topics}, {name: scores.pop("by_query", {}) for name, scores in topics.items()})
+    return _record(
+        str(path), value | {"topics": topics}, {name: scores.pop("by_query", {}) for name, scores in topics.items()}
+    )
 
 
 def _record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
@@ -161,7 +167,9 @@ def _record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Rec
     record = typed(value, Record, where)
     if values.keys() != record.topics.keys():
         raise InputError(f"{where}: its topics are {_names(record.topics)}, those of its values {_names(values)}")
-    return replace(record, topics={name: _checked(where, name, scores, values[name]) for name, scores in record.topics.items()})
+    return replace(
+        record, topics={name: _checked(where, name, scores, values[name]) for name, scores in record.topics.items()}
+    )
 
 
 def _names(found: Iterable[str]) -> str:
@@ -187,5 +195,7 @@ def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> Topic
         except (KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{where}: topics.{name}: {measure}: no values of a measure that has a mean") from error
         if wrong:
-            raise InputError(f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; the record says otherwise")
+            raise InputError(
+                f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; the record says otherwise"
+            )
     return replace(scores, by_query=by_query)

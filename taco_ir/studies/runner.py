@@ -75,12 +75,16 @@ class Runner:
     def made(self, job: Job) -> bool:
         """Whether the study has it and all its steps are done, so that it can be searched."""
         condition = self.study.conditions.get(job.condition)
-        return condition is not None and all(self.step(job, number).is_file() for number in range(len(condition.commands)))
+        return condition is not None and all(
+            self.step(job, number).is_file() for number in range(len(condition.commands))
+        )
 
     def corpora(self, job: Job) -> list[str]:
         """Where the job is scored."""
         named = self.study.conditions[job.condition].corpora
-        return [corpus for corpus, seeds in named.items() if job.seed in seeds and (not self._only or corpus in self._only)]
+        return [
+            corpus for corpus, seeds in named.items() if job.seed in seeds and (not self._only or corpus in self._only)
+        ]
 
     def step(self, job: Job, number: int) -> Path:
         """What says that a command of the job is done."""
@@ -149,7 +153,9 @@ class Runner:
         condition = self.study.conditions[job.condition]
         collection, source = self._corpus(corpus)
         runs.parent.mkdir(parents=True, exist_ok=True)
-        cache = runs.with_name(f"{runs.name}.cache")  # vectors and index are as large as the model is many; they are not kept
+        cache = runs.with_name(
+            f"{runs.name}.cache"
+        )  # vectors and index are as large as the model is many; they are not kept
         shutil.rmtree(runs, ignore_errors=True)
         scoring = self.commands.scoring(job)
         outputs = {"search": runs, "answer": runs / ANSWERS}
@@ -188,7 +194,9 @@ class Runner:
         if name == WHOLE:
             return self.collection, self.commands.source
         part = self.study.parts[name]
-        drawn = fingerprint([self.collection.passages.fingerprint, part, {each: self._gold(each) for each in self.study.topics}])
+        drawn = fingerprint(
+            [self.collection.passages.fingerprint, part, {each: self._gold(each) for each in self.study.topics}]
+        )
         folder = self.work / CORPORA / f"{name}-{drawn}"
         make_part(self.collection, self.collection.expand(list(self.study.topics)), part.distractors, part.seed, folder)
         return open_collection(str(folder)), str(folder)
@@ -199,7 +207,9 @@ class Runner:
     def _processes(self, job: Job, what: str) -> Path:
         return self.folder(job) / f"processes-{what}.json"
 
-    def _process(self, job: Job, template: str, what: str, more: Sequence[str] = (), home: Path | None = None) -> dict[str, Any]:
+    def _process(
+        self, job: Job, template: str, what: str, more: Sequence[str] = (), home: Path | None = None
+    ) -> dict[str, Any]:
         """Run a command of a job; what its record says of it.
 
         Args:
@@ -210,7 +220,9 @@ class Runner:
         words = [*self.commands.words(job, template), *more]
         device = ["--device", self.device] if words[0] in ON_DEVICE else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
-        if words[0] == "export" and self._processes(job, what).is_file():  # it may have ended well before its end was seen
+        if (
+            words[0] == "export" and self._processes(job, what).is_file()
+        ):  # it may have ended well before its end was seen
             words.append("--overwrite")
         began = commit()  # as it was when the process began
         spent = run_process(
@@ -226,4 +238,6 @@ class Runner:
 def _contents(collection: Collection) -> str:
     """Hash of a collection's passages, and of the topics that models are trained and validated on."""
     names = [str(topics) for topics in collection.topics_names if topics.split != "test"]
-    return fingerprint([collection.passages.fingerprint, {name: sha256_once(collection.topics_path(name)) for name in names}])
+    return fingerprint(
+        [collection.passages.fingerprint, {name: sha256_once(collection.topics_path(name)) for name in names}]
+    )

@@ -35,7 +35,8 @@ def wanted_jobs(study: Study, patterns: Collection[str], seeds: Collection[int])
     chosen = [
         job
         for job in jobs
-        if (not seeds or job.seed in seeds) and (not patterns or any(fnmatchcase(job.condition, each) for each in patterns))
+        if (not seeds or job.seed in seeds)
+        and (not patterns or any(fnmatchcase(job.condition, each) for each in patterns))
     ]
     if not chosen:
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: none of these conditions has them")
@@ -119,7 +120,9 @@ def run_process(name: str, words: Sequence[str], environment: Mapping[str, str],
     made[-1] |= {"seconds": round(time.monotonic() - start, 1), "peak_bytes": peak}
     write_json(begun, made)
     if process.returncode:
-        last = next((line for line in reversed(log.read_text(encoding="utf-8").splitlines()) if line.strip()), "no output")
+        last = next(
+            (line for line in reversed(log.read_text(encoding="utf-8").splitlines()) if line.strip()), "no output"
+        )
         raise InputError(f"{name}: {words[0]} ended with code {process.returncode}: {last} (all of it: {log})")
     seen = [each for each in made if "seconds" in each]
     return Spent(round(sum(each["seconds"] for each in seen), 1), max(each["peak_bytes"] for each in seen), len(made))

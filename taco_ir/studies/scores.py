@@ -23,7 +23,9 @@ ANSWERS = "answers"  # the folder of answers beside runs
 
 
 @collector_paused()
-def score_runs(collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path) -> dict[str, TopicScores]:
+def score_runs(
+    collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path
+) -> dict[str, TopicScores]:
     """Scores of `folder / <topics>.trec`, by topics and by slice, with those of `answers/<topics>.jsonl` where there are any.
 
     Raises:
@@ -31,7 +33,9 @@ def score_runs(collection: Collection, names: Sequence[str], slices: Sequence[Sl
     """
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
-        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES)
+        scores = evaluate(
+            read_run(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES
+        )
         if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
             answered = evaluate(read_run(answers), topics.queries, collection.passages.page_of, ANSWER_MEASURES)
             scores = scores._replace(by_query={**scores.by_query, **answered.by_query})
@@ -51,7 +55,11 @@ def _of(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
         queries=len(wanted),
         fingerprint=topics.gold_fingerprint,
         means={measure: math.fsum(each) / len(each) for measure, each in values.items() if each},
-        by_query={str(measure): values[str(measure)] for measure in (*TESTED, *ANSWER_MEASURES[:2]) if values.get(str(measure))},
+        by_query={
+            str(measure): values[str(measure)]
+            for measure in (*TESTED, *ANSWER_MEASURES[:2])
+            if values.get(str(measure))
+        },
         part_of=part_of,
     )
 
@@ -69,7 +77,9 @@ def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Recor
     for row in rows:
         if not any(row in of_result for of_result in names):
             systems = sorted({row_name(result.system, result.base) for result in results})
-            raise InputError(f"--rows {row!r}: no such row; allowed: {', '.join(systems)}, a condition, or the name of a record")
+            raise InputError(
+                f"--rows {row!r}: no such row; allowed: {', '.join(systems)}, a condition, or the name of a record"
+            )
     return [result for result, of_result in zip(results, names, strict=True) if not rows or of_result & set(rows)]
 
 

@@ -20,7 +20,9 @@ from taco_ir.training.tuning import describe_tuning
 
 STATE_BYTES = 16  # of a trained parameter in float32: itself, its gradient, AdamW's two moments
 SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, its softmax and its gradient
-ACTIVATION_BYTES = 68  # of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
+ACTIVATION_BYTES = (
+    68  # of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
+)
 
 
 class Mix(NamedTuple):
@@ -50,7 +52,12 @@ def announce(config: TrainSettings, step: MultiTaskStep, plan: Plan, processes: 
         if validated
         else f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
     )
-    return "\n".join([*lines, f"{plan.steps:,} steps of {sum(each.sampler.share for each in counted)} {counted[0].examples}, {judged}"])
+    return "\n".join(
+        [
+            *lines,
+            f"{plan.steps:,} steps of {sum(each.sampler.share for each in counted)} {counted[0].examples}, {judged}",
+        ]
+    )
 
 
 def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_bytes: float) -> str:
@@ -58,7 +65,9 @@ def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_byte
     own = config.optimiser.accumulate * (1 if config.batch.cross_device else mix.processes)
     rows: list[list[Cell]] = []
     for sampler in mix.samplers:
-        columns = 1 + min(config.batch.hard_negatives, max((len(example.negatives) for example in sampler.examples), default=0))
+        columns = 1 + min(
+            config.batch.hard_negatives, max((len(example.negatives) for example in sampler.examples), default=0)
+        )
         queries = -(-sampler.share // own)
         seen = queries * columns - 1
         lengths = f"{model.config.max_query_tokens(sampler.task)} / {model.config.passage_length}"
@@ -67,7 +76,12 @@ def describe(config: TrainSettings, model: DualEncoder, mix: Mix, weighting_byte
     header = ("task", "queries", "in a batch", "negatives seen", "of them hard", "tokens (query / passage)", "prompt")
     trained = sum(param.numel() for _, param in model.trained())
     every = sum(param.numel() for param in model.parameters())
-    memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + _activations(config.batch, config.optimiser, model, mix)
+    memory = (
+        STATE_BYTES * trained
+        + 4 * (every - trained)
+        + weighting_bytes
+        + _activations(config.batch, config.optimiser, model, mix)
+    )
     return (
         (render(Table("", header, rows), "table") if rows else "")
         + describe_tuning(model)
@@ -100,7 +114,9 @@ def _activations(batch: BatchSettings, optimiser: OptimiserSettings, model: Dual
     for sampler in mix.samplers:
         queries = -(-sampler.share // (optimiser.accumulate * mix.processes))
         texts = queries * (2 + batch.hard_negatives)
-        tokens = queries * (model.config.max_query_tokens(sampler.task) + (1 + batch.hard_negatives) * model.config.passage_length)
+        tokens = queries * (
+            model.config.max_query_tokens(sampler.task) + (1 + batch.hard_negatives) * model.config.passage_length
+        )
         if optimiser.gradcache:
             tokens = min(tokens, tokens * optimiser.gradcache // texts)
         most = max(most, tokens)

@@ -41,7 +41,11 @@ class Arithmetic(Settings):
 
 
 def backward(
-    model: DualEncoder, texts: Sequence[Text], loss_of: Callable[[Tensor], Tensor], arithmetic: Arithmetic, seed: Sequence[int | str]
+    model: DualEncoder,
+    texts: Sequence[Text],
+    loss_of: Callable[[Tensor], Tensor],
+    arithmetic: Arithmetic,
+    seed: Sequence[int | str],
 ) -> Tensor:
     """Add the gradient of `loss_of(vectors [N, D])` to the parameters'; the loss, a scalar where it was computed.
 

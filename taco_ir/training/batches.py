@@ -181,7 +181,10 @@ def samplers_of(
     """A sampler under each name, which continues where `before`, by name, says."""
     mined = negatives.fingerprint if negatives else ""
     dealt = [before.get(name, Dealt()) for name in names]
-    return [TaskSampler(own, share, seed, name, far, mined) for name, own, share, far in zip(names, examples, shares, dealt, strict=True)]
+    return [
+        TaskSampler(own, share, seed, name, far, mined)
+        for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
+    ]
 
 
 def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:
@@ -213,7 +216,9 @@ class TaskBatch(NamedTuple):
     starts: tuple[int, ...]
 
 
-def make_batch(drawn: Sequence[Drawn], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int) -> TaskBatch:
+def make_batch(
+    drawn: Sequence[Drawn], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int
+) -> TaskBatch:
     """Choose each example's positives and negatives for its epoch and lay them out as columns.
 
     Args:
@@ -272,11 +277,17 @@ def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
     return [available[(turn * taken + place) % len(available)] for place in range(taken)]
 
 
-def _on_gold(examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]) -> npt.NDArray[np.bool_]:
+def _on_gold(
+    examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]
+) -> npt.NDArray[np.bool_]:
     """[B, N]: the column's docid is a positive of the query or its page is one of the query's gold pages."""
     docid_code = {docid: code for code, docid in enumerate(dict.fromkeys(passages))}
-    page_code = {page: code for code, page in enumerate(dict.fromkeys(page_of[docid] for docid in docid_code), len(docid_code))}
-    gold_BU = np.zeros((len(examples), len(docid_code) + len(page_code)), dtype=bool)  # U: distinct docids, then distinct pages
+    page_code = {
+        page: code for code, page in enumerate(dict.fromkeys(page_of[docid] for docid in docid_code), len(docid_code))
+    }
+    gold_BU = np.zeros(
+        (len(examples), len(docid_code) + len(page_code)), dtype=bool
+    )  # U: distinct docids, then distinct pages
     for row, example in enumerate(examples):
         codes = [page_code[page] for page in example.pages if page in page_code]
         codes += [docid_code[docid] for docids in example.positives for docid in docids if docid in docid_code]

@@ -56,10 +56,14 @@ def kinds_of(settings: ObjectiveSettings) -> list[str]:
 
 def objectives_of(work: Work) -> list[Objective]:
     """The tasks of an episode. Raises: InputError for answers that no passage holds, or passages that are none for inverse cloze."""
-    return [objective for kind in kinds_of(work.settings.objectives) for objective in resolve(OBJECTIVES[kind]).of(work)]
+    return [
+        objective for kind in kinds_of(work.settings.objectives) for objective in resolve(OBJECTIVES[kind]).of(work)
+    ]
 
 
-def step_of(config: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0) -> tuple[MultiTaskStep, Plan]:
+def step_of(
+    config: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0
+) -> tuple[MultiTaskStep, Plan]:
     """The step that the settings describe, and for how long it is repeated.
 
     An epoch is over when every query of retrieval and reading was dealt once, or, where there are none, every passage.
@@ -77,12 +81,16 @@ def step_of(config: TrainSettings, model: DualEncoder, objectives: Sequence[Obje
     epoch = epoch_steps(settings, scheduled, [each.sampler.share for each in objectives])
     steps = optimiser.steps or max(1, round(optimiser.epochs * epoch))
     plan = Plan(steps, validation.validate_every or epoch, last_phase(settings, scheduled, steps))
-    schedule = None if settings.schedule == "joint" else Schedule(active(settings, config.run.seed, scheduled, steps, before))
+    schedule = (
+        None if settings.schedule == "joint" else Schedule(active(settings, config.run.seed, scheduled, steps, before))
+    )
     weighting = weighting_of(config.weighting, model, len(objectives))
     return MultiTaskStep(model, objectives, weighting, schedule, validation.log_cosines), plan
 
 
-def validation_for(config: TrainSettings, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts) -> PoolValidation:
+def validation_for(
+    config: TrainSettings, encoder: DualEncoder, data: TrainingData, pools: Sequence[Pool], texts: Texts
+) -> PoolValidation:
     """What is measured of queries that validation holds out: how they rank in pools, and the answers of those that are read.
 
     They are read in a gold passage among others of the pool without an answer, as many as `config` says: its hard ones, or random ones.
@@ -97,13 +105,17 @@ def validation_for(config: TrainSettings, encoder: DualEncoder, data: TrainingDa
     for pool in (pool for pool in pools if pool.task in data.reading):
         queries = {query.qid: query for query in pool.queries}
         examples = [
-            example._replace(negatives=pool.beside_gold(example.qid, 2 * most, config.run.seed))  # some of which may hold the answer
+            example._replace(
+                negatives=pool.beside_gold(example.qid, 2 * most, config.run.seed)
+            )  # some of which may hold the answer
             for example in read_examples(data.collection, pool.task, config.validation.validate_on, only=queries)
         ]
         found = find_answers(data.collection, pool.task, pool.queries, examples).examples
         shown = [(example.positives[0][0], *example.negatives[:most]) for example in found]
         passages = data.collection.passages.get(list({docid for docids in shown for docid in docids}))
-        read = [(example.text, [passages[docid] for docid in docids]) for example, docids in zip(found, shown, strict=True)]
+        read = [
+            (example.text, [passages[docid] for docid in docids]) for example, docids in zip(found, shown, strict=True)
+        ]
         if read:
             questions.append(Questions(pool.task, read, [queries[example.qid].answers for example in found]))
     return SharedValidation(encoder, pools, texts.passages, questions)

@@ -50,7 +50,13 @@ class TrainState:
 
 
 def write_checkpoint(
-    folder: Path, model: DualEncoder, optimizer: Optimizer, weighting: TaskWeighting, state: TrainState, keep: int, stream: Stream
+    folder: Path,
+    model: DualEncoder,
+    optimizer: Optimizer,
+    weighting: TaskWeighting,
+    state: TrainState,
+    keep: int,
+    stream: Stream,
 ) -> None:
     """Write one more checkpoint into `folder`, then remove all but the last `keep`; its model says how far `stream` was read."""
     with writing_folder(folder / f"step-{state.step:08d}") as part:
@@ -91,7 +97,9 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
         number, _, key = name.partition(".")
         place = int(number)
         if place >= len(params) or (value.dim() and value.shape != params[place].shape):
-            raise InputError(f"{checkpoint / OPTIMIZER_FILE}: {name} has the shape {list(value.shape)}; the model trained is another one")
+            raise InputError(
+                f"{checkpoint / OPTIMIZER_FILE}: {name} has the shape {list(value.shape)}; the model trained is another one"
+            )
         state.setdefault(place, {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -103,7 +111,9 @@ def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
     found, wanted = _tensors(path), weighting.state_dict()
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted or found[name].shape != wanted[name].shape:
-            raise InputError(f"{path}: {name} does not fit; the state is another weighting's, of other tasks or another architecture")
+            raise InputError(
+                f"{path}: {name} does not fit; the state is another weighting's, of other tasks or another architecture"
+            )
     weighting.load_state_dict(found)
 
 
@@ -118,7 +128,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if wrong := [name for name, value in found.items() if not all_finite([value])]:
-        raise InputError(f"{path}: {wrong[0]} holds numbers that are not finite; go on from an older checkpoint, or train anew")
+        raise InputError(
+            f"{path}: {wrong[0]} holds numbers that are not finite; go on from an older checkpoint, or train anew"
+        )
     return found
 
 
@@ -127,7 +139,9 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()) if tensors else True
 
 
-def resume(folder: Path, warm: Path | None, settings: WeightingSettings, optimizer: Optimizer, weighting: TaskWeighting) -> TrainState:
+def resume(
+    folder: Path, warm: Path | None, settings: WeightingSettings, optimizer: Optimizer, weighting: TaskWeighting
+) -> TrainState:
     """Load optimiser and weighting of the last checkpoint under `folder` (the model was loaded from it), and say where it was.
 
     Where there is none, take from the checkpoint `warm` what `settings` say, and begin.

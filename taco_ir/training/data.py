@@ -78,7 +78,9 @@ class TrainingData:
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
         sources = [episode.negatives.negatives for episode in self.config.each_episode()]
         files = [source for source in sources if source not in ("none", *MINED)]
-        refuse_other_inputs(self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files))
+        refuse_other_inputs(
+            self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files)
+        )
 
     def negatives(
         self, source: NegativeSettings, folder: Path, model: Path, readable: Mapping[str, Container[str]] | None = None
@@ -101,7 +103,11 @@ class TrainingData:
             settings = _settings(source)
             retriever = BM25Retriever(self.collection) if source.negatives == "bm25" else self._dense(folder, model)
             if not _serves(
-                path, self.collection, topics, settings, retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else ""
+                path,
+                self.collection,
+                topics,
+                settings,
+                retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else "",
             ):
                 retriever.check(topics)
                 if isinstance(retriever, DenseRetriever):
@@ -139,7 +145,9 @@ class TrainingData:
         name = model.parent.name
         recipe = Recipe.of(self.collection.passages, name, retriever.encoder)._asdict()
         for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
-            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json", dict[str, Any]).get("recipe") != recipe:
+            if (kept / "manifest.json").is_file() and read_json(kept / "manifest.json", dict[str, Any]).get(
+                "recipe"
+            ) != recipe:
                 shutil.rmtree(kept)
         build_dense(self.collection, retriever.encoder, name, folder)
 
@@ -159,7 +167,9 @@ class TrainingData:
             config, held_out = self.config, set[str]()
             if config.validation.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-            self._read[task] = read_drawn(self.collection, task, config.run.max_examples, config.run.seed, config.run.train_share, held_out)
+            self._read[task] = read_drawn(
+                self.collection, task, config.run.max_examples, config.run.seed, config.run.train_share, held_out
+            )
         return self._read[task]
 
     @cached_property
@@ -167,7 +177,9 @@ class TrainingData:
         """The queries of each task that validation ranks for; those of a train split are not trained on."""
         config = self.config
         drawn = {
-            task: draw_queries(self.collection, task, config.validation.validate_on, config.validation.pool_queries, config.run.seed)
+            task: draw_queries(
+                self.collection, task, config.validation.validate_on, config.validation.pool_queries, config.run.seed
+            )
             for task in self.tasks
         }
         for task in (task for task, topics in drawn.items() if topics is None):
@@ -177,7 +189,9 @@ class TrainingData:
     @property
     def validates(self) -> bool:
         """Whether any task has topics of the split that is validated on."""
-        return any(TopicsName(task, self.config.validation.validate_on) in self.collection.topics_names for task in self.tasks)
+        return any(
+            TopicsName(task, self.config.validation.validate_on) in self.collection.topics_names for task in self.tasks
+        )
 
     @cached_property
     def pools(self) -> list[Pool]:
@@ -186,12 +200,18 @@ class TrainingData:
         path = self.output / POOL_FILE
         hard: Negatives | None = None
         if config.validation.pool_hard and self._validated:
-            settings, topics = MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard), list(self._validated.values())
+            settings, topics = (
+                MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard),
+                list(self._validated.values()),
+            )
             if self.processes.first and not _serves(path, self.collection, topics, settings):
                 mine(self.collection, BM25Retriever(self.collection), topics, settings, path, overwrite=True)
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
-        of_task = {task: hard.docids[str(TopicsName(task, config.validation.validate_on))] if hard else {} for task in self._validated}
+        of_task = {
+            task: hard.docids[str(TopicsName(task, config.validation.validate_on))] if hard else {}
+            for task in self._validated
+        }
         return [
             make_pool(self.collection, topics, of_task[task], config.validation.pool_random, config.run.seed)
             for task, topics in self._validated.items()
@@ -202,12 +222,21 @@ def _settings(source: NegativeSettings) -> MiningSettings:
     return MiningSettings(depth=source.mine_depth, skip=source.mine_skip, keep=source.mine_keep)
 
 
-def _serves(path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = "") -> bool:
+def _serves(
+    path: Path, collection: Collection, topics: Sequence[Topics], settings: MiningSettings, encoder: str = ""
+) -> bool:
     """Whether a file that the run mined is there, of these queries and passages, and mined in this way by this encoder, or none."""
     if not path.is_file():
         return False
     (found,) = read_sources(path)
-    wanted = (collection.passages.fingerprint, settings.depth, settings.skip, settings.keep, fingerprint_of(collection, topics), encoder)
+    wanted = (
+        collection.passages.fingerprint,
+        settings.depth,
+        settings.skip,
+        settings.keep,
+        fingerprint_of(collection, topics),
+        encoder,
+    )
     return (found.collection, found.depth, found.skip, found.keep, found.queries, found.checkpoint) == wanted
 
 

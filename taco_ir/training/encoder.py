@@ -59,11 +59,15 @@ class DualEncoder(nn.Module):
         self.record: AdapterRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._marks: dict[str, RoleMarks] = {}
-        self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
+        self._tokenizer_files: dict[
+            str, dict[str, bytes]
+        ] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
             source = folder / name if ModelFolder(folder).kind is Kind.TOWERS else folder
-            backbone, tokenizer, head = load_backbone(ModelFolder(source), config if (source / HEAD_FILE).is_file() else _headless(config))
+            backbone, tokenizer, head = load_backbone(
+                ModelFolder(source), config if (source / HEAD_FILE).is_file() else _headless(config)
+            )
             if config.head and head is None:
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
@@ -73,7 +77,9 @@ class DualEncoder(nn.Module):
                 self.towers[name]["roles"] = learned  # type: ignore[operator]
             self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
-            self._tokenizer_files[name] = {path.name: path.read_bytes() for path in ModelFolder(source).tokenizer_files()}
+            self._tokenizer_files[name] = {
+                path.name: path.read_bytes() for path in ModelFolder(source).tokenizer_files()
+            }
 
     def backbone(self, tower: str) -> nn.Module:
         return self.towers[tower]["backbone"]  # type: ignore[index,no-any-return]
@@ -84,13 +90,17 @@ class DualEncoder(nn.Module):
     def queries(self, texts: Sequence[str], task: str) -> list[Text]:
         tower = self._name("query")
         marker = self._marks[tower].marker(Role.QUERY)
-        ids, _ = tokenize(self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task), marker)
+        ids, _ = tokenize(
+            self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task), marker
+        )
         return [Text(self._reader(tower, task), ids_L, role=Role.QUERY) for ids_L in ids]
 
     def passages(self, passages: Sequence[Passage]) -> list[Text]:
         tower = self._name("passage")
         marker = self._marks[tower].marker(Role.PASSAGE)
-        ids, _ = tokenize(self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length, marker)
+        ids, _ = tokenize(
+            self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length, marker
+        )
         return [Text(self._reader(tower, None), ids_L) for ids_L in ids]
 
     def _reader(self, tower: str, task: str | None) -> str:
@@ -124,7 +134,9 @@ class DualEncoder(nn.Module):
     def padded(self, tower: str, texts: Sequence[Text]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Ids and attention mask [B, L] of texts that `tower` reads, on its device, and the marks of their roles."""
         backbone = self.towers[tower]["backbone"]  # type: ignore[index]
-        ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], backbone.config.pad_token_id or 0))
+        ids_BL, mask_BL = (
+            each.to(self.device) for each in pad([text.ids for text in texts], backbone.config.pad_token_id or 0)
+        )
         return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
     def separator(self, candidates: Sequence[str]) -> str:
@@ -166,7 +178,9 @@ class DualEncoder(nn.Module):
                 for module in backbone.modules():
                     if isinstance(module, nn.Embedding):
                         module.weight.requires_grad_(False)
-            stacks = (list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module))
+            stacks = (
+                list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module)
+            )
             stack: list[nn.Module] = next((stack for stack in stacks if len({type(layer) for layer in stack}) == 1), [])
             if layers > len(stack):
                 raise InputError(f"freeze_layers is {layers}; the backbone has {len(stack)} layers")
@@ -228,7 +242,9 @@ class DualEncoder(nn.Module):
         """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""
         if self.tuning is not None:
             return [(name, param) for name, param in self.tuning.named_tensors().items() if param.requires_grad]
-        return [(name, param) for name, param in self.named_parameters() if param.requires_grad and ".pooler." not in name]
+        return [
+            (name, param) for name, param in self.named_parameters() if param.requires_grad and ".pooler." not in name
+        ]
 
 
 def _headless(config: EncoderConfig) -> EncoderConfig:

@@ -59,9 +59,30 @@ class Verb(NamedTuple):
 TRAIN = Verb(tuple(key for key in KEYS if key not in SPAN_KEYS), {}, {}, presets=True)
 PRETRAIN = Verb(
     (
-        *("collection", "model", "output", "seed", "device", "pooling", "normalize", "dropout", "batch_size", "temperature"),
+        *(
+            "collection",
+            "model",
+            "output",
+            "seed",
+            "device",
+            "pooling",
+            "normalize",
+            "dropout",
+            "batch_size",
+            "temperature",
+        ),
         *("objective", "max_passages", "span_from", "length", "mask_share"),
-        *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "gradcache", "precision", "gradient_checkpointing"),
+        *(
+            "learning_rate",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "epochs",
+            "steps",
+            "gradcache",
+            "precision",
+            "gradient_checkpointing",
+        ),
         *("held_out", "validate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
@@ -80,12 +101,21 @@ PRETRAIN = Verb(
 def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
     """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
     if verb.presets:
-        parser.add_argument("--config", type=Path, metavar="FILE", help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}")
         parser.add_argument(
-            "--preset", metavar="NAME", help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}",
+        )
+        parser.add_argument(
+            "--preset",
+            metavar="NAME",
+            help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)",
         )
     else:
-        parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with keys as below, `_` for `-`; flags override it")
+        parser.add_argument(
+            "--config", type=Path, metavar="FILE", help="a TOML file with keys as below, `_` for `-`; flags override it"
+        )
     for name, section in SECTIONS.items():
         own = [key for key in rules_of(section) if key in verb.keys]  # type: ignore[arg-type]
         group = parser.add_argument_group(TITLES[name]) if own else parser
@@ -123,7 +153,9 @@ def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys)
     return checked_keys(given, keys, "", said=as_flag)
 
 
-def read_settings(path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN) -> TrainSettings:
+def read_settings(
+    path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN
+) -> TrainSettings:
     """Defaults, then a preset, then a file, then flags; a flag also replaces what the file's episodes say.
 
     Where some episodes choose a weighting, flags about the weighting are for them alone, so that one flag compares weightings.
@@ -196,7 +228,9 @@ def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
     found["episodes"] = tuple(merged(table, everywhere if "weighting" in table else sparing) for table in tables)
     made_idle = idle_in_run(found).keys() - idle_in_run(values).keys() - given.keys()
     found = {key: value for key, value in found.items() if key not in made_idle}
-    found["episodes"] = tuple(_episode(values, table, found, now, given) for table, now in zip(tables, found["episodes"], strict=True))
+    found["episodes"] = tuple(
+        _episode(values, table, found, now, given) for table, now in zip(tables, found["episodes"], strict=True)
+    )
     return found
 
 

@@ -46,7 +46,9 @@ def load_settings(folder: Path) -> TrainSettings:
 def begun(output: Path) -> bool:
     """Whether the training in `output` has made a step; one that failed before, perhaps after mining, may be given other settings."""
     return any(
-        next((folder / "checkpoints").glob("step-*"), None) or (folder / "model").is_dir() or _has_logged_step(folder / "log.jsonl")
+        next((folder / "checkpoints").glob("step-*"), None)
+        or (folder / "model").is_dir()
+        or _has_logged_step(folder / "log.jsonl")
         for folder in (output, *output.glob("episode-*"))
     )
 
@@ -66,14 +68,18 @@ def refuse_other_run(settings: TrainSettings, output: Path) -> None:
     if (output / CONFIG_FILE).is_file():
         _refuse_other_kind(output)
         saved, given = load_settings(output).flat(), settings.flat()
-        old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # keys that it lacks came later
+        old = {
+            key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])
+        }  # keys that it lacks came later
         if (keys := differing_keys(old, given)) and begun(output):
             changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
             raise InputError(
                 f"--output {output} is a run with another configuration: {changes}; go on with the same one, or give another folder"
             )
         return
-    kept = (path for path in output.rglob("*") if path.is_file() and path != output / INPUTS_FILE and not is_leftover(path))
+    kept = (
+        path for path in output.rglob("*") if path.is_file() and path != output / INPUTS_FILE and not is_leftover(path)
+    )
     if output.is_file() or any(kept):
         raise InputError(f"--output {output} exists and is no training run; give another folder")
 
@@ -86,7 +92,9 @@ def refuse_overwriting(settings: TrainSettings, output: Path) -> None:
     _refuse_other_kind(output)
     for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
         if not OWN.fullmatch(path.name):
-            raise InputError(f"--overwrite: {path} is no part of a training run; move it away, or give another --output")
+            raise InputError(
+                f"--overwrite: {path} is no part of a training run; move it away, or give another --output"
+            )
     negatives = {settings.negatives.negatives, *(table.get("negatives", "") for table in settings.episodes)}
     for given in (settings.run.model, *sorted(negatives)):
         if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
@@ -123,14 +131,19 @@ def _parts(folder: Path) -> list[Path]:
 def _refuse_other_kind(output: Path) -> None:
     """Raise InputError where the file of settings in `output` is another file of that name."""
     values = read_json(output / CONFIG_FILE, dict[str, Any])
-    foreign, missing = [key for key in values if key not in (*KEYS, "episodes")], [key for key in KEYS if key not in values]
+    foreign, missing = (
+        [key for key in values if key not in (*KEYS, "episodes")],
+        [key for key in KEYS if key not in values],
+    )
     if foreign and missing:
         raise InputError(
             f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks {missing[0]!r}; give another folder"
         )
 
 
-def inputs_of(collection: Collection, topics: Iterable[TopicsName], model: Path, negatives: Iterable[str] = ()) -> dict[str, str]:
+def inputs_of(
+    collection: Collection, topics: Iterable[TopicsName], model: Path, negatives: Iterable[str] = ()
+) -> dict[str, str]:
     """Fingerprints by what they are of; topics that the collection lacks are left out.
 
     Args:
@@ -139,10 +152,16 @@ def inputs_of(collection: Collection, topics: Iterable[TopicsName], model: Path,
     """
     found = {f"passages of {collection.name}": collection.passages.fingerprint}
     known = collection.topics_names
-    found |= {f"topics {name}": sha256_once(collection.topics_path(str(name))) for name in dict.fromkeys(topics) if name in known}
+    found |= {
+        f"topics {name}": sha256_once(collection.topics_path(str(name)))
+        for name in dict.fromkeys(topics)
+        if name in known
+    }
     found |= {f"negatives {name}": sha256_once(Path(name)) for name in dict.fromkeys(negatives) if Path(name).is_file()}
     files = sorted({path for pattern in READ for path in model.rglob(pattern) if path.name != CARD and path.is_file()})
-    return found | {"the base model": fingerprint([[str(path.relative_to(model)), sha256_once(path)] for path in files])}
+    return found | {
+        "the base model": fingerprint([[str(path.relative_to(model)), sha256_once(path)] for path in files])
+    }
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:

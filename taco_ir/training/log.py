@@ -58,9 +58,14 @@ class TrainingLog:
         record |= {"loss": result.losses, "gradient_norm": result.norms}
         if result.report is None:
             record["skipped"] = result.not_finite
-            self._reporter.message(f"step {step}: skipped, the gradient of {', '.join(result.not_finite)} is not finite")
+            self._reporter.message(
+                f"step {step}: skipped, the gradient of {', '.join(result.not_finite)} is not finite"
+            )
         else:
-            record |= {"weight": dict(zip(result.losses, result.report.weights, strict=True)), "update_norm": update_norm}
+            record |= {
+                "weight": dict(zip(result.losses, result.report.weights, strict=True)),
+                "update_norm": update_norm,
+            }
             record |= dict(result.report.details)
         if result.cosines is not None:
             record["cosine"] = result.cosines
@@ -88,7 +93,13 @@ class TrainingLog:
 def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
     """Steps of an episode's log with the cosines of its tasks' gradients, where it has them; NaN for a gradient of zeros."""
     return [
-        (line.step, {a: {b: math.nan if value is None else value for b, value in row.items()} for a, row in line.cosine.items()})
+        (
+            line.step,
+            {
+                a: {b: math.nan if value is None else value for b, value in row.items()}
+                for a, row in line.cosine.items()
+            },
+        )
         for _, line in read_log(folder / LOG_FILE, LogLine)
         if line.cosine
     ]

@@ -137,7 +137,9 @@ class Loop:
             return
         if self._processes.first:
             folder, keep = self._folder / "checkpoints", self._config.validation.keep_checkpoints
-            write_checkpoint(folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream)
+            write_checkpoint(
+                folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream
+            )
         self._processes.wait()
 
     def _validate(self) -> float:

@@ -30,7 +30,9 @@ class Pool(NamedTuple):
 
     def beside_gold(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
         """A query's own hard passages, then so many random ones, drawn for it; gold may be among them."""
-        places = generator(seed, self.task, qid).choice(len(self.random), size=min(random, len(self.random)), replace=False)
+        places = generator(seed, self.task, qid).choice(
+            len(self.random), size=min(random, len(self.random)), replace=False
+        )
         return unique((*self.hard.get(qid, ()), *(self.random[place] for place in places.tolist())))
 
 
@@ -52,7 +54,9 @@ def draw_queries(collection: Collection, task: str, split: str, count: int, seed
     return collection.load_topics(str(name), outline.ids(rows.tolist()))
 
 
-def make_pool(collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int) -> Pool:
+def make_pool(
+    collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int
+) -> Pool:
     """The queries of `topics` and the passages to rank for them.
 
     Args:

@@ -82,11 +82,15 @@ class PretrainModel(DualEncoder):
         """Rows [B, `dim`] of texts, float32."""
         pad_id = self.backbone.config.pad_token_id or 0
         ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], pad_id))
-        output = read(self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self._token_parts)
+        output = read(
+            self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self._token_parts
+        )
         columns = [pool(output.last_hidden_state, self.config, mask_BL)] if self._contrasted else []
         if self._token_parts:
             labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
-            states_BLH = output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
+            states_BLH = (
+                output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
+            )
             of_part = {"mlm": states_BLH}
             if "condenser" in self._token_parts:
                 of_part["condenser"] = self.condenser(states_BLH, output.hidden_states[self.condenser.middle], mask_BL)
@@ -140,9 +144,13 @@ def start_pretraining(run: TrainSettings, base: Path, checkpoint: Path | None) -
                 " leave condenser out, or give --pooling first"
             )
     if config.head:
-        raise InputError(f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone")
+        raise InputError(
+            f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone"
+        )
     if config.roles != NONE:
-        raise InputError(f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not")
+        raise InputError(
+            f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not"
+        )
     torch.manual_seed(run.run.seed)  # for weights that are new: the heads
     model = PretrainModel(checkpoint or base, config, run)
     if run.objectives.masked and model.vocabulary().mask is None:

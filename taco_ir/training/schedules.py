@@ -63,7 +63,11 @@ def alternating(tasks: Sequence[Scheduled], steps: int, alpha: float, seed: int,
 
 def phase_bounds(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
     """First step of each phase that has a task, and the one behind its last."""
-    there = [(phase, share) for phase, share in zip(PHASES, shares, strict=True) if any(task.phase == phase for task in tasks)]
+    there = [
+        (phase, share)
+        for phase, share in zip(PHASES, shares, strict=True)
+        if any(task.phase == phase for task in tasks)
+    ]
     whole = sum(share for _, share in there)
     ends = [round(steps * part / whole) for part in accumulate(share for _, share in there)]
     return {phase: bounds for (phase, _), bounds in zip(there, zip([0, *ends], ends, strict=False), strict=True)}
@@ -76,7 +80,9 @@ def last_phase(settings: ObjectiveSettings, tasks: Sequence[Scheduled], steps: i
     return max(start for start, stop in phase_bounds(tasks, steps, phase_shares(settings)).values() if start < stop)
 
 
-def sequential(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0) -> Active:
+def sequential(
+    tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0
+) -> Active:
     """The tasks of one phase after those of another; a step is one of an earlier phase, each equally likely, with probability `rehearsal`."""
     draws_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
     active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
@@ -110,10 +116,14 @@ def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches
         rates = odds(tasks, settings.schedule_alpha).tolist()
     elif settings.schedule == "sequential":
         there = {
-            phase: share for phase, share in zip(PHASES, phase_shares(settings), strict=True) if any(task.phase == phase for task in tasks)
+            phase: share
+            for phase, share in zip(PHASES, phase_shares(settings), strict=True)
+            if any(task.phase == phase for task in tasks)
         }
         rates = [there[task.phase] / sum(there.values()) for task in tasks]
-    whole = [(task.phase, -(-task.size // batch) / rate) for task, batch, rate in zip(tasks, batches, rates, strict=True)]
+    whole = [
+        (task.phase, -(-task.size // batch) / rate) for task, batch, rate in zip(tasks, batches, rates, strict=True)
+    ]
     labelled = [steps for phase, steps in whole if phase != SELF_SUPERVISED]
     return math.ceil(max(labelled or [steps for _, steps in whole]))
 

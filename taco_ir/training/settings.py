@@ -31,7 +31,10 @@ SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 PRETRAINS = Only("pre-training", lambda run: run.objective != NOTHING)
 MINES = Only(f"negatives {' or '.join(MINED)}", lambda run: run.negatives in MINED)
 RETRIEVES = Only("tasks other than none", lambda run: tuple(run.tasks) != NOTHING or PRETRAINS.acts(run))
-HARD = Only("tasks and negatives other than none", lambda run: RETRIEVES.acts(run) and (run.negatives != "none" or not run.hard_negatives))
+HARD = Only(
+    "tasks and negatives other than none",
+    lambda run: RETRIEVES.acts(run) and (run.negatives != "none" or not run.hard_negatives),
+)
 TUNES = Only(f"a tune other than {FULL}", lambda run: run.tune != FULL)
 READS = Only("tasks of reading", lambda run: run.reading != NOTHING)
 SELF_SUPERVISES = Only("tasks of self_supervised", lambda run: run.self_supervised != NOTHING)
@@ -64,7 +67,8 @@ class RunSettings(Settings):
 
     collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder")
     tasks: tuple[str, ...] = flag(
-        ("all",), "tasks of retrieval, such as nq,fever; all: every task with a train file; none: reading or self-supervised tasks alone"
+        ("all",),
+        "tasks of retrieval, such as nq,fever; all: every task with a train file; none: reading or self-supervised tasks alone",
     )
     model: str = flag("", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name")
     output: str = flag("", "folder of the run: checkpoints, logs, the trained model")
@@ -79,7 +83,9 @@ class EncoderSettings(Settings):
     """How the encoder reads texts and makes vectors, and which of its weights train."""
 
     pooling: str | None = flag(
-        None, "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state", choices=get_args(Pooling)
+        None,
+        "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
+        choices=get_args(Pooling),
     )
     normalize: bool = flag(False, "scale vectors to length 1")
     prompts: bool = flag(True, "put the task's name before its queries")
@@ -134,7 +140,9 @@ class AdapterSettings(Settings):
         only=TUNES,
     )
     tune_reparameterise: bool = flag(
-        False, "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without", only=TUNES
+        False,
+        "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without",
+        only=TUNES,
     )
 
 
@@ -149,13 +157,20 @@ class BatchSettings(Settings):
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
-    share_temperature: float = flag(4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0, only=BY_TEMPERATURE)
+    share_temperature: float = flag(
+        4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0, only=BY_TEMPERATURE
+    )
     hard_negatives: int = flag(
-        1, "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones", min=0, only=HARD
+        1,
+        "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones",
+        min=0,
+        only=HARD,
     )
     multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
     cross_device: bool = flag(True, "take negatives from all processes")
-    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0, only=COMPARES)
+    temperature: float = flag(
+        0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0, only=COMPARES
+    )
 
 
 @dataclass(frozen=True)
@@ -163,7 +178,8 @@ class ObjectiveSettings(Settings):
     """What the encoder learns beside retrieval: reading, self-supervised tasks, and the losses of pre-training on spans."""
 
     reading: tuple[str, ...] = flag(
-        NOTHING, "tasks whose questions the same encoder learns to answer as well, such as nq,squad; all: those of --tasks; none"
+        NOTHING,
+        "tasks whose questions the same encoder learns to answer as well, such as nq,squad; all: those of --tasks; none",
     )
     self_supervised: tuple[str, ...] = flag(
         NOTHING,
@@ -179,7 +195,11 @@ class ObjectiveSettings(Settings):
         only=SEVERAL_KINDS,
     )
     schedule_alpha: float = flag(
-        0.5, "alternating: a task is drawn with a probability proportional to its size to this power", min=0, max=1, only=ALTERNATING
+        0.5,
+        "alternating: a task is drawn with a probability proportional to its size to this power",
+        min=0,
+        max=1,
+        only=ALTERNATING,
     )
     phase_shares: str = flag(
         "1,1,1",
@@ -188,7 +208,9 @@ class ObjectiveSettings(Settings):
         allowed="three numbers above 0, as in 1,2,1",
         only=SEQUENTIAL,
     )
-    rehearsal: float = flag(0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1, only=SEQUENTIAL)
+    rehearsal: float = flag(
+        0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1, only=SEQUENTIAL
+    )
     reading_batch: int = flag(16, "questions of a step, for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
@@ -198,9 +220,14 @@ class ObjectiveSettings(Settings):
     )
     reading_weight: float = flag(1.0, "what the loss of a reading task is multiplied by", above=0, only=READS)
     passage_batch: int = flag(16, "passages of a step, for each self-supervised task", min=2, only=SELF_SUPERVISES)
-    passage_weight: float = flag(1.0, "what the loss of a self-supervised task is multiplied by", above=0, only=SELF_SUPERVISES)
+    passage_weight: float = flag(
+        1.0, "what the loss of a self-supervised task is multiplied by", above=0, only=SELF_SUPERVISES
+    )
     max_passages: int = flag(
-        0, "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all", min=0, only=ON_PASSAGES
+        0,
+        "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all",
+        min=0,
+        only=ON_PASSAGES,
     )
     objective: tuple[str, ...] = flag(
         NOTHING,
@@ -215,7 +242,9 @@ class ObjectiveSettings(Settings):
         only=CONTRASTS,
     )
     length: int = flag(128, "most tokens of a span, special tokens included", min=2 * MIN_SPAN, only=PRETRAINS)
-    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5, only=MASKS)
+    mask_share: float = flag(
+        0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5, only=MASKS
+    )
 
     def check(self) -> None:
         object.__setattr__(self, "objective", tuple(part for part in (*PARTS, *NOTHING) if part in self.objective))
@@ -264,7 +293,9 @@ class WeightingSettings(Settings):
     weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
     weighting_options: Mapping[str, Any] = flag({}, "options of the weighting, such as tau=2 beta=0.999")
     keep_optimizer: bool = flag(False, "an episode goes on with the optimiser of the one before")
-    keep_importance: bool = flag(False, "an episode goes on with the weighting's state of the one before", only=REMEMBERS)
+    keep_importance: bool = flag(
+        False, "an episode goes on with the weighting's state of the one before", only=REMEMBERS
+    )
 
 
 @dataclass(frozen=True)
@@ -288,7 +319,9 @@ class ValidationSettings(Settings):
 
     validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
     validate_on: str = flag(
-        "dev", "split that validation draws its queries from; those of train are not trained on", choices=("dev", "train")
+        "dev",
+        "split that validation draws its queries from; those of train are not trained on",
+        choices=("dev", "train"),
     )
     pool_queries: int = flag(50, "queries of a task in a validation", min=1)
     pool_hard: int = flag(10, "BM25 hits of each of them in the pool that is ranked", min=0)
@@ -296,9 +329,13 @@ class ValidationSettings(Settings):
     patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0)
     checkpoint_every: int = flag(200, "steps between checkpoints", min=1)
     keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
-    log_cosines: int = flag(0, "log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0)
+    log_cosines: int = flag(
+        0, "log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0
+    )
     tensorboard: bool = flag(False, "write TensorBoard logs as well")
-    held_out: int = flag(128, "documents that are never trained on; the loss is measured on them; 0: none", min=0, only=PRETRAINS)
+    held_out: int = flag(
+        128, "documents that are never trained on; the loss is measured on them; 0: none", min=0, only=PRETRAINS
+    )
 
 
 SECTIONS: dict[str, type[Settings]] = {
@@ -324,11 +361,23 @@ TITLES = {
     "validation": "validation, checkpoints and logs",
 }
 KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
-DEFAULTS: Values = {key: entry.default if entry.default_factory is MISSING else entry.default_factory() for key, entry in KEYS.items()}
+DEFAULTS: Values = {
+    key: entry.default if entry.default_factory is MISSING else entry.default_factory() for key, entry in KEYS.items()
+}
 EPISODE_KEYS = (
     *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
     *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
-    *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature", "patience", "validate_every"),
+    *(
+        "epochs",
+        "steps",
+        "learning_rate",
+        "warmup",
+        "batch_size",
+        "shares",
+        "temperature",
+        "patience",
+        "validate_every",
+    ),
 )
 TABLE_KEYS = (*EPISODE_KEYS, "repeat")
 # type and rules by key; files call `episodes` `episode`, and have `repeat` in it
@@ -383,11 +432,15 @@ class TrainSettings:
 
     def _check_across_sections(self) -> None:
         if self.objectives.pretrains and self.batch.batch_size < 2:
-            raise InputError(f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, with documents to tell apart")
+            raise InputError(
+                f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, with documents to tell apart"
+            )
         if self.run.tasks == NOTHING and not (self.objectives.shared or self.objectives.pretrains):
             raise InputError("tasks is none; there is nothing to train; name some by tasks, reading or self_supervised")
         if self.run.tasks == NOTHING and self.objectives.reading == ("all",):
-            raise InputError("reading is all, the tasks of retrieval; with tasks none there are none; name those to read")
+            raise InputError(
+                "reading is all, the tasks of retrieval; with tasks none there are none; name those to read"
+            )
         source, hard = self.negatives, self.batch.hard_negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
         if source.negatives in MINED and left < max(hard, 1):
@@ -434,7 +487,8 @@ def acting(values: Mapping[str, Any]) -> Values:
     found = _beside(values, ())
     if "episodes" in values:
         found["episodes"] = tuple(
-            {key: value for key, value in table.items() if key not in idle_keys(merged(values, table))} for table in values["episodes"]
+            {key: value for key, value in table.items() if key not in idle_keys(merged(values, table))}
+            for table in values["episodes"]
         )
     return found
 
@@ -457,13 +511,18 @@ def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
     found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
-        found["weighting_options"] = {**({} if other else base["weighting_options"]), **given.get("weighting_options", {})}
+        found["weighting_options"] = {
+            **({} if other else base["weighting_options"]),
+            **given.get("weighting_options", {}),
+        }
     if "epochs" in given and "steps" not in given and "steps" in base:
         found["steps"] = 0
     return found
 
 
-def checked_keys(values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str) -> Values:
+def checked_keys(
+    values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str
+) -> Values:
     """Values of the types and within the ranges of their keys, those of episodes too.
 
     Args:
@@ -484,5 +543,7 @@ def checked_keys(values: Mapping[str, Any], allowed: Collection[str], where: str
         found[key] = checked(f"{where}{said(key)}", value, *RULES[key])
         if RULES[key][0] == TABLES:
             tables = enumerate(found[key], 1)
-            found[key] = tuple(checked_keys(table, TABLE_KEYS, f"{where}episode {number}: ") for number, table in tables)
+            found[key] = tuple(
+                checked_keys(table, TABLE_KEYS, f"{where}episode {number}: ") for number, table in tables
+            )
     return found

@@ -26,7 +26,12 @@ from taco_ir.training.tuning import check_modules, check_positions, check_tuning
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
-LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}  # others: the name in capitals
+LABELS = {
+    "triviaqa": "TQA",
+    "hotpotqa": "HOPO",
+    "structured_zeroshot": "ZSRE",
+    "aidayago2": "AIDA",
+}  # others: the name in capitals
 SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then what other vocabularies have
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
@@ -35,7 +40,9 @@ NORMALIZED_TEMPERATURE = 0.05
 UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
 
 
-def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder) -> DualEncoder:
+def start_encoder(
+    config: TrainSettings, folder: Path, tasks: Sequence[str], kind: type[DualEncoder] = DualEncoder
+) -> DualEncoder:
     """Load the base model in `folder` and make it the encoder that `config` describes.
 
     Raises:
@@ -54,7 +61,10 @@ def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kin
         raise InputError(
             f"roles is {base.roles}; with tune {config.adapters.tune} the modules tell roles apart (tune_roles); leave one of both out"
         )
-    for key, value in (("passage_length", config.encoder.passage_length), ("query_length", config.encoder.query_length)):
+    for key, value in (
+        ("passage_length", config.encoder.passage_length),
+        ("query_length", config.encoder.query_length),
+    ):
         if value > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(config.run.seed)  # for weights that are new: a head
@@ -64,7 +74,9 @@ def start_encoder(config: TrainSettings, folder: Path, tasks: Sequence[str], kin
         lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
         model.config = replace(
             base,
-            prompts={task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks} if settings.prompts else {},
+            prompts={task: f"{label(task)} {model.separator(SEPARATORS)} " for task in tasks}
+            if settings.prompts
+            else {},
             query_length=min(max(lengths.values(), default=base.query_length), limit),
             query_lengths={task: min(length, limit) for task, length in lengths.items()},
             passage_length=settings.passage_length,
@@ -105,7 +117,9 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     config, backbone = model_folder.trained_config, model_folder.backbone()
     for own in dict.fromkeys(backbone.towers.values()):
         if config.head and not (own.path / HEAD_FILE).is_file():
-            raise InputError(f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing")
+            raise InputError(
+                f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing"
+            )
     model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
     if (record := model_folder.record) is not None:
         model.tune(load_adapters(model.backbone("passage"), folder), record)
@@ -179,12 +193,20 @@ def weighting_of(settings: WeightingSettings, model: DualEncoder, tasks: int) ->
     return _weighting(settings, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
 
 
-def _weighting(settings: WeightingSettings, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]) -> TaskWeighting:
+def _weighting(
+    settings: WeightingSettings, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]
+) -> TaskWeighting:
     kind: type[TaskWeighting] = resolve(WEIGHTINGS[settings.weighting])
-    defaults = {name: entry.default for name, entry in inspect.signature(kind).parameters.items() if entry.kind is entry.KEYWORD_ONLY}
+    defaults = {
+        name: entry.default
+        for name, entry in inspect.signature(kind).parameters.items()
+        if entry.kind is entry.KEYWORD_ONLY
+    }
     options = {}
     for name, value in settings.weighting_options.items():
         if name not in defaults:
-            raise InputError(f"weighting_options: unknown option {name!r} of {settings.weighting}; {nearest(name, defaults)}")
+            raise InputError(
+                f"weighting_options: unknown option {name!r} of {settings.weighting}; {nearest(name, defaults)}"
+            )
         options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
     return kind(params, tasks, embeddings, **options)

@@ -50,7 +50,9 @@ class SharedEncoder(DualEncoder):
 
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
         if untied:
-            raise InputError(f"{folder}: two towers; reading and self-supervised tasks take one encoder; leave untied out, or those tasks")
+            raise InputError(
+                f"{folder}: two towers; reading and self-supervised tasks take one encoder; leave untied out, or those tasks"
+            )
         super().__init__(folder, config, False)
         self.reader: nn.Module | None = None
         self.mlm: MaskedLanguageHead | None = None
@@ -93,7 +95,9 @@ class SharedEncoder(DualEncoder):
         """As before; sentences, the queries of inverse cloze, have no prompt."""
         if task != INVERSE_CLOZE:
             return super().queries(texts, task)
-        ids, _ = tokenize(self._tokenizers["passage"], texts, self.config.query_length, self._marks["passage"].marker(Role.QUERY))
+        ids, _ = tokenize(
+            self._tokenizers["passage"], texts, self.config.query_length, self._marks["passage"].marker(Role.QUERY)
+        )
         return [Text("passage", ids_L, role=Role.QUERY) for ids_L in ids]
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
@@ -115,14 +119,27 @@ class SharedEncoder(DualEncoder):
         assert self.reader is not None
         learned = dict(self.towers["passage"].items()).get("roles")  # type: ignore[operator]
         backbone, tokenizer, limits = self.backbone("passage"), self._tokenizers["passage"], self.inputs.config
-        return Reader(backbone, tokenizer, self.reader, limits, "training", str(self.device), READ_AT_ONCE, self.config.roles, learned)
+        return Reader(
+            backbone,
+            tokenizer,
+            self.reader,
+            limits,
+            "training",
+            str(self.device),
+            READ_AT_ONCE,
+            self.config.roles,
+            learned,
+        )
 
     def save(self, folder: Path) -> None:
         super().save(folder)
         if self.reader is not None:
             save_head(self.reader, self.inputs.config, folder)
         if self.mlm is not None:
-            save_file({name: value.detach().cpu().contiguous() for name, value in self.mlm.state_dict().items()}, folder / MLM_FILE)
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in self.mlm.state_dict().items()},
+                folder / MLM_FILE,
+            )
 
 
 def start_shared(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> SharedEncoder:
@@ -143,7 +160,9 @@ def start_shared(config: TrainSettings, folder: Path, tasks: Sequence[str]) -> S
         model.towers["passage"]["head"].requires_grad_(False)  # type: ignore[index]
     torch.manual_seed(config.run.seed)  # for new heads
     if config.objectives.reading != NOTHING:
-        model.add_reader(folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length))
+        model.add_reader(
+            folder, ReaderConfig(config.encoder.query_length or QUESTION_TOKENS, config.encoder.passage_length)
+        )
     if MLM in config.objectives.self_supervised:
         model.add_mlm(folder)
     return model.to(torch.device(config.run.device))

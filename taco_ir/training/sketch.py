@@ -44,7 +44,9 @@ class GradientSketch:
         for flat in flats:
             for piece in torch.split(flat, ROWS * self.width):
                 rows_RW = functional.pad(piece, (0, -len(piece) % self.width)).view(-1, self.width)
-                bits_RW = torch.empty(rows_RW.shape, dtype=torch.int8, device=layout.device).random_(0, 2, generator=generator)
+                bits_RW = torch.empty(rows_RW.shape, dtype=torch.int8, device=layout.device).random_(
+                    0, 2, generator=generator
+                )
                 sketch += (rows_RW * bits_RW.mul_(2).sub_(1)).sum(0)
         return sketch
 

@@ -106,7 +106,10 @@ class MultiTaskStep:
         """The tasks of global step `step`, each with the number of its batch."""
         if self._schedule is None:
             return [(objective, objective.sampler.first + step) for objective in self.objectives]
-        return [(self.objectives[task], self.objectives[task].sampler.first + batch) for task, batch in self._schedule.turns(step)]
+        return [
+            (self.objectives[task], self.objectives[task].sampler.first + batch)
+            for task, batch in self._schedule.turns(step)
+        ]
 
     def dealt(self, steps: int) -> dict[str, Dealt]:
         """How far each task's stream was dealt after so many steps."""

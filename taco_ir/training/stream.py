@@ -30,7 +30,9 @@ class Stream(NamedTuple):
         return Stream(self.steps + steps, {**self.dealt, **dealt})
 
     def __str__(self) -> str:
-        return f"{self.steps:,} steps: " + ", ".join(f"{task} {dealt.batches:,} batches" for task, dealt in self.dealt.items())
+        return f"{self.steps:,} steps: " + ", ".join(
+            f"{task} {dealt.batches:,} batches" for task, dealt in self.dealt.items()
+        )
 
 
 def read_stream(folder: Path) -> Stream:
@@ -42,4 +44,7 @@ def read_stream(folder: Path) -> Stream:
 
 
 def write_stream(folder: Path, stream: Stream) -> None:
-    write_json(folder / STREAM_FILE, {"steps": stream.steps, "dealt": {task: dealt._asdict() for task, dealt in stream.dealt.items()}})
+    write_json(
+        folder / STREAM_FILE,
+        {"steps": stream.steps, "dealt": {task: dealt._asdict() for task, dealt in stream.dealt.items()}},
+    )

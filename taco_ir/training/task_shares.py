@@ -30,7 +30,9 @@ def batch_shares(sizes: Sequence[int], batch: int, how: str | Sequence[int], tem
     if not isinstance(how, str):
         shares = list(how)
         if len(shares) != len(sizes) or min(shares, default=0) < 1:
-            raise InputError(f"batch shares {shares}; {len(sizes)} tasks need {len(sizes)} whole numbers, each at least 1")
+            raise InputError(
+                f"batch shares {shares}; {len(sizes)} tasks need {len(sizes)} whole numbers, each at least 1"
+            )
         return shares
     if how not in HOW:
         raise InputError(f"task mixing {how!r}; valid: {', '.join(HOW)}, or one batch share per task")

@@ -13,7 +13,14 @@ from torch import nn
 from taco_ir.core.files import InputError
 from taco_ir.encoders.adapters.adapted import Adapters
 from taco_ir.encoders.adapters.deep_prompts import has_positions
-from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, adapter_of, read_tensors, read_training
+from taco_ir.encoders.adapters.folder import (
+    RECORD_FILE,
+    TENSORS_FILE,
+    AdapterRecord,
+    adapter_of,
+    read_tensors,
+    read_training,
+)
 from taco_ir.encoders.adapters.hook_points import shape_of
 from taco_ir.encoders.adapters.methods import FULL, is_shifted, parameters, positions_of, share, width_of, with_prompts
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
@@ -32,11 +39,15 @@ def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Pa
     if adapters.tune == FULL:
         if (record := ModelFolder(folder).record) is not None:
             method = record.method
-            raise InputError(f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be")
+            raise InputError(
+                f"tune is {FULL}; {folder} is tuned by {method}: give tune {method}, or export it merged where that can be"
+            )
         return
     for key in OF_PROMPTS:
         if (value := getattr(adapters, key)) and adapters.tune not in with_prompts():
-            raise InputError(f"{key} is {value!r}; tune {adapters.tune} has no prompts, {', '.join(with_prompts())} have; leave {key} out")
+            raise InputError(
+                f"{key} is {value!r}; tune {adapters.tune} has no prompts, {', '.join(with_prompts())} have; leave {key} out"
+            )
     for key in NOT_WITH:
         if value := getattr(encoder, key):
             raise InputError(
@@ -46,14 +57,18 @@ def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Pa
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(f"tune is {adapters.tune}; {base} has two towers; modules go on one backbone")
     if encoder.head and not (base / HEAD_FILE).is_file():
-        raise InputError(f"head is {encoder.head}; with tune {adapters.tune} the base must have it already; leave head out")
+        raise InputError(
+            f"head is {encoder.head}; with tune {adapters.tune} the base must have it already; leave head out"
+        )
 
 
 def check_episodes(episodes: Sequence[TrainSettings]) -> None:
     """Raise InputError where an episode could not go on from the one before."""
     for key in ("keep_optimizer", "keep_importance"):
         if getattr(episodes[0].weighting, key) and not any(getattr(episode.weighting, key) for episode in episodes[1:]):
-            raise InputError(f"{key} is True; no episode is before that to keep anything of; leave {key} out, or give more episodes")
+            raise InputError(
+                f"{key} is True; no episode is before that to keep anything of; leave {key} out, or give more episodes"
+            )
     for number, (before, episode) in enumerate(pairwise(episodes), 2):
         if episode.weighting.keep_importance and episode.weighting.weighting != before.weighting.weighting:
             raise InputError(
@@ -107,12 +122,16 @@ def tuned(
     mine = {record.own_adapter(task) for task in tasks} | {record.passage_adapter}
     trained = [name for name in tuning.names if name in mine and name not in record.frozen]
     if not trained:
-        raise InputError(f"{folder / RECORD_FILE}: the modules for {', '.join(tasks)} are frozen there; nothing would be trained")
+        raise InputError(
+            f"{folder / RECORD_FILE}: the modules for {', '.join(tasks)} are frozen there; nothing would be trained"
+        )
     tuning.train_only(trained)
     return tuning, record
 
 
-def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: AdapterRecord, held: Collection[str]) -> Adapters:
+def _built(
+    reparameterise: bool, backbone: nn.Module, folder: Path, record: AdapterRecord, held: Collection[str]
+) -> Adapters:
     """The modules of `record`, of which `folder` holds those named `held`; the others are new.
 
     Raises:
@@ -128,7 +147,9 @@ def _built(reparameterise: bool, backbone: nn.Module, folder: Path, record: Adap
         )
     tuning = Adapters(backbone, record.method, record.width, record.names, record.positions, reparameterised)
     if held:
-        plain = {name: tensor for name, tensor in read_tensors(folder).items() if adapter_of(name) not in reparameterised}
+        plain = {
+            name: tensor for name, tensor in read_tensors(folder).items() if adapter_of(name) not in reparameterised
+        }
         begun = {name: tensor for name, tensor in tuning.named_tensors().items() if adapter_of(name) in new}
         tuning.load({**begun, **plain, **made}, str(folder / TENSORS_FILE))
     return tuning
@@ -138,7 +159,9 @@ def _positions(adapters: AdapterSettings, backbone: nn.Module) -> str:
     """What a record says of positions. Raises: InputError for a backbone that has none to shift."""
     if adapters.tune_positions and not has_positions(backbone):
         kind = backbone.config.model_type  # type: ignore[union-attr]
-        raise InputError(f"tune_positions is {adapters.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out")
+        raise InputError(
+            f"tune_positions is {adapters.tune_positions!r}; those of a backbone of type {kind!r} are relative; leave it out"
+        )
     return "" if adapters.tune_positions in (None, positions_of(adapters.tune)) else adapters.tune_positions
 
 
@@ -182,7 +205,9 @@ def going_on(model: DualEncoder, folder: Path, base: EncoderConfig) -> EncoderCo
     for key in ("passage_length", "passage_template"):
         given, found = getattr(own, key), getattr(base, key)
         if given not in (getattr(EncoderSettings, key), found):
-            raise InputError(f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out")
+            raise InputError(
+                f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out"
+            )
     return replace(config, passage_length=base.passage_length, passage_template=base.passage_template)
 
 
@@ -223,5 +248,7 @@ def describe_tuning(model: DualEncoder) -> str:
     for name in tuning.names:
         if name in tuning.reparameterised:
             trained = sum(tensor.numel() for tensor in tuning.tensors(name).values())
-            line += f"tune: {name} is reparameterised: {trained:,} numbers train, the {each:,} that they make are stored\n"
+            line += (
+                f"tune: {name} is reparameterised: {trained:,} numbers train, the {each:,} that they make are stored\n"
+            )
     return line

@@ -60,7 +60,11 @@ class SharedValidation(PoolValidation):
     what = "page R-precision in the validation pools, EM of reading"
 
     def __init__(
-        self, model: SharedEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage], questions: Sequence[Questions]
+        self,
+        model: SharedEncoder,
+        pools: Sequence[Pool],
+        passages: Mapping[str, Passage],
+        questions: Sequence[Questions],
     ) -> None:
         super().__init__(model, pools, passages)
         self._shared = model
@@ -89,6 +93,8 @@ def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str,
         queries_BD = encoder.encode_queries([query.text for query in pool.queries], pool.task)
         found = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
         run = Run(dict(zip((query.qid for query in pool.queries), found, strict=True)))
-        mean = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE]).mean(MEASURE)
+        mean = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE]).mean(
+            MEASURE
+        )
         scores[pool.task] = mean or 0.0
     return scores

@@ -74,7 +74,9 @@ class TaskWeighting(nn.Module):
             FloatingPointError: the loss is not finite, or the gradient is not and would reach the state; the state is as before, `drop` the step.
         """
         if task in self._losses or not 0 <= task < self.tasks:
-            raise ValueError(f"task {task} of {self.tasks} was added to this step, or does not exist; added so far: {sorted(self._losses)}")
+            raise ValueError(
+                f"task {task} of {self.tasks} was added to this step, or does not exist; added so far: {sorted(self._losses)}"
+            )
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss of task {task} is {value}")

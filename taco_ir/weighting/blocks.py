@@ -42,7 +42,11 @@ class Layout:
         self.blocks: list[Block] = []
         self.tables: list[Block] = []
         start = 0
-        for kind, members in ((self.blocks, groups), (self.blocks, [tuple(small)] if small else []), (self.tables, tables)):
+        for kind, members in (
+            (self.blocks, groups),
+            (self.blocks, [tuple(small)] if small else []),
+            (self.tables, tables),
+        ):
             for positions in members:
                 kind.append(Block(positions, start, tuple(params[position].numel() for position in positions)))
                 start += kind[-1].size
@@ -56,13 +60,17 @@ class Layout:
 
     def gather(self, block: Block, tensors: Sequence[Tensor | None]) -> Tensor:
         """The block's tensors as one vector in the layout's dtype, with zeros for None; no copy if a single tensor fits as it is."""
-        pieces = [self._flat(tensors[position], size) for position, size in zip(block.positions, block.sizes, strict=True)]
+        pieces = [
+            self._flat(tensors[position], size) for position, size in zip(block.positions, block.sizes, strict=True)
+        ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def scatter(self, block: Block, vector: Tensor) -> list[tuple[int, Tensor]]:
         """Positions of the block with their parts of `vector`, shaped like the parameters."""
         parts = torch.split(vector, list(block.sizes))
-        return [(position, part.view(self.shapes[position])) for position, part in zip(block.positions, parts, strict=True)]
+        return [
+            (position, part.view(self.shapes[position])) for position, part in zip(block.positions, parts, strict=True)
+        ]
 
     def spans(self, size: int) -> list[slice]:
         """Cut `size` numbers into chunks that fit the cache."""

@@ -28,7 +28,9 @@ class CommonGradientDescent(KeepsGradients):
 
     task_weights: Tensor
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.05) -> None:
+    def __init__(
+        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.05
+    ) -> None:
         require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings)
         self.rate = rate

@@ -32,7 +32,13 @@ class GradNorm(StreamingSum):
     first_losses: Tensor
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, alpha: float = 1.5, rate: float = 0.025
+        self,
+        params: Sequence[Parameter],
+        tasks: int,
+        embeddings: Collection[int] = (),
+        *,
+        alpha: float = 1.5,
+        rate: float = 0.025,
     ) -> None:
         require("alpha", alpha, 0 <= alpha < float("inf"), "a finite number that is not negative")
         require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
@@ -44,7 +50,11 @@ class GradNorm(StreamingSum):
         self.register_buffer("first_losses", torch.zeros(tasks, dtype=torch.float64))  # 0: none seen
 
     def _fold(self, task: int, gradients: Gradients) -> None:
-        parts = [torch.linalg.vector_norm(grad.coalesce().values() if grad.is_sparse else grad) for grad in gradients if grad is not None]
+        parts = [
+            torch.linalg.vector_norm(grad.coalesce().values() if grad.is_sparse else grad)
+            for grad in gradients
+            if grad is not None
+        ]
         norm = float(torch.linalg.vector_norm(torch.stack(parts).double())) if parts else 0.0
         if not norm < float("inf"):
             raise FloatingPointError(f"the gradient of task {task} is not finite")
@@ -56,7 +66,9 @@ class GradNorm(StreamingSum):
         losses_T = self.task_weights.new_tensor([self._losses[task] for task in range(self.tasks)])
         norms_T = self.task_weights.new_tensor([self._norms[task] for task in range(self.tasks)])
         self.first_losses.copy_(torch.where(self.first_losses == 0, losses_T, self.first_losses))
-        progress_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses).clamp(min=0)
+        progress_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses).clamp(
+            min=0
+        )
         weighted_T = self.task_weights * norms_T
         mean = weighted_T.mean()
         if mean > 0 and progress_T.mean() > 0:

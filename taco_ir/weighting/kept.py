@@ -21,7 +21,10 @@ class KeptGradients:
         self.layout = layout
         self.tasks = tasks
         self._dense: dict[int, list[Tensor]] = {}
-        self._tables = [TableGradients(layout.shapes[table.positions[0]], tasks, layout.dtype, layout.device) for table in layout.tables]
+        self._tables = [
+            TableGradients(layout.shapes[table.positions[0]], tasks, layout.dtype, layout.device)
+            for table in layout.tables
+        ]
 
     def add(self, task: int, gradients: Gradients) -> None:
         self._dense[task] = [self.layout.gather(block, gradients) for block in self.layout.blocks]

@@ -135,7 +135,9 @@ def _select(sensitivities: Sensitivities, bracket: _Bracket, floor: float, zeros
         below += int(np.count_nonzero(is_below))
     rank = left_out + _rank(sensitivities.size - left_out, zeros)
     candidates = np.concatenate(inside)
-    return float(np.partition(candidates, rank - below)[rank - below]) if below <= rank < below + len(candidates) else None
+    return (
+        float(np.partition(candidates, rank - below)[rank - below]) if below <= rank < below + len(candidates) else None
+    )
 
 
 def _select_behind(sensitivities: Sensitivities, bracket: _Bracket, floor: float, zeros: int = 0) -> float | None:

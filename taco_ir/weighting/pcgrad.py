@@ -29,7 +29,9 @@ class PCGrad(KeepsGradients):
 
     steps: Tensor
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, seed: int = 0) -> None:
+    def __init__(
+        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, seed: int = 0
+    ) -> None:
         require("seed", seed, 0 <= seed < 1 << 31, "an integer from 0 to 2147483647")
         super().__init__(params, tasks, embeddings)
         self.seed = seed
@@ -42,7 +44,9 @@ class PCGrad(KeepsGradients):
         gramian = self._kept.gramian().tolist()
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + int(self.steps))
         self.steps += 1
-        coefficients, conflicts = project(gramian, [torch.randperm(self.tasks, generator=generator).tolist() for _ in range(self.tasks)])
+        coefficients, conflicts = project(
+            gramian, [torch.randperm(self.tasks, generator=generator).tolist() for _ in range(self.tasks)]
+        )
         weights = tuple(sum(row[task] for row in coefficients) / self.tasks for task in range(self.tasks))
         pairs = max(1, self.tasks * (self.tasks - 1))
         return self._kept.combination(weights), StepReport(weights, {"conflicts": conflicts / pairs})

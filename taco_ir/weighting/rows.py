@@ -21,7 +21,9 @@ def touched_rows(grad: Tensor, dtype: torch.dtype) -> TouchedRows:
     if grad.is_sparse:
         grad = grad.coalesce()
         return TouchedRows(grad.indices()[0], grad.values().to(dtype))
-    rows = ((grad.amax(1) != 0) | (grad.amin(1) != 0)).nonzero().squeeze(1)  # two reductions: fast, and exact for every value
+    rows = (
+        ((grad.amax(1) != 0) | (grad.amin(1) != 0)).nonzero().squeeze(1)
+    )  # two reductions: fast, and exact for every value
     return TouchedRows(rows, grad.index_select(0, rows).to(dtype))
 
 
@@ -59,7 +61,9 @@ class TableGradients:
         if len(starts) == 2:
             cuts_TC = [[0, len(place)] for place in places.values()]
         else:
-            cuts_TC = torch.stack([torch.searchsorted(place, bounds) for place in places.values()]).tolist() if places else []
+            cuts_TC = (
+                torch.stack([torch.searchsorted(place, bounds) for place in places.values()]).tolist() if places else []
+            )
         for number, start in enumerate(starts[:-1]):
             rows = union[start : start + step]
             grads_TRD = torch.zeros(self.tasks, len(rows), self.shape[1], dtype=self.dtype, device=self.device)

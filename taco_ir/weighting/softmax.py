@@ -9,7 +9,9 @@ from torch import Tensor
 from taco_ir.weighting import blocks
 
 HEADROOM = 30.0  # exp(30) = 1e13 leaves room for T terms and large gradients in float32
-NEGLIGIBLE = -50.0  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones would be subnormal, which is slow
+NEGLIGIBLE = (
+    -50.0
+)  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones would be subnormal, which is slow
 
 
 class OnlineSoftmax:

@@ -22,7 +22,9 @@ from taco_ir.weighting.softmax import OnlineSoftmax
 
 SMALLEST_MEDIAN = 1e-30  # below it, sensitivities in float32 are noise, and dividing by it overflows
 SMALLEST_DECAY = 1e-4
-LARGEST_ADDEND = 1e28  # to U, of a sensitivity that is so far above the median: sums of them stay finite in float32 and bfloat16
+LARGEST_ADDEND = (
+    1e28  # to U, of a sensitivity that is so far above the median: sums of them stay finite in float32 and bfloat16
+)
 REPORTED = 4096
 
 
@@ -184,7 +186,9 @@ class Taco(TaskWeighting):
 
     def _table(self, task: int, block: Block) -> Tensor:
         """U of task `task` on a table, V x D."""
-        return self.importance[task, block.start : block.start + block.size].view(self.layout.shapes[block.positions[0]])
+        return self.importance[task, block.start : block.start + block.size].view(
+            self.layout.shapes[block.positions[0]]
+        )
 
     def _turn(self, task: int, place: int) -> int:
         return int(self.updates.numpy()[task]) * self.tasks + task + place
@@ -263,7 +267,9 @@ class Taco(TaskWeighting):
         sample_TN = self.importance[:, : size : max(1, size // REPORTED)].double()
         known_N = (sample_TN > 0).any(0).double()
         q_TN = torch.softmax(sample_TN * self._scales().double(), 0)
-        sums = torch.cat([(q_TN * known_N).sum(1), (torch.special.entr(q_TN).sum(0) * known_N).sum()[None], known_N.sum()[None]])
+        sums = torch.cat(
+            [(q_TN * known_N).sum(1), (torch.special.entr(q_TN).sum(0) * known_N).sum()[None], known_N.sum()[None]]
+        )
         *weights, entropy, known = sums.tolist()
         if not known:
             return StepReport(uniform, {"weight_entropy": math.log(self.tasks)})
@@ -274,5 +280,6 @@ class Taco(TaskWeighting):
         self._values = []
         self._running = []
         self._tables = [
-            TableGradients(layout.shapes[table.positions[0]], self.tasks, layout.dtype, layout.device) for table in layout.tables
+            TableGradients(layout.shapes[table.positions[0]], self.tasks, layout.dtype, layout.device)
+            for table in layout.tables
         ]

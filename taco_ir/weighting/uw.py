@@ -32,7 +32,9 @@ class UncertaintyWeighting(StreamingSum):
 
     log_variance: Tensor
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.025) -> None:
+    def __init__(
+        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.025
+    ) -> None:
         require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings)
         self.rate = rate

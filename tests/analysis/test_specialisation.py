@@ -46,7 +46,9 @@ TAU, BATCHES = 2.0, 3
 
 class _Model:
     def __init__(self, params: Sequence[Parameter]) -> None:
-        self._named = [(f"towers.passage.backbone.encoder.layer.{n}.output.dense.weight", param) for n, param in enumerate(params)]
+        self._named = [
+            (f"towers.passage.backbone.encoder.layer.{n}.output.dense.weight", param) for n, param in enumerate(params)
+        ]
 
     def trained(self) -> list[tuple[str, Parameter]]:
         return self._named
@@ -79,7 +81,10 @@ def toy(tasks: int, seed: int = 0) -> tuple[list[Parameter], list[list[list[Tens
         return torch.randn(*shape, generator=drawn, dtype=torch.float64)
 
     params = [Parameter(normal(7, 11)), Parameter(normal(13)), Parameter(normal(40))]
-    found = [[[normal(*param.shape) * (normal(*param.shape) * 2).exp() for param in params] for _ in range(BATCHES)] for _ in range(tasks)]
+    found = [
+        [[normal(*param.shape) * (normal(*param.shape) * 2).exp() for param in params] for _ in range(BATCHES)]
+        for _ in range(tasks)
+    ]
     for task, batches in enumerate(found):
         for grads in batches:
             grads[1][: 5 + task] = 0 if task else 1.5
@@ -88,7 +93,9 @@ def toy(tasks: int, seed: int = 0) -> tuple[list[Parameter], list[list[list[Tens
     return params, found
 
 
-def brute_force(params: Sequence[Parameter], given: Sequence[Sequence[Sequence[Tensor]]], tau: float) -> tuple[Tensor, Tensor, Tensor]:
+def brute_force(
+    params: Sequence[Parameter], given: Sequence[Sequence[Sequence[Tensor]]], tau: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Entropies [P], leading tasks [P] and activated ones [P] from the whole T x P matrix."""
     theta_P = torch.cat([param.detach().flatten() for param in params])
     scaled_TP, plain_TP = [], []
@@ -156,9 +163,12 @@ def test_parameters_of_one_task_each_have_no_entropy() -> None:
 def test_the_cosines_are_those_of_the_mean_gradients() -> None:
     params, given = toy(3)
     found = measure(toy_tasks(params, given), BATCHES, TAU, lambda: None).cosines
-    mean_TP = torch.stack([torch.stack([torch.cat([g.flatten() for g in grads]) for grads in batches]).mean(0) for batches in given])
+    mean_TP = torch.stack(
+        [torch.stack([torch.cat([g.flatten() for g in grads]) for grads in batches]).mean(0) for batches in given]
+    )
     assert torch.allclose(
-        torch.tensor(found, dtype=torch.float64), torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2)
+        torch.tensor(found, dtype=torch.float64),
+        torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2),
     )
 
 
@@ -202,7 +212,9 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
         sums = [torch.zeros(sum(param.numel() for param in theta), dtype=torch.float64) for _ in range(2)]
         for batch in range(2):
             gradient(task, batch)
-            s_P = torch.cat([(grad * param).abs().flatten() for grad, param in zip(gradients(model), theta, strict=True)])
+            s_P = torch.cat(
+                [(grad * param).abs().flatten() for grad, param in zip(gradients(model), theta, strict=True)]
+            )
             middle = median(Sensitivities([(s_P, torch.ones_like(s_P))], 1 << 16), True)
             sums[0] += s_P / middle / 2
             sums[1] += s_P / 2
@@ -217,7 +229,12 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
     assert whole.entropy == pytest.approx(float(entropy_P[active_P].sum()), rel=1e-9)
     assert sum(whole.by_bin[0]) == int((entropy_P[active_P] < bin_edges(len(q))[1]).sum()) > 0
     assert {group.name for group in by_layer(found.parameters)} == {"embeddings", "layer 1", "layer 2"}
-    assert [group.name for group in by_kind(found.parameters)][:4] == ["embeddings", "attention query", "attention key", "attention value"]
+    assert [group.name for group in by_kind(found.parameters)][:4] == [
+        "embeddings",
+        "attention query",
+        "attention key",
+        "attention value",
+    ]
     assert sum(group.size for group in by_kind(found.parameters)) == whole.size
 
 
@@ -236,7 +253,11 @@ def test_the_bins_are_the_papers_and_hold_the_largest_entropy() -> None:
         ("towers.passage.backbone.embeddings.LayerNorm.bias", "embeddings", "layer norms"),
         ("towers.passage.backbone.encoder.layer.0.attention.self.query.weight", "layer 1", "attention query"),
         ("towers.passage.backbone.encoder.layer.11.attention.self.key.bias", "layer 12", "biases"),
-        ("towers.query.backbone.encoder.layer.1.attention.output.dense.weight", "query tower, layer 2", "attention output"),
+        (
+            "towers.query.backbone.encoder.layer.1.attention.output.dense.weight",
+            "query tower, layer 2",
+            "attention output",
+        ),
         ("towers.passage.backbone.encoder.layer.1.attention.output.LayerNorm.weight", "layer 2", "layer norms"),
         ("towers.passage.backbone.encoder.layer.1.intermediate.dense.weight", "layer 2", "feed-forward in"),
         ("towers.passage.backbone.encoder.layer.1.output.dense.weight", "layer 2", "feed-forward out"),
@@ -247,9 +268,21 @@ def test_the_bins_are_the_papers_and_hold_the_largest_entropy() -> None:
         ("towers.passage.backbone.layers.2.mlp.Wo.weight", "layer 3", "feed-forward out"),
         ("towers.passage.backbone.shared.weight", "embeddings", "embeddings"),
         ("towers.passage.backbone.encoder.block.0.layer.0.SelfAttention.q.weight", "layer 1", "attention query"),
-        ("towers.passage.backbone.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "layer 1", "embeddings"),
-        ("towers.passage.backbone.decoder.block.5.layer.1.EncDecAttention.o.weight", "decoder layer 6", "attention output"),
-        ("towers.passage.backbone.decoder.block.5.layer.2.DenseReluDense.wi_0.weight", "decoder layer 6", "feed-forward in"),
+        (
+            "towers.passage.backbone.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "layer 1",
+            "embeddings",
+        ),
+        (
+            "towers.passage.backbone.decoder.block.5.layer.1.EncDecAttention.o.weight",
+            "decoder layer 6",
+            "attention output",
+        ),
+        (
+            "towers.passage.backbone.decoder.block.5.layer.2.DenseReluDense.wi_0.weight",
+            "decoder layer 6",
+            "feed-forward in",
+        ),
         ("towers.passage.backbone.decoder.final_layer_norm.weight", "decoder other", "layer norms"),
         ("towers.passage.head.weight", "head", "head"),
         ("towers.passage.backbone.something.weight", "other", "other"),
@@ -260,7 +293,9 @@ def test_names_of_layers_and_kinds(name: str, layer: str, kind: str) -> None:
 
 
 def analysis(
-    *models: tuple[str, str | None, int], tasks: Sequence[str] = ("nq", "fever"), settings: Sequence[dict[str, Any]] = ()
+    *models: tuple[str, str | None, int],
+    tasks: Sequence[str] = ("nq", "fever"),
+    settings: Sequence[dict[str, Any]] = (),
 ) -> Analysis:
     """Models by name, weighting, and how many of 1000 parameters are task-specific; their settings but for the weighting."""
     found = []
@@ -301,9 +336,17 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
             (),
             r"a \(taco\) 25.0 % \(by chance 5.0 %\); b \(naive\) 20.0 %.*TACO less naive: \+5.0 points; this order is seen \(one pair",
         ),
-        ([("b", "naive", 200), ("a", "taco", 150)], (), r"TACO less naive: -5.0 points; this order is not seen: it is the other way round"),
+        (
+            [("b", "naive", 200), ("a", "taco", 150)],
+            (),
+            r"TACO less naive: -5.0 points; this order is not seen: it is the other way round",
+        ),
         ([("a", "taco", 200), ("b", "naive", 200)], (), r"is not seen: there is no difference"),
-        ([("a", None, 200), ("b", "naive", 200)], (), r"a 20.0 %.*; the paper reports 22 % with TACO and 19 % .*, models of a TACO and of"),
+        (
+            [("a", None, 200), ("b", "naive", 200)],
+            (),
+            r"a 20.0 %.*; the paper reports 22 % with TACO and 19 % .*, models of a TACO and of",
+        ),
         (
             FOUR,
             seeds(1, 1, 2, 2),
@@ -324,7 +367,11 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
             [{"steps": 6, "seed": 1}, {"steps": 100, "seed": 1}],
             r"no TACO and naive run .* \(steps 6 and 100\), so nothing is concluded",
         ),
-        (ONE, [{"steps": 6}, {"steps": 6, "episode 2: steps": 6}], r"\(episode 2: steps None and 6\), so nothing is concluded"),
+        (
+            ONE,
+            [{"steps": 6}, {"steps": 6, "episode 2: steps": 6}],
+            r"\(episode 2: steps None and 6\), so nothing is concluded",
+        ),
         (
             [*ONE, ("c", "taco", 300), ("d", "naive", 200)],
             [*seeds(1, 1), {"steps": 9}, {"steps": 9}],
@@ -332,7 +379,9 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
         ),
     ],
 )
-def test_the_verdict_says_what_is_seen(models: list[tuple[str, str | None, int]], settings: list[dict[str, Any]], said: str) -> None:
+def test_the_verdict_says_what_is_seen(
+    models: list[tuple[str, str | None, int]], settings: list[dict[str, Any]], said: str
+) -> None:
     sentence = verdict(analysis(*models, settings=settings))
     assert re.search(said, sentence), sentence
     assert ("compare badly" in sentence) == ("this order" in sentence)  # two tasks, not eight
@@ -355,7 +404,9 @@ def test_chance_is_what_is_left_where_batches_are_dealt_at_random() -> None:
         return torch.rand(40, generator=drawn, dtype=torch.float64) + 0.5
 
     params = [Parameter(some()) for _ in range(5)]
-    apart = [[[some() * (16 if number == task else 1) for number in range(5)] for _ in range(BATCHES)] for task in range(5)]
+    apart = [
+        [[some() * (16 if number == task else 1) for number in range(5)] for _ in range(BATCHES)] for task in range(5)
+    ]
     found, again, other = (measure(toy_tasks(params, apart), BATCHES, TAU, lambda: None, seed) for seed in (1, 1, 2))
     specific = merged("all", found.parameters).specific
     assert found.chance is not None and found.chance < specific - 0.2
@@ -388,7 +439,9 @@ def test_the_figures_are_json() -> None:
     figures = to_dict(analysis(("a", "taco", 250), ("b", "naive", 200)))
     one = figures["models"][0]
     assert one["task_specific_by_chance"] == 0.05
-    assert figures["comparisons"] == [{"weighting": "taco", "pairs": [{"taco": "a", "naive": "b", "points": 5.0}], "mean_points": 5.0}]
+    assert figures["comparisons"] == [
+        {"weighting": "taco", "pairs": [{"taco": "a", "naive": "b", "points": 5.0}], "mean_points": 5.0}
+    ]
     assert one["all"]["task_specific"] == 0.25 and one["all"]["task_specific_of_activated"] == pytest.approx(250 / 900)
     assert one["cosines"] == [[1.0, 0.5], [0.5, None]] and one["all"]["largest_weight"] == pytest.approx(
         {"nq": 800 / 900, "fever": 100 / 900}

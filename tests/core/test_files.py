@@ -39,7 +39,9 @@ from taco_ir.core.files import (
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 
@@ -109,9 +111,13 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, kind: st
     path = tmp_path / "x"
     (tmp_path / "x.y.0123abcd.part").write_text("of another output")
     for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", KILLED, kind, str(path)], check=False).returncode == -signal.SIGKILL
+        assert (
+            subprocess.run([sys.executable, "-c", KILLED, kind, str(path)], check=False).returncode == -signal.SIGKILL
+        )
     left = names(tmp_path)
-    assert len(left) == 3 and all(is_leftover(Path(name)) for name in left), "a lock and the last unfinished one, beside another's"
+    assert len(left) == 3 and all(is_leftover(Path(name)) for name in left), (
+        "a lock and the last unfinished one, beside another's"
+    )
     write = {"writing": writing, "writing_folder": writing_folder}[kind]
     with write(path):
         assert sum(name.startswith("x.") and name.endswith(".part") for name in names(tmp_path)) == 2
@@ -159,7 +165,9 @@ def test_who_may_not_wait_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [writing, writing_folder, appending, exclusive])
-def test_nothing_is_written_through_a_link(tmp_path: Path, write: Callable[[Path], AbstractContextManager[Any]]) -> None:
+def test_nothing_is_written_through_a_link(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Any]]
+) -> None:
     """In a shared folder anyone may plant one under a name that can be foreseen."""
     (victim := tmp_path / "victim").write_text("all of it")
     path = tmp_path / "cache" / "x"
@@ -278,7 +286,9 @@ def test_an_output_is_absent_finished_or_foreign(tmp_path: Path) -> None:
         ({"hits": 5, "topics": {"name": "nq-dev", "size": 7}}, r"\(topics size is 7, not null\)"),
         ({"topics": {"name": "nq-dev"}}, r"\(hits is null, not 5\)"),
     ):
-        with pytest.raises(InputError, match=rf"^--output {path} exists and .*{said}.*; give another name or remove it$"):
+        with pytest.raises(
+            InputError, match=rf"^--output {path} exists and .*{said}.*; give another name or remove it$"
+        ):
             claim(found, remedy="remove it").__enter__()
     assert names(tmp_path) == ["x"] and names(path) == ["y", "y.lock"]
 
@@ -330,7 +340,8 @@ def test_space_is_counted_where_the_folder_will_be(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4.2e15, "4200.0 TB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (2_500_000, "2.5 MB"), (3e9, "3.0 GB"), (4.2e15, "4200.0 TB")],
 )
 def test_bytes_for_people(count: float, text: str) -> None:
     assert human_bytes(count) == text
@@ -338,4 +349,6 @@ def test_bytes_for_people(count: float, text: str) -> None:
 
 def test_json_on_disk_is_readable(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "Zoë"})
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == json.dumps({"name": "Zoë"}, indent=1, ensure_ascii=False) + "\n"
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == json.dumps(
+        {"name": "Zoë"}, indent=1, ensure_ascii=False
+    ) + "\n"

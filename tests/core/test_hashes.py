@@ -64,7 +64,9 @@ def replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [in_place, replaced])
-def test_a_change_of_equal_size_and_time_is_seen(tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_equal_size_and_time_is_seen(
+    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As `cp -p` and `rsync -t` leave it: the size and the time of the file before."""
     settled(monkeypatch)
     path = tmp_path / "f"
@@ -88,7 +90,9 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, counted:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"status": 1}', b'{"sha256": 7}'])
-def test_a_broken_table_is_made_anew(tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch, damage: bytes) -> None:
+def test_a_broken_table_is_made_anew(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
     settled(monkeypatch)
     path = tmp_path / "f"
     path.write_bytes(b"one")
@@ -112,7 +116,9 @@ def test_processes_share_the_table(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from taco_ir.core import hashes; hashes.SETTLED = -1.0\n"
         "print({hashes.sha256_once(Path(sys.argv[1])) for _ in range(20)})"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
     assert {process.communicate()[0].strip() for process in processes} == {str({digest(b"one" * 100_000)})}
 
 

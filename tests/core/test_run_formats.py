@@ -34,8 +34,12 @@ def test_round_trip(pages_of, random):
         read = read_kilt(path)
         records = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert read.level == "page"
-    assert {qid: ranking.docids for qid, ranking in read.rankings.items()} == {qid: ranking.docids for qid, ranking in run.rankings.items()}
-    assert [(record["id"], record["input"]) for record in records] == [(query.record_id, query.text) for query in shuffled]
+    assert {qid: ranking.docids for qid, ranking in read.rankings.items()} == {
+        qid: ranking.docids for qid, ranking in run.rankings.items()
+    }
+    assert [(record["id"], record["input"]) for record in records] == [
+        (query.record_id, query.text) for query in shuffled
+    ]
     assert list(read.rankings) == [query.qid for query in shuffled]
     for ranking in read.rankings.values():
         assert ranking.scores.dtype == np.float32
@@ -56,7 +60,10 @@ def test_queries_without_hits_are_written_empty(tmp_path):
     write_kilt(Run({"b": ranked(["7", "5"])}, level="page"), queries_of(["a", "b"]), tmp_path / "run.jsonl")
     lines = (tmp_path / "run.jsonl").read_text().splitlines()
     assert lines[0] == '{"id":"a","input":"text of a","output":[{"provenance":[]}]}'
-    assert lines[1] == '{"id":"b","input":"text of b","output":[{"provenance":[{"wikipedia_id":"7"},{"wikipedia_id":"5"}]}]}'
+    assert (
+        lines[1]
+        == '{"id":"b","input":"text of b","output":[{"provenance":[{"wikipedia_id":"7"},{"wikipedia_id":"5"}]}]}'
+    )
 
 
 def test_numbers_are_read_as_texts_and_an_output_may_lack_provenance(tmp_path):

@@ -18,7 +18,12 @@ def test_there_are_eleven_tasks_and_no_name_means_two() -> None:
     assert len({spelling for spelling, _ in SPELLINGS}) == len(SPELLINGS)
 
 
-@given(st.sampled_from(SPELLINGS), st.sampled_from(SPLITS), st.sampled_from(["{}-{}", "kilt/{}/{}", "{}/{}"]), st.booleans())
+@given(
+    st.sampled_from(SPELLINGS),
+    st.sampled_from(SPLITS),
+    st.sampled_from(["{}-{}", "kilt/{}/{}", "{}/{}"]),
+    st.booleans(),
+)
 def test_every_spelling_of_topics_is_one_name(spelling: tuple[str, str], split: str, form: str, upper: bool) -> None:
     alias, name = spelling
     assert resolve_topics(form.format(alias.upper() if upper else alias, split), ALL) == (name, split)
@@ -38,7 +43,8 @@ def test_tasks_of_a_collection_keep_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_name", "nearest"), [("nqq-dev", "nq-dev"), ("kilt/ng/dev", "nq-dev"), ("zsr-dev", "zsre-dev"), ("nq-devel", "nq-dev")]
+    ("given_name", "nearest"),
+    [("nqq-dev", "nq-dev"), ("kilt/ng/dev", "nq-dev"), ("zsr-dev", "zsre-dev"), ("nq-devel", "nq-dev")],
 )
 def test_a_typo_is_told_the_nearest_and_all(given_name: str, nearest: str) -> None:
     with pytest.raises(InputError, match=f"unknown topics '{given_name}'; did you mean .*{nearest}") as refused:

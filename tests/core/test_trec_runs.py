@@ -16,7 +16,9 @@ from taco_ir.core.run_formats import ranked
 from taco_ir.core.types import Names, Ranking, Run, read_msmarco, read_trec, write_trec
 from taco_ir.retrieval.retrievers import reciprocal_rank_fusion
 
-names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=8).filter(lambda name: len(name.split()) == 1)
+names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=8).filter(
+    lambda name: len(name.split()) == 1
+)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 hits = st.dictionaries(names, st.one_of(floats, st.sampled_from([0.0, -0.0, 1.0])), min_size=1, max_size=8)
 GOOD = "q1 Q0 d1 1 2.5 tag"
@@ -129,7 +131,9 @@ def names_of(query: int) -> list[str]:
 @pytest.mark.parametrize("order", ["by query", "by rank"])
 def test_a_run_that_is_read_takes_few_bytes_a_hit(tmp_path, order):
     lines = [
-        (place, f"q{query} Q0 {name} {place} {100 - place}.25 t\n") for query in range(300) for place, name in enumerate(names_of(query))
+        (place, f"q{query} Q0 {name} {place} {100 - place}.25 t\n")
+        for query in range(300)
+        for place, name in enumerate(names_of(query))
     ]
     if order == "by rank":
         lines.sort(key=lambda line: line[0])
@@ -147,7 +151,9 @@ def test_a_run_that_is_made_takes_few_bytes_a_hit(kind):
         "searched": made,
         "pages": lambda: Run({f"q{query}": ranked(names_of(query)) for query in range(300)}, "page"),
         "fused": lambda: reciprocal_rank_fusion([made()], 100),
-        "cut": lambda: Run({f"q{query}": Ranking.of(names_of(query) * 5, np.arange(500, 0, -1.0)).top(50) for query in range(300)}),
+        "cut": lambda: Run(
+            {f"q{query}": Ranking.of(names_of(query) * 5, np.arange(500, 0, -1.0)).top(50) for query in range(300)}
+        ),
     }
     assert bytes_a_hit(makers[kind]) < MOST
 
@@ -164,7 +170,9 @@ def test_names_are_the_list_that_they_were_made_of(given_):
 numbers = st.one_of(
     floats.map(lambda value: str(np.float32(value))),
     st.from_regex(r"-?[0-9]{0,18}\.?[0-9]{0,18}(e-?[0-9]{1,2})?", fullmatch=True).filter(bool),
-    st.sampled_from(["+1.5", ".5", "5.", "-0.0", "1_0", "1e400", "0x1p3", "-", ".", "--1", "1.2.3", "nan", "1e-50", "16777217"]),
+    st.sampled_from(
+        ["+1.5", ".5", "5.", "-0.0", "1_0", "1e400", "0x1p3", "-", ".", "--1", "1.2.3", "nan", "1e-50", "16777217"]
+    ),
 )
 
 
@@ -173,7 +181,9 @@ def test_a_score_is_what_python_reads_whether_lines_are_plain_or_not(texts, lett
     """A wide blank in a tag makes a line of seven columns; anything else is read, block-wise or line by line, as float() does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.trec"
-        path.write_text("".join(f"q Q0 d{row} 1 {text} t{letter}g\n" for row, text in enumerate(texts)), encoding="utf-8")
+        path.write_text(
+            "".join(f"q Q0 d{row} 1 {text} t{letter}g\n" for row, text in enumerate(texts)), encoding="utf-8"
+        )
         try:
             with np.errstate(over="ignore"):
                 expected = [np.float32(float(text)) for text in texts]
@@ -185,7 +195,9 @@ def test_a_score_is_what_python_reads_whether_lines_are_plain_or_not(texts, lett
                 read_trec(path)
             return
         ranking = read_trec(path).rankings["q"]
-        assert dict(zip(ranking.docids, ranking.scores.tolist(), strict=True)) == {f"d{row}": value for row, value in enumerate(expected)}
+        assert dict(zip(ranking.docids, ranking.scores.tolist(), strict=True)) == {
+            f"d{row}": value for row, value in enumerate(expected)
+        }
 
 
 def test_a_run_longer_than_a_block_is_read_whole(tmp_path, monkeypatch):
@@ -198,7 +210,9 @@ def test_a_run_longer_than_a_block_is_read_whole(tmp_path, monkeypatch):
     text = path.read_text()
     path.write_text(text.replace("\nq3 ", "\n\nq3 ", 1).replace("\n", "\r\n"))
     run = read_trec(path)
-    assert {qid: dict(zip(ranking.docids, ranking.scores.tolist(), strict=True)) for qid, ranking in run.rankings.items()} == hits_of
+    assert {
+        qid: dict(zip(ranking.docids, ranking.scores.tolist(), strict=True)) for qid, ranking in run.rankings.items()
+    } == hits_of
     path.write_text(text + f"q0 Q0 {names_of(0)[0]} 1 0.0 t\n")
     with pytest.raises(InputError, match=r"line 502: docid '0#0' is given twice for query 'q0'"):
         read_trec(path)

@@ -30,12 +30,23 @@ class Outer:
     counts: Mapping[str, list[int]] | None = None
 
 
-WHOLE = {"name": "x", "share": 1, "pair": [1, 2], "inner": [{"hashes": {"npy": "0f"}}], "how": "b", "free": [None], "counts": {"a": [1]}}
+WHOLE = {
+    "name": "x",
+    "share": 1,
+    "pair": [1, 2],
+    "inner": [{"hashes": {"npy": "0f"}}],
+    "how": "b",
+    "free": [None],
+    "counts": {"a": [1]},
+}
 
 
 def test_objects_become_records_and_lists_tuples() -> None:
     found = conform(WHOLE, Outer)
-    assert found == Outer("x", 1.0, (1, 2), (Inner({"npy": "0f"}),), "b", [None], {"a": [1]}) and type(found.share) is float
+    assert (
+        found == Outer("x", 1.0, (1, 2), (Inner({"npy": "0f"}),), "b", [None], {"a": [1]})
+        and type(found.share) is float
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,11 @@ def test_a_mismatch_names_key_value_and_what_is_allowed(change: dict[str, Any], 
     values = {key: value for key, value in {**WHOLE, **change}.items() if value is not ...}
     with pytest.raises(InputError) as error:
         typed(values, Outer, "file.json", "do it again")
-    assert str(error.value).startswith("file.json: ") and message in str(error.value) and str(error.value).endswith("; do it again")
+    assert (
+        str(error.value).startswith("file.json: ")
+        and message in str(error.value)
+        and str(error.value).endswith("; do it again")
+    )
 
 
 def test_other_keys_are_left_out_where_they_may_be() -> None:
@@ -136,4 +151,6 @@ def test_a_log_ends_at_a_line_that_was_cut_short(tmp_path: Path) -> None:
 def test_values_are_shown_in_few_characters() -> None:
     assert shown("x") == "'x'" and shown(16**5000) == "a number of too many digits"
     assert max(map(len, map(shown, ("x" * 999, [["y" * 99] * 9] * 9, {"z" * 99: 1}, 10**999)))) <= 80
-    assert nearest("x", [f"key {number}" for number in range(99)]).endswith(", ...") and nearest("x", ()) == "valid: none"
+    assert (
+        nearest("x", [f"key {number}" for number in range(99)]).endswith(", ...") and nearest("x", ()) == "valid: none"
+    )

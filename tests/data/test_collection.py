@@ -66,28 +66,45 @@ def test_the_real_collection_opens_whole(minikilt: Path, folder: str, caplog: py
 def test_topics_are_found_in_every_spelling(tmp_path: Path) -> None:
     names = "nq-dev-kilt.jsonl", "fever-test_without_answers-kilt.jsonl", "zsre-dev.jsonl", "my-own-train.jsonl"
     collection = open_collection(str(fill(tmp_path, *names, "notes.jsonl", "nq-dev.txt")))
-    assert collection.topics_names == [("fever", "test"), ("my-own", "train"), ("nq", "dev"), ("structured_zeroshot", "dev")]
-    spelled = {"kilt/nq/dev": "nq-dev", "fever-test": "fever-test", "structured_zeroshot-dev": "zsre-dev", "my-own-train": "my-own-train"}
+    assert collection.topics_names == [
+        ("fever", "test"),
+        ("my-own", "train"),
+        ("nq", "dev"),
+        ("structured_zeroshot", "dev"),
+    ]
+    spelled = {
+        "kilt/nq/dev": "nq-dev",
+        "fever-test": "fever-test",
+        "structured_zeroshot-dev": "zsre-dev",
+        "my-own-train": "my-own-train",
+    }
     assert {name: collection.topics(name).name for name in spelled} == spelled
-    with pytest.raises(InputError, match="unknown topics 'wow-dev'; .*valid: fever-test, my-own-train, nq-dev, structured_zeroshot-dev"):
+    with pytest.raises(
+        InputError, match="unknown topics 'wow-dev'; .*valid: fever-test, my-own-train, nq-dev, structured_zeroshot-dev"
+    ):
         collection.topics("wow-dev")
 
 
 def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="zsre-dev.jsonl and structured_zeroshot-dev.jsonl both hold structured_zeroshot-dev; keep one"):
+    with pytest.raises(
+        InputError, match="zsre-dev.jsonl and structured_zeroshot-dev.jsonl both hold structured_zeroshot-dev; keep one"
+    ):
         open_collection(str(fill(tmp_path, "zsre-dev.jsonl", "structured_zeroshot-dev.jsonl")))
 
 
 def test_evidence_that_the_collection_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path)
     records = [
-        {"id": str(number), "input": "x", "output": [{"provenance": [{"wikipedia_id": page}]}]} for number, page in enumerate("1123")
+        {"id": str(number), "input": "x", "output": [{"provenance": [{"wikipedia_id": page}]}]}
+        for number, page in enumerate("1123")
     ]
     (tmp_path / "nq-dev.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     collection = open_collection(str(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert collection.topics("nq-dev") == collection.load_topics("nq-dev")
-    assert caplog.messages == [f"nq-dev: 2 of 3 evidence pages are not in collection {tmp_path.name} (first '2'); 2 of 4 queries name one"]
+    assert caplog.messages == [
+        f"nq-dev: 2 of 3 evidence pages are not in collection {tmp_path.name} (first '2'); 2 of 4 queries name one"
+    ]
 
 
 def test_topics_without_evidence_are_not_judged(tmp_path: Path) -> None:
@@ -107,7 +124,9 @@ def test_folders_that_are_no_collection(tmp_path: Path, monkeypatch: pytest.Monk
         open_collection("kilt")
     (tmp_path / "kilt").mkdir()
     fill(tmp_path / "kilt", "nq-dev-kilt.jsonl")
-    assert open_collection("kilt").name == "kilt" and open_collection(str(tmp_path / "kilt")).topics_names == [("nq", "dev")]
+    assert open_collection("kilt").name == "kilt" and open_collection(str(tmp_path / "kilt")).topics_names == [
+        ("nq", "dev")
+    ]
 
 
 def test_a_folder_is_named_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

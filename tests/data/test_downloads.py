@@ -42,7 +42,10 @@ def left_in(folder: Path) -> list[str]:
 
 def test_whole_file_and_nothing_beside_it(server: Loopback, target: Path) -> None:
     reports: list[tuple[int, int]] = []
-    assert fetch(server.url + "a/file.bin", target, MD5, len(BODY), lambda done, total: reports.append((done, total))) == target
+    assert (
+        fetch(server.url + "a/file.bin", target, MD5, len(BODY), lambda done, total: reports.append((done, total)))
+        == target
+    )
     assert target.read_bytes() == BODY
     assert left_in(target.parent) == ["file.bin"]
     assert reports[-1] == (len(BODY), len(BODY)) and reports == sorted(reports)
@@ -53,7 +56,12 @@ def test_an_empty_file_is_a_file(server: Loopback, target: Path) -> None:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drops=st.lists(st.integers(1, 300_000), max_size=5), ranges=st.booleans(), left=st.integers(0, len(BODY)), same=st.booleans())
+@given(
+    drops=st.lists(st.integers(1, 300_000), max_size=5),
+    ranges=st.booleans(),
+    left=st.integers(0, len(BODY)),
+    same=st.booleans(),
+)
 def test_any_sequence_of_breaks_gives_the_same_bytes(
     server: Loopback, tmp_path: Path, drops: list[int], ranges: bool, left: int, same: bool
 ) -> None:
@@ -84,7 +92,9 @@ def test_a_size_that_only_the_caller_knows_is_enough(server: Loopback, target: P
     assert server.asked == ["", "bytes=300000-"] and target.read_bytes() == BODY
 
 
-def test_only_attempts_that_bring_nothing_are_counted(server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_attempts_that_bring_nothing_are_counted(
+    server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", "2")
     server.drops = [100_000, 0, 100_000, 0, 100_000]
     assert fetch(server.url + "a/file.bin", target, MD5, pause=0) == target
@@ -94,7 +104,9 @@ def test_only_attempts_that_bring_nothing_are_counted(server: Loopback, target: 
         fetch(server.url + "a/file.bin", target, MD5, pause=0)
 
 
-def test_a_disk_that_is_too_small_is_found_at_the_start(server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_found_at_the_start(
+    server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(target.parent.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(BODY) - 1))
     with pytest.raises(InputError, match="needs 700.0 KB on disk"):
@@ -104,14 +116,18 @@ def test_a_disk_that_is_too_small_is_found_at_the_start(server: Loopback, target
     assert fetch(server.url + "a/file.bin", target, MD5) == target, "only the rest needs space"
 
 
-def test_without_range_it_starts_again_and_says_so(server: Loopback, target: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_range_it_starts_again_and_says_so(
+    server: Loopback, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.ranges, server.drops = False, [300_000]
     fetch(server.url + "a/file.bin", target, MD5, pause=0)
     assert target.read_bytes() == BODY
     assert "starting from the beginning" in caplog.text
 
 
-def test_a_partial_file_of_another_version_is_not_continued(server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_file_of_another_version_is_not_continued(
+    server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", "1")
     server.files["a/file.bin"], server.drops = bytes(len(BODY)), [300_000, 0]
     with pytest.raises(InputError, match="300000 bytes are kept"):
@@ -168,7 +184,9 @@ def test_missing_file_is_refused_at_once_with_the_way_out(server: Loopback, targ
     assert len(server.asked) == 1 and left_in(target.parent) == []
 
 
-def test_passing_faults_are_tried_again_and_lasting_ones_end(server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passing_faults_are_tried_again_and_lasting_ones_end(
+    server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.statuses = [503, 500]
     assert fetch(server.url + "a/file.bin", target, MD5, pause=0) == target
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", "4")
@@ -201,7 +219,9 @@ def test_timeout_is_the_environments(target: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_body_without_end_is_cut_off_at_once(server: Loopback, target: Path) -> None:
     server.endless = True
-    with pytest.raises(InputError, match=r"file.bin: the body goes on behind byte 700000, where the file ends.*nothing of it was kept"):
+    with pytest.raises(
+        InputError, match=r"file.bin: the body goes on behind byte 700000, where the file ends.*nothing of it was kept"
+    ):
         fetch(server.url + "a/file.bin", target, size=len(BODY))
     assert server.sent < 1 << 25 and len(server.asked) == 1 and left_in(target.parent) == []
 
@@ -233,7 +253,9 @@ def test_https_is_not_left(server: Loopback, target: Path, monkeypatch: pytest.M
     monkeypatch.setenv("https_proxy", server.url)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     server.redirects = {"https://dl.fbaipublicfiles.com/x": "http://dl.fbaipublicfiles.com/a/file.bin"}
-    with pytest.raises(InputError, match="redirected to 'http://dl.fbaipublicfiles.com/a/file.bin'; only https is followed"):
+    with pytest.raises(
+        InputError, match="redirected to 'http://dl.fbaipublicfiles.com/a/file.bin'; only https is followed"
+    ):
         fetch("https://dl.fbaipublicfiles.com/x", target)
     server.redirects = {"https://dl.fbaipublicfiles.com/x": "https://nlp.cs.washington.edu/a/file.bin"}
     assert fetch("https://dl.fbaipublicfiles.com/x", target, MD5).read_bytes() == BODY
@@ -246,11 +268,15 @@ def test_a_rest_of_another_whole_begins_anew(server: Loopback, target: Path, tot
     target.parent.mkdir()
     target.with_name("file.bin.part").write_bytes(BODY[:300_000])
     server.total = total
-    assert fetch(server.url + "a/file.bin", target, MD5, len(BODY) if total == "*" else None, pause=0).read_bytes() == BODY
+    assert (
+        fetch(server.url + "a/file.bin", target, MD5, len(BODY) if total == "*" else None, pause=0).read_bytes() == BODY
+    )
 
 
 @pytest.mark.parametrize("value", ["many", "0", "-1", "nan", "inf"])
-def test_settings_that_are_no_number_above_zero(server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_settings_that_are_no_number_above_zero(
+    server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", value)
     with pytest.raises(InputError, match=f"IR_DATASETS_DL_TRIES='{value}'"):
         fetch(server.url + "a/file.bin", target)

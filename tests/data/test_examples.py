@@ -36,7 +36,9 @@ def pages_only(qid: str, *pages: str) -> dict[str, object]:
 @pytest.fixture(params=["page in docid", "page beside docid"])
 def collection(tmp_path: Path, request: pytest.FixtureRequest) -> Collection:
     """Both layouts of docids; the second has one passage more, on page 1, whose docid does not say so."""
-    passages = PASSAGES if request.param == "page in docid" else [*PASSAGES, {**passage("other", "x"), "wikipedia_id": "1"}]
+    passages = (
+        PASSAGES if request.param == "page in docid" else [*PASSAGES, {**passage("other", "x"), "wikipedia_id": "1"}]
+    )
     topics = {
         "zsre-train": [
             query("a", "first", ["1#0", "2#0"], ["3#1"], ["1#0", "2#0", "9#9"], ["8#8"]),
@@ -52,7 +54,9 @@ def collection(tmp_path: Path, request: pytest.FixtureRequest) -> Collection:
 
 def test_positives_are_the_passages_of_each_set_that_the_collection_has(collection: Collection) -> None:
     first, second = read_examples(collection, "structured_zeroshot")
-    assert first == TrainExample("a", "first", "structured_zeroshot", (("1#0", "2#0"), ("3#1",)), frozenset(["1", "2", "3", "8", "9"]), ())
+    assert first == TrainExample(
+        "a", "first", "structured_zeroshot", (("1#0", "2#0"), ("3#1",)), frozenset(["1", "2", "3", "8", "9"]), ()
+    )
     assert second.positives == (tuple(docid for docid, page in pages_of(collection).items() if page == "1"),)
     assert second.pages == {"1", "9"}
 
@@ -77,7 +81,9 @@ def test_left_out_queries_are_counted(collection: Collection, caplog: pytest.Log
 
 
 def test_negatives_come_by_topics_and_qid(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
-    mined = Negatives((HEADER,), {"structured_zeroshot-train": {"a": ["3#2", "1#1"], "nothing": ["2#0"]}, "nq-train": {"b": ["3#0"]}})
+    mined = Negatives(
+        (HEADER,), {"structured_zeroshot-train": {"a": ["3#2", "1#1"], "nothing": ["2#0"]}, "nq-train": {"b": ["3#0"]}}
+    )
     examples = with_negatives(read_examples(collection, "zsre"), TopicsName("structured_zeroshot", "train"), mined)
     assert [example.negatives for example in examples] == [("3#2", "1#1"), ()]
     assert "1 of 2 examples have no mined negatives" in caplog.text
@@ -85,7 +91,8 @@ def test_negatives_come_by_topics_and_qid(collection: Collection, caplog: pytest
 
 def test_what_cannot_train_is_named(collection: Collection) -> None:
     with pytest.raises(
-        InputError, match="task 'nq': collection mine has no nq-train topics; it has train topics of gone, structured_zeroshot"
+        InputError,
+        match="task 'nq': collection mine has no nq-train topics; it has train topics of gone, structured_zeroshot",
     ):
         read_examples(collection, "nq")
     with pytest.raises(InputError, match="it has test topics of no task"):
@@ -106,7 +113,9 @@ def test_minikilt(minikilt: Path, task: str) -> None:
     collection = open_collection(str(minikilt / "small"))
     examples = read_examples(collection, task)
     assert len(examples) == len(collection.load_topics(f"{task}-train").queries)
-    page_of = collection.passages.page_of({docid for example in examples for docids in example.positives for docid in docids})
+    page_of = collection.passages.page_of(
+        {docid for example in examples for docids in example.positives for docid in docids}
+    )
     for example in examples:
         assert example.task == task and example.positives
         assert {page_of[docid] for docids in example.positives for docid in docids} <= example.pages

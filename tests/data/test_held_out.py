@@ -30,7 +30,9 @@ PAGES = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=2), min_size=2
 
 
 @given(PAGES, st.integers(1, 30), st.floats(0.05, 0.6), st.integers(0, 5))
-def test_what_is_held_out_has_pages_and_texts_of_its_own(pages: list[list[int]], different: int, share: float, seed: int) -> None:
+def test_what_is_held_out_has_pages_and_texts_of_its_own(
+    pages: list[list[int]], different: int, share: float, seed: int
+) -> None:
     given_ = queries(pages, [row % different for row in range(len(pages))])
     try:
         split = split_by_page(given_, share, seed, "nq")
@@ -63,11 +65,28 @@ def records(pages: list[list[int]]) -> list[Record]:
     return [query(f"q{number}", f"text {number}", [f"{page}#0" for page in own]) for number, own in enumerate(pages)]
 
 
-def held_out(folder: Path, train: list[Record], name: str = "nq-train", task: str = "nq") -> tuple[list[Record], list[Record]]:
+def held_out(
+    folder: Path, train: list[Record], name: str = "nq-train", task: str = "nq"
+) -> tuple[list[Record], list[Record]]:
     """The records of train and dev that hold-out makes of a collection with `train`."""
     write_collection(folder / "c", [passage(f"{page}#0", f"text {page}") for page in range(8)], {name: train})
-    main(["hold-out", "--collection", str(folder / "c"), "--tasks", task, "--share", "0.4", "--output", str(folder / "out")])
-    made = (folder / "out" / f"{name.removesuffix('-kilt').removesuffix('-train')}-{split}.jsonl" for split in ("train", "dev"))
+    main(
+        [
+            "hold-out",
+            "--collection",
+            str(folder / "c"),
+            "--tasks",
+            task,
+            "--share",
+            "0.4",
+            "--output",
+            str(folder / "out"),
+        ]
+    )
+    made = (
+        folder / "out" / f"{name.removesuffix('-kilt').removesuffix('-train')}-{split}.jsonl"
+        for split in ("train", "dev")
+    )
     train_records, dev = ([json.loads(line) for line in path.read_text().splitlines()] for path in made)
     return train_records, dev
 
@@ -77,17 +96,26 @@ def test_all_records_of_a_query_go_where_it_goes(tmp_path: Path) -> None:
     claims = [query(f"q{number % 8}", f"claim {number % 8}", [f"{number // 2 % 8}#0"]) for number in range(16)]
     claims += [query(f"again{number}", f" Claim  {number}", [f"{number}#0"]) for number in range(0, 8, 2)]
     train, dev = held_out(tmp_path, claims)
-    ids, texts = ([{record[key].lower().replace("  ", " ").strip() for record in part} for part in (train, dev)] for key in ("id", "input"))
+    ids, texts = (
+        [{record[key].lower().replace("  ", " ").strip() for record in part} for part in (train, dev)]
+        for key in ("id", "input")
+    )
     assert train and dev and not ids[0] & ids[1] and not texts[0] & texts[1]
     for part in (train, dev):
         for record in part:
             assert part.count(record) == claims.count(record)
-            assert sum(each["id"] == record["id"] for each in part) == sum(each["id"] == record["id"] for each in claims)
+            assert sum(each["id"] == record["id"] for each in part) == sum(
+                each["id"] == record["id"] for each in claims
+            )
 
 
 def test_records_with_nulls_are_read_and_kept_as_they_are(tmp_path: Path) -> None:
     with_nulls: list[Record] = [
-        {"id": f"q{page}", "input": f"what is page {page}", "output": [{"provenance": [{"wikipedia_id": str(page)}]}, {"provenance": None}]}
+        {
+            "id": f"q{page}",
+            "input": f"what is page {page}",
+            "output": [{"provenance": [{"wikipedia_id": str(page)}]}, {"provenance": None}],
+        }
         for page in range(8)
     ]
     bare: Record = {"id": "bare", "input": "no output", "output": None}
@@ -107,10 +135,14 @@ def test_a_task_may_have_dashes_in_its_name(tmp_path: Path, name: str) -> None:
     assert [str(each) for each in made.topics_names] == [f"{task}-dev", f"{task}-train"]
 
 
-def test_the_folder_is_a_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_is_a_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_collection(
-        tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": records([[page] for page in range(6)])}
+        tmp_path / "c",
+        [passage(f"{page}#0", f"text {page}") for page in range(6)],
+        {"nq-train": records([[page] for page in range(6)])},
     )
     main(["hold-out", "--collection", "c", "--tasks", "nq", "--share", "0.3", "--output", "out"])
     assert "nq: 4 to train on, 2 held out, 0 in neither" in capsys.readouterr().out
@@ -120,7 +152,8 @@ def test_the_folder_is_a_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {each.qid for each in train} | {each.qid for each in dev} == {f"q{number}" for number in range(6)}
     assert json.loads((tmp_path / "out" / "nq-held-out.json").read_text())["dev"] == 2
     with pytest.raises(
-        InputError, match="--output out exists and was made otherwise \\(nq share is 0.3, not 0.1\\); give another name or remove it"
+        InputError,
+        match="--output out exists and was made otherwise \\(nq share is 0.3, not 0.1\\); give another name or remove it",
     ):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--output", "out"])
     with pytest.raises(InputError, match="--share 1.5: a number between 0 and 1"):

@@ -22,7 +22,16 @@ from taco_ir.core.types import EvidenceSet, Query
 from taco_ir.data import kilt_files
 from taco_ir.data.collection import open_collection
 from taco_ir.data.ir_datasets import dataset, judged_ids, register, register_collection
-from taco_ir.data.kilt_files import KILT_FILES, Addresses, KiltFile, expand, get, get_knowledge_source, kilt_folder, read_questions
+from taco_ir.data.kilt_files import (
+    KILT_FILES,
+    Addresses,
+    KiltFile,
+    expand,
+    get,
+    get_knowledge_source,
+    kilt_folder,
+    read_questions,
+)
 
 NQ_DEV, NQ_TEST, TRIVIAQA_DEV = TopicsName("nq", "dev"), TopicsName("nq", "test"), TopicsName("triviaqa", "dev")
 RECORDS: list[dict[str, Any]] = [
@@ -52,7 +61,9 @@ def release(questions: dict[str, dict[str, str]], top: str = "triviaqa-rc/") -> 
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w:gz") as tar:
         members = {"evidence/wikipedia/x.txt": b"x"} | {
-            name: json.dumps({"Data": [{"QuestionId": key, "Question": text, "Answer": {}} for key, text in texts.items()]}).encode()
+            name: json.dumps(
+                {"Data": [{"QuestionId": key, "Question": text, "Answer": {}} for key, text in texts.items()]}
+            ).encode()
             for name, texts in questions.items()
         }
         for name, body in members.items():
@@ -176,7 +187,10 @@ def test_triviaqa_questions_are_joined_in_from_all_parts(addresses: Addresses, s
         {"id": "tc_2", "output": [{"answer": "2"}], "input": "two?"},
         {"id": "tc_1", "output": [], "input": "one?"},
     ]
-    assert sorted(file.name for file in (kilt_folder() / "source").iterdir()) == ["triviaqa-dev_id-kilt.jsonl", "triviaqa-rc.tar.gz"]
+    assert sorted(file.name for file in (kilt_folder() / "source").iterdir()) == [
+        "triviaqa-dev_id-kilt.jsonl",
+        "triviaqa-rc.tar.gz",
+    ]
     server.files.clear()
     path.unlink()
     assert get(TRIVIAQA_DEV, addresses=addresses) == path, "its sources are kept and used again"
@@ -184,7 +198,9 @@ def test_triviaqa_questions_are_joined_in_from_all_parts(addresses: Addresses, s
 
 def test_triviaqa_ids_without_question(addresses: Addresses, server: Loopback) -> None:
     server.files["KILT/triviaqa-dev_id-kilt.jsonl"] = IDS + lines([{"id": "tc_8"}, {"id": "tc_9"}])
-    with pytest.raises(InputError, match="triviaqa-dev_id-kilt.jsonl: 2 of 4 question ids are not in triviaqa-rc.tar.gz, first 'tc_8'"):
+    with pytest.raises(
+        InputError, match="triviaqa-dev_id-kilt.jsonl: 2 of 4 question ids are not in triviaqa-rc.tar.gz, first 'tc_8'"
+    ):
         get(TRIVIAQA_DEV, addresses=addresses)
     assert not KILT_FILES[TRIVIAQA_DEV].path.exists()
 
@@ -214,7 +230,9 @@ def test_archives_that_are_not_the_release(tmp_path: Path) -> None:
         read_questions(archive)
 
 
-def test_the_knowledge_source_goes_where_ir_datasets_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: Addresses) -> None:
+def test_the_knowledge_source_goes_where_ir_datasets_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, addresses: Addresses
+) -> None:
     body = b'{"wikipedia_id": "1"}\n'
     with pytest.raises(InputError, match=f"bytes, {kilt_files.SOURCE_FILE} has 37318876722"):
         (tmp_path / "pages").write_bytes(body)
@@ -237,12 +255,25 @@ def test_ir_datasets_serves_queries_evidence_and_page_judgments(addresses: Addre
         held.qrels_dict()
     get(NQ_DEV, addresses=addresses)
     first, second = held.queries_iter()
-    assert first == ("q1", RECORDS[0]["input"], ("Ann", "A."), (EvidenceSet(("10", "11"), ()), EvidenceSet(("10",), ())))
+    assert first == (
+        "q1",
+        RECORDS[0]["input"],
+        ("Ann", "A."),
+        (EvidenceSet(("10", "11"), ()), EvidenceSet(("10",), ())),
+    )
     assert first.default_text() == "who  wrote  it" and second.query_id == "q_2"
     assert held.queries_count() == 2 and set(held.queries_dict()) == {"q1", "q_2"}
-    assert [tuple(qrel) for qrel in held.qrels_iter()] == [("q1", "10", 1, "0"), ("q1", "11", 1, "0"), ("q_2", "12", 1, "0")]
+    assert [tuple(qrel) for qrel in held.qrels_iter()] == [
+        ("q1", "10", 1, "0"),
+        ("q1", "11", 1, "0"),
+        ("q_2", "12", 1, "0"),
+    ]
     assert held.qrels_dict() == {"q1": {"10": 1, "11": 1}, "q_2": {"12": 1}}
-    assert held.docs_handler() is ir_datasets.load("kilt").docs_handler() is ir_datasets.load("kilt/wned/test").docs_handler()
+    assert (
+        held.docs_handler()
+        is ir_datasets.load("kilt").docs_handler()
+        is ir_datasets.load("kilt/wned/test").docs_handler()
+    )
 
 
 def test_ids_of_ir_datasets_have_judgments_but_for_test() -> None:
@@ -252,7 +283,9 @@ def test_ids_of_ir_datasets_have_judgments_but_for_test() -> None:
         assert ir_datasets.load(name).has_qrels() == (not name.endswith("/test")), name
 
 
-@pytest.mark.parametrize("name", ["kilt/structured_zeroshot/dev", "kilt/zsre/dev", "zsre-dev", "structured_zeroshot-dev"])
+@pytest.mark.parametrize(
+    "name", ["kilt/structured_zeroshot/dev", "kilt/zsre/dev", "zsre-dev", "structured_zeroshot-dev"]
+)
 def test_dataset_takes_any_spelling(name: str) -> None:
     assert dataset(name).dataset_id() == "kilt/structured_zeroshot/dev"
 
@@ -303,7 +336,9 @@ def test_a_name_belongs_to_one_folder(tmp_path: Path) -> None:
 
 def test_judgments_are_of_passages_where_any_are_judged() -> None:
     pages, both = EvidenceSet(("1", "2"), ()), EvidenceSet(("1",), ("1#0",))
-    assert list(judged_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])) == [
+    assert list(
+        judged_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])
+    ) == [
         ("a", ("1#0",)),
         ("b", ()),
     ]

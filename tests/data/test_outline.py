@@ -25,7 +25,10 @@ DOCIDS = [f"{page}#{place}" for page in range(20) for place in range(2)]
 
 def some_record(draw: random.Random, qid: int) -> Record:
     """With evidence of passages, of pages alone, of what the collection lacks, or of nothing, and a text that others may have."""
-    sets = [[f"{draw.randrange(35)}#{draw.randrange(3)}" for _ in range(draw.choice((1, 1, 2)))] for _ in range(draw.choice((0, 1, 1, 2)))]
+    sets = [
+        [f"{draw.randrange(35)}#{draw.randrange(3)}" for _ in range(draw.choice((1, 1, 2)))]
+        for _ in range(draw.choice((0, 1, 1, 2)))
+    ]
     record = query(f"q{qid}", f"{'  ' * (qid % 3)}Question {qid % 40}", *sets)
     for output in record["output"]:
         if draw.random() < 0.4:
@@ -49,18 +52,30 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outline, "PART", 32)
 
 
-@pytest.mark.parametrize(("most", "share"), [(7, 1.0), (1, 1.0), (0, 0.2), (0, 0.001), (9, 0.5), (10_000, 1.0), (0, 1.0), (0, 0.9999)])
+@pytest.mark.parametrize(
+    ("most", "share"), [(7, 1.0), (1, 1.0), (0, 0.2), (0, 0.001), (9, 0.5), (10_000, 1.0), (0, 1.0), (0, 0.9999)]
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_drawn_is_drawn_of_all(collection: Collection, most: int, share: float, seed: int) -> None:
-    for without in (set(), {"question 3", "question 17"}, {plain_text(example.text) for example in read_examples(collection, "nq")}):
+    for without in (
+        set(),
+        {"question 3", "question 17"},
+        {plain_text(example.text) for example in read_examples(collection, "nq")},
+    ):
         every = [example for example in read_examples(collection, "nq") if plain_text(example.text) not in without]
-        assert read_drawn(collection, "nq", most, seed, share, without) == drawn_examples(every, most, seed, "nq", share)
+        assert read_drawn(collection, "nq", most, seed, share, without) == drawn_examples(
+            every, most, seed, "nq", share
+        )
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_what_is_validated_on_is_drawn_of_all(collection: Collection, split: str) -> None:
     topics = collection.load_topics(f"nq-{split}")
-    usable = [each for each, sets in zip(topics.queries, positive_sets(collection.passages, topics.queries), strict=True) if sets]
+    usable = [
+        each
+        for each, sets in zip(topics.queries, positive_sets(collection.passages, topics.queries), strict=True)
+        if sets
+    ]
     size = min(9, len(usable) // 5 if split == "train" else len(usable))
     rows = generator(2, topics.name).choice(len(usable), size=size, replace=False)
     expected = Topics(topics.name, "nq", [usable[row] for row in sorted(rows.tolist())])
@@ -81,12 +96,17 @@ def test_what_is_said_of_a_file_is_said_of_all_of_it(collection: Collection, cap
 @pytest.mark.parametrize(
     ("extra", "fault"),
     [
-        ([query("q5", "Another text", ["1#0"])], r"line 201: id 'q5' was given to another text on line 6; ids must be unique"),
+        (
+            [query("q5", "Another text", ["1#0"])],
+            r"line 201: id 'q5' was given to another text on line 6; ids must be unique",
+        ),
         ([query("q1", " ")], r"line 201: query 'q1' has input ' '"),
         (None, "no records; a topics file has one KILT record a line"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_as_ever(collection: Collection, extra: list[Record] | None, fault: str) -> None:
+def test_a_file_that_is_wrong_is_refused_as_ever(
+    collection: Collection, extra: list[Record] | None, fault: str
+) -> None:
     path = collection.topics_path("nq-train")
     lines = path.read_text().splitlines(keepends=True) if extra else []
     write_lines(path, extra or [])
@@ -102,7 +122,9 @@ def test_queries_without_a_positive_are_refused_as_ever(tmp_path: Path) -> None:
         read_drawn(open_collection(str(folder)), "nq", 3, 0)
 
 
-@pytest.mark.parametrize("draw", [lambda own: read_drawn(own, "nq", 5, 0), lambda own: draw_queries(own, "nq", "train", 5, 0)])
+@pytest.mark.parametrize(
+    "draw", [lambda own: read_drawn(own, "nq", 5, 0), lambda own: draw_queries(own, "nq", "train", 5, 0)]
+)
 def test_memory_follows_what_is_drawn(tmp_path: Path, draw: Callable[[Collection], object]) -> None:
     """Of 3,000 records of 2 kB those that are drawn are kept; of the others few bytes each."""
     records = [query(f"q{row}", f"question {row} " + "word " * 400, ["1#0"]) for row in range(3000)]

@@ -24,7 +24,9 @@ from taco_ir.data.passage_store import PassageStore
 
 TEXTS = ["plain words", 'a "quoted" word', "ümlaut, and a comma", "'single'", "back\\slash", "", "tab\there"]
 FORMATS = ["passages.jsonl", "passages.jsonl.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz"]
-PASSAGES = [Passage(f"{row // 3}#{row % 3}", str(row // 3), f"Title {row // 3}", TEXTS[row % len(TEXTS)]) for row in range(23)]
+PASSAGES = [
+    Passage(f"{row // 3}#{row % 3}", str(row // 3), f"Title {row // 3}", TEXTS[row % len(TEXTS)]) for row in range(23)
+]
 
 
 def write(path: Path, passages: list[Passage]) -> Path:
@@ -65,7 +67,9 @@ def test_ranges_are_slices(tmp_path: Path, name: str, start: int, stop: int | No
 def test_fingerprint_is_of_the_uncompressed_bytes(tmp_path: Path) -> None:
     plain = write(tmp_path / FORMATS[0], PASSAGES)
     expected = hashlib.sha256(plain.read_bytes()).hexdigest()[:16]
-    assert PassageStore(plain).fingerprint == PassageStore(write(tmp_path / FORMATS[1], PASSAGES)).fingerprint == expected
+    assert (
+        PassageStore(plain).fingerprint == PassageStore(write(tmp_path / FORMATS[1], PASSAGES)).fingerprint == expected
+    )
     assert PassageStore(write(tmp_path / "other.jsonl", PASSAGES[:-1])).fingerprint != expected
 
 
@@ -82,7 +86,9 @@ def test_pages_of_docids_are_those_of_the_passages(tmp_path: Path, named: bool) 
     """Whether the docid says its page (`12#0`) or, as in DPR's file, does not; an unknown one has none."""
     passages = [passage if named else passage._replace(docid=str(row)) for row, passage in enumerate(PASSAGES)]
     store = PassageStore(write(tmp_path / FORMATS[2], passages))
-    assert dict(store.page_of(passage.docid for passage in passages)) == {passage.docid: passage.page for passage in passages}
+    assert dict(store.page_of(passage.docid for passage in passages)) == {
+        passage.docid: passage.page for passage in passages
+    }
     with pytest.raises(InputError, match=r"2 of 3 docids are not in the collection, first '99#7'"):
         store.page_of([passages[0].docid, "99#7", "bare", "99#7"])
 
@@ -117,7 +123,9 @@ def test_processes_that_open_it_at_once_share_one_scan(tmp_path: Path) -> None:
         "import sys, taco_ir.data.passage_store as module; from pathlib import Path\nscan = module.PassageStore._scan\n"
         "module.PassageStore._scan = lambda *given: (print('scans'), scan(*given))\nprint(module.PassageStore(Path(sys.argv[1])).count)"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     said = sorted(process.communicate()[0].split() for process in processes)
     assert said == [["20000"], ["20000"], ["scans", "20000"]]
 
@@ -138,7 +146,10 @@ def test_a_file_replaced_with_its_size_and_time_is_scanned_again(tmp_path: Path,
     stores = []
     for folder, word in zip(("one", "two"), words, strict=True):
         (tmp_path / folder).mkdir()
-        path = write(tmp_path / folder / name, [passage._replace(text=passage.text.replace(words[0], word)) for passage in PASSAGES])
+        path = write(
+            tmp_path / folder / name,
+            [passage._replace(text=passage.text.replace(words[0], word)) for passage in PASSAGES],
+        )
         os.utime(path, ns=(1, 1))
         stores.append(path)
     there = tmp_path / name
@@ -147,7 +158,12 @@ def test_a_file_replaced_with_its_size_and_time_is_scanned_again(tmp_path: Path,
     shutil.copy2(stores[1], there)
     after = PassageStore(there)
     assert there.stat().st_mtime_ns == 1
-    assert after.fingerprint == PassageStore(stores[1]).fingerprint != before.fingerprint == PassageStore(stores[0]).fingerprint
+    assert (
+        after.fingerprint
+        == PassageStore(stores[1]).fingerprint
+        != before.fingerprint
+        == PassageStore(stores[0]).fingerprint
+    )
 
 
 @pytest.mark.parametrize("name", ["digests.npy", "order.npy", "offsets.npy", "pages.npy"])

@@ -50,7 +50,10 @@ def test_enough_queries(name: str) -> None:
 def test_pages_have_one_title_and_titles_one_page(passages: dict[str, Passage]) -> None:
     pairs = {(passage.page, passage.title) for passage in passages.values()}
     assert len(pairs) == len({page for page, _ in pairs}) == len({title for _, title in pairs})
-    assert all(docid.rpartition("#")[0] == passage.page and passage.text.strip() and passage.title for docid, passage in passages.items())
+    assert all(
+        docid.rpartition("#")[0] == passage.page and passage.text.strip() and passage.title
+        for docid, passage in passages.items()
+    )
     assert len({passage.text for passage in passages.values()}) == len(passages)
 
 
@@ -94,7 +97,9 @@ def test_entities_are_marked_once(split: str, passages: dict[str, Passage]) -> N
         assert [query.text.count(mark) for mark in ENTITY_MARKS] == [1, 1], query.qid
         mention = query.text.partition(ENTITY_MARKS[0])[2].partition(ENTITY_MARKS[1])[0].strip()
         assert mention == query.meta["mention"]
-        assert {passages[docid].title for evidence in query.evidence for docid in evidence.passages} == set(query.answers), query.qid
+        assert {passages[docid].title for evidence in query.evidence for docid in evidence.passages} == set(
+            query.answers
+        ), query.qid
 
 
 @pytest.mark.parametrize("task", ["trex", "structured_zeroshot"])
@@ -105,7 +110,9 @@ def test_slots_are_subject_and_relation(task: str, passages: dict[str, Passage])
 
 
 def test_zero_shot_relations_are_new_in_dev() -> None:
-    train, dev = ({record["meta"]["relation"] for record in records(f"structured_zeroshot-{split}")} for split in ("train", "dev"))
+    train, dev = (
+        {record["meta"]["relation"] for record in records(f"structured_zeroshot-{split}")} for split in ("train", "dev")
+    )
     assert train and dev and not train & dev
 
 
@@ -125,6 +132,8 @@ def test_nothing_is_from_the_real_collection(minikilt: Path, passages: dict[str,
     with gzip.open(minikilt / "passages.jsonl.gz", "rt", encoding="utf-8") as source:
         theirs = {words(json.loads(line)["contents"]) for line in source}
     assert not theirs & {words(passage.text) for passage in passages.values()}
-    queries = {words(json.loads(line)["input"]) for path in minikilt.glob("*-*.jsonl") for line in path.open(encoding="utf-8")}
+    queries = {
+        words(json.loads(line)["input"]) for path in minikilt.glob("*-*.jsonl") for line in path.open(encoding="utf-8")
+    }
     assert len(theirs) > 100_000 and len(queries) > 30_000
     assert not queries & {words(text) for task in TASKS for split in ("train", "dev") for text in texts(task, split)}

@@ -24,7 +24,11 @@ from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.subsets import Part, make_part
 
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in range(8) for n in range(3)]
-PAGES_ONLY: Record = {"id": "q3", "input": "three", "output": [{"provenance": [{"wikipedia_id": "5"}, {"wikipedia_id": "gone"}]}]}
+PAGES_ONLY: Record = {
+    "id": "q3",
+    "input": "three",
+    "output": [{"provenance": [{"wikipedia_id": "5"}, {"wikipedia_id": "gone"}]}],
+}
 MIXED: Record = {
     "id": "f1",
     "input": "one",
@@ -79,7 +83,9 @@ def test_topics_are_copied_as_they_are_and_keep_their_evidence() -> None:
     assert [str(name) for name in open_collection("p").topics_names] == ["fever-dev", "nq-dev"]
     for name in ("fever-dev", "nq-dev"):
         assert Path(f"p/{name}.jsonl").read_bytes() == Path(f"c/{name}.jsonl").read_bytes()
-        sets = [positive_sets(each.passages, each.load_topics(name).queries) for each in map(open_collection, ("c", "p"))]
+        sets = [
+            positive_sets(each.passages, each.load_topics(name).queries) for each in map(open_collection, ("c", "p"))
+        ]
         assert sets[0] == sets[1]
 
 
@@ -102,10 +108,14 @@ def test_no_evidence_is_lost_whatever_it_names(random: random.Random, distractor
     """Every evidence passage, and a passage of every evidence page, that the collection has is in the part."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "s"
-        records = [passage(f"{page}#{n}" if not tsv else f"{10 * page + n}", "text") for page in range(4) for n in range(2)]
+        records = [
+            passage(f"{page}#{n}" if not tsv else f"{10 * page + n}", "text") for page in range(4) for n in range(2)
+        ]
         pages = {record["id"]: str(row // 2) for row, record in enumerate(records)}
         gold = [random_set(random, pages) for _ in range(random.randint(1, 3))]
-        write_collection(source, records, {"nq-dev": [{"id": "q", "input": "x", "output": [{"provenance": each} for each in gold]}]})
+        write_collection(
+            source, records, {"nq-dev": [{"id": "q", "input": "x", "output": [{"provenance": each} for each in gold]}]}
+        )
         if tsv:
             (source / "passages.jsonl").unlink()
             lines = [f"{docid}\ttext\tT\t{page}\n" for docid, page in pages.items()]
@@ -118,7 +128,9 @@ def test_no_evidence_is_lost_whatever_it_names(random: random.Random, distractor
             return
         found = PassageStore(Path(name) / "p" / "passages.jsonl.gz")
         named = [item for each in gold for item in each]
-        assert {item["passage_id"] for item in named if "passage_id" in item} <= {each.docid for each in found.read()} | {"gone"}
+        assert {item["passage_id"] for item in named if "passage_id" in item} <= {
+            each.docid for each in found.read()
+        } | {"gone"}
         assert found.missing_pages(item["wikipedia_id"] for item in named if item["wikipedia_id"] != "gone") == []
         assert found.count == made.passages == made.gold + distractors
 
@@ -146,7 +158,10 @@ def test_a_part_that_is_there_stays() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: part("p", 6), "exists and was made otherwise (distractors is 5, not 6); give another name or remove it"),
+        (
+            lambda: part("p", 6),
+            "exists and was made otherwise (distractors is 5, not 6); give another name or remove it",
+        ),
         (lambda: part("p", seed=1), "exists and was made otherwise (seed is 0, not 1)"),
         (lambda: part("p", topics=("nq-dev",)), "exists and was made otherwise (topics "),
         (lambda: part("c"), "c exists and has no record of what it was made of; give another name or remove it"),

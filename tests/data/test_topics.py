@@ -18,7 +18,10 @@ GOOD: dict[str, Any] = {"id": "1", "input": "who"}
 
 
 def write(path: Path, *records: Any) -> Path:
-    path.write_text("".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records), encoding="utf-8")
+    path.write_text(
+        "".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -33,7 +36,10 @@ def test_a_whole_record(tmp_path: Path) -> None:
         "input": " who was it \n",
         "meta": {"mention": "it"},
         "output": [
-            {"answer": "Ann", "provenance": [{"wikipedia_id": 12, "passage_id": "12#0"}, {"wikipedia_id": "13", "passage_id": None}]},
+            {
+                "answer": "Ann",
+                "provenance": [{"wikipedia_id": 12, "passage_id": "12#0"}, {"wikipedia_id": "13", "passage_id": None}],
+            },
             {"answer": "Ann"},
             {"answer": "Bea"},
             provenance("13"),
@@ -86,7 +92,9 @@ def test_repeats_are_one_query_with_all_evidence(tmp_path: Path, caplog: pytest.
 
 
 def test_blank_lines_count_but_do_not_matter(tmp_path: Path) -> None:
-    assert [query.qid for query in read_topics(write(tmp_path / "t.jsonl", "", GOOD, "  ", GOOD | {"id": "2"}), "nq")] == ["1", "2"]
+    assert [
+        query.qid for query in read_topics(write(tmp_path / "t.jsonl", "", GOOD, "  ", GOOD | {"id": "2"}), "nq")
+    ] == ["1", "2"]
     with pytest.raises(InputError, match="line 3: not valid JSON"):
         read_topics(write(tmp_path / "t.jsonl", "", GOOD, "{"), "nq")
 
@@ -107,14 +115,23 @@ def test_blank_lines_count_but_do_not_matter(tmp_path: Path) -> None:
         ({"id": "1", "input": "what"}, "id '1' was given to another text on line 1"),
         ({"id": "2", "input": "x", "output": {"answer": "y"}}, "an output that is not a list of objects"),
         ({"id": "2", "input": "x", "output": ["y"]}, "an output that is not a list of objects"),
-        ({"id": "2", "input": "x", "output": [{"provenance": "12"}]}, "provenance must be a list of objects with a wikipedia_id"),
-        ({"id": "2", "input": "x", "output": [{"provenance": 5}]}, "provenance must be a list of objects with a wikipedia_id"),
+        (
+            {"id": "2", "input": "x", "output": [{"provenance": "12"}]},
+            "provenance must be a list of objects with a wikipedia_id",
+        ),
+        (
+            {"id": "2", "input": "x", "output": [{"provenance": 5}]},
+            "provenance must be a list of objects with a wikipedia_id",
+        ),
         (
             {"id": "2", "input": "x", "output": [{"provenance": [{"title": "T"}]}]},
             "provenance must be a list of objects with a wikipedia_id",
         ),
         ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": None}]}]}, "names no page"),
-        ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": "1", "passage_id": ""}]}]}, "names no page or passage"),
+        (
+            {"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": "1", "passage_id": ""}]}]},
+            "names no page or passage",
+        ),
     ],
 )
 def test_bad_records_are_refused_with_file_and_line(tmp_path: Path, bad: Any, said: str) -> None:

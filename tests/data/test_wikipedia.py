@@ -20,11 +20,19 @@ from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.wikipedia import build_passages, page_passages, strip_markup, take_passages
 
 WORD = st.text("abcé:.-", min_size=1, max_size=4)
-PARAGRAPH = st.builds("{}{}\n".format, st.sampled_from(["", "Section::::", "BULLET::::- "]), st.lists(WORD, max_size=30).map(" ".join))
+PARAGRAPH = st.builds(
+    "{}{}\n".format, st.sampled_from(["", "Section::::", "BULLET::::- "]), st.lists(WORD, max_size=30).map(" ".join)
+)
 
 
 def page(page_id: str, *paragraphs: str, title: str = "Title") -> dict[str, Any]:
-    return {"wikipedia_id": page_id, "wikipedia_title": title, "text": list(paragraphs), "anchors": [], "categories": "x"}
+    return {
+        "wikipedia_id": page_id,
+        "wikipedia_title": title,
+        "text": list(paragraphs),
+        "anchors": [],
+        "categories": "x",
+    }
 
 
 def write(path: Path, pages: list[Any]) -> Path:
@@ -35,14 +43,19 @@ def write(path: Path, pages: list[Any]) -> Path:
 
 def made_up(count: int) -> list[dict[str, Any]]:
     made = random.Random(0)
-    return [page(str(n), "Title\n", " ".join(f"w{made.randrange(99)}" for _ in range(made.randrange(250)))) for n in range(count)]
+    return [
+        page(str(n), "Title\n", " ".join(f"w{made.randrange(99)}" for _ in range(made.randrange(250))))
+        for n in range(count)
+    ]
 
 
 @given(st.lists(PARAGRAPH, max_size=5), st.integers(1, 40))
 def test_passages_are_the_pages_words_in_blocks(paragraphs: list[str], words: int) -> None:
     records = [json.loads(line) for line in page_passages(page("7", "Title\n", *paragraphs), words)]
     cut = [record["contents"].split(" ") for record in records]
-    assert [word for block in cut for word in block] == [word for text in paragraphs for word in strip_markup(text).split()]
+    assert [word for block in cut for word in block] == [
+        word for text in paragraphs for word in strip_markup(text).split()
+    ]
     assert all(len(block) == words for block in cut[:-1]) and all(0 < len(block) <= words for block in cut)
     assert [record["id"] for record in records] == [f"7#{n}" for n in range(len(records))]
     assert {(record["title"], record["wikipedia_id"]) for record in records} <= {("Title", "7")}
@@ -51,7 +64,12 @@ def test_passages_are_the_pages_words_in_blocks(paragraphs: list[str], words: in
 def test_a_page_as_kilt_has_them() -> None:
     texts = ["Ann Lee\n", "Ann Lee was a poet.\n", "Section::::Life:Youth.\n", "BULLET::::- Born at sea\n", "\n"]
     (record,) = (json.loads(line) for line in page_passages(page("12", *texts, title="Ann Lee"), 100))
-    assert record == {"id": "12#0", "contents": "Ann Lee was a poet. Life Youth. - Born at sea", "title": "Ann Lee", "wikipedia_id": "12"}
+    assert record == {
+        "id": "12#0",
+        "contents": "Ann Lee was a poet. Life Youth. - Born at sea",
+        "title": "Ann Lee",
+        "wikipedia_id": "12",
+    }
 
 
 def test_markup_is_that_of_ir_datasets() -> None:
@@ -94,7 +112,9 @@ def test_killed_builds_end_as_one_that_was_not(tmp_path: Path) -> None:
     build_passages(source, whole)
     starts = []
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, source, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, source, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert process.stdout
         starts.append(int(process.stdout.readline().split()[0]))
         process.send_signal(signal.SIGKILL)
@@ -119,7 +139,9 @@ def stopped_build(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["words", "source", "lost bytes"])
-def test_a_partial_build_of_something_else_is_not_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str) -> None:
+def test_a_partial_build_of_something_else_is_not_continued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
     source, target = write(tmp_path / "pages.json", made_up(100)), tmp_path / "passages.jsonl"
     stopped_build(source, target)
     if change == "source":

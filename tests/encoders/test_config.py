@@ -57,7 +57,9 @@ def refused(folder: Path, *said: str, **flags: Any) -> None:
 
 
 @given(config=CONFIGS)
-def test_a_saved_configuration_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, config: EncoderConfig) -> None:
+def test_a_saved_configuration_reads_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, config: EncoderConfig
+) -> None:
     folder = tmp_path_factory.mktemp("own")
     assert not ModelFolder(folder).describes_itself
     config.save(folder)
@@ -86,7 +88,9 @@ def test_a_given_prompt_replaces_all(config: EncoderConfig, task: str, prompt: s
 
 def test_prompts_and_lengths_by_task() -> None:
     config = EncoderConfig(
-        prompts={"nq": "question: ", "structured_zeroshot": "slot: "}, query_length=32, query_lengths={"structured_zeroshot": 48}
+        prompts={"nq": "question: ", "structured_zeroshot": "slot: "},
+        query_length=32,
+        query_lengths={"structured_zeroshot": 48},
     )
     assert [config.prompt(task) for task in ("nq", "structured_zeroshot")] == ["question: ", "slot: "]
     assert [config.max_query_tokens(task) for task in ("nq", "structured_zeroshot", None)] == [32, 48, 32]
@@ -144,7 +148,9 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
     plain, own, theirs = (tmp_path / name for name in ("plain", "own", "theirs"))
     plain.mkdir()
     refused(plain, "does not say how it pools", "--pooling first|mean|decoder")
-    assert ModelFolder(plain).config("first", True, LONGEST) == EncoderConfig("first", True, query_length=LONGEST, passage_length=LONGEST)
+    assert ModelFolder(plain).config("first", True, LONGEST) == EncoderConfig(
+        "first", True, query_length=LONGEST, passage_length=LONGEST
+    )
     assert ModelFolder(plain).config("mean", False, 512).passage_length == 256
     write(own, taco_ir={"query_length": 64, "passage_length": 64})
     write(theirs, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": {"pooling_mode": "cls"}})
@@ -163,9 +169,13 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
     ],
 )
-def test_pooling_of_new_and_old_sentence_transformers_files(tmp_path: Path, pooling: dict[str, Any], expected: str) -> None:
+def test_pooling_of_new_and_old_sentence_transformers_files(
+    tmp_path: Path, pooling: dict[str, Any], expected: str
+) -> None:
     folder = write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling})
-    assert ModelFolder(folder).config(None, False, LONGEST) == EncoderConfig(expected, False, query_length=LONGEST, passage_length=LONGEST)  # type: ignore[arg-type]
+    assert ModelFolder(folder).config(None, False, LONGEST) == EncoderConfig(
+        expected, False, query_length=LONGEST, passage_length=LONGEST
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +189,11 @@ def test_pooling_of_new_and_old_sentence_transformers_files(tmp_path: Path, pool
     ],
 )
 def test_pooling_that_we_lack_is_named(tmp_path: Path, pooling: dict[str, Any], said: str) -> None:
-    refused(write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling}), said, "by mean or cls")
+    refused(
+        write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling}),
+        said,
+        "by mean or cls",
+    )
 
 
 def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
@@ -190,7 +204,11 @@ def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
         "Transformer, Pooling and Normalize",
     )
     refused(write(tmp_path, modules=modules("Transformer")), "no Pooling module")
-    assert ModelFolder(write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize"))).config(longest=LONGEST).normalize
+    assert (
+        ModelFolder(write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize")))
+        .config(longest=LONGEST)
+        .normalize
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +224,10 @@ def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
 )
 def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any], expected: tuple[int, int]) -> None:
     write(
-        tmp_path, modules=modules("Transformer", "Pooling"), sentence_bert_config=lengths, **{"1_Pooling__config": {"pooling_mode": "mean"}}
+        tmp_path,
+        modules=modules("Transformer", "Pooling"),
+        sentence_bert_config=lengths,
+        **{"1_Pooling__config": {"pooling_mode": "mean"}},
     )
     config = ModelFolder(tmp_path).config(None, False, LONGEST)
     assert (config.query_length, config.passage_length) == expected
@@ -224,7 +245,9 @@ def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any
         ({"prompts": {"web": "w: "}, "default_prompt_name": "web"}, {"web": "w: "}, "{title} {text}"),
     ],
 )
-def test_prompts_of_sentence_transformers(tmp_path: Path, values: dict[str, Any], queries: dict[str, str], template: str) -> None:
+def test_prompts_of_sentence_transformers(
+    tmp_path: Path, values: dict[str, Any], queries: dict[str, str], template: str
+) -> None:
     write(
         tmp_path,
         modules=modules("Transformer", "Pooling"),

@@ -79,7 +79,10 @@ def test_a_sentence_transformers_folder_encodes_alike_everywhere(tiny_bert: Path
         near(again.encode_queries(QUERIES, task), vectors_BD)
         near(theirs.encode_query(QUERIES, prompt_name=task if task in theirs.prompts else "query"), vectors_BD)
     near(again.encode_passages(PASSAGES), ours.encode_passages(PASSAGES))
-    near(theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]), ours.encode_passages(PASSAGES))
+    near(
+        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
+        ours.encode_passages(PASSAGES),
+    )
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one length", "a length for each side"])
@@ -104,9 +107,15 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
         (folder / "README.md").read_text(encoding="utf-8"),
         (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8"),
     )
-    for said in ("query is cut at 64 tokens whatever its task, where ours are cut at their own: nq 9", "ours keep 4 words before it"):
+    for said in (
+        "query is cut at 64 tokens whatever its task, where ours are cut at their own: nq 9",
+        "ours keep 4 words before it",
+    ):
         assert said in page and said in flags
-        assert all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface")) and caplog.text.count(said) == 2
+        assert (
+            all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface"))
+            and caplog.text.count(said) == 2
+        )
     names: dict[str, Any] = {}
     exec(page.split("```python\n")[2].split("```")[0], names)
     theirs = SentenceTransformer(str(folder), device="cpu")
@@ -115,11 +124,18 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
         near(names["encode_queries"](theirs, QUERIES + mentions, task), ours.encode_queries(QUERIES + mentions, task))
     plain = theirs.encode_query(mentions, prompt_name="wned")
     assert np.abs(plain - ours.encode_queries(mentions, "wned")).max() > 1e-3  # there is something to say
-    near(theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]), ours.encode_passages(PASSAGES))
+    near(
+        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
+        ours.encode_passages(PASSAGES),
+    )
 
 
-def test_a_folder_that_says_all_needs_no_warning(tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_sentence_transformers(tiny_bert, replace(BASE, query_lengths={"nq": 64, "*": 64}), folder_of(tmp_path / "theirs"))
+def test_a_folder_that_says_all_needs_no_warning(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_sentence_transformers(
+        tiny_bert, replace(BASE, query_lengths={"nq": 64, "*": 64}), folder_of(tmp_path / "theirs")
+    )
     assert not caplog.text and "cannot say" not in (tmp_path / "theirs" / "README.md").read_text(encoding="utf-8")
 
 
@@ -128,7 +144,10 @@ def test_a_t5_encoder_goes_to_sentence_transformers(tiny_t5: Path, tmp_path: Pat
 
     folder = folder_of(tmp_path / "theirs")
     write_sentence_transformers(tiny_t5, BASE, folder)
-    near(SentenceTransformer(str(folder), device="cpu").encode_query(QUERIES), load_encoder(str(folder)).encode_queries(QUERIES, None))
+    near(
+        SentenceTransformer(str(folder), device="cpu").encode_query(QUERIES),
+        load_encoder(str(folder)).encode_queries(QUERIES, None),
+    )
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta", "modernbert"])
@@ -141,7 +160,9 @@ def test_every_backbone_says_how_long_its_vectors_are(tiny_bert: Path, tmp_path:
 
 
 @pytest.mark.parametrize("template", ["{title}: {text}", "{title} {text}.", "{title} {title} {text}", "{text}"])
-def test_a_template_that_sentence_transformers_cannot_hold_is_refused(tiny_bert: Path, tmp_path: Path, template: str) -> None:
+def test_a_template_that_sentence_transformers_cannot_hold_is_refused(
+    tiny_bert: Path, tmp_path: Path, template: str
+) -> None:
     with pytest.raises(InputError, match="cannot hold the passage template") as caught:
         write_sentence_transformers(tiny_bert, replace(BASE, passage_template=template), folder_of(tmp_path / "theirs"))
     assert repr(template) in str(caught.value)
@@ -156,26 +177,41 @@ def commands(folder: Path) -> list[tuple[str, argparse.Namespace]]:
     flags.add_argument("--max-length", type=int)
     lines = (folder / "pyserini-flags.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith(("#", "python -m taco_ir.pyserini pyserini.")) for line in lines)
-    return [(above, flags.parse_known_args(shlex.split(line))[0]) for above, line in pairwise(lines) if not line.startswith("#")]
+    return [
+        (above, flags.parse_known_args(shlex.split(line))[0])
+        for above, line in pairwise(lines)
+        if not line.startswith("#")
+    ]
 
 
 def pyserini_auto(flags: argparse.Namespace, texts: list[str], titles: list[str] | None = None) -> Vectors:
     """The arithmetic of Pyserini 1.6's AutoQueryEncoder (one query at a time), and with titles of its AutoDocumentEncoder (padded)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(flags.encoder, clean_up_tokenization_spaces=True)
     model = transformers.AutoModel.from_pretrained(flags.encoder)
-    settings: dict[str, Any] = {"return_tensors": "pt", "padding": "longest", "truncation": True, "return_token_type_ids": False}
+    settings: dict[str, Any] = {
+        "return_tensors": "pt",
+        "padding": "longest",
+        "truncation": True,
+        "return_token_type_ids": False,
+    }
     assert flags.encoder_class == "auto"
     with torch.no_grad():
         if titles is None:
             prefixed = [f"{flags.query_prefix} {text}" if flags.query_prefix else text for text in texts]
             states = [model(**tokenizer(text, **settings))[0][0].numpy() for text in prefixed]
-            vectors_BD = np.stack([np.average(states_LD, axis=-2) if flags.pooling == "mean" else states_LD[0] for states_LD in states])
+            vectors_BD = np.stack(
+                [np.average(states_LD, axis=-2) if flags.pooling == "mean" else states_LD[0] for states_LD in states]
+            )
         else:
             inputs = tokenizer(
-                [f"{title} {text}" for title, text in zip(titles, texts, strict=True)], max_length=flags.max_length, **settings
+                [f"{title} {text}" for title, text in zip(titles, texts, strict=True)],
+                max_length=flags.max_length,
+                **settings,
             )
             states_BLD, mask_BL1 = model(**inputs)[0].numpy(), inputs["attention_mask"].numpy()[:, :, None]
-            vectors_BD = (states_BLD * mask_BL1).sum(1) / mask_BL1.sum(1) if flags.pooling == "mean" else states_BLD[:, 0]
+            vectors_BD = (
+                (states_BLD * mask_BL1).sum(1) / mask_BL1.sum(1) if flags.pooling == "mean" else states_BLD[:, 0]
+            )
     assert flags.pooling in ("mean", "cls")
     return vectors_BD / np.linalg.norm(vectors_BD, axis=1, keepdims=True) if flags.l2_norm else vectors_BD
 
@@ -194,7 +230,9 @@ def test_pyserini_encodes_as_we_do_by_the_written_flags(tiny_bert: Path, tmp_pat
         near(pyserini_auto(flags, QUERIES), ours.encode_queries(QUERIES, task))
     titles, texts = [passage.title for passage in PASSAGES], [passage.text for passage in PASSAGES]
     said = (folder / "pyserini-flags.txt").read_text(encoding="utf-8")
-    assert (f"no flag gives the passage template {config.passage_template!r}" in said) == (config.passage_template != BASE.passage_template)
+    assert (f"no flag gives the passage template {config.passage_template!r}" in said) == (
+        config.passage_template != BASE.passage_template
+    )
     if config.passage_template == BASE.passage_template:
         near(pyserini_auto(passage_flags, texts, titles), ours.encode_passages(PASSAGES))
 
@@ -225,7 +263,9 @@ def test_the_verb_writes_all_that_apply(tiny_bert: Path, tmp_path: Path) -> None
         "--output",
         str(output),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == 0, done.stderr
     parts = [output / "huggingface", output / "sentence-transformers", output / "queries" / "aidayago2-dev"]
     assert done.stdout.splitlines() == list(map(str, parts)) and all(part.is_dir() for part in parts)
@@ -246,7 +286,10 @@ def test_the_verb_writes_all_that_apply(tiny_bert: Path, tmp_path: Path) -> None
 
 def test_queries_that_pyserini_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
     start, end = ENTITY_MARKS
-    queries = [Query("q_1", f"{start}Paris{end} and Rome", "wned", record_id="q 1"), Query("q2", f"Paris and {start}Rome{end}", "wned")]
+    queries = [
+        Query("q_1", f"{start}Paris{end} and Rome", "wned", record_id="q 1"),
+        Query("q2", f"Paris and {start}Rome{end}", "wned"),
+    ]
     vectors_BD = np.eye(2, dtype=np.float32)
     assert queries[0].plain_text == queries[1].plain_text
     with pytest.raises(InputError, match="'q_1' and 'q2' differ only in their entity marks"):
@@ -291,7 +334,10 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
         (["--output", str(tmp_path / "file")], "is a file; give a folder"),
         (["--output", str(tmp_path / "new"), "--what", "queries"], "--what queries needs --topics"),
         (["--output", str(tmp_path / "new"), "--what", "onnx"], "invalid choice: 'onnx'"),
-        (["--output", str(tmp_path / "new"), "--weights", "int8"], "--weights are those of a compact folder, which --megabytes asks for"),
+        (
+            ["--output", str(tmp_path / "new"), "--weights", "int8"],
+            "--weights are those of a compact folder, which --megabytes asks for",
+        ),
         ([], "required: --output"),
     ):
         with pytest.raises(InputError, match=said):
@@ -299,7 +345,9 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
 
 
 def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_path: Path) -> None:
-    config = replace(BASE, prompts={"nq": "question: ", "structured_zeroshot": "slot: "}, query_lengths={"structured_zeroshot": 9})
+    config = replace(
+        BASE, prompts={"nq": "question: ", "structured_zeroshot": "slot: "}, query_lengths={"structured_zeroshot": 9}
+    )
     model, output = checkpoint(tiny_bert, tmp_path / "m", config), tmp_path / "out"
     flags = ["--model", str(model), "--what", "compact", "--megabytes", "1", "--output", str(output), "--overwrite"]
     main([*flags, "--prompt-of", "trex=zsre", "*=nq"])
@@ -309,7 +357,10 @@ def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_p
         assert after.max_query_tokens(task) == before.max_query_tokens(lender)
     for wrong, said in (
         ("nq=zsre", "task 'nq' has a prompt of its own"),
-        ("trex=wow", "task 'trex' is to take the prompt of 'wow', which has none; the model's prompts are for nq, structured_zeroshot"),
+        (
+            "trex=wow",
+            "task 'trex' is to take the prompt of 'wow', which has none; the model's prompts are for nq, structured_zeroshot",
+        ),
         ("trex", "--prompt-of 'trex' is not TASK=TASK"),
     ):
         with pytest.raises(InputError, match=said):

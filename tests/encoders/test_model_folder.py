@@ -27,7 +27,15 @@ from taco_ir.training.setup import start_encoder
 
 CONFIG = EncoderConfig("mean", True, {}, 64, {}, 64)
 TEXTS = ["The painter Francis Bacon", "a poem of the year"]
-READ = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "merges.txt", "bpe.codes", "more.safetensors")
+READ = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "merges.txt",
+    "bpe.codes",
+    "more.safetensors",
+)
 UNREAD = ("README.md", ".gitattributes", "pytorch_model.bin", "model.onnx", "modeling_custom.py", "card.json")
 
 
@@ -59,7 +67,11 @@ def test_what_is_asked_is_answered_for_every_kind(tiny_bert: Path, folder: Path,
     for tower in ("query", "passage"):
         shutil.copytree(folder, tmp_path / "two" / tower)
     adapters = ModelFolder(saved(tmp_path / "adapters", tiny_bert))
-    assert adapters.backbone() == ModelFolder(tiny_bert) and adapters.record is not None and adapters.record.base == str(tiny_bert)
+    assert (
+        adapters.backbone() == ModelFolder(tiny_bert)
+        and adapters.record is not None
+        and adapters.record.base == str(tiny_bert)
+    )
     for each in (ModelFolder(tiny_bert), ModelFolder(folder), ModelFolder(tmp_path / "two"), adapters):
         assert each.longest == 128
         if each.path != tiny_bert:
@@ -99,7 +111,9 @@ def test_a_tokenizer_that_keeps_capitals_is_another_encoder(tiny_bert: Path, fol
     path = folder / "tokenizer_config.json"
     found = []
     for lower in (True, False):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "BertTokenizer", "do_lower_case": lower})
+        )
         encoder = load_encoder(str(folder))
         found.append((encoder.encode_queries(TEXTS[:1], None)[0], encoder.fingerprint, encoder.passage_fingerprint))
     assert float(found[0][0] @ found[1][0]) < 0.99
@@ -154,11 +168,17 @@ def test_shards_of_safetensors_are_read_and_hashed(folder: Path) -> None:
     copied = folder.parent / "copied"
     copied.mkdir()
     copy_backbone(folder, copied, 64)
-    assert {path.name for path in copied.glob("*.safetensors*")} == {"a.safetensors", "b.safetensors", "model.safetensors.index.json"}
+    assert {path.name for path in copied.glob("*.safetensors*")} == {
+        "a.safetensors",
+        "b.safetensors",
+        "model.safetensors.index.json",
+    }
     for shard in ("a", "b"):
         before = ModelFolder(folder).fingerprint
         tensors = load_file(folder / f"{shard}.safetensors")
-        save_file({name: value * 2 for name, value in tensors.items()}, folder / f"{shard}.safetensors", {"format": "pt"})
+        save_file(
+            {name: value * 2 for name, value in tensors.items()}, folder / f"{shard}.safetensors", {"format": "pt"}
+        )
         assert ModelFolder(folder).fingerprint != before
 
 
@@ -171,7 +191,9 @@ def pickled(folder: Path) -> str:
 
 def adapter(folder: Path) -> str:
     """An adapter of PEFT for another base; transformers would load that base, or apply the adapter."""
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1})
+    )
     save_file({"x": torch.ones(1)}, folder / "adapter_model.safetensors", {"format": "pt"})
     return r"adapter_config\.json makes it an adapter of PEFT"
 
@@ -230,13 +252,24 @@ def test_a_trained_model_keeps_every_file_of_its_tokenizer(folder: Path, tmp_pat
     for name in ("special_tokens_map.json", "added_tokens.json", "sentencepiece.bpe.model"):
         (folder / name).write_text("{}")
     DualEncoder(folder, CONFIG, False).save(tmp_path / "out")
-    assert {"special_tokens_map.json", "added_tokens.json", "sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
+    assert {
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "sentencepiece.bpe.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    } <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_a_hub_is_asked_for_no_pickled_weights() -> None:
     from fnmatch import fnmatch
 
-    for name in ("pytorch_model.bin", "adapter_model.bin", "2_Dense/pytorch_model.bin", "model.pt", "rust_model.ot", "modeling_x.py"):
+    for name in (
+        "pytorch_model.bin",
+        "adapter_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "model.pt",
+        "rust_model.ot",
+        "modeling_x.py",
+    ):
         assert not any(fnmatch(name, pattern) for pattern in HUB_FILES)

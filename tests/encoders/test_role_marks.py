@@ -44,7 +44,13 @@ def reserved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "reserved"
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[unused1]", "[unused2]", "[unused3]")
     torch.manual_seed(1)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
     BertModel(BertConfig(vocab_size=vocabulary, initializer_range=0.2, **shape)).save_pretrained(folder)
     return folder
 
@@ -87,7 +93,9 @@ def test_without_marks_the_fingerprint_is_the_one_that_it_always_was(reserved: P
     model.save(tmp_path / "m")
     values = json.loads((tmp_path / "m" / "taco_ir.json").read_text())
     assert values.pop("roles") == "none"
-    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint([ModelFolder(tmp_path / "m").fingerprint, values, "float32"])
+    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint(
+        [ModelFolder(tmp_path / "m").fingerprint, values, "float32"]
+    )
 
 
 def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> None:
@@ -107,7 +115,9 @@ def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
 ) -> None:
     """Texts of both roles in one batch have the vectors, and give the gradient, that they have each in a pass of its own."""
     model = moved(encoder(reserved, roles=kind, gradient_checkpointing=checkpointing))
-    texts = [text for pair in zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True) for text in pair]
+    texts = [
+        text for pair in zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True) for text in pair
+    ]
     weights_ND = torch.randn(6, model.dim, generator=torch.Generator().manual_seed(4))
     loss = float(backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,)))
     names, found = [name for name, _ in model.trained()], gradients(model)
@@ -116,7 +126,11 @@ def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
     assert isinstance(expected, torch.Tensor) and loss == pytest.approx(float(expected.detach()), rel=1e-5)
     expected.backward()  # type: ignore[no-untyped-call]
     assert_near(found, gradients(plain), 1e-5)
-    read = {name.split(".sets.")[1].split(".")[0] for name, grad in zip(names, found, strict=True) if ".roles." in name and grad.any()}
+    read = {
+        name.split(".sets.")[1].split(".")[0]
+        for name, grad in zip(names, found, strict=True)
+        if ".roles." in name and grad.any()
+    }
     assert read == {"queries", "passages"} and sum(".roles." in name for name in names) % 3 == 0
     assert found[names.index("towers.passage.backbone.encoder.layer.0.attention.self.value.weight")].any()
 
@@ -132,7 +146,8 @@ def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting:
         optimizer.step()
         optimizer.zero_grad()
     found = {
-        of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name] for of in ADAPTER_NAMES.values()
+        of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name]
+        for of in ADAPTER_NAMES.values()
     }
     assert all(found["reader"]) and not any(found["queries"] + found["passages"])
 
@@ -169,13 +184,19 @@ def test_vectors_are_added_to_the_embeddings_of_any_backbone(kind: str, reserved
     with torch.no_grad():
         bare_BD = embed(model, config, IDS_BL, MASK_BL)
         vectors.weight.zero_()
-        assert torch.allclose(embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1)), bare_BD, atol=1e-6)
+        assert torch.allclose(
+            embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1)), bare_BD, atol=1e-6
+        )
         vectors.weight[Role.READER] = 1.0 + torch.arange(vectors.embedding_dim)
         marked_BD = embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1))
-    assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6) and not torch.allclose(marked_BD[1], bare_BD[1], atol=1e-3)
+    assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6) and not torch.allclose(
+        marked_BD[1], bare_BD[1], atol=1e-3
+    )
 
 
-@pytest.mark.parametrize(("kind", "said"), [("roberta", "one token type"), ("distilbert", "no token types"), ("t5", "no token types")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("roberta", "one token type"), ("distilbert", "no token types"), ("t5", "no token types")]
+)
 def test_a_backbone_without_token_types_is_refused(kind: str, said: str, reserved: Path) -> None:
     model = backbone(kind)
     if kind == "roberta":
@@ -191,7 +212,11 @@ def test_a_marker_is_behind_the_first_token_and_counts(reserved: Path) -> None:
         (Role.QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
         (Role.PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
     ):
-        assert (text.role, text.ids[0], text.ids[1]) == (role, tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id(name))
+        assert (text.role, text.ids[0], text.ids[1]) == (
+            role,
+            tokenizer.token_to_id("[CLS]"),
+            tokenizer.token_to_id(name),
+        )
         assert len(text.ids) == most
 
 
@@ -207,7 +232,9 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
     torch.manual_seed(0)
     head = new_head(32)
     with torch.no_grad():
-        plain, marked = (head_logits(backbone, head, rows, torch.device("cpu"), of) for rows, of in ((bare, None), (inputs, marks)))
+        plain, marked = (
+            head_logits(backbone, head, rows, torch.device("cpu"), of) for rows, of in ((bare, None), (inputs, marks))
+        )
     assert not torch.allclose(marked.relevance_N, plain.relevance_N, atol=1e-5)
     assert (inputs[0].ids[1] == tokenizer.token_to_id("[unused3]")) == (kind == "marker")
     if kind == "token_type":
@@ -218,7 +245,9 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
 def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, and 2 are needed"):
         start_encoder(SMALL.replace(roles="token_type"), tiny_t5, ["nq"])
-    with pytest.raises(InputError, match=r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"):
+    with pytest.raises(
+        InputError, match=r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"
+    ):
         start_encoder(SMALL.replace(roles="marker"), tiny_bert, ["nq"])
     with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the modules tell roles apart"):
         start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
@@ -232,7 +261,8 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
     with pytest.raises(InputError, match=r"marks of roles \(embedding\) are nothing that this format holds"):
         write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
     with pytest.raises(
-        InputError, match=r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none"
+        InputError,
+        match=r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none",
     ):
         new_learned("adapter", MPNetModel(MPNetConfig(**SIZES)))
     for kind, said in (
@@ -244,13 +274,17 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         with pytest.raises(InputError, match=rf"roles.safetensors: {said}"):
             load_encoder(str(tmp_path / kind))
     with pytest.raises(
-        InputError, match=r"--precision int8: .*prompt has an adapter for each role \(roles prompt\), which have float32 only"
+        InputError,
+        match=r"--precision int8: .*prompt has an adapter for each role \(roles prompt\), which have float32 only",
     ):
         load_encoder(str(tmp_path / "prompt"), precision="int8")
     EncoderConfig("mean").save(tmp_path / "m")
     path = tmp_path / "m" / "taco_ir.json"
     write_json(path, read_json(path) | {"roles": "tails"})
-    with pytest.raises(InputError, match=r"taco_ir.json: roles is 'tails'; it must be one of none, token_type, marker, embedding, prompt"):
+    with pytest.raises(
+        InputError,
+        match=r"taco_ir.json: roles is 'tails'; it must be one of none, token_type, marker, embedding, prompt",
+    ):
         load_encoder(str(tmp_path / "m"))
 
 

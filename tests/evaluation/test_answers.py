@@ -29,7 +29,9 @@ from taco_ir.evaluation.answers import (
     token_f1,
 )
 
-words = st.sampled_from(["The", "a", "an", "cat", "Cat's", "cat.", "U.S.", "us", "mat", "on", "1,000", "-", ".", "theatre"])
+words = st.sampled_from(
+    ["The", "a", "an", "cat", "Cat's", "cat.", "U.S.", "us", "mat", "on", "1,000", "-", ".", "theatre"]
+)
 texts = st.lists(words, max_size=7).map(" ".join)
 pages = st.sampled_from("ABCD")
 
@@ -122,7 +124,9 @@ def test_rouge_by_hand() -> None:
     st.lists(pages, max_size=4, unique=True),
     st.lists(st.lists(pages, min_size=1, unique=True), max_size=3),
 )
-def test_the_best_gold_counts_and_kilt_needs_all_evidence(answer: str, golds: list[str], ranking: list[str], sets: list[list[str]]) -> None:
+def test_the_best_gold_counts_and_kilt_needs_all_evidence(
+    answer: str, golds: list[str], ranking: list[str], sets: list[list[str]]
+) -> None:
     values = score(answer, golds, ranking, sets)
     given_golds = [gold.strip() for gold in golds if gold.strip()]
     complete = any(set(ranking[: len(pages)]) == set(pages) for pages in sets)
@@ -135,7 +139,10 @@ def test_the_best_gold_counts_and_kilt_needs_all_evidence(answer: str, golds: li
 def test_strict_and_normalised_matches() -> None:
     assert [score(" The cat. ", ["cat"])[name] for name in ("EM", "F1", "AC")] == [1, 1, 0]
     assert [score("SUPPORTS ", ["SUPPORTS"])[name] for name in ("EM", "F1", "AC")] == [1, 1, 1]
-    assert [score("the", ["a"])[name] for name in ("EM", "F1")] == [1, 0]  # nothing is left of either, as in SQuAD's own script
+    assert [score("the", ["a"])[name] for name in ("EM", "F1")] == [
+        1,
+        0,
+    ]  # nothing is left of either, as in SQuAD's own script
 
 
 @pytest.mark.parametrize("measure", ["em", "Rprec", "KILT-"])
@@ -160,7 +167,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three questions and two claims; runs of pages with answers. q2's page is wrong, q3 has no answer."""
     monkeypatch.chdir(tmp_path)
     topics = {
-        "nq-dev": [record("q1", ["Rome", "city of Rome"], "A"), record("q2", ["Paris"], "B"), record("q3", ["Oslo"], "C")],
+        "nq-dev": [
+            record("q1", ["Rome", "city of Rome"], "A"),
+            record("q2", ["Paris"], "B"),
+            record("q3", ["Oslo"], "C"),
+        ],
         "fever-dev": [record("f1", ["SUPPORTS"], "A"), record("f2", ["REFUTES"], "B")],
     }
     write_collection(tmp_path / "c", [passage(f"{page}#0", f"text of {page}") for page in "ABCD"], topics)
@@ -169,7 +180,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "fever-dev": [("f1", "SUPPORTS", "A"), ("f2", "refutes", "B")],
     }
     for name, rows in runs.items():
-        lines = [{"id": qid, "output": [{"answer": text, "provenance": [{"wikipedia_id": page}]}]} for qid, text, page in rows]
+        lines = [
+            {"id": qid, "output": [{"answer": text, "provenance": [{"wikipedia_id": page}]}]}
+            for qid, text, page in rows
+        ]
         write_lines(tmp_path / f"{name}.mine.jsonl", lines)
     return tmp_path
 
@@ -191,7 +205,9 @@ def test_evaluate_prints_what_the_tasks_ask_for(folder: Path, capsys: pytest.Cap
 
 
 def test_measures_that_are_named_are_printed_for_any_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = tables(capsys, "fever-dev.mine.jsonl", "--topics", "fever-dev", "--measures", "EM", "RL", "answer accuracy")
+    (row,) = tables(
+        capsys, "fever-dev.mine.jsonl", "--topics", "fever-dev", "--measures", "EM", "RL", "answer accuracy"
+    )
     assert (row["answer EM"], row["answer accuracy"]) == (1, 1 / 2)
     rows = tables(capsys, "fever-dev.mine.jsonl", "--topics", "fever-dev", "--measures", "F1", "--per-query")
     assert [row["answer F1"] for row in rows] == [1, 1]

@@ -23,7 +23,12 @@ evidence_sets = st.lists(st.lists(pages, min_size=1, max_size=4, unique=True), m
 
 
 def query(sets, qid="q"):
-    return Query(qid, "text", "nq", evidence=tuple(EvidenceSet(tuple(pages), (f"{pages[0]}#{n}",)) for n, pages in enumerate(sets)))
+    return Query(
+        qid,
+        "text",
+        "nq",
+        evidence=tuple(EvidenceSet(tuple(pages), (f"{pages[0]}#{n}",)) for n, pages in enumerate(sets)),
+    )
 
 
 def score(ranking, sets):
@@ -102,7 +107,10 @@ def test_equal_to_the_official_script(official):
     @given(st.lists(st.tuples(rankings.filter(bool), evidence_sets.filter(bool)), min_size=1, max_size=4))
     def compare(cases):
         def record(number, page_lists):
-            return {"id": f"q{number}", "output": [{"provenance": [{"wikipedia_id": page} for page in pages]} for pages in page_lists]}
+            return {
+                "id": f"q{number}",
+                "output": [{"provenance": [{"wikipedia_id": page} for page in pages]} for pages in page_lists],
+            }
 
         gold = [record(number, sets) for number, (_, sets) in enumerate(cases)]
         guess = [record(number, [ranking]) for number, (ranking, _) in enumerate(cases)]

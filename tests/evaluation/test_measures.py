@@ -12,7 +12,8 @@ from taco_ir.evaluation.measures import AT_K, KINDS, MEASURES, Measure, Scores, 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)
 measures = st.one_of(
-    st.sampled_from(sorted(set(KINDS) - set(AT_K))).map(Measure), st.builds(Measure, st.sampled_from(AT_K), st.integers(1, 1000))
+    st.sampled_from(sorted(set(KINDS) - set(AT_K))).map(Measure),
+    st.builds(Measure, st.sampled_from(AT_K), st.integers(1, 1000)),
 )
 
 
@@ -29,7 +30,9 @@ def ranking(docids):
     return Ranking.of(docids, [-float(rank) for rank in range(len(docids))])
 
 
-cases = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.tuples(st.none() | st.lists(docids, unique=True), sets), min_size=1)
+cases = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.tuples(st.none() | st.lists(docids, unique=True), sets), min_size=1
+)
 
 
 def run_and_queries(cases):
@@ -86,7 +89,9 @@ def test_unknown_measures_name_the_nearest(text, nearest):
     with pytest.raises(InputError) as caught:
         Measure.parse(text)
     assert f"{text!r} is not known, the nearest is {nearest}" in str(caught.value)
-    assert "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k (passage level)" in str(caught.value)
+    assert "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k (passage level)" in str(
+        caught.value
+    )
 
 
 @given(cases)
@@ -101,7 +106,9 @@ def test_passage_measures_are_trec_evals(cases):
         assert set(scores.by_query.values()) == {None}
         return
     hits = {
-        qid: dict(zip(ranking.docids, map(float, ranking.scores), strict=True)) for qid, ranking in run.rankings.items() if ranking.docids
+        qid: dict(zip(ranking.docids, map(float, ranking.scores), strict=True))
+        for qid, ranking in run.rankings.items()
+        if ranking.docids
     }
     plain = pytrec_eval.RelevanceEvaluator(qrels, {"recall.3", "ndcg_cut.3", "recip_rank"}).evaluate(hits)
     for measure, name in names.items():
@@ -116,7 +123,9 @@ def test_mrr_is_the_reciprocal_rank_of_the_first_hit_above_its_cutoff(cases, k):
     found = evaluate(run, queries, page_of, [Measure("MRR", k)]).by_query[Measure("MRR", k)]
     for qid, relevant in passage_qrels(queries).items():
         hits = run.rankings[qid].docids[:k] if qid in run.rankings else []
-        assert found[qid] == pytest.approx(max((1 / rank for rank, docid in enumerate(hits, 1) if docid in relevant), default=0.0))
+        assert found[qid] == pytest.approx(
+            max((1 / rank for rank, docid in enumerate(hits, 1) if docid in relevant), default=0.0)
+        )
 
 
 def test_ties_are_measured_in_the_runs_order():

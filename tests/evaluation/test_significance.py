@@ -28,7 +28,10 @@ def exact_p(tasks):
     sizes = [len(task) for task in tasks]
     flips = itertools.product([-1, 1], repeat=sum(sizes))
     observed = abs(mean_difference(tasks))
-    found = [abs(mean_difference(np.split(np.concatenate(tasks) * signs, np.cumsum(sizes)[:-1]))) >= observed - 1e-12 for signs in flips]
+    found = [
+        abs(mean_difference(np.split(np.concatenate(tasks) * signs, np.cumsum(sizes)[:-1]))) >= observed - 1e-12
+        for signs in flips
+    ]
     return sum(found) / len(found)
 
 
@@ -42,7 +45,11 @@ def test_p_is_symmetric_positive_and_repeatable(task, seed):
 
 
 @settings(max_examples=15)
-@given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4).map(np.array), min_size=1, max_size=2))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4).map(np.array), min_size=1, max_size=2
+    )
+)
 def test_p_approaches_the_share_of_all_flips(tasks):
     assert randomisation_test(tasks, seed=1) == pytest.approx(exact_p(tasks), abs=0.03)
 
@@ -77,7 +84,9 @@ def test_agrees_with_scipy(shift):
 
     generator = np.random.default_rng(7)
     a, b = generator.random(60) + shift, generator.random(60)
-    expected = permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=10_000, rng=generator)
+    expected = permutation_test(
+        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=10_000, rng=generator
+    )
     assert randomisation_test([a - b], seed=3) == pytest.approx(expected.pvalue, abs=0.02)
 
 

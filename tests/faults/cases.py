@@ -71,7 +71,9 @@ def _encoder(world: Path, folder: Path) -> None:
 CASES = {
     "encode": Case("encode --collection {c} --model {model} --pooling first --output out"),
     "index": Case("index --vectors {vectors} --output out"),
-    "search": Case("search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare --output out/"),
+    "search": Case(
+        "search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare --output out/"
+    ),
     "search bm25": Case("search --collection {c} --topics nq-dev --retriever bm25 --no-compare --output out.trec"),
     "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --depth 10 --output n.jsonl"),
     "export": Case("export --model {model} --pooling first --collection {c} --topics nq-dev nq-train --output out"),
@@ -88,7 +90,9 @@ CASES = {
     "analyze": Case("analyze {trained} --batches 1 --output out"),
     "leaderboard": Case("leaderboard {study} --format json --output board.json"),
     "card": Case("card encoder --study {root}/runs/minikilt", _encoder),
-    "reproduce": Case("reproduce --conditions conditions.toml --collection {c} --models tiny={model} --work work", _study),
+    "reproduce": Case(
+        "reproduce --conditions conditions.toml --collection {c} --models tiny={model} --work work", _study
+    ),
     "data part": Case("data part --collection {c} --topics nq-dev --distractors 5 --output out"),
     "data hold-out": Case("data hold-out --collection {c} --tasks nq --share 0.2 --output out"),
     "data passages": Case("data passages --source {source} --words 20"),
@@ -123,13 +127,22 @@ def prepared(world: Path) -> Path:
     os.environ["TACO_IR_HOME"] = str(world / "home")
     size = tiny_tokenizer(world / "model", ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    }
     BertForMaskedLM(BertConfig(vocab_size=size, **shape)).save_pretrained(world / "model")
     write_cities(world / "c", ". It has many fish in it. Nobody lives there now")
     for result in fake_results(2, 2, 20):
         write_record(world / "study" / "results", result)
     shutil.copy(ROOT / "runs" / "minikilt" / "conditions.toml", world / "study")
-    pages = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 40]} for n in range(200)]
+    pages = [
+        {"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 40]}
+        for n in range(200)
+    ]
     (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))
     for verb, made in (("encode", "vectors"), ("search", "runs"), ("train", "trained"), ("train reading", "reader")):
         folder = world / f"making {verb}"
@@ -149,7 +162,10 @@ def argv(verb: str, world: Path) -> list[str]:
         "study": "study",
         "source": "source.json",
     }
-    names = {name: str(world / path) for name, path in made.items()} | {"reader": str(world / "reader" / "model"), "root": str(ROOT)}
+    names = {name: str(world / path) for name, path in made.items()} | {
+        "reader": str(world / "reader" / "model"),
+        "root": str(ROOT),
+    }
     return [word.format_map(names) for word in CASES[verb].words.split(" ")]
 
 
@@ -181,7 +197,11 @@ def start(verb: str, world: Path, folder: Path, again: bool = False, said: str =
         os.chdir(folder)
         os.environ["TACO_IR_HOME"] = "home"
         sys.argv = [f"taco_ir.{words[0]}", *words[1:]]
-        run_verb(importlib.import_module(f"taco_ir.{words[0]}.__main__" if words[0] == "data" else f"taco_ir.{words[0]}").main)
+        run_verb(
+            importlib.import_module(
+                f"taco_ir.{words[0]}.__main__" if words[0] == "data" else f"taco_ir.{words[0]}"
+            ).main
+        )
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -222,7 +242,9 @@ def _comparable(path: Path, folder: Path) -> bytes:
 def _timeless(value: Any) -> Any:
     if isinstance(value, list):
         return [_timeless(each) for each in value]
-    return {key: _timeless(each) for key, each in value.items() if key not in CLOCK} if isinstance(value, dict) else value
+    return (
+        {key: _timeless(each) for key, each in value.items() if key not in CLOCK} if isinstance(value, dict) else value
+    )
 
 
 def differing(found: Contents, expected: Contents) -> list[str]:

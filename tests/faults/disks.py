@@ -30,7 +30,9 @@ def tighten(kind: str, disk: Path, needed: Path, draw: random.Random) -> str:
         option = "ro"
     elif kind == "size":
         used = sum(-(-path.stat().st_size // PAGE) * PAGE for path in disk.rglob("*") if path.is_file())
-        option = f"size={used + PAGE + draw.randrange(sum(path.stat().st_size for path in files if path.is_file()) + PAGE)}"
+        option = (
+            f"size={used + PAGE + draw.randrange(sum(path.stat().st_size for path in files if path.is_file()) + PAGE)}"
+        )
     else:
         option = f"nr_inodes={len(list(disk.rglob('*'))) + 2 + draw.randrange(len(files) + 1)}"
     if not mount("-o", f"remount,{option}", disk):
@@ -59,7 +61,10 @@ def fill(verb: str, world: Path, disks: int, draw: random.Random) -> list[str]:
             finally:
                 subprocess.run(["umount", disk], check=True)
             disk.rmdir()
-    print(f"{verb}: {disks - len(wrong)} of {disks} disks, {told} of them too small, without a trace, and then finished", flush=True)
+    print(
+        f"{verb}: {disks - len(wrong)} of {disks} disks, {told} of them too small, without a trace, and then finished",
+        flush=True,
+    )
     return wrong
 
 
@@ -77,7 +82,12 @@ def main(words: Sequence[str]) -> None:
         world = cases.prepared(Path(name))
         wrong: list[str] = []
         for place, verb in enumerate(verbs):
-            wrong += fill(verb, world, disks * (place + 1) // len(verbs) - disks * place // len(verbs), random.Random(f"{seed} {verb}"))
+            wrong += fill(
+                verb,
+                world,
+                disks * (place + 1) // len(verbs) - disks * place // len(verbs),
+                random.Random(f"{seed} {verb}"),
+            )
     sys.exit("\n".join(wrong) or 0)
 
 

@@ -32,13 +32,66 @@ MOST = 400  # characters of a message
 DEEP = 100_000
 HOLE = "a hole for raw text"
 RAW = (  # instead of a value, as it stands in a file
-    *("null", "true", "-1", "0", "3", "0.5", "1e999", "NaN", "Infinity", '""', '"x"', '"' + "x" * 3000 + '"', "[]", "{}", "[[]]"),
-    *('["x"]', "[null]", '[{"x": 1}]', '{"x": "y"}', '{"": null}', '"\\ud800"', '"\\u0000"', '["\\udfff"]', '{"\\ud800": 1}'),
+    *(
+        "null",
+        "true",
+        "-1",
+        "0",
+        "3",
+        "0.5",
+        "1e999",
+        "NaN",
+        "Infinity",
+        '""',
+        '"x"',
+        '"' + "x" * 3000 + '"',
+        "[]",
+        "{}",
+        "[[]]",
+    ),
+    *(
+        '["x"]',
+        "[null]",
+        '[{"x": 1}]',
+        '{"x": "y"}',
+        '{"": null}',
+        '"\\ud800"',
+        '"\\u0000"',
+        '["\\udfff"]',
+        '{"\\ud800": 1}',
+    ),
     *("9" * 5000, "-" + "9" * 300, "9" * 4000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP),
 )
 RAW_TOML = (
-    *("true", "-1", "0", "3", "0.5", "1e999", "nan", "inf", '""', '"x"', '"' + "x" * 3000 + '"', "[]", "{}", "[[]]", '["x"]', "[1, [2]]"),
-    *("{x = 1}", "[{x = 1}]", "1979-05-27", "9" * 5000, "0x" + "f" * 5000, "9" * 300, "9" * 4000, '"\\ud800"', '"\\u0000"'),
+    *(
+        "true",
+        "-1",
+        "0",
+        "3",
+        "0.5",
+        "1e999",
+        "nan",
+        "inf",
+        '""',
+        '"x"',
+        '"' + "x" * 3000 + '"',
+        "[]",
+        "{}",
+        "[[]]",
+        '["x"]',
+        "[1, [2]]",
+    ),
+    *(
+        "{x = 1}",
+        "[{x = 1}]",
+        "1979-05-27",
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "9" * 300,
+        "9" * 4000,
+        '"\\ud800"',
+        '"\\u0000"',
+    ),
     *("[" * DEEP + "]" * DEEP, "{a=" * DEEP + "1" + "}" * DEEP),
 )
 
@@ -99,7 +152,13 @@ def models(world: Path) -> dict[str, Reader]:
     torch.manual_seed(0)
     plain, ours, theirs, tuned = (world / name for name in ("plain", "ours", "theirs", "tuned"))
     size = tiny_tokenizer(plain, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
+    shape = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "max_position_embeddings": 64,
+    }
     BertModel(BertConfig(vocab_size=size, **shape)).save_pretrained(plain)
     weights = dict.fromkeys(("embeddings.word_embeddings.weight", "pooler.dense.bias"), "model.safetensors")
     for folder in (ours, theirs):
@@ -110,11 +169,19 @@ def models(world: Path) -> dict[str, Reader]:
     (theirs / "1_Pooling").mkdir()
     write_json(
         theirs / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (kind, path) in enumerate(KINDS)],
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(KINDS)
+        ],
     )
     write_json(
         theirs / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": 8, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "include_prompt": True},
+        {
+            "word_embedding_dimension": 8,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "include_prompt": True,
+        },
     )
     write_json(theirs / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False, "query_length": 16})
     write_json(
@@ -125,7 +192,14 @@ def models(world: Path) -> dict[str, Reader]:
     write_json(
         tuned / "tuning.json",
         {
-            **{"method": "bitfit", "width": 0, "roles": "task", "tasks": ["nq", "fever"], "frozen": ["nq"], "base": "backbone"},
+            **{
+                "method": "bitfit",
+                "width": 0,
+                "roles": "task",
+                "tasks": ["nq", "fever"],
+                "frozen": ["nq"],
+                "base": "backbone",
+            },
             **{"digest": "0123456789abcdef", "lent": {"*": "nq"}},
         },
     )
@@ -153,7 +227,9 @@ def models(world: Path) -> dict[str, Reader]:
         "index of shards": Reader(ours / "model.safetensors.index.json", lambda: ModelFolder(ours).trained_config),
         "modules.json": Reader(theirs / "modules.json", lambda: ModelFolder(theirs).trained_config),
         "pooling": Reader(theirs / "1_Pooling" / "config.json", lambda: ModelFolder(theirs).trained_config),
-        "sentence_bert_config.json": Reader(theirs / "sentence_bert_config.json", lambda: ModelFolder(theirs).trained_config),
+        "sentence_bert_config.json": Reader(
+            theirs / "sentence_bert_config.json", lambda: ModelFolder(theirs).trained_config
+        ),
         "config_sentence_transformers.json": Reader(
             theirs / "config_sentence_transformers.json", lambda: ModelFolder(theirs).trained_config
         ),
@@ -186,20 +262,28 @@ def stores(world: Path) -> dict[str, Reader]:
 
     folder = write_cities(world / "c")
     collection = open_collection(str(folder))
-    recipe = Recipe(collection.passages.fingerprint, collection.passages.count, "model", "0123456789abcdef", "{title} {text}", 8)
+    recipe = Recipe(
+        collection.passages.fingerprint, collection.passages.count, "model", "0123456789abcdef", "{title} {text}", 8
+    )
     writer = ShardWriter(world / "vectors", Shard(1, 1), recipe)
-    writer.write(collection.passages.read(), lambda passages: np.ones((len(passages), 8), dtype=np.float32), lambda done: None)
+    writer.write(
+        collection.passages.read(), lambda passages: np.ones((len(passages), 8), dtype=np.float32), lambda done: None
+    )
     build_index(VectorSet(world / "vectors"), world / "index")
     bm25 = world / "bm25"
     (bm25 / "lucene").mkdir(parents=True)
     (bm25 / "lucene" / "segments").write_text("none")
-    write_json(bm25 / "manifest.json", {"collection": "other", "passages": 24, "files": described(bm25, ["lucene/segments"])})
+    write_json(
+        bm25 / "manifest.json", {"collection": "other", "passages": 24, "files": described(bm25, ["lucene/segments"])}
+    )
     make_part(collection, ["nq-dev"], 5, 0, world / "part")
     layout = next((world / "home" / "layouts").glob("*/layout.json"))
     old = world / "old.bin"
     old.write_bytes(b"x")
     os.utime(old, (1, 1))
-    pages = [{"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 9]} for n in range(4)]
+    pages = [
+        {"wikipedia_id": str(n), "wikipedia_title": f"T{n}", "text": [f"T{n}", "one two three " * 9]} for n in range(4)
+    ]
     (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))
     entry = next((world / "home" / "hashes").glob("*.json"), None)
     if entry is None:
@@ -213,13 +297,20 @@ def stores(world: Path) -> dict[str, Reader]:
         build_passages(world / "source.json", built / "passages.jsonl", 20)
 
     return {
-        "manifest of vectors": Reader(world / "vectors" / "shard-1-of-1" / "manifest.json", lambda: VectorSet(world / "vectors")),
+        "manifest of vectors": Reader(
+            world / "vectors" / "shard-1-of-1" / "manifest.json", lambda: VectorSet(world / "vectors")
+        ),
         "manifest of vectors, going on": Reader(
-            world / "vectors" / "shard-1-of-1" / "manifest.json", lambda: ShardWriter(world / "vectors", Shard(1, 1), recipe)
+            world / "vectors" / "shard-1-of-1" / "manifest.json",
+            lambda: ShardWriter(world / "vectors", Shard(1, 1), recipe),
         ),
         "manifest of an index": Reader(world / "index" / "manifest.json", lambda: DenseIndex(world / "index")),
-        "manifest of BM25": Reader(bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")),
-        "part.json": Reader(world / "part" / "part.json", lambda: make_part(collection, ["nq-dev"], 5, 0, world / "part")),
+        "manifest of BM25": Reader(
+            bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")
+        ),
+        "part.json": Reader(
+            world / "part" / "part.json", lambda: make_part(collection, ["nq-dev"], 5, 0, world / "part")
+        ),
         "layout.json": Reader(layout, lambda: PassageStore(collection.passages.path)),
         "hashes": Reader(entry, lambda: sha256_once(collection.passages.path)),
         "negatives": Reader(folder / "negatives.jsonl", lambda: read_negatives(folder / "negatives.jsonl", None)),
@@ -251,7 +342,9 @@ def trainings(world: Path) -> dict[str, Reader]:
         'model = "bert"\noutput = "out"\ntasks = ["nq", "fever"]\nlearning_rate = 1e-4\nbatch_size = 8\nprompts = true\nweighting = "taco"\n'
         '[weighting_options]\ntau = 2.0\n[[episode]]\nnegatives = "bm25"\nsteps = 10\n[[episode]]\nnegatives = "ance"\nrepeat = 2\n'
     )
-    pretraining.write_text('model = "bert"\noutput = "out"\nobjective = ["mlm"]\nlength = 32\nlearning_rate = 1e-4\npooling = "mean"\n')
+    pretraining.write_text(
+        'model = "bert"\noutput = "out"\nobjective = ["mlm"]\nlength = 32\nlearning_rate = 1e-4\npooling = "mean"\n'
+    )
     run = world / "run"
     (run / "checkpoints" / "step-00000002").mkdir(parents=True)
     given = read_settings(settings, {})
@@ -262,11 +355,16 @@ def trainings(world: Path) -> dict[str, Reader]:
 
     write_json(run / "checkpoints" / "step-00000002" / "state.json", asdict(TrainState(2, 0.5, 1, 0, {"nq": 1}, 0)))
     write_stream(run, Stream(120, {"nq": Dealt("0123456789abcdef", 34, 0, ((2, 8),), 2, "", (0, 0))}))
-    logged = [{"step": 1, "loss": 0.5, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}}, {"step": 2, "validation": {"macro": 0.5}}]
+    logged = [
+        {"step": 1, "loss": 0.5, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}},
+        {"step": 2, "validation": {"macro": 0.5}},
+    ]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
     record = record_path(world / "nq-dev.trec")
     made = {name: {"name": "c", "fingerprint": "0123456789abcdef"} for name in ("collection", "topics")}
-    write_json(record, {"taco_ir": "1", **made, "system": "dense", "inputs": {"encoder": "0123456789abcdef"}, "hits": 10})
+    write_json(
+        record, {"taco_ir": "1", **made, "system": "dense", "inputs": {"encoder": "0123456789abcdef"}, "hits": 10}
+    )
     return {
         "training settings": Reader(settings, lambda: read_settings(settings, NEEDED)),
         "pre-training settings": Reader(pretraining, lambda: read_settings(pretraining, NEEDED, verb=PRETRAIN)),
@@ -274,9 +372,12 @@ def trainings(world: Path) -> dict[str, Reader]:
         "saved settings, going on": Reader(
             run / "config.json", lambda: same(lambda: refuse_other_run(given, run), "another configuration")
         ),
-        "inputs.json": Reader(run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "other content of")),
+        "inputs.json": Reader(
+            run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "other content of")
+        ),
         "state.json": Reader(
-            run / "checkpoints" / "step-00000002" / "state.json", lambda: read_state(run / "checkpoints" / "step-00000002")
+            run / "checkpoints" / "step-00000002" / "state.json",
+            lambda: read_state(run / "checkpoints" / "step-00000002"),
         ),
         "stream.json": Reader(run / "stream.json", lambda: read_stream(run)),
         "log.jsonl": Reader(run / "log.jsonl", lambda: logged_cosines(run)),
@@ -318,7 +419,9 @@ def lines(world: Path) -> dict[str, Reader]:
     topics = next(path for path in folder.glob("*dev*"))
     original = next(path for path in folder.iterdir() if path.name.startswith("passages") and path.is_file())
     shutil.copy(original, passages)
-    kilt.write_text('{"id": "q1", "output": [{"answer": "x", "provenance": [{"wikipedia_id": "1"}, {"wikipedia_id": "2"}]}]}\n' * 1)
+    kilt.write_text(
+        '{"id": "q1", "output": [{"answer": "x", "provenance": [{"wikipedia_id": "1"}, {"wikipedia_id": "2"}]}]}\n' * 1
+    )
     return {
         "topics": Reader(topics, lambda: read_topics(topics, "nq")),
         "passages": Reader(passages, lambda: PassageStore(passages), weight=2),
@@ -341,7 +444,9 @@ def faulty(whole: bytes, suffix: str, draw: random.Random) -> Fault:
         place = draw.choice((0, draw.randrange(len(first))))
         fault = of_json(first[place], draw)
         return fault._replace(
-            data=b"".join([*(line.encode() for line in first[:place]), fault.data + b"\n", *map(str.encode, first[place + 1 :])])
+            data=b"".join(
+                [*(line.encode() for line in first[:place]), fault.data + b"\n", *map(str.encode, first[place + 1 :])]
+            )
         )
     return of_json(text, draw)
 
@@ -433,7 +538,9 @@ def wrong(reader: Reader, fault: Fault) -> str:
         raise
     except BaseException as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "taco_ir" in frame.filename]
-        return f"TRACE {type(error).__name__}: {str(error)[:80]!r} in {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        return (
+            f"TRACE {type(error).__name__}: {str(error)[:80]!r} in {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        )
     finally:
         reader.path.write_bytes(whole)
     return ""
@@ -468,10 +575,14 @@ def main() -> int:
             fault = faulty(wholes[name], every[name].path.suffix, random.Random(f"{seed} {number}"))
             if said := wrong(every[name], fault):
                 found[name, said.partition(" ")[0]] += 1
-                print(f"{name}, input {number} ({fault.what}{' at ' + '.'.join(fault.keys) if fault.keys else ''}): {said}")
+                print(
+                    f"{name}, input {number} ({fault.what}{' at ' + '.'.join(fault.keys) if fault.keys else ''}): {said}"
+                )
     for (name, kind), times in sorted(found.items()):
         print(f"{times:>6}  {kind:<6}  {name}")
-    print(f"{count - sum(found.values())} of {count} damaged files were read or told of in one line; seed {seed}, {len(every)} readers")
+    print(
+        f"{count - sum(found.values())} of {count} damaged files were read or told of in one line; seed {seed}, {len(every)} readers"
+    )
     return int(bool(found))
 
 

@@ -33,7 +33,9 @@ def survive(verb: str, world: Path, kills: int, draw: random.Random) -> list[str
             if fault := cases.finish(verb, world, folder, expected):
                 wrong.append(f"{verb}, kill {number + 1} after {moment:.2f} s: {fault}")
             shutil.rmtree(folder)
-    print(f"{verb}: {kills - len(wrong)} of {kills} kills ended byte-identical ({seconds:.1f} s undisturbed)", flush=True)
+    print(
+        f"{verb}: {kills - len(wrong)} of {kills} kills ended byte-identical ({seconds:.1f} s undisturbed)", flush=True
+    )
     return wrong
 
 
@@ -43,7 +45,11 @@ def main(words: Sequence[str]) -> None:
     cases.warm()
     with tempfile.TemporaryDirectory() as name:
         world = cases.prepared(Path(name))
-        wrong = [fault for verb in words[2:] or cases.CASES for fault in survive(verb, world, kills, random.Random(f"{seed} {verb}"))]
+        wrong = [
+            fault
+            for verb in words[2:] or cases.CASES
+            for fault in survive(verb, world, kills, random.Random(f"{seed} {verb}"))
+        ]
     sys.exit("\n".join(wrong) or 0)
 
 

@@ -32,9 +32,13 @@ def collide(verb: str, world: Path, pairs: int, draw: random.Random) -> list[str
             names = cases.differing(cases.contents(folder), expected)
             refused += 2 in codes
             if "Traceback" in said or 0 not in codes or not set(codes) <= {0, 2} or names:
-                wrong.append(f"{verb}, pair {number + 1}: codes {codes}, {', '.join(names) or 'nothing'} differs\n{said}")
+                wrong.append(
+                    f"{verb}, pair {number + 1}: codes {codes}, {', '.join(names) or 'nothing'} differs\n{said}"
+                )
             shutil.rmtree(folder)
-    print(f"{verb}: {pairs - len(wrong)} of {pairs} pairs left what one leaves; in {refused} one was refused", flush=True)
+    print(
+        f"{verb}: {pairs - len(wrong)} of {pairs} pairs left what one leaves; in {refused} one was refused", flush=True
+    )
     return wrong
 
 
@@ -44,7 +48,11 @@ def main(words: Sequence[str]) -> None:
     cases.warm()
     with tempfile.TemporaryDirectory() as name:
         world = cases.prepared(Path(name))
-        wrong = [fault for verb in words[2:] or VERBS for fault in collide(verb, world, pairs, random.Random(f"{seed} {verb}"))]
+        wrong = [
+            fault
+            for verb in words[2:] or VERBS
+            for fault in collide(verb, world, pairs, random.Random(f"{seed} {verb}"))
+        ]
     sys.exit("\n".join(wrong) or 0)
 
 

@@ -17,7 +17,16 @@ from verbs import passage, query, write_collection
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run, write_trec
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.negatives.audit import audit_file
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram, overlaps
+from taco_ir.negatives.audit_counts import (
+    Audit,
+    Example,
+    Shown,
+    SourceAudit,
+    TaskAudit,
+    audit_task,
+    histogram,
+    overlaps,
+)
 from taco_ir.negatives.audit_page import LEGEND, example_table, facts, html, source_tables, summary
 from taco_ir.negatives.file import NegativesHeader, write_merged, write_negatives
 from taco_ir.negatives.filters import MiningSettings
@@ -37,31 +46,49 @@ def mined(draw: st.DrawFn) -> tuple[list[Query], dict[str, Ranking], dict[str, f
     for number in range(draw(st.integers(1, 4))):
         gold = draw(docids)
         queries.append(
-            Query(f"q{number}", "text", "nq", evidence=(EvidenceSet(tuple({PAGE_OF[docid]: 0 for docid in gold}), tuple(gold)),))
+            Query(
+                f"q{number}",
+                "text",
+                "nq",
+                evidence=(EvidenceSet(tuple({PAGE_OF[docid]: 0 for docid in gold}), tuple(gold)),),
+            )
         )
         if draw(st.booleans()):
             found = draw(docids)
-            kept[f"q{number}"] = Ranking.of(found, draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found))))
+            kept[f"q{number}"] = Ranking.of(
+                found, draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found)))
+            )
     gold_scores = draw(st.dictionaries(st.sampled_from([each.qid for each in queries]), st.floats(0, 9, width=32)))
-    answered = draw(st.sets(st.tuples(st.sampled_from([each.qid for each in queries]), st.sampled_from(sorted(PAGE_OF)))))
+    answered = draw(
+        st.sets(st.tuples(st.sampled_from([each.qid for each in queries]), st.sampled_from(sorted(PAGE_OF))))
+    )
     return queries, kept, gold_scores, answered
 
 
 @given(mined())
-def test_counts_are_those_of_the_pairs(case: tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]) -> None:
+def test_counts_are_those_of_the_pairs(
+    case: tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]],
+) -> None:
     queries, kept, gold_scores, answered = case
-    audit = audit_task("nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2, 1), lambda asked, docid: (asked.qid, docid) in answered)
+    audit = audit_task(
+        "nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2, 1), lambda asked, docid: (asked.qid, docid) in answered
+    )
     pairs = [(each, *hit) for each in queries if each.qid in kept for hit in zip(*kept[each.qid], strict=True)]
     assert audit.negatives == len(pairs) and audit.queries == len(queries)
     assert audit.without == len(queries) - len({each.qid for each, _, _ in pairs})
     assert audit.on_gold == sum(PAGE_OF[docid] in each.evidence[0].pages for each, docid, _ in pairs)
     assert audit.with_answer == sum((each.qid, docid) in answered for each, docid, _ in pairs)
-    assert audit.margins.tolist() == [gold_scores[each.qid] - score for each, _, score in pairs if each.qid in gold_scores]
+    assert audit.margins.tolist() == [
+        gold_scores[each.qid] - score for each, _, score in pairs if each.qid in gold_scores
+    ]
 
 
 def test_gold_passage_on_another_page_is_gold() -> None:
     queries = [Query("q", "text", "nq", evidence=(EvidenceSet(("9",), ("1#0",)),))]
-    assert audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0, 0), None).on_gold == 1
+    assert (
+        audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0, 0), None).on_gold
+        == 1
+    )
 
 
 def test_summary_of_numbers() -> None:
@@ -96,7 +123,9 @@ def test_histogram_of_numbers() -> None:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
     monkeypatch.chdir(tmp_path)
-    passages = [passage(f"{n}#{part}", f"word{n} part{part} of the text", f"Title {n}") for n in range(5) for part in range(2)]
+    passages = [
+        passage(f"{n}#{part}", f"word{n} part{part} of the text", f"Title {n}") for n in range(5) for part in range(2)
+    ]
     records = [query(f"q{n}", f"word{n} text", [f"{n}#0"]) for n in range(3)]
     for record in records:
         record["output"][0]["answer"] = "Word4"
@@ -110,7 +139,11 @@ def header(collection: Collection, seed: int = 0) -> NegativesHeader:
 
 def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     """Gold and answers are counted in what was written, whatever the miner believed."""
-    rows = [("nq-train", "q0", ["0#0", "0#1", "4#0"], [3, 2, 1]), ("nq-train", "q1", ["2#0", "4#1"], [2, 1]), ("nq-train", "q2", [], [])]
+    rows = [
+        ("nq-train", "q0", ["0#0", "0#1", "4#0"], [3, 2, 1]),
+        ("nq-train", "q1", ["2#0", "4#1"], [2, 1]),
+        ("nq-train", "q2", [], []),
+    ]
     write_negatives(Path("n.jsonl"), header(small), [*rows, ("wow-train", "w1", ["1#1"], [1])])
     topics = [small.load_topics(name) for name in ("nq-train", "wow-train")]
     seen = {"nq-train": [Retrieved(10, 5, {"q0": 2.5})], "wow-train": [Retrieved(4, 0, {})]}
@@ -144,7 +177,9 @@ def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
     def drawn(seed: int, name: str) -> list[tuple[str, str]]:
         output = tmp_path / f"{name}.jsonl"
         write_negatives(
-            output, header(sample, seed), [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries]
+            output,
+            header(sample, seed),
+            [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries],
         )
         audit_file(sample, topics, {topic.name: [Retrieved(1, 0, {})] for topic in topics}, output)
         return re.findall(r"<h3>(\S+) (\S+)</h3>\n<blockquote>", (tmp_path / f"{name}.audit.html").read_text())
@@ -182,7 +217,9 @@ def test_html_needs_nothing_else() -> None:
     page = html(report("plain"))
     assert not re.search(r"https?:|url\(|@import|<link|<script|<img", page)
     assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>") and page.count("<svg") == 1
-    bars = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="(above|below)">', page)
+    bars = re.findall(
+        r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="(above|below)">', page
+    )
     counts, edges = histogram(np.array([0.5, -1.0]))
     assert len(bars) == len(counts)
     assert [float(bar[3]) for bar in bars] == [160.0 * count for count in counts]
@@ -197,7 +234,10 @@ def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
     page = Path("n.audit.html").read_text()
     shown, rows = Text(page).shown, Rows(page).rows
     tables = [summary(audit.tasks), *map(example_table, audit.examples)]
-    assert rows == [row for table in tables for row in ([*table.header], *([*map(_cell, cells)] for cells in table.rows))] and len(rows) > 9
+    assert (
+        rows == [row for table in tables for row in ([*table.header], *([*map(_cell, cells)] for cells in table.rows))]
+        and len(rows) > 9
+    )
     texts = [audit.title, *audit.notes, *LEGEND, "Tasks", "Score margins", "Examples", "nq-train: 24 margins"]
     texts += [text for each in audit.examples for text in (*facts(each), each.query.qid, each.query.text)]
     assert [text for text in texts if text not in shown] == []
@@ -205,16 +245,22 @@ def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
 
 def test_report_of_a_file_without_negatives(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
-    (audit,) = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")).tasks
+    (audit,) = audit_file(
+        small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")
+    ).tasks
     assert (audit.negatives, audit.without) == (0, 3)
-    assert ["nq-train", "3", "3", "0", "0.000", "-", "0", "-", "-", "-", "0"] in Rows(Path("n.audit.html").read_text()).rows
+    assert ["nq-train", "3", "3", "0", "0.000", "-", "0", "-", "-", "-", "0"] in Rows(
+        Path("n.audit.html").read_text()
+    ).rows
     assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
 
 
 # several sources
 
 
-HELD = st.dictionaries(st.sampled_from(["q0", "q1", "q2"]), st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=5))
+HELD = st.dictionaries(
+    st.sampled_from(["q0", "q1", "q2"]), st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=5)
+)
 
 
 @given(st.lists(HELD, min_size=1, max_size=4))
@@ -250,7 +296,14 @@ def test_tables_of_numbers() -> None:
     assert [row["with answer"] for row in rows] == [None, 0.25, None, None]
     assert all((row["gold dropped"], row["above gold"], row["margin"]) == (0.25, 1 / 3, 1.0) for row in rows)
     assert overlap.header == ["overlap", "source", "1 bm25", "2 dense"]
-    assert [row[2:] for row in overlap.rows] == [[1.0, 0.25], [0.5, 1.0], [None, None], [0.0, 1.0], [1.0, 0.25], [0.25, 1.0]]
+    assert [row[2:] for row in overlap.rows] == [
+        [1.0, 0.25],
+        [0.5, 1.0],
+        [None, None],
+        [0.0, 1.0],
+        [1.0, 0.25],
+        [0.25, 1.0],
+    ]
     assert [row[0] for row in overlap.rows[3:]] == ["wow-train", "all", "all"]
     assert len(source_tables(sources[:2])[1].rows) == 2  # one task: no sum of it
     assert source_tables([]) == []
@@ -305,6 +358,8 @@ def test_page_of_sources(small: Collection) -> None:
 
 def test_one_source_has_no_section_of_sources(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", "q0", ["4#0"], [1.0])])
-    audit = audit_file(small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}, Path("n.jsonl"))
+    audit = audit_file(
+        small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}, Path("n.jsonl")
+    )
     assert audit.sources == [] and [each.topics for each in audit.measured] == ["nq-train"]
     assert "Sources" not in Path("n.audit.html").read_text()

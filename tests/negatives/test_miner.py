@@ -52,7 +52,9 @@ class Overlap(Retriever):
         rankings = {}
         for each in topics.queries:
             words = set(each.text.lower().split())
-            rankings[each.qid] = Ranking.of(list(self._words), [len(words & found) for found in self._words.values()]).top(hits)
+            rankings[each.qid] = Ranking.of(
+                list(self._words), [len(words & found) for found in self._words.values()]
+            ).top(hits)
         return Run(rankings)
 
 
@@ -71,7 +73,9 @@ def cases(draw: st.DrawFn) -> tuple[Ranking, Query, MiningSettings, set[str]]:
     scores = draw(st.lists(st.integers(0, 8), min_size=len(docids), max_size=len(docids)))
     sets = draw(st.lists(st.lists(st.sampled_from(DOCIDS), min_size=1, max_size=2, unique=True), max_size=2))
     judged = draw(st.booleans())
-    evidence = tuple(EvidenceSet(tuple(dict.fromkeys(PAGE_OF[d] for d in each)), tuple(each) if judged else ()) for each in sets)
+    evidence = tuple(
+        EvidenceSet(tuple(dict.fromkeys(PAGE_OF[d] for d in each)), tuple(each) if judged else ()) for each in sets
+    )
     answered = draw(st.sets(st.sampled_from(DOCIDS)))
     return Ranking.of(docids, scores), Query("q", "text", "nq", evidence=evidence), settings(draw), answered
 
@@ -85,7 +89,14 @@ def brute_force(ranking: Ranking, query_: Query, wanted: MiningSettings, answere
     for rank, (docid, score) in enumerate(hits, 1):
         too_good = wanted.margin is not None and (not gold or score >= max(gold) - wanted.margin)
         likely = wanted.drop_answers and docid in answered
-        if rank > wanted.skip and PAGE_OF[docid] not in pages and not too_good and not likely and len(kept) < wanted.keep and pages:
+        if (
+            rank > wanted.skip
+            and PAGE_OF[docid] not in pages
+            and not too_good
+            and not likely
+            and len(kept) < wanted.keep
+            and pages
+        ):
             kept.append(docid)
     return kept
 
@@ -117,7 +128,13 @@ def test_negatives_are_a_subsequence_without_gold(case: tuple[Ranking, Query, Mi
 def test_keeping_more_only_appends(case: tuple[Ranking, Query, MiningSettings, set[str]], keep: int) -> None:
     ranking, query_, wanted, answered = case
     fewer, more = (
-        hard_negatives(ranking, query_, PAGE_OF, MiningSettings(wanted.depth, wanted.skip, k, wanted.drop_answers), answered.__contains__)
+        hard_negatives(
+            ranking,
+            query_,
+            PAGE_OF,
+            MiningSettings(wanted.depth, wanted.skip, k, wanted.drop_answers),
+            answered.__contains__,
+        )
         for k in (keep, keep + 3)
     )
     assert more.negatives.docids[:keep] == fewer.negatives.docids
@@ -190,7 +207,9 @@ def test_settings_that_cannot_be(changes: Mapping[str, Any], said: str) -> None:
 words = st.text(st.sampled_from("abcABCéÉß12"), min_size=1, max_size=4)
 
 
-@given(st.lists(words, min_size=1, max_size=8), st.sampled_from([" ", ", ", "-", "_", "'", "\n", " (", ". "]), st.data())
+@given(
+    st.lists(words, min_size=1, max_size=8), st.sampled_from([" ", ", ", "-", "_", "'", "\n", " (", ". "]), st.data()
+)
 def test_any_run_of_words_of_a_text_is_found_in_it(text: list[str], between: str, data: st.DataObject) -> None:
     """...whatever the punctuation; and nothing is found whose words the text lacks."""
     start = data.draw(st.integers(0, len(text) - 1))
@@ -210,7 +229,9 @@ def test_answers_are_whole_words_without_case_and_accents() -> None:
 
 
 def test_verdicts_and_short_answers_do_not_count() -> None:
-    assert telling_answers(["yes", "No.", "SUPPORTS", "REFUTES", "NOT ENOUGH INFO", "5", "US", "U.S.", "!", "1999", "1999."]) == (" 1999 ",)
+    assert telling_answers(
+        ["yes", "No.", "SUPPORTS", "REFUTES", "NOT ENOUGH INFO", "5", "US", "U.S.", "!", "1999", "1999."]
+    ) == (" 1999 ",)
 
 
 # mining
@@ -244,7 +265,8 @@ def test_no_gold_in_what_is_written(sample: Collection, tmp_path: Path) -> None:
             assert not {page for evidence in each.evidence for page in evidence.pages} & pages[each.qid]
             top = Overlap(sample).search(topic._replace(queries=[each]), 20).rankings[each.qid]
             dropped += bool(
-                {page for evidence in each.evidence for page in evidence.pages} & {*sample.passages.page_of(top.docids).values()}
+                {page for evidence in each.evidence for page in evidence.pages}
+                & {*sample.passages.page_of(top.docids).values()}
             )
     assert dropped > 20  # gold is among the best hits of many queries: the law was not idle
 
@@ -268,7 +290,9 @@ def test_filtering_kept_runs_is_mining(sample: Collection, tmp_path: Path) -> No
     assert system.asked == asked
 
 
-def test_kept_runs_are_used_as_long_as_they_serve(sample: Collection, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_kept_runs_are_used_as_long_as_they_serve(
+    sample: Collection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "nq-train")
 
     def asked(system: Overlap, depth: int) -> int:
@@ -290,13 +314,26 @@ def test_kept_runs_are_used_as_long_as_they_serve(sample: Collection, tmp_path: 
 def test_header_says_how(sample: Collection, tmp_path: Path) -> None:
     wanted = MiningSettings(30, 1, 7, True, 2.0, 5)
     header = mine(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").header
-    assert header[:-1] == ("overlap", "e0", sample.passages.fingerprint, 30, 1, 7, ("gold", "gold-page", "margin=2", "answers"), 5)
+    assert header[:-1] == (
+        "overlap",
+        "e0",
+        sample.passages.fingerprint,
+        30,
+        1,
+        7,
+        ("gold", "gold-page", "margin=2", "answers"),
+        5,
+    )
     assert re.fullmatch("[0-9a-f]{16}", header.queries)
 
 
 def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
     """drop_answers: nq's answer counts, in any case, and fever's verdict does not."""
-    passages = [passage("1#0", "who wrote it"), passage("2#0", "MARIE curie wrote it"), passage("3#0", "this supports marie")]
+    passages = [
+        passage("1#0", "who wrote it"),
+        passage("2#0", "MARIE curie wrote it"),
+        passage("3#0", "this supports marie"),
+    ]
     records = [query("q1", "who wrote it supports", ["1#0"])]
     records[0]["output"][0]["answer"] = "Marie Curie"
     verdict = [query("f1", "who wrote it supports", ["1#0"])]
@@ -305,7 +342,9 @@ def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
     collection = open_collection(str(tmp_path / "c"))
     topics = topics_of(collection, "nq-train", "fever-train")
     for drop, of_nq in ((True, ["3#0"]), (False, ["2#0", "3#0"])):
-        mined = mine(collection, Overlap(collection), topics, MiningSettings(drop_answers=drop), tmp_path / f"{drop}.jsonl")
+        mined = mine(
+            collection, Overlap(collection), topics, MiningSettings(drop_answers=drop), tmp_path / f"{drop}.jsonl"
+        )
         assert mined.docids["nq-train"] == {"q1": of_nq} and mined.docids["fever-train"] == {"f1": ["2#0", "3#0"]}
 
 
@@ -329,7 +368,10 @@ def test_what_was_seen_is_returned(sample: Collection, tmp_path: Path) -> None:
 def test_each_source_counts_the_queries_that_its_margin_empties(sample: Collection, tmp_path: Path) -> None:
     """Of windows of one hit those where it is neither gold nor on a gold page; without a margin none."""
     (topics,) = topics_of(sample, "nq-train")
-    sources = [Source(Overlap(sample), MiningSettings(depth=depth, margin=margin)) for depth, margin in ((1, 0.0), (1, None), (20, 0.0))]
+    sources = [
+        Source(Overlap(sample), MiningSettings(depth=depth, margin=margin))
+        for depth, margin in ((1, 0.0), (1, None), (20, 0.0))
+    ]
     narrow, free, wide = mine_file(sample, sources, [topics], tmp_path / "n.jsonl")["nq-train"]
     assert narrow.lost == len(topics.queries) - narrow.on_gold > wide.lost
     assert free.lost == 0
@@ -341,7 +383,9 @@ def test_queries_without_hits_or_evidence_have_an_empty_line(tmp_path: Path, cap
     write_collection(tmp_path / "c", passages, {"nq-train": records})
     collection = open_collection(str(tmp_path / "c"))
     write_trec(Run({qid: Ranking.of(["1#0", "2#0"], [2, 1]) for qid in ("q1", "q2")}), tmp_path / "r.trec", "t")
-    mined = mine(collection, tmp_path / "r.trec", topics_of(collection, "nq-train"), MiningSettings(), tmp_path / "n.jsonl")
+    mined = mine(
+        collection, tmp_path / "r.trec", topics_of(collection, "nq-train"), MiningSettings(), tmp_path / "n.jsonl"
+    )
     assert mined.docids["nq-train"] == {"q1": ["2#0"], "q2": [], "q3": []}
     assert "nq-train: 1 of 3 queries have no hits" in caplog.text
     assert "the rankings have at most 2 hits, --depth is 200" in caplog.text
@@ -356,7 +400,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
     monkeypatch.chdir(tmp_path)
     passages = [passage(f"{n}#0", f"text {n}") for n in range(4)]
     topics = {f"{task}-train": [query(f"{task}{n}", f"text {n}", [f"{n}#0"]) for n in (1, 2)] for task in ("nq", "wow")}
-    write_collection(tmp_path / "c", passages, topics | {"nq-test": [{"id": "t", "input": "text"}], "trex-train": topics["nq-train"]})
+    write_collection(
+        tmp_path / "c", passages, topics | {"nq-test": [{"id": "t", "input": "text"}], "trex-train": topics["nq-train"]}
+    )
     return open_collection("c")
 
 
@@ -372,16 +418,33 @@ def refused(collection: Collection, source: Path | Retriever, names: list[str], 
 
 
 def test_runs_that_lack_topics(small: Collection) -> None:
-    refused(small, run_file("nq.trec", "nq1", "nq2"), ["nq-train", "wow-train"], r"--source nq\.trec has no run for wow-train; ")
+    refused(
+        small,
+        run_file("nq.trec", "nq1", "nq2"),
+        ["nq-train", "wow-train"],
+        r"--source nq\.trec has no run for wow-train; ",
+    )
     run_file("runs/nq-train.trec", "nq1", "nq2")
-    refused(small, Path("runs"), ["nq-train", "wow-train"], r"--source runs has no run for wow-train; wow-train\.trec expected")
+    refused(
+        small,
+        Path("runs"),
+        ["nq-train", "wow-train"],
+        r"--source runs has no run for wow-train; wow-train\.trec expected",
+    )
     run_file("runs/wow-train.trec", "wow1", "nq2")
-    refused(small, Path("runs"), ["nq-train", "wow-train"], r"wow-train\.trec: 1 of its queries, first 'nq2', are not in wow-train")
+    refused(
+        small,
+        Path("runs"),
+        ["nq-train", "wow-train"],
+        r"wow-train\.trec: 1 of its queries, first 'nq2', are not in wow-train",
+    )
 
 
 def test_one_run_for_queries_of_two_tasks_is_ambiguous(small: Collection) -> None:
     source = run_file("all.trec", "nq1", "nq2")
-    refused(small, source, ["nq-train", "trex-train"], "query 'nq1' is in several of nq-train, trex-train; give a folder")
+    refused(
+        small, source, ["nq-train", "trex-train"], "query 'nq1' is in several of nq-train, trex-train; give a folder"
+    )
 
 
 def test_run_of_another_collection(small: Collection) -> None:
@@ -397,7 +460,9 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
         ("collection", "made of collection d with fing"),
     ):
         other = {"collection": {"name": "d", "fingerprint": "1"}} if key == "collection" else {}
-        record_path(source).write_text(json.dumps(facts | other | ({"topics": {"name": "x", "fingerprint": "0"}} if other else {})))
+        record_path(source).write_text(
+            json.dumps(facts | other | ({"topics": {"name": "x", "fingerprint": "0"}} if other else {}))
+        )
         refused(small, source, ["nq-train"], said)
     record_path(source).write_text(json.dumps(facts | {"topics": {"name": "x", "fingerprint": "0"}}))
     header = mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.jsonl")).header
@@ -410,7 +475,13 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
 
 def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     source = run_file("r.trec", "nq1", "nq2", "t")
-    refused(small, source, ["nq-train"], r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits", skip=3)
+    refused(
+        small,
+        source,
+        ["nq-train"],
+        r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits",
+        skip=3,
+    )
     refused(small, source, ["nq-test"], "nq-test: no evidence")
     with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
         mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
@@ -423,10 +494,13 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     before = output.read_bytes()
     mine(small, source, topics, MiningSettings(), output)  # made the same way: taken
     with pytest.raises(
-        InputError, match=r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite"
+        InputError,
+        match=r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite",
     ):
         mine(small, source, topics, MiningSettings(keep=1), output)
-    with pytest.raises(InputError, match=r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"):
+    with pytest.raises(
+        InputError, match=r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
+    ):
         mine(small, source, topics_of(small, "nq-train", "wow-train"), MiningSettings(), output)
     with pytest.raises(InputError, match=r"made otherwise \(source is \".*\", not \""):
         mine(small, Overlap(small), topics, MiningSettings(), output)
@@ -434,7 +508,9 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     mine(small, source, topics, MiningSettings(keep=1), output, overwrite=True)
     assert output.read_bytes() != before
     output.write_text("mine!\n")
-    with pytest.raises(InputError, match=r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"):
+    with pytest.raises(
+        InputError, match=r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"
+    ):
         mine(small, source, topics, MiningSettings(), output)
     assert output.read_text() == "mine!\n"
 
@@ -460,8 +536,15 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path: Path) -> None:
     """Headers, windows, margins, labels and scores: nothing of a source depends on the others; no gold is left."""
     topics = topics_of(sample, "nq-train", "wow-train")
-    wanted = [MiningSettings(40, 0, 6, True, 1.0), MiningSettings(60, 10, 9, True, 0.05), MiningSettings(30, 2, 5, True)]
-    sources = [Source(ranks, each) for ranks, each in zip((Overlap(sample), Backwards(sample), Overlap(sample)), wanted, strict=True)]
+    wanted = [
+        MiningSettings(40, 0, 6, True, 1.0),
+        MiningSettings(60, 10, 9, True, 0.05),
+        MiningSettings(30, 2, 5, True),
+    ]
+    sources = [
+        Source(ranks, each)
+        for ranks, each in zip((Overlap(sample), Backwards(sample), Overlap(sample)), wanted, strict=True)
+    ]
     mine_file(sample, sources, topics, tmp_path / "merged.jsonl")
     alone = []
     for number, (ranks, each) in enumerate(sources):
@@ -469,7 +552,10 @@ def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path
         mine(sample, ranks, topics, each, tmp_path / f"{number}.jsonl")
         alone.append(rows_of(tmp_path / f"{number}.jsonl"))
     header, *rows = rows_of(tmp_path / "merged.jsonl")
-    assert header == {"taco_ir_negatives": 2, "sources": [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone]}
+    assert header == {
+        "taco_ir_negatives": 2,
+        "sources": [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone],
+    }
     assert len(rows) == len(alone[0]) - 1
     several = 0
     for row, *own in zip(rows, *(each[1:] for each in alone), strict=True):
@@ -478,7 +564,9 @@ def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path
             for docid, *held in zip(row["docids"], row["sources"], row["scores"], strict=True)
             for n, score in zip(*held, strict=True)
         }
-        assert told == {(d, n, s) for n, each in enumerate(own) for d, s in zip(each["docids"], each["scores"], strict=True)}
+        assert told == {
+            (d, n, s) for n, each in enumerate(own) for d, s in zip(each["docids"], each["scores"], strict=True)
+        }
         assert {(each["topics"], each["qid"]) for each in own} == {(row["topics"], row["qid"])}
         several += sum(len(held) > 1 for held in row["sources"])
     assert several > 20  # the same passage from two sources: the law was not idle
@@ -500,7 +588,9 @@ def test_another_order_of_sources_holds_the_same(sample: Collection, tmp_path: P
     assert found[0][0]["sources"] == found[1][0]["sources"][::-1]
     for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
         labels = {docid: sorted(held) for docid, held in zip(ours["docids"], ours["sources"], strict=True)}
-        assert labels == {docid: sorted(1 - n for n in held) for docid, held in zip(theirs["docids"], theirs["sources"], strict=True)}
+        assert labels == {
+            docid: sorted(1 - n for n in held) for docid, held in zip(theirs["docids"], theirs["sources"], strict=True)
+        }
 
 
 def test_runs_of_several_systems_are_kept_apart(sample: Collection, tmp_path: Path) -> None:
@@ -508,7 +598,11 @@ def test_runs_of_several_systems_are_kept_apart(sample: Collection, tmp_path: Pa
     topics, output = topics_of(sample, "nq-train"), tmp_path / "n.jsonl"
     queries = len(topics[0].queries)
     one, same_name, other = Overlap(sample, "e0"), Overlap(sample, "e1"), Backwards(sample)
-    sources = [Source(one, MiningSettings(10)), Source(other, MiningSettings(20)), Source(same_name, MiningSettings(30))]
+    sources = [
+        Source(one, MiningSettings(10)),
+        Source(other, MiningSettings(20)),
+        Source(same_name, MiningSettings(30)),
+    ]
     mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output)
     assert sorted(path.name for path in (tmp_path / "n.runs").iterdir()) == ["backwards", "overlap", "overlap-2"]
     hits = [
@@ -520,7 +614,8 @@ def test_runs_of_several_systems_are_kept_apart(sample: Collection, tmp_path: Pa
     mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output, overwrite=True)
     assert one.asked == queries and output.read_bytes() == before
     kept = [
-        Source(tmp_path / "n.runs" / name, each.settings) for name, each in zip(("overlap", "backwards", "overlap-2"), sources, strict=True)
+        Source(tmp_path / "n.runs" / name, each.settings)
+        for name, each in zip(("overlap", "backwards", "overlap-2"), sources, strict=True)
     ]
     mine_file(sample, [*kept, Source(kept[0].ranks, MiningSettings(40, 10))], topics, tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == before
@@ -538,21 +633,29 @@ def test_sources_that_cannot_be_merged(small: Collection) -> None:
         assert not output.exists()
 
     refused_sources(
-        r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200", (good, MiningSettings()), (good, MiningSettings())
+        r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200",
+        (good, MiningSettings()),
+        (good, MiningSettings()),
     )
     refused_sources(
         r"--skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits",
         (good, MiningSettings()),
         (short, MiningSettings(5, 1)),
     )
-    refused_sources(r"--source w\.trec has no run for nq-train", (good, MiningSettings()), (run_file("w.trec", "wow1"), MiningSettings()))
+    refused_sources(
+        r"--source w\.trec has no run for nq-train",
+        (good, MiningSettings()),
+        (run_file("w.trec", "wow1"), MiningSettings()),
+    )
     foreign = run_file("f.trec", "nq1", docids=("77#0",))
     refused_sources("f.trec: 1 of 1 docids, first '77#0'", (good, MiningSettings()), (foreign, MiningSettings()))
 
 
 def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCaptureFixture) -> None:
     topics, output = topics_of(small, "nq-train"), Path("n.jsonl")
-    sources = [Source(run_file(f"{n}.trec", "nq1", "nq2", docids=(f"{n}#0", "3#0")), MiningSettings(keep=9)) for n in (0, 2)]
+    sources = [
+        Source(run_file(f"{n}.trec", "nq1", "nq2", docids=(f"{n}#0", "3#0")), MiningSettings(keep=9)) for n in (0, 2)
+    ]
     mine_file(small, sources, topics, output)
     before = output.read_bytes()
     assert re.search(r"nq-train by 2\.trec \S+: the rankings have at most 2 hits", caplog.text)
@@ -601,7 +704,9 @@ taco_ir.negatives.miner.mine(sample, test_miner.Overlap(sample), topics, MiningS
 def test_kill_9_leaves_no_half_file(where: str, after: int, sample: Collection, tmp_path: Path) -> None:
     """The same command again goes on with the topics that were not finished, and ends as if nothing had been."""
     code = KILLED.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", code, where, str(after)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, where, str(after)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "fever-train", "nq-train")
     assert not output.exists()

@@ -12,14 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
-from taco_ir.negatives.file import Negatives, NegativesHeader, read_negatives, read_sources, write_merged, write_negatives
+from taco_ir.negatives.file import (
+    Negatives,
+    NegativesHeader,
+    read_negatives,
+    read_sources,
+    write_merged,
+    write_negatives,
+)
 
 HEADER = NegativesHeader("dense", "c0ffee", "0123456789abcdef", 100, 5, 8, ("gold page", "answer"), 7)
 RECORD = {"taco_ir_negatives": 1, **HEADER._asdict()}
 ROW = {"topics": "nq-train", "qid": "q", "docids": ["a", "b"], "scores": [2.5, 1]}
 NAMES = st.text(min_size=1, max_size=6)
 DOCIDS = st.lists(NAMES, max_size=4, unique=True)
-ROWS = st.dictionaries(st.sampled_from(["nq-train", "my-own-task-dev"]), st.dictionaries(NAMES, DOCIDS, min_size=1, max_size=3), max_size=2)
+ROWS = st.dictionaries(
+    st.sampled_from(["nq-train", "my-own-task-dev"]), st.dictionaries(NAMES, DOCIDS, min_size=1, max_size=3), max_size=2
+)
 
 
 def write(path: Path, *records: Any) -> Path:
@@ -29,10 +38,14 @@ def write(path: Path, *records: Any) -> Path:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(ROWS, st.lists(NAMES, max_size=3), st.integers(0, 2**62))
-def test_reads_back_what_was_written(tmp_path: Path, docids: dict[str, dict[str, list[str]]], filters: list[str], seed: int) -> None:
+def test_reads_back_what_was_written(
+    tmp_path: Path, docids: dict[str, dict[str, list[str]]], filters: list[str], seed: int
+) -> None:
     header = HEADER._replace(filters=tuple(filters), seed=seed)
     rows = [
-        (topics, qid, each, np.linspace(2, 1, len(each), dtype=np.float32)) for topics in docids for qid, each in docids[topics].items()
+        (topics, qid, each, np.linspace(2, 1, len(each), dtype=np.float32))
+        for topics in docids
+        for qid, each in docids[topics].items()
     ]
     path = tmp_path / "negatives.jsonl"
     write_negatives(path, header, ((topics, qid, each, scores) for topics, qid, each, scores in rows))
@@ -62,7 +75,11 @@ def test_whole_or_absent(tmp_path: Path) -> None:
 
 def test_topics_are_named_canonically(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "n.jsonl", RECORD, {**ROW, "topics": "zsRE-train"}, {**ROW, "topics": "kilt/hopo/train"}, {**ROW, "topics": "mine-dev"}
+        tmp_path / "n.jsonl",
+        RECORD,
+        {**ROW, "topics": "zsRE-train"},
+        {**ROW, "topics": "kilt/hopo/train"},
+        {**ROW, "topics": "mine-dev"},
     )
     assert list(read_negatives(path, None).docids) == ["structured_zeroshot-train", "hotpotqa-train", "mine-dev"]
     write(path, RECORD, {**ROW, "topics": "zsre-train"}, {**ROW, "topics": "structured_zeroshot-train"})
@@ -72,7 +89,9 @@ def test_topics_are_named_canonically(tmp_path: Path) -> None:
 
 def test_those_of_some_queries_are_kept(tmp_path: Path) -> None:
     path, docids = tmp_path / "negatives.jsonl", {"nq-train": {"a": ["1"], "b": ["2"]}, "wow-train": {"a": ["3"]}}
-    write_negatives(path, HEADER, ((topics, qid, each, [1.0]) for topics, of in docids.items() for qid, each in of.items()))
+    write_negatives(
+        path, HEADER, ((topics, qid, each, [1.0]) for topics, of in docids.items() for qid, each in of.items())
+    )
     assert read_negatives(path, None, {"nq-train": {"b", "c"}}).docids == {"nq-train": {"b": ["2"]}}
     with path.open("a") as sink:
         sink.write("{}\n")
@@ -148,7 +167,13 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 OTHER = HEADER._replace(source="bm25", checkpoint="", depth=50, filters=("gold page", "margin=1"))
 MERGED = {"taco_ir_negatives": 2, "sources": [HEADER._asdict(), OTHER._asdict()]}
-MERGED_ROW = {"topics": "nq-train", "qid": "q", "docids": ["a", "b"], "sources": [[1], [0, 1]], "scores": [[9.5], [0.25, 8]]}
+MERGED_ROW = {
+    "topics": "nq-train",
+    "qid": "q",
+    "docids": ["a", "b"],
+    "sources": [[1], [0, 1]],
+    "scores": [[9.5], [0.25, 8]],
+}
 ONE = {"taco_ir_negatives": 1, **OTHER._asdict()}
 
 
@@ -158,7 +183,11 @@ def test_merged_negatives_are_read_back(
     tmp_path: Path, docids: dict[str, dict[str, list[str]]], headers: list[NegativesHeader], data: st.DataObject
 ) -> None:
     labels = st.lists(st.integers(0, len(headers) - 1), min_size=1, unique=True)
-    rows = [(topics, qid, each, [data.draw(labels) for _ in each]) for topics in docids for qid, each in docids[topics].items()]
+    rows = [
+        (topics, qid, each, [data.draw(labels) for _ in each])
+        for topics in docids
+        for qid, each in docids[topics].items()
+    ]
     path = tmp_path / "negatives.jsonl"
     write_merged(path, headers, ((*row, [[0.5] * len(held) for held in row[3]]) for row in rows))
     assert read_negatives(path, HEADER.collection) == Negatives(tuple(headers), docids)
@@ -178,7 +207,11 @@ def test_the_merged_format(tmp_path: Path) -> None:
 def test_old_files_have_one_source(tmp_path: Path) -> None:
     path = write(tmp_path / "n.jsonl", ONE, ROW)
     found = read_negatives(path, None)
-    assert found.sources == read_sources(path) == (OTHER,) and found.header == OTHER and found.docids == {"nq-train": {"q": ["a", "b"]}}
+    assert (
+        found.sources == read_sources(path) == (OTHER,)
+        and found.header == OTHER
+        and found.docids == {"nq-train": {"q": ["a", "b"]}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +223,10 @@ def test_old_files_have_one_source(tmp_path: Path) -> None:
         (changed(MERGED, sources=[HEADER._asdict()]), "at least two objects"),
         (changed(MERGED, sources=[HEADER._asdict(), 3]), "at least two objects"),
         (changed(MERGED, sources=[HEADER._asdict(), ROW]), "line 1, source 2: unknown key 'topics'"),
-        (changed(MERGED, sources=[changed(HEADER._asdict(), depth="x"), OTHER._asdict()]), "line 1, source 1: depth is 'x'"),
+        (
+            changed(MERGED, sources=[changed(HEADER._asdict(), depth="x"), OTHER._asdict()]),
+            "line 1, source 1: depth is 'x'",
+        ),
         (
             changed(MERGED, sources=[HEADER._asdict(), changed(OTHER._asdict(), collection="d")]),
             "several collections .0123456789abcdef, d.",
@@ -211,7 +247,10 @@ def test_merged_negatives_of_another_collection(tmp_path: Path) -> None:
     ("row", "message"),
     [
         (ROW, "missing .'sources'."),
-        (changed(MERGED_ROW, sources=[[1]]), r"sources \[\[1\]\]; for each of the 2 docids a list of numbers from 0 to 1, each once"),
+        (
+            changed(MERGED_ROW, sources=[[1]]),
+            r"sources \[\[1\]\]; for each of the 2 docids a list of numbers from 0 to 1, each once",
+        ),
         (changed(MERGED_ROW, sources=[[1], [2]]), "numbers from 0 to 1"),
         (changed(MERGED_ROW, sources=[[1], [-1]]), "numbers from 0 to 1"),
         (changed(MERGED_ROW, sources=[[1], [True]]), "numbers from 0 to 1"),

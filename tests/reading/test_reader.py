@@ -57,7 +57,18 @@ def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(cities: Path, model: Path, output: Path, *more: str) -> Path:
     verb.main(
         [
-            *("--collection", str(cities), "--tasks", "none", "--reading", "nq", "--model", str(model), "--output", str(output)),
+            *(
+                "--collection",
+                str(cities),
+                "--tasks",
+                "none",
+                "--reading",
+                "nq",
+                "--model",
+                str(model),
+                "--output",
+                str(output),
+            ),
             *("--negatives", str(cities / "negatives.jsonl"), "--query-length", "16", "--passage-length", "40"),
             *("--reading-batch", "6", "--reading-negatives", "2", "--checkpoint-every", "2", "--steps", "6", *more),
         ]
@@ -132,7 +143,9 @@ def test_only_tokens_of_the_passage_can_be_answers_and_padding_changes_nothing(t
     encoder = load_encoder(str(tiny_bert), pooling="mean")
     torch.manual_seed(0)
     head, backbone = new_head(32), encoder.towers[Role.PASSAGE].backbone
-    inputs = builder(tiny_bert)("which city", [Passage("A#0", "A", "House", "in Rome"), Passage("B#0", "B", "", "a long text " * 5)])
+    inputs = builder(tiny_bert)(
+        "which city", [Passage("A#0", "A", "House", "in Rome"), Passage("B#0", "B", "", "a long text " * 5)]
+    )
     with torch.inference_mode():
         together = head_logits(backbone, head, inputs, torch.device("cpu"))
         each_alone = [head_logits(backbone, head, [each], torch.device("cpu")) for each in inputs]
@@ -171,10 +184,16 @@ def reader(cities: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFacto
 def test_a_trained_reader_answers(reader: Path, cities: Path) -> None:
     """It learns to tell houses from rivers and to mark the one city."""
     passages = open_collection(str(cities)).passages.get([f"P{n}#0" for n in range(6)] + ["N0#0", "N1#0"])
-    questions = [(f"in which city is house number {n}", [passages["N0#0"], passages[f"P{n}#0"], passages["N1#0"]]) for n in range(6)]
+    questions = [
+        (f"in which city is house number {n}", [passages["N0#0"], passages[f"P{n}#0"], passages["N1#0"]])
+        for n in range(6)
+    ]
     loaded = load_reader(str(reader))
     answers = [found for found in loaded.read(questions) if found]
-    right = sum(found.text == city and found.docid == f"P{n}#0" for n, (found, city) in enumerate(zip(answers, CITIES, strict=True)))
+    right = sum(
+        found.text == city and found.docid == f"P{n}#0"
+        for n, (found, city) in enumerate(zip(answers, CITIES, strict=True))
+    )
     assert right >= 4  # of 6; a guess is one word of some twenty
     for found in answers:
         assert passages[found.docid].text[found.start : found.end] == found.text and 0 < found.score <= 1
@@ -194,7 +213,9 @@ def test_a_checkpoint_is_the_encoders_folder_and_a_head(reader: Path) -> None:
     assert not list(reader.rglob("*.bin")) + list(reader.rglob("*.pt"))
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(cities: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_goes_on_bit_for_bit(
+    cities: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(cities, tiny_bert, tmp_path / "whole")
     begin = Loop.__init__
 
@@ -239,7 +260,11 @@ def test_answer_prints_writes_and_scores(
     record = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert set(record["output"][0]) == {"answer", "provenance"}
     made_of = json.loads((tmp_path / "out.jsonl.json").read_text())
-    assert made_of["reader"] == load_reader(str(reader)).fingerprint and made_of["hits"] == 4 and made_of["topics"]["name"] == "nq-dev"
+    assert (
+        made_of["reader"] == load_reader(str(reader)).fingerprint
+        and made_of["hits"] == 4
+        and made_of["topics"]["name"] == "nq-dev"
+    )
     before = (tmp_path / "out.jsonl").read_bytes()
     answer.main([*argv, "--topics", "nq-dev", "--output", "out.jsonl"])  # made of the same: taken
     assert (tmp_path / "out.jsonl").read_bytes() == before
@@ -260,9 +285,26 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--collection", str(tmp_path / "both"), "--topics", "nq-dev", "fever-dev"]
 
 
-def test_answer_and_evaluate_print_the_same_scores(reader: Path, both: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_answer_and_evaluate_print_the_same_scores(
+    reader: Path, both: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Those that a task asks for: none of questions for claims, and no mean of both."""
-    answer.main([*both, "--model", str(reader), "--reader", str(reader), "--hits", "4", "--quiet", "--format", "json", "--output", "a/"])
+    answer.main(
+        [
+            *both,
+            "--model",
+            str(reader),
+            "--reader",
+            str(reader),
+            "--hits",
+            "4",
+            "--quiet",
+            "--format",
+            "json",
+            "--output",
+            "a/",
+        ]
+    )
     ours = json.loads(capsys.readouterr().out)["rows"]
     evaluate.main(["a/nq-dev.jsonl", "a/fever-dev.jsonl", *both, "--format", "json"])
     theirs = json.loads(capsys.readouterr().out)["rows"]
@@ -286,8 +328,12 @@ def test_a_topics_answers_are_kept_when_the_next_are_interrupted(
 
     monkeypatch.setattr(answering, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        answer.main([*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet", "--output", "a/"])
-    assert len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6 and (tmp_path / "a" / "nq-dev.jsonl.json").is_file()
+        answer.main(
+            [*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet", "--output", "a/"]
+        )
+    assert (
+        len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6 and (tmp_path / "a" / "nq-dev.jsonl.json").is_file()
+    )
     assert not (tmp_path / "a" / "fever-dev.jsonl").exists()
 
 
@@ -296,7 +342,17 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
     for name in ("mine/model", "other/episode-2/model", "third"):
         shutil.copytree(reader, tmp_path / name)
         answer.main(
-            [*both[:3], "nq-dev", "--model", "third" if name == "third" else str(reader), "--reader", name, "--hits", "2", "--quiet"]
+            [
+                *both[:3],
+                "nq-dev",
+                "--model",
+                "third" if name == "third" else str(reader),
+                "--reader",
+                name,
+                "--hits",
+                "2",
+                "--quiet",
+            ]
         )
     written = {path.name for path in (tmp_path / "runs" / "both").glob("*.jsonl")}
     trained = model_name(str(reader))
@@ -307,7 +363,10 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
-        (["--tasks", "none", "--model", "m", "--output", "o"], "tasks is none; there is nothing to train; name some by tasks, reading"),
+        (
+            ["--tasks", "none", "--model", "m", "--output", "o"],
+            "tasks is none; there is nothing to train; name some by tasks, reading",
+        ),
         (
             ["--tasks", "none", "--reading", "all", "--model", "m", "--output", "o"],
             "reading is all, the tasks of retrieval; with tasks none",
@@ -316,13 +375,29 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
     ):
         with pytest.raises(InputError, match=message):
             verb.main(argv)
-    with pytest.raises(InputError, match=r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"):
+    with pytest.raises(
+        InputError, match=r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"
+    ):
         train(cities, tiny_bert, tmp_path / "long", "--passage-length", "120")
     with pytest.raises(InputError, match=r"passage_length 1 and has at most 10 tokens"):
         train(cities, tiny_bert, tmp_path / "short", "--passage-length", "1")
     with pytest.raises(InputError, match=r"is a run with another configuration: seed was 0, is 1"):
-        train(cities, tiny_bert, reader.parent, "--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80", "--seed", "1")
-    with pytest.raises(InputError, match=r"no reader.safetensors; a folder that taco_ir.train wrote with --reading has one"):
+        train(
+            cities,
+            tiny_bert,
+            reader.parent,
+            "--steps",
+            "80",
+            "--learning-rate",
+            "5e-3",
+            "--checkpoint-every",
+            "80",
+            "--seed",
+            "1",
+        )
+    with pytest.raises(
+        InputError, match=r"no reader.safetensors; a folder that taco_ir.train wrote with --reading has one"
+    ):
         load_reader(str(tiny_bert))
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)

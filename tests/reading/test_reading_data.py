@@ -19,7 +19,22 @@ from taco_ir.negatives.filters import telling_answers
 from taco_ir.reading.data import answer_forms, answer_spans, read_reading
 
 words = st.sampled_from(
-    ["The", "a", "New", "York", "york", "New York-based", "(New", "York's", "U.S.", "us", "1,000", "1", "theatre", "“York”"]
+    [
+        "The",
+        "a",
+        "New",
+        "York",
+        "york",
+        "New York-based",
+        "(New",
+        "York's",
+        "U.S.",
+        "us",
+        "1,000",
+        "1",
+        "theatre",
+        "“York”",
+    ]
 )
 texts = st.lists(words, max_size=10).map(" ".join)
 answers = st.sampled_from(["New York", "the York", "U.S.", "1", "1,000", "a theatre", "us the York"])
@@ -80,7 +95,11 @@ PASSAGES = [
 
 def question(qid: str, golds: Sequence[str], *docids: str) -> Record:
     provenance = [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]
-    return {"id": qid, "input": f"text of {qid}", "output": [*({"answer": gold} for gold in golds), {"provenance": provenance}]}
+    return {
+        "id": qid,
+        "input": f"text of {qid}",
+        "output": [*({"answer": gold} for gold in golds), {"provenance": provenance}],
+    }
 
 
 @pytest.fixture
@@ -93,7 +112,9 @@ def collection(tmp_path: Path) -> Collection:
         question("q5", ["Rome"], "Z#0"),
         question("q6", ["Yes"], "G#0"),
     ]
-    folder = write_collection(tmp_path / "c", PASSAGES, {"nq-train": topics, "squad-train": [question("s1", ["Paris"], "A#0")]})
+    folder = write_collection(
+        tmp_path / "c", PASSAGES, {"nq-train": topics, "squad-train": [question("s1", ["Paris"], "A#0")]}
+    )
     return open_collection(str(folder))
 
 
@@ -122,13 +143,17 @@ def test_verdicts_are_no_spans_nor_tell_mining_what_answers() -> None:
 
 
 def test_a_digit_inside_a_number_is_no_answer_in_a_negative(tmp_path: Path) -> None:
-    folder = write_collection(tmp_path / "c", [*PASSAGES, passage("F#0", "it was 1 of them")], {"nq-train": [question("q", ["1"], "F#0")]})
+    folder = write_collection(
+        tmp_path / "c", [*PASSAGES, passage("F#0", "it was 1 of them")], {"nq-train": [question("q", ["1"], "F#0")]}
+    )
     mined = Negatives(NegativesHeader("bm25", "", "", 1, 0, 9, (), 0), {"nq-train": {"q": ["E#0"]}})
     assert read_reading(open_collection(str(folder)), "nq", negatives=mined).examples[0].negatives == ("E#0",)
 
 
 def test_answers_that_no_passage_holds_are_refused(collection: Collection) -> None:
-    with pytest.raises(InputError, match=r"squad-train: none of its answers is in a gold passage of collection c; 0 of 1 queries"):
+    with pytest.raises(
+        InputError, match=r"squad-train: none of its answers is in a gold passage of collection c; 0 of 1 queries"
+    ):
         read_reading(collection, "squad")
 
 

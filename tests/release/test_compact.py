@@ -46,12 +46,18 @@ def test_all_tokens_stay_where_they_fit(tiny_bert: Path, tmp_path: Path, stored:
     found = compact(tiny_bert, tmp_path, MEAN, [], limit, stored)
     assert found.tokens == found.of == len(whole) and found.size <= limit
     found = compact(tiny_bert, tmp_path, MEAN, texts(), limit - 64, stored)
-    assert 1 <= len(whole) - found.tokens <= 3 and found.size <= limit - 64  # a row of 32 numbers, and the line of its token
+    assert (
+        1 <= len(whole) - found.tokens <= 3 and found.size <= limit - 64
+    )  # a row of 32 numbers, and the line of its token
     kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     gone = whole.keys() - kept.keys()
     from tokenizers import Tokenizer
 
-    used = {token for each in Tokenizer.from_file(str(tiny_bert / "tokenizer.json")).encode_batch(texts()) for token in each.tokens}
+    used = {
+        token
+        for each in Tokenizer.from_file(str(tiny_bert / "tokenizer.json")).encode_batch(texts())
+        for token in each.tokens
+    }
     assert not gone & used or used >= kept.keys()
 
 
@@ -80,7 +86,10 @@ def test_the_most_frequent_tokens_stay_and_every_character(tiny_bert: Path, tmp_
     small_VD = load_file(tmp_path / "model.safetensors")["embeddings.word_embeddings.weight"]
     for token, row in kept.items():
         assert (small_VD[row].float() - rows_VD[whole[token]]).abs().max() < 1e-3
-    with pytest.raises(InputError, match=f"characters and prompts alone are {len(needed)} tokens, and there is room for {len(needed) - 1}"):
+    with pytest.raises(
+        InputError,
+        match=f"characters and prompts alone are {len(needed)} tokens, and there is room for {len(needed) - 1}",
+    ):
         compact(tiny_bert, tmp_path, MEAN, texts()[:1], limit - 2 * rows_VD.shape[1] * 4)
 
 

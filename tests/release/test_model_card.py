@@ -25,14 +25,18 @@ from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 TASKS = ("nq", "structured_zeroshot")
-ENCODER = EncoderConfig("mean", True, {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}, 40, dict.fromkeys(TASKS, 40), 60)
+ENCODER = EncoderConfig(
+    "mean", True, {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}, 40, dict.fromkeys(TASKS, 40), 60
+)
 SCORES = {"nq-dev": (0.5, 0.25), "zsre-dev": (0.75, 0.125), "trex-dev": (0.25, 1.0)}
 MEASURES = ("page R-precision", "page recall@5")
 
 
 def run(folder: Path, model: Path, **changes: Any) -> Path:
     """The folder of a training, without weights."""
-    config = TrainSettings(**{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes})
+    config = TrainSettings(
+        **{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes}
+    )
     (folder / "model").mkdir(parents=True)
     save_settings(config, folder)
     ENCODER.save(folder / "model")
@@ -47,7 +51,14 @@ def record(condition: str, by: float = 0.0, **changes: Any) -> Record:
         for name, values in SCORES.items()
     }
     topics["nq-dev, a half"] = TopicScores(20, "e" * 16, dict.fromkeys(MEASURES, 1.0), part_of="nq-dev")
-    made = {"base": "minilm-l3", "seed": 1, "corpus": "whole", "passages": 1234, "collection": "c" * 16, "topics": topics}
+    made = {
+        "base": "minilm-l3",
+        "seed": 1,
+        "corpus": "whole",
+        "passages": 1234,
+        "collection": "c" * 16,
+        "topics": topics,
+    }
     return Record(**{"condition": condition, "system": condition, **made, **changes})
 
 
@@ -80,7 +91,11 @@ def page(encoder: Path) -> str:
 
 def rows(text: str) -> dict[str, list[str]]:
     """Every table row, by its first cell."""
-    lines = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip().replace("\\", "") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     return {cells[0]: cells[1:] for cells in lines}
 
 
@@ -93,8 +108,13 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
     assert said["macro average"] == ["-", "0.500", "0.458", "0.375"]  # of all three, without the slice
     assert "taco-mini is 0.125 above theirs in macro page R-precision." in page(encoder)
     assert said["weighting"] == ["naive", "taco tau=2"] and said["steps"] == ["7", "7"]
-    assert said["negatives"] == ["in-batch; hard ones of a query: 1, BM25's", "in-batch; hard ones of a query: 3, a model's (ANCE)"]
-    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(encoder)
+    assert said["negatives"] == [
+        "in-batch; hard ones of a query: 1, BM25's",
+        "in-batch; hard ones of a query: 3, a model's (ANCE)",
+    ]
+    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(
+        encoder
+    )
     assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
     assert "MB in half precision" in page(encoder)
     assert "12 % (nq) of the dev queries have a gold passage that is gold for a train query too." in page(encoder)
@@ -104,7 +124,8 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
 def test_how_much_of_dev_was_seen_in_training_is_so(minikilt: Path) -> None:
     for task, described in tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["task"].items():
         dev, train = (
-            list(gold(minikilt / f"{task if task != 'structured_zeroshot' else 'zsre'}-{split}.jsonl")) for split in ("dev", "train")
+            list(gold(minikilt / f"{task if task != 'structured_zeroshot' else 'zsre'}-{split}.jsonl"))
+            for split in ("dev", "train")
         )
         known = set().union(*train)
         assert round(100 * sum(bool(each & known) for each in dev) / len(dev)) == described.get("seen", 0), task
@@ -115,7 +136,9 @@ def gold(path: Path) -> Iterator[set[tuple[str, str]]]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield {
-                (each["wikipedia_id"], each["passage_id"]) for output in json.loads(line)["output"] for each in output.get("provenance", ())
+                (each["wikipedia_id"], each["passage_id"])
+                for output in json.loads(line)["output"]
+                for each in output.get("provenance", ())
             }
 
 
@@ -142,7 +165,10 @@ def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tm
     with pytest.raises(InputError, match=r"task 'trex': CC BY-NC 4\.0 .*; what is trained on it is not shipped"):
         main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
     assert not (encoder / "card.json").exists()
-    for changes, said in ((("a-base",), "base 'a-base' is not described"), (("minilm-l3", "my-task"), "task 'my-task' is not described")):
+    for changes, said in (
+        (("a-base",), "base 'a-base' is not described"),
+        (("minilm-l3", "my-task"), "task 'my-task' is not described"),
+    ):
         other = run(tmp_path / changes[0] / "out", tmp_path / changes[0], tasks=changes[1:] or ("nq",))
         with pytest.raises(InputError, match=said):
             main(flags(encoder, "--training", other, "--result", "ours.1.whole"))
@@ -156,7 +182,9 @@ def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tm
         ("none.1.whole", [], r"records\.jsonl: no record is called none\.1\.whole"),
     ],
 )
-def test_scores_that_do_not_belong_on_it_are_refused(encoder: Path, runs: list[Path], result: str, beside: list[str], said: str) -> None:
+def test_scores_that_do_not_belong_on_it_are_refused(
+    encoder: Path, runs: list[Path], result: str, beside: list[str], said: str
+) -> None:
     with pytest.raises(InputError, match=said):
         main(flags(encoder, "--training", *runs, "--result", result, *(["--beside", *beside] if beside else [])))
     assert not (encoder / "README.md").exists()
@@ -184,7 +212,9 @@ def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
     """Each began with the one before it, wherever the folders were moved, and the first with no run."""
     made = lineage(runs)
     assert made.base == "minilm-l3" and [stage.tasks for stage in made.stages] == [TASKS, TASKS]
-    with pytest.raises(InputError, match=r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"):
+    with pytest.raises(
+        InputError, match=r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"
+    ):
         lineage(runs[1:])
     stray = run(tmp_path / "stray", tmp_path / "minilm-l3")
     with pytest.raises(InputError, match=r"stray: it began with .*minilm-l3, which is not of the run named before it"):
@@ -197,7 +227,11 @@ def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
 
 def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
     config = TrainSettings(
-        objective=("span_contrast",), model=str(tmp_path / "bert-tiny"), output=str(tmp_path / "p"), batch_size=32, steps=9
+        objective=("span_contrast",),
+        model=str(tmp_path / "bert-tiny"),
+        output=str(tmp_path / "p"),
+        batch_size=32,
+        steps=9,
     )
     (tmp_path / "p").mkdir()
     save_settings(config, tmp_path / "p")
@@ -246,7 +280,9 @@ def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Pat
     small = (tmp_path / "out" / "compact").rename(encoder)
     main(flags(encoder, "--training", trained, "--result", "ours.1.whole"))
     said = page(encoder)
-    assert rows(said)["what is trained"] == ["adapter of width 16, one for the queries of each task; the backbone is frozen"]
+    assert rows(said)["what is trained"] == [
+        "adapter of width 16, one for the queries of each task; the backbone is frozen"
+    ]
     assert "told apart by an adapter of its own" in said and "all others (none: the bare backbone)" in said
     before = said
     main(flags(encoder))

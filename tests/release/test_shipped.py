@@ -30,7 +30,13 @@ def shipped() -> TextEncoder:
 
 def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
-    assert {path.name for path in FOLDER.iterdir()} >= {"tuning.json", "tuning.safetensors", "taco_ir.json", "backbone", CARD_FILE}
+    assert {path.name for path in FOLDER.iterdir()} >= {
+        "tuning.json",
+        "tuning.safetensors",
+        "taco_ir.json",
+        "backbone",
+        CARD_FILE,
+    }
     assert shipped.folder == FOLDER and model_name(SHIPPED) == SHIPPED
     assert model_name(None) == SHIPPED and load_encoder().fingerprint == shipped.fingerprint  # the default
 
@@ -40,7 +46,9 @@ def test_every_task_has_a_reader(shipped: TextEncoder) -> None:
     query = ["who wrote the cello suites"]
     for task in (*TASK_NAMES, None):
         assert np.isfinite(shipped.encode_queries(query, task)).all()
-    np.testing.assert_array_equal(shipped.encode_mixed_queries(query, ["my-task"], {"my-task"}), shipped.encode_queries(query, None))
+    np.testing.assert_array_equal(
+        shipped.encode_mixed_queries(query, ["my-task"], {"my-task"}), shipped.encode_queries(query, None)
+    )
 
 
 def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
@@ -49,7 +57,9 @@ def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
     np.testing.assert_array_equal(shipped.encode_passages(passages), backbone.encode_passages(passages))
     for task in read_facts(FOLDER).tasks:
         assert not np.allclose(
-            shipped.encode_queries(["The Great Gatsby"], task), backbone.encode_queries(["The Great Gatsby"], None), atol=0.01
+            shipped.encode_queries(["The Great Gatsby"], task),
+            backbone.encode_queries(["The Great Gatsby"], None),
+            atol=0.01,
         )
 
 
@@ -63,7 +73,9 @@ def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
 
 def test_its_card_is_what_the_results_say() -> None:
     """Written from them, for these weights; the numbers in it are the record's, rounded."""
-    assert (FOLDER / FACTS_FILE).is_file(), f"{FOLDER} is a placeholder: it has no {FACTS_FILE}; make encoder, then make readme"
+    assert (FOLDER / FACTS_FILE).is_file(), (
+        f"{FOLDER} is a placeholder: it has no {FACTS_FILE}; make encoder, then make readme"
+    )
     page = (FOLDER / CARD_FILE).read_text(encoding="utf-8")
     assert page == card(FOLDER, RESULTS, SHIPPED)
     facts = read_facts(FOLDER)
@@ -73,7 +85,9 @@ def test_its_card_is_what_the_results_say() -> None:
         if not scores.part_of:
             name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")
             row = re.search(
-                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores.queries} \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores.queries} \| ([\d.]+) \| ([\d.]+) \|",
+                page,
+                re.MULTILINE,
             )
             assert row, topics
             shown = [f"{scores.means[measure]:.3f}" for measure in ("page R-precision", "page recall@5")]

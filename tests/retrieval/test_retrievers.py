@@ -59,7 +59,9 @@ def test_each_query_gets_hits_of_its_own(collection: Path, tiny_bert: Path) -> N
 def test_a_hybrid_ranks_all_queries_in_parts(queries: int) -> None:
     hybrid = FusionRetriever([Echo("one"), Echo("two")])
     topics = Topics("nq-train", "nq", [Query(f"q{n}", f"text {n}", "nq") for n in range(queries)])
-    found = {qid: ranking.docids for part in hybrid.search_in_parts(topics, 5) for qid, ranking in part.rankings.items()}
+    found = {
+        qid: ranking.docids for part in hybrid.search_in_parts(topics, 5) for qid, ranking in part.rankings.items()
+    }
     assert found == {each.qid: [each.text] for each in topics.queries}
     whole = hybrid.search(topics, 5)
     assert {qid: ranking.docids for qid, ranking in whole.rankings.items()} == found
@@ -78,7 +80,12 @@ def test_a_hybrid_searches_each_of_its_systems_once() -> None:
     runs = hybrid.completed(hybrid.search_with_parts(one("a"), 5), one("a"), 5)
     assert (list(runs), asked) == (["one", "two", "hybrid"], ["one", "two"])
     of_one = Noted("one").search_with_parts(one("a"), 5)
-    assert set(hybrid.completed(of_one, one("a"), 5)) == {"one", "two", "hybrid"} and asked == ["one", "two", "one", "two"]
+    assert set(hybrid.completed(of_one, one("a"), 5)) == {"one", "two", "hybrid"} and asked == [
+        "one",
+        "two",
+        "one",
+        "two",
+    ]
 
 
 def test_topics_files_of_one_name_are_told_apart_or_refused(collection: Path, tiny_bert: Path) -> None:

@@ -43,7 +43,9 @@ class FakeEncoder:
 
     @staticmethod
     def _encode(names: Sequence[str]) -> Vectors:
-        return np.stack([np.random.default_rng(list(name.encode())).standard_normal(DIM).astype(np.float32) for name in names])
+        return np.stack(
+            [np.random.default_rng(list(name.encode())).standard_normal(DIM).astype(np.float32) for name in names]
+        )
 
 
 ENCODER = FakeEncoder()
@@ -54,7 +56,9 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors_module, "BLOCK_ROWS", ROWS)
 
 
-def encode(output: Path, shard: str = "1/1", stop_after: int | None = None, overwrite: bool = False, recipe: Recipe = RECIPE) -> list[int]:
+def encode(
+    output: Path, shard: str = "1/1", stop_after: int | None = None, overwrite: bool = False, recipe: Recipe = RECIPE
+) -> list[int]:
     """Encode a shard, or only some more blocks of it; how far each block came."""
     writer = ShardWriter(output, Shard.parse(shard), recipe, overwrite)
     reports: list[int] = []
@@ -177,7 +181,8 @@ def test_a_shard_of_other_vectors_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("collection", "collection-2"), ("passages", 44), ("encoder", "encoder-2"), ("template", "{title}"), ("dim", 5)]
+    ("key", "value"),
+    [("collection", "collection-2"), ("passages", 44), ("encoder", "encoder-2"), ("template", "{title}"), ("dim", 5)],
 )
 def test_other_vectors_are_not_mixed_in(tmp_path: Path, key: str, value: Any) -> None:
     encode(tmp_path, stop_after=2)
@@ -202,7 +207,9 @@ def test_overwrite_starts_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("removed", [0, 1, 4])
-def test_an_overwrite_that_is_killed_leaves_no_manifest_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: int) -> None:
+def test_an_overwrite_that_is_killed_leaves_no_manifest_that_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: int
+) -> None:
     encode(tmp_path)
     unlink, left = Path.unlink, [removed]
 
@@ -286,7 +293,11 @@ def test_encoding_says_what_it_takes_and_that_it_is_done(tmp_path: Path, capsys:
     lines = capsys.readouterr().err.splitlines()
     first, second = (part for part in lines if "shard-1-of-2" in part)
     half = collection.passages.count // 2
-    assert first.startswith(f"encoding {half} of {half} passages of sample (shard 1/2)") and "RAM" in first and "disk" in first
+    assert (
+        first.startswith(f"encoding {half} of {half} passages of sample (shard 1/2)")
+        and "RAM" in first
+        and "disk" in first
+    )
     assert sum(bool(re.fullmatch(r"[\d.]+ [MG]B RAM at the peak", line)) for line in lines) == 1
     assert second.endswith(f"all {half} passages are encoded")
 
@@ -308,10 +319,12 @@ def test_a_manifest_that_says_something_else_is_one_line(tmp_path: Path, word: s
     path = tmp_path / "v" / "shard-1-of-1" / "manifest.json"
     path.write_text(path.read_text().replace(f'"{word}":', f'"{word}s":'))
     with pytest.raises(
-        InputError, match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again"
+        InputError,
+        match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again",
     ):
         VectorSet(tmp_path / "v")
     with pytest.raises(
-        InputError, match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again"
+        InputError,
+        match=rf"^{path}: unknown key '[\w.\[\]]*{word}s'; did you mean {word}\?; remove .* and encode it again",
     ):
         encode(tmp_path / "v")

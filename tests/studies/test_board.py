@@ -24,7 +24,15 @@ from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, boards
-from taco_ir.studies.board_tables import TITLE, board_json, board_tables, difference_table, published, quoted_table, score_table
+from taco_ir.studies.board_tables import (
+    TITLE,
+    board_json,
+    board_tables,
+    difference_table,
+    published,
+    quoted_table,
+    score_table,
+)
 from taco_ir.studies.records import Record, TopicScores
 from taco_ir.studies.scores import deviations, sample_records, score_runs, select_records
 
@@ -44,7 +52,9 @@ def of(system: str, seed: int) -> Record:
 
 
 def without(result: Record, *topics: str) -> Record:
-    return dataclasses.replace(result, topics={name: scores for name, scores in result.topics.items() if name not in topics})
+    return dataclasses.replace(
+        result, topics={name: scores for name, scores in result.topics.items() if name not in topics}
+    )
 
 
 def replaced(results: Sequence[Record], old: Record, *new: Record) -> list[Record]:
@@ -65,7 +75,8 @@ def test_conditions_of_one_system_are_one_row() -> None:
     whole = of("TACO", 1)
     topics = list(whole.topics)
     parts = [
-        dataclasses.replace(without(whole, *(each for each in topics if each != topic)), condition=f"taco-{topic}") for topic in topics
+        dataclasses.replace(without(whole, *(each for each in topics if each != topic)), condition=f"taco-{topic}")
+        for topic in topics
     ]
     assert boards(replaced(RESULTS, whole, *parts), "naive", seed=0) == [BOARD]
 
@@ -82,7 +93,9 @@ def test_scores_are_those_of_the_records() -> None:
     for system in ("BM25", "naive", "TACO", "task-specific"):
         runs = [result for result in RESULTS if result.system == system]
         for topic in BOARD.topics:
-            assert row(BOARD, system).scores[topic][RPREC].by_seed == tuple(run.topics[topic].means[RPREC] for run in runs)
+            assert row(BOARD, system).scores[topic][RPREC].by_seed == tuple(
+                run.topics[topic].means[RPREC] for run in runs
+            )
         macros = [statistics.mean(run.topics[topic].means[RPREC] for topic in BOARD.topics) for run in runs]
         assert row(BOARD, system).scores[MACRO][RPREC].by_seed == pytest.approx(tuple(macros))
     assert row(BOARD, "BM25").scores[MACRO][RPREC].sd is None
@@ -118,7 +131,9 @@ def test_an_incomplete_seed_is_left_out_and_named() -> None:
     (expected,) = boards([result for result in RESULTS if result is not taco], "naive", seed=0)
     assert (board.rows, board.comparisons) == (expected.rows, expected.comparisons)
     assert row(board, "TACO").seeds == (0, 2)
-    assert board.notes[0] == "TACO (minilm-l6): seed 1 lacks nq-dev; it is left out" and board.notes[1:] == expected.notes
+    assert (
+        board.notes[0] == "TACO (minilm-l6): seed 1 lacks nq-dev; it is left out" and board.notes[1:] == expected.notes
+    )
 
 
 def test_where_the_baseline_lacks_topics_the_others_are_tested() -> None:
@@ -127,7 +142,9 @@ def test_where_the_baseline_lacks_topics_the_others_are_tested() -> None:
     assert {test.topics for test in board.comparisons} == {*board.topics, *board.slices} - {"fever-dev"}
     for test in board.comparisons:
         (same,) = [
-            each for each in BOARD.comparisons if (each.system, each.topics, each.measure) == (test.system, test.topics, test.measure)
+            each
+            for each in BOARD.comparisons
+            if (each.system, each.topics, each.measure) == (test.system, test.topics, test.measure)
         ]
         assert (test.p, test.difference) == (same.p, same.difference)
 
@@ -135,14 +152,17 @@ def test_where_the_baseline_lacks_topics_the_others_are_tested() -> None:
 def differences(system: str, topic: str) -> Values:
     """Values less naive's, each averaged over seeds."""
     means = [
-        np.mean([result.topics[topic].by_query[RPREC] for result in RESULTS if result.system == name], axis=0) for name in (system, "naive")
+        np.mean([result.topics[topic].by_query[RPREC] for result in RESULTS if result.system == name], axis=0)
+        for name in (system, "naive")
     ]
     found: Values = means[0] - means[1]
     return found
 
 
 @pytest.mark.parametrize(
-    "test", [test for test in BOARD.comparisons if test.measure == RPREC], ids=lambda test: f"{test.system} {test.topics}"
+    "test",
+    [test for test in BOARD.comparisons if test.measure == RPREC],
+    ids=lambda test: f"{test.system} {test.topics}",
 )
 def test_tests_are_over_queries_averaged_over_seeds(test: Comparison) -> None:
     tasks = [differences(test.system, topic) for topic in (BOARD.topics if test.topics == MACRO else [test.topics])]
@@ -156,7 +176,9 @@ def test_tests_are_over_queries_averaged_over_seeds(test: Comparison) -> None:
 
 def test_holm_is_over_systems_and_topics_of_a_measure_and_apart_over_slices() -> None:
     for measure, slices in itertools.product(BOARD.measures, (False, True)):
-        family = [test for test in BOARD.comparisons if test.measure == measure and (test.topics in BOARD.slices) == slices]
+        family = [
+            test for test in BOARD.comparisons if test.measure == measure and (test.topics in BOARD.slices) == slices
+        ]
         assert len(family) == 3 * (1 if slices else 4)
         assert [test.p_holm for test in family] == holm([test.p for test in family])
 
@@ -174,7 +196,9 @@ def test_turning_the_comparison_round_turns_its_sign() -> None:
 
 
 def test_a_test_does_not_depend_on_the_other_systems_and_measures() -> None:
-    (small,) = boards([result for result in RESULTS if result.system in ("naive", "BM25")], "naive", seed=0, measures=[RPREC])
+    (small,) = boards(
+        [result for result in RESULTS if result.system in ("naive", "BM25")], "naive", seed=0, measures=[RPREC]
+    )
     wanted = {test._replace(p_holm=0) for test in BOARD.comparisons if (test.system, test.measure) == ("BM25", RPREC)}
     for test in small.comparisons:
         (same,) = [each for each in wanted if each.topics == test.topics]
@@ -238,7 +262,11 @@ def test_json_holds_numbers() -> None:
         assert (read["system"], read["base"], read["seeds"]) == (row.system, row.base, list(row.seeds))
         for topics, by_measure in row.scores.items():
             for measure, stat in by_measure.items():
-                assert read["scores"][topics][measure] == {"mean": stat.mean, "sd": stat.sd, "by_seed": list(stat.by_seed)}
+                assert read["scores"][topics][measure] == {
+                    "mean": stat.mean,
+                    "sd": stat.sd,
+                    "by_seed": list(stat.by_seed),
+                }
     assert [test["p_holm"] for test in board["comparisons"]] == [test.p_holm for test in BOARD.comparisons]
 
 
@@ -251,7 +279,9 @@ def test_one_topics_has_no_macro_average_of_its_own() -> None:
 
 def test_where_only_means_were_kept_nothing_is_tested() -> None:
     bare = [
-        dataclasses.replace(result, topics={name: dataclasses.replace(scores, by_query={}) for name, scores in result.topics.items()})
+        dataclasses.replace(
+            result, topics={name: dataclasses.replace(scores, by_query={}) for name, scores in result.topics.items()}
+        )
         if result.system == "TACO"
         else result
         for result in RESULTS
@@ -261,7 +291,9 @@ def test_where_only_means_were_kept_nothing_is_tested() -> None:
     assert {test.system for test in board.comparisons} == {"BM25", "task-specific"}
     (note,) = board.notes
     assert note.startswith("TACO (minilm-l6): no values by query of fever-dev")
-    assert [cell for cell in difference_table(board, RPREC).rows if cell[0] == "TACO"] == [["TACO", "minilm-l6", *[None] * 8]]
+    assert [cell for cell in difference_table(board, RPREC).rows if cell[0] == "TACO"] == [
+        ["TACO", "minilm-l6", *[None] * 8]
+    ]
     assert render(board_tables(board)[-1], "table").startswith("notes on whole\n")
 
 
@@ -275,19 +307,30 @@ def test_corpora_are_boards_of_their_own_the_largest_first() -> None:
 def test_what_cannot_be_put_side_by_side_is_refused() -> None:
     taco = of("TACO", 0)
     twice = dataclasses.replace(without(taco, "nq-dev"), condition="taco-again")
-    with pytest.raises(InputError, match=r"TACO \(minilm-l6\), seed 0: fever-dev is in taco-minilm-l6.0.whole and in taco-again.0.whole"):
+    with pytest.raises(
+        InputError,
+        match=r"TACO \(minilm-l6\), seed 0: fever-dev is in taco-minilm-l6.0.whole and in taco-again.0.whole",
+    ):
         boards([*RESULTS, twice], None, seed=0)
-    with pytest.raises(InputError, match="corpus 'whole': bm25.0.whole searched 120000 passages .* taco-minilm-l6.0.whole 120000 .other"):
+    with pytest.raises(
+        InputError,
+        match="corpus 'whole': bm25.0.whole searched 120000 passages .* taco-minilm-l6.0.whole 120000 .other",
+    ):
         boards(replaced(RESULTS, taco, dataclasses.replace(taco, collection="other")), None, seed=0)
     foreign = {**taco.topics, "nq-dev": dataclasses.replace(taco.topics["nq-dev"], fingerprint="other")}
-    with pytest.raises(InputError, match="topics 'nq-dev': bm25.0.whole has 60 queries .* taco-minilm-l6.0.whole 60 .other"):
+    with pytest.raises(
+        InputError, match="topics 'nq-dev': bm25.0.whole has 60 queries .* taco-minilm-l6.0.whole 60 .other"
+    ):
         boards(replaced(RESULTS, taco, dataclasses.replace(taco, topics=foreign)), None, seed=0)
     fewer = {**taco.topics, "nq-dev": dataclasses.replace(taco.topics["nq-dev"], by_query={RPREC: [1.0] * 7})}
     with pytest.raises(InputError, match=r"TACO \(minilm-l6\).* \[7, 60\] queries on nq-dev"):
         boards(replaced(RESULTS, taco, dataclasses.replace(taco, topics=fewer)), "naive", seed=0)
-    alone = [result for result in RESULTS if result.system in ("naive", "BM25")] + [dataclasses.replace(taco, topics=fewer)]
+    alone = [result for result in RESULTS if result.system in ("naive", "BM25")] + [
+        dataclasses.replace(taco, topics=fewer)
+    ]
     with pytest.raises(
-        InputError, match=r"nq-dev, page R-precision: TACO \(minilm-l6\) has values of 7 queries, naive \(minilm-l6\) of 60"
+        InputError,
+        match=r"nq-dev, page R-precision: TACO \(minilm-l6\) has values of 7 queries, naive \(minilm-l6\) of 60",
     ):
         boards(alone, "naive", seed=0)
 
@@ -297,19 +340,27 @@ def test_records_of_two_models_under_one_name_are_refused() -> None:
     assert boards([*known[1:], RESULTS[0]], None, seed=0)[0].rows, "records of before do not say"
     other = dataclasses.replace(known[-1], made={"models": {"minilm-l6": "bb"}})
     with pytest.raises(
-        InputError, match=rf"model 'minilm-l6': {known[0].name} began with aa, {other.name} with bb; give each model a name"
+        InputError,
+        match=rf"model 'minilm-l6': {known[0].name} began with aa, {other.name} with bb; give each model a name",
     ):
         boards([*known[:-1], other], None, seed=0)
 
 
 def test_records_of_several_machines_are_said() -> None:
-    made = [dataclasses.replace(result, made={"processor": "many cores" if number else "few"}) for number, result in enumerate(RESULTS)]
+    made = [
+        dataclasses.replace(result, made={"processor": "many cores" if number else "few"})
+        for number, result in enumerate(RESULTS)
+    ]
     assert boards(made[1:], None, seed=0)[0].notes == ()
-    assert boards(made, None, seed=0)[0].notes == (f"machines that the records were made on: many cores: {len(made) - 1}; few: 1",)
+    assert boards(made, None, seed=0)[0].notes == (
+        f"machines that the records were made on: many cores: {len(made) - 1}; few: 1",
+    )
 
 
 def test_baselines_and_measures_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match=r"baseline 'nave' is no system of the results; allowed: BM25, naive \(minilm-l6\)"):
+    with pytest.raises(
+        InputError, match=r"baseline 'nave' is no system of the results; allowed: BM25, naive \(minilm-l6\)"
+    ):
         boards(RESULTS, "nave", seed=0)
     bases = [dataclasses.replace(result, base="bert-mini") for result in RESULTS if result.system == "naive"]
     (board,) = boards([*RESULTS, *bases], "naive (bert-mini)", seed=0, measures=[RPREC])
@@ -318,7 +369,9 @@ def test_baselines_and_measures_that_mean_nothing_are_refused() -> None:
         ("BM25", ""),
         *((name, "minilm-l6") for name in ("naive", "TACO", "task-specific")),
     }
-    with pytest.raises(InputError, match="measure 'page recall@20' is not in the results; they have page R-precision, page recall@5"):
+    with pytest.raises(
+        InputError, match="measure 'page recall@20' is not in the results; they have page R-precision, page recall@5"
+    ):
         boards(RESULTS, None, seed=0, measures=["page recall@20"])
 
 
@@ -340,7 +393,9 @@ def test_a_baseline_of_several_bases_is_one_for_each() -> None:
         "TACO (bert-mini)": "naive (bert-mini)",
     }
     for topics in (*board.topics, MACRO):
-        differences = {test.base: test.difference for test in board.comparisons if (test.system, test.topics) == ("TACO", topics)}
+        differences = {
+            test.base: test.difference for test in board.comparisons if (test.system, test.topics) == ("TACO", topics)
+        }
         assert differences["bert-mini"] == pytest.approx(differences["minilm-l6"] / 2)
 
 
@@ -364,14 +419,18 @@ def test_seeds_that_one_system_alone_has_do_not_count_where_two_are_compared() -
         had = row(alike, "naive").scores[MACRO][RPREC].mean
         named = ", ".join(map(str, seeds))
         assert (
-            f"naive (minilm-l6): rows with seeds {named} alone are compared with the same of it, by which it has {had:.3f}" in board.notes
+            f"naive (minilm-l6): rows with seeds {named} alone are compared with the same of it, by which it has {had:.3f}"
+            in board.notes
         )
     assert len(board.notes) == 2, "BM25's only seed is no training's"
 
 
 def test_marks_do_not_depend_on_the_seed_of_the_flips() -> None:
     """p-values of two seeds are those of two samples of the same flips, enough of which lie at Holm's limit to tell one side from the other."""
-    by_seed = {seed: [test.p for test in boards(RESULTS, "naive", seed=seed, measures=[RPREC])[0].comparisons] for seed in range(3)}
+    by_seed = {
+        seed: [test.p for test in boards(RESULTS, "naive", seed=seed, measures=[RPREC])[0].comparisons]
+        for seed in range(3)
+    }
     for one, other in zip(by_seed[0], by_seed[1], strict=True):
         assert one == pytest.approx(other, abs=3 * np.sqrt(2 * one * (1 - one) / FLIPS) + 2 / FLIPS)
     assert by_seed[0] != by_seed[1], "flips are drawn by the seed"
@@ -380,7 +439,11 @@ def test_marks_do_not_depend_on_the_seed_of_the_flips() -> None:
 
 def test_without_a_baseline_nothing_is_tested() -> None:
     (board,) = boards(RESULTS, None, seed=0)
-    assert (board.baseline, board.comparisons, board.rows) == ("", (), tuple(row._replace(against="") for row in BOARD.rows))
+    assert (board.baseline, board.comparisons, board.rows) == (
+        "",
+        (),
+        tuple(row._replace(against="") for row in BOARD.rows),
+    )
     assert len(board_tables(board)) == len(board.measures)
 
 
@@ -409,7 +472,10 @@ def test_a_score_deviates_when_it_moves_up_or_down_by_more_than_the_tolerance(sh
     result = of("TACO", 0)
     means = {RPREC: result.topics["nq-dev"].means[RPREC] + shift}
     recorded = dataclasses.replace(
-        result, topics={"nq-dev": dataclasses.replace(result.topics["nq-dev"], means={RPREC: result.topics["nq-dev"].means[RPREC]})}
+        result,
+        topics={
+            "nq-dev": dataclasses.replace(result.topics["nq-dev"], means={RPREC: result.topics["nq-dev"].means[RPREC]})
+        },
     )
     found = dataclasses.replace(result, topics={"nq-dev": dataclasses.replace(result.topics["nq-dev"], means=means)})
     moved = abs(means[RPREC] - recorded.topics["nq-dev"].means[RPREC])
@@ -423,20 +489,31 @@ def test_deviations_in_words() -> None:
     scores = recorded.topics["nq-dev"]
     lower = dataclasses.replace(scores, means={**scores.means, RPREC: scores.means[RPREC] - 0.1, "page recall@1": 0.5})
     renamed = dataclasses.replace(recorded.topics["fever-dev"], fingerprint="f00")
-    topics = {"nq-dev": lower, "fever-dev": renamed, "hotpotqa-dev": recorded.topics["hotpotqa-dev"], "zsre-dev": scores}
+    topics = {
+        "nq-dev": lower,
+        "fever-dev": renamed,
+        "hotpotqa-dev": recorded.topics["hotpotqa-dev"],
+        "zsre-dev": scores,
+    }
     lines = deviations(recorded, dataclasses.replace(recorded, topics=topics, passages=7), 0.002)
     assert len(lines) == 6
     assert "found on 7" in lines[0]
     assert re.fullmatch(
-        r"taco-minilm-l6.0.whole: nq-dev, page R-precision: recorded 0\.\d{6}, found 0\.\d{6}, moved by -0.100000; allowed 0.002", lines[1]
+        r"taco-minilm-l6.0.whole: nq-dev, page R-precision: recorded 0\.\d{6}, found 0\.\d{6}, moved by -0.100000; allowed 0.002",
+        lines[1],
     )
     assert lines[2] == "taco-minilm-l6.0.whole: nq-dev, page recall@1: only found"
     assert "fever-dev: recorded on other queries" in lines[3]
-    assert lines[4:] == ["taco-minilm-l6.0.whole: hotpotqa-dev unseen: only recorded", "taco-minilm-l6.0.whole: zsre-dev: only found"]
+    assert lines[4:] == [
+        "taco-minilm-l6.0.whole: hotpotqa-dev unseen: only recorded",
+        "taco-minilm-l6.0.whole: zsre-dev: only found",
+    ]
     broken = dataclasses.replace(scores, means={RPREC: float("nan")})
     assert any(
         "found nan" in line
-        for line in deviations(recorded, dataclasses.replace(recorded, topics={**recorded.topics, "nq-dev": broken}), 1.0)
+        for line in deviations(
+            recorded, dataclasses.replace(recorded, topics={**recorded.topics, "nq-dev": broken}), 1.0
+        )
     )
 
 
@@ -459,7 +536,9 @@ def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Pat
     results = []
     for name, gold in (("one", "1#0"), ("two", "2#0")):
         passages = [passage(f"{n}#0", "a text") for n in range(3)]
-        collection = open_collection(str(write_collection(tmp_path / name, passages, {"nq-dev": [query("q", "who", [gold])]})))
+        collection = open_collection(
+            str(write_collection(tmp_path / name, passages, {"nq-dev": [query("q", "who", [gold])]}))
+        )
         write_trec(Run({"q": Ranking.of(["1#0", "0#0"], [2, 1])}), tmp_path / name / "runs" / "nq-dev.trec", "t")
         scores = score_runs(collection, ["nq-dev"], (), tmp_path / name / "runs")
         results.append(Record(name, name, "", 0, "whole", 3, collection.passages.fingerprint, scores))

@@ -18,7 +18,11 @@ MEASURE = "page R-precision"
 
 @pytest.mark.parametrize("topics", [3, 1])
 def test_bars_are_proportional_and_best_first(topics: int) -> None:
-    (board,) = boards([dataclasses.replace(each, system=each.system + " <b>&") for each in fake_results(6, topics, 50, seeds=3)], None, 0)
+    (board,) = boards(
+        [dataclasses.replace(each, system=each.system + " <b>&") for each in fake_results(6, topics, 50, seeds=3)],
+        None,
+        0,
+    )
     root = ET.fromstring(macro_plot(board, MEASURE))
     means = [stat.mean for row in board.rows if (stat := row.stat(MACRO if topics > 1 else board.topics[0], MEASURE))]
     lengths = [float(rect.get("width", "")) for rect in root.iter(f"{SVG}rect")]

@@ -9,7 +9,9 @@ import pytest
 
 from taco_ir import search
 
-CONDITIONS = tomllib.loads((Path(__file__).resolve().parents[2] / "runs" / "conditions.toml").read_text(encoding="utf-8"))["condition"]
+CONDITIONS = tomllib.loads(
+    (Path(__file__).resolve().parents[2] / "runs" / "conditions.toml").read_text(encoding="utf-8")
+)["condition"]
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition["name"])

@@ -23,7 +23,12 @@ def made(system: str, seed: int, values: list[float], base: str = "tiny", **more
     curve = [[50 * place, value] for place, value in enumerate(values)]
     sizes = {"trained": 50, "backbone": 1000}
     return replace(
-        result, condition=f"{base}-{system}", system=system, base=base, seed=seed, made={"curve": curve, "parameters": sizes, **more}
+        result,
+        condition=f"{base}-{system}",
+        system=system,
+        base=base,
+        seed=seed,
+        made={"curve": curve, "parameters": sizes, **more},
     )
 
 
@@ -66,7 +71,9 @@ def test_each_seed_is_compared_with_the_baseline_of_its_own() -> None:
     assert rows["fast"]["steps"] == Marked(50, " ±35") and rows["fast"]["reached"] == "2 of 2"
     assert rows["slow"]["steps"] is None and rows["slow"]["reached"] == "1 of 2"
     assert rows["twice"]["seeds"] == 1 and rows["other"]["reached"] == "0 of 0"
-    assert rows["full"]["at the end"] == Marked(pytest.approx(0.6), " ±.283") and rows["full"]["steps"] == Marked(95, " ±0")
+    assert rows["full"]["at the end"] == Marked(pytest.approx(0.6), " ±.283") and rows["full"]["steps"] == Marked(
+        95, " ±0"
+    )
     assert rows["fast"]["parameters trained"] == 50 and rows["fast"]["% of the backbone"] == 5
 
 
@@ -77,7 +84,11 @@ def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "markdown"])
     shown = capsys.readouterr().out
     assert "| full | tiny | 2 | 50 | 5.000 | **0.600** ±.000 | 2 of 2 | 47 ±0 |" in shown and "0 of 2 | - |" in shown
-    with pytest.raises(InputError, match="--convergence 'fulll' has no validation curve in the results; those that have: full, lora"):
+    with pytest.raises(
+        InputError, match="--convergence 'fulll' has no validation curve in the results; those that have: full, lora"
+    ):
         leaderboard.main([str(tmp_path), "--convergence", "fulll"])
-    with pytest.raises(InputError, match="--convergence is a table; --format html holds none, allowed: table, markdown"):
+    with pytest.raises(
+        InputError, match="--convergence is a table; --format html holds none, allowed: table, markdown"
+    ):
         leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "html"])

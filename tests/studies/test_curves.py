@@ -10,7 +10,8 @@ import pytest
 from taco_ir.studies.facts import held_out
 
 LINES = [
-    json.dumps(record) for record in ({"step": 1, "validation": {"macro": 0.1}}, {"step": 2}, {"step": 3, "validation": {"macro": 0.3}})
+    json.dumps(record)
+    for record in ({"step": 1, "validation": {"macro": 0.1}}, {"step": 2}, {"step": 3, "validation": {"macro": 0.3}})
 ]
 
 

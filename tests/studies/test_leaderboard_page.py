@@ -42,8 +42,12 @@ def examples(results: Sequence[Record], text: str = "who wrote it") -> Examples:
     """Every query of nq-dev; BM25 finds gold first, the others page 1 only (its gold page, another passage)."""
     systems = {f"{each.system} ({each.base})" if each.base else each.system for each in results}
     top = {system: ["1#0", "2#0"] if system == "BM25" else ["2#0", "1#1"] for system in systems}
-    queries = [Example(row, f"q{row}", f"{text} {row}", ["1#0"], top) for row in range(results[0].topics["nq-dev"].queries)]
-    passages = {docid: (f"Title {docid} {text}", f"Passage {docid} {text}", docid[0]) for docid in ("1#0", "1#1", "2#0")}
+    queries = [
+        Example(row, f"q{row}", f"{text} {row}", ["1#0"], top) for row in range(results[0].topics["nq-dev"].queries)
+    ]
+    passages = {
+        docid: (f"Title {docid} {text}", f"Passage {docid} {text}", docid[0]) for docid in ("1#0", "1#1", "2#0")
+    }
     return Examples("whole", {"nq-dev": queries}, passages)
 
 
@@ -59,7 +63,8 @@ def unpacked(data: Mapping[str, Any], packed: Mapping[str, Any], row: int) -> li
     width = 2 if len(packed["levels"]) > len(letters) else 1
     codes = [text[i : i + width] for i in range(0, len(text), width)]
     return [
-        packed["levels"][sum(letters.index(letter) * len(letters) ** (width - 1 - i) for i, letter in enumerate(code))] / 1000
+        packed["levels"][sum(letters.index(letter) * len(letters) ** (width - 1 - i) for i, letter in enumerate(code))]
+        / 1000
         for code in codes
     ]
 
@@ -69,7 +74,9 @@ def untested(results: Sequence[Record]) -> list[Board]:
     tested = []
     for board in boards(results, None, 0):
         made_up = [
-            Comparison(row.system, row.base, topics, measure, 0.1234567, 0.0123456, 0.2345678, 0.5, 0.0123456, 0.0345678)
+            Comparison(
+                row.system, row.base, topics, measure, 0.1234567, 0.0123456, 0.2345678, 0.5, 0.0123456, 0.0345678
+            )
             for row in board.rows
             if row.system != "BM25"
             for measure in board.measures
@@ -95,7 +102,9 @@ def test_large_page_is_small(large: str) -> None:
 def test_page_needs_nothing_else(large: str) -> None:
     seen = Text(large)
     assert seen.links == ["data:,", "#board"]
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|<img|innerHTML|outerHTML|insertAdjacent|eval\(", large)
+    assert not re.search(
+        r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|<img|innerHTML|outerHTML|insertAdjacent|eval\(", large
+    )
     assert seen.tags.count("script") == 2 and large.startswith("<!DOCTYPE html>") and large.rstrip().endswith("</html>")
 
 
@@ -105,7 +114,10 @@ def valued(values_QS: Any) -> list[Record]:
     results = []
     for seed, values_Q in enumerate(values_QS.T):
         scores = replace(
-            template.topics["nq-dev"], queries=len(values_Q), means={RPREC: values_Q.mean()}, by_query={RPREC: values_Q.tolist()}
+            template.topics["nq-dev"],
+            queries=len(values_Q),
+            means={RPREC: values_Q.mean()},
+            by_query={RPREC: values_Q.tolist()},
         )
         results.append(replace(template, seed=seed, topics={"nq-dev": scores}))
     return results
@@ -122,13 +134,17 @@ def test_values_by_query_come_back(pairs: list[tuple[float, float]]) -> None:
     values_QS = np.array(pairs)
     results = valued(values_QS)
     data = data_of(page(boards(results, None, 0), results, [], None))
-    np.testing.assert_allclose(unpacked(data, data["boards"][0]["values"]["nq-dev"][RPREC], 0), values_QS.mean(axis=1), atol=5.001e-4)
+    np.testing.assert_allclose(
+        unpacked(data, data["boards"][0]["values"]["nq-dev"][RPREC], 0), values_QS.mean(axis=1), atol=5.001e-4
+    )
 
 
 def test_values_by_query_are_of_the_seeds_that_the_table_shows() -> None:
     results = fake_results(3, 2, 30, seeds=3)
     last = max(place for place, result in enumerate(results) if result.seed == 1)
-    lacking = replace(results[last], topics={name: scores for name, scores in results[last].topics.items() if name != "fever-dev"})
+    lacking = replace(
+        results[last], topics={name: scores for name, scores in results[last].topics.items() if name != "fever-dev"}
+    )
     results[last] = lacking
     data = data_of(page(boards(results, None, 0), results, [], None))
     (board,) = data["boards"]
@@ -137,30 +153,41 @@ def test_values_by_query_are_of_the_seeds_that_the_table_shows() -> None:
             assert np.mean(unpacked(data, board["values"][topics][RPREC], place)) == pytest.approx(
                 row["scores"][topics][RPREC][0], abs=5e-4
             )
-    assert [row["seeds"] for row in board["rows"] if row["name"] == boards([lacking], None, 0)[0].rows[0].name] == [[0, 2]]
+    assert [row["seeds"] for row in board["rows"] if row["name"] == boards([lacking], None, 0)[0].rows[0].name] == [
+        [0, 2]
+    ]
 
 
 def hostile(text: str) -> str:
     """A page with `text` wherever data can put one."""
     results = [
         replace(
-            each, system=each.system + text, base=text, corpus="whole" + text, topics={name + text: s for name, s in each.topics.items()}
+            each,
+            system=each.system + text,
+            base=text,
+            corpus="whole" + text,
+            topics={name + text: s for name, s in each.topics.items()},
         )
         for each in fake_results(3, 1, 20)
     ]
     results = [
-        replace(each, topics={n: replace(s, part_of=s.part_of and s.part_of + text) for n, s in each.topics.items()}) for each in results
+        replace(each, topics={n: replace(s, part_of=s.part_of and s.part_of + text) for n, s in each.topics.items()})
+        for each in results
     ]
     board = replace(untested(results)[0], notes=(text,))
     shown = Examples(
-        "whole" + text, {"nq-dev" + text: examples(fake_results(3, 1, 20), text).topics["nq-dev"]}, {"1#0": (text, text, text)}
+        "whole" + text,
+        {"nq-dev" + text: examples(fake_results(3, 1, 20), text).topics["nq-dev"]},
+        {"1#0": (text, text, text)},
     )
     return page([board], results, [Quoted(text, {"FEV": 1.0}, 1.0, text)], shown)
 
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.just(HOSTILE) | st.just("</script><script>ran = 1</script>") | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+    st.just(HOSTILE)
+    | st.just("</script><script>ran = 1</script>")
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 )
 def test_text_from_data_is_never_markup(text: str) -> None:
     source, plain = hostile(text), hostile("plain")
@@ -175,7 +202,10 @@ def test_text_colours_have_contrast(large: str) -> None:
 
         def luminance(name: str, theme: int = theme) -> float:
             code = colours[name].split(", ")[theme]
-            linear = [(v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for v in np.array(list(bytes.fromhex(code[1:]))) / 255]
+            linear = [
+                (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+                for v in np.array(list(bytes.fromhex(code[1:]))) / 255
+            ]
             return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
         def contrast(one: str, other: str) -> float:
@@ -240,7 +270,10 @@ def column(driver: webdriver.Chrome, name: str) -> list[str]:
     headers = driver.find_elements(By.CSS_SELECTOR, "#board thead button")
     place = [each.get_attribute("data-column") for each in headers].index(name)
     rows = driver.find_elements(By.CSS_SELECTOR, "#board tbody tr")
-    return [row.find_elements(By.CSS_SELECTOR, "th, td")[place].text.splitlines()[0].split("±")[0].strip("+\u2212 ") for row in rows]
+    return [
+        row.find_elements(By.CSS_SELECTOR, "th, td")[place].text.splitlines()[0].split("±")[0].strip("+\u2212 ")
+        for row in rows
+    ]
 
 
 def header(driver: webdriver.Chrome, name: str) -> WebElement:
@@ -263,7 +296,9 @@ def test_opens_fast_and_asks_for_nothing(browser: webdriver.Chrome, large: str, 
         browser.get(path.as_uri())
         assert len(browser.find_elements(By.CSS_SELECTOR, "#board tbody tr")) == 20
         times.append(browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
-    print(f"{len(large.encode()):,} bytes open in {min(times):.2f} s (all: {', '.join(f'{each:.2f}' for each in times)})")
+    print(
+        f"{len(large.encode()):,} bytes open in {min(times):.2f} s (all: {', '.join(f'{each:.2f}' for each in times)})"
+    )
     assert min(times) < SECONDS
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -295,7 +330,10 @@ def test_hidden_topics_leave_the_macro_average(opened: webdriver.Chrome) -> None
     opened.find_element(By.CSS_SELECTOR, "#columns input[value='nq-dev']").send_keys(Keys.SPACE)
     assert not opened.find_elements(By.CSS_SELECTOR, "[data-column='nq-dev']") and header(opened, "fever-dev")
     assert column(opened, MACRO) == before
-    assert "nq-dev hidden" in opened.find_element(By.ID, "status").text and "all 2 topics" in opened.find_element(By.ID, "status").text
+    assert (
+        "nq-dev hidden" in opened.find_element(By.ID, "status").text
+        and "all 2 topics" in opened.find_element(By.ID, "status").text
+    )
 
 
 def test_measures_and_corpora_change_the_whole_table(opened: webdriver.Chrome, results: list[Record]) -> None:
@@ -344,7 +382,10 @@ def test_marks_are_those_of_the_tests(browser: webdriver.Chrome, tmp_path: Path,
 
 
 def averaged(results: Sequence[Record], system: str, topics: str) -> Any:
-    return np.mean([each.topics[topics].by_query[RPREC] for each in results if (each.system, each.corpus) == (system, "whole")], axis=0)
+    return np.mean(
+        [each.topics[topics].by_query[RPREC] for each in results if (each.system, each.corpus) == (system, "whole")],
+        axis=0,
+    )
 
 
 def test_browser_reads_two_letters(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -375,7 +416,9 @@ def test_wins_losses_and_evidence_side_by_side(opened: webdriver.Chrome, results
     assert marks[0] == ["Title 2#0 who wrote it 2#0", "Title 1#1 who wrote it 1#1 ✓ gold page"]
     assert marks[1] == ["Title 1#0 who wrote it 1#0 ✓ gold passage", "Title 2#0 who wrote it 2#0"]
     choose(opened, "side", "B better")
-    shown = [each.text for each in opened.find_elements(By.CSS_SELECTOR, "#queries tbody tr:not([hidden]) td:last-child")]
+    shown = [
+        each.text for each in opened.find_elements(By.CSS_SELECTOR, "#queries tbody tr:not([hidden]) td:last-child")
+    ]
     assert shown and all(text.startswith("\u2212") for text in shown)
 
 
@@ -389,8 +432,13 @@ def test_queries_without_texts_are_positions(opened: webdriver.Chrome) -> None:
 
 def plotted(driver: webdriver.Chrome) -> dict[str, list[float]]:
     """The plot of differences as its description says it: name -> difference, low, high."""
-    words = str(driver.find_element(By.CSS_SELECTOR, "#differences desc").get_attribute("textContent")).replace("\u2212", "-")
-    return {part.split(": ")[0]: [float(number) for number in re.findall(r"[+-]?\d\.\d{3}", part)[:3]] for part in words.split("; ")}
+    words = str(driver.find_element(By.CSS_SELECTOR, "#differences desc").get_attribute("textContent")).replace(
+        "\u2212", "-"
+    )
+    return {
+        part.split(": ")[0]: [float(number) for number in re.findall(r"[+-]?\d\.\d{3}", part)[:3]]
+        for part in words.split("; ")
+    }
 
 
 def test_differences_are_those_of_the_study(opened: webdriver.Chrome, results: list[Record]) -> None:
@@ -415,13 +463,18 @@ def test_every_control_has_a_name_and_every_text_is_legible(opened: webdriver.Ch
     controls = opened.find_elements(By.CSS_SELECTOR, "input, select, button, summary, [tabindex], svg")
     assert (
         len(controls) > 25
-        and [each.get_attribute("outerHTML") for each in controls if not each.accessible_name and each.is_displayed()] == []
+        and [each.get_attribute("outerHTML") for each in controls if not each.accessible_name and each.is_displayed()]
+        == []
     )
-    script = "return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && e.textContent.trim())"
+    script = (
+        "return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && e.textContent.trim())"
+    )
     sizes = opened.execute_script(script + ".map((e) => parseFloat(getComputedStyle(e).fontSize))")
     assert len(sizes) > 100 and min(sizes) >= 12
     scopes = opened.find_elements(By.CSS_SELECTOR, "th:not([scope])")
-    assert scopes == [] and all(each.find_elements(By.TAG_NAME, "caption") for each in opened.find_elements(By.TAG_NAME, "table"))
+    assert scopes == [] and all(
+        each.find_elements(By.TAG_NAME, "caption") for each in opened.find_elements(By.TAG_NAME, "table")
+    )
 
 
 def test_script_in_data_does_not_run(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -438,5 +491,7 @@ def test_script_in_data_does_not_run(browser: webdriver.Chrome, tmp_path: Path) 
 
 def test_quoted_rows_stand_apart(opened: webdriver.Chrome) -> None:
     quoted = opened.find_element(By.CSS_SELECTOR, "section.quoted")
-    assert "not comparable" in quoted.text and len(quoted.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(published())
+    assert "not comparable" in quoted.text and len(quoted.find_elements(By.CSS_SELECTOR, "tbody tr")) == len(
+        published()
+    )
     assert opened.find_elements(By.CSS_SELECTOR, ".quoted #board") == []

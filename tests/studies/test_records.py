@@ -19,7 +19,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError, fingerprint
-from taco_ir.studies.records import QUERIES, RECORDS, Record, TopicScores, load_record, read_records, save_record, write_record
+from taco_ir.studies.records import (
+    QUERIES,
+    RECORDS,
+    Record,
+    TopicScores,
+    load_record,
+    read_records,
+    save_record,
+    write_record,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 stems = st.from_regex(r"[a-z0-9_-]{1,12}", fullmatch=True)
@@ -51,8 +60,12 @@ results = st.builds(
     topics=st.dictionaries(texts, topic_scores(), max_size=3),
     made=st.dictionaries(texts, st.one_of(texts, st.integers(), st.none(), st.lists(texts, max_size=2)), max_size=3),
 )
-SCORES = TopicScores(4, "f" * 16, {"page R-precision": 0.625, "page recall@5": 0.5}, {"page R-precision": [1.0, 0.5, 1.0, 0.0]})
-RESULT = Record("taco", "TACO", "minilm-l6", 1, "whole", 9, "c" * 16, {"nq-dev": SCORES, "wow-dev": SCORES}, {"seconds": 1.5})
+SCORES = TopicScores(
+    4, "f" * 16, {"page R-precision": 0.625, "page recall@5": 0.5}, {"page R-precision": [1.0, 0.5, 1.0, 0.0]}
+)
+RESULT = Record(
+    "taco", "TACO", "minilm-l6", 1, "whole", 9, "c" * 16, {"nq-dev": SCORES, "wow-dev": SCORES}, {"seconds": 1.5}
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,7 +146,9 @@ OTHER = replace(RESULT, seed=0)
 @pytest.mark.parametrize("moment", [1, 2])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("there", [False, True])
-def test_killed_on_the_way_it_leaves_the_records_of_before_or_the_new_one(tmp_path: Path, moment: int, when: str, there: bool) -> None:
+def test_killed_on_the_way_it_leaves_the_records_of_before_or_the_new_one(
+    tmp_path: Path, moment: int, when: str, there: bool
+) -> None:
     """The two acts are: the values come, the records come. Another record stays; run again, all is as if nothing had been killed."""
     new = Record("taco", "TACO", "", 1, "whole", 9, "c", {"nq-dev": TopicScores(1, "f", {"m": 1.0}, {"m": [1.0]})})
     for folder in (tmp_path / "killed", tmp_path / "whole"):
@@ -168,7 +183,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 @example(QUERIES, 0, None)
 @example(QUERIES, 40, None)
 @given(st.sampled_from([RECORDS, QUERIES]), st.integers(0, 2000), st.one_of(st.none(), st.integers(0, 255)))
-def test_damage_is_an_error_that_names_the_file_or_changes_a_remark_only(name: str, place: int, byte: int | None) -> None:
+def test_damage_is_an_error_that_names_the_file_or_changes_a_remark_only(
+    name: str, place: int, byte: int | None
+) -> None:
     """Cut at a place (byte None), or one byte changed: what is read even so has the values, and the means that these give."""
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), RESULT)
@@ -198,14 +215,19 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
 
 
 def values(value: Any) -> Callable[[Path], object]:
-    text = json.dumps({"format": 2, "values": {fingerprint(RESULT.values): {"nq-dev": {"page R-precision": value}, "wow-dev": {}}}})
+    text = json.dumps(
+        {"format": 2, "values": {fingerprint(RESULT.values): {"nq-dev": {"page R-precision": value}, "wow-dev": {}}}}
+    )
     return lambda folder: (folder / QUERIES).write_bytes(gzip.compress(text.encode()))
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (changed(lambda record: record["topics"]["nq-dev"]["means"].update({"page R-precision": 0.6251})), "4 values with mean 0.625000"),
+        (
+            changed(lambda record: record["topics"]["nq-dev"]["means"].update({"page R-precision": 0.6251})),
+            "4 values with mean 0.625000",
+        ),
         (values([1.0, 0.5, 1.0]), "nq-dev, page R-precision: 3 values with mean 0.833333; the record says otherwise"),
         (values([1.0, 0.5, 1.0, 0.0, 0.625]), "5 values with mean 0.625000; the record says otherwise"),
         (values([]), "0 values with mean nan"),
@@ -216,7 +238,10 @@ def values(value: Any) -> Callable[[Path], object]:
             changed(lambda record: record["topics"]["nq-dev"]["means"].pop("page R-precision")),
             "page R-precision: no values of a measure that has a mean",
         ),
-        (changed(lambda record: record["topics"].pop("wow-dev")), "its topics are nq-dev, those of its values nq-dev, wow-dev"),
+        (
+            changed(lambda record: record["topics"].pop("wow-dev")),
+            "its topics are nq-dev, those of its values nq-dev, wow-dev",
+        ),
         (
             changed(lambda record: record["topics"].update(x=record["topics"]["nq-dev"])),
             "its topics are nq-dev, wow-dev, x, those of its values nq-dev, wow-dev",
@@ -229,7 +254,10 @@ def values(value: Any) -> Callable[[Path], object]:
         (lambda folder: (folder / RECORDS).write_text("{"), "records.jsonl, line 1: not valid JSON"),
         (lambda folder: (folder / QUERIES).unlink(), f"{QUERIES}: cannot be read"),
         (lambda folder: (folder / QUERIES).write_bytes(b"{}"), f"{QUERIES}: cannot be read"),
-        (lambda folder: (folder / QUERIES).write_bytes(gzip.compress(b"[]")), "written in another format; allowed is 2"),
+        (
+            lambda folder: (folder / QUERIES).write_bytes(gzip.compress(b"[]")),
+            "written in another format; allowed is 2",
+        ),
         (changed(lambda record: record.update(corpus="other")), "the record was altered: check is "),
         (changed(lambda record: record.update(values="0" * 16)), f"values names none of those in {QUERIES}"),
         (

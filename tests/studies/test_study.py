@@ -92,7 +92,11 @@ def test_conditions(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('name = "bm25"', 'name = "second"', "two conditions are called 'second'"),
-        ("part = [0]", "half = [0]", "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole"),
+        (
+            "part = [0]",
+            "half = [0]",
+            "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole",
+        ),
         ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
         ("{taco}/model", "{tacco}/model", r"\{tacco\} stands for nothing; known are .*naive.* taco, tiny"),
         ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
@@ -110,7 +114,22 @@ def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str
         read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
 
 
-PLACES = ["../../..", "..", ".", "", "/tmp/x", "~", "a/b", "a\\\\b", "C:x", "a\\u0000b", "a\\nb", " a", "x" * 101, "\u4e00"]
+PLACES = [
+    "../../..",
+    "..",
+    ".",
+    "",
+    "/tmp/x",
+    "~",
+    "a/b",
+    "a\\\\b",
+    "C:x",
+    "a\\u0000b",
+    "a\\nb",
+    " a",
+    "x" * 101,
+    "\u4e00",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -193,7 +212,12 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, old: str, new: str, 
     assert old in STUDY
     with pytest.raises(InputError, match=rf"conditions.toml: .*(?:{said})"):
         read_study(
-            study_file(tmp_path, STUDY[::-1].replace(old[::-1], new[::-1], 1)[::-1] if "seeds = [2]" in old else STUDY.replace(old, new, 1))
+            study_file(
+                tmp_path,
+                STUDY[::-1].replace(old[::-1], new[::-1], 1)[::-1]
+                if "seeds = [2]" in old
+                else STUDY.replace(old, new, 1),
+            )
         )
 
 
@@ -236,7 +260,9 @@ def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(tmp_path
     said: list[str] = []
     failed = run_jobs(study, [job for job in study.jobs() if job.condition != "bm25"], run, 2, said.append)
     assert failed == {Job("taco", 2): "no luck"}
-    assert Job("second", 2) not in ended and set(ended) == {Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)}
+    assert Job("second", 2) not in ended and set(ended) == {
+        Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)
+    }
     assert any("no luck" in each for each in said) and any(" of 5, about" in each for each in said)
 
 
@@ -253,10 +279,19 @@ def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, again
 
 
-def test_records_are_what_a_search_scores(run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_are_what_a_search_scores(
+    run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = run
     results = {result.name: result for result in read_records(folder / "results")}
-    assert sorted(results) == ["bm25.0.part", "bm25.0.whole", "naive.1.part", "naive.2.part", "taco.1.part", "taco.2.part"]
+    assert sorted(results) == [
+        "bm25.0.part",
+        "bm25.0.whole",
+        "naive.1.part",
+        "naive.2.part",
+        "taco.1.part",
+        "taco.2.part",
+    ]
     capsys.readouterr()
     for name in ("bm25.0.whole", "taco.2.part"):
         result = results[name]
@@ -280,8 +315,17 @@ def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., N
     text = (folder / "results" / RECORDS).read_text(encoding="utf-8")
     made = find_records(folder / "results", ["taco.2.part"])[0].made
     assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
-    assert made["commands"][0]["seconds"] > 0 and made["commands"][0]["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
-    assert made["versions"]["torch"] and "commit" in made and "commit" in made["commands"][0] and "processes" not in made["commands"][0]
+    assert (
+        made["commands"][0]["seconds"] > 0
+        and made["commands"][0]["peak_bytes"] > 50e6
+        and made["search"]["seconds"] > 0
+    )
+    assert (
+        made["versions"]["torch"]
+        and "commit" in made
+        and "commit" in made["commands"][0]
+        and "processes" not in made["commands"][0]
+    )
     assert made["models"] == {"tiny": fingerprint([sha256_file(tiny_bert / "model.safetensors")])}
     assert str(folder) not in text and str(tiny_bert.parent) not in text
 
@@ -308,7 +352,9 @@ def test_the_leaderboard_checks_records_and_shows_texts(
     folder, _ = run
     again = [str(folder), "--collection", "sample", "--models", f"tiny={tiny_bert}", "--work", str(folder / "work")]
     leaderboard([*again, "--check", "--rows", "taco.2.part"])
-    leaderboard([*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"])  # nothing was trained for it, nor made there
+    leaderboard(
+        [*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"]
+    )  # nothing was trained for it, nor made there
     records = folder / "results" / RECORDS
     kept = records.read_text(encoding="utf-8")
     first, *others = kept.splitlines(True)
@@ -334,7 +380,16 @@ def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
 
 def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    argv = ["--conditions", str(study_file(tmp_path)), "--work", str(tmp_path / "work"), "--only", "naive", "--seeds", "1"]
+    argv = [
+        "--conditions",
+        str(study_file(tmp_path)),
+        "--work",
+        str(tmp_path / "work"),
+        "--only",
+        "naive",
+        "--seeds",
+        "1",
+    ]
     with pytest.raises(InputError, match=r"--models tiny=\S+: no weights in it"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     (tmp_path / "model.safetensors").write_bytes(b"none")
@@ -343,7 +398,10 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
     assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
     with pytest.raises(InputError, match="--corpora half: the conditions have whole, part"):
         reproduce([*argv, "--corpora", "half"])
-    for given, message in ((f"tine={tmp_path}", "--models tine: the conditions name tiny"), ("tiny", "--models 'tiny' is not NAME=FOLDER")):
+    for given, message in (
+        (f"tine={tmp_path}", "--models tine: the conditions name tiny"),
+        ("tiny", "--models 'tiny' is not NAME=FOLDER"),
+    ):
         with pytest.raises(InputError, match=message):
             reproduce([*argv, "--models", given])
 
@@ -357,7 +415,9 @@ def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]
     store = open_collection("sample").passages
     for name, chosen in found.topics.items():
         queries = open_collection("sample").load_topics(name).queries
-        assert 0 < len(chosen) <= 20 and found.judged[name] == [row for row, query in enumerate(queries) if query.evidence[0].passages]
+        assert 0 < len(chosen) <= 20 and found.judged[name] == [
+            row for row, query in enumerate(queries) if query.evidence[0].passages
+        ]
         for each in chosen:
             assert (each.qid, each.text) == (queries[each.row].qid, queries[each.row].text)
             assert set(each.gold) == {docid for evidence in queries[each.row].evidence for docid in evidence.passages}

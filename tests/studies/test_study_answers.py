@@ -62,10 +62,24 @@ def study(tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     collection = write_cities(folder / "cities")
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     blocked = subprocess.run(
-        [sys.executable, "-c", "import pyserini"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "import pyserini"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "pyserini is not to be imported here" in blocked.stderr
-    command = ["reproduce", "--conditions", "conditions.toml", "--collection", collection, "--models", f"tiny={tiny_mlm}", "--work", "work"]
+    command = [
+        "reproduce",
+        "--conditions",
+        "conditions.toml",
+        "--collection",
+        collection,
+        "--models",
+        f"tiny={tiny_mlm}",
+        "--work",
+        "work",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", f"taco_ir.{command[0]}", *map(str, command[1:])],
         cwd=folder,
@@ -86,7 +100,9 @@ def record(study: Path) -> Record:
 
 def test_answers_are_measures_of_their_topics(record: Record) -> None:
     scores = record.topics["nq-dev"]
-    assert {"page R-precision", "passage R@20", "answer EM", "answer F1", "answer KILT-EM", "answer KILT-F1"} <= set(scores.means)
+    assert {"page R-precision", "passage R@20", "answer EM", "answer F1", "answer KILT-EM", "answer KILT-F1"} <= set(
+        scores.means
+    )
     assert len(scores.by_query["answer EM"]) == len(scores.by_query["answer F1"]) == scores.queries == 6
     assert scores.means["answer KILT-EM"] <= scores.means["answer EM"] <= scores.means["answer F1"]
 
@@ -101,7 +117,8 @@ def test_a_record_says_with_how_many_parameters_it_answers(record: Record, study
     assert record.made["system_parameters"] == 2 * backbone + first_head + second_head
     assert list((study / "work" / "joint" / "1").glob("*/out/model/mlm_head.safetensors"))
     assert (
-        record.made["answer"]["command"] == "answer --topics nq-dev --hits 20 --quiet --model joint/1/model --reader joint/1/reader/model"
+        record.made["answer"]["command"]
+        == "answer --topics nq-dev --hits 20 --quiet --model joint/1/model --reader joint/1/reader/model"
     )
     assert record.made["answer"]["seconds"] > 0 and record.made["search"]["seconds"] > 0
 
@@ -109,10 +126,18 @@ def test_a_record_says_with_how_many_parameters_it_answers(record: Record, study
 def test_the_leaderboard_shows_them(study: Path, record: Record, capsys: pytest.CaptureFixture[str]) -> None:
     leaderboard([str(study), "--measures", "R@20", "EM"])
     shown = capsys.readouterr().out
-    assert "answer EM" in shown and "passage R@20" in shown and f"{record.topics['nq-dev'].means['answer EM']:.3f}" in shown
+    assert (
+        "answer EM" in shown
+        and "passage R@20" in shown
+        and f"{record.topics['nq-dev'].means['answer EM']:.3f}" in shown
+    )
 
 
 def test_answers_need_a_search(tmp_path: Path) -> None:
-    (tmp_path / "conditions.toml").write_text(STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", ""))
-    with pytest.raises(InputError, match="condition 'joint': answers are scored with the search that they come from; search is missing"):
+    (tmp_path / "conditions.toml").write_text(
+        STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", "")
+    )
+    with pytest.raises(
+        InputError, match="condition 'joint': answers are scored with the search that they come from; search is missing"
+    ):
         read_study(tmp_path / "conditions.toml")

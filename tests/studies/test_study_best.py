@@ -42,7 +42,12 @@ commands = ["train --model {tiny} --tune {method} --learning-rate {rate} --seed 
 search = "--model {out}/model"
 whole = [1, 2]
 """
-MACRO = {("lora", "1e-3"): [0.9, 0.3, 0.2], ("lora", "1e-2"): [0.9, 0.1, 0.25], ("full", "1e-3"): [0.1, 0.2], ("full", "1e-2"): [0.1, 0.4]}
+MACRO = {
+    ("lora", "1e-3"): [0.9, 0.3, 0.2],
+    ("lora", "1e-2"): [0.9, 0.1, 0.25],
+    ("full", "1e-3"): [0.1, 0.2],
+    ("full", "1e-2"): [0.1, 0.4],
+}
 
 
 def written(folder: Path, text: str = STUDY) -> Path:
@@ -52,7 +57,10 @@ def written(folder: Path, text: str = STUDY) -> Path:
 
 def log_of(training: Path, values: Sequence[float], end: str = "\n") -> None:
     training.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"step": 5 * place, "validation": {"nq": value, "macro": value}}) for place, value in enumerate(values)]
+    lines = [
+        json.dumps({"step": 5 * place, "validation": {"nq": value, "macro": value}})
+        for place, value in enumerate(values)
+    ]
     (training / "log.jsonl").write_text("\n".join(['{"step": 0, "loss": {"nq": 1.0}}', *lines]) + end, encoding="utf-8")
     (training / "parameters.json").write_text('{"trained": 3, "backbone": 9}', encoding="utf-8")
 
@@ -64,7 +72,9 @@ def pretend(name: str, words: Sequence[str], environment: Mapping[str, str], log
         log_of(Path(flags["--output"]), MACRO[flags["--tune"], flags["--learning-rate"]])
         return Spent(1.0, 1)
     for query in (topics := open_collection("sample").load_topics("nq-dev")).queries[:1]:
-        write_trec(Run({query.qid: Ranking.of([], [])}), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x")
+        write_trec(
+            Run({query.qid: Ranking.of([], [])}), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x"
+        )
     return Spent(2.0, 2)
 
 
@@ -112,7 +122,9 @@ def test_more_to_choose_from_is_another_job_and_another_choice_is_not(tmp_path: 
     (runner.folder(Job("lora", 1)) / "best.json").rename(tmp_path / "before.json")
     runner.step(Job("lora", 1), 0).unlink()
     runner.run(Job("lora", 1))
-    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"] and runner.done(Job("lora", 1))
+    assert "--learning-rate 1e-2" in read_json(runner.step(Job("lora", 1), 0))["command"] and runner.done(
+        Job("lora", 1)
+    )
     more = read_study(written(tmp_path, STUDY.replace('"1e-2"]', '"1e-2", "1e-1"]')))
     edited = Runner(more, "sample", {"tiny": str(tmp_path / "tiny")}, runner.work, 1)
     assert not edited.done(Job("lora", 1)) and edited.done(Job("tune-lora-1e-2", 0))

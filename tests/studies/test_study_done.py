@@ -93,9 +93,16 @@ class Trial:
     def process(self, name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
         self.ran.append(f"{words[0]} {name}")
         if words[0] == "search":
-            for topics in map(open_collection("sample").load_topics, words[words.index("--topics") + 1 : words.index("--hits")]):
-                gold = {query.qid: [docid for each in query.evidence for docid in each.passages][:1] for query in topics.queries}
-                hits = {qid: Ranking.of(docids, [1.0] * len(docids)) for qid, docids in list(gold.items())[: self.found]}
+            for topics in map(
+                open_collection("sample").load_topics, words[words.index("--topics") + 1 : words.index("--hits")]
+            ):
+                gold = {
+                    query.qid: [docid for each in query.evidence for docid in each.passages][:1]
+                    for query in topics.queries
+                }
+                hits = {
+                    qid: Ranking.of(docids, [1.0] * len(docids)) for qid, docids in list(gold.items())[: self.found]
+                }
                 write_trec(Run(hits), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x")
         return Spent(1.0, 1)
 
@@ -103,7 +110,15 @@ class Trial:
         """What ran when the driver was called; the study's conditions as they are."""
         self.ran = []
         reproduce(
-            ["--conditions", str(self.folder / "conditions.toml"), "--work", str(self.folder / work), "--models", *self.models, *more]
+            [
+                "--conditions",
+                str(self.folder / "conditions.toml"),
+                "--work",
+                str(self.folder / work),
+                "--models",
+                *self.models,
+                *more,
+            ]
         )
         return self.ran
 
@@ -117,7 +132,11 @@ class Trial:
         """Remove a record by hand."""
         path = self.folder / "results" / RECORDS_FILE
         path.write_text(
-            "".join(line for line in path.read_text().splitlines(True) if json.loads(line)["condition"] != name.split(".", maxsplit=1)[0])
+            "".join(
+                line
+                for line in path.read_text().splitlines(True)
+                if json.loads(line)["condition"] != name.split(".", maxsplit=1)[0]
+            )
         )
 
 
@@ -151,7 +170,10 @@ def test_a_record_of_elsewhere_is_not_taken_as_done(trial: Trial, caplog: pytest
     assert [record.name for record in read_records(trial.folder / "results")] == RECORDS
     assert len(trial.run("fresh")) == 3 + len(RECORDS)
     for _ in range(2):
-        assert "of 4 records that this work folder did not make, 4 came out as recorded and 0 differ; they stay" in caplog.messages[-1]
+        assert (
+            "of 4 records that this work folder did not make, 4 came out as recorded and 0 differ; they stay"
+            in caplog.messages[-1]
+        )
         assert trial.results() == before
         caplog.clear()
         assert trial.run("fresh") == []
@@ -163,7 +185,8 @@ def test_a_record_that_comes_out_otherwise_stays_and_is_told(trial: Trial, caplo
     trial.run("fresh", "--only", "untrained")
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     told = re.fullmatch(
-        r"untrained.0.whole: (\S+-dev), (.*): recorded (0\.\d+), found (0\.\d+), moved by .*; allowed 0.01, and \d+ more", warning
+        r"untrained.0.whole: (\S+-dev), (.*): recorded (0\.\d+), found (0\.\d+), moved by .*; allowed 0.01, and \d+ more",
+        warning,
     )
     assert told
     topics, measure, old, new = told.groups()
@@ -178,7 +201,9 @@ def test_a_record_that_comes_out_otherwise_stays_and_is_told(trial: Trial, caplo
     assert trial.record("words.0.whole") in read_records(trial.folder / "results")
 
 
-def test_a_record_that_does_not_say_under_which_conditions_stays(trial: Trial, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_does_not_say_under_which_conditions_stays(
+    trial: Trial, caplog: pytest.LogCaptureFixture
+) -> None:
     """As those of before records did."""
     path = trial.folder / "results" / RECORDS_FILE
     records = [json.loads(re.sub(r'"content": "[0-9a-f]+", ', "", line)) for line in path.read_text().splitlines()]
@@ -280,12 +305,20 @@ def test_models_that_are_missing_are_named_at_once(trial: Trial, capsys: pytest.
     with pytest.raises(InputError, match=r"^--models tiny=FOLDER small=FOLDER: needed"):
         reproduce(argv)
     reproduce([*argv, "--list", "--format", "json"])
-    assert [row["state"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["no model", "no model", "no model", "-"]
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)["rows"]] == [
+        "no model",
+        "no model",
+        "no model",
+        "-",
+    ]
 
 
 def test_a_record_knows_the_weights_that_went_into_it(trial: Trial) -> None:
     made = {name: trial.record(name).made for name in RECORDS}
-    assert set(made["second.1.part"]["models"]) == {"tiny"} and made["second.1.part"]["models"] == made["second.1.whole"]["models"]
+    assert (
+        set(made["second.1.part"]["models"]) == {"tiny"}
+        and made["second.1.part"]["models"] == made["second.1.whole"]["models"]
+    )
     assert made["words.0.whole"]["models"] == {} and set(made["untrained.0.whole"]["models"]) == {"small"}
     assert len({each["content"] for each in made.values()}) == len(RECORDS)
 

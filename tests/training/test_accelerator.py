@@ -45,13 +45,18 @@ def test_gradients_are_the_processor_s(tiny_bert: Path, weighting: str, gradcach
 def test_a_trained_model_searches(tiny_bert: Path, tmp_path: Path, weighting: str, tune: str) -> None:
     """The verbs from end to end; the vectors are those of the processor."""
     shared = f"--model {tiny_bert} --pooling mean --negatives none --tasks nq fever --batch-size 4 --learning-rate 1e-3 --pool-hard 0 --pool-random 20"
-    words = (
-        f"{shared} --passage-length 40 --query-length 24 --steps 4 --checkpoint-every 2 --weighting {weighting} --device cuda --output run"
+    words = f"{shared} --passage-length 40 --query-length 24 --steps 4 --checkpoint-every 2 --weighting {weighting} --device cuda --output run"
+    trained = call(
+        "train", *words.split(), *(["--tune", tune, "--tune-width", "2"] if tune != "full" else []), cwd=tmp_path
     )
-    trained = call("train", *words.split(), *(["--tune", tune, "--tune-width", "2"] if tune != "full" else []), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     texts = list(open_collection("sample").passages.read())[:20]
-    ours, expected = (load_encoder(str(tmp_path / "run" / "model"), device=device).encode_passages(texts) for device in ("cuda", "cpu"))
+    ours, expected = (
+        load_encoder(str(tmp_path / "run" / "model"), device=device).encode_passages(texts)
+        for device in ("cuda", "cpu")
+    )
     assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
-    searched = call("search", "--model", "run/model", "--topics", "nq-dev", "--device", "cuda", "--no-compare", cwd=tmp_path)
+    searched = call(
+        "search", "--model", "run/model", "--topics", "nq-dev", "--device", "cuda", "--no-compare", cwd=tmp_path
+    )
     assert searched.returncode == 0, searched.stderr

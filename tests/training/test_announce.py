@@ -49,7 +49,9 @@ def config(**values: Any) -> TrainSettings:
 @pytest.mark.parametrize("cross_device", [True, False])
 @pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("hard", [0, 2])
-def test_negatives_are_those_of_a_batch(model: DualEncoder, accumulate: int, cross_device: bool, processes: int, hard: int) -> None:
+def test_negatives_are_those_of_a_batch(
+    model: DualEncoder, accumulate: int, cross_device: bool, processes: int, hard: int
+) -> None:
     """All columns that the first query's scores have, of its own part and, across devices, of all processes, but its positive."""
     text = said(model, processes, accumulate=accumulate, cross_device=cross_device, hard_negatives=hard)
     for sampler in samplers():
@@ -64,7 +66,9 @@ def test_negatives_are_those_of_a_batch(model: DualEncoder, accumulate: int, cro
 
 
 def test_a_task_without_mined_negatives_has_none(model: DualEncoder) -> None:
-    mix = Mix([TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")], 1)
+    mix = Mix(
+        [TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")], 1
+    )
     found = rows(describe(config(), model, mix, 0))
     assert found["nq"][2:4] == ["3", "0"] and found["wow"][2:4] == ["11", "2"]
 
@@ -101,7 +105,12 @@ def test_memory_grows_with_what_takes_it(model: DualEncoder, tiny_bert: Path) ->
 
 def test_memory_falls_with_what_spares_it(model: DualEncoder) -> None:
     base = memory(said(model))
-    spared: tuple[dict[str, Any], ...] = ({"accumulate": 5}, {"gradcache": 2}, {"precision": "bf16"}, {"gradient_checkpointing": True})
+    spared: tuple[dict[str, Any], ...] = (
+        {"accumulate": 5},
+        {"gradcache": 2},
+        {"precision": "bf16"},
+        {"gradient_checkpointing": True},
+    )
     for values in spared:
         assert memory(said(model, **values)) < base, values
     assert memory(said(model, gradcache=10_000)) == base  # a chunk larger than the batch spares nothing

@@ -57,7 +57,9 @@ def vectors_of(model: DualEncoder, arithmetic: Arithmetic = Arithmetic()) -> Ten
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("untied", [False, True])
 @pytest.mark.parametrize("base", ["tiny_bert", "tiny_t5"])
-def test_gradcache_is_the_plain_backward(base: str, untied: bool, dropout: float, request: pytest.FixtureRequest) -> None:
+def test_gradcache_is_the_plain_backward(
+    base: str, untied: bool, dropout: float, request: pytest.FixtureRequest
+) -> None:
     """With dropout too, where both draw the same: one text a chunk makes their chunks alike."""
     model = encoder(request.getfixturevalue(base), untied=untied, dropout=dropout)
     for size in (1, 3, 100) if not dropout else (1,):
@@ -75,7 +77,11 @@ def test_gradcache_repeats_its_dropout(base: str, request: pytest.FixtureRequest
     """The loss of the first pass has the gradient that the second pass computes: a plain backward over the same chunks has it too."""
     model = encoder(request.getfixturevalue(base), dropout=0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backward_module, "_chunks", lambda model, texts, most: iter([[3, 0], [5, 1, 2, 4], list(range(6, len(texts)))]))
+        patch.setattr(
+            backward_module,
+            "_chunks",
+            lambda model, texts, most: iter([[3, 0], [5, 1, 2, 4], list(range(6, len(texts)))]),
+        )
         plain_loss, plain = run(model, Arithmetic())
         loss, cached = run(model, Arithmetic(gradcache=4))
     assert loss == pytest.approx(plain_loss, rel=1e-6)
@@ -84,7 +90,9 @@ def test_gradcache_repeats_its_dropout(base: str, request: pytest.FixtureRequest
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("untied", [False, True])
-def test_chunks_change_no_vector_and_keep_the_order(tiny_bert: Path, pooling: str, untied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_no_vector_and_keep_the_order(
+    tiny_bert: Path, pooling: str, untied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = encoder(tiny_bert, pooling=pooling, untied=untied)
     if untied:
         with torch.no_grad():
@@ -153,9 +161,13 @@ def test_bfloat16_is_close_to_float32(tiny_bert: Path, gradcache: int) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize(("base", "pooling"), [("tiny_bert", "mean"), ("tiny_t5", "mean"), ("tiny_t5", "decoder")])
-def test_activations_computed_again_are_the_same(base: str, pooling: str, dropout: float, request: pytest.FixtureRequest) -> None:
+def test_activations_computed_again_are_the_same(
+    base: str, pooling: str, dropout: float, request: pytest.FixtureRequest
+) -> None:
     folder = request.getfixturevalue(base)
-    plain, again = (encoder(folder, pooling=pooling, dropout=dropout, gradient_checkpointing=on) for on in (False, True))
+    plain, again = (
+        encoder(folder, pooling=pooling, dropout=dropout, gradient_checkpointing=on) for on in (False, True)
+    )
     assert again.towers["passage"]["backbone"].is_gradient_checkpointing  # type: ignore[index]
     for gradcache in (0, 3):
         loss, expected = run(plain, Arithmetic(gradcache=gradcache))
@@ -169,7 +181,12 @@ def cost(lengths: Sequence[int], ends: Sequence[int], fixed: int) -> int:
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(1, 8), st.integers(1, 900), st.sampled_from([0, 200, 1 << 15]))
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=8),
+    st.integers(1, 8),
+    st.integers(1, 900),
+    st.sampled_from([0, 200, 1 << 15]),
+)
 def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, tokens: int, fixed: int) -> None:
     lengths.sort(reverse=True)
 
@@ -208,7 +225,9 @@ def compared(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list
     st.sampled_from([0, 1, 13, 200, 1 << 15]),
     st.sampled_from([1, 16, 100]),
 )
-def test_cuts_are_those_of_comparing_all_starts(lengths: list[int], most: int, tokens: int, fixed: int, step: int) -> None:
+def test_cuts_are_those_of_comparing_all_starts(
+    lengths: list[int], most: int, tokens: int, fixed: int, step: int
+) -> None:
     """Among equal lengths and ways of equal cost too."""
     lengths = sorted((length // step for length in lengths), reverse=True)
     assert cheapest_cuts(lengths, most, tokens, fixed) == compared(lengths, most, tokens, fixed)

@@ -14,14 +14,25 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from taco_ir.data.examples import TrainExample
-from taco_ir.training.batches import Dealt, TaskBatch, TaskSampler, choose_negatives, choose_positive, choose_set, make_batch, part
+from taco_ir.training.batches import (
+    Dealt,
+    TaskBatch,
+    TaskSampler,
+    choose_negatives,
+    choose_positive,
+    choose_set,
+    make_batch,
+    part,
+)
 
 LAW = settings(deadline=None, max_examples=60)
 DOCIDS = [f"{page}#{place}" for page in range(6) for place in range(3)]
 PAGE_OF = {docid: docid.partition("#")[0] for docid in DOCIDS}
 
 
-def example(qid: str, positives: tuple[tuple[str, ...], ...] = (("0#0",),), negatives: tuple[str, ...] = ()) -> TrainExample:
+def example(
+    qid: str, positives: tuple[tuple[str, ...], ...] = (("0#0",),), negatives: tuple[str, ...] = ()
+) -> TrainExample:
     pages = frozenset(PAGE_OF[docid] for docids in positives for docid in docids)
     return TrainExample(qid, f"text of {qid}", "nq", positives, pages, negatives)
 
@@ -100,7 +111,9 @@ def one_after_the_other(count: int, parts: Sequence[tuple[int, int]], seed: int 
     before, batches = Dealt(), []
     for number, share in parts:
         sampler = TaskSampler(examples(count), share, seed, "nq", before)
-        batches += [[(each.qid, epoch) for each, epoch in sampler.step(sampler.first + batch)] for batch in range(number)]
+        batches += [
+            [(each.qid, epoch) for each, epoch in sampler.step(sampler.first + batch)] for batch in range(number)
+        ]
         before = sampler.dealt(number)
         assert before.batches == sampler.first + number
     return batches
@@ -108,7 +121,9 @@ def one_after_the_other(count: int, parts: Sequence[tuple[int, int]], seed: int 
 
 @LAW
 @given(COUNTS, PARTS, st.integers(0, 5))
-def test_trainings_together_deal_every_example_once_an_epoch(count: int, parts: list[tuple[int, int]], seed: int) -> None:
+def test_trainings_together_deal_every_example_once_an_epoch(
+    count: int, parts: list[tuple[int, int]], seed: int
+) -> None:
     stream = one_after_the_other(count, parts, seed)
     for batch in stream:
         qids = [qid for qid, _ in batch]
@@ -161,7 +176,9 @@ def test_negatives_go_round_where_they_are_the_same_and_begin_anew_where_they_ar
         assert places + more == list(range(len(places + more)))
 
 
-POSITIVES = st.lists(st.lists(st.sampled_from(DOCIDS), min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=3).map(tuple)
+POSITIVES = st.lists(
+    st.lists(st.sampled_from(DOCIDS), min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=3
+).map(tuple)
 NEGATIVES = st.lists(st.sampled_from(DOCIDS), max_size=4, unique=True).map(tuple)
 EXAMPLES = st.builds(example, st.sampled_from("abcdefgh"), POSITIVES, NEGATIVES)
 DRAWN = st.lists(st.tuples(EXAMPLES, st.integers(0, 3)), min_size=1, max_size=6)
@@ -169,7 +186,9 @@ DRAWN = st.lists(st.tuples(EXAMPLES, st.integers(0, 3)), min_size=1, max_size=6)
 
 @LAW
 @given(DRAWN, st.integers(0, 3), st.booleans())
-def test_columns_are_each_query_s_positives_then_its_negatives(drawn: list[tuple[TrainExample, int]], k: int, multi: bool) -> None:
+def test_columns_are_each_query_s_positives_then_its_negatives(
+    drawn: list[tuple[TrainExample, int]], k: int, multi: bool
+) -> None:
     batch = make_batch(drawn, PAGE_OF, k, multi, 5)
     assert batch.task == "nq" and batch.queries == [each.text for each, _ in drawn]
     assert batch.starts[0] == 0 and batch.starts[-1] == len(batch.passages) and len(batch.starts) == len(drawn) + 1
@@ -184,7 +203,9 @@ def test_columns_are_each_query_s_positives_then_its_negatives(drawn: list[tuple
 
 @LAW
 @given(DRAWN, st.integers(0, 9), st.booleans())
-def test_no_passage_is_twice_among_a_query_s_columns(drawn: list[tuple[TrainExample, int]], k: int, multi: bool) -> None:
+def test_no_passage_is_twice_among_a_query_s_columns(
+    drawn: list[tuple[TrainExample, int]], k: int, multi: bool
+) -> None:
     """It would count twice: a query that has fewer negatives than are asked for has fewer columns."""
     batch = make_batch(drawn, PAGE_OF, k, multi, 5)
     for row, (each, _) in enumerate(drawn):
@@ -241,7 +262,9 @@ def test_parts_together_are_the_whole(drawn: list[tuple[TrainExample, int]], k: 
     first = 0
     for each in parts:
         stop = first + len(each.queries)
-        np.testing.assert_array_equal(each.blocked_BN, batch.blocked_BN[first:stop, batch.starts[first] : batch.starts[stop]])
+        np.testing.assert_array_equal(
+            each.blocked_BN, batch.blocked_BN[first:stop, batch.starts[first] : batch.starts[stop]]
+        )
         first = stop
 
 
@@ -253,7 +276,10 @@ def test_a_part_is_the_batch_of_its_queries(
     index = data.draw(st.integers(0, of - 1))
     rows = np.array_split(np.arange(len(drawn)), of)[index]
     assume(len(rows))
-    taken, alone = part(make_batch(drawn, PAGE_OF, k, multi, 5), index, of), make_batch([drawn[row] for row in rows], PAGE_OF, k, multi, 5)
+    taken, alone = (
+        part(make_batch(drawn, PAGE_OF, k, multi, 5), index, of),
+        make_batch([drawn[row] for row in rows], PAGE_OF, k, multi, 5),
+    )
     np.testing.assert_array_equal(taken.blocked_BN, alone.blocked_BN)
     assert taken._replace(blocked_BN=alone.blocked_BN) == alone
 
@@ -286,7 +312,9 @@ def test_draws_are_the_same_in_every_process() -> None:
         "print(*[choose_positive(each, epoch, 7) for epoch in range(10)], *[row.qid for row, _ in TaskSampler(rows, 4, 7, 'nq').step(3)])"
     )
     runs = [
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
         for seed in ("1", "2")
     ]
     assert runs[0] == runs[1] and len(runs[0].split()) == 14
@@ -295,7 +323,10 @@ def test_draws_are_the_same_in_every_process() -> None:
 def test_a_batch_takes_a_millisecond() -> None:
     """64 queries x 3 columns; the bound is generous for a busy machine."""
     turned = [DOCIDS[row % 18 :] + DOCIDS[: row % 18] for row in range(64)]
-    drawn = [(example(str(row), ((docids[0],), (docids[5],)), tuple(docids[6:14])), row % 3) for row, docids in enumerate(turned)]
+    drawn = [
+        (example(str(row), ((docids[0],), (docids[5],)), tuple(docids[6:14])), row % 3)
+        for row, docids in enumerate(turned)
+    ]
     times = []
     for seed in range(20):
         began = time.perf_counter()

@@ -98,7 +98,9 @@ def test_what_was_written_comes_back(tiny_bert: Path, tmp_path: Path, name: str)
             assert entry.keys() == states[1][number].keys() >= {"exp_avg", "exp_avg_sq", "step"}
             assert all(torch.equal(value, states[1][number][key]) for key, value in entry.items())
         kept = [each.weighting.state_dict() for each in (ours, again)]
-        assert kept[0].keys() == kept[1].keys() and all(torch.equal(value, kept[1][key]) for key, value in kept[0].items())
+        assert kept[0].keys() == kept[1].keys() and all(
+            torch.equal(value, kept[1][key]) for key, value in kept[0].items()
+        )
         assert all(torch.equal(a, b) for a, b in zip(ours.params, again.params, strict=True))
         ours.step(3)
         again.step(3)
@@ -157,7 +159,9 @@ def test_incomplete_ones_are_none(trained: Training, tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == sorted(tmp_path.iterdir()) == [whole, latest]
 
 
-def test_a_checkpoint_that_fails_leaves_the_last(trained: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_fails_leaves_the_last(
+    trained: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = trained.write(tmp_path, TrainState(4), keep=1)
 
     def full(*_: object) -> None:
@@ -243,7 +247,9 @@ def scribble(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, empty, scribble, Path.unlink])
 @pytest.mark.parametrize("file", TENSORS)
-def test_broken_tensors_are_named(trained: Training, tiny_bert: Path, tmp_path: Path, damage: Callable[[Path], None], file: str) -> None:
+def test_broken_tensors_are_named(
+    trained: Training, tiny_bert: Path, tmp_path: Path, damage: Callable[[Path], None], file: str
+) -> None:
     found = trained.write(tmp_path, TrainState(3))
     damage(found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
@@ -259,7 +265,9 @@ def test_numbers_that_are_not_finite_are_refused(trained: Training, tiny_bert: P
     tensors[name].view(-1)[0] = torch.nan
     save_file(tensors, found / file)
     fresh = Training(tiny_bert, "taco", steps=0)
-    with pytest.raises(InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} holds numbers that are not finite"):
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(found / file))}: {re.escape(name)} holds numbers that are not finite"
+    ):
         fresh.read(found, file)
 
 

@@ -12,7 +12,9 @@ from taco_ir.core.types import Passage
 from taco_ir.training.objectives.inverse_cloze import MIN_WORDS, STAYS, cloze, queries_of, sentences
 from taco_ir.training.objectives.passages import passage_examples
 
-TEXT = 'The house is very old. It was built by Dr. Who in 1900! "Is that so?" asked a man. Yes. In the end he went home.'
+TEXT = (
+    'The house is very old. It was built by Dr. Who in 1900! "Is that so?" asked a man. Yes. In the end he went home.'
+)
 
 
 @given(st.text(alphabet="ab. !?AB1\"'()\n", max_size=60))

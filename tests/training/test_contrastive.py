@@ -43,7 +43,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def with_gradient(case: Case) -> Case:
-    return case._replace(query_BD=case.query_BD.clone().requires_grad_(), passage_ND=case.passage_ND.clone().requires_grad_())
+    return case._replace(
+        query_BD=case.query_BD.clone().requires_grad_(), passage_ND=case.passage_ND.clone().requires_grad_()
+    )
 
 
 def gradients(case: Case) -> tuple[Tensor, Tensor]:
@@ -68,7 +70,9 @@ def test_loss_and_gradient_are_those_of_the_definition(case: Case) -> None:
 def test_a_blocked_passage_is_as_good_as_absent(case: Case) -> None:
     """Vectors of passages that are blocked for a query neither change its loss nor get a gradient from it."""
     for row, columns in enumerate(case.positives):
-        one = with_gradient(Case(case.query_BD[row : row + 1], case.passage_ND, [columns], case.blocked_BN[row : row + 1], 1.0))
+        one = with_gradient(
+            Case(case.query_BD[row : row + 1], case.passage_ND, [columns], case.blocked_BN[row : row + 1], 1.0)
+        )
         loss = contrastive_loss(*one)
         loss.backward()  # type: ignore[no-untyped-call]
         blocked_N = case.blocked_BN[row]
@@ -79,7 +83,9 @@ def test_a_blocked_passage_is_as_good_as_absent(case: Case) -> None:
 
 def test_gradient_by_differences() -> None:
     generator = torch.Generator().manual_seed(3)
-    query_BD, passage_ND = (torch.randn(rows, 3, generator=generator, dtype=torch.float64, requires_grad=True) for rows in (2, 5))
+    query_BD, passage_ND = (
+        torch.randn(rows, 3, generator=generator, dtype=torch.float64, requires_grad=True) for rows in (2, 5)
+    )
     blocked_BN = torch.tensor([[False, False, False, True, False], [False, True, False, False, False]])
 
     def loss(query_BD: Tensor, passage_ND: Tensor) -> Tensor:
@@ -114,7 +120,9 @@ def test_values_by_hand() -> None:
     free_BN = torch.zeros(1, 3, dtype=torch.bool)
     e = math.e
     # one positive: exp(2) of exp(2) + exp(1) + exp(0)
-    assert float(contrastive_loss(query_BD, passage_ND, [(0,)], free_BN)) == pytest.approx(-math.log(e**2 / (e**2 + e + 1)))
+    assert float(contrastive_loss(query_BD, passage_ND, [(0,)], free_BN)) == pytest.approx(
+        -math.log(e**2 / (e**2 + e + 1))
+    )
     # temperature 0.5 doubles the scores
     halved = -math.log(e**4 / (e**4 + e**2 + 1))
     assert float(contrastive_loss(query_BD, passage_ND, [(0,)], free_BN, 0.5)) == pytest.approx(halved)

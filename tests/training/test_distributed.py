@@ -36,7 +36,13 @@ def both(tiny_bert: Path, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFacto
     for rank in range(2):
         env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        argv = [sys.executable, str(Path(__file__).with_name("two_processes.py")), str(tiny_bert), str(tiny_mlm), str(folder)]
+        argv = [
+            sys.executable,
+            str(Path(__file__).with_name("two_processes.py")),
+            str(tiny_bert),
+            str(tiny_mlm),
+            str(folder),
+        ]
         started.append(subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     try:
         for rank, process in enumerate(started):
@@ -66,13 +72,18 @@ def test_two_processes_are_one(both: Path, tiny_bert: Path, tiny_mlm: Path, name
     case = CASES[name]
     ours, _ = found_by(both, name)
     expected = steps_of(case, tiny_bert, tiny_mlm, alone(), True)
-    assert ours["losses"].shape == (case.steps, len(KINDS["self_supervised"]) + 1 + len(TASKS) if case.schedule else len(TASKS))
+    assert ours["losses"].shape == (
+        case.steps,
+        len(KINDS["self_supervised"]) + 1 + len(TASKS) if case.schedule else len(TASKS),
+    )
     rounding = max(1e-6, case.tolerance / 10) if not case.schedule else 1e-5  # of losses up to 10
     torch.testing.assert_close(ours["losses"], expected["losses"], rtol=0, atol=rounding, equal_nan=True)
     torch.testing.assert_close(ours["norms"], expected["norms"], rtol=1e-4, atol=1e-6, equal_nan=True)
     # rounding can swap two entries at the median of TACO's sensitivities, and its weights then take a step
     steps = 10 if case.weighting == "taco" else 1
-    torch.testing.assert_close(ours["weights"], expected["weights"], rtol=0, atol=steps * case.tolerance, equal_nan=True)
+    torch.testing.assert_close(
+        ours["weights"], expected["weights"], rtol=0, atol=steps * case.tolerance, equal_nan=True
+    )
     torch.testing.assert_close(ours["params"], expected["params"], rtol=0, atol=case.tolerance)
 
 
@@ -110,7 +121,10 @@ def test_exchanges(both: Path) -> None:
     # the gradient of row r, column c is 2 r + c + 1, each process' own rows only
     assert first["gradient, odd"].tolist() == [[1, 2], [3, 4], [5, 6]] and second["gradient, odd"].tolist() == [[7, 8]]
     assert first["gradient, one empty"].shape == (0, 2) and second["gradient, one empty"].tolist() == [[1, 2], [3, 4]]
-    assert first["gradient, other empty"].tolist() == [[1, 2], [3, 4]] and second["gradient, other empty"].shape == (0, 2)
+    assert first["gradient, other empty"].tolist() == [[1, 2], [3, 4]] and second["gradient, other empty"].shape == (
+        0,
+        2,
+    )
 
 
 def test_one_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +139,12 @@ def test_one_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize(("device", "backend", "taken"), [("cpu", "gloo", None), ("cuda", "nccl", 3), ("cuda:1", "nccl", None)])
-def test_each_process_takes_its_own_accelerator(device: str, backend: str, taken: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "backend", "taken"), [("cpu", "gloo", None), ("cuda", "nccl", 3), ("cuda:1", "nccl", None)]
+)
+def test_each_process_takes_its_own_accelerator(
+    device: str, backend: str, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`cuda` is the one that torchrun numbers; a numbered one stays."""
     seen: list[object] = []
     for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():

@@ -30,14 +30,19 @@ def test_documents_hold_every_passage_that_is_long_enough_once(lengths: list[tup
     long = [(page, ids_L) for page, ids_L in passages if len(ids_L) >= SHORTEST]
     found = [[ids_L.tolist() for ids_L in documents.passages(number)] for number in range(documents.number)]
     if by_page:
-        expected = [[ids_L.tolist() for page, ids_L in long if page == wanted] for wanted in dict.fromkeys(page for page, _ in long)]
+        expected = [
+            [ids_L.tolist() for page, ids_L in long if page == wanted]
+            for wanted in dict.fromkeys(page for page, _ in long)
+        ]
         assert found == [group for group in expected if len(group) > 1]
     else:
         assert found == [[ids_L.tolist()] for _, ids_L in long]
 
 
 @given(LENGTHS, st.booleans(), st.integers(SHORTEST, 40), st.integers(0, 2**32))
-def test_two_spans_of_one_document_never_overlap(lengths: list[tuple[str, int]], by_page: bool, most: int, seed: int) -> None:
+def test_two_spans_of_one_document_never_overlap(
+    lengths: list[tuple[str, int]], by_page: bool, most: int, seed: int
+) -> None:
     documents = documents_of(numbered(lengths), SHORTEST * (1 if by_page else 2), by_page)
     for number in range(documents.number):
         passages = documents.passages(number)
@@ -72,7 +77,10 @@ def test_labels_are_the_truth_where_something_is_to_be_filled_in(length: int, sh
     chosen_L = labels_L != UNLABELLED
     assert (labels_L[chosen_L] == ids_L[chosen_L]).all()
     assert (found_L[~chosen_L] == ids_L[~chosen_L]).all()
-    assert all(found in (MASK, truth) or found in VOCABULARY for found, truth in zip(found_L[chosen_L], ids_L[chosen_L], strict=True))
+    assert all(
+        found in (MASK, truth) or found in VOCABULARY
+        for found, truth in zip(found_L[chosen_L], ids_L[chosen_L], strict=True)
+    )
 
 
 def test_masking_statistics() -> None:

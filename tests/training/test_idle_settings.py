@@ -29,18 +29,24 @@ def words(values: dict[str, Any]) -> list[str]:
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> Path:
-    path.write_text("".join(f"{key} = {str(value).lower() if value is True else repr(value)}\n" for key, value in values.items()))
+    path.write_text(
+        "".join(f"{key} = {str(value).lower() if value is True else repr(value)}\n" for key, value in values.items())
+    )
     return path
 
 
 def from_flags(verb: Verb, argv: list[str], file: Path | None = None) -> TrainSettings:
     parser = pretrain_parser if verb is PRETRAIN else train_parser
-    return read_settings(file, given_flags(parser().parse_args(["--model", "m", "--output", "o", *argv]), verb.keys), verb=verb)
+    return read_settings(
+        file, given_flags(parser().parse_args(["--model", "m", "--output", "o", *argv]), verb.keys), verb=verb
+    )
 
 
 def test_every_setting_that_has_a_condition_is_here() -> None:
     """Those of pre-training alone do nothing in a training, which has no flags for them."""
-    assert {key for key, entry in KEYS.items() if "only" in entry.metadata} == {"length", "held_out"}.union(*(cases for _, cases in VERBS))
+    assert {key for key, entry in KEYS.items() if "only" in entry.metadata} == {"length", "held_out"}.union(
+        *(cases for _, cases in VERBS)
+    )
     for key in ("length", "held_out"):
         with pytest.raises(InputError, match=f"^{key} is 64; it goes with pre-training and does nothing here$"):
             TrainSettings(**{key: 64})
@@ -53,7 +59,9 @@ def test_a_setting_that_does_nothing_is_refused(
 ) -> None:
     (flag, *_) = words({key: value})
     default, usual = {key: DEFAULTS[key]}, verb.defaults
-    with pytest.raises(InputError, match=rf"^{key} is {re.escape(repr(value))}; it goes with .* and does nothing here$"):
+    with pytest.raises(
+        InputError, match=rf"^{key} is {re.escape(repr(value))}; it goes with .* and does nothing here$"
+    ):
         TrainSettings(**{**usual, **idle, key: value})
     TrainSettings(**{**usual, **idle, **default})  # a default is no value that somebody chose
     assert TrainSettings(**{**usual, **acting, key: value}).flat()[key] == value

@@ -57,7 +57,9 @@ def another(path: Path) -> None:
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
         path.write_bytes(
-            data.replace(b"house number 5", b"house numero 5").replace(b'"depth":1', b'"depth":2').replace(b'"depth": 1', b'"depth": 2')
+            data.replace(b"house number 5", b"house numero 5")
+            .replace(b'"depth":1', b'"depth":2')
+            .replace(b'"depth": 1', b'"depth": 2')
         )
     assert path.read_bytes() != data
 
@@ -91,7 +93,13 @@ def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
 @pytest.mark.parametrize("name", ["cities/passages.jsonl", "base/model.safetensors"])
 def test_nor_does_pre_training(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = pretraining_runs.small(
-        folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
+        folder / "base",
+        folder / "run",
+        collection=str(folder / "cities"),
+        objective=("mlm",),
+        length=16,
+        held_out=2,
+        batch_size=2,
     )
     stopped(lambda: pretrain(run), monkeypatch)
     another(folder / name)
@@ -104,10 +112,18 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
     verb: Callable[[Any], Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """...also where it had mined, and measured the model before the first step."""
-    run: TrainSettings | TrainSettings = config(folder).replace(negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
+    run: TrainSettings | TrainSettings = config(folder).replace(
+        negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2
+    )
     if verb is pretrain:
         run = pretraining_runs.small(
-            folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
+            folder / "base",
+            folder / "run",
+            collection=str(folder / "cities"),
+            objective=("mlm",),
+            length=16,
+            held_out=2,
+            batch_size=2,
         )
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loop, "_apply", stop)
@@ -143,10 +159,14 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
     with pytest.raises(InputError, match="is a run with another configuration: seed was 0, is 1"):
         verb(other)
     (folder / "run" / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match=r"^--overwrite: .*run/thesis.txt is no part of a training run; move it away, or give another"):
+    with pytest.raises(
+        InputError, match=r"^--overwrite: .*run/thesis.txt is no part of a training run; move it away, or give another"
+    ):
         verb(other, overwrite=True)
     (folder / "run" / "thesis.txt").unlink()
-    with pytest.raises(InputError, match=r"^--overwrite: the run starts from .*run/model, which it would remove; give another --output"):
+    with pytest.raises(
+        InputError, match=r"^--overwrite: the run starts from .*run/model, which it would remove; give another --output"
+    ):
         verb(other.replace(model=str(folder / "run" / "model")), overwrite=True)
     with pytest.raises(InputError, match="nowhere"):
         verb(other.replace(collection="./nowhere"), overwrite=True)
@@ -158,12 +178,20 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(verb: Any, f
 
 
 @pytest.mark.parametrize("verb", [train, read, pretrain])
-def test_what_is_overwritten_stays_until_the_first_step(verb: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_overwritten_stays_until_the_first_step(
+    verb: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A base without weights leaves the old run as it was, whole or stopped; from the first step on only the new one is there."""
     run = config(folder).replace(steps=3, negatives="bm25", mine_depth=10, mine_keep=2, pool_hard=2)
     if verb is pretrain:
         run = pretraining_runs.small(
-            folder / "base", folder / "run", collection=str(folder / "cities"), objective=("mlm",), length=16, held_out=2, batch_size=2
+            folder / "base",
+            folder / "run",
+            collection=str(folder / "cities"),
+            objective=("mlm",),
+            length=16,
+            held_out=2,
+            batch_size=2,
         )
     stopped(lambda: verb(run), monkeypatch)
     shutil.copytree(folder / "base", folder / "broken")

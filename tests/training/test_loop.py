@@ -45,7 +45,9 @@ def steps_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("weighting", "options"), WEIGHTED)
-def test_stopped_twice_is_never_stopped(tiny_bert: Path, tmp_path: Path, weighting: str, options: dict[str, Any]) -> None:
+def test_stopped_twice_is_never_stopped(
+    tiny_bert: Path, tmp_path: Path, weighting: str, options: dict[str, Any]
+) -> None:
     """Every file, bit for bit: weights, best model, optimiser, weighting, state; and the log but for seconds."""
     config = small(tiny_bert, tmp_path, weighting=weighting, weighting_options=options, keep_checkpoints=1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -130,7 +132,9 @@ def test_the_rate_that_is_logged_is_the_rate_that_moves(tiny_bert: Path, tmp_pat
     with pytest.raises(Stopped):
         scripted(config, tmp_path, reporter=StopAfter(2)).run()
     found = latest(tmp_path)
-    assert found is not None and [record["learning_rate"] for record in logged(tmp_path)] == pytest.approx([2.5e-4, 5e-4])
+    assert found is not None and [record["learning_rate"] for record in logged(tmp_path)] == pytest.approx(
+        [2.5e-4, 5e-4]
+    )
     before, after = weights(tiny_bert), weights(found / "model")
     moved = max(float((after[name] - value).abs().max()) for name, value in before.items())
     assert moved == pytest.approx(2.5e-4, rel=1e-3)
@@ -144,7 +148,9 @@ def test_updates_are_clipped(tiny_bert: Path, tmp_path: Path) -> None:
         scripted(small(tiny_bert, tmp_path, clip=clip, steps=1), folder).run()
         found = latest(folder)
         assert found is not None
-        moments = [value for name, value in load_file(found / "optimizer.safetensors").items() if name.endswith("exp_avg")]
+        moments = [
+            value for name, value in load_file(found / "optimizer.safetensors").items() if name.endswith("exp_avg")
+        ]
         norms[clip] = 10 * float(torch.cat([value.flatten() for value in moments]).norm())
         assert logged(folder)[0]["update_norm"] == pytest.approx(norms[0.0])  # before clipping
     assert norms[0.5] == pytest.approx(0.5, rel=1e-3) and norms[1e6] == norms[0.0] > 100
@@ -170,7 +176,13 @@ def scored(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     ],
 )
 def test_patience_and_the_best_model(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: Sequence[float], patience: int, best: int, end: int
+    tiny_bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: Sequence[float],
+    patience: int,
+    best: int,
+    end: int,
 ) -> None:
     """It stops after `patience` validations without a gain; the model is that of the highest score, the first of equals."""
     config = small(tiny_bert, tmp_path, patience=patience, validate_every=1, keep_checkpoints=9)
@@ -184,7 +196,9 @@ def test_patience_and_the_best_model(
     assert [step for step, files in enumerate(models, 1) if kept.items() <= files.items()] == [best]
     found = [record for record in logged(tmp_path / "run") if "validation" in record]
     assert [record["step"] for record in found] == list(range(end + 1))
-    assert [record["validation"]["macro"] for record in found] == [(score + 0.25) / 2 for score in (0.8, *scores)][: end + 1]
+    assert [record["validation"]["macro"] for record in found] == [(score + 0.25) / 2 for score in (0.8, *scores)][
+        : end + 1
+    ]
 
 
 def test_patience_counts_across_a_stop(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +215,9 @@ def test_patience_counts_across_a_stop(tiny_bert: Path, tmp_path: Path, monkeypa
     assert again.state.step == 3
 
 
-def test_validated_when_it_is_due_and_at_the_end(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validated_when_it_is_due_and_at_the_end(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scored(monkeypatch, 0.1, 0.2, 0.3, 0.4)
     episode(small(tiny_bert, tmp_path, validate_every=2, steps=5), tmp_path).run()
     assert [record["step"] for record in logged(tmp_path) if "validation" in record] == [0, 2, 4, 5]
@@ -255,8 +271,12 @@ def test_ten_in_a_row_end_it(tiny_bert: Path, tmp_path: Path) -> None:
     """...naming every task that had one."""
     assert MAX_SKIPPED == 10
     config = small(tiny_bert, tmp_path, steps=30)
-    run = scripted(config, tmp_path, lambda step: ("nq", "wow") if step == 4 else ("nq",) if step in range(2, 12) else ())
-    with pytest.raises(InputError, match=r"10 steps in a row had gradients that are not finite, of nq \(10 steps\), wow \(1 steps\)"):
+    run = scripted(
+        config, tmp_path, lambda step: ("nq", "wow") if step == 4 else ("nq",) if step in range(2, 12) else ()
+    )
+    with pytest.raises(
+        InputError, match=r"10 steps in a row had gradients that are not finite, of nq \(10 steps\), wow \(1 steps\)"
+    ):
         run.run()
     assert run.state.step == 11
 
@@ -302,7 +322,8 @@ def test_a_skipped_step_changes_nothing(config: TrainSettings, tmp_path: Path, t
 def test_a_training_that_diverges_is_ended(tiny_bert: Path, tmp_path: Path) -> None:
     config = small(tiny_bert, tmp_path, learning_rate=1e38, steps=30, warmup=0.0)
     with pytest.raises(
-        InputError, match=r"of fever \(\d+ steps\), nq \(\d+ steps\), wow \(\d+ steps\); a lower learning rate or float32 may help"
+        InputError,
+        match=r"of fever \(\d+ steps\), nq \(\d+ steps\), wow \(\d+ steps\); a lower learning rate or float32 may help",
     ):
         episode(config, tmp_path, validated=False).run()
 
@@ -317,11 +338,15 @@ def test_what_is_logged(config: TrainSettings, tmp_path: Path) -> None:
     for record in records:
         if "validation" in record:
             assert record["validation"].keys() == {*TASKS, "macro"}
-            assert record["validation"]["macro"] == pytest.approx(sum(record["validation"][task] for task in TASKS) / len(TASKS))
+            assert record["validation"]["macro"] == pytest.approx(
+                sum(record["validation"][task] for task in TASKS) / len(TASKS)
+            )
         else:
             assert record.keys() >= {"learning_rate", "loss", "gradient_norm", "weight", "update_norm"}
             assert list(record["loss"]) == list(record["gradient_norm"]) == list(record["weight"]) == list(TASKS)
-            assert all(value > 0 for value in record["gradient_norm"].values()) and sum(record["weight"].values()) == pytest.approx(1)
+            assert all(value > 0 for value in record["gradient_norm"].values()) and sum(
+                record["weight"].values()
+            ) == pytest.approx(1)
             assert 0 < record["update_norm"] <= max(record["gradient_norm"].values())
 
 
@@ -350,9 +375,19 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_pa
 def test_every_tasks_loss_falls(tiny_bert: Path, tmp_path: Path) -> None:
     tasks = ("aidayago2", "fever", "hotpotqa", "nq", "structured_zeroshot", "trex", "triviaqa", "wow")
     config = small(
-        tiny_bert, tmp_path, tasks=tasks, batch_size=64, steps=24, learning_rate=1e-2, normalize=True, dropout=0.0, checkpoint_every=99
+        tiny_bert,
+        tmp_path,
+        tasks=tasks,
+        batch_size=64,
+        steps=24,
+        learning_rate=1e-2,
+        normalize=True,
+        dropout=0.0,
+        checkpoint_every=99,
     )
     episode(config, tmp_path, validated=False).run()
     records = logged(tmp_path)
-    first, last = ({task: sum(record["loss"][task] for record in part) for task in tasks} for part in (records[:4], records[-4:]))
+    first, last = (
+        {task: sum(record["loss"][task] for record in part) for task in tasks} for part in (records[:4], records[-4:])
+    )
     assert all(last[task] < 0.8 * first[task] for task in tasks), (first, last)

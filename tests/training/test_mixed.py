@@ -64,9 +64,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("models") / "base"
-    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]", "[unused1]", "[unused2]", "[unused3]")
+    vocabulary = tiny_tokenizer(
+        folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]", "[unused1]", "[unused2]", "[unused3]"
+    )
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    }
     BertModel(BertConfig(vocab_size=vocabulary, **shape)).save_pretrained(folder)
     return folder
 
@@ -133,7 +141,10 @@ def test_inverse_cloze_is_contrast_of_sentences_with_their_passages(base: Path) 
     task = of_task(step, "inverse_cloze")
     loss = gradient(task, 1)
     found = gradients(model)
-    pairs = [cloze(TEXTS.passages[each.qid], generator(0, "inverse_cloze", epoch, each.qid)) for each, epoch in task.sampler.step(1)]
+    pairs = [
+        cloze(TEXTS.passages[each.qid], generator(0, "inverse_cloze", epoch, each.qid))
+        for each, epoch in task.sampler.step(1)
+    ]
     plain = Tokenizer.from_file(str(base / "tokenizer.json"))  # no prompt before a sentence
     plain.enable_truncation(16)
     ids = [torch.tensor([plain.encode(query).ids]) for query, _ in pairs]
@@ -163,7 +174,9 @@ def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
         singly = [total + weight * grad / 6 for total, grad in zip(singly, gradients(model), strict=True)]
     assert_near(together, singly, 1e-5)
     named = dict(zip([name for name, _ in model.trained()], together, strict=True))
-    assert all(named[name].any() for name in ("reader.span.weight", "reader.passage.weight", "mlm.dense.weight", "mlm.bias"))
+    assert all(
+        named[name].any() for name in ("reader.span.weight", "reader.passage.weight", "mlm.dense.weight", "mlm.bias")
+    )
 
 
 @pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
@@ -194,7 +207,9 @@ def test_a_scheduled_step_takes_its_tasks_alone(schedule: str, base: Path) -> No
             mean = [total + grad / len(result.losses) for total, grad in zip(mean, gradients(model), strict=True)]
         assert_near(found, mean, 1e-5)
         assert result.report is not None and len(result.report.weights) == len(result.losses)
-    assert schedule == "alternating" or (list(dealt)[:2] == ["mlm", "inverse_cloze"] and list(dealt)[-1] == "nq reading")
+    assert schedule == "alternating" or (
+        list(dealt)[:2] == ["mlm", "inverse_cloze"] and list(dealt)[-1] == "nq reading"
+    )
 
 
 class Apart(Processes):
@@ -273,8 +288,28 @@ def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def argv_of(cities: Path, model: Path, output: Path, *more: str) -> list[str]:
     return [
-        *("--collection", str(cities), "--tasks", "nq", "--model", str(model), "--output", str(output), "--pooling", "mean"),
-        *("--negatives", str(cities / "negatives.jsonl"), "--query-length", "16", "--passage-length", "40", "--batch-size", "4"),
+        *(
+            "--collection",
+            str(cities),
+            "--tasks",
+            "nq",
+            "--model",
+            str(model),
+            "--output",
+            str(output),
+            "--pooling",
+            "mean",
+        ),
+        *(
+            "--negatives",
+            str(cities / "negatives.jsonl"),
+            "--query-length",
+            "16",
+            "--passage-length",
+            "40",
+            "--batch-size",
+            "4",
+        ),
         *(
             "--reading",
             "nq",
@@ -287,7 +322,19 @@ def argv_of(cities: Path, model: Path, output: Path, *more: str) -> list[str]:
             "--reading-negatives",
             "1",
         ),
-        *("--pool-queries", "2", "--pool-hard", "0", "--pool-random", "4", "--validate-on", "train", "--checkpoint-every", "2", *more),
+        *(
+            "--pool-queries",
+            "2",
+            "--pool-hard",
+            "0",
+            "--pool-random",
+            "4",
+            "--validate-on",
+            "train",
+            "--checkpoint-every",
+            "2",
+            *more,
+        ),
     ]
 
 
@@ -303,7 +350,9 @@ def run(request: pytest.FixtureRequest, cities: Path, base: Path, tmp_path_facto
     return trained(cities, base, tmp_path_factory.mktemp("run") / "joint", *flags).parent
 
 
-def test_all_verbs_load_the_one_folder(run: Path, cities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_verbs_load_the_one_folder(
+    run: Path, cities: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = run / "model"
     assert {READER_FILE, MLM_FILE, "roles.safetensors", "model.safetensors"} <= {path.name for path in model.iterdir()}
     named = ["--collection", str(cities), "--topics", "nq-dev", "--model", str(model)]
@@ -322,7 +371,9 @@ def test_all_verbs_load_the_one_folder(run: Path, cities: Path, tmp_path: Path, 
     assert load_encoder(str(again)).config.roles == roles
     learned = [load_file(folder / "roles.safetensors") for folder in (model, again)]
     assert all(torch.allclose(value, learned[1][name], atol=1e-6) for name, value in learned[0].items())
-    moved = {name.split(".")[0] for name, value in learned[0].items() if name.endswith("up.weight") and value.any()}  # zeros at the start
+    moved = {
+        name.split(".")[0] for name, value in learned[0].items() if name.endswith("up.weight") and value.any()
+    }  # zeros at the start
     assert moved == ({"queries", "passages", "reader"} if roles == "adapter" else set())
     lines = [line for line in logged(run) if "validation" in line]
     assert all(set(line["validation"]) == {"nq", "nq reading", "macro"} for line in lines)
@@ -333,7 +384,9 @@ def test_a_single_question_takes_its_task_s_prompt(run: Path, cities: Path, caps
     model = str(run / "model")
     asked = ["--collection", str(cities), "--model", model, "--query", "in which city is house number 1"]
     for verb, more in ((search, []), (answer, ["--reader", model, "--hits", "2"])):
-        with pytest.raises(InputError, match=r"no prompt for task '', only for nq; .*; --task names the task of --query$"):
+        with pytest.raises(
+            InputError, match=r"no prompt for task '', only for nq; .*; --task names the task of --query$"
+        ):
             verb.main([*asked, *more])
         verb.main([*asked, *more, "--task", "NQ"])
         assert "[P" in capsys.readouterr().out
@@ -382,7 +435,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize("split", ["dev", "train"])
 @pytest.mark.parametrize("hard", [["P0#0", "P1#0", "N3#0", "N4#0"], []])
-def test_answers_are_validated_among_passages_of_the_pool(split: str, hard: list[str], cities: Path, base: Path) -> None:
+def test_answers_are_validated_among_passages_of_the_pool(
+    split: str, hard: list[str], cities: Path, base: Path
+) -> None:
     """In both splits alike: gold first, then hard ones without the answer, filled up with random ones; all of the pool."""
     config = SHARED.replace(validate_on=split, reading_negatives=3)
     data = cast("TrainingData", SimpleNamespace(collection=open_collection(str(cities)), reading=["nq"]))
@@ -398,9 +453,13 @@ def test_answers_are_validated_among_passages_of_the_pool(split: str, hard: list
         (city,) = query.answers
         wrong = [docid for docid in hard if city not in data.collection.passages.get([docid])[docid].text]
         assert text == query.text and gold.docid == f"P{query.qid[1:]}#0" and len(others) == 3
-        assert {gold.docid, *(each.docid for each in others)} <= set(pool.docids) and not any(city in each.text for each in others)
+        assert {gold.docid, *(each.docid for each in others)} <= set(pool.docids) and not any(
+            city in each.text for each in others
+        )
         assert [each.docid for each in others][: len(wrong)] == wrong[:3]
-    assert hard or len({tuple(passages) for _, passages in read}) == len({tuple(passages[1:]) for _, passages in read}) == len(read)
+    assert hard or len({tuple(passages) for _, passages in read}) == len(
+        {tuple(passages[1:]) for _, passages in read}
+    ) == len(read)
 
 
 @pytest.mark.parametrize(("schedule", "best", "end"), [("sequential", 5, 6), ("joint", 1, 3)])
@@ -410,7 +469,18 @@ def test_phases_before_the_last_choose_no_model_and_lose_no_patience(
     """Every validation is worse than the one before. Of six steps, two for each kind of task, the last two may be the best."""
     falling = iter(range(9, 0, -1))
     monkeypatch.setattr(SharedValidation, "__call__", lambda _: {"macro": next(falling) / 10})
-    flags = ["--steps", "6", "--validate-every", "1", "--patience", "2", "--checkpoint-every", "1", "--keep-checkpoints", "9"]
+    flags = [
+        "--steps",
+        "6",
+        "--validate-every",
+        "1",
+        "--patience",
+        "2",
+        "--checkpoint-every",
+        "1",
+        "--keep-checkpoints",
+        "9",
+    ]
     model = trained(cities, base, tmp_path / "r", *flags, "--learning-rate", "1e-3", "--schedule", schedule)
     kept = {path.name: training_runs.contents(path / "model") for path in (tmp_path / "r" / "checkpoints").iterdir()}
     assert max(kept) == f"step-{end:08d}"
@@ -419,7 +489,9 @@ def test_phases_before_the_last_choose_no_model_and_lose_no_patience(
     assert [name for name, files in kept.items() if found.items() <= files.items()] == [f"step-{best:08d}"]
 
 
-def test_a_share_of_the_labels_is_one_for_both(cities: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_share_of_the_labels_is_one_for_both(
+    cities: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Reading uses no query that retrieval does not: with 0.25 of the 16 that are not held out, 4."""
     trained(cities, base, tmp_path / "r", "--steps", "1", "--train-share", "0.25")
     said = capsys.readouterr().err
@@ -428,7 +500,10 @@ def test_a_share_of_the_labels_is_one_for_both(cities: Path, base: Path, tmp_pat
 
 
 BAD: dict[str, tuple[Sequence[str], str]] = {
-    "unknown schedule": (["--schedule", "sometimes"], r"--schedule is 'sometimes'; it must be one of joint, alternating, sequential"),
+    "unknown schedule": (
+        ["--schedule", "sometimes"],
+        r"--schedule is 'sometimes'; it must be one of joint, alternating, sequential",
+    ),
     "unknown task": (["--reading", "quiz"], r"quiz"),
     "unknown self-supervision": (
         ["--self-supervised", "gpt"],
@@ -450,7 +525,10 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
         ["--passage-length", "120"],
         r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128",
     ),
-    "no passages": (["--passage-batch", "7"], r"self_supervised inverse_cloze: 6 of 24 passages of collection cities can be used"),
+    "no passages": (
+        ["--passage-batch", "7"],
+        r"self_supervised inverse_cloze: 6 of 24 passages of collection cities can be used",
+    ),
 }
 
 
@@ -465,7 +543,9 @@ def test_bad_input_is_one_line(case: str, cities: Path, base: Path, tmp_path: Pa
 def test_bases_that_cannot(tiny_bert: Path, tiny_t5: Path) -> None:
     with pytest.raises(InputError, match=r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>, which mlm needs"):
         start_shared(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
-    with pytest.raises(InputError, match=r"pooling 'decoder' has one state for a text; reading needs one for each token"):
+    with pytest.raises(
+        InputError, match=r"pooling 'decoder' has one state for a text; reading needs one for each token"
+    ):
         start_shared(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
 
 

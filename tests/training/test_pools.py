@@ -74,7 +74,10 @@ def test_nothing_is_drawn_without_judged_topics(collection: Collection) -> None:
 
 
 def test_at_most_a_fifth_of_train_is_held_out(tmp_path: Path) -> None:
-    topics = {"nq-train": [query(f"q{row}", f"text {row}", ["0#0"]) for row in range(14)], "trex-train": [query("t", "slot", ["0#0"])]}
+    topics = {
+        "nq-train": [query(f"q{row}", f"text {row}", ["0#0"]) for row in range(14)],
+        "trex-train": [query("t", "slot", ["0#0"])],
+    }
     mine = open_collection(str(write_collection(tmp_path / "mine", [passage("0#0", "x")], topics)))
     drawn = draw_queries(mine, "nq", "train", 9, 0)
     assert drawn is not None and len(drawn.queries) == 2

@@ -45,7 +45,9 @@ from taco_ir.training.setup import start_encoder
 PASSAGES = [passage.text for passage in open_collection("sample").passages.at(range(6))]
 
 
-def texts_of(model: PretrainModel, lengths: tuple[int, ...] = (20, 9, 14, 20, 5, 12), masked: bool = True) -> list[Text]:
+def texts_of(
+    model: PretrainModel, lengths: tuple[int, ...] = (20, 9, 14, 20, 5, 12), masked: bool = True
+) -> list[Text]:
     """Passages cut to these lengths, between special tokens, with half of their tokens to fill in."""
     words = model.vocabulary()
     assert words.mask is not None
@@ -64,7 +66,10 @@ def test_span_contrast_is_its_formula(spans: int, temperature: float) -> None:
     vectors = np.random.default_rng(spans).normal(size=(spans, 5)) / 3
     scores = vectors @ vectors.T / temperature
     expected = np.mean(
-        [-scores[i, i ^ 1] + math.log(sum(math.exp(scores[i, other]) for other in range(spans) if other != i)) for i in range(spans)]
+        [
+            -scores[i, i ^ 1] + math.log(sum(math.exp(scores[i, other]) for other in range(spans) if other != i))
+            for i in range(spans)
+        ]
     )
     assert float(span_contrast_loss(torch.tensor(vectors), temperature)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
@@ -120,10 +125,15 @@ def test_condenser_is_two_bert_layers_over_late_and_middle_states(tiny_mlm: Path
     config = model.backbone.config
     config._attn_implementation = "eager"
     texts = texts_of(model, (20,) * 6)
-    ids, labels = torch.tensor(np.stack([text.ids for text in texts])), torch.tensor(np.stack([text.labels for text in texts]))
+    ids, labels = (
+        torch.tensor(np.stack([text.ids for text in texts])),
+        torch.tensor(np.stack([text.labels for text in texts])),
+    )
     with torch.no_grad():
         output = model.backbone(input_ids=ids, output_hidden_states=True)
-        states = torch.cat([output.last_hidden_state[:, :1], output.hidden_states[config.num_hidden_layers // 2][:, 1:]], 1)
+        states = torch.cat(
+            [output.last_hidden_state[:, :1], output.hidden_states[config.num_hidden_layers // 2][:, 1:]], 1
+        )
         for ours in model.condenser.layers:
             theirs = BertLayer(config).double().eval()
             query, key, value = ours.self_attn.in_proj_weight.chunk(3)
@@ -176,9 +186,15 @@ def test_gradcache_changes_no_gradient(tiny_mlm: Path, parts: tuple[str, ...]) -
     for chunk in (0, 2):
         model.zero_grad()
         loss = backward(
-            model, texts, lambda rows: torch.stack(list(model.losses(rows, texts).values())).sum(), Arithmetic(False, chunk), (0,)
+            model,
+            texts,
+            lambda rows: torch.stack(list(model.losses(rows, texts).values())).sum(),
+            Arithmetic(False, chunk),
+            (0,),
         )
-        found.append((float(loss), {name: param.grad for name, param in model.named_parameters() if param.grad is not None}))
+        found.append(
+            (float(loss), {name: param.grad for name, param in model.named_parameters() if param.grad is not None})
+        )
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert found[0][1].keys() == found[1][1].keys()
     for name, grad in found[0][1].items():
@@ -195,7 +211,9 @@ def test_each_part_can_be_switched(parts: tuple[str, ...], tiny_mlm: Path, tmp_p
     masked = set(parts) & {"mlm", "condenser"}
     assert heads == {*(["mlm_head"] if masked else []), *(["condenser"] if "condenser" in parts else [])}
     assert {path.stem for path in model.glob("*.safetensors")} == {"model", *(["mlm_head"] if masked else [])}
-    base = {name.removeprefix("bert.") for name in load_file(tiny_mlm / "model.safetensors") if name.startswith("bert.")}
+    base = {
+        name.removeprefix("bert.") for name in load_file(tiny_mlm / "model.safetensors") if name.startswith("bert.")
+    }
     assert {name for name in load_file(model / "model.safetensors") if "pooler" not in name} == base
     assert all(set(line.get("loss") or line["validation"]) == set(parts) for line in logged(tmp_path / "run"))
     before, after = load_file(tiny_mlm / "model.safetensors"), load_file(model / "model.safetensors")
@@ -205,8 +223,17 @@ def test_each_part_can_be_switched(parts: tuple[str, ...], tiny_mlm: Path, tmp_p
 
 
 @pytest.mark.parametrize(("parts", "pooling"), [(("mlm", "span_contrast"), "mean"), (("mlm", "condenser"), "first")])
-def test_the_held_out_loss_of_every_part_falls(tiny_mlm: Path, tmp_path: Path, parts: tuple[str, ...], pooling: str) -> None:
-    changes = {"steps": 40, "batch_size": 16, "validate_every": 40, "learning_rate": 1e-2, "length": 64, "normalize": True}
+def test_the_held_out_loss_of_every_part_falls(
+    tiny_mlm: Path, tmp_path: Path, parts: tuple[str, ...], pooling: str
+) -> None:
+    changes = {
+        "steps": 40,
+        "batch_size": 16,
+        "validate_every": 40,
+        "learning_rate": 1e-2,
+        "length": 64,
+        "normalize": True,
+    }
     pretrain(small(tiny_mlm, tmp_path / "run", objective=parts, pooling=pooling, **changes))
     measured = [line["validation"] for line in logged(tmp_path / "run") if "validation" in line]
     assert len(measured) == 2
@@ -214,7 +241,8 @@ def test_the_held_out_loss_of_every_part_falls(tiny_mlm: Path, tmp_path: Path, p
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"objective": ("span_contrast",), "span_from": "page", "gradcache": 4}, {"objective": ("mlm",), "steps": 5}]
+    "changes",
+    [{}, {"objective": ("span_contrast",), "span_from": "page", "gradcache": 4}, {"objective": ("mlm",), "steps": 5}],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
     changes: dict[str, object], tiny_mlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,12 +258,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert [name for name in found if found[name] != expected[name]] == ["config.json"]  # names its folder
     assert logged(Path(parts.run.output)) == logged(Path(whole.run.output))
     other = pretrain(whole.replace(seed=1, output=str(tmp_path / "other")))
-    assert load_file(other / "model.safetensors").keys() == load_file(Path(whole.run.output) / "model" / "model.safetensors").keys()
+    assert (
+        load_file(other / "model.safetensors").keys()
+        == load_file(Path(whole.run.output) / "model" / "model.safetensors").keys()
+    )
     assert (other / "model.safetensors").read_bytes() != expected["model/model.safetensors"]
 
 
-@pytest.mark.parametrize(("changes", "tolerance"), [({"gradient_checkpointing": True}, 1e-6), ({"precision": "bf16"}, 0.02)])
-def test_arithmetic_changes_hardly_a_loss(changes: dict[str, object], tolerance: float, tiny_mlm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "tolerance"), [({"gradient_checkpointing": True}, 1e-6), ({"precision": "bf16"}, 0.02)]
+)
+def test_arithmetic_changes_hardly_a_loss(
+    changes: dict[str, object], tolerance: float, tiny_mlm: Path, tmp_path: Path
+) -> None:
     for name, more in (("plain", {}), ("other", changes)):
         pretrain(small(tiny_mlm, tmp_path / name, steps=2, dropout=0.0, **more))
     plain, other = (logged(tmp_path / name) for name in ("plain", "other"))
@@ -254,15 +289,22 @@ def test_the_output_is_a_plain_model(tiny_mlm: Path, tmp_path: Path) -> None:
     assert not report["missing_keys"] and not report["unexpected_keys"]
     encoder = load_encoder(str(folder), pooling="first")
     passage = next(open_collection("sample").passages.at([0]))
-    tokens = AutoTokenizer.from_pretrained(folder)(encoder.config.passage_text(passage), return_tensors="pt", truncation=True)
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        encoder.config.passage_text(passage), return_tensors="pt", truncation=True
+    )
     with torch.no_grad():
-        expected = theirs.eval()(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state[0, 0]
+        expected = theirs.eval()(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).last_hidden_state[0, 0]
     assert np.allclose(encoder.encode_passages([passage])[0], expected.numpy(), atol=1e-5)
     trainable = TrainSettings(model=str(folder), pooling="first", passage_length=40, query_length=24)
     assert start_encoder(trainable, folder, ["nq"]).config.pooling == "first"
     again = start_pretraining(small(folder, tmp_path / "again"), folder, None)
     assert again.head_from == "own"
-    assert all(torch.equal(value, again.mlm.state_dict()[name]) for name, value in load_file(folder / "mlm_head.safetensors").items())
+    assert all(
+        torch.equal(value, again.mlm.state_dict()[name])
+        for name, value in load_file(folder / "mlm_head.safetensors").items()
+    )
 
 
 def backbones(vocabulary: int) -> dict[str, Any]:
@@ -270,7 +312,13 @@ def backbones(vocabulary: int) -> dict[str, Any]:
     import transformers
 
     torch.manual_seed(0)
-    width = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": vocabulary}
+    width = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": vocabulary,
+    }
     distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 16, "vocab_size": vocabulary}
     return {
         "BERT": transformers.BertForMaskedLM(transformers.BertConfig(**width)),
@@ -308,11 +356,14 @@ def test_heads_of_other_backbones_are_found(tmp_path: Path) -> None:
         assert head.load(tmp_path / kind) == kind
         dense, norm, _ = PLACES[kind]
         state = model.state_dict()
-        assert torch.equal(head.dense.weight, state[f"{dense}.weight"]) and torch.equal(head.norm.bias, state[f"{norm}.bias"])
+        assert torch.equal(head.dense.weight, state[f"{dense}.weight"]) and torch.equal(
+            head.norm.bias, state[f"{norm}.bias"]
+        )
     tensors = load_file(tmp_path / "BERT" / "model.safetensors")
     (tmp_path / "old").mkdir()
     old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensors[name] for name in tensors
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensors[name]
+        for name in tensors
     }
     save_file(old, tmp_path / "old" / "model.safetensors")
     head = MaskedLanguageHead(16, models["BERT"].get_input_embeddings().weight.detach(), 1e-12, 0.02)
@@ -323,7 +374,9 @@ def test_heads_of_other_backbones_are_found(tmp_path: Path) -> None:
 
 def test_t5_is_pretrained_with_its_sentinel(tmp_path: Path) -> None:
     """The decoder learns where it pools, and by span_contrast alone."""
-    folder = pretrain(small(t5(tmp_path), tmp_path / "run", objective=("mlm", "span_contrast"), pooling="decoder", steps=2))
+    folder = pretrain(
+        small(t5(tmp_path), tmp_path / "run", objective=("mlm", "span_contrast"), pooling="decoder", steps=2)
+    )
     assert load_encoder(str(folder), pooling="decoder").dim == 16
     assert set(logged(tmp_path / "run")[-1]["validation"]) == {"mlm", "span_contrast"}
 
@@ -335,7 +388,9 @@ def t5(tmp_path: Path) -> Path:
     folder = tmp_path / "t5"
     vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]), "<extra_id_0>")
     T5Model(
-        T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        T5Config(
+            vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
     ).save_pretrained(folder)
     return folder
 
@@ -343,10 +398,14 @@ def t5(tmp_path: Path) -> Path:
 def test_a_step_that_is_not_finite_changes_nothing(tiny_mlm: Path, tmp_path: Path) -> None:
     config = small(tiny_mlm, tmp_path)
     model, _ = ready(tiny_mlm, tmp_path)
-    data = cast("TrainingData", SimpleNamespace(collection=open_collection("sample"), processes=Processes(torch.device("cpu"))))
+    data = cast(
+        "TrainingData", SimpleNamespace(collection=open_collection("sample"), processes=Processes(torch.device("cpu")))
+    )
     step, _ = step_of(config, model, Spans.of(Work(config, model, data)))
     losses = model.losses
-    model.losses = lambda *given: {part: loss * (math.nan if part == "mlm" else 1) for part, loss in losses(*given).items()}  # type: ignore[method-assign]
+    model.losses = lambda *given: {
+        part: loss * (math.nan if part == "mlm" else 1) for part, loss in losses(*given).items()
+    }  # type: ignore[method-assign]
     found = step(0, 0.0)
     assert found.report is None and found.not_finite == ["mlm"]
     assert all(param.grad is None for param in step.params)
@@ -397,8 +456,19 @@ def test_what_pre_training_says_otherwise_is_said_of_its_keys() -> None:
 
 
 def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text("length = 24\nbatch_size = 8\nheld_out = 4\nsteps = 50\npooling = 'mean'\n", encoding="utf-8")
-    given = ["--config", tmp_path / "run.toml", "--objective", "span_contrast,mlm", "--model", tiny_mlm, "--output", tmp_path / "run"]
+    (tmp_path / "run.toml").write_text(
+        "length = 24\nbatch_size = 8\nheld_out = 4\nsteps = 50\npooling = 'mean'\n", encoding="utf-8"
+    )
+    given = [
+        "--config",
+        tmp_path / "run.toml",
+        "--objective",
+        "span_contrast,mlm",
+        "--model",
+        tiny_mlm,
+        "--output",
+        tmp_path / "run",
+    ]
     verb.main([*map(str, given), "--steps", "2", "--max-passages", "100"])
     printed = capsys.readouterr()
     assert printed.out.startswith(
@@ -444,14 +514,19 @@ def refused(config: object, message: str) -> None:
 
 
 def test_models_that_do_not_fit(tiny_bert: Path, tiny_mlm: Path, tmp_path: Path) -> None:
-    refused(small(t5(tmp_path), tmp_path / "a"), "--objective condenser: .* is a t5 model; condenser needs a BERT-type one")
+    refused(
+        small(t5(tmp_path), tmp_path / "a"), "--objective condenser: .* is a t5 model; condenser needs a BERT-type one"
+    )
     refused(small(tiny_bert, tmp_path / "b"), r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>")
     refused(small(tiny_mlm, tmp_path / "c", length=129), r"--length is 129; .* takes 16 to 128 tokens")
     refused(small(tiny_mlm, tmp_path / "d", pooling=None), "does not say how it pools; give --pooling")
     refused(
-        small(tiny_mlm, tmp_path / "f", pooling="mean"), "--objective condenser makes the first token sum up .* leave condenser out, or"
+        small(tiny_mlm, tmp_path / "f", pooling="mean"),
+        "--objective condenser makes the first token sum up .* leave condenser out, or",
     )
-    assert start_pretraining(small(tiny_mlm, tmp_path / "g", pooling="mean", objective=("mlm",)), tiny_mlm, None).dim == 1
+    assert (
+        start_pretraining(small(tiny_mlm, tmp_path / "g", pooling="mean", objective=("mlm",)), tiny_mlm, None).dim == 1
+    )
     shutil.copytree(tiny_mlm, tmp_path / "mean")
     EncoderConfig("mean", query_length=32, passage_length=128).save(tmp_path / "mean")
     refused(small(tmp_path / "mean", tmp_path / "h", pooling=None), "is pooled by mean, which takes no vector there")
@@ -474,7 +549,9 @@ def test_documents_that_are_too_short(tiny_mlm: Path, tmp_path: Path) -> None:
         for page in range(9)
         for i in range(3)
     ]
-    (folder / "passages.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in passages), encoding="utf-8")
+    (folder / "passages.jsonl").write_text(
+        "".join(json.dumps(passage) + "\n" for passage in passages), encoding="utf-8"
+    )
     words = r"0 passages to take spans from \(passages of fewer than 16 tokens are left out\); --batch-size 8 and --held-out 12 need 20"
     refused(small(tiny_mlm, tmp_path / "run", collection=str(folder)), words)
     refused(

@@ -28,11 +28,15 @@ from taco_ir.training.settings import ObjectiveSettings
 TASKS = [Scheduled(RETRIEVAL, 400), Scheduled(RETRIEVAL, 100), Scheduled(READING, 25), Scheduled(SELF_SUPERVISED, 1600)]
 SHARES = st.tuples(*[st.floats(0.1, 9)] * 3)
 STEPS = st.integers(1, 200)
-KINDS = st.lists(st.sampled_from(PHASES), min_size=1, max_size=6).map(lambda phases: [Scheduled(phase, 10) for phase in phases])
+KINDS = st.lists(st.sampled_from(PHASES), min_size=1, max_size=6).map(
+    lambda phases: [Scheduled(phase, 10) for phase in phases]
+)
 
 
 @given(KINDS, STEPS, st.sampled_from(["joint", "alternating", "sequential"]), st.floats(0, 0.9), st.integers(0, 5))
-def test_no_task_leaves_a_batch_out_or_deals_one_twice(tasks: list[Scheduled], steps: int, kind: str, rehearsal: float, seed: int) -> None:
+def test_no_task_leaves_a_batch_out_or_deals_one_twice(
+    tasks: list[Scheduled], steps: int, kind: str, rehearsal: float, seed: int
+) -> None:
     """Every step takes a task, and the batches of each are numbered 0, 1, 2, ... as they come."""
     schedule = Schedule(active(ObjectiveSettings(schedule=kind, rehearsal=rehearsal), seed, tasks, steps))
     dealt: dict[int, list[int]] = {}
@@ -56,7 +60,9 @@ def test_alternating_takes_one_and_depends_on_seed_and_step_alone(few: int, many
     assert np.array_equal(alternating(TASKS, few, alpha, seed), drawn_ST[:few])
 
 
-@pytest.mark.parametrize(("alpha", "shares"), [(0.0, [1, 1, 1, 1]), (0.5, [20, 10, 5, 40]), (1.0, [400, 100, 25, 1600])])
+@pytest.mark.parametrize(
+    ("alpha", "shares"), [(0.0, [1, 1, 1, 1]), (0.5, [20, 10, 5, 40]), (1.0, [400, 100, 25, 1600])]
+)
 def test_alternating_draws_by_shares(alpha: float, shares: list[float]) -> None:
     """Probability ~ size^alpha; the counts of 20,000 steps are within five standard deviations of it."""
     expected = np.array(shares) / sum(shares)
@@ -67,7 +73,9 @@ def test_alternating_draws_by_shares(alpha: float, shares: list[float]) -> None:
 
 
 @given(KINDS, STEPS, SHARES)
-def test_sequential_goes_through_the_phases_in_order(tasks: list[Scheduled], steps: int, shares: tuple[float, ...]) -> None:
+def test_sequential_goes_through_the_phases_in_order(
+    tasks: list[Scheduled], steps: int, shares: tuple[float, ...]
+) -> None:
     """Self-supervised tasks, then retrieval, then reading; all of a phase at once; phases divide the steps by their shares."""
     bounds = phase_bounds(tasks, steps, shares)
     assert list(bounds) == [phase for phase in PHASES if any(task.phase == phase for task in tasks)]
@@ -96,13 +104,21 @@ def test_rehearsal_is_of_earlier_phases() -> None:
 
 
 @given(KINDS, STEPS, SHARES, st.floats(0, 0.9))
-def test_the_last_phase_is_the_one_that_ends(tasks: list[Scheduled], steps: int, shares: tuple[float, ...], rehearsal: float) -> None:
+def test_the_last_phase_is_the_one_that_ends(
+    tasks: list[Scheduled], steps: int, shares: tuple[float, ...], rehearsal: float
+) -> None:
     """From its first step on, what is no rehearsal is of the phase of the last step, and of another one before; phases are of a sequence alone."""
     config = ObjectiveSettings(schedule="sequential", phase_shares=",".join(map(str, shares)), rehearsal=rehearsal)
     first = last_phase(config, tasks, steps)
     new_ST = sequential(tasks, steps, shares, 0.0, 0)
-    assert 0 <= first < steps and (new_ST[first:] == new_ST[-1]).all() and not (new_ST[:first] == new_ST[-1]).all(1).any()
-    assert last_phase(ObjectiveSettings(), tasks, steps) == last_phase(ObjectiveSettings(schedule="alternating"), tasks, steps) == 0
+    assert (
+        0 <= first < steps and (new_ST[first:] == new_ST[-1]).all() and not (new_ST[:first] == new_ST[-1]).all(1).any()
+    )
+    assert (
+        last_phase(ObjectiveSettings(), tasks, steps)
+        == last_phase(ObjectiveSettings(schedule="alternating"), tasks, steps)
+        == 0
+    )
 
 
 def test_an_epoch_deals_every_query_once() -> None:

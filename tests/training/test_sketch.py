@@ -89,7 +89,10 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
         if number % 2:
             assert found is None
             continue
-        assert found is not None and {task: list(row) for task, row in found.items()} == {"nq": ["wow", "fever"], "wow": ["fever"]}
+        assert found is not None and {task: list(row) for task, row in found.items()} == {
+            "nq": ["wow", "fever"],
+            "wow": ["fever"],
+        }
         assert found["nq"]["wow"] == pytest.approx(expected[0][1], abs=0.02)
         assert found["wow"]["fever"] == pytest.approx(expected[1][2], abs=0.02)
         assert abs(expected[0][1]) > 0.02
@@ -118,11 +121,15 @@ def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Pa
         compared_episode(config, tmp_path / "cut", StopAfter(3)).run()
     assert latest(tmp_path / "cut") is not None
     compared_episode(config, tmp_path / "cut").run()
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and logged(tmp_path / "cut") == logged(
+        tmp_path / "whole"
+    )
     episode(small(tiny_bert, tmp_path, weighting="taco"), tmp_path / "plain", validated=False).run()
     assert contents(tmp_path / "plain") == contents(tmp_path / "whole")
     found = logged_cosines(tmp_path / "whole")
-    assert [step for step, _ in found] == [1, 3, 5] and logged_cosines(tmp_path / "plain") == [] == logged_cosines(tmp_path / "none")
+    assert [step for step, _ in found] == [1, 3, 5] and logged_cosines(tmp_path / "plain") == [] == logged_cosines(
+        tmp_path / "none"
+    )
     assert list(found[0][1]) == list(LOGGED_TASKS[:-1])
 
 

@@ -11,7 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from small_steps import SMALL, TASKS, TEXTS, assert_near, encoder, examples, gradient, gradients, one_by_one, samplers, step_of, written_out
+from small_steps import (
+    SMALL,
+    TASKS,
+    TEXTS,
+    assert_near,
+    encoder,
+    examples,
+    gradient,
+    gradients,
+    one_by_one,
+    samplers,
+    step_of,
+    written_out,
+)
 from torch import Tensor
 
 from taco_ir.training.backward import Arithmetic, backward
@@ -36,7 +49,9 @@ def expected(model: DualEncoder, sampler: TaskSampler, step: int, settings: Loss
         own = part(batch, turn, settings.accumulate)
         if own.queries:
             vectors = one_by_one(model, own.queries, own.task, [TEXTS.passages[docid] for docid in own.passages])
-            total = total + written_out(*vectors, own.positives, own.blocked_BN, settings.temperature) * len(own.queries)
+            total = total + written_out(*vectors, own.positives, own.blocked_BN, settings.temperature) * len(
+                own.queries
+            )
     return total / len(batch.queries)
 
 
@@ -54,7 +69,9 @@ CASES = {
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("gradcache", [0, 3])
-def test_a_task_s_gradient_is_that_of_the_loss_written_out(model: DualEncoder, settings: LossSettings, gradcache: int) -> None:
+def test_a_task_s_gradient_is_that_of_the_loss_written_out(
+    model: DualEncoder, settings: LossSettings, gradcache: int
+) -> None:
     step = step_of(model, settings=settings, arithmetic=Arithmetic(gradcache=gradcache))
     for task in step.objectives:
         loss = gradient(task, 5)  # two epochs meet in it, with other negatives and positives
@@ -91,7 +108,11 @@ def test_passages_of_gold_pages_are_no_negatives(model: DualEncoder) -> None:
 def test_a_query_with_fewer_negatives_than_asked_counts_each_once(model: DualEncoder) -> None:
     each = examples("nq", 2)[1]
     losses = []
-    for asked, negatives in ((1, each.negatives[:1]), (3, each.negatives[:1]), (3, (*each.positives[0], each.negatives[0]))):
+    for asked, negatives in (
+        (1, each.negatives[:1]),
+        (3, each.negatives[:1]),
+        (3, (*each.positives[0], each.negatives[0])),
+    ):
         sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
         step = step_of(model, settings=LossSettings(negatives=asked), dealt=[sampler])
         losses.append(float(gradient(step.objectives[0], 0)))
@@ -108,7 +129,9 @@ def test_a_step_reports_losses_and_norms_and_leaves_the_combination(model: DualE
     assert list(result.losses) == list(result.norms) == list(TASKS) and not result.not_finite
     assert result.losses == losses
     for task, grads in of_task.items():
-        assert result.norms[task] == pytest.approx(math.sqrt(sum(float(grad.double().square().sum()) for grad in grads)), rel=1e-5)
+        assert result.norms[task] == pytest.approx(
+            math.sqrt(sum(float(grad.double().square().sum()) for grad in grads)), rel=1e-5
+        )
     assert result.report is not None and result.report.weights == (1 / 3,) * 3
     mean = [torch.stack(parts).mean(0) for parts in zip(*of_task.values(), strict=True)]
     assert_near(gradients(model), mean, 1e-6)
@@ -149,7 +172,9 @@ POISONS = {
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 @pytest.mark.parametrize("kind", POISONS)
-def test_a_gradient_that_is_not_finite_skips_the_step(tiny_bert: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_skips_the_step(
+    tiny_bert: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The step is skipped and names its tasks; parameters stay, and the weighting goes on."""
     model = encoder(tiny_bert)
     step = step_of(model, name)
@@ -160,7 +185,9 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tiny_bert: Path, name: str
     def spoiled(*args: Any) -> float:
         loss = backward(*args)
         if args[4][1] in poisoned:  # the task, in the seed
-            next(param.grad for param in step.params if param.grad is not None and not param.grad.is_sparse).view(-1)[0] *= factor
+            next(param.grad for param in step.params if param.grad is not None and not param.grad.is_sparse).view(-1)[
+                0
+            ] *= factor
             loss += addend
         return loss
 
@@ -190,7 +217,10 @@ def test_weights_that_overflow_skip_the_step(tiny_bert: Path) -> None:
     first = [model.queries([sampler.examples[0].text], sampler.task)[0] for sampler in samplers()]
     others = {int(token) for passage in TEXTS.passages.values() for token in model.passages([passage])[0].ids}
     others |= {
-        int(token) for sampler in samplers()[1:] for each in sampler.examples for token in model.queries([each.text], sampler.task)[0].ids
+        int(token)
+        for sampler in samplers()[1:]
+        for each in sampler.examples
+        for token in model.queries([each.text], sampler.task)[0].ids
     }
     own = [int(token) for token in first[0].ids if int(token) not in others]
     assert own  # a piece of the prompt of nq
@@ -270,7 +300,9 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("sizes", ["small", "large"])
 @pytest.mark.parametrize("name", WEIGHTINGS)
-def test_a_step_hardly_waits_for_an_accelerator(name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_hardly_waits_for_an_accelerator(
+    name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At most five numbers are read of a task and step, with TACO's eight tasks, however many parameters and chunks there are."""
     if sizes == "large":  # many chunks, and medians by a bracket
         monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 1 << 12})

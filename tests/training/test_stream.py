@@ -27,7 +27,9 @@ Batches = list[tuple[str, int, list[tuple[str, int]]]]  # task, number, (qid, ep
 
 
 def config(model: Path, output: Path, /, **changes: Any) -> Any:
-    return small(model, output, tasks=("nq", "fever"), batch_size=8, steps=4, validate_every=4, pool_queries=2).replace(**changes)
+    return small(model, output, tasks=("nq", "fever"), batch_size=8, steps=4, validate_every=4, pool_queries=2).replace(
+        **changes
+    )
 
 
 @pytest.fixture
@@ -66,13 +68,19 @@ def test_three_episodes_of_four_steps_see_all_queries(tiny_bert: Path, tmp_path:
 
 
 def test_episodes_of_other_shares_go_on(tiny_bert: Path, tmp_path: Path, dealt: Batches) -> None:
-    train(config(tiny_bert, tmp_path / "run", episodes=({"shares": "4,2"}, {"shares": "7,3"}, {"shares": "4,2", "steps": 2})))
+    train(
+        config(
+            tiny_bert, tmp_path / "run", episodes=({"shares": "4,2"}, {"shares": "7,3"}, {"shares": "4,2", "steps": 2})
+        )
+    )
     stream = of("nq", taken(dealt))
     assert [epoch for _, epoch in stream] == [place // NQ for place in range(16 + 28 + 8)]
     assert len({qid for qid, _ in stream[:NQ]}) == NQ
 
 
-def test_a_training_from_a_trained_model_goes_on_wherever_it_is(tiny_bert: Path, tmp_path: Path, dealt: Batches) -> None:
+def test_a_training_from_a_trained_model_goes_on_wherever_it_is(
+    tiny_bert: Path, tmp_path: Path, dealt: Batches
+) -> None:
     """...and systems that start from one model share their batches."""
     train(config(tiny_bert, tmp_path / "whole", steps=12))
     whole = taken(dealt)
@@ -88,7 +96,16 @@ def test_a_task_left_out_for_a_while_goes_on_where_it_was(tiny_bert: Path, tmp_p
     models = [tiny_bert]
     for number, tasks in enumerate((("nq",), ("fever",), ("nq",))):
         models.append(
-            train(config(models[-1], tmp_path / str(number), tasks=tasks, batch_size=8, steps=3, pooling=None if number else "mean"))
+            train(
+                config(
+                    models[-1],
+                    tmp_path / str(number),
+                    tasks=tasks,
+                    batch_size=8,
+                    steps=3,
+                    pooling=None if number else "mean",
+                )
+            )
         )
     assert len({qid for qid, _ in of("nq", dealt)}) == NQ
     assert [number for task, number, _ in dealt if task == "nq"] == [0, 1, 2, 3, 4, 5]
@@ -104,14 +121,18 @@ def test_dropout_goes_on(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(seeds) == len(set(seeds)) == 16 and {seed[2] for seed in seeds} == set(range(8))
 
 
-def test_stopped_in_a_later_episode_goes_on_bit_for_bit(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_in_a_later_episode_goes_on_bit_for_bit(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tables = ({}, {"steps": 6, "weighting": "pcgrad", "shares": "5,2"})
     first = train(config(tiny_bert, tmp_path / "first"))
     for name in ("whole", "parts"):
         run = config(first, tmp_path / name, pooling=None, episodes=tables)
         if name == "parts":
             with monkeypatch.context() as patch, pytest.raises(Stopped):
-                patch.setattr("taco_ir.training.reporting.ConsoleReporter", lambda steps, *_: StopAfter(3 if steps == 6 else 99))
+                patch.setattr(
+                    "taco_ir.training.reporting.ConsoleReporter", lambda steps, *_: StopAfter(3 if steps == 6 else 99)
+                )
                 train(run)
             assert (tmp_path / "parts" / "episode-1" / "model").is_dir()
         train(run)
@@ -120,7 +141,9 @@ def test_stopped_in_a_later_episode_goes_on_bit_for_bit(tiny_bert: Path, tmp_pat
     assert logged(tmp_path / "whole" / "episode-2") == logged(tmp_path / "parts" / "episode-2")
 
 
-def test_the_best_model_goes_on_from_what_was_dealt(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_model_goes_on_from_what_was_dealt(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores = iter([0.0, 0.5, 0.1, 0.1])
     monkeypatch.setattr("taco_ir.training.validation.PoolValidation.__call__", lambda _: {"macro": next(scores)})
     model = train(config(tiny_bert, tmp_path / "run", steps=6, validate_every=2))
@@ -148,7 +171,12 @@ def test_pre_training_goes_on(tiny_mlm: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_readers_and_mixed_trainings_go_on(tiny_mlm: Path, tmp_path: Path, dealt: Batches) -> None:
     cities = write_cities(tmp_path / "cities", ". It has many fish in it. Nobody lives there now")
-    shared = {"collection": str(cities), "tasks": ("nq",), "negatives": str(cities / "negatives.jsonl"), "query_length": 16}
+    shared = {
+        "collection": str(cities),
+        "tasks": ("nq",),
+        "negatives": str(cities / "negatives.jsonl"),
+        "query_length": 16,
+    }
     mixed = {"reading": ("nq",), "reading_batch": 3, "self_supervised": ("mlm", "inverse_cloze"), "passage_batch": 2}
     both = {**shared, **mixed, "batch_size": 4, "schedule": "alternating", "validate_on": "train", "steps": 12}
     train(config(tiny_mlm, tmp_path / "whole", **both))
@@ -158,7 +186,9 @@ def test_readers_and_mixed_trainings_go_on(tiny_mlm: Path, tmp_path: Path, dealt
     assert taken(dealt) == whole and len({task for task, *_ in whole}) == 4
     alone = {"tasks": ("none",), "reading": ("nq",), "reading_batch": 2, "pooling": None, "steps": 3}
     train(config(model, tmp_path / "reader", **shared | alone))
-    assert [number for _, number, _ in taken(dealt)] == [read_stream(model).of("nq").batches + step for step in range(3)]
+    assert [number for _, number, _ in taken(dealt)] == [
+        read_stream(model).of("nq").batches + step for step in range(3)
+    ]
 
 
 # the file

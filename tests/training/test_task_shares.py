@@ -19,7 +19,9 @@ TACO_SIZES = [76_000, 53_000, 69_000, 80_000, 95_000, 71_000, 100_000, 18_000]
 
 
 @given(SIZES, st.integers(0, 500), st.sampled_from(HOW), st.floats(0.5, 20))
-def test_shares_sum_to_the_batch_and_follow_the_sizes(sizes: list[int], spare: int, how: str, temperature: float) -> None:
+def test_shares_sum_to_the_batch_and_follow_the_sizes(
+    sizes: list[int], spare: int, how: str, temperature: float
+) -> None:
     batch = len(sizes) + spare
     shares = batch_shares(sizes, batch, how, temperature)
     assert sum(shares) == batch and min(shares) >= 1
@@ -39,7 +41,9 @@ def test_a_share_is_its_quota_rounded_down_or_up(sizes: list[int], spare: int, t
 
 
 def test_a_higher_temperature_is_more_even() -> None:
-    spreads = [max(shares) - min(shares) for c in (1, 2, 4, 64) if (shares := batch_shares(TACO_SIZES, 120, "temperature", c))]
+    spreads = [
+        max(shares) - min(shares) for c in (1, 2, 4, 64) if (shares := batch_shares(TACO_SIZES, 120, "temperature", c))
+    ]
     assert spreads == sorted(spreads, reverse=True) and spreads[0] > spreads[-1]
     assert batch_shares(TACO_SIZES, 120, "proportional") == batch_shares(TACO_SIZES, 120, "temperature", 1)
 

@@ -38,7 +38,12 @@ from taco_ir.training.settings import (
 from taco_ir.weighting import WEIGHTINGS
 
 NEEDED = {"model": "m", "output": "o"}
-SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["exact", "a b"]))
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-9, 9),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["exact", "a b"]),
+)
 SCALAR_OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "importance"]), SCALARS)
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
@@ -76,7 +81,9 @@ MINING = {
     "hard_negatives": st.integers(0, 30),
 }
 ALL_VALUES = {key: values_of(key) for key in TRAIN.keys} | MINING
-EPISODES = st.lists(st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES}))
+EPISODES = st.lists(
+    st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES})
+)
 ANY = st.fixed_dictionaries({}, optional=ALL_VALUES)
 GIVEN = ANY.map(acting)
 
@@ -240,7 +247,9 @@ def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], table
             del flags[refused[1].replace("-", "_")]
     for episode in config.each_episode():
         found, idle = episode.flat(), idle_in_run(episode.flat())
-        assert all(found[key] == value for key, value in flags.items() if not key.startswith("weighting") and key not in idle)
+        assert all(
+            found[key] == value for key, value in flags.items() if not key.startswith("weighting") and key not in idle
+        )
 
 
 @settings(max_examples=50, deadline=None)
@@ -248,7 +257,11 @@ def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], table
 def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
     a, b = TrainSettings(**one), TrainSettings(**other)
     old, new = a.flat(), b.flat()
-    assert differing_keys(old, new) == differing_keys(new, old) == [k for k in KEYS if k not in MAY_DIFFER and old[k] != new[k]]
+    assert (
+        differing_keys(old, new)
+        == differing_keys(new, old)
+        == [k for k in KEYS if k not in MAY_DIFFER and old[k] != new[k]]
+    )
     assert differing_keys(old, a.replace(device="cuda", output="elsewhere", tensorboard=True).flat()) == []
     assert differing_keys(old, a.replace(seed=a.run.seed + 1).flat()) == ["seed"]
 
@@ -262,7 +275,9 @@ def test_a_template_that_is_taken_formats(template: str) -> None:
     assert EncoderConfig(passage_template=template).passage_text(Passage("p#0", "p", "aa", "bb"))
 
 
-@pytest.mark.parametrize("template", ["", "x", "{", "{0}", "{titel}", "{title.x}", "{title[a]}", "{title!x}", "{text:d}", "{{text}}"])
+@pytest.mark.parametrize(
+    "template", ["", "x", "{", "{0}", "{titel}", "{title.x}", "{title[a]}", "{title!x}", "{text:d}", "{{text}}"]
+)
 def test_templates_that_are_refused(template: str) -> None:
     with pytest.raises(InputError, match="^t is .*; it must be a text with the fields {title} and {text}$"):
         checked("t", template, *RULES["passage_template"])
@@ -270,7 +285,9 @@ def test_templates_that_are_refused(template: str) -> None:
 
 def test_a_whole_number_is_a_number(folder: Path) -> None:
     config = read_settings(write(folder / "n.toml", NEEDED | {"epochs": 2}), {})
-    assert config.optimiser.epochs == 2 and type(config.optimiser.epochs) is float, "so that it prints and is saved as one"
+    assert config.optimiser.epochs == 2 and type(config.optimiser.epochs) is float, (
+        "so that it prints and is saved as one"
+    )
 
 
 # weighting options and steps, which go with another key
@@ -278,10 +295,15 @@ def test_a_whole_number_is_a_number(folder: Path) -> None:
 
 def test_options_stay_with_their_weighting(folder: Path) -> None:
     path = write(folder / "w.toml", NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2, "beta": 0.9}})
-    assert read_settings(path, parse("--weighting-options", "tau=5")).weighting.weighting_options == {"tau": 5, "beta": 0.9}
+    assert read_settings(path, parse("--weighting-options", "tau=5")).weighting.weighting_options == {
+        "tau": 5,
+        "beta": 0.9,
+    }
     assert read_settings(path, parse("--weighting", "taco")).weighting.weighting_options == {"tau": 2, "beta": 0.9}
     assert read_settings(path, parse("--weighting", "cgd")).weighting.weighting_options == {}
-    assert read_settings(path, parse("--weighting", "cgd", "--weighting-options", "alpha=1")).weighting.weighting_options == {"alpha": 1}
+    assert read_settings(
+        path, parse("--weighting", "cgd", "--weighting-options", "alpha=1")
+    ).weighting.weighting_options == {"alpha": 1}
 
 
 def test_options_without_a_weighting_go_to_the_one_that_is_chosen(folder: Path) -> None:
@@ -292,26 +314,39 @@ def test_options_without_a_weighting_go_to_the_one_that_is_chosen(folder: Path) 
 
 def test_an_episode_with_another_weighting_starts_without_options(folder: Path) -> None:
     top = NEEDED | {"weighting": "taco", "weighting_options": {"tau": 2}}
-    config = read_settings(write(folder / "e.toml", top, {"weighting": "naive"}, {}, {"weighting_options": {"beta": 0.9}}), {})
-    assert [episode.weighting.weighting_options for episode in config.each_episode()] == [{}, {"tau": 2}, {"tau": 2, "beta": 0.9}]
+    config = read_settings(
+        write(folder / "e.toml", top, {"weighting": "naive"}, {}, {"weighting_options": {"beta": 0.9}}), {}
+    )
+    assert [episode.weighting.weighting_options for episode in config.each_episode()] == [
+        {},
+        {"tau": 2},
+        {"tau": 2, "beta": 0.9},
+    ]
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_one_flag_compares_weightings_in_the_episode_that_chooses_one(name: str) -> None:
     """As in the paper, whose weightings differ in the last episode alone."""
     before, after = (
-        read_settings(Path("taco-t5-base-kilt"), flags).each_episode() for flags in ({}, parse("--weighting", name, "--output", "o"))
+        read_settings(Path("taco-t5-base-kilt"), flags).each_episode()
+        for flags in ({}, parse("--weighting", name, "--output", "o"))
     )
     assert [episode.weighting.weighting for episode in after] == ["naive"] * 8 + [name]
     assert differing_keys(before[0].flat(), after[0].flat()) == []
     assert after[-1].weighting.weighting_options == (before[-1].weighting.weighting_options if name == "taco" else {})
     options = read_settings(Path("taco-t5-base-kilt"), parse("--weighting-options", "tau=5")).each_episode()
-    assert [episode.weighting.weighting_options for episode in options] == [{}] * 8 + [{"tau": 5, "beta": 0.999, "burn_in": 0.1}]
+    assert [episode.weighting.weighting_options for episode in options] == [{}] * 8 + [
+        {"tau": 5, "beta": 0.999, "burn_in": 0.1}
+    ]
 
 
 def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
     path = write(folder / "s.toml", NEEDED | {"steps": 100}, {}, {"epochs": 2}, {"steps": 7})
-    assert [(e.optimiser.epochs, e.optimiser.steps) for e in read_settings(path, {}).each_episode()] == [(1, 100), (2, 0), (1, 7)]
+    assert [(e.optimiser.epochs, e.optimiser.steps) for e in read_settings(path, {}).each_episode()] == [
+        (1, 100),
+        (2, 0),
+        (1, 7),
+    ]
     assert [e.optimiser.steps for e in read_settings(path, parse("--epochs", "3")).each_episode()] == [0, 0, 0]
     assert [e.optimiser.steps for e in read_settings(path, parse("--steps", "5")).each_episode()] == [5, 5, 5]
 
@@ -321,7 +356,9 @@ def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 @pytest.mark.parametrize("suffix", ["", ".toml"])
-def test_shipped_configurations_are_found_by_name(name: str, suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_configurations_are_found_by_name(
+    name: str, suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     flags = NEEDED | {"output": "elsewhere"}
     config = read_settings(Path(name + suffix), flags)
@@ -337,24 +374,39 @@ def test_the_papers_recipe() -> None:
     config = read_settings(Path("taco-t5-base-kilt"), {})
     first, *ance = config.each_episode()
     assert (first.negatives.negatives, first.optimiser.epochs, first.weighting.weighting) == ("bm25", 20, "naive")
-    assert [(e.negatives.negatives, e.optimiser.epochs, e.weighting.weighting) for e in ance] == [("ance", 3, "naive")] * 7 + [
-        ("ance", 3, "taco")
-    ]
+    assert [(e.negatives.negatives, e.optimiser.epochs, e.weighting.weighting) for e in ance] == [
+        ("ance", 3, "naive")
+    ] * 7 + [("ance", 3, "taco")]
     assert dict(ance[-1].weighting.weighting_options) == {"tau": 2, "beta": 0.999, "burn_in": 0.1}
     for episode in (first, *ance):
-        assert (episode.batch.batch_size, episode.batch.shares, episode.batch.share_temperature, episode.batch.hard_negatives) == (
+        assert (
+            episode.batch.batch_size,
+            episode.batch.shares,
+            episode.batch.share_temperature,
+            episode.batch.hard_negatives,
+        ) == (
             120,
             "temperature",
             4,
             2,
         )
-        assert (episode.optimiser.learning_rate, episode.optimiser.warmup, episode.optimiser.clip, episode.optimiser.precision) == (
+        assert (
+            episode.optimiser.learning_rate,
+            episode.optimiser.warmup,
+            episode.optimiser.clip,
+            episode.optimiser.precision,
+        ) == (
             5e-6,
             0.1,
             1,
             "bf16",
         )
-        assert (episode.encoder.pooling, episode.encoder.untied, episode.encoder.prompts, episode.negatives.mine_keep) == (
+        assert (
+            episode.encoder.pooling,
+            episode.encoder.untied,
+            episode.encoder.prompts,
+            episode.negatives.mine_keep,
+        ) == (
             "decoder",
             False,
             True,
@@ -368,7 +420,8 @@ def test_the_papers_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "roles", "queries", "passages", "epochs"), [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)]
+    ("name", "width", "roles", "queries", "passages", "epochs"),
+    [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)],
 )
 def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, passages: int, epochs: int) -> None:
     config = read_settings(Path(f"dptdr-{name}"), {})
@@ -378,14 +431,28 @@ def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, 
         roles,
         False,
     )
-    assert (config.batch.batch_size, config.batch.hard_negatives + 1, config.optimiser.epochs) == (queries, passages, epochs)
-    assert (config.optimiser.learning_rate, config.optimiser.warmup, config.batch.temperature, config.encoder.normalize) == (
+    assert (config.batch.batch_size, config.batch.hard_negatives + 1, config.optimiser.epochs) == (
+        queries,
+        passages,
+        epochs,
+    )
+    assert (
+        config.optimiser.learning_rate,
+        config.optimiser.warmup,
+        config.batch.temperature,
+        config.encoder.normalize,
+    ) == (
         7e-3,
         0.1,
         1,
         False,
     )
-    assert (config.encoder.pooling, config.encoder.prompts, config.encoder.query_length, config.encoder.passage_length) == (
+    assert (
+        config.encoder.pooling,
+        config.encoder.prompts,
+        config.encoder.query_length,
+        config.encoder.passage_length,
+    ) == (
         "first",
         False,
         32,
@@ -402,7 +469,12 @@ def test_the_dpr_preset() -> None:
         "bm25",
         1,
     )
-    assert (config.batch.batch_size, config.optimiser.learning_rate, config.encoder.dropout, config.optimiser.epochs) == (128, 1e-5, 0.1, 1)
+    assert (
+        config.batch.batch_size,
+        config.optimiser.learning_rate,
+        config.encoder.dropout,
+        config.optimiser.epochs,
+    ) == (128, 1e-5, 0.1, 1)
     assert TrainSettings(**config.flat()) == config
 
 
@@ -428,13 +500,25 @@ IN_FILES = [
     ("tasks = 'nq'", "tasks is 'nq'; it must be a list of one text or more"),
     ("tasks = []", "tasks is []; it must be a list of one text or more"),
     ("tasks = ['']", "tasks is ['']; it must be a list of one text or more"),
-    ("weighting = 'pc-grad'", f"weighting is 'pc-grad'; it must be one of {', '.join(WEIGHTINGS)} (did you mean pcgrad?)"),
+    (
+        "weighting = 'pc-grad'",
+        f"weighting is 'pc-grad'; it must be one of {', '.join(WEIGHTINGS)} (did you mean pcgrad?)",
+    ),
     ("weighting = 'zz'", f"weighting is 'zz'; it must be one of {', '.join(WEIGHTINGS)}\n"),
-    ("weighting_options = { tau = [1] }", "weighting_options is {'tau': [1]}; it must be a table of finite numbers, texts, true and false"),
+    (
+        "weighting_options = { tau = [1] }",
+        "weighting_options is {'tau': [1]}; it must be a table of finite numbers, texts, true and false",
+    ),
     ("precision = 'fp16'", "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
     ("pooling = 'last'", "pooling is 'last'; it must be one of first, mean, decoder"),
-    ("shares = '16,0'", "shares is '16,0'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8"),
-    ("passage_template = '{titel}'", "passage_template is '{titel}'; it must be a text with the fields {title} and {text}"),
+    (
+        "shares = '16,0'",
+        "shares is '16,0'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8",
+    ),
+    (
+        "passage_template = '{titel}'",
+        "passage_template is '{titel}'; it must be a text with the fields {title} and {text}",
+    ),
     ("passage_template = 'x'", "passage_template is 'x'; it must be a text with the fields {title} and {text}"),
     ("negatives = ''", "negatives is ''; it must be bm25, ance, none, or a file of taco_ir.mine"),
     ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
@@ -471,10 +555,19 @@ ON_THE_COMMAND_LINE = [
     ),
     ("--tune-width -1", "--tune-width is -1"),
     ("--tune-budget 0.5", "--tune-budget is '0.5'; it must be a share such as 0.5%, or nothing"),
-    ("--shares even", "--shares is 'even'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8"),
-    ("--weighting-options tau=inf", "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value"),
+    (
+        "--shares even",
+        "--shares is 'even'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8",
+    ),
+    (
+        "--weighting-options tau=inf",
+        "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value",
+    ),
     ("--lerning-rate 1", "unrecognized arguments: --lerning-rate 1"),
-    ("--mine-skip 200", "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query; hard_negatives 1 needs at least 1"),
+    (
+        "--mine-skip 200",
+        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query; hard_negatives 1 needs at least 1",
+    ),
     (
         "--hard-negatives 33",
         "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query; hard_negatives 33 needs at least 33",
@@ -493,9 +586,14 @@ def test_a_mistake_in_a_flag_is_one_line_with_its_name(words: str, message: str)
 
 def test_mining_is_checked_in_the_episode_that_it_is_for(folder: Path) -> None:
     path = write(
-        folder / "m.toml", NEEDED | {"hard_negatives": 50}, {"repeat": 2, "negatives": "none"}, {"negatives": "ance", "mine_skip": 300}
+        folder / "m.toml",
+        NEEDED | {"hard_negatives": 50},
+        {"repeat": 2, "negatives": "none"},
+        {"negatives": "ance", "mine_skip": 300},
     )
-    with pytest.raises(InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"):
+    with pytest.raises(
+        InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"
+    ):
         read_settings(path, {})
 
 
@@ -546,14 +644,17 @@ def test_a_saved_configuration_that_was_changed(tmp_path: Path, text: str, messa
     assert str(error.value).startswith(f"{tmp_path / 'config.json'}: {message}")
 
 
-@pytest.mark.parametrize("text", ["tau", "=2", "tau=", "tau=1,2", "tau=[1]", "tau=1\nx=2", "tau=1979-05-27", "a.b=1", "tau=nan"])
+@pytest.mark.parametrize(
+    "text", ["tau", "=2", "tau=", "tau=1,2", "tau=[1]", "tau=1\nx=2", "tau=1979-05-27", "a.b=1", "tau=nan"]
+)
 def test_options_that_are_none(text: str) -> None:
     with pytest.raises(ArgumentTypeError):
         option(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("x=2", 2), ("x=-0.5", -0.5), ("x=true", True), ("x=exact", "exact"), ('x="a b"', "a b"), ("x=1e3", 1000.0)]
+    ("text", "value"),
+    [("x=2", 2), ("x=-0.5", -0.5), ("x=true", True), ("x=exact", "exact"), ('x="a b"', "a b"), ("x=1e3", 1000.0)],
 )
 def test_options_are_toml_scalars_or_words(text: str, value: Any) -> None:
     assert option(text) == [("x", value)] and type(option(text)[0][1]) is type(value)

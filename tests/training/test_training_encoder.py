@@ -98,7 +98,9 @@ def test_each_tower_keeps_its_own_tokenizer(tiny_bert: Path, tmp_path: Path) -> 
     encoder(tiny_bert, untied=True).save(tmp_path / "base")
     path = tmp_path / "base" / "query" / "tokenizer.json"
     path.write_text(
-        path.read_text(encoding="utf-8").replace('"lowercase":true', '"lowercase":false').replace('"lowercase": true', '"lowercase": false')
+        path.read_text(encoding="utf-8")
+        .replace('"lowercase":true', '"lowercase":false')
+        .replace('"lowercase": true', '"lowercase": false')
     )
     model = encoder(tmp_path / "base", pooling=None)
     assert model.queries(["Bach"], "nq")[0].ids.tolist() != encoder(tiny_bert).queries(["Bach"], "nq")[0].ids.tolist()
@@ -125,7 +127,9 @@ def test_new_heads_are_the_seed_s(tiny_bert: Path) -> None:
         ("tiny_bert", ("<extra_id_1>", "[SEP]", "</s>"), ":"),
     ],
 )
-def test_prompts(base: str, without: tuple[str, ...], separator: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_prompts(
+    base: str, without: tuple[str, ...], separator: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A task's name, and the first separator of T5's sentinel, BERT's and T5's ends that is a token; a colon where none is."""
     folder = tmp_path / "base"
     shutil.copytree(request.getfixturevalue(base), folder)
@@ -141,7 +145,10 @@ def test_prompts(base: str, without: tuple[str, ...], separator: str, tmp_path: 
     if separator != ":":
         ids = model.queries(["x"], "nq")[0].ids.tolist()
         assert model._tokenizers["passage"].token_to_id(separator) in ids  # one token, not letters
-    assert model.passages([Passage("x#0", "x", "T", "x")])[0].ids.tolist() == model._tokenizers["passage"].encode("T x").ids
+    assert (
+        model.passages([Passage("x#0", "x", "T", "x")])[0].ids.tolist()
+        == model._tokenizers["passage"].encode("T x").ids
+    )
     assert start_encoder(SMALL.replace(prompts=False), folder, tasks).config.prompts == {}
 
 
@@ -152,7 +159,19 @@ def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
 
 
 def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = ("nq", "triviaqa", "hotpotqa", "trex", "structured_zeroshot", "fever", "eli5", "aidayago2", "wned", "cweb", "wow")
+    tasks = (
+        "nq",
+        "triviaqa",
+        "hotpotqa",
+        "trex",
+        "structured_zeroshot",
+        "fever",
+        "eli5",
+        "aidayago2",
+        "wned",
+        "cweb",
+        "wow",
+    )
     lengths = (32, 32, 32, 32, 32, 64, 64, 128, 128, 128, 256)
     monkeypatch.setattr(ModelFolder, "longest", 512)
     config = SMALL.replace(query_length=0)
@@ -160,10 +179,17 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
         made = start_encoder(config.replace(prompts=prompts), tiny_bert, tasks).config
         assert dict(made.query_lengths) == {task: length + more for task, length in zip(tasks, lengths, strict=True)}
         assert made.query_length == 256 + more and made.passage_length == 24
-    assert dict(start_encoder(SMALL, tiny_bert, tasks).config.query_lengths) == dict.fromkeys(tasks, 12)  # said by the user
+    assert dict(start_encoder(SMALL, tiny_bert, tasks).config.query_lengths) == dict.fromkeys(
+        tasks, 12
+    )  # said by the user
     monkeypatch.undo()  # the backbone's 128 positions
     cut = start_encoder(config, tiny_bert, tasks).config
-    assert (cut.query_lengths["nq"], cut.query_lengths["aidayago2"], cut.query_lengths["wow"], cut.query_length) == (36, 128, 128, 128)
+    assert (cut.query_lengths["nq"], cut.query_lengths["aidayago2"], cut.query_lengths["wow"], cut.query_length) == (
+        36,
+        128,
+        128,
+        128,
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("passage_length", 129), ("query_length", 500)])
@@ -174,7 +200,9 @@ def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, key: str, val
 
 
 @pytest.mark.parametrize("task", ["nq", "fever", "wow"])
-def test_training_and_search_read_the_same_tokens(tiny_bert: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_search_read_the_same_tokens(
+    tiny_bert: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompt, truncation at the task's own length, and what is left of a mention."""
     model = encoder(tiny_bert, query_length=0)
     words = " ".join(passage.text for passage in PASSAGES[:4])
@@ -215,14 +243,20 @@ def frozen(model: DualEncoder) -> set[str]:
 @pytest.mark.parametrize(
     ("base", "values", "expected"),
     [
-        ("tiny_bert", {"freeze_embeddings": True}, {"embeddings.word_", "embeddings.position_", "embeddings.token_type_"}),
+        (
+            "tiny_bert",
+            {"freeze_embeddings": True},
+            {"embeddings.word_", "embeddings.position_", "embeddings.token_type_"},
+        ),
         ("tiny_bert", {"freeze_layers": 1}, {"encoder.layer.0."}),
         ("tiny_bert", {"freeze_layers": 2, "untied": True}, {"encoder.layer."}),
         ("tiny_t5", {"freeze_layers": 1, "pooling": "decoder"}, {"encoder.block.0."}),
         ("tiny_t5", {"freeze_layers": 2}, {"encoder.block."}),
     ],
 )
-def test_frozen_parameters_stay(base: str, values: dict[str, Any], expected: set[str], request: pytest.FixtureRequest) -> None:
+def test_frozen_parameters_stay(
+    base: str, values: dict[str, Any], expected: set[str], request: pytest.FixtureRequest
+) -> None:
     """They get no gradient and do not change, by decay neither; all others train."""
     model = encoder(request.getfixturevalue(base), **values)
     stay = frozen(model)
@@ -321,7 +355,9 @@ def test_biases_and_norms_do_not_decay(tiny_bert: Path) -> None:
     model = encoder(tiny_bert)
     matrices, vectors_ = adamw(model, SMALL.replace(weight_decay=0.5).optimiser).param_groups
     assert (matrices["weight_decay"], vectors_["weight_decay"]) == (0.5, 0.0)
-    assert all(param.dim() == 2 for param in matrices["params"]) and all(param.dim() == 1 for param in vectors_["params"])
+    assert all(param.dim() == 2 for param in matrices["params"]) and all(
+        param.dim() == 1 for param in vectors_["params"]
+    )
     assert len(matrices["params"]) + len(vectors_["params"]) == len(model.trained())
 
 

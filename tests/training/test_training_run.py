@@ -43,7 +43,14 @@ TWO = (
     {"negatives": "ance", "steps": 4, "weighting": "taco", "weighting_options": {"beta": 0.9, "burn_in": 0.3}},
 )
 TUNED: dict[str, Any] = {"tune": "iaa-l", "tune_width": 4, "tune_roles": "task"}
-SHORT: dict[str, Any] = {"tasks": ("fever", "nq"), "batch_size": 4, "mine_depth": 20, "mine_keep": 4, "pool_hard": 2, "normalize": True}
+SHORT: dict[str, Any] = {
+    "tasks": ("fever", "nq"),
+    "batch_size": 4,
+    "mine_depth": 20,
+    "mine_keep": 4,
+    "pool_hard": 2,
+    "normalize": True,
+}
 
 
 def two(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
@@ -74,7 +81,11 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
 
         patch.setattr(module, name, noted)
 
-    noting(training_data, "mine", lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name)
+    noting(
+        training_data,
+        "mine",
+        lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name,
+    )
     noting(retrievers, "encode_collection", lambda *args: args[3].parent.name)
     noting(retrievers, "build_index", lambda *args: args[1].parent.name)
     run = Loop.run
@@ -102,13 +113,23 @@ SECOND = ["encode_collection episode-2", "build_index episode-2", f"mine episode
 
 def test_two_episodes(finished: tuple[Path, list[str]]) -> None:
     output, done = finished
-    assert done == [f"mine {BM25}", "mine validation.jsonl", "train episode-1 from 0", *SECOND, "train episode-2 from 0"]
+    assert done == [
+        f"mine {BM25}",
+        "mine validation.jsonl",
+        "train episode-1 from 0",
+        *SECOND,
+        "train episode-2 from 0",
+    ]
     first, second = logged(output / "episode-1"), logged(output / "episode-2")
     assert [record["step"] for record in first] == [0, 1, 2, 3, 3]
     assert [record["step"] for record in second] == [0, 1, 2, 3, 3, 4, 4]
     assert first[1]["weight"] == {"fever": 0.5, "nq": 0.5} and second[-2]["weight"] != first[1]["weight"]
-    assert second[0]["validation"] == next(r["validation"] for r in first[::-1] if "validation" in r)  # it starts from that model
-    assert not list(output.rglob("*.part")) and not [path for name in ("vectors", "index") for path in output.rglob(name)]
+    assert second[0]["validation"] == next(
+        r["validation"] for r in first[::-1] if "validation" in r
+    )  # it starts from that model
+    assert not list(output.rglob("*.part")) and not [
+        path for name in ("vectors", "index") for path in output.rglob(name)
+    ]
     assert json.loads((output / "config.json").read_text())["episodes"] == list(TWO)
 
 
@@ -143,7 +164,10 @@ def test_negatives_of_an_episode_are_those_of_the_model_before(finished: tuple[P
         (("episode-2/model", "episode-2/checkpoints/step-00000004"), ["train episode-2 from 3"]),
         (("episode-2/model", "episode-2/checkpoints", f"episode-2/{ANCE}"), [*SECOND, "train episode-2 from 0"]),
         (("episode-2",), [*SECOND, "train episode-2 from 0"]),
-        (("episode-1/model", "episode-2", BM25), [f"mine {BM25}", "train episode-1 from 3", *SECOND, "train episode-2 from 0"]),
+        (
+            ("episode-1/model", "episode-2", BM25),
+            [f"mine {BM25}", "train episode-1 from 3", *SECOND, "train episode-2 from 0"],
+        ),
         (
             ("episode-1", "episode-2", "validation.jsonl"),
             ["mine validation.jsonl", "train episode-1 from 0", *SECOND, "train episode-2 from 0"],
@@ -151,7 +175,12 @@ def test_negatives_of_an_episode_are_those_of_the_model_before(finished: tuple[P
     ],
 )
 def test_only_what_is_not_there_is_done(
-    finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str], lost: tuple[str, ...], done: list[str]
+    finished: tuple[Path, list[str]],
+    tiny_bert: Path,
+    tmp_path: Path,
+    events: list[str],
+    lost: tuple[str, ...],
+    done: list[str],
 ) -> None:
     """...and in the end every file is what it was."""
     whole, _ = finished
@@ -190,7 +219,11 @@ def stop(*_: Any) -> Path:
 
 
 def test_vectors_go_when_the_model_is_there(
-    finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[str]],
+    tiny_bert: Path,
+    tmp_path: Path,
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An episode that stops while it trains keeps its index for the next attempt."""
     output = tmp_path / "run"
@@ -234,8 +267,12 @@ def test_negatives_of_an_earlier_try_by_another_model_are_mined_anew(
 # what an episode takes over
 
 
-@pytest.mark.parametrize(("kept", "steps", "updates"), [({}, 1, 1), ({"keep_optimizer": True}, 3, 1), ({"keep_importance": True}, 1, 3)])
-def test_what_is_taken_over(tiny_bert: Path, tmp_path: Path, kept: Mapping[str, bool], steps: int, updates: int) -> None:
+@pytest.mark.parametrize(
+    ("kept", "steps", "updates"), [({}, 1, 1), ({"keep_optimizer": True}, 3, 1), ({"keep_importance": True}, 1, 3)]
+)
+def test_what_is_taken_over(
+    tiny_bert: Path, tmp_path: Path, kept: Mapping[str, bool], steps: int, updates: int
+) -> None:
     """Each flag its own state, and neither by default."""
     tables = ({"steps": 2}, {"steps": 1, **kept})
     train(one(tiny_bert, tmp_path / "run", weighting="taco", episodes=tables))
@@ -256,13 +293,22 @@ def test_what_is_taken_over(tiny_bert: Path, tmp_path: Path, kept: Mapping[str, 
     )
     cold = latest(tmp_path / "cold")
     assert cold
-    same = {name: (second / name).read_bytes() == (cold / name).read_bytes() for name in ("optimizer.safetensors", "weighting.safetensors")}
-    assert same == {"optimizer.safetensors": not kept.get("keep_optimizer"), "weighting.safetensors": not kept.get("keep_importance")}
+    same = {
+        name: (second / name).read_bytes() == (cold / name).read_bytes()
+        for name in ("optimizer.safetensors", "weighting.safetensors")
+    }
+    assert same == {
+        "optimizer.safetensors": not kept.get("keep_optimizer"),
+        "weighting.safetensors": not kept.get("keep_importance"),
+    }
 
 
 def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     tables = ({"steps": 1}, {"steps": 1, "weighting": "taco", "keep_importance": True})
-    with pytest.raises(InputError, match=r"^episode 2: keep_importance is True; the weighting is taco, that of the episode before naive"):
+    with pytest.raises(
+        InputError,
+        match=r"^episode 2: keep_importance is True; the weighting is taco, that of the episode before naive",
+    ):
         train(one(tiny_bert, tmp_path / "run", episodes=tables))
 
 
@@ -271,9 +317,13 @@ def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: P
 
 @pytest.mark.parametrize("key", ["keep_optimizer", "keep_importance"])
 @pytest.mark.parametrize("of_first", [False, True])
-def test_nothing_is_kept_where_no_episode_is_before(tiny_bert: Path, tmp_path: Path, events: list[str], key: str, of_first: bool) -> None:
+def test_nothing_is_kept_where_no_episode_is_before(
+    tiny_bert: Path, tmp_path: Path, events: list[str], key: str, of_first: bool
+) -> None:
     changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
-    with pytest.raises(InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"):
+    with pytest.raises(
+        InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"
+    ):
         train(one(tiny_bert, tmp_path / "run", negatives="bm25", weighting="taco", **changes))
     assert events == [] and not (tmp_path / "run").exists()
 
@@ -306,8 +356,12 @@ def test_a_task_without_a_module_is_refused_before_the_collection_is_encoded(
     assert events == [] and not list(tmp_path.glob("*.runs")) and not list(tmp_path.rglob("*.trec"))
 
 
-def test_a_task_without_a_module_is_refused_before_mining_by_it(without_module: Path, tmp_path: Path, events: list[str]) -> None:
-    run = one(without_module, tmp_path / "run", negatives="ance", tasks=("nq", "wow"), pooling=None, normalize=False, **TUNED)
+def test_a_task_without_a_module_is_refused_before_mining_by_it(
+    without_module: Path, tmp_path: Path, events: list[str]
+) -> None:
+    run = one(
+        without_module, tmp_path / "run", negatives="ance", tasks=("nq", "wow"), pooling=None, normalize=False, **TUNED
+    )
     with pytest.raises(InputError, match="no adapter for queries of task 'wow', only for nq"):
         train(run)
     assert events == []
@@ -347,12 +401,16 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
     file.write_text("precious")
     with pytest.raises(InputError, match=r"--output .*run exists and is no training run; give another folder"):
         train(one(tiny_bert, tmp_path / "run"))
-    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file] and file.read_text() == "precious"
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [
+        file
+    ] and file.read_text() == "precious"
 
 
 def test_a_configuration_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match=r"is a run of another kind: its config.json has 'model_type' and lacks 'collection'"):
+    with pytest.raises(
+        InputError, match=r"is a run of another kind: its config.json has 'model_type' and lacks 'collection'"
+    ):
         train(one(tiny_bert, tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
 
@@ -385,11 +443,26 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
         ({"tasks": ("nq", "eli5")}, "unknown task 'eli5'; .*valid: aidayago2"),
         ({"batch_size": 1}, "batch of 1 for 2 tasks; every step takes at least one example of each, so at least 2"),
         ({"shares": "4,4,4"}, r"batch shares \[4, 4, 4\]; 2 tasks need 2 whole numbers"),
-        ({"weighting": "taco", "weighting_options": {"tua": 2}}, r"weighting_options: unknown option 'tua' of taco; did you mean tau\?"),
-        ({"weighting": "naive", "weighting_options": {"tau": 2}}, "weighting_options: unknown option 'tau' of naive; valid: none"),
-        ({"weighting": "taco", "weighting_options": {"tau": "hot"}}, "weighting_options: tau is 'hot'; it must be a number"),
-        ({"weighting": "taco", "weighting_options": {"beta": 2}}, "task weighting option beta: 2.0; 0 <= beta < 1 is allowed"),
-        ({"episodes": ({}, {"weighting": "cgd", "weighting_options": {"rat": 1}})}, r"unknown option 'rat' of cgd; did you mean rate\?"),
+        (
+            {"weighting": "taco", "weighting_options": {"tua": 2}},
+            r"weighting_options: unknown option 'tua' of taco; did you mean tau\?",
+        ),
+        (
+            {"weighting": "naive", "weighting_options": {"tau": 2}},
+            "weighting_options: unknown option 'tau' of naive; valid: none",
+        ),
+        (
+            {"weighting": "taco", "weighting_options": {"tau": "hot"}},
+            "weighting_options: tau is 'hot'; it must be a number",
+        ),
+        (
+            {"weighting": "taco", "weighting_options": {"beta": 2}},
+            "task weighting option beta: 2.0; 0 <= beta < 1 is allowed",
+        ),
+        (
+            {"episodes": ({}, {"weighting": "cgd", "weighting_options": {"rat": 1}})},
+            r"unknown option 'rat' of cgd; did you mean rate\?",
+        ),
         ({"pooling": None}, "a plain Hugging Face model does not say how it pools; give --pooling"),
         ({"passage_length": 500}, "passage_length is 500; .*takes 1 to 128 tokens"),
         ({"freeze_layers": 7}, "freeze_layers is 7; the backbone has 2 layers"),
@@ -414,11 +487,15 @@ def test_mistakes_are_told_before_the_work_and_can_be_mended(
 def test_negatives_of_another_collection(tiny_bert: Path, tmp_path: Path) -> None:
     header = NegativesHeader("bm25", "", "0123456789abcdef", 10, 0, 5, (), 0)
     write_negatives(tmp_path / "n.jsonl", header, [("nq-train", "q", ["1#0"], [1.0])])
-    with pytest.raises(InputError, match=r"n.jsonl: mined from collection '0123456789abcdef', this collection is '[0-9a-f]{16}'"):
+    with pytest.raises(
+        InputError, match=r"n.jsonl: mined from collection '0123456789abcdef', this collection is '[0-9a-f]{16}'"
+    ):
         train(one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl")))
 
 
-def test_negatives_from_a_file(finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str]) -> None:
+def test_negatives_from_a_file(
+    finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str]
+) -> None:
     train(one(tiny_bert, tmp_path / "run", negatives=str(finished[0] / BM25)))
     assert events == ["train run from 0"]
 
@@ -427,10 +504,13 @@ def test_negatives_from_a_file(finished: tuple[Path, list[str]], tiny_bert: Path
 
 
 def made(folder: Path, *topics: str, evidence: bool = True) -> Path:
-    passages = [passage(f"{page}#{part}", f"word{page} text{part} of page {page}") for page in range(8) for part in range(2)]
+    passages = [
+        passage(f"{page}#{part}", f"word{page} text{part} of page {page}") for page in range(8) for part in range(2)
+    ]
     records = {
         name: [
-            query(f"{name}-{page}", f"what is word{page}", *([[f"{page}#0"]] if evidence or "train" in name else [])) for page in range(6)
+            query(f"{name}-{page}", f"what is word{page}", *([[f"{page}#0"]] if evidence or "train" in name else []))
+            for page in range(6)
         ]
         for name in topics
     }
@@ -450,19 +530,27 @@ def test_a_task_without_train_topics(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dev", [(), ("birds-dev",)])
-def test_dev_topics_that_judge_nothing(tiny_bert: Path, tmp_path: Path, dev: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+def test_dev_topics_that_judge_nothing(
+    tiny_bert: Path, tmp_path: Path, dev: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     """A task without dev topics, or with unjudged ones, is not validated; the last model is kept."""
     collection = made(tmp_path / "c", "birds-train", "bees-train", *dev, evidence=False)
-    model = train(one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2))
+    model = train(
+        one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2)
+    )
     assert "birds: no dev topics with a gold passage to validate on" in caplog.text and "bees: no dev" in caplog.text
     assert [record["step"] for record in logged(tmp_path / "run")] == [1, 2]
     found = latest(tmp_path / "run")
     assert found and contents(model) == contents(found / "model")
 
 
-def test_a_task_of_ones_own_is_validated_and_searched(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_ones_own_is_validated_and_searched(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection = made(tmp_path / "c", "birds-train", "birds-dev")
-    model = train(one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2))
+    model = train(
+        one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2)
+    )
     assert load_encoder(str(model)).config.prompts == {"birds": "BIRDS <extra_id_1> "}
     assert "birds" in logged(tmp_path / "run")[0]["validation"]
     monkeypatch.chdir(tmp_path)
@@ -473,7 +561,9 @@ def test_a_task_of_ones_own_is_validated_and_searched(tiny_bert: Path, tmp_path:
 def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path) -> None:
     """The best model is then chosen without a look at dev."""
     collection = made(tmp_path / "c", "birds-train", "birds-dev")
-    config = one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), validate_on="train", pool_queries=1)
+    config = one(
+        tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), validate_on="train", pool_queries=1
+    )
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     (pool,) = data.pools
     (sampler,) = data.samplers(config.batch, None)
@@ -485,9 +575,17 @@ def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path)
 def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Path, tmp_path: Path) -> None:
     """A question that is validated on is not trained on under another id either."""
     asked = [query(f"q{row}", f"{' ' * (row // 6)}Question {row % 6}", [f"{row % 6}#0"]) for row in range(12)]
-    collection = write_collection(tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": asked})
+    collection = write_collection(
+        tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": asked}
+    )
     config = one(
-        tiny_bert, tmp_path / "run", collection=str(collection), tasks=("nq",), validate_on="train", pool_queries=1, max_examples=0
+        tiny_bert,
+        tmp_path / "run",
+        collection=str(collection),
+        tasks=("nq",),
+        validate_on="train",
+        pool_queries=1,
+        max_examples=0,
     )
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     held_out = {each.text for pool in data.pools for each in pool.queries}
@@ -518,7 +616,10 @@ def test_fewer_examples(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureF
     """max_examples draws the same ones for one seed; an epoch gets shorter."""
     train(one(tiny_bert, tmp_path / "run", max_examples=6, steps=0))
     told = capsys.readouterr().err
-    assert [line.split()[:3] for line in told.splitlines() if line.startswith(("fever ", "nq "))] == [["fever", "6", "2"], ["nq", "6", "2"]]
+    assert [line.split()[:3] for line in told.splitlines() if line.startswith(("fever ", "nq "))] == [
+        ["fever", "6", "2"],
+        ["nq", "6", "2"],
+    ]
     assert "3 steps of 4 queries" in told and logged(tmp_path / "run")[-1]["step"] == 3
 
 
@@ -547,9 +648,14 @@ def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
-    every = {f"{task}-train": [query.qid for query in sample().load_topics(f"{task}-train").queries] for task in ("fever", "nq", "wow")}
+    every = {
+        f"{task}-train": [query.qid for query in sample().load_topics(f"{task}-train").queries]
+        for task in ("fever", "nq", "wow")
+    }
     header = NegativesHeader("given", "", sample().passages.fingerprint, 1, 0, 1, (), 0)
-    write_negatives(tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids))
+    write_negatives(
+        tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids)
+    )
     config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
     data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
     negatives = data.negatives(config.negatives, tmp_path / "run", tiny_bert)
@@ -558,9 +664,13 @@ def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_
 
 
 def test_dpr_trains_two_towers_that_search(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")} | {"model": str(tiny_bert)}
+    flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")} | {
+        "model": str(tiny_bert)
+    }
     config = read_settings(
-        None, flags | {"output": str(tmp_path / "run"), "batch_size": 6, "steps": 2, "tasks": ("nq",), "pool_hard": 0}, "dpr"
+        None,
+        flags | {"output": str(tmp_path / "run"), "batch_size": 6, "steps": 2, "tasks": ("nq",), "pool_hard": 0},
+        "dpr",
     )
     assert config.encoder.untied and not config.encoder.prompts and config.negatives.negatives == "bm25"
     model = train(config)
@@ -598,12 +708,37 @@ def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
         "--negatives",
         "none",
     ]
-    given += ["--weighting", "taco", "--weighting-options", "tau=0.5", "beta=0.5", "burn_in=0.5", "--steps", "4", "--batch-size", "4"]
-    given += ["--passage-length", "40", "--query-length", "24", "--pool-hard", "0", "--pool-random", "9", "--pool-queries", "3"]
+    given += [
+        "--weighting",
+        "taco",
+        "--weighting-options",
+        "tau=0.5",
+        "beta=0.5",
+        "burn_in=0.5",
+        "--steps",
+        "4",
+        "--batch-size",
+        "4",
+    ]
+    given += [
+        "--passage-length",
+        "40",
+        "--query-length",
+        "24",
+        "--pool-hard",
+        "0",
+        "--pool-random",
+        "9",
+        "--pool-queries",
+        "3",
+    ]
     train(read_settings(None, given_flags(parser.parse_args(given))))
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
     assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2])
-    assert all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:]) and len(found) == 4
+    assert (
+        all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:])
+        and len(found) == 4
+    )
 
 
 def test_tensorboard_that_is_not_there(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

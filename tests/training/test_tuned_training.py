@@ -107,7 +107,11 @@ def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method:
         return gradients(model)
 
     expected = run(plain, Arithmetic())
-    for model, arithmetic in ((plain, Arithmetic(gradcache=3)), (repeating, Arithmetic()), (repeating, Arithmetic(gradcache=3))):
+    for model, arithmetic in (
+        (plain, Arithmetic(gradcache=3)),
+        (repeating, Arithmetic()),
+        (repeating, Arithmetic(gradcache=3)),
+    ):
         # a bias sums over all tokens: how that is rounded depends on the processor
         assert_near(run(model, arithmetic), expected, 2e-5)
 
@@ -127,15 +131,24 @@ def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, 
         losses.append(sum(result.losses.values()))
     assert losses[-1] < losses[0]
     assert result.report.details["weight_entropy"] < 0.9 * math.log(len(TASKS))  # of equal shares it is the logarithm
-    kept = {name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)}
+    kept = {
+        name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)
+    }
     assert kept and all(float(value.float().std()) > 0 for value in kept.values())
 
 
 @pytest.mark.parametrize(
     ("method", "roles", "options"),
-    [("lora", "tower", {}), ("iaa-l", "task", {}), ("prompt", "tower", REPARAMETERISED), ("mam", "shared", REPARAMETERISED)],
+    [
+        ("lora", "tower", {}),
+        ("iaa-l", "task", {}),
+        ("prompt", "tower", REPARAMETERISED),
+        ("mam", "shared", REPARAMETERISED),
+    ],
 )
-def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, roles: str, options: dict[str, Any]) -> None:
+def test_stopped_is_never_stopped(
+    tiny_bert: Path, tmp_path: Path, method: str, roles: str, options: dict[str, Any]
+) -> None:
     config = small(tiny_bert, tmp_path, tune_roles=roles, keep_checkpoints=1, steps=4, **SIZED[method], **options)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     episode(config, whole).run()
@@ -160,7 +173,9 @@ def test_stopped_is_never_stopped(tiny_bert: Path, tmp_path: Path, method: str, 
 @pytest.mark.parametrize("method", with_prompts())
 def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Path, method: str) -> None:
     """What is saved after some steps has the form of any model of the method, and gives the vectors of the one that trains."""
-    model, plain = (encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {}))
+    model, plain = (
+        encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {})
+    )
     step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     for number in range(2):
         assert step(number, 0.0).report is not None
@@ -177,7 +192,8 @@ def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Pat
     assert np.abs(vectors(loaded) - vectors(plain.text_encoder())).max() > 1e-3
     more = {"tune_roles": "tower", "pooling": None, **SIZED[method]}
     with pytest.raises(
-        InputError, match="tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert"
+        InputError,
+        match="tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert",
     ):
         encoder(tmp_path / "model", **more, **REPARAMETERISED)
     assert all(torch.equal(tensor, forms[0][name]) for name, tensor in encoder(tmp_path / "model", **more).trained())
@@ -205,7 +221,9 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
     assert "positions" not in read_json(tmp_path / "None" / RECORD_FILE)
     np.testing.assert_array_equal(vectors(found["None"]), vectors(found["shifted"]))
     assert np.abs(vectors(found["None"]) - vectors(found["plain"])).max() > 1e-3
-    assert found["None"].passage_fingerprint == found["shifted"].passage_fingerprint != found["plain"].passage_fingerprint
+    assert (
+        found["None"].passage_fingerprint == found["shifted"].passage_fingerprint != found["plain"].passage_fingerprint
+    )
     with pytest.raises(InputError, match="tune_positions is 'shifted'; the model .*plain has 'plain'"):
         encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"]).record == read_record(tmp_path / "plain")
@@ -215,7 +233,9 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
 def test_modernbert_is_tuned(tiny_modernbert: Path, tmp_path: Path, method: str) -> None:
     """Texts are longer than its windows; every tensor matters at the start, and a few steps help."""
     model = encoder(tiny_modernbert, **SIZED[method])
-    assert max(len(text.ids) for text in model.passages(PASSAGES)) > 2 * model.backbone("passage").config.local_attention
+    assert (
+        max(len(text.ids) for text in model.passages(PASSAGES)) > 2 * model.backbone("passage").config.local_attention
+    )
     step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=3e-2).optimiser)
     losses = []
     for number in range(8):
@@ -269,8 +289,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune_roles": "task"}, "tune_roles is 'task'; it goes with a tune other than full"),
     ({"tune_positions": "plain"}, "tune_positions is 'plain'; it goes with a tune other than full"),
     ({"tune_reparameterise": True}, "tune_reparameterise is True; it goes with a tune other than full"),
-    ({"tune": "lora", "tune_positions": "plain"}, "tune_positions is 'plain'; tune lora has no prompts, prefix, prompt, mam have"),
-    ({"tune": "iaa-l", "tune_reparameterise": True}, "tune_reparameterise is True; tune iaa-l has no prompts, prefix, prompt, mam have"),
+    (
+        {"tune": "lora", "tune_positions": "plain"},
+        "tune_positions is 'plain'; tune lora has no prompts, prefix, prompt, mam have",
+    ),
+    (
+        {"tune": "iaa-l", "tune_reparameterise": True},
+        "tune_reparameterise is True; tune iaa-l has no prompts, prefix, prompt, mam have",
+    ),
     (
         {"tune": "prefix", "tune_width": 30, "passage_length": 100, "tune_positions": "shifted"},
         "with texts of 100 tokens the prompt takes at most 28 of the backbone's 128 positions",
@@ -289,7 +315,9 @@ def test_what_cannot_be_tuned(tiny_bert: Path, values: dict[str, Any], message: 
 
 
 def test_t5_has_no_positions_to_shift(tiny_t5: Path) -> None:
-    with pytest.raises(InputError, match="tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"):
+    with pytest.raises(
+        InputError, match="tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"
+    ):
         encoder(tiny_t5, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tiny_t5, **SIZED["prompt"]).tuning is not None
 

@@ -23,7 +23,9 @@ def tiny(tiny_bert: Path) -> TextEncoder:
 
 
 def query(qid: str, text: str, *sets: Sequence[Passage], task: str = "nq") -> Query:
-    evidence = tuple(EvidenceSet(tuple(dict.fromkeys(each.page for each in own)), tuple(each.docid for each in own)) for own in sets)
+    evidence = tuple(
+        EvidenceSet(tuple(dict.fromkeys(each.page for each in own)), tuple(each.docid for each in own)) for own in sets
+    )
     return Query(qid, text, task, evidence=evidence)
 
 
@@ -45,7 +47,12 @@ def by_brute_force(made: TextEncoder, own: Pool) -> float:
         query_D = made.encode_queries([each.text], own.task)[0].astype(np.float64)
         ranked = sorted(own.docids, key=lambda docid: float(query_D @ vectors_ND[docid]), reverse=True)
         pages = list(dict.fromkeys(KNOWN[docid].page for docid in ranked))
-        scores.append(max(len(set(pages[: len(own_set.pages)]) & set(own_set.pages)) / len(own_set.pages) for own_set in each.evidence))
+        scores.append(
+            max(
+                len(set(pages[: len(own_set.pages)]) & set(own_set.pages)) / len(own_set.pages)
+                for own_set in each.evidence
+            )
+        )
     return sum(scores) / len(scores)
 
 

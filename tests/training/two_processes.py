@@ -52,7 +52,9 @@ class Case(NamedTuple):
 
     def settings(self, alone: bool) -> LossSettings:
         twice = alone and not self.cross_device
-        return LossSettings(negatives=2, cross_device=self.cross_device, accumulate=self.accumulate * (2 if twice else 1))
+        return LossSettings(
+            negatives=2, cross_device=self.cross_device, accumulate=self.accumulate * (2 if twice else 1)
+        )
 
 
 def _tuned(method: str, roles: str) -> dict[str, Any]:
@@ -72,7 +74,10 @@ CASES = {
     "gradcache apart": Case("naive", False, 3, gradcache=3),
     "untied across": Case("naive", True, 3, encoder={"untied": True, "normalize": True}),
     "parts without a query, apart": Case("naive", False, 3, accumulate=2),
-    **{f"{method} by {roles}": Case(weighting, across, 4, encoder=_tuned(method, roles)) for method, roles, weighting, across in TUNED},
+    **{
+        f"{method} by {roles}": Case(weighting, across, 4, encoder=_tuned(method, roles))
+        for method, roles, weighting, across in TUNED
+    },
     **{f"{method} alone": Case("naive", True, 3, encoder=_tuned(method, "shared")) for method in METHODS},
     **{f"{name} of several kinds": Case(name, True, 4, schedule="joint") for name in WEIGHTINGS},
     # a step leaves out what other tasks' heads and modules alone would move
@@ -83,7 +88,9 @@ CASES = {
     },
     "poisoned": Case("taco", True, 5, poisoned=1),
 }
-PARTED = {"parts without a query, across": Case("naive", True, 3, accumulate=3, gradcache=2)}  # 1 query in 3 turns of 2 processes
+PARTED = {
+    "parts without a query, across": Case("naive", True, 3, accumulate=3, gradcache=2)
+}  # 1 query in 3 turns of 2 processes
 DROPOUT = {"dropout": Case("pcgrad", True, 3, dropout=0.3)}  # processes draw their own: only they agree with each other
 
 
@@ -100,7 +107,9 @@ def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) ->
         "steps": case.steps,
         "hard_negatives": 2,
     }
-    config = SMALL.replace(**values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48)
+    config = SMALL.replace(
+        **values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48
+    )
     shared = start_shared(config, model, ["nq", "wow", "fever"])
     shared.train()
     return planned_step(config, shared, all_kinds(shared, config, processes))[0]
@@ -113,7 +122,9 @@ def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bo
         step = several_kinds(case, mlm, processes, alone)
     else:
         dual = encoder(model, dropout=case.dropout, **case.encoder)
-        step = step_of(dual, case.weighting, case.settings(alone), Arithmetic(gradcache=case.gradcache), processes, **case.options)
+        step = step_of(
+            dual, case.weighting, case.settings(alone), Arithmetic(gradcache=case.gradcache), processes, **case.options
+        )
     # AdamW moves a number whose gradient is rounding alone, such as the bias of a reader, by up to its rate, either way
     optimizer = adamw(step.model, SMALL.replace(learning_rate=2e-6 if case.schedule else 2e-5).optimiser)
     tasks = [objective.task for objective in step.objectives]

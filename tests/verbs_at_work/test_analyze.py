@@ -13,7 +13,20 @@ from taco_ir.analyze import main, parser
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.train import main as train
 
-SHORT = ("--pooling", "mean", "--negatives", "none", "--steps", "2", "--tasks", "nq,fever", "--batch-size", "6", "--passage-length", "40")
+SHORT = (
+    "--pooling",
+    "mean",
+    "--negatives",
+    "none",
+    "--steps",
+    "2",
+    "--tasks",
+    "nq,fever",
+    "--batch-size",
+    "6",
+    "--passage-length",
+    "40",
+)
 POOL = ("--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2")
 
 
@@ -28,7 +41,9 @@ def runs(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_runs_are_compared_on_the_same_batches(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_are_compared_on_the_same_batches(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = [str(runs / "taco"), str(runs / "naive"), "--batches", "2", "--output", str(tmp_path / "out")]
     main(argv)
     told = capsys.readouterr()
@@ -44,9 +59,14 @@ def test_two_runs_are_compared_on_the_same_batches(runs: Path, tmp_path: Path, c
     assert "analyse: 16 of 16 batches" in told.err and str(runs / "taco") in told.out
     page = (tmp_path / "out" / "specialisation.html").read_text(encoding="utf-8")
     assert "Cosines over training" in page and page.count("<polyline") == 2 * 2 + 2
-    assert "no TACO and naive run here differ in the weighting alone (" in figures["verdict"] and figures["comparisons"] == []
+    assert (
+        "no TACO and naive run here differ in the weighting alone (" in figures["verdict"]
+        and figures["comparisons"] == []
+    )
     assert all(0 <= model["task_specific_by_chance"] <= 1 for model in figures["models"])
-    with pytest.raises(InputError, match=r"--output .*out/specialisation.json exists; give another name or --overwrite"):
+    with pytest.raises(
+        InputError, match=r"--output .*out/specialisation.json exists; give another name or --overwrite"
+    ):
         main(argv)
     main([*argv, "--overwrite"])
     assert read_json(tmp_path / "out" / "specialisation.json") == figures  # the same batches, bit for bit
@@ -59,7 +79,16 @@ def test_runs_are_paired_where_they_differ_in_the_weighting_alone(
     monkeypatch.chdir(tiny_bert.parent)
     made = {"taco-1": (1, 2), "naive-1": (1, 2), "taco-2": (2, 2), "naive-2": (2, 2), "naive-3": (1, 3)}
     for name, (seed, steps) in made.items():
-        flags = ["--model", tiny_bert.name if "taco" in name else str(tiny_bert), *SHORT, *POOL, "--seed", str(seed), "--steps", str(steps)]
+        flags = [
+            "--model",
+            tiny_bert.name if "taco" in name else str(tiny_bert),
+            *SHORT,
+            *POOL,
+            "--seed",
+            str(seed),
+            "--steps",
+            str(steps),
+        ]
         train([*flags, "--weighting", name.partition("-")[0], "--output", str(tmp_path / name)])
     argv = [str(tmp_path / name) for name in ("naive-3", "taco-1", "naive-2", "taco-2", "naive-1")]
     main([*argv, "--batches", "2", "--output", str(tmp_path / "out")])
@@ -78,7 +107,9 @@ def test_a_model_alone_goes_to_its_run(runs: Path) -> None:
     figures = read_json(runs / "taco" / "analysis" / "specialisation.json")
     assert figures["models"][0]["weighting"] == "taco" and figures["tasks"] == ["nq"]
     assert figures["models"][0]["all"]["mean_entropy"] == pytest.approx(0)  # one task
-    run, last, early = (find_subject(str(runs / "naive" / name)) for name in (".", "episode-2/model", "episode-1/model"))
+    run, last, early = (
+        find_subject(str(runs / "naive" / name)) for name in (".", "episode-2/model", "episode-1/model")
+    )
     assert run._replace(name="") == last._replace(name="") and run.config and run.config.optimiser.learning_rate == 1e-3
     assert [episode.name for episode in early.episodes] == ["episode-1"] and early.model != last.model
 
@@ -90,7 +121,10 @@ def test_a_model_outside_a_run(runs: Path, tmp_path: Path) -> None:
     argv = [str(tmp_path / "copy"), "--negatives", "none", "--tasks", "nq,fever", "--batches", "1", "--batch-size", "4"]
     main([*argv, "--output", str(tmp_path / "out")])
     figures = read_json(tmp_path / "out" / "specialisation.json")
-    assert figures["models"][0]["weighting"] is None and "TACO and of a naive training run are needed" in figures["verdict"]
+    assert (
+        figures["models"][0]["weighting"] is None
+        and "TACO and of a naive training run are needed" in figures["verdict"]
+    )
 
 
 def other_architecture(tiny_bert: Path, folder: Path) -> Path:
@@ -105,7 +139,9 @@ def other_architecture(tiny_bert: Path, folder: Path) -> Path:
 
 def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path: Path) -> None:
     other = other_architecture(tiny_bert, tmp_path / "other")
-    with pytest.raises(InputError, match=r"other: its parameters are not those of .*taco; models of one architecture can be compared"):
+    with pytest.raises(
+        InputError, match=r"other: its parameters are not those of .*taco; models of one architecture can be compared"
+    ):
         main([str(runs / "taco"), str(other), "--batches", "1", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -121,11 +157,16 @@ def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path
         (["taco", "--device", "gpu"], r"--device 'gpu': torch cannot use it here.*"),
         (["taco", "--collection", "./none"], r"--collection './none': no such folder.*"),
         (["./none"], r"--model './none': no such folder"),
-        (["unfinished"], r".*unfinished: this training run has no model yet \(.*\); end the training, or give a model folder"),
+        (
+            ["unfinished"],
+            r".*unfinished: this training run has no model yet \(.*\); end the training, or give a model folder",
+        ),
         (["plain"], r".*plain: a trained encoder has taco_ir.json or modules.json.*"),
     ],
 )
-def test_a_mistake_is_one_line(argv: Sequence[str], said: str, runs: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_one_line(
+    argv: Sequence[str], said: str, runs: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(runs)
     if argv[0] == "unfinished" and not Path("unfinished").exists():
         Path("unfinished").mkdir()

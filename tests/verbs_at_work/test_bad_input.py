@@ -82,7 +82,9 @@ def index_of(tiny_bert: Path) -> None:
     index.main(["--vectors", "v", "--output", "i"])
 
 
-def altered(path: str, change: Callable[[bytes], bytes], before: Callable[[Path], object] = vectors) -> Callable[[Path], object]:
+def altered(
+    path: str, change: Callable[[bytes], bytes], before: Callable[[Path], object] = vectors
+) -> Callable[[Path], object]:
     def make(tiny_bert: Path) -> None:
         before(tiny_bert)
         Path(path).write_bytes(change(Path(path).read_bytes()))
@@ -104,27 +106,43 @@ EVALUATE = ["mine.trec", *NQ]
 BLOCK = "v/shard-1-of-1/00000.npy"
 SEARCH_I = ["--model", "{model}", "--pooling", "mean", "--normalize", "--index", "i"]
 CASES = {
-    "unknown topics": Case("search", ["--topics", "qn-dev"], ["unknown topics 'qn-dev'", "did you mean nq-dev", "wow-dev"]),
+    "unknown topics": Case(
+        "search", ["--topics", "qn-dev"], ["unknown topics 'qn-dev'", "did you mean nq-dev", "wow-dev"]
+    ),
     "unknown split": Case("search", [*NQ[:3], "nq-test"], ["unknown topics 'nq-test'", "valid: nq-dev"]),
-    "unknown task": Case("search", ["--topics", "kilt/quiz/dev"], ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]),
-    "task of nobody": Case("search", ["--query", "who", "--task", "fevr"], ["unknown task 'fevr'", "did you mean fever", "name none"]),
+    "unknown task": Case(
+        "search", ["--topics", "kilt/quiz/dev"], ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]
+    ),
+    "task of nobody": Case(
+        "search", ["--query", "who", "--task", "fevr"], ["unknown task 'fevr'", "did you mean fever", "name none"]
+    ),
     "task without a prompt": Case(
         "search",
         ["--query", "who", "--task", "eli5", "--model", "m"],
         ["no prompt for task 'eli5'", "nq", "--prompt"],
         model_copy(
-            "m", lambda m: (m / "taco_ir.json").write_text(json.dumps({"prompts": {"nq": "q: "}, "query_length": 64, "passage_length": 64}))
+            "m",
+            lambda m: (m / "taco_ir.json").write_text(
+                json.dumps({"prompts": {"nq": "q: "}, "query_length": 64, "passage_length": 64})
+            ),
         ),
     ),
     "unknown retriever": Case(
-        "search", ["--topics", "nq-dev", "--retriever", "sparse"], ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"]
+        "search",
+        ["--topics", "nq-dev", "--retriever", "sparse"],
+        ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"],
     ),
-    "no collection": Case("search", ["--topics", "nq-dev", "--collection", "nowhere"], ["--collection 'nowhere': no such folder"]),
+    "no collection": Case(
+        "search", ["--topics", "nq-dev", "--collection", "nowhere"], ["--collection 'nowhere': no such folder"]
+    ),
     "no passages": Case("search", NQ, ["passages.jsonl"], lambda _: Path("c/passages.jsonl").unlink()),
     "zero hits": Case("search", [*NQ, "--hits", "0"], ["--hits", "'0'", "at least 1"]),
     "no model": Case("search", [*NQ, *flags("./nowhere")], ["--model './nowhere': no such folder"]),
     "model without weights": Case(
-        "search", [*NQ, *flags("m")], ["--model m", "model.safetensors"], model_copy("m", lambda m: (m / "model.safetensors").unlink())
+        "search",
+        [*NQ, *flags("m")],
+        ["--model m", "model.safetensors"],
+        model_copy("m", lambda m: (m / "model.safetensors").unlink()),
     ),
     "model with cut weights": Case(
         "search",
@@ -133,29 +151,44 @@ CASES = {
         model_copy("m", lambda m: os.truncate(m / "model.safetensors", 5000)),
     ),
     "model without tokenizer": Case(
-        "search", [*NQ, *flags("m")], ["--model m: no tokenizer.json"], model_copy("m", lambda m: (m / "tokenizer.json").unlink())
+        "search",
+        [*NQ, *flags("m")],
+        ["--model m: no tokenizer.json"],
+        model_copy("m", lambda m: (m / "tokenizer.json").unlink()),
     ),
     "model with broken config": Case(
-        "search", [*NQ, *flags("m")], ["m/config.json: not valid JSON"], model_copy("m", lambda m: (m / "config.json").write_text("{"))
+        "search",
+        [*NQ, *flags("m")],
+        ["m/config.json: not valid JSON"],
+        model_copy("m", lambda m: (m / "config.json").write_text("{")),
     ),
-    "model that does not say how it pools": Case("search", [*NQ, "--model", "{model}"], ["--model ", "--pooling first|mean|decoder"]),
+    "model that does not say how it pools": Case(
+        "search", [*NQ, "--model", "{model}"], ["--model ", "--pooling first|mean|decoder"]
+    ),
     "topics with an id twice": Case(
         "search",
         NQ,
         ["c/nq-dev.jsonl, line 2: id 'q1'", "another text on line 1"],
         topics(RECORD, RECORD.replace(b"who", b"when")),
     ),
-    "topics with an empty id": Case("search", NQ, ["c/nq-dev.jsonl, line 1: id ''"], topics(RECORD.replace(b'"q1"', b'""'))),
+    "topics with an empty id": Case(
+        "search", NQ, ["c/nq-dev.jsonl, line 1: id ''"], topics(RECORD.replace(b'"q1"', b'""'))
+    ),
     "topics with an empty text": Case(
         "search", NQ, ["c/nq-dev.jsonl, line 2: query 'q1' has input ' '"], topics(b"", RECORD.replace(b"who", b" "))
     ),
-    "topics that are no JSON": Case("search", NQ, ["c/nq-dev.jsonl, line 2: not valid JSON"], topics(RECORD, b'{"id": ')),
+    "topics that are no JSON": Case(
+        "search", NQ, ["c/nq-dev.jsonl, line 2: not valid JSON"], topics(RECORD, b'{"id": ')
+    ),
     "topics that are no UTF-8": Case(
         "search", NQ, ["c/nq-dev.jsonl, line 2: not UTF-8 (byte 0xff at column 1)"], topics(RECORD, b"\xff\xfe")
     ),
     "topics without records": Case("search", NQ, ["c/nq-dev.jsonl: no records"], topics(b"")),
     "run with five columns": Case(
-        "evaluate", EVALUATE, ["mine.trec, line 2: 5 columns", "a TREC run has 6"], run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n")
+        "evaluate",
+        EVALUATE,
+        ["mine.trec, line 2: 5 columns", "a TREC run has 6"],
+        run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n"),
     ),
     "run with a word as score": Case(
         "evaluate", EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))
@@ -164,7 +197,10 @@ CASES = {
         "evaluate", EVALUATE, ["mine.trec, line 1: score 'nan' of query 'q1'"], run(GOOD_RUN.replace("2.0", "nan"))
     ),
     "run with a docid twice": Case(
-        "evaluate", EVALUATE, ["mine.trec, line 3: docid '1#0' is given twice for query 'q1'"], run(GOOD_RUN + "q1 Q0 1#0 2 1.0 t\n")
+        "evaluate",
+        EVALUATE,
+        ["mine.trec, line 3: docid '1#0' is given twice for query 'q1'"],
+        run(GOOD_RUN + "q1 Q0 1#0 2 1.0 t\n"),
     ),
     "run of other topics": Case(
         "evaluate",
@@ -181,7 +217,10 @@ CASES = {
         passages(*PASSAGES, PASSAGES[2]),
     ),
     "passages without text": Case(
-        "search", NQ, ["c/passages.jsonl, line 2: no passage", "contents"], passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"})
+        "search",
+        NQ,
+        ["c/passages.jsonl, line 2: no passage", "contents"],
+        passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"}),
     ),
     "passages in a broken gzip": Case(
         "search",
@@ -189,20 +228,34 @@ CASES = {
         ["c/passages.jsonl.gz: broken gzip"],
         gzip_cut,
     ),
-    "index of another collection": Case("search", ["--collection", "d", *NQ[2:], *SEARCH_I], ["--index i", "collection"], other_collection),
+    "index of another collection": Case(
+        "search", ["--collection", "d", *NQ[2:], *SEARCH_I], ["--index i", "collection"], other_collection
+    ),
     "index of another model": Case(
         "search", [*NQ, "--model", "{model}", "--pooling", "first", "--index", "i"], ["--index i", "encoder"], index_of
     ),
     "no index": Case("search", [*NQ, *SEARCH_I], ["--index i: no manifest.json"]),
     "index that was cut": Case(
-        "search", [*NQ, *SEARCH_I], ["i/index: ", "the manifest says"], altered("i/index", lambda body: body[:-9], index_of)
+        "search",
+        [*NQ, *SEARCH_I],
+        ["i/index: ", "the manifest says"],
+        altered("i/index", lambda body: body[:-9], index_of),
     ),
-    "index that was altered": Case("index", ["--output", "i", "--verify"], ["i/index: altered"], altered("i/index", flipped, index_of)),
+    "index that was altered": Case(
+        "index", ["--output", "i", "--verify"], ["i/index: altered"], altered("i/index", flipped, index_of)
+    ),
     "block that was cut": Case(
-        "index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, lambda body: body[:-9])
+        "index",
+        ["--vectors", "v", "--output", "i"],
+        [BLOCK, "truncated or altered"],
+        altered(BLOCK, lambda body: body[:-9]),
     ),
-    "block that was altered": Case("index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)),
-    "block that verify finds": Case("encode", ["--output", "v", "--verify"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)),
+    "block that was altered": Case(
+        "index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
+    ),
+    "block that verify finds": Case(
+        "encode", ["--output", "v", "--verify"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
+    ),
     "manifest that was cut": Case(
         "index",
         ["--vectors", "v", "--output", "i"],
@@ -210,7 +263,10 @@ CASES = {
         altered("v/shard-1-of-1/manifest.json", lambda body: body[:40]),
     ),
     "shard without manifest": Case(
-        "index", ["--vectors", "v", "--output", "i"], ["v: no vectors"], lambda _: Path("v/shard-1-of-1").mkdir(parents=True)
+        "index",
+        ["--vectors", "v", "--output", "i"],
+        ["v: no vectors"],
+        lambda _: Path("v/shard-1-of-1").mkdir(parents=True),
     ),
     "shards that are missing": Case(
         "index",
@@ -220,9 +276,14 @@ CASES = {
     ),
     "shard 5 of 4": Case("encode", ["--output", "v", "--shard", "5/4"], ["--shard '5/4'", "1 <= i <= n"]),
     "index of nothing": Case("index", ["--output", "i"], ["--vectors DIR is needed"]),
-    "unknown factory": Case("index", ["--vectors", "v", "--output", "i", "--factory", "Fast"], ["--factory 'Fast'", "HNSW32"], vectors),
+    "unknown factory": Case(
+        "index", ["--vectors", "v", "--output", "i", "--factory", "Fast"], ["--factory 'Fast'", "HNSW32"], vectors
+    ),
     "factory with more lists than vectors": Case(
-        "index", ["--vectors", "v", "--output", "i", "--factory", "IVF64,Flat"], ["--factory 'IVF64,Flat'", "too few"], vectors
+        "index",
+        ["--vectors", "v", "--output", "i", "--factory", "IVF64,Flat"],
+        ["--factory 'IVF64,Flat'", "too few"],
+        vectors,
     ),
     "run that exists": Case(
         "search",
@@ -279,13 +340,17 @@ def test_mistake_ends_the_process_with_code_2(name: str, tiny_bert: Path, folder
     case, argv, before = prepared(name, tiny_bert)
     done = call(case.verb, *argv, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), (
+        done.stderr
+    )
     assert all(part in done.stderr for part in case.said), done.stderr
     assert set(Path().rglob("*")) == before
 
 
 def test_evidence_outside_the_collection_is_a_warning(tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_collection(Path("c"), PASSAGES, {"nq-dev": [*QUERIES, query("q3", "what", ["1#0", "77#0"]), query("q4", "why", ["88#0"])]})
+    write_collection(
+        Path("c"), PASSAGES, {"nq-dev": [*QUERIES, query("q3", "what", ["1#0", "77#0"]), query("q4", "why", ["88#0"])]}
+    )
     search.main([*NQ, *flags(tiny_bert), "--no-compare"])
     assert "nq-dev: 2 of 4 evidence pages are not in collection c (first '77'); 2 of 4 queries name one" in caplog.text
     assert Path("runs/c/nq-dev.tiny-bert.trec").is_file()
@@ -310,11 +375,17 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("verb", [encode, index])
-def test_too_little_space_is_told_beforehand(verb: Any, tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_told_beforehand(
+    verb: Any, tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors(tiny_bert)
     usage = shutil.disk_usage(".")
     monkeypatch.setattr("taco_ir.core.files.shutil.disk_usage", lambda _: usage._replace(free=100))
-    argv = ["--collection", "c", *flags(tiny_bert), "--output", "w"] if verb is encode else ["--vectors", "v", "--output", "i"]
+    argv = (
+        ["--collection", "c", *flags(tiny_bert), "--output", "w"]
+        if verb is encode
+        else ["--vectors", "v", "--output", "i"]
+    )
     told = ends(verb, *argv)
     assert told.startswith(f"error: {argv[-1]}") and ": needs " in told and told.endswith(" on disk, 100 B are free")
     assert not Path("i").exists() and not list(Path("w").rglob("*.npy"))
@@ -338,7 +409,9 @@ def filled_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @needs_full_device
-def test_disk_that_fills_up_while_a_run_is_written(tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_while_a_run_is_written(
+    tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled_up(monkeypatch, "mine.trec")
     told = ends(search, *NQ, *flags(tiny_bert), "--no-compare", "--output", "mine.trec")
     assert told == "error: mine.trec: No space left on device; nothing half-written is left"
@@ -346,7 +419,9 @@ def test_disk_that_fills_up_while_a_run_is_written(tiny_bert: Path, ends: Callab
 
 
 @needs_full_device
-def test_disk_that_fills_up_while_encoding(tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_while_encoding(
+    tiny_bert: Path, ends: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The manifest names no block that was not written; the same command goes on."""
     vectors(tiny_bert)
     manifest, block = Path("v/shard-1-of-1/manifest.json"), Path(BLOCK)
@@ -378,7 +453,9 @@ LISTENING = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.defa
 
 def interrupted(argv: list[str], ready: Callable[[int], bool]) -> subprocess.CompletedProcess[str]:
     """Start a verb and send it SIGINT as soon as it is `ready` (given its process id)."""
-    process = subprocess.Popen([sys.executable, "-c", LISTENING, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTENING, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     give_up = time.monotonic() + 60
     while process.poll() is None and not ready(process.pid) and time.monotonic() < give_up:
         time.sleep(0.01)
@@ -395,10 +472,14 @@ def ended_well(done: subprocess.CompletedProcess[str]) -> None:
 
 def test_interrupted_encoding_goes_on(tiny_bert: Path) -> None:
     """Interrupted after the first of three blocks, then run again: the blocks are those of one uninterrupted run."""
-    write_collection(Path("c"), (passage(f"{n}#0", f"the text of number {n} about the king of the year") for n in range(9000)), {})
+    write_collection(
+        Path("c"), (passage(f"{n}#0", f"the text of number {n} about the king of the year") for n in range(9000)), {}
+    )
     argv = ["--collection", "c", *flags(tiny_bert), "--output"]
     manifest = Path("v/shard-1-of-1/manifest.json")
-    done = interrupted(["taco_ir.encode", *argv, "v"], lambda _: manifest.is_file() and '"00000"' in manifest.read_text())
+    done = interrupted(
+        ["taco_ir.encode", *argv, "v"], lambda _: manifest.is_file() and '"00000"' in manifest.read_text()
+    )
     ended_well(done)
     assert 1 <= len(json.loads(manifest.read_text())["blocks"]) < 3
     assert not list(Path().rglob("*.part"))

@@ -24,7 +24,18 @@ from taco_ir.core.progress import Progress, duration, timed
 from taco_ir.evaluation.measures import Measure
 
 VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "pretrain", "submission", "pyserini")
-HEAVY = ("torch", "faiss", "transformers", "pyserini", "jnius", "pytrec_eval", "scipy", "ir_datasets", "pandas", "requests")
+HEAVY = (
+    "torch",
+    "faiss",
+    "transformers",
+    "pyserini",
+    "jnius",
+    "pytrec_eval",
+    "scipy",
+    "ir_datasets",
+    "pandas",
+    "requests",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -32,7 +43,21 @@ def test_unknown_flag_names_the_verbs_help(verb: str) -> None:
     argv = (
         ["--colection", "x"]
         if verb == "pyserini"
-        else ["x", "--colection", "x", "--topics", "t", "--output", "o", "--vectors", "v", "--source", "s", "--runs", "r"]
+        else [
+            "x",
+            "--colection",
+            "x",
+            "--topics",
+            "t",
+            "--output",
+            "o",
+            "--vectors",
+            "v",
+            "--source",
+            "s",
+            "--runs",
+            "r",
+        ]
     )
     with pytest.raises(InputError, match=rf"\(see python -m taco_ir\.{verb} --help\)$") as error:
         importlib.import_module(f"taco_ir.{verb}").main(argv)
@@ -78,7 +103,16 @@ def test_counts_are_whole_numbers(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (1.4, "1 s"), (119, "119 s"), (120, "2 min"), (3600, "60 min"), (7199, "120 min"), (7200, "2.0 h"), (90000, "25.0 h")],
+    [
+        (0, "0 s"),
+        (1.4, "1 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (3600, "60 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+        (90000, "25.0 h"),
+    ],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
@@ -164,15 +198,23 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
     ("error", "line"),
     [
         (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
-        (KeyboardInterrupt(), "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there\n"),
+        (
+            KeyboardInterrupt(),
+            "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there\n",
+        ),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/run"),
             "error: out/run: No space left on device; nothing half-written is left\n",
         ),
-        (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied; nothing half-written is left\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out"),
+            "error: out: Permission denied; nothing half-written is left\n",
+        ),
     ],
 )
-def test_a_users_trouble_is_one_line_and_code_2(error: BaseException, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_trouble_is_one_line_and_code_2(
+    error: BaseException, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ending(raising(error), capsys) == (2, line)
 
 
@@ -206,8 +248,12 @@ def test_words_that_are_not_utf8_are_refused() -> None:
 def test_a_message_is_one_short_line() -> None:
     """Whatever value it quotes: at most 200 characters of it, and nothing that acts on a terminal."""
     assert str(InputError(f"--x {'y' * 200!r}: wrong")) == f"--x '{'y' * 200}': wrong"
-    assert str(InputError(f"--x {'y' * 201!r}, {'z' * 300!r}: wrong")) == f"--x '{'y' * 200}...', '{'z' * 200}...': wrong"
-    assert str(InputError("""it's "'"a'b' """ + "and so on " * 30)).endswith("and so on and so on "), "an apostrophe opens nothing"
+    assert (
+        str(InputError(f"--x {'y' * 201!r}, {'z' * 300!r}: wrong")) == f"--x '{'y' * 200}...', '{'z' * 200}...': wrong"
+    )
+    assert str(InputError("""it's "'"a'b' """ + "and so on " * 30)).endswith("and so on and so on "), (
+        "an apostrophe opens nothing"
+    )
     assert str(InputError("a\x1b[31m\nb\udcff\x7f é")) == "a\\x1b[31m\\nb\\udcff\\x7f é"
     with pytest.raises(InputError) as told:
         console.Parser("search", "x", ("--query",)).parse_args(["x" * 5000])
@@ -215,7 +261,9 @@ def test_a_message_is_one_short_line() -> None:
 
 
 @pytest.mark.parametrize(("load", "spins"), [(0.0, "20000"), (3.9, "20000"), (4.0, "0"), (17.0, "0"), (None, "20000")])
-def test_threads_sleep_at_once_beside_other_work(load: float | None, spins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_sleep_at_once_beside_other_work(
+    load: float | None, spins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def told() -> tuple[float, float, float]:
         if load is None:
             raise OSError("the system does not tell")

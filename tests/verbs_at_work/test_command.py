@@ -20,7 +20,9 @@ def test_it_lists_every_verb_with_its_purpose(given: tuple[str, ...]) -> None:
         assert purpose and f"  {name} " in done.stdout and purpose in done.stdout
 
 
-@pytest.mark.parametrize("verb", [("search", "--help"), ("data", "list"), ("evaluate", "nothing.trec", "--topics", "nq-dev")])
+@pytest.mark.parametrize(
+    "verb", [("search", "--help"), ("data", "list"), ("evaluate", "nothing.trec", "--topics", "nq-dev")]
+)
 def test_a_verb_is_what_it_is_as_a_module(verb: tuple[str, ...]) -> None:
     name, *words = verb
     one, other = run("taco_ir", *verb), run(f"taco_ir.{name}", *words)

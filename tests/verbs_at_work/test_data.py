@@ -37,7 +37,9 @@ def verb(tmp_path: Path) -> Verb:
             "NO_PROXY": "",
             **more,
         }
-        return subprocess.run([sys.executable, "-m", "taco_ir.data", *argv], env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "taco_ir.data", *argv], env=environment, capture_output=True, text=True, check=False
+        )
 
     return run
 
@@ -69,8 +71,16 @@ def test_help_is_light(command: list[str]) -> None:
 
 def test_list_tells_what_there_is_and_where(verb: Verb, kilt: Path) -> None:
     rows = {line.split()[0]: line for line in verb("list").stdout.splitlines()}
-    assert set(rows) > {f"kilt/{task}/{split}" for task, split in KILT_FILES} | {"sample", "kilt/knowledgesource", "sample/wow/dev"}
-    assert "2,837" in rows["kilt/nq/dev"] and "7.9 MB" in rows["kilt/nq/dev"] and rows["kilt/nq/dev"].endswith("not fetched")
+    assert set(rows) > {f"kilt/{task}/{split}" for task, split in KILT_FILES} | {
+        "sample",
+        "kilt/knowledgesource",
+        "sample/wow/dev",
+    }
+    assert (
+        "2,837" in rows["kilt/nq/dev"]
+        and "7.9 MB" in rows["kilt/nq/dev"]
+        and rows["kilt/nq/dev"].endswith("not fetched")
+    )
     assert "5,903,530" in rows["kilt/knowledgesource"] and rows["kilt"].endswith("not built")
     kilt.mkdir(parents=True)
     (kilt / "nq-test_without_answers-kilt.jsonl").write_bytes(RECORD)
@@ -100,7 +110,11 @@ def test_get_fetches_from_kilts_address_once(verb: Verb, kilt: Path) -> None:
         assert server.paths == [f"https://dl.fbaipublicfiles.com/{name}" for name in files]
         assert all((kilt / name.removeprefix("KILT/")).read_bytes() == RECORD for name in files)
         assert verb("get", "kilt/nq/test", proxy=server.url).returncode == 0 and len(server.paths) == 2
-        fails(verb("get", "kilt/wow/test", proxy=server.url), "wow-test_without_answers-kilt.jsonl: the server answers 404", "--file PATH")
+        fails(
+            verb("get", "kilt/wow/test", proxy=server.url),
+            "wow-test_without_answers-kilt.jsonl: the server answers 404",
+            "--file PATH",
+        )
 
 
 def test_who_is_not_the_host_is_not_believed(verb: Verb, kilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,16 +126,27 @@ def test_who_is_not_the_host_is_not_believed(verb: Verb, kilt: Path, monkeypatch
 
 
 def test_get_without_network_says_how_to_go_on(verb: Verb) -> None:
-    fails(verb("get", "kilt/nq/dev"), "https://dl.fbaipublicfiles.com/KILT/nq-dev-kilt.jsonl", "--file PATH", "IR_DATASETS_DL_TRIES")
+    fails(
+        verb("get", "kilt/nq/dev"),
+        "https://dl.fbaipublicfiles.com/KILT/nq-dev-kilt.jsonl",
+        "--file PATH",
+        "IR_DATASETS_DL_TRIES",
+    )
 
 
 def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
     (tmp_path / "copy.gz").write_bytes(gzip.compress(RECORD))
     done = verb("get", "kilt/nq/train", "--file", tmp_path / "copy.gz")
     assert done.stdout == f"{kilt / 'nq-train-kilt.jsonl'}\n" and (kilt / "nq-train-kilt.jsonl").read_bytes() == RECORD
-    fails(verb("get", "kilt/nq/dev", "--file", tmp_path / "copy.gz"), "copy.gz: md5 expected 0bb57ca0b4676ed66005b8788d3a3050")
+    fails(
+        verb("get", "kilt/nq/dev", "--file", tmp_path / "copy.gz"),
+        "copy.gz: md5 expected 0bb57ca0b4676ed66005b8788d3a3050",
+    )
     fails(verb("get", "kilt/all-dev", "--file", tmp_path / "copy.gz"), "--file goes with one id; kilt/all-dev are 11")
-    fails(verb("get", "kilt/knowledgesource", "--file", tmp_path / "copy.gz"), "md5 expected d1dca62aa6ba889d2e842182e3114af5")
+    fails(
+        verb("get", "kilt/knowledgesource", "--file", tmp_path / "copy.gz"),
+        "md5 expected d1dca62aa6ba889d2e842182e3114af5",
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +157,10 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
         (["get"], "the following arguments are required: ID"),
         (["get", "kilt/ng/dev"], "unknown topics 'kilt/ng/dev'; did you mean nq-dev"),
         (["passages", "--words", "0"], "'0' is not a whole number of at least 1"),
-        (["passages"], "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource"),
+        (
+            ["passages"],
+            "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource",
+        ),
         (["passages", "--file", "x.tsv", "--words", "50"], "--words goes with cutting passages, not with --file"),
     ],
 )
@@ -145,7 +173,14 @@ def test_passages_make_the_collection_kilt(verb: Verb, tmp_path: Path, kilt: Pat
     source.write_text("".join(json.dumps(page) + "\n" for page in PAGES))
     done = verb("passages", "--source", source, "--words", "60")
     assert done.stdout == f"{kilt / 'passages.jsonl'}: 6 passages of 2 pages\n", done.stderr
-    assert [json.loads(line)["id"] for line in (kilt / "passages.jsonl").open()] == ["1#0", "1#1", "1#2", "2#0", "2#1", "2#2"]
+    assert [json.loads(line)["id"] for line in (kilt / "passages.jsonl").open()] == [
+        "1#0",
+        "1#1",
+        "1#2",
+        "2#0",
+        "2#1",
+        "2#2",
+    ]
     (kilt / "nq-dev-kilt.jsonl").write_bytes(RECORD)
     assert "nq-dev" in verb("list", "--collection", "kilt").stdout
     fails(verb("passages", "--source", source), "passages.jsonl exists; remove it")

@@ -38,8 +38,24 @@ IDEAL = 1 + LOG3  # DCG of two relevant passages at the top
 # By hand. q1: pages B, A: each is a set of its own. q2: pages C, E, D, A: one of the first two is in the set of two;
 # the set is complete at D, so the first entry of KILT's list is E. Passages: A#0 and B#0 at ranks 2 and 3; C#0 at 1.
 BY_HAND: dict[str, dict[str, float]] = {
-    "q1": {"Rprec": 1, "recall@5": 1, "success@5": 1, "precision@1": 1, "MRR@10": 1 / 2, "R@20": 1, "nDCG@10": (LOG3 + 1 / 2) / IDEAL},
-    "q2": {"Rprec": 1 / 2, "recall@5": 1, "success@5": 1, "precision@1": 0, "MRR@10": 1, "R@20": 1 / 2, "nDCG@10": 1 / IDEAL},
+    "q1": {
+        "Rprec": 1,
+        "recall@5": 1,
+        "success@5": 1,
+        "precision@1": 1,
+        "MRR@10": 1 / 2,
+        "R@20": 1,
+        "nDCG@10": (LOG3 + 1 / 2) / IDEAL,
+    },
+    "q2": {
+        "Rprec": 1 / 2,
+        "recall@5": 1,
+        "success@5": 1,
+        "precision@1": 0,
+        "MRR@10": 1,
+        "R@20": 1 / 2,
+        "nDCG@10": 1 / IDEAL,
+    },
     "q3": dict.fromkeys(ALL, 0),
 }
 PRINTED = {
@@ -58,7 +74,11 @@ def printed(measure: str) -> str:
 def write_run(path: Path, run: Mapping[str, Sequence[str]]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        "".join(f"{qid} Q0 {docid} {rank} {100 - rank} t\n" for qid, docids in run.items() for rank, docid in enumerate(docids, 1))
+        "".join(
+            f"{qid} Q0 {docid} {rank} {100 - rank} t\n"
+            for qid, docids in run.items()
+            for rank, docid in enumerate(docids, 1)
+        )
     )
     return str(path)
 
@@ -86,7 +106,9 @@ def tables(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_values_by_hand(tables: Any, caplog: pytest.LogCaptureFixture) -> None:
     (row,) = tables("nq-dev.mine.trec", "--topics", "nq-dev", "--measures", *ALL)["rows"]
     for measure in ALL:
-        assert row[printed(measure)] == pytest.approx(sum(values[measure] for values in BY_HAND.values()) / 3, abs=1e-9), measure
+        assert row[printed(measure)] == pytest.approx(
+            sum(values[measure] for values in BY_HAND.values()) / 3, abs=1e-9
+        ), measure
     assert "mine has no hits for 1 of 3 queries of nq-dev; they score 0" in caplog.text
 
 
@@ -105,7 +127,10 @@ def test_kilt_run_has_the_same_page_values(tables: Any, folder: Path) -> None:
     pages = {qid: list(dict.fromkeys(docid[0] for docid in docids)) for qid, docids in RUN.items()}
     write_lines(
         folder / "nq-dev.pages.jsonl",
-        [{"id": qid, "output": [{"provenance": [{"wikipedia_id": page} for page in found]}]} for qid, found in pages.items()],
+        [
+            {"id": qid, "output": [{"provenance": [{"wikipedia_id": page} for page in found]}]}
+            for qid, found in pages.items()
+        ],
     )
     trec, kilt = tables("nq-dev.mine.trec", "nq-dev.pages.jsonl", "--topics", "nq-dev", "--measures", *ALL)["rows"]
     assert [trec[printed(measure)] for measure in ALL[:4]] == [kilt[printed(measure)] for measure in ALL[:4]]
@@ -113,8 +138,12 @@ def test_kilt_run_has_the_same_page_values(tables: Any, folder: Path) -> None:
 
 
 def test_macro_average_counts_each_task_once(tables: Any) -> None:
-    rows = tables("nq-dev.mine.trec", "fever-dev.mine.trec", "--topics", "all-dev", "--measures", "Rprec", "MRR@10")["rows"]
-    assert [(row["topics"], row["system"]) for row in rows] == [(name, "mine") for name in ("fever-dev", "nq-dev", "macro average")]
+    rows = tables("nq-dev.mine.trec", "fever-dev.mine.trec", "--topics", "all-dev", "--measures", "Rprec", "MRR@10")[
+        "rows"
+    ]
+    assert [(row["topics"], row["system"]) for row in rows] == [
+        (name, "mine") for name in ("fever-dev", "nq-dev", "macro average")
+    ]
     assert [row["page R-precision"] for row in rows] == pytest.approx([1, 1 / 2, 3 / 4])  # over queries it would be .7
     assert rows[2]["passage MRR@10"] == pytest.approx((1 + 1 / 2) / 2)
 
@@ -126,15 +155,32 @@ def test_a_folder_and_a_file_of_all_topics_are_systems(tables: Any, folder: Path
     write_run(folder / "whole.run", RUN | {"f1": ["A#0"], "f2": ["E#1"]})
     rows = tables("set", "whole.run", "--topics", "all-dev", "--measures", "Rprec")["rows"]
     assert [row["system"] for row in rows] == ["set", "whole"] * 3
-    assert all(first | {"system": ""} == second | {"system": ""} for first, second in zip(rows[::2], rows[1::2], strict=True))
+    assert all(
+        first | {"system": ""} == second | {"system": ""} for first, second in zip(rows[::2], rows[1::2], strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("form", "rule"), [("table", "----"), ("markdown", "| --- | --- | ---: | ---: |"), ("latex", "\\begin{tabular}{llrr}")]
+    ("form", "rule"),
+    [("table", "----"), ("markdown", "| --- | --- | ---: | ---: |"), ("latex", "\\begin{tabular}{llrr}")],
 )
 def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
     for extra in ([], ["--baseline", "nq-dev.mine.trec"]):
-        main(["nq-dev.mine.trec", "--topics", "nq-dev", "--collection", "c", "--measures", "Rprec", "nDCG@10", "--format", form, *extra])
+        main(
+            [
+                "nq-dev.mine.trec",
+                "--topics",
+                "nq-dev",
+                "--collection",
+                "c",
+                "--measures",
+                "Rprec",
+                "nDCG@10",
+                "--format",
+                form,
+                *extra,
+            ]
+        )
         text = capsys.readouterr().out
         assert rule in text and "0.500" in text and "0.436" in text and text.count("against mine") == len(extra) // 2
         if form == "latex":
@@ -143,7 +189,9 @@ def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[
 
 def test_identical_runs_do_not_differ(tables: Any, folder: Path) -> None:
     write_run(folder / "nq-dev.copy.trec", RUN)
-    scores, comparisons = tables("nq-dev.copy.trec", "--topics", "nq-dev", "--baseline", "nq-dev.mine.trec", "--measures", *ALL)
+    scores, comparisons = tables(
+        "nq-dev.copy.trec", "--topics", "nq-dev", "--baseline", "nq-dev.mine.trec", "--measures", *ALL
+    )
     assert [row["system"] for row in scores["rows"]] == ["mine", "copy"]
     assert {cell for row in scores["rows"] for cell in row.values() if isinstance(cell, dict)} == set()
     assert [row["measure"] for row in comparisons["rows"]] == [printed(measure) for measure in ALL]
@@ -163,29 +211,60 @@ def twenty(folder: Path) -> Path:
 def test_a_clearly_better_system_is_marked(tables: Any, twenty: Path) -> None:
     """All sign flips but 2 of 2 ** 20 are less extreme for `good`; of `fair`'s 2 ** 4 again 2 are not: p = 1/8."""
     scores, comparisons = tables(
-        "nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec"
+        "nq-dev.good.trec",
+        "nq-dev.fair.trec",
+        "--topics",
+        "nq-dev",
+        "--baseline",
+        "nq-dev.bad.trec",
+        "--measures",
+        "Rprec",
     )
     assert [row["page R-precision"] for row in scores["rows"]] == [0, {"value": 1, "mark": "*"}, 0.2]
     good, fair = comparisons["rows"]
     assert (
-        (good["difference"], good["from"], good["to"]) == (1, 1, 1) and good["p"] < 0.001 and good["p Holm"] == pytest.approx(2 * good["p"])
+        (good["difference"], good["from"], good["to"]) == (1, 1, 1)
+        and good["p"] < 0.001
+        and good["p Holm"] == pytest.approx(2 * good["p"])
     )
-    assert fair["p"] == pytest.approx(1 / 8, abs=0.02) and fair["from"] < 0.2 < fair["to"] and fair["difference"] == pytest.approx(0.2)
-    again = tables("nq-dev.good.trec", "nq-dev.fair.trec", "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
+    assert (
+        fair["p"] == pytest.approx(1 / 8, abs=0.02)
+        and fair["from"] < 0.2 < fair["to"]
+        and fair["difference"] == pytest.approx(0.2)
+    )
+    again = tables(
+        "nq-dev.good.trec",
+        "nq-dev.fair.trec",
+        "--topics",
+        "nq-dev",
+        "--baseline",
+        "nq-dev.bad.trec",
+        "--measures",
+        "Rprec",
+    )
     assert again == [scores, comparisons]
 
 
-def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(tables: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(
+    tables: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With thirds among the values, and topics in another order than the study's."""
-    queries = {name: [query(f"{name}{n}", "text", ["A#0", "B#0", "C#0"]) for n in range(15)] for name in ("nq", "fever")}
+    queries = {
+        name: [query(f"{name}{n}", "text", ["A#0", "B#0", "C#0"]) for n in range(15)] for name in ("nq", "fever")
+    }
     write_collection(folder / "c", PASSAGES, {f"{name}-dev": of_task for name, of_task in queries.items()})
     for place, system in enumerate(("one", "two", "three")):
         for name in queries:
-            hits = {f"{name}{n}": [f"{'ABCDE'[(n * (place + 1) + rank) % 5]}#0" for rank in range(1 + place)] for n in range(15)}
+            hits = {
+                f"{name}{n}": [f"{'ABCDE'[(n * (place + 1) + rank) % 5]}#0" for rank in range(1 + place)]
+                for n in range(15)
+            }
             write_run(folder / f"{name}-dev.{system}.trec", hits)
             write_run(folder / system / f"{name}-dev.trec", hits)
         results = score_runs(open_collection("c"), ["nq-dev", "fever-dev"], [], folder / system)
-        records.write_record(folder / "study" / "results", records.Record(system, system, "", 0, "whole", 10, "c", results))
+        records.write_record(
+            folder / "study" / "results", records.Record(system, system, "", 0, "whole", 10, "c", results)
+        )
     names = [f"{name}-dev.{system}.trec" for name in queries for system in ("two", "three")]
     baseline = ["--baseline", "nq-dev.one.trec", "fever-dev.one.trec"]
     _, evaluated = tables(*names, "--topics", "all-dev", *baseline, "--measures", "Rprec", "R@20")
@@ -193,7 +272,9 @@ def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(tables: Any, fo
     (board,) = json.loads(capsys.readouterr().out)["boards"]
     found = {(row["topics"], row["system"], row["measure"]): (row["p"], row["p Holm"]) for row in evaluated["rows"]}
     assert len(found) == 3 * 2 * 2 and any(0.001 < p < 1 for p, _ in found.values())
-    assert {(test["topics"], test["system"], test["measure"]): (test["p"], test["p_holm"]) for test in board["comparisons"]} == found
+    assert {
+        (test["topics"], test["system"], test["measure"]): (test["p"], test["p_holm"]) for test in board["comparisons"]
+    } == found
 
 
 def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables: Any, twenty: Path) -> None:
@@ -204,11 +285,24 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
     for system in ("good", "bad"):
         write_run(twenty / f"fever-dev.{system}.trec", {"f1": ["A#0"]})
     scores, _ = tables(
-        *runs, "fever-dev.good.trec", "fever-dev.bad.trec", "--topics", "all-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec"
+        *runs,
+        "fever-dev.good.trec",
+        "fever-dev.bad.trec",
+        "--topics",
+        "all-dev",
+        "--baseline",
+        "nq-dev.bad.trec",
+        "--measures",
+        "Rprec",
     )
-    assert [row["system"] for row in scores["rows"]] == ["bad", "good"] * 3  # one file names the system, the others are its runs
+    assert [row["system"] for row in scores["rows"]] == [
+        "bad",
+        "good",
+    ] * 3  # one file names the system, the others are its runs
     write_run(twenty / "old" / "nq-dev.good.trec", {"q1": ["B#0"]})
-    with pytest.raises(InputError, match=r"system 'good' has another run for nq-dev; give each system a file name of its own"):
+    with pytest.raises(
+        InputError, match=r"system 'good' has another run for nq-dev; give each system a file name of its own"
+    ):
         tables("nq-dev.good.trec", "--topics", "nq-dev", "--baseline", "old/nq-dev.good.trec")
 
 
@@ -258,14 +352,19 @@ def test_a_run_of_another_collection_is_refused_whatever_is_measured(measures: l
     pages = [{"id": "q1", "output": [{"answer": "x", "provenance": [{"wikipedia_id": page} for page in ("A", "F")]}]}]
     write_lines(folder / "nq-dev.pages.jsonl", pages)
     of_it = [] if not measures else ["--measures", *measures]
-    for name, said in (("nq-dev.foreign.trec", "2 of 3 docids, first 'A#7'"), ("nq-dev.pages.jsonl", "1 of 2 pages, first 'F'")):
+    for name, said in (
+        ("nq-dev.foreign.trec", "2 of 3 docids, first 'A#7'"),
+        ("nq-dev.pages.jsonl", "1 of 2 pages, first 'F'"),
+    ):
         for runs in ([name], ["nq-dev.mine.trec", "--baseline", name]):
             with pytest.raises(InputError) as error:
                 main([*runs, "--topics", "nq-dev", "--collection", "c", *of_it])
             assert str(error.value) == f"{name}: {said}, are not in collection c; it is a run of another collection"
 
 
-def test_each_docid_of_a_run_is_looked_up_once_and_few_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_docid_of_a_run_is_looked_up_once_and_few_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Time and memory of scoring follow the hits, and not how many passages they are of."""
     docids = [f"{row}#0" for row in range(4000)]
     hits_of = {f"q{row}": docids[4 * row : 4 * row + 4] for row in range(1000)}
@@ -329,8 +428,22 @@ def official() -> ModuleType:
     return module
 
 
-def measured(run: Path, minikilt: Path, task: str, measures: Sequence[str], capsys: pytest.CaptureFixture[str]) -> Record:
-    main([str(run), "--collection", str(minikilt / "small"), "--topics", f"{task}-dev", "--measures", *measures, "--format", "json"])
+def measured(
+    run: Path, minikilt: Path, task: str, measures: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> Record:
+    main(
+        [
+            str(run),
+            "--collection",
+            str(minikilt / "small"),
+            "--topics",
+            f"{task}-dev",
+            "--measures",
+            *measures,
+            "--format",
+            "json",
+        ]
+    )
     row: Record = json.loads(capsys.readouterr().out)["rows"][0]
     return row
 
@@ -340,9 +453,15 @@ def test_page_measures_are_kilts(
     task: str, bm25_runs: Path, minikilt: Path, official: ModuleType, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     """The script refuses a repeated id, so the gold file is given to it without the repeats, whose records are equal."""
-    gold = {(record := json.loads(line))["id"]: record for _, line in numbered_lines(minikilt / "small" / f"{task}-dev.jsonl")}
+    gold = {
+        (record := json.loads(line))["id"]: record
+        for _, line in numbered_lines(minikilt / "small" / f"{task}-dev.jsonl")
+    }
     expected = official.evaluate(
-        write_lines(folder / "gold.jsonl", gold.values()), bm25_runs / "kilt" / f"{task}-dev.jsonl", [1, 5, 10, 20], ["wikipedia_id"]
+        write_lines(folder / "gold.jsonl", gold.values()),
+        bm25_runs / "kilt" / f"{task}-dev.jsonl",
+        [1, 5, 10, 20],
+        ["wikipedia_id"],
     )
     capsys.readouterr()
     names = {name: name.replace("success_rate", "success") for name in expected}
@@ -356,7 +475,9 @@ def test_page_measures_are_kilts(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_passage_measures_are_trec_evals(task: str, bm25_runs: Path, minikilt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_passage_measures_are_trec_evals(
+    task: str, bm25_runs: Path, minikilt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """trec_eval gets the scores as they stand in the file; for MRR@10 the run's first ten lines. A run's ids have no spaces."""
     import pytrec_eval
 
@@ -364,7 +485,9 @@ def test_passage_measures_are_trec_evals(task: str, bm25_runs: Path, minikilt: P
     for _, line in numbered_lines(minikilt / "small" / f"{task}-dev.jsonl"):
         record = json.loads(line)
         for output in record["output"]:
-            qrels.setdefault("_".join(record["id"].split()), {}).update({item["passage_id"]: 1 for item in output.get("provenance", [])})
+            qrels.setdefault("_".join(record["id"].split()), {}).update(
+                {item["passage_id"]: 1 for item in output.get("provenance", [])}
+            )
     run: dict[str, dict[str, float]] = {}
     for _, line in numbered_lines(bm25_runs / "trec" / f"{task}-dev.trec"):
         qid, _, docid, _, score, _ = line.split()
@@ -373,12 +496,16 @@ def test_passage_measures_are_trec_evals(task: str, bm25_runs: Path, minikilt: P
     top = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(
         {qid: dict(list(scores.items())[:10]) for qid, scores in run.items()}
     )
-    row = measured(bm25_runs / "trec" / f"{task}-dev.trec", minikilt, task, ["MRR@10", "R@20", "R@100", "nDCG@10"], capsys)
+    row = measured(
+        bm25_runs / "trec" / f"{task}-dev.trec", minikilt, task, ["MRR@10", "R@20", "R@100", "nDCG@10"], capsys
+    )
     for found, name, ours in (
         (top, "recip_rank", "MRR@10"),
         (whole, "recall_20", "R@20"),
         (whole, "recall_100", "R@100"),
         (whole, "ndcg_cut_10", "nDCG@10"),
     ):
-        assert row[printed(ours)] == pytest.approx(sum(values[name] for values in found.values()) / len(qrels), abs=1e-9), name
+        assert row[printed(ours)] == pytest.approx(
+            sum(values[name] for values in found.values()) / len(qrels), abs=1e-9
+        ), name
         assert row[printed(ours)] > 0

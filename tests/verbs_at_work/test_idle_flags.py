@@ -27,7 +27,11 @@ IDLE = {
         "--reader r --topics t --output o --retriever bm25": f"--task {OF_MODEL.replace('--batch-size ', '')}",
         "--reader r --query q": "--output --overwrite --quiet --format",
     },
-    "evaluate": {"r --topics t": "--seed", "r --topics t --per-query --baseline b": "--seed", "r --topics t --baseline b": ""},
+    "evaluate": {
+        "r --topics t": "--seed",
+        "r --topics t --per-query --baseline b": "--seed",
+        "r --topics t --baseline b": "",
+    },
     "encode": {
         "--output o": "",
         "--output o --verify": "--collection --model --pooling --normalize --prompt --precision --batch-size --device --base --overwrite --shard",
@@ -80,7 +84,10 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flags = {
-        flag: action for action in parser_of(verb)._actions for flag in action.option_strings if flag.startswith("--") and flag != "--help"
+        flag: action
+        for action in parser_of(verb)._actions
+        for flag in action.option_strings
+        if flag.startswith("--") and flag != "--help"
     }
     assert idle <= flags.keys()
     for flag, action in flags.items():
@@ -110,6 +117,8 @@ MODES = {
 def test_every_verb_with_flags_of_its_own_is_here() -> None:
     """Those of training are checked with their settings."""
     verbs = {
-        path.stem for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py") if "run_verb(main)" in path.read_text()
+        path.stem
+        for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py")
+        if "run_verb(main)" in path.read_text()
     }
     assert verbs - IDLE.keys() == {"train", "pretrain", "pyserini"}

@@ -48,7 +48,9 @@ def build_bm25(folder: Path) -> None:
     from taco_ir.retrieval.retrievers import BM25Retriever
 
     sample = open_collection("sample")
-    if os.waitpid(forked(lambda: print(BM25Retriever(sample).search(sample.load_topics("nq-dev"), 1)), folder / "log"), 0)[1]:
+    if os.waitpid(
+        forked(lambda: print(BM25Retriever(sample).search(sample.load_topics("nq-dev"), 1)), folder / "log"), 0
+    )[1]:
         raise SystemExit((folder / "log").read_text())
 
 

@@ -46,13 +46,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies") / "made-up"
     found = [*fake_results(3, 2, 40, seeds=2), *fake_results(2, 2, 40, corpus="part")]
     for result in found:
-        write_record(folder / "results", dataclasses.replace(result, passages=900 if result.corpus == "part" else result.passages))
+        write_record(
+            folder / "results",
+            dataclasses.replace(result, passages=900 if result.corpus == "part" else result.passages),
+        )
     (folder / "conditions.toml").write_text(conditions(found), encoding="utf-8")
     return folder
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "latex", "json", "html"])
-def test_every_form_shows_every_system_and_quotes_papers_apart(form: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_form_shows_every_system_and_quotes_papers_apart(
+    form: str, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     leaderboard.main([str(study), "--baseline", "naive", "--format", form])
     shown = capsys.readouterr().out
     assert shown.endswith("\n") or form == "html"
@@ -94,8 +99,14 @@ def test_brief_is_the_same_numbers_without_the_rest(study: Path, capsys: pytest.
         if line.startswith(("| BM25", "| TACO", "| naive")):
             *tasks, average = cells(line)[3:]
             assert all(re.fullmatch(r"(\*\*)?0\.\d{3}(\*\*)?( [+-])?", cell) for cell in tasks)
-            whole = next(cells(other) for other in full.splitlines() if cells(other)[:3] == cells(line)[:3] and average in cells(other))
-            assert [re.sub(r" ±\.\d+|\s", "", cell) for cell in whole[3:5]] == [re.sub(r"\s", "", cell) for cell in tasks]
+            whole = next(
+                cells(other)
+                for other in full.splitlines()
+                if cells(other)[:3] == cells(line)[:3] and average in cells(other)
+            )
+            assert [re.sub(r" ±\.\d+|\s", "", cell) for cell in whole[3:5]] == [
+                re.sub(r"\s", "", cell) for cell in tasks
+            ]
             assert ("±" in average) == (cells(line)[2] == "2")
     assert "+" in brief.partition("| system")[2] and "±" in brief.partition("| system")[2]
 
@@ -104,8 +115,14 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_rows_that_are_not_shown_still_count_in_the_corrections(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for form, name in (("markdown", "| TACO | minilm-l6 |"), ("svg", "TACO (minilm-l6)"), ("json", '"TACO (minilm-l6)"')):
+def test_rows_that_are_not_shown_still_count_in_the_corrections(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form, name in (
+        ("markdown", "| TACO | minilm-l6 |"),
+        ("svg", "TACO (minilm-l6)"),
+        ("json", '"TACO (minilm-l6)"'),
+    ):
         leaderboard.main([str(study), "--baseline", "naive", "--format", form])
         whole = capsys.readouterr().out.replace("**", "")
         leaderboard.main([str(study), "--baseline", "naive", "--format", form, "--without", "T?CO"])
@@ -116,7 +133,9 @@ def test_rows_that_are_not_shown_still_count_in_the_corrections(study: Path, cap
         leaderboard.main([str(study), "--without", "TAKO*"])
 
 
-def test_the_output_is_a_file_that_is_not_replaced_by_accident(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_is_a_file_that_is_not_replaced_by_accident(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "pages" / "board.html"
     leaderboard.main([str(study), "--format", "html", "--output", str(page)])
     assert capsys.readouterr().out == "" and page.read_text(encoding="utf-8").lower().startswith("<!doctype html>")
@@ -151,7 +170,11 @@ def test_mistakes_are_one_line(flags: list[str], message: str, study: Path) -> N
 def test_a_folder_without_results_is_a_mistake(tmp_path: Path) -> None:
     done = call("leaderboard", tmp_path, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and "records.jsonl: no such file" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: ")
+        and "records.jsonl: no such file" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def fake_driver(monkeypatch: pytest.MonkeyPatch, move: float) -> None:
@@ -184,13 +207,26 @@ def test_check_fails_when_a_score_moved_up_or_down(
 ) -> None:
     fake_driver(monkeypatch, move)
     with pytest.raises(InputError, match=r"^9 deviations in 2 records; allowed is a difference of 0\.002$"):
-        leaderboard.main([str(study), "--check", "--rows", "taco-minilm-l6.0.whole,BM25", "--corpus", "whole", "--collection", "sample"])
+        leaderboard.main(
+            [
+                str(study),
+                "--check",
+                "--rows",
+                "taco-minilm-l6.0.whole,BM25",
+                "--corpus",
+                "whole",
+                "--collection",
+                "sample",
+            ]
+        )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9 and all(f"moved by {move:+.6f}; allowed 0.002" in line for line in lines)
     leaderboard.main([str(study), "--check", "--rows", "BM25", "--collection", "sample"])
 
 
-def test_runs_of_a_check_are_kept_only_where_they_differ(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_a_check_are_kept_only_where_they_differ(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_driver(monkeypatch, 0.1)
     runner = Runner(read_study(study / "conditions.toml"), "sample", {}, tmp_path, 1)
     conditions = {"BM25": "bm25", "TACO": "taco-minilm-l6"}
@@ -198,11 +234,15 @@ def test_runs_of_a_check_are_kept_only_where_they_differ(study: Path, tmp_path: 
     for folder in runs.values():
         folder.mkdir(parents=True)
     with pytest.raises(InputError, match="deviations"):
-        leaderboard.main([str(study), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path)])
+        leaderboard.main(
+            [str(study), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path)]
+        )
     assert not runs["BM25"].exists() and runs["TACO"].is_dir()
 
 
-def test_check_draws_records_by_seed(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_draws_records_by_seed(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: list[str] = []
 
     def rescore(runner: object, recorded: Record) -> Record:
@@ -223,7 +263,9 @@ def test_check_is_of_what_was_trained_here(
     trained = tmp_path / "trained"
     shutil.copytree(study, trained)
     text = (study / "conditions.toml").read_text(encoding="utf-8")
-    (trained / "conditions.toml").write_text(text.replace("seeds =", 'commands = ["train --output {out}"]\nseeds ='), encoding="utf-8")
+    (trained / "conditions.toml").write_text(
+        text.replace("seeds =", 'commands = ["train --output {out}"]\nseeds ='), encoding="utf-8"
+    )
     argv = [str(trained), "--check", "--corpus", "whole", "--collection", "sample", "--work", str(tmp_path / "work")]
     count = len(read_records(study / "results")) - 2  # on the part
     with pytest.raises(InputError, match=rf"^{count} of {count} records cannot be searched again"):

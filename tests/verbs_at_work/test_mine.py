@@ -40,7 +40,9 @@ def test_bm25_end_to_end(capsys: pytest.CaptureFixture[str], caplog: pytest.LogC
     assert rows.keys() == names("train")
     for name, row in rows.items():
         docids = negatives.docids[name]
-        assert row[1:4] == [str(n) for n in (len(docids), sum(not kept for kept in docids.values()), sum(map(len, docids.values())))]
+        assert row[1:4] == [
+            str(n) for n in (len(docids), sum(not kept for kept in docids.values()), sum(map(len, docids.values())))
+        ]
         assert row[6] == "0"  # gold kept
         kept = read_trec(Path("n.runs") / f"{name}.trec").rankings
         assert all(set(found) <= set(kept[qid].docids) and len(found) <= 8 for qid, found in docids.items())
@@ -62,7 +64,11 @@ def test_tables_are_printed_in_the_form_asked_for(sources: list[str], capsys: py
         printed[form] = capsys.readouterr().out
     tables = json.loads(printed["json"])
     headers = [table["header"] for table in (tables if len(sources) > 1 else [tables])]
-    marked = [line[2:-2].split(" | ") for line in printed["markdown"].splitlines() if line.startswith(("| topics", "| overlap"))]
+    marked = [
+        line[2:-2].split(" | ")
+        for line in printed["markdown"].splitlines()
+        if line.startswith(("| topics", "| overlap"))
+    ]
     assert headers == marked and len(headers) == (3 if len(sources) > 1 else 1)
     assert printed["markdown"].count("| nq-train |") == (1 if len(sources) == 1 else 5)
 
@@ -73,14 +79,27 @@ def test_tasks_are_words_or_commas() -> None:
     for number, tasks in enumerate((["fever", "nq"], ["fever,nq"], ["fever,", "nq,fever"])):
         mined("--source", "bm25", "--tasks", *tasks, "--depth", "10", output=f"{number}.jsonl")
     assert Path("0.jsonl").read_bytes() == Path("1.jsonl").read_bytes() == Path("2.jsonl").read_bytes()
-    assert mined("--source", "bm25", "--tasks", "tqa", "--split", "dev", "--depth", "10", output="d.jsonl").docids.keys() == {
-        "triviaqa-dev"
-    }
+    assert mined(
+        "--source", "bm25", "--tasks", "tqa", "--split", "dev", "--depth", "10", output="d.jsonl"
+    ).docids.keys() == {"triviaqa-dev"}
 
 
 def test_runs_of_search_are_a_source(folder: Path) -> None:
     """A run file, and the folder that search writes: with their records they say who ranked, and equal mining directly."""
-    search(["--retriever", "bm25", "--topics", "nq-train", "fever-train", "--hits", "40", "--output", "runs/", "--no-compare"])
+    search(
+        [
+            "--retriever",
+            "bm25",
+            "--topics",
+            "nq-train",
+            "fever-train",
+            "--hits",
+            "40",
+            "--output",
+            "runs/",
+            "--no-compare",
+        ]
+    )
     flags = ["--tasks", "nq", "--depth", "40"]
     mined("--source", "bm25", *flags, output="direct.jsonl")
     mined("--source", "runs", *flags, output="folder.jsonl")
@@ -97,7 +116,20 @@ def test_runs_of_search_are_a_source(folder: Path) -> None:
 def test_a_model_is_a_source(tiny_bert: Path) -> None:
     flags = ["--tasks", "nq", "--depth", "30", "--pooling", "mean", "--normalize"]
     negatives = mined("--source", str(tiny_bert), *flags)
-    search(["--topics", "nq-train", "--model", str(tiny_bert), "--hits", "30", *flags[4:], "--no-compare", "--output", "r.trec"])
+    search(
+        [
+            "--topics",
+            "nq-train",
+            "--model",
+            str(tiny_bert),
+            "--hits",
+            "30",
+            *flags[4:],
+            "--no-compare",
+            "--output",
+            "r.trec",
+        ]
+    )
     assert read_trec(Path("r.trec")).rankings.keys() == read_trec(Path("n.runs/nq-train.trec")).rankings.keys()
     for qid, ranking in read_trec(Path("r.trec")).rankings.items():
         assert ranking.docids == read_trec(Path("n.runs/nq-train.trec")).rankings[qid].docids
@@ -184,7 +216,10 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ([*MANY, "--margin", "1", "none", "-2"], r"--margin is -2\.0; it must be a number, or none, at least 0"),
         ([*MANY, "--pooling", "mean"], "--pooling goes with a model as --source; it does nothing here"),
         (MANY, r"good\.trec has no run for"),
-        (["--source", "bm25", "good.trec", "--tasks", "wow", "--output", "n.jsonl"], r"--source good\.trec has no run for wow-train"),
+        (
+            ["--source", "bm25", "good.trec", "--tasks", "wow", "--output", "n.jsonl"],
+            r"--source good\.trec has no run for wow-train",
+        ),
         (["--source", "bm25", "nowhere", "--output", "n.jsonl"], "--source 'nowhere' is not bm25"),
         (
             ["--source", "a", "b", "bm25", "--index", "i", "--output", "n.jsonl"],
@@ -225,7 +260,11 @@ def test_mine_small_minikilt(minikilt: Path, capsys: pytest.CaptureFixture[str])
     docids = [each.docid for each in collection.passages.read(0, 120)]
     for name in collection.expand(["all-train"]):
         topics = collection.load_topics(name)
-        lines = [f"{each.qid} Q0 {docid} {rank} {-rank} t\n" for each in topics.queries for rank, docid in enumerate(docids, 1)]
+        lines = [
+            f"{each.qid} Q0 {docid} {rank} {-rank} t\n"
+            for each in topics.queries
+            for rank, docid in enumerate(docids, 1)
+        ]
         Path("r").mkdir(exist_ok=True)
         (Path("r") / f"{topics.name}.trec").write_text("".join(lines))
     main(["--source", "r", "--collection", str(minikilt / "small"), "--output", "n.jsonl", "--drop-answers"])
@@ -238,4 +277,7 @@ def test_defaults_are_those_of_the_library() -> None:
     from taco_ir.negatives.filters import MiningSettings
 
     options, defaults = parser().parse_args(BM25), MiningSettings()
-    assert all(getattr(options, name) == getattr(defaults, name) for name in ("depth", "skip", "keep", "drop_answers", "margin", "seed"))
+    assert all(
+        getattr(options, name) == getattr(defaults, name)
+        for name in ("depth", "skip", "keep", "drop_answers", "margin", "seed")
+    )

@@ -38,7 +38,9 @@ def mixed(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_mixed_file_ranks_as_each_tasks_own(tiny_bert: Path, tmp_path: Path, mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mixed_file_ranks_as_each_tasks_own(
+    tiny_bert: Path, tmp_path: Path, mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A module for each task: scores are equal to 1e-6, and differ from those of another task's module by far more."""
     model = saved(tmp_path / "model", tiny_bert)
     flags = ["--model", str(model), "--no-compare", "--hits", "20", "--output"]
@@ -52,7 +54,8 @@ def test_a_mixed_file_ranks_as_each_tasks_own(tiny_bert: Path, tmp_path: Path, m
         np.testing.assert_allclose(ranking.scores, own.scores, rtol=0, atol=1e-6)
         score_of = dict(zip(own.docids, own.scores.tolist(), strict=True))
         assert all(
-            abs(score - score_of.get(docid, min(own.scores))) < 1e-5 for docid, score in zip(ranking.docids, ranking.scores, strict=True)
+            abs(score - score_of.get(docid, min(own.scores))) < 1e-5
+            for docid, score in zip(ranking.docids, ranking.scores, strict=True)
         )
     lines = [json.loads(line) | {"task": "nq"} for line in mixed.read_text(encoding="utf-8").splitlines()]
     (tmp_path / "as-nq.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
@@ -67,10 +70,16 @@ def test_a_mixed_file_ranks_as_each_tasks_own(tiny_bert: Path, tmp_path: Path, m
 def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
     collection = open_collection("sample")
     topics = collection.load_topics(str(mixed))
-    assert (topics.name, topics.task) == ("all-sorts", "") and {query.task for query in topics.queries} == {"fever", "nq", "wow"}
+    assert (topics.name, topics.task) == ("all-sorts", "") and {query.task for query in topics.queries} == {
+        "fever",
+        "nq",
+        "wow",
+    }
     assert collection.expand(["nq-dev", str(mixed), str(mixed)]) == ["nq-dev", str(mixed)]
     mixed.write_text('{"id": "1", "input": "who", "task": "nq"}\n{"id": "2", "input": "where"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"all-sorts.jsonl, line 2: task None; in a file of several tasks each record names its own"):
+    with pytest.raises(
+        InputError, match=r"all-sorts.jsonl, line 2: task None; in a file of several tasks each record names its own"
+    ):
         collection.load_topics(str(mixed))
     with pytest.raises(InputError, match="missing.jsonl: no such file"):
         collection.load_topics(f"{tmp_path}/missing.jsonl")
@@ -80,14 +89,29 @@ def test_a_task_without_a_module_is_refused(tiny_bert: Path, tmp_path: Path) -> 
     model = saved(tmp_path / "model", tiny_bert)
     (tmp_path / "new.jsonl").write_text('{"id": "1", "input": "x", "task": "trex"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="no adapter for queries of task 'trex', only for fever, nq, wow$"):
-        search.main(["--topics", f"{tmp_path}/new.jsonl", "--model", str(model), "--no-compare", "--output", f"{tmp_path}/x.trec"])
+        search.main(
+            [
+                "--topics",
+                f"{tmp_path}/new.jsonl",
+                "--model",
+                str(model),
+                "--no-compare",
+                "--output",
+                f"{tmp_path}/x.trec",
+            ]
+        )
 
 
-def test_a_single_query_takes_its_task_s_module(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_query_takes_its_task_s_module(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """...where the model has no prompts as well; without --task the error names the flag."""
     made(tiny_bert, prompts=False).save(tmp_path / "model")
     asked = ["--query", "who came first", "--model", str(tmp_path / "model")]
-    with pytest.raises(InputError, match=r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$"):
+    with pytest.raises(
+        InputError,
+        match=r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$",
+    ):
         search.main(asked)
     search.main([*asked, "--task", "FEV"])
     assert "  1  " in capsys.readouterr().out

@@ -95,7 +95,11 @@ def test_record_names_what_made_the_run_by_content(model: list[str], folder: Pat
     assert one["topics"].pop("fingerprint") != two["topics"].pop("fingerprint")
     assert one | {"seconds": 0} == two | {"seconds": 0}
     encoder = load_encoder(str(tiny_bert), pooling="mean", normalize=True)
-    made = [path for path in (data_home() / "dense").glob("*/index/index") if sha256_file(path)[:16] == one["inputs"]["index"]]
+    made = [
+        path
+        for path in (data_home() / "dense").glob("*/index/index")
+        if sha256_file(path)[:16] == one["inputs"]["index"]
+    ]
     assert len(made) == 1 and one["inputs"]["encoder"] == encoder.fingerprint
     assert one["collection"]["fingerprint"] == open_collection("one/c").passages.fingerprint
     assert (one["hits"], one["format"], one["system"]) == (100, "trec", "tiny-bert")
@@ -104,12 +108,18 @@ def test_record_names_what_made_the_run_by_content(model: list[str], folder: Pat
 def test_default_output_holds_the_latest_run(model: list[str]) -> None:
     for hits in (5, 3):
         main(["--topics", "nq-dev", *model, "--hits", str(hits)])
-        assert {len(ranking.docids) for ranking in read_trec(Path("runs/sample/nq-dev.tiny-bert.trec")).rankings.values()} == {hits}
+        assert {
+            len(ranking.docids) for ranking in read_trec(Path("runs/sample/nq-dev.tiny-bert.trec")).rankings.values()
+        } == {hits}
 
 
 def test_a_default_name_never_replaces_the_run_of_another_model(folder: Path, tiny_bert: Path) -> None:
     """Every training calls its folder model: runs are named by the training, and by a hash where that is not enough; hybrids too."""
-    copies = [folder / "a" / "my run" / "model", folder / "b" / "my run" / "model", folder / "a" / "3" / "episode-2" / "model"]
+    copies = [
+        folder / "a" / "my run" / "model",
+        folder / "b" / "my run" / "model",
+        folder / "a" / "3" / "episode-2" / "model",
+    ]
     for place, copy in enumerate(copies):
         shutil.copytree(tiny_bert, copy)
         command = ["--topics", "nq-dev", "--model", str(copy), "--pooling", "mean", "--no-compare", "--hits", "3"]
@@ -118,7 +128,9 @@ def test_a_default_name_never_replaces_the_run_of_another_model(folder: Path, ti
             main([*command, *prompt, "--retriever", retriever])
             before = {path.name: path.read_bytes() for path in Path("runs/sample").iterdir() if path.suffix == ".trec"}
             main([*command, *prompt, "--retriever", retriever])
-            assert {path.name: path.read_bytes() for path in Path("runs/sample").iterdir() if path.suffix == ".trec"} == before
+            assert {
+                path.name: path.read_bytes() for path in Path("runs/sample").iterdir() if path.suffix == ".trec"
+            } == before
     names = sorted(path.name.removeprefix("nq-dev.") for path in Path("runs/sample").glob("*.trec"))
     assert [re.sub(r"-[0-9a-f]{6}\b", "-HASH", name) for name in names] == [
         "a-3-episode-2.trec",
@@ -138,7 +150,9 @@ def test_named_output_is_never_lost(model: list[str]) -> None:
     before = Path("mine.trec").read_bytes()
     main([*command, "--hits", "5"])  # made the same way: taken
     assert Path("mine.trec").read_bytes() == before
-    with pytest.raises(InputError, match=r"--output mine\.trec exists and was made otherwise \(hits is 5, not 3\); .* --overwrite"):
+    with pytest.raises(
+        InputError, match=r"--output mine\.trec exists and was made otherwise \(hits is 5, not 3\); .* --overwrite"
+    ):
         main([*command, "--hits", "3"])
     with pytest.raises(InputError, match=r"made otherwise \(topics name is \"nq-dev\", not \"fever-dev\"\)"):
         main([*command, "--hits", "5", "--topics", "fever-dev"])
@@ -168,7 +182,9 @@ def test_other_formats_say_the_same(model: list[str]) -> None:
     hits = {qid: ranking.docids for qid, ranking in read_trec(Path("trec.run")).rankings.items()}
     records = [json.loads(line) for line in Path("kilt.run").read_text().splitlines()]
     pages = {record["id"]: [item["wikipedia_id"] for item in record["output"][0]["provenance"]] for record in records}
-    assert pages == {qid: list(dict.fromkeys(docid.partition("#")[0] for docid in docids)) for qid, docids in hits.items()}
+    assert pages == {
+        qid: list(dict.fromkeys(docid.partition("#")[0] for docid in docids)) for qid, docids in hits.items()
+    }
     assert any(len(pages[qid]) < 30 for qid in pages)
     texts = {query_.qid: query_.text for query_ in open_collection("sample").load_topics("wow-dev").queries}
     assert {record["id"]: record["input"] for record in records} == texts
@@ -180,7 +196,19 @@ def test_other_formats_say_the_same(model: list[str]) -> None:
 def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
     """score(d) = sum over the two runs of 1 / (60 + rank)."""
     for system in ("dense", "bm25", "hybrid"):
-        main(["--topics", "nq-dev", *of_model(model, system), "--retriever", system, "--hits", "20", "--output", f"{system}.trec"])
+        main(
+            [
+                "--topics",
+                "nq-dev",
+                *of_model(model, system),
+                "--retriever",
+                system,
+                "--hits",
+                "20",
+                "--output",
+                f"{system}.trec",
+            ]
+        )
     dense, bm25, hybrid = (read_trec(Path(f"{system}.trec")).rankings for system in ("dense", "bm25", "hybrid"))
     assert dense.keys() == hybrid.keys()
     for qid, ranking in hybrid.items():
@@ -209,7 +237,13 @@ def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.Captu
     for docid, shown in zip(docids, lines[1::2], strict=True):
         plain = shown.strip().replace("*", "").removeprefix("... ").removesuffix(" ...")
         assert plain in found[docid].text
-        assert {mark.lower() for mark in re.findall(r"\*(\w+)\*", shown)} <= {"city", "painter", "francis", "bacon", "born"}
+        assert {mark.lower() for mark in re.findall(r"\*(\w+)\*", shown)} <= {
+            "city",
+            "painter",
+            "francis",
+            "bacon",
+            "born",
+        }
     if retriever == "bm25":
         assert docids[0] == "10009#0" and "*painter*" in "".join(lines) and "*born*" in lines[1]
     main(["--query", "xyzzy", *model, "--retriever", retriever, "--hits", "1"])
@@ -224,30 +258,49 @@ def test_hits_of_a_query_in_other_formats(model: list[str], capsys: pytest.Captu
     rows = json.loads(capsys.readouterr().out)["rows"]
     found = open_collection("sample").passages.get(docids)
     assert [row["rank"] for row in rows] == [1, 2, 3] and [row["docid"] for row in rows] == docids
-    assert [(row["title"], row["text"]) for row in rows] == [(found[docid].title, found[docid].text) for docid in docids]
+    assert [(row["title"], row["text"]) for row in rows] == [
+        (found[docid].title, found[docid].text) for docid in docids
+    ]
     main([*command, "--format", "markdown"])
     assert "| --- |" in capsys.readouterr().out.replace("---:", "---")
 
 
 def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_collection(folder / "c", [passage(f"{n}#0", "the same text") for n in range(9)], {"nq-dev": [query("q1", "same", ["1#0"])]})
+    write_collection(
+        folder / "c", [passage(f"{n}#0", "the same text") for n in range(9)], {"nq-dev": [query("q1", "same", ["1#0"])]}
+    )
     main(["--topics", "nq-dev", "--collection", "c", *model])
     assert "100.0 % of neighbouring scores are equal; ties are ordered by docid, descending" in caplog.text
-    assert read_trec(Path("runs/c/nq-dev.tiny-bert.trec")).rankings["q1"].docids == [f"{n}#0" for n in reversed(range(9))]
+    assert read_trec(Path("runs/c/nq-dev.tiny-bert.trec")).rankings["q1"].docids == [
+        f"{n}#0" for n in reversed(range(9))
+    ]
     caplog.clear()
     main(["--topics", "nq-dev", *model])
     assert "run file: runs/sample/nq-dev.tiny-bert.trec" in caplog.text and "equal" not in caplog.text
 
 
-def test_truncated_queries_are_counted_and_nothing_else(tiny_bert: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_queries_are_counted_and_nothing_else(
+    tiny_bert: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The count is of queries: the same whether long passages were encoded on the way, and whether systems are compared."""
     long = "the year of the king " * 60
-    write_collection(folder / "c", [*PASSAGES, passage("9#0", long)], {"nq-dev": [query("q1", long, ["9#0"]), query("q2", "who", ["9#0"])]})
+    write_collection(
+        folder / "c",
+        [*PASSAGES, passage("9#0", long)],
+        {"nq-dev": [query("q1", long, ["9#0"]), query("q2", "who", ["9#0"])]},
+    )
     command = ["--topics", "nq-dev", "--collection", "c", "--model", str(tiny_bert), "--pooling", "first"]
-    for extra in (["--no-compare"], ["--compare"], ["--retriever", "hybrid", "--no-compare"], ["--retriever", "hybrid", "--compare"]):
+    for extra in (
+        ["--no-compare"],
+        ["--compare"],
+        ["--retriever", "hybrid", "--no-compare"],
+        ["--retriever", "hybrid", "--compare"],
+    ):
         caplog.clear()
         main([*command, *extra])
-        assert [line for line in caplog.messages if "longer" in line] == ["1 queries were longer than the model's limit and cut"], extra
+        assert [line for line in caplog.messages if "longer" in line] == [
+            "1 queries were longer than the model's limit and cut"
+        ], extra
 
 
 def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,25 +315,49 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
     }
     values: dict[str, Any] = {}
     for flags, systems in expected.items():
-        main([*(command if flags != ("--retriever", "bm25") else ["--topics", "nq-dev", "fever-dev", "--format", "json"]), *flags])
+        main(
+            [
+                *(
+                    command
+                    if flags != ("--retriever", "bm25")
+                    else ["--topics", "nq-dev", "fever-dev", "--format", "json"]
+                ),
+                *flags,
+            ]
+        )
         table = capsys.readouterr().out
-        assert systems_in(table) == [(name, system) for name in ("nq-dev", "fever-dev", "macro average") for system in systems], flags
+        assert systems_in(table) == [
+            (name, system) for name in ("nq-dev", "fever-dev", "macro average") for system in systems
+        ], flags
         for row in json.loads(table)["rows"]:
-            assert values.setdefault(f"{row['topics']} {row['system']}", row) == row  # a system scores the same beside any other
+            assert (
+                values.setdefault(f"{row['topics']} {row['system']}", row) == row
+            )  # a system scores the same beside any other
     written = {path.name for path in Path("runs/sample").glob("*.trec")}  # the compared systems are scored, not written
-    assert written == {f"{name}.{system}.trec" for name in ("nq-dev", "fever-dev") for system in ("tiny-bert", "bm25", "hybrid")}
+    assert written == {
+        f"{name}.{system}.trec" for name in ("nq-dev", "fever-dev") for system in ("tiny-bert", "bm25", "hybrid")
+    }
 
 
-def test_topics_without_evidence_have_no_scores(model: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_collection(folder / "c", PASSAGES, {"nq-test": [{"id": "t1", "input": "who"}], "nq-dev": [query("q1", "who", ["1#0"])]})
+def test_topics_without_evidence_have_no_scores(
+    model: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_collection(
+        folder / "c", PASSAGES, {"nq-test": [{"id": "t1", "input": "who"}], "nq-dev": [query("q1", "who", ["1#0"])]}
+    )
     main(["--topics", "nq-test", "--collection", "c", *model])
-    assert capsys.readouterr().out == "" and len(read_trec(Path("runs/c/nq-test.tiny-bert.trec")).rankings["t1"].docids) == 5
+    assert (
+        capsys.readouterr().out == ""
+        and len(read_trec(Path("runs/c/nq-test.tiny-bert.trec")).rankings["t1"].docids) == 5
+    )
     main(["--topics", "nq-dev", "nq-test", "--collection", "c", *model[:-1], "--compare", "--format", "json"])
     assert systems_in(capsys.readouterr().out) == [("nq-dev", "tiny-bert"), ("nq-dev", "bm25"), ("nq-dev", "hybrid")]
 
 
 def test_names_of_topics_are_interchangeable(model: list[str]) -> None:
-    for number, name in enumerate(("zsre-dev", "kilt/zsre/dev", "kilt/structured_zeroshot/dev", "structured_zeroshot-dev")):
+    for number, name in enumerate(
+        ("zsre-dev", "kilt/zsre/dev", "kilt/structured_zeroshot/dev", "structured_zeroshot-dev")
+    ):
         main(["--topics", name, *model, "--output", f"{number}.trec"])
         assert Path(f"{number}.trec").read_bytes() == Path("0.trec").read_bytes()
     assert len(read_trec(Path("0.trec")).rankings) == 20

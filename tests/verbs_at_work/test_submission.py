@@ -31,14 +31,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO", "taco_ir")
     write_collection(
-        tmp_path / "c", PASSAGES, {"nq-test_without_answers-kilt": NQ, "fever-test": FEVER, "nq-dev": [query("d", "word1", ["1#0"])]}
+        tmp_path / "c",
+        PASSAGES,
+        {"nq-test_without_answers-kilt": NQ, "fever-test": FEVER, "nq-dev": [query("d", "word1", ["1#0"])]},
     )
     return tmp_path
 
 
 def write_run(path: str, run: dict[str, list[str]]) -> str:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{qid} Q0 {docid} {rank} {100 - rank} t\n" for qid, docids in run.items() for rank, docid in enumerate(docids, 1)]
+    lines = [
+        f"{qid} Q0 {docid} {rank} {100 - rank} t\n"
+        for qid, docids in run.items()
+        for rank, docid in enumerate(docids, 1)
+    ]
     Path(path).write_text("".join(lines))
     return path
 
@@ -58,9 +64,16 @@ def refused(*runs: str, topics: Sequence[str] = ("all-test",), output: str = "s.
     return str(error.value)
 
 
-@given(st.dictionaries(st.text("ab c", min_size=1, max_size=4).filter(str.strip), st.lists(st.text("12", min_size=1), unique=True)))
+@given(
+    st.dictionaries(
+        st.text("ab c", min_size=1, max_size=4).filter(str.strip), st.lists(st.text("12", min_size=1), unique=True)
+    )
+)
 def test_every_query_has_one_record_in_the_order_of_the_topics(pages_of: dict[str, list[str]]) -> None:
-    pages_of = {record_id: pages_of[record_id] for record_id in {run_id(record_id): record_id for record_id in pages_of}.values()}
+    pages_of = {
+        record_id: pages_of[record_id]
+        for record_id in {run_id(record_id): record_id for record_id in pages_of}.values()
+    }
     queries = [Query(run_id(record_id), "text", "nq", record_id=record_id) for record_id in pages_of]
     run = Run({query.qid: ranked(pages_of[query.record_id]) for query in reversed(queries)}, level="page")
     records = [json.loads(line) for line in submission(queries, run, outputs_of(run), "r").splitlines()]
@@ -70,7 +83,9 @@ def test_every_query_has_one_record_in_the_order_of_the_topics(pages_of: dict[st
         assert output == {"answer": "", "provenance": [{"wikipedia_id": page} for page in pages_of[record["id"]]]}
 
 
-def test_trec_runs_become_pages_under_the_test_sets_names(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trec_runs_become_pages_under_the_test_sets_names(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run("runs/nq-test.trec", NQ_RUN)
     write_run("runs/fever-test.trec", {"7": ["4#0", "0#0", "1#0", "2#0", "3#1", "4#1"]})
     files = submit("runs")
@@ -80,7 +95,8 @@ def test_trec_runs_become_pages_under_the_test_sets_names(caplog: pytest.LogCapt
         ("q2", "word2 number1"),
     ]
     pages = [
-        [entry["wikipedia_id"] for entry in record["output"][0]["provenance"]] for record in files["nq-test_without_answers-kilt.jsonl"]
+        [entry["wikipedia_id"] for entry in record["output"][0]["provenance"]]
+        for record in files["nq-test_without_answers-kilt.jsonl"]
     ]
     assert pages == [["3", "1", "5", "6", "7"], ["2"]]
     assert "1 of 2 queries, first 'q2', have fewer than 5 pages, 0 of them none" in caplog.text
@@ -103,13 +119,21 @@ def test_search_of_test_topics_writes_runs_without_scores(capsys: pytest.Capture
     assert capsys.readouterr().out == ""
     assert json.loads(path.with_name(path.name + ".json").read_text())["topics"]["name"] == "nq-test"
     (name, records), *_ = submit(str(path), topics=["nq-test"]).items()
-    assert name == "nq-test_without_answers-kilt.jsonl" and [len(each["output"][0]["provenance"]) for each in records] == [8, 8]
+    assert name == "nq-test_without_answers-kilt.jsonl" and [
+        len(each["output"][0]["provenance"]) for each in records
+    ] == [8, 8]
 
 
 def test_kilt_runs_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     """Answers and remarks of a reader are kept; the order becomes that of the topics, and an answer is always there."""
-    given: dict[str, Any] = {"answer": "Bern", "provenance": [{"wikipedia_id": "2", "title": "T2"}, {"wikipedia_id": 1}], "score": 0.5}
-    write_lines(Path("k/nq-test.mine.jsonl"), [{"id": "q2", "output": [given]}, {"id": "q 1", "output": [{"provenance": []}]}])
+    given: dict[str, Any] = {
+        "answer": "Bern",
+        "provenance": [{"wikipedia_id": "2", "title": "T2"}, {"wikipedia_id": 1}],
+        "score": 0.5,
+    }
+    write_lines(
+        Path("k/nq-test.mine.jsonl"), [{"id": "q2", "output": [given]}, {"id": "q 1", "output": [{"provenance": []}]}]
+    )
     (records,) = submit("k/nq-test.mine.jsonl", topics=["nq-test"]).values()
     assert [record["output"] for record in records] == [[{"answer": "", "provenance": []}], [given]]
     assert "2 of 2 queries, first 'q2', have fewer than 5 pages, 1 of them none" in caplog.text
@@ -131,7 +155,9 @@ def test_an_output_that_exists_is_kept() -> None:
     Path("s.zip").write_text("mine")
     assert "--output s.zip exists; give another name or --overwrite" in refused("nq-test.mine.trec", topics=["nq-test"])
     assert Path("s.zip").read_text() == "mine"
-    main(["--runs", "nq-test.mine.trec", "--topics", "nq-test", "--collection", "c", "--output", "s.zip", "--overwrite"])
+    main(
+        ["--runs", "nq-test.mine.trec", "--topics", "nq-test", "--collection", "c", "--output", "s.zip", "--overwrite"]
+    )
     assert zipfile.is_zipfile("s.zip")
 
 
@@ -141,7 +167,10 @@ def test_an_output_that_exists_is_kept() -> None:
         ({"q_1": ["1#0"]}, "nq-test: no hits for 1 of 2 queries ('q2'); every query needs a record"),
         (NQ_RUN | {"q9": ["1#0"]}, "run has 1 of its 3 topics, first 'q9', not among the 2 queries"),
         (NQ_RUN | {"q2": ["2#0", "2#0"]}, "nq-test.mine.trec, line 8: docid '2#0' is given twice for query 'q2'"),
-        (NQ_RUN | {"q2": ["2#0", "x#0"]}, "1 of 8 docids, first 'x#0', are not in collection c; it is a run of another collection"),
+        (
+            NQ_RUN | {"q2": ["2#0", "x#0"]},
+            "1 of 8 docids, first 'x#0', are not in collection c; it is a run of another collection",
+        ),
     ],
 )
 def test_runs_of_anything_else_are_refused(run: dict[str, list[str]], said: str) -> None:
@@ -160,7 +189,9 @@ def test_the_first_missing_queries_are_named() -> None:
 def test_mistakes() -> None:
     write_run("nq-test.a.trec", NQ_RUN)
     write_run("nq-test.b.trec", NQ_RUN)
-    assert "runs of 2 systems (a, b); give those of one" in refused("nq-test.a.trec", "nq-test.b.trec", topics=["nq-test"])
+    assert "runs of 2 systems (a, b); give those of one" in refused(
+        "nq-test.a.trec", "nq-test.b.trec", topics=["nq-test"]
+    )
     assert "system 'a' has no run for fever-test" in refused("nq-test.a.trec")
     assert "--output s.tar: a name that ends in .zip is needed" in refused("nq-test.a.trec", output="s.tar")
     assert "no such file" in refused("nowhere.trec")

@@ -67,7 +67,9 @@ def test_a_name_that_nobody_has_is_refused_with_the_nearest(shipped: TextEncoder
         lambda: TacoQueryEncoder(prefix=typo),
         lambda: search.main(["--query", "who", "--task", typo]),
     ):
-        with pytest.raises(InputError, match=rf"unknown task '{typo}'; did you mean .*{nearest}\b.*\? valid: .*wow.*name none"):
+        with pytest.raises(
+            InputError, match=rf"unknown task '{typo}'; did you mean .*{nearest}\b.*\? valid: .*wow.*name none"
+        ):
             wrong()
 
 
@@ -111,12 +113,17 @@ def birds(tmp_path: Path) -> Path:
     folder = write_collection(tmp_path / "c", passages, {"birds-dev": [query("q1", "who hunts at night", ["0#0"])]})
     write_lines(
         tmp_path / "mixed.jsonl",
-        [{"id": "a", "input": "who hunts at night", "task": "birds"}, {"id": "b", "input": "owls [SEP] food", "task": "zsre"}],
+        [
+            {"id": "a", "input": "who hunts at night", "task": "birds"},
+            {"id": "b", "input": "owls [SEP] food", "task": "zsre"},
+        ],
     )
     return folder
 
 
-def test_a_task_of_the_collection_is_searched_as_all_others_are(birds: Path, shipped: TextEncoder, tmp_path: Path) -> None:
+def test_a_task_of_the_collection_is_searched_as_all_others_are(
+    birds: Path, shipped: TextEncoder, tmp_path: Path
+) -> None:
     flags = ["--collection", str(birds), "--no-compare", "--output"]
     search.main(["--topics", "birds-dev", *flags, str(tmp_path / "birds.trec")])
     search.main(["--topics", str(tmp_path / "mixed.jsonl"), *flags, str(tmp_path / "mixed.trec")])
@@ -124,9 +131,13 @@ def test_a_task_of_the_collection_is_searched_as_all_others_are(birds: Path, shi
     (alone,) = read_trec(tmp_path / "birds.trec").rankings.values()
     mixed = read_trec(tmp_path / "mixed.trec").rankings
     same(mixed["a"].scores, alone.scores)
-    first = shipped.encode_passages([p for p in search.open_collection(str(birds)).passages.read() if p.docid == alone.docids[0]])
+    first = shipped.encode_passages(
+        [p for p in search.open_collection(str(birds)).passages.read() if p.docid == alone.docids[0]]
+    )
     same(alone.scores[0], float((shipped.encode_queries(["who hunts at night"], None) @ first.T)[0, 0]))
-    export.main(["--collection", str(birds), "--topics", "birds-dev", "--what", "queries", "--output", str(tmp_path / "x")])
+    export.main(
+        ["--collection", str(birds), "--topics", "birds-dev", "--what", "queries", "--output", str(tmp_path / "x")]
+    )
     assert (tmp_path / "x" / "queries" / "birds-dev" / "embedding.pkl").is_file()
 
 
@@ -134,7 +145,15 @@ def test_a_record_whose_task_nobody_has_is_refused(birds: Path, tmp_path: Path) 
     write_lines(tmp_path / "typo.jsonl", [{"id": "a", "input": "who", "task": "brids"}])
     with pytest.raises(InputError, match="unknown task 'brids'; did you mean birds"):
         search.main(
-            ["--topics", str(tmp_path / "typo.jsonl"), "--collection", str(birds), "--no-compare", "--output", str(tmp_path / "x.trec")]
+            [
+                "--topics",
+                str(tmp_path / "typo.jsonl"),
+                "--collection",
+                str(birds),
+                "--no-compare",
+                "--output",
+                str(tmp_path / "x.trec"),
+            ]
         )
     with pytest.raises(InputError, match="unknown task 'birds'"):  # which the sample does not have
         search.main(["--topics", str(tmp_path / "mixed.jsonl"), "--no-compare", "--output", str(tmp_path / "x.trec")])
@@ -187,7 +206,9 @@ def test_two_towers_borrow(towers: Path, tmp_path: Path) -> None:
     model.borrow({"trex": "wow", "*": "nq"})
     model.config = replace(model.config, query_lengths={**model.config.query_lengths, "*": 6})
     assert model.config.max_query_tokens("eli5") == model.config.max_query_tokens(None) == 6
-    model.config = replace(model.config, query_lengths={**model.config.query_lengths, "*": model.config.query_lengths["nq"]})
+    model.config = replace(
+        model.config, query_lengths={**model.config.query_lengths, "*": model.config.query_lengths["nq"]}
+    )
     for task, lender in (("trex", "wow"), ("t-rex", "wow"), ("eli5", "nq"), (None, "nq")):
         same(model.encode_queries(ASKED, task), model.encode_queries(ASKED, lender))
     flags = ["--model", str(towers), "--topics", "trex-dev", "--what", "queries", "--output"]

@@ -22,7 +22,11 @@ from taco_ir.retrieval.topic_runs import made_of
 from taco_ir.studies.records import write_record
 
 SLOW = (
-    *("taco_ir.encoders.text_encoder.load_backbone", "taco_ir.reading.reader.load_backbone", "taco_ir.training.encoder.load_backbone"),
+    *(
+        "taco_ir.encoders.text_encoder.load_backbone",
+        "taco_ir.reading.reader.load_backbone",
+        "taco_ir.training.encoder.load_backbone",
+    ),
     *(
         "taco_ir.retrieval.retrievers.build_bm25",
         "taco_ir.retrieval.retrievers.BM25",
@@ -31,9 +35,7 @@ SLOW = (
     ),
     *("taco_ir.training.objectives.spans.read_documents", "taco_ir.leaderboard.boards", "taco_ir.evaluate.read_files"),
 )
-TRAIN = (
-    "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 --passage-length 40 --pool-queries 1"
-)
+TRAIN = "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 --passage-length 40 --pool-queries 1"
 PRETRAIN = "--collection c --model {model} --pooling first --output out --steps 2"
 READ = "--collection c --tasks none --reading nq --model {model} --output out --steps 2"
 SEARCH = "--collection c --topics nq-dev --model {model} --pooling first"
@@ -56,7 +58,9 @@ def without(package: str) -> Callable[[pytest.MonkeyPatch], object]:
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("JAVA_HOME", raising=False)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more))
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more)
+        )
 
     return patch
 
@@ -81,13 +85,17 @@ CASES = {
     ),
     "train: no negatives": Case("train", f"{TRAIN} --negatives kept", "kept, line 1: ", file("kept", "{}\n")),
     "train: task": Case("train", TRAIN.replace("--tasks nq", "--tasks trex"), "trex"),
-    "train: weighting": Case("train", f"{TRAIN} --weighting taco --weighting-options tao=2", "unknown option 'tao' of taco"),
+    "train: weighting": Case(
+        "train", f"{TRAIN} --weighting taco --weighting-options tao=2", "unknown option 'tao' of taco"
+    ),
     "pretrain: device": Case("pretrain", f"{PRETRAIN} --device abacus", NOWHERE),
     "pretrain: output": Case("pretrain", PRETRAIN.replace("out", "kept/out"), "kept", file("kept")),
     "train to read: device": Case("train", f"{READ} --device abacus", NOWHERE),
     "train to read: no Java": Case("train", READ, NO_JAVA, without("pyserini")),
     "train to read: no such negatives": Case("train", f"{READ} --negatives gone.jsonl", "gone.jsonl: no such file"),
-    "train to read: weighting": Case("train", f"{READ} --weighting taco --weighting-options tao=2", "unknown option 'tao' of taco"),
+    "train to read: weighting": Case(
+        "train", f"{READ} --weighting taco --weighting-options tao=2", "unknown option 'tao' of taco"
+    ),
     "search: device": Case("search", f"{SEARCH} --device abacus", NOWHERE),
     "search: no Java": Case("search", "--collection c --topics nq-dev --retriever bm25", NO_JAVA, without("pyserini")),
     "search: no Java to compare": Case("search", f"{SEARCH} --compare", NO_JAVA, without("pyserini")),
@@ -97,27 +105,52 @@ CASES = {
         "search", f"{SEARCH.replace('nq-dev', 'nq-test')} --compare", "--compare goes with evidence to score against"
     ),
     "search: topics": Case("search", SEARCH.replace("nq-dev", "nq-deb"), "nq-deb"),
-    "answer: collection": Case("answer", f"{SEARCH.replace('--collection c', '--collection ./gone')} --reader {{model}}", "./gone"),
+    "answer: collection": Case(
+        "answer", f"{SEARCH.replace('--collection c', '--collection ./gone')} --reader {{model}}", "./gone"
+    ),
     "answer: topics": Case("answer", f"{SEARCH.replace('nq-dev', 'nq-deb')} --reader {{model}}", "nq-deb"),
-    "answer: output under a file": Case("answer", f"{SEARCH} --reader {{model}} --output kept/out", "kept", file("kept")),
+    "answer: output under a file": Case(
+        "answer", f"{SEARCH} --reader {{model}} --output kept/out", "kept", file("kept")
+    ),
     "answer: device": Case("answer", f"{SEARCH} --reader {{model}} --device abacus", NOWHERE),
-    "encode: output under a file": Case("encode", "--collection c --model {model} --pooling first --output kept/out", "kept", file("kept")),
-    "encode: device": Case("encode", "--collection c --model {model} --pooling first --output out --device abacus", NOWHERE),
+    "encode: output under a file": Case(
+        "encode", "--collection c --model {model} --pooling first --output kept/out", "kept", file("kept")
+    ),
+    "encode: device": Case(
+        "encode", "--collection c --model {model} --pooling first --output out --device abacus", NOWHERE
+    ),
     "mine: name": Case(
-        "mine", "--collection c --tasks nq --source {model} --pooling first --output out.txt", "the name of a negatives file ends in .jsonl"
+        "mine",
+        "--collection c --tasks nq --source {model} --pooling first --output out.txt",
+        "the name of a negatives file ends in .jsonl",
     ),
     "mine: no gold": Case(
-        "mine", "--collection c --tasks nq --split test --source {model} --pooling first --output out.jsonl", "nq-test: no evidence"
+        "mine",
+        "--collection c --tasks nq --split test --source {model} --pooling first --output out.jsonl",
+        "nq-test: no evidence",
     ),
     "mine: output under a file": Case(
-        "mine", "--collection c --tasks nq --source {model} --pooling first --output kept/out.jsonl", "kept", file("kept")
+        "mine",
+        "--collection c --tasks nq --source {model} --pooling first --output kept/out.jsonl",
+        "kept",
+        file("kept"),
     ),
-    "mine: no Java": Case("mine", "--collection c --tasks nq --source bm25 --output out.jsonl", NO_JAVA, without("pyserini")),
+    "mine: no Java": Case(
+        "mine", "--collection c --tasks nq --source bm25 --output out.jsonl", NO_JAVA, without("pyserini")
+    ),
     "export: topics": Case("export", f"{EXPORT} --topics nq-deb", "nq-deb"),
-    "export: output": Case("export", EXPORT.removesuffix(C).replace(" out", " kept"), "--output kept is a file", file("kept")),
-    "analyze: device": Case("analyze", "{model} --collection c --tasks nq --negatives none --device abacus --output out", NOWHERE),
-    "evaluate: no gold": Case("evaluate", "kept --collection c --topics nq-test", "nq-test: no evidence to score against", file("kept")),
-    "evaluate: measure": Case("evaluate", "kept --collection c --topics nq-dev --measures nonsense", "nonsense", file("kept")),
+    "export: output": Case(
+        "export", EXPORT.removesuffix(C).replace(" out", " kept"), "--output kept is a file", file("kept")
+    ),
+    "analyze: device": Case(
+        "analyze", "{model} --collection c --tasks nq --negatives none --device abacus --output out", NOWHERE
+    ),
+    "evaluate: no gold": Case(
+        "evaluate", "kept --collection c --topics nq-test", "nq-test: no evidence to score against", file("kept")
+    ),
+    "evaluate: measure": Case(
+        "evaluate", "kept --collection c --topics nq-dev --measures nonsense", "nonsense", file("kept")
+    ),
     "submission: name": Case(
         "submission", "--collection c --runs kept --output out.tar", "a name that ends in .zip is needed", file("kept")
     ),
@@ -136,7 +169,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     verdict = [{**each, "output": [{**each["output"][0], "answer": "SUPPORTS"}]} for each in gold]
     topics = {"nq-dev": gold, "nq-train": gold, "nq-test": [query("q3", "when")], "fever-train": verdict}
     write_collection(tmp_path / "c", passages, topics)
-    write_negatives(Path("other.jsonl"), NegativesHeader("mine", "", "another", 9, 0, 2, (), 0), [("nq-train", "q1", ["3#0"], [1.0])])
+    write_negatives(
+        Path("other.jsonl"),
+        NegativesHeader("mine", "", "another", 9, 0, 2, (), 0),
+        [("nq-train", "q1", ["3#0"], [1.0])],
+    )
     for result in fake_results(2, 2, 5, seeds=1):
         write_record(tmp_path / "study" / "results", result)
     return tmp_path
@@ -152,7 +189,9 @@ def test_it_is_told_before_the_work(name: str, tiny_bert: Path, monkeypatch: pyt
         monkeypatch.setattr(place, slow)
     before = set(Path().rglob("*"))
     with pytest.raises((InputError, OSError), match=case.said) as caught:
-        importlib.import_module(f"taco_ir.{case.verb}").main([word.replace("{model}", str(tiny_bert)) for word in case.argv.split()])
+        importlib.import_module(f"taco_ir.{case.verb}").main(
+            [word.replace("{model}", str(tiny_bert)) for word in case.argv.split()]
+        )
     assert "\n" not in str(caught.value) and set(Path().rglob("*")) == before
 
 
@@ -165,7 +204,14 @@ def test_answers_that_were_made_otherwise_are_told_before_an_index_is_built() ->
     collection = open_collection("c")
     Path("kept").write_text("precious")
     write_json(Path("kept.json"), {**made_of(collection, collection.topics("nq-dev")), "system": "bm25", "hits": 3})
-    asked = ([collection.topics("nq-dev")], Unindexed(collection), SimpleNamespace(fingerprint="r"), collection, 5, None)
+    asked = (
+        [collection.topics("nq-dev")],
+        Unindexed(collection),
+        SimpleNamespace(fingerprint="r"),
+        collection,
+        5,
+        None,
+    )
     with pytest.raises(InputError, match="--output kept exists and was made otherwise \\(hits is 3, not 5\\)"):
         write_answers(*asked, output="kept", overwrite=False, name="r")  # type: ignore[arg-type]
 
@@ -176,6 +222,8 @@ def slow(*_: Any, **__: Any) -> None:
 
 def test_every_verb_that_does_slow_work_is_here() -> None:
     verbs = {
-        path.stem for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py") if "run_verb(main)" in path.read_text()
+        path.stem
+        for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py")
+        if "run_verb(main)" in path.read_text()
     }
     assert verbs - {case.verb for case in CASES.values()} == {"index", "reproduce", "card", "pyserini"}

@@ -14,7 +14,20 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.search import main as search
 from taco_ir.train import main, parser
 
-QUICK = ("--pooling", "mean", "--negatives", "none", "--steps", "2", "--tasks", "nq", "--batch-size", "4", "--passage-length", "40")
+QUICK = (
+    "--pooling",
+    "mean",
+    "--negatives",
+    "none",
+    "--steps",
+    "2",
+    "--tasks",
+    "nq",
+    "--batch-size",
+    "4",
+    "--passage-length",
+    "40",
+)
 POOL = ("--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2")
 
 
@@ -33,7 +46,10 @@ def test_help_is_light_and_shows_an_example(folder: Path) -> None:
     told = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert told.startswith("usage: python -m taco_ir.train") and told.endswith("[]\n")
     example = told.partition("example:\n")[2]
-    assert "python -m taco_ir.train --collection my-wiki --tasks nq,fever" in example and "--config taco-minikilt" in example
+    assert (
+        "python -m taco_ir.train --collection my-wiki --tasks nq,fever" in example
+        and "--config taco-minikilt" in example
+    )
 
 
 def test_the_examples_of_the_help_are_command_lines() -> None:
@@ -43,7 +59,9 @@ def test_the_examples_of_the_help_are_command_lines() -> None:
         assert verb == "taco_ir.train" and parser().parse_args(argv).output in ("my-run", "my-reader")
 
 
-def test_a_training_prints_its_model_and_the_next_command(tiny_bert: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_prints_its_model_and_the_next_command(
+    tiny_bert: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command that it prints runs."""
     argv = ["--model", str(tiny_bert), "--output", "run", *QUICK, *POOL]
     main(argv)
@@ -84,8 +102,14 @@ def test_a_file_and_flags_over_it(tiny_bert: Path, folder: Path) -> None:
         (["--model", "m"], r"--output is needed: .*"),
         (["--model", "m", "--output", "o", "--weighting", "tacco"], r"--weighting is 'tacco'; .*did you mean taco\?\)"),
         (["--model", "m", "--output", "o", "--steps", "-1"], r"--steps is -1; it must be a whole number, at least 0"),
-        (["--model", "m", "--output", "o", "--preset", "dbr"], r"--preset dbr: unknown; did you mean dpr\?|.*valid: dpr"),
-        (["--model", "m", "--output", "o", "--config", "no.toml"], r"--config no.toml: no such file; shipped configurations: .*"),
+        (
+            ["--model", "m", "--output", "o", "--preset", "dbr"],
+            r"--preset dbr: unknown; did you mean dpr\?|.*valid: dpr",
+        ),
+        (
+            ["--model", "m", "--output", "o", "--config", "no.toml"],
+            r"--config no.toml: no such file; shipped configurations: .*",
+        ),
         (
             ["--model", "m", "--output", "o", "--weighting-options", "tau"],
             r".*'tau' is not NAME=VALUE.*\(see python -m taco_ir.train --help\)",
@@ -103,7 +127,10 @@ def test_a_mistake_ends_with_code_2(tiny_bert: Path, folder: Path) -> None:
     argv = ["--model", str(tiny_bert), "--output", "run", "--pooling", "mean", "--negatives", "none"]
     done = call("train", *argv, "--tasks", "nqq", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown task 'nqq'; did you mean nq? valid: aidayago2,") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: unknown task 'nqq'; did you mean nq? valid: aidayago2,")
+        and done.stderr.count("\n") == 1
+    )
     assert not (folder / "run" / "config.json").exists()
 
 

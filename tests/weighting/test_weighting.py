@@ -26,7 +26,9 @@ NAMES = sorted(WEIGHTINGS)
 MEANS = sorted(set(NAMES) - {"uw", "pcgrad"})  # weights sum to 1 whatever the gradients
 
 
-def make(name: str, params: list[Parameter], tasks: int, embeddings: tuple[int, ...] = (), **options: Any) -> TaskWeighting:
+def make(
+    name: str, params: list[Parameter], tasks: int, embeddings: tuple[int, ...] = (), **options: Any
+) -> TaskWeighting:
     return resolve(WEIGHTINGS[name])(params, tasks, embeddings, **options)
 
 
@@ -94,7 +96,9 @@ def test_tables_given_as_such_change_nothing(name: str) -> None:
         grads = random_gradients(params, 3, turn, spread=0.3)
         update, _ = step(dense, params, grads, turn / 4)
         torch.testing.assert_close(step(rows, params, grads, turn / 4)[0], update, rtol=1e-9, atol=1e-12)
-        in_tables = [[g.to_sparse(1) if i in TABLES and g is not None else g for i, g in enumerate(row)] for row in grads]
+        in_tables = [
+            [g.to_sparse(1) if i in TABLES and g is not None else g for i, g in enumerate(row)] for row in grads
+        ]
         torch.testing.assert_close(step(sparse, params, in_tables, turn / 4)[0], update, rtol=1e-9, atol=1e-12)
 
 
@@ -180,7 +184,12 @@ def test_a_dropped_step_leaves_no_trace_that_matters(name: str) -> None:
     assert all(torch.equal(param, old) for param, old in zip(params, before, strict=True))
 
 
-EAGER = {"uw": {"rate": 5.0}, "gradnorm": {"rate": 5.0, "alpha": 10.0}, "cgd": {"rate": 50.0}, "taco": {"beta": 0.5, "tau": 1e-3}}
+EAGER = {
+    "uw": {"rate": 5.0},
+    "gradnorm": {"rate": 5.0, "alpha": 10.0},
+    "cgd": {"rate": 50.0},
+    "taco": {"beta": 0.5, "tau": 1e-3},
+}
 EXTREMES = [0.0, 1e-30, 1e-12, 1e-4, 1.0, 1e4, 1e12, 1e30]
 
 
@@ -194,15 +203,21 @@ def test_no_losses_and_gradients_run_away(name: str, eager: bool, data: st.DataO
     weighting = make(name, params, 2, **(EAGER.get(name, {}) if eager else {}))
     sizes = st.sampled_from([*EXTREMES, *(-size for size in EXTREMES)])
     rows = st.lists(st.tuples(*[sizes] * 4), min_size=2, max_size=2)
-    steps = data.draw(st.lists(st.tuples(rows, st.lists(st.sampled_from(EXTREMES), min_size=2, max_size=2)), min_size=1, max_size=8))
+    steps = data.draw(
+        st.lists(st.tuples(rows, st.lists(st.sampled_from(EXTREMES), min_size=2, max_size=2)), min_size=1, max_size=8)
+    )
     for turn, (grads, losses) in enumerate(steps):
         try:
             update, report = step(weighting, params, torch.tensor(grads), turn / 8, losses)
         except FloatingPointError:
             weighting.drop()
         else:
-            assert bool(torch.isfinite(update).all()) and all(map(math.isfinite, [*report.weights, *report.details.values(), report.norm]))
-        assert all(bool(torch.isfinite(value).all()) for value in weighting.state_dict().values()), weighting.state_dict()
+            assert bool(torch.isfinite(update).all()) and all(
+                map(math.isfinite, [*report.weights, *report.details.values(), report.norm])
+            )
+        assert all(bool(torch.isfinite(value).all()) for value in weighting.state_dict().values()), (
+            weighting.state_dict()
+        )
 
 
 def test_a_projection_on_a_vanishing_gradient_is_no_update() -> None:
@@ -250,7 +265,9 @@ def test_parameters_in_bfloat16_get_gradients_in_bfloat16(name: str) -> None:
     grads_TP = gradients(exact, 2, 0)
     update, _ = step(make(name, params, 2, TABLES), params, grads_TP, 0.0)
     assert update.dtype == torch.bfloat16
-    torch.testing.assert_close(update.double(), step(make(name, exact, 2, TABLES), exact, grads_TP, 0.0)[0], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(
+        update.double(), step(make(name, exact, 2, TABLES), exact, grads_TP, 0.0)[0], rtol=0.05, atol=0.05
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -300,7 +317,9 @@ def test_naive_follows_the_scale_of_a_task() -> None:
     params = parameters()
     grads_TP = gradients(params, 3, 0)
     scaled_TP = grads_TP * torch.tensor([1.0, 5.0, 1.0])[:, None]
-    difference = step(make("naive", params, 3), params, scaled_TP)[0] - step(make("naive", params, 3), params, grads_TP)[0]
+    difference = (
+        step(make("naive", params, 3), params, scaled_TP)[0] - step(make("naive", params, 3), params, grads_TP)[0]
+    )
     torch.testing.assert_close(difference, grads_TP[1] * 4 / 3)
 
 
@@ -353,8 +372,12 @@ def test_pcgrad_value() -> None:
 
     g1.g2 = -22, |g1|^2 = 18, |g2|^2 = 38; g1 + 22/38 g2 = [-10, 30, 30]/19 and g2 + 22/18 g1 = [10, 20, 20]/9.
     """
-    update, report = step(make("pcgrad", vector(), 2), vector(), torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64))
-    torch.testing.assert_close(2 * update, torch.tensor([-10 / 19 + 10 / 9, 30 / 19 + 20 / 9, 30 / 19 + 20 / 9], dtype=torch.float64))
+    update, report = step(
+        make("pcgrad", vector(), 2), vector(), torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        2 * update, torch.tensor([-10 / 19 + 10 / 9, 30 / 19 + 20 / 9, 30 / 19 + 20 / 9], dtype=torch.float64)
+    )
     assert (2 * update).tolist() == pytest.approx([0.5848, 3.8012, 3.8012], abs=1e-4)
     assert report.weights == pytest.approx([(1 + 22 / 18) / 2, (1 + 22 / 38) / 2])
     assert report.details == {"conflicts": 1.0}
@@ -438,7 +461,9 @@ def test_uw_rests_where_the_weighted_loss_is_one_half() -> None:
     weighting = make("uw", params, 2, rate=0.1)
     for _ in range(400):
         _, report = step(weighting, params, torch.eye(2), losses=[3.0, 0.8])
-    assert [2 * weight * loss for weight, loss in zip(report.weights, [3.0, 0.8], strict=True)] == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert [2 * weight * loss for weight, loss in zip(report.weights, [3.0, 0.8], strict=True)] == pytest.approx(
+        [0.5, 0.5], abs=1e-6
+    )
 
 
 def test_uw_is_bounded() -> None:
@@ -465,7 +490,9 @@ def test_cgd_value() -> None:
     params = vector(size=2)
     grads_TP = torch.tensor([[2.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
     gramian_TT = grads_TP @ grads_TP.T
-    torch.testing.assert_close(agreement(gramian_TT, torch.tensor([4.0, 1.0]).double()), torch.tensor([[4, 1.2], [1.2, 1]]).double())
+    torch.testing.assert_close(
+        agreement(gramian_TT, torch.tensor([4.0, 1.0]).double()), torch.tensor([[4, 1.2], [1.2, 1]]).double()
+    )
     weighting = make("cgd", params, 2, rate=0.5)
     update, report = step(weighting, params, grads_TP, losses=[4.0, 1.0])
     share = 1 / (1 + math.exp(0.55 - 1.3))

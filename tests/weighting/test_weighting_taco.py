@@ -25,7 +25,9 @@ def worst_difference(dtype: torch.dtype, **options: Any) -> float:
     params = parameters(dtype=dtype)
     theta_P = flat(params, params)
     streamed = Taco(params, TASKS, TABLES, **options)
-    formula = Oracle(TASKS, len(theta_P), **{key: options[key] for key in ("tau", "beta", "bias_correction") if key in options})
+    formula = Oracle(
+        TASKS, len(theta_P), **{key: options[key] for key in ("tau", "beta", "bias_correction") if key in options}
+    )
     worst = 0.0
     for turn in range(STEPS):
         rows = [[None if g is None else g.to(dtype) for g in row] for row in random_gradients(params, TASKS, turn)]
@@ -36,7 +38,9 @@ def worst_difference(dtype: torch.dtype, **options: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"beta": 0.9}, {"beta": 0.3}, {"beta": 0.0}, {"tau": 0.1}, {"tau": -2.0}, {"bias_correction": False}], ids=str
+    "options",
+    [{}, {"beta": 0.9}, {"beta": 0.3}, {"beta": 0.0}, {"tau": 0.1}, {"tau": -2.0}, {"bias_correction": False}],
+    ids=str,
 )
 def test_streaming_equals_the_formula(options: dict[str, Any]) -> None:
     """Exact up to rounding; beta 0.3 and 0.9 pass the point at which the importance is scaled anew."""
@@ -54,7 +58,10 @@ def test_bf16_importance_stays_within_its_digits() -> None:
     most e times half the range of the tasks' gradients.
     """
     params = parameters(dtype=torch.float32)
-    exact, rounded = Taco(params, TASKS, TABLES, burn_in=0.0), Taco(params, TASKS, TABLES, burn_in=0.0, importance="bf16")
+    exact, rounded = (
+        Taco(params, TASKS, TABLES, burn_in=0.0),
+        Taco(params, TASKS, TABLES, burn_in=0.0, importance="bf16"),
+    )
     assert rounded.importance.dtype == torch.bfloat16
     formula = Oracle(TASKS, sum(param.numel() for param in params))
     theta_P = flat(params, params)
@@ -98,7 +105,9 @@ def test_discouraging_is_the_softmax_of_minus_s() -> None:
 def test_a_high_temperature_is_the_naive_mean() -> None:
     params = parameters()
     grads_TP = torch.stack([flat(row, params) for row in random_gradients(params, 3, 0, spread=0.2)])
-    torch.testing.assert_close(step(Taco(params, 3, TABLES, tau=1e12), params, grads_TP)[0], grads_TP.mean(0), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        step(Taco(params, 3, TABLES, tau=1e12), params, grads_TP)[0], grads_TP.mean(0), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_a_parameter_follows_the_task_that_is_sensitive_to_it() -> None:
@@ -121,7 +130,9 @@ def test_task_weights_are_those_of_the_update() -> None:
         update, _ = step(weighting, params, rows)
     q_TP = torch.cat([weighting.task_weights(position).flatten(1) for position in range(len(SHAPES))], 1)
     torch.testing.assert_close(q_TP.sum(0), torch.ones_like(q_TP[0]))
-    torch.testing.assert_close((q_TP * torch.stack([flat(row, params) for row in rows])).sum(0), update, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        (q_TP * torch.stack([flat(row, params) for row in rows])).sum(0), update, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -148,7 +159,10 @@ def test_the_update_does_not_jump_at_the_end_of_burn_in(released: bool, ratio: f
     """The released code divides weights that sum to 1 by T again: T times smaller, reproduced by the option."""
     params = parameters()
     weighting = Taco(params, 4, TABLES, burn_in=0.5, released_scaling=released)
-    norms = [step(weighting, params, alike(params, turn), turn / 10)[0].norm() / alike(params, turn).mean(0).norm() for turn in range(10)]
+    norms = [
+        step(weighting, params, alike(params, turn), turn / 10)[0].norm() / alike(params, turn).mean(0).norm()
+        for turn in range(10)
+    ]
     assert float(norms[4]) == pytest.approx(1)
     assert float(norms[5]) == pytest.approx(ratio, rel=0.05)
 

@@ -53,7 +53,9 @@ class Adapters(nn.Module):
         self.active: str | None = None
         backbone.requires_grad_(False)
         self.shape = shape_of(backbone)
-        target = Target(backbone, sites_of(backbone), self.shape, width, is_shifted(method, positions), self.reparameterised)
+        target = Target(
+            backbone, sites_of(backbone), self.shape, width, is_shifted(method, positions), self.reparameterised
+        )
         own = method_of(method)
         if fault := own.refuse(target):
             raise InputError(f"tune: {fault.format(supported=', '.join(supported(self.shape, method)))}")
@@ -98,7 +100,9 @@ class Adapters(nn.Module):
     def stored(self) -> dict[str, Tensor]:
         """What a model folder holds: the same, but of reparameterised prompts the vectors that they are."""
         by_name = {name: _joined([insert.stored(name) for insert in self._own()]) for name in self.names}
-        return {f"{name}.{key}": tensor.detach() for name, tensors in by_name.items() for key, tensor in tensors.items()}
+        return {
+            f"{name}.{key}": tensor.detach() for name, tensors in by_name.items() for key, tensor in tensors.items()
+        }
 
     def train_only(self, names: Sequence[str]) -> None:
         """Keep all adapters but these as they are."""
@@ -111,7 +115,9 @@ class Adapters(nn.Module):
         own = self.named_tensors()
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
-                raise InputError(f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for {', '.join(self.names)}")
+                raise InputError(
+                    f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for {', '.join(self.names)}"
+                )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(found[name])
@@ -122,7 +128,9 @@ class Adapters(nn.Module):
 
     def save_training(self, folder: Path) -> None:
         """Write beside the model in `folder` what trains of adapters that are reparameterised, if any are, so that the training can go on."""
-        trained = {name: tensor for name, tensor in self.named_tensors().items() if adapter_of(name) in self.reparameterised}
+        trained = {
+            name: tensor for name, tensor in self.named_tensors().items() if adapter_of(name) in self.reparameterised
+        }
         if trained:
             _write({name: tensor.detach().cpu() for name, tensor in trained.items()}, folder / TRAINING_FILE)
 
@@ -140,15 +148,21 @@ class Adapters(nn.Module):
             tensors = self.tensors(name)
             with self.used(name), torch.enable_grad(), _other_numbers(list(tensors.values())):
                 vectors = vectors_of()
-                weights_D = torch.arange(1, vectors.shape[-1] + 1, device=vectors.device)  # a plain sum is constant after a layer norm
+                weights_D = torch.arange(
+                    1, vectors.shape[-1] + 1, device=vectors.device
+                )  # a plain sum is constant after a layer norm
                 loss = (vectors**2 * weights_D).sum()
                 found = (
-                    torch.autograd.grad(loss, list(tensors.values()), allow_unused=True) if loss.requires_grad else [None] * len(tensors)
+                    torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+                    if loss.requires_grad
+                    else [None] * len(tensors)
                 )
             idle = [key for key, grad in zip(tensors, found, strict=True) if not _moves(key, grad)]
             if idle or torch.equal(vectors, bare):
                 what = (
-                    f"{len(idle)} of {len(tensors)} tensors get no gradient, first {idle[0]}" if idle else "it does not change the vectors"
+                    f"{len(idle)} of {len(tensors)} tensors get no gradient, first {idle[0]}"
+                    if idle
+                    else "it does not change the vectors"
                 )
                 raise InputError(f"tune: {self.method} does not work on this backbone, adapter {name!r}: {what}")
 

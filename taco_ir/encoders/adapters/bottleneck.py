@@ -71,7 +71,9 @@ class Bottlenecks(Insert):
         else:
             span.exit.register_forward_hook(partial(self._at, place, number, span.entry is None), with_kwargs=True)
 
-    def _enter(self, place: str, number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _enter(
+        self, place: str, number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
         if self.active is not None:
             self._entered[threading.get_ident(), place, number] = _states(args, kwargs)
 
@@ -81,7 +83,14 @@ class Bottlenecks(Insert):
         return _plus(output, self._added(place, number, self._entered.pop((threading.get_ident(), place, number))))
 
     def _at(
-        self, place: str, number: int, inside: bool, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
+        self,
+        place: str,
+        number: int,
+        inside: bool,
+        _module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
     ) -> Any:
         if self.active is None:
             return output

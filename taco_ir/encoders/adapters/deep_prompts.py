@@ -105,7 +105,9 @@ class DeepPrompts(Insert):
         with torch.no_grad():
             return {str(number): prompts[number] for number in range(self._shape.layers)}
 
-    def _shift(self, first: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _shift(
+        self, first: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Any]:
         if self.active is None:
             return args, kwargs
         ids_BL = kwargs["input_ids"]

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
 TRAINING_FILE = "training.safetensors"  # in checkpoints of a training, where what trains is not what is stored
 BARE = "none"  # what is lent where queries go through the backbone alone
-ROLES = ("shared", "tower", "task", "task-frozen")  # one adapter for all texts, one a tower, or one for the queries of each task
+ROLES = (
+    "shared",
+    "tower",
+    "task",
+    "task-frozen",
+)  # one adapter for all texts, one a tower, or one for the queries of each task
 SHARED, QUERY, PASSAGE = "shared", "query", "passage"
 
 
@@ -80,14 +85,20 @@ class AdapterRecord:
         if self.roles in ("shared", "tower"):
             return SHARED if self.roles == "shared" else QUERY
         if task is None or task not in self.tasks:
-            raise InputError(f"the model has no adapter for queries of task {task!r}, only for {', '.join(sorted(self.tasks))}")
+            raise InputError(
+                f"the model has no adapter for queries of task {task!r}, only for {', '.join(sorted(self.tasks))}"
+            )
         return _of_task(task)
 
     def lending(self, lenders: Mapping[str, str]) -> AdapterRecord:
         """The same for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
         for task, lender in lenders.items():
             if task in self.tasks or lender not in (*self.tasks, BARE):
-                fault = "has an adapter of its own" if task in self.tasks else f"is to take the adapter of {lender!r}, which has none"
+                fault = (
+                    "has an adapter of its own"
+                    if task in self.tasks
+                    else f"is to take the adapter of {lender!r}, which has none"
+                )
                 raise InputError(
                     f"task {task!r} {fault}; the model's adapters are for {', '.join(sorted(self.tasks))}; {BARE} is none of them"
                 )

@@ -115,7 +115,9 @@ def _t5(backbone: Any) -> Sites:
         "beside_encoder": [Span(blocks[0], stack.final_layer_norm)],
     }
     linears = [f"encoder.block.{i}.layer.0.SelfAttention.{name}" for i in range(len(blocks)) for name in ("q", "v")]
-    return Sites(places, [block.layer[0].SelfAttention for block in blocks], linears, blocks[0].layer[0].SelfAttention.o)
+    return Sites(
+        places, [block.layer[0].SelfAttention for block in blocks], linears, blocks[0].layer[0].SelfAttention.o
+    )
 
 
 ARCHITECTURES: dict[str, Callable[[Any], Sites]] = {
@@ -130,7 +132,9 @@ def sites_of(backbone: nn.Module) -> Sites:
     """Raises: InputError for an architecture whose hook points are not known."""
     kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in ARCHITECTURES:
-        raise InputError(f"tune: a backbone of type {kind!r} has no known hook points; supported: {', '.join(sorted(ARCHITECTURES))}")
+        raise InputError(
+            f"tune: a backbone of type {kind!r} has no known hook points; supported: {', '.join(sorted(ARCHITECTURES))}"
+        )
     return ARCHITECTURES[kind](backbone)
 
 

@@ -64,7 +64,9 @@ class Lora(Insert):
 
 def _refuse(target: Target) -> str:
     kind = target.backbone.config.model_type  # type: ignore[union-attr]
-    fault = f"lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys"
+    fault = (
+        f"lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys"
+    )
     return "" if target.sites.linears else f"{fault}; supported: {{supported}}"
 
 

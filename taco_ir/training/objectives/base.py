@@ -85,13 +85,17 @@ class Work:
         """How batches of a kind of task are computed, with so many hard negatives."""
         optimiser = self.settings.optimiser
         settings = LossSettings(negatives, accumulate=optimiser.accumulate, seed=self.settings.run.seed, **more)
-        return Means(self.texts, settings, Arithmetic(optimiser.precision == "bf16", optimiser.gradcache), self.data.processes)
+        return Means(
+            self.texts, settings, Arithmetic(optimiser.precision == "bf16", optimiser.gradcache), self.data.processes
+        )
 
     def samplers(
         self, names: Sequence[str], examples: Sequence[Sequence[TrainExample]], shares: Sequence[int], mined: bool
     ) -> list[TaskSampler]:
         """A sampler for each task, which continues where `before` says; the passages that it needs are there then."""
-        made = samplers_of(names, examples, shares, self.settings.run.seed, self.negatives if mined else None, self.before.dealt)
+        made = samplers_of(
+            names, examples, shares, self.settings.run.seed, self.negatives if mined else None, self.before.dealt
+        )
         for own in examples:
             add_texts(self.texts, self.data.collection, passages_of(own))
         return made

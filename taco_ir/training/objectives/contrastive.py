@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def contrastive_loss(
-    query_BD: Tensor, passage_ND: Tensor, positives: Sequence[Sequence[int]], blocked_BN: Tensor, temperature: float = 1.0
+    query_BD: Tensor,
+    passage_ND: Tensor,
+    positives: Sequence[Sequence[int]],
+    blocked_BN: Tensor,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Mean over queries of -log p(positive | query), a scalar.
 
@@ -43,7 +47,9 @@ def contrastive_loss(
     excluded_BN[owner, column] = True
     lowest = torch.finfo(scores_BN.dtype).min / 2  # not -inf: a query without any negative has loss 0 and gradient 0
     negatives_B = scores_BN.masked_fill(excluded_BN, lowest).logsumexp(1)
-    losses = torch.nn.functional.softplus(negatives_B[owner] - scores_BN[owner, column])  # log(1 + sum exp(negative - positive))
+    losses = torch.nn.functional.softplus(
+        negatives_B[owner] - scores_BN[owner, column]
+    )  # log(1 + sum exp(negative - positive))
     return (losses * share).sum() / len(positives)
 
 
@@ -111,7 +117,9 @@ class Contrastive(Objective):
 
         seed = (settings.seed, own.task, batch.number, turn, processes.rank)
         loss = backward(self.model, texts, loss_of, self.means.arithmetic, seed)
-        return loss / processes.world if settings.cross_device else loss  # across processes, each computes the loss of all
+        return (
+            loss / processes.world if settings.cross_device else loss
+        )  # across processes, each computes the loss of all
 
     def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
         if not batch.queries:  # fewer queries than parts

@@ -55,7 +55,11 @@ class MaskedLanguageHead(nn.Module):
             load_into(self, folder / MLM_FILE)
             return "own"
         for kind, (dense, norm, bias) in PLACES.items():
-            wanted = {f"{ours}.{name}": f"{theirs}.{name}" for ours, theirs in (("dense", dense), ("norm", norm)) for name in OLD_NAMES}
+            wanted = {
+                f"{ours}.{name}": f"{theirs}.{name}"
+                for ours, theirs in (("dense", dense), ("norm", norm))
+                for name in OLD_NAMES
+            }
             found = _tensors(folder, {**wanted, "bias": bias}, norm)
             if found is not None:
                 _fit(self, found, folder)
@@ -72,11 +76,16 @@ class Condenser(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, heads, inner = config.hidden_size, config.num_attention_heads, getattr(config, "intermediate_size", 4 * config.hidden_size)
+        width, heads, inner = (
+            config.hidden_size,
+            config.num_attention_heads,
+            getattr(config, "intermediate_size", 4 * config.hidden_size),
+        )
         dropout, eps = getattr(config, "hidden_dropout_prob", 0.1), getattr(config, "layer_norm_eps", 1e-12)
         self.middle = config.num_hidden_layers // 2
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, inner, dropout, "gelu", eps, batch_first=True) for _ in range(CONDENSER_LAYERS)
+            nn.TransformerEncoderLayer(width, heads, inner, dropout, "gelu", eps, batch_first=True)
+            for _ in range(CONDENSER_LAYERS)
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -37,14 +37,20 @@ def sentences(text: str) -> list[tuple[int, int]]:
 def queries_of(text: str) -> list[tuple[int, int]]:
     """The sentences that may be a query: those of several in which there are words enough."""
     found = sentences(text)
-    return [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS] if len(found) > 1 else []
+    return (
+        [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS] if len(found) > 1 else []
+    )
 
 
 def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
     """A sentence of a passage and the passage without it; one time in ten with it. The passage must have a sentence that may be a query."""
     spans = queries_of(passage.text)
     start, stop = spans[int(draw.integers(len(spans)))]
-    kept = passage.text if draw.random() < STAYS else f"{passage.text[:start].rstrip()} {passage.text[stop:].lstrip()}".strip()
+    kept = (
+        passage.text
+        if draw.random() < STAYS
+        else f"{passage.text[:start].rstrip()} {passage.text[stop:].lstrip()}".strip()
+    )
     return passage.text[start:stop].strip(), passage._replace(text=kept)
 
 
@@ -62,6 +68,9 @@ class InverseCloze(Contrastive):
 
     def batch(self, number: int) -> Contrast:
         drawn, texts, sampler = self.sampler.step(number), self.means.texts, self.sampler
-        found = [cloze(texts.passages[each.qid], generator(sampler.seed, self.task, epoch, each.qid)) for each, epoch in drawn]
+        found = [
+            cloze(texts.passages[each.qid], generator(sampler.seed, self.task, epoch, each.qid))
+            for each, epoch in drawn
+        ]
         batch = make_batch(drawn, texts.page_of, 0, False, sampler.seed)._replace(queries=[query for query, _ in found])
         return Contrast(number, batch, {passage.docid: passage for _, passage in found})

@@ -59,7 +59,9 @@ class MaskedTokens(Objective):
     def _masked(self, drawn: Sequence[Drawn]) -> list[Text]:
         model, words = self.model, self.model.words
         most = model.config.passage_length - len(words.before) - len(words.after)
-        whole = model.token_ids([model.config.passage_text(self.means.texts.passages[example.qid]) for example, _ in drawn])
+        whole = model.token_ids(
+            [model.config.passage_text(self.means.texts.passages[example.qid]) for example, _ in drawn]
+        )
         texts = []
         for (example, epoch), ids_L in zip(drawn, whole, strict=True):
             draw = generator(self.means.settings.seed, example.task, epoch, example.qid)

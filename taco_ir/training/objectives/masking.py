@@ -44,7 +44,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
     """Ids of whole texts, without special tokens."""
     tokenizer.no_truncation()
-    return [np.array(encoding.ids, dtype=np.int64) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [
+        np.array(encoding.ids, dtype=np.int64)
+        for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    ]
 
 
 def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:

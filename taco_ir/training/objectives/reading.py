@@ -61,7 +61,9 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
     for example in data.examples:
         docids = list(data.spans[example.qid])
         pairs = zip(docids, inputs(example.text, [passages[docid] for docid in docids]), strict=True)
-        seen = {docid for docid, each in pairs if each.token_spans(data.spans[example.qid][docid], inputs.config.answer)}
+        seen = {
+            docid for docid, each in pairs if each.token_spans(data.spans[example.qid][docid], inputs.config.answer)
+        }
         if seen:
             sets = (tuple(docid for docid in each if docid in seen) for each in example.positives)
             kept.append(example._replace(positives=tuple(dict.fromkeys(each for each in sets if each))))
@@ -113,7 +115,9 @@ class Reading(Objective):
     model: SharedEncoder
     sampler: TaskSampler
 
-    def __init__(self, model: SharedEncoder, sampler: TaskSampler, spans: Spans, means: Means, weight: float = 1.0) -> None:
+    def __init__(
+        self, model: SharedEncoder, sampler: TaskSampler, spans: Spans, means: Means, weight: float = 1.0
+    ) -> None:
         super().__init__(model, sampler, means, weight)
         self._spans = spans
 
@@ -128,9 +132,16 @@ class Reading(Objective):
             used = {example.qid for example in data.used(task)} if task in data.tasks else work.readable[task]
             read = read_reading(data.collection, task, negatives=work.negatives, qids=used)
             found.append(readable(read, work.encoder.inputs, data.collection))
-            log.info("%s: %d of the %d queries that are used have an answer to read", task, len(found[-1].examples), len(used))
+            log.info(
+                "%s: %d of the %d queries that are used have an answer to read",
+                task,
+                len(found[-1].examples),
+                len(used),
+            )
         names = [f"{each.task} reading" if data.tasks else each.task for each in found]
-        samplers = work.samplers(names, [each.examples for each in found], [settings.reading_batch] * len(found), mined=True)
+        samplers = work.samplers(
+            names, [each.examples for each in found], [settings.reading_batch] * len(found), mined=True
+        )
         means = work.means(settings.reading_negatives)
         made = zip(samplers, found, strict=True)
         return [cls(work.encoder, sampler, each.spans, means, settings.reading_weight) for sampler, each in made]

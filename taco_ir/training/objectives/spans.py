@@ -101,7 +101,9 @@ class Spans(Objective):
     model: PretrainModel
     sampler: DocumentSampler
 
-    def __init__(self, model: PretrainModel, sampler: DocumentSampler, spans: SpanTexts, held_out: Ids, means: Means) -> None:
+    def __init__(
+        self, model: PretrainModel, sampler: DocumentSampler, spans: SpanTexts, held_out: Ids, means: Means
+    ) -> None:
         super().__init__(model, sampler, means)
         self._spans = spans
         self._held_out = held_out
@@ -114,12 +116,19 @@ class Spans(Objective):
         collection, own, held_out = work.data.collection, settings.objectives, settings.validation.held_out
         documents = read_documents(settings, collection, model)
         trained, measured = split(held_out, settings.run.seed, documents.number)
-        source = fingerprint([collection.passages.fingerprint, own.max_passages, own.span_from, own.contrasted, held_out])
-        sampler = DocumentSampler(trained, settings.batch.batch_size, settings.run.seed, work.before.of(DOCUMENTS), source)
+        source = fingerprint(
+            [collection.passages.fingerprint, own.max_passages, own.span_from, own.contrasted, held_out]
+        )
+        sampler = DocumentSampler(
+            trained, settings.batch.batch_size, settings.run.seed, work.before.of(DOCUMENTS), source
+        )
         return [cls(model, sampler, SpanTexts(own, settings.run.seed, documents, model), measured, work.means())]
 
     def batch(self, number: int) -> SpanBatch:
-        return SpanBatch(number, [text for document, epoch in self.sampler.step(number) for text in self._spans.texts(document, epoch)])
+        return SpanBatch(
+            number,
+            [text for document, epoch in self.sampler.step(number) for text in self._spans.texts(document, epoch)],
+        )
 
     def add_gradient(self, batch: SpanBatch, turn: int) -> Tensor:
         del turn  # a batch is one part: all its spans repel each other
@@ -182,7 +191,9 @@ def read_documents(config: TrainSettings, collection: Collection, model: Pretrai
     documents = documents_of(_tokenized(collection, rows, model), shortest, by_page)
     kept = len(documents.members)
     what = "pages" if by_page else "passages"
-    too_short = f"passages of fewer than {shortest} tokens{', and pages with one passage,' if by_page else ''} are left out"
+    too_short = (
+        f"passages of fewer than {shortest} tokens{', and pages with one passage,' if by_page else ''} are left out"
+    )
     if documents.number < config.validation.held_out + config.batch.batch_size:
         raise InputError(
             f"--collection {config.run.collection}: {documents.number:,} {what} to take spans from ({too_short});"
@@ -194,7 +205,9 @@ def read_documents(config: TrainSettings, collection: Collection, model: Pretrai
     return documents
 
 
-def _tokenized(collection: Collection, rows: list[int], model: PretrainModel) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
+def _tokenized(
+    collection: Collection, rows: list[int], model: PretrainModel
+) -> Iterator[tuple[str, npt.NDArray[np.int32]]]:
     """(page, token ids) of each passage."""
     progress = Progress("tokenize", len(rows), "passages")
     passages = collection.passages.at(rows)

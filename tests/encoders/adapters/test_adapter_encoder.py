@@ -82,7 +82,9 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, m
     extended = encoder_of_tasks(first, ["eli5"], roles, tune=method)
     for _ in range(2):
         assert {name.split(".")[0] for name, _ in extended.trained()} == {"task eli5"}
-        extended(extended.queries(QUERIES, "nq") + extended.passages(SHORT))  # other modules are in use, and train no more than before
+        extended(
+            extended.queries(QUERIES, "nq") + extended.passages(SHORT)
+        )  # other modules are in use, and train no more than before
     with torch.no_grad():
         for _, param in extended.trained():
             param.add_(0.05)
@@ -112,7 +114,9 @@ def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
     assert after.config.prompt("eli5") and not after.config.prompt("nq") and after.config.passage_length == 23
     assert after.passage_fingerprint == before.passage_fingerprint
     np.testing.assert_array_equal(vectors(after), vectors(before))
-    with pytest.raises(InputError, match=r"passage_length is 24; the passages of .*first stay as they are, with 23; leave it out"):
+    with pytest.raises(
+        InputError, match=r"passage_length is 24; the passages of .*first stay as they are, with 23; leave it out"
+    ):
         encoder_of_tasks(tmp_path / "first", ["eli5"], roles, passage_length=24)
 
 
@@ -120,7 +124,9 @@ def test_a_budget_that_the_model_does_not_have_is_refused(tiny_bert: Path, tmp_p
     encoder(tiny_bert, tune="adapter", tune_budget="5%").save(tmp_path / "tuned")
     width = read_record(tmp_path / "tuned").width
     assert encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="5%").record is not None
-    with pytest.raises(InputError, match=rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"):
+    with pytest.raises(
+        InputError, match=rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"
+    ):
         encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="9.7%")
 
 
@@ -151,7 +157,9 @@ def test_another_base_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"] += 1
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"its adapters belong to the base '.*base' with the hash [0-9a-f]{16}; .* has [0-9a-f]{16}"):
+    with pytest.raises(
+        InputError, match=r"its adapters belong to the base '.*base' with the hash [0-9a-f]{16}; .* has [0-9a-f]{16}"
+    ):
         load_encoder(str(folder))
 
 
@@ -248,7 +256,9 @@ def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
     assert len(model.trained()) == 2 * 8 and not np.array_equal(*seen)
 
 
-def test_a_small_folder_holds_its_backbone_and_lends_modules(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_folder_holds_its_backbone_and_lends_modules(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
     before = load_encoder(str(tmp_path / "tuned"))
     flags = ["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--weights", "int8"]
@@ -262,7 +272,9 @@ def test_a_small_folder_holds_its_backbone_and_lends_modules(tiny_bert: Path, tm
     np.testing.assert_array_equal(after.encode_queries(QUERIES, "squad"), bare.encode_queries(QUERIES, None))
     for task, lender in (("nq", "nq"), ("fever", "fever"), ("trex", "wow"), ("eli5", "nq"), (None, "nq")):
         np.testing.assert_array_equal(after.encode_queries(QUERIES, task), after.encode_queries(QUERIES, lender))
-        np.testing.assert_allclose(after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05)
+        np.testing.assert_allclose(
+            after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05
+        )
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
     for wrong, said in (
         ("nq=wow", "task 'nq' has an adapter of its own"),
@@ -286,13 +298,17 @@ def test_none_is_lent_where_there_are_prompts(tiny_bert: Path, tmp_path: Path) -
         loaded.config.prompt("nq"),
     ]
     bare = load_encoder(str(tiny_bert), pooling="mean")
-    bare_ND = bare.encode_texts(loaded.config.query_texts(QUERIES, "squad"), loaded.config.max_query_tokens("squad"), Role.QUERY)[0]
+    bare_ND = bare.encode_texts(
+        loaded.config.query_texts(QUERIES, "squad"), loaded.config.max_query_tokens("squad"), Role.QUERY
+    )[0]
     np.testing.assert_allclose(loaded.encode_queries(QUERIES, "squad"), bare_ND, rtol=0, atol=1e-6)
 
 
 def test_training_goes_on_from_a_small_folder_that_may_go(tiny_bert: Path, tmp_path: Path) -> None:
     made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
-    export(["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--output", str(tmp_path / "out")])
+    export(
+        ["--model", str(tmp_path / "tuned"), "--what", "compact", "--megabytes", "1", "--output", str(tmp_path / "out")]
+    )
     small = tmp_path / "out" / "compact"
     config = SMALL.replace(prompts=False, tune="iaa-l", tune_width=4, tune_roles="task-frozen")
     start_encoder(config, small, ["trex"]).save(tmp_path / "more")

@@ -24,7 +24,9 @@ BOTTLENECKS = ("adapter", "parallel", "iaa-s", "iaa-l", "iaa-m")
 PAIRS = [(kind, method) for kind in BACKBONES for method in METHODS if possible(kind, method)]
 
 
-def tuning_of(model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any) -> Adapters:
+def tuning_of(
+    model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any
+) -> Adapters:
     return Adapters(model, method, width if method_of(method).width else 0, names, **options).eval()
 
 
@@ -112,7 +114,10 @@ def test_a_repeated_pass_goes_through_its_own_module(method: str) -> None:
         tuning.use(None)
         (vectors[0] * vectors[1].roll(1, 1)).sum().backward()
         assert tuning.active is None
-        found = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tuning.named_tensors().values()]
+        found = [
+            torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            for tensor in tuning.named_tensors().values()
+        ]
         tuning.zero_grad()
         model.zero_grad()
         return found
@@ -160,7 +165,11 @@ def test_bottlenecks_by_hand(kind: str, method: str) -> None:
     found = states(model)
     tuning.use(None)
     sets = tuning.parts[0].sets["query"]
-    expected = by_hand(model, sets, MASK_BL) if kind == "bert" else modernbert_by_hand(model, [torch.zeros(2, 0, 32)] * 3, 0, sets)
+    expected = (
+        by_hand(model, sets, MASK_BL)
+        if kind == "bert"
+        else modernbert_by_hand(model, [torch.zeros(2, 0, 32)] * 3, 0, sets)
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -179,11 +188,14 @@ def test_lora_is_peft_and_a_low_rank_change() -> None:
             layer.lora_A["default"].weight.copy_(a_RH)
             layer.lora_B["default"].weight.copy_(b_HR)
     torch.testing.assert_close(found, states(plain), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found, peft(input_ids=IDS_BL, attention_mask=MASK_BL).last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found, peft(input_ids=IDS_BL, attention_mask=MASK_BL).last_hidden_state, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("method", "positions", "first"), [("prompt", "", 3), ("prefix", "", 0), ("prompt", "plain", 0), ("prefix", "shifted", 3)]
+    ("method", "positions", "first"),
+    [("prompt", "", 3), ("prefix", "", 0), ("prompt", "plain", 0), ("prefix", "shifted", 3)],
 )
 def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
     """peft's prefix tuning shifts positions by the prompt's length, as DPTDR; told others, it does not."""
@@ -207,7 +219,11 @@ def test_reparameterised_prompts_are_pefts() -> None:
     tuning = moved(tuning_of(model, "prefix", ("query", "passage"), reparameterised={"query"}))
     tuning.use("query")
     config = PrefixTuningConfig(
-        task_type="FEATURE_EXTRACTION", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=512, token_dim=32
+        task_type="FEATURE_EXTRACTION",
+        num_virtual_tokens=3,
+        prefix_projection=True,
+        encoder_hidden_size=512,
+        token_dim=32,
     )
     peft = get_peft_model(other, config).eval()
     own, theirs = tuning.tensors("query"), peft.prompt_encoder["default"]
@@ -216,7 +232,10 @@ def test_reparameterised_prompts_are_pefts() -> None:
         theirs.embedding.weight.copy_(own["embedding"])
         for place, (weight, bias) in {
             0: (own["first.weight"], own["first.bias"]),
-            2: (torch.cat([own[f"{layer}.weight"] for layer in layers]), torch.cat([own[f"{layer}.bias"] for layer in layers])),
+            2: (
+                torch.cat([own[f"{layer}.weight"] for layer in layers]),
+                torch.cat([own[f"{layer}.bias"] for layer in layers]),
+            ),
         }.items():
             theirs.transform[place].weight.copy_(weight)
             theirs.transform[place].bias.copy_(bias)
@@ -236,7 +255,9 @@ def test_reparameterised_prompts_begin_as_others_and_train_elsewhere(method: str
     tuning = tuning_of(model, method, ("query",), width=32, reparameterised={"query"})
     plain = tuning_of(backbone("bert"), method, ("query",), width=32)
     stored = tuning.stored()
-    assert {name: tensor.shape for name, tensor in stored.items()} == {name: tensor.shape for name, tensor in plain.stored().items()}
+    assert {name: tensor.shape for name, tensor in stored.items()} == {
+        name: tensor.shape for name, tensor in plain.stored().items()
+    }
     for tensor in (tensor for tensor in stored.values() if tensor.dim() == 3):
         assert abs(float(tensor.std()) - 0.02) < 2e-3 and abs(float(tensor.mean())) < 2e-3
     bottlenecks = sum(tensor.numel() for tensor in stored.values() if tensor.dim() < 3)
@@ -263,12 +284,17 @@ def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int,
         query, key, value = (heads(rows) for rows in layer.attn.Wqkv(layer.attn_norm(before)).chunk(3, -1))
         turns = model.rotary_emb(before, (places_L + first)[None], layer.attention_type)
         query, key = apply_rotary_pos_emb(query, key, *turns)
-        key, value = (torch.cat([heads(own).expand(2, -1, -1, -1), rows], 2) for own, rows in zip(prompt_2PH, (key, value), strict=True))
+        key, value = (
+            torch.cat([heads(own).expand(2, -1, -1, -1), rows], 2)
+            for own, rows in zip(prompt_2PH, (key, value), strict=True)
+        )
         seen_BLL = MASK_BL.bool()[:, None].expand(2, 8, 8)
         if layer.attention_type == "sliding_attention":
             seen_BLL = seen_BLL & near_LL
         seen_BLK = functional.pad(seen_BLL, (prompt_2PH.shape[1], 0), value=True)
-        scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(~seen_BLK[:, None], -torch.inf)  # padding may see nothing
+        scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(
+            ~seen_BLK[:, None], -torch.inf
+        )  # padding may see nothing
         attended = layer.attn.Wo((scores.softmax(-1).nan_to_num() @ value).transpose(1, 2).flatten(2))
         u = before + attended + at("inside_attention", number, attended) + at("beside_attention", number, before)
         ffn = layer.mlp(layer.mlp_norm(u))
@@ -318,16 +344,24 @@ def test_bottlenecks_begin_as_said() -> None:
 
 def test_biases_begin_as_the_backbones() -> None:
     model = backbone("bert")
-    expected = {name: param.clone() for name, param in model.named_parameters() if name.endswith(".bias") and "pooler" not in name}
+    expected = {
+        name: param.clone()
+        for name, param in model.named_parameters()
+        if name.endswith(".bias") and "pooler" not in name
+    }
     tensors = tuning_of(model, "bitfit").tensors("query")
-    assert tensors.keys() == expected.keys() and all(torch.equal(tensors[name], bias) for name, bias in expected.items())
+    assert tensors.keys() == expected.keys() and all(
+        torch.equal(tensors[name], bias) for name, bias in expected.items()
+    )
 
 
 # what cannot be
 
 
 def test_a_backbone_without_known_hook_points() -> None:
-    model = MPNetModel(MPNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    model = MPNetModel(
+        MPNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
     message = "type 'mpnet' has no known hook points; supported: bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
     with pytest.raises(InputError, match=message):
         tuning_of(model, "adapter")
@@ -352,7 +386,9 @@ def test_the_check_finds_what_has_no_effect() -> None:
     """Layers that a pass leaves out, or an attention function that knows no prompts."""
     model = backbone("bert")
     tuning = tuning_of(model, "adapter")
-    with pytest.raises(InputError, match=r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"):
+    with pytest.raises(
+        InputError, match=r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"
+    ):
         tuning.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
     other = backbone("bert")
     prompts = tuning_of(other, "prefix")
@@ -367,7 +403,9 @@ def test_the_check_leaves_everything_as_it_was() -> None:
     before = {name: tensor.detach().clone() for name, tensor in tuning.named_tensors().items()}
     drawn = torch.get_rng_state()
     tuning.check(lambda: states(model))
-    assert all(torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in tuning.named_tensors().items())
+    assert all(
+        torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in tuning.named_tensors().items()
+    )
     assert torch.equal(torch.get_rng_state(), drawn) and tuning.active is None
 
 
