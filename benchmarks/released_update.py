@@ -65,12 +65,7 @@ class ReleasedTaco(TaskWeighting):
         if self.progress >= self.burn_in:
             weights_TP = torch.softmax(self.importance / self.tau, dim=0)
         update_P = (weights_TP * grads_TP).sum(0) / self.tasks
-        update: Gradients = [None] * len(self.layout.shapes)
-        start = 0
-        for block in self.layout.blocks:
-            for position, part in self.layout.scatter(block, update_P[start : start + block.size]):
-                update[position] = part
-            start += block.size
+        update = self.layout.scatter(update_P.split([block.size for block in self.layout.blocks]))
         return update, StepReport(tuple((weights_TP.mean(1) / self.tasks).tolist()), {})
 
     def _flat(self, tensors: Sequence[Tensor | None]) -> Tensor:

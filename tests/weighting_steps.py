@@ -1,4 +1,4 @@
-"""What tests of task weightings share: gradients to hand over, and the T x P formula of TACO written out from the paper."""
+"""Shared by tests of task weightings: random gradients, a step, and TACO's T x P formula written out from the paper."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from torch.nn import Parameter
 from taco_ir.weighting import blocks
 from taco_ir.weighting.base import StepReport, TaskWeighting
 
-SHAPES = [
-    (40, 8),
-    (60, 40),
-    (7,),
-    (900,),
-    (30, 4),
-]  # a table, a block of several chunks (see `small_blocks`), two packed, a table
+# a table, a block of several chunks (see `small_blocks`), two packed parameters, a table
+SHAPES = [(40, 8), (60, 40), (7,), (900,), (30, 4)]
 TABLES = (0, 4)
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What real models do at a hundred times the size: blocks of one parameter and of several, and several chunks in each."""
+    """As in models of a hundred times the size: blocks of one parameter and of several, with several chunks each."""
     monkeypatch.setattr(blocks, "PACKED_BELOW", 2000)
     monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 4096})
 
@@ -42,17 +37,15 @@ def vector(dtype: torch.dtype = torch.float64, size: int = 3) -> list[Parameter]
 
 
 def split(flat: Tensor, params: Sequence[Parameter]) -> list[Tensor]:
-    return [
-        part.view(param.shape)
-        for part, param in zip(flat.split([param.numel() for param in params]), params, strict=True)
-    ]
+    parts = flat.split([param.numel() for param in params])
+    return [part.view(param.shape) for part, param in zip(parts, params, strict=True)]
 
 
 def flat(tensors: Sequence[Tensor | None], params: Sequence[Parameter]) -> Tensor:
-    pairs = zip(tensors, params, strict=True)
-    return torch.cat(
-        [(torch.zeros_like(param) if tensor is None else tensor.detach()).flatten() for tensor, param in pairs]
-    )
+    filled = [
+        torch.zeros_like(param) if tensor is None else tensor for tensor, param in zip(tensors, params, strict=True)
+    ]
+    return torch.cat([tensor.detach().flatten() for tensor in filled])
 
 
 def step(
@@ -63,7 +56,7 @@ def step(
     losses: Sequence[float] | None = None,
     order: Sequence[int] | None = None,
 ) -> tuple[Tensor, StepReport]:
-    """One whole step: the update as one vector, and the report. Rows of `grads_TP` are gradients, flat or one by one."""
+    """One step: the update as one vector, and the report. Rows of `grads_TP` are flat gradients, or lists of them."""
     weighting.begin(progress)
     for task in order or range(len(grads_TP)):
         row = grads_TP[task]
@@ -77,7 +70,7 @@ def step(
 def random_gradients(
     params: Sequence[Parameter], tasks: int, seed: int, spread: float = 1.0
 ) -> list[list[Tensor | None]]:
-    """Gradients over several orders of magnitude, tables of which most rows are zero, and one parameter that some tasks lack."""
+    """Gradients over several orders of magnitude, mostly zero rows in tables, and a parameter that some tasks lack."""
     generator = torch.Generator().manual_seed(seed)
     rows: list[list[Tensor | None]] = []
     for task in range(tasks):
@@ -104,9 +97,7 @@ class Oracle:
 
     def see(self, task: int, grad_P: Tensor, theta_P: Tensor) -> None:
         sensitivity_P = (grad_P.double() * theta_P.double()).abs()
-        noise = (
-            torch.finfo(grad_P.dtype).eps * sensitivity_P[sensitivity_P > 0].mean()
-        )  # NaN, above which is nothing, without any
+        noise = torch.finfo(grad_P.dtype).eps * sensitivity_P[sensitivity_P > 0].mean()  # NaN: no entry is above it
         active = sensitivity_P[sensitivity_P > noise].sort().values
         if len(active):
             normal_P = sensitivity_P / active[(len(active) - 1) // 2]

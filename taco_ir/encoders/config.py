@@ -1,6 +1,6 @@
-"""What turns a backbone into an encoder: pooling, prompts, lengths, passage template, marks of roles.
+"""The configuration that turns a backbone into an encoder: pooling, prompts, lengths, passage template, marks of roles.
 
-A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder says most of it in files of its own.
+A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder has most of it in files of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
 Pooling = Literal["first", "mean", "decoder"]
 CONFIG_FILE = "taco_ir.json"
 MODULES_FILE = "modules.json"  # of a sentence-transformers folder
+PROMPTS_FILE = "config_sentence_transformers.json"
+LENGTHS_FILE = "sentence_bert_config.json"
 MENTION = ENTITY_MARKS[0]
 ANY_TASK = "*"
 DEFAULT_LENGTH = 256
@@ -30,7 +32,7 @@ ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
 
 class Role(IntEnum):
-    """What a text is to an encoder: a query, a passage, or a reader's question with a passage."""
+    """The role of a text for an encoder: a query, a passage, or a reader's question with a passage."""
 
     QUERY = 0
     PASSAGE = 1
@@ -47,7 +49,7 @@ def formats(template: str) -> bool:
 
 
 def is_template(text: str) -> bool:
-    """Whether `text` is one whose outcome depends on the passage."""
+    """Whether `text` is a passage template whose result depends on the passage."""
     return formats(text) and text.format(title="title", text="text") != text.format(title="", text="")
 
 
@@ -58,12 +60,12 @@ class EncoderConfig(Settings):
     Attributes:
         pooling: first token, mean of the tokens, or T5's first decoder state.
         normalize: scale vectors to length 1.
-        prompts: text put before a query, by task; `*` stands for every task; empty: the model takes no prompts.
-        query_length, passage_length: most tokens that are read, prompt and special tokens included.
-        query_lengths: the same, by task, where it differs from `query_length`.
-        passage_template: with the fields {title} and {text}.
+        prompts: text put before a query, by task; `*` stands for all other tasks; empty: the model takes no prompts.
+        query_length, passage_length: tokens at which texts are cut, with prompt and special tokens.
+        query_lengths: query lengths of tasks that differ from `query_length`.
+        passage_template: has the fields {title} and {text}.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
-        head: width of the linear layer behind the pooling (head.safetensors); 0: there is none.
+        head: width of the linear layer behind the pooling (head.safetensors); 0: no such layer.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
@@ -84,28 +86,27 @@ class EncoderConfig(Settings):
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
         if not self.prompts:
             return ""
-        if task is not None and task in self.prompts:
-            return self.prompts[task]
-        if ANY_TASK in self.prompts:
-            return self.prompts[ANY_TASK]
+        for known in (task, ANY_TASK):
+            if known is not None and known in self.prompts:
+                return self.prompts[known]
         raise InputError(
-            f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; name one of them or give --prompt TEXT"
+            f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; give --prompt TEXT"
         )
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that queries are told apart by: those that have a prompt or a length of their own."""
+        """Tasks with a prompt or a query length of their own."""
         return {*self.prompts, *self.query_lengths} - {ANY_TASK}
 
     def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
-        """What the tokenizer reads for queries of `task`: the prompt, then the text. Raises: InputError as `prompt` does."""
+        """Prompt and text of queries of `task`, for the tokenizer. Raises: InputError as `prompt` does."""
         refuse_text(texts, "queries")
-        prompt = self.prompt(task)
-        return [prompt + (self._near_mention(text) if self.left_context else text) for text in texts]
-
-    def _near_mention(self, text: str) -> str:
-        left, mark, rest = text.partition(MENTION)
-        return " ".join([*left.split()[-self.left_context :], mark + rest]) if mark else text
+        prompt, kept = self.prompt(task), []
+        for text in texts:
+            left, mark, rest = text.partition(MENTION)
+            near = [*left.split()[-self.left_context :], mark + rest]
+            kept.append(prompt + (" ".join(near) if mark and self.left_context else text))
+        return kept
 
     def max_query_tokens(self, task: str | None) -> int:
         return self.query_lengths.get(task or ANY_TASK, self.query_lengths.get(ANY_TASK, self.query_length))
@@ -114,26 +115,29 @@ class EncoderConfig(Settings):
         return self.passage_template.format(title=passage.title, text=passage.text).strip()
 
     def with_prompt(self, prompt: str | None) -> EncoderConfig:
-        """The same with one prompt for every task; None changes nothing."""
+        """A copy with one prompt for every task; None changes nothing."""
         return self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
 
     @property
     def described(self) -> dict[str, Any]:
-        """For fingerprints: those of encoders that mark no roles are as before there were marks."""
+        """The values for fingerprints; without `roles` where none are marked, as before there were marks."""
         return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
 
     def borrowing(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """The same for more tasks: each (`*` for all others) with the prompt and the length of its lender. Raises: InputError."""
+        """A copy for more tasks (`*`: all others), each with its lender's prompt and query length.
+
+        Raises:
+            InputError: for a lender without a prompt, or a task that has one.
+        """
         for task, lender in lenders.items():
-            if lender not in self.prompts or task in self.prompts:
-                fault = (
-                    "has a prompt of its own"
-                    if task in self.prompts
-                    else f"is to take the prompt of {lender!r}, which has none"
-                )
-                raise InputError(
-                    f"task {task!r} {fault}; the model's prompts are for {', '.join(sorted(self.prompts)) or 'no task'}"
-                )
+            if task in self.prompts:
+                fault = "has a prompt of its own"
+            elif lender not in self.prompts:
+                fault = f"is to take the prompt of {lender!r}, which has none"
+            else:
+                continue
+            known = ", ".join(sorted(self.prompts)) or "no task"
+            raise InputError(f"task {task!r} {fault}; the model's prompts are for {known}")
         prompts = {task: self.prompts[lender] for task, lender in lenders.items()}
         lengths = {task: self.max_query_tokens(lender) for task, lender in lenders.items()}
         return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})
@@ -143,14 +147,14 @@ class EncoderConfig(Settings):
 
 
 class Module(NamedTuple):
-    """What is read of an entry of modules.json."""
+    """Keys read from an entry of modules.json."""
 
     type: str
     path: str
 
 
 class Lengths(NamedTuple):
-    """What is read of sentence_bert_config.json: most tokens of any text, of a query and of a passage."""
+    """Keys read from sentence_bert_config.json: tokens at which any text, a query and a passage are cut."""
 
     max_seq_length: Annotated[int, 1] | None = None
     query_length: Annotated[int, 1] | None = None
@@ -158,31 +162,31 @@ class Lengths(NamedTuple):
 
 
 class PoolingConfig(NamedTuple):
-    """What is read of a pooling module's config.json, beside a key for each way to pool."""
+    """Keys read from a pooling module's config.json, beside one for each way to pool."""
 
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
 
 
 class Prompts(NamedTuple):
-    """What is read of config_sentence_transformers.json."""
+    """Keys read from config_sentence_transformers.json."""
 
     prompts: dict[str, str] | None = None
 
 
-def read_own(path: Path) -> EncoderConfig:
-    """The configuration in taco_ir.json. Raises: InputError for keys or values that it does not have."""
-    return read_json(path, EncoderConfig)
-
-
 def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
-    """The pooling, normalisation, lengths and prompts of a sentence-transformers folder. Raises: InputError for modules that we do not have."""
+    """The configuration of a sentence-transformers folder. Raises: InputError for modules that this encoder lacks.
+
+    Args:
+        longest: most tokens that the backbone takes.
+    """
     pooling: Pooling | None = None
     normalize, lengths = False, (longest, longest)
-    for module in read_json(folder / MODULES_FILE, list[Module], others=True):
+    path = folder / MODULES_FILE
+    for module in read_json(path, list[Module], others=True):
         kind, place = module.type.rsplit(".", 1)[-1], folder / module.path
         if kind in ("Transformer", "Pooling") and not os.path.isdir(place):  # noqa: PTH112  (no for any text)
-            raise InputError(f"{folder / MODULES_FILE}: path is {shown(module.path)}; no such folder in it")
+            raise InputError(f"{path}: path is {shown(module.path)}; no such folder in it")
         if kind == "Transformer":
             lengths = _lengths(place, longest)
         elif kind == "Pooling":
@@ -190,19 +194,17 @@ def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
         elif kind == "Normalize":
             normalize = True
         else:
-            raise InputError(
-                f"{folder / MODULES_FILE}: module {shown(kind)} (type); this encoder has Transformer, Pooling and Normalize"
-            )
+            raise InputError(f"{path}: type is module {shown(kind)}; valid: Transformer, Pooling, Normalize")
     if pooling is None:
-        raise InputError(f"{folder / MODULES_FILE}: no Pooling module")
+        raise InputError(f"{path}: no Pooling module")
     prompts, passage_prompt = _prompts(folder)
     template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
     return EncoderConfig(pooling, normalize, prompts, lengths[0], {}, lengths[1], template)
 
 
 def _lengths(module: Path, longest: int) -> tuple[int, int]:
-    """Most tokens of a query and of a passage."""
-    path = module / "sentence_bert_config.json"
+    """Tokens at which a query and a passage are cut."""
+    path = module / LENGTHS_FILE
     values = read_json(path, Lengths, others=True) if path.is_file() else Lengths()
     both = values.max_seq_length or longest
     return min(values.query_length or both, longest), min(values.document_length or both, longest)
@@ -211,27 +213,21 @@ def _lengths(module: Path, longest: int) -> tuple[int, int]:
 def _pooling(path: Path) -> Pooling:
     values = read_json(path, dict[str, Any])
     said = typed(values, PoolingConfig, str(path), others=True)
-    modes = typed(
-        {name: on for name, on in values.items() if name.startswith("pooling_mode_")}, dict[str, bool], str(path)
-    )
-    named = [
-        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
-        for name, on in modes.items()
-        if on
-    ]
-    given = named if said.pooling_mode is None else said.pooling_mode
+    start = "pooling_mode_"
+    modes = typed({key: on for key, on in values.items() if key.startswith(start)}, dict[str, bool], str(path))
+    on = [key.removeprefix(start).removesuffix("_token").removesuffix("_tokens") for key in modes if modes[key]]
+    given = on if said.pooling_mode is None else said.pooling_mode
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in ("mean", "cls") or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {shown(mode)}, include_prompt {said.include_prompt}; this encoder pools by mean or cls over the prompt as well "
-            "(pooling_mode_mean_tokens or pooling_mode_cls_token)"
+            f"{path}: pooling {shown(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with prompts"
         )
     return "mean" if mode == "mean" else "first"
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:
-    """Query prompts by task and the passage prompt: those of encode_query and encode_document, which ignore `default_prompt_name`."""
-    path = folder / "config_sentence_transformers.json"
+    """Query prompts by task, and the passage prompt, as encode_query and encode_document use them."""
+    path = folder / PROMPTS_FILE
     named = (read_json(path, Prompts, others=True).prompts if path.is_file() else None) or {}
     passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
     queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}

@@ -1,4 +1,4 @@
-"""Token ids to vectors, one way for training and for search: padding, the backbone's pass, pooling, head, length."""
+"""From texts to vectors, for training and search alike: tokenizing, padding, the backbone's pass, pooling, head."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TOKENIZED_AT_ONCE = 512
 def tokenize(
     tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None
 ) -> tuple[list[Ids], int]:
-    """Token ids of each text and the number of texts cut; by chunks, since the tokenizer's own records are large.
+    """Token ids of each text, and the number of texts cut; in chunks, since the tokenizer's records are large.
 
     Args:
-        marker: a token to put at the front, behind a special token that is there; it counts.
+        marker: a token to insert at the front, behind the special token if there is one; it counts.
     """
     tokenizer.enable_truncation(max_tokens - (marker is not None))
     ids, cut = [], 0
@@ -33,18 +33,13 @@ def tokenize(
             ids.append(np.array(encoding.ids, dtype=np.int64))
             cut += bool(encoding.overflowing)
     if marker is not None:
-        place = leading_tokens(tokenizer)
+        place = tokenizer.encode("a").special_tokens_mask.index(0)  # 1, or 0 for T5
         ids = [np.insert(ids_L, place, marker) for ids_L in ids]
     return ids, cut
 
 
-def leading_tokens(tokenizer: Tokenizer) -> int:
-    """Special tokens at the front of a text: one, or none as for T5."""
-    return tokenizer.encode("a").special_tokens_mask.index(0)
-
-
 def by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
-    """Positions in batches of similar length, longest first, at most `batch_size` texts and about `tokens` tokens each."""
+    """Positions in batches of similar length, longest first: at most `batch_size` texts and about `tokens` tokens."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
@@ -74,14 +69,14 @@ def embed(
     head: torch.nn.Module | None = None,
     **marks: Any,
 ) -> torch.Tensor:
-    """Vectors [B, D] of padded texts, by the pooling, head and normalisation of `config`; `marks` as `RoleMarks.inputs` gives them."""
+    """Vectors [B, D] of padded texts, pooled and normalised as `config` says; `marks` come from `RoleMarks.inputs`."""
     return pool(read(backbone, config, ids_BL, mask_BL, **marks).last_hidden_state, config, mask_BL, head)
 
 
 def read(
     backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any
 ) -> Any:
-    """What the backbone says of padded texts, as transformers gives it; with its decoder where `config` pools there."""
+    """transformers' output for padded texts; with the decoder where `config` pools there."""
     import torch
 
     inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}
@@ -94,7 +89,7 @@ def read(
 def pool(
     states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """Vectors [B, D] of the last layer's states."""
+    """Vectors [B, D] from the last layer's states."""
     import torch
 
     if config.pooling == "mean":

@@ -1,9 +1,9 @@
 """Marks of roles: how an encoder is told whether it reads a query, a passage, or a reader's question with a passage.
 
-Token types as BERT has for pairs of texts, a reserved token at the front, a learned vector that is added to the word
-embeddings, or adapters, one for each role, on a backbone that trains with them: deep prompts or bottlenecks. Which one is
-part of a checkpoint's configuration, so that whoever encodes marks alike. Ours, for ROM (Fun, Gandhi, Ravi, 2021), whose
-encoders of queries, passages and both are one.
+The marks are token types as BERT has for pairs of texts, a reserved token at the front, a learned vector added to the
+word embeddings, or one adapter for each role (deep prompts or bottlenecks) on a backbone that trains with them. A
+checkpoint's configuration says which. Ours, for ROM (Fun, Gandhi, Ravi, 2021), which has one encoder for queries,
+passages and both.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import Role
+from taco_ir.encoders.weights import read_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from taco_ir.encoders.adapters.adapted import Adapters
 
-# marks that are adapters, and their methods; a prompt's is the one that leaves texts all of the backbone's positions
+# marks that are adapters, and their methods; as prompts the one that leaves texts all positions of the backbone
 ADAPTER_MARKS = {"prompt": "prefix", "adapter": "adapter"}
 ADAPTER_NAMES = {Role.QUERY: "queries", Role.PASSAGE: "passages", Role.READER: "reader"}
 ROLE_FILE = "roles.safetensors"
@@ -38,7 +39,7 @@ class RoleMarks:
 
     Args:
         kind: one of `config.ROLE_MARKS`.
-        learned: what `new_learned` or `load_learned` gave for this backbone.
+        learned: the result of `new_learned` or `load_learned` for this backbone.
 
     Raises:
         InputError: for a backbone or tokenizer that cannot be marked so.
@@ -51,24 +52,25 @@ class RoleMarks:
         self._markers: list[int] = []
         described = backbone.config
         if kind == "token_type" and (types := getattr(described, "type_vocab_size", 0)) < 2:
+            has = "one token type" if types else "no token types"
             raise InputError(
-                f"roles is token_type; a {described.model_type} model has {'one token type' if types else 'no token types'}, and 2 are needed,"
-                " as BERT and ELECTRA have; roles embedding needs none"
+                f"roles is token_type; a {described.model_type} model has {has}, and 2 are needed; roles embedding"
+                " needs none"
             )
         if kind == "marker":
-            found = (
-                [number for name in names if (number := tokenizer.token_to_id(name)) is not None] for names in MARKERS
-            )
-            self._markers = next((ids for ids in found if len(ids) == 3), [])
+            for names in MARKERS:
+                found = [number for name in names if (number := tokenizer.token_to_id(name)) is not None]
+                if len(found) == len(names) and not self._markers:
+                    self._markers = found
             if not self._markers:
                 first = ", ".join(names[0] for names in MARKERS)
                 raise InputError(
-                    f"roles is marker; the tokenizer has no reserved tokens ({first} and the two after it); roles embedding needs none"
+                    f"roles is marker; the tokenizer has no reserved tokens ({first} ...); roles embedding needs none"
                 )
 
     @property
     def adapters(self) -> Adapters | None:
-        """The adapters of the roles, of which `inputs` chooses one; None for other marks."""
+        """The adapters of the roles, one of which `inputs` puts in use; None for other marks."""
         return cast("Adapters", self._learned) if self._kind in ADAPTER_MARKS else None
 
     def marker(self, role: Role) -> int | None:
@@ -76,11 +78,11 @@ class RoleMarks:
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """What the backbone is given beside, or instead of, the ids. The adapter of a role is in use from now on.
+        """The backbone's inputs beside, or instead of, the ids. Adapters of roles stay in use afterwards.
 
         Args:
-            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have adapters. A reader's tokens have
-                their own role but with token types, of which there are two: those of its question are a query's, the others a passage's.
+            role_BL: the role of each token, or [B, 1] of each text; one for all where roles have adapters. With token
+                types, of which there are two, a reader's question has a query's role and its passage a passage's.
         """
         if self._kind == "token_type":
             return {"token_type_ids": role_BL.to(ids_BL.device).expand(ids_BL.shape)}
@@ -93,7 +95,7 @@ class RoleMarks:
         return {}
 
     def of_reader(self, asked: list[int], length: int) -> torch.Tensor:
-        """Roles [N, L] of readers' inputs, the first `asked` tokens of which are the question."""
+        """Roles [N, L] or [N, 1] of readers' inputs, whose first `asked` tokens are the question."""
         import torch
 
         if self._kind != "token_type":
@@ -102,24 +104,19 @@ class RoleMarks:
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """What marks of a kind have to learn: a vector for each role, as wide as the word embeddings, or its adapter; None: nothing.
+    """New parameters of a kind of marks: vectors as wide as word embeddings, or adapters; None: nothing to learn.
 
     Raises:
         InputError: for adapters on a backbone whose hook points are not known.
     """
     import torch
 
-    if kind in ADAPTER_MARKS:
-        return _new_adapters(kind, backbone)
-    if kind != "embedding":
+    if kind == "embedding":
+        vectors = torch.nn.Embedding(len(Role), backbone.get_input_embeddings().embedding_dim)
+        torch.nn.init.normal_(vectors.weight, std=DEVIATION)
+        return vectors
+    if kind not in ADAPTER_MARKS:
         return None
-    vectors = torch.nn.Embedding(3, backbone.get_input_embeddings().embedding_dim)
-    torch.nn.init.normal_(vectors.weight, std=DEVIATION)
-    return vectors
-
-
-def _new_adapters(kind: str, backbone: Any) -> Adapters:
-    """Of the method's own width, on a backbone that trains with them."""
     from taco_ir.encoders.adapters.adapted import Adapters
     from taco_ir.encoders.adapters.hook_points import shape_of
     from taco_ir.encoders.adapters.methods import width_of
@@ -129,25 +126,23 @@ def _new_adapters(kind: str, backbone: Any) -> Adapters:
         adapters = Adapters(backbone, method, width_of(method, shape_of(backbone), 0, ""), list(ADAPTER_NAMES.values()))
     except InputError as error:
         raise InputError(f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding needs none") from error
-    backbone.requires_grad_(True)
+    backbone.requires_grad_(True)  # the backbone trains with them
     return adapters
 
 
 def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | None:
-    """That of a checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    """The parameters of a checkpoint's marks. Raises: InputError where their file is missing or does not fit."""
     import torch
-    from safetensors.torch import load_file
 
     learned = new_learned(kind, backbone)
     if learned is None:
         return None
     path, own = folder / ROLE_FILE, _tensors(learned)
-    found = load_file(path) if path.is_file() else {}
+    found = read_safetensors(path) if path.is_file() else {}
     if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
         name, value = next(iter(own.items()))
-        raise InputError(
-            f"{path}: {len(own)} tensors of roles {kind} on this backbone are needed, such as {name!r} of {list(value.shape)}"
-        )
+        needed = f"{len(own)} tensors of roles {kind} on this backbone"
+        raise InputError(f"{path}: {needed} are needed, such as {name!r} of {list(value.shape)}")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(found[name])
@@ -157,13 +152,12 @@ def load_learned(kind: str, folder: Path, backbone: Any) -> torch.nn.Module | No
 def save_learned(learned: torch.nn.Module, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}, folder / ROLE_FILE
-    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(learned).items()}
+    save_file(tensors, folder / ROLE_FILE)
 
 
 def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
-    """By name, as their file has them."""
+    """The tensors by their names in the file."""
     from taco_ir.encoders.adapters.adapted import Adapters
 
     return dict(learned.named_tensors() if isinstance(learned, Adapters) else learned.state_dict())

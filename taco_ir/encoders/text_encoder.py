@@ -1,4 +1,4 @@
-"""Texts to vectors: one encoder for BERT-type and T5 backbones, from our checkpoints or anyone's."""
+"""The encoder of texts as vectors, for BERT-type and T5 backbones, from our checkpoints or anyone's."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ TOKEN_BUDGET_ELSEWHERE = 1 << 17  # an accelerator wants few large batches
 
 
 class Tower:
-    """What reads texts: a backbone with its tokenizer, and what stands on it.
+    """A backbone with its tokenizer, pooling, head and marks of roles.
 
     Attributes:
-        config: how it pools and marks roles; prompts, lengths and template are the encoder's to say.
+        config: for pooling and marks; prompts, lengths and template are those of the encoder.
         weights: hash of all files that its vectors depend on.
         dim: D, the width of its vectors.
     """
@@ -60,14 +60,13 @@ class Tower:
         self.config = config
         self.weights, self.precision = weights, precision
         self.dim: int = config.head or backbone.config.hidden_size  # type: ignore[union-attr,assignment]
-        self.marks = RoleMarks(
-            config.roles, self.backbone, tokenizer, roles.eval().to(self.device) if roles is not None else None
-        )
+        learned = roles.eval().to(self.device) if roles is not None else None
+        self.marks = RoleMarks(config.roles, self.backbone, tokenizer, learned)
         self._head = head.to(self.device) if head is not None else None
         self._pad: int = backbone.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
 
     def fingerprint(self, config: EncoderConfig) -> str:
-        """Of weights, backbone, tokenizer and precision, with a configuration."""
+        """Hash of weights, tokenizer, precision and a configuration."""
         return fingerprint([self.weights, config.described, self.precision])
 
     def vectors(self, ids: Sequence[Ids], role: Role) -> Vectors:
@@ -82,15 +81,15 @@ class Tower:
 
 
 class TextEncoder:
-    """One or two towers with the configuration that makes them an encoder, and adapters where a frozen backbone has some.
+    """One or two towers with the configuration that makes them an encoder, and adapters on a frozen backbone, if any.
 
     Attributes:
         config: prompts, lengths and template; also pooling, if the towers do not differ in it.
-        folder: where its files are.
-        towers: what reads queries and what reads passages, one object twice where it is the same.
-        adapters, record: those on the backbone, and which of them reads what; None: there are none.
+        folder: of its files.
+        towers: those of queries and of passages, one object twice where they are tied.
+        adapters, record: the adapters on the backbone, and which of them reads which texts; None: no adapters.
         dim: D, the width of its vectors.
-        truncated: queries that were cut so far.
+        truncated: number of queries cut so far.
     """
 
     def __init__(
@@ -102,27 +101,24 @@ class TextEncoder:
         record: AdapterRecord | None = None,
     ) -> None:
         queries, passages = towers[Role.QUERY].config, towers[Role.PASSAGE].config
-        self.config = replace(
-            queries, passage_length=passages.passage_length, passage_template=passages.passage_template
-        )
+        template = passages.passage_template
+        self.config = replace(queries, passage_length=passages.passage_length, passage_template=template)
         self.folder = folder
         self.towers = towers
-        self.passage_template = passages.passage_template
+        self.passage_template = template
         self.batch_size = batch_size
         self.truncated = 0
         self.dim = towers[Role.PASSAGE].dim
         self.adapters = adapters.to(towers[Role.PASSAGE].device).eval() if adapters is not None else None
         self.record = record
         tensors = adapters.stored() if adapters is not None else {}
-        self._digests: dict[str, str] = {}
-        self._passage_weights = towers[Role.PASSAGE].weights
-        if record is not None:
-            self._digests = {name: adapter_digest(record, tensors, name) for name in record.names}
-            self._passage_weights = adapter_digest(record, tensors, record.passage_adapter)
+        self._digests = {name: adapter_digest(record, tensors, name) for name in record.names} if record else {}
+        weights = towers[Role.PASSAGE].weights
+        self._passage_weights = adapter_digest(record, tensors, record.passage_adapter) if record else weights
 
     @property
     def fingerprint(self) -> str:
-        """Of weights, backbone, tokenizer, configuration as it is now, and precision; of all adapters, and which of them reads what."""
+        """Hash of weights, tokenizer, current configuration and precision, and of all adapters with their record."""
         if (record := self.record) is not None:
             said = [record.roles, record.tasks, dict(record.lent), self.config.described]
             return fingerprint([self.passage_fingerprint, self._digests, *said])
@@ -133,22 +129,20 @@ class TextEncoder:
 
     @property
     def passage_fingerprint(self) -> str:
-        """Of what passage vectors depend on, other tasks' adapters left out; an index remembers it."""
+        """Hash of all that passage vectors depend on, so without the adapters of queries; an index remembers it."""
         tower, own = self.towers[Role.PASSAGE], self.towers[Role.PASSAGE].config
         read = [self.config.passage_template, self.config.passage_length]
-        return fingerprint(
-            [self._passage_weights, own.pooling, own.normalize, *read, tower.precision]
-            + [own.roles] * (own.roles != NONE)
-        )
+        marks = [own.roles] * (own.roles != NONE)
+        return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, tower.precision, *marks])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        """Encode queries of one task with its prompt: float32 [B, D]. Those cut at the task's length add to `truncated`.
+        """Encode queries of one task with its prompt: float32 [B, D]. Queries that are cut count in `truncated`.
 
         Args:
-            task: a name or an alias; None for queries of no task, which take what the model has for all others (`*`).
+            task: a name or an alias; None for queries of no task, which are encoded as those of all others (`*`).
 
         Raises:
-            InputError: for a name that nobody knows, a task that the model lacks a prompt or an adapter for, or one text instead of several.
+            InputError: for an unknown name, a task for which the model lacks a prompt or an adapter, or a single text.
         """
         refuse_text(texts, "queries")
         return self.encode_mixed_queries(texts, [task] * len(texts))
@@ -156,10 +150,10 @@ class TextEncoder:
     def encode_mixed_queries(
         self, texts: Sequence[str], tasks: Sequence[str | None], known: Iterable[str] = ()
     ) -> Vectors:
-        """Encode queries of several tasks, each with what its task has of its own: float32 [B, D], in their order.
+        """Encode queries of several tasks, each with its task's prompt, length and adapter: float32 [B, D], in order.
 
         Args:
-            known: tasks of the collection that the queries are from; they may have names that neither the model nor KILT knows.
+            known: tasks of the queries' collection, which may have names that neither the model nor KILT knows.
 
         Raises:
             InputError: as `encode_queries` does.
@@ -169,27 +163,24 @@ class TextEncoder:
         vectors_BD = np.empty((len(texts), self.dim), dtype=np.float32)
         for given in dict.fromkeys(tasks):
             rows = [row for row, own in enumerate(tasks) if own == given]
-            vectors_BD[rows] = self._encode_queries([texts[row] for row in rows], self.resolve(given, known))
-        return vectors_BD
-
-    def _encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
-        adapter = self.record.query_adapter(task) if self.record is not None else None
-        read, most = self.config.query_texts(texts, task), self.config.max_query_tokens(task)
-        vectors_BD, cut = self.encode_texts(read, most, Role.QUERY, adapter)
-        self.truncated += cut
+            task = self.resolve(given, known)
+            adapter = self.record.query_adapter(task) if self.record is not None else None
+            read = self.config.query_texts([texts[row] for row in rows], task)
+            vectors_BD[rows], cut = self.encode_texts(read, self.config.max_query_tokens(task), Role.QUERY, adapter)
+            self.truncated += cut
         return vectors_BD
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks that the model has something of its own for; none where all queries are one to it."""
+        """Tasks with a prompt, a length or an adapter of their own; empty where the model treats all queries alike."""
         adapted = {*self.record.tasks, *self.record.lent} if self.record is not None else set()
         return self.config.tasks | adapted - {ANY_TASK}
 
     def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
-        """The canonical name of a task that the model, KILT or the collection (`known`) has; of no task (None or ""), as it is.
+        """The canonical name of a task of the model, of KILT or of the collection (`known`); None and "" stay.
 
         Raises:
-            InputError: for another name, unless all queries are one to the model.
+            InputError: for another name, unless the model treats all queries alike.
         """
         if not task or not self.tasks:
             return task
@@ -199,16 +190,19 @@ class TextEncoder:
             raise InputError(f"{error}; for queries of another task name none") from error
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
-        """Encode passages by the template: float32 [N, D]. Raises: InputError for one text instead of passages."""
+        """Encode passages by the template: float32 [N, D]. Raises: InputError for a single text."""
         refuse_text(passages, "passages")
         texts = [self.config.passage_text(passage) for passage in passages]
         adapter = self.record.passage_adapter if self.record is not None else None
         return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
 
     def borrow(self, lenders: Mapping[str, str]) -> None:
-        """Let each task (`*`: all others) have what its lender has of its own: prompt, length and adapter. Raises: InputError.
+        """Give each task (`*`: all others) the prompt, length and adapter of its lender.
 
-        A lender `none` is the backbone alone, without a prompt, where tasks have adapters.
+        Where tasks have adapters, the lender `none` is the backbone alone without a prompt.
+
+        Raises:
+            InputError: for a lender that has none of them, or a task that has its own.
         """
         if self.record is None:
             self.config = self.config.borrowing(lenders)
@@ -225,10 +219,10 @@ class TextEncoder:
     def encode_texts(
         self, texts: Sequence[str], max_tokens: int, role: Role, adapter: str | None = None
     ) -> tuple[Vectors, int]:
-        """Vectors [N, D] of texts as they are, and the number of those that were cut.
+        """Vectors [N, D] of texts as they are, and the number of texts cut.
 
         Args:
-            adapter: the one that reads them; None: the backbone alone.
+            adapter: the one in use; None: the backbone alone.
         """
         tower = self.towers[role]
         ids, cut = tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))
@@ -245,7 +239,7 @@ class TextEncoder:
 
 @contextmanager
 def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each take a whole batch: on CPUs that beats all cores on one batch, which must wait for each other at every layer."""
+    """Threads that take a whole batch each; on CPUs all cores on one batch would wait for each other at every layer."""
     import torch
 
     threads = torch.get_num_threads()
@@ -275,10 +269,10 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        model: a folder (see `model_folder.Kind`; a plain one needs `pooling`), a name of `names.BUILTIN`, a hub name, or
+        model: a folder (see `model_folder.Kind`; a plain one needs `pooling`), a name of `names.BUILTIN`, a hub name;
             None for the encoder that comes with the package.
         prompt: replaces the checkpoint's prompts, for every task.
-        base: where the backbone of adapters is, if not where it was.
+        base: the place of the adapters' backbone, where that is not the one in their record.
 
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
@@ -287,9 +281,7 @@ def load_encoder(
     folder = ModelFolder.find(model)
     if (record := folder.record) is not None:
         if precision == "int8":
-            raise InputError(
-                f"--precision int8: {folder} holds adapters, which have float32 only; export it where it can be merged"
-            )
+            raise InputError(f"--precision int8: {folder} holds adapters, which are float32; export it merged")
         from taco_ir.encoders.adapters.adapted import load_adapters
 
         below = folder.backbone(base)
@@ -307,9 +299,7 @@ def load_encoder(
     }
     dims = [tower.dim for tower in loaded.values()]
     if dims[0] != dims[-1]:
-        raise InputError(
-            f"--model {folder}: its towers give vectors of {dims[0]} and {dims[1]} numbers; they must be equal"
-        )
+        raise InputError(f"--model {folder}: its towers' vectors have {dims[0]} and {dims[1]} numbers; they must agree")
     return TextEncoder({role: loaded[own] for role, own in folder.towers.items()}, folder.path, batch_size)
 
 
@@ -322,9 +312,7 @@ def _load_tower(
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:
-        raise InputError(
-            f"--precision int8: {folder} has an adapter for each role (roles {config.roles}), which have float32 only"
-        )
+        raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which are float32")
     backbone, tokenizer, head = load_backbone(folder, config)
     roles = load_learned(config.roles, folder.path, backbone)
     return Tower(backbone, tokenizer, config.with_prompt(prompt), weights, precision, device, head, roles)

@@ -1,9 +1,10 @@
-"""How a model folder keeps its weights: plainly, in half precision or, in a file of another name, in 8 bits.
+"""The weights of a model folder: plain, in half precision or, in a file of another name, in 8 bits.
 
-There a matrix is whole numbers of -127 to 127 with a scale for each row (symmetric weights of Jacob et al., Quantization and Training of
-Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018; arithmetic stays float32). A scale is bfloat16: so short a number
-times 127 is a float32 without rounding, so what was stored and loaded is stored alike again. Vectors (biases, norms) stay float32. The name of
-the file is not one that transformers looks for: it would take new, random weights for those that it does not find.
+In 8 bits a matrix is whole numbers of -127 to 127 with a scale for each row (symmetric weights of Jacob et al.,
+Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018; arithmetic
+stays float32). A scale is bfloat16: times 127 it is a float32 without rounding, so weights that were stored and loaded
+are stored the same way again. Vectors (biases, norms) stay float32. transformers does not look for a file of this name;
+under the usual one it would use new, random weights for those that it does not find.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INT8 = "int8"
 PLAIN_FILE, INT8_FILE = "model.safetensors", "model.int8.safetensors"
 NUMBERS, SCALES = ".int8", ".scale"  # what tensors of a matrix add to its name
 MOST = 127
-FEW = 16  # rows of a table whose error every token has (token types): they cost nothing, and were a third of the loss
+FEW = 16  # rows of tables whose error every token has (token types): they cost nothing, and were a third of the loss
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def quantized(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices of more than FEW rows in steps, by two tensors each; other tensors as they are."""
+    """Matrices of more than FEW rows as int8 and scales, two tensors each; other tensors as they are."""
     stored = {}
     for name, value in weights.items():
         if value.ndim == 2 and len(value) > FEW and value.is_floating_point():
@@ -43,7 +44,7 @@ def quantized(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def in_steps(value_NM: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as int8 [N, M] times bfloat16 scales [N]: at most half a scale from what it was."""
+    """A matrix as int8 [N, M] times bfloat16 scales [N]: at most half a scale from the original."""
     import torch
 
     scales_N = (value_NM.abs().amax(1) / MOST).bfloat16()
@@ -58,59 +59,59 @@ STORES: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def described(config: Mapping[str, Any], how: str) -> dict[str, Any]:
-    """`config.json` of weights that are stored as `how` says, one of STORES or float32."""
+    """`config.json` for weights stored in the format `how`, one of STORES or float32."""
     plain = {key: value for key, value in config.items() if key not in (KEY, "torch_dtype")}
     return plain | ({"dtype": "float32", KEY: INT8} if how == INT8 else {"dtype": how})
 
 
 def is_int8(folder: Path) -> bool:
-    """Whether a model folder keeps its weights in 8 bits. Raises: InputError where it says that it keeps them in a way not known here."""
+    """Whether a model folder keeps its weights in 8 bits. Raises: InputError where it names an unknown format."""
     how = read_json(folder / CONFIG, dict[str, Any]).get(KEY)
     if how not in (None, INT8):
         raise InputError(f"{folder / CONFIG}: {KEY} is {shown(how)}; valid: {INT8!r}, or no such key for plain weights")
     return how is not None
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of a folder that keeps them in one file, in float32.
-
-    Raises:
-        InputError: for a file that is missing, damaged, or not what config.json says.
-    """
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises: InputError for a file that is missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    int8 = is_int8(folder)
-    path = folder / (INT8_FILE if int8 else PLAIN_FILE)
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder that keeps them in one file, in float32.
+
+    Raises:
+        InputError: for a file that is missing, broken, or not as config.json says.
+    """
+    int8 = is_int8(folder)
+    path = folder / (INT8_FILE if int8 else PLAIN_FILE)
+    tensors = read_safetensors(path)
     weights = _restored(tensors, path) if int8 else tensors
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """What was quantized. Raises: InputError for numbers without their scales, or the reverse."""
+    """Undo `quantized`. Raises: InputError for numbers without their scales, or the reverse."""
     import torch
 
-    bare = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
+    matrices = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
+    if not matrices:
+        raise InputError(f"{path}: has no matrix in 8 bits; {CONFIG} says that there are")
     weights = {name: value for name, value in tensors.items() if not name.endswith((NUMBERS, SCALES))}
-    for name in sorted(bare):
+    for name in sorted(matrices):
         numbers, scales = tensors.get(name + NUMBERS), tensors.get(name + SCALES)
-        if (
-            numbers is None
-            or scales is None
-            or numbers.dtype != torch.int8
-            or numbers.ndim != 2
-            or scales.shape != numbers.shape[:1]
-        ):
+        matrix = numbers is not None and numbers.dtype == torch.int8 and numbers.ndim == 2
+        if numbers is None or scales is None or not matrix or scales.shape != numbers.shape[:1]:
             raise InputError(
-                f"{path}: {name} needs {name}{NUMBERS}, int8 of two dimensions, and {name}{SCALES}, a number for each of its rows"
+                f"{path}: {name} needs {name}{NUMBERS}, int8 of two dimensions, and {name}{SCALES}, one for each row"
             )
         weights[name] = numbers.float() * scales.float()[:, None]
-    if not bare:
-        raise InputError(f"{path}: no matrix in 8 bits in it; {CONFIG} says that there are")
     return weights
 
 

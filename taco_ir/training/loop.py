@@ -68,7 +68,7 @@ class Loop:
         self._validation = validation
         self._before = before
         self._optimizer = adamw(step.model, config.optimiser)
-        step.weighting.go_on(before.steps)
+        step.weighting.skip_steps(before.steps)
         self.state = resume(folder, warm, config.weighting, self._optimizer, step.weighting)
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
 

@@ -18,7 +18,6 @@ from taco_ir.encoders.adapters.folder import (
     TENSORS_FILE,
     AdapterRecord,
     adapter_of,
-    read_tensors,
     read_training,
 )
 from taco_ir.encoders.adapters.hook_points import shape_of
@@ -26,6 +25,7 @@ from taco_ir.encoders.adapters.methods import FULL, is_shifted, parameters, posi
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
 from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.encoders.pooling import embed
+from taco_ir.encoders.weights import read_safetensors
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.settings import AdapterSettings, EncoderSettings, TrainSettings
 
@@ -147,9 +147,8 @@ def _built(
         )
     tuning = Adapters(backbone, record.method, record.width, record.names, record.positions, reparameterised)
     if held:
-        plain = {
-            name: tensor for name, tensor in read_tensors(folder).items() if adapter_of(name) not in reparameterised
-        }
+        stored = read_safetensors(folder / TENSORS_FILE)
+        plain = {name: tensor for name, tensor in stored.items() if adapter_of(name) not in reparameterised}
         begun = {name: tensor for name, tensor in tuning.named_tensors().items() if adapter_of(name) in new}
         tuning.load({**begun, **plain, **made}, str(folder / TENSORS_FILE))
     return tuning

@@ -1,4 +1,4 @@
-"""Task weightings combine T task gradients, given one at a time, into one update. Each file is one strategy from one paper."""
+"""Task weightings: combine T task gradients, given one at a time, into one update. A file for each paper's strategy."""
 
 WEIGHTINGS = {
     "naive": "taco_ir.weighting.naive:Naive",

@@ -1,4 +1,4 @@
-"""The interface of task weightings, and the bookkeeping of a step that they share."""
+"""The interface of task weightings, and the bookkeeping of a step that all of them share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gradients = list[Tensor | None]
 
 
 class StepReport(NamedTuple):
-    """What an update was made of: the mean weight of each task in it, small scalars worth logging, and its Euclidean norm."""
+    """The mean weight of each task in an update, scalars worth logging, and the update's Euclidean norm."""
 
     weights: tuple[float, ...]
     details: Mapping[str, float]
@@ -25,14 +25,14 @@ class StepReport(NamedTuple):
 
 
 class TaskWeighting(nn.Module):
-    """Combines T task gradients, given one at a time, into one update. State is in buffers, so checkpoints include it.
+    """Combines T task gradients, given one at a time, into one update.
 
     A step is `begin`, then `add` once for every task in any order, then `combine` (or `drop`). The update is a weighted
-    mean of the gradients: the weights sum to 1, so that a learning rate means the same under every strategy; where a
-    paper's method departs from that, its class says so. Parameters are not held: they are passed again each time, in
-    one order. Sums of the step under way are no state.
+    mean of the gradients: the weights sum to 1, so a learning rate means the same under every strategy. Where a
+    paper's method departs from that, its class says so. State is in buffers, so checkpoints include it; the sums of an
+    unfinished step are no state. Parameters are passed again each time, always in one order.
 
-    A strategy fills in `_fold` and `_update`, and `_forget` where it gathers more than the base clears.
+    A strategy implements `_fold` and `_update`, and `_forget` where it gathers anything in a step.
 
     Args:
         params: the trainable parameters, P numbers in all.
@@ -61,26 +61,31 @@ class TaskWeighting(nn.Module):
         self.drop()
         self.progress = progress
 
-    def go_on(self, steps: int) -> None:
-        """Continue random choices as if `steps` steps of earlier trainings had been taken here."""
+    def skip_steps(self, steps: int) -> None:
+        """Continue random choices as if `steps` steps had been taken before."""
 
     def add(self, task: int, loss: Tensor | float, params: Sequence[Parameter]) -> None:
-        """Take the gradient of task `task` from `params`; afterwards every `.grad` is None, and its memory may be reused.
+        """Take the gradient of a task from `params`; afterwards every `.grad` is None, and its memory may be reused.
 
-        A `.grad` that is None counts as zeros. `loss` is the task's loss: a number, or a tensor
-        of no dimensions, which is read and so waits for the device.
+        A `.grad` that is None counts as zeros. Reading `loss` from a tensor waits for its device.
 
         Raises:
-            FloatingPointError: the loss is not finite, or the gradient is not and would reach the state; the state is as before, `drop` the step.
+            FloatingPointError: the loss is not finite, or the gradient is not and would reach the state. The state is
+                unchanged; `drop` the step.
         """
         if task in self._losses or not 0 <= task < self.tasks:
             raise ValueError(
-                f"task {task} of {self.tasks} was added to this step, or does not exist; added so far: {sorted(self._losses)}"
+                f"task {task} of {self.tasks} does not exist or was added before; added so far: {sorted(self._losses)}"
             )
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss of task {task} is {value}")
-        gradients = self._take(params)
+        gradients: Gradients = []
+        for position, param in enumerate(params):
+            grad, param.grad = param.grad, None
+            if grad is not None and grad.is_sparse and position not in self.embeddings:
+                grad = grad.to_dense()
+            gradients.append(grad)
         self._params = tuple(params)
         with torch.no_grad():
             self._fold(task, gradients)
@@ -91,7 +96,7 @@ class TaskWeighting(nn.Module):
         """End the step: write the update to the `.grad` of every parameter, None where no task had one.
 
         Raises:
-            FloatingPointError: the update is not finite; no `.grad` is written, and the state is finite: `drop` the step.
+            FloatingPointError: the update is not finite. No `.grad` is written, the state is finite; `drop` the step.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
@@ -117,19 +122,9 @@ class TaskWeighting(nn.Module):
         self._forget()
 
     @classmethod
-    def extra_bytes(cls, parameters: int, tasks: int, **_options: Any) -> int:  # noqa: ARG003  (what streams needs nothing)
-        """Bytes needed above T separate backward passes that sum into one gradient, at float32; an upper bound."""
+    def extra_bytes(cls, parameters: int, tasks: int, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
+        """Upper bound of the bytes needed above those of T backward passes that sum into one gradient, at float32."""
         return 0
-
-    def _take(self, params: Sequence[Parameter]) -> Gradients:
-        """Move every `.grad` out of `params`; sparse ones stay sparse for embedding tables only."""
-        gradients: Gradients = []
-        for position, param in enumerate(params):
-            grad, param.grad = param.grad, None
-            if grad is not None and grad.is_sparse and position not in self.embeddings:
-                grad = grad.to_dense()
-            gradients.append(grad)
-        return gradients
 
     @abstractmethod
     def _fold(self, task: int, gradients: Gradients) -> None:

@@ -1,8 +1,9 @@
-"""Views parameters as a few long vectors: large ones alone, small ones packed together, embedding tables apart."""
+"""Gradients as a few long vectors: large parameters alone, small ones packed, embedding tables by touched rows."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ def read_at_once(device: torch.device) -> bool:
 
 
 class Block(NamedTuple):
-    """Parameters at `positions`, one after the other in the flat vector of all parameters from `start` on."""
+    """Parameters at `positions`, one after the other from `start` on in the flat vector of all parameters."""
 
     positions: tuple[int, ...]
     start: int
@@ -31,52 +32,123 @@ class Block(NamedTuple):
 
 
 class Layout:
-    """How parameters lie in one flat vector of P numbers: dense `blocks` first, then embedding `tables` of one parameter each."""
+    """Where parameters lie in one flat vector of P numbers: dense `blocks` first, then a block for each of `tables`."""
 
     def __init__(self, params: Sequence[Tensor], embeddings: Collection[int] = ()) -> None:
-        dense = [position for position in range(len(params)) if position not in set(embeddings)]
-        small = [position for position in dense if params[position].numel() < PACKED_BELOW]
-        groups = [(position,) for position in dense if params[position].numel() >= PACKED_BELOW]
-        tables = [(position,) for position in sorted(embeddings)]
         self.shapes = [param.shape for param in params]
-        self.blocks: list[Block] = []
-        self.tables: list[Block] = []
-        start = 0
-        for kind, members in (
-            (self.blocks, groups),
-            (self.blocks, [tuple(small)] if small else []),
-            (self.tables, tables),
-        ):
-            for positions in members:
-                kind.append(Block(positions, start, tuple(params[position].numel() for position in positions)))
-                start += kind[-1].size
-        self.size = start
-        self.dense = sum(block.size for block in self.blocks)
-        self.dtype = torch.float32
-        for param in params:
-            self.dtype = torch.promote_types(self.dtype, param.dtype)
         self.device = params[0].device
+        self.dtype = reduce(torch.promote_types, (param.dtype for param in params), torch.float32)
         self.chunk = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES_ELSEWHERE) // self.dtype.itemsize
+        self.size = 0
+        dense = [position for position in range(len(params)) if position not in embeddings]
+        small = tuple(position for position in dense if params[position].numel() < PACKED_BELOW)
+        large = [(position,) for position in dense if position not in small]
+        self.blocks = [self._place(positions) for positions in (*large, small) if positions]
+        self.dense = self.size
+        self.tables = [self._place((position,)) for position in sorted(embeddings)]
+
+    def _place(self, positions: tuple[int, ...]) -> Block:
+        block = Block(positions, self.size, tuple(self.shapes[position].numel() for position in positions))
+        self.size += block.size
+        return block
 
     def gather(self, block: Block, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The block's tensors as one vector in the layout's dtype, with zeros for None; no copy if a single tensor fits as it is."""
-        pieces = [
-            self._flat(tensors[position], size) for position, size in zip(block.positions, block.sizes, strict=True)
-        ]
+        """A block's tensors as one vector in the layout's dtype, zeros for None; a view if it is one such tensor."""
+        pieces = []
+        for position, size in zip(block.positions, block.sizes, strict=True):
+            if (tensor := tensors[position]) is None:
+                tensor = torch.zeros(size, device=self.device)
+            pieces.append(tensor.reshape(-1).to(self.dtype))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def scatter(self, block: Block, vector: Tensor) -> list[tuple[int, Tensor]]:
-        """Positions of the block with their parts of `vector`, shaped like the parameters."""
-        parts = torch.split(vector, list(block.sizes))
-        return [
-            (position, part.view(self.shapes[position])) for position, part in zip(block.positions, parts, strict=True)
-        ]
+    def scatter(self, vectors: Iterable[Tensor], tables: Iterable[Tensor] = ()) -> list[Tensor | None]:
+        """Tensors shaped like the parameters, from one vector for each block and one tensor for each table."""
+        tensors: list[Tensor | None] = [None] * len(self.shapes)
+        for block, vector in zip(self.blocks, vectors, strict=True):
+            for position, part in zip(block.positions, torch.split(vector, list(block.sizes)), strict=True):
+                tensors[position] = part.view(self.shapes[position])
+        for block, table_VD in zip(self.tables, tables, strict=True):
+            tensors[block.positions[0]] = table_VD
+        return tensors
 
     def spans(self, size: int) -> list[slice]:
         """Cut `size` numbers into chunks that fit the cache."""
         return [slice(start, min(start + self.chunk, size)) for start in range(0, size, self.chunk)]
 
-    def _flat(self, tensor: Tensor | None, size: int) -> Tensor:
-        if tensor is None:
-            return torch.zeros(size, dtype=self.dtype, device=self.device)
-        return tensor.reshape(-1).to(self.dtype)
+    def table_gradients(self, tasks: int) -> list[TableGradients]:
+        """Empty storage for the gradients of each table."""
+        return [TableGradients(self, block, tasks) for block in self.tables]
+
+
+class TouchedRows(NamedTuple):
+    """Row numbers, ascending, and the gradient of these rows, R x D."""
+
+    rows: Tensor
+    values: Tensor
+
+
+class TableGradients:
+    """Row-sparse storage for T tasks' gradients of a V x D table: each task touches few rows; only these are kept.
+
+    Memory: D numbers for each row that a task touched, and one dense gradient.
+    """
+
+    def __init__(self, layout: Layout, block: Block, tasks: int) -> None:
+        self.block = block
+        self.position = block.positions[0]
+        self.shape = layout.shapes[self.position]
+        self._layout = layout
+        self._tasks = tasks
+        self._kept: dict[int, TouchedRows] = {}
+        self._dense: Tensor | None = None
+
+    def add(self, task: int, gradients: Sequence[Tensor | None]) -> TouchedRows | None:
+        """Keep and return rows that are not all zero (of a sparse gradient, all listed); None without a gradient."""
+        grad, dtype = gradients[self.position], self._layout.dtype
+        if grad is None:
+            return None
+        if grad.is_sparse:
+            grad = grad.coalesce()
+            kept = TouchedRows(grad.indices()[0], grad.values().to(dtype))
+        else:  # two reductions: fast, and exact for every value
+            rows = ((grad.amax(1) != 0) | (grad.amin(1) != 0)).nonzero().squeeze(1)
+            kept = TouchedRows(rows, grad.index_select(0, rows).to(dtype))
+            if self._dense is None and grad.dtype == dtype:
+                self._dense = grad  # zero outside rows that `filled` will all write
+        self._kept[task] = kept
+        return kept
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows that any task touched and their gradients, T x R x D, of a task at most about `layout.chunk` numbers."""
+        if not self._kept:
+            return
+        layout, width = self._layout, self.shape[1]
+        place_V = torch.zeros(self.shape[0], dtype=torch.long, device=layout.device)
+        for rows, _ in self._kept.values():
+            place_V[rows] = 1
+        union = place_V.nonzero().squeeze(1)
+        place_V[union] = torch.arange(len(union), device=layout.device)
+        places = [place_V[kept.rows] for kept in self._kept.values()]
+        step = max(1, layout.chunk // width)
+        bounds = [*range(0, len(union), step), len(union)]
+        if len(bounds) == 2:
+            cuts_TC = [[0, len(place)] for place in places]
+        else:
+            bounds_C = torch.tensor(bounds, device=layout.device)
+            cuts_TC = torch.stack([torch.searchsorted(place, bounds_C) for place in places]).tolist()
+        for number, start in enumerate(bounds[:-1]):
+            rows = union[start : start + step]
+            grads_TRD = torch.zeros(self._tasks, len(rows), width, dtype=layout.dtype, device=layout.device)
+            for (task, kept), place, cuts in zip(self._kept.items(), places, cuts_TC, strict=True):
+                first, end = cuts[number : number + 2]
+                grads_TRD[task].index_copy_(0, place[first:end] - start, kept.values[first:end])
+            yield rows, grads_TRD
+
+    def filled(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """A V x D tensor with the values of the given rows, which must be all that any task touched; zero elsewhere."""
+        table_VD = self._dense
+        if table_VD is None:
+            table_VD = torch.zeros(self.shape, dtype=self._layout.dtype, device=self._layout.device)
+        for rows, values_RD in parts:
+            table_VD.index_copy_(0, rows, values_RD)
+        return table_VD

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.weighting.accumulation import GramianWeighting
 from taco_ir.weighting.base import Gradients, StepReport, require
-from taco_ir.weighting.kept import KeepsGradients
 
 
-class CommonGradientDescent(KeepsGradients):
-    """Exponentiated gradient on task weights: a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), scaled to sum to 1.
+class CommonGradientDescent(GramianWeighting):
+    """Exponentiated gradient on task weights: a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), then sum 1.
 
-    The new weights are those of the update of the same step.
-    Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1: the inner products of the gradients are
-    taken with lengths sqrt(L_k) in place of |g_k|, for stability.
-    Differs: no group adjustment (its C = 0: all tasks j count alike, since the tasks' sizes are dealt with by batch sizes);
+    The update of a step already has its new weights.
+    Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1, which gives gradients the length
+    sqrt(L_k) in place of |g_k| in their inner products, for stability.
+    Differs: no group adjustment (its C = 0: all tasks j count alike, since batch sizes account for the tasks' sizes);
     the mean over j as in the authors' experiments, so `rate` does not depend on T; weights stay above 1e-5.
     Memory: T P floats, for the gradients of a step.
 
@@ -37,7 +37,7 @@ class CommonGradientDescent(KeepsGradients):
         self.register_buffer("task_weights", torch.full((tasks,), 1 / tasks, dtype=torch.float64))
 
     def _update(self) -> tuple[Gradients, StepReport]:
-        gramian_TT = self._kept.gramian().to(self.task_weights.device)
+        gramian_TT = self._gramian().to(self.task_weights.device)
         if not bool(torch.isfinite(gramian_TT).all()):
             raise FloatingPointError("the gradient of a task is not finite")
         losses_T = self.task_weights.new_tensor([self._losses[task] for task in range(self.tasks)])
@@ -46,7 +46,7 @@ class CommonGradientDescent(KeepsGradients):
         moved_T = (moved_T / moved_T.sum()).clamp(min=1e-5)
         self.task_weights.copy_(moved_T / moved_T.sum())
         weights = tuple(self.task_weights.tolist())
-        return self._kept.combination(weights), StepReport(weights, {})
+        return self._combination(weights), StepReport(weights, {})
 
 
 def agreement(gramian_TT: Tensor, losses_T: Tensor) -> Tensor:

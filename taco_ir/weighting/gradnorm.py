@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.weighting.accumulation import StreamingSum
 from taco_ir.weighting.base import Gradients, StepReport, require
-from taco_ir.weighting.streaming import StreamingSum
 
 SMALLEST_WEIGHT = 1e-3
 
@@ -20,11 +20,12 @@ class GradNorm(StreamingSum):
     G_k = |w_k g_k|, r_k = (L_k / L_k(0)) over its mean; afterwards the weights are scaled to sum to T.
     Paper: Chen, Badrinarayanan, Lee, Rabinovich 2018, equation 2 and algorithm 1.
     Differs: norms are taken over all parameters given, not over the last shared layer; norms are divided by their mean,
-    so that `rate` does not depend on the scale of the losses; a weight stays above 0.001 (the paper does not say what
-    keeps it positive). L_k(0) is the first loss seen. The update is the mean over tasks of w_k g_k, weights of the step before.
+    so `rate` does not depend on the scale of the losses; a weight stays above 0.001 (the paper does not say what
+    keeps it positive). L_k(0) is the first loss seen. The update is the mean over tasks of w_k g_k with the weights of
+    the step before.
 
     Args:
-        alpha: pull on slow tasks; the paper uses 1.5 for tasks that differ much, 0.12 for tasks alike.
+        alpha: strength of the pull on slow tasks; the paper uses 1.5 for tasks that differ much, 0.12 for similar ones.
         rate: step size of w_k.
     """
 
@@ -66,9 +67,8 @@ class GradNorm(StreamingSum):
         losses_T = self.task_weights.new_tensor([self._losses[task] for task in range(self.tasks)])
         norms_T = self.task_weights.new_tensor([self._norms[task] for task in range(self.tasks)])
         self.first_losses.copy_(torch.where(self.first_losses == 0, losses_T, self.first_losses))
-        progress_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses).clamp(
-            min=0
-        )
+        shares_T = torch.where(self.first_losses == 0, torch.ones_like(losses_T), losses_T / self.first_losses)
+        progress_T = shares_T.clamp(min=0)
         weighted_T = self.task_weights * norms_T
         mean = weighted_T.mean()
         if mean > 0 and progress_T.mean() > 0:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from taco_ir.weighting.accumulation import StreamingSum
 from taco_ir.weighting.base import Gradients, StepReport
-from taco_ir.weighting.streaming import StreamingSum
 
 
 class Naive(StreamingSum):
     """Every task weighs 1/T. No state, no options."""
 
     def _fold(self, task: int, gradients: Gradients) -> None:
-        del task  # all alike
+        del task
         self._accumulate(gradients, 1 / self.tasks)
 
     def _update(self) -> tuple[Gradients, StepReport]:

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.weighting.accumulation import GramianWeighting
 from taco_ir.weighting.base import Gradients, StepReport, require
-from taco_ir.weighting.kept import KeepsGradients
 
 SEED_STRIDE = 1_000_003
 
 
-class PCGrad(KeepsGradients):
-    """Projects each gradient on the normal plane of every other one that it conflicts with, in random order; then their mean.
+class PCGrad(GramianWeighting):
+    """Projects each gradient on the normal planes of those that it conflicts with, in random order, and takes the mean.
 
-    Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1; there the projected gradients are summed, here divided
-    by T. The projections are carried out on T x T coefficients through the Gramian, with one combination of the gradients
-    at the end. The weights reported are those of that combination; their sum exceeds 1 where tasks conflict.
+    Paper: Yu, Kumar, Gupta, Levine, Hausman, Finn 2020, algorithm 1; there the projected gradients are summed, here
+    divided by T. The projections are computed on T x T coefficients through the Gramian, with one combination of the
+    gradients at the end. The weights reported are those of this combination: more than 1 in all where tasks conflict.
     Memory: T P floats, for the gradients of a step.
 
     Args:
-        seed: the order of a step depends on it and on the number of steps before, in trainings before too, so every process and every
-            resumed run has the same.
+        seed: with the number of steps taken before, in earlier trainings too, it determines the order of a step, so
+            every process and every resumed training has the same order.
     """
 
     steps: Tensor
@@ -37,23 +37,22 @@ class PCGrad(KeepsGradients):
         self.seed = seed
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def go_on(self, steps: int) -> None:
+    def skip_steps(self, steps: int) -> None:
         self.steps.fill_(steps)
 
     def _update(self) -> tuple[Gradients, StepReport]:
-        gramian = self._kept.gramian().tolist()
+        gramian = self._gramian().tolist()
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + int(self.steps))
         self.steps += 1
-        coefficients, conflicts = project(
-            gramian, [torch.randperm(self.tasks, generator=generator).tolist() for _ in range(self.tasks)]
-        )
+        orders = [torch.randperm(self.tasks, generator=generator).tolist() for _ in range(self.tasks)]
+        coefficients, conflicts = project(gramian, orders)
         weights = tuple(sum(row[task] for row in coefficients) / self.tasks for task in range(self.tasks))
         pairs = max(1, self.tasks * (self.tasks - 1))
-        return self._kept.combination(weights), StepReport(weights, {"conflicts": conflicts / pairs})
+        return self._combination(weights), StepReport(weights, {"conflicts": conflicts / pairs})
 
 
 def project(gramian: Sequence[Sequence[float]], orders: Sequence[Sequence[int]]) -> tuple[list[list[float]], int]:
-    """PCGrad on coefficients: row i says which combination of the gradients task i's projected gradient is; and the number of projections.
+    """PCGrad on T x T coefficients: row i combines the gradients into task i's projected one. Also counts projections.
 
     Args:
         gramian: inner products of the gradients, T x T.

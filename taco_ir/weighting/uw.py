@@ -1,4 +1,4 @@
-"""Uncertainty weighting: learns the noise of each task; tasks with more noise weigh less."""
+"""Uncertainty weighting: learns how noisy each task is; noisier tasks weigh less."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.weighting.accumulation import StreamingSum
 from taco_ir.weighting.base import Gradients, StepReport, require
-from taco_ir.weighting.streaming import StreamingSum
 
-LARGEST_WEIGHT = 1e3  # exp(-s_k), and its inverse the smallest: a loss of 5e-4 to 500 can come to rest
+LARGEST_WEIGHT = 1e3  # exp(-s_k), and its inverse the smallest: so losses of 5e-4 to 500 can come to rest
 LARGEST_MOVE = 1.0  # of s_k in a step: a weight changes at most e-fold
 
 
@@ -22,9 +22,10 @@ class UncertaintyWeighting(StreamingSum):
     Paper: Kendall, Gal, Cipolla 2018, the classification term of equation 10 with s = log sigma^2. InfoNCE is a
     classification loss, so its term has no 1/2. At rest exp(-s_k) L_k = 1/2.
     Differs: s_k follows plain gradient descent with a rate of its own (no moments to keep), whatever the optimiser of
-    the parameters. exp(-s_k) stays between 0.001 and 1000 and s_k moves by at most 1 in a step: without a bound, a loss
-    that reaches 0 lets its weight grow for ever, and one bad batch of a task with a large weight ends the task. The update is the mean over tasks of exp(-s_k) g_k; as in the paper these weights do not sum to 1,
-    except at the start, where it is the naive mean.
+    the parameters. exp(-s_k) stays between 0.001 and 1000 and s_k moves by at most 1 in a step: without a bound, the
+    weight of a loss that reaches 0 grows for ever, and one bad batch of a task with a large weight ends the task.
+    The update is the mean over tasks of exp(-s_k) g_k. As in the paper these weights do not sum to 1, except at the
+    start, where the update is the naive mean.
 
     Args:
         rate: step size of s_k.

@@ -1,4 +1,4 @@
-"""What makes a backbone an encoder: prompts by task, lengths, template, and folders that say it or fail to."""
+"""The configuration of an encoder: prompts by task, lengths, template, and the folders that have or lack it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def modules(*kinds: str) -> list[dict[str, Any]]:
     ]
 
 
+def theirs_with(folder: Path, pooling: Mapping[str, Any], **files: Any) -> ModelFolder:
+    """A folder of sentence-transformers with this pooling and other files."""
+    return ModelFolder(
+        write(folder, modules=modules("Transformer", "Pooling"), **files, **{"1_Pooling__config": pooling})
+    )
+
+
 def refused(folder: Path, *said: str, **flags: Any) -> None:
     with pytest.raises(InputError) as caught:
         ModelFolder(folder).config(flags.get("pooling"), flags.get("normalize", False), LONGEST)
@@ -87,11 +94,8 @@ def test_a_given_prompt_replaces_all(config: EncoderConfig, task: str, prompt: s
 
 
 def test_prompts_and_lengths_by_task() -> None:
-    config = EncoderConfig(
-        prompts={"nq": "question: ", "structured_zeroshot": "slot: "},
-        query_length=32,
-        query_lengths={"structured_zeroshot": 48},
-    )
+    prompts = {"nq": "question: ", "structured_zeroshot": "slot: "}
+    config = EncoderConfig(prompts=prompts, query_length=32, query_lengths={"structured_zeroshot": 48})
     assert [config.prompt(task) for task in ("nq", "structured_zeroshot")] == ["question: ", "slot: "]
     assert [config.max_query_tokens(task) for task in ("nq", "structured_zeroshot", None)] == [32, 48, 32]
     with pytest.raises(InputError, match=r"no prompt for task 'fever', only for nq, structured_zeroshot; "):
@@ -133,10 +137,7 @@ def test_mistakes_in_our_own_file_are_named(tmp_path: Path, values: Any, said: l
     refused(write(tmp_path, taco_ir=short | values if isinstance(values, dict) else values), CONFIG_FILE, *said)
 
 
-@pytest.mark.parametrize(
-    "lengths",
-    [{"query_length": 129}, {"passage_length": 129}, {"query_lengths": {"nq": 129}}],
-)
+@pytest.mark.parametrize("lengths", [{"query_length": 129}, {"passage_length": 129}, {"query_lengths": {"nq": 129}}])
 def test_lengths_that_the_backbone_lacks_are_refused(tmp_path: Path, lengths: Mapping[str, Any]) -> None:
     values = {"query_length": 128, "passage_length": 128}
     assert ModelFolder(write(tmp_path, taco_ir=values)).config(longest=LONGEST).query_length == 128
@@ -148,12 +149,11 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
     plain, own, theirs = (tmp_path / name for name in ("plain", "own", "theirs"))
     plain.mkdir()
     refused(plain, "does not say how it pools", "--pooling first|mean|decoder")
-    assert ModelFolder(plain).config("first", True, LONGEST) == EncoderConfig(
-        "first", True, query_length=LONGEST, passage_length=LONGEST
-    )
+    expected = EncoderConfig("first", True, query_length=LONGEST, passage_length=LONGEST)
+    assert ModelFolder(plain).config("first", True, LONGEST) == expected
     assert ModelFolder(plain).config("mean", False, 512).passage_length == 256
     write(own, taco_ir={"query_length": 64, "passage_length": 64})
-    write(theirs, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": {"pooling_mode": "cls"}})
+    theirs_with(theirs, {"pooling_mode": "cls"})
     for folder, name in ((own, CONFIG_FILE), (theirs, "modules.json")):
         refused(folder, f"({name})", "leave out --pooling and --normalize", pooling="mean")
         refused(folder, f"({name})", "leave out --pooling and --normalize", normalize=True)
@@ -172,10 +172,8 @@ def test_a_plain_folder_needs_pooling_and_a_self_describing_one_refuses_it(tmp_p
 def test_pooling_of_new_and_old_sentence_transformers_files(
     tmp_path: Path, pooling: dict[str, Any], expected: str
 ) -> None:
-    folder = write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling})
-    assert ModelFolder(folder).config(None, False, LONGEST) == EncoderConfig(
-        expected, False, query_length=LONGEST, passage_length=LONGEST
-    )  # type: ignore[arg-type]
+    found = theirs_with(tmp_path, pooling).config(None, False, LONGEST)
+    assert found == EncoderConfig(expected, False, query_length=LONGEST, passage_length=LONGEST)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,26 +187,16 @@ def test_pooling_of_new_and_old_sentence_transformers_files(
     ],
 )
 def test_pooling_that_we_lack_is_named(tmp_path: Path, pooling: dict[str, Any], said: str) -> None:
-    refused(
-        write(tmp_path, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling}),
-        said,
-        "by mean or cls",
-    )
+    refused(theirs_with(tmp_path, pooling).path, said, "by mean or cls")
 
 
 def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
-    pooling: dict[str, Any] = {"1_Pooling__config": {"pooling_mode": "mean"}}
-    refused(
-        write(tmp_path, modules=modules("Transformer", "Pooling", "Dense"), **pooling),
-        "module 'Dense'",
-        "Transformer, Pooling and Normalize",
-    )
+    folder = theirs_with(tmp_path, {"pooling_mode": "mean"})
+    write(tmp_path, modules=modules("Transformer", "Pooling", "Dense"))
+    refused(tmp_path, "module 'Dense'", "valid: Transformer, Pooling, Normalize")
     refused(write(tmp_path, modules=modules("Transformer")), "no Pooling module")
-    assert (
-        ModelFolder(write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize")))
-        .config(longest=LONGEST)
-        .normalize
-    )
+    write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize"))
+    assert folder.config(longest=LONGEST).normalize
 
 
 @pytest.mark.parametrize(
@@ -223,13 +211,7 @@ def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any], expected: tuple[int, int]) -> None:
-    write(
-        tmp_path,
-        modules=modules("Transformer", "Pooling"),
-        sentence_bert_config=lengths,
-        **{"1_Pooling__config": {"pooling_mode": "mean"}},
-    )
-    config = ModelFolder(tmp_path).config(None, False, LONGEST)
+    config = theirs_with(tmp_path, {"pooling_mode": "mean"}, sentence_bert_config=lengths).config(longest=LONGEST)
     assert (config.query_length, config.passage_length) == expected
 
 
@@ -248,11 +230,6 @@ def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any
 def test_prompts_of_sentence_transformers(
     tmp_path: Path, values: dict[str, Any], queries: dict[str, str], template: str
 ) -> None:
-    write(
-        tmp_path,
-        modules=modules("Transformer", "Pooling"),
-        config_sentence_transformers=values,
-        **{"1_Pooling__config": {"pooling_mode": "mean"}},
-    )
-    config = ModelFolder(tmp_path).config(None, False, LONGEST)
+    folder = theirs_with(tmp_path, {"pooling_mode": "mean"}, config_sentence_transformers=values)
+    config = folder.config(None, False, LONGEST)
     assert (config.prompts, config.passage_template) == (queries, template)

@@ -1,4 +1,4 @@
-"""What is exported encodes as we do: read back by sentence-transformers, by ourselves, and by Pyserini's arithmetic under the written flags."""
+"""Exports encode as we do: read by sentence-transformers, by ourselves, and by Pyserini's arithmetic with its flags."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ CONFIGS = {
     ),
     "a length for each side": replace(BASE, query_length=10, passage_length=30),
 }
+WHOLE = [f"{passage.title} {passage.text}" for passage in PASSAGES]
 
 
 def near(ours: Vectors, expected: Vectors) -> None:
@@ -79,17 +80,14 @@ def test_a_sentence_transformers_folder_encodes_alike_everywhere(tiny_bert: Path
         near(again.encode_queries(QUERIES, task), vectors_BD)
         near(theirs.encode_query(QUERIES, prompt_name=task if task in theirs.prompts else "query"), vectors_BD)
     near(again.encode_passages(PASSAGES), ours.encode_passages(PASSAGES))
-    near(
-        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
-        ours.encode_passages(PASSAGES),
-    )
+    near(theirs.encode_document(WHOLE), ours.encode_passages(PASSAGES))
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one length", "a length for each side"])
 def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, apart: bool
 ) -> None:
-    """Lengths by task and the cut before a mention: in a warning, and in the folder's page, whose lines encode as we do."""
+    """Lengths by task and the cut before a mention: in a warning and in the README, whose code encodes as we do."""
     from sentence_transformers import SentenceTransformer
 
     config = replace(
@@ -103,19 +101,14 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
     folder = folder_of(tmp_path / "theirs")
     write_sentence_transformers(ours.folder, config, folder)
     write_huggingface(ours.folder, config, folder_of(tmp_path / "plain"), "plain")
-    page, flags = (
-        (folder / "README.md").read_text(encoding="utf-8"),
-        (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8"),
-    )
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    flags = (tmp_path / "plain" / "pyserini-flags.txt").read_text(encoding="utf-8")
     for said in (
-        "query is cut at 64 tokens whatever its task, where ours are cut at their own: nq 9",
+        "query is cut at 64 tokens whatever its task, ours at those of their task: nq 9",
         "ours keep 4 words before it",
     ):
-        assert said in page and said in flags
-        assert (
-            all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface"))
-            and caplog.text.count(said) == 2
-        )
+        assert said in page and said in flags and caplog.text.count(said) == 2
+        assert all(f"{kind}: " in caplog.text for kind in ("sentence-transformers", "huggingface"))
     names: dict[str, Any] = {}
     exec(page.split("```python\n")[2].split("```")[0], names)
     theirs = SentenceTransformer(str(folder), device="cpu")
@@ -123,19 +116,15 @@ def test_what_a_folder_cannot_say_is_said_aloud_and_beside_it(
     for task in ("nq", "wned", "nq"):
         near(names["encode_queries"](theirs, QUERIES + mentions, task), ours.encode_queries(QUERIES + mentions, task))
     plain = theirs.encode_query(mentions, prompt_name="wned")
-    assert np.abs(plain - ours.encode_queries(mentions, "wned")).max() > 1e-3  # there is something to say
-    near(
-        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
-        ours.encode_passages(PASSAGES),
-    )
+    assert np.abs(plain - ours.encode_queries(mentions, "wned")).max() > 1e-3  # the note is needed
+    near(theirs.encode_document(WHOLE), ours.encode_passages(PASSAGES))
 
 
 def test_a_folder_that_says_all_needs_no_warning(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_sentence_transformers(
-        tiny_bert, replace(BASE, query_lengths={"nq": 64, "*": 64}), folder_of(tmp_path / "theirs")
-    )
+    config = replace(BASE, query_lengths={"nq": 64, "*": 64})
+    write_sentence_transformers(tiny_bert, config, folder_of(tmp_path / "theirs"))
     assert not caplog.text and "cannot say" not in (tmp_path / "theirs" / "README.md").read_text(encoding="utf-8")
 
 
@@ -144,10 +133,8 @@ def test_a_t5_encoder_goes_to_sentence_transformers(tiny_t5: Path, tmp_path: Pat
 
     folder = folder_of(tmp_path / "theirs")
     write_sentence_transformers(tiny_t5, BASE, folder)
-    near(
-        SentenceTransformer(str(folder), device="cpu").encode_query(QUERIES),
-        load_encoder(str(folder)).encode_queries(QUERIES, None),
-    )
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    near(theirs.encode_query(QUERIES), load_encoder(str(folder)).encode_queries(QUERIES, None))
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta", "modernbert"])
@@ -177,41 +164,30 @@ def commands(folder: Path) -> list[tuple[str, argparse.Namespace]]:
     flags.add_argument("--max-length", type=int)
     lines = (folder / "pyserini-flags.txt").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith(("#", "python -m taco_ir.pyserini pyserini.")) for line in lines)
-    return [
-        (above, flags.parse_known_args(shlex.split(line))[0])
-        for above, line in pairwise(lines)
-        if not line.startswith("#")
-    ]
+    pairs = [(above, shlex.split(line)) for above, line in pairwise(lines) if not line.startswith("#")]
+    return [(above, flags.parse_known_args(words)[0]) for above, words in pairs]
 
 
 def pyserini_auto(flags: argparse.Namespace, texts: list[str], titles: list[str] | None = None) -> Vectors:
-    """The arithmetic of Pyserini 1.6's AutoQueryEncoder (one query at a time), and with titles of its AutoDocumentEncoder (padded)."""
+    """Pyserini 1.6's arithmetic: AutoQueryEncoder's, one at a time, or with titles AutoDocumentEncoder's, padded."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(flags.encoder, clean_up_tokenization_spaces=True)
     model = transformers.AutoModel.from_pretrained(flags.encoder)
-    settings: dict[str, Any] = {
-        "return_tensors": "pt",
-        "padding": "longest",
-        "truncation": True,
-        "return_token_type_ids": False,
-    }
+    settings: dict[str, Any] = {"return_tensors": "pt", "padding": "longest", "truncation": True}
+    settings["return_token_type_ids"] = False
     assert flags.encoder_class == "auto"
     with torch.no_grad():
         if titles is None:
             prefixed = [f"{flags.query_prefix} {text}" if flags.query_prefix else text for text in texts]
             states = [model(**tokenizer(text, **settings))[0][0].numpy() for text in prefixed]
             vectors_BD = np.stack(
-                [np.average(states_LD, axis=-2) if flags.pooling == "mean" else states_LD[0] for states_LD in states]
+                [np.average(each, axis=-2) if flags.pooling == "mean" else each[0] for each in states]
             )
         else:
-            inputs = tokenizer(
-                [f"{title} {text}" for title, text in zip(titles, texts, strict=True)],
-                max_length=flags.max_length,
-                **settings,
-            )
+            whole = [f"{title} {text}" for title, text in zip(titles, texts, strict=True)]
+            inputs = tokenizer(whole, max_length=flags.max_length, **settings)
             states_BLD, mask_BL1 = model(**inputs)[0].numpy(), inputs["attention_mask"].numpy()[:, :, None]
-            vectors_BD = (
-                (states_BLD * mask_BL1).sum(1) / mask_BL1.sum(1) if flags.pooling == "mean" else states_BLD[:, 0]
-            )
+            mean_BD = (states_BLD * mask_BL1).sum(1) / mask_BL1.sum(1)
+            vectors_BD = mean_BD if flags.pooling == "mean" else states_BLD[:, 0]
     assert flags.pooling in ("mean", "cls")
     return vectors_BD / np.linalg.norm(vectors_BD, axis=1, keepdims=True) if flags.l2_norm else vectors_BD
 
@@ -230,10 +206,9 @@ def test_pyserini_encodes_as_we_do_by_the_written_flags(tiny_bert: Path, tmp_pat
         near(pyserini_auto(flags, QUERIES), ours.encode_queries(QUERIES, task))
     titles, texts = [passage.title for passage in PASSAGES], [passage.text for passage in PASSAGES]
     said = (folder / "pyserini-flags.txt").read_text(encoding="utf-8")
-    assert (f"no flag gives the passage template {config.passage_template!r}" in said) == (
-        config.passage_template != BASE.passage_template
-    )
-    if config.passage_template == BASE.passage_template:
+    usual = config.passage_template == BASE.passage_template
+    assert (f"no flag gives the passage template {config.passage_template!r}" in said) == (not usual)
+    if usual:
         near(pyserini_auto(passage_flags, texts, titles), ours.encode_passages(PASSAGES))
 
 
@@ -241,31 +216,16 @@ def test_a_prompt_that_no_flag_gives_gets_no_command(tiny_bert: Path, tmp_path: 
     folder = folder_of(tmp_path / "plain")
     write_huggingface(tiny_bert, replace(BASE, prompts={"nq": "Q:", "fever": "C: "}), folder, "plain")
     assert [flags.query_prefix for _, flags in commands(folder)[1:]] == ["C:"]
-    assert (
-        "# no flag gives the prompt 'Q:': Pyserini puts a space behind it; use the exported queries"
-        in (folder / "pyserini-flags.txt").read_text()
-    )
+    said = "# no flag gives the prompt 'Q:': Pyserini puts a space behind it; use the exported queries"
+    assert said in (folder / "pyserini-flags.txt").read_text()
 
 
 def test_the_verb_writes_all_that_apply(tiny_bert: Path, tmp_path: Path) -> None:
     """As a user runs it, from a plain folder and flags."""
     output = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "taco_ir.export",
-        "--model",
-        str(tiny_bert),
-        "--pooling",
-        "mean",
-        "--topics",
-        "aidayago2-dev",
-        "--output",
-        str(output),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
+    flags = ["--model", str(tiny_bert), "--pooling", "mean", "--topics", "aidayago2-dev", "--output", str(output)]
+    command, env = [sys.executable, "-m", "taco_ir.export", *flags], os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     parts = [output / "huggingface", output / "sentence-transformers", output / "queries" / "aidayago2-dev"]
     assert done.stdout.splitlines() == list(map(str, parts)) and all(part.is_dir() for part in parts)
@@ -330,14 +290,12 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
     assert not (output / "huggingface" / "mine.txt").exists()
     assert "--l2-norm" in (output / "huggingface" / "pyserini-flags.txt").read_text()
     (tmp_path / "file").write_text("")
+    compact = "--weights are those of a compact folder, which --megabytes asks for"
     for arguments, said in (
         (["--output", str(tmp_path / "file")], "is a file; give a folder"),
         (["--output", str(tmp_path / "new"), "--what", "queries"], "--what queries needs --topics"),
         (["--output", str(tmp_path / "new"), "--what", "onnx"], "invalid choice: 'onnx'"),
-        (
-            ["--output", str(tmp_path / "new"), "--weights", "int8"],
-            "--weights are those of a compact folder, which --megabytes asks for",
-        ),
+        (["--output", str(tmp_path / "new"), "--weights", "int8"], compact),
         ([], "required: --output"),
     ):
         with pytest.raises(InputError, match=said):
@@ -345,9 +303,8 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
 
 
 def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_path: Path) -> None:
-    config = replace(
-        BASE, prompts={"nq": "question: ", "structured_zeroshot": "slot: "}, query_lengths={"structured_zeroshot": 9}
-    )
+    prompts = {"nq": "question: ", "structured_zeroshot": "slot: "}
+    config = replace(BASE, prompts=prompts, query_lengths={"structured_zeroshot": 9})
     model, output = checkpoint(tiny_bert, tmp_path / "m", config), tmp_path / "out"
     flags = ["--model", str(model), "--what", "compact", "--megabytes", "1", "--output", str(output), "--overwrite"]
     main([*flags, "--prompt-of", "trex=zsre", "*=nq"])
@@ -355,12 +312,10 @@ def test_a_task_may_take_the_prompt_and_length_of_another(tiny_bert: Path, tmp_p
     for task, lender in (("trex", "structured_zeroshot"), ("any other", "nq"), ("nq", "nq")):
         assert after.query_texts(["x"], task) == before.query_texts(["x"], lender)
         assert after.max_query_tokens(task) == before.max_query_tokens(lender)
+    none = "which has none; the model's prompts are for nq, structured_zeroshot"
     for wrong, said in (
         ("nq=zsre", "task 'nq' has a prompt of its own"),
-        (
-            "trex=wow",
-            "task 'trex' is to take the prompt of 'wow', which has none; the model's prompts are for nq, structured_zeroshot",
-        ),
+        ("trex=wow", f"task 'trex' is to take the prompt of 'wow', {none}"),
         ("trex", "--prompt-of 'trex' is not TASK=TASK"),
     ):
         with pytest.raises(InputError, match=said):

@@ -1,10 +1,11 @@
-"""What a model folder holds: every file that can move vectors is in its fingerprint, and pickled weights and adapters get through no door."""
+"""Model folders: every file that can move vectors is in the fingerprint, and no door opens to pickled weights."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pretraining_runs
@@ -27,15 +28,7 @@ from taco_ir.training.setup import start_encoder
 
 CONFIG = EncoderConfig("mean", True, {}, 64, {}, 64)
 TEXTS = ["The painter Francis Bacon", "a poem of the year"]
-READ = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "merges.txt",
-    "bpe.codes",
-    "more.safetensors",
-)
+READ = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "merges.txt", "bpe.codes")
 UNREAD = ("README.md", ".gitattributes", "pytorch_model.bin", "model.onnx", "modeling_custom.py", "card.json")
 
 
@@ -62,16 +55,13 @@ def test_a_folder_is_of_one_kind(tiny_bert: Path, folder: Path, tmp_path: Path) 
     assert ModelFolder(tmp_path / "two").kind is Kind.TOWERS
 
 
-def test_what_is_asked_is_answered_for_every_kind(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
-    """Configuration and longest input are the backbone's; towers that are one are one object in the encoder as well."""
+def test_every_kind_has_the_properties_of_its_backbone(tiny_bert: Path, folder: Path, tmp_path: Path) -> None:
+    """Configuration and longest input are the backbone's; tied towers are one object in the encoder as well."""
     for tower in ("query", "passage"):
         shutil.copytree(folder, tmp_path / "two" / tower)
     adapters = ModelFolder(saved(tmp_path / "adapters", tiny_bert))
-    assert (
-        adapters.backbone() == ModelFolder(tiny_bert)
-        and adapters.record is not None
-        and adapters.record.base == str(tiny_bert)
-    )
+    assert adapters.record is not None and adapters.record.base == str(tiny_bert)
+    assert adapters.backbone() == ModelFolder(tiny_bert)
     for each in (ModelFolder(tiny_bert), ModelFolder(folder), ModelFolder(tmp_path / "two"), adapters):
         assert each.longest == 128
         if each.path != tiny_bert:
@@ -86,9 +76,9 @@ def made_folder(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", (*READ, "more.safetensors"))
 def test_files_that_a_loader_can_read_are_in_the_fingerprint(folder: Path, name: str) -> None:
-    """Whether they are new or changed: no list of names, which somebody would forget to extend."""
+    """New and changed files, whatever their names: somebody would forget to extend a list."""
     found = {ModelFolder(folder).fingerprint}
     for value in ({}, {"a": 1}):
         if name.endswith(".safetensors"):
@@ -107,13 +97,12 @@ def test_files_that_change_no_vector_are_not(folder: Path, name: str) -> None:
 
 
 def test_a_tokenizer_that_keeps_capitals_is_another_encoder(tiny_bert: Path, folder: Path) -> None:
-    """`do_lower_case` is said in tokenizer_config.json alone, and moves vectors."""
+    """`do_lower_case` is only in tokenizer_config.json, and moves vectors."""
     path = folder / "tokenizer_config.json"
     found = []
     for lower in (True, False):
-        path.write_text(
-            json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "BertTokenizer", "do_lower_case": lower})
-        )
+        values = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
         encoder = load_encoder(str(folder))
         found.append((encoder.encode_queries(TEXTS[:1], None)[0], encoder.fingerprint, encoder.passage_fingerprint))
     assert float(found[0][0] @ found[1][0]) < 0.99
@@ -168,17 +157,12 @@ def test_shards_of_safetensors_are_read_and_hashed(folder: Path) -> None:
     copied = folder.parent / "copied"
     copied.mkdir()
     copy_backbone(folder, copied, 64)
-    assert {path.name for path in copied.glob("*.safetensors*")} == {
-        "a.safetensors",
-        "b.safetensors",
-        "model.safetensors.index.json",
-    }
-    for shard in ("a", "b"):
+    shards = ("a.safetensors", "b.safetensors")
+    assert {path.name for path in copied.glob("*.safetensors*")} == {*shards, "model.safetensors.index.json"}
+    for shard in shards:
         before = ModelFolder(folder).fingerprint
-        tensors = load_file(folder / f"{shard}.safetensors")
-        save_file(
-            {name: value * 2 for name, value in tensors.items()}, folder / f"{shard}.safetensors", {"format": "pt"}
-        )
+        doubled = {name: value * 2 for name, value in load_file(folder / shard).items()}
+        save_file(doubled, folder / shard, {"format": "pt"})
         assert ModelFolder(folder).fingerprint != before
 
 
@@ -191,9 +175,8 @@ def pickled(folder: Path) -> str:
 
 def adapter(folder: Path) -> str:
     """An adapter of PEFT for another base; transformers would load that base, or apply the adapter."""
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1})
-    )
+    values = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}
+    (folder / "adapter_config.json").write_text(json.dumps(values))
     save_file({"x": torch.ones(1)}, folder / "adapter_model.safetensors", {"format": "pt"})
     return r"adapter_config\.json makes it an adapter of PEFT"
 
@@ -241,7 +224,7 @@ def test_an_index_that_says_nothing_is_refused(folder: Path, text: str) -> None:
 
 
 def test_pickled_weights_beside_safetensors_are_left_alone(folder: Path) -> None:
-    """As the hub has them: nothing names them, and nothing reads them."""
+    """As on the hub: nothing names them, and nothing reads them."""
     before = fingerprints(folder)
     (folder / "pytorch_model.bin").write_bytes(b"anything")
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
@@ -249,27 +232,15 @@ def test_pickled_weights_beside_safetensors_are_left_alone(folder: Path) -> None
 
 
 def test_a_trained_model_keeps_every_file_of_its_tokenizer(folder: Path, tmp_path: Path) -> None:
-    for name in ("special_tokens_map.json", "added_tokens.json", "sentencepiece.bpe.model"):
+    more = ("special_tokens_map.json", "added_tokens.json", "sentencepiece.bpe.model")
+    for name in more:
         (folder / name).write_text("{}")
     DualEncoder(folder, CONFIG, False).save(tmp_path / "out")
-    assert {
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "sentencepiece.bpe.model",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    } <= {path.name for path in (tmp_path / "out").iterdir()}
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {*more, "tokenizer.json", "tokenizer_config.json"} <= kept
 
 
 def test_a_hub_is_asked_for_no_pickled_weights() -> None:
-    from fnmatch import fnmatch
-
-    for name in (
-        "pytorch_model.bin",
-        "adapter_model.bin",
-        "2_Dense/pytorch_model.bin",
-        "model.pt",
-        "rust_model.ot",
-        "modeling_x.py",
-    ):
+    weights = ("pytorch_model.bin", "adapter_model.bin", "2_Dense/pytorch_model.bin", "model.pt", "rust_model.ot")
+    for name in (*weights, "modeling_x.py"):
         assert not any(fnmatch(name, pattern) for pattern in HUB_FILES)

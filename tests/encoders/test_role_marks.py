@@ -1,4 +1,4 @@
-"""Marks of roles: they change vectors, are kept in the checkpoint, and are refused in one line where they cannot be."""
+"""Marks of roles: they change vectors, are kept in the checkpoint, and are refused where a backbone has none."""
 
 from __future__ import annotations
 
@@ -38,25 +38,19 @@ TEXTS = ["the king of the sea", "a year", "who was it that came first"]
 
 @pytest.fixture(scope="module")
 def reserved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT whose vocabulary has reserved tokens, with weights that are not small: marks show."""
+    """A BERT whose vocabulary has reserved tokens, with weights so large that marks show."""
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("models") / "reserved"
     vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[unused1]", "[unused2]", "[unused3]")
     torch.manual_seed(1)
-    shape = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-    }
-    BertModel(BertConfig(vocab_size=vocabulary, initializer_range=0.2, **shape)).save_pretrained(folder)
+    shape = SIZES | {"vocab_size": vocabulary, "max_position_embeddings": 64}
+    BertModel(BertConfig(initializer_range=0.2, **shape)).save_pretrained(folder)
     return folder
 
 
 def moved(model: DualEncoder) -> DualEncoder:
-    """With other numbers for what roles have learned, as after a training: adapters begin with zeros."""
+    """With other numbers for learned marks, as after a training: adapters begin with zeros."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, param in model.named_parameters():
@@ -67,7 +61,7 @@ def moved(model: DualEncoder) -> DualEncoder:
 
 @pytest.mark.parametrize("kind", MARKED)
 def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, reserved: Path, tmp_path: Path) -> None:
-    """One text as a query and as a passage: the same vector unmarked, another marked; the loaded folder encodes as the model did."""
+    """A text as a query and as a passage: the same vector only unmarked; the loaded folder encodes as the model did."""
     for marks, equal in (("none", True), (kind, False)):
         config = SMALL.replace(roles=marks, prompts=False, query_length=24, passage_template="{text}{title}")
         model = moved(start_encoder(config, reserved, ["nq"]))
@@ -88,14 +82,13 @@ def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, r
     assert plain.fingerprint != marked.fingerprint and plain.passage_fingerprint != marked.passage_fingerprint
 
 
-def test_without_marks_the_fingerprint_is_the_one_that_it_always_was(reserved: Path, tmp_path: Path) -> None:
+def test_without_marks_the_fingerprint_is_as_before_marks(reserved: Path, tmp_path: Path) -> None:
     model = start_encoder(SMALL, reserved, ["nq"])
     model.save(tmp_path / "m")
     values = json.loads((tmp_path / "m" / "taco_ir.json").read_text())
     assert values.pop("roles") == "none"
-    assert load_encoder(str(tmp_path / "m")).fingerprint == fingerprint(
-        [ModelFolder(tmp_path / "m").fingerprint, values, "float32"]
-    )
+    expected = fingerprint([ModelFolder(tmp_path / "m").fingerprint, values, "float32"])
+    assert load_encoder(str(tmp_path / "m")).fingerprint == expected
 
 
 def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> None:
@@ -110,14 +103,13 @@ def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> 
 @pytest.mark.parametrize("kind", ADAPTER_MARKS)
 @pytest.mark.parametrize("arithmetic", [Arithmetic(), Arithmetic(gradcache=2)])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
+def test_each_role_trains_its_own_adapter_and_all_of_them_the_backbone(
     kind: str, arithmetic: Arithmetic, checkpointing: bool, reserved: Path
 ) -> None:
-    """Texts of both roles in one batch have the vectors, and give the gradient, that they have each in a pass of its own."""
+    """Texts of both roles in one batch have the same vectors and gradients as each in a pass of its own."""
     model = moved(encoder(reserved, roles=kind, gradient_checkpointing=checkpointing))
-    texts = [
-        text for pair in zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True) for text in pair
-    ]
+    pairs = zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True)
+    texts = [text for pair in pairs for text in pair]
     weights_ND = torch.randn(6, model.dim, generator=torch.Generator().manual_seed(4))
     loss = float(backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,)))
     names, found = [name for name, _ in model.trained()], gradients(model)
@@ -126,18 +118,15 @@ def test_each_role_trains_its_own_module_and_all_of_them_the_backbone(
     assert isinstance(expected, torch.Tensor) and loss == pytest.approx(float(expected.detach()), rel=1e-5)
     expected.backward()  # type: ignore[no-untyped-call]
     assert_near(found, gradients(plain), 1e-5)
-    read = {
-        name.split(".sets.")[1].split(".")[0]
-        for name, grad in zip(names, found, strict=True)
-        if ".roles." in name and grad.any()
-    }
-    assert read == {"queries", "passages"} and sum(".roles." in name for name in names) % 3 == 0
+    moving = [name for name, grad in zip(names, found, strict=True) if ".roles." in name and grad.any()]
+    assert {name.split(".sets.")[1].split(".")[0] for name in moving} == {"queries", "passages"}
+    assert sum(".roles." in name for name in names) % 3 == 0
     assert found[names.index("towers.passage.backbone.encoder.layer.0.attention.self.value.weight")].any()
 
 
 @pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
-def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting: str, reserved: Path) -> None:
-    """Without reading, the reader's module has no gradient of any task, and stays as it is."""
+def test_an_adapter_without_gradient_does_not_harm_any_weighting(weighting: str, reserved: Path) -> None:
+    """Without a reading task, the reader's adapter has no gradient of any task, and stays as it is."""
     model = encoder(reserved, roles="adapter")
     step, optimizer = step_of(model, weighting), adamw(model, SMALL.optimiser)
     before = {name: param.detach().clone() for name, param in model.trained()}
@@ -154,8 +143,8 @@ def test_a_module_that_nothing_reads_with_is_no_harm_to_any_weighting(weighting:
 
 @pytest.mark.parametrize("kind", BACKBONES)
 @pytest.mark.parametrize("marks", ADAPTER_MARKS)
-def test_modules_of_roles_are_on_any_backbone(kind: str, marks: str, reserved: Path) -> None:
-    """Three results for three roles, one for each whenever it is that role's turn, and none of them the backbone's alone."""
+def test_adapters_of_roles_work_on_any_backbone(kind: str, marks: str, reserved: Path) -> None:
+    """Three roles have three results, always the same for each, and none of them the backbone's alone."""
     model = backbone(kind)
     config = EncoderConfig("decoder" if kind == "t5" else "mean")
     with torch.no_grad():
@@ -175,7 +164,7 @@ def test_modules_of_roles_are_on_any_backbone(kind: str, marks: str, reserved: P
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_vectors_are_added_to_the_embeddings_of_any_backbone(kind: str, reserved: Path) -> None:
-    """Vectors of zeros change nothing; others change what the backbone says, of the text of that role alone."""
+    """Vectors of zeros change nothing; others change the result of the texts of that role only."""
     model = backbone(kind)
     config = EncoderConfig("decoder" if kind == "t5" else "mean")
     vectors = cast("torch.nn.Embedding", new_learned("embedding", model))
@@ -184,14 +173,12 @@ def test_vectors_are_added_to_the_embeddings_of_any_backbone(kind: str, reserved
     with torch.no_grad():
         bare_BD = embed(model, config, IDS_BL, MASK_BL)
         vectors.weight.zero_()
-        assert torch.allclose(
-            embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1)), bare_BD, atol=1e-6
-        )
+        zero_BD = embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1))
+        assert torch.allclose(zero_BD, bare_BD, atol=1e-6)
         vectors.weight[Role.READER] = 1.0 + torch.arange(vectors.embedding_dim)
         marked_BD = embed(model, config, IDS_BL, MASK_BL, **marks.inputs(IDS_BL, role_B1))
-    assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6) and not torch.allclose(
-        marked_BD[1], bare_BD[1], atol=1e-3
-    )
+    assert torch.allclose(marked_BD[0], bare_BD[0], atol=1e-6)
+    assert not torch.allclose(marked_BD[1], bare_BD[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -212,17 +199,13 @@ def test_a_marker_is_behind_the_first_token_and_counts(reserved: Path) -> None:
         (Role.QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
         (Role.PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
     ):
-        assert (text.role, text.ids[0], text.ids[1]) == (
-            role,
-            tokenizer.token_to_id("[CLS]"),
-            tokenizer.token_to_id(name),
-        )
-        assert len(text.ids) == most
+        first, second = map(tokenizer.token_to_id, ("[CLS]", name))
+        assert (text.role, text.ids[0], text.ids[1], len(text.ids)) == (role, first, second, most)
 
 
 @pytest.mark.parametrize("kind", MARKED)
 def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
-    """The reader's inputs: their own vector or token, or a question's token type and a passage's; other logits than unmarked."""
+    """A reader's inputs have a vector or token of their own, or two token types; their logits differ from unmarked."""
     model = moved(encoder(reserved, roles=kind)).eval()
     tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
     backbone, learned = model.backbone("passage"), dict(model.towers["passage"].items()).get("roles")  # type: ignore[operator]
@@ -232,9 +215,8 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
     torch.manual_seed(0)
     head = new_head(32)
     with torch.no_grad():
-        plain, marked = (
-            head_logits(backbone, head, rows, torch.device("cpu"), of) for rows, of in ((bare, None), (inputs, marks))
-        )
+        plain = head_logits(backbone, head, bare, torch.device("cpu"), None)
+        marked = head_logits(backbone, head, inputs, torch.device("cpu"), marks)
     assert not torch.allclose(marked.relevance_N, plain.relevance_N, atol=1e-5)
     assert (inputs[0].ids[1] == tokenizer.token_to_id("[unused3]")) == (kind == "marker")
     if kind == "token_type":
@@ -245,9 +227,8 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
 def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, and 2 are needed"):
         start_encoder(SMALL.replace(roles="token_type"), tiny_t5, ["nq"])
-    with pytest.raises(
-        InputError, match=r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"
-    ):
+    said = r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"
+    with pytest.raises(InputError, match=said):
         start_encoder(SMALL.replace(roles="marker"), tiny_bert, ["nq"])
     with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the modules tell roles apart"):
         start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
@@ -258,12 +239,10 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
     assert start_encoder(SMALL.replace(pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
     with pytest.raises(InputError, match=r"it marks roles \(embedding\); pre-training takes a backbone that does not"):
         start_pretraining(TrainSettings(objective=("span_contrast",), length=16), tmp_path / "m", None)
-    with pytest.raises(InputError, match=r"marks of roles \(embedding\) are nothing that this format holds"):
+    with pytest.raises(InputError, match=r"this format has no place for marks of roles \(embedding\)"):
         write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
-    with pytest.raises(
-        InputError,
-        match=r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none",
-    ):
+    said = r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none"
+    with pytest.raises(InputError, match=said):
         new_learned("adapter", MPNetModel(MPNetConfig(**SIZES)))
     for kind, said in (
         ("embedding", r"1 tensors .* such as 'weight' of \[3, 32\]"),
@@ -273,18 +252,17 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         (tmp_path / kind / ROLE_FILE).unlink()
         with pytest.raises(InputError, match=rf"roles.safetensors: {said}"):
             load_encoder(str(tmp_path / kind))
-    with pytest.raises(
-        InputError,
-        match=r"--precision int8: .*prompt has an adapter for each role \(roles prompt\), which have float32 only",
-    ):
+        (tmp_path / kind / ROLE_FILE).write_bytes(b"no tensors")
+        with pytest.raises(InputError, match=r"roles.safetensors: cannot be read"):
+            load_encoder(str(tmp_path / kind))
+    said = r"--precision int8: .*prompt has adapters \(roles prompt\), which are float32"
+    with pytest.raises(InputError, match=said):
         load_encoder(str(tmp_path / "prompt"), precision="int8")
     EncoderConfig("mean").save(tmp_path / "m")
     path = tmp_path / "m" / "taco_ir.json"
     write_json(path, read_json(path) | {"roles": "tails"})
-    with pytest.raises(
-        InputError,
-        match=r"taco_ir.json: roles is 'tails'; it must be one of none, token_type, marker, embedding, prompt",
-    ):
+    said = r"taco_ir.json: roles is 'tails'; it must be one of none, token_type, marker, embedding, prompt"
+    with pytest.raises(InputError, match=said):
         load_encoder(str(tmp_path / "m"))
 
 

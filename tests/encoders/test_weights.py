@@ -1,4 +1,4 @@
-"""Weights in 8 bits: at most half a step from what they were, the same when stored again, and read by everything that reads a model."""
+"""Weights in 8 bits: at most half a step off, the same when stored again, and read by everything that reads a model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def small(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps(weights_NM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Numbers, scales, and what they are read as."""
+    """Numbers, scales, and the restored matrix."""
     numbers_NM, scales_N = in_steps(weights_NM)
     return numbers_NM, scales_N.float(), numbers_NM.float() * scales_N.float()[:, None]
 
@@ -78,10 +78,8 @@ def test_numbers() -> None:
     assert numbers_NM.tolist() == [[127, -63, 1], [0, 0, 0], [-127, 64, 0]]
     assert scales_N.tolist() == [1.0, 0.0, pytest.approx(2 / 127, rel=2**-8)]
     other = {"bias": torch.rand(40), "places": torch.arange(40)[:, None], "types": torch.rand(FEW, 3)}
-    assert quantized(other) == other and quantized({"w": torch.rand(FEW + 1, 3)}).keys() == {
-        "w" + NUMBERS,
-        "w" + SCALES,
-    }
+    assert quantized(other) == other
+    assert quantized({"w": torch.rand(FEW + 1, 3)}).keys() == {"w" + NUMBERS, "w" + SCALES}
 
 
 def test_a_folder_is_stored_again_bit_for_bit(small: Path, tmp_path: Path) -> None:
@@ -101,16 +99,9 @@ def test_vectors_stay_near_and_the_file_is_small(tiny_bert: Path, small: Path, t
     ):
         assert ((a_BD * b_BD).sum(1) > 0.999).all() and np.abs(a_BD - b_BD).max() > 1e-6  # another file
     assert after.fingerprint != before.fingerprint and after.passage_fingerprint != before.passage_fingerprint
-    assert (small / INT8_FILE).stat().st_size < (
-        tiny_bert / PLAIN_FILE
-    ).stat().st_size / 3  # a scale for 32 numbers only
-    assert {path.name for path in small.iterdir()} == {
-        INT8_FILE,
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "taco_ir.json",
-    }
+    assert 3 * (small / INT8_FILE).stat().st_size < (tiny_bert / PLAIN_FILE).stat().st_size  # a scale for 32 numbers
+    others = {"config.json", "tokenizer.json", "tokenizer_config.json", "taco_ir.json"}
+    assert {path.name for path in small.iterdir()} == {INT8_FILE, *others}
 
 
 def plain_again(small: Path, folder: Path) -> Path:
@@ -126,7 +117,7 @@ def same(folder: Path, expected: Path) -> None:
 
 
 def test_others_read_plain_folders_only(small: Path, tmp_path: Path) -> None:
-    """transformers finds no weights in ours, where it could have taken random ones; what is exported it reads as we do."""
+    """transformers finds no weights in ours, where it could have taken random ones; it reads exports as we do."""
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel
 
@@ -174,7 +165,7 @@ def test_training_starts_from_it_and_writes_a_plain_model(
     assert moved > 1e-4
 
 
-def test_modules_are_tuned_on_it_and_merged(small: Path, tmp_path: Path) -> None:
+def test_adapters_are_trained_on_it_and_merged(small: Path, tmp_path: Path) -> None:
     from adapter_models import saved
 
     folder = saved(tmp_path / "tuned", small, "lora", "shared")
@@ -191,13 +182,11 @@ def test_a_reader_and_pyserini_read_it(small: Path) -> None:
     from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
     encoder = load_encoder(str(small))
-    np.testing.assert_array_equal(
-        TacoQueryEncoder(str(small)).encode(TEXTS[0]), encoder.encode_queries(TEXTS[:1], None)[0]
-    )
+    query_D = TacoQueryEncoder(str(small)).encode(TEXTS[0])
+    np.testing.assert_array_equal(query_D, encoder.encode_queries(TEXTS[:1], None)[0])
     texts, titles = [passage.text for passage in PASSAGES], [passage.title for passage in PASSAGES]
-    np.testing.assert_array_equal(
-        TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles), encoder.encode_passages(PASSAGES)
-    )
+    passages_ND = TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles)
+    np.testing.assert_array_equal(passages_ND, encoder.encode_passages(PASSAGES))
     backbone, _, _ = load_backbone(ModelFolder(small), reader_base(small))
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(dict(backbone.named_parameters())[name], read_weights(small)[name])
@@ -224,27 +213,23 @@ def configured(value: object) -> Callable[[Path], object]:
     return change
 
 
-LAYER = "encoder.layer.0.output.dense.weight"
+def without_matrices(folder: Path) -> None:
+    save_file({"w": torch.ones(2)}, folder / INT8_FILE)
+
+
+LAYER, NORM = "encoder.layer.0.output.dense.weight", "embeddings.LayerNorm.weight"
+NEEDED = f"{LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{SCALES}, one for each row"
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            without(LAYER + SCALES),
-            rf"{INT8_FILE}: {LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{SCALES}",
-        ),
-        (without(LAYER + NUMBERS), f"{LAYER} needs"),
-        (
-            without("embeddings.LayerNorm.weight"),
-            "weights lack 1 tensors of a bert model, first 'embeddings.LayerNorm.weight'",
-        ),
+        (without(LAYER + SCALES), f"{INT8_FILE}: {NEEDED}"),
+        (without(LAYER + NUMBERS), f"{INT8_FILE}: {NEEDED}"),
+        (without(NORM), f"weights lack 1 tensors of a bert model, first '{NORM}'"),
         (lambda folder: (folder / INT8_FILE).write_bytes(b"no tensors"), f"{INT8_FILE}: cannot be read"),
         (lambda folder: (folder / INT8_FILE).rename(folder / PLAIN_FILE), f"{INT8_FILE}: cannot be read"),
-        (
-            lambda folder: save_file({"w": torch.ones(2)}, folder / INT8_FILE),
-            f"{INT8_FILE}: no matrix in 8 bits in it; config.json says",
-        ),
+        (without_matrices, f"{INT8_FILE}: has no matrix in 8 bits; config.json says"),
         (
             configured("int4"),
             r"config.json: taco_ir_weights is 'int4'; valid: 'int8', or no such key for plain weights",

@@ -402,7 +402,7 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)
         merged = ", or what export --what huggingface makes of both" * (method == "lora")
-        said = f"{method}: it is adapters of {method} on a frozen backbone, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        said = f"{method}: it is adapters of {method}, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
         with pytest.raises(InputError, match=said):
             train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"

@@ -86,12 +86,12 @@ def test_rounding_noise_is_not_active(size: int) -> None:
 
 def test_a_bracket_that_misses_is_noticed(device: str) -> None:
     values = torch.rand(LARGE)
-    select = module._select if device == "processor" else module._select_behind
-    for bracket in (module._Bracket(0.6, 0.61), module._Bracket(0.1, 0.11)):
+    select = module.select_in_bracket if device == "processor" else module.select_by_one_reading
+    for bracket in ((0.6, 0.61), (0.1, 0.11)):
         assert select(of(values), bracket, floor=0.0) is None
-    assert select(of(values), module._Bracket(0.49, 0.51), floor=0.0) == lower_median(values, True)
+    assert select(of(values), (0.49, 0.51), floor=0.0) == lower_median(values, True)
     if device == "accelerator":  # more lies inside than there is room for
-        assert select(of(values), module._Bracket(0.4, 0.6), floor=0.0) is None
+        assert select(of(values), (0.4, 0.6), floor=0.0) is None
 
 
 @pytest.mark.parametrize("zeros", [1, 1000, LARGE // 2, LARGE - 1, LARGE, 3 * LARGE])

@@ -21,13 +21,12 @@ MANTISSA = 2.0**-7  # spacing of bfloat16 numbers, relative, at most
 
 
 def worst_difference(dtype: torch.dtype, **options: Any) -> float:
-    """Of streamed updates to the formula's, over 50 steps that cross the end of burn-in, relative to each update's largest entry."""
+    """Between streamed and formula's updates, in 50 steps across the end of burn-in, relative to the largest entry."""
     params = parameters(dtype=dtype)
     theta_P = flat(params, params)
     streamed = Taco(params, TASKS, TABLES, **options)
-    formula = Oracle(
-        TASKS, len(theta_P), **{key: options[key] for key in ("tau", "beta", "bias_correction") if key in options}
-    )
+    known = {key: options[key] for key in ("tau", "beta", "bias_correction") if key in options}
+    formula = Oracle(TASKS, len(theta_P), **known)
     worst = 0.0
     for turn in range(STEPS):
         rows = [[None if g is None else g.to(dtype) for g in row] for row in random_gradients(params, TASKS, turn)]
@@ -54,14 +53,12 @@ def test_streaming_equals_the_formula_in_float32() -> None:
 def test_bf16_importance_stays_within_its_digits() -> None:
     """Each of n updates rounds U, which only grows, by less than a spacing: S is off by less than n 2^-7 S.
 
-    The update's derivative by the logit of task k is q_k (g_k - d), so a shift of all logits by at most e moves it by at
-    most e times half the range of the tasks' gradients.
+    The update's derivative by the logit of task k is q_k (g_k - d), so a shift of all logits by at most e moves it by
+    at most e times half the range of the tasks' gradients.
     """
     params = parameters(dtype=torch.float32)
-    exact, rounded = (
-        Taco(params, TASKS, TABLES, burn_in=0.0),
-        Taco(params, TASKS, TABLES, burn_in=0.0, importance="bf16"),
-    )
+    exact = Taco(params, TASKS, TABLES, burn_in=0.0)
+    rounded = Taco(params, TASKS, TABLES, burn_in=0.0, importance="bf16")
     assert rounded.importance.dtype == torch.bfloat16
     formula = Oracle(TASKS, sum(param.numel() for param in params))
     theta_P = flat(params, params)
@@ -81,7 +78,7 @@ def test_bf16_importance_stays_within_its_digits() -> None:
 
 
 def test_bf16_importance_does_not_stall() -> None:
-    """With the same sensitivities every step S stays 1 on average; to-nearest rounding stops growing after some 256 updates."""
+    """With equal sensitivities in every step S stays 1 on average; rounding to nearest stalls after 256 updates."""
     params = vector(torch.float32, size=20_000)
     weighting = Taco(params, 1, importance="bf16")
     for _ in range(700):
@@ -105,9 +102,8 @@ def test_discouraging_is_the_softmax_of_minus_s() -> None:
 def test_a_high_temperature_is_the_naive_mean() -> None:
     params = parameters()
     grads_TP = torch.stack([flat(row, params) for row in random_gradients(params, 3, 0, spread=0.2)])
-    torch.testing.assert_close(
-        step(Taco(params, 3, TABLES, tau=1e12), params, grads_TP)[0], grads_TP.mean(0), rtol=1e-6, atol=1e-9
-    )
+    update, _ = step(Taco(params, 3, TABLES, tau=1e12), params, grads_TP)
+    torch.testing.assert_close(update, grads_TP.mean(0), rtol=1e-6, atol=1e-9)
 
 
 def test_a_parameter_follows_the_task_that_is_sensitive_to_it() -> None:
@@ -130,9 +126,8 @@ def test_task_weights_are_those_of_the_update() -> None:
         update, _ = step(weighting, params, rows)
     q_TP = torch.cat([weighting.task_weights(position).flatten(1) for position in range(len(SHAPES))], 1)
     torch.testing.assert_close(q_TP.sum(0), torch.ones_like(q_TP[0]))
-    torch.testing.assert_close(
-        (q_TP * torch.stack([flat(row, params) for row in rows])).sum(0), update, rtol=1e-10, atol=1e-12
-    )
+    grads_TP = torch.stack([flat(row, params) for row in rows])
+    torch.testing.assert_close((q_TP * grads_TP).sum(0), update, rtol=1e-10, atol=1e-12)
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -197,7 +192,7 @@ def test_a_median_over_all_entries_counts_zeros() -> None:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_rows_that_no_text_touched_are_zeros_of_the_median(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The median over all entries is the same whether a table is given as such, its gradient sparse or dense, or not."""
+    """The median over all entries is the same for a table given as such, with a sparse or dense gradient, or not."""
     monkeypatch.setattr(median, "SMALL", 100 if large else median.SMALL)
     monkeypatch.setattr(median, "SAMPLE", 1000)
     params = [Parameter(torch.rand(400, 8) + 0.5), Parameter(torch.rand(6000) + 0.5)]

@@ -1,4 +1,4 @@
-"""Named adapters of one method on a frozen backbone, of which one at a time is in use."""
+"""Named adapters of one method on a frozen backbone, of which at most one at a time is in use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
 from taco_ir.encoders.adapters.base import Insert, Target
-from taco_ir.encoders.adapters.folder import TENSORS_FILE, TRAINING_FILE, adapter_of, read_record, read_tensors
+from taco_ir.encoders.adapters.folder import TENSORS_FILE, TRAINING_FILE, adapter_of, read_record
 from taco_ir.encoders.adapters.hook_points import shape_of, sites_of
-from taco_ir.encoders.adapters.methods import is_shifted, method_of, supported
+from taco_ir.encoders.adapters.methods import METHODS, is_shifted, method_of, parameters
+from taco_ir.encoders.weights import read_safetensors
 
-Kind = TypeVar("Kind", bound=Tensor)
+T = TypeVar("T", bound=Tensor)
 PROBE_DEVIATION = 0.05  # of the noise under which every tensor must matter: at the start most are zero
 NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: gradients are rounding errors
 
@@ -28,12 +29,12 @@ class Adapters(nn.Module):
 
     Args:
         positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
-        reparameterised: names of adapters whose prompts are, while they train (see `DeepPrompts`).
+        reparameterised: names of adapters whose prompts a network computes while they train (see `DeepPrompts`).
 
     Attributes:
         names: of the adapters, in the order in which they were made.
-        shape: of the backbone, for counts.
-        active: the one in use; None: the backbone alone.
+        shape: of the backbone.
+        active: the adapter in use; None: the backbone alone.
     """
 
     def __init__(
@@ -53,17 +54,20 @@ class Adapters(nn.Module):
         self.active: str | None = None
         backbone.requires_grad_(False)
         self.shape = shape_of(backbone)
-        target = Target(
-            backbone, sites_of(backbone), self.shape, width, is_shifted(method, positions), self.reparameterised
-        )
+        shifted = is_shifted(method, positions)
+        target = Target(backbone, sites_of(backbone), self.shape, width, shifted, self.reparameterised)
         own = method_of(method)
         if fault := own.refuse(target):
-            raise InputError(f"tune: {fault.format(supported=', '.join(supported(self.shape, method)))}")
-        self.parts = nn.ModuleList(own.build(target))  # the name that checkpoints know
+            others = [name for name in METHODS if name != method and parameters(name, self.shape, 1)]
+            raise InputError(f"tune: {fault.format(supported=', '.join(others))}")
+        self.parts = nn.ModuleList(own.build(target))  # the name in checkpoints
         for name in names:
-            for insert in self._own():
+            for insert in self._inserts():
                 insert.add(name)
         self.use(None)
+
+    def _inserts(self) -> list[Insert]:
+        return list(self.parts)  # type: ignore[arg-type]
 
     def use(self, name: str | None) -> None:
         """Let passes go through the adapter `name` from now on; None: through the backbone alone."""
@@ -71,7 +75,7 @@ class Adapters(nn.Module):
             return
         if name is not None and name not in self.names:
             raise ValueError(f"adapter {name!r} is none of {self.names}")
-        for insert in self._own():
+        for insert in self._inserts():
             insert.use(name)
         self.active = name
 
@@ -86,112 +90,113 @@ class Adapters(nn.Module):
             self.use(before)
 
     def repeated(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Contexts of a pass and of its repetition under gradient checkpointing, which comes when another adapter may be in use."""
+        """Contexts for gradient checkpointing: of a pass, and of its repetition, when another adapter may be in use."""
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
         """The trained tensors of an adapter, by names that are the same for all adapters."""
-        return _joined([insert.tensors(name) for insert in self._own()])
+        return _joined([insert.tensors(name) for insert in self._inserts()])
 
     def named_tensors(self) -> dict[str, Parameter]:
-        """Those of all adapters, named `adapter.tensor`."""
+        """The trained tensors of all adapters, named `adapter.tensor`."""
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """What a model folder holds: the same, but of reparameterised prompts the vectors that they are."""
-        by_name = {name: _joined([insert.stored(name) for insert in self._own()]) for name in self.names}
+        """The tensors of a model folder: the trained ones, but the vectors that reparameterised prompts compute."""
         return {
-            f"{name}.{key}": tensor.detach() for name, tensors in by_name.items() for key, tensor in tensors.items()
+            f"{name}.{key}": tensor.detach()
+            for name in self.names
+            for key, tensor in _joined([insert.stored(name) for insert in self._inserts()]).items()
         }
 
     def train_only(self, names: Sequence[str]) -> None:
-        """Keep all adapters but these as they are."""
+        """Freeze all adapters but these."""
         for name in self.names:
             for tensor in self.tensors(name).values():
                 tensor.requires_grad_(name in names)
 
-    def load(self, found: dict[str, Tensor], where: str) -> None:
-        """Take tensors over. Raises: InputError, naming the file, for other names or shapes."""
+    def load(self, found: Mapping[str, Tensor], where: str) -> None:
+        """Copy tensors named as in `named_tensors`. Raises: InputError, naming the file, for other names or shapes."""
         own = self.named_tensors()
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
                 raise InputError(
-                    f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for {', '.join(self.names)}"
+                    f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for"
+                    f" {', '.join(self.names)}"
                 )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(found[name])
 
     def save(self, folder: Path) -> None:
-        """Write what a model folder holds beside its record."""
-        _write({name: tensor.cpu() for name, tensor in self.stored().items()}, folder / TENSORS_FILE)
+        """Write the tensors of a model folder."""
+        _write(self.stored(), folder / TENSORS_FILE)
 
     def save_training(self, folder: Path) -> None:
-        """Write beside the model in `folder` what trains of adapters that are reparameterised, if any are, so that the training can go on."""
+        """Write the trained tensors of reparameterised adapters, if any, into `folder`, so that training can resume."""
         trained = {
-            name: tensor for name, tensor in self.named_tensors().items() if adapter_of(name) in self.reparameterised
+            name: each for name, each in self.named_tensors().items() if adapter_of(name) in self.reparameterised
         }
         if trained:
-            _write({name: tensor.detach().cpu() for name, tensor in trained.items()}, folder / TRAINING_FILE)
+            _write(trained, folder / TRAINING_FILE)
 
-    def check(self, vectors_of: Callable[[], Tensor]) -> None:
-        """Make sure that every adapter changes what `vectors_of` computes and that each of its tensors gets a gradient.
+    def check(self, encode: Callable[[], Tensor]) -> None:
+        """Make sure that every adapter changes the vectors of `encode` and that each of its tensors gets a gradient.
 
-        The numbers of the adapters are other ones meanwhile, since most methods begin with zeros.
+        Meanwhile the adapters have other numbers, since most methods begin with zeros.
 
         Raises:
             InputError: naming adapter and tensor.
         """
         with torch.no_grad(), self.used(None):
-            bare = vectors_of()
+            bare = encode()
         for name in self.names:
             tensors = self.tensors(name)
-            with self.used(name), torch.enable_grad(), _other_numbers(list(tensors.values())):
-                vectors = vectors_of()
-                weights_D = torch.arange(
-                    1, vectors.shape[-1] + 1, device=vectors.device
-                )  # a plain sum is constant after a layer norm
-                loss = (vectors**2 * weights_D).sum()
-                found = (
+            with self.used(name), torch.enable_grad(), _noise(list(tensors.values())):
+                vectors = encode()
+                weights_D = torch.arange(1, vectors.shape[-1] + 1, device=vectors.device)
+                loss = (vectors**2 * weights_D).sum()  # a plain sum is constant after a layer norm
+                grads = (
                     torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
                     if loss.requires_grad
                     else [None] * len(tensors)
                 )
-            idle = [key for key, grad in zip(tensors, found, strict=True) if not _moves(key, grad)]
-            if idle or torch.equal(vectors, bare):
-                what = (
-                    f"{len(idle)} of {len(tensors)} tensors get no gradient, first {idle[0]}"
-                    if idle
-                    else "it does not change the vectors"
-                )
-                raise InputError(f"tune: {self.method} does not work on this backbone, adapter {name!r}: {what}")
-
-    def _own(self) -> list[Insert]:
-        return list(self.parts)  # type: ignore[arg-type]
-
-
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _joined(tensors: Sequence[Mapping[str, Kind]]) -> dict[str, Kind]:
-    """An adapter's tensors in several inserts, named `number of the insert.tensor`; those in one as they are."""
-    if len(tensors) == 1:
-        return dict(tensors[0])
-    return {f"{number}.{key}": tensor for number, own in enumerate(tensors) for key, tensor in own.items()}
+            idle = [
+                key
+                for key, grad in zip(tensors, grads, strict=True)
+                if grad is None or not (key.endswith(NO_EFFECT) or grad.any())
+            ]
+            if idle:
+                fault = f"{len(idle)} of {len(tensors)} tensors get no gradient, first {idle[0]}"
+            elif torch.equal(vectors, bare):
+                fault = "it does not change the vectors"
+            else:
+                continue
+            raise InputError(f"tune: {self.method} does not work on this backbone, adapter {name!r}: {fault}")
 
 
 def load_adapters(backbone: nn.Module, folder: Path) -> Adapters:
     """The adapters in `folder`, on their backbone. Raises: InputError for tensors that do not fit."""
     record = read_record(folder)
     adapters = Adapters(backbone, record.method, record.width, record.names, record.positions)
-    adapters.load(read_tensors(folder), str(folder / TENSORS_FILE))
+    adapters.load(read_safetensors(folder / TENSORS_FILE), str(folder / TENSORS_FILE))
     return adapters
 
 
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _joined(tensors: Sequence[Mapping[str, T]]) -> dict[str, T]:
+    """An adapter's tensors in all inserts: named `number of the insert.tensor`, or as they are in a single insert."""
+    if len(tensors) == 1:
+        return dict(tensors[0])
+    return {f"{number}.{key}": tensor for number, own in enumerate(tensors) for key, tensor in own.items()}
+
+
 @contextmanager
-def _other_numbers(tensors: Sequence[Parameter]) -> Iterator[None]:
-    """Some noise on all tensors inside, that takes gradients; exactly as they were afterwards."""
+def _noise(tensors: Sequence[Parameter]) -> Iterator[None]:
+    """Add noise to the tensors and let all of them train inside; restore them exactly afterwards."""
     generator = torch.Generator().manual_seed(0)
     kept = [(tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
     try:
@@ -203,7 +208,3 @@ def _other_numbers(tensors: Sequence[Parameter]) -> Iterator[None]:
         for tensor, (values, trained) in zip(tensors, kept, strict=True):
             tensor.data.copy_(values)
             tensor.requires_grad_(trained)
-
-
-def _moves(key: str, grad: Tensor | None) -> bool:
-    return grad is not None and (key.endswith(NO_EFFECT) or bool(grad.ne(0).any()))

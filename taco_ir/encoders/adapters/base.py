@@ -14,29 +14,32 @@ from taco_ir.encoders.adapters.hook_points import Shape, Sites
 
 
 class Insert(nn.Module):
-    """What is inserted into a backbone: a named set of trained tensors for each adapter, of which one at most is in use.
+    """Modules inserted into a backbone: one set of trained tensors for each adapter, of which at most one is in use.
 
-    It is built with no set; `active` names the one that passes go through.
+    Attributes:
+        sets: those of each adapter by its name; none at first.
+        active: the adapter that passes go through; None: the backbone alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.active: str | None = None
+        self.sets = nn.ModuleDict()
 
     @abstractmethod
     def add(self, name: str) -> None:
-        """Make the set `name`, with new numbers."""
+        """Make the set of the adapter `name`, with new numbers."""
 
-    @abstractmethod
     def tensors(self, name: str) -> dict[str, Parameter]:
         """The tensors of a set, by names that are the same for all sets."""
+        return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """What a model folder holds of a set: its tensors, if the method says nothing else."""
+        """The content of a set in a model folder: its tensors, unless the method stores something else."""
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
-        """Let passes go through the set `name`; None: through the backbone alone."""
+        """Let passes go through the adapter `name`; None: through the backbone alone."""
         self.active = name
 
 
@@ -45,7 +48,7 @@ class Target(NamedTuple):
 
     Attributes:
         shifted: whether texts' positions begin behind the adapter's prompt.
-        reparameterised: adapters whose prompts are, while they train.
+        reparameterised: adapters whose prompts are computed by a network while they train.
     """
 
     backbone: nn.Module
@@ -55,18 +58,22 @@ class Target(NamedTuple):
     shifted: bool
     reparameterised: Collection[str]
 
+    @property
+    def kind(self) -> str:
+        return str(self.backbone.config.model_type)  # type: ignore[union-attr]
+
 
 @dataclass(frozen=True)
 class Method:
     """An adapter method; each is a constant in a file of its own, named in `methods.METHODS`.
 
     Attributes:
-        build: what it inserts into a backbone.
+        build: makes its inserts for a backbone.
         numbers: how many numbers one adapter trains, by the backbone's shape and the adapter's width.
-        width: the default one; 0: the method has one size.
-        positions: for prompts, whether texts' positions begin behind them (`shifted`) or at 0 (`plain`); empty: no prompts.
-        refuse: what is wrong with a backbone, if anything; {supported} stands for the methods that it can have.
-        merge: adds an adapter's tensors to the weights of a backbone, where that is all they do.
+        width: the default width; 0: the method has one size.
+        positions: of texts behind prompts: `shifted`, or `plain` where they begin at 0; empty: no prompts.
+        refuse: says what is wrong with a backbone, if anything; {supported} stands for the methods that it can have.
+        merge: adds an adapter's tensors to the weights of a backbone; None: it is more than a change of weights.
     """
 
     build: Callable[[Target], Sequence[Insert]]

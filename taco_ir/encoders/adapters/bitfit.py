@@ -1,4 +1,4 @@
-"""Biases alone: Ben Zaken, Ravfogel, Goldberg, BitFit, ACL 2022."""
+"""BitFit trains the biases alone: Ben Zaken, Ravfogel, Goldberg, ACL 2022."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from taco_ir.encoders.adapters.hook_points import biases
 
 
 class Biases(Insert):
-    """A copy of all biases for each set; the one in use is put in the place of the backbone's."""
+    """A copy of all biases for each adapter; the copy in use takes the place of the backbone's biases."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         found = biases(backbone)
         self._places = {name: backbone.get_submodule(name) for name in found}
         self._frozen = list(found.values())
-        self.sets = nn.ModuleDict()
 
     def add(self, name: str) -> None:
         self.sets[name] = nn.ParameterList(bias.detach().clone() for bias in self._frozen)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        kept = list(self.sets[name].parameters())
-        return {f"{place}.bias": bias for place, bias in zip(self._places, kept, strict=True)}
+        own = self.sets[name].parameters()
+        return {f"{place}.bias": bias for place, bias in zip(self._places, own, strict=True)}
 
     def use(self, name: str | None) -> None:
         super().use(name)
-        chosen = self._frozen if name is None else list(self.sets[name].parameters())
-        for module, bias in zip(self._places.values(), chosen, strict=True):
+        used = self._frozen if name is None else self.sets[name].parameters()
+        for module, bias in zip(self._places.values(), used, strict=True):
             module.bias = bias
 
 
 def _refuse(target: Target) -> str:
-    kind = target.backbone.config.model_type  # type: ignore[union-attr]
-    return "" if target.shape.biases else f"bitfit trains biases; a backbone of type {kind!r} has none"
+    return "" if target.shape.biases else f"bitfit trains biases; a backbone of type {target.kind!r} has none"
 
 
 def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:

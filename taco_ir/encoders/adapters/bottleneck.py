@@ -1,4 +1,4 @@
-"""Bottlenecks inside and beside a backbone's layers: adapters, parallel adapters, and IAA's three forms.
+"""Bottlenecks inside and beside a backbone's layers: Houlsby's adapters, parallel adapters, and IAA's three forms.
 
 Houlsby et al., ICML 2019; He et al. (parallel, MAM), ICLR 2022; Ma et al. (IAA), CIKM 2022, section 4.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter, functional
+from torch.nn import functional
 
 from taco_ir.encoders.adapters.base import Insert, Method, Target
-from taco_ir.encoders.adapters.hook_points import Shape, Sites, Span
+from taco_ir.encoders.adapters.hook_points import Shape, Span
 
 INSIDE = ("inside_attention", "inside_ffn")
 PARALLEL_FFN, BESIDE_ENCODER = "parallel_ffn", "beside_encoder"
@@ -43,33 +43,24 @@ class Bottleneck(nn.Module):
 class Bottlenecks(Insert):
     """Bottlenecks at some places of every layer, or beside the encoder, by forward hooks on the backbone."""
 
-    def __init__(self, sites: Sites, places: Sequence[str], hidden: int, width: int) -> None:
+    def __init__(self, target: Target, places: Sequence[str]) -> None:
         super().__init__()
-        self._hidden = hidden
-        self._widths = {place: aside_width(width) if place == BESIDE_ENCODER else width for place in places}
-        self._counts = {place: len(sites.places[place]) for place in places}
+        self._hidden, self._width = target.shape.hidden, target.width
+        self._counts = {place: len(target.sites.places[place]) for place in places}
         self._entered: dict[tuple[int, str, int], Tensor] = {}  # by thread: search encodes batches side by side
-        self.sets = nn.ModuleDict()
         for place in places:
-            for number, span in enumerate(sites.places[place]):
-                self._hook(place, number, span)
+            for number, span in enumerate(target.sites.places[place]):
+                if span.entry not in (None, span.exit):
+                    span.entry.register_forward_pre_hook(partial(self._enter, place, number), with_kwargs=True)
+                span.exit.register_forward_hook(partial(self._leave, place, number, span), with_kwargs=True)
 
     def add(self, name: str) -> None:
-        kinds = nn.ModuleDict()
+        self.sets[name] = nn.ModuleDict()
         for place, count in self._counts.items():
+            width = aside_width(self._width) if place == BESIDE_ENCODER else self._width
             scale = PARALLEL_SCALE if place == PARALLEL_FFN else 1.0
-            kinds[place] = nn.ModuleList(Bottleneck(self._hidden, self._widths[place], scale) for _ in range(count))
-        self.sets[name] = kinds
-
-    def tensors(self, name: str) -> dict[str, Parameter]:
-        return dict(self.sets[name].named_parameters())
-
-    def _hook(self, place: str, number: int, span: Span) -> None:
-        if span.entry is not None and span.entry is not span.exit:
-            span.entry.register_forward_pre_hook(partial(self._enter, place, number), with_kwargs=True)
-            span.exit.register_forward_hook(partial(self._leave, place, number))
-        else:
-            span.exit.register_forward_hook(partial(self._at, place, number, span.entry is None), with_kwargs=True)
+            made = nn.ModuleList(Bottleneck(self._hidden, width, scale) for _ in range(count))
+            self.sets[name][place] = made  # type: ignore[operator]
 
     def _enter(
         self, place: str, number: int, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -77,28 +68,25 @@ class Bottlenecks(Insert):
         if self.active is not None:
             self._entered[threading.get_ident(), place, number] = _states(args, kwargs)
 
-    def _leave(self, place: str, number: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        if self.active is None:
-            return output
-        return _plus(output, self._added(place, number, self._entered.pop((threading.get_ident(), place, number))))
-
-    def _at(
-        self,
-        place: str,
-        number: int,
-        inside: bool,
-        _module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        output: Any,
+    def _leave(
+        self, place: str, number: int, span: Span, _: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any
     ) -> Any:
+        """The output of a module with the bottleneck's result added to its hidden states."""
         if self.active is None:
             return output
-        return _plus(output, self._added(place, number, output if inside else _states(args, kwargs)))
-
-    def _added(self, place: str, number: int, states_BLH: Tensor) -> Tensor:
-        added_BLH: Tensor = self.sets[self.active][place][number](states_BLH)  # type: ignore[index]
-        return added_BLH
+        if span.entry is None:
+            read_BLH = output
+        elif span.entry is span.exit:
+            read_BLH = _states(args, kwargs)
+        else:
+            read_BLH = self._entered.pop((threading.get_ident(), place, number))
+        added_BLH = self.sets[self.active][place][number](read_BLH)  # type: ignore[index]
+        if isinstance(output, torch.Tensor):
+            return output + added_BLH
+        if isinstance(output, tuple):
+            return (output[0] + added_BLH, *output[1:])
+        output.last_hidden_state = output.last_hidden_state + added_BLH
+        return output
 
 
 def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -107,37 +95,24 @@ def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return states
 
 
-def _plus(output: Any, added_BLH: Tensor) -> Any:
-    """What a module gives, with its hidden states changed."""
-    if isinstance(output, torch.Tensor):
-        return output + added_BLH
-    if isinstance(output, tuple):
-        return (output[0] + added_BLH, *output[1:])
-    output.last_hidden_state = output.last_hidden_state + added_BLH
-    return output
-
-
-def numbers(shape: Shape, width: int) -> int:
-    """Of one bottleneck: H -> width -> H with biases."""
-    return 2 * shape.hidden * width + width + shape.hidden
-
-
 def aside_width(width: int) -> int:
     """Width of IAA-M's one bottleneck beside the encoder: 24 for the paper's 15."""
     return width * 8 // 5
 
 
+def _numbers(shape: Shape, width: int) -> int:
+    """Numbers of one bottleneck: H -> width -> H with biases."""
+    return 2 * shape.hidden * width + width + shape.hidden
+
+
 def _method(width: int, *places: str) -> Method:
     """Bottlenecks at these places; all but the one beside the encoder are in every layer."""
 
-    def build(target: Target) -> list[Insert]:
-        return [Bottlenecks(target.sites, places, target.shape.hidden, target.width)]
-
     def count(shape: Shape, width: int) -> int:
-        aside = numbers(shape, aside_width(width)) if BESIDE_ENCODER in places else 0
-        return sum(place != BESIDE_ENCODER for place in places) * shape.layers * numbers(shape, width) + aside
+        aside = _numbers(shape, aside_width(width)) if BESIDE_ENCODER in places else 0
+        return sum(place != BESIDE_ENCODER for place in places) * shape.layers * _numbers(shape, width) + aside
 
-    return Method(build, count, width)
+    return Method(lambda target: [Bottlenecks(target, places)], count, width)
 
 
 HOULSBY = _method(16, *INSIDE)

@@ -1,11 +1,12 @@
-"""Deep prompts: in every layer, P keys and values that all tokens attend to, by an attention function of our own.
+"""Deep prompts: P keys and values in every layer, which all tokens attend to, by an attention function of our own.
 
-Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022; He et al. (MAM, with parallel bottlenecks), ICLR 2022.
+Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022; He et al. (MAM, with parallel
+bottlenecks), ICLR 2022.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,19 @@ from torch.nn import Parameter, functional
 
 from taco_ir.encoders.adapters import bottleneck
 from taco_ir.encoders.adapters.base import Insert, Method, Target
-from taco_ir.encoders.adapters.hook_points import Shape, Sites
+from taco_ir.encoders.adapters.hook_points import Shape
 from taco_ir.encoders.config import PADDED_POSITIONS
 
-ATTENTION = "taco_ir_prompts"  # as transformers knows our function
+ATTENTION = "taco_ir_prompts"  # the name of our attention function in transformers
 DEVIATION = 0.02
 DROPOUT = 0.1  # of DPTDR's prompts
 WIDTH = 512  # W, between the layers of a reparameterisation
 
 
 class Reparameterised(nn.Module):
-    """Keys and values [2, P, D] for each layer, as an embedding [P, H], two linear layers and tanh between them give them.
+    """Keys and values [2, P, D] of each layer, from an embedding [P, H] by two linear layers with tanh between.
 
-    Li and Liang, section 4.3. Ours: the last layers are made so that keys and values begin with the deviation that others have.
+    Li and Liang, section 4.3. Differs: the last layers start such that all numbers have the deviation of plain ones.
     """
 
     def __init__(self, shape: Shape, length: int) -> None:
@@ -53,41 +54,31 @@ class Reparameterised(nn.Module):
 class DeepPrompts(Insert):
     """Keys and values [2, P, D] for each layer, N(0, 0.02^2) at the start; peft's begin with N(0, 1).
 
-    Where positions turn keys (ModernBERT), a prompt's are not turned: it lies at position 0. All tokens see it, however
-    few others a layer lets them see.
+    Where positions rotate keys (ModernBERT), a prompt's keys are not rotated: it lies at position 0. All tokens see it,
+    however few others a layer lets them see.
 
     Args:
-        shape: of the backbone; its inner width is D.
-        length: P.
-        dropout: of each text's copy of them.
-        shifted: whether the text's positions begin at P instead of 0.
-        reparameterised: the sets that are (see `Reparameterised`).
+        target: its shape's inner width is D, its width is P.
+        dropout: of each text's copy of the prompt.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        sites: Sites,
-        shape: Shape,
-        length: int,
-        dropout: float = 0.0,
-        shifted: bool = False,
-        reparameterised: Collection[str] = (),
-    ) -> None:
+    def __init__(self, target: Target, dropout: float = 0.0) -> None:
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
         super().__init__()
-        register()
-        backbone.set_attn_implementation(ATTENTION)  # type: ignore[operator]
-        self._shape = shape
-        self._length = length
-        self._reparameterised = reparameterised
-        self.sets = nn.ModuleDict()
+        AttentionInterface.register(ATTENTION, prompted_attention)
+        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        target.backbone.set_attn_implementation(ATTENTION)  # type: ignore[operator]
+        self._shape, self._length = target.shape, target.width
+        self._reparameterised = target.reparameterised
         self.dropout = nn.Dropout(dropout)
-        for number, attention in enumerate(sites.attentions):
+        for number, attention in enumerate(target.sites.attentions):
             attention.deep_prompt = partial(self._extend, number)  # type: ignore[assignment]
-        if shifted and has_positions(backbone):
-            config: Any = backbone.config
+        if target.shifted and has_positions(target.backbone):
+            config: Any = target.backbone.config
             first = config.pad_token_id + 1 if config.model_type in PADDED_POSITIONS else 0
-            backbone.register_forward_pre_hook(partial(self._shift, first + length), with_kwargs=True)
+            target.backbone.register_forward_pre_hook(partial(self._shift, first + self._length), with_kwargs=True)
 
     def add(self, name: str) -> None:
         if name in self._reparameterised:
@@ -96,11 +87,8 @@ class DeepPrompts(Insert):
             size = (2, self._length, self._shape.inner)
             self.sets[name] = nn.ParameterList(torch.randn(size) * DEVIATION for _ in range(self._shape.layers))
 
-    def tensors(self, name: str) -> dict[str, Parameter]:
-        return dict(self.sets[name].named_parameters())
-
     def stored(self, name: str) -> dict[str, Tensor]:
-        """Keys and values [2, P, D] by layer, of any set."""
+        """Keys and values [2, P, D] by layer, reparameterised or not."""
         prompts: Any = self.sets[name]
         with torch.no_grad():
             return {str(number): prompts[number] for number in range(self._shape.layers)}
@@ -115,7 +103,7 @@ class DeepPrompts(Insert):
         return args, {**kwargs, "position_ids": positions_BL}
 
     def _extend(self, number: int, key_BNLD: Tensor, value_BNLD: Tensor) -> tuple[int, Tensor, Tensor]:
-        """P, and keys and values [B, heads, P + L, D / heads]; those of the text alone where no prompt is in use."""
+        """P, and keys and values [B, heads, P + L, D / heads] of prompt and text; 0 and the text's without a prompt."""
         if self.active is None:
             return 0, key_BNLD, value_BNLD
         prompt_2PD = self.sets[self.active][number]  # type: ignore[index]
@@ -126,23 +114,14 @@ class DeepPrompts(Insert):
 
 
 def has_positions(backbone: nn.Module) -> bool:
-    """Whether tokens have positions that can be shifted; T5's are relative, and its prompts have none."""
+    """Whether tokens have positions that can be shifted; T5's are relative."""
     return hasattr(backbone.config, "max_position_embeddings")
-
-
-def register() -> None:
-    """Make the function known to transformers; again is no harm."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    AttentionInterface.register(ATTENTION, prompted_attention)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def prompted_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Sequence[Tensor | None]:
-    """Scaled dot-product attention to the layer's prompt, if it has one in use, and to the text."""
+    """Scaled dot-product attention to the layer's prompt, where one is in use, and to the text."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     extend = getattr(module, "deep_prompt", None)
@@ -157,19 +136,14 @@ def prompted_attention(
     return found
 
 
-def _prompts(target: Target, dropout: float = 0.0) -> DeepPrompts:
-    backbone, sites, shape, length, shifted, reparameterised = target
-    return DeepPrompts(backbone, sites, shape, length, dropout, shifted, reparameterised)
-
-
 def _numbers(shape: Shape, length: int) -> int:
     return 2 * shape.layers * length * shape.inner
 
 
-PREFIX = Method(lambda target: [_prompts(target)], _numbers, 32, "plain")
-PROMPT = Method(lambda target: [_prompts(target, DROPOUT)], _numbers, 32, "shifted")  # DPTDR's
+PREFIX = Method(lambda target: [DeepPrompts(target)], _numbers, 32, "plain")
+PROMPT = Method(lambda target: [DeepPrompts(target, DROPOUT)], _numbers, 32, "shifted")  # DPTDR's
 MAM = Method(
-    lambda target: [_prompts(target), *bottleneck.PARALLEL.build(target)],
+    lambda target: [DeepPrompts(target), *bottleneck.PARALLEL.build(target)],
     lambda shape, width: _numbers(shape, width) + bottleneck.PARALLEL.numbers(shape, width),
     16,
     "plain",

@@ -1,6 +1,6 @@
-"""What a folder of adapters holds: `tuning.json`, `tuning.safetensors` and taco_ir.json; their backbone is elsewhere, or a folder in it.
+"""The files of a folder of adapters: tuning.json, tuning.safetensors, taco_ir.json; the backbone is elsewhere or below.
 
-The backbone is named and its hash kept, so that adapters never run on another one.
+The backbone is named and its hash kept, so adapters never run on another one.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from taco_ir.core.files import InputError, fingerprint, read_json, write_json
 from taco_ir.core.typed import shown
 from taco_ir.encoders.adapters.methods import METHODS, PLAIN, SHIFTED, mergeable
 from taco_ir.encoders.config import ANY_TASK
+from taco_ir.encoders.weights import read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
-TRAINING_FILE = "training.safetensors"  # in checkpoints of a training, where what trains is not what is stored
-BARE = "none"  # what is lent where queries go through the backbone alone
 ROLES = (
     "shared",
     "tower",
     "task",
     "task-frozen",
-)  # one adapter for all texts, one a tower, or one for the queries of each task
+)  # one adapter for all texts, one a tower, or one for a task's queries
+RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
+TRAINING_FILE = "training.safetensors"  # in checkpoints, where the trained tensors are not those that a model stores
+BARE = "none"  # lent to tasks whose queries go through the backbone alone
 SHARED, QUERY, PASSAGE = "shared", "query", "passage"
 
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """What `tuning.json` says.
+    """The content of `tuning.json`.
 
     Attributes:
         roles: which texts have an adapter of their own, one of ROLES.
         tasks: those that have an adapter of their own.
         frozen: adapters that training leaves as they are.
         base: folder or hub name of the backbone; a relative one is in the model's own folder.
-        digest: of its weights, configuration and tokenizer.
+        digest: hash of its weights, configuration and tokenizer.
         lent: task without an adapter (`*`: all others) -> the task whose adapter reads its queries, or `none`.
         positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
     """
@@ -57,51 +58,49 @@ class AdapterRecord:
 
     @property
     def names(self) -> list[str]:
-        """The adapters that the folder holds."""
+        """The adapters of the folder."""
         if self.roles == "shared":
             return [SHARED]
         if self.roles == "tower":
             return [QUERY, PASSAGE]
-        return [*map(_of_task, self.tasks), *([PASSAGE] if self.roles == "task" else [])]
+        return [*map(_adapter_of_task, self.tasks), *([PASSAGE] if self.roles == "task" else [])]
 
     @property
     def mergeable(self) -> bool:
-        """Whether the model is one change of the backbone's weights."""
+        """Whether the model is a single change of the backbone's weights."""
         return self.roles == SHARED and self.method in mergeable()
 
     @property
     def passage_adapter(self) -> str | None:
-        """The adapter that reads passages; None: the frozen backbone alone."""
+        """The adapter that reads passages; None: the backbone alone."""
         return {"shared": SHARED, "task-frozen": None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
-        """The adapter that reads queries of `task`, or is lent to them; None: the backbone alone. Raises: InputError where there is none."""
+        """The adapter for queries of `task`, its own or lent; None: the backbone alone. Raises: InputError for none."""
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
         return None if task == BARE else self.own_adapter(task)
 
     def own_adapter(self, task: str | None) -> str:
-        """The adapter for queries of `task`, none lent. Raises: InputError where there is none."""
+        """The adapter for queries of `task` that is not lent. Raises: InputError where there is none."""
         if self.roles in ("shared", "tower"):
             return SHARED if self.roles == "shared" else QUERY
         if task is None or task not in self.tasks:
-            raise InputError(
-                f"the model has no adapter for queries of task {task!r}, only for {', '.join(sorted(self.tasks))}"
-            )
-        return _of_task(task)
+            known = ", ".join(sorted(self.tasks))
+            raise InputError(f"the model has no adapter for queries of task {task!r}, only for {known}")
+        return _adapter_of_task(task)
 
     def lending(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """The same for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
+        """A copy for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
         for task, lender in lenders.items():
-            if task in self.tasks or lender not in (*self.tasks, BARE):
-                fault = (
-                    "has an adapter of its own"
-                    if task in self.tasks
-                    else f"is to take the adapter of {lender!r}, which has none"
-                )
-                raise InputError(
-                    f"task {task!r} {fault}; the model's adapters are for {', '.join(sorted(self.tasks))}; {BARE} is none of them"
-                )
+            if task in self.tasks:
+                fault = "has an adapter of its own"
+            elif lender not in (*self.tasks, BARE):
+                fault = f"is to take the adapter of {lender!r}, which has none"
+            else:
+                continue
+            known = ", ".join(sorted(self.tasks))
+            raise InputError(f"task {task!r} {fault}; the model's adapters are for {known}; {BARE} is none of them")
         return replace(self, lent={**self.lent, **lenders})
 
     def save(self, folder: Path) -> None:
@@ -111,13 +110,17 @@ class AdapterRecord:
         write_json(folder / RECORD_FILE, values)
 
 
-def _of_task(task: str) -> str:
-    """The adapter of a task's queries."""
-    return f"task {task}".replace(".", "-")  # a dot separates the names of adapters
+def _adapter_of_task(task: str) -> str:
+    return f"task {task}".replace(".", "-")  # a dot separates an adapter's name from its tensors'
+
+
+def adapter_of(tensor: str) -> str:
+    """The adapter that a tensor belongs to, by the tensor's name."""
+    return tensor.partition(".")[0]
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """Raises: InputError for a file that says something else."""
+    """Read `tuning.json`. Raises: InputError for other keys or values."""
     path = folder / RECORD_FILE
     record = read_json(path, AdapterRecord)
     for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
@@ -127,29 +130,13 @@ def read_record(folder: Path) -> AdapterRecord:
 
 
 def read_training(folder: Path) -> dict[str, Tensor]:
-    """What `Adapters.save_training` wrote; nothing where it wrote nothing. Raises: InputError for a broken file."""
-    return read_tensors(folder, TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else {}
-
-
-def adapter_of(tensor: str) -> str:
-    """The adapter that a tensor belongs to, by its name."""
-    return tensor.partition(".")[0]
-
-
-def read_tensors(folder: Path, file: str = TENSORS_FILE) -> dict[str, Tensor]:
-    """Raises: InputError for a file that is missing or broken."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / file
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    """The tensors that `Adapters.save_training` wrote, if any. Raises: InputError for a broken file."""
+    path = folder / TRAINING_FILE
+    return read_safetensors(path) if path.is_file() else {}
 
 
 def adapter_digest(record: AdapterRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash of the backbone and of one adapter: what vectors that it makes depend on, whatever the others are. Of none: the backbone's."""
+    """Hash of all that vectors of one adapter depend on, its backbone included; of the backbone alone for None."""
     if name is None:
         return record.digest
     parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from torch import nn
 from torch.nn import Parameter
@@ -16,7 +16,7 @@ POOLER = "pooler."
 
 @dataclass(frozen=True)
 class Shape:
-    """What the counts of a backbone's adapters depend on.
+    """The numbers of a backbone that the sizes of its adapters depend on.
 
     Attributes:
         layers, hidden: L and H, of the encoder.
@@ -33,21 +33,20 @@ class Shape:
 
 
 class Span(NamedTuple):
-    """What an adapter computes is added to what comes out of `exit`; it reads what goes into `entry`, or the same output where that is None."""
+    """An adapter reads the input of `entry` (None: the output of `exit`) and adds to the output of `exit`."""
 
     entry: nn.Module | None
     exit: nn.Module
 
 
-@dataclass(frozen=True)
-class Sites:
+class Sites(NamedTuple):
     """The hook points of a backbone.
 
     Attributes:
         places: spans by kind, one for each layer (one in all beside the encoder).
         attentions: modules that call the attention function, one for each layer.
         linears: names of the projections to queries and to values; none where these are parts of larger ones.
-        output: the first layer's projection from what its heads give to hidden states.
+        output: the first layer's projection from its heads' outputs to hidden states.
     """
 
     places: Mapping[str, Sequence[Span]]
@@ -56,86 +55,100 @@ class Sites:
     output: nn.Linear
 
 
-def _bert(backbone: Any) -> Sites:
-    layers = list(backbone.encoder.layer)
-    places = {
-        "inside_attention": [Span(None, layer.attention.output.dropout) for layer in layers],
-        "inside_ffn": [Span(None, layer.output.dropout) for layer in layers],
-        "parallel_ffn": [Span(layer.intermediate, layer.output.dropout) for layer in layers],
-        "beside_attention": [Span(layer.attention, layer.attention) for layer in layers],
-        "beside_ffn": [Span(layer.intermediate, layer.output) for layer in layers],
-        "beside_layer": [Span(layer, layer) for layer in layers],
-        "beside_encoder": [Span(backbone.encoder, backbone.encoder)],
-    }
-    linears = [f"encoder.layer.{i}.attention.self.{name}" for i in range(len(layers)) for name in ("query", "value")]
-    return Sites(places, [layer.attention.self for layer in layers], linears, layers[0].attention.output.dense)
+class Architecture(NamedTuple):
+    """Where the modules of an architecture are; all but `layers` and `encoder` are names inside a layer."""
+
+    layers: str  # the list of layers
+    encoder: tuple[str, str]  # its first module, and the one that gives its output
+    attention: str  # what calls the attention function
+    output: str  # from heads to hidden states
+    linears: Sequence[str]  # to queries and to values
+    inside_attention: str  # an adapter there follows this module
+    inside_ffn: str
+    parallel_ffn: tuple[str, str]  # an adapter there reads the input of the first, and adds to the output of the second
+    beside_attention: tuple[str, str]
+    beside_ffn: tuple[str, str]
 
 
-def _distilbert(backbone: Any) -> Sites:
-    layers = list(backbone.transformer.layer)
-    places = {
-        "inside_attention": [Span(None, layer.attention.out_lin) for layer in layers],
-        "inside_ffn": [Span(None, layer.ffn.dropout) for layer in layers],
-        "parallel_ffn": [Span(layer.ffn, layer.ffn.dropout) for layer in layers],
-        "beside_attention": [Span(layer.attention, layer.sa_layer_norm) for layer in layers],
-        "beside_ffn": [Span(layer.ffn, layer.output_layer_norm) for layer in layers],
-        "beside_layer": [Span(layer, layer) for layer in layers],
-        "beside_encoder": [Span(backbone.transformer, backbone.transformer)],
-    }
-    linears = [f"transformer.layer.{i}.attention.{name}" for i in range(len(layers)) for name in ("q_lin", "v_lin")]
-    return Sites(places, [layer.attention for layer in layers], linears, layers[0].attention.out_lin)
-
-
-def _modernbert(backbone: Any) -> Sites:
-    """Its layer norms come first, as T5's; queries, keys and values are one projection."""
-    layers = list(backbone.layers)
-    places = {
-        "inside_attention": [Span(None, layer.attn.out_drop) for layer in layers],
-        "inside_ffn": [Span(None, layer.mlp) for layer in layers],
-        "parallel_ffn": [Span(layer.mlp, layer.mlp) for layer in layers],
-        "beside_attention": [Span(layer.attn_norm, layer.attn) for layer in layers],
-        "beside_ffn": [Span(layer.mlp_norm, layer.mlp) for layer in layers],
-        "beside_layer": [Span(layer, layer) for layer in layers],
-        "beside_encoder": [Span(layers[0], backbone.final_norm)],
-    }
-    return Sites(places, [layer.attn for layer in layers], (), layers[0].attn.Wo)
-
-
-def _t5(backbone: Any) -> Sites:
-    """Of the encoder. Its layer norms come first: a block is h + Att(LN(h)), and no norm follows the sum."""
-    stack = backbone.encoder
-    blocks = list(stack.block)
-    places = {
-        "inside_attention": [Span(None, block.layer[0].dropout) for block in blocks],
-        "inside_ffn": [Span(None, block.layer[-1].dropout) for block in blocks],
-        "parallel_ffn": [Span(block.layer[-1].DenseReluDense, block.layer[-1].dropout) for block in blocks],
-        "beside_attention": [Span(block.layer[0], block.layer[0]) for block in blocks],
-        "beside_ffn": [Span(block.layer[-1], block.layer[-1]) for block in blocks],
-        "beside_layer": [Span(block, block) for block in blocks],
-        "beside_encoder": [Span(blocks[0], stack.final_layer_norm)],
-    }
-    linears = [f"encoder.block.{i}.layer.0.SelfAttention.{name}" for i in range(len(blocks)) for name in ("q", "v")]
-    return Sites(
-        places, [block.layer[0].SelfAttention for block in blocks], linears, blocks[0].layer[0].SelfAttention.o
-    )
-
-
-ARCHITECTURES: dict[str, Callable[[Any], Sites]] = {
-    **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), _bert),
-    "distilbert": _distilbert,
-    "modernbert": _modernbert,
-    "t5": _t5,
+BERT = Architecture(
+    layers="encoder.layer",
+    encoder=("encoder", "encoder"),
+    attention="attention.self",
+    output="attention.output.dense",
+    linears=("attention.self.query", "attention.self.value"),
+    inside_attention="attention.output.dropout",
+    inside_ffn="output.dropout",
+    parallel_ffn=("intermediate", "output.dropout"),
+    beside_attention=("attention", "attention"),
+    beside_ffn=("intermediate", "output"),
+)
+DISTILBERT = Architecture(
+    layers="transformer.layer",
+    encoder=("transformer", "transformer"),
+    attention="attention",
+    output="attention.out_lin",
+    linears=("attention.q_lin", "attention.v_lin"),
+    inside_attention="attention.out_lin",
+    inside_ffn="ffn.dropout",
+    parallel_ffn=("ffn", "ffn.dropout"),
+    beside_attention=("attention", "sa_layer_norm"),
+    beside_ffn=("ffn", "output_layer_norm"),
+)
+MODERNBERT = Architecture(  # layer norms come first, as T5's
+    layers="layers",
+    encoder=("layers.0", "final_norm"),
+    attention="attn",
+    output="attn.Wo",
+    linears=(),  # queries, keys and values are one projection
+    inside_attention="attn.out_drop",
+    inside_ffn="mlp",
+    parallel_ffn=("mlp", "mlp"),
+    beside_attention=("attn_norm", "attn"),
+    beside_ffn=("mlp_norm", "mlp"),
+)
+T5 = Architecture(  # of its encoder: a block is h + Att(LN(h)), and no norm follows the sum
+    layers="encoder.block",
+    encoder=("encoder.block.0", "encoder.final_layer_norm"),
+    attention="layer.0.SelfAttention",
+    output="layer.0.SelfAttention.o",
+    linears=("layer.0.SelfAttention.q", "layer.0.SelfAttention.v"),
+    inside_attention="layer.0.dropout",
+    inside_ffn="layer.1.dropout",
+    parallel_ffn=("layer.1.DenseReluDense", "layer.1.dropout"),
+    beside_attention=("layer.0", "layer.0"),
+    beside_ffn=("layer.1", "layer.1"),
+)
+ARCHITECTURES = {
+    **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), BERT),
+    "distilbert": DISTILBERT,
+    "modernbert": MODERNBERT,
+    "t5": T5,
 }
 
 
 def sites_of(backbone: nn.Module) -> Sites:
-    """Raises: InputError for an architecture whose hook points are not known."""
+    """The hook points of a backbone. Raises: InputError for an architecture whose hook points are not known."""
     kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in ARCHITECTURES:
         raise InputError(
             f"tune: a backbone of type {kind!r} has no known hook points; supported: {', '.join(sorted(ARCHITECTURES))}"
         )
-    return ARCHITECTURES[kind](backbone)
+    names = ARCHITECTURES[kind]
+    layers = list(backbone.get_submodule(names.layers).children())
+    places = {
+        "beside_layer": [Span(layer, layer) for layer in layers],
+        "beside_encoder": [Span(*map(backbone.get_submodule, names.encoder))],
+    }
+    for place in ("inside_attention", "inside_ffn"):
+        places[place] = [Span(None, layer.get_submodule(getattr(names, place))) for layer in layers]
+    for place in ("parallel_ffn", "beside_attention", "beside_ffn"):
+        places[place] = [Span(*map(layer.get_submodule, getattr(names, place))) for layer in layers]
+    return Sites(
+        places,
+        [layer.get_submodule(names.attention) for layer in layers],
+        [f"{names.layers}.{number}.{name}" for number in range(len(layers)) for name in names.linears],
+        cast("nn.Linear", layers[0].get_submodule(names.output)),
+    )
 
 
 def biases(backbone: nn.Module) -> dict[str, Parameter]:
@@ -145,7 +158,7 @@ def biases(backbone: nn.Module) -> dict[str, Parameter]:
 
 
 def shape_of(backbone: nn.Module) -> Shape:
-    """The numbers that counts depend on; of a backbone as it was loaded."""
+    """The shape of a backbone without adapters."""
     sites = sites_of(backbone)
     total = sum(param.numel() for param in backbone.parameters())
     hidden, inner = sites.output.weight.shape

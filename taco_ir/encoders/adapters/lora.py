@@ -1,6 +1,6 @@
-"""Low-rank changes of the projections to queries and values, by peft.
+"""LoRA: low-rank changes of the projections to queries and values, by peft.
 
-Hu et al., LoRA, ICLR 2022.
+Hu et al., ICLR 2022.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from taco_ir.encoders.adapters.base import Insert, Method, Target
-from taco_ir.encoders.adapters.hook_points import Sites
 
-SCALE = 2  # alpha / rank, a common choice; the comparison's papers name none
+SCALE = 2  # alpha / rank, a common choice; the papers compared with name none
 
 
 class Lora(Insert):
     """W + 2 B A with B zero at the start. The tensors live in the backbone, where peft puts them."""
 
-    def __init__(self, backbone: nn.Module, sites: Sites, rank: int) -> None:
+    def __init__(self, target: Target) -> None:
         super().__init__()
-        self._backbone = [backbone]  # a list: no part of the module tree
-        self._targets = list(sites.linears)
-        self._rank = rank
+        self._backbone = [target.backbone]  # in a list, so that it is not a submodule
+        self._linears = target.sites.linears
+        self._rank = target.width
         self._names: list[str] = []
 
     def add(self, name: str) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        config = LoraConfig(r=self._rank, lora_alpha=SCALE * self._rank, target_modules=self._targets, lora_dropout=0.0)
+        config = LoraConfig(
+            r=self._rank, lora_alpha=SCALE * self._rank, target_modules=list(self._linears), lora_dropout=0.0
+        )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there are several is meant
+            warnings.simplefilter("ignore")  # several adapters are intended
             inject_adapter_in_model(config, self._backbone[0], name)
         self._names.append(name)
-        for layer in self.layers():
+        for layer in self._layers():
             layer.set_requires_grad(self._names)
         self.use(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
         return {
-            f"{target}.{side}": getattr(layer, f"lora_{side}")[name].weight
-            for target, layer in zip(self._targets, self.layers(), strict=True)
+            f"{linear}.{side}": getattr(layer, f"lora_{side}")[name].weight
+            for linear, layer in zip(self._linears, self._layers(), strict=True)
             for side in ("A", "B")
         }
 
@@ -52,22 +53,23 @@ class Lora(Insert):
         super().use(name)
         tensors = [tensor for each in self._names for tensor in self.tensors(each).values()]
         trained = [tensor.requires_grad for tensor in tensors]
-        for layer in self.layers():
+        for layer in self._layers():
             layer.set_adapter([] if name is None else name)
         for tensor, trains in zip(tensors, trained, strict=True):
-            tensor.requires_grad_(trains)  # peft lets the one in use train, and no other
+            tensor.requires_grad_(trains)  # peft lets only the adapter in use train
 
-    def layers(self) -> list[Any]:
-        """peft's layers, in the order of the targets."""
-        return [self._backbone[0].get_submodule(target) for target in self._targets]
+    def _layers(self) -> list[Any]:
+        """peft's layers, in the order of the linears."""
+        return [self._backbone[0].get_submodule(linear) for linear in self._linears]
 
 
 def _refuse(target: Target) -> str:
-    kind = target.backbone.config.model_type  # type: ignore[union-attr]
-    fault = (
-        f"lora changes the projections to queries and to values; a backbone of type {kind!r} has one for both and keys"
+    if target.sites.linears:
+        return ""
+    return (
+        f"lora changes the projections to queries and to values; a backbone of type {target.kind!r} has one for both"
+        " and keys; supported: {supported}"
     )
-    return "" if target.sites.linears else f"{fault}; supported: {{supported}}"
 
 
 def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -79,7 +81,7 @@ def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 LORA = Method(
-    lambda target: [Lora(target.backbone, target.sites, target.width)],
+    lambda target: [Lora(target)],
     lambda shape, width: 2 * shape.layers * width * (shape.hidden + shape.inner),
     16,
     refuse=_refuse,

@@ -1,7 +1,7 @@
 """The adapter methods by name, how many numbers each trains, and the width that a budget allows.
 
-A new method is a file with a `Method` and a line in METHODS. They are compared in Ma et al., Scattered or Connected? An Optimized
-Parameter-efficient Tuning Approach for Information Retrieval (IAA), CIKM 2022.
+A new method is a file with a `Method` and a line in METHODS. Ma et al. compare them in Scattered or Connected? An
+Optimized Parameter-efficient Tuning Approach for Information Retrieval (IAA), CIKM 2022.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
 
 def method_of(name: str) -> Method:
-    """The method of this name, one of METHODS; its file is imported now."""
+    """The method of this name, one of METHODS; imports its file."""
     found: Method = resolve(METHODS[name])
     return found
 
@@ -50,18 +50,13 @@ def mergeable() -> list[str]:
     return [name for name in METHODS if method_of(name).merge]
 
 
-def supported(shape: Shape, but: str) -> list[str]:
-    """Names of the other methods that train something on a backbone of this shape."""
-    return [name for name in METHODS if name != but and parameters(name, shape, 1)]
-
-
 def positions_of(method: str, said: str = "") -> str:
-    """Whether texts' positions begin behind a prompt (`shifted`) or at 0 (`plain`): what was said of them, or the method's own."""
+    """Whether texts' positions begin behind a prompt (`shifted`) or at 0 (`plain`): `said`, or the method's default."""
     return said or (method_of(method).positions if method in METHODS else "")
 
 
 def is_shifted(method: str, positions: str) -> bool:
-    """Whether texts' positions begin behind an adapter's prompt; `positions` is what was said of them, if anything."""
+    """Whether texts' positions begin behind an adapter's prompt; `positions` may be empty, as in a record."""
     return positions_of(method, positions) == SHIFTED
 
 
@@ -71,12 +66,12 @@ def parameters(method: str, shape: Shape, width: int) -> int:
 
 
 def share(method: str, shape: Shape, width: int) -> str:
-    """The same as a share of the backbone, in per cent."""
+    """The numbers that one adapter trains as a share of the backbone, in per cent."""
     return f"{100 * parameters(method, shape, width) / shape.total:.4g} %"
 
 
 def width_of(method: str, shape: Shape, width: int, budget: str) -> int:
-    """The width that is meant by `width` (0: the method's own) or else by `budget`, such as 0.5%.
+    """The width given by `width` (0: the method's default) or by `budget`, such as 0.5%.
 
     Raises:
         InputError: for both at once, a width that the method does not take, or a budget that it cannot meet.
@@ -86,14 +81,16 @@ def width_of(method: str, shape: Shape, width: int, budget: str) -> int:
         raise InputError(f"tune_width is {width} and tune_budget is {budget!r}; give one of them")
     if not own and (width or budget):
         given = f"tune_width is {width}" if width else f"tune_budget is {budget!r}"
-        raise InputError(
-            f"{given}; {method} has one size here, {parameters(method, shape, 0):,} numbers ({share(method, shape, 0)}); leave it out"
-        )
+        raise InputError(f"{given}; {method} has one size here, {_size(method, shape, 0)}; leave it out")
     if budget:
         return _widest(method, shape, budget)
     if width > shape.hidden:
         raise InputError(f"tune_width is {width}; {method} takes 1 to {shape.hidden}, the backbone's own width")
     return min(width or own, shape.hidden)
+
+
+def _size(method: str, shape: Shape, width: int) -> str:
+    return f"{parameters(method, shape, width):,} numbers ({share(method, shape, width)})"
 
 
 def _widest(method: str, shape: Shape, budget: str) -> int:
@@ -102,11 +99,11 @@ def _widest(method: str, shape: Shape, budget: str) -> int:
     if not found:
         raise InputError(f"tune_budget is {budget!r}; it must be a share of the backbone such as 0.5%")
     allowed = Fraction(found[1]) * shape.total / 100
-    fitting = [width for width in range(1, shape.hidden + 1) if parameters(method, shape, width) <= allowed]
-    nearest = 1 if not fitting else shape.hidden if len(fitting) == shape.hidden else 0
-    if nearest and parameters(method, shape, nearest) != allowed:
+    widest = sum(parameters(method, shape, width) <= allowed for width in range(1, shape.hidden + 1))
+    nearest = max(1, widest)
+    if widest in (0, shape.hidden) and parameters(method, shape, nearest) != allowed:
         raise InputError(
-            f"tune_budget is {budget!r}, {int(allowed):,} numbers of this backbone; the nearest that {method} can be is width {nearest}:"
-            f" {parameters(method, shape, nearest):,} numbers ({share(method, shape, nearest)})"
+            f"tune_budget is {budget!r}, {int(allowed):,} numbers of this backbone; the nearest that {method} can be is"
+            f" width {nearest}: {_size(method, shape, nearest)}"
         )
-    return fitting[-1]
+    return widest

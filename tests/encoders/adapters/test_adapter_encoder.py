@@ -1,4 +1,4 @@
-"""A folder of adapters: they alone, on the base they belong to; each task's queries go through their own."""
+"""A folder of adapters: it holds them alone, works on their base only, and reads each task's queries with its own."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_a_batch_of_several_tasks_is_theirs(tiny_bert: Path, tmp_path: Path, met
     assert not np.allclose(*by_task, atol=1e-3)
 
 
-def test_a_task_without_a_module(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_task_without_an_adapter(tiny_bert: Path, tmp_path: Path) -> None:
     loaded = load_encoder(str(saved(tmp_path, tiny_bert)), prompt="")
     with pytest.raises(InputError, match="no adapter for queries of task 'eli5', only for fever, nq, wow"):
         loaded.encode_queries(QUERIES, "eli5")
 
 
-def test_frozen_passages_are_the_bases(tiny_bert: Path, tmp_path: Path) -> None:
+def test_frozen_passages_are_those_of_the_base(tiny_bert: Path, tmp_path: Path) -> None:
     tuned = load_encoder(str(saved(tmp_path, tiny_bert, roles="task-frozen")))
     bare = load_encoder(str(tiny_bert), pooling="mean")
     for passage in SHORT[:3]:
@@ -75,16 +75,14 @@ def test_frozen_passages_are_the_bases(tiny_bert: Path, tmp_path: Path) -> None:
     ("method", "roles"), [*((method, "task") for method in METHODS), ("lora", "task-frozen"), ("iaa-l", "task-frozen")]
 )
 def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, method: str, roles: str) -> None:
-    """Its module alone trains; passage vectors, their fingerprint and the other tasks' vectors stay bit for bit."""
+    """Only its adapter trains; passage vectors, their fingerprint and the other tasks' vectors stay bit for bit."""
     first = saved(tmp_path / "first", tiny_bert, method, roles)
     model = encoder(first, tune=method, tune_roles=roles, pooling=None)
     assert model.record is not None and model.record.frozen == ()
     extended = encoder_of_tasks(first, ["eli5"], roles, tune=method)
     for _ in range(2):
         assert {name.split(".")[0] for name, _ in extended.trained()} == {"task eli5"}
-        extended(
-            extended.queries(QUERIES, "nq") + extended.passages(SHORT)
-        )  # other modules are in use, and train no more than before
+        extended(extended.queries(QUERIES, "nq") + extended.passages(SHORT))  # uses other adapters, which stay frozen
     with torch.no_grad():
         for _, param in extended.trained():
             param.add_(0.05)
@@ -93,7 +91,7 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, m
     assert after.passage_fingerprint == before.passage_fingerprint and after.fingerprint != before.fingerprint
     np.testing.assert_array_equal(vectors(after), vectors(before))
     assert not np.allclose(after.encode_queries(QUERIES, "eli5"), after.encode_queries(QUERIES, "nq"), atol=1e-3)
-    again = encoder_of_tasks(tmp_path / "second", ["eli5"], roles, tune=method)  # a run that goes on
+    again = encoder_of_tasks(tmp_path / "second", ["eli5"], roles, tune=method)  # a resumed training
     assert {name.split(".")[0] for name, _ in again.trained()} == {"task eli5"}
 
 
@@ -106,7 +104,7 @@ def encoder_of_tasks(folder: Path, tasks: list[str], roles: str, tune: str = "ia
 def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
     tiny_bert: Path, tmp_path: Path, roles: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the model has no prompts, or texts of other lengths than a training takes by itself (here 40 tokens)."""
+    """Also where the model has no prompts, or lengths other than a training's default (here 40 tokens)."""
     monkeypatch.setattr(EncoderSettings, "passage_length", 40)
     made(tiny_bert, roles=roles, prompts=False, passage_length=23).save(tmp_path / "first")
     encoder_of_tasks(tmp_path / "first", ["eli5"], roles, prompts=True, passage_length=40).save(tmp_path / "second")
@@ -114,9 +112,8 @@ def test_a_new_task_leaves_what_the_other_queries_and_the_passages_look_like(
     assert after.config.prompt("eli5") and not after.config.prompt("nq") and after.config.passage_length == 23
     assert after.passage_fingerprint == before.passage_fingerprint
     np.testing.assert_array_equal(vectors(after), vectors(before))
-    with pytest.raises(
-        InputError, match=r"passage_length is 24; the passages of .*first stay as they are, with 23; leave it out"
-    ):
+    said = r"passage_length is 24; the passages of .*first stay as they are, with 23; leave it out"
+    with pytest.raises(InputError, match=said):
         encoder_of_tasks(tmp_path / "first", ["eli5"], roles, passage_length=24)
 
 
@@ -124,14 +121,13 @@ def test_a_budget_that_the_model_does_not_have_is_refused(tiny_bert: Path, tmp_p
     encoder(tiny_bert, tune="adapter", tune_budget="5%").save(tmp_path / "tuned")
     width = read_record(tmp_path / "tuned").width
     assert encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="5%").record is not None
-    with pytest.raises(
-        InputError, match=rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"
-    ):
+    said = rf"tune_budget 9.7% is width \d+; the model .*tuned has width {width}; leave tune_budget out"
+    with pytest.raises(InputError, match=said):
         encoder_of_tasks(tmp_path / "tuned", list(TWO), "shared", "adapter", tune_budget="9.7%")
 
 
 def test_one_index_serves_the_backbone_too(tiny_bert: Path, tmp_path: Path) -> None:
-    """Without a module for passages they are the backbone's, which says so where it describes itself."""
+    """Without an adapter for passages they are the backbone's."""
     encoder(tiny_bert, tune="full").save(tmp_path / "base")
     made(tmp_path / "base", roles="task-frozen", pooling=None).save(tmp_path / "tuned")
     base, tuned = load_encoder(str(tmp_path / "base")), load_encoder(str(tmp_path / "tuned"))
@@ -139,12 +135,9 @@ def test_one_index_serves_the_backbone_too(tiny_bert: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(tuned.encode_passages(SHORT), base.encode_passages(SHORT))
 
 
-def test_the_passage_fingerprint_follows_the_passages_module(tiny_bert: Path, tmp_path: Path) -> None:
-    found = [
-        load_encoder(str(saved(tmp_path / roles, tiny_bert, roles=roles))).passage_fingerprint
-        for roles in ("shared", "task", "task-frozen")
-    ]
-    assert len(set(found)) == 3
+def test_the_passage_fingerprint_follows_the_passage_adapter(tiny_bert: Path, tmp_path: Path) -> None:
+    folders = [saved(tmp_path / roles, tiny_bert, roles=roles) for roles in ("shared", "task", "task-frozen")]
+    assert len({load_encoder(str(folder)).passage_fingerprint for folder in folders}) == 3
 
 
 # the base
@@ -157,9 +150,8 @@ def test_another_base_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     weights["encoder.layer.0.output.dense.bias"] += 1
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        InputError, match=r"its adapters belong to the base '.*base' with the hash [0-9a-f]{16}; .* has [0-9a-f]{16}"
-    ):
+    said = r"its adapters need the base '.*base' with hash [0-9a-f]{16}; .* has [0-9a-f]{16}"
+    with pytest.raises(InputError, match=said):
         load_encoder(str(folder))
 
 
@@ -169,7 +161,7 @@ def test_a_base_that_moved_is_given(tiny_bert: Path, tmp_path: Path) -> None:
     folder = saved(tmp_path / "tuned", base)
     expected = vectors(load_encoder(str(folder)))
     base.rename(tmp_path / "moved")
-    said = r"its base model '.*base' is not found; say where it is by --base FOLDER, or as base in .*tuning\.json"
+    said = r"its base '.*base' is missing; give --base FOLDER, or change base in .*tuning\.json"
     with pytest.raises(InputError, match=said):
         load_encoder(str(folder))
     np.testing.assert_array_equal(vectors(load_encoder(str(folder), base=str(tmp_path / "moved"))), expected)
@@ -185,7 +177,7 @@ def test_flags_that_do_not_fit(tiny_bert: Path, tmp_path: Path) -> None:
     folder = str(saved(tmp_path, tiny_bert))
     with pytest.raises(InputError, match="--precision int8: .* holds adapters"):
         load_encoder(folder, precision="int8")
-    with pytest.raises(InputError, match="says itself how it pools"):
+    with pytest.raises(InputError, match="it says how it pools"):
         load_encoder(folder, pooling="mean")
 
 
@@ -231,7 +223,7 @@ def test_what_is_merged_is_the_same_encoder(tiny_bert: Path, tmp_path: Path, met
 @pytest.mark.parametrize(
     ("method", "roles", "message"),
     [
-        ("iaa-l", "shared", "adapters of iaa-l cannot be merged .* use the exported queries"),
+        ("iaa-l", "shared", "adapters of iaa-l cannot be merged, those of bitfit, lora can; use exported queries"),
         ("lora", "tower", "tune_roles tower is several models"),
     ],
 )
@@ -242,7 +234,7 @@ def test_what_cannot_be_merged(tiny_bert: Path, tmp_path: Path, method: str, rol
 
 
 def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
-    """The text encoder of a training leaves its modules trainable, and what trains next goes through the right ones."""
+    """The text encoder of a training leaves its adapters trainable, and the next step uses the right ones."""
     model = made(tiny_bert, "lora", "tower")
     step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     seen = []
@@ -256,7 +248,7 @@ def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
     assert len(model.trained()) == 2 * 8 and not np.array_equal(*seen)
 
 
-def test_a_small_folder_holds_its_backbone_and_lends_modules(
+def test_a_small_folder_holds_its_backbone_and_lends_adapters(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(tiny_bert, roles="task-frozen", prompts=False).save(tmp_path / "tuned")
@@ -276,12 +268,10 @@ def test_a_small_folder_holds_its_backbone_and_lends_modules(
             after.encode_queries(QUERIES, task), before.encode_queries(QUERIES, lender), atol=0.05
         )
         assert not np.allclose(after.encode_queries(QUERIES, task), bare.encode_queries(QUERIES, None), atol=0.05)
+    none = "which has none; the model's adapters are for fever, nq, wow; none is none of them"
     for wrong, said in (
         ("nq=wow", "task 'nq' has an adapter of its own"),
-        (
-            "trex=eli5",
-            "is to take the adapter of 'eli5', which has none; the model's adapters are for fever, nq, wow; none is none of them",
-        ),
+        ("trex=eli5", f"is to take the adapter of 'eli5', {none}"),
     ):
         with pytest.raises(InputError, match=said):
             export([*flags, "--output", str(tmp_path / "never"), "--prompt-of", wrong])

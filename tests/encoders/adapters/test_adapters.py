@@ -1,4 +1,4 @@
-"""Modules on a frozen backbone: equal to the formulas and to peft, nothing at the start, each set apart from the others."""
+"""Adapters on a frozen backbone: equal to the formulas and to peft, no change at the start, apart from each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import BACKBONES, IDS_BL, LOCAL, MASK_BL, backbone, possible, states
+from backbones import BACKBONES, IDS_BL, LOCAL, MASK_BL, SIZES, backbone, possible, states
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +31,7 @@ def tuning_of(
 
 
 def moved(tuning: Adapters) -> Adapters:
-    """Numbers as after a training, other ones in each module."""
+    """Numbers as after a training, others in each adapter."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for tensor in tuning.named_tensors().values():
@@ -40,7 +40,7 @@ def moved(tuning: Adapters) -> Adapters:
 
 
 @pytest.mark.parametrize(("kind", "method"), PAIRS)
-def test_modules_have_an_effect_of_their_own(kind: str, method: str) -> None:
+def test_adapters_have_an_effect_of_their_own(kind: str, method: str) -> None:
     """None in use: the backbone, bit for bit. Two: two results, each the same whenever it is in use again."""
     model = backbone(kind)
     model.requires_grad_(False)
@@ -75,7 +75,7 @@ def test_padding_changes_nothing(kind: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "method"), PAIRS)
-def test_gradients_reach_all_modules_that_were_used(kind: str, method: str) -> None:
+def test_gradients_reach_all_adapters_that_were_used(kind: str, method: str) -> None:
     """Both towers' in one backward pass, after switching; nothing reaches the backbone."""
     model = backbone(kind)
     tuning = moved(tuning_of(model, method, ("query", "passage", "other")))
@@ -94,8 +94,8 @@ def test_gradients_reach_all_modules_that_were_used(kind: str, method: str) -> N
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_repeated_pass_goes_through_its_own_module(method: str) -> None:
-    """Gradient checkpointing repeats a pass when another module is in use."""
+def test_a_repeated_pass_goes_through_its_own_adapter(method: str) -> None:
+    """Gradient checkpointing repeats a pass when another adapter is in use."""
     model = backbone("bert")
     tuning = moved(tuning_of(model, method))
 
@@ -114,10 +114,8 @@ def test_a_repeated_pass_goes_through_its_own_module(method: str) -> None:
         tuning.use(None)
         (vectors[0] * vectors[1].roll(1, 1)).sum().backward()
         assert tuning.active is None
-        found = [
-            torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            for tensor in tuning.named_tensors().values()
-        ]
+        own = tuning.named_tensors().values()
+        found = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in own]
         tuning.zero_grad()
         model.zero_grad()
         return found
@@ -131,7 +129,7 @@ def test_a_repeated_pass_goes_through_its_own_module(method: str) -> None:
 
 
 def bottleneck(sets: Any, place: str, number: int, states_BLH: Tensor) -> Tensor | float:
-    """What the module at a place adds, written out; nothing where there is none."""
+    """The bottleneck at a place, written out; 0 where there is none."""
     if place not in sets:
         return 0.0
     module = sets[place][number]
@@ -140,7 +138,7 @@ def bottleneck(sets: Any, place: str, number: int, states_BLH: Tensor) -> Tensor
 
 
 def by_hand(model: BertModel, sets: Any, mask_BL: Tensor) -> Tensor:
-    """BERT with modules where Ma et al. (IAA) and He et al. (parallel) put them, written out."""
+    """BERT with bottlenecks where Ma et al. (IAA) and He et al. (parallel) put them, written out."""
     at = partial(bottleneck, sets)
     first = states_BLH = model.embeddings(input_ids=IDS_BL)
     seen_B11L = mask_BL[:, None, None, :].bool()
@@ -165,11 +163,8 @@ def test_bottlenecks_by_hand(kind: str, method: str) -> None:
     found = states(model)
     tuning.use(None)
     sets = tuning.parts[0].sets["query"]
-    expected = (
-        by_hand(model, sets, MASK_BL)
-        if kind == "bert"
-        else modernbert_by_hand(model, [torch.zeros(2, 0, 32)] * 3, 0, sets)
-    )
+    no_prompts = [torch.zeros(2, 0, 32)] * 3
+    expected = by_hand(model, sets, MASK_BL) if kind == "bert" else modernbert_by_hand(model, no_prompts, 0, sets)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -188,9 +183,8 @@ def test_lora_is_peft_and_a_low_rank_change() -> None:
             layer.lora_A["default"].weight.copy_(a_RH)
             layer.lora_B["default"].weight.copy_(b_HR)
     torch.testing.assert_close(found, states(plain), rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        found, peft(input_ids=IDS_BL, attention_mask=MASK_BL).last_hidden_state, rtol=0, atol=1e-5
-    )
+    theirs = peft(input_ids=IDS_BL, attention_mask=MASK_BL).last_hidden_state
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +192,7 @@ def test_lora_is_peft_and_a_low_rank_change() -> None:
     [("prompt", "", 3), ("prefix", "", 0), ("prompt", "plain", 0), ("prefix", "shifted", 3)],
 )
 def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
-    """peft's prefix tuning shifts positions by the prompt's length, as DPTDR; told others, it does not."""
+    """peft's prefix tuning shifts positions by the prompt's length, as DPTDR, unless it is given others."""
     model, other = backbone("bert"), backbone("bert")
     tuning = moved(tuning_of(model, method, positions=positions))
     tuning.use("query")
@@ -214,7 +208,7 @@ def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
 
 
 def test_reparameterised_prompts_are_pefts() -> None:
-    """Li and Liang's embedding and layers; what is stored is what they give, and as plain prompts it does the same."""
+    """Li and Liang's embedding and layers; the vectors that they compute are stored, and equal plain prompts."""
     model, other, third = backbone("bert"), backbone("bert"), backbone("bert")
     tuning = moved(tuning_of(model, "prefix", ("query", "passage"), reparameterised={"query"}))
     tuning.use("query")
@@ -230,15 +224,9 @@ def test_reparameterised_prompts_are_pefts() -> None:
     layers = [f"layers.{number}" for number in range(2)]
     with torch.no_grad():
         theirs.embedding.weight.copy_(own["embedding"])
-        for place, (weight, bias) in {
-            0: (own["first.weight"], own["first.bias"]),
-            2: (
-                torch.cat([own[f"{layer}.weight"] for layer in layers]),
-                torch.cat([own[f"{layer}.bias"] for layer in layers]),
-            ),
-        }.items():
-            theirs.transform[place].weight.copy_(weight)
-            theirs.transform[place].bias.copy_(bias)
+        for key in ("weight", "bias"):
+            getattr(theirs.transform[0], key).copy_(own[f"first.{key}"])
+            getattr(theirs.transform[2], key).copy_(torch.cat([own[f"{layer}.{key}"] for layer in layers]))
     positions_BL = (torch.arange(8) - 3).expand(2, 8)  # peft adds 3
     expected = peft(input_ids=IDS_BL, attention_mask=MASK_BL, position_ids=positions_BL).last_hidden_state
     torch.testing.assert_close(states(model), expected, rtol=0, atol=1e-5)
@@ -250,7 +238,7 @@ def test_reparameterised_prompts_are_pefts() -> None:
 
 @pytest.mark.parametrize("method", PROMPTED)
 def test_reparameterised_prompts_begin_as_others_and_train_elsewhere(method: str) -> None:
-    """Deviation 0.02; every layer of the network matters, and a network that leaves one prompt out is found."""
+    """Deviation 0.02; every layer of the network matters, and a network that leaves out a prompt is found."""
     model = backbone("bert")
     tuning = tuning_of(model, method, ("query",), width=32, reparameterised={"query"})
     plain = tuning_of(backbone("bert"), method, ("query",), width=32)
@@ -270,7 +258,7 @@ def test_reparameterised_prompts_begin_as_others_and_train_elsewhere(method: str
 
 
 def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int, sets: Any = ()) -> Tensor:
-    """ModernBERT with a prompt [2, P, H] in every layer, whose keys are not turned and that all tokens see; positions begin at `first`."""
+    """ModernBERT with a prompt [2, P, H] in every layer, not rotated, seen from everywhere; texts begin at `first`."""
     at = partial(bottleneck, sets)
 
     def heads(rows: Tensor) -> Tensor:
@@ -284,17 +272,14 @@ def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int,
         query, key, value = (heads(rows) for rows in layer.attn.Wqkv(layer.attn_norm(before)).chunk(3, -1))
         turns = model.rotary_emb(before, (places_L + first)[None], layer.attention_type)
         query, key = apply_rotary_pos_emb(query, key, *turns)
-        key, value = (
-            torch.cat([heads(own).expand(2, -1, -1, -1), rows], 2)
-            for own, rows in zip(prompt_2PH, (key, value), strict=True)
-        )
+        both = zip(prompt_2PH, (key, value), strict=True)
+        key, value = (torch.cat([heads(own).expand(2, -1, -1, -1), rows], 2) for own, rows in both)
         seen_BLL = MASK_BL.bool()[:, None].expand(2, 8, 8)
         if layer.attention_type == "sliding_attention":
             seen_BLL = seen_BLL & near_LL
         seen_BLK = functional.pad(seen_BLL, (prompt_2PH.shape[1], 0), value=True)
-        scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(
-            ~seen_BLK[:, None], -torch.inf
-        )  # padding may see nothing
+        scores = query @ key.transpose(-1, -2) / 8**0.5
+        scores = scores.masked_fill(~seen_BLK[:, None], -torch.inf)  # padding may see nothing
         attended = layer.attn.Wo((scores.softmax(-1).nan_to_num() @ value).transpose(1, 2).flatten(2))
         u = before + attended + at("inside_attention", number, attended) + at("beside_attention", number, before)
         ffn = layer.mlp(layer.mlp_norm(u))
@@ -305,7 +290,7 @@ def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int,
 
 @pytest.mark.parametrize(("method", "first"), [("prompt", 3), ("prefix", 0)])
 def test_modernberts_prompts_by_hand(method: str, first: int) -> None:
-    """Texts are longer than the window of two layers of three; their prompts are seen from everywhere."""
+    """Texts are longer than the window of two of the three layers; their prompts are seen from everywhere."""
     model = backbone("modernbert")
     assert [layer.attention_type.split("_")[0] for layer in model.layers] == ["full", "sliding", "sliding"]
     tuning = tuning_of(model, method)
@@ -320,7 +305,7 @@ def test_modernberts_prompts_by_hand(method: str, first: int) -> None:
 
 
 def test_prompts_begin_small_and_drop_out() -> None:
-    """N(0, 0.02^2); each text draws its own dropout, the backbone none."""
+    """N(0, 0.02^2); each text has its own dropout, the backbone none."""
     model = backbone("bert")
     tuning = tuning_of(model, "prompt", width=32)
     values = torch.cat([tensor.detach().flatten() for tensor in tuning.tensors("query").values()])
@@ -344,27 +329,20 @@ def test_bottlenecks_begin_as_said() -> None:
 
 def test_biases_begin_as_the_backbones() -> None:
     model = backbone("bert")
-    expected = {
-        name: param.clone()
-        for name, param in model.named_parameters()
-        if name.endswith(".bias") and "pooler" not in name
-    }
+    biases = ((name, param) for name, param in model.named_parameters() if name.endswith(".bias"))
+    expected = {name: param.clone() for name, param in biases if "pooler" not in name}
     tensors = tuning_of(model, "bitfit").tensors("query")
-    assert tensors.keys() == expected.keys() and all(
-        torch.equal(tensors[name], bias) for name, bias in expected.items()
-    )
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], bias) for name, bias in expected.items())
 
 
 # what cannot be
 
 
 def test_a_backbone_without_known_hook_points() -> None:
-    model = MPNetModel(
-        MPNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    )
-    message = "type 'mpnet' has no known hook points; supported: bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
-    with pytest.raises(InputError, match=message):
-        tuning_of(model, "adapter")
+    supported = "bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
+    with pytest.raises(InputError, match=f"type 'mpnet' has no known hook points; supported: {supported}"):
+        tuning_of(MPNetModel(MPNetConfig(**SIZES)), "adapter")
 
 
 @pytest.mark.parametrize("kind", ["t5", "modernbert"])
@@ -374,7 +352,7 @@ def test_some_have_no_biases(kind: str) -> None:
 
 
 def test_modernbert_projects_to_queries_keys_and_values_at_once() -> None:
-    """What is named instead works there."""
+    """The methods named instead work there."""
     message = r"lora changes .* of type 'modernbert' has one for both and keys; supported: (.*)"
     with pytest.raises(InputError, match=message) as raised:
         tuning_of(backbone("modernbert"), "lora")
@@ -383,12 +361,11 @@ def test_modernbert_projects_to_queries_keys_and_values_at_once() -> None:
 
 
 def test_the_check_finds_what_has_no_effect() -> None:
-    """Layers that a pass leaves out, or an attention function that knows no prompts."""
+    """Layers that a pass leaves out, or an attention function without prompts."""
     model = backbone("bert")
     tuning = tuning_of(model, "adapter")
-    with pytest.raises(
-        InputError, match=r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"
-    ):
+    said = r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"
+    with pytest.raises(InputError, match=said):
         tuning.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
     other = backbone("bert")
     prompts = tuning_of(other, "prefix")
@@ -401,14 +378,13 @@ def test_the_check_leaves_everything_as_it_was() -> None:
     model = backbone("bert")
     tuning = moved(tuning_of(model, "iaa-m"))
     before = {name: tensor.detach().clone() for name, tensor in tuning.named_tensors().items()}
-    drawn = torch.get_rng_state()
+    state = torch.get_rng_state()
     tuning.check(lambda: states(model))
-    assert all(
-        torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in tuning.named_tensors().items()
-    )
-    assert torch.equal(torch.get_rng_state(), drawn) and tuning.active is None
+    after = tuning.named_tensors().items()
+    assert all(torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in after)
+    assert torch.equal(torch.get_rng_state(), state) and tuning.active is None
 
 
-def test_modules_are_named() -> None:
+def test_adapters_are_named() -> None:
     with pytest.raises(ValueError, match="adapter 'answer' is none of"):
         tuning_of(backbone("bert"), "lora").use("answer")

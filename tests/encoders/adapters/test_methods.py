@@ -1,4 +1,4 @@
-"""What adapters count: the published numbers, the formulas against the tensors, and widths from budgets."""
+"""Sizes of adapters: the published numbers, the formulas against the tensors, and widths from budgets."""
 
 from __future__ import annotations
 
@@ -34,11 +34,8 @@ def bert() -> BertModel:
 def test_the_shape_of_bert(bert: BertModel) -> None:
     """BitFit's 102,912 count the pooler's bias, which no vector depends on."""
     assert shape_of(bert) == BASE
-    assert (
-        sum(param.numel() for name, param in bert.named_parameters() if name.endswith(".bias"))
-        == 102_912
-        == BASE.biases + 768
-    )
+    every = sum(param.numel() for name, param in bert.named_parameters() if name.endswith(".bias"))
+    assert every == 102_912 == BASE.biases + 768
 
 
 @pytest.mark.parametrize(("method", "width"), PUBLISHED)
@@ -47,29 +44,24 @@ def test_published_counts(method: str, width: int) -> None:
     with torch.device("meta"):
         bert = BertModel(BertConfig())
         tensors = Adapters(bert, method, width, ["shared"]).tensors("shared")
-    assert (
-        parameters(method, BASE, width)
-        == sum(tensor.numel() for tensor in tensors.values())
-        == PUBLISHED[method, width]
-    )
+    count = sum(tensor.numel() for tensor in tensors.values())
+    assert parameters(method, BASE, width) == count == PUBLISHED[method, width]
     assert method_of(method).width == width  # the default is the paper's
-    assert all(tensor.requires_grad for tensor in tensors.values()) and not any(
-        param.requires_grad for name, param in bert.named_parameters() if "lora" not in name
-    )
+    assert all(tensor.requires_grad for tensor in tensors.values())
+    assert not any(param.requires_grad for name, param in bert.named_parameters() if "lora" not in name)
 
 
 def test_deep_prompts_of_roberta_large() -> None:
     """DPTDR: 6.29 M numbers, 1.77 %."""
     with torch.device("meta"):
         large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-        shape = shape_of(
-            RobertaModel(RobertaConfig(**large, vocab_size=50265, max_position_embeddings=514, type_vocab_size=1))
-        )
+        large |= {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+        shape = shape_of(RobertaModel(RobertaConfig(**large)))
     assert parameters("prompt", shape, 128) == 2 * 24 * 128 * 1024 == 6_291_456
     assert share("prompt", shape, 128) == "1.77 %"
 
 
-def test_the_module_beside_the_encoder_is_the_wider_one() -> None:
+def test_the_bottleneck_beside_the_encoder_is_the_wider_one() -> None:
     assert aside_width(15) == 24
 
 
@@ -139,7 +131,10 @@ class Offset(Insert):
         super().__init__()
         self.size = embeddings.embedding_dim
         self.sets = nn.ParameterDict()
-        embeddings.register_forward_hook(lambda _, args, out: out if self.active is None else out + self.sets[self.active])
+        embeddings.register_forward_hook(self.added)
+
+    def added(self, _, args, output):
+        return output if self.active is None else output + self.sets[self.active]
 
     def add(self, name):
         self.sets[name] = nn.Parameter(__import__("torch").zeros(self.size))
@@ -158,10 +153,7 @@ def test_a_new_method_is_a_file_and_a_line(tmp_path: Path, monkeypatch: pytest.M
     model = backbone("bert")
     adapters = Adapters(model, "offset", 0, ["query", "passage"]).eval()
     adapters.check(lambda: states(model)[:, 0])
-    assert (
-        sum(tensor.numel() for tensor in adapters.tensors("query").values())
-        == parameters("offset", shape_of(model), 0)
-        == 32
-    )
+    count = sum(tensor.numel() for tensor in adapters.tensors("query").values())
+    assert count == parameters("offset", shape_of(model), 0) == 32
     with pytest.raises(InputError, match="lora changes .*; supported: prefix, .*, offset"):
         Adapters(backbone("modernbert"), "lora", 2, ["query"])

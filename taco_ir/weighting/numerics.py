@@ -1,6 +1,8 @@
-"""Online softmax over tasks: the weighted mean of task gradients without keeping them all in memory."""
+"""TACO's numerics: a softmax over tasks that come one after the other, and unbiased rounding to bfloat16."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -9,20 +11,18 @@ from torch import Tensor
 from taco_ir.weighting import blocks
 
 HEADROOM = 30.0  # exp(30) = 1e13 leaves room for T terms and large gradients in float32
-NEGLIGIBLE = (
-    -50.0
-)  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones would be subnormal, which is slow
+NEGLIGIBLE = -50.0  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones are subnormal, which is slow
 
 
 class OnlineSoftmax:
     """For each of n entries, sum_k softmax_k(x) g_k over the tasks folded in so far. Memory: 3 n floats.
 
-    The running maximum of online softmax is kept lazily: an entry's reference is the first task's logit, and moves only
-    where a later logit exceeds it by more than `HEADROOM`, which few do. The result is the same up to rounding.
+    The running maximum of online softmax is updated lazily: an entry's reference is the first task's logit, and moves
+    only where a later logit exceeds it by more than `HEADROOM`, which few do. The result is the same up to rounding.
+    The first task's gradient is overwritten by the weighted sum.
     """
 
     def __init__(self, first_grad: Tensor) -> None:
-        """Start with the first task's gradient, whose memory becomes that of the weighted sum."""
         self.weighted = first_grad
         self._reference = torch.empty_like(first_grad)  # minus the logit that counts as exp(0)
         self._total = torch.ones_like(first_grad)
@@ -42,10 +42,8 @@ class OnlineSoftmax:
             weighted.mul_(shrink)
             reference.sub_(excess)
             logits.sub_(excess)
-        elif float(logits.max()) > HEADROOM:
-            above = torch.from_numpy(
-                np.flatnonzero(logits.numpy() > logits.numpy().dtype.type(HEADROOM))
-            )  # several times faster than torch
+        elif float(logits.max()) > HEADROOM:  # numpy finds the places several times faster than torch
+            above = torch.from_numpy(np.flatnonzero(logits.numpy() > logits.numpy().dtype.type(HEADROOM)))
             excess = logits[above]
             shrink = torch.exp(-excess)
             total[above] *= shrink
@@ -56,8 +54,29 @@ class OnlineSoftmax:
         total.add_(share)
         weighted.addcmul_(share, grad)
 
-    def mean(self, spans: list[slice]) -> Tensor:
+    def mean(self, spans: Iterable[slice]) -> Tensor:
         """The weighted mean, in the memory of the weighted sum."""
         for span in spans:
             self.weighted[span].div_(self._total[span])
         return self.weighted
+
+
+class StochasticRounding:
+    """Rounds float32 to bfloat16, up or down with the probability that makes the expected value right.
+
+    A moving average with beta = 0.999 changes by about 0.1 % a step, a bfloat16 has digits of 0.4 to 0.8 %: rounding to
+    the nearest would never move it. The random bits are a table, read from another place each time, so results depend
+    on `turn` alone.
+    """
+
+    def __init__(self, longest: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._longest = longest
+        self._bits = torch.randint(0, 1 << 16, (2 * longest,), dtype=torch.int32, generator=generator).to(device)
+
+    def __call__(self, values: Tensor, turn: int) -> Tensor:
+        """Round `values`, at most `longest` and not negative, in place; afterwards they fit bfloat16 exactly."""
+        start = turn * 7919 % self._longest
+        bits = values.view(torch.int32)
+        bits.add_(self._bits[start : start + len(bits)]).bitwise_and_(-(1 << 16))
+        return values
