@@ -103,7 +103,8 @@ def _numbers(path: Path) -> int:
     if path.name.startswith(TRAINING_ONLY):
         return 0
     with safe_open(path, "pt") as source:
-        kept = [name for name in source if not any(part in name for part in UNUSED) and not name.endswith(SCALES)]
+        names = source.keys()  # no mapping: it cannot be iterated over
+        kept = [name for name in names if not any(part in name for part in UNUSED) and not name.endswith(SCALES)]
         return sum(math.prod(source.get_slice(name).get_shape()) for name in kept)
 
 
