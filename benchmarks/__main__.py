@@ -18,7 +18,7 @@ TAKES = {  # benchmark: which of the flags below are handed to it
     "encode": ("collection",),
     "search": ("collection",),
     "kilt_evaluation": (),
-    "small_modules": ("model",),
+    "adapters": ("model",),
     "train_step": ("model", "collection"),
 }
 

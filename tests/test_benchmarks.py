@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
 PROGRAMS = sorted(path for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
-COMPARED = {"encode", "search", "kilt_evaluation", "small_modules"}  # have bounds whatever the model is
+COMPARED = {"encode", "search", "kilt_evaluation", "adapters"}  # have bounds whatever the model is
 BOUND = re.compile(r"^bound: .*: \S+, at (least|most) \S+ needed: (holds|BELOW|ABOVE)$", re.MULTILINE)
 
 
@@ -27,7 +27,7 @@ def start(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("program", [path for path in PROGRAMS if path.stem != "__main__"], ids=lambda path: path.stem)
 def test_each_benchmark_runs_on_little(program: Path, tiny_bert: Path) -> None:
-    model = ["--model", tiny_bert] if program.stem in ("small_modules", "train_step") else []
+    model = ["--model", tiny_bert] if program.stem in ("adapters", "train_step") else []
     done = start(program, "--tiny", *model)
     assert done.returncode == 0, done.stdout + done.stderr
     assert bool(BOUND.search(done.stdout)) or program.stem not in COMPARED, done.stdout

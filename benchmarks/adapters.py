@@ -1,8 +1,9 @@
-"""What small modules on a frozen backbone cost: a training step and its memory beside full fine-tuning's, encoding beside the bare backbone.
+"""What adapters on a frozen backbone cost: training against full fine-tuning, encoding against the bare backbone.
 
-step      8 tasks x 8 queries and 16 passages of 32 and 96 tokens, naive weighting, AdamW; methods alternate, rounds rotate their order
-memory    peak of two such steps in a process of its own: resident set, or what the accelerator held
-encoding  passages of the sample; a ratio is the median over rounds of the bare backbone's seconds by the method's
+step      8 tasks x 8 queries and 16 passages of 32 and 96 tokens, naive weighting, AdamW. Methods alternate, and each
+          round starts with another one.
+memory    peak of two such steps in a process of its own: resident set, or memory allocated on the accelerator.
+encoding  passages of the sample. A ratio is the median over rounds of the bare backbone's seconds / the method's.
 """
 
 from __future__ import annotations
@@ -32,17 +33,13 @@ from taco_ir.training.settings import TrainSettings
 from taco_ir.training.setup import start_encoder
 
 BARE, MERGED = "bare backbone", "lora, merged"
-NEEDED = {
-    MERGED: 0.95,
-    "adapter": 0.85,
-    "prompt": 0.85,
-}  # of the bare backbone's speed; merged is the same computation, but for noise
+# least speed as a share of the bare backbone's; merged LoRA is the same computation, up to noise
+NEEDED = {MERGED: 0.95, "adapter": 0.85, "prompt": 0.85}
 TINY = ("lora", "prompt")  # methods of --tiny
-SHORT_ROUNDS = 1  # of encoding for each of training
 
 
 def load(folder: Path, method: str, device: str) -> DualEncoder:
-    """The model with one module of the method's own width, without dropout, so that all do the same work."""
+    """The model with one adapter of the method's own width, without dropout so that all do the same work."""
     values = {} if (folder / "modules.json").is_file() else {"pooling": "mean", "normalize": True}
     config = TrainSettings(
         model=str(folder), tune=method, dropout=0.0, device=device, passage_length=96, prompts=False, **values
@@ -51,7 +48,7 @@ def load(folder: Path, method: str, device: str) -> DualEncoder:
 
 
 def batches(model: DualEncoder, seed: int) -> list[TaskTexts]:
-    """Texts of a step, read by the model's module, if it has one."""
+    """The texts of a step, read through the model's adapter if it has one."""
     made = task_texts(model, TASKS, QUERIES, PASSAGES, seed)
     for batch in made:
         if model.tuning is not None:
@@ -69,7 +66,7 @@ def finish(device: str) -> None:
 
 
 def race(ways: Mapping[str, Callable[[int], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each way in each round; a round before them warms up."""
+    """Seconds of each way in each round, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds + 1):
@@ -84,12 +81,12 @@ def race(ways: Mapping[str, Callable[[int], object]], rounds: int, device: str) 
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, beside: str) -> float:
-    """Median over rounds of how many times as long as `beside` it took."""
+    """Median over rounds of the seconds of `name` / the seconds of `beside`."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[beside], strict=True))
 
 
 def steps(models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of a training step of each."""
+    """Seconds of a training step of each model, by round."""
     variants = {name: Variant("naive", model, TASKS) for name, model in models.items()}
     given = {number: {name: batches(model, number) for name, model in models.items()} for number in range(rounds + 1)}
     return race(
@@ -98,7 +95,7 @@ def steps(models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[s
 
 
 def memory(folder: Path, methods: Sequence[str], device: str) -> dict[str, float]:
-    """Peak megabytes of each, in processes of their own."""
+    """Peak megabytes of each method, measured in a process of its own."""
     command = [sys.executable, __file__, "--model", str(folder), "--device", device, "--memory-of"]
     return {
         name: float(subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout.split()[-1])
@@ -107,7 +104,7 @@ def memory(folder: Path, methods: Sequence[str], device: str) -> dict[str, float
 
 
 def measure_memory(folder: Path, method: str, device: str) -> float:
-    """Peak megabytes of two steps in this process."""
+    """Peak megabytes of two training steps in this process."""
     model = load(folder, method, device)
     variant = Variant("naive", model, TASKS)
     for number in range(2):
@@ -120,7 +117,7 @@ def measure_memory(folder: Path, method: str, device: str) -> float:
 
 
 def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds in which each encodes the same passages."""
+    """Seconds each model takes to encode the same passages, by round."""
     passages = list(open_collection("sample").passages.read())
     encoders: dict[str, TextEncoder] = {name: model.text_encoder() for name, model in models.items()}
     encoders[BARE] = encoders.pop(FULL)
@@ -130,7 +127,7 @@ def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, devic
             encoders[MERGED] = load_encoder(merged, device=device)
         return race(
             {name: lambda _, each=each: each.encode_passages(passages) for name, each in encoders.items()},
-            SHORT_ROUNDS * rounds,
+            rounds,
             device,
         )  # type: ignore[misc]
 
@@ -142,7 +139,7 @@ def report(
     peaks: Mapping[str, float],
     encoded: Mapping[str, list[float]],
 ) -> list[Bound]:
-    """Print a row for each method; how fast those encode that have a bound."""
+    """Print a row for each method and return the bounds on encoding speed."""
     rows: list[list[Cell]] = []
     bounds = []
     for name in [*models, *([MERGED] if MERGED in encoded else [])]:
@@ -183,7 +180,7 @@ def main() -> None:
     if options.tiny:
         options.methods, options.rounds = TINY, 1
     methods = (FULL, *options.methods)
-    # all of it first: a process inherits the peak of the one that starts it
+    # memory first: a process inherits the peak of the process that starts it
     peaks = {name: memory(folder, methods, options.device) for name, folder in folders.items()}
     bounds = []
     for name, folder in folders.items():
