@@ -1,6 +1,6 @@
 """taco_ir: multi-task dense retrieval on KILT, integrated with Pyserini.
 
-Its public names are loaded when they are first used: `import taco_ir` costs nothing, `taco_ir.load_encoder` imports torch.
+Public names are loaded on first use, so `import taco_ir` is fast; `taco_ir.load_encoder`, for instance, imports torch.
 """
 
 from taco_ir.core.registry import resolve

@@ -17,10 +17,9 @@ NO_VERBS = {"__init__", "__main__", "cli"}
 
 
 def verbs() -> dict[str, str]:
-    """What one can type, by name, with what it does: the first sentence of its file."""
-    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS} | {
-        "data": FOLDER / "data" / "__main__.py"
-    }
+    """Every verb with its purpose, which is the first sentence of its file."""
+    files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS}
+    files["data"] = FOLDER / "data" / "__main__.py"
     return {name: _purpose(files[name]) for name in sorted(files)}
 
 
@@ -29,24 +28,15 @@ def _purpose(path: Path) -> str:
     return words.splitlines()[0].partition(": ")[2]
 
 
-def _choose(name: str) -> str:
-    """The name, if it is a verb's. Raises: InputError with the nearest otherwise."""
-    known = verbs()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        raise InputError(f"{name!r} is no verb{f'; did you mean {near[0]}?' if near else ''} (see taco-ir --help)")
-    return name
-
-
 def _help() -> None:
-    print("usage: taco-ir VERB ...\n\nverbs:")
+    print("usage: taco-ir VERB ...\n\nMulti-task dense retrieval: train, search, evaluate.\n\nverbs:")
     for name, purpose in verbs().items():
         print(f"  {name:<14}{purpose}")
     print("\nexample:\n  taco-ir search --topics nq-dev\n  taco-ir search --help")
 
 
 def main() -> NoReturn:
-    """Run the verb that the command line names, with the arguments that follow it."""
+    """Run the verb that the command line names with the arguments that follow."""
     run_verb(_run)
 
 
@@ -54,7 +44,10 @@ def _run(argv: Sequence[str]) -> None:
     if argv[:1] in (["--help"], ["-h"], []):
         _help()
         return
-    verb = _choose(argv[0])
+    verb, known = argv[0], verbs()
+    if verb not in known:
+        near = get_close_matches(verb, known, n=1)
+        raise InputError(f"{verb!r} is no verb{f'; did you mean {near[0]}?' if near else ''} (see taco-ir --help)")
     importlib.import_module("taco_ir.data.__main__" if verb == "data" else f"taco_ir.{verb}").main(argv[1:])
 
 

@@ -1,11 +1,19 @@
-"""`python -m taco_ir.answer`: retrieve passages for questions, read the answers in them, write and score them."""
+"""`python -m taco_ir.answer`: answer questions: retrieve passages, read the answer in one of them, and score it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-from taco_ir.cli import MODEL_FLAGS, OF_DENSE, Parser, check_asked, limit_asked, model_choice, run_verb
+from taco_ir.cli import (
+    DENSE_FLAGS,
+    MODEL_FLAGS,
+    Parser,
+    limit_search_flags,
+    model_choice,
+    require_queries,
+    run_verb,
+)
 from taco_ir.core.files import require_writable
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import Measure
@@ -17,42 +25,40 @@ from taco_ir.retrieval.retrievers import Retrievers, query_topics
 from taco_ir.retrieval.topic_runs import named_paths
 
 DEFAULT_HITS = 20
-RETRIEVAL = (Measure("Rprec"), Measure("recall", 5))
+RETRIEVAL_MEASURES = (Measure("Rprec"), Measure("recall", 5))
 
 
 def parser() -> Parser:
     flags = Parser(
         "answer",
-        "Answer questions: retrieve passages, let a reader select one and mark the answer in it, print it, and score it where the topics have\n"
-        "answers. Writes KILT files (answer, and the pages in the order of the retrieval), which taco_ir.evaluate scores as well.",
+        "Answer questions: retrieve passages, let a reader select one of them and mark the answer in it. Answers are "
+        "printed, and scored if the topics have gold answers. For topics it writes KILT files (the answer, and pages "
+        "in the order of retrieval), which taco_ir.evaluate scores too.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
-        "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model --reader my-reader/model\n"
+        "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model \\\n"
+        "      --reader my-reader/model\n"
         '  python -m taco_ir.answer --query "who wrote the cello suites" --retriever bm25 --reader my-reader/model',
     )
-    flags.flag("--query", help="answer this one question")
+    flags.flag("--query", "answer this one question")
     flags.flag("--task")
-    flags.add_argument(
-        "--reader", required=True, metavar="DIR", help="a folder that taco_ir.train wrote with --reading"
-    )
+    flags.flag("--reader", "a model folder that taco_ir.train wrote with --reading", required=True, metavar="DIR")
     flags.flag("--retriever")
-    flags.flag(
-        "--hits", default=DEFAULT_HITS, help=f"passages that are read for each question [default: {DEFAULT_HITS}]"
-    )
+    flags.flag("--hits", f"passages to read for each question [default: {DEFAULT_HITS}]", default=DEFAULT_HITS)
     flags.flag(
         "--output",
-        help="KILT file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
+        "KILT file, or a folder for several topics "
+        "[default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
     )
-    flags.add_argument("--quiet", action="store_true", help="do not print the answers, only how they score")
-    limit_asked(
-        flags, ("--quiet", "--format"), [flag for flag in OF_DENSE if flag != "--batch-size"]
-    )  # the reader has batches, too
+    flags.flag("--quiet", "print only the scores, not the answers", action="store_true")
+    # the reader reads in batches, whatever retrieves
+    limit_search_flags(flags, ("--quiet", "--format"), [flag for flag in DENSE_FLAGS if flag != "--batch-size"])
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
-    check_asked(options, flags)
+    require_queries(options, flags)
     collection = open_collection(options.collection)
     retriever = Retrievers.of(collection, model_choice(options), options.index).named(options.retriever)
     if options.query is not None:
@@ -66,20 +72,13 @@ def main(argv: Sequence[str]) -> None:
         for path in named_paths(options.output, topics, NAMED_SUFFIX):
             require_writable(path)
     reader = load_reader(options.reader, options.device, options.batch_size)
-    named = partial(write_answers, output=options.output, overwrite=options.overwrite, name=options.reader)
-    runs = named(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
-    if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].judged]:
+    write = partial(write_answers, output=options.output, overwrite=options.overwrite, name=options.reader)
+    runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
+    if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)
+        scores = score_asked(collection, scored, {retriever.name: judged_runs}, RETRIEVAL_MEASURES)
         print()
-        print(
-            render(
-                table_of(
-                    collection, scored, *score_asked(collection, scored, {retriever.name: judged_runs}, RETRIEVAL)
-                ),
-                options.format,
-            ),
-            end="",
-        )
+        print(render(table_of(collection, scored, *scores), options.format), end="")
 
 
 if __name__ == "__main__":

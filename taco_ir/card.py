@@ -1,4 +1,4 @@
-"""`python -m taco_ir.card`: the model card of an encoder that ships, from its training and a study's results."""
+"""`python -m taco_ir.card`: write the model card of an encoder that ships, from its training and a study's results."""
 
 from __future__ import annotations
 
@@ -15,24 +15,20 @@ from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 def parser() -> Parser:
     flags = Parser(
         "card",
-        "Write README.md, a model card, into the folder of an encoder that ships: data and licences, base, recipe, scores, limits. With --training\n"
-        "and --result the facts are gathered and kept in card.json beside it; later the page is written from that and the results alone.",
-        (),
-        "python -m taco_ir.card taco_ir/encoder_mini --training first/1/out taco/1/out --result taco.1.whole --beside bm25.0.whole\n"
+        "Write the model card (README.md) of an encoder folder that ships: data and licences, base, recipe, scores, "
+        "limits. With --training and --result its facts are gathered and kept in card.json; later the card is written "
+        "from these facts and the study's results alone.",
+        example="python -m taco_ir.card taco_ir/encoder_mini --training first/1/out taco/1/out \\\n"
+        "      --result taco.1.whole --beside bm25.0.whole\n"
         "  python -m taco_ir.card taco_ir/encoder_mini",
     )
-    flags.add_argument("folder", type=Path, metavar="FOLDER", help="the encoder, as export --what compact wrote it")
-    flags.add_argument("--name", help="what the encoder is called [default: that of the one in the package]")
-    flags.add_argument(
-        "--study", type=Path, default=Path("runs/minikilt"), metavar="DIR", help="the study [default: runs/minikilt]"
-    )
-    flags.add_argument(
-        "--training", nargs="+", type=Path, metavar="RUN", help="the runs that made it, the first one first"
-    )
-    flags.add_argument(
-        "--result", metavar="NAME", help="the record of the study with its scores on the whole collection"
-    )
-    flags.add_argument("--beside", nargs="+", default=[], metavar="NAME", help="records of systems to show beside it")
+    flags.flag("folder", "the encoder, as export --what compact wrote it", type=Path, metavar="FOLDER")
+    flags.flag("--name", "what the encoder is called [default: the name of the one in the package]")
+    study = Path("runs/minikilt")
+    flags.flag("--study", f"the study [default: {study}]", type=Path, default=study, metavar="DIR")
+    flags.flag("--training", "the training runs that made it, in order", nargs="+", type=Path, metavar="RUN")
+    flags.flag("--result", "the study's record of its scores on the whole collection", metavar="NAME")
+    flags.flag("--beside", "records of systems to show beside it", nargs="+", default=[], metavar="NAME")
     return flags
 
 
@@ -42,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--training and --result go together, --beside with both")
     if ModelFolder(options.folder).weights_file is None:
         raise InputError(
-            f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; python -m taco_ir.export --what compact writes one"
+            f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; "
+            "python -m taco_ir.export --what compact writes one"
         )
     from taco_ir.release.lineage import lineage
     from taco_ir.release.model_card import CARD_FILE, card, write_facts

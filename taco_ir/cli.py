@@ -1,51 +1,70 @@
-"""What all verbs share on the command line: one flag, one meaning; plain messages; one line for a user's mistake."""
+"""What all verbs share: flags with one meaning each, a user's mistake told in one line, and exit codes."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import logging
+import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import takewhile
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
 from taco_ir.core.processes import end_with_parent, share_processors
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 
 USAGE_ERROR = 2
-# a full or read-only disk, no permission, or a path that cannot be
-USERS_OSERRORS = frozenset(
-    (
-        *(
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.ENOTEMPTY,
-            errno.EBUSY,
-        ),
-        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
-    )
+HELP_WIDTH = 100
+# errors of a full or read-only disk, missing permission, or an impossible path
+USERS_OSERRORS = (
+    "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENOTEMPTY EBUSY ENOTDIR EEXIST EISDIR ENAMETOOLONG ELOOP EMFILE ENFILE"
 )
 LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
+
+
+def natural(text: str) -> int:
+    """argparse type for whole numbers from 0. Raises: argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """argparse type for whole numbers from 1. Raises: argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """argparse type for numbers above 0. Raises: argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
         "metavar": "C",
-        "help": "sample (embedded), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and <task>-<split>.jsonl [default: sample]",
+        "help": "sample (comes with the package), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and "
+        "<task>-<split>.jsonl [default: sample]",
     },
     "--topics": {
         "nargs": "+",
         "metavar": "T",
-        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for every task; or a file.jsonl of any "
-        'tasks\' queries, each record with its "task"',
+        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for those of every task; or a "
+        'FILE.jsonl with queries of any tasks, each with its "task"',
     },
     "--tasks": {
         "nargs": "+",
@@ -55,7 +74,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--model": {
         "metavar": "M",
-        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one known by name: taco-mini, which comes with the package, its taco-mini-backbone, minilm-l6 (a package of its own) [default: taco-mini]",
+        "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of taco-mini and "
+        "taco-mini-backbone (come with the package) and minilm-l6 (a package of its own) [default: taco-mini]",
     },
     "--pooling": {
         "choices": POOLINGS,
@@ -72,80 +92,87 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
     },
     "--query": {"metavar": "TEXT"},
-    "--task": {"metavar": "TASK", "help": "the task of --query, where the model has prompts or adapters by task"},
-    "--retriever": {"choices": RETRIEVERS, "default": "dense", "help": "[default: dense]"},
+    "--task": {"metavar": "TASK", "help": "task of --query, for models with prompts or adapters for each task"},
+    "--retriever": {"choices": RETRIEVERS, "default": "dense", "help": "what ranks the passages [default: dense]"},
     "--models": {
         "nargs": "+",
         "default": [],
         "metavar": "NAME=FOLDER",
-        "help": "where the models are that a conditions file names",
+        "help": "folders of the models that the study's conditions name",
     },
-    "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
+    "--index": {
+        "metavar": "DIR",
+        "help": "a dense index folder [default: one is built and kept under the data home]",
+    },
     "--batch-size": {
-        "type": int,
+        "type": positive,
         "default": 1024,
         "metavar": "N",
-        "help": "texts encoded at once, at most [default: 1024]",
+        "help": "most texts to encode at once [default: 1024]",
     },
     "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
-    "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone is not where it was: where it is now"},
-    "--hits": {"type": int, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
+    "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone has moved: its folder now"},
+    "--hits": {"type": positive, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
     "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as Rprec recall@5 MRR@10"},
-    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of everything random [default: 0]"},
-    "--output": {"metavar": "PATH", "help": "where to write"},
-    "--overwrite": {"action": "store_true", "help": "replace an output that exists"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of all sampling [default: 0]"},
+    "--output": {"metavar": "PATH", "help": "file to write [default: print]"},
+    "--overwrite": {"action": "store_true", "help": "replace an existing output"},
     "--format": {
         "choices": ("table", "markdown", "json", "latex"),
         "default": "table",
-        "help": "how tables are printed [default: table]",
+        "help": "output format of tables [default: table]",
     },
 }
 MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
-OF_DENSE = (
-    *(flag for flag in MODEL_FLAGS if flag != "--device"),
-    "--index",
-)  # --device says where, not what: a study passes it to all that it runs
-
-
-class Limit(NamedTuple):
-    """When a flag does something."""
-
-    flag: str
-    acts: Callable[[argparse.Namespace], bool]
-    goes_with: str
+# without --device, which a study passes to every verb
+DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser for one verb; its mistakes are one line, as all others."""
+    """An argparse parser for one verb that reports a user's mistake in one line.
+
+    Args:
+        verb: its name, as in `python -m taco_ir.<verb>`.
+        description: what it does; the first thing that `--help` says. Lines are wrapped, unless they are indented.
+        flags: names of shared flags, which mean the same in every verb.
+        example: commands to show at the end of `--help`.
+    """
 
     def __init__(self, verb: str, description: str, flags: Sequence[str] = (), example: str = "") -> None:
         super().__init__(
             prog=f"python -m taco_ir.{verb}",
-            description=description,
+            description="\n".join(
+                line if line.startswith(" ") else textwrap.fill(line, HELP_WIDTH) for line in description.splitlines()
+            ),
             epilog=example and f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._limits: list[Limit] = []
+        self._limits: list[tuple[str, Callable[[argparse.Namespace], bool], str]] = []
         for flag in flags:
             self.flag(flag)
 
+    def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
+        """Add a flag or argument; a shared flag (see FLAGS) needs only what differs for this verb."""
+        self.add_argument(name, **(FLAGS.get(name, {}) | ({"help": help} if help else {}) | changes))
+
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
-        """Refuse `flags`, where they are given, unless they act: `acts` tells of the options, `goes_with` says in words when they do."""
-        self._limits += [Limit(flag, acts, goes_with) for flag in flags]
+        """Refuse `flags` when they would do nothing.
+
+        Args:
+            acts: whether they do something, given the parsed options.
+            goes_with: the same condition in words, for the error.
+        """
+        self._limits += [(flag, acts, goes_with) for flag in flags]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's. Raises: InputError for a flag that would do nothing, its default included."""
+        """As argparse's. Raises: InputError for a flag that would do nothing, even if it is given its default."""
         options = super().parse_args(args, namespace)
         given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         for flag, acts, goes_with in self._limits:
             if flag in given and not acts(options):
                 raise InputError(f"{flag} goes with {goes_with}; it does nothing here (see {self.prog} --help)")
         return options
-
-    def flag(self, name: str, **changes: Any) -> None:
-        """Add a shared flag, with what differs for this verb."""
-        self.add_argument(name, **(FLAGS[name] | changes))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's. Raises: InputError for words that are not UTF-8."""
@@ -161,43 +188,31 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def positive(text: str) -> int:
-    """argparse type for counts. Raises: argparse.ArgumentTypeError below 1."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-for _name in ("--batch-size", "--hits"):
-    FLAGS[_name]["type"] = positive
-
-
 def model_choice(options: argparse.Namespace) -> ModelChoice:
-    """The model that --model and its companions name, as far as a verb has these flags."""
+    """The model that --model and its companion flags describe, as far as the verb has them."""
     known = {entry.name for entry in fields(ModelChoice)}
     return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
 
 
 def command(options: argparse.Namespace) -> dict[str, str]:
-    """What a user asked a verb for, by which it knows what an earlier process of it began (`files.claim_output`)."""
+    """All options as text: what `claim_output` compares to tell whether the same command began an output."""
     return {name: repr(value) for name, value in vars(options).items()}
 
 
-def limit_asked(parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = OF_DENSE) -> None:
-    """What goes with --topics alone, with --query alone, and with a model, in a verb that searches for the one or the other."""
+def limit_search_flags(parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS) -> None:
+    """In a verb that searches: refuse flags of --topics with --query and the reverse, and model flags with BM25."""
     parser.only(("--output", *of_topics), lambda options: options.query is None, "--topics")
     parser.only(("--task",), lambda options: options.query is not None, "--query")
     parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
-    parser.only(
-        of_dense,
-        lambda options: options.retriever != "bm25" or bool(getattr(options, "compare", False)),
-        "--retriever dense or hybrid",
-    )
+
+    def has_model(options: argparse.Namespace) -> bool:
+        return options.retriever != "bm25" or bool(getattr(options, "compare", False))
+
+    parser.only(of_dense, has_model, "--retriever dense or hybrid")
 
 
-def check_asked(options: argparse.Namespace, parser: Parser) -> None:
-    """Raises: InputError unless exactly one of --topics and --query was given, with a text."""
+def require_queries(options: argparse.Namespace, parser: Parser) -> None:
+    """Raises: InputError unless either --topics or --query is given, the latter with a text."""
     if bool(options.topics) == bool(options.query is not None):
         raise InputError(f"give either --topics or --query (see {parser.prog} --help)")
     if options.query is not None and not options.query.strip():
@@ -205,7 +220,7 @@ def check_asked(options: argparse.Namespace, parser: Parser) -> None:
 
 
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a verb; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
+    """Run a verb's `main`; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
     end_with_parent()
     share_processors()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -218,12 +233,12 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
         _fail(f"error: {error}")
     except KeyboardInterrupt:
         _fail(
-            "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there"
+            "interrupted: finished blocks are kept, nothing half-written is left; the same command continues from there"
         )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in USERS_OSERRORS:
+        if errno.errorcode.get(error.errno or 0) not in USERS_OSERRORS.split():
             raise
         _fail(f"error: {printable(str(error.filename or 'output'))}: {error.strerror}; nothing half-written is left")
     sys.exit(0)

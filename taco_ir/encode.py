@@ -1,4 +1,4 @@
-"""`python -m taco_ir.encode`: passages to fp16 vectors in finished blocks, by shard, resumable."""
+"""`python -m taco_ir.encode`: encode the passages of a collection into vectors, resumable and by shard."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 def parser() -> Parser:
     flags = Parser(
         "encode",
-        "Encode the passages of a collection. Finished blocks are kept: the same command, run again, goes on where it stopped.\n"
-        "With --shard i/n only that part of the passages is read and encoded, for n processes or machines sharing one folder.",
+        "Encode the passages of a collection into vectors (fp16). Finished blocks are kept, so the same command "
+        "continues after a stop. With --shard i/n it reads and encodes one of n equal parts: use it for n processes "
+        "or machines that share a folder.",
         ("--collection", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.encode --collection my-wiki --output vectors/my-wiki --shard 1/4",
     )
-    flags.flag("--output", required=True, metavar="DIR", help="folder of the vectors")
-    flags.add_argument(
-        "--shard", default="1/1", metavar="i/n", help="encode part i of n equal parts [default: 1/1, all]"
-    )
-    flags.add_argument("--verify", action="store_true", help="re-hash all blocks in --output and encode nothing")
-    flags.only(
-        ("--collection", *MODEL_FLAGS, "--overwrite", "--shard"),
-        lambda options: not options.verify,
-        "encoding, not with --verify",
-    )
+    flags.flag("--output", "folder of the vectors", required=True, metavar="DIR")
+    flags.flag("--shard", "encode part i of n equal parts [default: 1/1, all]", default="1/1", metavar="i/n")
+    flags.flag("--verify", "check the hashes of all blocks in --output and encode nothing", action="store_true")
+    of_encoding = ("--collection", *MODEL_FLAGS, "--overwrite", "--shard")
+    flags.only(of_encoding, lambda options: not options.verify, "encoding, not with --verify")
     return flags
 
 

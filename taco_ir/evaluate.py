@@ -1,4 +1,4 @@
-"""`python -m taco_ir.evaluate`: scores of run files at page and passage level and of their answers, and tests against a baseline."""
+"""`python -m taco_ir.evaluate`: score run files at page and passage level, and test them against a baseline."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from taco_ir.evaluation.tables import Cell, PValue, Table, render, render_all
 def parser() -> Parser:
     flags = Parser(
         "evaluate",
-        "Score TREC, KILT or MS MARCO run files. Page level: KILT's measures over evidence sets (the pages of the ranked passages); passage level:\n"
-        "trec_eval's. KILT files with answers: also the downstream measures that the task asks for (EM and F1 of questions, F1 and ROUGE-L of\n"
-        "dialogue and long answers, else accuracy), and their KILT- versions, which count an answer only where R-precision is 1.\n"
-        "Files named <topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
+        "Score run files (TREC, KILT or MS MARCO). Page level: KILT's measures over evidence sets, of the pages of "
+        "the ranked passages. Passage level: trec_eval's measures. For KILT files with answers also the measures that "
+        "KILT uses for the task (EM and F1 for questions, F1 and ROUGE-L for dialogue and long answers, accuracy for "
+        "the others) and their KILT- versions, which count an answer only where R-precision is 1. Files named "
+        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
     )
-    flags.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run files, or folders of them")
+    flags.flag("runs", "run files, or folders of them", nargs="+", metavar="RUN", type=Path)
     flags.flag("--topics", required=True)
-    flags.add_argument(
+    flags.flag(
         "--baseline",
+        "test every system against this one: paired randomisation test, Holm's correction over the rows of a measure",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="compare each system with this one: paired randomisation test, Holm's correction over the rows of a measure",
     )
-    flags.add_argument("--per-query", action="store_true", help="print a line for each query instead of means")
-    flags.only(
-        ("--seed",), lambda options: bool(options.baseline) and not options.per_query, "--baseline, without --per-query"
-    )
+    flags.flag("--per-query", "print a line for each query instead of means", action="store_true")
+    seeded = "--baseline, without --per-query"
+    flags.only(("--seed",), lambda options: bool(options.baseline) and not options.per_query, seeded)
     return flags
 
 
-@collector_paused()  # scoring makes millions of texts and no cycles
+@collector_paused()  # scoring makes millions of strings and no cycles
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     measures = list(dict.fromkeys(map(Measure.parse, options.measures or ())))
     collection = open_collection(options.collection)
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
-    if unjudged := [topic.name for topic in topics if not topic.judged]:
+    if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
     files = read_files([*(options.baseline or []), *options.runs], topics)
     for file in files.values():
         for run in file.runs.values():
             refuse_foreign_docids(run, collection, file.path)
-    page_of = collection.passages.page_of_held  # no run has a docid that is not there
+    page_of = collection.passages.page_of_known  # refuse_foreign_docids looked all docids up
     baseline = list(dict.fromkeys(files[file].system for file in run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
@@ -75,7 +75,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:
-    caption = f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure (* below {SIGNIFICANT}), 95 % bootstrap interval"
+    caption = (
+        f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure "
+        f"(* below {SIGNIFICANT}), 95 % bootstrap interval"
+    )
     rows: list[list[Cell]] = [
         [c.topics, c.system, c.measure, c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons
     ]

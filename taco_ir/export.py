@@ -1,4 +1,4 @@
-"""`python -m taco_ir.export`: a checkpoint and its queries for Pyserini's own command line and for other libraries."""
+"""`python -m taco_ir.export`: write a model, or its encoded queries, for Pyserini's own CLI and other libraries."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from taco_ir.release.exports import KINDS, WEIGHTS, ExportRequest, write_exports
 def parser() -> Parser:
     flags = Parser(
         "export",
-        "Write what others read, in folders of --output:\n"
-        "  queries/<topics>/       encoded queries, for the unmodified Pyserini CLI (--encoded-queries)\n"
+        "Write a model, or its encoded queries, for Pyserini's own commands and other libraries, in folders of "
+        "--output:\n"
+        "  queries/<topics>/       encoded queries for the unmodified Pyserini CLI (--encoded-queries)\n"
         "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
         "  sentence-transformers/  a folder for sentence-transformers\n"
-        "  compact/                a small model folder: half precision or 8 bits, and, as far as these fit, the tokens that the collection's\n"
-        "                          texts need most; adapters that cannot be merged stay apart, with their backbone beside them\n"
-        "What an encoder cannot be is named and left out; asked for by --what, it is an error.",
+        "  compact/                a small model folder: half precision or 8 bits and, if need be, only the\n"
+        "                          tokens that the collection's texts use most; adapters that cannot be\n"
+        "                          merged stay beside their backbone\n"
+        "What the model cannot be exported to is named and skipped; it is an error if --what asks for it.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
-        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 --output small",
+        "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 \\\n"
+        "      --output small",
     )
-    flags.flag("--output", required=True, metavar="DIR", help="folder of the exported folders")
-    flags.add_argument(
-        "--what", nargs="+", choices=KINDS, help="[default: all that apply; queries need --topics, compact --megabytes]"
-    )
-    flags.add_argument("--megabytes", type=float, metavar="X", help="of the compact folder, at most (10^6 bytes each)")
-    flags.add_argument(
-        "--weights", choices=WEIGHTS, help="of the compact folder; int8 has a scale for each row [default: float16]"
-    )
-    flags.add_argument(
+    flags.flag("--output", "folder for the exported folders", required=True, metavar="DIR")
+    what = "what to write; queries need --topics, compact needs --megabytes [default: all that apply]"
+    flags.flag("--what", what, nargs="+", choices=KINDS)
+    flags.flag("--megabytes", "largest size of the compact folder, in 10^6 bytes", type=float, metavar="X")
+    weights = "numbers of the compact folder; int8 has a scale for each row [default: float16]"
+    flags.flag("--weights", weights, choices=WEIGHTS)
+    flags.flag(
         "--prompt-of",
+        "prompts and adapters for tasks that the model was not trained on, borrowed from another task, as in "
+        "trex=zsre; *=nq is for all other tasks, and *=none is the backbone without adapters",
         nargs="+",
         default=[],
         metavar="TASK=TASK",
-        help="tasks that the model has no prompt for take that of another, as in trex=zsre; *=nq is for all others. The same for adapters "
-        "of tasks; *=none is the backbone without any",
     )
+    of_encoding = ("--collection", "--precision", "--batch-size")
     flags.only(("--topics",), lambda options: not options.what or "queries" in options.what, "--what queries")
-    flags.only(("--collection",), lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes")
     flags.only(
-        ("--precision", "--batch-size"),
-        lambda options: bool(options.topics or options.megabytes),
-        "--topics or --megabytes, which encode",
+        of_encoding, lambda options: bool(options.topics or options.megabytes), "--topics or --megabytes, which encode"
     )
     return flags
 

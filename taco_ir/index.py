@@ -1,4 +1,4 @@
-"""`python -m taco_ir.index`: vectors to a faiss index that Pyserini reads as well."""
+"""`python -m taco_ir.index`: build a faiss index from encoded passages."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from taco_ir.retrieval.vectors import VectorSet
 def parser() -> Parser:
     flags = Parser(
         "index",
-        "Build a faiss index from encoded passages. Flat is exact; HNSW32 and IVF1024,SQ8 are faster and approximate\n"
-        "(the links of an HNSW graph depend on the threads' timing). Any faiss index_factory string is taken.",
+        "Build a faiss index, which Pyserini reads too, from encoded passages. Flat is exact; HNSW32 and IVF1024,SQ8 "
+        "are faster and approximate (the links of an HNSW graph depend on the timing of threads).",
         ("--overwrite",),
         "python -m taco_ir.index --vectors vectors/my-wiki --output indexes/my-wiki-hnsw --factory HNSW32",
     )
-    flags.add_argument("--vectors", metavar="DIR", help="folder that `python -m taco_ir.encode` wrote")
-    flags.flag("--output", required=True, metavar="DIR", help="folder of the index")
-    flags.add_argument("--factory", default="Flat", metavar="F", help="faiss index_factory string [default: Flat]")
-    flags.add_argument(
-        "--verify", action="store_true", help="re-hash the files of the index in --output and build nothing"
-    )
-    flags.only(
-        ("--vectors", "--factory", "--overwrite"), lambda options: not options.verify, "building, not with --verify"
-    )
+    flags.flag("--vectors", "folder that `python -m taco_ir.encode` wrote", metavar="DIR")
+    flags.flag("--output", "folder of the index", required=True, metavar="DIR")
+    flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="F")
+    flags.flag("--verify", "check the hashes of the index in --output and build nothing", action="store_true")
+    of_building = ("--vectors", "--factory", "--overwrite")
+    flags.only(of_building, lambda options: not options.verify, "building, not with --verify")
     return flags
 
 
@@ -42,26 +39,22 @@ def main(argv: Sequence[str]) -> None:
         return
     if options.vectors is None:
         raise InputError("--vectors DIR is needed to build an index")
-    build(VectorSet(Path(options.vectors)), output, options.factory, options.overwrite)
+    vectors = VectorSet(Path(options.vectors))
+    recipe = vectors.recipe
 
-
-def build(vectors: VectorSet, output: Path, factory: str, overwrite: bool) -> None:
-    """Build the index that is not there yet. Raises: InputError for a folder with something else, without `overwrite`."""
-    made_of = {"recipe": vectors.recipe._asdict(), "factory": factory}
-
-    def found() -> dict[str, Any] | None:
+    def recorded() -> dict[str, Any] | None:
         if not (output / "manifest.json").is_file():
             return None
         manifest = DenseIndex(output).manifest
         return {"recipe": manifest.recipe._asdict(), "factory": manifest.factory}
 
-    with claim_output(output, made_of, overwrite, record=found) as built:
-        if built:
+    made_of = {"recipe": recipe._asdict(), "factory": options.factory}
+    with claim_output(output, made_of, options.overwrite, record=recorded) as finished:
+        if finished:
             print(f"{output}: this index is built")
             return
-        progress = Progress("index", vectors.recipe.passages, "passages")
-        build_index(vectors, output, factory, progress.at)
-        print(f"{output}: {factory} index of {vectors.recipe.passages:,} passages, {vectors.recipe.dim} wide")
+        build_index(vectors, output, options.factory, Progress("index", recipe.passages, "passages").at)
+        print(f"{output}: {options.factory} index of {recipe.passages:,} passages, {recipe.dim} wide")
 
 
 if __name__ == "__main__":

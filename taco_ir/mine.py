@@ -1,4 +1,4 @@
-"""`python -m taco_ir.mine`: mine hard negatives for training queries and audit what was mined."""
+"""`python -m taco_ir.mine`: mine hard negatives for training queries, and audit them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, positive, run_verb
+from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, natural, positive, run_verb
 from taco_ir.core.files import InputError, collector_paused, require_writable
 from taco_ir.core.progress import log, timed
 from taco_ir.core.tasks import SPLITS
@@ -25,79 +25,57 @@ DEFAULTS = MiningSettings()
 def parser() -> Parser:
     flags = Parser(
         "mine",
-        "Mine hard negatives: rank passages for training queries, drop gold passages and all passages of gold pages, keep the best of the\n"
-        "rest. The rankings are kept beside the output F.jsonl, in F.runs/: with other filters, mining again only filters. An audit\n"
-        "(F.audit.html, and in short what is printed) says what was mined: likely false negatives, score margins, examples to read. Several sources\n"
-        "are merged: their best negatives in turn, each with the sources that it is from.",
+        "Mine hard negatives: rank passages for training queries, drop gold passages and all passages of gold pages, "
+        "and keep the best of the rest. Rankings are kept beside the output F.jsonl, in F.runs/, so that mining again "
+        "with other filters is fast. An audit (F.audit.html, printed in short) estimates false negatives and shows "
+        "score margins and examples. Several sources are merged, the best of each in turn; every negative names the "
+        "sources that found it.",
         ("--collection", "--tasks", *OF_MODELS, "--seed", "--overwrite", "--format"),
         "python -m taco_ir.mine --source bm25 --tasks nq fever --output negatives.jsonl\n"
-        "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output without-answers.jsonl\n"
-        "  python -m taco_ir.mine --source bm25 my-run/model --window 0:50 10:60 --tasks nq fever --output merged.jsonl",
+        "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output no-answers.jsonl\n"
+        "  python -m taco_ir.mine --source bm25 my-run/model --window 0:50 10:60 --tasks nq --output merged.jsonl",
     )
-    flags.flag("--output", required=True, metavar="F.jsonl", help="the negatives file to write")
-    flags.add_argument(
+    flags.flag("--output", "the negatives file to write", required=True, metavar="F.jsonl")
+    flags.flag(
         "--source",
+        "what ranks: bm25, a model (as --model of search), a TREC or MS MARCO run file, or a folder of <topics>.trec "
+        "(or .tsv) runs; flags such as --pooling apply to every model among several sources",
         required=True,
         nargs="+",
         metavar="S",
-        help="what ranks, one or several: bm25, a model (as --model of search; taco-mini and minilm-l6 are known by name), a TREC or "
-        "MS MARCO run file, or a folder of <topics>.trec (or .tsv) runs. --pooling and its like are for all models among them",
     )
-    flags.add_argument("--split", choices=SPLITS, default="train", help="[default: train]")
-    flags.add_argument(
-        "--depth",
-        type=positive,
-        default=DEFAULTS.depth,
-        metavar="N",
-        help=f"hits ranked for each query [default: {DEFAULTS.depth}]",
-    )
-    flags.add_argument(
-        "--skip",
-        type=natural,
-        default=DEFAULTS.skip,
-        metavar="N",
-        help="pass over the N best hits, counted before anything is dropped [default: 0]",
-    )
-    flags.add_argument(
-        "--window",
-        nargs="+",
-        type=window,
-        metavar="A:B",
-        help="hits A + 1 to B, as --skip A --depth B: one for all sources, or one for each",
-    )
-    flags.add_argument(
-        "--keep",
-        type=positive,
-        default=DEFAULTS.keep,
-        metavar="N",
-        help=f"negatives of a query from each source, at most [default: {DEFAULTS.keep}]",
-    )
-    flags.add_argument(
+    flags.flag("--split", "split of the queries [default: train]", choices=SPLITS, default="train")
+    depth = f"hits to rank for each query [default: {DEFAULTS.depth}]"
+    flags.flag("--depth", depth, type=positive, default=DEFAULTS.depth, metavar="N")
+    skip = "skip the N best hits, counted before anything is dropped [default: 0]"
+    flags.flag("--skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
+    window = "use hits A + 1 to B, as --skip A --depth B: one window for all sources, or one for each"
+    flags.flag("--window", window, nargs="+", type=read_window, metavar="A:B")
+    keep = f"most negatives of a query from each source [default: {DEFAULTS.keep}]"
+    flags.flag("--keep", keep, type=positive, default=DEFAULTS.keep, metavar="N")
+    flags.flag(
         "--drop-answers",
+        "drop passages that hold an answer, as whole words without regard to case and accents; ignored are verdicts "
+        "(yes, SUPPORTS), answers under three letters, and those of fact checking, dialogue, ELI5 and entity linking",
         action="store_true",
-        help="drop passages whose text holds an answer, as whole words without regard to case and accents; verdicts (yes, SUPPORTS), answers "
-        "under three letters, and those of fact checking, dialogue, ELI5 and entity linking do not count",
     )
-    flags.add_argument(
+    flags.flag(
         "--margin",
+        "drop hits whose score is at least that of the best gold hit minus X, each source by its own scores; if no "
+        "gold is among the hits down to --depth, all are dropped (the audit counts such queries as lost). One number "
+        "for all sources, or one for each; none: drop nothing",
         nargs="+",
-        type=margin,
+        type=read_margin,
         metavar="X",
-        help="drop hits that score within X of the best gold hit, or above it, in the ranking of their own source; where gold is not among "
-        "the hits down to --depth, all are above it and dropped (the audit counts such queries as lost). One number for all sources, or one "
-        "for each; none: drop nothing",
     )
-    flags.only(
-        tuple(flag for flag in OF_MODELS if flag != "--device"),
-        lambda options: bool(models_among(options.source)),
-        "a model as --source",
-    )
+    of_models = tuple(flag for flag in OF_MODELS if flag != "--device")
+    flags.only(of_models, lambda options: bool(models_among(options.source)), "a model as --source")
     flags.only(("--skip", "--depth"), lambda options: not options.window, "no --window, which says the same")
     return flags
 
 
-def window(text: str) -> tuple[int, int]:
-    """argparse type for A:B, hits to skip and the last one looked at. Raises: argparse.ArgumentTypeError."""
+def read_window(text: str) -> tuple[int, int]:
+    """argparse type for A:B, the hits to skip and the last one to use. Raises: argparse.ArgumentTypeError."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ArgumentTypeError(f"{text!r} is not a window; two whole numbers as in 0:50 are needed")
@@ -107,19 +85,12 @@ def window(text: str) -> tuple[int, int]:
     return skip, depth
 
 
-def margin(text: str) -> float | None:
+def read_margin(text: str) -> float | None:
     """argparse type for a score margin, or none. Raises: argparse.ArgumentTypeError."""
     try:
         return None if text == "none" else float(text)
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r} is neither a number nor none") from error
-
-
-def natural(text: str) -> int:
-    """argparse type for numbers from 0. Raises: argparse.ArgumentTypeError below."""
-    if not (text.isascii() and text.isdigit()):
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
 
 
 @collector_paused()
@@ -134,25 +105,21 @@ def main(argv: Sequence[str]) -> None:
         seed=options.seed,
     )
     collection = open_collection(options.collection)
-    topics = [collection.topics(name) for name in collection.expand(topics_names(options.tasks, options.split))]
+    tasks = [name for word in options.tasks for name in word.split(",") if name]
+    if not tasks:
+        raise InputError("--tasks names no task; give names such as nq fever, or all")
+    names = collection.expand([f"{task}-{options.split}" for task in tasks])
+    topics = [collection.topics(name) for name in names]
     output = Path(options.output)
     check_minable(topics, output)
     require_writable(output)
-    ranks = open_sources(options.source, collection, model_choice(options), options.index)
+    rankers = open_sources(options.source, collection, model_choice(options), options.index)
     with timed() as seconds:
-        retrieved = mine_file(collection, list(map(Source, ranks, settings)), topics, output, options.overwrite)
+        retrieved = mine_file(collection, list(map(Source, rankers, settings)), topics, output, options.overwrite)
         audit = audit_file(collection, topics, retrieved, output)
     print(render_all([summary(audit.tasks), *source_tables(audit.sources)], options.format), end="")
     log.info("audit: %s (%.1f s in all)", audit_path(output), seconds())
     log.info("negatives: %s; train with them: python -m taco_ir.train --negatives %s", output, output)
-
-
-def topics_names(tasks: Sequence[str], split: str) -> list[str]:
-    """Names of topics for --tasks, whose words may hold several names between commas. Raises: InputError for none."""
-    names = [name for word in tasks for name in word.split(",") if name]
-    if not names:
-        raise InputError("--tasks names no task; give names such as nq fever, or all")
-    return [f"{name}-{split}" for name in names]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pyserini MODULE ARGS...`: any Pyserini CLI, with a JVM found and `--encoder-class taco` known."""
+"""`python -m taco_ir.pyserini MODULE ARGS...`: run a Pyserini command with our encoders (--encoder-class taco)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "pyserini",
-        "Run a Pyserini command line as `python -m MODULE ARGS...` would, with Java found without a JDK, and with our encoders\n"
-        "under --encoder-class taco. --query-prefix takes a task of the checkpoint (a name or an alias), or a text.",
+        "Run any Pyserini command, as `python -m MODULE ARGS...` would, with Java found (no JDK is needed) and with "
+        "the encoders of taco_ir under --encoder-class taco. --query-prefix takes a task of the checkpoint or a text.",
         example="python -m taco_ir.pyserini pyserini.search.faiss --encoder my-checkpoint --encoder-class taco \\\n"
         "      --index indexes/my-wiki --topics my-wiki/nq-dev.jsonl --topics-format kilt --output nq-dev.trec",
     )
-    flags.add_argument("module", metavar="MODULE", help="such as pyserini.search.faiss; `pyserini.` may be left out")
+    flags.flag("module", "such as pyserini.search.faiss; `pyserini.` may be left out", metavar="MODULE")
     return flags
 
 

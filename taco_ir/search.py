@@ -1,4 +1,4 @@
-"""`python -m taco_ir.search`: rank passages for topics or for one query, write the run, and show how it scores."""
+"""`python -m taco_ir.search`: rank passages for topics or one query, write the run, and score it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from itertools import compress
 
-from taco_ir.cli import MODEL_FLAGS, Parser, check_asked, limit_asked, model_choice, run_verb
+from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.evaluation.measures import Measure
@@ -25,38 +25,35 @@ SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
 def parser() -> Parser:
     flags = Parser(
         "search",
-        "Search a collection for topics, write a run file for each, and print how well it does beside BM25 and their hybrid;\n"
-        "or search for one query and print its hits. Indexes are built on first use and kept.",
+        "Search a collection: rank passages for topics and write a run file for each, or print the hits of one query. "
+        "Topics with gold are scored and compared with BM25 and the hybrid of both. Indexes are built on first use "
+        "and kept.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
     )
-    flags.flag("--query", help="search for this one query and print the hits")
+    flags.flag("--query", "search for this one query and print the hits")
     flags.flag("--task")
     flags.flag("--retriever")
-    flags.flag("--hits", default=None, help=f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]")
+    flags.flag("--hits", f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]", default=None)
+    output = "run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
+    flags.flag("--output", output)
+    formats = tuple(RUN_SUFFIXES)
+    flags.flag("--output-format", "kilt: pages, for KILT's scorer [default: trec]", choices=formats, default="trec")
     flags.flag(
-        "--output", help="run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
-    )
-    flags.add_argument(
-        "--output-format",
-        choices=tuple(RUN_SUFFIXES),
-        default="trec",
-        help="kilt: pages, for KILT's scorer [default: trec]",
-    )
-    flags.add_argument(
         "--compare",
+        "also score BM25 and the hybrid "
+        f"[default: for dense up to {COMPARED_UP_TO:,} passages, or if the BM25 index exists]",
         action=BooleanOptionalAction,
-        help=f"score BM25 and the hybrid as well [default: with dense and up to {COMPARED_UP_TO:,} passages, or where the BM25 index exists]",
     )
-    limit_asked(flags, ("--output-format", "--compare", "--no-compare"))
+    limit_search_flags(flags, ("--output-format", "--compare", "--no-compare"))
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
-    check_asked(options, flags)
+    require_queries(options, flags)
     hits = options.hits or (DEFAULT_HITS if options.query is None else SHOWN_HITS)
     request = SearchRequest(
         model_choice(options), options.retriever, options.index, hits, options.output_format, options.compare
@@ -67,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         return
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     runs = search_topics(request, collection, topics, options.output, options.overwrite)
-    judged = [topic.judged for topic in topics]
+    judged = [topic.has_gold for topic in topics]
     if any(judged):
         print_scores(collection, list(compress(topics, judged)), list(compress(runs, judged)), options.format)
 
@@ -82,7 +79,7 @@ def print_scores(
 
 
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
-    """Print ranked hits of one query: title, score, docid, and a snippet with the query's words marked; or a table of them."""
+    """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
     retriever = Retrievers.of(collection, request.model, request.index).named(request.retriever)
     ranking = retriever.search(query_topics(text, task), request.hits).rankings["query"]
     passages = collection.passages.get(ranking.docids)

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.submission`: run files -> the files that KILT's leaderboard takes, checked and zipped."""
+"""`python -m taco_ir.submission`: pack run files for KILT's leaderboard."""
 
 from __future__ import annotations
 
@@ -14,30 +14,25 @@ from taco_ir.evaluation.submission import submission_files, write_submission
 def parser() -> Parser:
     flags = Parser(
         "submission",
-        "Make the files for KILT's leaderboard of a system's runs: for each test set, its pages for every query, best first, in a file that\n"
-        "is named as the test set is. TREC runs are turned into pages; KILT runs stay as they are, answers and all. Where there is no answer\n"
-        "an empty one is written, which KILT's scorer passes over. Ids are checked against the topics.\n\n"
-        "The leaderboard is challenge 689 on eval.ai; its page decides how files are named and packed. Where it wants one file for each\n"
-        "task, take them out of the zip.",
+        "Pack a system's runs for KILT's leaderboard: a zip with one file for each test set, named as the test set "
+        "is, of the ranked pages of every query. TREC runs are turned into pages; KILT runs stay as they are, with "
+        "their answers. A missing answer is written as an empty one, which KILT's scorer ignores. Ids are checked "
+        "against the topics.\n\n"
+        "The leaderboard is challenge 689 on eval.ai. Its page says how files must be named and packed: if it wants "
+        "one file for each task, take them out of the zip.",
         ("--overwrite",),
         "python -m taco_ir.submission --runs runs/test --output submission.zip\n"
         "  (runs by: python -m taco_ir.search --collection kilt --topics all-test --output runs/test/)",
     )
-    flags.add_argument(
-        "--runs",
-        nargs="+",
-        required=True,
-        metavar="RUN",
-        type=Path,
-        help="run files of one system, <topics>.<system>.trec, or a folder",
-    )
-    flags.flag("--topics", default=["all-test"], help="topics that the runs are of [default: all-test]")
-    flags.flag("--collection", default="kilt", help="sample, kilt or a folder: what was searched [default: kilt]")
-    flags.flag("--output", required=True, metavar="FILE.zip", help="the zip to write")
+    runs = "run files of one system, <topics>.<system>.trec, or a folder"
+    flags.flag("--runs", runs, nargs="+", required=True, metavar="RUN", type=Path)
+    flags.flag("--topics", "topics of the runs [default: all-test]", default=["all-test"])
+    flags.flag("--collection", "the collection searched: sample, kilt or a folder [default: kilt]", default="kilt")
+    flags.flag("--output", "the zip to write", required=True, metavar="FILE.zip")
     return flags
 
 
-@collector_paused()  # runs are millions of texts
+@collector_paused()  # runs are millions of strings
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     output = Path(options.output)

@@ -240,7 +240,7 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
 
     data(
         [
-            "part",
+            "subset",
             "--topics",
             "nq-train",
             "nq-dev",

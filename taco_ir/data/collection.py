@@ -1,4 +1,7 @@
-"""A collection: passages, and for each task its topics. `sample` is embedded, `kilt` the full benchmark, others are folders."""
+"""Collections: passages, and topics for each task.
+
+`sample` comes with the package, `kilt` is the full benchmark, any other name is a folder.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,36 @@ TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answ
 
 
 class Topics(NamedTuple):
-    """The queries of one task and split. `name` is spelled as in the collection's file; `task` is "" if each query has its own."""
+    """The queries of one task and split.
+
+    Attributes:
+        name: as the file spells it.
+        task: "" if each query has its own.
+    """
 
     name: str
     task: str
     queries: list[Query]
 
     @property
-    def judged(self) -> bool:
+    def has_gold(self) -> bool:
         return any(query.evidence for query in self.queries)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the queries' ids, texts and tasks: all that a search depends on."""
+        """Hash of all that a search depends on: ids, texts and tasks."""
         return fingerprint([[query.qid, query.text, query.task] for query in self.queries])
 
     @property
     def gold_fingerprint(self) -> str:
-        """Hash of the queries with answers and evidence: all that scores depend on."""
+        """Hash of all that scores depend on: also answers and evidence."""
         return fingerprint(
             [[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries]
         )
 
 
 class Collection:
-    """Passages and topics under one name; both are read on first use."""
+    """Passages and topics under one name, both read on first use."""
 
     def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
         self.name = name
@@ -63,14 +71,13 @@ class Collection:
 
     @property
     def tasks(self) -> set[str]:
-        """The tasks that have topics."""
         return {name.task for name in self._topic_paths}
 
     def expand(self, names: Sequence[str]) -> list[str]:
-        """Names of topics, with `all-dev` (or -train, -test) put for every task's; repeats removed, files of mixed topics as they are.
+        """Resolve names of topics, without repeats: `all-dev` (or -train, -test) becomes the topics of every task.
 
         Raises:
-            InputError: for a name that the collection does not have, or two files of one name, whose runs would be one file.
+            InputError: for an unknown name, or two files of the same name, whose runs would be one file.
         """
         refuse_text(names, "topics")
         wanted: list[str] = []
@@ -82,15 +89,16 @@ class Collection:
             topics = Path(name).stem if is_mixed(name) else _file_name(self.topics_path(name))
             if (other := named.setdefault(topics, name)) != name:
                 raise InputError(
-                    f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or rename one"
+                    f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or "
+                    "rename one"
                 )
         return list(named.values())
 
     def topics(self, name: str) -> Topics:
-        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`), warning of evidence that the collection lacks.
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`) and warn of evidence that the collection lacks.
 
         Raises:
-            InputError: for a name that the collection does not have or a file that cannot be read.
+            InputError: for an unknown name or a file that cannot be read.
         """
         loaded = self.load_topics(name)
         queries = loaded.queries
@@ -112,7 +120,14 @@ class Collection:
         return loaded
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Topics by name, or a file of mixed ones, without a look at the passages; `only` those of these ids. Raises: InputError."""
+        """Read topics by name, or a file of mixed tasks, without looking at the passages.
+
+        Args:
+            only: ids of the queries to read; None: all.
+
+        Raises:
+            InputError: as in `topics`.
+        """
         if is_mixed(name):
             return Topics(Path(name).stem, "", read_topics(Path(name), None, only))
         task = resolve_topics(name, self._topic_paths).task
@@ -120,20 +135,20 @@ class Collection:
         return Topics(_file_name(path), task, read_topics(path, task, only))
 
     def topics_path(self, name: str) -> Path:
-        """The file of topics by name. Raises: InputError for a name that the collection does not have."""
+        """The file of topics by name. Raises: InputError for an unknown name."""
         return self._topic_paths[resolve_topics(name, self._topic_paths)]
 
 
 def is_mixed(name: str) -> bool:
-    """Whether `name` is a file of topics with a task in each record, instead of topics of a collection."""
+    """Whether `name` is a file with queries of several tasks, not the name of a collection's topics."""
     return name.endswith(".jsonl")
 
 
 def open_collection(name: str) -> Collection:
-    """`sample` (embedded), `kilt` (the full benchmark under the data home) or a folder with passages and topics.
+    """Open a collection: `sample`, `kilt` (under the data home), or a folder with passages and topics.
 
     Raises:
-        InputError: for a folder that is missing or holds no passages.
+        InputError: for a folder that is missing or has no passages.
     """
     if name == "sample":
         installed = PACKAGE / "topics"
@@ -142,7 +157,8 @@ def open_collection(name: str) -> Collection:
     folder = data_home() / "kilt" if name == "kilt" else Path(name)
     if not folder.is_dir() and name != "kilt":
         raise InputError(
-            f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and <task>-<split>.jsonl files"
+            f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and "
+            "<task>-<split>.jsonl files"
         )
     found = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
     if not found:
@@ -152,7 +168,7 @@ def open_collection(name: str) -> Collection:
 
 
 def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
-    """Topic files of a folder by canonical name. Raises: InputError when two files name the same topics."""
+    """Topic files of a folder by canonical name. Raises: InputError if two files have the same topics."""
     paths: dict[TopicsName, Path] = {}
     for path in sorted(folder.glob("*.jsonl")):
         if matched := TOPIC_FILE.fullmatch(path.name):

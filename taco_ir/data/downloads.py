@@ -1,7 +1,7 @@
-"""Downloads files over HTTP, with resumption and checks, or takes them from a local copy.
+"""Downloads over HTTP that resume and are checked, or files taken from a local copy.
 
-ir_datasets' own `Download` resumes only within one process; a file of 37 GB needs a download that also goes on after a
-crash or a reboot, so the partial file and the server's mark of its version stay on disk.
+ir_datasets' own `Download` resumes only within one process. A file of 37 GB needs to resume after a crash or a reboot, so
+the partial file and the server's mark of its version stay on disk.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger("taco_ir")
-Report = Callable[[int, int], None]  # (bytes done, bytes in all)
+Report = Callable[[int, int], None]  # (done, in all), in bytes here
 BLOCK = 1 << 18
 PASSING_FAULTS = (408, 425, 429, 500, 502, 503, 504)
 GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class _Broken(Exception):
-    """A download attempt that failed in a way that a retry may mend."""
+    """A failed attempt to download that is worth repeating."""
 
 
 def fetch(
@@ -41,18 +41,18 @@ def fetch(
     report: Report | None = None,
     pause: float = 1.0,
 ) -> Path:
-    """Download `url` to `path`, going on from a `.part` file that an earlier attempt or process left.
+    """Download `url` to `path`, continuing a `.part` file of an earlier attempt or process.
 
-    IR_DATASETS_DL_TRIES (3) is the number of attempts in a row that may bring nothing new, IR_DATASETS_DL_TIMEOUT (15)
-    the seconds without a byte that end an attempt.
+    Environment: IR_DATASETS_DL_TRIES (3) attempts in a row may bring nothing new; an attempt ends after
+    IR_DATASETS_DL_TIMEOUT (15) seconds without a byte.
 
     Args:
-        size: bytes that the file must have, where known.
-        report: called with bytes done and bytes in all, where the server announces them.
-        pause: seconds before another attempt; doubled for each that brought nothing.
+        size: bytes that the file must have, if known.
+        report: called with the bytes done and in all.
+        pause: seconds before another attempt, doubled after each that brought nothing.
 
     Raises:
-        InputError: for an address that does not answer or has no such file, a size or md5 that differs, or a full disk.
+        InputError: for an address that does not answer or has no such file, another size or md5, or a full disk.
     """
     part, mark = _partial(path)
     try:
@@ -74,13 +74,13 @@ def fetch(
 
 
 def take(source: Path, path: Path, md5: str | None = None, size: int | None = None, link: bool = False) -> Path:
-    """Put a local copy in place of a download; gzip is unpacked unless `path` itself ends in .gz.
+    """Copy a local file to where a download would go; gzip is unpacked unless `path` ends in .gz.
 
     Args:
-        link: a plain file on the same disk becomes a second name of the same bytes instead of a copy.
+        link: make a hard link to a plain file on the same disk instead of a copy.
 
     Raises:
-        InputError: for a file that is missing or is broken gzip, or whose size or md5 differs; nothing is left then.
+        InputError: for a missing file, broken gzip, or another size or md5; nothing is left behind.
     """
     if not source.is_file():
         raise InputError(f"--file {source}: no such file")
@@ -113,12 +113,12 @@ def md5_of(path: Path) -> str:
 
 
 def _partial(path: Path) -> tuple[Path, Path]:
-    """The partial file, and the note of which version of the remote file it is a part of."""
+    """The partial file, and the file that notes which version of the remote file it belongs to."""
     return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.version")
 
 
 def _linked(source: Path, path: Path, md5: str | None) -> bool:
-    """Make `path` another name of `source`; False where the file system cannot."""
+    """Make `path` a hard link to `source`, or return False if the file system cannot."""
     _require_md5(source, md5_of(source) if md5 else "", md5)
     part, _ = _partial(path)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -133,9 +133,7 @@ def _linked(source: Path, path: Path, md5: str | None) -> bool:
 
 def _require_md5(source: Path, found: str, expected: str | None) -> None:
     if expected and found != expected:
-        raise InputError(
-            f"--file {source}: md5 expected {expected}, found {found}; it is another file or a damaged one"
-        )
+        raise InputError(f"--file {source}: md5 expected {expected}, found {found}; it is another or a damaged file")
 
 
 def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, pause: float) -> None:
@@ -148,17 +146,19 @@ def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: R
         except _Broken as error:
             failures = 0 if sink.tell() > before else failures + 1
             if failures >= tries:
-                kept = f"; {sink.tell()} bytes are kept and the same command goes on from there" if sink.tell() else ""
+                kept = (
+                    f"; {sink.tell()} bytes are kept and the same command continues from there" if sink.tell() else ""
+                )
                 raise InputError(
-                    f"{url}: {error} (attempts without progress: {failures}, IR_DATASETS_DL_TRIES; timeout {timeout:g} s, "
-                    f"IR_DATASETS_DL_TIMEOUT){kept}. {_other_way(path)}"
+                    f"{url}: {error} (attempts without progress: {failures}, IR_DATASETS_DL_TRIES; timeout {timeout:g} "
+                    f"s, IR_DATASETS_DL_TIMEOUT){kept}. {_other_way(path)}"
                 ) from error
             log.warning("%s: %s; trying again from byte %d", url, error, sink.tell())
             time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
 def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, timeout: float) -> None:
-    """One request, appended to `sink`. Raises: _Broken where another request may bring more."""
+    """Append the answer of one request to `sink`. Raises: _Broken if another request may bring more."""
     import requests
     import urllib3
 
@@ -174,15 +174,15 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
             url, headers=headers, stream=True, timeout=timeout, hooks={"response": _refuse_plain}
         ) as response:
             total = _accept(response, sink, path, size)
-            if response.status_code == 416:  # the partial file is whole already; this body only says so
+            if response.status_code == 416:  # the partial file is complete; the body only says so
                 return
             for block in response.raw.stream(BLOCK, decode_content=False):
                 sink.write(block)
                 sink.flush()
                 if sink.tell() > total:
-                    _restart(sink)  # what came so far is of no file that is known
+                    _restart(sink)  # these are not the bytes of a known file
                     raise InputError(
-                        f"{url}: the body goes on behind byte {total}, where the file ends; nothing of it was kept"
+                        f"{url}: the body continues after byte {total}, where the file ends; nothing was kept"
                     )
                 if report:
                     report(sink.tell(), total)
@@ -193,14 +193,14 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
 
 
 def _refuse_plain(response: requests.Response, *_: object, **__: object) -> None:
-    """Raise InputError for a redirect from https to anything else: somebody on the way could answer instead."""
+    """Raise InputError for a redirect from https to anything else, which others on the network could answer."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
         raise InputError(f"{response.url}: redirected to {target[:200]!r}; only https is followed")
 
 
 def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int | None) -> int:
-    """Judge the answer's head, make `sink` ready for its body, and return the bytes that the whole file has."""
+    """Check an answer's head, prepare `sink` for its body, and return the size of the whole file."""
     done, url, status = sink.tell(), response.url, response.status_code
     if status in PASSING_FAULTS:
         raise _Broken(f"the server answers {status}")
@@ -208,9 +208,7 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
         raise InputError(f"{url}: the server answers {status} {response.reason or ''}. {_other_way(path)}")
     if status == 200:
         if done:
-            log.warning(
-                "%s: the server sends the whole file again instead of the rest; starting from the beginning", url
-            )
+            log.warning("%s: the server sends the whole file instead of the rest; starting from the beginning", url)
         _restart(sink)
         announced = response.headers.get("Content-Length", "")
         _note_version(response, path)
@@ -221,15 +219,13 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
         continues = start.startswith(f"bytes {done}-") and total is not None and total >= done
         if (status == 206 and not continues) or (status == 416 and total != done):
             log.warning(
-                "%s: the partial file of %d bytes does not fit what the server has; starting from the beginning",
-                url,
-                done,
+                "%s: the partial file (%d bytes) does not fit the server's; starting from the beginning", url, done
             )
             _restart(sink)
             raise _Broken(f"the server answers {status} to a request for the bytes from {done}")
     if total is None:
         raise InputError(
-            f"{url}: the server announces no size, so that nobody could tell a whole file from a part. {_other_way(path)}"
+            f"{url}: the server announces no size, so a whole file could not be told from a part. {_other_way(path)}"
         )
     if size is not None and total != size:
         raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_other_way(path)}")
@@ -243,7 +239,7 @@ def _restart(sink: IO[bytes]) -> None:
 
 
 def _note_version(response: requests.Response, path: Path) -> None:
-    """Keep what lets a later request say `If-Range`: a partial file of another version must not be continued."""
+    """Note the file's version for a later request's `If-Range`: a partial file of another version is not continued."""
     _, mark = _partial(path)
     tag = response.headers.get("ETag", "")
     version = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
@@ -262,7 +258,7 @@ def _setting(name: str, default: float) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost cause, which is the part of a connection error that says something."""
+    """The innermost cause, the informative part of a connection error."""
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or next(iter(cause.args), None), BaseException):
         cause = inner
@@ -270,4 +266,4 @@ def _reason(error: Exception) -> str:
 
 
 def _other_way(path: Path) -> str:
-    return f"A copy that was fetched another way is taken with --file PATH, or as {path}"
+    return f"If you have a copy, give it with --file PATH, or put it at {path}"

@@ -1,4 +1,4 @@
-"""Builds training examples from topics: a query, its positive passages, and hard negatives."""
+"""Training examples: a query, its positive passages, and hard negatives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.seeds import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.data.collection import Collection
-from taco_ir.data.gold import PositiveSets, gold_pages, have_positives, positive_sets
+from taco_ir.data.gold import PositiveSets, find_gold_pages, find_positives, have_positives
 from taco_ir.data.outline import Outline, outline_of
 from taco_ir.data.topics import plain_text
 
@@ -23,11 +23,11 @@ class TrainExample(NamedTuple):
     """A training query with the docids of its positives and negatives.
 
     Attributes:
-        text: the query as its record spells it, without a prompt.
-        positives: passages of each evidence set that has one in the collection.
-        pages: gold pages, of every evidence set; a passage of one is no negative.
-        negatives: hardest first; may be empty, and may hold gold passages (a batch masks them).
-        since: the epoch that takes the hardest of them; later ones take those that follow.
+        text: the query as in its record, without a prompt.
+        positives: passages of each evidence set that has any in the collection.
+        pages: gold pages of all evidence sets; a passage of one of them is no negative.
+        negatives: hardest first; may be empty, and may contain gold passages, which batches mask.
+        since: the first epoch, which uses the hardest negatives; later epochs use the ones that follow.
     """
 
     qid: str
@@ -42,70 +42,72 @@ class TrainExample(NamedTuple):
 def read_examples(
     collection: Collection, task: str, split: str = "train", only: Container[str] | None = None
 ) -> list[TrainExample]:
-    """Examples of a task in the order of its topics, without the queries that have no positive in the collection.
+    """Read the examples of a task in the order of its topics, without queries that have no positive in the collection.
 
     Args:
         only: ids of the queries to read; None: all.
 
     Raises:
-        InputError: for a task without topics of that split, or of which no query has a positive.
+        InputError: for a task without topics of that split, or if no query has a positive.
     """
     name = _topics_name(collection, task, split)
     topics = collection.load_topics(str(name), only)
     store = collection.passages
-    sets_of = positive_sets(store, topics.queries)
+    sets_of = find_positives(store, topics.queries)
     page_of = store.page_of({docid for sets in sets_of for docids in sets for docid in docids})
     examples = [
-        TrainExample(query.qid, query.text, name.task, sets, gold_pages(query, sets, page_of), ())
+        TrainExample(query.qid, query.text, name.task, sets, find_gold_pages(query, sets, page_of), ())
         for query, sets in zip(topics.queries, sets_of, strict=True)
         if sets
     ]
-    _say_left_out(collection, name, len(topics.queries), len(examples))
+    _log_left_out(collection, name, len(topics.queries), len(examples))
     return examples
 
 
-def read_drawn(
+def read_sampled_examples(
     collection: Collection, task: str, most: int, seed: int, share: float = 1.0, without: Collected[str] = ()
 ) -> list[TrainExample]:
-    """Sample the examples of a train split; memory depends on the sample, not on the size of the file.
+    """Read a sample of a task's train examples; memory depends on the sample, not on the size of the file.
 
     Args:
-        without: plain texts of queries that are not drawn.
+        most: number of examples at most; 0: no limit.
+        share: of the examples.
+        without: plain texts of queries to leave out.
     """
     name = _topics_name(collection, task, "train")
     if most or share < 1:
-        outline = with_positives(collection, name)
+        outline = read_outline(collection, name)
         usable = outline.without(without)
-        rows = _drawn_rows(len(usable.ids_U2), most, seed, task, share)
+        rows = _sample_rows(len(usable.ids_U2), most, seed, task, share)
         if rows is not None:
-            _say_left_out(collection, name, outline.queries, len(outline.ids_U2))
+            _log_left_out(collection, name, outline.queries, len(outline.ids_U2))
             return read_examples(collection, task, only=usable.ids(rows))
     return [example for example in read_examples(collection, task) if plain_text(example.text) not in without]
 
 
-def drawn_examples(
+def sample_examples(
     examples: list[TrainExample], most: int, seed: int, task: str, share: float = 1.0
 ) -> list[TrainExample]:
-    """A share of a task's examples, at least one and at most `most` (0: any number), drawn by the seed, in their order."""
-    rows = _drawn_rows(len(examples), most, seed, task, share)
+    """Sample a share of a task's examples, at least one and at most `most` (0: no limit), and keep their order."""
+    rows = _sample_rows(len(examples), most, seed, task, share)
     return examples if rows is None else [examples[row] for row in rows]
 
 
-def _drawn_rows(count: int, most: int, seed: int, task: str, share: float) -> list[int] | None:
-    """Rows of the sampled examples; None means all."""
+def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> list[int] | None:
+    """Sampled rows; None means all."""
     most = min(most or count, max(1, round(share * count)))
     if not 0 < most < count:
         return None
     return sorted(generator(seed, task, "examples").choice(count, most, replace=False).tolist())
 
 
-def with_positives(collection: Collection, name: TopicsName) -> Outline:
-    """The queries of some topics that have a positive in the collection."""
+def read_outline(collection: Collection, name: TopicsName) -> Outline:
+    """Read an outline of the queries of some topics that have a positive in the collection."""
     return outline_of(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
 
 
-def _say_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
-    """Log how many queries have no positive. Raises: InputError if none has one."""
+def _log_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
+    """Log how many queries have no positive. Raises: InputError if no query has one."""
     if not examples:
         raise InputError(
             f"{name}: none of its {queries} queries has a positive passage in collection {collection.name}"

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from taco_ir.core.files import InputError
 from taco_ir.core.types import EvidenceSet, Query
+from taco_ir.data.collection import Topics
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.topics import unique
 
 PositiveSets = tuple[tuple[str, ...], ...]
 
 
-def positive_sets(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
-    """The positives of each query by evidence set, in order, without repeats; sets without a passage in the collection left out.
+def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
+    """The positive passages of each query, by evidence set, without sets that have none in the collection.
 
-    A set's positives are its passages; where it names pages only, all passages of these, as TACO does for AIDA.
+    The positives of a set are its passages. If it names only pages, they are all passages of these pages, as TACO does
+    for AIDA (Zhang et al. 2023).
     """
     evidence = [each for query in queries for each in query.evidence]
     named = list(unique(docid for each in evidence for docid in each.passages))
-    held = {docid for docid, row in zip(named, store.rows(named).tolist(), strict=True) if row >= 0}
+    known = {docid for docid, row in zip(named, store.rows(named).tolist(), strict=True) if row >= 0}
     docids_of = store.docids_of({page for each in evidence if not each.passages for page in each.pages})
 
     def positives(each: EvidenceSet) -> tuple[str, ...]:
         if each.passages:
-            return tuple(docid for docid in each.passages if docid in held)
+            return tuple(docid for docid in each.passages if docid in known)
         return tuple(docid for page in each.pages for docid in docids_of[page])
 
     return [unique(docids for each in query.evidence if (docids := positives(each))) for query in queries]
 
 
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
-    """Whether `positive_sets` finds some for each query, without a pass over the passages."""
+    """Whether `find_positives` would find any for each query, without a pass over the passages."""
     evidence = [each for query in queries for each in query.evidence]
     missing = set(store.missing_docids(unique(docid for each in evidence for docid in each.passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))
@@ -44,7 +47,35 @@ def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray
     return np.fromiter(found, dtype=np.bool_, count=len(queries))
 
 
-def gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
-    """Every page that the evidence of a query names, and those of its positive passages."""
+def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
+    """The pages that the query's evidence names, and those of its positive passages."""
     named = {page for each in query.evidence for page in each.pages}
     return frozenset(named.union(page_of[docid] for docids in sets for docid in docids))
+
+
+def find_gold_rows(store: PassageStore, topics: Topics) -> npt.NDArray[np.int64]:
+    """Rows of the gold passages of topics: all positives, and all passages of gold pages that have no positive.
+
+    A page without a positive occurs where an evidence set names passages for one of its pages only. Without that page's
+    passages the set could never be found complete.
+
+    Raises:
+        InputError: if no query has evidence in the collection.
+    """
+    positives = list({docid for sets in find_positives(store, topics.queries) for docids in sets for docid in docids})
+    rows: npt.NDArray[np.int64] = np.unique(store.rows(positives))
+    covered = {passage.page for passage in store.at(rows.tolist())}
+    bare = {page for query in topics.queries for each in query.evidence for page in each.pages} - covered
+    others = [docid for docids in store.docids_of(bare).values() for docid in docids]
+    if not positives and not others:
+        raise InputError(f"--topics {topics.name}: none of their evidence is in the collection ({store.path})")
+    return np.union1d(rows, store.rows(others)).astype(np.int64)
+
+
+def find_relevant_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each query's relevant ids for qrels: passages if any of the queries has gold passages, otherwise pages."""
+    listed = list(queries)
+    passages = any(evidence.passages for query in listed for evidence in query.evidence)
+    for query in listed:
+        ids = (docid for each in query.evidence for docid in (each.passages if passages else each.pages))
+        yield query.qid, unique(ids)

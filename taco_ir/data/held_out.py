@@ -1,7 +1,7 @@
-"""Holds out train queries as dev topics that share neither a page nor a text with the queries that are trained on.
+"""Held-out queries: dev topics taken from train topics, which share no page and no text with the queries that remain.
 
-Queries held out of train at random share their pages with those that stay (SQuAD has hundreds of questions for a page); a model
-that knows the pages of train by heart looks good on them, and is not.
+Queries held out at random share pages with those trained on (SQuAD has hundreds of questions about one page). A model that
+learned these pages by heart would look good on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORD = "held-out.json"
 
 
 class Split(NamedTuple):
-    """Queries of a task: kept for training, held out, or dropped because they share a page with held-out ones."""
+    """A task's queries to train on and held out, and the number dropped because they share a page with held-out ones."""
 
     train: list[Query]
     dev: list[Query]
@@ -34,55 +34,48 @@ class Split(NamedTuple):
 
 
 def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: int, output: Path) -> dict[str, Split]:
-    """Write a folder that is a collection: the same passages (a link), `<task>-train` without and `<task>-dev` with what is held out.
+    """Write a collection with the same passages (a link) in which some train queries of each task are dev topics.
 
-    All records of a query go where it goes, as they are.
+    All records of a query are copied, unchanged, to the file that the query belongs to.
 
     Args:
-        tasks: with train topics in the collection.
-        share: of a task's queries with evidence that is held out, about; more where a page has many.
+        tasks: tasks with train topics in the collection.
+        share: about how much of a task's queries with evidence is held out; more if a page has many queries.
 
     Raises:
-        InputError: for a share or seed that cannot be, a task whose train queries are of too few pages to be split, records that cannot be read, or an output that
-            exists.
+        InputError: for a share or seed out of range, a task whose queries are about too few pages to be split, records that
+            cannot be read, or an existing output.
     """
     checked("share", share, float, {"above": 0, "below": 1})
     checked("seed", seed, int, {"min": 0})
-    made_of = {
-        task: _source(collection.topics_path(str(TopicsName(task, "train"))), share, seed) for task in sorted(tasks)
+    paths = {task: collection.topics_path(str(TopicsName(task, "train"))) for task in sorted(tasks)}
+    made_of: dict[str, Any] = {
+        task: {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
+        for task, path in paths.items()
     }
-    found = {}
-    with (
-        claim_output(
-            output,
-            {"tasks": list(made_of), **made_of},
-            record=partial(_records_in, output),
-            remedy="remove it",
-            wait=True,
-        ),
-        writing_folder(output) as folder,
-    ):
+    claim = claim_output(
+        output,
+        {"tasks": list(made_of), **made_of},
+        record=partial(_read_records, output),
+        remedy="remove it",
+        wait=True,
+    )
+    splits = {}
+    with claim, writing_folder(output) as folder:
         (folder / collection.passage_path.name).symlink_to(collection.passage_path.resolve())
         for task in tasks:
-            name = str(TopicsName(task, "train"))
-            path, topics = collection.topics_path(name), collection.load_topics(name)
-            found[task] = split = split_by_page(topics.queries, share, seed, task)
-            for part, queries in (("train", split.train), ("dev", split.dev)):
-                target = folder / f"{topics.name.removesuffix('-train')}-{part}.jsonl"
-                target.write_bytes(_records_of(path, {query.qid for query in queries}))
-            write_json(
-                folder / f"{task}-{RECORD}",
-                made_of[task] | {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped},
-            )
-    return found
+            topics = collection.load_topics(str(TopicsName(task, "train")))
+            splits[task] = split = split_by_page(topics.queries, share, seed, task)
+            for name, queries in (("train", split.train), ("dev", split.dev)):
+                target = folder / f"{topics.name.removesuffix('-train')}-{name}.jsonl"
+                target.write_bytes(_copy_records(paths[task], {query.qid for query in queries}))
+            counts = {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped}
+            write_json(folder / f"{task}-{RECORD}", made_of[task] | counts)
+    return splits
 
 
-def _source(path: Path, share: float, seed: int) -> dict[str, Any]:
-    return {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}
-
-
-def _records_in(folder: Path) -> dict[str, Any]:
-    """What a folder's records say that its files were made of, by task."""
+def _read_records(folder: Path) -> dict[str, Any]:
+    """What the records in a folder say that its files were made of, by task."""
     found = {
         path.name.removesuffix(f"-{RECORD}"): read_json(path, dict[str, Any])
         for path in sorted(folder.glob(f"*-{RECORD}"))
@@ -91,13 +84,13 @@ def _records_in(folder: Path) -> dict[str, Any]:
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
-    """Draw pages until `share` of the queries with evidence have one of them: these are held out.
+    """Sample pages until `share` of the queries with evidence are about one of them, and hold these queries out.
 
-    Queries of one text (case and white space apart) are held out, kept or dropped together, whatever their ids: a model that was
-    trained on one of them has seen the others.
+    Queries with the same text (up to case and white space) are held out, kept or dropped together, whatever their ids: a
+    model trained on one of them has seen the others.
 
     Raises:
-        InputError: where nothing would be left to train on.
+        InputError: if nothing would be left to train on.
     """
     rows_of: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
@@ -110,27 +103,28 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
         for page in own:
             by_page.setdefault(page, []).append(text)
     names = sorted(by_page)
-    held: set[int] = set()
+    out: set[int] = set()
     count = 0
     for place in generator(seed, "held out", task).permutation(len(names)).tolist():
         if count >= share * judged:
             break
-        new = set(by_page[names[place]]) - held
-        held |= new
+        new = set(by_page[names[place]]) - out
+        out |= new
         count += sum(bool(queries[row].evidence) for text in new for row in texts[text])
-    seen = {page for text in held for page in pages[text]}
-    kept = [text for text, own in enumerate(pages) if text not in held and not own & seen]
-    if not held or not any(pages[text] for text in kept):
+    seen = {page for text in out for page in pages[text]}
+    kept = [text for text, own in enumerate(pages) if text not in out and not own & seen]
+    if not out or not any(pages[text] for text in kept):
         raise InputError(
-            f"{task}: {judged:,} train queries with evidence on {len(names):,} pages; too few to hold {share:.0%} out with pages of their own"
+            f"{task}: {judged:,} train queries with evidence on {len(names):,} pages; too few to hold {share:.0%} out "
+            "with pages of their own"
         )
     train, dev = (
-        [queries[row] for row in sorted(row for text in part for row in texts[text])] for part in (kept, held)
+        [queries[row] for row in sorted(row for text in subset for row in texts[text])] for subset in (kept, out)
     )
     return Split(train, dev, len(queries) - len(train) - len(dev))
 
 
-def _records_of(path: Path, qids: Container[str]) -> bytes:
-    """The records of these queries, in their order."""
+def _copy_records(path: Path, qids: Container[str]) -> bytes:
+    """The file's records of these queries, in order."""
     records = (record for _, record in json_lines(path) if record_qid(record) in qids)
     return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)

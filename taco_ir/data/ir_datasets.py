@@ -1,7 +1,7 @@
-"""Offers KILT's tasks and any collection under ir_datasets ids: `kilt/nq/dev`, `<name>/<task>/<split>`.
+"""Registers KILT's tasks and any collection with ir_datasets, as `kilt/nq/dev` or `<name>/<task>/<split>`.
 
-Importing this module registers nothing and does not import ir_datasets; `register`, `dataset` and `register_collection`
-do. Nothing is downloaded by reading: topics that are not there raise an InputError that names the command for them.
+ir_datasets is imported by the functions, not by this module. Reading downloads nothing: missing topics raise an
+InputError that names the command to get them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.core.types import EvidenceSet, Passage, Query
 from taco_ir.data.collection import Collection, open_collection
+from taco_ir.data.gold import find_relevant_ids
 from taco_ir.data.kilt_files import KILT_FILES
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.topics import read_topics, unique
+from taco_ir.data.topics import read_topics
 
 if TYPE_CHECKING:
     from ir_datasets import Dataset
@@ -28,7 +29,7 @@ QREL_LEVELS = {1: "in an evidence set of the query"}
 
 
 class KiltQuery(NamedTuple):
-    """A query with its evidence sets, whose grouping qrels would lose."""
+    """A query with its evidence sets, whose grouping is lost in qrels."""
 
     query_id: str
     text: str
@@ -36,7 +37,7 @@ class KiltQuery(NamedTuple):
     evidence: tuple[EvidenceSet, ...]
 
     def default_text(self) -> str:
-        """The text without entity marks."""
+        """The text without marks of the entity to link."""
         return Query(self.query_id, self.text, "").plain_text
 
 
@@ -47,14 +48,14 @@ class PassageDoc(NamedTuple):
     text: str
 
     def default_text(self) -> str:
-        """title and text"""
+        """Title and text."""
         return f"{self.title} {self.text}".strip()
 
 
 def register() -> list[str]:
-    """Register `kilt/<task>/<split>` for the eleven tasks on ir_datasets' own `kilt` pages; returns the ids.
+    """Register `kilt/<task>/<split>` for KILT's eleven tasks on ir_datasets' own `kilt` pages, and return the ids.
 
-    Judgments are of pages: the union of a query's evidence sets. Test splits have none.
+    Qrels are of pages: the union of a query's evidence sets. Test splits have none.
     """
     import ir_datasets
 
@@ -71,10 +72,10 @@ def register() -> list[str]:
 
 
 def dataset(name: str) -> Dataset:
-    """`ir_datasets.load` for ids in any spelling: `kilt/zsre/dev`, `nq-dev`, an id of a registered collection.
+    """Load a data set, as `ir_datasets.load` does, by any spelling of its id: `kilt/zsre/dev`, `nq-dev`.
 
     Raises:
-        InputError: for a name that ir_datasets does not know, listing the nearest.
+        InputError: for an unknown name, with the nearest ones.
     """
     import ir_datasets
 
@@ -90,13 +91,16 @@ def dataset(name: str) -> Dataset:
 
 
 def register_collection(folder: Path | str, name: str) -> list[str]:
-    """Register a collection (a folder, or `sample`) as `<name>` (passages) and `<name>/<task>/<split>`; returns the ids.
+    """Register a collection as `<name>` (its passages) and `<name>/<task>/<split>`, and return the ids.
 
-    Judgments are of passages where any evidence set of the topics names passages. Else they are of pages, whose ids are
-    `page` of the documents, not `doc_id`. Topics without judgments have no qrels.
+    Qrels are of passages if any evidence set of the topics names passages. Otherwise they are of pages, whose ids are the
+    documents' `page`, not their `doc_id`. Topics without evidence have no qrels.
+
+    Args:
+        folder: of the collection, or `sample`.
 
     Raises:
-        InputError: for a name that is taken by anything but the same folder, or a folder that cannot be read.
+        InputError: for a folder that cannot be read, or a name that is in use for anything else.
     """
     import ir_datasets
 
@@ -104,9 +108,9 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
         raise InputError(f"collection name {name!r}; letters, digits, `.`, `_`, `-` and `/` between them are allowed")
     collection = open_collection(str(folder))
     path = collection.passage_path.resolve()
-    if name in ir_datasets.registry and (held := _registered_path(name)) != path:
+    if name in ir_datasets.registry and (taken := _registered_path(name)) != path:
         raise InputError(
-            f"collection name {name!r} is taken by {held or 'a data set of ir_datasets'}; choose another for {folder}"
+            f"collection name {name!r} is taken by {taken or 'a data set of ir_datasets'}; choose another for {folder}"
         )
     if name not in ir_datasets.registry:
         ir_datasets.registry.register(name, ir_datasets.Dataset(_docs(collection, name)))
@@ -138,19 +142,6 @@ def _collection_reader(collection: Collection, topics: TopicsName) -> ReadQuerie
     return lambda: collection.load_topics(str(topics)).queries
 
 
-def judged_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each query's relevant ids, without repeats: passages where any of the queries has judged passages, else pages."""
-    listed = list(queries)
-    of_passages = any(evidence.passages for query in listed for evidence in query.evidence)
-    for query in listed:
-        yield (
-            query.qid,
-            unique(
-                docid for evidence in query.evidence for docid in (evidence.passages if of_passages else evidence.pages)
-            ),
-        )
-
-
 def _queries(read: ReadQueries) -> Any:
     from ir_datasets.formats import BaseQueries
 
@@ -175,7 +166,7 @@ def _qrels(read: ReadQueries) -> Any:
 
     class KiltQrels(BaseQrels):  # type: ignore[misc]
         def qrels_iter(self) -> Iterator[TrecQrel]:
-            return (TrecQrel(qid, docid, 1, "0") for qid, docids in judged_ids(read()) for docid in docids)
+            return (TrecQrel(qid, docid, 1, "0") for qid, docids in find_relevant_ids(read()) for docid in docids)
 
         def qrels_cls(self) -> type[TrecQrel]:
             return TrecQrel  # type: ignore[no-any-return]
@@ -192,7 +183,7 @@ def _docs(collection: Collection, name: str) -> Any:
 
     class Store(Docstore):  # type: ignore[misc]
         def get_many_iter(self, doc_ids: Iterable[str]) -> Iterator[PassageDoc]:
-            """The documents of those ids that exist, as ir_datasets' stores do."""
+            """The documents of those ids that exist, as in ir_datasets' own stores."""
             listed = list(doc_ids)
             known = [docid for docid, row in zip(listed, collection.passages.rows(listed), strict=True) if row >= 0]
             return map(_doc, collection.passages.get(known).values())
@@ -219,7 +210,7 @@ def _docs(collection: Collection, name: str) -> Any:
 
 
 class DocIterator:
-    """Documents of rows start..stop-1; takes `[a:b]` and `[i]`, as ir_datasets' iterators do."""
+    """The documents of rows start..stop-1, which can be sliced as ir_datasets' iterators can."""
 
     def __init__(self, store: PassageStore, start: int, stop: int) -> None:
         self._store, self._rows = store, range(start, stop)
@@ -249,8 +240,8 @@ def _doc(passage: Passage) -> PassageDoc:
 
 
 def _registered_path(name: str) -> Path | None:
-    """The passage file of a name that `register_collection` gave; None for any other name."""
+    """The passage file of a name that `register_collection` registered, otherwise None."""
     import ir_datasets
 
-    held = ir_datasets.registry[name]
-    return getattr(held.docs_handler(), "path", None) if held.has_docs() else None
+    registered = ir_datasets.registry[name]
+    return getattr(registered.docs_handler(), "path", None) if registered.has_docs() else None

@@ -1,7 +1,7 @@
 """The files of the KILT benchmark (Petroni et al., NAACL 2021): addresses, sizes, and how to get them.
 
-They land in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's TriviaQA
-files hold ids only; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
+They are stored in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's
+TriviaQA files contain only ids; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file: the name that KILT gives it, the name of the file that is fetched, and what is known of the latter."""
+    """A topics file: KILT's name for it, the file to fetch, and the latter's md5, size and number of records if known."""
 
     name: str
     fetched: str
@@ -85,14 +85,14 @@ def kilt_folder() -> Path:
 
 
 def knowledge_source() -> Path:
-    """Where ir_datasets keeps, and looks for, KILT's Wikipedia."""
+    """The path of KILT's Wikipedia, which ir_datasets uses too."""
     from ir_datasets.util import home_path
 
     return Path(home_path()) / "kilt" / SOURCE_FILE
 
 
 def expand(name: str) -> list[TopicsName]:
-    """`kilt/nq/dev`, `zsre-dev`, or `kilt/all-dev` for every task -> topics of the benchmark. Raises: InputError."""
+    """Resolve `kilt/nq/dev`, `zsre-dev`, or `kilt/all-dev` for every task. Raises: InputError for an unknown name."""
     matched = TOPICS.fullmatch(name)
     if matched and matched["task"] == "all":
         return [topics for topics in KILT_FILES if topics.split == matched["split"]]
@@ -106,10 +106,10 @@ def get(
 
     Args:
         files: local copies (plain or gzip) to use instead of the network; for TriviaQA any of the joined file, KILT's
-            file of ids and the TriviaQA release, told apart by what they hold.
+            file of ids and the TriviaQA release, recognised by their content.
 
     Raises:
-        InputError: for a download or a file that is not what KILT's record of it says, or TriviaQA ids without question.
+        InputError: for a file with another size or md5 than KILT's, or TriviaQA ids without a question.
     """
     file = KILT_FILES[topics]
     if not files and file.path.is_file():
@@ -142,7 +142,7 @@ def get_knowledge_source(
 
 
 def _checked(path: Path, keys: tuple[str, ...]) -> Path:
-    """Refuse, and remove, a file that does not begin as KILT's do: most of them have no md5 to hold them to."""
+    """Refuse and remove a file that does not begin as KILT's do; most of KILT's have no published md5."""
     try:
         _, record = next(json_lines(path), (0, {}))
         if missing := [key for key in keys if not record.get(key)]:
@@ -171,7 +171,7 @@ def _get_triviaqa(file: KiltFile, files: Sequence[Path], addresses: Addresses, r
 
 
 def _triviaqa_kind(path: Path) -> str:
-    """What a local file for TriviaQA is: `release`, `joined` or `ids`."""
+    """Recognise a local file for TriviaQA: `release`, `joined` or `ids`."""
     if not path.is_file():
         raise InputError(f"--file {path}: no such file")
     try:
@@ -186,10 +186,10 @@ def _triviaqa_kind(path: Path) -> str:
 
 
 def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
-    """Write the records of `ids` with the questions of the TriviaQA release as their input; returns their number.
+    """Write the records of `ids` with the questions of the TriviaQA release as input, and return their number.
 
     Raises:
-        InputError: for an id that the release lacks, or an archive that cannot be read.
+        InputError: for an id that is not in the release, or an archive that cannot be read.
     """
     questions = read_questions(archive)
     missing: list[str] = []
@@ -209,7 +209,7 @@ def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
 
 
 def read_questions(archive: Path) -> dict[str, str]:
-    """Question by id from the Wikipedia part of the release (all three files, as KILT's own script does)."""
+    """Read questions by id from the release's three Wikipedia files, as KILT's own script does."""
     questions: dict[str, str] = {}
     left = set(TRIVIAQA_MEMBERS)
     try:
@@ -227,6 +227,7 @@ def read_questions(archive: Path) -> dict[str, str]:
         ) from error
     if left:
         raise InputError(
-            f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; remove it to fetch it again"
+            f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; "
+            "remove it to fetch it again"
         )
     return questions

@@ -1,9 +1,9 @@
-"""Reads few queries of a large topics file in two passes, so that memory depends on the queries that are used."""
+"""Outlines: the usable queries of a large topics file as digests, so that a sample of them can be read in a second pass."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +13,21 @@ import numpy.typing as npt
 
 from taco_ir.core.files import InputError, collector_paused
 from taco_ir.core.types import Query
-from taco_ir.data.topics import plain_text, read_topics, say_repeats, single_queries
+from taco_ir.data.topics import log_repeats, plain_text, read_topics, single_queries
 
-PART = 1024  # records that are in memory together
-ID_BYTES, TEXT_BYTES = 16, 8  # of digests; ids that are taken for one would change what is drawn
+CHUNK = 1024  # records in memory at once
+ID_BYTES, TEXT_BYTES = 16, 8  # of digests; a collision of ids would change the sample
 Digests = npt.NDArray[np.uint64]
 Usable = Callable[[Sequence[Query]], npt.NDArray[np.bool_]]
 
 
 class Outline(NamedTuple):
-    """The usable queries of a topics file as digests, in the order of their first records.
+    """Digests of the U usable queries of a topics file, in the order of their first records.
 
     Attributes:
-        queries: how many the file has, usable or not.
-        ids_U2: digests of their ids.
-        texts_U: digests of their texts, without regard to case and white space.
+        queries: number of queries in the file, usable or not.
+        ids_U2: digests of the ids.
+        texts_U: digests of the texts, up to case and white space.
     """
 
     queries: int
@@ -35,7 +35,7 @@ class Outline(NamedTuple):
     texts_U: Digests
 
     def without(self, texts: Iterable[str]) -> Outline:
-        """The outline without queries that have these plain texts."""
+        """The outline without the queries that have one of these plain texts."""
         kept_U = ~np.isin(self.texts_U, _numbers(_digest(text, TEXT_BYTES) for text in texts))
         return self._replace(ids_U2=self.ids_U2[kept_U], texts_U=self.texts_U[kept_U])
 
@@ -58,41 +58,36 @@ def outline_of(path: Path, task: str, usable: Usable) -> Outline:
     """Read the file once and return the digests of its usable queries.
 
     Args:
-        usable: says which of some queries can be used; one of several records can be where any of them can.
+        usable: tells which of some queries can be used; a query of several records can be if any of them can.
 
     Raises:
-        InputError: as `read_topics`.
+        InputError: as in `read_topics`.
     """
     ids, exact, plain, marks = bytearray(), bytearray(), bytearray(), bytearray()
     with collector_paused():
-        for part in _parts(query for _, query in single_queries(path, task)):
-            marks += usable(part).tobytes()
-            for query in part:
+        queries = (query for _, query in single_queries(path, task))
+        while chunk := list(islice(queries, CHUNK)):
+            marks += usable(chunk).tobytes()
+            for query in chunk:
                 ids += _digest(query.qid, ID_BYTES)
                 exact += _digest(query.text, TEXT_BYTES)
                 plain += _digest(plain_text(query.text), TEXT_BYTES)
     if not marks:
-        read_topics(path, task)  # which refuses it
+        read_topics(path, task)  # raises
     ids_R2 = np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2)
-    order_R = np.lexsort(ids_R2.T)  # records of one query together, the first of them first
+    order_R = np.lexsort(ids_R2.T)  # groups the records of a query, in file order
     new_R = np.append(True, (ids_R2[order_R[1:]] != ids_R2[order_R[:-1]]).any(1))
     starts_Q = np.flatnonzero(new_R)
     firsts_Q = order_R[starts_Q]
     texts_R = np.frombuffer(exact, dtype=np.uint64)[order_R]
     if len(others := np.flatnonzero(texts_R != texts_R[starts_Q].repeat(np.diff(starts_Q, append=len(order_R))))):
-        read_topics(
-            path, task, _Ids(frozenset(id_2.tobytes() for id_2 in ids_R2[order_R[others]]))
-        )  # which names the first
+        repeated = _Ids(frozenset(id_2.tobytes() for id_2 in ids_R2[order_R[others]]))
+        read_topics(path, task, repeated)  # raises, and names the first
         raise InputError(f"{path}: changed while it was read")
-    say_repeats(path, len(order_R) - len(starts_Q))
+    log_repeats(path, len(order_R) - len(starts_Q))
     usable_Q = np.logical_or.reduceat(np.frombuffer(marks, dtype=np.bool_)[order_R], starts_Q)
     rows_U = np.sort(firsts_Q[usable_Q])
     return Outline(len(starts_Q), ids_R2[rows_U], np.frombuffer(plain, dtype=np.uint64)[rows_U])
-
-
-def _parts(queries: Iterator[Query]) -> Iterator[list[Query]]:
-    while part := list(islice(queries, PART)):
-        yield part
 
 
 def _digest(text: str, size: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Random access to a passage file: JSON lines (plain or gzip) or DPR's tab-separated `psgs_w100.tsv`.
+"""Passage stores: random access to a passage file, either JSON lines or DPR's tab-separated `psgs_w100.tsv`, plain or gzip.
 
-The first use scans the file once (docids checked and hashed, line offsets taken); what it found is kept under the data
-home, keyed by the hash of the file, so that a shard of a 36-million-passage file starts reading where it begins.
+The first use scans the file: it checks docids, hashes them and notes line offsets. This layout is kept under the data home
+by the hash of the file, so that a process can start reading at any passage of a large file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from taco_ir.core.hashes import FileFacts, check_files, described, sha256_once
 from taco_ir.core.types import Passage
 
 log = logging.getLogger("taco_ir")
-STEP = 4096  # lines between two remembered offsets
-SCAN_NOTE = 2_000_000  # lines between two progress messages of a scan
+STEP = 4096  # lines between two offsets
+LOG_EVERY = 2_000_000  # lines of a scan
 TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
 LAYOUT_VERSION = 2
 BLAKE = partial(hashlib.blake2b, digest_size=8)
@@ -36,7 +36,7 @@ BLAKE = partial(hashlib.blake2b, digest_size=8)
 
 @dataclass(frozen=True)
 class Layout:
-    """What the layout.json of a passage file says."""
+    """The content of a passage file's layout.json."""
 
     count: Annotated[int, 1]
     fingerprint: str
@@ -52,7 +52,7 @@ class PassageStore:
         fingerprint: first 16 hex digits of the SHA-256 of the uncompressed file.
 
     Raises:
-        InputError: on opening, for a missing file, an unreadable line, or a docid that is given twice.
+        InputError: on opening, for a missing file, an unreadable line, or a repeated docid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class PassageStore:
         check_files(self._layout, facts.files, facts.files, remedy)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
-        """Passages of rows start..stop-1 (stop None: to the end)."""
+        """Read the passages of rows start..stop-1 (stop None: to the end)."""
         stop = self.count if stop is None else min(stop, self.count)
         with self._open() as source:
             columns = self._columns(source)
@@ -80,11 +80,11 @@ class PassageStore:
                 yield self._parse(line, columns, row)
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
-        """The passages of `docids`. Raises: InputError for a docid that is not in the collection."""
-        return {passage.docid: passage for passage in self.at(np.unique(self._held_rows(docids)).tolist())}
+        """Read passages by docid. Raises: InputError for an unknown docid."""
+        return {passage.docid: passage for passage in self.at(np.unique(self._known_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
-        """Passages of ascending `rows`; what lies between them is not parsed, and in a plain file mostly not read."""
+        """Read the passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
         offsets = None if self.path.suffix == ".gz" else self._array("offsets")
         place = 0
         with self._open() as source:
@@ -98,28 +98,28 @@ class PassageStore:
                 place = row + 1
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Row of each docid, -1 where the collection has none (64-bit hashes: a wrong hit has odds of count / 2^64)."""
+        """Row of each docid, or -1 if unknown (by 64-bit hashes: an unknown docid gets a row with odds count / 2^64)."""
         digests, order = self._array("digests"), self._array("order")
         wanted = _digests(docids)
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
         return np.where(digests[places] == wanted, order[places], -1)
 
-    def _held_rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """As `rows`. Raises: InputError for docids that the collection lacks, with their number and the first."""
+    def _known_rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         rows = self.rows(docids)
         if len(missing := np.flatnonzero(rows < 0)):
             raise InputError(
-                f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, first {docids[missing[0]]!r}"
+                f"{self.path}: {len(missing)} of {len(docids)} docids are not in the collection, "
+                f"first {docids[missing[0]]!r}"
             )
         return rows
 
     def missing_docids(self, docids: Iterable[str]) -> list[str]:
-        """Those of `docids` that the collection has no passage of."""
+        """The docids that have no passage."""
         listed = list(docids)
         return [listed[i] for i in np.flatnonzero(self.rows(listed) < 0)]
 
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
-        """Those of `pages` that no passage belongs to."""
+        """The pages that have no passage."""
         listed = list(pages)
         known = self._array("pages")
         wanted = _digests(listed)
@@ -127,7 +127,7 @@ class PassageStore:
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
 
     def docids_of(self, pages: Iterable[str]) -> dict[str, list[str]]:
-        """Docids of each of `pages` in file order, by one pass over the passages; none for a page that no passage belongs to."""
+        """Docids of each page in file order, found by one pass over the passages; an empty list for an unknown page."""
         found: dict[str, list[str]] = {page: [] for page in pages}
         if found:
             owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._owners()
@@ -137,14 +137,14 @@ class PassageStore:
         return found
 
     def page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Page of each docid. Raises: InputError for a docid that is not in the collection, since its name tells nothing of its page."""
+        """Page of each docid. Raises: InputError for an unknown docid."""
         wanted = list(dict.fromkeys(docids))
-        self._held_rows(wanted)
-        pages = self.page_of_held(wanted)
+        self._known_rows(wanted)
+        pages = self.page_of_known(wanted)
         return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
 
-    def page_of_held(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """As `page_of`, and maybe of others, for docids that are known to be in the collection: they are not looked up again."""
+    def page_of_known(self, docids: Iterable[str]) -> Mapping[str, str]:
+        """Page of each docid, and maybe of others, for docids that were looked up before: as `page_of`, but faster."""
         return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property
@@ -152,7 +152,7 @@ class PassageStore:
         return dict(self._owners())
 
     def _owners(self) -> Iterator[tuple[str, str]]:
-        """(docid, page) of every passage in file order, where the docid does not say its page."""
+        """(docid, page) of every passage in file order, for files whose docids do not contain the page."""
         with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
             for line in source:
                 docid, _, page = line.rstrip("\n").partition("\t")
@@ -170,7 +170,7 @@ class PassageStore:
         return ".tsv" in self.path.suffixes
 
     def _columns(self, source: IO[bytes]) -> dict[str, int]:
-        """Read a TSV's header line; JSON lines have none."""
+        """Read the header line of a TSV file; JSON lines have none."""
         if not self._is_tsv:
             return {}
         header = source.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
@@ -185,28 +185,21 @@ class PassageStore:
                 docid, text, title, page = (cells[columns[name]] for name in TSV_COLUMNS)
             else:
                 record = orjson.loads(line)
-                docid, page, title, text = (
-                    record["id"],
-                    record["wikipedia_id"],
-                    record.get("title") or "",
-                    record["contents"],
-                )
-                if not (
-                    isinstance(docid, str)
-                    and isinstance(title, str)
-                    and isinstance(text, str)
-                    and isinstance(page, str | int)
-                ):
+                docid, page, text = record["id"], record["wikipedia_id"], record["contents"]
+                title = record.get("title") or ""
+                strings = isinstance(docid, str) and isinstance(title, str) and isinstance(text, str)
+                if not (strings and isinstance(page, str | int)):
                     raise TypeError("id, wikipedia_id, title and contents must be strings")
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             place = row + 1 + bool(columns)
             raise InputError(
-                f"{self.path}, line {place}: no passage with id, contents and wikipedia_id ({type(error).__name__}: {error})"
+                f"{self.path}, line {place}: no passage with id, contents and wikipedia_id "
+                f"({type(error).__name__}: {error})"
             ) from error
         return Passage(docid, str(page), title, text)
 
     def _scan_once(self) -> None:
-        """Scan the file, unless another process that opened it too is doing so: then wait for what that finds."""
+        """Scan the file, or wait while another process scans it."""
         with exclusive(self._layout):
             if (self._layout / "layout.json").is_file():
                 return
@@ -217,7 +210,7 @@ class PassageStore:
                 raise InputError(f"{self.path}: broken gzip ({error})") from error
 
     def _scan(self, folder: Path) -> None:
-        """Read the whole file once; write counts, hashes, offsets and the page of each docid where it is not in the docid."""
+        """Read the whole file once; write counts, hashes, offsets, and pages unless docids contain them."""
         whole = hashlib.sha256()
         offsets, digests, page_digests = [], bytearray(), bytearray()
         page_in_docid, count, last_page = True, 0, None
@@ -228,7 +221,8 @@ class PassageStore:
                 passage = self._parse(line, columns, count - 1)
                 if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
                     raise InputError(
-                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; neither may be empty or hold white space"
+                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; "
+                        "neither may be empty or contain white space"
                     )
                 if count % STEP == 1:
                     offsets.append(position)
@@ -240,7 +234,7 @@ class PassageStore:
                     last_page = passage.page
                 page_in_docid = page_in_docid and passage.docid.rpartition("#")[0] == passage.page
                 pages.write(f"{passage.docid}\t{passage.page}\n")
-                if count % SCAN_NOTE == 0:
+                if count % LOG_EVERY == 0:
                     log.info("%s: %d passages checked", self.path.name, count)
         if not count:
             raise InputError(f"{self.path}: no passages")
@@ -254,9 +248,8 @@ class PassageStore:
         np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
         facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
-        write_json(
-            folder / "layout.json", facts | {"files": described(folder, sorted(path.name for path in folder.iterdir()))}
-        )
+        files = described(folder, sorted(path.name for path in folder.iterdir()))
+        write_json(folder / "layout.json", facts | {"files": files})
 
     def _refuse_duplicates(self, hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> None:
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])
@@ -271,7 +264,8 @@ class PassageStore:
                     docid, place = self._parse(line, columns, row).docid, row + 1 + bool(columns)
                     if docid in lines:
                         raise InputError(
-                            f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; docids must be unique"
+                            f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; "
+                            "docids must be unique"
                         )
                     lines[docid] = place
 

@@ -18,35 +18,35 @@ T = TypeVar("T")
 
 
 def read_topics(path: Path, task: str | None, only: Container[str] | None = None) -> list[Query]:
-    """Read a KILT JSONL file of one task, or, where `task` is None, of several: then each record names its own.
+    """Read a KILT JSONL file of one task, or with `task` None a file whose records name their tasks.
 
-    Records that repeat an id with the same text are one query whose evidence is the union of theirs (FEVER lists a
-    claim once per annotation); their number is logged.
+    Records with the same id and text are one query with the union of their evidence (FEVER lists a claim once for each
+    annotation); the number of repeats is logged.
 
     Args:
-        only: ids of the queries to read, of a file that was read before; None: all.
+        only: ids of the queries to read from a file that was read before; None: all.
 
     Raises:
-        InputError: naming file and line for invalid JSON or UTF-8, a missing or empty id or input, an id given to
-            two different texts, an output that is not a list of objects, or a missing task.
+        InputError: naming file and line, for invalid JSON or UTF-8, a missing or empty id or input, an id of two different
+            texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
         queries, repeats = _merged(path, task, only)
     if only is not None:
         return list(queries.values())
-    say_repeats(path, repeats)
+    log_repeats(path, repeats)
     if not queries:
         raise InputError(f"{path}: no records; a topics file has one KILT record a line")
     return list(queries.values())
 
 
-def say_repeats(path: Path, repeats: int) -> None:
+def log_repeats(path: Path, repeats: int) -> None:
+    """Warn of records that repeat a query."""
     if repeats:
         log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
 
 
 def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[dict[str, Query], int]:
-    """Queries by id, and the number of records that repeat one."""
     queries: dict[str, Query] = {}
     lines: dict[str, int] = {}
     repeats = 0
@@ -56,7 +56,8 @@ def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[
             continue
         if first.text != query.text:
             raise InputError(
-                f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; ids must be unique"
+                f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; "
+                "ids must be unique"
             )
         repeats += 1
         queries[query.qid] = first._replace(
@@ -66,7 +67,7 @@ def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[
 
 
 def single_queries(path: Path, task: str | None, only: Container[str] | None = None) -> Iterator[tuple[int, Query]]:
-    """The query that each record alone makes, with its line number; as `read_topics`, which puts those of one id together."""
+    """Read a query from each record, with its line number; `read_topics` also merges those of one id."""
     for number, record in json_lines(path):
         if only is None or record_qid(record) in only:
             where = f"{path}, line {number}"
@@ -74,7 +75,7 @@ def single_queries(path: Path, task: str | None, only: Container[str] | None = N
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """JSON objects with their line numbers. Raises: InputError naming the line that is not one."""
+    """Read JSON objects with their line numbers. Raises: InputError naming a line that is no JSON object."""
     for number, line in numbered_lines(path):
         try:
             record = orjson.loads(line)
@@ -86,7 +87,6 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _task(record: dict[str, Any], where: str) -> str:
-    """The task that a record names itself."""
     task = record.get("task")
     if not isinstance(task, str) or not task:
         raise InputError(
@@ -96,12 +96,12 @@ def _task(record: dict[str, Any], where: str) -> str:
 
 
 def record_qid(record: Mapping[str, Any]) -> str:
-    """The id of a record's query, "" where it has none."""
+    """The id of a record's query, or "" if it has none."""
     return run_id(_name(record.get("id")))
 
 
 def plain_text(text: str) -> str:
-    """A query's text without regard to case and white space: two queries that agree in it ask the same."""
+    """A query's text in lower case with single spaces: two queries that agree in it ask the same."""
     return " ".join(text.casefold().split())
 
 
@@ -138,9 +138,10 @@ def _evidence(provenance: Any, where: str) -> EvidenceSet:
 
 
 def _name(value: Any) -> str:
-    """An id as text; anything but a string or a whole number is none."""
+    """An id as text, or "" if it is neither a string nor a whole number."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def unique(values: Iterable[T]) -> tuple[T, ...]:
+    """The values in order, without repeats."""
     return tuple(dict.fromkeys(values))

@@ -1,6 +1,6 @@
-"""Cuts KILT's Wikipedia pages into passages of 100 words that never cross a page, as DPR does.
+"""Wikipedia passages: cuts KILT's pages into passages of 100 words, as DPR does (Karpukhin et al. 2020, section 4.1).
 
-Source: the KILT knowledge source, one page a line with `wikipedia_id`, `wikipedia_title` and `text`, a list of paragraphs.
+The KILT knowledge source has one page a line with `wikipedia_id`, `wikipedia_title` and `text`, a list of paragraphs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GZIP_RATIO = 4  # text unpacks to about this many times its size
 
 
 class Progress(NamedTuple):
-    """What is safely on disk: bytes read and written, and the number of pages and passages."""
+    """How much is safely on disk: bytes read and written, pages and passages."""
 
     source: Annotated[int, 0] = 0
     target: Annotated[int, 0] = 0
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class State(NamedTuple):
-    """How far a build got, and of what: the file beside a partial target."""
+    """The content of the file beside a partial target: what is built, and how far it got."""
 
     recipe: dict[str, Any]
     done: Progress
@@ -46,14 +46,14 @@ def build_passages(
 ) -> Progress:
     """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
 
-    A build that was killed goes on after the last finished block of pages when it is started again with the same source
-    and words; from gzip, which cannot be entered in the middle, it starts again.
+    A killed build resumes after the last finished block of pages, if it is started again with the same source and words.
+    A gzip source cannot be entered in the middle, so its build starts again.
 
     Args:
-        report: called with source bytes done and in all.
+        report: called with bytes of the source done and in all.
 
     Raises:
-        InputError: for a line that is no page, a target that exists, a second build of it, or a disk that is too small.
+        InputError: for a line that is no page, an existing target, another process that builds it, or too small a disk.
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
@@ -86,13 +86,13 @@ def build_passages(
 
 
 def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
-    """The passages of one page as JSON lines, docids `<page>#0`, `<page>#1`, ...; each but the last has `words` words.
+    """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ... and `words` words but in the last.
 
-    The title line that opens a page and paragraphs without text are left out; section and list marks become plain text as
-    in ir_datasets' `kilt`.
+    The title line at the start of a page and empty paragraphs are left out. Section and list marks become plain text, as in
+    ir_datasets' `kilt`.
 
     Raises:
-        ValueError: for a page without the fields of a page.
+        ValueError: for missing fields or fields of a wrong type.
     """
     page_id, title, paragraphs = page["wikipedia_id"], page["wikipedia_title"], page["text"]
     if not isinstance(page_id, str) or len(page_id.split()) != 1:
@@ -112,23 +112,21 @@ def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
 
 
 def strip_markup(paragraph: str) -> str:
-    """`Section::::A:B` -> `A B`, `BULLET::::- x` -> `- x`: what ir_datasets does to KILT's paragraphs."""
+    """Turn marks into plain text, as ir_datasets does: `Section::::A:B` -> `A B`, `BULLET::::- x` -> `- x`."""
     if paragraph.startswith("Section::::"):
         return paragraph.replace("Section::::", "").replace(":", " ")
     return paragraph.replace("BULLET::::-", "-") if paragraph.startswith("BULLET::::-") else paragraph
 
 
 def take_passages(source: Path, folder: Path) -> PassageStore:
-    """Make an existing passage file (JSON lines, or DPR's `psgs_w100.tsv`; also gzip) that of the collection in `folder`.
+    """Make a passage file (JSON lines or DPR's `psgs_w100.tsv`, plain or gzip) the one of the collection in `folder`.
 
     Raises:
         InputError: for a file that is no passage file, or a folder that has one already.
     """
     kind = ".tsv" if ".tsv" in source.suffixes else ".jsonl" if ".jsonl" in source.suffixes else ""
-    name = next(
-        (file for file in PASSAGE_FILES if kind and file.endswith(kind + (".gz" if source.suffix == ".gz" else ""))),
-        None,
-    )
+    suffix = kind + (".gz" if source.suffix == ".gz" else "")
+    name = next((file for file in PASSAGE_FILES if kind and file.endswith(suffix)), None)
     if name is None:
         raise InputError(f"--file {source}: a .tsv or .jsonl file, or one of them with .gz, is needed")
     refuse_passages(folder)
@@ -136,12 +134,12 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
     try:
         return PassageStore(path)
     except BaseException:
-        path.unlink()  # a second name or a copy; the user's file stays
+        path.unlink()  # a link or a copy; the user's file stays
         raise
 
 
 def refuse_passages(folder: Path) -> None:
-    """Raise InputError where a collection has its passages already: a second file would hide one of the two."""
+    """Raise InputError if a collection has passages already: of two files one would be ignored."""
     if present := [file for file in PASSAGE_FILES if (folder / file).is_file()]:
         raise InputError(f"{folder / present[0]} exists; remove it to have others")
 
@@ -149,7 +147,7 @@ def refuse_passages(folder: Path) -> None:
 def _blocks(
     lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str
 ) -> Iterator[Progress]:
-    """Write passages and yield what was done after every `block_pages` pages and at the end."""
+    """Write passages, and yield the progress after every `block_pages` pages and at the end."""
     source, target, pages, passages = done
     yielded = pages
     try:
@@ -173,26 +171,24 @@ def _blocks(
 
 
 def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
-    """How far an earlier build of the same recipe got; the beginning where there is none."""
+    """The progress of an earlier build of the same recipe, or none."""
     if not state.is_file():
         return Progress()
     if recipe["source"].endswith(".gz"):
         log.warning("%s: gzip cannot be entered in the middle; starting again", recipe["source"])
         return Progress()
-    held = read_json(state, State, "remove it to start again")
-    done = held.done
-    if held.recipe != recipe or sink.tell() < done.target:
-        log.warning(
-            "%s: was begun from another source or with other words; starting again", state.name.removesuffix(".json")
-        )
+    found = read_json(state, State, "remove it to start again")
+    if found.recipe != recipe or sink.tell() < found.done.target:
+        partial = state.name.removesuffix(".json")
+        log.warning("%s: was begun from another source or with other words; starting again", partial)
         return Progress()
-    log.info("going on after page %d", done.pages)
-    return done
+    log.info("resuming after page %d", found.done.pages)
+    return found.done
 
 
 @contextmanager
 def _reading(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
-    """The source's lines from byte `start` on, and a function that tells the bytes of the file read so far."""
+    """Open the source's lines from byte `start` on, with a function that returns the bytes of the file read so far."""
     with source.open("rb") as raw:
         raw.seek(start)
         if source.suffix == ".gz":

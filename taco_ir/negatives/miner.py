@@ -80,7 +80,7 @@ def check_minable(topics: Sequence[Topics], output: Path) -> None:
     """Raises InputError for topics without gold, or a name that is not one of a negatives file."""
     if output.suffix != SUFFIX:
         raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
-    if unjudged := [topic.name for topic in topics if not topic.judged]:
+    if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(
             f"{' '.join(unjudged)}: no evidence that tells negatives from positives; mine a split that has it"
         )

@@ -37,7 +37,7 @@ def search_topics(
     Raises:
         InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
     """
-    if request.compare and not any(topic.judged for topic in topics):
+    if request.compare and not any(topic.has_gold for topic in topics):
         raise InputError(
             f"--compare goes with evidence to score against; {' '.join(topic.name for topic in topics)} have none"
         )
@@ -54,7 +54,7 @@ def search_topics(
         for path, record in zip(paths, asked, strict=True):
             held.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(record_of, path)))
         if compare:
-            retrievers.hybrid.check([topic for topic in topics if topic.judged])
+            retrievers.hybrid.check([topic for topic in topics if topic.has_gold])
         chosen.check(topics)
         maker = {"system": chosen.name, "inputs": chosen.inputs}
         for path in paths:
@@ -69,7 +69,7 @@ def search_topics(
             _write_run(request.form, runs[chosen.name], path, topic, collection, chosen.name)
             write_json(record_path(path), record | maker | {"seconds": round(took, 3)})
             _report(topic, collection, chosen.name, path, took)
-            if compare and topic.judged:
+            if compare and topic.has_gold:
                 runs |= retrievers.hybrid.completed(found, topic, request.hits)
             _tell_ties(topic, runs)
             results.append(runs)

@@ -81,6 +81,14 @@ class Board:
     notes: tuple[str, ...] = ()
 
 
+def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]:
+    """The records on one corpus, or all for None. Raises: InputError for a corpus that no record is on."""
+    known = dict.fromkeys(result.corpus for result in results)
+    if corpus is not None and corpus not in known:
+        raise InputError(f"--corpus {corpus!r} is not in the results; allowed: {', '.join(known)}")
+    return [result for result in results if corpus in (None, result.corpus)]
+
+
 def boards(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()) -> list[Board]:
     """One board for each corpus, the largest first.
 

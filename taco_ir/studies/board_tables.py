@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
-from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, without_empty
+from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
 from taco_ir.studies.board import Board, BoardRow
+
+
+def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
+    """Boards as text in one of the forms of `evaluation.tables`, one after the other; scores quoted from papers last.
+
+    Args:
+        brief: one table for each board and measure, without slices, tests and quoted scores.
+    """
+    tables = [table for board in boards for table in (brief_tables(board) if brief else board_tables(board))]
+    return "\n".join(render(table, form) for table in [*tables, *([] if brief else [quoted_table(published())])])
 
 
 def board_tables(board: Board) -> list[Table]:

@@ -18,7 +18,7 @@ from taco_ir.core.typed import shown
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAMED = "letters, digits, dots, _, + and -, at most 100, a letter or digit first"
 VERBS = ("train", "pretrain", "mine", "encode", "index", "export", "data", "search", "answer")  # all with --output
-DATA_COMMANDS = ("hold-out", "part")  # of the verb data: the others write to the data home
+DATA_COMMANDS = ("hold-out", "subset")  # of the verb data: the others write to the data home
 RESERVED = ("collection", "folder", "out", "seed")  # placeholders
 CORPORA = "corpora"  # the folder of parts beside those of conditions
 NUMBER, NUMBERS, TEXTS, TABLE, LISTS = (

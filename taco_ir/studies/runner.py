@@ -20,7 +20,7 @@ from taco_ir.core.files import InputError, data_home, exclusive, fingerprint, re
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.progress import log
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.data.subsets import make_part
+from taco_ir.data.subsets import make_subset
 from taco_ir.studies.checks import CORPORA
 from taco_ir.studies.commands import Commands
 from taco_ir.studies.conditions import WHOLE, Job, Study
@@ -198,7 +198,9 @@ class Runner:
             [self.collection.passages.fingerprint, part, {each: self._gold(each) for each in self.study.topics}]
         )
         folder = self.work / CORPORA / f"{name}-{drawn}"
-        make_part(self.collection, self.collection.expand(list(self.study.topics)), part.distractors, part.seed, folder)
+        make_subset(
+            self.collection, self.collection.expand(list(self.study.topics)), part.distractors, part.seed, folder
+        )
         return open_collection(str(folder)), str(folder)
 
     def _topics(self, job: Job, collection: Collection) -> list[str]:

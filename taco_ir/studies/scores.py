@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.files import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.measures import Measure, Scores, evaluate
 from taco_ir.evaluation.significance import DIGITS
-from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import Slice
 from taco_ir.studies.records import Record, TopicScores
 
@@ -68,28 +66,6 @@ def _values(by_qid: Mapping[str, float], wanted: Sequence[str]) -> list[float]:
     return [round(by_qid[qid], DIGITS) for qid in wanted if qid in by_qid]
 
 
-Rescore = Callable[[Record], Record]
-
-
-def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Record]:
-    """Records by the name of a system, a row, a condition or of their own; without names all. Raises: InputError for a name that none has."""
-    names = [{result.system, row_name(result.system, result.base), result.condition, result.name} for result in results]
-    for row in rows:
-        if not any(row in of_result for of_result in names):
-            systems = sorted({row_name(result.system, result.base) for result in results})
-            raise InputError(
-                f"--rows {row!r}: no such row; allowed: {', '.join(systems)}, a condition, or the name of a record"
-            )
-    return [result for result, of_result in zip(results, names, strict=True) if not rows or of_result & set(rows)]
-
-
-def sample_records(results: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """`count` of the records, drawn by the seed, by name. Raises: InputError for more than there are."""
-    if count > len(results):
-        raise InputError(f"--random {count}: there are {len(results)} records")
-    return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
-
-
 def told(stay: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[str], str]:
     """Warnings of records that others made and that the work folder's own scores differ from, and how many agree, in words."""
     lines = [lines for recorded, found in stay if (lines := deviations(recorded, found, tolerance))]
@@ -98,12 +74,6 @@ def told(stay: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[
         f"of {len(stay)} records that this work folder did not make, {len(stay) - len(lines)} came out as recorded and {len(lines)} differ; "
         "they stay: remove the line of one to have the scores of this work folder recorded"
     )
-
-
-def rescored(results: Sequence[Record], rescore: Rescore, tolerance: float) -> Iterator[tuple[Record, list[str]]]:
-    """Score each record anew: the record, and its deviations as soon as they are known."""
-    for recorded in results:
-        yield recorded, deviations(recorded, rescore(recorded), tolerance)
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:

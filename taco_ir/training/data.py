@@ -13,7 +13,7 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.core.progress import log
 from taco_ir.core.tasks import TopicsName, resolve_task
 from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.data.examples import TrainExample, read_drawn
+from taco_ir.data.examples import TrainExample, read_sampled_examples
 from taco_ir.data.topics import plain_text
 from taco_ir.negatives.file import Negatives, read_negatives, read_sources, refuse_other_collection, with_negatives
 from taco_ir.negatives.filters import MiningSettings
@@ -167,7 +167,7 @@ class TrainingData:
             config, held_out = self.config, set[str]()
             if config.validation.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-            self._read[task] = read_drawn(
+            self._read[task] = read_sampled_examples(
                 self.collection, task, config.run.max_examples, config.run.seed, config.run.train_share, held_out
             )
         return self._read[task]

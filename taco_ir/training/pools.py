@@ -9,8 +9,8 @@ from taco_ir.core.seeds import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.data.examples import with_positives
-from taco_ir.data.gold import positive_sets
+from taco_ir.data.examples import read_outline
+from taco_ir.data.gold import find_positives
 from taco_ir.data.topics import unique
 
 
@@ -45,7 +45,7 @@ def draw_queries(collection: Collection, task: str, split: str, count: int, seed
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
         return None
-    outline = with_positives(collection, name)
+    outline = read_outline(collection, name)
     judged = len(outline.ids_U2)
     most = judged // 5 if split == "train" else judged
     if not most:
@@ -66,7 +66,7 @@ def make_pool(
     """
     store = collection.passages
     places = generator(seed, "passages").choice(store.count, size=min(random, store.count), replace=False)
-    docids = [docid for sets in positive_sets(store, topics.queries) for positives in sets for docid in positives]
+    docids = [docid for sets in find_positives(store, topics.queries) for positives in sets for docid in positives]
     docids += [docid for query in topics.queries for docid in hard.get(query.qid, ())]
     drawn = [passage.docid for passage in store.at(sorted(places.tolist()))]
     return Pool(topics.task, topics.queries, list(unique([*docids, *drawn])), hard, drawn)

@@ -47,7 +47,7 @@ def test_the_sample_opens() -> None:
     assert len(collection.topics_names) == 16
     for name in collection.topics_names:
         topics = collection.topics(str(name))
-        assert (topics.name, topics.task, topics.judged) == (str(name), name.task, True)
+        assert (topics.name, topics.task, topics.has_gold) == (str(name), name.task, True)
         assert {query.task for query in topics.queries} == {name.task}
 
 
@@ -111,7 +111,7 @@ def test_topics_without_evidence_are_not_judged(tmp_path: Path) -> None:
     fill(tmp_path, "nq-dev.jsonl")
     (tmp_path / "nq-test.jsonl").write_text('{"id": "1", "input": "x"}\n')
     collection = open_collection(str(tmp_path))
-    assert collection.load_topics("nq-dev").judged and not collection.load_topics("nq-test").judged
+    assert collection.load_topics("nq-dev").has_gold and not collection.load_topics("nq-test").has_gold
 
 
 def test_folders_that_are_no_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_only_attempts_that_bring_nothing_are_counted(
     assert fetch(server.url + "a/file.bin", target, MD5, pause=0) == target
     target.unlink()
     server.drops = [100_000, 0, 0, 0]
-    with pytest.raises(InputError, match="100000 bytes are kept and the same command goes on from there"):
+    with pytest.raises(InputError, match="100000 bytes are kept and the same command continues from there"):
         fetch(server.url + "a/file.bin", target, MD5, pause=0)
 
 
@@ -220,7 +220,7 @@ def test_timeout_is_the_environments(target: Path, monkeypatch: pytest.MonkeyPat
 def test_a_body_without_end_is_cut_off_at_once(server: Loopback, target: Path) -> None:
     server.endless = True
     with pytest.raises(
-        InputError, match=r"file.bin: the body goes on behind byte 700000, where the file ends.*nothing of it was kept"
+        InputError, match=r"file.bin: the body continues after byte 700000, where the file ends.*nothing was kept"
     ):
         fetch(server.url + "a/file.bin", target, size=len(BODY))
     assert server.sent < 1 << 25 and len(server.asked) == 1 and left_in(target.parent) == []
@@ -231,14 +231,14 @@ def test_the_rest_of_a_file_without_end_is_cut_off_too(server: Loopback, target:
     server.endless = True
     target.parent.mkdir()
     target.with_name("file.bin.part").write_bytes(BODY[:300_000])
-    with pytest.raises(InputError, match="goes on behind byte 700000"):
+    with pytest.raises(InputError, match="continues after byte 700000"):
         fetch(server.url + "a/file.bin", target)
     assert server.asked == ["bytes=300000-"] and left_in(target.parent) == []
 
 
 def test_a_body_that_ends_with_the_connection_is_no_whole_file(server: Loopback, target: Path) -> None:
     server.announces = False
-    with pytest.raises(InputError, match="announces no size, so that nobody could tell a whole file from a part"):
+    with pytest.raises(InputError, match="announces no size, so a whole file could not be told from a part"):
         fetch(server.url + "a/file.bin", target)
     assert left_in(target.parent) == []
 

@@ -12,7 +12,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.examples import TrainExample, read_examples
-from taco_ir.data.gold import positive_sets
+from taco_ir.data.gold import find_positives
 from taco_ir.negatives.file import Negatives, NegativesHeader, with_negatives
 
 HEADER = NegativesHeader("bm25", "", "any", 10, 0, 5, (), 0)
@@ -103,8 +103,8 @@ def test_what_cannot_train_is_named(collection: Collection) -> None:
 
 def test_the_order_is_that_of_the_topics(collection: Collection) -> None:
     queries = collection.load_topics("zsre-train").queries
-    assert positive_sets(collection.passages, queries[::-1]) == positive_sets(collection.passages, queries)[::-1]
-    assert positive_sets(collection.passages, []) == []
+    assert find_positives(collection.passages, queries[::-1]) == find_positives(collection.passages, queries)[::-1]
+    assert find_positives(collection.passages, []) == []
 
 
 @pytest.mark.parametrize("task", sorted(MINIKILT))

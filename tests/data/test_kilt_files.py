@@ -21,7 +21,8 @@ from taco_ir.core.tasks import KILT_TASKS, TopicsName
 from taco_ir.core.types import EvidenceSet, Query
 from taco_ir.data import kilt_files
 from taco_ir.data.collection import open_collection
-from taco_ir.data.ir_datasets import dataset, judged_ids, register, register_collection
+from taco_ir.data.gold import find_relevant_ids
+from taco_ir.data.ir_datasets import dataset, register, register_collection
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     Addresses,
@@ -337,9 +338,9 @@ def test_a_name_belongs_to_one_folder(tmp_path: Path) -> None:
 def test_judgments_are_of_passages_where_any_are_judged() -> None:
     pages, both = EvidenceSet(("1", "2"), ()), EvidenceSet(("1",), ("1#0",))
     assert list(
-        judged_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])
+        find_relevant_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])
     ) == [
         ("a", ("1#0",)),
         ("b", ()),
     ]
-    assert list(judged_ids([Query("b", "y", "t", evidence=(pages, pages))])) == [("b", ("1", "2"))]
+    assert list(find_relevant_ids([Query("b", "y", "t", evidence=(pages, pages))])) == [("b", ("1", "2"))]

@@ -15,8 +15,8 @@ from taco_ir.core.files import InputError
 from taco_ir.core.seeds import generator
 from taco_ir.data import outline
 from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.data.examples import drawn_examples, read_drawn, read_examples
-from taco_ir.data.gold import positive_sets
+from taco_ir.data.examples import read_examples, read_sampled_examples, sample_examples
+from taco_ir.data.gold import find_positives
 from taco_ir.data.topics import plain_text
 from taco_ir.training.pools import draw_queries
 
@@ -49,7 +49,7 @@ def collection(tmp_path: Path) -> Collection:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outline, "PART", 32)
+    monkeypatch.setattr(outline, "CHUNK", 32)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_drawn_is_drawn_of_all(collection: Collection, most: int, share:
         {plain_text(example.text) for example in read_examples(collection, "nq")},
     ):
         every = [example for example in read_examples(collection, "nq") if plain_text(example.text) not in without]
-        assert read_drawn(collection, "nq", most, seed, share, without) == drawn_examples(
+        assert read_sampled_examples(collection, "nq", most, seed, share, without) == sample_examples(
             every, most, seed, "nq", share
         )
 
@@ -73,7 +73,7 @@ def test_what_is_validated_on_is_drawn_of_all(collection: Collection, split: str
     topics = collection.load_topics(f"nq-{split}")
     usable = [
         each
-        for each, sets in zip(topics.queries, positive_sets(collection.passages, topics.queries), strict=True)
+        for each, sets in zip(topics.queries, find_positives(collection.passages, topics.queries), strict=True)
         if sets
     ]
     size = min(9, len(usable) // 5 if split == "train" else len(usable))
@@ -84,7 +84,7 @@ def test_what_is_validated_on_is_drawn_of_all(collection: Collection, split: str
 
 def test_what_is_said_of_a_file_is_said_of_all_of_it(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
     said = []
-    for read in (lambda: read_examples(collection, "nq"), lambda: read_drawn(collection, "nq", 3, 0)):
+    for read in (lambda: read_examples(collection, "nq"), lambda: read_sampled_examples(collection, "nq", 3, 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "taco_ir"):
             read()
@@ -111,7 +111,7 @@ def test_a_file_that_is_wrong_is_refused_as_ever(
     lines = path.read_text().splitlines(keepends=True) if extra else []
     write_lines(path, extra or [])
     path.write_text("".join(lines) + path.read_text())
-    for read in (lambda: read_examples(collection, "nq"), lambda: read_drawn(collection, "nq", 3, 0)):
+    for read in (lambda: read_examples(collection, "nq"), lambda: read_sampled_examples(collection, "nq", 3, 0)):
         with pytest.raises(InputError, match=fault):
             read()
 
@@ -119,11 +119,11 @@ def test_a_file_that_is_wrong_is_refused_as_ever(
 def test_queries_without_a_positive_are_refused_as_ever(tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "c", [passage("1#0", "x")], {"nq-train": [query("a", "first", ["9#9"])]})
     with pytest.raises(InputError, match=r"nq-train: none of its 1 queries has a positive passage in collection c"):
-        read_drawn(open_collection(str(folder)), "nq", 3, 0)
+        read_sampled_examples(open_collection(str(folder)), "nq", 3, 0)
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda own: read_drawn(own, "nq", 5, 0), lambda own: draw_queries(own, "nq", "train", 5, 0)]
+    "draw", [lambda own: read_sampled_examples(own, "nq", 5, 0), lambda own: draw_queries(own, "nq", "train", 5, 0)]
 )
 def test_memory_follows_what_is_drawn(tmp_path: Path, draw: Callable[[Collection], object]) -> None:
     """Of 3,000 records of 2 kB those that are drawn are kept; of the others few bytes each."""

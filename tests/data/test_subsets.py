@@ -19,9 +19,9 @@ from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage
 from taco_ir.data.__main__ import main
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.data.gold import positive_sets
+from taco_ir.data.gold import find_positives
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.subsets import Part, make_part
+from taco_ir.data.subsets import Subset, make_subset
 
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in range(8) for n in range(3)]
 PAGES_ONLY: Record = {
@@ -47,8 +47,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def part(output: str, distractors: int = 5, seed: int = 0, topics: tuple[str, ...] = ("nq-dev", "fever-dev")) -> Part:
-    return make_part(open_collection("c"), topics, distractors, seed, Path(output))
+def made_subset(
+    output: str, distractors: int = 5, seed: int = 0, topics: tuple[str, ...] = ("nq-dev", "fever-dev")
+) -> Subset:
+    return make_subset(open_collection("c"), topics, distractors, seed, Path(output))
 
 
 def docids(name: str) -> list[str]:
@@ -61,7 +63,7 @@ def contents(name: str) -> dict[str, bytes]:
 
 def test_every_gold_passage_is_in_and_as_many_distractors_as_asked() -> None:
     """The passages of an evidence set; of a page without a judged passage, all."""
-    assert part("p") == Part(passages=15, gold=10, distractors=5)
+    assert made_subset("p") == Subset(passages=15, gold=10, distractors=5)
     found = docids("p")
     assert set(found) > GOLD and len(found) == 15
     assert found == [docid for docid in docids("c") if docid in found]
@@ -79,33 +81,33 @@ def test_every_gold_passage_is_in_and_as_many_distractors_as_asked() -> None:
 
 
 def test_topics_are_copied_as_they_are_and_keep_their_evidence() -> None:
-    part("p")
+    made_subset("p")
     assert [str(name) for name in open_collection("p").topics_names] == ["fever-dev", "nq-dev"]
     for name in ("fever-dev", "nq-dev"):
         assert Path(f"p/{name}.jsonl").read_bytes() == Path(f"c/{name}.jsonl").read_bytes()
         sets = [
-            positive_sets(each.passages, each.load_topics(name).queries) for each in map(open_collection, ("c", "p"))
+            find_positives(each.passages, each.load_topics(name).queries) for each in map(open_collection, ("c", "p"))
         ]
         assert sets[0] == sets[1]
 
 
 def test_the_seed_decides_the_distractors_and_nothing_else() -> None:
     for name, distractors, seed in (("a", 5, 0), ("b", 5, 0), ("c5", 5, 1), ("more", 9, 0)):
-        part(name, distractors, seed)
+        made_subset(name, distractors, seed)
     assert contents("a") == contents("b")
     assert set(docids("a")) != set(docids("c5")) and set(docids("a")) & set(docids("c5")) >= GOLD
     assert set(docids("a")) < set(docids("more"))
 
 
 def test_all_distractors_make_the_whole_collection() -> None:
-    part("p", len(PASSAGES) - len(GOLD))
+    made_subset("p", len(PASSAGES) - len(GOLD))
     assert docids("p") == docids("c")
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 4), st.booleans())
 def test_no_evidence_is_lost_whatever_it_names(random: random.Random, distractors: int, tsv: bool) -> None:
-    """Every evidence passage, and a passage of every evidence page, that the collection has is in the part."""
+    """Every evidence passage, and a passage of every evidence page, that the collection has is in the subset."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "s"
         records = [
@@ -122,7 +124,7 @@ def test_no_evidence_is_lost_whatever_it_names(random: random.Random, distractor
             (source / "psgs_w100.tsv").write_text("id\ttext\ttitle\twikipedia_id\n" + "".join(lines))
         collection = open_collection(str(source))
         try:
-            made = make_part(collection, ["nq-dev"], distractors, 0, Path(name) / "p")
+            made = make_subset(collection, ["nq-dev"], distractors, 0, Path(name) / "p")
         except InputError as error:
             assert "--distractors" in str(error) or "none of their evidence" in str(error)
             return
@@ -147,11 +149,11 @@ def random_set(random: random.Random, pages: dict[str, str]) -> list[dict[str, s
     return entries
 
 
-def test_a_part_that_is_there_stays() -> None:
-    first = part("p")
+def test_an_existing_subset_stays() -> None:
+    first = made_subset("p")
     times = {path.name: path.stat().st_mtime_ns for path in Path("p").iterdir()}
     Path("c").rename("elsewhere")
-    assert make_part(open_collection("elsewhere"), ("nq-dev", "fever-dev"), 5, 0, Path("p")) == first
+    assert make_subset(open_collection("elsewhere"), ("nq-dev", "fever-dev"), 5, 0, Path("p")) == first
     assert {path.name: path.stat().st_mtime_ns for path in Path("p").iterdir()} == times
 
 
@@ -159,21 +161,27 @@ def test_a_part_that_is_there_stays() -> None:
     ("make", "said"),
     [
         (
-            lambda: part("p", 6),
+            lambda: made_subset("p", 6),
             "exists and was made otherwise (distractors is 5, not 6); give another name or remove it",
         ),
-        (lambda: part("p", seed=1), "exists and was made otherwise (seed is 0, not 1)"),
-        (lambda: part("p", topics=("nq-dev",)), "exists and was made otherwise (topics "),
-        (lambda: part("c"), "c exists and has no record of what it was made of; give another name or remove it"),
-        (lambda: part("c/nq-dev.jsonl"), "exists and has no record of what it was made of"),
-        (lambda: part("new", 15), "--distractors 15: c has 24 passages, 10 of them gold; at most 14 are left"),
-        (lambda: part("new", topics=("nq-dev", "nq-test")), "--topics nq-test: no evidence to make a part around"),
-        (lambda: part("new", topics=("wow-dev",)), "--topics wow-dev: none of their evidence is in the collection"),
-        (lambda: part("new", topics=("nq-train",)), "unknown topics 'nq-train'"),
+        (lambda: made_subset("p", seed=1), "exists and was made otherwise (seed is 0, not 1)"),
+        (lambda: made_subset("p", topics=("nq-dev",)), "exists and was made otherwise (topics "),
+        (lambda: made_subset("c"), "c exists and has no record of what it was made of; give another name or remove it"),
+        (lambda: made_subset("c/nq-dev.jsonl"), "exists and has no record of what it was made of"),
+        (lambda: made_subset("new", 15), "--distractors 15: c has 24 passages, 10 of them gold; at most 14 are left"),
+        (
+            lambda: made_subset("new", topics=("nq-dev", "nq-test")),
+            "--topics nq-test: no evidence to make a subset around",
+        ),
+        (
+            lambda: made_subset("new", topics=("wow-dev",)),
+            "--topics wow-dev: none of their evidence is in the collection",
+        ),
+        (lambda: made_subset("new", topics=("nq-train",)), "unknown topics 'nq-train'"),
     ],
 )
-def test_mistakes(make: Callable[[], Part], said: str) -> None:
-    part("p")
+def test_mistakes(make: Callable[[], Subset], said: str) -> None:
+    made_subset("p")
     before = contents("p")
     with pytest.raises(InputError) as error:
         make()
@@ -182,14 +190,14 @@ def test_mistakes(make: Callable[[], Part], said: str) -> None:
 
 
 def test_a_folder_that_lost_a_file_and_a_changed_source_are_refused() -> None:
-    part("p")
+    made_subset("p")
     Path("p/nq-dev.jsonl").unlink()
-    with pytest.raises(InputError, match=r"nq-dev\.jsonl of the part is gone"):
-        part("p")
+    with pytest.raises(InputError, match=r"nq-dev\.jsonl of the subset is missing"):
+        made_subset("p")
     with Path("c/passages.jsonl").open("a") as file:
         file.write(json.dumps(passage("new#0", "text")) + "\n")
     with pytest.raises(InputError, match=r"made otherwise \(source is "):
-        part("p")
+        made_subset("p")
 
 
 def test_stopped_on_the_way_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,14 +211,14 @@ def test_stopped_on_the_way_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(PassageStore, "at", broken)
     with pytest.raises(KeyboardInterrupt):
-        part("p")
+        made_subset("p")
     assert not [path for path in Path().iterdir() if path.name.startswith("p")]
 
 
 def test_the_verb_and_search_on_what_it_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = call("data", "part", "--topics", "all-dev", "--distractors", "20", "--output", "small", cwd=folder)
+    done = call("data", "subset", "--topics", "all-dev", "--distractors", "20", "--output", "small", cwd=folder)
     assert done.stdout == "small: 155 passages, 135 gold and 20 distractors\n", done.stderr
-    main(["part", "--topics", "all-dev", "--distractors", "20", "--output", "small"])
+    main(["subset", "--topics", "all-dev", "--distractors", "20", "--output", "small"])
     assert capsys.readouterr().out == done.stdout
     search.main(["--collection", "small", "--topics", "nq-dev", "--retriever", "bm25"])
     sample: Collection = open_collection("sample")
@@ -225,5 +233,5 @@ def test_the_verb_says_what_is_wrong(folder: Path) -> None:
         (["--topics", "all-dev", "--output", "x"], "--distractors"),
         (["--topics", "all-dev", "--distractors", "0", "--output", "x"], "'0' is not a whole number of at least 1"),
     ):
-        done = call("data", "part", *argv, cwd=folder)
+        done = call("data", "subset", *argv, cwd=folder)
         assert (done.returncode, done.stdout) == (2, "") and said in done.stderr and done.stderr.count("\n") == 1

@@ -93,7 +93,7 @@ CASES = {
     "reproduce": Case(
         "reproduce --conditions conditions.toml --collection {c} --models tiny={model} --work work", _study
     ),
-    "data part": Case("data part --collection {c} --topics nq-dev --distractors 5 --output out"),
+    "data subset": Case("data subset --collection {c} --topics nq-dev --distractors 5 --output out"),
     "data hold-out": Case("data hold-out --collection {c} --tasks nq --share 0.2 --output out"),
     "data passages": Case("data passages --source {source} --words 20"),
 }

@@ -253,7 +253,7 @@ def stores(world: Path) -> dict[str, Reader]:
     from taco_ir.core.hashes import described, sha256_once
     from taco_ir.data.collection import open_collection
     from taco_ir.data.passage_store import PassageStore
-    from taco_ir.data.subsets import make_part
+    from taco_ir.data.subsets import make_subset
     from taco_ir.data.wikipedia import build_passages
     from taco_ir.negatives.file import read_negatives, read_sources
     from taco_ir.retrieval.faiss_index import DenseIndex, build_index
@@ -276,7 +276,7 @@ def stores(world: Path) -> dict[str, Reader]:
     write_json(
         bm25 / "manifest.json", {"collection": "other", "passages": 24, "files": described(bm25, ["lucene/segments"])}
     )
-    make_part(collection, ["nq-dev"], 5, 0, world / "part")
+    make_subset(collection, ["nq-dev"], 5, 0, world / "part")
     layout = next((world / "home" / "layouts").glob("*/layout.json"))
     old = world / "old.bin"
     old.write_bytes(b"x")
@@ -309,7 +309,7 @@ def stores(world: Path) -> dict[str, Reader]:
             bm25 / "manifest.json", lambda: same(lambda: BM25(bm25, "this"), "a BM25 index of collection")
         ),
         "part.json": Reader(
-            world / "part" / "part.json", lambda: make_part(collection, ["nq-dev"], 5, 0, world / "part")
+            world / "part" / "part.json", lambda: make_subset(collection, ["nq-dev"], 5, 0, world / "part")
         ),
         "layout.json": Reader(layout, lambda: PassageStore(collection.passages.path)),
         "hashes": Reader(entry, lambda: sha256_once(collection.passages.path)),

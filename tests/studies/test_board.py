@@ -34,7 +34,8 @@ from taco_ir.studies.board_tables import (
     score_table,
 )
 from taco_ir.studies.records import Record, TopicScores
-from taco_ir.studies.scores import deviations, sample_records, score_runs, select_records
+from taco_ir.studies.rescoring import sample_records, select_records
+from taco_ir.studies.scores import deviations, score_runs
 
 RPREC = "page R-precision"
 RESULTS = fake_results(systems=4, topics=3, queries=60, seeds=3)

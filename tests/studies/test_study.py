@@ -152,7 +152,7 @@ def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str,
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("training.step", r"command 'training.step'; allowed: train, pretrain, .*data hold-out, data part"),
+        ("training.step", r"command 'training.step'; allowed: train, pretrain, .*data hold-out, data subset"),
         ("files", "command 'files'; allowed"),
         ("pyserini pyserini.search.faiss", "command 'pyserini pyserini.search.faiss'; allowed"),
         ("reproduce --conditions x", "command 'reproduce --conditions'; allowed"),

@@ -8,7 +8,7 @@ import pytest
 from verbs import passage, query, write_collection
 
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.data.gold import positive_sets
+from taco_ir.data.gold import find_positives
 from taco_ir.training.pools import Pool, draw_queries, make_pool
 
 HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1"] for row in range(12)}
@@ -37,7 +37,7 @@ def test_a_pool_is_gold_then_hard_then_random(collection: Collection) -> None:
     made = pool(collection)
     assert (made.task, len(made.queries)) == ("nq", 5)
     assert len(set(made.docids)) == len(made.docids)
-    gold = {docid for sets in positive_sets(collection.passages, made.queries) for docids in sets for docid in docids}
+    gold = {docid for sets in find_positives(collection.passages, made.queries) for docids in sets for docid in docids}
     hard = {docid for each in made.queries for docid in HARD[each.qid]}
     assert set(made.docids[: len(gold)]) == gold
     assert set(made.docids[len(gold) :][: len(hard)]) == hard

@@ -200,7 +200,7 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
         (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
         (
             KeyboardInterrupt(),
-            "interrupted: finished blocks are kept, nothing half-written is left; the same command goes on from there\n",
+            "interrupted: finished blocks are kept, nothing half-written is left; the same command continues from there\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/run"),

@@ -55,7 +55,7 @@ def fails(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert all(text in done.stderr for text in said), done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["get"], ["passages"], ["part"]])
+@pytest.mark.parametrize("command", [[], ["list"], ["get"], ["passages"], ["subset"]])
 def test_help_is_light(command: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['x', *sys.argv[1:], '--help']\nfrom taco_ir.data.__main__ import main\n"

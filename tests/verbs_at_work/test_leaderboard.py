@@ -189,7 +189,7 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch, move: float) -> None:
         }
         return dataclasses.replace(recorded, topics=topics)
 
-    monkeypatch.setattr(leaderboard, "rescore", rescore)
+    monkeypatch.setattr("taco_ir.studies.rescoring.rescore", rescore)
 
 
 @pytest.mark.parametrize("move", [0.0, 0.0019, -0.0019])
@@ -249,7 +249,7 @@ def test_check_draws_records_by_seed(
         seen.append(recorded.name)
         return recorded
 
-    monkeypatch.setattr(leaderboard, "rescore", rescore)
+    monkeypatch.setattr("taco_ir.studies.rescoring.rescore", rescore)
     for _ in range(2):
         leaderboard.main([str(study), "--check", "--random", "3", "--seed", "5", "--collection", "sample"])
     assert len(seen) == 6 and seen[:3] == seen[3:] and len(set(seen)) == 3
@@ -259,7 +259,9 @@ def test_check_is_of_what_was_trained_here(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(leaderboard, "rescore", lambda runner, recorded: seen.append(recorded.name) or recorded)
+    monkeypatch.setattr(
+        "taco_ir.studies.rescoring.rescore", lambda runner, recorded: seen.append(recorded.name) or recorded
+    )
     trained = tmp_path / "trained"
     shutil.copytree(study, trained)
     text = (study / "conditions.toml").read_text(encoding="utf-8")

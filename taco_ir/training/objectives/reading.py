@@ -15,7 +15,7 @@ from torch import Tensor
 from taco_ir.core.files import InputError
 from taco_ir.core.progress import log
 from taco_ir.core.seeds import number_of
-from taco_ir.data.examples import drawn_examples
+from taco_ir.data.examples import sample_examples
 from taco_ir.reading.data import ReadingData, Span, read_reading
 from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
 from taco_ir.training.backward import seed_dropout
@@ -91,7 +91,7 @@ def readable_queries(data: TrainingData, settings: RunSettings, inputs: InputBui
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         whole = readable(read_reading(data.collection, task), inputs, data.collection).examples
-        drawn = drawn_examples(whole, settings.max_examples, settings.seed, task, settings.train_share)
+        drawn = sample_examples(whole, settings.max_examples, settings.seed, task, settings.train_share)
         found[task] = {example.qid for example in drawn}
     return found
 
