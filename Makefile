@@ -1,19 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# KILT's tasks that the shipped encoder has no module for, and whose they take
+# tasks without an adapter in the shipped encoder, and the tasks whose adapters they borrow
 LENT := trex=zsre aidayago2=wned cweb=wned '*=none'
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-search: .venv/installed ## search the sample collection and print a table of scores
+search: .venv/installed ## install, search the sample collection and print its scores
 	$(BIN)/python -m taco_ir.search --topics all-dev
 
 test: .venv/developed ## run the tests, on all processors
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-check: lint types test ## everything that must be green before a change goes in
+check: lint types test ## all that must be green before a change is merged
 
 lint: .venv/developed ## style and layout
 	$(BIN)/ruff check .
@@ -22,23 +22,23 @@ lint: .venv/developed ## style and layout
 types: .venv/developed ## static types
 	$(BIN)/mypy
 
-house: ## measures of the layout beside their targets; fails past one
+house: ## measure the layout of the code; fails if a target is missed
 	@$(PYTHON) tests/house.py
 
-faults: .venv/developed ## kill, double and starve every verb that writes, and damage every file that is read; as root for small disks too
+faults: .venv/developed ## kill, double and starve every verb that writes, and damage every file that is read (as root: on full disks too)
 	$(BIN)/python tests/faults/kills.py
 	$(BIN)/python tests/faults/pairs.py
 	$(BIN)/python tests/faults/disks.py
 	$(BIN)/python tests/faults/fuzz.py 10000
 
-bench: .venv/developed ## speed against peers, as ratios with their bounds; on a quiet machine: make bench COLLECTION=path MODEL=paths
+bench: .venv/developed ## compare speed with other tools, on a quiet machine: make bench [COLLECTION=path] [MODEL=paths]
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks $(if $(COLLECTION),--collection $(COLLECTION)) $(if $(MODEL),--model $(MODEL))
 
-readme: .venv/installed ## write anew what is generated: tables in documents, the picture, the card of the shipped encoder
+readme: .venv/installed ## generate the tables in documents, the picture, and the card of the shipped encoder
 	$(BIN)/python docs/generate.py
 
-encoder: .venv/installed ## the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
+encoder: .venv/installed ## make the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
 	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --weights int8 --megabytes 29.9 --prompt-of $(LENT) \
 		--output build/encoder --overwrite
 	rm -rf taco_ir/encoder_mini
@@ -51,7 +51,7 @@ clean: ## remove what was installed and built here
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing taco_ir and what it needs into .venv (minutes, once)"
+	@echo "installing taco_ir and its dependencies into .venv (minutes, once)"
 	$(PIP) --editable .
 	@touch $@
 

@@ -1,7 +1,7 @@
-"""Writes what is generated in the documents (`make readme`): marked tables in Markdown, pictures, and the shipped encoder's card.
+"""Generates tables and pictures in the documents, and the card of the shipped encoder (`make readme`).
 
-A block of a document between `<!-- COMMAND -->` and `<!-- end -->` is what the command prints; `<!-- COMMAND > FILE -->` says how the
-file that the block shows is made.
+In a document, the text between `<!-- COMMAND -->` and `<!-- end -->` is the output of the command. `<!-- COMMAND > FILE -->`
+instead writes the output to the file that the block shows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = re.compile(
 
 
 def printed(command: str) -> str:
-    """What a verb of ours prints, run from the project's root."""
+    """The output of a verb, run in the project's root."""
     _, _, module, *argv = shlex.split(command)
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as output:
         importlib.import_module(module).main(argv)
@@ -34,7 +34,7 @@ def printed(command: str) -> str:
 
 
 def generated(document: Path, text: str) -> Iterator[tuple[Path, str]]:
-    """Each file that the marks of a document's `text` make, the document itself last."""
+    """The path and content of each file that a document's `text` generates, the document itself last."""
     for block in BLOCK.finditer(text):
         if block["file"]:
             yield ROOT / block["file"], printed(block["command"])

@@ -212,7 +212,7 @@ def test_the_guide_works_from_top_to_bottom(folder: Path) -> None:
         "without-answers.jsonl",
         "my-run/model",
         "my-base/model",
-        "my-modules/model",
+        "my-adapters/model",
         "mixed.trec",
         "runs/taco/nq-dev.trec",
         "answers/nq-dev.jsonl",

@@ -1,4 +1,4 @@
-"""Laws of a part: no evidence is lost, the seed decides the rest, and the same part is made of the same bytes."""
+"""Laws of a subset: no evidence is lost, the seed decides the rest, and equal input gives equal bytes."""
 
 from __future__ import annotations
 
