@@ -1,7 +1,7 @@
 """Generates tables and pictures in the documents, and the card of the shipped encoder (`make readme`).
 
-In a document, the text between `<!-- COMMAND -->` and `<!-- end -->` is the output of the command. `<!-- COMMAND > FILE -->`
-instead writes the output to the file that the block shows.
+In a document, the text between `<!-- COMMAND -->` and `<!-- end -->` is the output of the command.
+`<!-- COMMAND > FILE -->` instead writes the output to the file that the block shows.
 """
 
 from __future__ import annotations

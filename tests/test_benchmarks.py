@@ -34,7 +34,7 @@ def test_each_benchmark_runs_on_little(program: Path, tiny_bert: Path) -> None:
 
 
 def test_all_of_them_run_together_and_say_their_bounds() -> None:
-    """The list of the program that runs all is the folder's, a bound that does not hold is the exit code, and --tiny holds none."""
+    """The program that runs all knows every benchmark, and --tiny shows bounds without failing on them."""
     code = (
         "import runpy, sys; sys.path.insert(0, 'benchmarks'); print(*runpy.run_path('benchmarks/__main__.py')['TAKES'])"
     )
@@ -64,7 +64,7 @@ def test_a_bound_that_does_not_hold_is_said_and_is_the_exit_code() -> None:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs"])
 def test_no_file_has_the_name_of_a_package(folder: str) -> None:
-    """A program's folder comes first where Python looks: its own `peft.py` would stand for the package for all that it imports."""
+    """Python looks in a program's own folder first: a `peft.py` there would replace the package."""
     taken = {
         *importlib.metadata.packages_distributions(),
         *sys.stdlib_module_names,

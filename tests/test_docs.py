@@ -1,4 +1,4 @@
-"""What the documents tell people to type is understood by the commands, and the guide's commands work one after the other."""
+"""Every command in the documents is understood, and the commands of the guide work one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is generated in the documents is what its commands give: their tables and the picture cannot drift from the results."""
+"""Generated tables and pictures in the documents are what their commands give."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ def make_smaller(argv: Sequence[str]) -> None:
     parser = Parser(
         "data subset",
         "Make a smaller collection: all gold passages of the topics, and distractors sampled from the rest. Its folder "
-        "includes the topics, so --collection FOLDER searches them. Scores in a subset are far above those in the whole "
-        "collection: use them only to compare systems on the same subset.",
+        "includes the topics, so --collection FOLDER searches them. Scores in a subset are far above those in the "
+        "whole collection: use them only to compare systems on the same subset.",
         ("--collection", "--topics", "--seed"),
         "python -m taco_ir.data subset --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )

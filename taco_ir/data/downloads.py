@@ -1,7 +1,7 @@
 """Downloads over HTTP that resume and are checked, or files taken from a local copy.
 
-ir_datasets' own `Download` resumes only within one process. A file of 37 GB needs to resume after a crash or a reboot, so
-the partial file and the server's mark of its version stay on disk.
+ir_datasets' own `Download` resumes only within one process. A file of 37 GB needs to resume after a crash or a reboot,
+so the partial file and the server's mark of its version stay on disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Held-out queries: dev topics taken from train topics, which share no page and no text with the queries that remain.
 
-Queries held out at random share pages with those trained on (SQuAD has hundreds of questions about one page). A model that
-learned these pages by heart would look good on them.
+Queries held out at random share pages with those trained on (SQuAD has hundreds of questions about one page). A model
+that learned these pages by heart would look good on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORD = "held-out.json"
 
 
 class Split(NamedTuple):
-    """A task's queries to train on and held out, and the number dropped because they share a page with held-out ones."""
+    """A task's queries to train on and held out, and the number of the rest, which share a page with held-out ones."""
 
     train: list[Query]
     dev: list[Query]
@@ -43,8 +43,8 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
         share: about how much of a task's queries with evidence is held out; more if a page has many queries.
 
     Raises:
-        InputError: for a share or seed out of range, a task whose queries are about too few pages to be split, records that
-            cannot be read, or an existing output.
+        InputError: for a share or seed out of range, a task whose queries are about too few pages to be split, records
+            that cannot be read, or an existing output.
     """
     checked("share", share, float, {"above": 0, "below": 1})
     checked("seed", seed, int, {"min": 0})
@@ -86,8 +86,8 @@ def _read_records(folder: Path) -> dict[str, Any]:
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
     """Sample pages until `share` of the queries with evidence are about one of them, and hold these queries out.
 
-    Queries with the same text (up to case and white space) are held out, kept or dropped together, whatever their ids: a
-    model trained on one of them has seen the others.
+    Queries with the same text (up to case and white space) are held out, kept or dropped together, whatever their ids:
+    a model trained on one of them has seen the others.
 
     Raises:
         InputError: if nothing would be left to train on.

@@ -93,8 +93,8 @@ def dataset(name: str) -> Dataset:
 def register_collection(folder: Path | str, name: str) -> list[str]:
     """Register a collection as `<name>` (its passages) and `<name>/<task>/<split>`, and return the ids.
 
-    Qrels are of passages if any evidence set of the topics names passages. Otherwise they are of pages, whose ids are the
-    documents' `page`, not their `doc_id`. Topics without evidence have no qrels.
+    Qrels are of passages if any evidence set of the topics names passages. Otherwise they are of pages, whose ids are
+    the documents' `page`, not their `doc_id`. Topics without evidence have no qrels.
 
     Args:
         folder: of the collection, or `sample`.

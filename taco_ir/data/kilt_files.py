@@ -51,7 +51,7 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file: KILT's name for it, the file to fetch, and the latter's md5, size and number of records if known."""
+    """A topics file: KILT's name, the file to fetch, and the latter's md5, size and number of records if known."""
 
     name: str
     fetched: str

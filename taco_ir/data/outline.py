@@ -1,4 +1,4 @@
-"""Outlines: the usable queries of a large topics file as digests, so that a sample of them can be read in a second pass."""
+"""Outlines: digests of the usable queries of a large topics file, so that a second pass can read a sample of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Passage stores: random access to a passage file, either JSON lines or DPR's tab-separated `psgs_w100.tsv`, plain or gzip.
+"""Passage stores: random access to a passage file, JSON lines or DPR's tab-separated `psgs_w100.tsv`, plain or gzip.
 
-The first use scans the file: it checks docids, hashes them and notes line offsets. This layout is kept under the data home
-by the hash of the file, so that a process can start reading at any passage of a large file.
+The first use scans the file: it checks docids, hashes them and notes line offsets. This layout is kept under the data
+home by the hash of the file, so that a process can start reading at any passage of a large file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class PassageStore:
         return {passage.docid: passage for passage in self.at(np.unique(self._known_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
-        """Read the passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
+        """Read passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
         offsets = None if self.path.suffix == ".gz" else self._array("offsets")
         place = 0
         with self._open() as source:
@@ -98,7 +98,7 @@ class PassageStore:
                 place = row + 1
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Row of each docid, or -1 if unknown (by 64-bit hashes: an unknown docid gets a row with odds count / 2^64)."""
+        """Row of each docid, or -1 if unknown (by 64-bit hashes: an unknown docid has a row with odds count / 2^64)."""
         digests, order = self._array("digests"), self._array("order")
         wanted = _digests(docids)
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)

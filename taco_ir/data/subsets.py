@@ -56,16 +56,16 @@ def make_subset(
 ) -> Subset:
     """Write a subset as a collection folder with the files of `topics`, unless the same one exists.
 
-    Passages keep their order. Equal input and seed give equal bytes; with one seed, a subset with more distractors contains
-    those with fewer. Memory: 24 bytes for each passage of the collection while distractors are sampled.
+    Passages keep their order. Equal input and seed give equal bytes; with one seed, a subset with more distractors
+    contains those with fewer. Memory: 24 bytes for each passage of the collection while distractors are sampled.
 
     Args:
         topics: names of topics of the collection, such as `nq-dev`.
         report: called with the numbers of passages written and to write.
 
     Raises:
-        InputError: for an output with other content, topics without evidence in the collection, or more distractors than
-            the collection has.
+        InputError: for an output with other content, topics without evidence in the collection, or more distractors
+            than the collection has.
     """
     checked("distractors", distractors, int, {"min": 0})
     checked("seed", seed, int, {"min": 0})

@@ -27,8 +27,8 @@ def read_topics(path: Path, task: str | None, only: Container[str] | None = None
         only: ids of the queries to read from a file that was read before; None: all.
 
     Raises:
-        InputError: naming file and line, for invalid JSON or UTF-8, a missing or empty id or input, an id of two different
-            texts, an output that is not a list of objects, or a missing task.
+        InputError: naming file and line, for invalid JSON or UTF-8, a missing or empty id or input, an id of two
+            different texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
         queries, repeats = _merged(path, task, only)

@@ -46,8 +46,8 @@ def build_passages(
 ) -> Progress:
     """Cut the pages of `source` (JSON lines, plain or gzip) into passages and write them to `target`.
 
-    A killed build resumes after the last finished block of pages, if it is started again with the same source and words.
-    A gzip source cannot be entered in the middle, so its build starts again.
+    A killed build resumes after the last finished block of pages, if it is started again with the same source and
+    words. A gzip source cannot be entered in the middle, so its build starts again.
 
     Args:
         report: called with bytes of the source done and in all.
@@ -86,10 +86,10 @@ def build_passages(
 
 
 def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
-    """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ... and `words` words but in the last.
+    """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ...; the last one may be shorter.
 
-    The title line at the start of a page and empty paragraphs are left out. Section and list marks become plain text, as in
-    ir_datasets' `kilt`.
+    The title line at the start of a page and empty paragraphs are left out. Section and list marks become plain text,
+    as in ir_datasets' `kilt`.
 
     Raises:
         ValueError: for missing fields or fields of a wrong type.

@@ -264,7 +264,7 @@ def test_https_is_not_left(server: Loopback, target: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("total", ["100", "9" * 5000, "-1", "*"])
 def test_a_rest_of_another_whole_begins_anew(server: Loopback, target: Path, total: str) -> None:
-    """206 with a total that the partial file is beyond, or that is no number: the part is dropped, and what is there is fetched."""
+    """206 with a total below the partial file, or no number: the partial file is dropped and the whole file fetched."""
     target.parent.mkdir()
     target.with_name("file.bin.part").write_bytes(BODY[:300_000])
     server.total = total

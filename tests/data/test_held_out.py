@@ -92,7 +92,7 @@ def held_out(
 
 
 def test_all_records_of_a_query_go_where_it_goes(tmp_path: Path) -> None:
-    """FEVER lists a claim once for each annotation, with other pages each time; the same claim may have several ids, too."""
+    """FEVER lists a claim once for each annotation, with other pages; a claim may also have several ids."""
     claims = [query(f"q{number % 8}", f"claim {number % 8}", [f"{number // 2 % 8}#0"]) for number in range(16)]
     claims += [query(f"again{number}", f" Claim  {number}", [f"{number}#0"]) for number in range(0, 8, 2)]
     train, dev = held_out(tmp_path, claims)
@@ -153,7 +153,8 @@ def test_the_folder_is_a_collection(
     assert json.loads((tmp_path / "out" / "nq-held-out.json").read_text())["dev"] == 2
     with pytest.raises(
         InputError,
-        match="--output out exists and was made otherwise \\(nq share is 0.3, not 0.1\\); give another name or remove it",
+        match=r"--output out exists and was made otherwise \(nq share is 0.3, not 0.1\); "
+        "give another name or remove it",
     ):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--output", "out"])
     with pytest.raises(InputError, match="--share 1.5: a number between 0 and 1"):

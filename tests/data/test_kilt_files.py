@@ -1,4 +1,4 @@
-"""KILT's files land whole under KILT's names, TriviaQA gets its questions, and ir_datasets serves what the files say."""
+"""KILT's files are stored whole under KILT's names, TriviaQA gets its questions, and ir_datasets serves them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def known_nq(monkeypatch: pytest.MonkeyPatch) -> KiltFile:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, taco_ir.data.ir_datasets, taco_ir.data.__main__; print([m for m in ('ir_datasets', 'requests', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, taco_ir.data.ir_datasets, taco_ir.data.__main__; "
+        "print([m for m in ('ir_datasets', 'requests', 'torch') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

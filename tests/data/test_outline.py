@@ -1,4 +1,4 @@
-"""Queries that are drawn of a topics file are those that would be drawn of all of it in memory, which does not grow with it."""
+"""A sample of a topics file is the one of the whole file in memory, and memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCIDS = [f"{page}#{place}" for page in range(20) for place in range(2)]
 
 
 def some_record(draw: random.Random, qid: int) -> Record:
-    """With evidence of passages, of pages alone, of what the collection lacks, or of nothing, and a text that others may have."""
+    """Evidence of passages, of pages, of pages that the collection lacks, or none; texts may be shared."""
     sets = [
         [f"{draw.randrange(35)}#{draw.randrange(3)}" for _ in range(draw.choice((1, 1, 2)))]
         for _ in range(draw.choice((0, 1, 1, 2)))

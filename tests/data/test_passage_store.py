@@ -121,7 +121,8 @@ def test_processes_that_open_it_at_once_share_one_scan(tmp_path: Path) -> None:
     path = write(tmp_path / FORMATS[0], [Passage(f"{row}#0", str(row), "T", "x") for row in range(20_000)])
     script = (
         "import sys, taco_ir.data.passage_store as module; from pathlib import Path\nscan = module.PassageStore._scan\n"
-        "module.PassageStore._scan = lambda *given: (print('scans'), scan(*given))\nprint(module.PassageStore(Path(sys.argv[1])).count)"
+        "module.PassageStore._scan = lambda *given: (print('scans'), scan(*given))\n"
+        "print(module.PassageStore(Path(sys.argv[1])).count)"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(3)

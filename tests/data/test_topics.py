@@ -30,7 +30,7 @@ def provenance(*pages: str) -> dict[str, Any]:
 
 
 def test_a_whole_record(tmp_path: Path) -> None:
-    """An empty provenance is an empty evidence set, as it is for KILT's scorer; an output without one is only an answer."""
+    """An empty provenance is an empty evidence set, as in KILT's scorer; an output without one is only an answer."""
     record = {
         "id": "7",
         "input": " who was it \n",

@@ -1,4 +1,4 @@
-"""Passages are their page's words, in order, in blocks; a build that is killed at any moment ends as one that was not."""
+"""Passages are their page's words in order, in blocks; a build killed at any moment ends like one that was not."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_a_build_is_a_collections_file(tmp_path: Path, name: str) -> None:
 
 
 SCRIPT = """import sys; from pathlib import Path; from taco_ir.data.wikipedia import build_passages
-build_passages(Path(sys.argv[1]), Path(sys.argv[2]), report=lambda *at: (print(*at, flush=True), sys.stdin.read(1)), block_pages=40)"""
+report = lambda *at: (print(*at, flush=True), sys.stdin.read(1))
+build_passages(Path(sys.argv[1]), Path(sys.argv[2]), report=report, block_pages=40)"""
 
 
 def test_killed_builds_end_as_one_that_was_not(tmp_path: Path) -> None:

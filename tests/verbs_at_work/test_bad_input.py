@@ -448,7 +448,10 @@ def test_output_that_cannot_be(output: str, tiny_bert: Path, ends: Callable[...,
 # Ctrl-C
 
 # a process that a script starts in the background ignores SIGINT from birth, and so would the verb
-LISTENING = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+LISTENING = (
+    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 
 
 def interrupted(argv: list[str], ready: Callable[[int], bool]) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,8 @@ def test_help_is_light_and_shows_an_example() -> None:
     code = (
         f"import importlib, sys\nfor verb in {VERBS}:\n"
         "    text = importlib.import_module('taco_ir.' + verb).parser().format_help()\n"
-        "    assert text.startswith('usage: python -m taco_ir.' + verb) and 'example:\\n  python -m taco_ir.' + verb in text, text\n"
+        "    assert text.startswith('usage: python -m taco_ir.' + verb), text\n"
+        "    assert 'example:\\n  python -m taco_ir.' + verb in text, text\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -200,7 +201,8 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
         (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
         (
             KeyboardInterrupt(),
-            "interrupted: finished blocks are kept, nothing half-written is left; the same command continues from there\n",
+            "interrupted: finished blocks are kept, nothing half-written is left; "
+            "the same command continues from there\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/run"),

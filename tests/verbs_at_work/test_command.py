@@ -1,4 +1,4 @@
-"""`python -m taco_ir VERB` is `python -m taco_ir.VERB`: the same output, the same codes, and a list of what there is."""
+"""`python -m taco_ir VERB` is `python -m taco_ir.VERB`: the same output and exit codes; without a verb, a list."""
 
 import subprocess
 import sys

@@ -452,7 +452,7 @@ def measured(
 def test_page_measures_are_kilts(
     task: str, bm25_runs: Path, minikilt: Path, official: ModuleType, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    """The script refuses a repeated id, so the gold file is given to it without the repeats, whose records are equal."""
+    """KILT's script refuses repeated ids, so it gets the gold file without the repeats, whose records are equal."""
     gold = {
         (record := json.loads(line))["id"]: record
         for _, line in numbered_lines(minikilt / "small" / f"{task}-dev.jsonl")
@@ -478,7 +478,7 @@ def test_page_measures_are_kilts(
 def test_passage_measures_are_trec_evals(
     task: str, bm25_runs: Path, minikilt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """trec_eval gets the scores as they stand in the file; for MRR@10 the run's first ten lines. A run's ids have no spaces."""
+    """trec_eval gets the scores of the file, and for MRR@10 the run's first ten lines. A run's ids have no spaces."""
     import pytrec_eval
 
     qrels: dict[str, dict[str, int]] = {}

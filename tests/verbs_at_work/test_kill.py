@@ -1,7 +1,7 @@
-"""kill -9 at any moment, then the same command again: the folder is byte for byte that of a process that nobody disturbed.
+"""kill -9 at any moment, then the same command again: the folder is byte for byte that of an undisturbed process.
 
-`python tests/verbs_at_work/test_kill.py 30` does 30 trials of encoding, 30 of indexing and 30 of training, and prints what was killed
-when. The parent imports everything once and forks; it runs no thread and no JVM.
+`python tests/verbs_at_work/test_kill.py 30` does 30 trials each of encoding, indexing and training, and prints what was
+killed when. The parent imports everything once and forks; it runs no thread and no JVM.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_tasks_are_words_or_commas() -> None:
 
 
 def test_runs_of_search_are_a_source(folder: Path) -> None:
-    """A run file, and the folder that search writes: with their records they say who ranked, and equal mining directly."""
+    """A run file, or the folder that search writes, with its record gives the same as mining directly."""
     search(
         [
             "--retriever",

@@ -114,7 +114,7 @@ def test_default_output_holds_the_latest_run(model: list[str]) -> None:
 
 
 def test_a_default_name_never_replaces_the_run_of_another_model(folder: Path, tiny_bert: Path) -> None:
-    """Every training calls its folder model: runs are named by the training, and by a hash where that is not enough; hybrids too."""
+    """Every training calls its folder model, so runs are named by the training, and by a hash if that is not enough."""
     copies = [
         folder / "a" / "my run" / "model",
         folder / "b" / "my run" / "model",
@@ -282,7 +282,7 @@ def test_ties_are_told(model: list[str], folder: Path, caplog: pytest.LogCapture
 def test_truncated_queries_are_counted_and_nothing_else(
     tiny_bert: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The count is of queries: the same whether long passages were encoded on the way, and whether systems are compared."""
+    """The count is of queries: the same whether or not passages were encoded first or systems are compared."""
     long = "the year of the king " * 60
     write_collection(
         folder / "c",

@@ -1,4 +1,4 @@
-"""One function reads the names of tasks for command line, API and Pyserini: aliases work, and a name that nobody has is refused."""
+"""Command line, API and Pyserini read the same names of tasks: aliases work, unknown names are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law: what a command cannot do is told before its slow work begins: no model or index is loaded, nothing is mined, tokenised or tested."""
+"""Law: an impossible command fails before slow work: loading models or indexes, mining, tokenising, testing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ SLOW = (
     ),
     *("taco_ir.training.objectives.spans.read_documents", "taco_ir.leaderboard.boards", "taco_ir.evaluate.read_files"),
 )
-TRAIN = "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 --passage-length 40 --pool-queries 1"
+TRAIN = (
+    "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 "
+    "--passage-length 40 --pool-queries 1"
+)
 PRETRAIN = "--collection c --model {model} --pooling first --output out --steps 2"
 READ = "--collection c --tasks none --reading nq --model {model} --output out --steps 2"
 SEARCH = "--collection c --topics nq-dev --model {model} --pooling first"
