@@ -70,19 +70,7 @@ def held_out(
 ) -> tuple[list[Record], list[Record]]:
     """The records of train and dev that hold-out makes of a collection with `train`."""
     write_collection(folder / "c", [passage(f"{page}#0", f"text {page}") for page in range(8)], {name: train})
-    main(
-        [
-            "hold-out",
-            "--collection",
-            str(folder / "c"),
-            "--tasks",
-            task,
-            "--share",
-            "0.4",
-            "--output",
-            str(folder / "out"),
-        ]
-    )
+    main(f"hold-out --collection {folder}/c --tasks {task} --share 0.4 --output {folder}/out".split())
     made = (
         folder / "out" / f"{name.removesuffix('-kilt').removesuffix('-train')}-{split}.jsonl"
         for split in ("train", "dev")

@@ -43,21 +43,7 @@ def test_unknown_flag_names_the_verbs_help(verb: str) -> None:
     argv = (
         ["--colection", "x"]
         if verb == "pyserini"
-        else [
-            "x",
-            "--colection",
-            "x",
-            "--topics",
-            "t",
-            "--output",
-            "o",
-            "--vectors",
-            "v",
-            "--source",
-            "s",
-            "--runs",
-            "r",
-        ]
+        else "x --colection x --topics t --output o --vectors v --source s --runs r".split()
     )
     with pytest.raises(InputError, match=rf"\(see python -m taco_ir\.{verb} --help\)$") as error:
         importlib.import_module(f"taco_ir.{verb}").main(argv)

@@ -168,16 +168,7 @@ def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[
     for extra in ([], ["--baseline", "nq-dev.mine.trec"]):
         main(
             [
-                "nq-dev.mine.trec",
-                "--topics",
-                "nq-dev",
-                "--collection",
-                "c",
-                "--measures",
-                "Rprec",
-                "nDCG@10",
-                "--format",
-                form,
+                *f"nq-dev.mine.trec --topics nq-dev --collection c --measures Rprec nDCG@10 --format {form}".split(),
                 *extra,
             ]
         )

@@ -208,16 +208,7 @@ def test_check_fails_when_a_score_moved_up_or_down(
     fake_driver(monkeypatch, move)
     with pytest.raises(InputError, match=r"^9 deviations in 2 records; allowed is a difference of 0\.002$"):
         leaderboard.main(
-            [
-                str(study),
-                "--check",
-                "--rows",
-                "taco-minilm-l6.0.whole,BM25",
-                "--corpus",
-                "whole",
-                "--collection",
-                "sample",
-            ]
+            f"{study} --check --rows taco-minilm-l6.0.whole,BM25 --corpus whole --collection sample".split()
         )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9 and all(f"moved by {move:+.6f}; allowed 0.002" in line for line in lines)

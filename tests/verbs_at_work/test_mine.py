@@ -86,20 +86,7 @@ def test_tasks_are_words_or_commas() -> None:
 
 def test_runs_of_search_are_a_source(folder: Path) -> None:
     """A run file, or the folder that search writes, with its record gives the same as mining directly."""
-    search(
-        [
-            "--retriever",
-            "bm25",
-            "--topics",
-            "nq-train",
-            "fever-train",
-            "--hits",
-            "40",
-            "--output",
-            "runs/",
-            "--no-compare",
-        ]
-    )
+    search("--retriever bm25 --topics nq-train fever-train --hits 40 --output runs/ --no-compare".split())
     flags = ["--tasks", "nq", "--depth", "40"]
     mined("--source", "bm25", *flags, output="direct.jsonl")
     mined("--source", "runs", *flags, output="folder.jsonl")

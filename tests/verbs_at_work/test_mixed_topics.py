@@ -89,17 +89,7 @@ def test_a_task_without_a_module_is_refused(tiny_bert: Path, tmp_path: Path) -> 
     model = saved(tmp_path / "model", tiny_bert)
     (tmp_path / "new.jsonl").write_text('{"id": "1", "input": "x", "task": "trex"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="no adapter for queries of task 'trex', only for fever, nq, wow$"):
-        search.main(
-            [
-                "--topics",
-                f"{tmp_path}/new.jsonl",
-                "--model",
-                str(model),
-                "--no-compare",
-                "--output",
-                f"{tmp_path}/x.trec",
-            ]
-        )
+        search.main(f"--topics {tmp_path}/new.jsonl --model {model} --no-compare --output {tmp_path}/x.trec".split())
 
 
 def test_a_single_query_takes_its_task_s_module(

@@ -145,15 +145,7 @@ def test_a_record_whose_task_nobody_has_is_refused(birds: Path, tmp_path: Path) 
     write_lines(tmp_path / "typo.jsonl", [{"id": "a", "input": "who", "task": "brids"}])
     with pytest.raises(InputError, match="unknown task 'brids'; did you mean birds"):
         search.main(
-            [
-                "--topics",
-                str(tmp_path / "typo.jsonl"),
-                "--collection",
-                str(birds),
-                "--no-compare",
-                "--output",
-                str(tmp_path / "x.trec"),
-            ]
+            f"--topics {tmp_path}/typo.jsonl --collection {birds} --no-compare --output {tmp_path}/x.trec".split()
         )
     with pytest.raises(InputError, match="unknown task 'birds'"):  # which the sample does not have
         search.main(["--topics", str(tmp_path / "mixed.jsonl"), "--no-compare", "--output", str(tmp_path / "x.trec")])
