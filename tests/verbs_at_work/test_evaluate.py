@@ -387,16 +387,9 @@ def bm25_runs(minikilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for form in ("trec", "kilt"):
         search.main(
             [
-                "--collection",
-                str(minikilt / "small"),
-                "--topics",
-                "all-dev",
-                "--retriever",
-                "bm25",
-                "--output",
+                *f"--collection {minikilt}/small --topics all-dev --retriever bm25 --output".split(),
                 f"{folder / form}/",
-                "--output-format",
-                form,
+                *f"--output-format {form}".split(),
             ]
         )
     return folder
@@ -424,15 +417,9 @@ def measured(
 ) -> Record:
     main(
         [
-            str(run),
-            "--collection",
-            str(minikilt / "small"),
-            "--topics",
-            f"{task}-dev",
-            "--measures",
+            *f"{run} --collection {minikilt}/small --topics {task}-dev --measures".split(),
             *measures,
-            "--format",
-            "json",
+            *"--format json".split(),
         ]
     )
     row: Record = json.loads(capsys.readouterr().out)["rows"][0]

@@ -105,16 +105,9 @@ def test_a_model_is_a_source(tiny_bert: Path) -> None:
     negatives = mined("--source", str(tiny_bert), *flags)
     search(
         [
-            "--topics",
-            "nq-train",
-            "--model",
-            str(tiny_bert),
-            "--hits",
-            "30",
+            *f"--topics nq-train --model {tiny_bert} --hits 30".split(),
             *flags[4:],
-            "--no-compare",
-            "--output",
-            "r.trec",
+            *"--no-compare --output r.trec".split(),
         ]
     )
     assert read_trec(Path("r.trec")).rankings.keys() == read_trec(Path("n.runs/nq-train.trec")).rankings.keys()

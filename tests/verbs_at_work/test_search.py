@@ -198,15 +198,9 @@ def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
     for system in ("dense", "bm25", "hybrid"):
         main(
             [
-                "--topics",
-                "nq-dev",
+                *"--topics nq-dev".split(),
                 *of_model(model, system),
-                "--retriever",
-                system,
-                "--hits",
-                "20",
-                "--output",
-                f"{system}.trec",
+                *f"--retriever {system} --hits 20 --output {system}.trec".split(),
             ]
         )
     dense, bm25, hybrid = (read_trec(Path(f"{system}.trec")).rankings for system in ("dense", "bm25", "hybrid"))
@@ -371,15 +365,9 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
         for system in ("dense", "bm25"):
             main(
                 [
-                    "--topics",
-                    "wned-dev",
-                    "--collection",
-                    name,
+                    *f"--topics wned-dev --collection {name}".split(),
                     *of_model(model, system),
-                    "--retriever",
-                    system,
-                    "--output",
-                    f"{name}.{system}",
+                    *f"--retriever {system} --output {name}.{system}".split(),
                 ]
             )
     assert Path("marked.bm25").read_bytes() == Path("plain.bm25").read_bytes()
