@@ -39,8 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Case(NamedTuple):
     """What is done to the working directory, the command, and what its one line must name."""
 
-    verb: str
-    argv: list[str]
+    command: str
     said: list[str]
     make: Callable[[Path], object] = lambda _: None
 
@@ -102,23 +101,20 @@ def other_collection(tiny_bert: Path) -> None:
 
 
 RECORD = json.dumps(QUERIES[0]).encode()
-EVALUATE = ["mine.trec", *NQ]
 BLOCK = "v/shard-1-of-1/00000.npy"
-SEARCH_I = ["--model", "{model}", "--pooling", "mean", "--normalize", "--index", "i"]
+SEARCH, EVALUATE = "search --collection c --topics nq-dev", "evaluate mine.trec --collection c --topics nq-dev"
+MODEL = "--model {model} --pooling mean --normalize"
 CASES = {
-    "unknown topics": Case(
-        "search", ["--topics", "qn-dev"], ["unknown topics 'qn-dev'", "did you mean nq-dev", "wow-dev"]
-    ),
-    "unknown split": Case("search", [*NQ[:3], "nq-test"], ["unknown topics 'nq-test'", "valid: nq-dev"]),
+    "unknown topics": Case("search --topics qn-dev", ["unknown topics 'qn-dev'", "did you mean nq-dev", "wow-dev"]),
+    "unknown split": Case("search --collection c --topics nq-test", ["unknown topics 'nq-test'", "valid: nq-dev"]),
     "unknown task": Case(
-        "search", ["--topics", "kilt/quiz/dev"], ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]
+        "search --topics kilt/quiz/dev", ["unknown topics 'kilt/quiz/dev'", "valid: ", "hotpotqa-dev"]
     ),
     "task of nobody": Case(
-        "search", ["--query", "who", "--task", "fevr"], ["unknown task 'fevr'", "did you mean fever", "name none"]
+        "search --query who --task fevr", ["unknown task 'fevr'", "did you mean fever", "name none"]
     ),
     "task without a prompt": Case(
-        "search",
-        ["--query", "who", "--task", "eli5", "--model", "m"],
+        "search --query who --task eli5 --model m",
         ["no prompt for task 'eli5'", "nq", "--prompt"],
         model_copy(
             "m",
@@ -128,181 +124,134 @@ CASES = {
         ),
     ),
     "unknown retriever": Case(
-        "search",
-        ["--topics", "nq-dev", "--retriever", "sparse"],
-        ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"],
+        "search --topics nq-dev --retriever sparse", ["--retriever", "'sparse'", "dense", "bm25", "hybrid", "--help"]
     ),
-    "no collection": Case(
-        "search", ["--topics", "nq-dev", "--collection", "nowhere"], ["--collection 'nowhere': no such folder"]
-    ),
-    "no passages": Case("search", NQ, ["passages.jsonl"], lambda _: Path("c/passages.jsonl").unlink()),
-    "zero hits": Case("search", [*NQ, "--hits", "0"], ["--hits", "'0'", "at least 1"]),
-    "no model": Case("search", [*NQ, *flags("./nowhere")], ["--model './nowhere': no such folder"]),
+    "no collection": Case("search --topics nq-dev --collection nowhere", ["--collection 'nowhere': no such folder"]),
+    "no passages": Case(SEARCH, ["passages.jsonl"], lambda _: Path("c/passages.jsonl").unlink()),
+    "zero hits": Case(f"{SEARCH} --hits 0", ["--hits", "'0'", "at least 1"]),
+    "no model": Case(f"{SEARCH} --model ./nowhere --pooling mean --normalize", ["--model './nowhere': no such folder"]),
     "model without weights": Case(
-        "search",
-        [*NQ, *flags("m")],
+        f"{SEARCH} --model m --pooling mean --normalize",
         ["--model m", "model.safetensors"],
         model_copy("m", lambda m: (m / "model.safetensors").unlink()),
     ),
     "model with cut weights": Case(
-        "search",
-        [*NQ, *flags("m")],
+        f"{SEARCH} --model m --pooling mean --normalize",
         ["--model m", "cannot load it"],
         model_copy("m", lambda m: os.truncate(m / "model.safetensors", 5000)),
     ),
     "model without tokenizer": Case(
-        "search",
-        [*NQ, *flags("m")],
+        f"{SEARCH} --model m --pooling mean --normalize",
         ["--model m: no tokenizer.json"],
         model_copy("m", lambda m: (m / "tokenizer.json").unlink()),
     ),
     "model with broken config": Case(
-        "search",
-        [*NQ, *flags("m")],
+        f"{SEARCH} --model m --pooling mean --normalize",
         ["m/config.json: not valid JSON"],
         model_copy("m", lambda m: (m / "config.json").write_text("{")),
     ),
     "model that does not say how it pools": Case(
-        "search", [*NQ, "--model", "{model}"], ["--model ", "--pooling first|mean|decoder"]
+        f"{SEARCH} --model {{model}}", ["--model ", "--pooling first|mean|decoder"]
     ),
     "topics with an id twice": Case(
-        "search",
-        NQ,
+        SEARCH,
         ["c/nq-dev.jsonl, line 2: id 'q1'", "another text on line 1"],
         topics(RECORD, RECORD.replace(b"who", b"when")),
     ),
-    "topics with an empty id": Case(
-        "search", NQ, ["c/nq-dev.jsonl, line 1: id ''"], topics(RECORD.replace(b'"q1"', b'""'))
-    ),
+    "topics with an empty id": Case(SEARCH, ["c/nq-dev.jsonl, line 1: id ''"], topics(RECORD.replace(b'"q1"', b'""'))),
     "topics with an empty text": Case(
-        "search", NQ, ["c/nq-dev.jsonl, line 2: query 'q1' has input ' '"], topics(b"", RECORD.replace(b"who", b" "))
+        SEARCH, ["c/nq-dev.jsonl, line 2: query 'q1' has input ' '"], topics(b"", RECORD.replace(b"who", b" "))
     ),
-    "topics that are no JSON": Case(
-        "search", NQ, ["c/nq-dev.jsonl, line 2: not valid JSON"], topics(RECORD, b'{"id": ')
-    ),
+    "topics that are no JSON": Case(SEARCH, ["c/nq-dev.jsonl, line 2: not valid JSON"], topics(RECORD, b'{"id": ')),
     "topics that are no UTF-8": Case(
-        "search", NQ, ["c/nq-dev.jsonl, line 2: not UTF-8 (byte 0xff at column 1)"], topics(RECORD, b"\xff\xfe")
+        SEARCH, ["c/nq-dev.jsonl, line 2: not UTF-8 (byte 0xff at column 1)"], topics(RECORD, b"\xff\xfe")
     ),
-    "topics without records": Case("search", NQ, ["c/nq-dev.jsonl: no records"], topics(b"")),
+    "topics without records": Case(SEARCH, ["c/nq-dev.jsonl: no records"], topics(b"")),
     "run with five columns": Case(
-        "evaluate",
-        EVALUATE,
-        ["mine.trec, line 2: 5 columns", "a TREC run has 6"],
-        run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n"),
+        EVALUATE, ["mine.trec, line 2: 5 columns", "a TREC run has 6"], run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n")
     ),
     "run with a word as score": Case(
-        "evaluate", EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))
+        EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))
     ),
     "run with NaN as score": Case(
-        "evaluate", EVALUATE, ["mine.trec, line 1: score 'nan' of query 'q1'"], run(GOOD_RUN.replace("2.0", "nan"))
+        EVALUATE, ["mine.trec, line 1: score 'nan' of query 'q1'"], run(GOOD_RUN.replace("2.0", "nan"))
     ),
     "run with a docid twice": Case(
-        "evaluate",
         EVALUATE,
         ["mine.trec, line 3: docid '1#0' is given twice for query 'q1'"],
         run(GOOD_RUN + "q1 Q0 1#0 2 1.0 t\n"),
     ),
     "run of other topics": Case(
-        "evaluate",
         EVALUATE,
         ["mine.trec: 1 of its 3 topics, first 'q9', are not in --topics nq-dev"],
         run(GOOD_RUN + "q9 Q0 1#0 1 1.0 t\n"),
     ),
-    "no run": Case("evaluate", EVALUATE, ["mine.trec: no such file"]),
-    "KILT run without ids": Case("evaluate", EVALUATE, ["mine.trec, line 1: id None"], run('{"output": []}\n')),
+    "no run": Case(EVALUATE, ["mine.trec: no such file"]),
+    "KILT run without ids": Case(EVALUATE, ["mine.trec, line 1: id None"], run('{"output": []}\n')),
     "passages with an id twice": Case(
-        "search",
-        NQ,
-        ["c/passages.jsonl, line 7: docid '2#0' is already on line 3"],
-        passages(*PASSAGES, PASSAGES[2]),
+        SEARCH, ["c/passages.jsonl, line 7: docid '2#0' is already on line 3"], passages(*PASSAGES, PASSAGES[2])
     ),
     "passages without text": Case(
-        "search",
-        NQ,
+        SEARCH,
         ["c/passages.jsonl, line 2: no passage", "contents"],
         passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"}),
     ),
-    "passages in a broken gzip": Case(
-        "search",
-        NQ,
-        ["c/passages.jsonl.gz: broken gzip"],
-        gzip_cut,
-    ),
+    "passages in a broken gzip": Case(SEARCH, ["c/passages.jsonl.gz: broken gzip"], gzip_cut),
     "index of another collection": Case(
-        "search", ["--collection", "d", *NQ[2:], *SEARCH_I], ["--index i", "collection"], other_collection
+        f"search --collection d --topics nq-dev {MODEL} --index i", ["--index i", "collection"], other_collection
     ),
     "index of another model": Case(
-        "search", [*NQ, "--model", "{model}", "--pooling", "first", "--index", "i"], ["--index i", "encoder"], index_of
+        f"{SEARCH} --model {{model}} --pooling first --index i", ["--index i", "encoder"], index_of
     ),
-    "no index": Case("search", [*NQ, *SEARCH_I], ["--index i: no manifest.json"]),
+    "no index": Case(f"{SEARCH} {MODEL} --index i", ["--index i: no manifest.json"]),
     "index that was cut": Case(
-        "search",
-        [*NQ, *SEARCH_I],
+        f"{SEARCH} {MODEL} --index i",
         ["i/index: ", "the manifest says"],
         altered("i/index", lambda body: body[:-9], index_of),
     ),
     "index that was altered": Case(
-        "index", ["--output", "i", "--verify"], ["i/index: altered"], altered("i/index", flipped, index_of)
+        "index --output i --verify", ["i/index: altered"], altered("i/index", flipped, index_of)
     ),
     "block that was cut": Case(
-        "index",
-        ["--vectors", "v", "--output", "i"],
-        [BLOCK, "truncated or altered"],
-        altered(BLOCK, lambda body: body[:-9]),
+        "index --vectors v --output i", [BLOCK, "truncated or altered"], altered(BLOCK, lambda body: body[:-9])
     ),
     "block that was altered": Case(
-        "index", ["--vectors", "v", "--output", "i"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
+        "index --vectors v --output i", [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
     ),
     "block that verify finds": Case(
-        "encode", ["--output", "v", "--verify"], [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
+        "encode --output v --verify", [BLOCK, "truncated or altered"], altered(BLOCK, flipped)
     ),
     "manifest that was cut": Case(
-        "index",
-        ["--vectors", "v", "--output", "i"],
+        "index --vectors v --output i",
         ["v/shard-1-of-1/manifest.json: not valid JSON"],
         altered("v/shard-1-of-1/manifest.json", lambda body: body[:40]),
     ),
     "shard without manifest": Case(
-        "index",
-        ["--vectors", "v", "--output", "i"],
-        ["v: no vectors"],
-        lambda _: Path("v/shard-1-of-1").mkdir(parents=True),
+        "index --vectors v --output i", ["v: no vectors"], lambda _: Path("v/shard-1-of-1").mkdir(parents=True)
     ),
     "shards that are missing": Case(
-        "index",
-        ["--vectors", "v", "--output", "i"],
+        "index --vectors v --output i",
         ["v: rows 3..5 are in no shard"],
         lambda model: encode.main(["--collection", "c", *flags(model), "--output", "v", "--shard", "1/2"]),
     ),
-    "shard 5 of 4": Case("encode", ["--output", "v", "--shard", "5/4"], ["--shard '5/4'", "1 <= i <= n"]),
-    "index of nothing": Case("index", ["--output", "i"], ["--vectors DIR is needed"]),
-    "unknown factory": Case(
-        "index", ["--vectors", "v", "--output", "i", "--factory", "Fast"], ["--factory 'Fast'", "HNSW32"], vectors
-    ),
+    "shard 5 of 4": Case("encode --output v --shard 5/4", ["--shard '5/4'", "1 <= i <= n"]),
+    "index of nothing": Case("index --output i", ["--vectors DIR is needed"]),
+    "unknown factory": Case("index --vectors v --output i --factory Fast", ["--factory 'Fast'", "HNSW32"], vectors),
     "factory with more lists than vectors": Case(
-        "index",
-        ["--vectors", "v", "--output", "i", "--factory", "IVF64,Flat"],
-        ["--factory 'IVF64,Flat'", "too few"],
-        vectors,
+        "index --vectors v --output i --factory IVF64,Flat", ["--factory 'IVF64,Flat'", "too few"], vectors
     ),
     "run that exists": Case(
-        "search",
-        [*NQ, *flags("{model}"), "--no-compare", "--output", "mine.trec"],
-        ["--output mine.trec exists", "--overwrite"],
-        run(GOOD_RUN),
+        f"{SEARCH} {MODEL} --no-compare --output mine.trec", ["--output mine.trec exists", "--overwrite"], run(GOOD_RUN)
     ),
     "vectors that exist": Case(
-        "encode",
-        ["--collection", "c", "--model", "{model}", "--pooling", "first", "--output", "v"],
-        ["v/shard-1-of-1", "--overwrite"],
-        vectors,
+        "encode --collection c --model {model} --pooling first --output v", ["v/shard-1-of-1", "--overwrite"], vectors
     ),
     "index that exists": Case(
-        "index", ["--vectors", "v", "--output", "i", "--factory", "SQ8"], ["--output i exists", "--overwrite"], index_of
+        "index --vectors v --output i --factory SQ8", ["--output i exists", "--overwrite"], index_of
     ),
-    "export that exists": Case("export", [*flags("{model}"), "--output", "c"], ["--output c exists", "--overwrite"]),
+    "export that exists": Case(f"export {MODEL} --output c", ["--output c exists", "--overwrite"]),
     "export of queries without topics": Case(
-        "export", [*flags("{model}"), "--output", "x", "--what", "queries"], ["--what queries needs --topics"]
+        f"export {MODEL} --output x --what queries", ["--what queries needs --topics"]
     ),
 }
 IN_A_PROCESS = (
@@ -320,15 +269,15 @@ IN_A_PROCESS = (
 def prepared(name: str, tiny_bert: Path) -> tuple[Case, list[str], set[Path]]:
     case = CASES[name]
     case.make(tiny_bert)
-    return case, [word.replace("{model}", str(tiny_bert)) for word in case.argv], set(Path().rglob("*"))
+    return case, case.command.replace("{model}", str(tiny_bert)).split(), set(Path().rglob("*"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_mistake_is_one_line(name: str, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """... and no new file or folder is left."""
-    case, argv, before = prepared(name, tiny_bert)
+    case, (verb, *argv), before = prepared(name, tiny_bert)
     with pytest.raises(InputError) as error:
-        importlib.import_module(f"taco_ir.{case.verb}").main(argv)
+        importlib.import_module(f"taco_ir.{verb}").main(argv)
     message = str(error.value)
     assert "\n" not in message and all(part in message for part in case.said), message
     assert set(Path().rglob("*")) == before
@@ -337,8 +286,8 @@ def test_mistake_is_one_line(name: str, tiny_bert: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("name", IN_A_PROCESS)
 def test_mistake_ends_the_process_with_code_2(name: str, tiny_bert: Path, folder: Path) -> None:
-    case, argv, before = prepared(name, tiny_bert)
-    done = call(case.verb, *argv, cwd=folder)
+    case, (verb, *argv), before = prepared(name, tiny_bert)
+    done = call(verb, *argv, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), (
         done.stderr
