@@ -38,37 +38,15 @@ IDEAL = 1 + LOG3  # DCG of two relevant passages at the top
 # By hand. q1: pages B, A: each is a set of its own. q2: pages C, E, D, A: one of the first two is in the set of two;
 # the set is complete at D, so the first entry of KILT's list is E. Passages: A#0 and B#0 at ranks 2 and 3; C#0 at 1.
 BY_HAND: dict[str, dict[str, float]] = {
-    "q1": {
-        "Rprec": 1,
-        "recall@5": 1,
-        "success@5": 1,
-        "precision@1": 1,
-        "MRR@10": 1 / 2,
-        "R@20": 1,
-        "nDCG@10": (LOG3 + 1 / 2) / IDEAL,
-    },
-    "q2": {
-        "Rprec": 1 / 2,
-        "recall@5": 1,
-        "success@5": 1,
-        "precision@1": 0,
-        "MRR@10": 1,
-        "R@20": 1 / 2,
-        "nDCG@10": 1 / IDEAL,
-    },
+    "q1": dict(zip(ALL, (1, 1, 1, 1, 1 / 2, 1, (LOG3 + 1 / 2) / IDEAL), strict=True)),
+    "q2": dict(zip(ALL, (1 / 2, 1, 1, 0, 1, 1 / 2, 1 / IDEAL), strict=True)),
     "q3": dict.fromkeys(ALL, 0),
 }
-PRINTED = {
-    "Rprec": "page R-precision",
-    "MRR@10": "passage MRR@10",
-    "R@20": "passage R@20",
-    "R@100": "passage R@100",
-    "nDCG@10": "passage nDCG@10",
-}
+OF_PASSAGES = ("MRR@10", "R@20", "R@100", "nDCG@10")
 
 
 def printed(measure: str) -> str:
-    return PRINTED.get(measure, f"page {measure}")
+    return f"passage {measure}" if measure in OF_PASSAGES else f"page {measure.replace('Rprec', 'R-precision')}"
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[str]]) -> str:
@@ -94,17 +72,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tables(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the verb with --format json: all of its standard output, parsed."""
+    """Run the verb with --format json, and parse all of its standard output; arguments are split at blanks."""
 
     def run(*argv: str) -> Any:
-        main([*argv, "--collection", "c", "--format", "json"])
+        main(f"{' '.join(argv)} --collection c --format json".split())
         return json.loads(capsys.readouterr().out)
 
     return run
 
 
 def test_values_by_hand(tables: Any, caplog: pytest.LogCaptureFixture) -> None:
-    (row,) = tables("nq-dev.mine.trec", "--topics", "nq-dev", "--measures", *ALL)["rows"]
+    (row,) = tables("nq-dev.mine.trec --topics nq-dev --measures", *ALL)["rows"]
     for measure in ALL:
         assert row[printed(measure)] == pytest.approx(
             sum(values[measure] for values in BY_HAND.values()) / 3, abs=1e-9
@@ -113,11 +91,11 @@ def test_values_by_hand(tables: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_per_query_rows_average_to_the_means(tables: Any) -> None:
-    per_query = tables("nq-dev.mine.trec", "--topics", "nq-dev", "--measures", *ALL, "--per-query")["rows"]
+    per_query = tables("nq-dev.mine.trec --topics nq-dev --measures", *ALL, "--per-query")["rows"]
     assert [row["query"] for row in per_query] == ["q1", "q2", "q3"]
     for row in per_query:
         assert {measure: row[printed(measure)] for measure in ALL} == pytest.approx(BY_HAND[row["query"]], abs=1e-9)
-    (mean,) = tables("nq-dev.mine.trec", "--topics", "nq-dev", "--measures", *ALL)["rows"]
+    (mean,) = tables("nq-dev.mine.trec --topics nq-dev --measures", *ALL)["rows"]
     for measure in map(printed, ALL):
         assert mean[measure] == pytest.approx(sum(row[measure] for row in per_query) / 3, abs=1e-12)
 
@@ -132,15 +110,13 @@ def test_kilt_run_has_the_same_page_values(tables: Any, folder: Path) -> None:
             for qid, found in pages.items()
         ],
     )
-    trec, kilt = tables("nq-dev.mine.trec", "nq-dev.pages.jsonl", "--topics", "nq-dev", "--measures", *ALL)["rows"]
+    trec, kilt = tables("nq-dev.mine.trec nq-dev.pages.jsonl --topics nq-dev --measures", *ALL)["rows"]
     assert [trec[printed(measure)] for measure in ALL[:4]] == [kilt[printed(measure)] for measure in ALL[:4]]
     assert [kilt[printed(measure)] for measure in ALL[4:]] == [None] * 3
 
 
 def test_macro_average_counts_each_task_once(tables: Any) -> None:
-    rows = tables("nq-dev.mine.trec", "fever-dev.mine.trec", "--topics", "all-dev", "--measures", "Rprec", "MRR@10")[
-        "rows"
-    ]
+    rows = tables("nq-dev.mine.trec fever-dev.mine.trec --topics all-dev --measures Rprec MRR@10")["rows"]
     assert [(row["topics"], row["system"]) for row in rows] == [
         (name, "mine") for name in ("fever-dev", "nq-dev", "macro average")
     ]
@@ -153,7 +129,7 @@ def test_a_folder_and_a_file_of_all_topics_are_systems(tables: Any, folder: Path
     write_run(folder / "set" / "nq-dev.trec", RUN)
     write_run(folder / "set" / "fever-dev.trec", {"f1": ["A#0"], "f2": ["E#1"]})
     write_run(folder / "whole.run", RUN | {"f1": ["A#0"], "f2": ["E#1"]})
-    rows = tables("set", "whole.run", "--topics", "all-dev", "--measures", "Rprec")["rows"]
+    rows = tables("set whole.run --topics all-dev --measures Rprec")["rows"]
     assert [row["system"] for row in rows] == ["set", "whole"] * 3
     assert all(
         first | {"system": ""} == second | {"system": ""} for first, second in zip(rows[::2], rows[1::2], strict=True)
@@ -180,9 +156,7 @@ def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[
 
 def test_identical_runs_do_not_differ(tables: Any, folder: Path) -> None:
     write_run(folder / "nq-dev.copy.trec", RUN)
-    scores, comparisons = tables(
-        "nq-dev.copy.trec", "--topics", "nq-dev", "--baseline", "nq-dev.mine.trec", "--measures", *ALL
-    )
+    scores, comparisons = tables("nq-dev.copy.trec --topics nq-dev --baseline nq-dev.mine.trec --measures", *ALL)
     assert [row["system"] for row in scores["rows"]] == ["mine", "copy"]
     assert {cell for row in scores["rows"] for cell in row.values() if isinstance(cell, dict)} == set()
     assert [row["measure"] for row in comparisons["rows"]] == [printed(measure) for measure in ALL]
@@ -202,14 +176,7 @@ def twenty(folder: Path) -> Path:
 def test_a_clearly_better_system_is_marked(tables: Any, twenty: Path) -> None:
     """All sign flips but 2 of 2 ** 20 are less extreme for `good`; of `fair`'s 2 ** 4 again 2 are not: p = 1/8."""
     scores, comparisons = tables(
-        "nq-dev.good.trec",
-        "nq-dev.fair.trec",
-        "--topics",
-        "nq-dev",
-        "--baseline",
-        "nq-dev.bad.trec",
-        "--measures",
-        "Rprec",
+        "nq-dev.good.trec nq-dev.fair.trec --topics nq-dev --baseline nq-dev.bad.trec --measures Rprec"
     )
     assert [row["page R-precision"] for row in scores["rows"]] == [0, {"value": 1, "mark": "*"}, 0.2]
     good, fair = comparisons["rows"]
@@ -223,16 +190,7 @@ def test_a_clearly_better_system_is_marked(tables: Any, twenty: Path) -> None:
         and fair["from"] < 0.2 < fair["to"]
         and fair["difference"] == pytest.approx(0.2)
     )
-    again = tables(
-        "nq-dev.good.trec",
-        "nq-dev.fair.trec",
-        "--topics",
-        "nq-dev",
-        "--baseline",
-        "nq-dev.bad.trec",
-        "--measures",
-        "Rprec",
-    )
+    again = tables("nq-dev.good.trec nq-dev.fair.trec --topics nq-dev --baseline nq-dev.bad.trec --measures Rprec")
     assert again == [scores, comparisons]
 
 
@@ -258,7 +216,7 @@ def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(
         )
     names = [f"{name}-dev.{system}.trec" for name in queries for system in ("two", "three")]
     baseline = ["--baseline", "nq-dev.one.trec", "fever-dev.one.trec"]
-    _, evaluated = tables(*names, "--topics", "all-dev", *baseline, "--measures", "Rprec", "R@20")
+    _, evaluated = tables(*names, "--topics all-dev", *baseline, "--measures Rprec R@20")
     leaderboard([str(folder / "study"), "--baseline", "one", "--format", "json"])
     (board,) = json.loads(capsys.readouterr().out)["boards"]
     found = {(row["topics"], row["system"], row["measure"]): (row["p"], row["p Holm"]) for row in evaluated["rows"]}
@@ -270,31 +228,21 @@ def test_a_pair_of_runs_has_one_p_value_whichever_verb_prints_it(
 
 def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables: Any, twenty: Path) -> None:
     runs = ["nq-dev.good.trec", "nq-dev.bad.trec"]
-    scores, _ = tables(*runs, "--topics", "nq-dev", "--baseline", "nq-dev.bad.trec", "--measures", "Rprec")
+    scores, _ = tables(*runs, "--topics nq-dev --baseline nq-dev.bad.trec --measures Rprec")
     assert [row["system"] for row in scores["rows"]] == ["bad", "good"]
     write_collection(twenty / "c", PASSAGES, {"fever-dev": FEVER})
     for system in ("good", "bad"):
         write_run(twenty / f"fever-dev.{system}.trec", {"f1": ["A#0"]})
     scores, _ = tables(
-        *runs,
-        "fever-dev.good.trec",
-        "fever-dev.bad.trec",
-        "--topics",
-        "all-dev",
-        "--baseline",
-        "nq-dev.bad.trec",
-        "--measures",
-        "Rprec",
+        *runs, "fever-dev.good.trec fever-dev.bad.trec --topics all-dev --baseline nq-dev.bad.trec --measures Rprec"
     )
-    assert [row["system"] for row in scores["rows"]] == [
-        "bad",
-        "good",
-    ] * 3  # one file names the system, the others are its runs
+    # one file names the system, the others are its runs
+    assert [row["system"] for row in scores["rows"]] == ["bad", "good"] * 3
     write_run(twenty / "old" / "nq-dev.good.trec", {"q1": ["B#0"]})
     with pytest.raises(
         InputError, match=r"system 'good' has another run for nq-dev; give each system a file name of its own"
     ):
-        tables("nq-dev.good.trec", "--topics", "nq-dev", "--baseline", "old/nq-dev.good.trec")
+        tables("nq-dev.good.trec --topics nq-dev --baseline old/nq-dev.good.trec")
 
 
 @pytest.mark.parametrize(
@@ -331,7 +279,7 @@ def test_an_msmarco_run_scores_as_its_trec_run_does(tables: Any, folder: Path) -
     )
     (folder / "set").mkdir()
     (folder / "set" / "nq-dev.tsv").write_text((folder / "nq-dev.ms.tsv").read_text())
-    trec, *others = tables("nq-dev.mine.trec", "nq-dev.ms.tsv", "set", "--topics", "nq-dev", "--measures", *ALL)["rows"]
+    trec, *others = tables("nq-dev.mine.trec nq-dev.ms.tsv set --topics nq-dev --measures", *ALL)["rows"]
     assert [row["system"] for row in others] == ["ms", "set"]
     assert all(row | {"system": ""} == trec | {"system": ""} for row in others)
 
