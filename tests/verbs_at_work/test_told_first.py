@@ -22,9 +22,10 @@ from taco_ir.retrieval.topic_runs import made_of
 from taco_ir.studies.records import write_record
 
 SLOW = """
-    encoders.text_encoder.load_backbone reading.reader.load_backbone training.encoder.load_backbone
-    retrieval.retrievers.build_bm25 retrieval.retrievers.BM25 retrieval.retrievers.DenseIndex training.data.mine
-    training.objectives.spans.read_documents leaderboard.boards evaluate.read_files
+    taco_ir.encoders.text_encoder.load_backbone taco_ir.reading.reader.load_backbone
+    taco_ir.training.encoder.load_backbone taco_ir.retrieval.retrievers.build_bm25 taco_ir.retrieval.retrievers.BM25
+    taco_ir.retrieval.retrievers.DenseIndex taco_ir.training.data.mine taco_ir.training.objectives.spans.read_documents
+    taco_ir.leaderboard.boards taco_ir.evaluate.read_files
 """.split()
 TRAIN = (
     "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 "
@@ -173,7 +174,7 @@ def test_it_is_told_before_the_work(name: str, tiny_bert: Path, monkeypatch: pyt
     open_collection("c").passages  # noqa: B018 - its layout is made at the first use
     case.make(monkeypatch)
     for place in SLOW:
-        monkeypatch.setattr(f"taco_ir.{place}", slow)
+        monkeypatch.setattr(place, slow)
     before = set(Path().rglob("*"))
     with pytest.raises((InputError, OSError), match=case.said) as caught:
         importlib.import_module(f"taco_ir.{verb}").main(argv)
