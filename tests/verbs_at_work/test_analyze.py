@@ -13,20 +13,7 @@ from taco_ir.analyze import main, parser
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.train import main as train
 
-SHORT = (
-    "--pooling",
-    "mean",
-    "--negatives",
-    "none",
-    "--steps",
-    "2",
-    "--tasks",
-    "nq,fever",
-    "--batch-size",
-    "6",
-    "--passage-length",
-    "40",
-)
+SHORT = "--pooling mean --negatives none --steps 2 --tasks nq,fever --batch-size 6 --passage-length 40".split()
 POOL = ("--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2")
 
 

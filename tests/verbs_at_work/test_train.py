@@ -14,20 +14,7 @@ from taco_ir.core.files import InputError, read_json
 from taco_ir.search import main as search
 from taco_ir.train import main, parser
 
-QUICK = (
-    "--pooling",
-    "mean",
-    "--negatives",
-    "none",
-    "--steps",
-    "2",
-    "--tasks",
-    "nq",
-    "--batch-size",
-    "4",
-    "--passage-length",
-    "40",
-)
+QUICK = "--pooling mean --negatives none --steps 2 --tasks nq --batch-size 4 --passage-length 40".split()
 POOL = ("--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2")
 
 
