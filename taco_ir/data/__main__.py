@@ -81,8 +81,8 @@ def make_passages(argv: Sequence[str]) -> None:
         "Cut KILT's Wikipedia into passages for the collection `kilt`, or use passages that exist.",
         example="python -m taco_ir.data passages --words 100",
     )
-    source = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
-    parser.flag("--source", source, type=Path, metavar="PATH")
+    help = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
+    parser.flag("--source", help, type=Path, metavar="PATH")
     parser.flag("--words", "words in a passage [default: 100]", type=positive, metavar="N")
     parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="PATH")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
