@@ -29,8 +29,8 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import start_encoder
 
 BARE, MERGED = "bare backbone", "lora, merged"
 # least speed as a share of the bare backbone's; merged LoRA is the same computation, up to noise

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pretrain`: a backbone made ready for retrieval with passages alone, before any query is seen."""
+"""`python -m taco_ir.pretrain`: prepares a backbone for retrieval with passages alone, without queries."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from taco_ir.training.settings import EncoderSettings
 def parser() -> Parser:
     flags = Parser(
         "pretrain",
-        "Pre-train a whole backbone on a collection's passages; no queries are needed. The parts of the loss, summed:\n"
+        "Pre-train a whole backbone on a collection's passages; no queries are needed. Parts of the loss, summed:\n"
         "  mlm            fill in masked tokens, by a head tied to the word embeddings\n"
-        "  span_contrast  vectors of two spans of one document attract each other, those of all other spans of the batch repel\n"
-        "  condenser      two more layers fill in the tokens from the middle layer and the last layer's first token alone, so that\n"
-        "                 this token must sum up the text; they are dropped in the end. For --pooling first; BERT-type models only\n"
-        "Stopped at any moment, the same command goes on from the last checkpoint. OUTPUT/model is a plain Hugging Face folder, to be\n"
-        "given to taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
+        "  span_contrast  two spans of one document attract each other, and repel all other spans of the batch\n"
+        "  condenser      two more layers fill in tokens from the middle layer and the last layer's first token,\n"
+        "                 which must therefore sum up the text; they are dropped in the end.\n"
+        "                 For --pooling first and BERT-type models only\n"
+        "A pre-training that was stopped continues from its last checkpoint with the same command. OUTPUT/model is a\n"
+        "plain Hugging Face folder for taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
         ("--overwrite",),
-        example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base --pooling first --output my-base\n"
-        "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024 --gradcache 32"
-        " --collection my-wiki --model bert-base --pooling first --output my-base",
+        example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base"
+        " --pooling first --output my-base\n"
+        "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024"
+        " --gradcache 32 --collection my-wiki --model bert-base --pooling first --output my-base",
     )
     add_flags(flags, PRETRAIN)
     return flags
@@ -32,17 +34,17 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    config = read_settings(options.config, given_flags(options, PRETRAIN.keys), verb=PRETRAIN)
+    settings = read_settings(options.config, given_flags(options, PRETRAIN.keys), verb=PRETRAIN)
     from taco_ir.training.run import train
 
-    model = train(config, options.overwrite)
-    print(
-        f"{model}\nnext: python -m taco_ir.train --model {model} {pooling_flags(config.run.model, config.encoder)} --collection {config.run.collection} --output ..."
-    )
+    model = train(settings, options.overwrite)
+    pooling = pooling_flags(settings.run.model, settings.encoder)
+    collection = settings.run.collection
+    print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling} --collection {collection} --output ...")
 
 
 def pooling_flags(name: str, settings: EncoderSettings) -> str:
-    """What to say of the model, which does not describe itself, so that it pools as its base did or as it was pre-trained."""
+    """Flags with which the pre-trained model, which does not describe itself, pools as its base or as in training."""
     from taco_ir.encoders.model_folder import ModelFolder
 
     base = ModelFolder.find(name)

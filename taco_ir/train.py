@@ -1,4 +1,4 @@
-"""`python -m taco_ir.train`: one encoder for several tasks, from a base model to a checkpoint, through episodes, resumable."""
+"""`python -m taco_ir.train`: trains one encoder for several tasks, in episodes, resumable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from taco_ir.training.settings import NOTHING
 def parser() -> Parser:
     flags = Parser(
         "train",
-        "Train one dense retriever for several tasks. A step takes a batch of every task; a weighting makes one update of the tasks' gradients.\n"
-        "Hard negatives are mined as needed. Stopped at any moment, the same command goes on from the last checkpoint.\n"
-        "All keys can stand in a TOML file (--config), in [[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
+        "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting combines\n"
+        "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped\n"
+        "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in\n"
+        "[[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
         ("--overwrite",),
-        example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean --weighting taco --output my-run\n"
+        example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean"
+        " --weighting taco --output my-run\n"
         "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run\n"
-        "  python -m taco_ir.train --tasks none --reading nq,squad --collection my-wiki --model my-run/model --output my-reader",
+        "  python -m taco_ir.train --tasks none --reading nq,squad --collection my-wiki --model my-run/model"
+        " --output my-reader",
     )
     add_flags(flags)
     return flags
@@ -28,26 +31,26 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    config = read_settings(options.config, given_flags(options), options.preset)
+    settings = read_settings(options.config, given_flags(options), options.preset)
     from taco_ir.training.run import train
 
-    model = train(config, options.overwrite)
-    known = {name.task for name in open_collection(config.run.collection).topics_names if name.split == "dev"}
-    named = config.objectives.reading if config.run.tasks == NOTHING else config.run.tasks
-    topics = " ".join(
-        f"{task}-dev" for task in named if known & {task, canonical_task(task)} or (known and task == "all")
-    )
+    model = train(settings, options.overwrite)
     print(model)
+    collection, searches, reading = settings.run.collection, settings.run.tasks != NOTHING, settings.objectives.reading
+    known = {name.task for name in open_collection(collection).topics_names if name.split == "dev"}
+    topics = " ".join(
+        f"{task}-dev"
+        for task in (settings.run.tasks if searches else reading)
+        if known & {task, canonical_task(task)} or (known and task == "all")
+    )
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return
-    searches = config.run.tasks != NOTHING
+    with_topics = f"--collection {collection} --topics {topics}"
     if searches:
-        print(f"next: python -m taco_ir.search --model {model} --collection {config.run.collection} --topics {topics}")
-    if config.objectives.reading != NOTHING:
-        retriever = f" --model {model}" * searches
-        print(
-            f"{'  or' if searches else 'next'}: python -m taco_ir.answer{retriever} --reader {model} --collection {config.run.collection} --topics {topics}"
-        )
+        print(f"next: python -m taco_ir.search --model {model} {with_topics}")
+    if reading != NOTHING:
+        verb = f"{'  or' if searches else 'next'}: python -m taco_ir.answer"
+        print(f"{verb}{f' --model {model}' * searches} --reader {model} {with_topics}")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
 def stopped(config: TrainSettings, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until a step is done and logged, but not in a checkpoint; a process begun anew goes on."""
     with monkeypatch.context() as patch, pytest.raises(training_runs.Stopped):
-        patch.setattr("taco_ir.training.reporting.ConsoleReporter", lambda *_: training_runs.StopAfter(step))
+        patch.setattr("taco_ir.training.run.ConsoleReporter", lambda *_: training_runs.StopAfter(step))
         pretrain(config)
 
 
 def loaded(model: Path, **changes: Any) -> PretrainModel:
     """The model of a small run, in float64, without dropout."""
     config = small(model, Path("unused"), **changes)
-    return PretrainModel(model, EncoderConfig(config.encoder.pooling or "mean"), config).double().eval()
+    return PretrainModel(model, EncoderConfig(config.encoder.pooling or "mean"), config.objectives).double().eval()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from training_runs import work_of
 
 from taco_ir.core.types import Passage
 from taco_ir.data.collection import open_collection
@@ -18,16 +19,15 @@ from taco_ir.training.batches import TaskSampler
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.objectives.base import LossSettings, Means, Objective, Texts, Work
-from taco_ir.training.objectives.contrastive import Contrastive, contrast, retrieval_means
+from taco_ir.training.objectives.base import LossSettings, Means, Objective, Texts, passage_examples
+from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.objectives.inverse_cloze import InverseCloze, queries_of
 from taco_ir.training.objectives.masked_tokens import MaskedTokens
-from taco_ir.training.objectives.passages import passage_examples
 from taco_ir.training.objectives.reading import Reading
+from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import SELF_SUPERVISED, TrainSettings
-from taco_ir.training.setup import start_encoder, weighting_of
-from taco_ir.training.shared import SharedEncoder
-from taco_ir.training.step import MultiTaskStep
+from taco_ir.training.shared_encoder import SharedEncoder
+from taco_ir.training.step import MultiTaskStep, make_weighting
 
 TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty
 SMALL = TrainSettings(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
@@ -71,7 +71,7 @@ def step_of(
     **options: Any,
 ) -> MultiTaskStep:
     dealt = samplers() if dealt is None else dealt
-    made = weighting_of(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(dealt))
+    made = make_weighting(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(dealt))
     means = Means(TEXTS, settings, arithmetic, processes or Processes(torch.device("cpu")))
     return MultiTaskStep(model, [Contrastive(model, sampler, means) for sampler in dealt], made)
 
@@ -122,25 +122,30 @@ def assert_near(ours: Sequence[Tensor], expected: Sequence[Tensor], tolerance: f
     assert worst <= tolerance * scale, f"{worst:.2e} of {scale:.2e}"
 
 
-def all_kinds(model: SharedEncoder, config: TrainSettings, processes: Processes) -> list[Objective]:
+def all_kinds(
+    model: SharedEncoder, config: TrainSettings, processes: Processes, questions: int = 3, passages: int = 5
+) -> list[Objective]:
     """Three tasks of retrieval, one of reading whose answers are the first words, mlm, and inverse cloze."""
-    work = Work(config, model, cast("TrainingData", SimpleNamespace(processes=processes)), texts=TEXTS)
+    data = cast("TrainingData", SimpleNamespace(processes=processes))
+    work = work_of(config, model, data, texts=TEXTS)
     read, settings = examples("nq", 9), config.objectives
     spans = {each.qid: {docid: ((0, 4),) for docids in each.positives for docid in docids} for each in read}
     alone = {
-        name: TaskSampler(list(passage_examples(PASSAGES, name, queries_of)), 5, 0, name) for name in SELF_SUPERVISED
+        name: TaskSampler(list(passage_examples(PASSAGES, name, queries_of)), passages, 0, name)
+        for name in SELF_SUPERVISED
     }
     return [
-        *(Contrastive(model, sampler, retrieval_means(work)) for sampler in samplers()),
+        *(
+            Contrastive(model, sampler, work.means(config.batch.hard_negatives, config.batch.multi_positive))
+            for sampler in samplers()
+        ),
         Reading(
             model,
-            TaskSampler(read, 3, 0, "nq reading"),
+            TaskSampler(read, questions, 0, "nq reading"),
             spans,
             work.means(settings.reading_negatives),
             settings.reading_weight,
         ),
         MaskedTokens(model, alone["mlm"], work.means(), settings.passage_weight),
-        InverseCloze(
-            model, alone["inverse_cloze"], work.means(**contrast(config.batch, model)), settings.passage_weight
-        ),
+        InverseCloze(model, alone["inverse_cloze"], work.means(), settings.passage_weight),
     ]

@@ -16,16 +16,18 @@ from taco_ir.data.examples import read_examples
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.checkpoint import latest
+from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter
-from taco_ir.training.loop import Loop, Plan
-from taco_ir.training.objectives.base import LossSettings, Means, Texts
+from taco_ir.training.loop import Loop
+from taco_ir.training.objectives.base import LossSettings, Means, Texts, Work, loss_temperature
 from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.pools import draw_queries, make_pool
+from taco_ir.training.run import start_encoder
+from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import loss_temperature, start_encoder, weighting_of
-from taco_ir.training.step import MultiTaskStep, StepResult
+from taco_ir.training.step import MultiTaskStep, StepResult, make_weighting
 from taco_ir.training.validation import PoolValidation
 from taco_ir.weighting.base import StepReport
 
@@ -56,6 +58,18 @@ def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
     return TrainSettings(**SMALL).replace(model=str(model), output=str(output), **changes)
 
 
+def data_of(config: TrainSettings, folder: Path) -> TrainingData:
+    """The data of a training in `folder`, in one process."""
+    own = (config.run, config.encoder, config.objectives.reading, config.validation)
+    return TrainingData(*own, folder, Processes(torch.device("cpu")))
+
+
+def work_of(config: TrainSettings, model: DualEncoder, data: TrainingData, **more: Any) -> Work:
+    """What the tasks of a training with these settings are made of."""
+    held_out = config.validation.held_out
+    return Work(config.run, config.batch, config.objectives, config.optimiser, model, data, held_out, **more)
+
+
 @cache
 def sample() -> Collection:
     return open_collection("sample")
@@ -80,7 +94,7 @@ def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str]
     means = Means(texts, settings, Arithmetic(), Processes(torch.device("cpu")))
     objectives = [Contrastive(model, sampler, means) for sampler in samplers]
     return MultiTaskStep(
-        model, objectives, weighting_of(config.weighting, model, len(samplers)), None, config.validation.log_cosines
+        model, objectives, make_weighting(config.weighting, model, len(samplers)), None, config.validation.log_cosines
     )
 
 
@@ -102,7 +116,17 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.optimiser.steps, config.validation.validate_every)
     validation = PoolValidation(step.model, pools, step.objectives[0].means.texts.passages) if pools else None
-    return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter(), validation)
+    return Loop(
+        config.optimiser,
+        config.weighting,
+        config.validation,
+        step,
+        plan,
+        folder,
+        Processes(torch.device("cpu")),
+        reporter or Reporter(),
+        validation,
+    )
 
 
 class ScriptedStep(MultiTaskStep):
@@ -148,7 +172,16 @@ def scripted(
     folder.mkdir(parents=True, exist_ok=True)
     step = ScriptedStep(config, encoder_of(config, folder), bad)
     plan = Plan(config.optimiser.steps, config.validation.validate_every)
-    return Loop(config, step, plan, folder, Processes(torch.device("cpu")), reporter or Reporter())
+    return Loop(
+        config.optimiser,
+        config.weighting,
+        config.validation,
+        step,
+        plan,
+        folder,
+        Processes(torch.device("cpu")),
+        reporter or Reporter(),
+    )
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

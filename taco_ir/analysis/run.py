@@ -14,16 +14,13 @@ from taco_ir.core.settings import Settings, Values
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import Negatives, read_negatives
-from taco_ir.training.batches import TaskSampler
 from taco_ir.training.data import TrainingData
 from taco_ir.training.flags import TRAIN
 from taco_ir.training.folder import CONFIG_FILE, MAY_DIFFER, load_settings
-from taco_ir.training.settings import TrainSettings, checked_keys
+from taco_ir.training.settings import BatchSettings, TrainSettings, checked_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from taco_ir.training.objectives.base import Texts
+    pass
 
 JSON_FILE, PAGE_FILE = "specialisation.json", "specialisation.html"
 PLACES = ("collection", "model", "negatives")  # keys that may name folders and files
@@ -109,15 +106,26 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     Raises:
         InputError: for models of different architectures, a task that a model has no prompt for, or data that do not fit.
     """
+    from taco_ir.analysis.measure import measure
+    from taco_ir.training.base_model import trained_encoder
     from taco_ir.training.distributed import Processes
-    from taco_ir.training.objectives.base import Texts, add_texts, passages_of
+    from taco_ir.training.objectives.base import Texts, Work, add_texts, passages_of
+    from taco_ir.training.objectives.contrastive import Contrastive
 
     first = subjects[0]
     config = (first.config or TrainSettings()).replace(
         weighting="naive", weighting_options={}, log_cosines=0, episodes=(), **cast("Values", settings.keys)
     )
     own = first.run is not None and "negatives" not in settings.keys  # then they are where the run mined them
-    data = TrainingData(config, first.run if own and first.run else output, Processes(usable_device(config.run.device)))
+    data = TrainingData(
+        config.run,
+        config.encoder,
+        config.objectives.reading,
+        config.validation,
+        first.run if own and first.run else output,
+        Processes(usable_device(config.run.device)),
+    )
+    data.check_shares(config.batch)
     for subject in subjects:
         _check_prompts(subject, data.tasks)
     mined = (
@@ -148,13 +156,26 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     shapes: dict[str, list[int]] = {}
     models = []
     for subject in subjects:
-        measured, found = _measure(subject, config, samplers, texts, settings, data, count)
+        model = trained_encoder(subject.model, config.run.device)
+        work = Work(config.run, config.batch, config.objectives, config.optimiser, model, data, texts=texts)
+        means = work.means(config.batch.hard_negatives, config.batch.multi_positive)
+        try:
+            measured = measure(
+                [Contrastive(model, sampler, means) for sampler in samplers],
+                settings.batches,
+                settings.tau,
+                count,
+                config.run.seed,
+            )
+        except InputError as error:
+            raise InputError(f"{subject.name}: {error}") from error
+        found = {name: list(param.shape) for name, param in model.trained()}
         if found != (shapes := shapes or found):
             raise InputError(
                 f"{subject.name}: its parameters are not those of {first.name}; models of one architecture can be compared"
             )
         models.append(_with_log(subject, measured))
-    return Analysis(_notes(config, data, settings), data.tasks, models)
+    return Analysis(_notes(config.batch, config.negatives.negatives, data, settings), data.tasks, models)
 
 
 def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
@@ -167,36 +188,6 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
             raise InputError(
                 f"{subject.name}: no prompt for task {task!r}, only for {known}; name some by --tasks"
             ) from error
-
-
-def _measure(
-    subject: Subject,
-    config: TrainSettings,
-    samplers: Sequence[TaskSampler],
-    texts: Texts,
-    settings: AnalysisSettings,
-    data: TrainingData,
-    count: Callable[[], None],
-) -> tuple[Measured, dict[str, list[int]]]:
-    """What is measured on one model, and the shapes of its parameters."""
-    from taco_ir.analysis.measure import measure
-    from taco_ir.training.objectives.base import Work
-    from taco_ir.training.objectives.contrastive import Contrastive, retrieval_means
-    from taco_ir.training.setup import trained_encoder
-
-    model = trained_encoder(subject.model, config.run.device)
-    means = retrieval_means(Work(config, model, data, texts=texts))
-    try:
-        measured = measure(
-            [Contrastive(model, sampler, means) for sampler in samplers],
-            settings.batches,
-            settings.tau,
-            count,
-            config.run.seed,
-        )
-    except InputError as error:
-        raise InputError(f"{subject.name}: {error}") from error
-    return measured, {name: list(param.shape) for name, param in model.trained()}
 
 
 def _with_log(subject: Subject, measured: Measured) -> ModelAnalysis:
@@ -236,18 +227,17 @@ def _resolved(place: str) -> str:
     return str(Path(place).resolve()) if place and Path(place).exists() else place
 
 
-def _notes(config: TrainSettings, data: TrainingData, settings: AnalysisSettings) -> list[str]:
-    hard = (
-        ""
-        if config.negatives.negatives == "none"
-        else f"{config.negatives.negatives}, {config.batch.hard_negatives} a query, and "
-    )
+def _notes(batch: BatchSettings, negatives: str, data: TrainingData, settings: AnalysisSettings) -> list[str]:
+    hard = "" if negatives == "none" else f"{negatives}, {batch.hard_negatives} a query, and "
     return [
         f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
-        f"{settings.batches} batches of each task's train queries, {config.batch.batch_size} queries of all tasks together ({config.batch.shares}), seed {config.run.seed}",
+        f"{settings.batches} batches of each task's train queries, {batch.batch_size} queries of all tasks together"
+        f" ({batch.shares}), seed {data.run.seed}",
         f"negatives: {hard}the other queries' passages; the same batches for every model, dropout off",
-        "by chance: the same where the batches of all tasks are dealt to the tasks at random, by the seed; more batches make it smaller",
-        f"q: softmax over tasks of S / {settings.tau:g}; S: mean over batches of |g θ| / its median over the parameters where it is not zero",
+        "by chance: the same where the batches of all tasks are dealt to the tasks at random, by the seed;"
+        " more batches make it smaller",
+        f"q: softmax over tasks of S / {settings.tau:g};"
+        " S: mean over batches of |g θ| / its median over the parameters where it is not zero",
     ]
 
 

@@ -13,7 +13,7 @@ from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
-from taco_ir.training.settings import OptimiserSettings, TrainSettings
+from taco_ir.training.settings import BatchSettings, ObjectiveSettings, OptimiserSettings, TrainSettings
 
 TAIL = 3  # the last folders of a run, by which it is known again in another place: condition, seed, output
 
@@ -48,7 +48,11 @@ def lineage(runs: Sequence[Path]) -> Lineage:
         if place and not _inside(start, before):
             raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
         base, before = base or start.name, run
-        stages += [_pretrained(config)] if config.objectives.pretrains else _trained(config, run)
+        stages += (
+            [_pretrained(config.objectives, config.optimiser, config.batch, config.run.seed)]
+            if config.objectives.pretrains
+            else _trained(config, run)
+        )
     return Lineage(base, tuple(stages))
 
 
@@ -66,20 +70,20 @@ def _inside(model: Path, run: Path) -> bool:
     return any(folder.parts[-TAIL:] == tail for folder in model.parents)
 
 
-def _pretrained(config: TrainSettings) -> Stage:
+def _pretrained(objectives: ObjectiveSettings, optimiser: OptimiserSettings, batch: BatchSettings, seed: int) -> Stage:
     settings = {
-        "objective": ", ".join(config.objectives.objective),
-        "steps": _length(config.optimiser.steps, config.optimiser.epochs),
-        "texts a step": f"{config.batch.batch_size}, of at most {config.objectives.length} tokens",
-        "learning rate": _rate(config.optimiser),
-        "seed": str(config.run.seed),
+        "objective": ", ".join(objectives.objective),
+        "steps": _length(optimiser.steps, optimiser.epochs),
+        "texts a step": f"{batch.batch_size}, of at most {objectives.length} tokens",
+        "learning rate": _rate(optimiser),
+        "seed": str(seed),
     }
     return Stage((), settings)
 
 
 def _trained(config: TrainSettings, run: Path) -> list[Stage]:
     """A stage for each episode."""
-    from taco_ir.training.setup import loss_temperature
+    from taco_ir.training.objectives.base import loss_temperature
 
     episodes = config.each_episode()
     folders = [run] if len(episodes) == 1 else [run / f"episode-{number}" for number in range(1, len(episodes) + 1)]

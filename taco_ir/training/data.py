@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,15 @@ from taco_ir.retrieval.vectors import Recipe
 from taco_ir.training.batches import TaskSampler, samplers_of
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.pools import Pool, draw_queries, make_pool
-from taco_ir.training.settings import MINED, NOTHING, BatchSettings, NegativeSettings, TrainSettings
+from taco_ir.training.settings import (
+    MINED,
+    NOTHING,
+    BatchSettings,
+    EncoderSettings,
+    NegativeSettings,
+    RunSettings,
+    ValidationSettings,
+)
 from taco_ir.training.task_shares import shares_of
 
 if TYPE_CHECKING:
@@ -41,22 +49,32 @@ class TrainingData:
         InputError: for tasks that the collection does not have, or shares that do not fit them in any episode.
     """
 
-    def __init__(self, config: TrainSettings, output: Path, processes: Processes) -> None:
-        self.config = config
+    def __init__(
+        self,
+        run: RunSettings,
+        encoder: EncoderSettings,
+        reading: tuple[str, ...],
+        validation: ValidationSettings,
+        output: Path,
+        processes: Processes,
+    ) -> None:
+        self.run = run
+        self.encoder = encoder
+        self.validation = validation
         self.output = output
         self.processes = processes
-        self.collection: Collection = open_collection(config.run.collection)
+        self.collection: Collection = open_collection(run.collection)
         self._read: dict[str, list[TrainExample]] = {}
-        self.tasks = [] if config.run.tasks == NOTHING else _tasks(config.run.tasks, self.collection)
-        self.reading = (
-            []
-            if config.objectives.reading == NOTHING
-            else self.tasks
-            if config.objectives.reading == ("all",)
-            else _tasks(config.objectives.reading, self.collection)
-        )
-        for episode in config.each_episode() if self.tasks else ():
-            shares_of(episode.batch, [1] * len(self.tasks))
+        self.tasks = [] if run.tasks == NOTHING else _tasks(run.tasks, self.collection)
+        if reading == NOTHING:
+            self.reading = []
+        else:
+            self.reading = self.tasks if reading == ("all",) else _tasks(reading, self.collection)
+
+    def check_shares(self, batch: BatchSettings) -> None:
+        """Raise InputError for shares of a batch that do not fit the tasks."""
+        if self.tasks:
+            shares_of(batch, [1] * len(self.tasks))
 
     def check_negatives(self, source: str, hard_pools: bool) -> None:
         """Raise InputError where negatives of this source, or passages for hard pools of validation, could be neither mined nor read."""
@@ -70,16 +88,15 @@ class TrainingData:
         if self.processes.first:
             print(text, file=sys.stderr)
 
-    def refuse_other_inputs(self) -> None:
+    def refuse_other_inputs(self, sources: Iterable[str]) -> None:
         """Raise InputError where the run was begun with other passages, topics, base weights or files of negatives than there are now."""
         from taco_ir.encoders.model_folder import ModelFolder
 
-        splits = dict.fromkeys(("train", self.config.validation.validate_on))
+        splits = dict.fromkeys(("train", self.validation.validate_on))
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
-        sources = [episode.negatives.negatives for episode in self.config.each_episode()]
         files = [source for source in sources if source not in ("none", *MINED)]
         refuse_other_inputs(
-            self.output, inputs_of(self.collection, topics, ModelFolder.find(self.config.run.model).path, files)
+            self.output, inputs_of(self.collection, topics, ModelFolder.find(self.run.model).path, files)
         )
 
     def negatives(
@@ -124,7 +141,7 @@ class TrainingData:
 
     def mined_for(self, source: NegativeSettings, folder: Path) -> list[Path]:
         """What may have been mined for an episode in `folder`, with the rankings beside it."""
-        hard = self.config.validation.pool_hard and self.output / POOL_FILE
+        hard = self.validation.pool_hard and self.output / POOL_FILE
         files = [path for path in (self.mined_path(source, folder), hard) if path]
         return [*files, *(path.with_suffix(".runs") for path in files)]
 
@@ -132,10 +149,9 @@ class TrainingData:
         """A search by the model at the episode's start; see `_index`."""
         from taco_ir.encoders.model_folder import Kind, ModelFolder
 
-        config = self.config
         plain = ModelFolder(model).kind is Kind.PLAIN
-        pooling, normalize = (config.encoder.pooling, config.encoder.normalize) if plain else (None, False)
-        choice = ModelChoice(str(model), pooling, normalize, device=config.run.device)
+        pooling, normalize = (self.encoder.pooling, self.encoder.normalize) if plain else (None, False)
+        choice = ModelChoice(str(model), pooling, normalize, device=self.run.device)
         retriever = DenseRetriever(self.collection, choice, folder / "index")
         retriever.name = model.name  # a run's files do not depend on where it lies
         return retriever
@@ -155,7 +171,7 @@ class TrainingData:
         """Who deals each task's examples."""
         examples = [self.examples(task, negatives) for task in self.tasks]
         counts = shares_of(batch, [len(each) for each in examples])
-        return samplers_of(self.tasks, examples, counts, self.config.run.seed, negatives)
+        return samplers_of(self.tasks, examples, counts, self.run.seed, negatives)
 
     def examples(self, task: str, negatives: Negatives | None) -> list[TrainExample]:
         """A task's train queries, without those that validation ranks for, as many as the configuration says, with their negatives."""
@@ -164,44 +180,40 @@ class TrainingData:
     def used(self, task: str) -> list[TrainExample]:
         """As `examples`, which are the same in every episode, without negatives."""
         if task not in self._read:
-            config, held_out = self.config, set[str]()
-            if config.validation.validate_on == "train" and task in self._validated:
+            held_out = set[str]()
+            if self.validation.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
             self._read[task] = read_sampled_examples(
-                self.collection, task, config.run.max_examples, config.run.seed, config.run.train_share, held_out
+                self.collection, task, self.run.max_examples, self.run.seed, self.run.train_share, held_out
             )
         return self._read[task]
 
     @cached_property
     def _validated(self) -> dict[str, Topics]:
         """The queries of each task that validation ranks for; those of a train split are not trained on."""
-        config = self.config
         drawn = {
             task: draw_queries(
-                self.collection, task, config.validation.validate_on, config.validation.pool_queries, config.run.seed
+                self.collection, task, self.validation.validate_on, self.validation.pool_queries, self.run.seed
             )
             for task in self.tasks
         }
         for task in (task for task, topics in drawn.items() if topics is None):
-            log.warning("%s: no %s topics with a gold passage to validate on", task, config.validation.validate_on)
+            log.warning("%s: no %s topics with a gold passage to validate on", task, self.validation.validate_on)
         return {task: topics for task, topics in drawn.items() if topics}
 
     @property
     def validates(self) -> bool:
         """Whether any task has topics of the split that is validated on."""
-        return any(
-            TopicsName(task, self.config.validation.validate_on) in self.collection.topics_names for task in self.tasks
-        )
+        return any(TopicsName(task, self.validation.validate_on) in self.collection.topics_names for task in self.tasks)
 
     @cached_property
     def pools(self) -> list[Pool]:
         """Validation pools of the tasks that have topics to validate on."""
-        config = self.config
         path = self.output / POOL_FILE
         hard: Negatives | None = None
-        if config.validation.pool_hard and self._validated:
+        if self.validation.pool_hard and self._validated:
             settings, topics = (
-                MiningSettings(depth=POOL_DEPTH, skip=0, keep=config.validation.pool_hard),
+                MiningSettings(depth=POOL_DEPTH, skip=0, keep=self.validation.pool_hard),
                 list(self._validated.values()),
             )
             if self.processes.first and not _serves(path, self.collection, topics, settings):
@@ -209,11 +221,11 @@ class TrainingData:
             self.processes.wait()
             hard = read_negatives(path, self.collection.passages.fingerprint)
         of_task = {
-            task: hard.docids[str(TopicsName(task, config.validation.validate_on))] if hard else {}
+            task: hard.docids[str(TopicsName(task, self.validation.validate_on))] if hard else {}
             for task in self._validated
         }
         return [
-            make_pool(self.collection, topics, of_task[task], config.validation.pool_random, config.run.seed)
+            make_pool(self.collection, topics, of_task[task], self.validation.pool_random, self.run.seed)
             for task, topics in self._validated.items()
         ]
 

@@ -1,4 +1,4 @@
-"""Settings of a training from a preset, a TOML file and flags, in this order, each over the one before."""
+"""Reads the settings of a training from a preset, a TOML file and flags, each overriding the one before."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ from taco_ir.training.settings import (
     OPTIONS,
     RULES,
     SECTIONS,
-    TITLES,
     WORDS,
     TrainSettings,
     checked_keys,
     idle_in_run,
     idle_keys,
-    merged,
-    over,
+    merge,
+    override,
 )
 
 CONFIGS = Path(__file__).with_name("configs")
 SPAN_KEYS = ("objective", "span_from", "length", "mask_share", "held_out")  # of pre-training alone
+TITLES = {  # of sections in --help
+    "run": "what is trained",
+    "encoder": "encoder",
+    "adapters": "adapters",
+    "batch": "batches and loss",
+    "objectives": "reading, self-supervision and pre-training",
+    "optimiser": "optimisation",
+    "weighting": "weighting of tasks",
+    "negatives": "negatives",
+    "validation": "validation, checkpoints and logs",
+}
 PRESETS: dict[str, Values] = {
     "dpr": {
         **{"untied": True, "pooling": "first", "prompts": False, "dropout": 0.1},
@@ -41,13 +51,13 @@ PRESETS: dict[str, Values] = {
 
 
 class Verb(NamedTuple):
-    """What one can say of a training to a verb.
+    """The settings that a verb of training takes.
 
     Attributes:
         keys: those that have a flag and may stand in a file.
-        defaults: where they are not those of settings.
-        help: of flags that mean something else.
-        presets: whether it takes them, shipped files and episodes too.
+        defaults: where they differ from those of the settings.
+        help: of keys that mean something else to this verb.
+        presets: whether it takes presets, shipped files and episodes.
     """
 
     keys: Collection[str]
@@ -59,35 +69,15 @@ class Verb(NamedTuple):
 TRAIN = Verb(tuple(key for key in KEYS if key not in SPAN_KEYS), {}, {}, presets=True)
 PRETRAIN = Verb(
     (
-        *(
-            "collection",
-            "model",
-            "output",
-            "seed",
-            "device",
-            "pooling",
-            "normalize",
-            "dropout",
-            "batch_size",
-            "temperature",
-        ),
-        *("objective", "max_passages", "span_from", "length", "mask_share"),
-        *(
-            "learning_rate",
-            "weight_decay",
-            "warmup",
-            "clip",
-            "epochs",
-            "steps",
-            "gradcache",
-            "precision",
-            "gradient_checkpointing",
-        ),
+        *("collection", "model", "output", "seed", "device", "pooling", "normalize", "dropout", "batch_size"),
+        *("temperature", "objective", "max_passages", "span_from", "length", "mask_share", "gradcache", "precision"),
+        *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "gradient_checkpointing"),
         *("held_out", "validate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
-        "max_passages": "passages read into memory, at most, drawn by the seed in runs of neighbours; 0: all, about 1.5 GB a million",
+        "max_passages": "most passages read into memory, sampled by the seed in runs of neighbours;"
+        " 0: all, about 1.5 GB a million",
         "batch_size": "documents of a step; each brings two spans, or one without span_contrast",
         "epochs": "passes over the documents",
         "steps": "steps in all; 0: by epochs",
@@ -99,23 +89,14 @@ PRETRAIN = Verb(
 
 
 def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
-    """Add --config, --preset and a flag for every key; a flag that is not given leaves no trace (see `given_flags`)."""
+    """Add --config, --preset and a flag for every key; see `given_flags` for those that were given."""
+    help = "a TOML file with keys as below, `_` for `-`; flags override it"
     if verb.presets:
-        parser.add_argument(
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help=f"a TOML file, or a shipped configuration: {', '.join(shipped())}",
-        )
-        parser.add_argument(
-            "--preset",
-            metavar="NAME",
-            help="dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)",
-        )
-    else:
-        parser.add_argument(
-            "--config", type=Path, metavar="FILE", help="a TOML file with keys as below, `_` for `-`; flags override it"
-        )
+        help = f"a TOML file, or a shipped configuration: {', '.join(shipped())}"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=help)
+    if verb.presets:
+        help = "dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
+        parser.add_argument("--preset", metavar="NAME", help=help)
     for name, section in SECTIONS.items():
         own = [key for key in rules_of(section) if key in verb.keys]  # type: ignore[arg-type]
         group = parser.add_argument_group(TITLES[name]) if own else parser
@@ -125,7 +106,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
 
 
 def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
-    """Add the flag of one key to a parser or a group of its flags; not given, it leaves no trace."""
+    """Add the flag of one key to a parser or a group of it; a flag that is not given is no attribute of the options."""
     kind, rules = RULES[key]
     settings: Values = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
@@ -145,10 +126,10 @@ def as_flag(key: str) -> str:
 
 
 def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys) -> Values:
-    """Those of a command line's flags that are among these keys and were given. Raises: InputError for a value that is not allowed."""
+    """Values by key of those flags that were given. Raises: InputError for a value that is not allowed."""
     given = {key: value for key, value in vars(options).items() if key in keys}
     for key, value in given.items():
-        if RULES[key][0] in (WORDS, OPTIONS):  # of which a flag takes several
+        if RULES[key][0] in (WORDS, OPTIONS):  # given as lists of several
             given[key] = (tuple if RULES[key][0] == WORDS else dict)(chain.from_iterable(value))
     return checked_keys(given, keys, "", said=as_flag)
 
@@ -156,13 +137,13 @@ def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys)
 def read_settings(
     path: Path | None, flags: Mapping[str, Any], preset: str | None = None, verb: Verb = TRAIN
 ) -> TrainSettings:
-    """Defaults, then a preset, then a file, then flags; a flag also replaces what the file's episodes say.
+    """Settings from defaults, a preset, a file and flags, in this order; a flag also overrides the file's episodes.
 
-    Where some episodes choose a weighting, flags about the weighting are for them alone, so that one flag compares weightings.
+    Where only some episodes choose a weighting, flags about it apply to these, so that one flag compares weightings.
 
     Args:
         path: a TOML file, or the name of a shipped configuration.
-        flags: what the user gave on the command line, by key (see `given_flags`).
+        flags: values by key that were given on the command line (see `given_flags`).
 
     Raises:
         InputError: naming file or flag, key, value and what is allowed.
@@ -171,16 +152,16 @@ def read_settings(
     if preset is not None:
         if preset not in PRESETS:
             raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
-        values = over(values, PRESETS[preset])
+        values = override(values, PRESETS[preset])
     if path is not None:
         found = read_file(_find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys)
-        values = over(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
+        values = override(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
     values = _flags_over(values, checked_keys(flags, verb.keys, "", said=as_flag))
     for key in ("model", "output"):
         if not values.get(key):
             raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
     idle = idle_in_run(values)
-    for key in flags:  # as a default as well
+    for key in flags:  # refused even where the value is the default
         if key in idle:
             raise InputError(f"{as_flag(key)} goes with {idle[key]}; it does nothing here")
     return TrainSettings(**values)
@@ -224,8 +205,8 @@ def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
     of_some = {"weighting", "weighting_options"} if any("weighting" in table for table in tables) else set()
     everywhere = {key: value for key, value in given.items() if key in EPISODE_KEYS}
     sparing = {key: value for key, value in everywhere.items() if key not in of_some}
-    found = merged(values, {key: value for key, value in given.items() if key not in of_some})
-    found["episodes"] = tuple(merged(table, everywhere if "weighting" in table else sparing) for table in tables)
+    found = merge(values, {key: value for key, value in given.items() if key not in of_some})
+    found["episodes"] = tuple(merge(table, everywhere if "weighting" in table else sparing) for table in tables)
     made_idle = idle_in_run(found).keys() - idle_in_run(values).keys() - given.keys()
     found = {key: value for key, value in found.items() if key not in made_idle}
     found["episodes"] = tuple(
@@ -235,6 +216,6 @@ def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:
 
 
 def _episode(values: Values, table: Values, found: Values, now: Values, given: Collection[str]) -> Values:
-    """An episode's table as flags make it `now`, without those that do nothing in it and what they make idle."""
-    before, after = idle_keys(merged(values, table)), idle_keys(merged(found, now))
+    """An episode's table with flags instead, `now`, without keys that have no effect or lost it by the flags."""
+    before, after = idle_keys(merge(values, table)), idle_keys(merge(found, now))
     return {key: value for key, value in now.items() if key not in after or (key in before and key not in given)}

@@ -1,7 +1,6 @@
-"""The folder of a training: its settings, what it was begun with, and whether it may be continued or replaced.
+"""The output folder of a training: its settings, its inputs, and whether it may be continued or replaced.
 
-A training is one by content: passages, topics, base model and files of negatives are kept by fingerprint, so that it does not
-continue with something else.
+Fingerprints of passages, topics, base model and files of negatives are kept, so that it does not continue with others.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from taco_ir.core.files import InputError, discard, fingerprint, is_leftover, re
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection
-from taco_ir.training.settings import KEYS, TrainSettings, acting, checked_keys
+from taco_ir.training.settings import KEYS, TrainSettings, checked_keys, drop_idle
 
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
-OWN = re.compile(  # names of what a training writes
+OWN = re.compile(  # names of the files and folders that a training writes
     r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
     r"|model|best|checkpoints|vectors|index|tensorboard|episode-\d+"
 )
-MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # between a training and its continuation
-READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder that a training may read
-CARD = "card.json"  # which may be written beside a model later
+MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # when a training is resumed
+READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder whose content matters
+CARD = "card.json"  # may be added to a model later
 
 
 def save_settings(settings: TrainSettings, folder: Path) -> None:
@@ -32,19 +31,19 @@ def save_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> TrainSettings:
-    """Those that do something. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
+    """Settings that were saved. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
     checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes"), f"{path}: ")
     try:
-        return TrainSettings(**acting(checked))
+        return TrainSettings(**drop_idle(checked))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
 def begun(output: Path) -> bool:
-    """Whether the training in `output` has made a step; one that failed before, perhaps after mining, may be given other settings."""
+    """Whether the training in `output` has made a step; before that, even after mining, its settings may change."""
     return any(
         next((folder / "checkpoints").glob("step-*"), None)
         or (folder / "model").is_dir()
@@ -54,60 +53,60 @@ def begun(output: Path) -> bool:
 
 
 def _has_logged_step(log: Path) -> bool:
-    """Whether a log has a line of a step, beside that of a validation before the first."""
+    """Whether a log has a line of a step, not only that of the validation before the first."""
     return log.is_file() and any('"learning_rate"' in line for line in log.read_text(encoding="utf-8").splitlines())
 
 
 def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Keys of settings in which what is given does not continue what was saved."""
+    """Keys whose values must not change when a training is resumed, and do."""
     return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given[key]]
 
 
-def refuse_other_run(settings: TrainSettings, output: Path) -> None:
-    """Raise InputError where `output` holds a training with other settings, or something else."""
-    if (output / CONFIG_FILE).is_file():
-        _refuse_other_kind(output)
-        saved, given = load_settings(output).flat(), settings.flat()
-        old = {
-            key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])
-        }  # keys that it lacks came later
-        if (keys := differing_keys(old, given)) and begun(output):
-            changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
-            raise InputError(
-                f"--output {output} is a run with another configuration: {changes}; go on with the same one, or give another folder"
-            )
-        return
-    kept = (
-        path for path in output.rglob("*") if path.is_file() and path != output / INPUTS_FILE and not is_leftover(path)
-    )
-    if output.is_file() or any(kept):
-        raise InputError(f"--output {output} exists and is no training run; give another folder")
+def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = False) -> None:
+    """Raise InputError where `output` holds something else than a training with these settings.
 
-
-def refuse_overwriting(settings: TrainSettings, output: Path) -> None:
-    """Raise InputError where `output` holds no training, anything beside it, or what `settings` start from."""
+    Args:
+        overwrite: it may be a training with other settings, but nothing beside it, nor what these settings start from.
+    """
     if not (output / CONFIG_FILE).is_file():
-        refuse_other_run(settings, output)
+        files = (path for path in output.rglob("*") if path.is_file() and not is_leftover(path))
+        if output.is_file() or any(path != output / INPUTS_FILE for path in files):
+            raise InputError(f"--output {output} exists and is no training run; give another folder")
         return
     _refuse_other_kind(output)
+    if overwrite:
+        tables = (table.get("negatives", "") for table in settings.episodes)
+        _refuse_overwriting(output, [settings.run.model, *sorted({settings.negatives.negatives, *tables})])
+        return
+    saved, given = load_settings(output).flat(), settings.flat()
+    old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # keys that it lacks came later
+    if (keys := differing_keys(old, given)) and begun(output):
+        changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
+        raise InputError(
+            f"--output {output} is a run with another configuration: {changes}; go on with the same one,"
+            " or give another folder"
+        )
+
+
+def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
+    """Raise InputError where `output` holds anything beside a training, or what the new one starts from."""
     for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
         if not OWN.fullmatch(path.name):
             raise InputError(
                 f"--overwrite: {path} is no part of a training run; move it away, or give another --output"
             )
-    negatives = {settings.negatives.negatives, *(table.get("negatives", "") for table in settings.episodes)}
-    for given in (settings.run.model, *sorted(negatives)):
+    for given in starts:
         if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
             raise InputError(f"--overwrite: the run starts from {given}, which it would remove; give another --output")
 
 
 def remove_run(output: Path, kept: Container[Path] = ()) -> None:
-    """Remove the training in `output`, which is held, the last it made first; a process that is killed leaves an unfinished one.
+    """Remove the training in `output`, whose lock is held; its settings stay until others replace them.
 
-    Its settings stay, to be replaced.
+    What was written last goes first, so that a process that is killed leaves an unfinished training.
 
     Args:
-        kept: what is of the training that takes its place.
+        kept: files that belong to the training that takes its place.
     """
     episodes, order = _episodes(output), []
     for folder in reversed(episodes):
@@ -123,32 +122,31 @@ def _episodes(output: Path) -> list[Path]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """What a training left in a folder, the last that it made first."""
+    """What a training wrote to a folder, the last first."""
     parts = [path for path in folder.iterdir() if not is_leftover(path)]
     return sorted(parts, key=lambda path: (path.name != "model", path.name != "checkpoints", path.name))
 
 
 def _refuse_other_kind(output: Path) -> None:
-    """Raise InputError where the file of settings in `output` is another file of that name."""
+    """Raise InputError where the settings file in `output` belongs to another program."""
     values = read_json(output / CONFIG_FILE, dict[str, Any])
-    foreign, missing = (
-        [key for key in values if key not in (*KEYS, "episodes")],
-        [key for key in KEYS if key not in values],
-    )
+    foreign = [key for key in values if key not in (*KEYS, "episodes")]
+    missing = [key for key in KEYS if key not in values]
     if foreign and missing:
         raise InputError(
-            f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks {missing[0]!r}; give another folder"
+            f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks"
+            f" {missing[0]!r}; give another folder"
         )
 
 
 def inputs_of(
     collection: Collection, topics: Iterable[TopicsName], model: Path, negatives: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Fingerprints by what they are of; topics that the collection lacks are left out.
+    """Fingerprints of a training's inputs by name; topics that the collection lacks are left out.
 
     Args:
-        model: the folder to start from.
-        negatives: files that the user gave.
+        model: the folder of the base model.
+        negatives: files of negatives that the user gave.
     """
     found = {f"passages of {collection.name}": collection.passages.fingerprint}
     known = collection.topics_names
@@ -165,7 +163,7 @@ def inputs_of(
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
-    """Keep `inputs` in a folder whose training has not begun. Raises: InputError where it was begun with others, saying which."""
+    """Save fingerprints where no training has begun. Raises: InputError naming those that differ."""
     path = output / INPUTS_FILE
     if not begun(output) or not path.is_file():
         write_json(path, dict(inputs))
@@ -173,5 +171,6 @@ def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
     found = read_json(path, dict[str, str])
     if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
         raise InputError(
-            f"--output {output} was begun with other content of: {', '.join(differing)}; go on with what it was begun with, or give another folder"
+            f"--output {output} was begun with other content of: {', '.join(differing)};"
+            " go on with what it was begun with, or give another folder"
         )

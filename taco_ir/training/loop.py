@@ -1,4 +1,4 @@
-"""The training loop of one episode: steps, schedule, validation, checkpoints, log; resumable at every checkpoint."""
+"""The training loop of one episode: steps, learning rate, validation, checkpoints and log; resumable at checkpoints."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from torch.optim import AdamW
 
 from taco_ir.core.files import InputError, writing_folder
 from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
 from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
-from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import adamw, learning_rate
+from taco_ir.training.schedules import Plan
+from taco_ir.training.settings import OptimiserSettings, ValidationSettings, WeightingSettings
 from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.stream import Stream, write_stream
 from taco_ir.training.validation import Validation
@@ -24,33 +25,21 @@ MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
 BEST, MODEL = "best", "model"
 
 
-class Plan(NamedTuple):
-    """How long an episode is.
-
-    Attributes:
-        steps: in all.
-        validate_every: steps between validations.
-        judged_after: step up to which validations neither tell the best model nor count for patience.
-    """
-
-    steps: int
-    validate_every: int
-    judged_after: int = 0
-
-
 class Loop:
-    """Steps, schedule, validation, checkpoints and log, in a folder of its own: `checkpoints/`, `log.jsonl`, perhaps `best/`, and in the end `model/`.
+    """Trains one episode in its folder: `checkpoints/`, `log.jsonl`, `best/` if validated, and in the end `model/`.
 
     Args:
-        validation: on the first process; None: nothing is measured, and the last model is kept.
-        warm: a checkpoint whose optimiser or weighting state is taken over where `config` says so.
-        before: how far the trainings before read the streams; the model's folder says how far they are read now. That counts all that was
-            dealt, also where an earlier model is the best.
+        validation: measured by the first process; None: nothing is measured, and the last model is kept.
+        warm: a checkpoint of the episode before, whose state is taken over where `weighting` says so.
+        before: how far earlier trainings read the streams of examples. The model's folder says how far they are read
+            now: all examples of the training count, even where an earlier model is the best.
     """
 
     def __init__(
         self,
-        config: TrainSettings,
+        optimiser: OptimiserSettings,
+        weighting: WeightingSettings,
+        settings: ValidationSettings,
         step: MultiTaskStep,
         plan: Plan,
         folder: Path,
@@ -60,27 +49,28 @@ class Loop:
         warm: Path | None = None,
         before: Stream = Stream(),  # noqa: B008  (a tuple)
     ) -> None:
-        self._config = config
+        self._optimiser = optimiser
+        self._settings = settings
         self._step = step
         self._plan = plan
         self._folder = folder
         self._processes = processes
         self._validation = validation
         self._before = before
-        self._optimizer = adamw(step.model, config.optimiser)
+        self._optimizer = adamw(step.model, optimiser)
         step.weighting.skip_steps(before.steps)
-        self.state = resume(folder, warm, config.weighting, self._optimizer, step.weighting)
+        self.state = resume(folder, warm, weighting, self._optimizer, step.weighting)
         self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
 
     def run(self) -> Path:
-        """Train to the end; the folder of the model: the best of all validations, or the last."""
+        """Trains to the end; returns the folder of the model, the best of all validations or the last."""
         state, plan = self.state, self._plan
         if state.step == 0 and self._validation:
             self._validate()
         self._step.model.train()
-        while state.step < plan.steps and not 0 < self._config.validation.patience <= state.worse:
+        while state.step < plan.steps and not 0 < self._settings.patience <= state.worse:
             began = time.perf_counter()
-            rate = learning_rate(self._config.optimiser, state.step, plan.steps)
+            rate = learning_rate(self._optimiser, state.step, plan.steps)
             result = self._step(state.step, state.step / plan.steps)
             update_norm = self._apply(result, rate)
             state.step += 1
@@ -88,12 +78,12 @@ class Loop:
             validated = self._validation and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
                 self._judge(self._validate())
-            if validated or state.step % self._config.validation.checkpoint_every == 0 or state.step == plan.steps:
+            if validated or state.step % self._settings.checkpoint_every == 0 or state.step == plan.steps:
                 self._checkpoint()
         if not self._keeps_best and not all_finite(self._step.params):
             raise InputError(
-                f"{self._folder}: parameters are not finite after the last step; the last checkpoint under checkpoints/ has finite ones; "
-                "a lower learning rate may help"
+                f"{self._folder}: parameters are not finite after the last step; the last checkpoint under checkpoints/"
+                " has finite ones; a lower learning rate may help"
             )
         if self._processes.first:
             with writing_folder(self._folder / MODEL) as part:
@@ -103,10 +93,10 @@ class Loop:
         return self._folder / MODEL
 
     def _apply(self, result: StepResult, rate: float) -> float:
-        """Clip and step, or count a step that must be skipped; the norm of the combined gradient.
+        """Clips and applies the update, or counts a skipped step; returns the norm of the combined gradient.
 
         Raises:
-            InputError: after MAX_SKIPPED steps in a row without a finite gradient.
+            InputError: after MAX_SKIPPED steps in a row whose gradients are not finite.
         """
         state, params = self.state, self._step.params
         if result.report is None:
@@ -116,12 +106,13 @@ class Loop:
             if state.in_a_row >= MAX_SKIPPED:
                 counts = ", ".join(f"{task} ({count} steps)" for task, count in state.skipped.items())
                 raise InputError(
-                    f"{MAX_SKIPPED} steps in a row had gradients that are not finite, of {counts}; a lower learning rate or float32 may help"
+                    f"{MAX_SKIPPED} steps in a row had gradients that are not finite, of {counts};"
+                    " a lower learning rate or float32 may help"
                 )
             return math.nan
         state.in_a_row = 0
         norm = result.report.norm
-        torch.nn.utils.clip_grads_with_norm_(params, self._config.optimiser.clip or math.inf, torch.tensor(norm))
+        torch.nn.utils.clip_grads_with_norm_(params, self._optimiser.clip or math.inf, torch.tensor(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -129,21 +120,21 @@ class Loop:
         return norm
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint and remove old ones, but for steps that were skipped and parameters that are not finite: the last good ones stay."""
+        """Write a checkpoint and remove old ones, unless the step was skipped or parameters are not finite."""
         if self.state.in_a_row:
             return
         if not all_finite(self._step.params):
             self._log.message(f"step {self.state.step}: parameters are not finite; no checkpoint is written")
             return
         if self._processes.first:
-            folder, keep = self._folder / "checkpoints", self._config.validation.keep_checkpoints
+            folder, keep = self._folder / "checkpoints", self._settings.keep_checkpoints
             write_checkpoint(
                 folder, self._step.model, self._optimizer, self._step.weighting, self.state, keep, self._stream
             )
         self._processes.wait()
 
     def _validate(self) -> float:
-        """Validate on the first process; the macro average, for all."""
+        """Validates on the first process; returns the macro average on all."""
         scores: dict[str, float] = {}
         if self._processes.first and self._validation:
             scores = self._validation()
@@ -152,7 +143,7 @@ class Loop:
         return self._processes.from_first(scores.get("macro", 0.0))
 
     def _judge(self, macro: float) -> None:
-        """Keep the model where it is the best so far."""
+        """Keep the model if it is the best so far, else count the validation for patience."""
         state = self.state
         if not self._keeps_best or state.step <= self._plan.judged_after:
             return
@@ -167,7 +158,7 @@ class Loop:
 
     @property
     def _stream(self) -> Stream:
-        """How far all streams are read now."""
+        """How far all streams of examples are read now."""
         return self._before.after(self.state.step, self._step.dealt(self.state.step))
 
     @property
@@ -175,9 +166,27 @@ class Loop:
         return self._validation is not None and self._validation.keeps_best
 
     def _write_model(self, folder: Path) -> None:
-        """The best model, or the last where none is kept."""
+        """Write the best model, or the last where none is kept."""
         if self._keeps_best:
             self._log.message(f"best validation: step {self.state.best_step}, macro {self.state.best:.3f}")
             shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True)
         else:
             self._step.model.save_trained(folder)
+
+
+def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
+    named = model.trained()
+    groups = [
+        {"params": [param for _, param in named if param.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+
+
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0: linear up during the warm-up, then linear down to 0."""
+    rising = round(settings.warmup * steps)
+    if step < rising:
+        return settings.learning_rate * (step + 1) / rising
+    return settings.learning_rate * (steps - step) / max(steps - rising, 1)

@@ -1,4 +1,4 @@
-"""The encoder while it is pre-trained: a backbone whose texts give a vector and what their masked tokens cost, in one pass."""
+"""The encoder in pre-training: one pass gives the vector of a text and the loss of its masked tokens."""
 
 from __future__ import annotations
 
@@ -7,53 +7,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.pooling import pad, pool, read
+from taco_ir.training.base_model import base_config
 from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
+from taco_ir.training.objectives.base import loss_temperature
 from taco_ir.training.objectives.contrastive import span_contrast_loss
-from taco_ir.training.objectives.heads import CONDENSER_FILE, MLM_FILE, Condenser, MaskedLanguageHead, load_into
+from taco_ir.training.objectives.heads import (
+    CONDENSER_FILE,
+    MLM_FILE,
+    Condenser,
+    MaskedLanguageHead,
+    load_into,
+    save_head_file,
+    word_embeddings,
+)
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, labelled, token_ids, vocabulary_of
-from taco_ir.training.settings import MIN_SPAN, PARTS, TrainSettings
-from taco_ir.training.setup import base_config, loss_temperature, refuse_not_finite
+from taco_ir.training.settings import MIN_SPAN, PARTS, EncoderSettings, ObjectiveSettings
 
 
 class PretrainModel(DualEncoder):
-    """One backbone with the heads of the parts that are switched on; a row of its output is a text's.
+    """One backbone with the heads that the parts of the loss need; its output has a row for each text.
 
     A row holds the vector, D numbers, where spans are contrasted, then the summed cross-entropy of the text's masked
-    tokens by the last layer (mlm) and by Condenser's. All losses are functions of the rows, so that GradCache serves
-    all parts. Folders that it writes are plain Hugging Face ones.
+    tokens by the last layer (mlm) and by Condenser. All losses are functions of these rows, so that GradCache works
+    for all of them. The folders that it writes are plain Hugging Face ones.
 
     Args:
-        heads: the model folder whose heads are taken over: the base, or a checkpoint.
+        folder: the base or a checkpoint; heads in it are taken over.
     """
 
-    def __init__(self, folder: Path, config: EncoderConfig, run: TrainSettings) -> None:
+    def __init__(
+        self, folder: Path, config: EncoderConfig, settings: ObjectiveSettings, temperature: float = 0.0
+    ) -> None:
         super().__init__(folder, config, untied=False)
-        self.parts = run.objectives.objective
-        self.masked = run.objectives.masked
+        self.parts = settings.objective
+        self.masked = settings.masked
         self.head_from = ""
-        self._contrasted = run.objectives.contrasted
-        self._token_parts = [part for part in ("mlm", "condenser") if part in run.objectives.objective]
-        self._temperature = loss_temperature(run.batch.temperature, config)
-        backbone = self.backbone
-        described = backbone.config
-        if run.objectives.masked:
-            eps, spread = getattr(described, "layer_norm_eps", 1e-12), getattr(described, "initializer_range", 0.02)
-            self.mlm = MaskedLanguageHead(described.hidden_size, self._table, eps, spread)
+        self._contrasted = settings.contrasted
+        self.token_parts = [part for part in ("mlm", "condenser") if part in settings.objective]
+        self._temperature = loss_temperature(temperature, config)
+        if settings.masked:
+            self.mlm = MaskedLanguageHead.of(self.backbone)
             self.head_from = self.mlm.load(folder)
-        if "condenser" in run.objectives.objective:
-            if "t5" in described.model_type:
+        if "condenser" in settings.objective:
+            if "t5" in (kind := self.backbone.config.model_type):
                 raise InputError(
-                    f"--objective condenser: {folder} is a {described.model_type} model; condenser needs a BERT-type one, mlm and span_contrast do not"
+                    f"--objective condenser: {folder} is a {kind} model;"
+                    " condenser needs a BERT-type one, mlm and span_contrast do not"
                 )
-            self.condenser = Condenser(described)
+            self.condenser = Condenser(self.backbone.config)
             if (folder / CONDENSER_FILE).is_file():
                 load_into(self.condenser, folder / CONDENSER_FILE)
 
@@ -62,14 +70,8 @@ class PretrainModel(DualEncoder):
         return self.towers["passage"]["backbone"]  # type: ignore[index]
 
     @property
-    def _table(self) -> Tensor:
-        """The word embeddings [V, E]."""
-        table: Tensor = self.backbone.get_input_embeddings().weight
-        return table
-
-    @property
     def dim(self) -> int:
-        return self._contrasted * super().dim + len(self._token_parts)
+        return self._contrasted * super().dim + len(self.token_parts)
 
     def vocabulary(self) -> Vocabulary:
         return vocabulary_of(self._tokenizers["passage"])
@@ -79,69 +81,75 @@ class PretrainModel(DualEncoder):
         return token_ids(self._tokenizers["passage"], texts)
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Rows [B, `dim`] of texts, float32."""
+        """Rows [B, `dim`] of texts in float32."""
         pad_id = self.backbone.config.pad_token_id or 0
         ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], pad_id))
-        output = read(
-            self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self._token_parts
-        )
+        output = read(self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self.token_parts)
         columns = [pool(output.last_hidden_state, self.config, mask_BL)] if self._contrasted else []
-        if self._token_parts:
+        if self.token_parts:
             labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
             states_BLH = (
                 output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
             )
             of_part = {"mlm": states_BLH}
-            if "condenser" in self._token_parts:
+            if "condenser" in self.token_parts:
                 of_part["condenser"] = self.condenser(states_BLH, output.hidden_states[self.condenser.middle], mask_BL)
-            columns += [self.mlm(of_part[part], labels_BL, self._table)[:, None] for part in self._token_parts]
+            table_VE = word_embeddings(self.backbone)
+            columns += [self.mlm(of_part[part], labels_BL, table_VE)[:, None] for part in self.token_parts]
         return torch.cat(columns, 1)
 
     def losses(self, rows_BX: Tensor, texts: Sequence[Text]) -> dict[str, Tensor]:
-        """The loss of each part, scalars, for the rows of `texts`: pairs of spans, one after the other, where they are contrasted."""
+        """The loss of each part, a scalar, for rows of texts; where spans are contrasted, pairs are neighbours."""
         found: dict[str, Tensor] = {}
         tokens = max(labelled(texts), 1)
-        for place, part in enumerate(reversed(self._token_parts), 1):
+        for place, part in enumerate(reversed(self.token_parts), 1):
             found[part] = rows_BX[:, -place].sum() / tokens
         if self._contrasted:
             found["span_contrast"] = span_contrast_loss(rows_BX[:, : super().dim], self._temperature)
         return {part: found[part] for part in PARTS if part in found}
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint's model: the backbone and all heads."""
+        """Write the model of a checkpoint: the backbone and all heads."""
         self.save_trained(folder)
-        if "condenser" in self._token_parts:
-            _save_state(self.condenser, folder / CONDENSER_FILE)
+        if "condenser" in self.token_parts:
+            save_head_file(self.condenser, folder / CONDENSER_FILE)
 
     def save_trained(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder with its tokenizer, and the head from which more pre-training can go on."""
+        """Write a plain Hugging Face folder with its tokenizer, and the head with which pre-training can continue."""
         super().save(folder)
-        (folder / CONFIG_FILE).unlink()  # how a retriever pools is for its training to say
-        if self._token_parts:
-            _save_state(self.mlm, folder / MLM_FILE)
+        (folder / CONFIG_FILE).unlink()  # the training of a retriever says how it pools
+        if self.token_parts:
+            save_head_file(self.mlm, folder / MLM_FILE)
 
 
-def start_pretraining(run: TrainSettings, base: Path, checkpoint: Path | None) -> PretrainModel:
-    """The model that `run` describes, from the folder of its base or of a checkpoint of its own.
+def build_pretraining(
+    seed: int,
+    settings: EncoderSettings,
+    objectives: ObjectiveSettings,
+    temperature: float,
+    base: Path,
+    checkpoint: Path | None,
+) -> PretrainModel:
+    """The model to pre-train, from the folder of its base or of a checkpoint made of it.
 
     Raises:
         InputError: for a base that cannot be loaded or has two towers or a linear layer, spans beyond its positions, or
-            a part that it does not fit.
+            a part of the loss that it does not fit.
     """
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
     ModelFolder(base).require_weights()
     limit = ModelFolder(base).longest
-    if run.objectives.length > limit:
-        raise InputError(f"--length is {run.objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
-    if not run.objectives.contrasted and run.encoder.pooling is None and not ModelFolder(base).describes_itself:
+    if objectives.length > limit:
+        raise InputError(f"--length is {objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
+    if not objectives.contrasted and settings.pooling is None and not ModelFolder(base).describes_itself:
         config = EncoderConfig("mean")  # no vector is pooled
     else:
-        config = base_config(run.encoder, base, limit)
-        if "condenser" in run.objectives.objective and config.pooling == "mean":
+        config = base_config(settings, base, limit)
+        if "condenser" in objectives.objective and config.pooling == "mean":
             raise InputError(
-                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean, which takes no vector there;"
-                " leave condenser out, or give --pooling first"
+                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean,"
+                " which takes no vector there; leave condenser out, or give --pooling first"
             )
     if config.head:
         raise InputError(
@@ -151,18 +159,8 @@ def start_pretraining(run: TrainSettings, base: Path, checkpoint: Path | None) -
         raise InputError(
             f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not"
         )
-    torch.manual_seed(run.run.seed)  # for weights that are new: the heads
-    model = PretrainModel(checkpoint or base, config, run)
-    if run.objectives.masked and model.vocabulary().mask is None:
+    torch.manual_seed(seed)  # for new heads
+    model = PretrainModel(checkpoint or base, config, objectives, temperature)
+    if objectives.masked and model.vocabulary().mask is None:
         raise InputError(f"--model {base}: its tokenizer has none of {', '.join(MASKS)}, which mlm and condenser need")
-    model.to(torch.device(run.run.device))
-    if run.encoder.dropout >= 0:
-        model.set_dropout(run.encoder.dropout)
-    if run.optimiser.gradient_checkpointing:
-        model.checkpoint_gradients()
-    refuse_not_finite(model, base)
     return model
-
-
-def _save_state(module: nn.Module, path: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)

@@ -1,99 +1,113 @@
-"""A training: episodes one after the other, resumed at the exact stage and step.
+"""The driver of a training: episodes one after the other, each resumed at the exact stage and step.
 
-A stage is done when what it leaves is there, whole: negatives by their file, an index by its manifest, an episode by its
-`model` folder. Xiong et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
+A stage is done when its output is there: a file of negatives, an index with its manifest, an episode's `model` folder.
+Xiong et al., Approximate Nearest Neighbor Negative Contrastive Learning (ANCE), ICLR 2021.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from taco_ir.core.files import InputError, exclusive, write_json
+from taco_ir.core.registry import resolve
+from taco_ir.encoders.backbone import usable_device
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm
-from taco_ir.training.build import check_schedule, encoder_for, objectives_of, step_of, validation_for
+from taco_ir.training.announce import announce, told_peak
+from taco_ir.training.base_model import build_encoder, refuse_not_finite
+from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
-from taco_ir.training.folder import begun, refuse_other_run, refuse_overwriting, remove_run, save_settings
+from taco_ir.training.distributed import Processes
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
+from taco_ir.training.log import ConsoleReporter, Reporter, require_tensorboard
+from taco_ir.training.loop import Loop
+from taco_ir.training.objectives import OBJECTIVES
+from taco_ir.training.objectives.base import Objective, Work, add_texts
+from taco_ir.training.objectives.reading import readable_queries
+from taco_ir.training.pretraining_encoder import build_pretraining
+from taco_ir.training.schedules import Plan, Schedule, Scheduled, active, epoch_steps, last_phase
 from taco_ir.training.settings import NegativeSettings, TrainSettings
-
-if TYPE_CHECKING:
-    from taco_ir.training.distributed import Processes
+from taco_ir.training.shared_encoder import SharedEncoder, build_shared
+from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
+from taco_ir.training.stream import read_stream
+from taco_ir.training.tuning import check_modules
+from taco_ir.training.validation import PoolValidation, read_questions
 
 
 def train(settings: TrainSettings, overwrite: bool = False) -> Path:
-    """Run all episodes that are not done, or, to overwrite, all anew; the folder of the trained model.
+    """Runs all episodes that are not done, or all of them anew; returns the folder of the trained model.
 
-    What is overwritten stays until the first step is about to be made.
+    Args:
+        overwrite: replace the training in the output folder, which stays until the first new step is about to be made.
 
     Raises:
-        InputError: for a folder that holds something else or a training with other settings, and for all that is
-            wrong with data, model or negatives.
+        InputError: for a folder that holds something else or a training with other settings, and for anything wrong
+            with data, model or negatives.
     """
-    from taco_ir.encoders.backbone import usable_device
-    from taco_ir.training.distributed import Processes
-
     if settings.objectives.pretrains and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
     output = Path(settings.run.output)
     processes = Processes(usable_device(settings.run.device))
     if not processes.first:
-        return Training(settings, output, processes, overwrite).episodes()
-    (refuse_overwriting if overwrite else refuse_other_run)(settings, output)
+        return Training(settings, output, processes, overwrite).run()
+    refuse_other_run(settings, output, overwrite)
     if settings.validation.tensorboard:
-        from taco_ir.training.reporting import require_tensorboard
-
         require_tensorboard()
     with exclusive(output / "run", wait=False):
         training = Training(settings, output, processes, overwrite)
         if overwrite or not begun(output):
             training.check_negatives()
         if not overwrite or not begun(output):
-            training.data.refuse_other_inputs()
-        return training.episodes()
+            training.refuse_other_inputs()
+        return training.run()
 
 
 class Training:
-    """The data that all episodes share, and their folders under `output`.
+    """A training's episodes, one after the other, and the data that they share.
 
     Args:
-        anew: a training that is in `output` is removed when the first step is about to be made.
+        anew: remove a training in `output` when the first step is about to be made.
     """
 
     def __init__(self, settings: TrainSettings, output: Path, processes: Processes, anew: bool = False) -> None:
-        from taco_ir.training.setup import check_weighting
-        from taco_ir.training.tuning import check_episodes
-
         self.settings = settings
+        self.episodes = settings.each_episode()
         self.output = output
         self.processes = processes
         self._anew = anew
-        self.data = TrainingData(settings, output, processes)
-        each = settings.each_episode()
-        check_episodes(each)
-        for episode in each:  # what would stop it after hours of mining or training
-            check_schedule(episode.objectives, episode.weighting.weighting)
+        reading = settings.objectives.reading
+        self.data = TrainingData(settings.run, settings.encoder, reading, settings.validation, output, processes)
+        settings.check_episodes()
+        for episode in self.episodes:  # mistakes that would stop it after hours of work
+            self.data.check_shares(episode.batch)
             check_weighting(episode.weighting, max(len(self.data.tasks), 1))
 
     def check_negatives(self) -> None:
-        """Raise InputError, before anything is loaded, where what an episode needs could be neither mined nor read."""
+        """Raise InputError, before anything is loaded, where an episode's negatives could be neither mined nor read."""
         hard_pools = self.settings.validation.pool_hard > 0 and self.data.validates
-        for episode in self.settings.each_episode():
+        for episode in self.episodes:
             self.data.check_negatives(episode.negatives.negatives, hard_pools)
 
-    def episodes(self) -> Path:
-        """Run what is not done yet; the last episode's model."""
-        from taco_ir.encoders.model_folder import ModelFolder
+    def refuse_other_inputs(self) -> None:
+        """Raise InputError where the training was begun with other passages, topics, base weights or negatives."""
+        self.data.refuse_other_inputs(episode.negatives.negatives for episode in self.episodes)
 
+    def run(self) -> Path:
+        """Runs the episodes that are not done yet; returns the last one's model."""
         model = ModelFolder.find(self.settings.run.model).path
         warm: Path | None = None
-        each = self.settings.each_episode()
-        for number, episode in enumerate(each, 1):
-            folder = self.output / f"episode-{number}" if len(each) > 1 else self.output
+        count = len(self.episodes)
+        for number, episode in enumerate(self.episodes, 1):
+            folder = self.output / f"episode-{number}" if count > 1 else self.output
             if self._anew or not (folder / "model").is_dir():
                 source, weighting = episode.negatives.negatives, episode.weighting.weighting
-                self.data.say(f"episode {number} of {len(each)}: {source} negatives, {weighting}, from {model}")
+                self.data.say(f"episode {number} of {count}: {source} negatives, {weighting}, from {model}")
                 folder.mkdir(parents=True, exist_ok=True)
                 self._train(episode, folder, model, warm)
             if self.processes.first:
@@ -104,33 +118,27 @@ class Training:
         return model
 
     def _train(self, settings: TrainSettings, folder: Path, model: Path, warm: Path | None) -> None:
-        from taco_ir.training.announce import announce, told_peak
-        from taco_ir.training.checkpoint import latest
-        from taco_ir.training.log import Reporter
-        from taco_ir.training.loop import Loop
-        from taco_ir.training.objectives.base import Work, add_texts
-        from taco_ir.training.objectives.reading import readable_queries
-        from taco_ir.training.reporting import ConsoleReporter
-        from taco_ir.training.shared import SharedEncoder
-        from taco_ir.training.stream import read_stream
-
         data, before, found = self.data, read_stream(model), None if self._anew else latest(folder)
-        encoder = encoder_for(settings, model, found and found / "model", data.tasks)
-        work = Work(settings, encoder, data, None, before)
+        encoder = start_encoder(settings, model, data.tasks, found and found / "model")
+        work = Work(settings.run, settings.batch, settings.objectives, settings.optimiser, encoder, data)
+        work.before, work.held_out = before, settings.validation.held_out
         if isinstance(encoder, SharedEncoder) and data.reading:
-            work.readable = readable_queries(data, settings.run, encoder.inputs)
+            work.readable = readable_queries(data, encoder.inputs)
         self._claim()
         work.negatives = data.negatives(settings.negatives, folder, model, work.readable)
         pools = data.pools
         trim_jvm()
-        objectives = objectives_of(work)
-        step, plan = step_of(settings, encoder, objectives, before.steps)
+        objectives = [each for kind in settings.objectives.kinds for each in resolve(OBJECTIVES[kind]).of(work)]
+        step, plan = make_step(settings, encoder, objectives, before.steps)
         add_texts(work.texts, data.collection, (docid for pool in pools for docid in pool.docids))
         if before.steps:
             data.say(f"batches go on where {model} left them, after {before}")
-        data.say(announce(settings, step, plan, self.processes.world, bool(pools)))
+        options = settings.weighting.weighting_options
+        more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
+        schedule, weighting = settings.objectives.schedule, settings.weighting.weighting
+        data.say(announce(objectives, plan, schedule, settings.optimiser, weighting, more, bool(pools)))
         own = next((measured for each in objectives if (measured := each.validation())), None)
-        validation = validation_for(settings, encoder, data, pools, work.texts) if pools else own
+        validation = make_validation(work, settings.validation.validate_on) if pools else own
         if self._anew:
             self._make_way(settings.negatives, folder)
         reporter = Reporter()
@@ -138,7 +146,8 @@ class Training:
             write_json(folder / "parameters.json", encoder.sizes)
             what = "pretrain" if settings.objectives.pretrains else "train"
             reporter = ConsoleReporter(plan.steps, folder if settings.validation.tensorboard else None, what)
-        loop = Loop(settings, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
+        sections = (settings.optimiser, settings.weighting, settings.validation)
+        loop = Loop(*sections, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
         if loop.state.step:
             data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
@@ -146,15 +155,74 @@ class Training:
         data.say(told_peak(encoder))
 
     def _claim(self) -> None:
-        """Say in `output` what this training is, where none has begun."""
+        """Save the settings in `output`, where no training has begun."""
         if self.processes.first and not begun(self.output):
             save_settings(self.settings, self.output)
 
     def _make_way(self, source: NegativeSettings, folder: Path) -> None:
-        """Remove the training that was in `output` before, but for what was mined for this one, whose first episode is in `folder`."""
+        """Remove the training that was in `output`, except what was mined for the first episode, in `folder`."""
         if self.processes.first:
             remove_run(self.output, self.data.mined_for(source, folder))
-            self.data.refuse_other_inputs()
+            self.refuse_other_inputs()
         self._claim()
         self.processes.wait()
         self._anew = False
+
+
+def start_encoder(
+    settings: TrainSettings, base: Path, tasks: Sequence[str], checkpoint: Path | None = None
+) -> DualEncoder:
+    """The model in `base`, or in a checkpoint that was made of it, as the settings train it, with the heads it needs.
+
+    Raises:
+        InputError: for a base that cannot be trained as the settings say.
+    """
+    run, encoder, adapters, objectives = settings.run, settings.encoder, settings.adapters, settings.objectives
+    folder = checkpoint or base
+    model: DualEncoder
+    if objectives.pretrains:
+        model = build_pretraining(run.seed, encoder, objectives, settings.batch.temperature, base, checkpoint)
+    elif objectives.shared:
+        model = build_shared(run, encoder, adapters, objectives, folder, tasks)
+    else:
+        model = build_encoder(run, encoder, adapters, folder, tasks, embeds=bool(tasks))
+    model.to(torch.device(run.device))
+    if encoder.dropout >= 0:
+        model.set_dropout(encoder.dropout)
+    if settings.optimiser.gradient_checkpointing:
+        model.checkpoint_gradients()
+    refuse_not_finite(model, folder)
+    check_modules(model)
+    return model
+
+
+def make_step(
+    settings: TrainSettings, model: DualEncoder, objectives: Sequence[Objective], before: int = 0
+) -> tuple[MultiTaskStep, Plan]:
+    """The training step, and how often it is repeated.
+
+    An epoch ends when every query of retrieval and reading, or every passage where there are none, was sampled once.
+
+    Args:
+        before: steps of the trainings before, after which the schedule's random choices continue.
+    """
+    own, optimiser, validation = settings.objectives, settings.optimiser, settings.validation
+    tasks = [Scheduled(each.phase, len(each.sampler)) for each in objectives]
+    epoch = epoch_steps(own, tasks, [each.sampler.share for each in objectives])
+    steps = optimiser.steps or max(1, round(optimiser.epochs * epoch))
+    plan = Plan(steps, validation.validate_every or epoch, last_phase(own, tasks, steps))
+    schedule = None
+    if own.schedule != "joint":
+        schedule = Schedule(active(own, settings.run.seed, tasks, steps, before))
+    weighting = make_weighting(settings.weighting, model, len(objectives))
+    return MultiTaskStep(model, objectives, weighting, schedule, validation.log_cosines), plan
+
+
+def make_validation(work: Work, split: str) -> PoolValidation:
+    """Measures how queries that are held out rank in pools, and the answers to those of reading tasks."""
+    data, questions = work.data, None
+    if data.reading:
+        pools = [pool for pool in data.pools if pool.task in data.reading]
+        negatives = work.objectives.reading_negatives
+        questions = read_questions(data.collection, pools, split, negatives, work.run.seed)
+    return PoolValidation(work.encoder, data.pools, work.texts.passages, questions)

@@ -24,6 +24,20 @@ class Scheduled(NamedTuple):
     size: int
 
 
+class Plan(NamedTuple):
+    """How long an episode is.
+
+    Attributes:
+        steps: all steps of the episode.
+        validate_every: steps between validations.
+        judged_after: validations up to this step neither choose the best model nor count for patience.
+    """
+
+    steps: int
+    validate_every: int
+    judged_after: int = 0
+
+
 class Schedule:
     """Args: active_ST: whether step s takes task t."""
 

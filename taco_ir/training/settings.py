@@ -1,6 +1,6 @@
-"""The settings of a training: nine sections, each key with its default, its meaning and the values that it takes.
+"""The settings of a training in nine sections: each key with its default, meaning and allowed values.
 
-Flags, TOML files and saved runs have the keys flat, without sections; `flags.py` reads and writes these.
+Flags, TOML files and saved settings have the keys flat, without sections; `flags.py` reads and writes these.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -23,11 +24,11 @@ NOTHING = ("none",)
 SCHEDULES = ("joint", "alternating", "sequential")
 MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
 PARTS = (MLM, "span_contrast", "condenser")  # of the loss of pre-training
-MIN_SPAN = 8  # tokens of a span, its special tokens left out
+MIN_SPAN = 8  # tokens of a span without its special tokens
 MINED = ("bm25", "ance")  # negatives that a training mines itself
 PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
-# when a setting does anything
+# conditions under which a setting has any effect
 PRETRAINS = Only("pre-training", lambda run: run.objective != NOTHING)
 MINES = Only(f"negatives {' or '.join(MINED)}", lambda run: run.negatives in MINED)
 RETRIEVES = Only("tasks other than none", lambda run: tuple(run.tasks) != NOTHING or PRETRAINS.acts(run))
@@ -43,9 +44,9 @@ SEVERAL_KINDS = Only("reading or self_supervised", lambda run: READS.acts(run) o
 ALTERNATING = Only("schedule alternating", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "alternating")
 SEQUENTIAL = Only("schedule sequential", lambda run: SEVERAL_KINDS.acts(run) and run.schedule == "sequential")
 BY_TEMPERATURE = Only("shares temperature", lambda run: run.shares == "temperature")
-DEALT = Only(
+BATCHED = Only(
     "tasks other than none, and shares in words, or as many as they are in all",
-    lambda run: RETRIEVES.acts(run) and run.batch_size == queries_of(run.shares, run.batch_size),
+    lambda run: RETRIEVES.acts(run) and run.batch_size == queries_of_step(run.shares, run.batch_size),
 )
 BY_EPOCHS = Only("steps 0", lambda run: not run.steps)
 REMEMBERS = Only("a weighting other than naive", lambda run: run.weighting != "naive")
@@ -56,26 +57,27 @@ MEASURES = Only("held_out above 0", lambda run: not PRETRAINS.acts(run) or run.h
 WORDS, OPTIONS, TABLES = tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]  # types of keys
 
 
-def queries_of(shares: str, batch: int) -> int:
-    """Queries of a step, all tasks together: those that the shares say, or a batch of them."""
+def queries_of_step(shares: str, batch: int) -> int:
+    """Queries of a step over all tasks: the sum of the shares, where they are numbers, else a batch."""
     return batch if shares.isalpha() else sum(map(int, shares.split(",")))
 
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
-    """What is trained on what, and where the results go."""
+    """What is trained on which data, and where the results go."""
 
     collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder")
     tasks: tuple[str, ...] = flag(
         ("all",),
-        "tasks of retrieval, such as nq,fever; all: every task with a train file; none: reading or self-supervised tasks alone",
+        "retrieval tasks, such as nq,fever; all: every task with a train file;"
+        " none: only tasks of --reading or --self-supervised",
     )
     model: str = flag("", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name")
-    output: str = flag("", "folder of the run: checkpoints, logs, the trained model")
+    output: str = flag("", "folder for checkpoints, logs and the trained model")
     seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
     device: str = flag("cpu", "cpu, cuda, cuda:1, ...")
-    train_share: float = flag(1.0, "share of a task's train queries that are used, drawn by the seed", above=0, max=1)
-    max_examples: int = flag(0, "train queries of a task, at most, drawn by the seed; 0: all", min=0)
+    train_share: float = flag(1.0, "share of each task's train queries to use, sampled by the seed", above=0, max=1)
+    max_examples: int = flag(0, "most train queries of a task, sampled by the seed; 0: all", min=0)
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,12 @@ class EncoderSettings(Settings):
     )
     untied: bool = flag(False, "two towers, one for queries and one for passages")
     head: int = flag(0, "width of a linear layer on top; 0: none", min=0)
-    freeze_embeddings: bool = flag(False, "leave the token embeddings as they are")
-    freeze_layers: int = flag(0, "leave this many of the lowest layers as they are", min=0)
+    freeze_embeddings: bool = flag(False, "do not train the token embeddings")
+    freeze_layers: int = flag(0, "do not train this many of the lowest layers", min=0)
     roles: str = flag(
         NONE,
-        "how the encoder is told queries, passages and a reader's input apart: by token types, a reserved token, a learned vector,"
-        " or a deep prompt or adapters of each role's own, which train with all the rest",
+        "how the encoder tells queries, passages and a reader's input apart: by token types, a reserved token,"
+        " a learned vector, or a deep prompt or adapters for each role, which train with everything else",
         choices=ROLE_MARKS,
     )
     dropout: float = flag(-1.0, "dropout while training; negative: the model's own", below=1)
@@ -112,57 +114,61 @@ class EncoderSettings(Settings):
 
 @dataclass(frozen=True)
 class AdapterSettings(Settings):
-    """Small modules that train on a frozen backbone, instead of all its weights."""
+    """Adapters: small modules that train on a frozen backbone."""
 
     tune: str = flag(
         FULL,
-        "train all of the backbone, or keep it frozen and train small modules on it; bitfit: all biases but a pooler's, which vectors do not use",
+        "train the whole backbone, or freeze it and train adapters on it;"
+        " bitfit: train its biases, but for a pooler's, which vectors do not use",
         choices=(FULL, *METHODS),
     )
-    tune_width: int = flag(0, "width of the modules, rank or length of prompts; 0: the method's own", min=0, only=TUNES)
+    tune_width: int = flag(
+        0, "width of adapters, rank, or length of prompts; 0: the method's own default", min=0, only=TUNES
+    )
     tune_budget: str = flag(
         "",
-        "instead of a width: the largest one with at most this share of the backbone's parameters, in per cent with its sign",
+        "instead of a width: the largest width with at most this share of the backbone's parameters, in per cent",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,
     )
     tune_roles: str = flag(
         "shared",
-        "modules: one for all texts, one for each tower, or one for the queries of each task and one for passages; frozen: none for passages",
+        "adapters: one for all texts, one for each tower, or one for the queries of each task and one for passages;"
+        " frozen: none for passages",
         choices=ROLES,
         only=TUNES,
     )
     tune_positions: str | None = flag(
         None,
-        "with prompts, whether the positions of a text begin behind them or at 0; left out: shifted for prompt, plain for prefix and mam",
+        "with prompts: whether the positions of a text begin behind them or at 0;"
+        " by default shifted for prompt, plain for prefix and mam",
         choices=(SHIFTED, PLAIN),
         only=TUNES,
     )
     tune_reparameterise: bool = flag(
-        False,
-        "train an embedding and two layers that make the prompts; the model holds the prompts alone, as without",
-        only=TUNES,
+        False, "train prompts through an embedding and two layers; the saved model has the prompts alone", only=TUNES
     )
 
 
 @dataclass(frozen=True)
 class BatchSettings(Settings):
-    """What a step of retrieval takes of each task, and its contrastive loss."""
+    """Batches of retrieval and their contrastive loss."""
 
-    batch_size: int = flag(64, "queries of a step, all tasks together", min=1, only=DEALT)
+    batch_size: int = flag(64, "queries of a step over all tasks", min=1, only=BATCHED)
     shares: str = flag(
         "temperature",
-        "a task's part of a batch: proportional to its size, by temperature, uniform, or queries by task as in 16,8,8 (instead of the batch size)",
+        "a task's share of a batch: proportional to its size, by temperature, uniform,"
+        " or queries by task as in 16,8,8 (instead of the batch size)",
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
     share_temperature: float = flag(
-        4.0, "c in shares by temperature: (task's part of the queries)^(1/c)", above=0, only=BY_TEMPERATURE
+        4.0, "c of shares by temperature: (task's share of the queries)^(1/c)", above=0, only=BY_TEMPERATURE
     )
     hard_negatives: int = flag(
         1,
-        "hard negatives of a query, beside the other queries' passages; every epoch takes the next ones",
+        "hard negatives of a query, beside the other queries' passages; each epoch takes the next ones",
         min=0,
         only=HARD,
     )
@@ -175,57 +181,55 @@ class BatchSettings(Settings):
 
 @dataclass(frozen=True)
 class ObjectiveSettings(Settings):
-    """What the encoder learns beside retrieval: reading, self-supervised tasks, and the losses of pre-training on spans."""
+    """What the encoder learns beside retrieval: reading, self-supervised tasks, and pre-training on spans."""
 
     reading: tuple[str, ...] = flag(
         NOTHING,
-        "tasks whose questions the same encoder learns to answer as well, such as nq,squad; all: those of --tasks; none",
+        "tasks whose questions the encoder also learns to answer, such as nq,squad; all: those of --tasks; none",
     )
     self_supervised: tuple[str, ...] = flag(
         NOTHING,
-        "what the same encoder learns from passages alone: mlm, inverse_cloze, both; none",
+        "what the encoder also learns from passages alone: mlm, inverse_cloze, both; none",
         test=lambda names: tuple(names) == NOTHING or set(names) <= set(SELF_SUPERVISED),
         allowed=f"none, or some of {', '.join(SELF_SUPERVISED)}",
     )
     schedule: str = flag(
         "joint",
-        "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then retrieval, then reading,"
-        " and validation chooses the best model of the last phase, where patience begins to count, too",
+        "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then"
+        " retrieval, then reading. In the last phase alone, validation chooses the best model and counts for patience",
         choices=SCHEDULES,
         only=SEVERAL_KINDS,
     )
     schedule_alpha: float = flag(
         0.5,
-        "alternating: a task is drawn with a probability proportional to its size to this power",
+        "alternating: a task is sampled with a probability proportional to its size to this power",
         min=0,
         max=1,
         only=ALTERNATING,
     )
     phase_shares: str = flag(
         "1,1,1",
-        "sequential: shares of the steps for self-supervised tasks, retrieval and reading; those without a task take none",
+        "sequential: shares of the steps for self-supervised tasks, retrieval and reading, of those that have tasks",
         test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
         allowed="three numbers above 0, as in 1,2,1",
         only=SEQUENTIAL,
     )
     rehearsal: float = flag(
-        0.0, "sequential: probability that a step is one of an earlier phase", min=0, below=1, only=SEQUENTIAL
+        0.0, "sequential: probability that a step belongs to an earlier phase", min=0, below=1, only=SEQUENTIAL
     )
-    reading_batch: int = flag(16, "questions of a step, for each reading task", min=1, only=READS)
+    reading_batch: int = flag(16, "questions of a step for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
-        "mined passages without an answer that are read with the gold one, at most; validation has as many of its pool",
+        "most mined passages without an answer that are read with the gold one; validation takes as many from its pool",
         min=0,
         only=READS,
     )
-    reading_weight: float = flag(1.0, "what the loss of a reading task is multiplied by", above=0, only=READS)
-    passage_batch: int = flag(16, "passages of a step, for each self-supervised task", min=2, only=SELF_SUPERVISES)
-    passage_weight: float = flag(
-        1.0, "what the loss of a self-supervised task is multiplied by", above=0, only=SELF_SUPERVISES
-    )
+    reading_weight: float = flag(1.0, "factor of the loss of a reading task", above=0, only=READS)
+    passage_batch: int = flag(16, "passages of a step for each self-supervised task", min=2, only=SELF_SUPERVISES)
+    passage_weight: float = flag(1.0, "factor of the loss of a self-supervised task", above=0, only=SELF_SUPERVISES)
     max_passages: int = flag(
         0,
-        "passages that self-supervised tasks read, at most, drawn by the seed; kept in memory; 0: all",
+        "most passages that self-supervised tasks read, sampled by the seed and kept in memory; 0: all",
         min=0,
         only=ON_PASSAGES,
     )
@@ -237,21 +241,26 @@ class ObjectiveSettings(Settings):
     )
     span_from: str = flag(
         "passage",
-        "what two spans that attract are taken from: one passage, where they do not overlap, or two passages of one page",
+        "where two spans that attract come from: one passage, without overlap, or two passages of one page",
         choices=("passage", "page"),
         only=CONTRASTS,
     )
-    length: int = flag(128, "most tokens of a span, special tokens included", min=2 * MIN_SPAN, only=PRETRAINS)
-    mask_share: float = flag(
-        0.15, "share of the tokens that mlm and condenser fill in again", above=0, max=0.5, only=MASKS
-    )
+    length: int = flag(128, "most tokens of a span with its special tokens", min=2 * MIN_SPAN, only=PRETRAINS)
+    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in", above=0, max=0.5, only=MASKS)
 
     def check(self) -> None:
         object.__setattr__(self, "objective", tuple(part for part in (*PARTS, *NOTHING) if part in self.objective))
 
     @property
+    def kinds(self) -> list[str]:
+        """Kinds of tasks in the order in which a step takes them: names of `objectives.OBJECTIVES`."""
+        if self.pretrains:
+            return ["documents"]
+        return ["retrieval", "reading", *(name for name in self.self_supervised if (name,) != NOTHING)]
+
+    @property
     def shared(self) -> bool:
-        """Whether there are tasks beside those of retrieval."""
+        """Whether there are tasks beside retrieval."""
         return SEVERAL_KINDS.acts(self)
 
     @property
@@ -272,15 +281,15 @@ class ObjectiveSettings(Settings):
 
 @dataclass(frozen=True)
 class OptimiserSettings(Settings):
-    """How long a training is, and how it goes from gradients to weights."""
+    """How long a training is, and how gradients change weights."""
 
     learning_rate: float = flag(2e-5, "peak of the linear schedule", above=0)
-    weight_decay: float = flag(0.01, "AdamW's decay of weights", min=0)
+    weight_decay: float = flag(0.01, "AdamW's weight decay", min=0)
     warmup: float = flag(0.1, "share of the steps with a rising learning rate", min=0, max=1)
     clip: float = flag(1.0, "largest norm of the update; 0: not clipped", min=0)
     epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0, only=BY_EPOCHS)
     steps: int = flag(0, "steps of an episode; 0: by epochs", min=0)
-    accumulate: int = flag(1, "parts that a batch is computed in; negatives come from one's own part", min=1)
+    accumulate: int = flag(1, "slices that a batch is computed in; a query's negatives come from its own slice", min=1)
     gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); 0: off", min=0)
     precision: str = flag("float32", "arithmetic of the encoder", choices=("float32", "bf16"))
     gradient_checkpointing: bool = flag(False, "less memory for a fifth to a third more time")
@@ -292,15 +301,15 @@ class WeightingSettings(Settings):
 
     weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
     weighting_options: Mapping[str, Any] = flag({}, "options of the weighting, such as tau=2 beta=0.999")
-    keep_optimizer: bool = flag(False, "an episode goes on with the optimiser of the one before")
+    keep_optimizer: bool = flag(False, "an episode continues with the optimiser state of the one before")
     keep_importance: bool = flag(
-        False, "an episode goes on with the weighting's state of the one before", only=REMEMBERS
+        False, "an episode continues with the weighting's state of the one before", only=REMEMBERS
     )
 
 
 @dataclass(frozen=True)
 class NegativeSettings(Settings):
-    """Which hard negatives a query has."""
+    """Where hard negatives come from."""
 
     negatives: str = flag(
         "bm25",
@@ -315,12 +324,12 @@ class NegativeSettings(Settings):
 
 @dataclass(frozen=True)
 class ValidationSettings(Settings):
-    """When the model is measured, kept and logged."""
+    """When the model is measured, saved and logged."""
 
     validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
     validate_on: str = flag(
         "dev",
-        "split that validation draws its queries from; those of train are not trained on",
+        "split that validation samples its queries from; sampled queries of train are not trained on",
         choices=("dev", "train"),
     )
     pool_queries: int = flag(50, "queries of a task in a validation", min=1)
@@ -330,11 +339,11 @@ class ValidationSettings(Settings):
     checkpoint_every: int = flag(200, "steps between checkpoints", min=1)
     keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
     log_cosines: int = flag(
-        0, "log the cosines of the tasks' gradients every so many steps, to within about 0.006; 0: never", min=0
+        0, "steps between logs of the cosines of the tasks' gradients, to within about 0.006; 0: never", min=0
     )
     tensorboard: bool = flag(False, "write TensorBoard logs as well")
     held_out: int = flag(
-        128, "documents that are never trained on; the loss is measured on them; 0: none", min=0, only=PRETRAINS
+        128, "documents that are not trained on, to measure the loss on; 0: none", min=0, only=PRETRAINS
     )
 
 
@@ -348,17 +357,6 @@ SECTIONS: dict[str, type[Settings]] = {
     "weighting": WeightingSettings,
     "negatives": NegativeSettings,
     "validation": ValidationSettings,
-}
-TITLES = {
-    "run": "what is trained",
-    "encoder": "encoder",
-    "adapters": "adapters",
-    "batch": "batches and loss",
-    "objectives": "reading, self-supervision and pre-training",
-    "optimiser": "optimisation",
-    "weighting": "weighting of tasks",
-    "negatives": "negatives",
-    "validation": "validation, checkpoints and logs",
 }
 KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
 DEFAULTS: Values = {
@@ -391,13 +389,13 @@ RULES: dict[str, Rules] = {
 
 @dataclass(frozen=True, init=False)
 class TrainSettings:
-    """All settings of a training, made of flat keys: `TrainSettings(model="bert-base-uncased", output="my-run", steps=100)`.
+    """All settings of a training, given as flat keys: `TrainSettings(model="bert-base-uncased", output="my-run")`.
 
     Attributes:
-        episodes: parts of the training, one after the other, each with keys of its own.
+        episodes: tables of keys for each episode of the training, in order.
 
     Raises:
-        InputError: for an unknown key, a value that is not allowed, or one that does nothing and is not the default, in an episode as well.
+        InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
     """
 
     run: RunSettings
@@ -433,7 +431,8 @@ class TrainSettings:
     def _check_across_sections(self) -> None:
         if self.objectives.pretrains and self.batch.batch_size < 2:
             raise InputError(
-                f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, with documents to tell apart"
+                f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2,"
+                " with documents to tell apart"
             )
         if self.run.tasks == NOTHING and not (self.objectives.shared or self.objectives.pretrains):
             raise InputError("tasks is none; there is nothing to train; name some by tasks, reading or self_supervised")
@@ -445,8 +444,8 @@ class TrainSettings:
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
         if source.negatives in MINED and left < max(hard, 1):
             raise InputError(
-                f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} leave {max(left, 0)}"
-                f" negatives of a query; hard_negatives {hard} needs at least {max(hard, 1)}"
+                f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} leave"
+                f" {max(left, 0)} negatives of a query; hard_negatives {hard} needs at least {max(hard, 1)}"
             )
 
     def flat(self) -> Values:
@@ -455,66 +454,92 @@ class TrainSettings:
         return values | {"episodes": self.episodes}
 
     def replace(self, **keys: Any) -> TrainSettings:
-        """The same but for these keys, and for what does nothing beside them."""
-        return TrainSettings(**_beside({**self.flat(), **keys}, keys))
+        """The same settings with these keys instead, and defaults for those that then have no effect."""
+        return TrainSettings(**_drop_idle({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:
-        """Settings of each episode, in order; these where there are no episodes."""
+        """The settings of each episode in order; without episodes, these."""
         tables = [table for table in self.episodes for _ in range(table.get("repeat", 1))]
         return [self.of_episode(table) for table in tables] or [self]
 
     def of_episode(self, table: Mapping[str, Any]) -> TrainSettings:
-        """These settings, as far as they do anything in an episode, with what its table says instead."""
+        """These settings with those of an episode's table instead."""
         own = {key: value for key, value in table.items() if key != "repeat"}
-        return TrainSettings(**_beside(merged({**self.flat(), "episodes": ()}, own), own))
+        return TrainSettings(**_drop_idle(merge({**self.flat(), "episodes": ()}, own), own))
+
+    def check_episodes(self) -> None:
+        """Raise InputError where a weighting does not fit the schedule, or an episode cannot continue from the last."""
+        episodes = self.each_episode()
+        for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
+            if weighting != "naive":
+                raise InputError(
+                    f"weighting is {weighting}; it combines the gradients of all tasks, of which a step has some"
+                    f" with schedule {self.objectives.schedule}; give weighting naive, or schedule joint"
+                )
+        for key in ("keep_optimizer", "keep_importance"):
+            first, *later = (getattr(each.weighting, key) for each in episodes)
+            if first and not any(later):
+                raise InputError(
+                    f"{key} is True; no episode is before that to keep anything of; leave {key} out,"
+                    " or give more episodes"
+                )
+        for number, (before, now) in enumerate(pairwise(each.weighting for each in episodes), 2):
+            if now.keep_importance and now.weighting != before.weighting:
+                raise InputError(
+                    f"episode {number}: keep_importance is True; the weighting is {now.weighting}, that of the episode"
+                    f" before {before.weighting}; leave keep_importance out, or give both one weighting"
+                )
+        if self.adapters.tune_reparameterise and (count := len(episodes)) > 1:
+            raise InputError(
+                f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot"
+                " go on; leave it out, or give one episode"
+            )
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that do nothing beside these values, and the defaults of others, with what they go with in words."""
+    """Keys that have no effect beside these values (defaults where they are silent), and what they would go with."""
     whole = SimpleNamespace(**{**DEFAULTS, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
 
 
 def idle_in_run(values: Mapping[str, Any]) -> dict[str, str]:
-    """As `idle_keys`, those that do nothing in any of the episodes."""
-    first, *others = (idle_keys(merged(values, table)) for table in values.get("episodes") or [{}])
+    """Keys that have no effect in any episode, as `idle_keys`."""
+    first, *others = (idle_keys(merge(values, table)) for table in values.get("episodes") or [{}])
     return {key: goes_with for key, goes_with in first.items() if all(key in each for each in others)}
 
 
-def acting(values: Mapping[str, Any]) -> Values:
-    """The values, and those of the episodes, that do something."""
-    found = _beside(values, ())
+def drop_idle(values: Mapping[str, Any]) -> Values:
+    """The values, and those in episodes, that have an effect."""
+    found = _drop_idle(values, ())
     if "episodes" in values:
         found["episodes"] = tuple(
-            {key: value for key, value in table.items() if key not in idle_keys(merged(values, table))}
+            {key: value for key, value in table.items() if key not in idle_keys(merge(values, table))}
             for table in values["episodes"]
         )
     return found
 
 
-def _beside(values: Mapping[str, Any], given: Collection[str]) -> Values:
-    """The values that do something, and those that were just given, which are refused where they do not."""
+def _drop_idle(values: Mapping[str, Any], kept: Collection[str]) -> Values:
+    """The values that have an effect, and those to keep in any case."""
     idle = idle_in_run(values)
-    return {key: value for key, value in values.items() if key in given or key not in idle}
+    return {key: value for key, value in values.items() if key in kept or key not in idle}
 
 
-def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` with what is given instead, and without what that makes idle."""
-    found = merged(base, given)
+def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead, without the values that have no effect any more."""
+    found = merge(base, given)
     left = idle_in_run(found).keys() - idle_in_run(base).keys() - given.keys()
     return {key: value for key, value in found.items() if key not in left}
 
 
-def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
-    """`base` with what is given instead; another weighting leaves the old one's options behind, epochs a number of steps."""
+def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
+    """`base` with what is given instead: another weighting drops the old one's options, epochs drop the steps."""
     found = {**base, **given}
     if "weighting_options" in base:
         other = "weighting" in base and given.get("weighting", base["weighting"]) != base["weighting"]
-        found["weighting_options"] = {
-            **({} if other else base["weighting_options"]),
-            **given.get("weighting_options", {}),
-        }
+        kept = {} if other else base["weighting_options"]
+        found["weighting_options"] = {**kept, **given.get("weighting_options", {})}
     if "epochs" in given and "steps" not in given and "steps" in base:
         found["steps"] = 0
     return found
@@ -523,10 +548,11 @@ def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> Values:
 def checked_keys(
     values: Mapping[str, Any], allowed: Collection[str], where: str, said: Callable[[str], str] = str
 ) -> Values:
-    """Values of the types and within the ranges of their keys, those of episodes too.
+    """Values as the types of their keys, those of episodes too.
 
     Args:
-        where: comes before a key in messages; `said` is how they call it.
+        where: precedes a key in messages.
+        said: how messages write a key.
 
     Raises:
         InputError: naming key, value and what is allowed.
@@ -534,11 +560,9 @@ def checked_keys(
     found: Values = {}
     for key, value in values.items():
         if key not in allowed:
-            reason = (
-                f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
-                if key in KEYS and "repeat" in allowed
-                else f"unknown key {key!r}; {nearest(key, allowed)}"
-            )
+            reason = f"unknown key {key!r}; {nearest(key, allowed)}"
+            if key in KEYS and "repeat" in allowed:
+                reason = f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
             raise InputError(f"{where}{reason}")
         found[key] = checked(f"{where}{said(key)}", value, *RULES[key])
         if RULES[key][0] == TABLES:

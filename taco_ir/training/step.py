@@ -1,7 +1,8 @@
-"""One step of multi-task training: a batch of every task, its gradient, and what the weighting makes of them all."""
+"""One step of multi-task training: a batch of every task, its gradient, and the weighting that combines them."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,19 +11,27 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.core.files import InputError
+from taco_ir.core.registry import resolve
+from taco_ir.core.settings import checked
+from taco_ir.core.typed import nearest
 from taco_ir.training.batches import Dealt
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
 from taco_ir.training.schedules import Schedule
+from taco_ir.training.settings import WeightingSettings
 from taco_ir.training.sketch import Cosines, GradientSketch, pairs
+from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import StepReport, TaskWeighting
 from taco_ir.weighting.naive import Naive
 
 
 class StepResult(NamedTuple):
-    """What a step saw; `report` is None where it was skipped, because of the tasks in `not_finite`.
+    """The losses and gradient norms of a step by task, and the weighting's report.
 
-    `cosines` of the tasks' gradients are None where they were not asked for.
+    Attributes:
+        report: None for a step that was skipped, because the gradients of the tasks in `not_finite` are not finite.
+        cosines: of the tasks' gradients; None in steps that do not compare them.
     """
 
     losses: dict[str, float]
@@ -33,12 +42,12 @@ class StepResult(NamedTuple):
 
 
 class MultiTaskStep:
-    """Computes the update of a global step from its tasks; the same numbers for one process and many, up to rounding.
+    """Computes the update of a global step from its tasks, equal up to rounding for any number of processes.
 
     Args:
-        weighting: for steps that take all tasks; those that take some take the mean of their gradients.
-        schedule: which tasks a step takes; None: all of them.
-        log_cosines: steps from one whose tasks' gradients are compared to the next; 0: none are.
+        weighting: combines the gradients of all tasks; a step with only some of them takes the mean of their gradients.
+        schedule: which tasks each step takes; None: all of them.
+        log_cosines: steps between those that compare the tasks' gradients; 0: none does.
     """
 
     def __init__(
@@ -58,12 +67,12 @@ class MultiTaskStep:
         self._sketch = GradientSketch(self.params)
 
     def __call__(self, step: int, progress: float) -> StepResult:
-        """Leave the combined gradient of global step `step` in .grad of the parameters, or none where a task's is not finite."""
+        """Leave the combined gradient of a step in .grad of the parameters; none where a task's is not finite."""
         losses: dict[str, float] = {}
         norms, not_finite = {}, []
         compared = self._log_cosines > 0 and step % self._log_cosines == 0
         sketches: list[Tensor] = []
-        parts: list[int] = []  # of each task's loss
+        parts: list[int] = []  # number of terms of each task's loss
         turns = self.turns(step)
         weighting = self.weighting if len(turns) == len(self.objectives) else Naive(self.params, len(turns))
         weighting.begin(progress)
@@ -103,7 +112,7 @@ class MultiTaskStep:
         return StepResult(losses, norms, report, not_finite, cosines)
 
     def turns(self, step: int) -> list[tuple[Objective, int]]:
-        """The tasks of global step `step`, each with the number of its batch."""
+        """The tasks of a step, each with the number of its batch."""
         if self._schedule is None:
             return [(objective, objective.sampler.first + step) for objective in self.objectives]
         return [
@@ -112,6 +121,38 @@ class MultiTaskStep:
         ]
 
     def dealt(self, steps: int) -> dict[str, Dealt]:
-        """How far each task's stream was dealt after so many steps."""
+        """How far each task's stream of examples is read after so many steps."""
         batches = self._schedule.batches(steps) if self._schedule else [steps] * len(self.objectives)
         return {each.task: each.sampler.dealt(own) for each, own in zip(self.objectives, batches, strict=True)}
+
+
+def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: int) -> TaskWeighting:
+    """The weighting that the settings name, for the trainable parameters of a model and so many tasks.
+
+    Raises:
+        InputError: for an option that the weighting does not have, or a value that it does not take.
+    """
+    params = [param for _, param in model.trained()]
+    tables = model.embedding_tables()
+    return _weighting(settings, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
+
+
+def check_weighting(settings: WeightingSettings, tasks: int) -> None:
+    """Raise InputError, before a model is loaded, where `make_weighting` would."""
+    _weighting(settings, [Parameter(torch.zeros(1))], tasks, [])
+
+
+def _weighting(
+    settings: WeightingSettings, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]
+) -> TaskWeighting:
+    kind: type[TaskWeighting] = resolve(WEIGHTINGS[settings.weighting])
+    signature = inspect.signature(kind).parameters.items()
+    defaults = {name: entry.default for name, entry in signature if entry.kind is entry.KEYWORD_ONLY}
+    options = {}
+    for name, value in settings.weighting_options.items():
+        if name not in defaults:
+            raise InputError(
+                f"weighting_options: unknown option {name!r} of {settings.weighting}; {nearest(name, defaults)}"
+            )
+        options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
+    return kind(params, tasks, embeddings, **options)

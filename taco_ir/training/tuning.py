@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.encoders.pooling import embed
 from taco_ir.encoders.weights import read_safetensors
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.settings import AdapterSettings, EncoderSettings, TrainSettings
+from taco_ir.training.settings import AdapterSettings, EncoderSettings
 
 OF_PROMPTS = ("tune_positions", "tune_reparameterise")
 NOT_WITH = ("untied", "freeze_embeddings", "freeze_layers")  # about a backbone that trains
@@ -59,25 +58,6 @@ def check_tuning(adapters: AdapterSettings, encoder: EncoderSettings, folder: Pa
     if encoder.head and not (base / HEAD_FILE).is_file():
         raise InputError(
             f"head is {encoder.head}; with tune {adapters.tune} the base must have it already; leave head out"
-        )
-
-
-def check_episodes(episodes: Sequence[TrainSettings]) -> None:
-    """Raise InputError where an episode could not go on from the one before."""
-    for key in ("keep_optimizer", "keep_importance"):
-        if getattr(episodes[0].weighting, key) and not any(getattr(episode.weighting, key) for episode in episodes[1:]):
-            raise InputError(
-                f"{key} is True; no episode is before that to keep anything of; leave {key} out, or give more episodes"
-            )
-    for number, (before, episode) in enumerate(pairwise(episodes), 2):
-        if episode.weighting.keep_importance and episode.weighting.weighting != before.weighting.weighting:
-            raise InputError(
-                f"episode {number}: keep_importance is True; the weighting is {episode.weighting.weighting}, that of the episode before {before.weighting.weighting};"
-                " leave keep_importance out, or give both one weighting"
-            )
-    if episodes[0].adapters.tune_reparameterise and (count := len(episodes)) > 1:
-        raise InputError(
-            f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot go on; leave it out, or give one episode"
         )
 
 

@@ -1,28 +1,31 @@
-"""How well the encoder ranks while it trains: page R-precision in a fixed pool of passages for each task."""
+"""Validation during training: page R-precision in a fixed pool of passages for each task, and answers read (EM)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from taco_ir.core.types import Passage, Run
+from taco_ir.data.collection import Collection
+from taco_ir.data.examples import read_examples
 from taco_ir.encoders.text_encoder import TextEncoder
 from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.reading.data import find_answers
 from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.pools import Pool
-from taco_ir.training.shared import SharedEncoder
+from taco_ir.training.shared_encoder import SharedEncoder
 
 MEASURE = Measure("Rprec")
 HITS = 20  # more than any evidence set has pages, with room for passages of one page
 
 
 class Validation(Protocol):
-    """What is measured between steps: scores by name, of which `macro` tells the best model where there is one to keep."""
+    """Measures a model between steps: scores by name; `macro` chooses the best model where `keeps_best`."""
 
     what: str
     keeps_best: bool
@@ -30,59 +33,78 @@ class Validation(Protocol):
     def __call__(self) -> dict[str, float]: ...
 
 
-class PoolValidation:
-    """Page R-precision of a model in pools, by task, and their mean as `macro`, by which the best model is kept."""
-
-    what = "page R-precision in the validation pools"
-    keeps_best = True
-
-    def __init__(self, model: DualEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> None:
-        self._model = model
-        self._pools = pools
-        self._passages = passages
-
-    def __call__(self) -> dict[str, float]:
-        scores = validate(self._model.text_encoder(), self._pools, self._passages)
-        return scores | {"macro": math.fsum(scores.values()) / len(scores)}
-
-
 class Questions(NamedTuple):
-    """Held-out questions of a reading task: each with a gold passage and others of the pool, and its answers."""
+    """Held-out questions of a reading task: texts with a gold passage and others to read, and the right answers."""
 
     task: str
     read: Sequence[tuple[str, Sequence[Passage]]]
     answers: Sequence[Sequence[str]]
 
 
-class SharedValidation(PoolValidation):
-    """As before, and of each reading task the share of questions with an answer that is right (EM); `macro` is the mean of all."""
+class PoolValidation:
+    """Page R-precision of a model in each task's pool, and the share of right answers (EM) of each reading task.
 
-    what = "page R-precision in the validation pools, EM of reading"
+    `macro` is the mean over all of them.
+
+    Args:
+        questions: of reading tasks; None for a model that does not read.
+    """
+
+    keeps_best = True
 
     def __init__(
         self,
-        model: SharedEncoder,
+        model: DualEncoder,
         pools: Sequence[Pool],
         passages: Mapping[str, Passage],
-        questions: Sequence[Questions],
+        questions: Sequence[Questions] | None = None,
     ) -> None:
-        super().__init__(model, pools, passages)
-        self._shared = model
+        self._model = model
+        self._pools = pools
+        self._passages = passages
         self._questions = questions
+        reads = "" if questions is None else ", EM of reading"
+        self.what = f"page R-precision in the validation pools{reads}"
 
     def __call__(self) -> dict[str, float]:
-        scores = super().__call__()
-        del scores["macro"]
-        reader = self._shared.as_reader()
-        for task, read, golds in self._questions:
-            found = zip(reader.read(read), golds, strict=True)
-            right = [max(exact_match(answer.text if answer else "", gold) for gold in own) for answer, own in found]
-            scores[f"{task} reading"] = math.fsum(right) / len(right)
+        scores = validate(self._model.text_encoder(), self._pools, self._passages)
+        if isinstance(self._model, SharedEncoder) and self._questions:
+            reader = self._model.as_reader()
+            for task, read, golds in self._questions:
+                found = zip(reader.read(read), golds, strict=True)
+                right = [max(exact_match(answer.text if answer else "", gold) for gold in own) for answer, own in found]
+                scores[f"{task} reading"] = math.fsum(right) / len(right)
         return scores | {"macro": math.fsum(scores.values()) / len(scores)}
 
 
+def read_questions(
+    collection: Collection, pools: Iterable[Pool], split: str, negatives: int, seed: int
+) -> list[Questions]:
+    """The held-out questions of each task that have an answer in a gold passage.
+
+    A question is read in a gold passage and up to `negatives` others of its pool without an answer, hard ones first.
+    """
+    found = []
+    for pool in pools:
+        queries = {query.qid: query for query in pool.queries}
+        examples = [
+            example._replace(negatives=pool.beside_gold(example.qid, 2 * negatives, seed))  # some may hold the answer
+            for example in read_examples(collection, pool.task, split, only=queries)
+        ]
+        answered = find_answers(collection, pool.task, pool.queries, examples).examples
+        shown = [(example.positives[0][0], *example.negatives[:negatives]) for example in answered]
+        passages = collection.passages.get(list({docid for docids in shown for docid in docids}))
+        read = [
+            (example.text, [passages[docid] for docid in docids])
+            for example, docids in zip(answered, shown, strict=True)
+        ]
+        if read:
+            found.append(Questions(pool.task, read, [queries[example.qid].answers for example in answered]))
+    return found
+
+
 def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str, Passage]) -> dict[str, float]:
-    """Page R-precision by task, each task's queries against its own pool. Passages in several pools are encoded once."""
+    """Page R-precision by task, its queries ranking its own pool. Passages in several pools are encoded once."""
     docids = list(dict.fromkeys(docid for pool in pools for docid in pool.docids))
     row_of = {docid: row for row, docid in enumerate(docids)}
     vectors_ND = encoder.encode_passages([passages[docid] for docid in docids])
@@ -91,10 +113,8 @@ def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str,
     for pool in pools:
         own_ND = vectors_ND[[row_of[docid] for docid in pool.docids]]
         queries_BD = encoder.encode_queries([query.text for query in pool.queries], pool.task)
-        found = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
-        run = Run(dict(zip((query.qid for query in pool.queries), found, strict=True)))
-        mean = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE]).mean(
-            MEASURE
-        )
-        scores[pool.task] = mean or 0.0
+        rankings = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
+        run = Run(dict(zip((query.qid for query in pool.queries), rankings, strict=True)))
+        found = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE])
+        scores[pool.task] = found.mean(MEASURE) or 0.0
     return scores

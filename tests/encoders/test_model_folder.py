@@ -23,8 +23,7 @@ from taco_ir.encoders.names import HUB_FILES
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import ReaderConfig, load_reader, new_head, save_head
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.pretraining_encoder import start_pretraining
-from taco_ir.training.setup import start_encoder
+from taco_ir.training.run import start_encoder
 
 CONFIG = EncoderConfig("mean", True, {}, 64, {}, 64)
 TEXTS = ["The painter Francis Bacon", "a poem of the year"]
@@ -200,7 +199,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
     "search": lambda folder: load_encoder(str(folder)),
     "train": lambda folder: start_encoder(training_runs.small(folder, Path("o"), pooling=None), folder, ["nq"]),
     "go on with two towers": lambda folder: DualEncoder(folder, CONFIG, True),
-    "pretrain": lambda folder: start_pretraining(pretraining_runs.small(folder, Path("o"), pooling=None), folder, None),
+    "pretrain": lambda folder: start_encoder(pretraining_runs.small(folder, Path("o"), pooling=None), folder, ()),
     "go on from a checkpoint": pretraining_runs.loaded,
     "read": lambda folder: load_reader(str(folder)),
     "hash": lambda folder: ModelFolder(folder).fingerprint,

@@ -26,9 +26,9 @@ from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_head
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.pretraining_encoder import start_pretraining
+from taco_ir.training.loop import adamw
+from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import adamw, start_encoder
 from taco_ir.weighting import WEIGHTINGS
 
 MARKED = [kind for kind in ROLE_MARKS if kind != "none"]
@@ -238,7 +238,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         start_encoder(SMALL.replace(pooling=None, roles="marker"), tmp_path / "m", ["nq"])
     assert start_encoder(SMALL.replace(pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
     with pytest.raises(InputError, match=r"it marks roles \(embedding\); pre-training takes a backbone that does not"):
-        start_pretraining(TrainSettings(objective=("span_contrast",), length=16), tmp_path / "m", None)
+        start_encoder(TrainSettings(objective=("span_contrast",), length=16), tmp_path / "m", ())
     with pytest.raises(InputError, match=r"this format has no place for marks of roles \(embedding\)"):
         write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
     said = r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none"

@@ -21,8 +21,8 @@ from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
 from taco_ir.studies.records import Record, TopicScores, write_record
 from taco_ir.training.folder import load_settings, save_settings
+from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import start_encoder
 
 TASKS = ("nq", "structured_zeroshot")
 ENCODER = EncoderConfig(

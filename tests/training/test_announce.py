@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from small_steps import SMALL, TASKS, TEXTS, encoder, examples, samplers
 
 from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.train import main as train
-from taco_ir.training.announce import Mix, describe, told_peak
+from taco_ir.training.announce import describe, told_peak
+from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler, make_batch, part
+from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.objectives.base import LossSettings, Means
+from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.settings import TrainSettings
 from taco_ir.weighting import WEIGHTINGS
 
@@ -38,7 +44,19 @@ def memory(text: str) -> float:
 
 
 def said(model: DualEncoder, processes: int = 1, weighting_bytes: float = 0, **values: Any) -> str:
-    return describe(config(**values), model, Mix(samplers(), processes), weighting_bytes)
+    return described(model, samplers(), config(**values), processes, weighting_bytes)
+
+
+def described(
+    model: DualEncoder, dealt: Sequence[TaskSampler], settings: TrainSettings, processes: int = 1, more: float = 0
+) -> str:
+    """What is said of tasks of retrieval that train in so many processes."""
+    batch, optimiser = settings.batch, settings.optimiser
+    loss = LossSettings(batch.hard_negatives, cross_device=batch.cross_device, accumulate=optimiser.accumulate)
+    arithmetic = Arithmetic(optimiser.precision == "bf16", optimiser.gradcache)
+    means = Means(TEXTS, loss, arithmetic, cast("Processes", SimpleNamespace(world=processes)))
+    tasks = [Contrastive(model, sampler, means) for sampler in dealt]
+    return describe(tasks, optimiser, settings.weighting.weighting, more)
 
 
 def config(**values: Any) -> TrainSettings:
@@ -66,10 +84,8 @@ def test_negatives_are_those_of_a_batch(
 
 
 def test_a_task_without_mined_negatives_has_none(model: DualEncoder) -> None:
-    mix = Mix(
-        [TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")], 1
-    )
-    found = rows(describe(config(), model, mix, 0))
+    dealt = [TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")]
+    found = rows(described(model, dealt, config()))
     assert found["nq"][2:4] == ["3", "0"] and found["wow"][2:4] == ["11", "2"]
 
 

@@ -29,7 +29,9 @@ from taco_ir.training.checkpoint import (
     write_checkpoint,
 )
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.setup import adamw, start_encoder, weighting_of
+from taco_ir.training.loop import adamw
+from taco_ir.training.run import start_encoder
+from taco_ir.training.step import make_weighting
 from taco_ir.training.stream import Stream
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
@@ -50,7 +52,7 @@ class Training:
         self.model = copy.deepcopy(base_model(base))
         self.params: list[Parameter] = [param for _, param in self.model.trained()]
         self.optimizer = adamw(self.model, self.config.optimiser)
-        self.weighting: TaskWeighting = weighting_of(self.config.weighting, self.model, tasks)
+        self.weighting: TaskWeighting = make_weighting(self.config.weighting, self.model, tasks)
         self.generator = torch.Generator().manual_seed(1)
         for step in range(steps):
             self.step(step)
@@ -228,7 +230,7 @@ def test_state_of_another_weighting_or_other_tasks(
 def test_importance_of_another_architecture(trained: Training, tiny_bert: Path, tmp_path: Path) -> None:
     other = Training(tiny_bert, steps=0)
     shorter(other.model)
-    weighting = weighting_of(trained.config.weighting, other.model, 3)
+    weighting = make_weighting(trained.config.weighting, other.model, 3)
     with pytest.raises(InputError, match="importance does not fit"):
         load_weighting(trained.write(tmp_path, TrainState(3)), weighting)
 

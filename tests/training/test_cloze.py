@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.types import Passage
+from taco_ir.training.objectives.base import passage_examples
 from taco_ir.training.objectives.inverse_cloze import MIN_WORDS, STAYS, cloze, queries_of, sentences
-from taco_ir.training.objectives.passages import passage_examples
 
 TEXT = (
     'The house is very old. It was built by Dr. Who in 1900! "Is that so?" asked a man. Yes. In the end he went home.'

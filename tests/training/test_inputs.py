@@ -46,7 +46,7 @@ def folder(tiny_mlm: Path, tmp_path: Path) -> Path:
 
 def stopped(begin: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("taco_ir.training.reporting.ConsoleReporter", lambda *_: StopAfter(3))
+        patch.setattr("taco_ir.training.run.ConsoleReporter", lambda *_: StopAfter(3))
         begin()
 
 

@@ -16,9 +16,8 @@ from training_runs import TASKS, StopAfter, Stopped, contents, episode, logged, 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.checkpoint import checkpoints, latest
 from taco_ir.training.log import LOG_FILE, Reporter
-from taco_ir.training.loop import MAX_SKIPPED, Loop
+from taco_ir.training.loop import MAX_SKIPPED, Loop, learning_rate
 from taco_ir.training.settings import OptimiserSettings, TrainSettings
-from taco_ir.training.setup import learning_rate
 from taco_ir.weighting import WEIGHTINGS
 
 WEIGHTED: list[tuple[str, dict[str, Any]]] = [
@@ -361,7 +360,16 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_pa
     assert log.read_text() == "".join(lines[:4])
     for cut in range(1, len(lines[4]) + len(lines[3])):
         log.write_text("".join(lines)[:-cut])
-        Loop(config, again._step, again._plan, tmp_path, again._processes, Reporter())
+        Loop(
+            config.optimiser,
+            config.weighting,
+            config.validation,
+            again._step,
+            again._plan,
+            tmp_path,
+            again._processes,
+            Reporter(),
+        )
         whole = 4 if cut <= len(lines[4]) + 1 else 3  # a line without its end of line is whole
         assert log.read_text() == "".join(lines[:whole]), cut
     assert not list(log.parent.glob(f"{LOG_FILE}.*"))

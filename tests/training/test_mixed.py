@@ -6,8 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -29,21 +28,18 @@ from taco_ir.encoders.config import ROLE_MARKS
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import READER_FILE, ReaderConfig, load_reader
 from taco_ir.training.announce import announce
-from taco_ir.training.build import step_of as planned_step
-from taco_ir.training.build import validation_for
-from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
-from taco_ir.training.loop import Plan
 from taco_ir.training.objectives.base import Objective
 from taco_ir.training.objectives.contrastive import contrastive_loss
 from taco_ir.training.objectives.heads import MLM_FILE
 from taco_ir.training.objectives.inverse_cloze import cloze
 from taco_ir.training.pools import draw_queries, make_pool
-from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED
+from taco_ir.training.run import make_step, start_encoder
+from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Plan
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.shared import SharedEncoder, start_shared
+from taco_ir.training.shared_encoder import SharedEncoder, build_shared
 from taco_ir.training.step import MultiTaskStep
-from taco_ir.training.validation import SharedValidation
+from taco_ir.training.validation import PoolValidation, read_questions
 from taco_ir.weighting import WEIGHTINGS
 
 CPU = Processes(torch.device("cpu"))
@@ -80,13 +76,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shared(base: Path, config: TrainSettings = SHARED) -> SharedEncoder:
-    model = start_shared(config, base, ["nq", "wow", "fever"])
+    model = start_encoder(config, base, ["nq", "wow", "fever"])
+    assert isinstance(model, SharedEncoder)
     model.train()
     return model
 
 
 def mixed(model: SharedEncoder, config: TrainSettings = SHARED, processes: Processes = CPU) -> MultiTaskStep:
-    return planned_step(config, model, all_kinds(model, config, processes))[0]
+    return make_step(config, model, all_kinds(model, config, processes))[0]
 
 
 def of_task(step: MultiTaskStep, task: str) -> Objective:
@@ -105,9 +102,13 @@ def by_autograd(model: SharedEncoder, loss: Tensor) -> list[Tensor]:
 def test_retrieval_alone_is_today_s_training_bit_for_bit(base: Path) -> None:
     """The same losses and the same gradients as the step of retrieval, for the encoder that could do more."""
     config = SHARED.replace(reading=("none",), self_supervised=("none",))
-    ours, before = start_shared(config, base, ["nq", "wow", "fever"]), encoder(base, query_length=16, passage_length=48)
+    ours, before = (
+        build_shared(config.run, config.encoder, config.adapters, config.objectives, base, ["nq", "wow", "fever"]),
+        encoder(base, query_length=16, passage_length=48),
+    )
+    ours.set_dropout(0.0)
     ours.train()
-    step = planned_step(config, ours, all_kinds(ours, config, CPU)[:3])[0]
+    step = make_step(config, ours, all_kinds(ours, config, CPU)[:3])[0]
     plain = step_of(before)
     for number in (0, 3):
         assert step(number, 0.0)[:2] == plain(number, 0.0)[:2]
@@ -266,16 +267,18 @@ def test_an_accelerator_computes_what_the_processor_does(roles: str, base: Path)
 def test_memory_counts_the_tasks_beside_retrieval(base: Path) -> None:
     """What is said of the memory grows with what a reader is shown, and with the passages that are filled in."""
 
-    def said(**values: Any) -> float:
+    def said(questions: int = 3, passages: int = 5, **values: Any) -> float:
         config = SHARED.replace(**values)
-        model = shared(base, config)
-        text = announce(config, mixed(model, config), Plan(6, 6), 1)
-        assert "schedule: joint; beside retrieval:\n  nq reading: 9 questions, 3 in a batch, weight 1" in text
+        tasks = all_kinds(shared(base, config), config, CPU, questions, passages)
+        text = announce(tasks, Plan(6, 6), config.objectives.schedule, config.optimiser, "naive", 0)
+        assert (
+            f"schedule: joint; beside retrieval:\n  nq reading: 9 questions, {questions} in a batch, weight 1" in text
+        )
         number, unit = re.search(r"at most about ([\d.]+) ([KMG]B) of memory", text).groups()  # type: ignore[union-attr]
         return float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
-    assert said() < said(reading_negatives=99) < said(reading_negatives=99, reading_batch=64)
-    assert said() < said(passage_batch=4096)
+    assert said() < said(reading_negatives=99) < said(questions=64, reading_negatives=99)
+    assert said() < said(passages=4096)
 
 
 # from command to folder
@@ -423,7 +426,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     flags += ["--rehearsal", "0.3"] * (schedule == "sequential")
     trained(cities, base, tmp_path / "whole", *flags)
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("taco_ir.training.reporting.ConsoleReporter", lambda *_: StopAfter(3))
+        patch.setattr("taco_ir.training.run.ConsoleReporter", lambda *_: StopAfter(3))
         trained(cities, base, tmp_path / "stopped", *flags)
     assert not (tmp_path / "stopped" / "model").exists()
     trained(cities, base, tmp_path / "stopped", *flags)
@@ -439,19 +442,16 @@ def test_answers_are_validated_among_passages_of_the_pool(
     split: str, hard: list[str], cities: Path, base: Path
 ) -> None:
     """In both splits alike: gold first, then hard ones without the answer, filled up with random ones; all of the pool."""
-    config = SHARED.replace(validate_on=split, reading_negatives=3)
-    data = cast("TrainingData", SimpleNamespace(collection=open_collection(str(cities)), reading=["nq"]))
-    topics = draw_queries(data.collection, "nq", split, 5, 0)
+    collection = open_collection(str(cities))
+    topics = draw_queries(collection, "nq", split, 5, 0)
     assert topics is not None
-    pool = make_pool(data.collection, topics, {query.qid: hard for query in topics.queries}, 20, 0)
-    validation = validation_for(config, shared(base), data, [pool], TEXTS)
-    assert isinstance(validation, SharedValidation)
-    ((task, read, answers),) = validation._questions
+    pool = make_pool(collection, topics, {query.qid: hard for query in topics.queries}, 20, 0)
+    ((task, read, answers),) = read_questions(collection, [pool], split, 3, 0)
     assert (task, list(answers), len(read)) == ("nq", [query.answers for query in topics.queries], len(topics.queries))
     for query, (text, passages) in zip(topics.queries, read, strict=True):
         gold, *others = passages
         (city,) = query.answers
-        wrong = [docid for docid in hard if city not in data.collection.passages.get([docid])[docid].text]
+        wrong = [docid for docid in hard if city not in collection.passages.get([docid])[docid].text]
         assert text == query.text and gold.docid == f"P{query.qid[1:]}#0" and len(others) == 3
         assert {gold.docid, *(each.docid for each in others)} <= set(pool.docids) and not any(
             city in each.text for each in others
@@ -468,7 +468,7 @@ def test_phases_before_the_last_choose_no_model_and_lose_no_patience(
 ) -> None:
     """Every validation is worse than the one before. Of six steps, two for each kind of task, the last two may be the best."""
     falling = iter(range(9, 0, -1))
-    monkeypatch.setattr(SharedValidation, "__call__", lambda _: {"macro": next(falling) / 10})
+    monkeypatch.setattr(PoolValidation, "__call__", lambda _: {"macro": next(falling) / 10})
     flags = [
         "--steps",
         "6",
@@ -542,11 +542,11 @@ def test_bad_input_is_one_line(case: str, cities: Path, base: Path, tmp_path: Pa
 
 def test_bases_that_cannot(tiny_bert: Path, tiny_t5: Path) -> None:
     with pytest.raises(InputError, match=r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>, which mlm needs"):
-        start_shared(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
+        start_encoder(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
     with pytest.raises(
         InputError, match=r"pooling 'decoder' has one state for a text; reading needs one for each token"
     ):
-        start_shared(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
+        start_encoder(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
 
 
 def test_the_head_of_a_base_is_taken_over(base: Path, tmp_path: Path) -> None:

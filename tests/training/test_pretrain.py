@@ -15,7 +15,7 @@ import pytest
 import torch
 from pretraining_runs import ALL_PARTS, loaded, small
 from safetensors.torch import load_file
-from training_runs import contents, logged
+from training_runs import contents, logged, work_of
 
 from taco_ir import pretrain as verb
 from taco_ir.core.files import InputError
@@ -25,7 +25,6 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic, backward
-from taco_ir.training.build import step_of
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
@@ -33,14 +32,13 @@ from taco_ir.training.documents import UNLABELLED, mask
 from taco_ir.training.encoder import Text
 from taco_ir.training.flags import PRETRAIN, SPAN_KEYS
 from taco_ir.training.folder import save_settings
-from taco_ir.training.objectives.base import Work
 from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import PLACES, MaskedLanguageHead
 from taco_ir.training.objectives.spans import Spans, SpanTexts, read_documents, split
-from taco_ir.training.pretraining_encoder import PretrainModel, start_pretraining
+from taco_ir.training.pretraining_encoder import PretrainModel
+from taco_ir.training.run import make_step, start_encoder
 from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import KEYS, RULES, TrainSettings
-from taco_ir.training.setup import start_encoder
 
 PASSAGES = [passage.text for passage in open_collection("sample").passages.at(range(6))]
 
@@ -299,8 +297,8 @@ def test_the_output_is_a_plain_model(tiny_mlm: Path, tmp_path: Path) -> None:
     assert np.allclose(encoder.encode_passages([passage])[0], expected.numpy(), atol=1e-5)
     trainable = TrainSettings(model=str(folder), pooling="first", passage_length=40, query_length=24)
     assert start_encoder(trainable, folder, ["nq"]).config.pooling == "first"
-    again = start_pretraining(small(folder, tmp_path / "again"), folder, None)
-    assert again.head_from == "own"
+    again = start_encoder(small(folder, tmp_path / "again"), folder, ())
+    assert isinstance(again, PretrainModel) and again.head_from == "own"
     assert all(
         torch.equal(value, again.mlm.state_dict()[name])
         for name, value in load_file(folder / "mlm_head.safetensors").items()
@@ -401,7 +399,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_mlm: Path, tmp_path: Pat
     data = cast(
         "TrainingData", SimpleNamespace(collection=open_collection("sample"), processes=Processes(torch.device("cpu")))
     )
-    step, _ = step_of(config, model, Spans.of(Work(config, model, data)))
+    step, _ = make_step(config, model, Spans.of(work_of(config, model, data)))
     losses = model.losses
     model.losses = lambda *given: {
         part: loss * (math.nan if part == "mlm" else 1) for part, loss in losses(*given).items()
@@ -423,8 +421,9 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_mlm: Path, tmp
 
 def ready(model_folder: Path, tmp_path: Path) -> tuple[PretrainModel, SpanTexts]:
     config = small(model_folder, tmp_path)
-    model = start_pretraining(config, model_folder, None)
-    documents = read_documents(config, open_collection("sample"), model)
+    model = start_encoder(config, model_folder, ())
+    assert isinstance(model, PretrainModel)
+    documents = read_documents(config.objectives, config.run, 8, 12, open_collection("sample"), model)
     return model, SpanTexts(config.objectives, config.run.seed, documents, model)
 
 
@@ -524,9 +523,7 @@ def test_models_that_do_not_fit(tiny_bert: Path, tiny_mlm: Path, tmp_path: Path)
         small(tiny_mlm, tmp_path / "f", pooling="mean"),
         "--objective condenser makes the first token sum up .* leave condenser out, or",
     )
-    assert (
-        start_pretraining(small(tiny_mlm, tmp_path / "g", pooling="mean", objective=("mlm",)), tiny_mlm, None).dim == 1
-    )
+    assert start_encoder(small(tiny_mlm, tmp_path / "g", pooling="mean", objective=("mlm",)), tiny_mlm, ()).dim == 1
     shutil.copytree(tiny_mlm, tmp_path / "mean")
     EncoderConfig("mean", query_length=32, passage_length=128).save(tmp_path / "mean")
     refused(small(tmp_path / "mean", tmp_path / "h", pooling=None), "is pooled by mean, which takes no vector there")
@@ -538,7 +535,7 @@ def test_models_that_do_not_fit(tiny_bert: Path, tiny_mlm: Path, tmp_path: Path)
 
 def test_without_contrast_no_pooling_is_needed(tiny_mlm: Path, tmp_path: Path) -> None:
     config = small(tiny_mlm, tmp_path, pooling=None, objective=("mlm", "condenser"))
-    assert start_pretraining(config, tiny_mlm, None).dim == 2
+    assert start_encoder(config, tiny_mlm, ()).dim == 2
 
 
 def test_documents_that_are_too_short(tiny_mlm: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from training_runs import StopAfter, Stopped, contents, encoder_of, episode, log
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.folder import differing_keys
 from taco_ir.training.log import Reporter, logged_cosines
-from taco_ir.training.loop import Loop, Plan
+from taco_ir.training.loop import Loop
+from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.sketch import WIDTH, GradientSketch, cosine_matrix, pairs
 from taco_ir.training.step import MultiTaskStep
@@ -105,7 +106,9 @@ def compared_episode(config: TrainSettings, folder: Path, reporter: Reporter | N
     folder.mkdir(parents=True, exist_ok=True)
     step = real_step(config, encoder_of(config, folder))
     return Loop(
-        config,
+        config.optimiser,
+        config.weighting,
+        config.validation,
         step,
         Plan(config.optimiser.steps, config.validation.validate_every),
         folder,

@@ -131,7 +131,7 @@ def test_stopped_in_a_later_episode_goes_on_bit_for_bit(
         if name == "parts":
             with monkeypatch.context() as patch, pytest.raises(Stopped):
                 patch.setattr(
-                    "taco_ir.training.reporting.ConsoleReporter", lambda steps, *_: StopAfter(3 if steps == 6 else 99)
+                    "taco_ir.training.run.ConsoleReporter", lambda steps, *_: StopAfter(3 if steps == 6 else 99)
                 )
                 train(run)
             assert (tmp_path / "parts" / "episode-1" / "model").is_dir()

@@ -21,7 +21,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.settings import RANGES, checked, option
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
-from taco_ir.training.flags import PRESETS, SPAN_KEYS, TRAIN, add_flags, given_flags, read_settings, shipped
+from taco_ir.training.flags import PRESETS, SPAN_KEYS, TITLES, TRAIN, add_flags, given_flags, read_settings, shipped
 from taco_ir.training.folder import MAY_DIFFER, differing_keys, load_settings, save_settings
 from taco_ir.training.settings import (
     DEFAULTS,
@@ -29,10 +29,9 @@ from taco_ir.training.settings import (
     KEYS,
     OPTIONS,
     RULES,
-    TITLES,
     WORDS,
     TrainSettings,
-    acting,
+    drop_idle,
     idle_in_run,
 )
 from taco_ir.weighting import WEIGHTINGS
@@ -85,13 +84,13 @@ EPISODES = st.lists(
     st.fixed_dictionaries({}, optional={key: ALL_VALUES[key] for key in (*EPISODE_KEYS, "repeat") if key in ALL_VALUES})
 )
 ANY = st.fixed_dictionaries({}, optional=ALL_VALUES)
-GIVEN = ANY.map(acting)
+GIVEN = ANY.map(drop_idle)
 
 
 def acting_run(drawn: tuple[dict[str, Any], list[dict[str, Any]]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Values and episodes without what would do nothing, which is refused: see test_idle_settings."""
     values, tables = drawn
-    found = acting({**values, "episodes": tuple(tables)})
+    found = drop_idle({**values, "episodes": tuple(tables)})
     return found, list(found.pop("episodes"))
 
 
@@ -573,7 +572,7 @@ ON_THE_COMMAND_LINE = [
         "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query; hard_negatives 33 needs at least 33",
     ),
     ("--model=", "--model is needed: the encoder to start from"),
-    ("--output=", "--output is needed: folder of the run"),
+    ("--output=", "--output is needed: folder for checkpoints, logs and the trained model"),
 ]
 
 

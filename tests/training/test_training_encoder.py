@@ -22,7 +22,9 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import tokenize
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.setup import adamw, loss_temperature, start_encoder
+from taco_ir.training.loop import adamw
+from taco_ir.training.objectives.base import loss_temperature
+from taco_ir.training.run import start_encoder
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("tiny_bert", {}),

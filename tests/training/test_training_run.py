@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import SMALL, Stopped, contents, logged, sample, small
+from training_runs import SMALL, Stopped, contents, data_of, logged, sample, small
 from verbs import passage, query, write_collection
 
 from taco_ir.answer import main as answer
@@ -28,14 +28,11 @@ from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
 from taco_ir.training.checkpoint import latest
-from taco_ir.training.data import TrainingData
-from taco_ir.training.distributed import Processes
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.folder import save_settings
 from taco_ir.training.loop import Loop
-from taco_ir.training.run import train
+from taco_ir.training.run import start_encoder, train
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.setup import start_encoder
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
 TWO = (
@@ -564,7 +561,7 @@ def test_validation_on_train_trains_on_the_rest(tiny_bert: Path, tmp_path: Path)
     config = one(
         tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), validate_on="train", pool_queries=1
     )
-    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    data = data_of(config, tmp_path / "run")
     (pool,) = data.pools
     (sampler,) = data.samplers(config.batch, None)
     held_out, trained = {query.qid for query in pool.queries}, {example.qid for example in sampler.examples}
@@ -587,7 +584,7 @@ def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Pat
         pool_queries=1,
         max_examples=0,
     )
-    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    data = data_of(config, tmp_path / "run")
     held_out = {each.text for pool in data.pools for each in pool.queries}
     (sampler,) = data.samplers(config.batch, None)
     assert held_out and not held_out & {example.text.strip() for example in sampler.examples}
@@ -640,7 +637,7 @@ def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
         other = config.replace(**changes)
         save_settings(other, tmp_path / "run")
         train(other)
-        data = TrainingData(other, tmp_path / "run", Processes(torch.device("cpu")))
+        data = data_of(other, tmp_path / "run")
         used = {f"{task}-train": {each.qid for each in data.examples(task, None)} for task in ("fever", "nq")}
         assert {name: set(of) for name, of in read_negatives(path, None).docids.items()} == used
         for left in ("model", "checkpoints", "best"):
@@ -657,7 +654,7 @@ def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_
         tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids)
     )
     config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
-    data = TrainingData(config, tmp_path / "run", Processes(torch.device("cpu")))
+    data = data_of(config, tmp_path / "run")
     negatives = data.negatives(config.negatives, tmp_path / "run", tiny_bert)
     used = {f"{task}-train": {example.qid for example in data.examples(task, None)} for task in ("fever", "nq")}
     assert negatives and {topics: set(of) for topics, of in negatives.docids.items()} == used

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.backward import Arithmetic, backward
-from taco_ir.training.build import step_of as planned_step
 from taco_ir.training.distributed import Processes
+from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
-from taco_ir.training.setup import adamw
-from taco_ir.training.shared import start_shared
+from taco_ir.training.run import make_step, start_encoder
+from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting import WEIGHTINGS
 
@@ -110,9 +110,10 @@ def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) ->
     config = SMALL.replace(
         **values, accumulate=settings.accumulate, cross_device=settings.cross_device, query_length=16, passage_length=48
     )
-    shared = start_shared(config, model, ["nq", "wow", "fever"])
+    shared = start_encoder(config, model, ["nq", "wow", "fever"])
+    assert isinstance(shared, SharedEncoder)
     shared.train()
-    return planned_step(config, shared, all_kinds(shared, config, processes))[0]
+    return make_step(config, shared, all_kinds(shared, config, processes))[0]
 
 
 def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bool) -> dict[str, Tensor]:

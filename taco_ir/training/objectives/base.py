@@ -1,35 +1,40 @@
-"""What every kind of task of a training has: batches of its examples, a loss, and its gradient. A kind is a file beside this one."""
+"""The interface of a kind of task (batches of examples, and the gradient of a loss), and what tasks are made of."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Group
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from taco_ir.core.files import InputError
 from taco_ir.core.settings import Settings
 from taco_ir.core.types import Passage
+from taco_ir.data.examples import TrainExample
+from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import Dealt, TaskSampler, samplers_of
 from taco_ir.training.distributed import Processes
+from taco_ir.training.documents import drawn_rows
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.stream import Stream
 
 if TYPE_CHECKING:
     from taco_ir.data.collection import Collection
-    from taco_ir.data.examples import TrainExample
     from taco_ir.negatives.file import Negatives
     from taco_ir.training.data import TrainingData
-    from taco_ir.training.settings import TrainSettings
+    from taco_ir.training.settings import BatchSettings, ObjectiveSettings, OptimiserSettings, RunSettings
     from taco_ir.training.validation import Validation
+
+NORMALIZED_TEMPERATURE = 0.05
 
 
 class Texts(NamedTuple):
-    """The passages that batches draw from, and their pages, by docid."""
+    """The passages that batches need, and their pages, by docid."""
 
     passages: dict[str, Passage]
     page_of: dict[str, str]
@@ -37,13 +42,13 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """What a task's batch is made of and how its loss is computed.
+    """How a task's batches are made and its loss is computed.
 
     Attributes:
         negatives: hard negatives of a query.
         temperature: scores are divided by it.
-        cross_device: passages of all processes are negatives, not only one's own.
-        accumulate: parts that a process computes one after another.
+        cross_device: passages of all processes are negatives, not only those of the same process.
+        accumulate: slices of a batch that a process computes one after another.
     """
 
     negatives: int = field(default=1, metadata={"min": 0})
@@ -55,7 +60,7 @@ class LossSettings(Settings):
 
 
 class Means(NamedTuple):
-    """What batches are computed from and with."""
+    """What a task computes its batches from and with."""
 
     texts: Texts
     settings: LossSettings
@@ -65,60 +70,99 @@ class Means(NamedTuple):
 
 @dataclass
 class Work:
-    """What the tasks of an episode are made of.
+    """Settings, encoder and data from which the tasks of an episode are made.
 
     Attributes:
-        before: how far the trainings before dealt their examples.
-        readable: of tasks that are read and not retrieved for, the queries that are used, by task.
-        texts: all passages that the tasks need, which each adds to.
+        held_out: documents that pre-training holds out.
+        before: how far earlier trainings read the streams of examples.
+        readable: the queries to use, by task, of those tasks that are read but not retrieved for.
+        texts: all passages that the tasks need; each task adds its own.
     """
 
-    settings: TrainSettings
+    run: RunSettings
+    batch: BatchSettings
+    objectives: ObjectiveSettings
+    optimiser: OptimiserSettings
     encoder: DualEncoder
     data: TrainingData
+    held_out: int = 0
     negatives: Negatives | None = None
     before: Stream = Stream()  # noqa: RUF009  (a tuple)
     readable: Mapping[str, Group[str]] = field(default_factory=dict)
     texts: Texts = field(default_factory=lambda: Texts({}, {}))
 
-    def means(self, negatives: int = 0, **more: Any) -> Means:
-        """How batches of a kind of task are computed, with so many hard negatives."""
-        optimiser = self.settings.optimiser
-        settings = LossSettings(negatives, accumulate=optimiser.accumulate, seed=self.settings.run.seed, **more)
-        return Means(
-            self.texts, settings, Arithmetic(optimiser.precision == "bf16", optimiser.gradcache), self.data.processes
-        )
+    def means(self, negatives: int = 0, multi_positive: bool = False) -> Means:
+        """The means of a task with so many hard negatives a query."""
+        optimiser, batch = self.optimiser, self.batch
+        temperature = loss_temperature(batch.temperature, self.encoder.config)
+        loss = (negatives, multi_positive, temperature, batch.cross_device, optimiser.accumulate, self.run.seed)
+        arithmetic = Arithmetic(optimiser.precision == "bf16", optimiser.gradcache)
+        return Means(self.texts, LossSettings(*loss), arithmetic, self.data.processes)
 
     def samplers(
         self, names: Sequence[str], examples: Sequence[Sequence[TrainExample]], shares: Sequence[int], mined: bool
     ) -> list[TaskSampler]:
-        """A sampler for each task, which continues where `before` says; the passages that it needs are there then."""
-        made = samplers_of(
-            names, examples, shares, self.settings.run.seed, self.negatives if mined else None, self.before.dealt
-        )
+        """A sampler for each task, which continues where `before` says; looks up the passages that they need.
+
+        Args:
+            shares: examples of a batch.
+            mined: whether the examples have mined negatives.
+        """
+        made = samplers_of(names, examples, shares, self.run.seed, self.negatives if mined else None, self.before.dealt)
         for own in examples:
             add_texts(self.texts, self.data.collection, passages_of(own))
         return made
 
+    def passage_sampler(self, task: str, usable: Callable[[str], object], lacking: str = "") -> TaskSampler:
+        """A sampler of the collection's passages, or of a random subset.
+
+        Args:
+            usable: whether a passage's text can be used; `lacking` says in words what usable ones have.
+
+        Raises:
+            InputError: where fewer are usable than a batch takes.
+        """
+        passages, batch = self.data.collection.passages, self.objectives.passage_batch
+        rows = drawn_rows(passages.count, self.objectives.max_passages, self.run.seed)
+        examples = list(passage_examples(passages.at(rows), task, usable))
+        if len(examples) < batch:
+            raise InputError(
+                f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection"
+                f" {self.data.collection.name} can be used{lacking}; passage_batch is {batch}"
+            )
+        return self.samplers([task], [examples], [batch], mined=False)[0]
+
+
+def loss_temperature(given: float, encoder: EncoderConfig) -> float:
+    """What scores are divided by where the settings leave it open (0): 1, or 0.05 for vectors of length 1."""
+    return given or (NORMALIZED_TEMPERATURE if encoder.normalize else 1.0)
+
+
+def passage_examples(passages: Iterable[Passage], task: str, usable: Callable[[str], object]) -> Iterator[TrainExample]:
+    """Passages with usable text as examples, each its own positive; queries are made when it is sampled."""
+    for docid, page, _, text in passages:
+        if usable(text):
+            yield TrainExample(docid, "", task, ((docid,),), frozenset((page,)), ())
+
 
 def passages_of(examples: Iterable[TrainExample]) -> Iterator[str]:
-    """Docids that batches of these examples may need."""
+    """Docids of all passages that batches of these examples may need."""
     return (docid for example in examples for group in (*example.positives, example.negatives) for docid in group)
 
 
 def add_texts(texts: Texts, collection: Collection, docids: Iterable[str]) -> None:
-    """Look up passages that are not there yet."""
+    """Look up passages that `texts` lacks."""
     found = collection.passages.get([docid for docid in dict.fromkeys(docids) if docid not in texts.passages])
     texts.passages.update(found)
     texts.page_of.update((docid, passage.page) for docid, passage in found.items())
 
 
 class Sampler(Protocol):
-    """Deals out a task's examples.
+    """Samples the examples of a task's batches.
 
     Attributes:
         share: examples of a batch.
-        first: the number of the first batch of this training; those before were dealt by trainings before it.
+        first: the number of this training's first batch; earlier trainings took those before.
     """
 
     task: str
@@ -130,13 +174,12 @@ class Sampler(Protocol):
 
 
 class Objective(ABC):
-    """One task of a training. A kind says what a batch is, and adds the gradient of a part of it.
+    """One task of a training; each subclass is a kind of task.
 
     Attributes:
-        sampler: deals its examples.
-        phase: of a schedule, one of `schedules.PHASES`.
-        examples: what people call its examples.
-        weight: loss and gradient are multiplied by it.
+        phase: the phase of a sequential schedule that the kind belongs to, one of `schedules.PHASES`.
+        examples: the word for its examples in messages.
+        weight: factor of loss and gradient.
     """
 
     phase: ClassVar[str]
@@ -154,24 +197,29 @@ class Objective(ABC):
         return self.sampler.task
 
     def __str__(self) -> str:
-        """What it is made of, for people."""
-        return f"{self.task}: {len(self.sampler):,} {self.examples}, {self.sampler.share} in a batch, weight {self.weight:g}"
+        """The task in a line of the announcement."""
+        size = f"{len(self.sampler):,} {self.examples}, {self.sampler.share} in a batch"
+        return f"{self.task}: {size}, weight {self.weight:g}"
 
     @classmethod
     @abstractmethod
     def of(cls, work: Work) -> Sequence[Objective]:
-        """The tasks of this kind that a training's settings ask for."""
+        """The tasks of this kind that the settings ask for."""
+
+    @abstractmethod
+    def activation_bytes(self, token_bytes: float) -> float:
+        """Bytes of a process's activations for the longest possible texts, at so many bytes a token over all layers."""
 
     @abstractmethod
     def batch(self, number: int) -> Any:
-        """Batch `number` of the task, those of trainings before counted; the same in every process."""
+        """Batch `number` of the task, counted over all trainings; the same in every process."""
 
     @abstractmethod
     def add_gradient(self, batch: Any, turn: int) -> Tensor:
-        """Add the gradient of this process's part of a batch in a turn of `accumulate`; that part's loss."""
+        """Adds the gradient of this process's slice in one of `accumulate` turns; returns the loss of the slice."""
 
     def backward(self, batch: Any) -> Tensor:
-        """Leave the gradient of a batch, summed over processes, in .grad of the parameters; its loss, a scalar."""
+        """Leaves the gradient of a batch, over all processes, in .grad of the parameters; returns its loss."""
         loss = torch.zeros((), device=self.model.device)
         for turn in range(self.means.settings.accumulate):
             loss += self.add_gradient(batch, turn)
@@ -188,9 +236,9 @@ class Objective(ABC):
         return loss * self.weight
 
     def validation(self) -> Validation | None:
-        """What a kind of task measures of itself, without queries; None: nothing."""
+        """A validation that the task brings itself, without queries."""
         return None
 
     def losses(self, loss: float) -> Mapping[str, float]:
-        """The loss of the last batch by name: one, or the terms of a sum."""
+        """The loss of the last batch by name, or its terms."""
         return {self.task: loss}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,14 +11,9 @@ from torch import Tensor
 from taco_ir.core.types import Passage
 from taco_ir.training.backward import backward
 from taco_ir.training.batches import TaskBatch, TaskSampler, make_batch, part
-from taco_ir.training.objectives.base import Means, Objective, Work
+from taco_ir.training.objectives.base import Objective, Work
 from taco_ir.training.schedules import RETRIEVAL
-from taco_ir.training.setup import loss_temperature
 from taco_ir.training.task_shares import shares_of
-
-if TYPE_CHECKING:
-    from taco_ir.training.encoder import DualEncoder
-    from taco_ir.training.settings import BatchSettings
 
 
 def contrastive_loss(
@@ -30,13 +25,12 @@ def contrastive_loss(
 ) -> Tensor:
     """Mean over queries of -log p(positive | query), a scalar.
 
-    Each positive of a query is one against all that are neither blocked nor positives of it, so several positives do not
-    compete; their losses are averaged. A passage that is gold for a query but was brought by another is blocked: masked,
-    not sampled away.
+    Each positive of a query competes with all passages that are neither blocked nor positives of the query, and the
+    losses of several positives are averaged. A passage that is gold for a query but came with another one is blocked.
 
     Args:
         positives: columns of each query's positives, at least one each.
-        blocked_BN: True where a passage is no negative for a query.
+        blocked_BN: True where a passage is no negative of a query.
         temperature: scores are divided by it.
     """
     scores_BN = query_BD.float() @ passage_ND.float().T / temperature
@@ -54,7 +48,9 @@ def contrastive_loss(
 
 
 def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over spans of -log p(its partner | span) against all other spans, a scalar (Gao and Callan, coCondenser, ACL 2022).
+    """Mean over spans of -log p(partner | span) against all other spans, a scalar.
+
+    Gao and Callan, coCondenser, ACL 2022.
 
     Args:
         span_ND: spans 2i and 2i + 1 are partners.
@@ -64,7 +60,7 @@ def span_contrast_loss(span_ND: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 class Contrast(NamedTuple):
-    """Batch `number` of queries against passages, which are looked up by docid."""
+    """Batch `number` of queries, with the passages that it scores, by docid."""
 
     number: int
     queries: TaskBatch
@@ -74,8 +70,8 @@ class Contrast(NamedTuple):
 class Contrastive(Objective):
     """Retrieval: each query against the passages of the batch.
 
-    The queries are dealt to processes x accumulate parts. In-batch negatives come from one's own part, or, with
-    `cross_device`, from the parts of all processes. So two processes without it equal one that accumulates twice, and two
+    A batch is split into processes x accumulate parts. In-batch negatives come from the same part or, with
+    `cross_device`, from the parts of all processes. Two processes without it equal one that accumulates twice; two
     processes with it equal one that does not.
     """
 
@@ -85,13 +81,23 @@ class Contrastive(Objective):
 
     @classmethod
     def of(cls, work: Work) -> Sequence[Contrastive]:
-        data, batch = work.data, work.settings.batch
+        data, batch = work.data, work.batch
         if not data.tasks:
             return []
         examples = [data.examples(task, work.negatives) for task in data.tasks]
         shares = shares_of(batch, [len(each) for each in examples])
         samplers = work.samplers(data.tasks, examples, shares, mined=True)
-        return [cls(work.encoder, sampler, retrieval_means(work)) for sampler in samplers]
+        means = work.means(batch.hard_negatives, batch.multi_positive)
+        return [cls(work.encoder, sampler, means) for sampler in samplers]
+
+    def activation_bytes(self, token_bytes: float) -> float:
+        settings, config = self.means.settings, self.model.config
+        queries = -(-self.sampler.share // (settings.accumulate * self.means.processes.world))
+        texts = queries * (2 + settings.negatives)
+        tokens = queries * (config.max_query_tokens(self.task) + (1 + settings.negatives) * config.passage_length)
+        if gradcache := self.means.arithmetic.gradcache:
+            tokens = min(tokens, tokens * gradcache // texts)
+        return tokens * token_bytes
 
     def batch(self, number: int) -> Contrast:
         settings, texts = self.means.settings, self.means.texts
@@ -117,23 +123,10 @@ class Contrastive(Objective):
 
         seed = (settings.seed, own.task, batch.number, turn, processes.rank)
         loss = backward(self.model, texts, loss_of, self.means.arithmetic, seed)
-        return (
-            loss / processes.world if settings.cross_device else loss
-        )  # across processes, each computes the loss of all
+        return loss / processes.world if settings.cross_device else loss  # each process computes the loss of all
 
     def _loss(self, query_BD: Tensor, passage_ND: Tensor, batch: TaskBatch) -> Tensor:
         if not batch.queries:  # fewer queries than parts
             return (query_BD.sum() + passage_ND.sum()) * 0
         blocked_BN = torch.from_numpy(batch.blocked_BN).to(query_BD.device)
         return contrastive_loss(query_BD, passage_ND, batch.positives, blocked_BN, self.means.settings.temperature)
-
-
-def retrieval_means(work: Work) -> Means:
-    """How batches of retrieval are computed."""
-    batch = work.settings.batch
-    return work.means(batch.hard_negatives, multi_positive=batch.multi_positive, **contrast(batch, work.encoder))
-
-
-def contrast(settings: BatchSettings, model: DualEncoder) -> dict[str, Any]:
-    """How scores become a loss."""
-    return {"temperature": loss_temperature(settings.temperature, model.config), "cross_device": settings.cross_device}

@@ -1,4 +1,4 @@
-"""What pre-training puts on a backbone: a head that fills in masked tokens, and Condenser's layers, which are dropped afterwards."""
+"""Heads of self-supervised training: the masked-language head, and Condenser's layers, which are dropped afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from taco_ir.core.files import InputError
@@ -27,7 +27,7 @@ OLD_NAMES = {"weight": "gamma", "bias": "beta"}  # of a layer norm's tensors in 
 
 
 class MaskedLanguageHead(nn.Module):
-    """BERT's head: a layer, GELU, layer norm, then the scores of all tokens by the word embeddings, to which it is tied."""
+    """BERT's head: a layer, GELU, layer norm, then scores of all V tokens by the word embeddings (tied)."""
 
     def __init__(self, width: int, table_VE: Tensor, eps: float, spread: float) -> None:
         super().__init__()
@@ -36,6 +36,13 @@ class MaskedLanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(table_VE)))
         nn.init.normal_(self.dense.weight, std=spread)
         nn.init.zeros_(self.dense.bias)
+
+    @classmethod
+    def of(cls, backbone: Any) -> MaskedLanguageHead:
+        """A new head for a backbone of transformers."""
+        config = backbone.config
+        eps, spread = getattr(config, "layer_norm_eps", 1e-12), getattr(config, "initializer_range", 0.02)
+        return cls(config.hidden_size, word_embeddings(backbone), eps, spread)
 
     def forward(self, states_BLH: Tensor, labels_BL: Tensor, table_VE: Tensor) -> Tensor:
         """Summed cross-entropy of each text's labelled tokens [B]; a text without any has 0."""
@@ -46,10 +53,10 @@ class MaskedLanguageHead(nn.Module):
         return losses_M.new_zeros(len(labels_BL)).index_add(0, text_M, losses_M)
 
     def load(self, folder: Path) -> str:
-        """Take over the head of a model folder, ours or one of transformers; whose it was, or "" where there is none.
+        """Loads the head in a model folder, ours or one of transformers; returns whose it was, "" where there is none.
 
         Raises:
-            InputError: for one of another shape.
+            InputError: for a head of another shape.
         """
         if (folder / MLM_FILE).is_file():
             load_into(self, folder / MLM_FILE)
@@ -68,19 +75,16 @@ class MaskedLanguageHead(nn.Module):
 
 
 class Condenser(nn.Module):
-    """Layers of BERT's form over the last layer's first token and the middle layer's others.
+    """Transformer layers over the first token of the last layer and the other tokens of the middle layer.
 
-    What the masked tokens need of the text beyond their middle layer must come through that first token. Gao and Callan,
-    Condenser: a Pre-training Architecture for Dense Retrieval, EMNLP 2021; dropped after pre-training.
+    To fill in masked tokens, what late layers know of the text must pass through that first token. Gao and Callan,
+    Condenser: a Pre-training Architecture for Dense Retrieval, EMNLP 2021.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, heads, inner = (
-            config.hidden_size,
-            config.num_attention_heads,
-            getattr(config, "intermediate_size", 4 * config.hidden_size),
-        )
+        width, heads = config.hidden_size, config.num_attention_heads
+        inner, spread = getattr(config, "intermediate_size", 4 * width), getattr(config, "initializer_range", 0.02)
         dropout, eps = getattr(config, "hidden_dropout_prob", 0.1), getattr(config, "layer_norm_eps", 1e-12)
         self.middle = config.num_hidden_layers // 2
         self.layers = nn.ModuleList(
@@ -89,21 +93,31 @@ class Condenser(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=getattr(config, "initializer_range", 0.02))
+                nn.init.normal_(module.weight, std=spread)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.MultiheadAttention):
-                nn.init.normal_(module.in_proj_weight, std=getattr(config, "initializer_range", 0.02))
+                nn.init.normal_(module.in_proj_weight, std=spread)
 
     def forward(self, last_BLH: Tensor, middle_BLH: Tensor, mask_BL: Tensor) -> Tensor:
-        """States [B, L, H] of texts from those of the backbone's last and middle layer."""
+        """States [B, L, H] from those of the backbone's last and middle layer."""
         states_BLH = torch.cat([last_BLH[:, :1], middle_BLH[:, 1:]], 1)
         for layer in self.layers:
             states_BLH = layer(states_BLH, src_key_padding_mask=mask_BL == 0)
         return states_BLH
 
 
+def word_embeddings(backbone: Any) -> Tensor:
+    """The word embeddings [V, E] of a backbone of transformers."""
+    table: Tensor = backbone.get_input_embeddings().weight
+    return table
+
+
+def save_head_file(module: nn.Module, path: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+
+
 def load_into(module: nn.Module, path: Path) -> None:
-    """Raises: InputError for a file that lacks tensors of the module or has them in another shape."""
+    """Load a head. Raises: InputError for a file that lacks tensors of it or has them in another shape."""
     _fit(module, load_file(path), path)
 
 
@@ -116,7 +130,7 @@ def _fit(module: nn.Module, found: dict[str, Tensor], where: Path) -> None:
 
 
 def _tensors(folder: Path, wanted: dict[str, str], norm: str) -> dict[str, Tensor] | None:
-    """Tensors of the weight files in `folder` by our name; None where any of `wanted` is in none of them."""
+    """Tensors of the weight files in `folder` by our names; None where one of those wanted is missing."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as source:

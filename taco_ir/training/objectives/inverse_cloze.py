@@ -1,7 +1,7 @@
-"""Inverse cloze: which passage was this sentence taken from?
+"""Inverse cloze: find the passage that a sentence was taken from.
 
-Lee, Chang and Toutanova, Latent Retrieval for Weakly Supervised Open Domain Question Answering (ORQA), ACL 2019, section 4.
-Ours: where a sentence ends, and that short ones are no queries.
+Lee, Chang and Toutanova, Latent Retrieval for Weakly Supervised Open Domain Question Answering, ACL 2019, section 4.
+Differs: how sentences are split, and that short ones are no queries.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from taco_ir.core.seeds import generator
 from taco_ir.core.types import Passage
 from taco_ir.training.batches import make_batch
 from taco_ir.training.objectives.base import Work
-from taco_ir.training.objectives.contrastive import Contrast, Contrastive, contrast
-from taco_ir.training.objectives.passages import passage_sampler
+from taco_ir.training.objectives.contrastive import Contrast, Contrastive
 from taco_ir.training.schedules import SELF_SUPERVISED
 from taco_ir.training.settings import INVERSE_CLOZE
 
-STAYS = 0.1  # how often the sentence is left in its passage, so that words in common count as well
+STAYS = 0.1  # share of passages that keep the sentence, so that words in common count as well
 MIN_WORDS = 4  # of a sentence that is a query
 END = re.compile(r"""(?<=[.!?])["')\]]*\s+(?=["'(\[]?[A-Z0-9])""")
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """First character of each sentence and the one behind its last, in order."""
+    """Start and end of each sentence in characters."""
     starts, stops = [0], []
     for end in END.finditer(text):
         stops.append(end.end())
@@ -35,23 +34,19 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def queries_of(text: str) -> list[tuple[int, int]]:
-    """The sentences that may be a query: those of several in which there are words enough."""
+    """The sentences of a text that may be a query: long enough, and not the only one."""
     found = sentences(text)
-    return (
-        [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS] if len(found) > 1 else []
-    )
+    long = [(start, stop) for start, stop in found if len(text[start:stop].split()) >= MIN_WORDS]
+    return long if len(found) > 1 else []
 
 
 def cloze(passage: Passage, draw: np.random.Generator) -> tuple[str, Passage]:
-    """A sentence of a passage and the passage without it; one time in ten with it. The passage must have a sentence that may be a query."""
-    spans = queries_of(passage.text)
+    """A random sentence of a passage that has one to query with, and the passage without it (or, at times, with it)."""
+    text = passage.text
+    spans = queries_of(text)
     start, stop = spans[int(draw.integers(len(spans)))]
-    kept = (
-        passage.text
-        if draw.random() < STAYS
-        else f"{passage.text[:start].rstrip()} {passage.text[stop:].lstrip()}".strip()
-    )
-    return passage.text[start:stop].strip(), passage._replace(text=kept)
+    kept = text if draw.random() < STAYS else f"{text[:start].rstrip()} {text[stop:].lstrip()}".strip()
+    return text[start:stop].strip(), passage._replace(text=kept)
 
 
 class InverseCloze(Contrastive):
@@ -62,9 +57,9 @@ class InverseCloze(Contrastive):
 
     @classmethod
     def of(cls, work: Work) -> Sequence[InverseCloze]:
-        sampler = passage_sampler(work, INVERSE_CLOZE, queries_of, " (they have several sentences)")
-        means = work.means(**contrast(work.settings.batch, work.encoder))
-        return [cls(work.encoder, sampler, means, work.settings.objectives.passage_weight)]
+        sampler = work.passage_sampler(INVERSE_CLOZE, queries_of, " (they have several sentences)")
+        means = work.means()
+        return [cls(work.encoder, sampler, means, work.objectives.passage_weight)]
 
     def batch(self, number: int) -> Contrast:
         drawn, texts, sampler = self.sampler.step(number), self.means.texts, self.sampler

@@ -1,4 +1,4 @@
-"""Filling in masked tokens of passages (Devlin et al., BERT, NAACL 2019, section 3.1): the mean over a batch's masked tokens."""
+"""Masked language modelling on passages (Devlin et al., BERT, NAACL 2019, section 3.1)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from taco_ir.training.batches import Drawn, TaskSampler
 from taco_ir.training.documents import window
 from taco_ir.training.encoder import Text
 from taco_ir.training.objectives.base import Objective, Work
-from taco_ir.training.objectives.masking import labelled, masked_text
-from taco_ir.training.objectives.passages import passage_sampler
+from taco_ir.training.objectives.masking import SCORE_BYTES, labelled, masked_text
 from taco_ir.training.schedules import SELF_SUPERVISED
 from taco_ir.training.settings import MLM
-from taco_ir.training.shared import SharedEncoder
+from taco_ir.training.shared_encoder import SharedEncoder
 
 MASK_SHARE = 0.15
 
 
 class Masked(NamedTuple):
-    """Texts of batch `number`, with tokens to fill in."""
+    """Masked texts of batch `number`."""
 
     number: int
     texts: Sequence[Text]
 
 
 class MaskedTokens(Objective):
-    """A window of each passage, as retrieval reads it, with tokens to fill in that its epoch draws."""
+    """Masked tokens in a window of each passage, read as in retrieval; the loss is a mean over a batch's masked tokens.
+
+    Window and masked tokens depend on seed, passage and epoch alone.
+    """
 
     phase = SELF_SUPERVISED
     examples = "passages"
@@ -41,8 +43,14 @@ class MaskedTokens(Objective):
     @classmethod
     def of(cls, work: Work) -> Sequence[MaskedTokens]:
         assert isinstance(work.encoder, SharedEncoder)
-        sampler = passage_sampler(work, MLM, str.strip)
-        return [cls(work.encoder, sampler, work.means(), work.settings.objectives.passage_weight)]
+        sampler = work.passage_sampler(MLM, str.strip)
+        return [cls(work.encoder, sampler, work.means(), work.objectives.passage_weight)]
+
+    def activation_bytes(self, token_bytes: float) -> float:
+        parts = self.means.settings.accumulate * self.means.processes.world
+        tokens = -(-self.sampler.share // parts) * self.model.config.passage_length
+        vocabulary = int(self.model.backbone("passage").config.vocab_size)  # type: ignore[union-attr,arg-type]
+        return tokens * (token_bytes + SCORE_BYTES * MASK_SHARE * vocabulary)
 
     def batch(self, number: int) -> Masked:
         return Masked(number, self._masked(self.sampler.step(number)))

@@ -1,4 +1,4 @@
-"""Texts with masked tokens, as pre-training and the task of filling them in read them."""
+"""Texts with masked tokens, and their labels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from taco_ir.training.documents import UNLABELLED, Ids, mask
 from taco_ir.training.encoder import Text
 
 MASKS = ("[MASK]", "<mask>", "<extra_id_0>")  # BERT's, RoBERTa's, T5's
+SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, its softmax and its gradient
 
 
 class Vocabulary(NamedTuple):
-    """What spans are framed by and masked with.
+    """The token ids that frame and mask spans.
 
     Attributes:
         before, after: special tokens around a text.
-        mask: the id that stands for a token to fill in; None: the tokenizer has none.
+        mask: the mask token; None: the tokenizer has none.
         ordinary: ids of all tokens that are not special.
     """
 
@@ -51,7 +52,7 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
 
 
 def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:
-    """A framed span, `share` of whose tokens are to be filled in; none where the vocabulary has no mask."""
+    """A span between special tokens, with a share of its tokens masked; none where the vocabulary has no mask."""
     before, after, mask_id, ordinary = words
     if mask_id is None or not share:
         return Text("passage", np.concatenate([before, span_L, after]))
@@ -61,12 +62,12 @@ def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Ge
 
 
 def labelled(texts: Sequence[Text]) -> int:
-    """Tokens that are to be filled in."""
+    """The number of masked tokens."""
     return sum(int((text.labels != UNLABELLED).sum()) for text in texts if text.labels is not None)
 
 
 def label_rows(texts: Sequence[Text], length: int) -> Tensor:
-    """Labels [B, L], UNLABELLED where there is nothing to fill in."""
+    """Labels [B, L], UNLABELLED where no token is masked."""
     labels_BL = np.full((len(texts), length), UNLABELLED, dtype=np.int64)
     for row, text in enumerate(texts):
         if text.labels is not None:

@@ -1,7 +1,7 @@
 """Extractive question answering as a training task.
 
-DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): selection of the passage, and the marginal likelihood of all spans
-of the positive passage that answer.
+DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): it selects a passage, and maximises the marginal likelihood of
+all answer spans in the positive passage.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from taco_ir.training.backward import seed_dropout
 from taco_ir.training.batches import Drawn, TaskSampler, choose_negatives, choose_positive
 from taco_ir.training.objectives.base import Means, Objective, Work
 from taco_ir.training.schedules import READING
-from taco_ir.training.shared import SharedEncoder
+from taco_ir.training.shared_encoder import SharedEncoder
 
 if TYPE_CHECKING:
     from taco_ir.data.collection import Collection
     from taco_ir.training.data import TrainingData
-    from taco_ir.training.settings import RunSettings
 
 Spans = Mapping[str, Mapping[str, Sequence[Span]]]  # qid -> docid -> spans
 
 
 class Placed(NamedTuple):
-    """A question's rows among the inputs: its positive is the first; `spans` are first and last tokens of the answers there."""
+    """The rows of a question's passages, the positive first, and the answers' first and last tokens in it."""
 
     first: int
     stop: int
@@ -41,9 +40,9 @@ class Placed(NamedTuple):
 
 
 def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
-    """Mean over questions of -log p(positive passage) - log sum over spans of p(start) p(end); a scalar.
+    """Mean over questions of -log p(positive passage) - log sum over spans of p(start) p(end), a scalar.
 
-    The passage is one of the question's, start and end are tokens of the positive passage (DPR, equations 3 to 5).
+    Passages compete within a question, start and end tokens within the positive passage (DPR, equations 3 to 5).
     """
     start_NL, end_NL = logits.start_NL.log_softmax(1), logits.end_NL.log_softmax(1)
     losses = []
@@ -55,7 +54,11 @@ def reader_loss(logits: Logits, questions: Sequence[Placed]) -> Tensor:
 
 
 def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) -> ReadingData:
-    """Without positives whose answers are all cut off or have too many tokens, and the queries that are left with none."""
+    """Drops positives whose answers are all cut off or too long, and the questions that then have none.
+
+    Raises:
+        InputError: where no question is left.
+    """
     kept, spans = [], {}
     passages = collection.passages.get(list({docid for found in data.spans.values() for docid in found}))
     for example in data.examples:
@@ -70,44 +73,39 @@ def readable(data: ReadingData, inputs: InputBuilder, collection: Collection) ->
             spans[example.qid] = {docid: data.spans[example.qid][docid] for docid in docids if docid in seen}
     if not kept:
         raise InputError(
-            f"{data.task}: no answer lies within passage_length {inputs.config.passage} and has at most {inputs.config.answer} tokens; "
-            "a larger passage_length may help"
+            f"{data.task}: no answer lies within passage_length {inputs.config.passage} and has at most"
+            f" {inputs.config.answer} tokens; a larger passage_length may help"
         )
     if cut := len(data.examples) - len(kept):
-        limits = inputs.config
         log.warning(
-            "%s: %d of %d queries have no answer of at most %d tokens in the first %d of a passage; left out",
-            data.task,
-            cut,
-            len(data.examples),
-            limits.answer,
-            limits.passage,
+            f"{data.task}: {cut} of {len(data.examples)} queries have no answer of at most {inputs.config.answer}"
+            f" tokens in the first {inputs.config.passage} of a passage; left out"
         )
     return data._replace(examples=kept, spans=spans)
 
 
-def readable_queries(data: TrainingData, settings: RunSettings, inputs: InputBuilder) -> dict[str, set[str]]:
-    """Of each task that is read and not retrieved for, the queries with an answer that are used."""
+def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[str]]:
+    """The queries with an answer to use, by task, of those tasks that are read but not retrieved for."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         whole = readable(read_reading(data.collection, task), inputs, data.collection).examples
-        drawn = sample_examples(whole, settings.max_examples, settings.seed, task, settings.train_share)
+        drawn = sample_examples(whole, data.run.max_examples, data.run.seed, task, data.run.train_share)
         found[task] = {example.qid for example in drawn}
     return found
 
 
 class Questions(NamedTuple):
-    """Questions of batch `number`, each with its epoch."""
+    """The questions of batch `number`, each with its epoch."""
 
     number: int
     drawn: Sequence[Drawn]
 
 
 class Reading(Objective):
-    """Extractive question answering: which of a question's passages holds the answer, and where.
+    """Reading: which of a question's passages holds the answer, and where.
 
     Args:
-        spans: where the answers of the sampler's questions are.
+        spans: the answers of the sampler's questions, by passage.
     """
 
     phase = READING
@@ -123,7 +121,7 @@ class Reading(Objective):
 
     @classmethod
     def of(cls, work: Work) -> Sequence[Reading]:
-        data, settings = work.data, work.settings.objectives
+        data, settings = work.data, work.objectives
         if not data.reading:
             return []
         assert isinstance(work.encoder, SharedEncoder)
@@ -132,12 +130,8 @@ class Reading(Objective):
             used = {example.qid for example in data.used(task)} if task in data.tasks else work.readable[task]
             read = read_reading(data.collection, task, negatives=work.negatives, qids=used)
             found.append(readable(read, work.encoder.inputs, data.collection))
-            log.info(
-                "%s: %d of the %d queries that are used have an answer to read",
-                task,
-                len(found[-1].examples),
-                len(used),
-            )
+            read_count = len(found[-1].examples)
+            log.info("%s: %d of the %d queries that are used have an answer to read", task, read_count, len(used))
         names = [f"{each.task} reading" if data.tasks else each.task for each in found]
         samplers = work.samplers(
             names, [each.examples for each in found], [settings.reading_batch] * len(found), mined=True
@@ -145,6 +139,11 @@ class Reading(Objective):
         means = work.means(settings.reading_negatives)
         made = zip(samplers, found, strict=True)
         return [cls(work.encoder, sampler, each.spans, means, settings.reading_weight) for sampler, each in made]
+
+    def activation_bytes(self, token_bytes: float) -> float:
+        parts, limits = self.means.settings.accumulate * self.means.processes.world, self.model.inputs.config
+        read = -(-self.sampler.share // parts) * (1 + self.means.settings.negatives)
+        return read * (limits.question + limits.passage) * token_bytes
 
     def batch(self, number: int) -> Questions:
         return Questions(number, self.sampler.step(number))
@@ -161,7 +160,7 @@ class Reading(Objective):
         return loss.detach()
 
     def _loss(self, drawn: Sequence[Drawn]) -> Tensor:
-        """The loss of questions, each with a positive and negatives chosen for its epoch."""
+        """The loss of questions, each with the positive and negatives of its epoch."""
         settings, passages = self.means.settings, self.means.texts.passages
         rows: list[ReaderInput] = []
         placed = []

@@ -1,7 +1,7 @@
-"""Pre-training on spans of documents: their losses are summed, and the loss on documents held out is measured.
+"""Pre-training on spans of documents, and its loss on held-out documents.
 
-Retrieval-oriented intermediate pre-training (RIP) of Tang, Wang and Yao, DPTDR, COLING 2022. Its objective
-is not public; ours is coCondenser's (Gao and Callan, ACL 2022), in parts that can be switched.
+Retrieval-oriented intermediate pre-training (RIP) of Tang, Wang and Yao, DPTDR, COLING 2022.
+Differs: RIP's objective is not public; ours is coCondenser's (Gao and Callan, ACL 2022), in parts that can be switched.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from taco_ir.training.batches import Dealer, Dealt
 from taco_ir.training.documents import Documents, Ids, documents_of, drawn_rows, span_pair, window
 from taco_ir.training.encoder import Text
 from taco_ir.training.objectives.base import Means, Objective, Work
-from taco_ir.training.objectives.masking import masked_text
+from taco_ir.training.objectives.masking import SCORE_BYTES, masked_text
 from taco_ir.training.pretraining_encoder import PretrainModel
 from taco_ir.training.schedules import SELF_SUPERVISED
-from taco_ir.training.settings import MIN_SPAN, ObjectiveSettings, TrainSettings
+from taco_ir.training.settings import MIN_SPAN, ObjectiveSettings, RunSettings
 
 DOCUMENTS = "documents"
 HELD_OUT = "held out"
@@ -35,18 +35,18 @@ TOKENIZED_AT_ONCE = 512
 
 
 class SpanTexts:
-    """Turns documents into the texts of a step; what is drawn of a document depends on seed, document and epoch alone."""
+    """Turns documents into masked spans, which depend on seed, document and epoch alone."""
 
     def __init__(self, settings: ObjectiveSettings, seed: int, documents: Documents, model: PretrainModel) -> None:
-        self._settings = settings
+        self.settings = settings
         self._seed = seed
         self._documents = documents
         self._vocabulary = model.vocabulary()
         self._most = settings.length - len(self._vocabulary.before) - len(self._vocabulary.after)
 
     def texts(self, document: int, epoch: int | str) -> list[Text]:
-        """Two spans of a document, or one where none are contrasted; tokens masked where a part fills them in."""
-        settings = self._settings
+        """Two spans of a document, or one where spans are not contrasted; masked where a part of the loss needs it."""
+        settings = self.settings
         draw = generator(self._seed, "spans", epoch, document)
         passages = self._documents.passages(document)
         spans: Sequence[Ids] = (window(passages[0], self._most, draw),)
@@ -56,10 +56,11 @@ class SpanTexts:
 
 
 class DocumentSampler:
-    """Deals out documents by number (see `Dealer`).
+    """Samples documents by number, as `TaskSampler` does examples.
 
     Args:
-        before: how far the stream of documents was dealt by trainings before; `source` is the fingerprint of what they are made of.
+        before: how far earlier trainings read the stream of documents.
+        source: fingerprint of what the documents are made of.
     """
 
     task = DOCUMENTS
@@ -83,17 +84,17 @@ class DocumentSampler:
 
 
 class SpanBatch(NamedTuple):
-    """Spans of the documents of batch `number`, pairs one after the other where they are contrasted."""
+    """Spans of the documents of batch `number`; those of one document are neighbours."""
 
     number: int
     texts: Sequence[Text]
 
 
 class Spans(Objective):
-    """The summed losses of spans of documents: contrast, and tokens to fill in.
+    """Contrast of spans and masked tokens, whose losses are summed.
 
     Args:
-        held_out: numbers of the documents on which the loss is measured.
+        held_out: numbers of the documents that validation measures the loss on.
     """
 
     phase = SELF_SUPERVISED
@@ -111,18 +112,23 @@ class Spans(Objective):
 
     @classmethod
     def of(cls, work: Work) -> Sequence[Spans]:
-        model, settings = work.encoder, work.settings
+        model, own, collection = work.encoder, work.objectives, work.data.collection
+        held_out, batch_size, seed = work.held_out, work.batch.batch_size, work.run.seed
         assert isinstance(model, PretrainModel)
-        collection, own, held_out = work.data.collection, settings.objectives, settings.validation.held_out
-        documents = read_documents(settings, collection, model)
-        trained, measured = split(held_out, settings.run.seed, documents.number)
+        documents = read_documents(own, work.run, batch_size, held_out, collection, model)
+        trained, measured = split(held_out, seed, documents.number)
         source = fingerprint(
             [collection.passages.fingerprint, own.max_passages, own.span_from, own.contrasted, held_out]
         )
-        sampler = DocumentSampler(
-            trained, settings.batch.batch_size, settings.run.seed, work.before.of(DOCUMENTS), source
-        )
-        return [cls(model, sampler, SpanTexts(own, settings.run.seed, documents, model), measured, work.means())]
+        sampler = DocumentSampler(trained, batch_size, seed, work.before.of(DOCUMENTS), source)
+        return [cls(model, sampler, SpanTexts(own, seed, documents, model), measured, work.means())]
+
+    def activation_bytes(self, token_bytes: float) -> float:
+        settings, model = self._spans.settings, self.model
+        spans = self.sampler.share * (2 if settings.contrasted else 1)
+        at_once = min(spans, self.means.arithmetic.gradcache or spans)
+        scores = SCORE_BYTES * settings.mask_share * len(model.token_parts) * int(model.backbone.config.vocab_size)
+        return at_once * settings.length * (token_bytes + scores)
 
     def batch(self, number: int) -> SpanBatch:
         return SpanBatch(
@@ -131,7 +137,7 @@ class Spans(Objective):
         )
 
     def add_gradient(self, batch: SpanBatch, turn: int) -> Tensor:
-        del turn  # a batch is one part: all its spans repel each other
+        del turn  # a batch is computed as one: all its spans repel each other
 
         def loss_of(rows_BX: Tensor) -> Tensor:
             self._found = self.model.losses(rows_BX, batch.texts)
@@ -145,16 +151,17 @@ class Spans(Objective):
         return {part: float(value.detach()) for part, value in self._found.items()}
 
     def __str__(self) -> str:
-        head = f"; tokens are filled in by a head {(self.model.head_from and 'of the model: ' + self.model.head_from) or 'that is new'}"
-        parts, masked = list(self.model.parts), self.model.masked
-        return f"{' + '.join(parts)}: {len(self.sampler):,} documents, {self.sampler.share} in a batch{head * masked}"
+        whose = f"of the model: {self.model.head_from}" if self.model.head_from else "that is new"
+        head = f"; tokens are filled in by a head {whose}" if self.model.masked else ""
+        size = f"{len(self.sampler):,} documents, {self.sampler.share} in a batch"
+        return f"{' + '.join(self.model.parts)}: {size}{head}"
 
     def validation(self) -> HeldOut | None:
         return HeldOut(self.model, self._spans, self._held_out, self.sampler.share) if len(self._held_out) else None
 
 
 class HeldOut:
-    """Mean loss of each part on documents held out: on the same spans with the same masks each time."""
+    """Measures the mean of each loss on held-out documents, always on the same spans with the same masks."""
 
     what = "loss on what was held out"
     keeps_best = False
@@ -178,29 +185,35 @@ class HeldOut:
         return sums
 
 
-def read_documents(config: TrainSettings, collection: Collection, model: PretrainModel) -> Documents:
-    """Tokenise the collection's passages, or a part of them, and make documents of them; says what is left out.
+def read_documents(
+    settings: ObjectiveSettings,
+    run: RunSettings,
+    batch: int,
+    held_out: int,
+    collection: Collection,
+    model: PretrainModel,
+) -> Documents:
+    """Tokenises the collection's passages, or a sample of them, makes documents of them, and logs what is left out.
 
     Raises:
-        InputError: where too few are left for a batch.
+        InputError: where fewer documents are left than are needed.
     """
-    rows = drawn_rows(collection.passages.count, config.objectives.max_passages, config.run.seed)
-    by_page = config.objectives.span_from == "page"
-    cut = config.objectives.contrasted and not by_page
-    shortest = 2 * MIN_SPAN if cut else MIN_SPAN
+    rows = drawn_rows(collection.passages.count, settings.max_passages, run.seed)
+    by_page = settings.span_from == "page"
+    shortest = 2 * MIN_SPAN if settings.contrasted and not by_page else MIN_SPAN  # of a passage that gives two spans
     documents = documents_of(_tokenized(collection, rows, model), shortest, by_page)
-    kept = len(documents.members)
     what = "pages" if by_page else "passages"
-    too_short = (
-        f"passages of fewer than {shortest} tokens{', and pages with one passage,' if by_page else ''} are left out"
-    )
-    if documents.number < config.validation.held_out + config.batch.batch_size:
+    alone = ", and pages with one passage," if by_page else ""
+    too_short = f"passages of fewer than {shortest} tokens{alone} are left out"
+    if documents.number < batch + held_out:
         raise InputError(
-            f"--collection {config.run.collection}: {documents.number:,} {what} to take spans from ({too_short});"
-            f" --batch-size {config.batch.batch_size} and --held-out {config.validation.held_out} need {config.validation.held_out + config.batch.batch_size:,}"
+            f"--collection {run.collection}: {documents.number:,} {what} to take spans from ({too_short});"
+            f" --batch-size {batch} and --held-out {held_out} need {batch + held_out:,}"
         )
+    left_out = len(rows) - len(documents.members)
     log.info(
-        f"{documents.number:,} {what}, {len(documents.ids):,} tokens; {len(rows) - kept:,} of {len(rows):,} passages left out ({too_short})"
+        f"{documents.number:,} {what}, {len(documents.ids):,} tokens;"
+        f" {left_out:,} of {len(rows):,} passages left out ({too_short})"
     )
     return documents
 
@@ -219,6 +232,6 @@ def _tokenized(
 
 
 def split(held_out: int, seed: int, count: int) -> tuple[Ids, Ids]:
-    """Numbers of the documents trained on, and of those held out, drawn by the seed."""
+    """Splits document numbers at random into those trained on and those held out."""
     order = generator(seed, HELD_OUT).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

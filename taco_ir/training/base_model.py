@@ -1,0 +1,141 @@
+"""Makes a base model the encoder that is trained: its prompts, lengths, head and adapters, and what stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from taco_ir.core.files import InputError
+from taco_ir.encoders.adapters.adapted import load_adapters
+from taco_ir.encoders.adapters.methods import FULL
+from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
+from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import AdapterSettings, EncoderSettings, RunSettings
+from taco_ir.training.tuning import check_positions, check_tuning, going_on, tuned
+
+# TACO's names of tasks in prompts; others: the task in capitals
+LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}
+SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then those of other vocabularies
+QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
+SHORT_QUERY, PROMPT_TOKENS = 32, 4
+LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
+UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
+
+
+def build_encoder(
+    run: RunSettings,
+    settings: EncoderSettings,
+    adapters: AdapterSettings,
+    folder: Path,
+    tasks: Sequence[str],
+    embeds: bool,
+    kind: type[DualEncoder] = DualEncoder,
+) -> DualEncoder:
+    """Loads the base model in `folder` and makes it the encoder that the settings describe.
+
+    Args:
+        embeds: whether vectors of texts are trained, for retrieval or self-supervised tasks.
+
+    Raises:
+        InputError: for a base that cannot be loaded or tuned as the settings say, or lengths beyond its positions.
+    """
+    own = ModelFolder(folder)
+    backbone = own.backbone()
+    limit = backbone.longest
+    passages = own.towers[Role.PASSAGE].path
+    if not tasks and settings.pooling is None and not ModelFolder(passages).describes_itself:
+        settings = replace(settings, pooling="first")  # no vector is trained
+    base = base_config(settings, passages, limit)
+    check_tuning(adapters, settings, folder, backbone.path)
+    if adapters.tune != FULL and base.roles != NONE:
+        raise InputError(
+            f"roles is {base.roles}; with tune {adapters.tune} the modules tell roles apart (tune_roles);"
+            " leave one of both out"
+        )
+    for key in ("passage_length", "query_length"):
+        if (value := getattr(settings, key)) > limit:
+            raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
+    torch.manual_seed(run.seed)  # for a new head
+    model = kind(backbone.path, base, settings.untied or backbone.kind is Kind.TOWERS)
+    if embeds:
+        model.config = config_for_tasks(settings, base, tasks, model.separator(SEPARATORS), limit)
+    if adapters.tune != FULL:
+        model.tune(*tuned(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks))
+        model.config = going_on(model, folder, base)
+        check_positions(model, limit)
+    model.sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
+    model.freeze(settings.freeze_embeddings, settings.freeze_layers)
+    return model
+
+
+def config_for_tasks(
+    settings: EncoderSettings, base: EncoderConfig, tasks: Sequence[str], separator: str, limit: int
+) -> EncoderConfig:
+    """The base's configuration with the tasks' prompts and with lengths of at most `limit` tokens."""
+    lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
+    prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}
+    return replace(
+        base,
+        prompts=prompts,
+        query_length=min(max(lengths.values(), default=base.query_length), limit),
+        query_lengths={task: min(length, limit) for task, length in lengths.items()},
+        passage_length=settings.passage_length,
+        passage_template=settings.passage_template,
+        left_context=LEFT_CONTEXT,
+    )
+
+
+def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
+    """Raise InputError for weights from `folder` that are not finite."""
+    for name, param in model.named_parameters():
+        if not torch.isfinite(param).all():
+            raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
+
+
+def trained_encoder(folder: Path, device: str) -> DualEncoder:
+    """A trained encoder, with all its parameters trainable and without dropout.
+
+    Raises:
+        InputError: for a folder that does not say how its model pools, or that lacks weights.
+    """
+    model_folder = ModelFolder(folder)
+    config, backbone = model_folder.trained_config, model_folder.backbone()
+    for own in dict.fromkeys(backbone.towers.values()):
+        if config.head and not (own.path / HEAD_FILE).is_file():
+            raise InputError(
+                f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing"
+            )
+    model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
+    if (record := model_folder.record) is not None:
+        model.tune(load_adapters(model.backbone("passage"), folder), record)
+    model.to(torch.device(device))
+    model.sparse_tables(True)
+    return model.eval()
+
+
+def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderConfig:
+    """How the base model in `folder` pools, by itself or the settings. Raises: InputError where they disagree."""
+    own = ModelFolder(folder)
+    if not own.describes_itself:
+        plain = own.config(cast("Pooling | None", settings.pooling), settings.normalize, limit)
+        return replace(plain, head=settings.head, roles=settings.roles)
+    base = own.config(longest=limit)
+    for key, found, wanted in (
+        ("pooling", base.pooling, settings.pooling),
+        ("head", base.head, settings.head),
+        ("roles", base.roles, settings.roles),
+    ):
+        if wanted not in UNSAID and found not in UNSAID and found != wanted:
+            raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
+    roles = settings.roles if base.roles == NONE else base.roles
+    return replace(base, normalize=base.normalize or settings.normalize, head=base.head or settings.head, roles=roles)
+
+
+def query_length(task: str, prompts: bool) -> int:
+    """Most tokens of a task's queries in TACO, with those of its prompt."""
+    return QUERY_LENGTHS.get(task, SHORT_QUERY) + PROMPT_TOKENS * prompts
