@@ -13,7 +13,7 @@ from taco_ir.training.encoder import DualEncoder
 
 
 def made(base: Path, method: str = "iaa-l", roles: str = "task", **values: Any) -> DualEncoder:
-    """A tuned encoder whose modules have other numbers, as after a training."""
+    """An encoder whose adapters have other numbers than at the start, as after a training."""
     width = 4 if method_of(method).width else 0
     model = encoder(base, tune=method, tune_width=width, tune_roles=roles, **values)
     generator = torch.Generator().manual_seed(7)

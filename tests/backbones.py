@@ -1,4 +1,4 @@
-"""Tiny backbones with random weights, one of each architecture that can be tuned."""
+"""Tiny backbones with random weights, one of each architecture that can have adapters."""
 
 from __future__ import annotations
 
@@ -22,24 +22,12 @@ from transformers import (
     T5Model,
 )
 
-SIZES = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
+SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 64}
 # one layer in which all tokens see each other, then two in which those up to two places apart do
 LOCAL = {"num_hidden_layers": 3, "local_attention": 4, "max_position_embeddings": 64, "pad_token_id": 0}
-T5_SIZES = {
-    "vocab_size": 100,
-    "d_model": 32,
-    "d_kv": 4,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "decoder_start_token_id": 0,
-}
+T5_SIZES = {"vocab_size": 100, "d_model": 32, "d_kv": 4, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+T5_SIZES |= {"decoder_start_token_id": 0}
 BACKBONES: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertModel(BertConfig(**SIZES, max_position_embeddings=64)),
     "roberta": lambda: RobertaModel(RobertaConfig(**SIZES, max_position_embeddings=64)),

@@ -26,7 +26,7 @@ MODULES = "sentence_transformers.models"  # names that every version reads
 
 
 def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
-    """Copy weights, configuration and tokenizer, which is told to cut at `max_tokens`, as Pyserini reads only there.
+    """Copy weights, configuration and tokenizer; the tokenizer states `max_tokens`, which Pyserini reads only there.
 
     Weights in 8 bits are written in float32, which everyone reads.
     """

@@ -183,8 +183,8 @@ class ModelFolder:
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
             raise InputError(
-                f"{self}: lengths of {shown(min(lengths))} to {shown(max(lengths))} tokens (query_length, passage_length,"
-                f" query_lengths); the backbone takes 1 to {most}"
+                f"{self}: lengths of {shown(min(lengths))} to {shown(max(lengths))} tokens (query_length,"
+                f" passage_length, query_lengths); the backbone takes 1 to {most}"
             )
         return config
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from taco_ir.encoders.adapters.adapted import Adapters
 
-# marks that are adapters, and their methods; as prompts the one that leaves texts all positions of the backbone
+# marks that are adapters, with their methods; `prefix` is the one that leaves texts all positions of the backbone
 ADAPTER_MARKS = {"prompt": "prefix", "adapter": "adapter"}
 ADAPTER_NAMES = {Role.QUERY: "queries", Role.PASSAGE: "passages", Role.READER: "reader"}
 ROLE_FILE = "roles.safetensors"

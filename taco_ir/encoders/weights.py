@@ -25,7 +25,7 @@ INT8 = "int8"
 PLAIN_FILE, INT8_FILE = "model.safetensors", "model.int8.safetensors"
 NUMBERS, SCALES = ".int8", ".scale"  # what tensors of a matrix add to its name
 MOST = 127
-FEW = 16  # rows of tables whose error every token has (token types): they cost nothing, and were a third of the loss
+FEW = 16  # rows of small tables (token types), whose error every token would have; kept whole, they cost nothing
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

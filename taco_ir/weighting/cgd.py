@@ -13,7 +13,7 @@ from taco_ir.weighting.base import Gradients, StepReport, require
 
 
 class CommonGradientDescent(GramianWeighting):
-    """Exponentiated gradient on task weights: a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), then sum 1.
+    """Moves task weights by a_k <- a_k exp(rate * mean_j sqrt(L_k L_j) cos(g_k, g_j)), then scales their sum to 1.
 
     The update of a step already has its new weights.
     Paper: Piratla, Netrapalli, Sarawagi 2022 (arXiv 2110.02619), algorithm 1, which gives gradients the length

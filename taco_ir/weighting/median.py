@@ -108,7 +108,7 @@ def _above(ordered: Floats, floor: float) -> Floats:
 
 
 def _bracket(ordered: Floats, zeros: int) -> Bracket | None:
-    """Values that very likely enclose the median of the population of which a sorted sample and `zeros` zeros are."""
+    """Values that very likely enclose the median of all, estimated from a sorted sample and `zeros` zeros below it."""
     middle, spread = (len(ordered) - zeros) / 2, DEVIATIONS * math.sqrt(len(ordered)) / 2
     first, last = math.floor(middle - spread), math.ceil(middle + spread)
     if first < 0 or last >= len(ordered):

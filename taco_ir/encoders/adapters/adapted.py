@@ -102,7 +102,7 @@ class Adapters(nn.Module):
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors of a model folder: the trained ones, but the vectors that reparameterised prompts compute."""
+        """The tensors to store in a model folder: trained ones, or the vectors that reparameterised prompts compute."""
         return {
             f"{name}.{key}": tensor.detach()
             for name in self.names

@@ -35,7 +35,7 @@ class Insert(nn.Module):
         return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """The content of a set in a model folder: its tensors, unless the method stores something else."""
+        """The tensors of a set to store in a model folder; its own, unless the method computes them from others."""
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
@@ -44,7 +44,7 @@ class Insert(nn.Module):
 
 
 class Target(NamedTuple):
-    """What a method is built on.
+    """The backbone and the sizes that a method builds its inserts for.
 
     Attributes:
         shifted: whether texts' positions begin behind the adapter's prompt.

@@ -76,7 +76,7 @@ class AdapterRecord:
         return {"shared": SHARED, "task-frozen": None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
-        """The adapter for queries of `task`, its own or lent; None: the backbone alone. Raises: InputError for none."""
+        """The adapter for queries of `task`, its own or lent; None: the backbone. Raises: InputError."""
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
         return None if task == BARE else self.own_adapter(task)

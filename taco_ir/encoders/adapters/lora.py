@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from taco_ir.encoders.adapters.base import Insert, Method, Target
 
-SCALE = 2  # alpha / rank, a common choice; the papers compared with name none
+SCALE = 2  # alpha / rank, a common choice; the papers name none
 
 
 class Lora(Insert):

@@ -24,19 +24,19 @@ BOTTLENECKS = ("adapter", "parallel", "iaa-s", "iaa-l", "iaa-m")
 PAIRS = [(kind, method) for kind in BACKBONES for method in METHODS if possible(kind, method)]
 
 
-def tuning_of(
+def adapters_on(
     model: nn.Module, method: str, names: tuple[str, ...] = ("query", "passage"), width: int = 3, **options: Any
 ) -> Adapters:
     return Adapters(model, method, width if method_of(method).width else 0, names, **options).eval()
 
 
-def moved(tuning: Adapters) -> Adapters:
+def moved(adapters: Adapters) -> Adapters:
     """Numbers as after a training, others in each adapter."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for tensor in tuning.named_tensors().values():
+        for tensor in adapters.named_tensors().values():
             tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
-    return tuning
+    return adapters
 
 
 @pytest.mark.parametrize(("kind", "method"), PAIRS)
@@ -45,22 +45,22 @@ def test_adapters_have_an_effect_of_their_own(kind: str, method: str) -> None:
     model = backbone(kind)
     model.requires_grad_(False)
     bare = states(model)
-    tuning = tuning_of(model, method)
-    tuning.check(lambda: states(model)[:, 0])
+    adapters = adapters_on(model, method)
+    adapters.check(lambda: states(model)[:, 0])
     torch.testing.assert_close(states(model), bare, rtol=0, atol=1e-6)  # prompts: another call of the same function
-    for name in tuning.names:
-        tuning.use(name)
+    for name in adapters.names:
+        adapters.use(name)
         same = torch.allclose(states(model), bare, rtol=0, atol=1e-6)
         assert same == (method not in PROMPTED)
-    moved(tuning)
+    moved(adapters)
     seen: dict[str, Tensor] = {}
     for name in ("query", "passage", "query", "query", "passage"):
-        tuning.use(name)
+        adapters.use(name)
         found = states(model)
         assert (found - bare).abs().max() > 1e-3
         assert torch.equal(found, seen.setdefault(name, found))
     assert (seen["query"] - seen["passage"]).abs().max() > 1e-3
-    tuning.use(None)
+    adapters.use(None)
     torch.testing.assert_close(states(model), bare, rtol=0, atol=1e-6)
 
 
@@ -68,8 +68,8 @@ def test_adapters_have_an_effect_of_their_own(kind: str, method: str) -> None:
 def test_padding_changes_nothing(kind: str, method: str) -> None:
     """A text in a batch is the text alone."""
     model = backbone(kind)
-    tuning = moved(tuning_of(model, method))
-    tuning.use("query")
+    adapters = moved(adapters_on(model, method))
+    adapters.use("query")
     alone = states(model, IDS_BL[1:, :5], MASK_BL[1:, :5])
     torch.testing.assert_close(states(model)[1:, :5], alone, rtol=0, atol=1e-5)
 
@@ -78,45 +78,45 @@ def test_padding_changes_nothing(kind: str, method: str) -> None:
 def test_gradients_reach_all_adapters_that_were_used(kind: str, method: str) -> None:
     """Both towers' in one backward pass, after switching; nothing reaches the backbone."""
     model = backbone(kind)
-    tuning = moved(tuning_of(model, method, ("query", "passage", "other")))
+    adapters = moved(adapters_on(model, method, ("query", "passage", "other")))
     vectors = []
     for name in ("query", "passage"):
-        tuning.use(name)
+        adapters.use(name)
         vectors.append(states(model)[:, 0])
     (vectors[0] * vectors[1].roll(1, 1)).sum().backward()
     for name in ("query", "passage"):
-        idle = [key for key, tensor in tuning.tensors(name).items() if tensor.grad is None or not tensor.grad.any()]
+        idle = [key for key, tensor in adapters.tensors(name).items() if tensor.grad is None or not tensor.grad.any()]
         assert all(key.endswith(("key.bias", "k_lin.bias")) for key in idle)  # softmax does not see them
-    assert all(tensor.grad is None for tensor in tuning.tensors("other").values())
-    tuned = {id(tensor) for tensor in tuning.named_tensors().values()}
-    assert all(param.grad is None for param in model.parameters() if id(param) not in tuned)
-    assert all(tensor.requires_grad for tensor in tuning.named_tensors().values())  # peft freezes those out of use
+    assert all(tensor.grad is None for tensor in adapters.tensors("other").values())
+    own = {id(tensor) for tensor in adapters.named_tensors().values()}
+    assert all(param.grad is None for param in model.parameters() if id(param) not in own)
+    assert all(tensor.requires_grad for tensor in adapters.named_tensors().values())  # peft freezes those out of use
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_repeated_pass_goes_through_its_own_adapter(method: str) -> None:
     """Gradient checkpointing repeats a pass when another adapter is in use."""
     model = backbone("bert")
-    tuning = moved(tuning_of(model, method))
+    adapters = moved(adapters_on(model, method))
 
     def gradients(repeated: bool) -> list[Tensor]:
         if repeated:
-            settings: dict[str, Any] = {"use_reentrant": False, "context_fn": tuning.repeated}
+            settings: dict[str, Any] = {"use_reentrant": False, "context_fn": adapters.repeated}
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
             model.train()
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
         vectors = []
-        for name in tuning.names:
-            tuning.use(name)
+        for name in adapters.names:
+            adapters.use(name)
             vectors.append(states(model)[:, 0])
-        tuning.use(None)
+        adapters.use(None)
         (vectors[0] * vectors[1].roll(1, 1)).sum().backward()
-        assert tuning.active is None
-        own = tuning.named_tensors().values()
+        assert adapters.active is None
+        own = adapters.named_tensors().values()
         found = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in own]
-        tuning.zero_grad()
+        adapters.zero_grad()
         model.zero_grad()
         return found
 
@@ -158,11 +158,11 @@ def by_hand(model: BertModel, sets: Any, mask_BL: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_bottlenecks_by_hand(kind: str, method: str) -> None:
     model = backbone(kind)
-    tuning = moved(tuning_of(model, method))
-    tuning.use("query")
+    adapters = moved(adapters_on(model, method))
+    adapters.use("query")
     found = states(model)
-    tuning.use(None)
-    sets = tuning.parts[0].sets["query"]
+    adapters.use(None)
+    sets = adapters.parts[0].sets["query"]
     no_prompts = [torch.zeros(2, 0, 32)] * 3
     expected = by_hand(model, sets, MASK_BL) if kind == "bert" else modernbert_by_hand(model, no_prompts, 0, sets)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -170,10 +170,10 @@ def test_bottlenecks_by_hand(kind: str, method: str) -> None:
 
 def test_lora_is_peft_and_a_low_rank_change() -> None:
     model, plain, other = backbone("bert"), backbone("bert"), backbone("bert")
-    tuning = moved(tuning_of(model, "lora"))
-    tuning.use("query")
+    adapters = moved(adapters_on(model, "lora"))
+    adapters.use("query")
     found = states(model)
-    tensors = tuning.tensors("query")
+    tensors = adapters.tensors("query")
     peft = get_peft_model(other, LoraConfig(r=3, lora_alpha=6, target_modules=["query", "value"])).eval()
     with torch.no_grad():
         for target in sites_of(plain).linears:
@@ -192,13 +192,13 @@ def test_lora_is_peft_and_a_low_rank_change() -> None:
     [("prompt", "", 3), ("prefix", "", 0), ("prompt", "plain", 0), ("prefix", "shifted", 3)],
 )
 def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
-    """peft's prefix tuning shifts positions by the prompt's length, as DPTDR, unless it is given others."""
+    """peft's prefix adapters shifts positions by the prompt's length, as DPTDR, unless it is given others."""
     model, other = backbone("bert"), backbone("bert")
-    tuning = moved(tuning_of(model, method, positions=positions))
-    tuning.use("query")
+    adapters = moved(adapters_on(model, method, positions=positions))
+    adapters.use("query")
     config = PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     peft = get_peft_model(other, config).eval()
-    layers = list(tuning.tensors("query").values())
+    layers = list(adapters.tensors("query").values())
     rows_PLH = torch.stack([half for prompt_2PH in layers for half in prompt_2PH], 1)
     with torch.no_grad():
         peft.prompt_encoder["default"].embedding.weight.copy_(rows_PLH.flatten(1))
@@ -210,8 +210,8 @@ def test_prompts_are_pefts(method: str, positions: str, first: int) -> None:
 def test_reparameterised_prompts_are_pefts() -> None:
     """Li and Liang's embedding and layers; the vectors that they compute are stored, and equal plain prompts."""
     model, other, third = backbone("bert"), backbone("bert"), backbone("bert")
-    tuning = moved(tuning_of(model, "prefix", ("query", "passage"), reparameterised={"query"}))
-    tuning.use("query")
+    adapters = moved(adapters_on(model, "prefix", ("query", "passage"), reparameterised={"query"}))
+    adapters.use("query")
     config = PrefixTuningConfig(
         task_type="FEATURE_EXTRACTION",
         num_virtual_tokens=3,
@@ -220,7 +220,7 @@ def test_reparameterised_prompts_are_pefts() -> None:
         token_dim=32,
     )
     peft = get_peft_model(other, config).eval()
-    own, theirs = tuning.tensors("query"), peft.prompt_encoder["default"]
+    own, theirs = adapters.tensors("query"), peft.prompt_encoder["default"]
     layers = [f"layers.{number}" for number in range(2)]
     with torch.no_grad():
         theirs.embedding.weight.copy_(own["embedding"])
@@ -230,8 +230,8 @@ def test_reparameterised_prompts_are_pefts() -> None:
     positions_BL = (torch.arange(8) - 3).expand(2, 8)  # peft adds 3
     expected = peft(input_ids=IDS_BL, attention_mask=MASK_BL, position_ids=positions_BL).last_hidden_state
     torch.testing.assert_close(states(model), expected, rtol=0, atol=1e-5)
-    plain = tuning_of(third, "prefix")
-    plain.load(tuning.stored(), "a folder")
+    plain = adapters_on(third, "prefix")
+    plain.load(adapters.stored(), "a folder")
     plain.use("query")
     torch.testing.assert_close(states(third), expected, rtol=0, atol=1e-5)
 
@@ -240,21 +240,21 @@ def test_reparameterised_prompts_are_pefts() -> None:
 def test_reparameterised_prompts_begin_as_others_and_train_elsewhere(method: str) -> None:
     """Deviation 0.02; every layer of the network matters, and a network that leaves out a prompt is found."""
     model = backbone("bert")
-    tuning = tuning_of(model, method, ("query",), width=32, reparameterised={"query"})
-    plain = tuning_of(backbone("bert"), method, ("query",), width=32)
-    stored = tuning.stored()
+    adapters = adapters_on(model, method, ("query",), width=32, reparameterised={"query"})
+    plain = adapters_on(backbone("bert"), method, ("query",), width=32)
+    stored = adapters.stored()
     assert {name: tensor.shape for name, tensor in stored.items()} == {
         name: tensor.shape for name, tensor in plain.stored().items()
     }
     for tensor in (tensor for tensor in stored.values() if tensor.dim() == 3):
         assert abs(float(tensor.std()) - 0.02) < 2e-3 and abs(float(tensor.mean())) < 2e-3
     bottlenecks = sum(tensor.numel() for tensor in stored.values() if tensor.dim() < 3)
-    trained = sum(tensor.numel() for tensor in tuning.tensors("query").values())
+    trained = sum(tensor.numel() for tensor in adapters.tensors("query").values())
     assert trained == bottlenecks + 32 * 32 + 512 * (32 + 1) + (512 + 1) * 2 * 2 * 32
-    tuning.check(lambda: states(model)[:, 0])
+    adapters.check(lambda: states(model)[:, 0])
     model.encoder.layer[1].attention.self.deep_prompt = None
     with pytest.raises(InputError, match=r"2 of \d+ tensors get no gradient, first (0\.)?layers\.1\.weight"):
-        tuning.check(lambda: states(model)[:, 0])
+        adapters.check(lambda: states(model)[:, 0])
 
 
 def modernbert_by_hand(model: ModernBertModel, layers: list[Tensor], first: int, sets: Any = ()) -> Tensor:
@@ -293,9 +293,9 @@ def test_modernberts_prompts_by_hand(method: str, first: int) -> None:
     """Texts are longer than the window of two of the three layers; their prompts are seen from everywhere."""
     model = backbone("modernbert")
     assert [layer.attention_type.split("_")[0] for layer in model.layers] == ["full", "sliding", "sliding"]
-    tuning = tuning_of(model, method)
-    tuning.use("query")
-    layers = list(tuning.tensors("query").values())
+    adapters = adapters_on(model, method)
+    adapters.use("query")
+    layers = list(adapters.tensors("query").values())
     with torch.no_grad():  # numbers under which it matters what is seen from where
         for tensor in (*layers, *(layer.attn.Wqkv.weight for layer in model.layers)):
             tensor.normal_(std=0.5)
@@ -307,22 +307,22 @@ def test_modernberts_prompts_by_hand(method: str, first: int) -> None:
 def test_prompts_begin_small_and_drop_out() -> None:
     """N(0, 0.02^2); each text has its own dropout, the backbone none."""
     model = backbone("bert")
-    tuning = tuning_of(model, "prompt", width=32)
-    values = torch.cat([tensor.detach().flatten() for tensor in tuning.tensors("query").values()])
+    adapters = adapters_on(model, "prompt", width=32)
+    values = torch.cat([tensor.detach().flatten() for tensor in adapters.tensors("query").values()])
     assert values.numel() == 2 * 2 * 32 * 32
     assert abs(float(values.std()) - 0.02) < 1e-3 and abs(float(values.mean())) < 1e-3
-    moved(tuning).train()
-    tuning.use("query")
+    moved(adapters).train()
+    adapters.use("query")
     same_BL = IDS_BL[:1].expand(2, -1)
     noisy = states(model, same_BL, torch.ones_like(same_BL))
     assert not torch.equal(noisy[0], noisy[1])
-    tuning.eval()
+    adapters.eval()
     assert torch.equal(*states(model, same_BL, torch.ones_like(same_BL)))
 
 
 def test_bottlenecks_begin_as_said() -> None:
     """W_down ~ N(0, 0.01^2), all else zero."""
-    tensors = tuning_of(backbone("bert"), "iaa-l", width=32).tensors("query")
+    tensors = adapters_on(backbone("bert"), "iaa-l", width=32).tensors("query")
     for key, tensor in tensors.items():
         assert float(tensor.std()) == pytest.approx(0.01, rel=0.1) if "down.weight" in key else not tensor.any()
 
@@ -331,7 +331,7 @@ def test_biases_begin_as_the_backbones() -> None:
     model = backbone("bert")
     biases = ((name, param) for name, param in model.named_parameters() if name.endswith(".bias"))
     expected = {name: param.clone() for name, param in biases if "pooler" not in name}
-    tensors = tuning_of(model, "bitfit").tensors("query")
+    tensors = adapters_on(model, "bitfit").tensors("query")
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], bias) for name, bias in expected.items())
 
@@ -342,20 +342,20 @@ def test_biases_begin_as_the_backbones() -> None:
 def test_a_backbone_without_known_hook_points() -> None:
     supported = "bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
     with pytest.raises(InputError, match=f"type 'mpnet' has no known hook points; supported: {supported}"):
-        tuning_of(MPNetModel(MPNetConfig(**SIZES)), "adapter")
+        adapters_on(MPNetModel(MPNetConfig(**SIZES)), "adapter")
 
 
 @pytest.mark.parametrize("kind", ["t5", "modernbert"])
 def test_some_have_no_biases(kind: str) -> None:
     with pytest.raises(InputError, match=f"bitfit trains biases; a backbone of type '{kind}' has none"):
-        tuning_of(backbone(kind), "bitfit")
+        adapters_on(backbone(kind), "bitfit")
 
 
 def test_modernbert_projects_to_queries_keys_and_values_at_once() -> None:
     """The methods named instead work there."""
     message = r"lora changes .* of type 'modernbert' has one for both and keys; supported: (.*)"
     with pytest.raises(InputError, match=message) as raised:
-        tuning_of(backbone("modernbert"), "lora")
+        adapters_on(backbone("modernbert"), "lora")
     supported = str(raised.value).rpartition(": ")[2].split(", ")
     assert supported == [method for method in METHODS if possible("modernbert", method)]
 
@@ -363,12 +363,12 @@ def test_modernbert_projects_to_queries_keys_and_values_at_once() -> None:
 def test_the_check_finds_what_has_no_effect() -> None:
     """Layers that a pass leaves out, or an attention function without prompts."""
     model = backbone("bert")
-    tuning = tuning_of(model, "adapter")
+    adapters = adapters_on(model, "adapter")
     said = r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"
     with pytest.raises(InputError, match=said):
-        tuning.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
+        adapters.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
     other = backbone("bert")
-    prompts = tuning_of(other, "prefix")
+    prompts = adapters_on(other, "prefix")
     other.set_attn_implementation("sdpa")
     with pytest.raises(InputError, match="adapter 'query': "):
         prompts.check(lambda: states(other))
@@ -376,15 +376,15 @@ def test_the_check_finds_what_has_no_effect() -> None:
 
 def test_the_check_leaves_everything_as_it_was() -> None:
     model = backbone("bert")
-    tuning = moved(tuning_of(model, "iaa-m"))
-    before = {name: tensor.detach().clone() for name, tensor in tuning.named_tensors().items()}
+    adapters = moved(adapters_on(model, "iaa-m"))
+    before = {name: tensor.detach().clone() for name, tensor in adapters.named_tensors().items()}
     state = torch.get_rng_state()
-    tuning.check(lambda: states(model))
-    after = tuning.named_tensors().items()
+    adapters.check(lambda: states(model))
+    after = adapters.named_tensors().items()
     assert all(torch.equal(tensor, before[name]) and tensor.grad is None for name, tensor in after)
-    assert torch.equal(torch.get_rng_state(), state) and tuning.active is None
+    assert torch.equal(torch.get_rng_state(), state) and adapters.active is None
 
 
 def test_adapters_are_named() -> None:
     with pytest.raises(ValueError, match="adapter 'answer' is none of"):
-        tuning_of(backbone("bert"), "lora").use("answer")
+        adapters_on(backbone("bert"), "lora").use("answer")
