@@ -124,11 +124,7 @@ class EncoderConfig(Settings):
         return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
 
     def borrowing(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """A copy for more tasks (`*`: all others), each with its lender's prompt and query length.
-
-        Raises:
-            InputError: for a lender without a prompt, or a task that has one.
-        """
+        """A copy for more tasks. Raises: InputError for a lender without a prompt, or a task that has one."""
         for task, lender in lenders.items():
             if task in self.prompts:
                 fault = "has a prompt of its own"

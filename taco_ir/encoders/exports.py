@@ -157,11 +157,7 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
 
 
 def write_sentence_transformers(source: Path, config: EncoderConfig, target: Path) -> None:
-    """Write a folder for sentence-transformers: modules, pooling, normalisation, lengths and prompts.
-
-    Raises:
-        InputError: for pooling or a passage template that it does not have.
-    """
+    """Write a folder for sentence-transformers. Raises: InputError for pooling or a template that it does not have."""
     _refuse_parts(source, config)
     if config.pooling == "decoder":
         raise InputError("sentence-transformers has no pooling by T5's first decoder state")

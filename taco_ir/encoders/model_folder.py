@@ -217,11 +217,7 @@ class ModelFolder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all files that vectors can depend on.
-
-        Raises:
-            InputError: for a folder without weights, configuration or tokenizer.
-        """
+        """Hash of all files that vectors can depend on. Raises: InputError for a folder that lacks some of them."""
         self.require_weights()
         if not any((self.path / name).is_file() for name in TOKENIZERS):
             raise InputError(f"--model {self}: no {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}")

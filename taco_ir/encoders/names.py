@@ -21,11 +21,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def locate(model: str | None) -> Path:
-    """The local folder of a model, fetched if only a hub has it. None: the encoder that comes with the package.
-
-    Raises:
-        InputError: for a model that is not found.
-    """
+    """The local folder of a model, fetched if only a hub has it; None: the shipped one. Raises: InputError."""
     if model is None:
         return shipped_folder()
     folder = Path(model)

@@ -104,11 +104,7 @@ class RoleMarks:
 
 
 def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
-    """New parameters of a kind of marks: vectors as wide as word embeddings, or adapters; None: nothing to learn.
-
-    Raises:
-        InputError: for adapters on a backbone whose hook points are not known.
-    """
+    """New parameters of marks; None: nothing to learn. Raises: InputError for a backbone without known hook points."""
     import torch
 
     if kind == "embedding":

@@ -154,9 +154,6 @@ class TextEncoder:
 
         Args:
             known: tasks of the queries' collection, which may have names that neither the model nor KILT knows.
-
-        Raises:
-            InputError: as `encode_queries` does.
         """
         refuse_text(texts, "queries")
         refuse_text(tasks, "tasks, one for each query,")
@@ -177,11 +174,7 @@ class TextEncoder:
         return self.config.tasks | adapted - {ANY_TASK}
 
     def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
-        """The canonical name of a task of the model, of KILT or of the collection (`known`); None and "" stay.
-
-        Raises:
-            InputError: for another name, unless the model treats all queries alike.
-        """
+        """The canonical name of a task of the model, KILT or a collection (`known`). Raises: InputError for another."""
         if not task or not self.tasks:
             return task
         try:
@@ -197,9 +190,7 @@ class TextEncoder:
         return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
 
     def borrow(self, lenders: Mapping[str, str]) -> None:
-        """Give each task (`*`: all others) the prompt, length and adapter of its lender.
-
-        Where tasks have adapters, the lender `none` is the backbone alone without a prompt.
+        """Give each task (`*`: all others) its lender's prompt, length and adapter; `none` lends the bare backbone.
 
         Raises:
             InputError: for a lender that has none of them, or a task that has its own.

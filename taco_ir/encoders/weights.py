@@ -84,11 +84,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder that keeps them in one file, in float32.
-
-    Raises:
-        InputError: for a file that is missing, broken, or not as config.json says.
-    """
+    """The weights of a folder with one file of them, in float32. Raises: InputError for a file that cannot be read."""
     int8 = is_int8(folder)
     path = folder / (INT8_FILE if int8 else PLAIN_FILE)
     tensors = read_safetensors(path)

@@ -76,11 +76,7 @@ class GramianWeighting(TaskWeighting):
                 yield grads_TRD.flatten(1)
 
     def _combination(self, weights: Sequence[float]) -> Gradients:
-        """sum_k w_k g_k, shaped like the parameters; the kept gradients are used up.
-
-        Raises:
-            FloatingPointError: for a weight that is too large for the dtype of the gradients.
-        """
+        """sum_k w_k g_k, in memory of the gradients. Raises: FloatingPointError for a weight beyond their dtype."""
         if not all(abs(weight) <= torch.finfo(self.layout.dtype).max for weight in weights):
             raise FloatingPointError(f"task weights {', '.join(f'{weight:g}' for weight in weights)} are out of range")
         totals = [total.mul_(weights[0]) for total in self._dense[0]]

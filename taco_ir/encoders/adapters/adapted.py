@@ -141,12 +141,9 @@ class Adapters(nn.Module):
             _write(trained, folder / TRAINING_FILE)
 
     def check(self, encode: Callable[[], Tensor]) -> None:
-        """Make sure that every adapter changes the vectors of `encode` and that each of its tensors gets a gradient.
+        """Raise InputError for an adapter that does not change the vectors of `encode`, or a tensor without gradient.
 
         Meanwhile the adapters have other numbers, since most methods begin with zeros.
-
-        Raises:
-            InputError: naming adapter and tensor.
         """
         with torch.no_grad(), self.used(None):
             bare = encode()
