@@ -49,23 +49,13 @@ NO_TOKENIZER = ("config.json", "generation_config.json", *DESCRIBED, *ABOUT)
 
 
 class Kind(Enum):
-    """The kinds of model folders."""
+    """The kinds of model folders by the files that tell them; a folder is of the first kind whose files it has."""
 
-    ADAPTERS = "adapters on a backbone, which is elsewhere or in a folder below"
-    TOWERS = "two models, one for queries and one for passages"
-    OURS = "a model with our configuration"
-    SENTENCE_TRANSFORMERS = "a sentence-transformers model"
-    PLAIN = "a model that does not say how it pools"
-
-
-# the files that tell each kind; a folder is of the first kind whose files it has
-LAYOUTS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.ADAPTERS: (RECORD_FILE,),
-    Kind.TOWERS: ("query", "passage"),
-    Kind.OURS: (CONFIG_FILE,),
-    Kind.SENTENCE_TRANSFORMERS: (MODULES_FILE,),
-    Kind.PLAIN: (),
-}
+    ADAPTERS = (RECORD_FILE,)  # on a backbone, which is elsewhere or in a folder below
+    TOWERS = ("query", "passage")  # two models
+    OURS = (CONFIG_FILE,)
+    SENTENCE_TRANSFORMERS = (MODULES_FILE,)
+    PLAIN = ()  # a model that does not say how it pools
 
 
 class Positions(NamedTuple):
@@ -103,7 +93,7 @@ class ModelFolder:
 
     @property
     def kind(self) -> Kind:
-        return next(kind for kind, names in LAYOUTS.items() if all((self.path / name).exists() for name in names))
+        return next(kind for kind in Kind if all((self.path / name).exists() for name in kind.value))
 
     @property
     def towers(self) -> Mapping[Role, ModelFolder]:

@@ -284,10 +284,8 @@ def load_encoder(
         return TextEncoder(dict.fromkeys(folder.towers, tower), folder.path, batch_size, adapters, record)
     if base is not None:
         raise InputError(f"--base {base}: --model {folder} is a whole model; only adapters have a base")
-    loaded = {
-        own: _load_tower(own, pooling, normalize, prompt, precision, device)
-        for own in dict.fromkeys(folder.towers.values())
-    }
+    options = (pooling, normalize, prompt, precision, device)
+    loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}
     dims = [tower.dim for tower in loaded.values()]
     if dims[0] != dims[-1]:
         raise InputError(f"--model {folder}: its towers' vectors have {dims[0]} and {dims[1]} numbers; they must agree")
@@ -297,9 +295,8 @@ def load_encoder(
 def _load_tower(
     folder: ModelFolder, pooling: Pooling | None, normalize: bool, prompt: str | None, precision: Precision, device: str
 ) -> Tower:
-    if precision == "int8" and usable_device(device).type != "cpu":
+    if usable_device(device).type != "cpu" and precision == "int8":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
-    usable_device(device)
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:
