@@ -20,12 +20,8 @@ from taco_ir.encoders.weights import read_safetensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROLES = (
-    "shared",
-    "tower",
-    "task",
-    "task-frozen",
-)  # one adapter for all texts, one a tower, or one for a task's queries
+# one adapter for all texts, one for each tower, or one for each task's queries, with one for passages or none
+ROLES = ("shared", "tower", "task", "task-frozen")
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
 TRAINING_FILE = "training.safetensors"  # in checkpoints, where the trained tensors are not those that a model stores
 BARE = "none"  # lent to tasks whose queries go through the backbone alone
