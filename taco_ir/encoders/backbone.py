@@ -83,7 +83,7 @@ def load_backbone(
     return backbone, fast, head
 
 
-def in_int8(backbone: torch.nn.Module) -> torch.nn.Module:
+def quantize_linears(backbone: torch.nn.Module) -> torch.nn.Module:
     """Linear layers in int8 with a scale per output channel; activations are scaled per batch."""
     import torch
 

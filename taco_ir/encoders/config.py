@@ -123,7 +123,7 @@ class EncoderConfig(Settings):
         """The values for fingerprints; without `roles` where none are marked, as before there were marks."""
         return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
 
-    def borrowing(self, lenders: Mapping[str, str]) -> EncoderConfig:
+    def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
         """A copy for more tasks. Raises: InputError for a lender without a prompt, or a task that has one."""
         for task, lender in lenders.items():
             if task in self.prompts:

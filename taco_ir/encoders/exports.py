@@ -90,11 +90,11 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
     if read_json(source / "config.json", dict[str, Any]).get("model_type") == "t5":
         raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
     copy_backbone(source, target, config.query_length)
-    warn("huggingface", config)
+    log_differences("huggingface", config)
     (target / "pyserini-flags.txt").write_text(pyserini_flags(config, shlex.quote(name)), encoding="utf-8")
 
 
-def untold(config: EncoderConfig) -> list[str]:
+def list_differences(config: EncoderConfig) -> list[str]:
     """How others' queries differ from ours because a plain folder cannot say more: one length, texts cut at the end."""
     notes = []
     if lengths := _lengths(config):
@@ -116,9 +116,9 @@ def _lengths(config: EncoderConfig) -> dict[str, int]:
     return {task: length for task, length in config.query_lengths.items() if length != config.query_length}
 
 
-def warn(kind: str, config: EncoderConfig) -> None:
+def log_differences(kind: str, config: EncoderConfig) -> None:
     """Log how others' queries differ from ours."""
-    for note in untold(config):
+    for note in list_differences(config):
         log.warning("%s: %s", kind, note)
 
 
@@ -138,7 +138,7 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
             f"# no flag gives the passage template {config.passage_template!r}: write the corpus' text by it and use"
             " --fields text"
         )
-    lines += [f"# {note}; the exported queries are ours" for note in untold(config)]
+    lines += [f"# {note}; the exported queries are ours" for note in list_differences(config)]
     for task, prompt in sorted((config.prompts or {ANY_TASK: ""}).items()):
         lines.append(
             f"# queries{'' if task == ANY_TASK else f' of {task}'}, at most {config.max_query_tokens(task)} tokens"
@@ -189,7 +189,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     prompts["document"] = prompt
-    warn("sentence-transformers", config)
+    log_differences("sentence-transformers", config)
     (target / "README.md").write_text(_page(config, prompts), encoding="utf-8")
     similarity = "cosine" if config.normalize else "dot"
     said = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity}
@@ -211,7 +211,7 @@ passages_ND = model.encode_document(["title and text"])
 queries_BD = model.encode_query(["who asks"]{f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""})
 ```
 """
-    if not (notes := untold(config)):
+    if not (notes := list_differences(config)):
         return usage
     said = "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
     return f"""{usage}

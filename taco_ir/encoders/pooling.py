@@ -38,7 +38,7 @@ def tokenize(
     return ids, cut
 
 
-def by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
+def batch_by_length(lengths: Sequence[int], batch_size: int, tokens: int) -> Iterator[list[int]]:
     """Positions in batches of similar length, longest first: at most `batch_size` texts and about `tokens` tokens."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0

@@ -94,7 +94,7 @@ class RoleMarks:
             self.adapters.use(ADAPTER_NAMES[Role(role)])
         return {}
 
-    def of_reader(self, asked: list[int], length: int) -> torch.Tensor:
+    def reader_roles(self, asked: list[int], length: int) -> torch.Tensor:
         """Roles [N, L] or [N, 1] of readers' inputs, whose first `asked` tokens are the question."""
         import torch
 

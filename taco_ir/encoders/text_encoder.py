@@ -15,10 +15,10 @@ from taco_ir.core.files import InputError, fingerprint
 from taco_ir.core.tasks import TASK_NAMES, resolve_task
 from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.adapters.folder import BARE, AdapterRecord, adapter_digest
-from taco_ir.encoders.backbone import in_int8, load_backbone, usable_device
+from taco_ir.encoders.backbone import load_backbone, quantize_linears, usable_device
 from taco_ir.encoders.config import ANY_TASK, NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.encoders.pooling import Ids, by_length, embed, pad, tokenize
+from taco_ir.encoders.pooling import Ids, batch_by_length, embed, pad, tokenize
 from taco_ir.encoders.role_marks import ADAPTER_MARKS, RoleMarks, load_learned
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Tower:
         import torch
 
         self.device = torch.device(device)
-        self.backbone = in_int8(backbone.eval()) if precision == "int8" else backbone.eval().to(self.device)
+        self.backbone = quantize_linears(backbone.eval()) if precision == "int8" else backbone.eval().to(self.device)
         self.tokenizer = tokenizer
         self.config = config
         self.weights, self.precision = weights, precision
@@ -196,14 +196,14 @@ class TextEncoder:
             InputError: for a lender that has none of them, or a task that has its own.
         """
         if self.record is None:
-            self.config = self.config.borrowing(lenders)
+            self.config = self.config.with_lenders(lenders)
             return
         if self.record.tasks:
-            self.record = self.record.lending(lenders)
+            self.record = self.record.with_lenders(lenders)
             lengths = {task: self.config.max_query_tokens(lender) for task, lender in lenders.items()}
             self.config = replace(self.config, query_lengths={**self.config.query_lengths, **lengths})
         if self.config.prompts:
-            config = self.config.borrowing({task: lender for task, lender in lenders.items() if lender != BARE})
+            config = self.config.with_lenders({task: lender for task, lender in lenders.items() if lender != BARE})
             bare = {task: "" for task, lender in lenders.items() if lender == BARE}
             self.config = replace(config, prompts={**config.prompts, **bare})
 
@@ -219,7 +219,7 @@ class TextEncoder:
         ids, cut = tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
         tokens = TOKEN_BUDGET if tower.device.type == "cpu" else TOKEN_BUDGET_ELSEWHERE
-        batches = list(by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
+        batches = list(batch_by_length([len(ids_L) for ids_L in ids], self.batch_size, tokens))
         used = self.adapters.used(adapter) if self.adapters is not None else nullcontext()
         with used, _workers(tower.device.type, len(batches)) as workers:
             found = workers.map(lambda batch: tower.vectors([ids[i] for i in batch], role), batches)

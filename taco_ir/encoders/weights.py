@@ -28,22 +28,22 @@ MOST = 127
 FEW = 16  # rows of small tables (token types), whose error every token would have; kept whole, they cost nothing
 
 
-def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
-def quantized(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Matrices of more than FEW rows as int8 and scales, two tensors each; other tensors as they are."""
     stored = {}
     for name, value in weights.items():
         if value.ndim == 2 and len(value) > FEW and value.is_floating_point():
-            stored[name + NUMBERS], stored[name + SCALES] = in_steps(value.float())
+            stored[name + NUMBERS], stored[name + SCALES] = to_int8(value.float())
         else:
             stored[name] = value
     return stored
 
 
-def in_steps(value_NM: Tensor) -> tuple[Tensor, Tensor]:
+def to_int8(value_NM: Tensor) -> tuple[Tensor, Tensor]:
     """A matrix as int8 [N, M] times bfloat16 scales [N]: at most half a scale from the original."""
     import torch
 
@@ -53,12 +53,12 @@ def in_steps(value_NM: Tensor) -> tuple[Tensor, Tensor]:
 
 
 STORES: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
-    "float16": (PLAIN_FILE, halved),
-    INT8: (INT8_FILE, quantized),
+    "float16": (PLAIN_FILE, halve),
+    INT8: (INT8_FILE, quantize),
 }
 
 
-def described(config: Mapping[str, Any], how: str) -> dict[str, Any]:
+def describe_weights(config: Mapping[str, Any], how: str) -> dict[str, Any]:
     """`config.json` for weights stored in the format `how`, one of STORES or float32."""
     plain = {key: value for key, value in config.items() if key not in (KEY, "torch_dtype")}
     return plain | ({"dtype": "float32", KEY: INT8} if how == INT8 else {"dtype": how})
@@ -93,7 +93,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Undo `quantized`. Raises: InputError for numbers without their scales, or the reverse."""
+    """Undo `quantize`. Raises: InputError for numbers without their scales, or the reverse."""
     import torch
 
     matrices = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
@@ -116,4 +116,4 @@ def write_plain(source: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(read_weights(source), target / PLAIN_FILE, {"format": "pt"})
-    write_json(target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), "float32"))
+    write_json(target / CONFIG, describe_weights(read_json(source / CONFIG, dict[str, Any]), "float32"))

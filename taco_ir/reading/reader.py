@@ -19,7 +19,7 @@ from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.backbone import load_backbone, usable_device
 from taco_ir.encoders.config import NONE, EncoderConfig, Role
 from taco_ir.encoders.model_folder import Kind, ModelFolder
-from taco_ir.encoders.pooling import Ids, by_length, pad
+from taco_ir.encoders.pooling import Ids, batch_by_length, pad
 from taco_ir.encoders.role_marks import RoleMarks, load_learned
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def head_logits(
 
     padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
     ids_NL, mask_NL = (each.to(device) for each in padded)
-    options = marks.inputs(ids_NL, marks.of_reader([each.asked for each in inputs], ids_NL.shape[1])) if marks else {}
+    asked = [each.asked for each in inputs]
+    options = marks.inputs(ids_NL, marks.reader_roles(asked, ids_NL.shape[1])) if marks else {}
     states_NLH = backbone(**{"input_ids": ids_NL, "attention_mask": mask_NL, **options}).last_hidden_state
     places_L = torch.arange(ids_NL.shape[1])
     first_N, stop_N = (
@@ -251,7 +252,7 @@ class Reader:
         found: list[tuple[Vectors, Vectors, float]] = [
             (np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)
         ] * len(inputs)
-        for batch in by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
+        for batch in batch_by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
             with torch.inference_mode():
                 logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks)
             start_NL, end_NL, relevance_N = (each.cpu().numpy() for each in logits)

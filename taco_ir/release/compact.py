@@ -22,7 +22,7 @@ from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, described, read_weights
+from taco_ir.encoders.weights import CONFIG, PLAIN_FILE, STORES, describe_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,9 +146,8 @@ def compact(
     weights = others | {name: rows_VD[[vocabulary[token] for token in kept]]}
     save_file(finite(store(weights), source), target / file, {"format": "pt"})
     _write_tokenizer(source, target, kept)
-    write_json(
-        target / CONFIG, described(read_json(source / CONFIG, dict[str, Any]), stored) | {"vocab_size": len(kept)}
-    )
+    described = describe_weights(read_json(source / CONFIG, dict[str, Any]), stored)
+    write_json(target / CONFIG, described | {"vocab_size": len(kept)})
     return Compacted(len(kept), len(vocabulary), size_of(target))
 
 

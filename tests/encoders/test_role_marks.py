@@ -221,7 +221,7 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
     assert (inputs[0].ids[1] == tokenizer.token_to_id("[unused3]")) == (kind == "marker")
     if kind == "token_type":
         asked = len(tokenizer.encode("who came first").ids)
-        assert marks.of_reader([asked], asked + 2).tolist() == [[0] * asked + [1] * 2] and inputs[0].asked == asked
+        assert marks.reader_roles([asked], asked + 2).tolist() == [[0] * asked + [1] * 2] and inputs[0].asked == asked
 
 
 def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:

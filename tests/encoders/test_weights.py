@@ -24,7 +24,7 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import load_encoder
-from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, in_steps, quantized, read_weights
+from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, quantize, read_weights, to_int8
 from taco_ir.release.compact import compact
 from taco_ir.release.exports import whole_model
 from taco_ir.studies.facts import parameters
@@ -47,7 +47,7 @@ def small(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def steps(weights_NM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Numbers, scales, and the restored matrix."""
-    numbers_NM, scales_N = in_steps(weights_NM)
+    numbers_NM, scales_N = to_int8(weights_NM)
     return numbers_NM, scales_N.float(), numbers_NM.float() * scales_N.float()[:, None]
 
 
@@ -78,8 +78,8 @@ def test_numbers() -> None:
     assert numbers_NM.tolist() == [[127, -63, 1], [0, 0, 0], [-127, 64, 0]]
     assert scales_N.tolist() == [1.0, 0.0, pytest.approx(2 / 127, rel=2**-8)]
     other = {"bias": torch.rand(40), "places": torch.arange(40)[:, None], "types": torch.rand(FEW, 3)}
-    assert quantized(other) == other
-    assert quantized({"w": torch.rand(FEW + 1, 3)}).keys() == {"w" + NUMBERS, "w" + SCALES}
+    assert quantize(other) == other
+    assert quantize({"w": torch.rand(FEW + 1, 3)}).keys() == {"w" + NUMBERS, "w" + SCALES}
 
 
 def test_a_folder_is_stored_again_bit_for_bit(small: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def record(condition: str, by: float = 0.0, **changes: Any) -> Record:
 def encoder(tiny_bert: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "encoder"
     folder.mkdir()
-    compact(tiny_bert, folder, ENCODER.borrowing({"trex": "structured_zeroshot", "*": "nq"}), ["a text"], 10**6)
+    compact(tiny_bert, folder, ENCODER.with_lenders({"trex": "structured_zeroshot", "*": "nq"}), ["a text"], 10**6)
     for result in (record("ours"), record("theirs", -0.125, base=""), record("small", corpus="part")):
         write_record(tmp_path / "study" / "results", result)
     return folder

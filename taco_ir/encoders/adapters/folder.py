@@ -86,7 +86,7 @@ class AdapterRecord:
             raise InputError(f"the model has no adapter for queries of task {task!r}, only for {known}")
         return _adapter_of_task(task)
 
-    def lending(self, lenders: Mapping[str, str]) -> AdapterRecord:
+    def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
         """A copy for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
         for task, lender in lenders.items():
             if task in self.tasks:
