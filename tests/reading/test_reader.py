@@ -43,7 +43,6 @@ from taco_ir.reading.reader import (
     save_head,
 )
 from taco_ir.retrieval.choices import model_name
-from taco_ir.training.loop import Loop
 from taco_ir.training.objectives.reading import Placed, reader_loss
 
 LIMITS = ReaderConfig(question=8, passage=40, answer=5)
@@ -217,13 +216,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     cities: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(cities, tiny_bert, tmp_path / "whole")
-    begin = Loop.__init__
-
-    def stopping(self: Loop, config, step, plan, folder, processes, reporter, *more) -> None:  # type: ignore[no-untyped-def]
-        begin(self, config, step, plan, folder, processes, StopAfter(3), *more)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "__init__", stopping)
+        patch.setattr("taco_ir.training.run.ConsoleReporter", lambda *_: StopAfter(3))
         with pytest.raises(Stopped):
             train(cities, tiny_bert, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "model").exists()
