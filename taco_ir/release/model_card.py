@@ -180,7 +180,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         / 1e6,
         data=_data_table(facts.tasks, described["task"]),
         left_out=_left_out(facts.tasks, described["task"]),
-        recipe=_recipe_table(facts.stages),
+        recipe=recipe_table(facts.stages),
         result=facts.result,
         scores=_score_table(result, beside, facts.tasks, name),
         beside=_macro_line(result, beside, name),
@@ -225,7 +225,7 @@ def _seen(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
     )
 
 
-def _recipe_table(stages: Sequence[Stage]) -> str:
+def recipe_table(stages: Sequence[Stage]) -> str:
     labels = dict.fromkeys(label for stage in stages for label in stage.settings)
     header = ["", *(f"stage {number}" for number in range(1, len(stages) + 1))]
     rows: list[list[Cell]] = [[label, *(stage.settings.get(label) for stage in stages)] for label in labels]

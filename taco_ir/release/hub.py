@@ -1,0 +1,232 @@
+"""Pushes model folders, with a model card, to a Hugging Face hub, and pulls them from there.
+
+Safetensors, configurations, tokenizers and texts travel; pickles and code do not (`names.HUB_FILES`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from glob import glob
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.core.files import (
+    InputError,
+    claim_output,
+    is_leftover,
+    read_json,
+    require_writable,
+    sha256_file,
+    writing_folder,
+)
+from taco_ir.encoders.adapters.folder import RECORD_FILE
+from taco_ir.encoders.model_folder import WEIGHTS, ModelFolder
+from taco_ir.encoders.names import BACKBONE, HUB_FILES, fetch, hub_errors
+from taco_ir.release.hub_card import MODEL, TAG, hub_card
+from taco_ir.release.model_card import CARD_FILE
+from taco_ir.training.folder import INPUTS_FILE
+
+log = logging.getLogger("taco_ir")
+
+
+class Shipment(NamedTuple):
+    """What a push sends: a file, or what it says, for each path in the repository, and the card; what of the folder stays."""
+
+    files: Mapping[str, Path | bytes]
+    card: str
+    left_out: list[str]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by path."""
+        return {
+            path: len(each) if isinstance(each, bytes) else each.stat().st_size
+            for path, each in sorted(self.files.items())
+        }
+
+
+def gather(model: str, name: str) -> Shipment:
+    """What a push of a model to the repository `name` sends.
+
+    Args:
+        model: a model as --model names it, or the folder of a training, whose model is taken. The backbone of adapters
+            goes along, as the folder `backbone`, where it is a folder elsewhere.
+
+    Raises:
+        InputError: for a folder without a trained model, one that is damaged, or a name that no hub has.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    with hub_errors(name):
+        validate_repo_id(name)
+    if "/" not in name:
+        raise InputError(f"{name}: whose is it? Give org/{name}, with your name at the hub or an organisation's")
+    folder = ModelFolder.find(model)
+    if (folder.path / INPUTS_FILE).is_file():
+        folder = ModelFolder(folder.path / MODEL)
+        if not folder.path.is_dir():
+            raise InputError(f"{model}: the training has not ended, so it has no model yet; run its command again")
+    every = _files(folder.path)
+    files: dict[str, Path | bytes] = {path: file for path, file in every.items() if _travels(path)}
+    if (record := folder.record) is not None:
+        base = folder.path / record.base
+        if base.is_dir() and not base.resolve().is_relative_to(folder.path.resolve()):
+            backbone = _files(folder.backbone().path)
+            files |= {f"{BACKBONE}/{path}": file for path, file in backbone.items() if _travels(path)}
+            said = read_json(folder.path / RECORD_FILE, dict[str, Any]) | {"base": BACKBONE}
+            files[RECORD_FILE] = f"{json.dumps(said, indent=1, ensure_ascii=False)}\n".encode()
+    card = hub_card(folder, name)
+    files[CARD_FILE] = card.encode()
+    for file in files.values():
+        if isinstance(file, Path) and file.name.endswith(WEIGHTS):
+            _require_whole(file)
+    return Shipment(files, card, [path for path in every if path not in files])
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files under a folder by relative path, without hidden ones and what an unfinished writer left."""
+    found = sorted(glob("**", root_dir=folder, recursive=True))  # noqa: PTH207  (follows links, leaves out hidden ones)
+    return {
+        path: folder / path
+        for path in found
+        if (folder / path).is_file() and not any(is_leftover(Path(part)) for part in Path(path).parts)
+    }
+
+
+def _travels(path: str) -> bool:
+    return any(fnmatch(path, pattern) for pattern in HUB_FILES)
+
+
+def _require_whole(file: Path) -> None:
+    """Raise InputError for weights whose size is not what their header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+
+
+def require_access() -> None:
+    """Raise InputError where nothing can be pushed: offline, or without a token."""
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(
+            "HF_HUB_OFFLINE is set, so nothing is pushed; unset it, or see what would be pushed by --dry-run"
+        )
+    if get_token() is None:
+        raise InputError(
+            f"no token for {constants.ENDPOINT}: run `hf auth login`, or set HF_TOKEN;"
+            f" {constants.ENDPOINT}/settings/tokens makes one that may write"
+        )
+
+
+def push(
+    shipment: Shipment, name: str, private: bool, revision: str | None, message: str | None, overwrite: bool
+) -> str:
+    """Make the repository `name` hold this model and no other, in one commit; the address of the commit.
+
+    Files of an earlier model that this one lacks are deleted in the same commit.
+
+    Args:
+        private: make a repository that does not exist yet private.
+        revision: the branch, made where there is none; None: the main one.
+        overwrite: replace a model that no push of ours made.
+
+    Raises:
+        InputError: for a repository with another's model, or a public one against `private`; for what the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    require_access()
+    hub = HfApi(library_name=TAG)
+    with hub_errors(name, revision):
+        hub.create_repo(name, private=private or None, exist_ok=True)
+        if revision is not None:
+            hub.create_branch(name, branch=revision, exist_ok=True)
+        found = hub.model_info(name, revision=revision)
+        there = [each.rfilename for each in found.siblings or ()]
+        if private and not found.private:
+            raise InputError(
+                f"--private: {name} exists and is public; make it private at {hub.endpoint}/{name}/settings"
+            )
+        if not overwrite and TAG not in (found.tags or ()) and any(path.endswith(WEIGHTS) for path in there):
+            raise InputError(f"{name} holds a model that taco_ir did not push; give another name or --overwrite")
+        adding = [CommitOperationAdd(path, each) for path, each in shipment.files.items()]
+        deleting = [CommitOperationDelete(path) for path in there if _travels(path) and path not in shipment.files]
+        made = hub.create_commit(
+            name,
+            [*deleting, *adding],
+            commit_message=message or "Push a model of taco_ir",
+            revision=revision,
+            parent_commit=found.sha,
+        )
+    return str(made.commit_url)
+
+
+def pull(name: str, revision: str | None, output: Path | None, overwrite: bool) -> Path:
+    """Download a model, check its files, and copy them to `output`; that folder, or the one in the hub's cache.
+
+    Files that an interrupted pull had finished stay in the cache, so the same command continues.
+
+    Raises:
+        InputError: for a model that is not there or cannot be used, a file that arrived damaged, or another output.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if output is not None:
+        if output.is_file():
+            raise InputError(f"--output {output} is a file; give a folder")
+        require_writable(output)
+    with hub_errors(name, revision):
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(name, revision=revision)  # a hub that cannot be reached is told, whatever the cache has
+    folder = fetch(name, revision)
+    files = {path: file for path, file in _files(folder).items() if _travels(path)}
+    hashes = {path: _checked_hash(name, path, file) for path, file in files.items()}
+    for tower in ModelFolder(folder).towers.values():
+        try:
+            tower.backbone().require_weights()
+        except InputError as error:
+            if tower.record is None:
+                raise
+            log.warning("%s", error)  # a search can say by --base where it is
+    if output is None:
+        return folder
+    made_of = {"files": hashes}
+
+    def record() -> Mapping[str, Any]:
+        return {"files": {path: sha256_file(file) for path, file in _files(output).items()}}
+
+    with claim_output(output, made_of, overwrite, record=record) as finished:
+        if not finished:
+            with writing_folder(output) as part:
+                for path, file in files.items():
+                    (part / path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, part / path)
+    return output
+
+
+def _checked_hash(name: str, path: str, file: Path) -> str:
+    """SHA-256 of a file in the hub's cache, where a link leads to a file that is named by its hash.
+
+    Raises:
+        InputError: for a file with another hash; it is removed, so that the next pull downloads it again.
+    """
+    found = sha256_file(file)
+    said = file.readlink().name if file.is_symlink() else ""
+    data = b"" if len(said) != hashlib.sha1().digest_size * 2 else file.read_bytes()
+    git = hashlib.sha1(b"blob %d\0%s" % (len(data), data)).hexdigest()
+    if said not in ("", found, git):
+        file.resolve().unlink()
+        file.unlink()
+        raise InputError(
+            f"{name}: {path} arrived damaged (its hash is {found}, and the hub says {said}); it was removed: pull again"
+        )
+    return found

@@ -1,0 +1,134 @@
+"""The card of a model at a hub: front matter that the hub reads, and a page made of the model's configuration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError, read_json
+from taco_ir.encoders.config import ANY_TASK, EncoderConfig, Role
+from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.names import MINILM, SHIPPED, SHIPPED_BACKBONE
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.release.lineage import Lineage, lineage
+from taco_ir.release.model_card import CARD_FILE, DATA_SETS, recipe_table
+from taco_ir.training.folder import CONFIG_FILE as SETTINGS_FILE
+from taco_ir.training.folder import INPUTS_FILE, load_settings
+
+TAG = "taco-ir"
+TAGS = (TAG, "multi-task-retrieval", "sentence-similarity")
+MODEL = "model"  # of the folder of a training
+CARD = """
+# {title}
+
+A dense retriever for several tasks, made with taco_ir: {what}.
+It turns queries and passages into vectors of {dim} numbers. It pools by {pooling}, and reads {query_tokens} tokens of a query and {passage_tokens} of a passage.
+
+```sh
+python -m taco_ir.pull {name} --output {title}
+python -m taco_ir.search --topics nq-dev --model {title}
+```
+
+```python
+from taco_ir import load_encoder
+
+vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello suites"], {task!r})
+```
+
+## Tasks
+
+{tasks}"""
+
+
+def hub_card(folder: ModelFolder, name: str) -> str:
+    """README.md: the folder's own, or one made of its configuration; its front matter says what a hub needs to know.
+
+    Raises:
+        InputError: for a README.md whose front matter is no YAML.
+    """
+    from huggingface_hub import CardData, RepoCard
+
+    config, made, record = _config(folder), _lineage(folder.path), folder.record
+    adapted = record.tasks if record is not None else ()
+    known: dict[str, Any] = {
+        "tags": list(TAGS),
+        "library_name": TAG,
+        "pipeline_tag": "sentence-similarity",
+        "base_model": _hub_name(record.base if record is not None else made.base if made is not None else ""),
+        "tasks": sorted({*config.prompts, *adapted} - {ANY_TASK}),
+        "prompts": dict(config.prompts),
+    }
+    own = folder.path / CARD_FILE
+    text = own.read_text(encoding="utf-8") if own.is_file() else _body(folder, name, made)
+    try:
+        card = RepoCard(text if text.startswith("---") else f"---\n\n---\n{text}")
+    except Exception as error:  # PyYAML's kinds, and ValueError
+        raise InputError(f"{own}: its front matter, between lines of ---, is not YAML of keys and values") from error
+    said = card.data.to_dict()
+    tags = dict.fromkeys([*(said.get("tags") or ()), *TAGS])
+    card.data = CardData(**{key: value for key, value in known.items() if value} | said | {"tags": list(tags)})
+    return str(card)
+
+
+def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
+    config, record = _config(folder), folder.record
+    backbone = folder.backbone().towers[Role.PASSAGE].path
+    shape = read_json(backbone / "config.json", dict[str, Any])
+    lent = dict(record.lent) if record is not None else {}
+    own = {*config.prompts, *(record.tasks if record is not None else ()), *lent}
+    rows: list[list[Cell]] = [
+        [
+            "all others" if task == ANY_TASK else task,
+            json.dumps(config.prompts[task], ensure_ascii=False) if task in config.prompts else None,
+            config.max_query_tokens(task),
+            *([lent.get(task, task if task in record.tasks else None)] if record is not None else []),
+        ]
+        for task in sorted(own, key=lambda task: (task == ANY_TASK, task))
+    ]
+    header = ["queries of", "prompt", "tokens", *(["adapter of"] if record is not None else [])]
+    table = render(Table("", header, rows), "markdown")
+    what = "one model for queries and passages"
+    if record is not None:
+        what = f"adapters ({record.method}, width {record.width}, roles {record.roles}) on a frozen backbone"
+    elif folder.kind is Kind.TOWERS:
+        what = "one model for queries and one for passages"
+    text = CARD.format(
+        title=name.rpartition("/")[2],
+        name=name,
+        what=what,
+        dim=config.head or shape.get("hidden_size") or shape.get("d_model"),
+        pooling=config.pooling + ", to length 1" * config.normalize,
+        query_tokens=max((config.query_length, *config.query_lengths.values())),
+        passage_tokens=config.passage_length,
+        task=min(own - {ANY_TASK}, default=None),
+        tasks=table if rows else "All queries are one task to it.\n",
+    )
+    return text + (f"\n## Recipe\n\n{recipe_table(made.stages)}" if made is not None else "")
+
+
+def _config(folder: ModelFolder) -> EncoderConfig:
+    passages = folder.trained_config
+    return replace(folder.towers[Role.QUERY].config(), passage_length=passages.passage_length)
+
+
+def _lineage(model: Path) -> Lineage | None:
+    """What was done to make the model of a training; None for a folder that is of none."""
+    if model.name != MODEL or not (model.parent / INPUTS_FILE).is_file():
+        return None
+    runs = [model.parent]
+    while (start := Path(load_settings(runs[0]).run.model)).name == MODEL and (start.parent / SETTINGS_FILE).is_file():
+        runs.insert(0, start.parent)
+    first = load_settings(runs[0]).run.model
+    return lineage(runs)._replace(base=first)
+
+
+def _hub_name(base: str) -> str | None:
+    """Where a hub has the model that was trained; None if that is not known."""
+    described = tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["base"]
+    known = described.get(MINILM if base in (SHIPPED, SHIPPED_BACKBONE) else Path(base).name)
+    if known is not None:
+        return str(known["hub"])
+    return base if base.count("/") == 1 and not Path(base).is_dir() and not base.startswith((".", "/", "~")) else None
