@@ -224,8 +224,9 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     end_with_parent()
     share_processors()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("faiss", "httpx", "transformers", "sentence_transformers"):
+    for noisy in ("faiss", "httpx", "httpx2", "transformers", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         main(sys.argv[1:])
         sys.stdout.flush()

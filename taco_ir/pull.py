@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pull`: a model from a Hugging Face hub into a folder."""
+"""`python -m taco_ir.pull`: download a model from a Hugging Face hub into a folder."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "pull",
-        "Download a model from a Hugging Face hub: safetensors, configurations, tokenizer and texts, no pickles\n"
-        "and no code. Sizes and hashes are checked. The folder appears whole; an interrupted pull continues\n"
-        "behind the last whole file, which the hub's cache keeps. With HF_HUB_OFFLINE=1 only that cache is asked.\n"
-        "The hub is HF_ENDPOINT; the token, for private models, is HF_TOKEN, or what `hf auth login` keeps.",
+        "Download a model from a Hugging Face hub: safetensors, configurations, tokenizer and texts, no pickles and no "
+        "code. Sizes and hashes are checked, and the folder appears whole. An interrupted pull resumes after the last "
+        "whole file, because the hub's cache keeps those. With HF_HUB_OFFLINE=1 only that cache is used.\n"
+        "The hub is HF_ENDPOINT. The token, for private models, is HF_TOKEN, or the one that hf auth login keeps.",
         ("--overwrite",),
         "python -m taco_ir.pull you/my-model --output my-model\n"
         "  python -m taco_ir.search --topics nq-dev --model my-model",
     )
-    flags.add_argument("name", metavar="ORG/NAME", help="its name at the hub")
-    flags.add_argument("--revision", metavar="R", help="a branch, a tag or a commit [default: main]")
-    flags.flag(
-        "--output", metavar="FOLDER", help="[default: it stays in the hub's cache, where --model ORG/NAME finds it]"
-    )
+    flags.flag("name", "its name at the hub", metavar="ORG/NAME")
+    flags.flag("--revision", "a branch, tag or commit [default: main]", metavar="R")
+    cache = "[default: it stays in the hub's cache, where --model ORG/NAME finds it]"
+    flags.flag("--output", f"the folder to write {cache}", metavar="FOLDER")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
     return flags
 

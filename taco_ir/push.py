@@ -1,4 +1,4 @@
-"""`python -m taco_ir.push`: a trained model to a Hugging Face hub, with its model card."""
+"""`python -m taco_ir.push`: upload a trained model to a Hugging Face hub, with a model card."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "push",
-        "Push a trained model to a Hugging Face hub, where --model ORG/NAME and `pull` find it. One commit has\n"
-        "all of it: weights as safetensors, configurations, tokenizer, and README.md, a model card. A README.md\n"
-        "of the folder is kept; its front matter, where you say the licence, gains tags, base model, tasks and\n"
-        "prompts. Pickles and code stay. The backbone of adapters goes along where it is a folder elsewhere. The\n"
-        "hub is HF_ENDPOINT, and one that does not know xet needs HF_HUB_DISABLE_XET=1. The token is HF_TOKEN, or\n"
-        "what `hf auth login` keeps.",
-        (),
-        "python -m taco_ir.push my-run you/my-model --dry-run\n"
+        "Push a trained model to a Hugging Face hub, where pull and --model ORG/NAME find it. One commit has all of "
+        "it: safetensors, configurations, tokenizer, and README.md, the model card. Pickles and code stay. The "
+        "backbone of adapters goes along if it is a local folder.\n"
+        "A README.md in the folder is kept; its front matter, where you say the licence, gains tags, base model, "
+        "tasks and prompts.\n"
+        "The hub is HF_ENDPOINT (if it does not know xet, set HF_HUB_DISABLE_XET=1). The token is HF_TOKEN, or the one "
+        "that hf auth login keeps.",
+        example="python -m taco_ir.push my-run you/my-model --dry-run\n"
         "  python -m taco_ir.push my-run you/my-model --private --message 'Three epochs more'",
     )
-    flags.add_argument(
-        "model",
-        metavar="MODEL_FOLDER",
-        help="a trained model, the folder of a training, or taco-mini, which comes with the package",
-    )
-    flags.add_argument("name", metavar="ORG/NAME", help="its name at the hub; a repository that is not there is made")
-    flags.add_argument("--private", action="store_true", help="make a new repository private")
-    flags.add_argument("--revision", metavar="BRANCH", help="the branch, made if it is not there [default: main]")
-    flags.add_argument("--message", metavar="TEXT", help="message of the commit")
-    flags.add_argument("--dry-run", action="store_true", help="list the files and print the card; nothing is sent")
-    flags.flag("--overwrite", help="replace a model in the repository that taco_ir did not push")
+    flags.flag("model", "a trained model or the folder of a training; or taco-mini", metavar="MODEL_FOLDER")
+    flags.flag("name", "its name at the hub; the repository is made if there is none", metavar="ORG/NAME")
+    flags.flag("--private", "make a new repository private", action="store_true")
+    flags.flag("--revision", "the branch, made if there is none [default: main]", metavar="BRANCH")
+    flags.flag("--message", "message of the commit", metavar="TEXT")
+    flags.flag("--dry-run", "list the files and print the card; nothing is sent", action="store_true")
+    flags.flag("--overwrite", "replace a model that taco_ir did not push")
     return flags
 
 

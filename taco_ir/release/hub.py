@@ -35,7 +35,13 @@ log = logging.getLogger("taco_ir")
 
 
 class Shipment(NamedTuple):
-    """What a push sends: a file, or what it says, for each path in the repository, and the card; what of the folder stays."""
+    """What a push sends.
+
+    Attributes:
+        files: a local file or the content of one, by path in the repository.
+        card: the content of README.md.
+        left_out: files of the model folder that are not sent.
+    """
 
     files: Mapping[str, Path | bytes]
     card: str

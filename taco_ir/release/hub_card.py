@@ -25,7 +25,8 @@ CARD = """
 # {title}
 
 A dense retriever for several tasks, made with taco_ir: {what}.
-It turns queries and passages into vectors of {dim} numbers. It pools by {pooling}, and reads {query_tokens} tokens of a query and {passage_tokens} of a passage.
+It turns queries and passages into vectors of {dim} numbers, pooled by {pooling}.
+It reads {query_tokens} tokens of a query and {passage_tokens} of a passage.
 
 ```sh
 python -m taco_ir.pull {name} --output {title}
@@ -35,7 +36,7 @@ python -m taco_ir.search --topics nq-dev --model {title}
 ```python
 from taco_ir import load_encoder
 
-vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello suites"], {task!r})
+vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello suites"], {task})
 ```
 
 ## Tasks
@@ -62,14 +63,17 @@ def hub_card(folder: ModelFolder, name: str) -> str:
         "prompts": dict(config.prompts),
     }
     own = folder.path / CARD_FILE
-    text = own.read_text(encoding="utf-8") if own.is_file() else _body(folder, name, made)
     try:
+        text = own.read_text(encoding="utf-8") if own.is_file() else _body(folder, name, made)
         card = RepoCard(text if text.startswith("---") else f"---\n\n---\n{text}")
-    except Exception as error:  # PyYAML's kinds, and ValueError
+        said = card.data.to_dict()
+        tags = [said["tags"]] if isinstance(said.get("tags"), str) else said.get("tags") or []
+        said["tags"] = list(dict.fromkeys([*tags, *TAGS]))
+        card.data = CardData(**{key: value for key, value in known.items() if value} | said)
+    except InputError:
+        raise
+    except Exception as error:  # of PyYAML and the hub's client, for text that is no YAML or not of keys and values
         raise InputError(f"{own}: its front matter, between lines of ---, is not YAML of keys and values") from error
-    said = card.data.to_dict()
-    tags = dict.fromkeys([*(said.get("tags") or ()), *TAGS])
-    card.data = CardData(**{key: value for key, value in known.items() if value} | said | {"tags": list(tags)})
     return str(card)
 
 
@@ -78,7 +82,8 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
     backbone = folder.backbone().towers[Role.PASSAGE].path
     shape = read_json(backbone / "config.json", dict[str, Any])
     lent = dict(record.lent) if record is not None else {}
-    own = {*config.prompts, *(record.tasks if record is not None else ()), *lent}
+    trained = {*config.prompts, *(record.tasks if record is not None else ())} - {ANY_TASK}
+    own = {*config.prompts, *trained, *lent}
     rows: list[list[Cell]] = [
         [
             "all others" if task == ANY_TASK else task,
@@ -92,7 +97,7 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
     table = render(Table("", header, rows), "markdown")
     what = "one model for queries and passages"
     if record is not None:
-        what = f"adapters ({record.method}, width {record.width}, roles {record.roles}) on a frozen backbone"
+        what = f"adapters ({record.method}, width {record.width}) on a frozen backbone"
     elif folder.kind is Kind.TOWERS:
         what = "one model for queries and one for passages"
     text = CARD.format(
@@ -100,10 +105,10 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
         name=name,
         what=what,
         dim=config.head or shape.get("hidden_size") or shape.get("d_model"),
-        pooling=config.pooling + ", to length 1" * config.normalize,
+        pooling=config.pooling + " and scaled to length 1" * config.normalize,
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
-        task=min(own - {ANY_TASK}, default=None),
+        task=json.dumps(min(trained)) if trained else None,
         tasks=table if rows else "All queries are one task to it.\n",
     )
     return text + (f"\n## Recipe\n\n{recipe_table(made.stages)}" if made is not None else "")

@@ -18,10 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # what differs from run to run by its nature: how long it took, when it began and ended, and the hash of a record that says so
 CLOCK = ("seconds", "peak_bytes", "processes", "begun", "finished", "check")
 LOGS = ("output.txt",)  # what is printed
+HUB_CACHE = "home/hub"  # in the working directory of a command
+COMMIT = "0123456789" * 4
 KEPT = "kilt"  # of the data home; the rest is made when it is needed
 READING = {  # verbs that write nothing, or that cannot run here
     "evaluate": "prints",
     "pyserini": "runs Pyserini's commands",
+    "push": "writes to a hub, in one commit; tests/release/test_hub.py has one",
     "data list": "prints",
     "data get": "takes KILT's files alone, by size and md5; tests/test_download.py stops it in all places",
 }
@@ -68,6 +71,14 @@ def _encoder(world: Path, folder: Path) -> None:
     shutil.copytree(ROOT / "taco_ir" / "encoder_mini", folder / "encoder")
 
 
+def _hub_cache(world: Path, folder: Path) -> None:
+    """What the hub's client keeps of a model that it downloaded."""
+    cached = folder / HUB_CACHE / "models--somebody--model"
+    shutil.copytree(world / "model", cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+
+
 CASES = {
     "encode": Case("encode --collection {c} --model {model} --pooling first --output out"),
     "index": Case("index --vectors {vectors} --output out"),
@@ -93,6 +104,7 @@ CASES = {
     "reproduce": Case(
         "reproduce --conditions conditions.toml --collection {c} --models tiny={model} --work work", _study
     ),
+    "pull": Case("pull somebody/model --output out", _hub_cache),
     "data subset": Case("data subset --collection {c} --topics nq-dev --distractors 5 --output out"),
     "data hold-out": Case("data hold-out --collection {c} --tasks nq --share 0.2 --output out"),
     "data passages": Case("data passages --source {source} --words 20"),
@@ -102,12 +114,13 @@ CASES = {
 def warm() -> None:
     """Import what verbs use, once; nothing here starts a thread or a JVM."""
     os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)})
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": HUB_CACHE})
     import faiss  # noqa: F401
     import pandas  # noqa: F401
     import torch
     from transformers import AutoConfig, AutoModel, BertForMaskedLM, BertModel  # noqa: F401
 
-    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, reproduce, search, train  # noqa: F401
+    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, pull, reproduce, search, train  # noqa: F401
     from taco_ir.training import loop, validation  # noqa: F401
     from taco_ir.training import run as episodes  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""Models go to a hub and come back byte for byte; a server on the loopback interface speaks as much of its API as that takes."""
+"""Models are pushed and pulled byte for byte; a loopback server speaks as much of a hub's API as that takes."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     content = value.get("content")
                     files[value["path"]] = hub.large[value["oid"]] if content is None else base64.b64decode(content)
             sha = repo.commit(files, branch, head["value"]["summary"])
-            self.answer(200, {"commitUrl": f"{hub.url}/{NAME}/commit/{sha}", "commitOid": sha})
+            self.answer(200, {"commitUrl": f"{hub.url}/commit/{sha}", "commitOid": sha})
 
         def do_PUT(self) -> None:
             data = self.body()
@@ -321,7 +321,7 @@ def refused(verb: Any, *argv: object) -> str:
 def test_a_model_comes_back_byte_for_byte(hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     push([str(model), NAME, "--message", "the first one"])
     said = capsys.readouterr().out
-    assert f"{hub.url}/{NAME}/commit/" in said and "model.safetensors" in said
+    assert f"{hub.url}/commit/" in said and "model.safetensors" in said
     assert hub.repos[NAME].messages[-1] == "the first one" and not hub.repos[NAME].private
     pull([NAME, "--output", "pulled"])
     assert capsys.readouterr().out == "pulled\n"
@@ -393,8 +393,12 @@ def test_a_card_of_ones_own_stays(hub: Hub, model: Path) -> None:
     (model / "README.md").write_text("# A page without front matter\n")
     push([str(model), NAME])
     assert b"\n---\n# A page without front matter\n" in hub.files["README.md"]
-    (model / "README.md").write_text("---\nlicense: [mit\n---\n")
-    assert "README.md: its front matter" in refused(push, model, NAME)
+    (model / "README.md").write_text("---\ntags: single\n---\n")
+    push([str(model), NAME])
+    assert b"tags:\n- single\n- taco-ir\n" in hub.files["README.md"]
+    for broken in (b"---\nlicense: [mit\n---\n", b"---\n- a list\n---\n", b"---\n1: one\n---\n", b"\xff"):
+        (model / "README.md").write_bytes(broken)
+        assert "README.md: its front matter" in refused(push, model, NAME)
 
 
 def test_a_dry_run_sends_nothing(

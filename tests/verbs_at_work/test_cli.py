@@ -23,7 +23,20 @@ from taco_ir.core.processes import share_processors
 from taco_ir.core.progress import Progress, duration, timed
 from taco_ir.evaluation.measures import Measure
 
-VERBS = ("search", "evaluate", "encode", "index", "export", "mine", "train", "pretrain", "submission", "pyserini")
+VERBS = (
+    "search",
+    "evaluate",
+    "encode",
+    "index",
+    "export",
+    "mine",
+    "train",
+    "pretrain",
+    "submission",
+    "push",
+    "pull",
+    "pyserini",
+)
 HEAVY = (
     "torch",
     "faiss",

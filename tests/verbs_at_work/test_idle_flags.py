@@ -60,6 +60,8 @@ IDLE = {
     "submission": {"--runs r --output o": ""},
     "analyze": {"m": ""},
     "card": {"f": ""},
+    "push": {"m o/n": "", "m o/n --dry-run": ""},
+    "pull": {"o/n": "--overwrite", "o/n --output f": ""},
 }
 
 

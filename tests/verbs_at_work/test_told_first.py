@@ -63,6 +63,15 @@ def file(path: str, text: str = "precious") -> Callable[[pytest.MonkeyPatch], ob
     return lambda _: Path(path).write_text(text)
 
 
+def logged_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client has no token and is not offline."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "no-token")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
 NOWHERE = "--device 'abacus'|'abacus': torch cannot use it here"
 NO_JAVA = "BM25 needs the Java classes in the pyserini package"
 CASES = {
@@ -141,6 +150,10 @@ CASES = {
     "submission: name": Case(
         "submission --collection c --runs kept --output out.tar", "a name that ends in .zip is needed", file("kept")
     ),
+    "push: no token": Case(
+        "push {model} org/name", "no token for .*: run `hf auth login`, or set HF_TOKEN", logged_out
+    ),
+    "pull: output": Case("pull org/name --output kept", "--output kept is a file", file("kept")),
     "leaderboard: output": Case("leaderboard study --output kept", "--output kept exists", file("kept")),
     "leaderboard: systems": Case("leaderboard study --without nobody", "no system matches 'nobody'"),
     "leaderboard: measure": Case("leaderboard study --measures nonsense", "nonsense"),
