@@ -43,6 +43,7 @@ QUERIES, PASSAGES = ["who wrote the suites", "a claim"], [Passage("1#0", "a text
 class Repo:
     """A repository: commits by their hash, branches by name."""
 
+    name: str
     private: bool = False
     commits: dict[str, Contents] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Hub:
     wrong: dict[str, bytes] = field(default_factory=dict)  # what is sent instead of a file
 
     def holding(self, files: Contents, name: str = NAME) -> Repo:
-        self.repos[name] = repo = Repo()
+        self.repos[name] = repo = Repo(name)
         repo.commit({".gitattributes": b"", **files})
         return repo
 
@@ -240,7 +241,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     content = value.get("content")
                     files[value["path"]] = hub.large[value["oid"]] if content is None else base64.b64decode(content)
             sha = repo.commit(files, branch, head["value"]["summary"])
-            self.answer(200, {"commitUrl": f"{hub.url}/commit/{sha}", "commitOid": sha})
+            self.answer(200, {"commitUrl": f"{hub.url}/{repo.name}/commit/{sha}", "commitOid": sha})
 
         def do_PUT(self) -> None:
             data = self.body()
@@ -321,7 +322,7 @@ def refused(verb: Any, *argv: object) -> str:
 def test_a_model_comes_back_byte_for_byte(hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     push([str(model), NAME, "--message", "the first one"])
     said = capsys.readouterr().out
-    assert f"{hub.url}/commit/" in said and "model.safetensors" in said
+    assert f"{hub.url}/{NAME}/commit/" in said and "model.safetensors" in said
     assert hub.repos[NAME].messages[-1] == "the first one" and not hub.repos[NAME].private
     pull([NAME, "--output", "pulled"])
     assert capsys.readouterr().out == "pulled\n"
