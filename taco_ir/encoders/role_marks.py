@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from taco_ir.encoders.adapters.adapted import Adapters
+    from taco_ir.encoders.adapters.adapter_set import Adapters
 
 # marks that are adapters, with their methods; `prefix` is the one that leaves texts all positions of the backbone
 ADAPTER_MARKS = {"prompt": "prefix", "adapter": "adapter"}
@@ -113,7 +113,7 @@ def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
         return vectors
     if kind not in ADAPTER_MARKS:
         return None
-    from taco_ir.encoders.adapters.adapted import Adapters
+    from taco_ir.encoders.adapters.adapter_set import Adapters
     from taco_ir.encoders.adapters.hook_points import shape_of
     from taco_ir.encoders.adapters.methods import width_of
 
@@ -154,6 +154,6 @@ def save_learned(learned: torch.nn.Module, folder: Path) -> None:
 
 def _tensors(learned: torch.nn.Module) -> dict[str, Any]:
     """The tensors by their names in the file."""
-    from taco_ir.encoders.adapters.adapted import Adapters
+    from taco_ir.encoders.adapters.adapter_set import Adapters
 
     return dict(learned.named_tensors() if isinstance(learned, Adapters) else learned.state_dict())

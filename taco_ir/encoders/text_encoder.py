@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from taco_ir.encoders.adapters.adapted import Adapters
+    from taco_ir.encoders.adapters.adapter_set import Adapters
 
 Precision = Literal["float32", "int8"]
 TOKEN_BUDGET = 2048  # tokens of a batch: about what two cores' caches hold
@@ -273,7 +273,7 @@ def load_encoder(
     if (record := folder.record) is not None:
         if precision == "int8":
             raise InputError(f"--precision int8: {folder} holds adapters, which are float32; export it merged")
-        from taco_ir.encoders.adapters.adapted import load_adapters
+        from taco_ir.encoders.adapters.adapter_set import load_adapters
 
         below = folder.backbone(base)
         config = folder.config(pooling, normalize, below.longest).with_prompt(prompt)

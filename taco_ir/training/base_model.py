@@ -10,7 +10,7 @@ from typing import cast
 import torch
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import load_adapters
+from taco_ir.encoders.adapters.adapter_set import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage
-from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.folder import AdapterRecord
 from taco_ir.encoders.backbone import load_backbone
 from taco_ir.encoders.config import EncoderConfig, Role

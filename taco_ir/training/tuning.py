@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.deep_prompts import has_positions
 from taco_ir.encoders.adapters.folder import (
     RECORD_FILE,

@@ -15,7 +15,7 @@ from transformers import BertModel, ModernBertModel, MPNetConfig, MPNetModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.hook_points import sites_of
 from taco_ir.encoders.adapters.methods import METHODS, method_of, with_prompts
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.adapted import Adapters
+from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.bottleneck import aside_width
 from taco_ir.encoders.adapters.hook_points import Shape, shape_of
 from taco_ir.encoders.adapters.methods import METHODS, method_of, parameters, share, width_of
