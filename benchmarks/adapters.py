@@ -28,8 +28,8 @@ from taco_ir.encoders.exports import write_merged
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
 
 BARE, MERGED = "bare backbone", "lora, merged"

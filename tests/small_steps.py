@@ -15,6 +15,7 @@ from taco_ir.core.types import Passage
 from taco_ir.data.collection import open_collection
 from taco_ir.data.examples import TrainExample
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
@@ -24,7 +25,6 @@ from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.objectives.inverse_cloze import InverseCloze, queries_of
 from taco_ir.training.objectives.masked_tokens import MaskedTokens
 from taco_ir.training.objectives.reading import Reading
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import SELF_SUPERVISED, TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, make_weighting

@@ -14,6 +14,7 @@ import torch
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.examples import read_examples
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
@@ -24,7 +25,6 @@ from taco_ir.training.loop import Loop
 from taco_ir.training.objectives.base import LossSettings, Means, Texts, Work, loss_temperature
 from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.pools import draw_queries, make_pool
-from taco_ir.training.run import start_encoder
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.step import MultiTaskStep, StepResult, make_weighting

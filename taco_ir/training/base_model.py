@@ -14,9 +14,23 @@ from taco_ir.encoders.adapters.adapter_set import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
+from taco_ir.reading.reader import ReaderConfig
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.settings import AdapterSettings, EncoderSettings, RunSettings
-from taco_ir.training.tuning import check_positions, check_tuning, going_on, tuned
+from taco_ir.training.objectives.masking import MASKS
+from taco_ir.training.pretraining_encoder import PretrainModel
+from taco_ir.training.settings import (
+    INVERSE_CLOZE,
+    MIN_SPAN,
+    MLM,
+    NOTHING,
+    AdapterSettings,
+    EncoderSettings,
+    ObjectiveSettings,
+    RunSettings,
+    TrainSettings,
+)
+from taco_ir.training.shared_encoder import QUESTION_TOKENS, SharedEncoder
+from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 
 # TACO's names of tasks in prompts; others: the task in capitals
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}
@@ -25,6 +39,33 @@ QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb":
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
 LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
 UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
+
+
+def start_encoder(
+    settings: TrainSettings, base: Path, tasks: Sequence[str], checkpoint: Path | None = None
+) -> DualEncoder:
+    """The model in `base`, or in a checkpoint that was made of it, as the settings train it, with the heads it needs.
+
+    Raises:
+        InputError: for a base that cannot be trained as the settings say.
+    """
+    run, encoder, adapters, objectives = settings.run, settings.encoder, settings.adapters, settings.objectives
+    folder = checkpoint or base
+    model: DualEncoder
+    if objectives.pretrains:
+        model = build_pretraining(run.seed, encoder, objectives, settings.batch.temperature, base, checkpoint)
+    elif objectives.shared:
+        model = build_shared(run, encoder, adapters, objectives, folder, tasks)
+    else:
+        model = build_encoder(run, encoder, adapters, folder, tasks, embeds=bool(tasks))
+    model.to(torch.device(run.device))
+    if encoder.dropout >= 0:
+        model.set_dropout(encoder.dropout)
+    if settings.optimiser.gradient_checkpointing:
+        model.checkpoint_gradients()
+    refuse_not_finite(model, folder)
+    check_modules(model)
+    return model
 
 
 def build_encoder(
@@ -70,6 +111,83 @@ def build_encoder(
         check_positions(model, limit)
     model.sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
     model.freeze(settings.freeze_embeddings, settings.freeze_layers)
+    return model
+
+
+def build_shared(
+    run: RunSettings,
+    settings: EncoderSettings,
+    adapters: AdapterSettings,
+    objectives: ObjectiveSettings,
+    folder: Path,
+    tasks: Sequence[str],
+) -> SharedEncoder:
+    """The encoder in `folder` with the heads that the objectives need: those in the folder, or new ones.
+
+    Raises:
+        InputError: as `build_encoder`, and for a base that cannot read or fill in tokens as the objectives ask.
+    """
+    if adapters.tune != FULL:
+        raise InputError(
+            f"tune is {adapters.tune}; reading and self-supervised tasks train the whole encoder;"
+            " leave tune out, or those tasks"
+        )
+    if (own := ModelFolder(folder)).record is not None:
+        own.require_weights()
+    embeds = bool(tasks) or objectives.self_supervised != NOTHING
+    model = build_encoder(run, settings, adapters, folder, tasks, embeds, SharedEncoder)
+    assert isinstance(model, SharedEncoder)
+    if not tasks and INVERSE_CLOZE not in objectives.self_supervised and "head" in model.towers["passage"]:  # type: ignore[operator]
+        model.towers["passage"]["head"].requires_grad_(False)  # type: ignore[index]
+    torch.manual_seed(run.seed)  # for new heads
+    if objectives.reading != NOTHING:
+        model.add_reader(folder, ReaderConfig(settings.query_length or QUESTION_TOKENS, settings.passage_length))
+    if MLM in objectives.self_supervised:
+        model.add_mlm(folder)
+    return model
+
+
+def build_pretraining(
+    seed: int,
+    settings: EncoderSettings,
+    objectives: ObjectiveSettings,
+    temperature: float,
+    base: Path,
+    checkpoint: Path | None,
+) -> PretrainModel:
+    """The model to pre-train, from the folder of its base or of a checkpoint made of it.
+
+    Raises:
+        InputError: for a base that cannot be loaded or has two towers or a linear layer, spans beyond its positions, or
+            a part of the loss that it does not fit.
+    """
+    if ModelFolder(base).kind is Kind.TOWERS:
+        raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
+    ModelFolder(base).require_weights()
+    limit = ModelFolder(base).longest
+    if objectives.length > limit:
+        raise InputError(f"--length is {objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
+    if not objectives.contrasted and settings.pooling is None and not ModelFolder(base).describes_itself:
+        config = EncoderConfig("mean")  # no vector is pooled
+    else:
+        config = base_config(settings, base, limit)
+        if "condenser" in objectives.objective and config.pooling == "mean":
+            raise InputError(
+                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean,"
+                " which takes no vector there; leave condenser out, or give --pooling first"
+            )
+    if config.head:
+        raise InputError(
+            f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone"
+        )
+    if config.roles != NONE:
+        raise InputError(
+            f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not"
+        )
+    torch.manual_seed(seed)  # for new heads
+    model = PretrainModel(checkpoint or base, config, objectives, temperature)
+    if objectives.masked and model.vocabulary().mask is None:
+        raise InputError(f"--model {base}: its tokenizer has none of {', '.join(MASKS)}, which mlm and condenser need")
     return model
 
 

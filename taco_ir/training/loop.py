@@ -15,7 +15,7 @@ from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
 from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
-from taco_ir.training.schedules import Plan
+from taco_ir.training.schedules import Plan, learning_rate
 from taco_ir.training.settings import OptimiserSettings, ValidationSettings, WeightingSettings
 from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.stream import Stream, write_stream
@@ -182,11 +182,3 @@ def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:
         {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},
     ]
     return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
-
-
-def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0: linear up during the warm-up, then linear down to 0."""
-    rising = round(settings.warmup * steps)
-    if step < rising:
-        return settings.learning_rate * (step + 1) / rising
-    return settings.learning_rate * (steps - step) / max(steps - rising, 1)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
-from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.pooling import pad, pool, read
-from taco_ir.training.base_model import base_config
 from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.base import loss_temperature
@@ -27,8 +25,8 @@ from taco_ir.training.objectives.heads import (
     save_head_file,
     word_embeddings,
 )
-from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, labelled, token_ids, vocabulary_of
-from taco_ir.training.settings import MIN_SPAN, PARTS, EncoderSettings, ObjectiveSettings
+from taco_ir.training.objectives.masking import Vocabulary, label_rows, labelled, token_ids, vocabulary_of
+from taco_ir.training.settings import PARTS, ObjectiveSettings
 
 
 class PretrainModel(DualEncoder):
@@ -120,47 +118,3 @@ class PretrainModel(DualEncoder):
         (folder / CONFIG_FILE).unlink()  # the training of a retriever says how it pools
         if self.token_parts:
             save_head_file(self.mlm, folder / MLM_FILE)
-
-
-def build_pretraining(
-    seed: int,
-    settings: EncoderSettings,
-    objectives: ObjectiveSettings,
-    temperature: float,
-    base: Path,
-    checkpoint: Path | None,
-) -> PretrainModel:
-    """The model to pre-train, from the folder of its base or of a checkpoint made of it.
-
-    Raises:
-        InputError: for a base that cannot be loaded or has two towers or a linear layer, spans beyond its positions, or
-            a part of the loss that it does not fit.
-    """
-    if ModelFolder(base).kind is Kind.TOWERS:
-        raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
-    ModelFolder(base).require_weights()
-    limit = ModelFolder(base).longest
-    if objectives.length > limit:
-        raise InputError(f"--length is {objectives.length}; {base} takes {2 * MIN_SPAN} to {limit} tokens")
-    if not objectives.contrasted and settings.pooling is None and not ModelFolder(base).describes_itself:
-        config = EncoderConfig("mean")  # no vector is pooled
-    else:
-        config = base_config(settings, base, limit)
-        if "condenser" in objectives.objective and config.pooling == "mean":
-            raise InputError(
-                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean,"
-                " which takes no vector there; leave condenser out, or give --pooling first"
-            )
-    if config.head:
-        raise InputError(
-            f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone"
-        )
-    if config.roles != NONE:
-        raise InputError(
-            f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not"
-        )
-    torch.manual_seed(seed)  # for new heads
-    model = PretrainModel(checkpoint or base, config, objectives, temperature)
-    if objectives.masked and model.vocabulary().mask is None:
-        raise InputError(f"--model {base}: its tokenizer has none of {', '.join(MASKS)}, which mlm and condenser need")
-    return model

@@ -11,15 +11,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from taco_ir.core.files import InputError, exclusive, write_json
 from taco_ir.core.registry import resolve
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm
 from taco_ir.training.announce import announce, told_peak
-from taco_ir.training.base_model import build_encoder, refuse_not_finite
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
@@ -30,13 +28,11 @@ from taco_ir.training.loop import Loop
 from taco_ir.training.objectives import OBJECTIVES
 from taco_ir.training.objectives.base import Objective, Work, add_texts
 from taco_ir.training.objectives.reading import readable_queries
-from taco_ir.training.pretraining_encoder import build_pretraining
 from taco_ir.training.schedules import Plan, Schedule, Scheduled, active, epoch_steps, last_phase
 from taco_ir.training.settings import NegativeSettings, TrainSettings
-from taco_ir.training.shared_encoder import SharedEncoder, build_shared
+from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 from taco_ir.training.stream import read_stream
-from taco_ir.training.tuning import check_modules
 from taco_ir.training.validation import PoolValidation, read_questions
 
 
@@ -167,33 +163,6 @@ class Training:
         self._claim()
         self.processes.wait()
         self._anew = False
-
-
-def start_encoder(
-    settings: TrainSettings, base: Path, tasks: Sequence[str], checkpoint: Path | None = None
-) -> DualEncoder:
-    """The model in `base`, or in a checkpoint that was made of it, as the settings train it, with the heads it needs.
-
-    Raises:
-        InputError: for a base that cannot be trained as the settings say.
-    """
-    run, encoder, adapters, objectives = settings.run, settings.encoder, settings.adapters, settings.objectives
-    folder = checkpoint or base
-    model: DualEncoder
-    if objectives.pretrains:
-        model = build_pretraining(run.seed, encoder, objectives, settings.batch.temperature, base, checkpoint)
-    elif objectives.shared:
-        model = build_shared(run, encoder, adapters, objectives, folder, tasks)
-    else:
-        model = build_encoder(run, encoder, adapters, folder, tasks, embeds=bool(tasks))
-    model.to(torch.device(run.device))
-    if encoder.dropout >= 0:
-        model.set_dropout(encoder.dropout)
-    if settings.optimiser.gradient_checkpointing:
-        model.checkpoint_gradients()
-    refuse_not_finite(model, folder)
-    check_modules(model)
-    return model
 
 
 def make_step(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.seeds import generator
-from taco_ir.training.settings import ObjectiveSettings
+from taco_ir.training.settings import ObjectiveSettings, OptimiserSettings
 
 SELF_SUPERVISED, RETRIEVAL, READING = PHASES = ("self-supervised", "retrieval", "reading")
 Active = npt.NDArray[np.bool_]
@@ -144,3 +144,11 @@ def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches
 
 def phase_shares(settings: ObjectiveSettings) -> list[float]:
     return [float(share) for share in settings.phase_shares.split(",")]
+
+
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0: linear up during the warm-up, then linear down to 0."""
+    rising = round(settings.warmup * steps)
+    if step < rising:
+        return settings.learning_rate * (step + 1) / rising
+    return settings.learning_rate * (steps - step) / max(steps - rising, 1)

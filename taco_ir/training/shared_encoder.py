@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import Ids, read, tokenize
@@ -26,18 +24,11 @@ from taco_ir.reading.reader import (
     new_head,
     save_head,
 )
-from taco_ir.training.base_model import build_encoder
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead, save_head_file, word_embeddings
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
 from taco_ir.training.settings import (
     INVERSE_CLOZE,
-    MLM,
-    NOTHING,
-    AdapterSettings,
-    EncoderSettings,
-    ObjectiveSettings,
-    RunSettings,
 )
 
 READ_AT_ONCE = 64
@@ -133,36 +124,3 @@ class SharedEncoder(DualEncoder):
             save_head(self.reader, self.inputs.config, folder)
         if self.mlm is not None:
             save_head_file(self.mlm, folder / MLM_FILE)
-
-
-def build_shared(
-    run: RunSettings,
-    settings: EncoderSettings,
-    adapters: AdapterSettings,
-    objectives: ObjectiveSettings,
-    folder: Path,
-    tasks: Sequence[str],
-) -> SharedEncoder:
-    """The encoder in `folder` with the heads that the objectives need: those in the folder, or new ones.
-
-    Raises:
-        InputError: as `build_encoder`, and for a base that cannot read or fill in tokens as the objectives ask.
-    """
-    if adapters.tune != FULL:
-        raise InputError(
-            f"tune is {adapters.tune}; reading and self-supervised tasks train the whole encoder;"
-            " leave tune out, or those tasks"
-        )
-    if (own := ModelFolder(folder)).record is not None:
-        own.require_weights()
-    embeds = bool(tasks) or objectives.self_supervised != NOTHING
-    model = build_encoder(run, settings, adapters, folder, tasks, embeds, SharedEncoder)
-    assert isinstance(model, SharedEncoder)
-    if not tasks and INVERSE_CLOZE not in objectives.self_supervised and "head" in model.towers["passage"]:  # type: ignore[operator]
-        model.towers["passage"]["head"].requires_grad_(False)  # type: ignore[index]
-    torch.manual_seed(run.seed)  # for new heads
-    if objectives.reading != NOTHING:
-        model.add_reader(folder, ReaderConfig(settings.query_length or QUESTION_TOKENS, settings.passage_length))
-    if MLM in objectives.self_supervised:
-        model.add_mlm(folder)
-    return model

@@ -22,8 +22,8 @@ from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.names import HUB_FILES
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import ReaderConfig, load_reader, new_head, save_head
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.run import start_encoder
 
 CONFIG = EncoderConfig("mean", True, {}, 64, {}, 64)
 TEXTS = ["The painter Francis Bacon", "a poem of the year"]

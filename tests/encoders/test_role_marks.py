@@ -25,9 +25,9 @@ from taco_ir.encoders.role_marks import ADAPTER_MARKS, ADAPTER_NAMES, ROLE_FILE,
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_head
 from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
 from taco_ir.weighting import WEIGHTINGS
 

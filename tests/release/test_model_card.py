@@ -20,8 +20,8 @@ from taco_ir.release.compact import compact
 from taco_ir.release.lineage import lineage
 from taco_ir.release.model_card import DATA_SETS
 from taco_ir.studies.records import Record, TopicScores, write_record
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.folder import load_settings, save_settings
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
 
 TASKS = ("nq", "structured_zeroshot")

@@ -157,23 +157,10 @@ def test_the_peak_is_told(model: DualEncoder) -> None:
 
 
 def test_a_training_tells_its_peak(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [
-        "--model",
-        str(tiny_bert),
-        "--pooling",
-        "mean",
-        "--negatives",
-        "none",
-        "--tasks",
-        "nq",
-        "--batch-size",
-        "4",
-        "--steps",
-        "1",
-        "--passage-length",
-        "40",
-    ]
-    train([*argv, "--pool-hard", "0", "--pool-random", "5", "--pool-queries", "2", "--output", str(tmp_path / "run")])
+    argv = (
+        f"--model {tiny_bert} --pooling mean --negatives none --tasks nq --batch-size 4 --steps 1 --passage-length 40"
+    )
+    train(f"{argv} --pool-hard 0 --pool-random 5 --pool-queries 2 --output {tmp_path}/run".split())
     told = capsys.readouterr().err
     assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are held by now\n", told) and re.search(
         r"memory at its peak: [\d.]+ .B\n", told

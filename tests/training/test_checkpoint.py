@@ -17,6 +17,7 @@ from training_runs import TASKS, small
 
 from taco_ir.core.files import InputError
 from taco_ir.encoders.text_encoder import load_encoder
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import (
     OPTIMIZER_FILE,
     STATE_FILE,
@@ -30,7 +31,6 @@ from taco_ir.training.checkpoint import (
 )
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
-from taco_ir.training.run import start_encoder
 from taco_ir.training.step import make_weighting
 from taco_ir.training.stream import Stream
 from taco_ir.weighting import WEIGHTINGS

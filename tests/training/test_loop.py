@@ -16,7 +16,8 @@ from training_runs import TASKS, StopAfter, Stopped, contents, episode, logged, 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.checkpoint import checkpoints, latest
 from taco_ir.training.log import LOG_FILE, Reporter
-from taco_ir.training.loop import MAX_SKIPPED, Loop, learning_rate
+from taco_ir.training.loop import MAX_SKIPPED, Loop
+from taco_ir.training.schedules import learning_rate
 from taco_ir.training.settings import OptimiserSettings, TrainSettings
 from taco_ir.weighting import WEIGHTINGS
 

@@ -28,16 +28,17 @@ from taco_ir.encoders.config import ROLE_MARKS
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.reading.reader import READER_FILE, ReaderConfig, load_reader
 from taco_ir.training.announce import announce
+from taco_ir.training.base_model import build_shared, start_encoder
 from taco_ir.training.distributed import Processes
 from taco_ir.training.objectives.base import Objective
 from taco_ir.training.objectives.contrastive import contrastive_loss
 from taco_ir.training.objectives.heads import MLM_FILE
 from taco_ir.training.objectives.inverse_cloze import cloze
 from taco_ir.training.pools import draw_queries, make_pool
-from taco_ir.training.run import make_step, start_encoder
+from taco_ir.training.run import make_step
 from taco_ir.training.schedules import READING, RETRIEVAL, SELF_SUPERVISED, Plan
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.shared_encoder import SharedEncoder, build_shared
+from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.validation import PoolValidation, read_questions
 from taco_ir.weighting import WEIGHTINGS
@@ -290,54 +291,12 @@ def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def argv_of(cities: Path, model: Path, output: Path, *more: str) -> list[str]:
+    given = f"--collection {cities} --tasks nq --model {model} --output {output} --pooling mean --negatives {cities}"
     return [
-        *(
-            "--collection",
-            str(cities),
-            "--tasks",
-            "nq",
-            "--model",
-            str(model),
-            "--output",
-            str(output),
-            "--pooling",
-            "mean",
-        ),
-        *(
-            "--negatives",
-            str(cities / "negatives.jsonl"),
-            "--query-length",
-            "16",
-            "--passage-length",
-            "40",
-            "--batch-size",
-            "4",
-        ),
-        *(
-            "--reading",
-            "nq",
-            "--self-supervised",
-            "mlm,inverse_cloze",
-            "--reading-batch",
-            "3",
-            "--passage-batch",
-            "2",
-            "--reading-negatives",
-            "1",
-        ),
-        *(
-            "--pool-queries",
-            "2",
-            "--pool-hard",
-            "0",
-            "--pool-random",
-            "4",
-            "--validate-on",
-            "train",
-            "--checkpoint-every",
-            "2",
-            *more,
-        ),
+        *f"{given}/negatives.jsonl --query-length 16 --passage-length 40 --batch-size 4 --reading nq".split(),
+        *"--self-supervised mlm,inverse_cloze --reading-batch 3 --passage-batch 2 --reading-negatives 1".split(),
+        *"--pool-queries 2 --pool-hard 0 --pool-random 4 --validate-on train --checkpoint-every 2".split(),
+        *more,
     ]
 
 
@@ -469,18 +428,7 @@ def test_phases_before_the_last_choose_no_model_and_lose_no_patience(
     """Every validation is worse than the one before. Of six steps, two for each kind of task, the last two may be the best."""
     falling = iter(range(9, 0, -1))
     monkeypatch.setattr(PoolValidation, "__call__", lambda _: {"macro": next(falling) / 10})
-    flags = [
-        "--steps",
-        "6",
-        "--validate-every",
-        "1",
-        "--patience",
-        "2",
-        "--checkpoint-every",
-        "1",
-        "--keep-checkpoints",
-        "9",
-    ]
+    flags = "--steps 6 --validate-every 1 --patience 2 --checkpoint-every 1 --keep-checkpoints 9".split()
     model = trained(cities, base, tmp_path / "r", *flags, "--learning-rate", "1e-3", "--schedule", schedule)
     kept = {path.name: training_runs.contents(path / "model") for path in (tmp_path / "r" / "checkpoints").iterdir()}
     assert max(kept) == f"step-{end:08d}"

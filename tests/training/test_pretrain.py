@@ -25,6 +25,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
 from taco_ir.training.distributed import Processes
@@ -36,7 +37,7 @@ from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import PLACES, MaskedLanguageHead
 from taco_ir.training.objectives.spans import Spans, SpanTexts, read_documents, split
 from taco_ir.training.pretraining_encoder import PretrainModel
-from taco_ir.training.run import make_step, start_encoder
+from taco_ir.training.run import make_step
 from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import KEYS, RULES, TrainSettings
 
@@ -458,17 +459,8 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
     (tmp_path / "run.toml").write_text(
         "length = 24\nbatch_size = 8\nheld_out = 4\nsteps = 50\npooling = 'mean'\n", encoding="utf-8"
     )
-    given = [
-        "--config",
-        tmp_path / "run.toml",
-        "--objective",
-        "span_contrast,mlm",
-        "--model",
-        tiny_mlm,
-        "--output",
-        tmp_path / "run",
-    ]
-    verb.main([*map(str, given), "--steps", "2", "--max-passages", "100"])
+    given = f"--config {tmp_path}/run.toml --objective span_contrast,mlm --model {tiny_mlm} --output {tmp_path}/run"
+    verb.main([*given.split(), "--steps", "2", "--max-passages", "100"])
     printed = capsys.readouterr()
     assert printed.out.startswith(
         f"{tmp_path / 'run' / 'model'}\nnext: python -m taco_ir.train --model {tmp_path / 'run' / 'model'} --pooling mean"
@@ -476,7 +468,7 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
     assert "100 passages" in printed.err and "pretrain: 2 of 2 steps" in printed.err
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["objective"] == ["mlm", "span_contrast"] and saved["steps"] == 2 and saved["length"] == 24
-    verb.main([*map(str, given), "--steps", "2", "--max-passages", "100"])
+    verb.main([*given.split(), "--steps", "2", "--max-passages", "100"])
     assert "steps of" not in capsys.readouterr().err, "a finished run was run again"
 
 

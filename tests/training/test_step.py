@@ -28,12 +28,12 @@ from small_steps import (
 from torch import Tensor
 
 from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.batches import TaskSampler, make_batch, part
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
-from taco_ir.training.run import start_encoder
 from taco_ir.weighting import WEIGHTINGS, blocks, median
 
 

@@ -21,10 +21,10 @@ from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import tokenize
 from taco_ir.encoders.text_encoder import load_encoder
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives.base import loss_temperature
-from taco_ir.training.run import start_encoder
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("tiny_bert", {}),

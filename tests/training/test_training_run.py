@@ -27,11 +27,12 @@ from taco_ir.negatives.file import NegativesHeader, read_negatives, write_negati
 from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.folder import save_settings
 from taco_ir.training.loop import Loop
-from taco_ir.training.run import start_encoder, train
+from taco_ir.training.run import train
 from taco_ir.training.settings import TrainSettings
 
 BM25, ANCE = "bm25-20-0-4.jsonl", "ance.jsonl"
@@ -693,43 +694,10 @@ def test_t5_with_its_decoder(tiny_t5: Path, tmp_path: Path) -> None:
 def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
     parser = Parser("train", "Train.")
     add_flags(parser)
-    given = [
-        "--tasks",
-        "nq,fever",
-        "--model",
-        str(tiny_bert),
-        "--output",
-        str(tmp_path / "run"),
-        "--pooling",
-        "mean",
-        "--negatives",
-        "none",
-    ]
-    given += [
-        "--weighting",
-        "taco",
-        "--weighting-options",
-        "tau=0.5",
-        "beta=0.5",
-        "burn_in=0.5",
-        "--steps",
-        "4",
-        "--batch-size",
-        "4",
-    ]
-    given += [
-        "--passage-length",
-        "40",
-        "--query-length",
-        "24",
-        "--pool-hard",
-        "0",
-        "--pool-random",
-        "9",
-        "--pool-queries",
-        "3",
-    ]
-    train(read_settings(None, given_flags(parser.parse_args(given))))
+    given = f"--tasks nq,fever --model {tiny_bert} --output {tmp_path}/run --pooling mean --negatives none --steps 4"
+    given += " --weighting taco --weighting-options tau=0.5 beta=0.5 burn_in=0.5 --batch-size 4 --passage-length 40"
+    given += " --query-length 24 --pool-hard 0 --pool-random 9 --pool-queries 3"
+    train(read_settings(None, given_flags(parser.parse_args(given.split()))))
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
     assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2])
     assert (

@@ -20,9 +20,9 @@ from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, TRAINING
 from taco_ir.encoders.adapters.methods import METHODS, method_of, with_prompts
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.training.backward import Arithmetic
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
-from taco_ir.training.run import start_encoder
 from taco_ir.training.tuning import describe_tuning
 from taco_ir.weighting import WEIGHTINGS
 

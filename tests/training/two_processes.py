@@ -19,11 +19,12 @@ from torch import Tensor
 
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.backward import Arithmetic, backward
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.distributed import Processes
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
-from taco_ir.training.run import make_step, start_encoder
+from taco_ir.training.run import make_step
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.weighting import WEIGHTINGS

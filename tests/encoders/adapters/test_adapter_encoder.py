@@ -24,10 +24,9 @@ from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.export import main as export
 from taco_ir.release.compact import size_of
 from taco_ir.release.exports import whole_model
-from taco_ir.training.base_model import trained_encoder
+from taco_ir.training.base_model import start_encoder, trained_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import EncoderSettings
 
 TWO = ("nq", "wow")
