@@ -42,13 +42,13 @@ def announce(
         lines.append(f"schedule: {schedule}{'; beside retrieval:' if retrieval else ':'}")
         lines += [f"  {each}" for each in beside]
     counted = retrieval or beside
-    judged = f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
+    validation = f"never validated{', for want of topics' * bool(retrieval)}; the last model is kept"
     if validated:
-        judged = f"validated every {plan.validate_every:,}"
-        if plan.judged_after:
-            judged += f"; the best model is one of the last phase, after step {plan.judged_after:,}"
+        validation = f"validated every {plan.validate_every:,}"
+        if plan.choose_after:
+            validation += f"; the best model is one of the last phase, after step {plan.choose_after:,}"
     examples = f"{sum(each.sampler.share for each in counted)} {counted[0].examples}"
-    return "\n".join([*lines, f"{plan.steps:,} steps of {examples}, {judged}"])
+    return "\n".join([*lines, f"{plan.steps:,} steps of {examples}, {validation}"])
 
 
 def describe(
@@ -92,7 +92,7 @@ def _with_held(model: DualEncoder, more: float) -> str:
     return f", about {human_bytes(held + more)} with the {human_bytes(held)} that are held by now"
 
 
-def told_peak(model: DualEncoder) -> str:
+def describe_peak(model: DualEncoder) -> str:
     """The memory that a training took, to compare with what was announced."""
     import torch
 

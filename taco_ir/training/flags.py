@@ -154,7 +154,8 @@ def read_settings(
             raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
         values = override(values, PRESETS[preset])
     if path is not None:
-        found = read_file(_find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys)
+        file, allowed = _find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys
+        found = checked_keys(read_toml(file), allowed, f"{file}: ")
         values = override(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
     values = _flags_over(values, checked_keys(flags, verb.keys, "", said=as_flag))
     for key in ("model", "output"):
@@ -192,11 +193,6 @@ def _find(path: Path, verb: Verb) -> Path:
     if path.parent == Path() and path.name.removesuffix(".toml") in shipped():
         return CONFIGS / f"{path.name.removesuffix('.toml')}.toml"
     raise InputError(f"--config {path}: no such file; shipped configurations: {', '.join(shipped())}")
-
-
-def read_file(path: Path, allowed: Collection[str]) -> Values:
-    """The keys of a TOML file. Raises: InputError naming the file and what is wrong in it."""
-    return checked_keys(read_toml(path), allowed, f"{path}: ")
 
 
 def _flags_over(values: Values, given: Mapping[str, Any]) -> Values:

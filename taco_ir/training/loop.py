@@ -77,7 +77,7 @@ class Loop:
             self._log.step(state.step, result, rate, update_norm, time.perf_counter() - began)
             validated = self._validation and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
-                self._judge(self._validate())
+                self._compare(self._validate())
             if validated or state.step % self._settings.checkpoint_every == 0 or state.step == plan.steps:
                 self._checkpoint()
         if not self._keeps_best and not all_finite(self._step.params):
@@ -142,10 +142,10 @@ class Loop:
         self._step.model.train()
         return self._processes.from_first(scores.get("macro", 0.0))
 
-    def _judge(self, macro: float) -> None:
+    def _compare(self, macro: float) -> None:
         """Keep the model if it is the best so far, else count the validation for patience."""
         state = self.state
-        if not self._keeps_best or state.step <= self._plan.judged_after:
+        if not self._keeps_best or state.step <= self._plan.choose_after:
             return
         if state.best is None or macro > state.best:
             state.best, state.best_step, state.worse = macro, state.step, 0

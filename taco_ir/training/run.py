@@ -16,7 +16,7 @@ from taco_ir.core.registry import resolve
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm
-from taco_ir.training.announce import announce, told_peak
+from taco_ir.training.announce import announce, describe_peak
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
@@ -148,7 +148,7 @@ class Training:
             data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
         loop.run()
-        data.say(told_peak(encoder))
+        data.say(describe_peak(encoder))
 
     def _claim(self) -> None:
         """Save the settings in `output`, where no training has begun."""

@@ -30,12 +30,12 @@ class Plan(NamedTuple):
     Attributes:
         steps: all steps of the episode.
         validate_every: steps between validations.
-        judged_after: validations up to this step neither choose the best model nor count for patience.
+        choose_after: validations up to this step neither choose the best model nor count for patience.
     """
 
     steps: int
     validate_every: int
-    judged_after: int = 0
+    choose_after: int = 0
 
 
 class Schedule:

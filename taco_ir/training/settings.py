@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import Only, Rules, Settings, Values, checked, flag, rules_of
@@ -347,46 +347,6 @@ class ValidationSettings(Settings):
     )
 
 
-SECTIONS: dict[str, type[Settings]] = {
-    "run": RunSettings,
-    "encoder": EncoderSettings,
-    "adapters": AdapterSettings,
-    "batch": BatchSettings,
-    "objectives": ObjectiveSettings,
-    "optimiser": OptimiserSettings,
-    "weighting": WeightingSettings,
-    "negatives": NegativeSettings,
-    "validation": ValidationSettings,
-}
-KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
-DEFAULTS: Values = {
-    key: entry.default if entry.default_factory is MISSING else entry.default_factory() for key, entry in KEYS.items()
-}
-EPISODE_KEYS = (
-    *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
-    *("weighting", "weighting_options", "keep_optimizer", "keep_importance"),
-    *(
-        "epochs",
-        "steps",
-        "learning_rate",
-        "warmup",
-        "batch_size",
-        "shares",
-        "temperature",
-        "patience",
-        "validate_every",
-    ),
-)
-TABLE_KEYS = (*EPISODE_KEYS, "repeat")
-# type and rules by key; files call `episodes` `episode`, and have `repeat` in it
-RULES: dict[str, Rules] = {
-    **{key: rules for kind in SECTIONS.values() for key, rules in rules_of(kind).items()},  # type: ignore[arg-type]
-    "episodes": (TABLES, {}),
-    "episode": (TABLES, {}),
-    "repeat": (int, {"min": 1, "max": 1000}),
-}
-
-
 @dataclass(frozen=True, init=False)
 class TrainSettings:
     """All settings of a training, given as flat keys: `TrainSettings(model="bert-base-uncased", output="my-run")`.
@@ -494,6 +454,28 @@ class TrainSettings:
                 f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot"
                 " go on; leave it out, or give one episode"
             )
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    name: kind for name, kind in get_type_hints(TrainSettings).items() if name != "episodes"
+}
+KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
+DEFAULTS: Values = {
+    key: entry.default if entry.default_factory is MISSING else entry.default_factory() for key, entry in KEYS.items()
+}
+EPISODE_KEYS = (
+    *("negatives", "mine_depth", "mine_skip", "mine_keep", "hard_negatives"),
+    *("weighting", "weighting_options", "keep_optimizer", "keep_importance", "patience", "validate_every"),
+    *("epochs", "steps", "learning_rate", "warmup", "batch_size", "shares", "temperature"),
+)
+TABLE_KEYS = (*EPISODE_KEYS, "repeat")
+# type and rules by key; files call `episodes` `episode`, and have `repeat` in it
+RULES: dict[str, Rules] = {
+    **{key: rules for kind in SECTIONS.values() for key, rules in rules_of(kind).items()},  # type: ignore[arg-type]
+    "episodes": (TABLES, {}),
+    "episode": (TABLES, {}),
+    "repeat": (int, {"min": 1, "max": 1000}),
+}
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:

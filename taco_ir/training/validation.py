@@ -33,7 +33,7 @@ class Validation(Protocol):
     def __call__(self) -> dict[str, float]: ...
 
 
-class Questions(NamedTuple):
+class HeldOutQuestions(NamedTuple):
     """Held-out questions of a reading task: texts with a gold passage and others to read, and the right answers."""
 
     task: str
@@ -57,7 +57,7 @@ class PoolValidation:
         model: DualEncoder,
         pools: Sequence[Pool],
         passages: Mapping[str, Passage],
-        questions: Sequence[Questions] | None = None,
+        questions: Sequence[HeldOutQuestions] | None = None,
     ) -> None:
         self._model = model
         self._pools = pools
@@ -79,7 +79,7 @@ class PoolValidation:
 
 def read_questions(
     collection: Collection, pools: Iterable[Pool], split: str, negatives: int, seed: int
-) -> list[Questions]:
+) -> list[HeldOutQuestions]:
     """The held-out questions of each task that have an answer in a gold passage.
 
     A question is read in a gold passage and up to `negatives` others of its pool without an answer, hard ones first.
@@ -99,7 +99,7 @@ def read_questions(
             for example, docids in zip(answered, shown, strict=True)
         ]
         if read:
-            found.append(Questions(pool.task, read, [queries[example.qid].answers for example in answered]))
+            found.append(HeldOutQuestions(pool.task, read, [queries[example.qid].answers for example in answered]))
     return found
 
 

@@ -13,7 +13,7 @@ from small_steps import SMALL, TASKS, TEXTS, encoder, examples, samplers
 
 from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.train import main as train
-from taco_ir.training.announce import describe, told_peak
+from taco_ir.training.announce import describe, describe_peak
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import TaskSampler, make_batch, part
 from taco_ir.training.distributed import Processes
@@ -152,7 +152,7 @@ def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
 
 
 def test_the_peak_is_told(model: DualEncoder) -> None:
-    found = re.fullmatch(r"memory at its peak: ([\d.]+) ([KMG]B)", told_peak(model))
+    found = re.fullmatch(r"memory at its peak: ([\d.]+) ([KMG]B)", describe_peak(model))
     assert found and float(found[1]) * UNITS[found[2]] == pytest.approx(peak_memory(), rel=0.1)
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Group
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from taco_ir.training.validation import Validation
 
 NORMALIZED_TEMPERATURE = 0.05
+Item = TypeVar("Item")
 
 
 class Texts(NamedTuple):
@@ -195,6 +196,16 @@ class Objective(ABC):
     @property
     def task(self) -> str:
         return self.sampler.task
+
+    @property
+    def slice_size(self) -> int:
+        """Most examples of a batch that a process computes at once."""
+        return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
+
+    def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
+        """The examples of a batch that this process computes in a turn of `accumulate`; none where there are too few."""
+        accumulate, processes = self.means.settings.accumulate, self.means.processes
+        return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
     def __str__(self) -> str:
         """The task in a line of the announcement."""

@@ -92,7 +92,7 @@ class Contrastive(Objective):
 
     def activation_bytes(self, token_bytes: float) -> float:
         settings, config = self.means.settings, self.model.config
-        queries = -(-self.sampler.share // (settings.accumulate * self.means.processes.world))
+        queries = self.slice_size
         texts = queries * (2 + settings.negatives)
         tokens = queries * (config.max_query_tokens(self.task) + (1 + settings.negatives) * config.passage_length)
         if gradcache := self.means.arithmetic.gradcache:

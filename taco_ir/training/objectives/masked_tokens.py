@@ -47,8 +47,7 @@ class MaskedTokens(Objective):
         return [cls(work.encoder, sampler, work.means(), work.objectives.passage_weight)]
 
     def activation_bytes(self, token_bytes: float) -> float:
-        parts = self.means.settings.accumulate * self.means.processes.world
-        tokens = -(-self.sampler.share // parts) * self.model.config.passage_length
+        tokens = self.slice_size * self.model.config.passage_length
         vocabulary = int(self.model.backbone("passage").config.vocab_size)  # type: ignore[union-attr,arg-type]
         return tokens * (token_bytes + SCORE_BYTES * MASK_SHARE * vocabulary)
 
@@ -56,12 +55,11 @@ class MaskedTokens(Objective):
         return Masked(number, self._masked(self.sampler.step(number)))
 
     def add_gradient(self, batch: Masked, turn: int) -> Tensor:
-        settings, processes = self.means.settings, self.means.processes
         tokens = max(labelled(batch.texts), 1)
-        own = batch.texts[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
-        if not own:  # fewer passages than parts
+        own = self.slice_of(batch.texts, turn)
+        if not own:
             return torch.zeros((), device=self.model.device)
-        seed = (settings.seed, self.task, batch.number, turn, processes.rank)
+        seed = (self.means.settings.seed, self.task, batch.number, turn, self.means.processes.rank)
         return backward(self.model, own, lambda rows_B1: rows_B1.sum() / tokens, self.means.arithmetic, seed)
 
     def _masked(self, drawn: Sequence[Drawn]) -> list[Text]:

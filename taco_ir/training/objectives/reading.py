@@ -141,8 +141,8 @@ class Reading(Objective):
         return [cls(work.encoder, sampler, each.spans, means, settings.reading_weight) for sampler, each in made]
 
     def activation_bytes(self, token_bytes: float) -> float:
-        parts, limits = self.means.settings.accumulate * self.means.processes.world, self.model.inputs.config
-        read = -(-self.sampler.share // parts) * (1 + self.means.settings.negatives)
+        limits = self.model.inputs.config
+        read = self.slice_size * (1 + self.means.settings.negatives)
         return read * (limits.question + limits.passage) * token_bytes
 
     def batch(self, number: int) -> Questions:
@@ -150,8 +150,8 @@ class Reading(Objective):
 
     def add_gradient(self, batch: Questions, turn: int) -> Tensor:
         settings, processes = self.means.settings, self.means.processes
-        own = batch.drawn[turn * processes.world + processes.rank :: settings.accumulate * processes.world]
-        if not own:  # fewer questions than parts
+        own = self.slice_of(batch.drawn, turn)
+        if not own:
             return torch.zeros((), device=self.model.device)
         seed_dropout(number_of(settings.seed, self.task, batch.number, turn, processes.rank) >> 1, self.model.device)
         with self.means.arithmetic.context(self.model.device):
