@@ -28,8 +28,8 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.pull import main as pull
 from taco_ir.push import main as push
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.folder import load_settings, save_settings
-from taco_ir.training.run import start_encoder
 from taco_ir.training.settings import TrainSettings
 
 NAME = "somebody/my-model"
