@@ -16,9 +16,9 @@ from taco_ir.data.inventory import list_everything, list_topics
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     SOURCE_FILE,
-    expand,
-    get,
+    expand_names,
     get_knowledge_source,
+    get_topics,
     kilt_folder,
     knowledge_source,
 )
@@ -64,11 +64,11 @@ def get_data(argv: Sequence[str]) -> None:
     )
     options = parser.parse_args(argv)
     sources = [name for name in options.ids if name.removeprefix("kilt/") == "knowledgesource"]
-    wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand(name)))
+    wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand_names(name)))
     if options.file and len(wanted) + len(sources) != 1:
         raise InputError(f"--file goes with one id; {' '.join(options.ids)} are {len(wanted) + len(sources)}")
     for topics in wanted:
-        print(get(topics, options.file, report=report_progress(KILT_FILES[topics].name)))
+        print(get_topics(topics, options.file, report=report_progress(KILT_FILES[topics].name)))
     if sources:
         if len(options.file) > 1:
             raise InputError(f"--file names {len(options.file)} files for {sources[0]}; one is needed")

@@ -104,19 +104,10 @@ class Collection:
         queries = loaded.queries
         pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
         if missing := set(self.passages.missing_pages(sorted(pages))):
-            touched = sum(
-                any(page in missing for evidence in query.evidence for page in evidence.pages) for query in queries
-            )
-            log.warning(
-                "%s: %d of %d evidence pages are not in collection %s (first %r); %d of %d queries name one",
-                loaded.name,
-                len(missing),
-                len(pages),
-                self.name,
-                min(missing),
-                touched,
-                len(queries),
-            )
+            lacking = sum(any(not missing.isdisjoint(each.pages) for each in query.evidence) for query in queries)
+            said = f"{len(missing)} of {len(pages)} evidence pages are not in collection {self.name}"
+            named = f"(first {min(missing)!r}); {lacking} of {len(queries)} queries name one"
+            log.warning("%s: %s %s", loaded.name, said, named)
         return loaded
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:

@@ -54,16 +54,16 @@ def fetch(
     Raises:
         InputError: for an address that does not answer or has no such file, another size or md5, or a full disk.
     """
-    part, mark = _partial(path)
+    part, mark = _partial_paths(path)
     try:
         with appending(part) as sink:
             if size is None or sink.tell() != size:
                 _download(url, path, sink, size, report, pause)
             os.fsync(sink.fileno())
-            if md5 and (found := md5_of(part)) != md5:
+            if md5 and (found := compute_md5(part)) != md5:
                 part.unlink()
                 raise InputError(
-                    f"{url}: md5 expected {md5}, found {found}; the download was removed. {_other_way(path)}"
+                    f"{url}: md5 expected {md5}, found {found}; the download was removed. {_suggest_copy(path)}"
                 )
             part.replace(path)
     finally:
@@ -89,9 +89,9 @@ def take(source: Path, path: Path, md5: str | None = None, size: int | None = No
     if not packed and size is not None and source.stat().st_size != size:
         raise InputError(f"--file {source}: {source.stat().st_size} bytes, {path.name} has {size}")
     if path.exists() and path.samefile(source):
-        _require_md5(source, md5_of(source) if md5 else "", md5)
+        _require_md5(source, compute_md5(source) if md5 else "", md5)
         return path
-    if link and not packed and _linked(source, path, md5):
+    if link and not packed and _make_link(source, path, md5):
         return path
     if not packed:
         require_space(path.parent, source.stat().st_size)
@@ -107,20 +107,20 @@ def take(source: Path, path: Path, md5: str | None = None, size: int | None = No
     return path
 
 
-def md5_of(path: Path) -> str:
+def compute_md5(path: Path) -> str:
     with path.open("rb") as source:
         return hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _partial(path: Path) -> tuple[Path, Path]:
+def _partial_paths(path: Path) -> tuple[Path, Path]:
     """The partial file, and the file that notes which version of the remote file it belongs to."""
     return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.version")
 
 
-def _linked(source: Path, path: Path, md5: str | None) -> bool:
+def _make_link(source: Path, path: Path, md5: str | None) -> bool:
     """Make `path` a hard link to `source`, or return False if the file system cannot."""
-    _require_md5(source, md5_of(source) if md5 else "", md5)
-    part, _ = _partial(path)
+    _require_md5(source, compute_md5(source) if md5 else "", md5)
+    part, _ = _partial_paths(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     part.unlink(missing_ok=True)
     try:
@@ -137,12 +137,12 @@ def _require_md5(source: Path, found: str, expected: str | None) -> None:
 
 
 def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, pause: float) -> None:
-    tries, timeout = int(_setting("IR_DATASETS_DL_TRIES", 3)), _setting("IR_DATASETS_DL_TIMEOUT", 15)
+    tries, timeout = int(_read_setting("IR_DATASETS_DL_TRIES", 3)), _read_setting("IR_DATASETS_DL_TIMEOUT", 15)
     failures = 0
     while True:
         before = sink.tell()
         try:
-            return _attempt(url, path, sink, size, report, timeout)
+            return _request(url, path, sink, size, report, timeout)
         except _Broken as error:
             failures = 0 if sink.tell() > before else failures + 1
             if failures >= tries:
@@ -151,19 +151,19 @@ def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: R
                 )
                 raise InputError(
                     f"{url}: {error} (attempts without progress: {failures}, IR_DATASETS_DL_TRIES; timeout {timeout:g} "
-                    f"s, IR_DATASETS_DL_TIMEOUT){kept}. {_other_way(path)}"
+                    f"s, IR_DATASETS_DL_TIMEOUT){kept}. {_suggest_copy(path)}"
                 ) from error
             log.warning("%s: %s; trying again from byte %d", url, error, sink.tell())
             time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
-def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, timeout: float) -> None:
+def _request(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, timeout: float) -> None:
     """Append the answer of one request to `sink`. Raises: _Broken if another request may bring more."""
     import requests
     import urllib3
 
     done = sink.tell()
-    _, mark = _partial(path)
+    _, mark = _partial_paths(path)
     headers = {"User-Agent": "taco_ir", "Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
@@ -187,7 +187,7 @@ def _attempt(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
                 if report:
                     report(sink.tell(), total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _Broken(_reason(error)) from error
+        raise _Broken(_find_reason(error)) from error
     if sink.tell() != total:
         raise _Broken(f"the connection ended after {sink.tell()} of {total} bytes")
 
@@ -205,7 +205,7 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
     if status in PASSING_FAULTS:
         raise _Broken(f"the server answers {status}")
     if status not in (200, 206, 416):
-        raise InputError(f"{url}: the server answers {status} {response.reason or ''}. {_other_way(path)}")
+        raise InputError(f"{url}: the server answers {status} {response.reason or ''}. {_suggest_copy(path)}")
     if status == 200:
         if done:
             log.warning("%s: the server sends the whole file instead of the rest; starting from the beginning", url)
@@ -225,10 +225,10 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
             raise _Broken(f"the server answers {status} to a request for the bytes from {done}")
     if total is None:
         raise InputError(
-            f"{url}: the server announces no size, so a whole file could not be told from a part. {_other_way(path)}"
+            f"{url}: the server announces no size, so a whole file could not be told from a part. {_suggest_copy(path)}"
         )
     if size is not None and total != size:
-        raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_other_way(path)}")
+        raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_suggest_copy(path)}")
     require_space(path.parent, total - sink.tell())
     return total
 
@@ -240,13 +240,13 @@ def _restart(sink: IO[bytes]) -> None:
 
 def _note_version(response: requests.Response, path: Path) -> None:
     """Note the file's version for a later request's `If-Range`: a partial file of another version is not continued."""
-    _, mark = _partial(path)
+    _, mark = _partial_paths(path)
     tag = response.headers.get("ETag", "")
     version = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
     mark.write_text(version, encoding="latin-1")
 
 
-def _setting(name: str, default: float) -> float:
+def _read_setting(name: str, default: float) -> float:
     text = os.environ.get(name, str(default))
     try:
         value = float(text)
@@ -257,7 +257,7 @@ def _setting(name: str, default: float) -> float:
     return value
 
 
-def _reason(error: Exception) -> str:
+def _find_reason(error: Exception) -> str:
     """The innermost cause, the informative part of a connection error."""
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or next(iter(cause.args), None), BaseException):
@@ -265,5 +265,5 @@ def _reason(error: Exception) -> str:
     return f"{type(cause).__name__}: {str(cause)[:160]}"
 
 
-def _other_way(path: Path) -> str:
+def _suggest_copy(path: Path) -> str:
     return f"If you have a copy, give it with --file PATH, or put it at {path}"

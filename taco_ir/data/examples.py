@@ -13,7 +13,7 @@ from taco_ir.core.seeds import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.data.collection import Collection
 from taco_ir.data.gold import PositiveSets, find_gold_pages, find_positives, have_positives
-from taco_ir.data.outline import Outline, outline_of
+from taco_ir.data.outline import Outline, make_outline
 from taco_ir.data.topics import plain_text
 
 log = logging.getLogger("taco_ir")
@@ -50,7 +50,7 @@ def read_examples(
     Raises:
         InputError: for a task without topics of that split, or if no query has a positive.
     """
-    name = _topics_name(collection, task, split)
+    name = _find_topics(collection, task, split)
     topics = collection.load_topics(str(name), only)
     store = collection.passages
     sets_of = find_positives(store, topics.queries)
@@ -74,7 +74,7 @@ def read_sampled_examples(
         share: of the examples.
         without: plain texts of queries to leave out.
     """
-    name = _topics_name(collection, task, "train")
+    name = _find_topics(collection, task, "train")
     if most or share < 1:
         outline = read_outline(collection, name)
         usable = outline.without(without)
@@ -103,7 +103,7 @@ def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> l
 
 def read_outline(collection: Collection, name: TopicsName) -> Outline:
     """Read an outline of the queries of some topics that have a positive in the collection."""
-    return outline_of(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
+    return make_outline(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
 
 
 def _log_left_out(collection: Collection, name: TopicsName, queries: int, examples: int) -> None:
@@ -118,7 +118,7 @@ def _log_left_out(collection: Collection, name: TopicsName, queries: int, exampl
         )
 
 
-def _topics_name(collection: Collection, task: str, split: str) -> TopicsName:
+def _find_topics(collection: Collection, task: str, split: str) -> TopicsName:
     name = TopicsName(canonical_task(task), split)
     if name not in collection.topics_names:
         having = ", ".join(each.task for each in collection.topics_names if each.split == split) or "no task"

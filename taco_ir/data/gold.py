@@ -60,8 +60,10 @@ def find_gold_rows(store: PassageStore, topics: Topics) -> npt.NDArray[np.int64]
     passages the set could never be found complete.
 
     Raises:
-        InputError: if no query has evidence in the collection.
+        InputError: if no query has evidence, or none has it in the collection.
     """
+    if not topics.has_gold:
+        raise InputError(f"--topics {topics.name}: no evidence to make a subset around (a test split has none)")
     positives = list({docid for sets in find_positives(store, topics.queries) for docids in sets for docid in docids})
     rows: npt.NDArray[np.int64] = np.unique(store.rows(positives))
     covered = {passage.page for passage in store.at(rows.tolist())}

@@ -20,7 +20,7 @@ from taco_ir.core.settings import checked
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection
-from taco_ir.data.topics import json_lines, plain_text, record_qid
+from taco_ir.data.topics import plain_text, read_json_lines, record_qid
 
 RECORD = "held-out.json"
 
@@ -126,5 +126,5 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
 
 def _copy_records(path: Path, qids: Container[str]) -> bytes:
     """The file's records of these queries, in order."""
-    records = (record for _, record in json_lines(path) if record_qid(record) in qids)
+    records = (record for _, record in read_json_lines(path) if record_qid(record) in qids)
     return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
-from taco_ir.core.types import EvidenceSet, Passage, Query
+from taco_ir.core.types import EvidenceSet, Query
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.gold import find_relevant_ids
 from taco_ir.data.kilt_files import KILT_FILES
@@ -66,7 +67,7 @@ def register() -> list[str]:
             read = _kilt_reader(topics)
             judged = topics.split != "test"
             ir_datasets.registry.register(
-                dataset_id, ir_datasets.Dataset(pages, _queries(read), _qrels(read) if judged else None)
+                dataset_id, ir_datasets.Dataset(pages, _make_queries(read), _make_qrels(read) if judged else None)
             )
     return list(ids.values())
 
@@ -108,21 +109,21 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
         raise InputError(f"collection name {name!r}; letters, digits, `.`, `_`, `-` and `/` between them are allowed")
     collection = open_collection(str(folder))
     path = collection.passage_path.resolve()
-    if name in ir_datasets.registry and (taken := _registered_path(name)) != path:
+    if name in ir_datasets.registry and (taken := _find_registered_path(name)) != path:
         raise InputError(
             f"collection name {name!r} is taken by {taken or 'a data set of ir_datasets'}; choose another for {folder}"
         )
     if name not in ir_datasets.registry:
-        ir_datasets.registry.register(name, ir_datasets.Dataset(_docs(collection, name)))
+        ir_datasets.registry.register(name, ir_datasets.Dataset(_make_docs(collection, name)))
     docs = ir_datasets.registry[name].docs_handler()
     ids = [name]
     for topics in collection.topics_names:
         ids.append(f"{name}/{topics.task}/{topics.split}")
         if ids[-1] not in ir_datasets.registry:
-            read = _collection_reader(collection, topics)
+            read = partial(_read_queries, collection, topics)
             judged = any(query.evidence for query in read())
             ir_datasets.registry.register(
-                ids[-1], ir_datasets.Dataset(docs, _queries(read), _qrels(read) if judged else None)
+                ids[-1], ir_datasets.Dataset(docs, _make_queries(read), _make_qrels(read) if judged else None)
             )
     return ids
 
@@ -138,11 +139,11 @@ def _kilt_reader(topics: TopicsName) -> ReadQueries:
     return read
 
 
-def _collection_reader(collection: Collection, topics: TopicsName) -> ReadQueries:
-    return lambda: collection.load_topics(str(topics)).queries
+def _read_queries(collection: Collection, topics: TopicsName) -> list[Query]:
+    return collection.load_topics(str(topics)).queries
 
 
-def _queries(read: ReadQueries) -> Any:
+def _make_queries(read: ReadQueries) -> Any:
     from ir_datasets.formats import BaseQueries
 
     class KiltQueries(BaseQueries):  # type: ignore[misc]
@@ -161,7 +162,7 @@ def _queries(read: ReadQueries) -> Any:
     return KiltQueries()
 
 
-def _qrels(read: ReadQueries) -> Any:
+def _make_qrels(read: ReadQueries) -> Any:
     from ir_datasets.formats import BaseQrels, TrecQrel
 
     class KiltQrels(BaseQrels):  # type: ignore[misc]
@@ -177,7 +178,7 @@ def _qrels(read: ReadQueries) -> Any:
     return KiltQrels()
 
 
-def _docs(collection: Collection, name: str) -> Any:
+def _make_docs(collection: Collection, name: str) -> Any:
     from ir_datasets.formats import BaseDocs
     from ir_datasets.indices.base import Docstore
 
@@ -186,7 +187,7 @@ def _docs(collection: Collection, name: str) -> Any:
             """The documents of those ids that exist, as in ir_datasets' own stores."""
             listed = list(doc_ids)
             known = [docid for docid, row in zip(listed, collection.passages.rows(listed), strict=True) if row >= 0]
-            return map(_doc, collection.passages.get(known).values())
+            return map(PassageDoc._make, collection.passages.get(known).values())
 
     class PassageDocs(BaseDocs):  # type: ignore[misc]
         path = collection.passage_path.resolve()
@@ -220,7 +221,7 @@ class DocIterator:
         return self
 
     def __next__(self) -> PassageDoc:
-        return _doc(next(self._passages))
+        return PassageDoc._make(next(self._passages))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -228,18 +229,14 @@ class DocIterator:
     def __getitem__(self, key: slice | int) -> Any:
         if isinstance(key, int):
             row = self._rows[key]
-            return _doc(next(self._store.read(row, row + 1)))
+            return PassageDoc._make(next(self._store.read(row, row + 1)))
         rows = self._rows[key]
         if rows.step == 1:
             return DocIterator(self._store, rows.start, max(rows.start, rows.stop))
         raise TypeError(f"slices of documents go in steps of 1, not {rows.step}")
 
 
-def _doc(passage: Passage) -> PassageDoc:
-    return PassageDoc(*passage)
-
-
-def _registered_path(name: str) -> Path | None:
+def _find_registered_path(name: str) -> Path | None:
     """The passage file of a name that `register_collection` registered, otherwise None."""
     import ir_datasets
 

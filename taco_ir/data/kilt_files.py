@@ -18,7 +18,7 @@ import orjson
 from taco_ir.core.files import InputError, data_home, writing
 from taco_ir.core.tasks import KILT_TASKS, SPLITS, TOPICS, TopicsName, resolve_topics
 from taco_ir.data.downloads import GZIP_FAULTS, Report, fetch, take
-from taco_ir.data.topics import json_lines
+from taco_ir.data.topics import read_json_lines
 
 log = logging.getLogger("taco_ir")
 TRAIN_TASKS = ("fever", "nq", "hotpotqa", "eli5", "trex", "structured_zeroshot", "aidayago2", "wow", "triviaqa")
@@ -64,7 +64,7 @@ class KiltFile(NamedTuple):
         return kilt_folder() / self.name
 
 
-def _kilt_file(task: str, split: str) -> KiltFile:
+def _name_file(task: str, split: str) -> KiltFile:
     suffix = "_without_answers" if split == "test" else ""
     ids = "_id" if task == "triviaqa" else ""
     md5, size, records = DEV_FACTS.get(task, (None, None, None)) if split == "dev" else (None, None, None)
@@ -73,7 +73,7 @@ def _kilt_file(task: str, split: str) -> KiltFile:
 
 
 KILT_FILES = {
-    TopicsName(task.name, split): _kilt_file(task.name, split)
+    TopicsName(task.name, split): _name_file(task.name, split)
     for task in KILT_TASKS
     for split in SPLITS
     if split != "train" or task.name in TRAIN_TASKS
@@ -91,7 +91,7 @@ def knowledge_source() -> Path:
     return Path(home_path()) / "kilt" / SOURCE_FILE
 
 
-def expand(name: str) -> list[TopicsName]:
+def expand_names(name: str) -> list[TopicsName]:
     """Resolve `kilt/nq/dev`, `zsre-dev`, or `kilt/all-dev` for every task. Raises: InputError for an unknown name."""
     matched = TOPICS.fullmatch(name)
     if matched and matched["task"] == "all":
@@ -99,7 +99,7 @@ def expand(name: str) -> list[TopicsName]:
     return [resolve_topics(name, KILT_FILES)]
 
 
-def get(
+def get_topics(
     topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
     """Put a topics file into the kilt folder, unless it is there, and return its path.
@@ -112,9 +112,7 @@ def get(
         InputError: for a file with another size or md5 than KILT's, or TriviaQA ids without a question.
     """
     file = KILT_FILES[topics]
-    if not files and file.path.is_file():
-        if file.size not in (None, found := file.path.stat().st_size):
-            raise InputError(f"{file.path}: {found} bytes, KILT's file has {file.size}; remove it to fetch it again")
+    if not files and _is_there(file.path, file.size):
         return file.path
     if topics.task == "triviaqa":
         return _get_triviaqa(file, files, addresses, report)
@@ -124,7 +122,7 @@ def get(
         take(files[0], file.path, file.md5, file.size)
     else:
         fetch(addresses.kilt + file.fetched, file.path, file.md5, file.size, report)
-    return _checked(file.path, ("id", "input"))
+    return _require_fields(file.path, ("id", "input"))
 
 
 def get_knowledge_source(
@@ -132,19 +130,23 @@ def get_knowledge_source(
 ) -> Path:
     """Put KILT's Wikipedia (37 GB) where ir_datasets looks for it, unless it is there. Raises: InputError."""
     path = knowledge_source()
-    if file is None and path.is_file():
-        if (found := path.stat().st_size) != SOURCE_SIZE:
-            raise InputError(f"{path}: {found} bytes, KILT's file has {SOURCE_SIZE}; remove it to fetch it again")
+    if file is None and _is_there(path, SOURCE_SIZE):
         return path
     if file is not None:
         return take(file, path, SOURCE_MD5, SOURCE_SIZE, link=True)
     return fetch(addresses.kilt + SOURCE_FILE, path, SOURCE_MD5, SOURCE_SIZE, report)
 
 
-def _checked(path: Path, keys: tuple[str, ...]) -> Path:
+def _is_there(path: Path, size: int | None) -> bool:
+    if path.is_file() and size not in (None, found := path.stat().st_size):
+        raise InputError(f"{path}: {found} bytes, KILT's file has {size}; remove it to fetch it again")
+    return path.is_file()
+
+
+def _require_fields(path: Path, keys: tuple[str, ...]) -> Path:
     """Refuse and remove a file that does not begin as KILT's do; most of KILT's have no published md5."""
     try:
-        _, record = next(json_lines(path), (0, {}))
+        _, record = next(read_json_lines(path), (0, {}))
         if missing := [key for key in keys if not record.get(key)]:
             raise InputError(f"{path}: the first record has no {' and no '.join(missing)}; this is no KILT file")
     except InputError as error:
@@ -157,20 +159,20 @@ def _get_triviaqa(file: KiltFile, files: Sequence[Path], addresses: Addresses, r
     sources = file.path.parent / "source"
     ids, archive = sources / file.fetched, sources / TRIVIAQA_ARCHIVE
     for local in files:
-        kind = _triviaqa_kind(local)
+        kind = _recognise_triviaqa(local)
         if kind == "joined":
-            return _checked(take(local, file.path), ("id", "input"))
+            return _require_fields(take(local, file.path), ("id", "input"))
         take(local, archive if kind == "release" else ids)
     if not ids.is_file():
         fetch(addresses.kilt + file.fetched, ids, report=report)
-    _checked(ids, ("id",))
+    _require_fields(ids, ("id",))
     if not archive.is_file():
         fetch(addresses.triviaqa, archive, report=report)
     join_triviaqa(ids, archive, file.path)
     return file.path
 
 
-def _triviaqa_kind(path: Path) -> str:
+def _recognise_triviaqa(path: Path) -> str:
     """Recognise a local file for TriviaQA: `release`, `joined` or `ids`."""
     if not path.is_file():
         raise InputError(f"--file {path}: no such file")
@@ -195,7 +197,7 @@ def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
     missing: list[str] = []
     count = 0
     with writing(target, "wb") as sink:
-        for _, record in json_lines(ids):
+        for _, record in read_json_lines(ids):
             count += 1
             record_id = str(record.get("id"))
             if (question := questions.get(record_id)) is None:

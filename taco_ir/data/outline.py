@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from taco_ir.core.files import InputError, collector_paused
 from taco_ir.core.types import Query
-from taco_ir.data.topics import log_repeats, plain_text, read_topics, single_queries
+from taco_ir.data.topics import log_repeats, plain_text, read_single_queries, read_topics
 
 CHUNK = 1024  # records in memory at once
 ID_BYTES, TEXT_BYTES = 16, 8  # of digests; a collision of ids would change the sample
@@ -54,7 +54,7 @@ class _Ids:
         return isinstance(qid, str) and _digest(qid, ID_BYTES) in self._digests
 
 
-def outline_of(path: Path, task: str, usable: Usable) -> Outline:
+def make_outline(path: Path, task: str, usable: Usable) -> Outline:
     """Read the file once and return the digests of its usable queries.
 
     Args:
@@ -65,7 +65,7 @@ def outline_of(path: Path, task: str, usable: Usable) -> Outline:
     """
     ids, exact, plain, marks = bytearray(), bytearray(), bytearray(), bytearray()
     with collector_paused():
-        queries = (query for _, query in single_queries(path, task))
+        queries = (query for _, query in read_single_queries(path, task))
         while chunk := list(islice(queries, CHUNK)):
             marks += usable(chunk).tobytes()
             for query in chunk:

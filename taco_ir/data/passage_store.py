@@ -71,11 +71,11 @@ class PassageStore:
         """Read the passages of rows start..stop-1 (stop None: to the end)."""
         stop = self.count if stop is None else min(stop, self.count)
         with self._open() as source:
-            columns = self._columns(source)
+            columns = self._read_columns(source)
             first = 0
             if self.path.suffix != ".gz" and start < stop:
                 first = start // STEP * STEP
-                source.seek(int(self._array("offsets")[start // STEP]))
+                source.seek(int(self._load_array("offsets")[start // STEP]))
             for row, line in enumerate(islice(source, start - first, stop - first), start):
                 yield self._parse(line, columns, row)
 
@@ -85,10 +85,10 @@ class PassageStore:
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
         """Read passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
-        offsets = None if self.path.suffix == ".gz" else self._array("offsets")
+        offsets = None if self.path.suffix == ".gz" else self._load_array("offsets")
         place = 0
         with self._open() as source:
-            columns = self._columns(source)
+            columns = self._read_columns(source)
             for row in rows:
                 if offsets is not None and row // STEP > place // STEP:
                     source.seek(int(offsets[row // STEP]))
@@ -99,7 +99,7 @@ class PassageStore:
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row of each docid, or -1 if unknown (by 64-bit hashes: an unknown docid has a row with odds count / 2^64)."""
-        digests, order = self._array("digests"), self._array("order")
+        digests, order = self._load_array("digests"), self._load_array("order")
         wanted = _digests(docids)
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
         return np.where(digests[places] == wanted, order[places], -1)
@@ -121,7 +121,7 @@ class PassageStore:
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
         """The pages that have no passage."""
         listed = list(pages)
-        known = self._array("pages")
+        known = self._load_array("pages")
         wanted = _digests(listed)
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
@@ -130,7 +130,9 @@ class PassageStore:
         """Docids of each page in file order, found by one pass over the passages; an empty list for an unknown page."""
         found: dict[str, list[str]] = {page: [] for page in pages}
         if found:
-            owners = ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._owners()
+            owners = (
+                ((docid, page) for docid, page, _, _ in self.read()) if self._page_in_docid else self._read_owners()
+            )
             for docid, page in owners:
                 if page in found:
                     found[page].append(docid)
@@ -149,16 +151,16 @@ class PassageStore:
 
     @cached_property
     def _pages(self) -> dict[str, str]:
-        return dict(self._owners())
+        return dict(self._read_owners())
 
-    def _owners(self) -> Iterator[tuple[str, str]]:
+    def _read_owners(self) -> Iterator[tuple[str, str]]:
         """(docid, page) of every passage in file order, for files whose docids do not contain the page."""
         with (self._layout / "pages.tsv").open(encoding="utf-8") as source:
             for line in source:
                 docid, _, page = line.rstrip("\n").partition("\t")
                 yield docid, page
 
-    def _array(self, name: str) -> npt.NDArray[Any]:
+    def _load_array(self, name: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(self._layout / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return array
 
@@ -169,7 +171,7 @@ class PassageStore:
     def _is_tsv(self) -> bool:
         return ".tsv" in self.path.suffixes
 
-    def _columns(self, source: IO[bytes]) -> dict[str, int]:
+    def _read_columns(self, source: IO[bytes]) -> dict[str, int]:
         """Read the header line of a TSV file; JSON lines have none."""
         if not self._is_tsv:
             return {}
@@ -215,7 +217,7 @@ class PassageStore:
         offsets, digests, page_digests = [], bytearray(), bytearray()
         page_in_docid, count, last_page = True, 0, None
         with self._open() as source, (folder / "pages.tsv").open("w", encoding="utf-8") as pages:
-            columns = self._columns(source)
+            columns = self._read_columns(source)
             position = source.tell()
             for count, line in enumerate(source, 1):
                 passage = self._parse(line, columns, count - 1)
@@ -258,7 +260,7 @@ class PassageStore:
         suspects = set(order[equal].tolist()) | set(order[equal + 1].tolist())
         lines: dict[str, int] = {}
         with self._open() as source:
-            columns = self._columns(source)
+            columns = self._read_columns(source)
             for row, line in enumerate(source):
                 if row in suspects:
                     docid, place = self._parse(line, columns, row).docid, row + 1 + bool(columns)

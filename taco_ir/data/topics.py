@@ -31,7 +31,7 @@ def read_topics(path: Path, task: str | None, only: Container[str] | None = None
             different texts, an output that is not a list of objects, or a missing task.
     """
     with collector_paused():
-        queries, repeats = _merged(path, task, only)
+        queries, repeats = _merge_records(path, task, only)
     if only is not None:
         return list(queries.values())
     log_repeats(path, repeats)
@@ -46,11 +46,11 @@ def log_repeats(path: Path, repeats: int) -> None:
         log.warning("%s: %d records repeat an earlier id and text; their evidence was merged", path.name, repeats)
 
 
-def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[dict[str, Query], int]:
+def _merge_records(path: Path, task: str | None, only: Container[str] | None) -> tuple[dict[str, Query], int]:
     queries: dict[str, Query] = {}
     lines: dict[str, int] = {}
     repeats = 0
-    for number, query in single_queries(path, task, only):
+    for number, query in read_single_queries(path, task, only):
         if (first := queries.get(query.qid)) is None:
             queries[query.qid], lines[query.qid] = query, number
             continue
@@ -66,15 +66,17 @@ def _merged(path: Path, task: str | None, only: Container[str] | None) -> tuple[
     return queries, repeats
 
 
-def single_queries(path: Path, task: str | None, only: Container[str] | None = None) -> Iterator[tuple[int, Query]]:
+def read_single_queries(
+    path: Path, task: str | None, only: Container[str] | None = None
+) -> Iterator[tuple[int, Query]]:
     """Read a query from each record, with its line number; `read_topics` also merges those of one id."""
-    for number, record in json_lines(path):
+    for number, record in read_json_lines(path):
         if only is None or record_qid(record) in only:
             where = f"{path}, line {number}"
-            yield number, _query(record, task or _task(record, where), where)
+            yield number, _read_query(record, task or _read_task(record, where), where)
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read JSON objects with their line numbers. Raises: InputError naming a line that is no JSON object."""
     for number, line in numbered_lines(path):
         try:
@@ -86,7 +88,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def _task(record: dict[str, Any], where: str) -> str:
+def _read_task(record: dict[str, Any], where: str) -> str:
     task = record.get("task")
     if not isinstance(task, str) or not task:
         raise InputError(
@@ -97,7 +99,7 @@ def _task(record: dict[str, Any], where: str) -> str:
 
 def record_qid(record: Mapping[str, Any]) -> str:
     """The id of a record's query, or "" if it has none."""
-    return run_id(_name(record.get("id")))
+    return run_id(_read_id(record.get("id")))
 
 
 def plain_text(text: str) -> str:
@@ -105,8 +107,8 @@ def plain_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _query(record: dict[str, Any], task: str, where: str) -> Query:
-    record_id = _name(record.get("id"))
+def _read_query(record: dict[str, Any], task: str, where: str) -> Query:
+    record_id = _read_id(record.get("id"))
     if not (qid := record_qid(record)):
         raise InputError(f"{where}: id {record.get('id')!r}; a non-empty string is needed")
     text = record.get("input")
@@ -117,15 +119,15 @@ def _query(record: dict[str, Any], task: str, where: str) -> Query:
         raise InputError(f"{where}: query {qid!r} has an output that is not a list of objects")
     answers = unique([str(output["answer"]) for output in outputs if output.get("answer")])
     evidence = unique(
-        [_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None]
+        [_read_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None]
     )
     return Query(qid, text.strip(), task, answers, evidence, record.get("meta") or {}, record_id)
 
 
-def _evidence(provenance: Any, where: str) -> EvidenceSet:
+def _read_evidence(provenance: Any, where: str) -> EvidenceSet:
     try:
-        pages = unique([_name(item["wikipedia_id"]).strip() for item in provenance])
-        passages = unique([_name(item["passage_id"]) for item in provenance if item.get("passage_id") is not None])
+        pages = unique([_read_id(item["wikipedia_id"]).strip() for item in provenance])
+        passages = unique([_read_id(item["passage_id"]) for item in provenance if item.get("passage_id") is not None])
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}"
@@ -137,7 +139,7 @@ def _evidence(provenance: Any, where: str) -> EvidenceSet:
     return EvidenceSet(pages, passages)
 
 
-def _name(value: Any) -> str:
+def _read_id(value: Any) -> str:
     """An id as text, or "" if it is neither a string nor a whole number."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 

@@ -65,12 +65,12 @@ def build_passages(
     recipe = {"source": str(source.resolve()), "bytes": status.st_size, "time": status.st_mtime_ns, "words": words}
     packed = source.suffix == ".gz"
     with appending(part) as sink:
-        done = _resumed(state, recipe, sink)
+        done = _read_progress(state, recipe, sink)
         sink.seek(done.target)
         sink.truncate()
         require_space(target.parent, (status.st_size - done.source) * (GZIP_RATIO if packed else 1))
-        with _reading(source, done.source) as (lines, position):
-            for reached in _blocks(lines, sink, done, words, block_pages, str(source)):
+        with _open_source(source, done.source) as (lines, position):
+            for reached in _write_blocks(lines, sink, done, words, block_pages, str(source)):
                 done = reached
                 sink.flush()
                 os.fsync(sink.fileno())
@@ -85,7 +85,7 @@ def build_passages(
     return done
 
 
-def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
+def cut_page(page: dict[str, Any], words: int) -> Iterator[bytes]:
     """Cut a page into passages as JSON lines, with docids `<page>#0`, `<page>#1`, ...; the last one may be shorter.
 
     The title line at the start of a page and empty paragraphs are left out. Section and list marks become plain text,
@@ -97,11 +97,7 @@ def page_passages(page: dict[str, Any], words: int) -> Iterator[bytes]:
     page_id, title, paragraphs = page["wikipedia_id"], page["wikipedia_title"], page["text"]
     if not isinstance(page_id, str) or len(page_id.split()) != 1:
         raise ValueError(f"wikipedia_id {page_id!r}; a string without white space is needed")
-    if (
-        not isinstance(title, str)
-        or not isinstance(paragraphs, list)
-        or not all(isinstance(text, str) for text in paragraphs)
-    ):
+    if not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in (title, *paragraphs)):
         raise ValueError("wikipedia_title must be a string and text a list of strings")
     body = paragraphs[1:] if paragraphs and paragraphs[0].strip() == title.strip() else paragraphs
     tokens = " ".join(strip_markup(paragraph) for paragraph in body).split()
@@ -144,7 +140,7 @@ def refuse_passages(folder: Path) -> None:
         raise InputError(f"{folder / present[0]} exists; remove it to have others")
 
 
-def _blocks(
+def _write_blocks(
     lines: IO[bytes], sink: IO[bytes], done: Progress, words: int, block_pages: int, name: str
 ) -> Iterator[Progress]:
     """Write passages, and yield the progress after every `block_pages` pages and at the end."""
@@ -154,7 +150,7 @@ def _blocks(
         for line in lines:
             source += len(line)
             pages += 1
-            for passage in page_passages(orjson.loads(line), words):
+            for passage in cut_page(orjson.loads(line), words):
                 target += sink.write(passage)
                 passages += 1
             if pages % block_pages == 0:
@@ -170,7 +166,7 @@ def _blocks(
         yield Progress(source, target, pages, passages)
 
 
-def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
+def _read_progress(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
     """The progress of an earlier build of the same recipe, or none."""
     if not state.is_file():
         return Progress()
@@ -187,7 +183,7 @@ def _resumed(state: Path, recipe: dict[str, Any], sink: IO[bytes]) -> Progress:
 
 
 @contextmanager
-def _reading(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
+def _open_source(source: Path, start: int) -> Iterator[tuple[IO[bytes], Any]]:
     """Open the source's lines from byte `start` on, with a function that returns the bytes of the file read so far."""
     with source.open("rb") as raw:
         raw.seek(start)

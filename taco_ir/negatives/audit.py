@@ -13,7 +13,7 @@ import numpy as np
 from taco_ir.core.files import collector_paused, writing
 from taco_ir.core.types import Passage, Query, Ranking
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.data.topics import json_lines
+from taco_ir.data.topics import read_json_lines
 from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_sources, audit_task
 from taco_ir.negatives.audit_page import html
 from taco_ir.negatives.file import NegativesHeader, read_sources
@@ -37,7 +37,7 @@ def audit_file(
     """
     sources = read_sources(output)
     names = source_names(sources)
-    lines = json_lines(output)
+    lines = read_json_lines(output)
     next(lines)
     by_name = {canonical_name(collection, topic): topic for topic in topics}
     tasks: list[TaskAudit] = []

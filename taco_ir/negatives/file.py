@@ -22,7 +22,7 @@ import orjson
 from taco_ir.core.files import InputError, collector_paused, fingerprint, typed, writing
 from taco_ir.core.tasks import TOPICS, TopicsName, canonical_task
 from taco_ir.data.examples import TrainExample
-from taco_ir.data.topics import json_lines
+from taco_ir.data.topics import read_json_lines
 
 log = logging.getLogger("taco_ir")
 
@@ -110,7 +110,7 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
         InputError: naming file and line for a missing header, a missing, unknown or ill-typed key, a name of no topics,
             docids or queries given twice, or a file mined from another collection.
     """
-    lines = json_lines(path)
+    lines = read_json_lines(path)
     sources = _headers(path, *next(lines, (1, {})))
     refuse_other_collection(path, sources, collection)
     found: dict[str, dict[str, list[str]]] = {}
@@ -139,7 +139,7 @@ def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], coll
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
     """How the negatives of each source were mined. Raises: InputError for a file that does not begin as one of negatives."""
-    return _headers(path, *next(json_lines(path), (1, {})))
+    return _headers(path, *next(read_json_lines(path), (1, {})))
 
 
 def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:

@@ -27,9 +27,9 @@ from taco_ir.data.kilt_files import (
     KILT_FILES,
     Addresses,
     KiltFile,
-    expand,
-    get,
+    expand_names,
     get_knowledge_source,
+    get_topics,
     kilt_folder,
     read_questions,
 )
@@ -142,32 +142,35 @@ def test_collections_find_every_file_by_its_name(fresh_home: Path) -> None:
 
 
 def test_names_expand() -> None:
-    assert expand("kilt/zsre/dev") == [TopicsName("structured_zeroshot", "dev")]
-    assert len(expand("kilt/all-dev")) == len(expand("all-test")) == 11 and len(expand("kilt/all/train")) == 9
+    assert expand_names("kilt/zsre/dev") == [TopicsName("structured_zeroshot", "dev")]
+    assert (
+        len(expand_names("kilt/all-dev")) == len(expand_names("all-test")) == 11
+        and len(expand_names("kilt/all/train")) == 9
+    )
     with pytest.raises(InputError, match="unknown topics 'kilt/ng/dev'; did you mean nq-dev"):
-        expand("kilt/ng/dev")
+        expand_names("kilt/ng/dev")
 
 
 def test_a_fetched_file_is_kept_and_used(addresses: Addresses, server: Loopback) -> None:
-    path = get(NQ_TEST, addresses=addresses)
+    path = get_topics(NQ_TEST, addresses=addresses)
     assert path == kilt_folder() / "nq-test_without_answers-kilt.jsonl" and path.read_bytes() == lines(RECORDS)
-    assert get(NQ_TEST, addresses=addresses) == path and len(server.paths) == 1
+    assert get_topics(NQ_TEST, addresses=addresses) == path and len(server.paths) == 1
 
 
 def test_a_file_with_known_md5(addresses: Addresses, known_nq: KiltFile) -> None:
-    path = get(NQ_DEV, addresses=addresses)
+    path = get_topics(NQ_DEV, addresses=addresses)
     assert path.read_bytes() == lines(RECORDS)
     path.write_bytes(b"cut")
     with pytest.raises(InputError, match=f"3 bytes, KILT's file has {known_nq.size}; remove it"):
-        get(NQ_DEV, addresses=addresses)
+        get_topics(NQ_DEV, addresses=addresses)
 
 
 def test_another_file_than_kilts_is_refused(addresses: Addresses, server: Loopback) -> None:
     with pytest.raises(InputError, match="7936566 are expected"):
-        get(NQ_DEV, addresses=addresses)
+        get_topics(NQ_DEV, addresses=addresses)
     server.files["KILT/nq-test_without_answers-kilt.jsonl"] = b"<html>please log in</html>"
     with pytest.raises(InputError, match="line 1: not valid JSON.*removed"):
-        get(NQ_TEST, addresses=addresses)
+        get_topics(NQ_TEST, addresses=addresses)
     assert not KILT_FILES[NQ_TEST].path.exists()
 
 
@@ -175,17 +178,17 @@ def test_another_file_than_kilts_is_refused(addresses: Addresses, server: Loopba
 def test_a_local_copy_needs_no_network(tmp_path: Path, known_nq: KiltFile, server: Loopback, packed: bool) -> None:
     copy = tmp_path / "mine"
     copy.write_bytes(gzip.compress(lines(RECORDS)) if packed else lines(RECORDS))
-    assert get(NQ_DEV, [copy]).read_bytes() == lines(RECORDS)
+    assert get_topics(NQ_DEV, [copy]).read_bytes() == lines(RECORDS)
     copy.write_bytes(gzip.compress(b"other") if packed else b"?" * len(lines(RECORDS)))
     with pytest.raises(InputError, match=f"{copy}: md5 expected"):
-        get(NQ_DEV, [copy])
+        get_topics(NQ_DEV, [copy])
     assert server.paths == []
 
 
 @pytest.mark.parametrize("top", ["triviaqa-rc/", "", "./triviaqa-rc/"])
 def test_triviaqa_questions_are_joined_in_from_all_parts(addresses: Addresses, server: Loopback, top: str) -> None:
     server.files["triviaqa-rc.tar.gz"] = release(QUESTIONS, top)
-    path = get(TRIVIAQA_DEV, addresses=addresses)
+    path = get_topics(TRIVIAQA_DEV, addresses=addresses)
     assert path == kilt_folder() / "triviaqa-dev-kilt.jsonl"
     assert [json.loads(line) for line in path.open()] == [
         {"id": "tc_2", "output": [{"answer": "2"}], "input": "two?"},
@@ -197,7 +200,7 @@ def test_triviaqa_questions_are_joined_in_from_all_parts(addresses: Addresses, s
     ]
     server.files.clear()
     path.unlink()
-    assert get(TRIVIAQA_DEV, addresses=addresses) == path, "its sources are kept and used again"
+    assert get_topics(TRIVIAQA_DEV, addresses=addresses) == path, "its sources are kept and used again"
 
 
 def test_triviaqa_ids_without_question(addresses: Addresses, server: Loopback) -> None:
@@ -205,20 +208,20 @@ def test_triviaqa_ids_without_question(addresses: Addresses, server: Loopback) -
     with pytest.raises(
         InputError, match="triviaqa-dev_id-kilt.jsonl: 2 of 4 question ids are not in triviaqa-rc.tar.gz, first 'tc_8'"
     ):
-        get(TRIVIAQA_DEV, addresses=addresses)
+        get_topics(TRIVIAQA_DEV, addresses=addresses)
     assert not KILT_FILES[TRIVIAQA_DEV].path.exists()
 
 
 def test_triviaqa_from_local_files_in_any_order(tmp_path: Path, server: Loopback) -> None:
     (tmp_path / "ids").write_bytes(gzip.compress(IDS))
     (tmp_path / "release").write_bytes(release(QUESTIONS))
-    path = get(TRIVIAQA_DEV, [tmp_path / "release", tmp_path / "ids"])
+    path = get_topics(TRIVIAQA_DEV, [tmp_path / "release", tmp_path / "ids"])
     joined = path.read_bytes()
     path.rename(tmp_path / "joined")
-    assert get(TRIVIAQA_DEV, [tmp_path / "joined"]).read_bytes() == joined
+    assert get_topics(TRIVIAQA_DEV, [tmp_path / "joined"]).read_bytes() == joined
     (tmp_path / "junk").write_bytes(b"<html>")
     with pytest.raises(InputError, match="junk: neither KILT's TriviaQA records nor triviaqa-rc.tar.gz"):
-        get(TRIVIAQA_DEV, [tmp_path / "junk"])
+        get_topics(TRIVIAQA_DEV, [tmp_path / "junk"])
     assert server.paths == []
 
 
@@ -257,7 +260,7 @@ def test_ir_datasets_serves_queries_evidence_and_page_judgments(addresses: Addre
         list(held.queries_iter())
     with pytest.raises(InputError, match="python -m taco_ir.data get kilt/nq/dev"):
         held.qrels_dict()
-    get(NQ_DEV, addresses=addresses)
+    get_topics(NQ_DEV, addresses=addresses)
     first, second = held.queries_iter()
     assert first == (
         "q1",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.wikipedia import build_passages, page_passages, strip_markup, take_passages
+from taco_ir.data.wikipedia import build_passages, cut_page, strip_markup, take_passages
 
 WORD = st.text("abcé:.-", min_size=1, max_size=4)
 PARAGRAPH = st.builds(
@@ -51,7 +51,7 @@ def made_up(count: int) -> list[dict[str, Any]]:
 
 @given(st.lists(PARAGRAPH, max_size=5), st.integers(1, 40))
 def test_passages_are_the_pages_words_in_blocks(paragraphs: list[str], words: int) -> None:
-    records = [json.loads(line) for line in page_passages(page("7", "Title\n", *paragraphs), words)]
+    records = [json.loads(line) for line in cut_page(page("7", "Title\n", *paragraphs), words)]
     cut = [record["contents"].split(" ") for record in records]
     assert [word for block in cut for word in block] == [
         word for text in paragraphs for word in strip_markup(text).split()
@@ -63,7 +63,7 @@ def test_passages_are_the_pages_words_in_blocks(paragraphs: list[str], words: in
 
 def test_a_page_as_kilt_has_them() -> None:
     texts = ["Ann Lee\n", "Ann Lee was a poet.\n", "Section::::Life:Youth.\n", "BULLET::::- Born at sea\n", "\n"]
-    (record,) = (json.loads(line) for line in page_passages(page("12", *texts, title="Ann Lee"), 100))
+    (record,) = (json.loads(line) for line in cut_page(page("12", *texts, title="Ann Lee"), 100))
     assert record == {
         "id": "12#0",
         "contents": "Ann Lee was a poet. Life Youth. - Born at sea",
@@ -81,7 +81,7 @@ def test_markup_is_that_of_ir_datasets() -> None:
 
 def test_first_paragraph_is_kept_unless_it_is_the_title() -> None:
     def contents(*texts: str) -> list[str]:
-        return [json.loads(line)["contents"] for line in page_passages(page("1", *texts), 100)]
+        return [json.loads(line)["contents"] for line in cut_page(page("1", *texts), 100)]
 
     assert contents("Title\n", "Title\n") == ["Title"]
     assert contents("Titles\n", "x") == ["Titles x"]
@@ -94,7 +94,7 @@ def test_a_build_is_a_collections_file(tmp_path: Path, name: str) -> None:
     source, target = write(tmp_path / name, pages), tmp_path / "out" / "passages.jsonl"
     reports: list[tuple[int, int]] = []
     done = build_passages(source, target, 100, lambda at, total: reports.append((at, total)), block_pages=70)
-    expected = [line for one in pages for line in page_passages(one, 100)]
+    expected = [line for one in pages for line in cut_page(one, 100)]
     assert target.read_bytes() == b"".join(expected)
     assert (done.pages, done.passages, PassageStore(target).count) == (300, len(expected), len(expected))
     assert [path.name for path in target.parent.iterdir()] == ["passages.jsonl"]
