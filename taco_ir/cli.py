@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any, NoReturn
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
@@ -128,12 +128,20 @@ MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision",
 DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
 
+def wrap(text: str) -> str:
+    """Wrap the paragraphs of a text; indented lines stay as they are."""
+    blocks = groupby(text.splitlines(), lambda line: bool(line) and not line.startswith(" "))
+    return "\n".join(
+        textwrap.fill(" ".join(lines), HELP_WIDTH) if prose else "\n".join(lines) for prose, lines in blocks
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser for one verb that reports a user's mistake in one line.
 
     Args:
         verb: its name, as in `python -m taco_ir.<verb>`.
-        description: what it does; the first thing that `--help` says. Lines are wrapped, unless they are indented.
+        description: what it does; the first thing that `--help` says. Wrapped, but for indented lines.
         flags: names of shared flags, which mean the same in every verb.
         example: commands to show at the end of `--help`.
     """
@@ -141,9 +149,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, verb: str, description: str, flags: Sequence[str] = (), example: str = "") -> None:
         super().__init__(
             prog=f"python -m taco_ir.{verb}",
-            description="\n".join(
-                line if line.startswith(" ") else textwrap.fill(line, HELP_WIDTH) for line in description.splitlines()
-            ),
+            description=wrap(description),
             epilog=example and f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
