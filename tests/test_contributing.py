@@ -1,4 +1,4 @@
-"""The example in CONTRIBUTING is a weighting that works."""
+"""CONTRIBUTING is true: the files and packages that it names exist, and its example is a weighting that works."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ from torch.nn import Parameter
 
 from taco_ir.weighting.base import TaskWeighting
 
-TEXT = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def seventh() -> type[TaskWeighting]:
@@ -18,6 +19,16 @@ def seventh() -> type[TaskWeighting]:
     exec(code, names)
     found: type[TaskWeighting] = names["LossProportional"]
     return found
+
+
+def test_the_files_and_packages_that_it_names_exist() -> None:
+    folders = (ROOT, ROOT / "taco_ir", ROOT / "taco_ir" / "training" / "objectives")
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", TEXT)
+    assert len(named) > 40 and [name for name in named if not any((each / name).exists() for each in folders)] == []
+    packages = {
+        path.parent.relative_to(ROOT / "taco_ir").as_posix() for path in (ROOT / "taco_ir").rglob("__init__.py")
+    }
+    assert packages - {name.rstrip("/") for name in named} <= {"."}
 
 
 def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None:
