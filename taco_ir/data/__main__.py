@@ -12,7 +12,6 @@ from taco_ir.core.tasks import resolve_task
 from taco_ir.data.collection import open_collection
 from taco_ir.data.downloads import Report
 from taco_ir.data.held_out import hold_out
-from taco_ir.data.inventory import list_everything, list_topics
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     SOURCE_FILE,
@@ -21,6 +20,8 @@ from taco_ir.data.kilt_files import (
     get_topics,
     kilt_folder,
     knowledge_source,
+    list_everything,
+    list_topics,
 )
 from taco_ir.data.subsets import make_subset
 from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
