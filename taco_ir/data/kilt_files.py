@@ -7,7 +7,6 @@ TriviaQA files contain only ids; the questions are joined in from the TriviaQA r
 from __future__ import annotations
 
 import gzip
-import logging
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from taco_ir.data.collection import PASSAGE_FILES, Collection, open_collection
 from taco_ir.data.downloads import GZIP_FAULTS, Report, fetch, take
 from taco_ir.data.topics import read_json_lines
 
-log = logging.getLogger("taco_ir")
 TRAIN_TASKS = ("fever", "nq", "hotpotqa", "eli5", "trex", "structured_zeroshot", "aidayago2", "wow", "triviaqa")
 DEV_FACTS = {  # task: md5, bytes, records; KILT publishes none for the other files
     "fever": ("ae9a27503d177ba82cdb1e968b1aeac1", 6_174_139, 10_444),
