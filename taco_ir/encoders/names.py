@@ -44,14 +44,13 @@ def fetch(name: str, revision: str | None = None) -> Path:
     Raises:
         InputError: for a model that neither the hub nor its cache gives, or one with pickled weights alone.
     """
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants, snapshot_download
 
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
     with hub_errors(name, revision):
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
         if any(folder.rglob("*.safetensors")):
             return folder
-        there = () if offline else huggingface_hub.HfApi().list_repo_files(name, revision=revision)
+        there = () if constants.HF_HUB_OFFLINE else HfApi().list_repo_files(name, revision=revision)
     pickled = [path for path in there if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if not pickled:
         raise InputError(f"{name}: no .safetensors file in it, so it holds no weights that are read here")

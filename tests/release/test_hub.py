@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -488,6 +491,15 @@ def test_offline_takes_what_the_cache_has(hub: Hub, model: Path, monkeypatch: py
     assert np.array_equal(vectors(NAME), vectors(model))
     next(Path("cache").rglob("taco_ir.json")).unlink()
     assert "does not have this model whole" in refused(pull, NAME, "--output", "other")
+
+
+def test_a_hubs_name_is_found_by_a_process_that_imports_nothing_else(hub: Hub, model: Path, tmp_path: Path) -> None:
+    push([str(model), NAME])
+    code = f"from taco_ir.encoders.names import locate; print(locate('{NAME}'))"
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "new"), "HF_HUB_OFFLINE": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert contents(Path(done.stdout.strip())) == hub.files
 
 
 def said_of_loading(name: str) -> str:
