@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import groupby, takewhile
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
@@ -129,11 +129,8 @@ DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
 
 def wrap(text: str) -> str:
-    """Wrap the paragraphs of a text; indented lines stay as they are."""
-    blocks = groupby(text.splitlines(), lambda line: bool(line) and not line.startswith(" "))
-    return "\n".join(
-        textwrap.fill(" ".join(lines), HELP_WIDTH) if prose else "\n".join(lines) for prose, lines in blocks
-    )
+    """Wrap each line of a text, which is a paragraph; indented lines stay as they are."""
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, HELP_WIDTH) for line in text.splitlines())
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,7 +138,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         verb: its name, as in `python -m taco_ir.<verb>`.
-        description: what it does; the first thing that `--help` says. Wrapped, but for indented lines.
+        description: what it does; the first thing that `--help` says. Each line is a paragraph.
         flags: names of shared flags, which mean the same in every verb.
         example: commands to show at the end of `--help`.
     """

@@ -20,7 +20,7 @@ def parser() -> Parser:
         "  condenser      two more layers fill in tokens from the middle layer and the last layer's first token,\n"
         "                 which must therefore sum up the text; they are dropped in the end.\n"
         "                 For --pooling first and BERT-type models only\n"
-        "A pre-training that was stopped continues from its last checkpoint with the same command. OUTPUT/model is a\n"
+        "A pre-training that was stopped continues from its last checkpoint with the same command. OUTPUT/model is a "
         "plain Hugging Face folder for taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
         ("--overwrite",),
         example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base"

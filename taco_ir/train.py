@@ -14,9 +14,9 @@ from taco_ir.training.settings import NOTHING
 def parser() -> Parser:
     flags = Parser(
         "train",
-        "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting combines\n"
-        "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped\n"
-        "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in\n"
+        "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting combines "
+        "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped "
+        "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in "
         "[[episode]] tables too; flags override it. Many processes: torchrun -m taco_ir.train ...",
         ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean"
