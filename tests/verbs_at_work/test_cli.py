@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir import cli as console
+from taco_ir.__main__ import verbs
 from taco_ir.cli import FLAGS, positive, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import share_processors
@@ -72,7 +73,7 @@ def test_flags_are_not_abbreviated(verb: str) -> None:
 
 def test_help_is_light_and_shows_an_example() -> None:
     code = (
-        f"import importlib, sys\nfor verb in {VERBS}:\n"
+        f"import importlib, sys\nfor verb in {sorted(verbs().keys() - {'data'})}:\n"
         "    text = importlib.import_module('taco_ir.' + verb).parser().format_help()\n"
         "    assert text.startswith('usage: python -m taco_ir.' + verb), text\n"
         "    assert 'example:\\n  python -m taco_ir.' + verb in text, text\n"
