@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, and at the end every ratio with its bound: `python benchmarks`, which is `make bench`.
+"""Runs all benchmarks and prints every ratio with its bound: `python benchmarks`, which is `make bench`.
 
 A benchmark that fails does not stop the others. The exit code is 1 where one failed or a bound does not hold.
 """

@@ -82,7 +82,7 @@ def ours(gold: Path, run: Path) -> Result:
 
 
 class Timing(NamedTuple):
-    """Seconds by the clock, and of the processor (both programs have one thread, so other load changes the first alone)."""
+    """Seconds by the clock and of the processor (both have one thread, so other load changes only the former)."""
 
     clock: float
     processor: float

@@ -1,4 +1,4 @@
-"""The released TACO update, T x P matrices and all, behind the interface of the task weightings: what benchmarks compare with."""
+"""The released TACO update with its T x P matrices, behind the interface of the weightings, to compare with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST_MEDIAN = 1e-12
 class ReleasedTaco(TaskWeighting):
     """Keeps every gradient in a T x P float32 matrix, and weighs with temporaries of the same size.
 
-    The median is over all entries (kept above 1e-12, or nothing would follow on small models), the moving average starts
+    The median is over all entries (at least 1e-12, or nothing would follow on small models), the moving average starts
     at 0 uncorrected, and after burn-in the weights, which sum to 1, are divided by T once more. Only the write-back
     differs from the released code: it does write.
     """

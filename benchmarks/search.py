@@ -1,6 +1,7 @@
-"""Exact dense search: plain faiss, Pyserini's FaissSearcher and ours over the same Flat index and query vectors, in turn.
+"""Exact dense search: plain faiss, Pyserini's FaissSearcher and ours, over the same Flat index and query vectors.
 
-Each searcher answers all queries at once on all cores; imports, loading and query encoding are not counted. The hits must be equal.
+They take turns. Each answers all queries at once on all cores; imports, loading and query encoding are not counted. The
+hits must be equal.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def compare(folder: Path, queries_BD: Vectors, hits: int, rounds: int) -> float:
         for name, taken in times.items()
     }
     print(
-        f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini (medians)"
+        f"equal hits; ours is {ratios['plain faiss']:.2f} x plain faiss and {ratios['Pyserini']:.2f} x Pyserini "
+        "(medians)"
     )
     return ratios["Pyserini"]
 
@@ -135,7 +137,8 @@ def main() -> None:
             )  # refuses another model's vectors
             queries_BD = query_vectors(collection, encoder, options.queries)
             print(
-                f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, {options.hits} hits, {os.cpu_count()} cores"
+                f"{len(queries_BD):,} queries, {collection.passages.count:,} passages, {queries_BD.shape[1]} wide, "
+                f"{options.hits} hits, {os.cpu_count()} cores"
             )
             ratio = compare(Path(name) / "index", queries_BD, options.hits, options.rounds)
     except InputError as error:

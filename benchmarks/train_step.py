@@ -1,4 +1,4 @@
-"""What a training step costs: every weighting against naive training and the released TACO update, and our loop against a peer's.
+"""What a training step costs: weightings against naive training and the released TACO update, our loop against a peer's.
 
 steps     T tasks x 8 queries and 16 passages of 32 and 96 tokens; variants alternate, rounds rotate their order
 memory    peak of one variant in a process of its own
@@ -166,7 +166,8 @@ def steps(title: str, folder: Path, rounds: int, names: Sequence[str]) -> list[B
             if number:  # the first round warms up
                 seconds[variant.name].append(spent)
     print(
-        f"{title}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; load {os.getloadavg()[0]:.1f}"
+        f"{title}: T = {TASKS}, {QUERIES} queries + {PASSAGES} passages of a task, {rounds} rounds; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     bounds = []
     for variant in variants:
@@ -186,7 +187,7 @@ def steps(title: str, folder: Path, rounds: int, names: Sequence[str]) -> list[B
 
 
 def growth(title: str, folder: Path, rounds: int) -> None:
-    """Print what TACO's part of a step takes for 2, 4, 8 and 16 tasks that share one batch of 64 queries and 128 passages."""
+    """Print what TACO's part of a step takes for 2 to 16 tasks that share a batch of 64 queries and 128 passages."""
     model = load(folder)
     print(f"{title}: TACO's part of a step as the number of tasks grows, {QUERIES * TASKS} queries in all")
     first = 0.0
@@ -224,7 +225,8 @@ def memory(title: str, folder: Path, names: Sequence[str]) -> list[Bound]:
         print(f"  {name:<26}{peak:8.0f} MB, {peak - peaks[SEPARATE]:+6.0f} MB beside a backward a task")
     allowed = (12 + 2 * TASKS) * trained / 1e6
     print(
-        f"  allowed beside it: 3 P floats + T x P x 2 bytes = {allowed:.0f} MB; t5-base, by the same: {allowed_t5():.2f} GB"
+        f"  allowed beside it: 3 P floats + T x P x 2 bytes = {allowed:.0f} MB; "
+        f"t5-base, by the same: {allowed_t5():.2f} GB"
     )
     if trained < SMALLEST:
         return []
@@ -315,7 +317,8 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
         spent = {way: way() for way in ways}
         ratios.append(spent[train_theirs] / spent[train_ours])
         print(
-            f"  round {number + 1}: queries/s: ours {len(triples) / spent[train_ours]:.1f}, sentence-transformers' trainer "
+            f"  round {number + 1}: queries/s: ours {len(triples) / spent[train_ours]:.1f}, "
+            "sentence-transformers' trainer "
             f"{len(triples) / spent[train_theirs]:.1f}; load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
@@ -340,7 +343,8 @@ def same_loss(
     chunked = float(backward(model, texts, loss_of, Arithmetic(), (0,)))
     model.zero_grad()
     print(
-        f"  loss of one batch: sentence-transformers {found:.6f}, ours {chunked:.6f}, ours in one padded pass {padded:.6f}"
+        f"  loss of one batch: sentence-transformers {found:.6f}, ours {chunked:.6f}, "
+        f"ours in one padded pass {padded:.6f}"
     )
     if max(abs(found - chunked), abs(padded - chunked)) > 1e-4:
         sys.exit("the losses differ by more than 1e-4")

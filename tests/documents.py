@@ -1,4 +1,4 @@
-"""The code blocks of a document, and a process that runs them one after the other: `python documents.py DOCUMENT [BACKBONE FLAGS...]`."""
+"""Runs the code blocks of a document one after the other: `python documents.py DOCUMENT [BACKBONE FLAGS...]`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def module(verb: str) -> str:
 
 
 def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None:
-    """Python in a process of its own; lines of a shell one by one, our verbs in this process, `more` flags for each behind them."""
+    """Run Python in its own process, and shell lines one by one: verbs in this process, with `more` flags for each."""
     if fence == "python":
         subprocess.run([sys.executable, "-c", block], check=True)
         return
@@ -65,7 +65,7 @@ def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None
 
 
 def main(document: str, backbone: str = "", *more: str) -> None:
-    """Run a document in this folder; `backbone` stands for the one that comes with the package, where trainings have `more` flags."""
+    """Run a document in this folder; `backbone` replaces the one of the package, with `more` flags for trainings."""
     if backbone:
         from taco_ir.encoders import names as builtin
 

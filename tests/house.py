@@ -1,4 +1,4 @@
-"""The measures of the house: how far the package is from one that a newcomer finds their way in: `python tests/house.py`.
+"""Measures of the layout, by which a newcomer finds their way in the package: `python tests/house.py`.
 
 Each is read from the source and printed beside its target; the exit code is 1 where one is past it. What leads from one
 file to another is followed by imports, those inside functions included, so that moving code cannot meet a measure.
