@@ -1,4 +1,4 @@
-"""What a training step costs: weightings against naive training and the released TACO update, our loop against a peer's.
+"""What a training step costs: weightings against naive training and the released TACO update, our loop against a peer.
 
 steps     T tasks x 8 queries and 16 passages of 32 and 96 tokens; variants alternate, rounds rotate their order
 memory    peak of one variant in a process of its own
@@ -299,8 +299,8 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
     def train_theirs() -> float:
         with tempfile.TemporaryDirectory() as output:
             settings = SentenceTransformerTrainingArguments(
-                output_dir=output, per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-5, save_strategy="no",
-                report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True, dataloader_drop_last=True,
+                output_dir=output, per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-5,
+                save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True, dataloader_drop_last=True,
             )  # fmt: skip
             trainer = SentenceTransformerTrainer(
                 theirs, settings, data, loss=MultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE)
