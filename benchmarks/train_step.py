@@ -300,7 +300,8 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
         with tempfile.TemporaryDirectory() as output:
             settings = SentenceTransformerTrainingArguments(
                 output_dir=output, per_device_train_batch_size=32, num_train_epochs=1, learning_rate=2e-5,
-                save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True, dataloader_drop_last=True,
+                save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no", use_cpu=True,
+                dataloader_drop_last=True,
             )  # fmt: skip
             trainer = SentenceTransformerTrainer(
                 theirs, settings, data, loss=MultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE)
