@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from bounds import Bound, add_tiny, judged
 
-from taco_ir.core.files import collector_paused
+from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.topics import read_topics
 from taco_ir.evaluation.measures import Measure, evaluate

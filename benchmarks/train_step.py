@@ -31,7 +31,7 @@ from bounds import Bound, add_tiny, judged  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from taco_ir.core.registry import resolve  # noqa: E402
+from taco_ir.core import resolve  # noqa: E402
 from taco_ir.core.types import Passage  # noqa: E402
 from taco_ir.data.collection import open_collection  # noqa: E402
 from taco_ir.encoders.config import EncoderConfig  # noqa: E402

@@ -3,12 +3,13 @@
 Public names are loaded on first use, so `import taco_ir` is fast; `taco_ir.load_encoder`, for instance, imports torch.
 """
 
-from taco_ir.core.registry import resolve
+from taco_ir.core import resolve
 
 __version__ = "0.1.0"
 _WHERE = {
     "core.files": ("InputError",),
-    "core.types": ("EvidenceSet", "Passage", "Query", "Ranking", "Run", "read_trec", "write_trec"),
+    "core.run_formats": ("read_trec", "write_trec"),
+    "core.types": ("EvidenceSet", "Passage", "Query", "Ranking", "Run"),
     "data.collection": ("Collection", "Topics", "open_collection"),
     "data.ir_datasets": ("dataset", "register_collection"),
     "encoders.config": ("EncoderConfig",),

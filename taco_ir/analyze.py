@@ -8,8 +8,9 @@ from pathlib import Path
 from taco_ir.analysis.run import BATCHES, JSON_FILE, TAU, AnalysisSettings, analyse, find_subject, write_analysis
 from taco_ir.analysis.summary import Analysis, verdict
 from taco_ir.cli import Parser, above_zero, command, positive, run_verb
-from taco_ir.core.files import InputError, claim_output
-from taco_ir.core.progress import log
+from taco_ir.core.files import InputError
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import log
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.training.flags import add_flag, given_flags
 

@@ -17,7 +17,7 @@ from taco_ir.cli import (
 from taco_ir.core.files import require_writable
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import Measure
-from taco_ir.evaluation.scoring import score_asked, table_of
+from taco_ir.evaluation.scoring import build_table, score_by_default
 from taco_ir.evaluation.tables import render
 from taco_ir.reading.answering import NAMED_SUFFIX, answer, write_answers
 from taco_ir.reading.reader import load_reader
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     options = flags.parse_args(argv)
     require_queries(options, flags)
     collection = open_collection(options.collection)
-    retriever = Retrievers.of(collection, model_choice(options), options.index).named(options.retriever)
+    retriever = Retrievers.of(collection, model_choice(options), options.index).select(options.retriever)
     if options.query is not None:
         asked = query_topics(options.query, options.task)
         retriever.check([asked])
@@ -76,9 +76,9 @@ def main(argv: Sequence[str]) -> None:
     runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
     if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)
-        scores = score_asked(collection, scored, {retriever.name: judged_runs}, RETRIEVAL_MEASURES)
+        scores = score_by_default(collection, scored, {retriever.name: judged_runs}, RETRIEVAL_MEASURES)
         print()
-        print(render(table_of(collection, scored, *scores), options.format), end="")
+        print(render(build_table(collection, scored, *scores), options.format), end="")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.files import InputError
+from taco_ir.core.processes import collector_paused
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import MEASURES, Measure
-from taco_ir.evaluation.run_files import by_system, read_files, refuse_foreign_docids, run_files
-from taco_ir.evaluation.scoring import comparisons_with, query_rows, score, score_asked, table_of, title
+from taco_ir.evaluation.run_files import list_run_files, read_run_files, refuse_foreign_docids, sort_by_system
+from taco_ir.evaluation.scoring import build_query_rows, build_table, compare_with, score, score_by_default, title
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, PValue, Table, render, render_all
 
@@ -49,26 +50,27 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
-    files = read_files([*(options.baseline or []), *options.runs], topics)
+    files = read_run_files([*(options.baseline or []), *options.runs], topics)
     for file in files.values():
         for run in file.runs.values():
             refuse_foreign_docids(run, collection, file.path)
     page_of = collection.passages.page_of_known  # refuse_foreign_docids looked all docids up
-    baseline = list(dict.fromkeys(files[file].system for file in run_files(options.baseline or [])))
+    baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
-    systems = by_system(files.values(), topics)
+    systems = sort_by_system(files.values(), topics)
     runs = {name: [of_system[topic.name] for topic in topics] for name, of_system in systems.items()}
     if measures:
         scores = score(collection, topics, runs, measures, page_of)
     else:
-        scores, measures = score_asked(collection, topics, runs, MEASURES, page_of)
+        scores, measures = score_by_default(collection, topics, runs, MEASURES, page_of)
     if options.per_query:
         header = ["topics", "system", "query", *map(str, measures)]
-        print(render(Table(title(collection), header, query_rows(topics, scores, measures)), options.format), end="")
+        rows = build_query_rows(topics, scores, measures)
+        print(render(Table(title(collection), header, rows), options.format), end="")
         return
-    comparisons = comparisons_with(topics, scores, baseline[0], measures, options.seed) if baseline else []
-    tables = [table_of(collection, topics, scores, measures, comparisons)]
+    comparisons = compare_with(topics, scores, baseline[0], measures, options.seed) if baseline else []
+    tables = [build_table(collection, topics, scores, measures, comparisons)]
     if baseline:
         tables.append(comparison_table(baseline[0], comparisons))
     print(render_all(tables, options.format), end="")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, command, model_choice, run_verb
-from taco_ir.core.files import InputError, claim_output
+from taco_ir.core.files import InputError
+from taco_ir.core.outputs import claim_output
 from taco_ir.release.exports import KINDS, WEIGHTS, ExportRequest, write_exports
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.core.files import InputError, claim_output
-from taco_ir.core.progress import Progress
+from taco_ir.core.files import InputError
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import Progress
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.vectors import VectorSet
 

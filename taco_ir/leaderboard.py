@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import FLAGS, Parser, positive, run_verb
-from taco_ir.core.files import InputError, claim_output, writing
-from taco_ir.core.progress import log
+from taco_ir.core.files import InputError, writing
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import boards, refuse_idle_patterns, select_corpus, without

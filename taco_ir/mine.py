@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, natural, positive, run_verb
-from taco_ir.core.files import InputError, collector_paused, require_writable
-from taco_ir.core.progress import log, timed
+from taco_ir.core.files import InputError, require_writable
+from taco_ir.core.processes import collector_paused, log, timed
 from taco_ir.core.tasks import SPLITS
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.tables import render_all
@@ -16,7 +16,7 @@ from taco_ir.negatives.audit import audit_file
 from taco_ir.negatives.audit_page import source_tables, summary
 from taco_ir.negatives.filters import MiningSettings, each_settings
 from taco_ir.negatives.miner import Source, audit_path, check_minable, mine_file
-from taco_ir.negatives.sources import models_among, open_sources
+from taco_ir.negatives.sources import open_sources, select_models
 
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
 DEFAULTS = MiningSettings()
@@ -69,7 +69,7 @@ def parser() -> Parser:
         metavar="X",
     )
     of_models = tuple(flag for flag in OF_MODELS if flag != "--device")
-    flags.only(of_models, lambda options: bool(models_among(options.source)), "a model as --source")
+    flags.only(of_models, lambda options: bool(select_models(options.source)), "a model as --source")
     flags.only(("--skip", "--depth"), lambda options: not options.window, "no --window, which says the same")
     return flags
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taco_ir.cli import Parser, positive, run_verb
 from taco_ir.core.files import InputError, read_json
-from taco_ir.core.progress import log
+from taco_ir.core.processes import log
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.studies.conditions import Job, folders, read_study
 from taco_ir.studies.facts import held_out

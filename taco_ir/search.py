@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import compress
 
 from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
+from taco_ir.core.texts import snippet
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.evaluation.measures import Measure
@@ -15,7 +16,6 @@ from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
 from taco_ir.retrieval.retrievers import Retrievers, query_topics
-from taco_ir.retrieval.snippets import snippet
 from taco_ir.retrieval.topic_runs import search_topics
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
@@ -80,7 +80,7 @@ def print_scores(
 
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
     """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
-    retriever = Retrievers.of(collection, request.model, request.index).named(request.retriever)
+    retriever = Retrievers.of(collection, request.model, request.index).select(request.retriever)
     ranking = retriever.search(query_topics(text, task), request.hits).rankings["query"]
     passages = collection.passages.get(ranking.docids)
     hits = [(rank, float(score), passages[docid]) for rank, (docid, score) in enumerate(zip(*ranking, strict=True), 1)]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
-from taco_ir.core.files import InputError, claim_output, collector_paused
+from taco_ir.core.files import InputError
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import collector_paused
 from taco_ir.data.collection import open_collection
-from taco_ir.evaluation.submission import submission_files, write_submission
+from taco_ir.evaluation.submission import build_files, write_submission
 
 
 def parser() -> Parser:
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     with claim_output(output, None, options.overwrite):
         collection = open_collection(options.collection)
         topics = [collection.load_topics(name) for name in collection.expand(options.topics)]
-        files = submission_files(collection, topics, options.runs)
+        files = build_files(collection, topics, options.runs)
         write_submission(files, output)
     print(f"{output}: {len(files)} files, {sum(len(topic.queries) for topic in topics):,} queries: {' '.join(files)}")
 

@@ -1,14 +1,16 @@
 """Where tests find the real collection, the rule for machines that lack it, and a data home of their own."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # before torch is imported: see taco_ir.core.processes.share_processors
+# before torch is imported: see taco_ir.core.processes.share_processors
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process of tests for each processor already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +41,23 @@ def minikilt() -> Path:
             pytest.fail(f"{folder} is missing in CI")
         pytest.skip("needs the mini-KILT collection beside the project (../shared/minikilt)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def official() -> ModuleType:
+    """KILT's script as Pyserini ships it, without Pyserini's code for downloads, which starts a JVM."""
+    package = importlib.util.find_spec("pyserini")
+    assert package is not None and package.submodule_search_locations
+    path = Path(next(iter(package.submodule_search_locations))) / "eval" / "evaluate_kilt_retrieval.py"
+    spec = importlib.util.spec_from_file_location("official_kilt", path)
+    assert spec is not None and spec.loader is not None
+    script, stub = importlib.util.module_from_spec(spec), ModuleType("pyserini.query_iterator")
+    stub.KiltQueryIterator = None  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pyserini", ModuleType("pyserini"))
+        patch.setitem(sys.modules, stub.__name__, stub)
+        spec.loader.exec_module(script)
+    return script
 
 
 @pytest.fixture(scope="session")

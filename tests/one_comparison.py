@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.evaluation.significance import DRAWS, FLIPS, Column, Values, bootstrap_intervals, randomisation_tests
+from taco_ir.evaluation.significance import FLIPS, RESAMPLES, Column, Values, bootstrap_intervals, randomisation_tests
 
 COLUMN = Column("system", "", "measure")
 
@@ -16,7 +16,7 @@ def randomisation_test(tasks: Sequence[Values], seed: int, samples: int = FLIPS)
 
 
 def bootstrap_interval(
-    tasks: Sequence[Values], seed: int, samples: int = DRAWS, confidence: float = 0.95
+    tasks: Sequence[Values], seed: int, samples: int = RESAMPLES, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Interval of the same."""
     named = {str(number): {COLUMN: task} for number, task in enumerate(tasks)}

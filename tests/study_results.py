@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import fingerprint
+from taco_ir.core.hashes import fingerprint
 from taco_ir.studies.records import Record, TopicScores
 
 TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")

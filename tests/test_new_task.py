@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel
 
-from taco_ir.core.files import InputError, sha256_file
-from taco_ir.core.types import read_trec
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import sha256_file
+from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders import names as builtin
 from taco_ir.encoders.config import EncoderConfig

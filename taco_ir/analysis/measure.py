@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from taco_ir.analysis.summary import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges, merged
 from taco_ir.core.files import InputError
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.training.objectives.base import Objective
 from taco_ir.training.sketch import GradientSketch, cosine_matrix
 from taco_ir.weighting.blocks import Layout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from taco_ir.analysis.summary import THEN, Analysis, Measured, ModelAnalysis, to_dict
 from taco_ir.core.files import InputError, read_json, write_json, writing
-from taco_ir.core.progress import Progress
+from taco_ir.core.processes import Progress
 from taco_ir.core.settings import Settings, Values
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder

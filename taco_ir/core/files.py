@@ -1,51 +1,44 @@
-"""Writes files whole or not at all, guards them with locks, and knows where the toolkit keeps what it builds."""
+"""Reads files with one-line errors, and writes them whole or not at all, under a lock."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import gc
-import hashlib
 import json
-import logging
 import os
 import re
 import secrets
 import shutil
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
-from taco_ir.core.typed import Mismatch, conform, shown
+from taco_ir.core.processes import format_bytes, log
+from taco_ir.core.typed import Mismatch, abbreviate, conform
 
-log = logging.getLogger("taco_ir")
 T = TypeVar("T")
 CHUNK = 1 << 20
-LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # ends of the names of what is no output
+LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of files that are not outputs
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy, of a full disk
-TOLD_NUMBER = re.compile(
-    r"\(os error (\d+)\)|\[Errno (\d+)\]"
-)  # in words: safetensors and tokenizers; shutil, of several files
-QUOTED_UP_TO = 200  # characters of a value that a message shows
-SHOWN_UP_TO = 80  # of one that differs from another
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
+ERRNO_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # of safetensors and tokenizers; of shutil
+QUOTED_UP_TO = 200  # characters of a quoted value in a message
 QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
 _HELD = threading.local()  # the locks that a thread holds
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message, one line, names it, its value and what is allowed."""
+    """A user's mistake: a one-line message that names the input, its value and what is allowed."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(
-            QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", printable(str(message)))
-        )
+        text = printable(str(message))
+        super().__init__(QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", text))
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, line ends and bytes that are no text as escapes, so that it cannot act on a terminal."""
+    """`text` with control characters, line ends and undecodable bytes escaped, so that it cannot act on a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -56,22 +49,11 @@ def data_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taco_ir"
 
 
-def fingerprint(value: Any) -> str:
-    """First 16 hex digits of the SHA-256 of `value` as canonical JSON."""
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
-
-
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under `path`, fsynced, only when the block ends without an error.
+    """Open a file that appears under `path`, fsynced, only when the block ends without an error.
 
-    Another process that writes it is waited for.
+    Waits for another process that writes it.
     """
     with exclusive(path):
         part = _unused(path)
@@ -85,14 +67,14 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync_path(path.parent)
 
 
 @contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `path` only when the block ends without an error.
 
-    Another process that writes it is waited for.
+    Waits for another process that writes it.
     """
     with exclusive(path):
         part, old = _unused(path), _unused(path)
@@ -101,22 +83,20 @@ def writing_folder(path: Path) -> Iterator[Path]:
                 part.mkdir()
                 yield part
                 for file in part.rglob("*"):
-                    _sync(file)
+                    sync_path(file)
                 if path.is_dir():
-                    path.replace(
-                        old
-                    )  # whole, and away from its name: to remove it takes time, in which this process may be killed
+                    path.replace(old)  # at once; removing it takes time, in which this process may be killed
                 part.replace(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        sync_folder(path.parent)
+        sync_path(path.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def appending(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file, which a later process goes on with, at its end; an empty one does not outlive a failure.
+    """Open a partial file, which a later process continues, at its end. After a failure an empty one is removed.
 
     Raises:
         InputError: when another process is writing it.
@@ -133,18 +113,18 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
-    """Lock `path` for this process with a lock file beside it, so that two processes never write the same output.
+    """Lock `path` with a lock file beside it, so that two processes never write the same output.
 
-    What a process that was killed had begun of `path` is removed.
+    Removes what a killed process left unfinished of `path`.
 
     Args:
-        wait: for another holder; a thread that holds it already goes on.
+        wait: wait for another holder. A thread that holds the lock already does not wait for itself.
 
     Raises:
-        InputError: with `wait` off, when it is held; for a file system without locks.
+        InputError: without `wait`, when the lock is held; for a file system without locks.
     """
     if path.name in ("", ".."):
-        raise InputError(f"{path}: what is written has a name of its own; give a path that ends in one")
+        raise InputError(f"{path}: an output needs a name of its own; give a path that ends in one")
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
@@ -161,104 +141,14 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
                 held.discard(lock)
     finally:
         with contextlib.suppress(OSError):
-            for folder in made:  # where nothing was written
+            for folder in made:  # still empty where nothing was written
                 folder.rmdir()
 
 
 def require_writable(path: Path) -> None:
-    """Raises InputError or OSError, before the work is done, if `path` cannot be written or another process is writing it."""
+    """Raise InputError or OSError, before any work, if `path` cannot be written or another process is writing it."""
     with exclusive(path, wait=False):
         pass
-
-
-@contextlib.contextmanager
-def claim_output(
-    path: Path,
-    made_of: Any,
-    overwrite: bool = False,
-    resume: bool = False,
-    record: Callable[[], Mapping[str, Any] | None] | None = None,
-    remedy: str = "--overwrite",
-    wait: bool = False,
-) -> Iterator[bool]:
-    """Claims an output for this process, and refuses to replace one that was made of something else.
-
-    What is at `path` is absent (so is an empty folder), ours and finished, ours and unfinished, or foreign.
-
-    Args:
-        made_of: all that the output depends on, as JSON.
-        overwrite: a foreign output may be replaced.
-        resume: the output is written in several steps, so one that a stopped process with equal `made_of` began is ours.
-        record: reads what the existing output was made of; its keys that `made_of` lacks are ignored. Nothing in it, or
-            no `record` at all, makes every existing output foreign.
-        remedy: what a user can do instead of choosing another name.
-        wait: wait for another process that writes the output instead of refusing.
-
-    Yields:
-        Whether the output is there already, finished and ours.
-
-    Raises:
-        InputError: naming the first difference of a foreign output; where another process is writing it.
-    """
-
-    def refuse_foreign() -> bool:
-        there = path.exists() and not (path.is_dir() and all(map(is_leftover, path.iterdir())))
-        if there and not overwrite:
-            if record is None:
-                raise InputError(f"--output {path} exists; give another name or {remedy}")
-            refuse_other(path, record(), made_of, remedy)
-        return there and not overwrite
-
-    with exclusive(path, wait):
-        mark = path.with_name(f"{path.name}{BEGUN}")
-        ours = resume and was_begun(path, made_of)
-        finished = not ours and refuse_foreign()
-        if resume and not ours:
-            with writing(mark) as sink:
-                sink.write(fingerprint(made_of))
-        try:
-            yield finished
-        except BaseException:
-            with contextlib.suppress(InputError, OSError):
-                refuse_foreign()
-                mark.unlink()  # nothing is there that only this command may go on with
-            raise
-        mark.unlink(missing_ok=True)
-
-
-def refuse_other(
-    path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite"
-) -> None:
-    """Raises InputError if the record `found` of an existing output differs from `made_of`, naming the first difference."""
-    if not found:
-        raise InputError(
-            f"--output {path} exists and has no record of what it was made of; give another name or {remedy}"
-        )
-    if difference := first_difference(found, made_of):
-        raise InputError(f"--output {path} exists and was made otherwise ({difference}); give another name or {remedy}")
-
-
-def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first key of `wanted` with another value in `found`, and both values; "" if there is none."""
-    for key, value in wanted.items():
-        other = found.get(key)
-        if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that only `found` has differ too
-            if inner := first_difference(other, {**value, **dict.fromkeys(other.keys() - value.keys())}):
-                return f"{key} {inner}"
-        elif other != value:
-            return f"{key} is {_short(other)}, not {_short(value)}"
-    return ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN_UP_TO else f"{text[:SHOWN_UP_TO]}..."
-
-
-def was_begun(path: Path, made_of: Any) -> bool:
-    """Whether a process that had claimed `path` to make the same did not come to its end."""
-    mark = path.with_name(f"{path.name}{BEGUN}")
-    return mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint(made_of)
 
 
 def is_leftover(path: Path) -> bool:
@@ -278,16 +168,16 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
             held.acquire(blocking=False)
         except Timeout:
             if not wait:
-                raise InputError(
-                    f"{path}: another process is writing it; wait for that one, or give another place"
-                ) from None
+                message = "another process is writing it; wait for that one, or give another path"
+                raise InputError(f"{path}: {message}") from None
             log.info("%s: another process is writing it; waiting for that one", path)
             held.acquire()
     except OSError as error:
         if error.errno in NO_LOCKS:
             lock.unlink(missing_ok=True)
             raise InputError(
-                f"{path}: the file system has no locks ({error.strerror}), so another process could write the same; give a place on another"
+                f"{path}: the file system has no locks ({error.strerror}), so another process could write the same "
+                "file; give a path on another"
             ) from error
         if error.errno == errno.ELOOP:
             raise InputError(f"{lock} is a symbolic link, which is not followed; remove it") from error
@@ -302,7 +192,10 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
 
 
 def discard(paths: Iterable[Path], beside: Path) -> None:
-    """Remove files and folders in this order, each at once or not at all; `beside`, which is held, is in the folder of the first ones."""
+    """Remove files and folders in this order, each whole or not at all, by moving them beside `beside` first.
+
+    The caller holds the lock of `beside`, which is on the file system of `paths`.
+    """
     part = _unused(beside)
     part.mkdir()
     for number, path in enumerate(paths):
@@ -311,19 +204,15 @@ def discard(paths: Iterable[Path], beside: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    """An unpredictable name beside `path`, so that no link can wait there."""
+    """An unpredictable name beside `path`, under which nobody can have planted a link."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def _remove_unfinished(path: Path) -> None:
     """Remove what killed processes left of `path`. The caller holds its lock."""
     ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}{re.escape(PART)}")
-    with os.scandir(path.parent) as entries:
-        found = [
-            (Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries if ours.fullmatch(entry.name)
-        ]
-    for left, is_folder in found:
-        if is_folder:
+    for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
+        if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
@@ -331,7 +220,7 @@ def _remove_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Make errors raised while writing name `path`, whichever library raises them."""
+    """Make errors raised while writing `part` name `path`, whichever library raises them."""
     try:
         yield
     except InputError:
@@ -340,24 +229,20 @@ def named(path: Path, part: Path | None = None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(error.filename or path).replace(str(part or path), str(path))
             raise
-        if number := _told_number(str(error)):
+        if number := _find_errno(str(error)):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
-def _told_number(message: str) -> int | None:
-    """The errno behind an error that a library reports only as text."""
-    if found := TOLD_NUMBER.search(message):
+def _find_errno(message: str) -> int | None:
+    """The errno of an error that a library reports only as text."""
+    if found := ERRNO_IN_TEXT.search(message):
         return int(found[1] or found[2])
     return errno.ENOSPC if SHORT_WRITE.search(message) else None
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to disk, so that renames survive a power cut."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk, so that writes and renames survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -376,10 +261,10 @@ def read_json(path: Path) -> Any: ...
 @overload
 def read_json(path: Path, kind: type[T], remedy: str = "", others: bool = False) -> T: ...
 def read_json(path: Path, kind: Any = Any, remedy: str = "", others: bool = False) -> Any:
-    """What a JSON file says, as the type `kind` (see `typed`).
+    """Read a JSON file as the type `kind` (see core/typed.py).
 
     Args:
-        remedy: what to do about a file that does not say that.
+        remedy: what to do about a file of another type.
         others: whether objects may have keys that their type lacks.
 
     Raises:
@@ -387,24 +272,24 @@ def read_json(path: Path, kind: Any = Any, remedy: str = "", others: bool = Fals
     """
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_each_once)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # half a character is refused here, not where it is written
+            json.dumps(value, ensure_ascii=False).encode()  # refuse half a surrogate pair here, not when it is written
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
-    return typed(value, kind, str(path), remedy, others)
+    return check_type(value, kind, str(path), remedy, others)
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise Mismatch(f"key {shown(next(name for name in names if names.count(name) > 1))} is given twice")
+        raise Mismatch(f"key {abbreviate(next(name for name in names if names.count(name) > 1))} is given twice")
     return found
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file says. Raises: InputError naming the file and the line that is wrong."""
+    """Read a TOML file. Raises: InputError naming the file and the line that is wrong."""
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text)
@@ -416,7 +301,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """Lines of a file that grows by one JSON object at a time, and what each says, as far as they are whole; none where there is no file.
+    """Read a log of JSON objects: each complete line, as text and as the type `kind`. A missing file has no lines.
 
     Raises:
         InputError: naming the line whose object has a value of another type.
@@ -426,42 +311,22 @@ def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            return  # a line that was cut short, or is being written, is the last
-        yield line, typed(value, kind, f"{path}, line {number}", others=True)
+            return  # the last line, cut short or being written
+        yield line, check_type(value, kind, f"{path}, line {number}", others=True)
 
 
-def typed(value: Any, kind: type[T], where: str, remedy: str = "", others: bool = False) -> T:
-    """`value` as `kind`. Raises: InputError that begins with `where` and ends with `remedy`."""
+def check_type(value: Any, kind: type[T], where: str, remedy: str = "", others: bool = False) -> T:
+    """Check `value` against the type `kind`. Raises: InputError that begins with `where` and ends with `remedy`."""
     try:
         found: T = conform(value, kind, others=others)
-    except ValueError as error:  # a Mismatch, or what a class that checks itself says
-        raise InputError(f"{where}: {error}{f'; {remedy}' * bool(remedy)}") from error
+    except ValueError as error:  # a Mismatch, or what a class that checks itself raises
+        raise InputError(f"{where}: {error}{remedy and f'; {remedy}'}") from error
     return found
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise InputError when the disk under `folder` has fewer than `needed` bytes free."""
+    """Raise InputError if the disk under `folder` has fewer than `needed` bytes free."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise InputError(f"{folder}: needs {human_bytes(needed)} on disk, {human_bytes(free)} are free")
-
-
-def human_bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pause garbage collection: a run is millions of strings without cycles, and scanning them takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        raise InputError(f"{folder}: needs {format_bytes(needed)} on disk, {format_bytes(free)} are free")

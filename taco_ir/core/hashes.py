@@ -1,31 +1,51 @@
-"""Hashes large files once: a hash is remembered until the file's path, size, times, inode or device changes.
+"""Hashes of values, of files and of names; and random generators seeded by names.
 
-The table is a file for each path under the data home, replaced whole; what cannot be read there, or written, is hashed again.
+A large file is hashed once. Its hash is kept in a file under the data home until the path's size, times, inode or
+device change; an entry that cannot be read or written means that the file is hashed again.
 """
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taco_ir.core.files import (
-    QUOTED_UP_TO,
-    InputError,
-    data_home,
-    fingerprint,
-    human_bytes,
-    read_json,
-    sha256_file,
-    write_json,
-)
-from taco_ir.core.typed import shown
+from taco_ir.core.files import QUOTED_UP_TO, InputError, data_home, read_json, write_json
+from taco_ir.core.processes import format_bytes, log
+from taco_ir.core.typed import abbreviate
 
-log = logging.getLogger("taco_ir")
+if TYPE_CHECKING:
+    import numpy as np
+
 SETTLED = 2.0  # seconds after which another change gives a file another time, on any file system
 WORTH_A_WORD = 1 << 30  # bytes that take seconds to hash
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of `value` as canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def hash_names(*names: str | int) -> int:
+    """A number in [0, 2^64) from `names` and their order, the same in every process, unlike Python's hash."""
+    spelled = "\0".join(map(str, names)).encode()
+    return int.from_bytes(hashlib.blake2b(spelled, digest_size=8).digest(), "little")
+
+
+def generator(*names: str | int) -> np.random.Generator:
+    """A random generator seeded by `names`, such as a seed, a task and an epoch."""
+    import numpy as np
+
+    return np.random.default_rng(hash_names(*names))
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def sha256_once(path: Path) -> str:
@@ -37,7 +57,7 @@ def sha256_once(path: Path) -> str:
         return str(found["sha256"])
     size = path.stat().st_size
     if size >= WORTH_A_WORD:
-        log.info("%s: %s are hashed, once", path, human_bytes(size))
+        log.info("%s: %s are hashed, once", path, format_bytes(size))
     digest = sha256_file(path)
     if _status(path) == status and asked - path.stat().st_ctime > SETTLED:
         _remember(known, {"path": str(path.resolve()), "status": status, "sha256": digest})
@@ -51,7 +71,7 @@ class FileFacts(NamedTuple):
     sha256: str
 
 
-def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """Size and hash of files in a folder by name, as manifests store them."""
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
@@ -59,7 +79,7 @@ def described(folder: Path, names: Iterable[str]) -> dict[str, Any]:
 def check_files(
     folder: Path, facts: Mapping[str, FileFacts], names: Iterable[str], remedy: str, anew: bool = False
 ) -> None:
-    """Raise InputError for files whose size or hash differs from what `described` recorded.
+    """Raise InputError for files whose size or hash differs from what `describe_files` recorded.
 
     Args:
         facts: what a manifest says.
@@ -73,11 +93,10 @@ def check_files(
             raise InputError(f"{folder}: its manifest does not say what {name[:QUOTED_UP_TO]} is; {remedy}")
         size = path.stat().st_size if path.is_file() else 0
         if size != said.size or not path.is_file():
-            raise InputError(f"{path}: {size} bytes, the manifest says {shown(said.size)}; {remedy}")
+            raise InputError(f"{path}: {size} bytes, the manifest says {abbreviate(said.size)}; {remedy}")
         found = "" if anew else sha256_once(path)
-        if (
-            found != said.sha256 and (found := sha256_file(path)) != said.sha256
-        ):  # what is remembered may be damaged, too
+        # what is remembered may be damaged, too
+        if found != said.sha256 and (found := sha256_file(path)) != said.sha256:
             raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {said.sha256[:16]}); {remedy}")
 
 

@@ -1,7 +1,6 @@
 """Reads run files (TREC's and MS MARCO's) column by column, so that a hit takes a few bytes of memory.
 
-A block whose lines are all plain is taken apart by numpy; any other is read line by line, which also finds the line to name where
-one is wrong.
+Blocks of plain lines are parsed with numpy; others line by line, which also finds the line that an error names.
 """
 
 from __future__ import annotations
@@ -18,33 +17,30 @@ import numpy.typing as npt
 from taco_ir.core.files import InputError
 
 BLOCK = 1 << 20
-LONGEST_ID = 256  # bytes of a query id; a block with a longer one is read line by line
-PIECES = 16  # of a query that wait to be joined, in a file whose lines are in no order
-DIGITS = 15  # of a number that float64 holds exactly
+LONGEST_ID = 256  # bytes of a query id; blocks with a longer one are read line by line
+PIECES = 16  # pieces of a query's hits that are joined at once, in a file whose lines are unordered
+DIGITS = 15  # digits of a number that float64 holds exactly
 POWERS = 10.0 ** np.arange(DIGITS + 3)
 NEWLINE, RETURN, BLANK = 10, 13, 32
 WORD = 8
-FIRST_LETTERS = np.array(
-    [(1 << 8 * count) - 1 for count in range(WORD + 1)], dtype=np.uint64
-)  # masks of a word's first letters
-UNUSUAL = bytes(
-    sorted({*range(BLANK)} - {9, NEWLINE, RETURN})
-)  # control characters, some of which Python takes for white space
-WIDE_BLANKS = re.compile(
-    rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80"
-)  # Unicode's, in UTF-8
+# masks of a word's first letters
+FIRST_LETTERS = np.array([(1 << 8 * count) - 1 for count in range(WORD + 1)], dtype=np.uint64)
+# control characters, some of which are white space to Python
+UNUSUAL = bytes(sorted({*range(BLANK)} - {9, NEWLINE, RETURN}))
+# Unicode's white space in UTF-8
+WIDE_BLANKS = re.compile(rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80")
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
 
 
 class Layout(NamedTuple):
-    """The columns of a run format: the positions of query id, docid and score or rank, and which numbers are allowed.
+    """A run format: the columns of query id, docid and score or rank, and which numbers are allowed.
 
     Attributes:
-        fields: gives the columns of a line.
-        rule: says in words which numbers `allowed` allows.
-        sign: -1 where the least number is the best hit's.
+        fields: splits a line into columns.
+        rule: in words, which numbers `allowed` allows.
+        sign: -1 where the smallest number is the best hit's.
     """
 
     name: str
@@ -73,7 +69,7 @@ def read_columns(path: Path, layout: Layout) -> Iterator[tuple[str, Hits]]:
     """Query ids in the order of their first lines, each with all its hits in the order of the file.
 
     Raises:
-        InputError: naming file and line for a wrong number of columns, a value that is none, or bytes that are not UTF-8.
+        InputError: naming file and line for a wrong number of columns, a bad number, or bytes that are not UTF-8.
     """
     found: dict[str, list[Hits]] = {}
     for number, block in _blocks(path):
@@ -112,15 +108,15 @@ def _by_line(path: Path, number: int, block: bytes, layout: Layout) -> Iterator[
         fields = layout.fields(line)
         if len(fields) != layout.width:
             raise InputError(
-                f"{path}, line {row}: {len(fields)} columns {line.strip()[:80]!r}; {layout.name} has {layout.width}: {layout.header}"
+                f"{path}, line {row}: {len(fields)} columns {line.strip()[:80]!r}; "
+                f"{layout.name} has {layout.width}: {layout.header}"
             )
-        value_1 = np.array([_number(fields[layout.ordered_by])])
+        qid, text = fields[layout.qid], fields[layout.ordered_by]
+        value_1 = np.array([_number(text)])
         if not layout.allowed(value_1).all():
             name = layout.header.split()[layout.ordered_by]
-            raise InputError(
-                f"{path}, line {row}: {name} {fields[layout.ordered_by]!r} of query {fields[layout.qid]!r}; {layout.rule}"
-            )
-        yield fields[layout.qid], Hits(fields[layout.docid], layout.sign * value_1)
+            raise InputError(f"{path}, line {row}: {name} {text!r} of query {qid!r}; {layout.rule}")
+        yield qid, Hits(fields[layout.docid], layout.sign * value_1)
 
 
 def _number(text: str | bytes) -> float:
@@ -137,16 +133,15 @@ def decoded_lines(path: Path, number: int, lines: Iterable[bytes]) -> Iterator[t
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}, line {row}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})"
-            ) from error
+            byte = f"{error.object[error.start]:#04x}"
+            raise InputError(f"{path}, line {row}: not UTF-8 (byte {byte} at column {error.start + 1})") from error
         if line and not line.isspace():
             yield row, line
 
 
 def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
-    """Hits of each query (or of each run of its lines), parsed with numpy; None if any line needs the slower parser."""
-    if len(block.translate(None, UNUSUAL)) != len(block) or not _narrow(block):
+    """Hits of each group of lines of one query, parsed with numpy; None if any line needs the slower parser."""
+    if len(block.translate(None, UNUSUAL)) != len(block) or not _has_plain_blanks(block):
         return None
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
     blank = letters <= BLANK
@@ -160,7 +155,7 @@ def _plain(block: bytes, layout: Layout) -> list[tuple[str, Hits]] | None:
     lengths_R = ends_RC[:, layout.qid] - starts_RC[:, layout.qid]
     if lengths_R.max() > LONGEST_ID:
         return None
-    docids = _cells(letters, starts_RC[:, layout.docid], ends_RC[:, layout.docid])
+    docids = _join_cells(letters, starts_RC[:, layout.docid], ends_RC[:, layout.docid])
     values_R = _numbers(block, starts_RC[:, layout.ordered_by], ends_RC[:, layout.ordered_by])
     if not layout.allowed(values_R).all():
         return None
@@ -186,7 +181,7 @@ def _changes(block: bytes, starts_R: Places, lengths_R: Places) -> npt.NDArray[n
 
 
 def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
-    """The numbers in cells, as `float` reads them but much faster for few digits; NaN where there is none."""
+    """The numbers in cells, equal to those of `float` but much faster for few digits; NaN for what is no number."""
     letters: Bytes = np.frombuffer(block, dtype=np.uint8)
     lengths_R = ends_R - starts_R
     negative_R = letters[starts_R] == ord("-")
@@ -201,13 +196,11 @@ def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
         behind_R += digit_R & (points_R > 0)
         points_R += inside_R & (letters_R == ord("."))
     plain_R = (digits_R + points_R + negative_R == lengths_R) & (digits_R > 0) & (digits_R <= DIGITS) & (points_R <= 1)
-    values_R: Values = (
-        np.where(negative_R, -1.0, 1.0) * whole_R / POWERS[behind_R]
-    )  # exact numbers, and so the nearest to what they make
+    # both operands are exact, so the quotient is the float64 nearest to the number
+    values_R: Values = np.where(negative_R, -1.0, 1.0) * whole_R / POWERS[behind_R]
     if not plain_R.all():
-        others = [
-            block[start:end] for start, end in zip(starts_R[~plain_R].tolist(), ends_R[~plain_R].tolist(), strict=True)
-        ]
+        cells = zip(starts_R[~plain_R].tolist(), ends_R[~plain_R].tolist(), strict=True)
+        others = [block[start:end] for start, end in cells]
         try:
             values_R[~plain_R] = np.array(others, dtype=np.float64)
         except ValueError:
@@ -215,7 +208,7 @@ def _numbers(block: bytes, starts_R: Places, ends_R: Places) -> Values:
     return values_R
 
 
-def _narrow(block: bytes) -> bool:
+def _has_plain_blanks(block: bytes) -> bool:
     """Whether the bytes are UTF-8 without non-ASCII white space."""
     if block.isascii():
         return True
@@ -235,7 +228,7 @@ def _one_line_each(letters: Bytes, ends_R: Places) -> bool:
 
 
 class _Cells(NamedTuple):
-    """A column's texts, a newline after each; `ends[row]` is where the next one begins."""
+    """A column's texts, a newline after each; `ends[row]` is where the next row begins."""
 
     text: bytes
     ends: Places
@@ -244,10 +237,10 @@ class _Cells(NamedTuple):
         return self.text[self.ends[first - 1] if first else 0 : self.ends[last - 1] - 1].decode()
 
 
-def _cells(letters: Bytes, starts_R: Places, ends_R: Places) -> _Cells:
+def _join_cells(letters: Bytes, starts_R: Places, ends_R: Places) -> _Cells:
     marks = np.zeros(len(letters) + 1, dtype=np.int8)
     marks[starts_R] = 1
-    marks[ends_R + 1] -= 1  # a cell, and the character behind it
+    marks[ends_R + 1] -= 1  # a cell and the character after it
     text = letters[np.cumsum(marks[:-1], dtype=np.int8).view(np.bool_)]
     ends = np.cumsum(ends_R - starts_R + 1)
     text[ends - 1] = NEWLINE

@@ -1,8 +1,7 @@
-"""Run files in KILT's and MS MARCO's formats, a run's pages, and whether a run belongs to its topics."""
+"""Run files in TREC's, MS MARCO's and KILT's formats, the pages of a run, and whether a run belongs to its topics."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -14,16 +13,42 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, collector_paused, writing
-from taco_ir.core.types import MSMARCO, Names, Query, Ranking, Run, numbered_lines, read_msmarco, read_trec, run_id
+from taco_ir.core.files import InputError, writing
+from taco_ir.core.processes import collector_paused, log
+from taco_ir.core.run_columns import Layout, decoded_lines, read_columns
+from taco_ir.core.types import Names, Query, Ranking, Run, run_id
 
-log = logging.getLogger("taco_ir")
+TREC_FIELDS = 6
+LAST_RANK = 1 << 24  # float32 tells whole numbers apart up to here
 page_id = itemgetter("wikipedia_id")
 PageOf = Callable[[Iterable[str]], Mapping[str, str]]
 
 
+def _trec_fields(line: str) -> list[str]:
+    """The columns of a line; a query id may hold spaces, as KILT's do."""
+    fields = line.split()
+    if len(fields) > TREC_FIELDS and fields[-TREC_FIELDS + 1] == "Q0":
+        fields = [run_id(" ".join(fields[: -TREC_FIELDS + 1])), *fields[-TREC_FIELDS + 1 :]]
+    return fields
+
+
+def _are_finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32))
+
+
+def _are_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    allowed: npt.NDArray[np.bool_] = (values >= 1) & (values <= LAST_RANK) & (values == np.floor(values))
+    return allowed
+
+
+FINITE, RANKS = "it must be a finite float32 number", f"it must be a whole number from 1 to {LAST_RANK:,}"
+TREC = Layout("a TREC run", "qid Q0 docid rank score tag", 0, 2, 4, _trec_fields, _are_finite, FINITE)
+MSMARCO = Layout("an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _are_ranks, RANKS, sign=-1)
+
+
 def read_run(path: Path) -> Run:
-    """Read a KILT, MS MARCO or TREC run, told apart by the first line that is not blank: a JSON object, three columns, or any other."""
+    """Read a KILT, MS MARCO or TREC run, told apart by the first line: a JSON object, three columns, or any other."""
     _, line = next(numbered_lines(path), (0, ""))
     if line.lstrip().startswith("{"):
         return read_kilt(path)
@@ -33,11 +58,67 @@ def read_run(path: Path) -> Run:
     return read_trec(path)
 
 
+def read_trec(path: Path) -> Run:
+    """Read a TREC run. The rank column is ignored, as trec_eval does; query ids are read as `run_id` spells them.
+
+    Raises:
+        InputError: naming file and line for a wrong number of columns, a score that is no finite number, a docid
+            given twice for one query, or bytes that are not UTF-8.
+    """
+    return _read(path, TREC)
+
+
+def read_msmarco(path: Path) -> Run:
+    """Read an MS MARCO run, `qid docid rank`; scores are minus the ranks.
+
+    Raises:
+        InputError: as `read_trec`; also for a rank that is no whole number from 1 or given twice for a query.
+    """
+    run = _read(path, MSMARCO)
+    for qid, ranking in run.rankings.items():
+        if len(twice := np.flatnonzero(ranking.scores[1:] == ranking.scores[:-1])):
+            rank = f"{-ranking.scores[twice[0]]:.0f}"
+            raise InputError(f"{path}: rank {rank} is given twice for query {qid!r}; once is allowed")
+    return run
+
+
+def _read(path: Path, layout: Layout) -> Run:
+    rankings = {}
+    for qid, hits in read_columns(path, layout):
+        docids = hits.docids.split("\n")
+        if len(set(docids)) < len(docids):
+            _refuse_repeats(path, qid, layout)
+        rankings[qid] = Ranking.of(Names(hits.docids, len(docids)), hits.values)
+    return Run(rankings)
+
+
+def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
+    """Raise InputError naming the line that repeats a docid of `qid`."""
+    seen = set()
+    for number, line in numbered_lines(path):
+        fields = layout.fields(line)
+        if fields[layout.qid] != qid:
+            continue
+        if (docid := fields[layout.docid]) in seen:
+            raise InputError(
+                f"{path}, line {number}: docid {docid!r} is given twice for query {qid!r}; once is allowed"
+            )
+        seen.add(docid)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, counted from 1. Raises: InputError where the file is missing or not UTF-8."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as source:
+        yield from decoded_lines(path, 1, source)
+
+
 def read_kilt(path: Path) -> Run:
     """Read a KILT run: a JSON line `{"id", "output": [{"answer", "provenance": [{"wikipedia_id"}, ...]}]}` per query.
 
-    The pages keep their order, of a repeated page the first counts; their scores are -1, -2, ... An output without
-    provenance is a query without hits, one with an empty answer a query without an answer.
+    Pages keep their order and score -1, -2, ...; of a repeated page the first counts. An output without provenance is
+    a query without hits, one with an empty answer a query without an answer.
 
     Raises:
         InputError: naming the line that is no JSON object, lacks an id, repeats one, has not exactly one output, or
@@ -49,18 +130,18 @@ def read_kilt(path: Path) -> Run:
     with collector_paused():
         for number, line in numbered_lines(path):
             try:
-                qid, pages, answer = _record(line)
+                qid, pages, answer = _parse_record(line)
                 if qid in rankings:
                     raise InputError(f"id {qid!r} was given on line {lines[qid]}; a KILT run has one record per query")
             except InputError as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
-            rankings[qid], lines[qid] = ranked(pages), number
+            rankings[qid], lines[qid] = rank_pages(pages), number
             if answer:
                 answers[qid] = answer
     return Run(rankings, "page", answers)
 
 
-def _record(line: str) -> tuple[str, dict[str, None], str]:
+def _parse_record(line: str) -> tuple[str, dict[str, None], str]:
     """Query id, pages (best first, each once) and answer ("" where there is none) of a record."""
     try:
         record = orjson.loads(line)
@@ -68,31 +149,56 @@ def _record(line: str) -> tuple[str, dict[str, None], str]:
         raise InputError(f"not valid JSON ({error})") from error
     if not isinstance(record, dict):
         raise InputError(f"a JSON object is expected, this is {line.strip()[:60]!r}")
-    if not (qid := run_id(_text(record.get("id")))):
+    if not (qid := run_id(_id_text(record.get("id")))):
         raise InputError(f"id {record.get('id')!r}; a KILT run names its query by a non-empty string")
     outputs = record.get("output")
     if not isinstance(outputs, list) or len(outputs) != 1:
         given = f"{len(outputs)} outputs" if isinstance(outputs, list) else f"output {str(outputs)[:60]!r}"
         raise InputError(f"query {qid!r} has {given}; a KILT run has a list of exactly one (topics may have more)")
     if not isinstance(outputs[0], dict) or not isinstance(provenance := outputs[0].get("provenance", []), list):
-        raise InputError(
-            f"query {qid!r} has output {str(outputs[0])[:80]!r}; an object with a list of provenance is expected"
-        )
+        given = f"{str(outputs[0])[:80]!r}"
+        raise InputError(f"query {qid!r} has output {given}; an object with a list of provenance is expected")
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
     except (TypeError, KeyError):  # numbers for ids, or an entry without one
-        pages = dict.fromkeys(
-            _text(entry.get("wikipedia_id")) if isinstance(entry, dict) else "" for entry in provenance
-        )
+        ids = [entry.get("wikipedia_id") if isinstance(entry, dict) else None for entry in provenance]
+        pages = dict.fromkeys(map(_id_text, ids))
     if "" in pages:
         raise InputError(f"query {qid!r} has provenance without a wikipedia_id; every entry needs one")
     answer = outputs[0].get("answer")
     return qid, pages, "" if answer is None else str(answer).strip()
 
 
-def _text(value: Any) -> str:
+def _id_text(value: Any) -> str:
     """An id as text without white space around it; empty where it is neither text nor number."""
     return value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
+
+
+def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of: PageOf, tag: str) -> None:
+    """Write a run of passages in the form trec, msmarco or kilt, which takes its pages."""
+    if form == "kilt":
+        write_kilt(page_run(run, page_of), queries, path)
+    elif form == "trec":
+        write_trec(run, path, tag)
+    else:
+        write_msmarco(run, path)
+
+
+def write_trec(run: Run, path: Path, tag: str) -> None:
+    """Write `qid Q0 docid rank score tag` lines, best first; scores are the shortest decimals of their float32."""
+    tag = "_".join(tag.split())  # white space separates columns
+    with writing(path) as sink:
+        for qid, ranking in run.rankings.items():
+            scores = [np.format_float_positional(score, unique=True, trim="0") for score in ranking.scores]
+            hits = enumerate(zip(ranking.docids, scores, strict=True), 1)
+            sink.writelines(f"{qid} Q0 {docid} {rank} {score} {tag}\n" for rank, (docid, score) in hits)
+
+
+def write_msmarco(run: Run, path: Path) -> None:
+    """Write `qid<TAB>docid<TAB>rank` lines, best first."""
+    with writing(path) as sink:
+        for qid, ranking in run.rankings.items():
+            sink.writelines(f"{qid}\t{docid}\t{rank}\n" for rank, docid in enumerate(ranking.docids, 1))
 
 
 def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
@@ -112,19 +218,9 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
             ranking = run.rankings.get(query.qid)
             provenance = [{"wikipedia_id": page} for page in ranking.docids] if ranking else []
             answer = {"answer": run.answers.get(query.qid, "")} if run.answers else {}
-            record = {
-                "id": query.record_id or query.qid,
-                "input": query.text,
-                "output": [{**answer, "provenance": provenance}],
-            }
+            output = [{**answer, "provenance": provenance}]
+            record = {"id": query.record_id or query.qid, "input": query.text, "output": output}
             sink.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def write_msmarco(run: Run, path: Path) -> None:
-    """Write `qid<TAB>docid<TAB>rank` lines, best first."""
-    with writing(path) as sink:
-        for qid, ranking in run.rankings.items():
-            sink.writelines(f"{qid}\t{docid}\t{rank}\n" for rank, docid in enumerate(ranking.docids, 1))
 
 
 def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
@@ -136,8 +232,8 @@ def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
     known: Mapping[str, None] = dict.fromkeys(query.qid for query in queries)
     if unknown := [qid for qid in run.rankings if qid not in known]:
         raise InputError(
-            f"run has {len(unknown)} of its {len(run.rankings)} topics, first {unknown[0]!r}, not among the {len(known)} queries; "
-            "a run and its topics must be of the same task and split"
+            f"run has {len(unknown)} of its {len(run.rankings)} topics, first {unknown[0]!r}, not among the "
+            f"{len(known)} queries; a run and its topics must be of the same task and split"
         )
     return [qid for qid in known if qid not in run.rankings]
 
@@ -153,7 +249,7 @@ def page_run(run: Run, page_of: PageOf) -> Run:
     """
     if run.level == "page":
         return run
-    return Run({qid: ranked(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
+    return Run({qid: rank_pages(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
 
 
 def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
@@ -169,7 +265,7 @@ def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
         raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
 
 
-def ranked(pages: Collection[str]) -> Ranking:
+def rank_pages(pages: Collection[str]) -> Ranking:
     """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
     return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
 

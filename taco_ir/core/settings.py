@@ -1,6 +1,7 @@
 """Dataclasses of settings that check themselves when constructed, whether from a notebook, a file or a flag.
 
-Types, ranges and choices stand in the metadata of the fields."""
+Types are the annotations of the fields; ranges and choices stand in their metadata.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from taco_ir.core.files import InputError
-from taco_ir.core.typed import nearest, shown
+from taco_ir.core.typed import abbreviate, suggest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,6 +31,10 @@ RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
@@ -42,49 +47,45 @@ def _is_list(value: Any, kind: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(entry, kind) and entry != "" for entry in value)
 
 
-# by annotation: in words, whether a value read from TOML or JSON is one, and how it is kept
+def _is_table(value: Any, test: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(key) and test(entry) for key, entry in value.items())
+
+
+# by annotation: its name in messages, whether a value read from TOML or JSON is of it, and how it is stored
 KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     bool: ("true or false", lambda value: type(value) is bool, bool),
     int: ("a whole number", lambda value: type(value) is int, int),
     float: ("a number", _is_number, float),
-    str: ("a text", lambda value: isinstance(value, str), str),
+    str: ("a text", _is_text, str),
     float | None: (
         "a number, or none",
         lambda value: value is None or _is_number(value),
         lambda value: value if value is None else float(value),
     ),
-    str | None: ("a text", lambda value: value is None or isinstance(value, str), lambda value: value),
+    str | None: ("a text", lambda value: value is None or _is_text(value), lambda value: value),
     tuple[str, ...]: ("a list of one text or more", lambda value: bool(value) and _is_list(value, str), tuple),
-    Mapping[str, str]: (
-        "an object of tasks and texts",
-        lambda value: (
-            isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair)
-        ),
-        dict,
-    ),
-    Mapping[str, int]: (
-        "an object of tasks and whole numbers, at least 1",
-        lambda value: (
-            isinstance(value, Mapping) and all(type(number) is int and number > 0 for number in value.values())
-        ),
-        dict,
-    ),
-    Mapping[str, object]: ("a table", lambda value: isinstance(value, Mapping), dict),
-    Mapping[str, Any]: (
-        "a table of finite numbers, texts, true and false",
-        lambda value: isinstance(value, Mapping) and all(map(_is_scalar, value.values())),
-        dict,
-    ),
     tuple[Mapping[str, Any], ...]: (
         "a list of tables, [[episode]] in a file",
         lambda value: _is_list(value, Mapping),
         tuple,
     ),
+    Mapping[str, str]: ("an object of tasks and texts", lambda value: _is_table(value, _is_text), dict),
+    Mapping[str, int]: (
+        "an object of tasks and whole numbers, at least 1",
+        lambda value: _is_table(value, lambda entry: type(entry) is int and entry > 0),
+        dict,
+    ),
+    Mapping[str, object]: ("a table", lambda value: isinstance(value, Mapping), dict),
+    Mapping[str, Any]: (
+        "a table of finite numbers, texts, true and false",
+        lambda value: _is_table(value, _is_scalar),
+        dict,
+    ),
 }
 
 
 class Only(NamedTuple):
-    """A setting's rule `only`: in words what it goes with, and whether it does anything beside all settings."""
+    """The rule `only` of a setting: which other settings it goes with, in words and as a test of all settings."""
 
     goes_with: str
     acts: Callable[[Any], bool]
@@ -99,7 +100,7 @@ class Settings:
 
     def __post_init__(self: DataclassInstance) -> None:
         rules = rules_of(type(self))
-        for key, value in checked_values({key: getattr(self, key) for key in rules}, rules).items():
+        for key, value in check_values({key: getattr(self, key) for key in rules}, rules).items():
             object.__setattr__(self, key, value)
         self.check()  # type: ignore[attr-defined]
 
@@ -108,7 +109,7 @@ class Settings:
 
 
 def flag(default: Any, help: str, **rules: Any) -> Any:
-    """A field of settings: its default, what it means, and the values that it takes (see `checked`)."""
+    """A field of settings: its default, its help text, and the rules for its values (see `check_value`)."""
     metadata = {"help": help, **rules}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -123,27 +124,28 @@ def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
 
 
 def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
-    """A Literal is a text with choices."""
+    """Type and rules of one key; a Literal is a text with choices."""
     return (str, {"choices": get_args(hint), **metadata}) if get_origin(hint) is Literal else (hint, metadata)
 
 
-def checked_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
-    """Values of the types and within the ranges of their keys; `said` is how messages call a key. Raises: InputError."""
-    return {key: checked(said(key), value, *rules[key]) for key, value in values.items()}
+def check_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
+    """Check each value by the type and rules of its key, which messages call `said(key)`. Raises: InputError."""
+    return {key: check_value(said(key), value, *rules[key]) for key, value in values.items()}
 
 
-def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
-    """`value` as the type `kind`, within the rules min, max, above, below, choices, words (of a list) and test.
+def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
+    """Check and convert `value` to the type `kind`, within the rules.
 
     Args:
-        rules: `test` is a predicate, and `allowed` says in words what it takes.
+        rules: min, max, above, below, choices, words (choices for the entries of a list), and `test`, a predicate that
+            `allowed` describes in words.
 
     Raises:
         InputError: naming `name`, the value and what is allowed.
     """
     words, is_kind, keep = KINDS[kind]
     if "words" in rules and is_kind(value) and (unknown := [word for word in value if word not in rules["words"]]):
-        raise InputError(f"{name}: {shown(unknown[0])} is unknown; {nearest(unknown[0], rules['words'])}")
+        raise InputError(f"{name}: {abbreviate(unknown[0])} is unknown; {suggest(unknown[0], rules['words'])}")
     ranges = {rule: rules[rule] for rule in RANGES if rule in rules}
     choices = rules.get("choices")
     if (
@@ -157,13 +159,13 @@ def checked(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> Any:
         [words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())]
     )
     if choices is not None:
-        near = difflib.get_close_matches(shown(value).strip("'"), choices, n=1)
+        near = difflib.get_close_matches(abbreviate(value).strip("'"), choices, n=1)
         allowed = f"one of {', '.join(choices)}{f' (did you mean {near[0]}?)' if near else ''}"
-    raise InputError(f"{name} is {shown(value)}; it must be {allowed}")
+    raise InputError(f"{name} is {abbreviate(value)}; it must be {allowed}")
 
 
 def number_or_text(kind: Any) -> Callable[[str], Any]:
-    """argparse type: text as a number of this kind; one that is none stays text, for `checked` to refuse."""
+    """argparse type: text to a number of this kind; other text stays text, for `check_value` to refuse."""
 
     def convert(text: str) -> Any:
         try:
@@ -174,20 +176,19 @@ def number_or_text(kind: Any) -> Callable[[str], Any]:
     return convert if kind in (int, float) else str
 
 
-def words(text: str) -> list[str]:
+def parse_words(text: str) -> list[str]:
     """argparse type: `nq,fever` as words."""
     return [word for word in text.split(",") if word]
 
 
-def option(text: str) -> list[tuple[str, Any]]:
-    """argparse type: `tau=2` as a name and a TOML scalar; a word needs no quotes. Raises: argparse.ArgumentTypeError."""
+def parse_option(text: str) -> list[tuple[str, Any]]:
+    """argparse type: `tau=2` to a name and a TOML scalar; a word needs no quotes. Raises: ArgumentTypeError."""
     name, _, value = text.partition("=")
     try:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         parsed = {"value": value} if value.isidentifier() else {}
     if not name.isidentifier() or len(parsed) != 1 or not _is_scalar(parsed["value"]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=VALUE, with a finite number, a word, true or false as the value"
-        )
+        values = "a finite number, a word, true or false"
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with {values} as the value")
     return [(name, parsed["value"])]

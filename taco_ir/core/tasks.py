@@ -1,7 +1,6 @@
-"""Names of tasks and topics, resolved in one place.
+"""Names of tasks and topics, and how aliases resolve to them.
 
-The eleven KILT tasks (Petroni et al., NAACL 2021) carry their canonical name, the one in KILT's file names and in
-`kilt/<task>/<split>`; a collection folder may bring tasks of its own.
+The eleven KILT tasks (Petroni et al., NAACL 2021) have the names of KILT's files; a collection may add its own tasks.
 """
 
 from __future__ import annotations
@@ -52,18 +51,22 @@ class TopicsName(NamedTuple):
 
 
 def canonical_task(name: str) -> str:
-    """The canonical form of a KILT task's name or alias; any other name is returned as it is."""
+    """The canonical name for a KILT task's name or alias; any other name is returned unchanged."""
     return CANONICAL.get(name.lower(), name)
 
 
 def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
-    """The canonical name of `name` among the canonical names `known`. Raises: InputError listing nearest and all."""
+    """The canonical name of `name`, one of `known`. Raises: InputError listing the nearest and all names."""
     valid = sorted(known)
     return _pick(name if name in valid else canonical_task(name), name, valid, "task")
 
 
 def resolve_topics(name: str, known: Iterable[TopicsName]) -> TopicsName:
-    """`nq-dev`, `kilt/nq/dev` or an alias such as `zsre-dev` -> one of `known`. Raises: InputError listing nearest and all."""
+    """Resolve `nq-dev`, `kilt/nq/dev` or an alias such as `zsre-dev` to one of `known`.
+
+    Raises:
+        InputError: listing the nearest and all names.
+    """
     by_name = {str(topics): topics for topics in known}
     matched = TOPICS.fullmatch(name)
     wanted = f"{canonical_task(matched['task'])}-{matched['split']}" if matched else name

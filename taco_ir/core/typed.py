@@ -1,7 +1,7 @@
-"""Values read from a file, checked against the type that they should have.
+"""Checks values read from a file against the type that they should have.
 
-A type is a dataclass or NamedTuple, whose fields are the keys of an object, or one of `int`, `float`, `str`, `bool`, `list[...]`,
-`tuple[...]`, `dict[str, ...]`, `Literal[...]`, `Any`, what `|` makes of these, and `Annotated[int, 1]` for a number of at least 1.
+A type is a dataclass or NamedTuple, whose fields are the keys of an object; `int`, `float`, `str`, `bool`, `list[...]`,
+`tuple[...]`, `dict[str, ...]`, `Literal[...]`, `Any`; a union of these; or `Annotated[int, 1]`, a number of at least 1.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ LISTS, TABLES = (list, tuple), (dict, Mapping)
 
 
 class Mismatch(ValueError):
-    """A value is not of its type; the message names its key, the value and what is allowed."""
+    """A value is not of its type; the message names the key, the value and what is allowed."""
 
 
 def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
-    """`value` as `kind`: objects become dataclasses or NamedTuples, lists become tuples where the type says so.
+    """Convert `value` to `kind`: objects to dataclasses or NamedTuples, lists to tuples where the type says so.
 
     Args:
         key: where the value stands, for messages.
-        others: whether an object may have keys that its type lacks, which are left out.
+        others: whether an object may have keys that its type lacks; they are left out.
 
     Raises:
-        Mismatch: naming key, value and what is allowed. A class that checks itself (`__post_init__`) raises its own error.
+        Mismatch: naming key, value and what is allowed.
+        ValueError: what a class that checks itself (`__post_init__`) raises.
     """
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin is Any:
@@ -47,14 +48,15 @@ def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
     if origin in LISTS:
         return _listed(value, origin, parts, key, others)
     if not isinstance(value, Mapping):
-        raise _refused(value, "an object" if origin in TABLES else f"an object of {_listed_names(_keys(kind)[0])}", key)
+        keys = "" if origin in TABLES else f" of {_listed_names(_keys(kind)[0])}"
+        raise _refused(value, f"an object{keys}", key)
     if origin in TABLES:
         return {name: conform(each, parts[1], _below(key, name), others) for name, each in value.items()}
     return _record(value, kind, key, others)
 
 
 def _narrowed(value: Any, origin: Any, parts: tuple[Any, ...], key: str, others: bool) -> Any:
-    """A number that is large enough, one of some values, or a value of one of some types."""
+    """Convert to an Annotated number, a Literal, or the first type of a union that fits."""
     if origin is Annotated:
         base, least = parts
         if (found := conform(value, base, key, others)) < least:
@@ -104,7 +106,7 @@ def _is_finite(value: float) -> bool:
 def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any:
     hints, needed = _keys(kind)
     if not others and (unknown := [name for name in values if name not in hints]):
-        raise Mismatch(f"unknown key {shown(_below(key, unknown[0]))}; {nearest(unknown[0], hints)}")
+        raise Mismatch(f"unknown key {abbreviate(_below(key, unknown[0]))}; {suggest(unknown[0], hints)}")
     if missing := [name for name in needed if name not in values]:
         raise Mismatch(f"no {_below(key, missing[0])}, which is needed")
     checked = {
@@ -115,14 +117,13 @@ def _record(values: Mapping[str, Any], kind: Any, key: str, others: bool) -> Any
 
 @cache
 def _keys(kind: Any) -> tuple[dict[str, Any], list[str]]:
-    """The types of a record's keys, and those without a default; a class that checks itself does so with any type."""
+    """The types of a record's keys, and the keys without a default. A class that checks itself takes any type."""
     hints = get_type_hints(kind, include_extras=True)
     if is_dataclass(kind):
         every = {each.name: Any if hasattr(kind, "__post_init__") else hints[each.name] for each in fields(kind)}
         return every, [each.name for each in fields(kind) if each.default is each.default_factory is MISSING]
-    return {name: hints[name] for name in kind._fields}, [
-        name for name in kind._fields if name not in kind._field_defaults
-    ]
+    needed = [name for name in kind._fields if name not in kind._field_defaults]
+    return {name: hints[name] for name in kind._fields}, needed
 
 
 def _below(key: str, name: str) -> str:
@@ -130,11 +131,13 @@ def _below(key: str, name: str) -> str:
 
 
 def _refused(value: Any, allowed: str, key: str) -> Mismatch:
-    return Mismatch(f"{key} is {shown(value)}; it must be {allowed}" if key else f"{shown(value)}; {allowed} is needed")
+    return Mismatch(
+        f"{key} is {abbreviate(value)}; it must be {allowed}" if key else f"{abbreviate(value)}; {allowed} is needed"
+    )
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it: in one line, cut where it is long."""
+def abbreviate(value: Any) -> str:
+    """A value as messages show it: in one line, cut where it is long."""
     try:
         text = repr(value) if isinstance(value, str | float | None) else reprlib.repr(value)
     except ValueError:  # a number of more digits than Python prints
@@ -142,8 +145,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that an unknown one is nearest to, as a question; else the known words, as many as fit a line."""
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word nearest to an unknown one; if none is near, the known words that fit a line."""
     known = list(known)
     if near := difflib.get_close_matches(word[:SHOWN], known, n=1):
         return f"did you mean {near[0]}?"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taco_ir.cli import Parser, positive, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.core.progress import Progress
+from taco_ir.core.processes import Progress
 from taco_ir.core.tasks import resolve_task
 from taco_ir.data.collection import open_collection
 from taco_ir.data.downloads import Report

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from taco_ir.core.files import InputError, data_home, fingerprint
+from taco_ir.core.files import InputError, data_home
+from taco_ir.core.hashes import fingerprint
 from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.core.types import Query, refuse_text
 from taco_ir.data.passage_store import PassageStore

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin
 
-from taco_ir.core.files import CHUNK, InputError, appending, require_space, sync_folder, writing
+from taco_ir.core.files import CHUNK, InputError, appending, require_space, sync_path, writing
 
 if TYPE_CHECKING:
     import requests
@@ -69,7 +69,7 @@ def fetch(
     finally:
         if not part.exists():
             mark.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync_path(path.parent)
     return path
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from taco_ir.core.files import InputError
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.data.collection import Collection
 from taco_ir.data.gold import PositiveSets, find_gold_pages, find_positives, have_positives

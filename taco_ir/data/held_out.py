@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from taco_ir.core.files import InputError, claim_output, read_json, sha256_file, write_json, writing_folder
-from taco_ir.core.seeds import generator
-from taco_ir.core.settings import checked
+from taco_ir.core.files import InputError, read_json, write_json, writing_folder
+from taco_ir.core.hashes import generator, sha256_file
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.settings import check_value
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection
@@ -46,8 +47,8 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
         InputError: for a share or seed out of range, a task whose queries are about too few pages to be split, records
             that cannot be read, or an existing output.
     """
-    checked("share", share, float, {"above": 0, "below": 1})
-    checked("seed", seed, int, {"min": 0})
+    check_value("share", share, float, {"above": 0, "below": 1})
+    check_value("seed", seed, int, {"min": 0})
     paths = {task: collection.topics_path(str(TopicsName(task, "train"))) for task in sorted(tasks)}
     made_of: dict[str, Any] = {
         task: {"file": path.name, "sha256": sha256_file(path), "share": share, "seed": seed}

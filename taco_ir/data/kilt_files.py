@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import orjson
 
-from taco_ir.core.files import InputError, data_home, human_bytes, writing
+from taco_ir.core.files import InputError, data_home, writing
+from taco_ir.core.processes import format_bytes
 from taco_ir.core.tasks import KILT_TASKS, KINDS, SPLITS, TOPICS, TopicsName, resolve_topics
 from taco_ir.data.collection import PASSAGE_FILES, Collection, open_collection
 from taco_ir.data.downloads import GZIP_FAULTS, Report, fetch, take
@@ -250,7 +251,7 @@ def list_everything() -> list[list[str]]:
         rows.append(_file_row(f"kilt/{topics.task}/{topics.split}", KINDS[topics.task], file.records, size, file.path))
     rows.append(_file_row("kilt/knowledgesource", "pages", SOURCE_PAGES, SOURCE_SIZE, knowledge_source()))
     built = next((path for name in PASSAGE_FILES if (path := kilt_folder() / name).is_file()), None)
-    built_size = human_bytes(built.stat().st_size) if built else "-"
+    built_size = format_bytes(built.stat().st_size) if built else "-"
     rows.append(["kilt", "passages", "-", built_size, str(built or "not built")])
     return rows
 
@@ -266,4 +267,4 @@ def list_topics(collection: Collection) -> list[list[str]]:
 
 def _file_row(name: str, kind: str, records: int | None, size: int | None, path: Path) -> list[str]:
     where = str(path) if path.is_file() else "not fetched"
-    return [name, kind, f"{records:,}" if records else "-", human_bytes(size) if size else "-", where]
+    return [name, kind, f"{records:,}" if records else "-", format_bytes(size) if size else "-", where]

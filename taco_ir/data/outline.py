@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.files import InputError
+from taco_ir.core.processes import collector_paused
 from taco_ir.core.types import Query
 from taco_ir.data.topics import log_repeats, plain_text, read_single_queries, read_topics
 

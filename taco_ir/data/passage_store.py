@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, data_home, exclusive, fingerprint, read_json, write_json, writing_folder
-from taco_ir.core.hashes import FileFacts, check_files, described, sha256_once
+from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json, writing_folder
+from taco_ir.core.hashes import FileFacts, check_files, describe_files, fingerprint, sha256_once
 from taco_ir.core.types import Passage
 
 log = logging.getLogger("taco_ir")
@@ -250,7 +250,7 @@ class PassageStore:
         np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
         facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
-        files = described(folder, sorted(path.name for path in folder.iterdir()))
+        files = describe_files(folder, sorted(path.name for path in folder.iterdir()))
         write_json(folder / "layout.json", facts | {"files": files})
 
     def _refuse_duplicates(self, hashes: npt.NDArray[np.uint64], order: npt.NDArray[np.int64]) -> None:

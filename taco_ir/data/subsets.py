@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, claim_output, read_json, sha256_file, write_json, writing_folder
-from taco_ir.core.seeds import generator
-from taco_ir.core.settings import checked
+from taco_ir.core.files import InputError, read_json, write_json, writing_folder
+from taco_ir.core.hashes import generator, sha256_file
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.settings import check_value
 from taco_ir.data.collection import Collection
 from taco_ir.data.downloads import Report
 from taco_ir.data.gold import find_gold_rows
@@ -67,8 +68,8 @@ def make_subset(
         InputError: for an output with other content, topics without evidence in the collection, or more distractors
             than the collection has.
     """
-    checked("distractors", distractors, int, {"min": 0})
-    checked("seed", seed, int, {"min": 0})
+    check_value("distractors", distractors, int, {"min": 0})
+    check_value("seed", seed, int, {"min": 0})
     paths = [collection.topics_path(name) for name in topics]
     made_of = {
         "source": collection.passages.fingerprint,

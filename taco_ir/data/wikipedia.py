@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, NamedTuple
 
 import orjson
 
-from taco_ir.core.files import InputError, appending, read_json, require_space, sync_folder, write_json
+from taco_ir.core.files import InputError, appending, read_json, require_space, sync_path, write_json
 from taco_ir.data.collection import PASSAGE_FILES
 from taco_ir.data.downloads import GZIP_FAULTS, Report, take
 from taco_ir.data.passage_store import PassageStore
@@ -81,7 +81,7 @@ def build_passages(
             raise InputError(f"{source}: {done.pages} pages, and no passage in them")
         part.replace(target)
     state.unlink()
-    sync_folder(target.parent)
+    sync_path(target.parent)
     return done
 
 

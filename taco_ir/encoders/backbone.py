@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.model_folder import HEAD_FILE, ModelFolder
 from taco_ir.encoders.weights import KEY, is_int8, read_safetensors, read_weights
@@ -46,7 +46,7 @@ def load_backbone(
     transformers.utils.logging.disable_progress_bar()
     kind = read_json(path / "config.json", dict[str, Any]).get("model_type")
     if config.pooling == "decoder" and kind != "t5":
-        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {shown(kind)}")
+        raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {abbreviate(kind)}")
     loader = transformers.T5EncoderModel if kind == "t5" and config.pooling != "decoder" else transformers.AutoModel
     local = {"local_files_only": True, "trust_remote_code": False}
     loaded = {"dtype": torch.float32, "output_loading_info": True}

@@ -12,9 +12,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from taco_ir.core.files import InputError, read_json, typed, write_json
+from taco_ir.core.files import InputError, check_type, read_json, write_json
 from taco_ir.core.settings import Settings
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
 
 Pooling = Literal["first", "mean", "decoder"]
@@ -182,7 +182,7 @@ def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
     for module in read_json(path, list[Module], others=True):
         kind, place = module.type.rsplit(".", 1)[-1], folder / module.path
         if kind in ("Transformer", "Pooling") and not os.path.isdir(place):  # noqa: PTH112  (no for any text)
-            raise InputError(f"{path}: path is {shown(module.path)}; no such folder in it")
+            raise InputError(f"{path}: path is {abbreviate(module.path)}; no such folder in it")
         if kind == "Transformer":
             lengths = _lengths(place, longest)
         elif kind == "Pooling":
@@ -190,7 +190,7 @@ def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
         elif kind == "Normalize":
             normalize = True
         else:
-            raise InputError(f"{path}: type is module {shown(kind)}; valid: Transformer, Pooling, Normalize")
+            raise InputError(f"{path}: type is module {abbreviate(kind)}; valid: Transformer, Pooling, Normalize")
     if pooling is None:
         raise InputError(f"{path}: no Pooling module")
     prompts, passage_prompt = _prompts(folder)
@@ -208,15 +208,15 @@ def _lengths(module: Path, longest: int) -> tuple[int, int]:
 
 def _pooling(path: Path) -> Pooling:
     values = read_json(path, dict[str, Any])
-    said = typed(values, PoolingConfig, str(path), others=True)
+    said = check_type(values, PoolingConfig, str(path), others=True)
     start = "pooling_mode_"
-    modes = typed({key: on for key, on in values.items() if key.startswith(start)}, dict[str, bool], str(path))
+    modes = check_type({key: on for key, on in values.items() if key.startswith(start)}, dict[str, bool], str(path))
     on = [key.removeprefix(start).removesuffix("_token").removesuffix("_tokens") for key in modes if modes[key]]
     given = on if said.pooling_mode is None else said.pooling_mode
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in ("mean", "cls") or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {shown(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with prompts"
+            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with prompts"
         )
     return "mean" if mode == "mean" else "first"
 

@@ -12,9 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
-from taco_ir.core.files import InputError, fingerprint, read_json
-from taco_ir.core.hashes import sha256_once
-from taco_ir.core.typed import shown
+from taco_ir.core.files import InputError, read_json
+from taco_ir.core.hashes import fingerprint, sha256_once
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterRecord, read_record
 from taco_ir.encoders.config import (
     CONFIG_FILE,
@@ -173,7 +173,7 @@ class ModelFolder:
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
             raise InputError(
-                f"{self}: lengths of {shown(min(lengths))} to {shown(max(lengths))} tokens (query_length,"
+                f"{self}: lengths of {abbreviate(min(lengths))} to {abbreviate(max(lengths))} tokens (query_length,"
                 f" passage_length, query_lengths); the backbone takes 1 to {most}"
             )
         return config
@@ -236,7 +236,7 @@ class ModelFolder:
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
         if named is not None:
             raise InputError(
-                f"{config}: {NAMES_WEIGHTS} is {shown(named)}; only model{WEIGHTS} or shards of model{INDEX} are read"
+                f"{config}: {NAMES_WEIGHTS} is {abbreviate(named)}; only model{WEIGHTS} or shards of model{INDEX} are read"
             )
         self._check_shards()
         weights = any(self.path.glob(f"*{WEIGHTS}"))

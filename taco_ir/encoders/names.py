@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from taco_ir.core.files import InputError, sha256_file
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import sha256_file
 from taco_ir.encoders.config import CONFIG_FILE
 
 SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from taco_ir.core.files import InputError, fingerprint
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import fingerprint
 from taco_ir.core.tasks import TASK_NAMES, resolve_task
 from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.adapters.folder import BARE, AdapterRecord, adapter_digest

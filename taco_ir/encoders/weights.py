@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,9 @@ def is_int8(folder: Path) -> bool:
     """Whether a model folder keeps its weights in 8 bits. Raises: InputError where it names an unknown format."""
     how = read_json(folder / CONFIG, dict[str, Any]).get(KEY)
     if how not in (None, INT8):
-        raise InputError(f"{folder / CONFIG}: {KEY} is {shown(how)}; valid: {INT8!r}, or no such key for plain weights")
+        raise InputError(
+            f"{folder / CONFIG}: {KEY} is {abbreviate(how)}; valid: {INT8!r}, or no such key for plain weights"
+        )
     return how is not None
 
 

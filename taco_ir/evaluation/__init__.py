@@ -1,1 +1,1 @@
-"""Runs and topics -> measures, significance and tables; no torch in here."""
+"""Runs and topics to measures, significance tests and tables, without torch."""

@@ -1,6 +1,7 @@
-"""KILT's downstream measures: answers against gold answers, and the same counted only where all evidence was found.
+"""KILT's downstream measures: answers against gold answers, and the same only where all evidence was found.
 
-Petroni et al., NAACL 2021, section 5; equal to KILT's `eval_downstream.py`, whose EM and F1 are SQuAD's (Rajpurkar et al., EMNLP 2016).
+Petroni et al., NAACL 2021, section 5; equal to KILT's `eval_downstream.py`, whose EM and F1 are those of SQuAD
+(Rajpurkar et al., EMNLP 2016).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import Query, normal_answer
+from taco_ir.core.texts import normal_answer
+from taco_ir.core.types import Query
 from taco_ir.evaluation.kilt_pages import R_PRECISION, kilt_scores
 
 SMOOTHING = 1e-8  # of the `rouge` package
@@ -22,7 +24,7 @@ def exact_match(answer: str, gold: str) -> float:
 
 
 def token_f1(answer: str, gold: str) -> float:
-    """F1 of the words of both, as bags; 0 where they share none."""
+    """F1 of the words of both, as bags; 0 if they share none."""
     ours, theirs = normal_answer(answer).split(), normal_answer(gold).split()
     shared = sum((Counter(ours) & Counter(theirs)).values())
     if not shared:
@@ -32,15 +34,15 @@ def token_f1(answer: str, gold: str) -> float:
 
 
 def accuracy(answer: str, gold: str) -> float:
-    """Equality without any normalisation, as KILT has it."""
+    """Equality without normalisation, as in KILT."""
     return float(answer == gold)
 
 
 def rouge_l(answer: str, gold: str) -> float:
     """F of ROUGE-L as the `rouge` package 1.0 computes it, over sentences (between full stops) and sets of words.
 
-    Shared are the words in a longest common subsequence of any sentence of one with any of the other (Lin, 2004, section 3.2);
-    a word counts once. 0 where either text is nothing but full stops.
+    The shared words are those in a longest common subsequence of any sentence of one with any of the other (Lin, 2004,
+    section 3.2); each counts once. 0 if either text is nothing but full stops.
     """
     ours, theirs = _sentences(answer), _sentences(gold)
     if not ours or not theirs:
@@ -52,12 +54,12 @@ def rouge_l(answer: str, gold: str) -> float:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words of each sentence; one of blanks alone has the empty word, as in that package."""
+    """Words of each sentence; a sentence of blanks alone has the empty word, as in that package."""
     return [sentence.split() or [""] for sentence in text.split(".") if sentence]
 
 
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """A longest common subsequence; of several, the one found by going back in `b` where both ways are as good."""
+    """A longest common subsequence; of several, the one found by going back in `b` on ties, as in that package."""
     length = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a):
         for j, other in enumerate(b):
@@ -77,7 +79,7 @@ def common_subsequence(a: Sequence[str], b: Sequence[str]) -> list[str]:
 
 ANSWER_SCORES: dict[str, AnswerScore] = {"EM": exact_match, "F1": token_f1, "AC": accuracy, "RL": rouge_l}
 ANSWER_MEASURES = (*ANSWER_SCORES, *(WITH_EVIDENCE + name for name in ANSWER_SCORES))
-# what KILT's leaderboard shows, by kind of task
+# measures on KILT's leaderboard by kind of task
 OF_KIND = {
     "fact checking": ("AC",),
     "slot filling": ("AC",),
@@ -89,8 +91,8 @@ OF_KIND = {
 OF_QUESTIONS = ("EM", "F1")
 
 
-def asked_measures(kind: str) -> tuple[str, ...]:
-    """The measures that a kind of task asks for, then their KILT- versions; question answering where the kind is not known."""
+def select_measures(kind: str) -> tuple[str, ...]:
+    """The measures of a kind of task, then their KILT- versions; those of question answering for an unknown kind."""
     asked = OF_KIND.get(kind, OF_QUESTIONS)
     return (*asked, *(WITH_EVIDENCE + name for name in asked))
 
@@ -112,7 +114,7 @@ def answer_scores(
         rankings: qid -> pages, best first; the KILT- measures are 0 where their R-precision is not 1.
 
     Raises:
-        InputError: for a measure that is none of ANSWER_MEASURES.
+        InputError: for a measure that is not in ANSWER_MEASURES.
     """
     if unknown := [measure for measure in measures if measure not in ANSWER_MEASURES]:
         raise InputError(f"measure {unknown[0]!r} is none of answers; allowed: {', '.join(ANSWER_MEASURES)}")

@@ -1,6 +1,6 @@
 """KILT's page-level retrieval measures, over evidence sets (Petroni et al. 2021, section 5).
 
-They differ from trec_eval's, which judge against the union of the evidence sets.
+They differ from those of trec_eval, which judges against the union of the evidence sets.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from taco_ir.core.files import InputError, collector_paused
+from taco_ir.core.files import InputError
+from taco_ir.core.processes import collector_paused
 from taco_ir.core.types import Query
 
 R_PRECISION = "Rprec"
 AT_K = ("recall", "success", "precision")
 
 
-class _Judged(NamedTuple):
+class _Match(NamedTuple):
     """What the measures need of one ranking.
 
-    `sets` counts the distinct evidence sets; `complete_ranks` are the ranks (from 0, ascending) of the complete ones in
-    KILT's list of entries, where a page outside every set is one entry and a set is one entry, at its last retrieved page.
+    Attributes:
+        sets: the number of distinct evidence sets.
+        complete_ranks: ranks (from 0, ascending) of the complete evidence sets in KILT's list of entries. There a page
+            outside every set is one entry, and a set is one entry at its last retrieved page.
     """
 
     sets: int
@@ -30,29 +33,27 @@ class _Judged(NamedTuple):
     complete_ranks: list[int]
 
 
-def _judge(ranking: Sequence[str], query: Query) -> _Judged:
+def _match(ranking: Sequence[str], query: Query) -> _Match:
     sets = list(dict.fromkeys([frozenset(evidence.pages) for evidence in query.evidence]))
     found = frozenset().union(*sets).intersection(ranking)
     if not found:
-        return _Judged(len(sets), 0.0, [])
+        return _Match(len(sets), 0.0, [])
     position_of = {page: ranking.index(page) for page in found}
     positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
-    r_precision = max(
-        [_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages]
-    )
+    shares = [_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages]
     ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
-    judged = sorted(position_of.values())
+    gold = sorted(position_of.values())
     # entries before a set: the sets that end before it, and the pages before its end that are in no set
     ranks = [
-        entry + end - bisect_left(judged, end)
+        entry + end - bisect_left(gold, end)
         for entry, (end, index) in enumerate(ends)
         if len(positions_S[index]) == len(sets[index])
     ]
-    return _Judged(len(sets), r_precision, ranks)
+    return _Match(len(sets), max(shares), ranks)
 
 
 def _below(limit: int, positions: list[int]) -> int:
-    """How many positions are less than `limit`; with a list, which is faster for a handful than a generator."""
+    """How many positions are less than `limit`; a list is faster for a handful than a generator."""
     return sum([position < limit for position in positions])
 
 
@@ -62,7 +63,7 @@ def kilt_scores(
     """Measure -> qid -> value, equal to those of KILT's own script.
 
     Args:
-        rankings: qid -> pages, best first, none twice (`page_run` sees to it). A query that is missing scores 0.
+        rankings: qid -> pages, best first, no repeats (see `page_run`). A missing query scores 0.
         queries: evidence sets with the same pages count once; a query without evidence scores 0.
         measures: `Rprec`, or `recall`, `success` or `precision` with `@k`.
 
@@ -71,19 +72,18 @@ def kilt_scores(
     """
     cutoffs = {measure: _cutoff(measure) for measure in measures}
     with collector_paused():
-        judged_Q = [_judge(list(rankings.get(query.qid, ())), query) for query in queries]
-    sets_Q = np.array([max(judged.sets, 1) for judged in judged_Q])
-    complete = [(row, rank) for row, judged in enumerate(judged_Q) for rank in judged.complete_ranks]
+        match_Q = [_match(list(rankings.get(query.qid, ())), query) for query in queries]
+    sets_Q = np.array([max(match.sets, 1) for match in match_Q])
+    complete = [(row, rank) for row, match in enumerate(match_Q) for rank in match.complete_ranks]
     rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T  # one element per complete evidence set
     scores = {}
     for measure, (kind, k) in cutoffs.items():
         if kind == R_PRECISION:
-            values = [judged.r_precision for judged in judged_Q]
+            values = [match.r_precision for match in match_Q]
         else:
             complete_Q = np.bincount(rows_E[ranks_E < k], minlength=len(queries))
-            values = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}[
-                kind
-            ].tolist()
+            by_kind = {"recall": complete_Q / sets_Q, "success": (complete_Q > 0) / 1, "precision": complete_Q / k}
+            values = by_kind[kind].tolist()
         scores[measure] = {query.qid: value for query, value in zip(queries, values, strict=True)}
     return scores
 
@@ -92,7 +92,6 @@ def _cutoff(measure: str) -> tuple[str, int]:
     """Kind and k of a measure; k is 0 for R-precision."""
     kind, _, k = measure.partition("@")
     if measure != R_PRECISION and not (kind in AT_K and k.isdecimal() and int(k) > 0):
-        raise InputError(
-            f"measure {measure!r} is not one of KILT's: {R_PRECISION}, {', '.join(f'{kind}@k' for kind in AT_K)} (k from 1)"
-        )
+        allowed = ", ".join([R_PRECISION, *(f"{kind}@k" for kind in AT_K)])
+        raise InputError(f"measure {measure!r} is not one of KILT's: {allowed} (k from 1)")
     return kind, int(k or 0)

@@ -1,7 +1,7 @@
-"""Measures as values that parse and print with their level, and a run's scores by them.
+"""Measures as values that parse and print, and a run's scores by them.
 
-Page level is KILT's (see kilt_pages.py); passage level is trec_eval's, on qrels that are the union of the evidence sets; answers
-are scored by KILT's downstream measures (see answers.py).
+Page level is KILT's (kilt_pages.py); passage level is trec_eval's, on qrels that are the union of the evidence sets;
+answers are scored by KILT's downstream measures (answers.py).
 """
 
 from __future__ import annotations
@@ -15,36 +15,25 @@ from typing import NamedTuple
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import PageOf, missing_topics, ranked_pages
 from taco_ir.core.types import Query, Run, refuse_text
-from taco_ir.evaluation.answers import answer_scores, gold_answers
+from taco_ir.evaluation.answers import ANSWER_MEASURES, answer_scores, gold_answers
 from taco_ir.evaluation.kilt_pages import kilt_scores
 
-# kind -> level, printed name
 KINDS = {
-    "Rprec": ("page", "R-precision"),
-    "recall": ("page", "recall"),
-    "success": ("page", "success"),
-    "precision": ("page", "precision"),
-    "MRR": ("passage", "MRR"),
-    "R": ("passage", "R"),
-    "nDCG": ("passage", "nDCG"),
-    "EM": ("answer", "EM"),
-    "F1": ("answer", "F1"),
-    "AC": ("answer", "accuracy"),
-    "RL": ("answer", "ROUGE-L"),
-    "KILT-EM": ("answer", "KILT-EM"),
-    "KILT-F1": ("answer", "KILT-F1"),
-    "KILT-AC": ("answer", "KILT-AC"),
-    "KILT-RL": ("answer", "KILT-RL"),
+    "page": ("Rprec", "recall", "success", "precision"),
+    "passage": ("MRR", "R", "nDCG"),
+    "answer": ANSWER_MEASURES,
 }
-AT_K = tuple(kind for kind, (level, _) in KINDS.items() if level != "answer" and kind != "Rprec")  # those with a cutoff
-# kind -> trec_eval's name with and without its cutoff as a parameter
+LEVELS = {kind: level for level, kinds in KINDS.items() for kind in kinds}
+PRINTED = {"Rprec": "R-precision", "AC": "accuracy", "RL": "ROUGE-L"}  # names that are not the kind itself
+AT_K = tuple(kind for kind, level in LEVELS.items() if level != "answer" and kind != "Rprec")  # with a cutoff
+# kind -> trec_eval's name
 TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
-PART = 200  # queries scored together
+BATCH = 200  # queries scored together
 FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5}))?")
 
 
 class Measure(NamedTuple):
-    """A measure of retrieval or of answers; `k` is its cutoff, 0 for those that have none: R-precision and all of answers."""
+    """A measure of retrieval or of answers; `k` is its cutoff, 0 for R-precision and those of answers."""
 
     kind: str
     k: int = 0
@@ -58,10 +47,11 @@ class Measure(NamedTuple):
         """
         if match := FORM.fullmatch(text.strip()):
             level, name, k = match.groups()
-            for kind, (level_of_kind, printed) in KINDS.items():
-                if name in (kind, printed) and level in (None, level_of_kind) and (k is None) == (kind not in AT_K):
+            for kind, own_level in LEVELS.items():
+                named = name in (kind, PRINTED.get(kind)) and level in (None, own_level)
+                if named and (k is None) == (kind not in AT_K):
                     return cls(kind, int(k or 0))
-        forms = [f"{kind}@k" if kind in AT_K else kind for kind in KINDS]
+        forms = [f"{kind}@k" if kind in AT_K else kind for kind in LEVELS]
         wanted = re.sub(r"@.*", "@k", text.strip().lower())
         nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
         raise InputError(
@@ -71,7 +61,7 @@ class Measure(NamedTuple):
 
     @property
     def level(self) -> str:
-        return KINDS[self.kind][0]
+        return LEVELS[self.kind]
 
     @property
     def short(self) -> str:
@@ -79,28 +69,28 @@ class Measure(NamedTuple):
         return f"{self.kind}@{self.k}" if self.k else self.kind
 
     def __str__(self) -> str:
-        level, printed = KINDS[self.kind]
-        return f"{level} {printed}@{self.k}" if self.k else f"{level} {printed}"
+        return f"{self.level} {PRINTED.get(self.kind, self.kind)}" + (f"@{self.k}" if self.k else "")
 
 
 MACRO = "macro average"
-MEASURES = tuple(
-    map(Measure.parse, ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10"))
-)
+DEFAULTS = ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10")
+MEASURES = tuple(map(Measure.parse, DEFAULTS))
 
 
 class Scores(NamedTuple):
     """A run's scores on one task.
 
-    `by_query` maps measure -> qid -> value, or to None where the measure does not apply (passage measures without
-    passage judgments, or on a run of pages; those of answers without answers, ours or gold); `missing` are the qids that the run has no ranking for (they score 0).
+    Attributes:
+        by_query: measure -> qid -> value; None where the measure does not apply: passage measures without judged
+            passages or on a run of pages, answer measures without answers, ours or gold.
+        missing: qids that the run has no ranking for; they score 0.
     """
 
     by_query: dict[Measure, dict[str, float] | None]
     missing: list[str]
 
     def mean(self, measure: Measure) -> float | None:
-        """Mean over the queries (passage level: those with passage judgments; else all of them), or None."""
+        """Mean over the queries, for passage measures over those with judged passages; None without values."""
         values = self.by_query[measure]
         return math.fsum(values.values()) / len(values) if values else None
 
@@ -117,32 +107,30 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
     refuse_text(measures, "measures")
     missing = missing_topics(run, queries)
     measures = list(dict.fromkeys(measures))
-    if not (run.answers and any(map(gold_answers, queries))):
-        measures_of_answers: list[Measure] = []
-    else:
-        measures_of_answers = [measure for measure in measures if measure.level == "answer"]
-    of_pages = [measure for measure in measures if measure.level == "page"]
-    of_passages = [measure for measure in measures if measure.level == "passage"] if run.level == "passage" else []
-    found: dict[Measure, dict[str, float]] = {
-        measure: {} for measure in (*of_pages, *measures_of_answers, *of_passages)
-    }
-    for start in range(0, len(queries), PART):
-        part = queries[start : start + PART]
-        own = run._replace(rankings={query.qid: run.rankings[query.qid] for query in part if query.qid in run.rankings})
-        if of_pages or measures_of_answers:
+    levels = {"page": True, "passage": run.level == "passage"}
+    levels["answer"] = bool(run.answers) and any(map(gold_answers, queries))
+    of_pages, of_passages, of_answers = (
+        [measure for measure in measures if measure.level == level and levels[level]]
+        for level in ("page", "passage", "answer")
+    )
+    found: dict[Measure, dict[str, float]] = {measure: {} for measure in (*of_pages, *of_answers, *of_passages)}
+    for start in range(0, len(queries), BATCH):
+        batch = queries[start : start + BATCH]
+        own = run._replace(rankings={each.qid: run.rankings[each.qid] for each in batch if each.qid in run.rankings})
+        if of_pages or of_answers:
             rankings = dict(ranked_pages(own, page_of))
-            scores = kilt_scores(rankings, part, [measure.short for measure in of_pages])
-            scores |= answer_scores(run.answers, rankings, part, [measure.short for measure in measures_of_answers])
-            for measure in (*of_pages, *measures_of_answers):
+            scores = kilt_scores(rankings, batch, [measure.short for measure in of_pages])
+            scores |= answer_scores(run.answers, rankings, batch, [measure.short for measure in of_answers])
+            for measure in (*of_pages, *of_answers):
                 found[measure] |= scores[measure.short]
-        if of_passages and (qrels := passage_qrels(part)):
+        if of_passages and (qrels := passage_qrels(batch)):
             for measure, values in passage_scores(own, qrels, of_passages).items():
                 found[measure] |= values
     return Scores({measure: found.get(measure) or None for measure in measures}, missing)
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """qid -> relevant docid -> 1, the union over evidence sets; queries without judged passages are left out."""
+    """qid -> relevant docid -> 1, the union over evidence sets, without queries that have no judged passages."""
     qrels = {query.qid: {docid: 1 for evidence in query.evidence for docid in evidence.passages} for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
@@ -152,8 +140,8 @@ def passage_scores(
 ) -> dict[Measure, dict[str, float]]:
     """Measure -> qid -> trec_eval's value for every judged query; one that is missing from the run scores 0.
 
-    trec_eval orders by score and then docid; it is given -rank as the score, so the run's own order is measured. The reciprocal
-    rank has no cutoff there: it gets k hits alone.
+    trec_eval orders by score and then docid; it gets -rank as the score, so that the run's own order is measured. Its
+    reciprocal rank has no cutoff, so it gets only k hits.
     """
     import pytrec_eval
 
@@ -165,23 +153,18 @@ def passage_scores(
     scores: dict[Measure, dict[str, float]] = {}
     for depth, own in depths.items():
         names = {measure: TREC_NAMES[measure.kind].format(k=measure.k) for measure in own}
-        hits = {
-            qid: _to_the_last(relevant, run.rankings[qid].docids[:depth])
-            for qid, relevant in qrels.items()
-            if qid in run.rankings
-        }
-        evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(names.values()))
-        ranked = {
-            qid: {docid: -float(rank) for rank, docid in enumerate(docids)} for qid, docids in hits.items() if docids
-        }
-        found = evaluator.evaluate(ranked)
+        ranked = {}
+        for qid in qrels.keys() & run.rankings.keys():
+            if docids := _cut_after_last(qrels[qid], run.rankings[qid].docids[:depth]):
+                ranked[qid] = {docid: -float(rank) for rank, docid in enumerate(docids)}
+        found = pytrec_eval.RelevanceEvaluator(qrels, set(names.values())).evaluate(ranked)
         for measure, name in names.items():
             scores[measure] = {qid: found[qid][name.replace(".", "_")] if qid in found else 0.0 for qid in qrels}
     return scores
 
 
-def _to_the_last(relevant: Collection[str], docids: Sequence[str]) -> Sequence[str]:
-    """Hits up to the last one that is relevant: those behind it change no value, and none at all make every value 0."""
+def _cut_after_last(relevant: Collection[str], docids: Sequence[str]) -> Sequence[str]:
+    """Hits up to the last relevant one; those after it change no value."""
     found = [docids.index(docid) for docid in set(relevant).intersection(docids)]
     return docids[: max(found, default=-1) + 1]
 

@@ -1,9 +1,9 @@
-"""Run files as the user names them, files and folders, sorted by system and topics."""
+"""Run files and folders as a user names them, sorted by system and topics."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from taco_ir.data.collection import Collection, Topics
 
 PASSAGE_RUNS = (".trec", ".tsv")  # as search names them: TREC's and MS MARCO's
 RUN_SUFFIXES = (*PASSAGE_RUNS, ".jsonl", ".run", ".txt", ".res")
-CHECKED_TOGETHER = 200  # rankings; so that what is looked up together stays small
+BATCH = 200  # rankings checked together, so that look-ups stay small
 Systems = dict[str, dict[str, Run]]  # system -> topics -> run
 
 
@@ -27,8 +27,12 @@ class RunFile(NamedTuple):
     runs: dict[str, Run]
 
 
-def run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
-    """Every run file once (by its real path): as it was given, and its system's name where a folder names it. Raises: InputError."""
+def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
+    """Every run file once, by its real path: as it was given, and its system where a folder names it.
+
+    Raises:
+        InputError: for a folder without run files.
+    """
     found: dict[Path, tuple[Path, str | None]] = {}
     for path in paths:
         if not path.is_dir():
@@ -42,12 +46,12 @@ def run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
     return found
 
 
-def read_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
+def read_run_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
     """Read run files, by real path. Raises: InputError for a file that belongs to none of the topics."""
-    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in run_files(paths).items()}
+    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in list_run_files(paths).items()}
 
 
-def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
+def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
     """Sort runs by system and topics.
 
     Raises:
@@ -56,15 +60,13 @@ def by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
     systems: dict[str, dict[str, Run]] = defaultdict(dict)
     for path, name, runs in files:
         if twice := systems[name].keys() & runs.keys():
-            raise InputError(
-                f"{path}: system {name!r} has another run for {min(twice)}; give each system a file name of its own"
-            )
+            clash = f"system {name!r} has another run for {min(twice)}"
+            raise InputError(f"{path}: {clash}; give each system a file name of its own")
         systems[name] |= runs
     for name, runs in systems.items():
         if lacking := [topic.name for topic in topics if topic.name not in runs]:
-            raise InputError(
-                f"system {name!r} has no run for {', '.join(lacking)}; give its run files, or fewer --topics"
-            )
+            names = ", ".join(lacking)
+            raise InputError(f"system {name!r} has no run for {names}; give its run files, or fewer --topics")
     return dict(systems)
 
 
@@ -76,28 +78,26 @@ def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str
             return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
-        raise InputError(
-            f"{path}: {len(foreign)} of its {len(run.rankings)} topics, first {foreign[0]!r}, are not in --topics {' '.join(topic.name for topic in topics)}"
-        )
-    return named or path.stem, {
-        topic.name: _only(run, {query.qid: None for query in topic.queries}) for topic in topics
-    }
-
-
-def _only(run: Run, qids: Mapping[str, None]) -> Run:
-    return run._replace(rankings={qid: ranking for qid, ranking in run.rankings.items() if qid in qids})
+        count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
+        raise InputError(f"{path}: {count}, first {foreign[0]!r}, are not in --topics {names}")
+    runs = {}
+    for topic in topics:
+        qids = {query.qid for query in topic.queries}
+        runs[topic.name] = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in qids})
+    return named or path.stem, runs
 
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
-    """Raise InputError for docids, or pages of a run of pages, that the collection lacks: the run is of another one."""
+    """Raise InputError for docids, or pages of a run of pages, that the collection lacks."""
     missing_in = collection.passages.missing_pages if run.level == "page" else collection.passages.missing_docids
     missing: dict[str, None] = {}
     rankings = iter(run.rankings.values())
-    while part := list(islice(rankings, CHECKED_TOGETHER)):
-        missing |= dict.fromkeys(missing_in(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in part))))
+    while batch := list(islice(rankings, BATCH)):
+        missing |= dict.fromkeys(missing_in(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in batch))))
     if missing:
         count = len({name for ranking in run.rankings.values() for name in ranking.docids})
+        what = f"{len(missing)} of {count} {'pages' if run.level == 'page' else 'docids'}"
         raise InputError(
-            f"{path}: {len(missing)} of {count} {'pages' if run.level == 'page' else 'docids'}, first {next(iter(missing))!r}, "
-            f"are not in collection {collection.name}; it is a run of another collection"
+            f"{path}: {what}, first {next(iter(missing))!r}, are not in collection {collection.name}; "
+            "it is a run of another collection"
         )

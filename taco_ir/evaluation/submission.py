@@ -1,7 +1,7 @@
-"""Submission files for KILT's leaderboard: for each test set a JSON line per query with pages and an answer, in one zip.
+"""Submission files for KILT's leaderboard: for each test set one JSON line per query with pages and an answer, zipped.
 
-KILT's scorer wants exactly one output with an `answer` of every query, and passes over answers that are empty. How the
-leaderboard wants its files named and packed is said on its page (EvalAI, challenge 689) alone.
+KILT's scorer wants exactly one output with an `answer` per query, and ignores empty answers. How the leaderboard wants
+its files named and packed is documented only on its page (EvalAI, challenge 689).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 
 from taco_ir.core.files import InputError, writing
-from taco_ir.core.progress import log
-from taco_ir.core.run_formats import missing_topics, page_run
-from taco_ir.core.types import Query, Run, numbered_lines, run_id
+from taco_ir.core.processes import log
+from taco_ir.core.run_formats import missing_topics, numbered_lines, page_run
+from taco_ir.core.types import Query, Run, run_id
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.evaluation.run_files import RunFile, by_system, read_files, refuse_foreign_docids
+from taco_ir.evaluation.run_files import RunFile, read_run_files, refuse_foreign_docids, sort_by_system
 
 Outputs = dict[str, dict[str, Any]]  # qid -> the one output of its record
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
@@ -28,7 +28,7 @@ NAMED = 3  # ids that an error names
 FEW_PAGES = 5  # KILT's leaderboard shows recall@5
 
 
-def submission_files(collection: Collection, topics: Sequence[Topics], runs: Sequence[Path]) -> dict[str, bytes]:
+def build_files(collection: Collection, topics: Sequence[Topics], runs: Sequence[Path]) -> dict[str, bytes]:
     """The submission file of each of the topics, by name, from the run files of one system.
 
     Raises:
@@ -39,41 +39,32 @@ def submission_files(collection: Collection, topics: Sequence[Topics], runs: Seq
 
 
 def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[str, RunFile]:
-    """The run file of each topics. Raises: InputError where there is none, or runs of several systems."""
-    files = list(read_files(paths, topics).values())
-    if len(systems := by_system(files, topics)) > 1:
-        raise InputError(
-            f"--runs {' '.join(map(str, paths))}: runs of {len(systems)} systems ({', '.join(systems)}); give those of one"
-        )
+    """The run file of each of the topics. Raises: InputError for missing runs, or runs of several systems."""
+    files = list(read_run_files(paths, topics).values())
+    if len(systems := sort_by_system(files, topics)) > 1:
+        names = f"{len(systems)} systems ({', '.join(systems)})"
+        raise InputError(f"--runs {' '.join(map(str, paths))}: runs of {names}; give those of one")
     return {name: file for file in files for name in file.runs}
 
 
 def _one_file(collection: Collection, topics: Topics, file: RunFile) -> bytes:
-    """A submission file of one run, warning of queries with few pages. Raises: InputError for a run of anything else."""
+    """The submission file of one run, warning of queries with few pages. Raises: InputError for a foreign run."""
     run = file.runs[topics.name]
     if run.level == "page":
-        outputs = kilt_outputs(file.path)
+        outputs = read_outputs(file.path)
     else:
         refuse_foreign_docids(run, collection, file.path)
         run = page_run(run, collection.passages.page_of)
-        outputs = outputs_of(run)
-    content = submission(topics.queries, run, outputs, f"{file.path}, {topics.name}")
-    few = [qid for qid, ranking in run.rankings.items() if len(ranking.docids) < FEW_PAGES]
-    if few:
+        outputs = build_outputs(run)
+    content = build_submission(topics.queries, run, outputs, f"{file.path}, {topics.name}")
+    if few := [qid for qid, ranking in run.rankings.items() if len(ranking.docids) < FEW_PAGES]:
         bare = sum(not run.rankings[qid].docids for qid in few)
-        log.warning(
-            "%s: %d of %d queries, first %r, have fewer than %d pages, %d of them none; more --hits give more pages",
-            file.path,
-            len(few),
-            len(topics.queries),
-            few[0],
-            FEW_PAGES,
-            bare,
-        )
+        said = "%s: %d of %d queries, first %r, have fewer than %d pages, %d of them none; more --hits give more pages"
+        log.warning(said, file.path, len(few), len(topics.queries), few[0], FEW_PAGES, bare)
     return content
 
 
-def outputs_of(run: Run) -> Outputs:
+def build_outputs(run: Run) -> Outputs:
     """Outputs of a run of pages: the pages, and an empty answer."""
     return {
         qid: {"answer": "", "provenance": [{"wikipedia_id": page} for page in ranking.docids]}
@@ -81,20 +72,19 @@ def outputs_of(run: Run) -> Outputs:
     }
 
 
-def kilt_outputs(path: Path) -> Outputs:
-    """Outputs of a KILT run that `formats.read_kilt` has read, as they are; an empty answer where there is none."""
+def read_outputs(path: Path) -> Outputs:
+    """Outputs of a KILT run that `read_kilt` accepts, unchanged except for an empty answer where there is none."""
     records = (orjson.loads(line) for _, line in numbered_lines(path))
-    return {
-        run_id(str(record["id"]).strip()): {"answer": "", "provenance": []} | record["output"][0] for record in records
-    }
+    empty = {"answer": "", "provenance": []}
+    return {run_id(str(record["id"]).strip()): empty | record["output"][0] for record in records}
 
 
-def submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) -> bytes:
+def build_submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) -> bytes:
     """A submission file: a record for each query, in the order of the topics.
 
     Args:
         run: the run that `outputs` are of.
-        name: what an error calls the run.
+        name: what errors call the run.
 
     Raises:
         InputError: for queries without a record, or records of no query, naming the first few.
@@ -104,9 +94,10 @@ def submission(queries: Sequence[Query], run: Run, outputs: Outputs, name: str) 
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     if missing:
+        first = ", ".join(map(repr, missing[:NAMED])) + ", ..." * (len(missing) > NAMED)
         raise InputError(
-            f"{name}: no hits for {len(missing)} of {len(queries)} queries ({', '.join(map(repr, missing[:NAMED]))}{', ...' * (len(missing) > NAMED)}); "
-            "every query needs a record (a TREC run has no line for a query without hits; one searched with --output-format kilt has)"
+            f"{name}: no hits for {len(missing)} of {len(queries)} queries ({first}); every query needs a record "
+            "(a TREC run has no line for a query without hits; one searched with --output-format kilt has)"
         )
     records = [
         {"id": query.record_id or query.qid, "input": query.text, "output": [outputs[query.qid]]} for query in queries

@@ -1,4 +1,4 @@
-"""One table, four forms: plain text for a terminal, markdown, JSON and LaTeX; and the HTML pages that spell values as tables do."""
+"""Tables as plain text, markdown, JSON or LaTeX, and templates of HTML pages that show values in the same way."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Marked(NamedTuple):
-    """A number with a mark behind it, such as one of significance."""
+    """A number with a mark after it, such as one of significance."""
 
     value: float
     mark: str
 
 
 class PValue(float):
-    """A p-value, which is never 0 and is not shown as if it were."""
+    """A p-value; never 0, so never shown as 0."""
 
 
 Cell = str | float | int | Marked | None
@@ -33,9 +33,9 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 
 
 class Table(NamedTuple):
-    """Rows under a header; None is a value that does not exist.
+    """Rows under a header; None is a missing value.
 
-    The largest number of each column named in `best` is bold where the form has that.
+    The largest number of each column named in `best` is bold in forms that have bold.
     """
 
     title: str
@@ -45,14 +45,12 @@ class Table(NamedTuple):
 
 
 def without_empty(table: Table, name: str) -> Table:
-    """The table without the column `name` (which is not among `best`), if no row has a value there."""
+    """The table without the column `name` (not one of `best`), if no row has a value there."""
     place = table.header.index(name)
     if any(row[place] is not None for row in table.rows):
         return table
-    left = [column for column in range(len(table.header)) if column != place]
-    return table._replace(
-        header=[table.header[column] for column in left], rows=[[row[column] for column in left] for row in table.rows]
-    )
+    rows = [[*row[:place], *row[place + 1 :]] for row in table.rows]
+    return table._replace(header=[*table.header[:place], *table.header[place + 1 :]], rows=rows)
 
 
 def render(table: Table, form: str) -> str:
@@ -65,9 +63,8 @@ def render(table: Table, form: str) -> str:
     if form not in FORMS:
         raise InputError(f"format {form!r} is not known; allowed: {', '.join(FORMS)}")
     if len(set(table.header)) < len(table.header) or not set(table.best) <= set(table.header):
-        raise ValueError(
-            f"table {table.title!r}: header {list(table.header)} must have no repeats and hold {list(table.best)}"
-        )
+        header = f"header {list(table.header)} must have no repeats and hold {list(table.best)}"
+        raise ValueError(f"table {table.title!r}: {header}")
     if wrong := [row for row in table.rows if len(row) != len(table.header)]:
         raise ValueError(f"table {table.title!r}: row {wrong[0]} does not fit the header {list(table.header)}")
     return FORMS[form](table)
@@ -86,12 +83,11 @@ def _plain(table: Table) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     rows.insert(1, ["-" * width for width in widths])
     places = list(zip(widths, _numeric_columns(table), strict=True))
-    lines = [
-        "  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in zip(row, places, strict=True))
-        for row in rows
-    ]
-    title = [_one_line(table.title)] if table.title else []
-    return "".join(f"{line.rstrip()}\n" for line in [*title, *lines])
+    lines = [_one_line(table.title)] if table.title else []
+    for row in rows:
+        cells = zip(row, places, strict=True)
+        lines.append("  ".join(f"{text:{'>' if right else '<'}{width}}" for text, (width, right) in cells))
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _markdown(table: Table) -> str:
@@ -106,15 +102,9 @@ def _latex(table: Table) -> str:
     columns = "".join("r" if right else "l" for right in _numeric_columns(table))
     body = [" & ".join(row) + r" \\" for row in rows]
     caption = [f"\\caption{{{_escape_latex(table.title)}}}"] if table.title else []
-    head = [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        *caption,
-        f"\\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-    ]
-    return "\n".join([*head, body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    head = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", *caption]
+    head += [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
+    return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 def _json(table: Table) -> str:
@@ -160,7 +150,7 @@ def show(value: float | int) -> str:
 
 
 def _numeric_columns(table: Table) -> list[bool]:
-    """Which columns hold no text, so that they are aligned to the right."""
+    """Which columns hold no text and are aligned to the right."""
     return [not any(isinstance(row[column], str) for row in table.rows) for column in range(len(table.header))]
 
 
@@ -178,22 +168,19 @@ def _escape_latex(text: str) -> str:
 
 @cache
 def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
-    """The templates in a package's folder, or one inside it; every value is escaped, and the filter `cell` spells it as tables do."""
+    """The HTML templates in a package's folder. Every value is escaped; the filter `cell` shows it as tables do."""
     import jinja2
 
+    loader, undefined = jinja2.PackageLoader(package, folder), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = _cell
     return environment
 
 
 def _cell(value: Cell) -> str:
-    """A table's value as `render` spells it."""
+    """A table's value as `render` shows it."""
     if value is None:
         return "-"
     return show(value) if isinstance(value, int | float) else str(value)

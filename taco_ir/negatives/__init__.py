@@ -1,1 +1,1 @@
-"""Hard negatives of training queries: mined, filtered, merged, kept, audited."""
+"""Hard negatives: mined from rankings, filtered, merged, kept in files, audited."""

@@ -1,4 +1,4 @@
-"""The audit of a negatives file: what `audit_counts` counts, read from the file that was written, and examples to read."""
+"""Audits a negatives file: reads what was written, counts it (audit_counts.py), and selects examples to read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taco_ir.core.files import collector_paused, writing
+from taco_ir.core.files import writing
+from taco_ir.core.processes import collector_paused
+from taco_ir.core.texts import snippet
 from taco_ir.core.types import Passage, Query, Ranking
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.data.topics import read_json_lines
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_sources, audit_task
+from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, overlaps
 from taco_ir.negatives.audit_page import html
 from taco_ir.negatives.file import NegativesHeader, read_sources
 from taco_ir.negatives.filters import AnswerTexts, gold_of
 from taco_ir.negatives.miner import WITHOUT_SPANS, Retrieved, answers_of, audit_path, canonical_name
-from taco_ir.retrieval.snippets import snippet
 
 EXAMPLES = 20  # of all tasks together
-SHOWN = 3  # gold passages and negatives of an example, each at most
+SHOWN = 3  # most gold passages, and most negatives, of an example
 MARKS = ("«", "»")  # around a query's words in a snippet
 
 
@@ -48,8 +49,8 @@ def audit_file(
             task = _Task(collection, by_name[name], Kept.of(of_topics, len(sources)), retrieved[name], names)
             tasks.append(task.count())
             by_source += task.count_by_source()
-            drawn = random.Random(f"{sources[0].seed} {name}")
-            examples += task.examples(drawn, _quota(len(by_name), len(tasks) - 1))
+            rng = random.Random(f"{sources[0].seed} {name}")
+            examples += task.examples(rng, _quota(len(by_name), len(tasks) - 1))
     report = Audit(f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source)
     page = html(report)
     with writing(audit_path(output)) as sink:
@@ -58,20 +59,18 @@ def audit_file(
 
 
 def source_names(sources: Sequence[NegativesHeader]) -> list[str]:
-    """What each source is called; several are numbered, as two models may have one name."""
-    return (
-        [f"{number} {each.source}" for number, each in enumerate(sources, 1)]
-        if len(sources) > 1
-        else [sources[0].source]
-    )
+    """The names of the sources; several are numbered, since two models may have one name."""
+    if len(sources) == 1:
+        return [sources[0].source]
+    return [f"{number} {each.source}" for number, each in enumerate(sources, 1)]
 
 
 class Kept(NamedTuple):
-    """The negatives of a topics by qid: in the order of the file, and those of each source with its scores; and, of several, who holds what."""
+    """The negatives of a topics by qid, in the order of the file and by source, and which sources have a negative."""
 
     together: dict[str, Ranking]
     by_source: list[dict[str, Ranking]]
-    held_by: dict[tuple[str, str], list[int]]
+    sources_of: dict[tuple[str, str], list[int]]
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], sources: int) -> Kept:
@@ -83,7 +82,7 @@ class Kept(NamedTuple):
                 continue
             found: list[dict[str, float]] = [{} for _ in range(sources)]
             for docid, places, scored in zip(docids, row["sources"], scores, strict=True):
-                kept.held_by[qid, docid] = places
+                kept.sources_of[qid, docid] = places
                 for place, score in zip(places, scored, strict=True):
                     found[place][docid] = score
             kept.together[qid] = Ranking(docids, np.array([scored[0] for scored in scores], dtype=np.float32))
@@ -102,9 +101,10 @@ def _notes(collection: Collection, sources: Sequence[NegativesHeader], names: Se
     for header, name in zip(sources, names, strict=True):
         notes += [
             f"mined from {name}" + (f", encoder {header.checkpoint}" if header.checkpoint else ""),
-            f"ranks {header.skip + 1} to {header.depth}, at most {header.keep} negatives a query, filters: {', '.join(header.filters)}",
+            f"ranks {header.skip + 1} to {header.depth}, at most {header.keep} negatives a query, "
+            f"filters: {', '.join(header.filters)}",
         ]
-    return [*notes, f"examples drawn with seed {sources[0].seed}"]
+    return [*notes, f"examples sampled with seed {sources[0].seed}"]
 
 
 class _Task:
@@ -122,20 +122,22 @@ class _Task:
         self._answers = {query.qid: answers_of(query, topics.task) for query in topics.queries}
 
     def count(self) -> TaskAudit:
-        """Counts over all negatives; margins only where there is one source, as those of several have several scales."""
+        """Counts over all negatives; without margins if there are several sources, whose scales differ."""
         if len(self._names) == 1:
             return self._count(self._kept, self._retrieved[0])
         seen, dropped = sum(each.seen for each in self._retrieved), sum(each.on_gold for each in self._retrieved)
         return self._count(self._kept, Retrieved(seen, dropped, {}, sum(each.lost for each in self._retrieved)))
 
     def count_by_source(self) -> list[SourceAudit]:
-        """Counts over the negatives of each source, where there are several."""
+        """Counts over the negatives of each source, if there are several."""
         if len(self._names) == 1:
             return []
         kept = self._all.by_source
-        return audit_sources(
-            [self._count(own, seen) for own, seen in zip(kept, self._retrieved, strict=True)], self._names, kept
-        )
+        shared_SS, alone_S = overlaps(kept)
+        each_S = zip(self._names, kept, self._retrieved, shared_SS.tolist(), alone_S.tolist(), strict=True)
+        return [
+            SourceAudit(name, self._count(own, seen), tuple(shared), alone) for name, own, seen, shared, alone in each_S
+        ]
 
     def _count(self, kept: Mapping[str, Ranking], retrieved: Retrieved) -> TaskAudit:
         return audit_task(
@@ -152,27 +154,22 @@ class _Task:
         answers = self._answers[query.qid]
         return bool(answers) and self._texts.holds(docid, answers)
 
-    def examples(self, drawn: random.Random, count: int) -> Iterator[Example]:
-        """Up to `count` queries that have negatives."""
+    def examples(self, rng: random.Random, count: int) -> Iterator[Example]:
+        """Sample up to `count` queries that have negatives."""
         queries = [query for query in self._topics.queries if query.qid in self._kept and self._kept[query.qid].docids]
-        queries = drawn.sample(queries, min(count, len(queries)))
+        queries = rng.sample(queries, min(count, len(queries)))
         gold = self._gold(queries)
         for query in queries:
             ranking = self._kept[query.qid]
-            negatives = [
-                self._shown(query, self._passages[docid], float(score))._replace(source=self._holders(query, docid))
-                for docid, score in zip(ranking.docids[:SHOWN], ranking.scores, strict=False)
-            ]
+            negatives = []
+            for docid, score in zip(ranking.docids[:SHOWN], ranking.scores, strict=False):
+                places = self._all.sources_of.get((query.qid, docid), ())  # the source whose score is shown first
+                shown = self._shown(query, self._passages[docid], float(score))
+                negatives.append(shown._replace(source=", ".join(self._names[place] for place in places)))
+            names = self._names if len(self._names) > 1 else [""]
             found = [each.gold_scores.get(query.qid) for each in self._retrieved]
-            if len(found) == 1:
-                yield Example(self._topics.name, query, found[0], gold[query.qid], negatives)
-            else:
-                by_source = list(zip(self._names, found, strict=True))
-                yield Example(self._topics.name, query, None, gold[query.qid], negatives, by_source)
-
-    def _holders(self, query: Query, docid: str) -> str:
-        """Names of the sources that hold a negative, the one whose score is shown first; nothing where there is one source."""
-        return ", ".join(self._names[place] for place in self._all.held_by.get((query.qid, docid), ()))
+            gold_scores = list(zip(names, found, strict=True))
+            yield Example(self._topics.name, query, gold_scores, gold[query.qid], negatives)
 
     def _shown(self, query: Query, passage: Passage, score: float | None) -> Shown:
         has_answer = passage.docid in self._passages and self._has_answer(query, passage.docid)
@@ -180,7 +177,7 @@ class _Task:
         return Shown(score, passage.docid, passage.title, snippet(around, passage.text, marks=MARKS), has_answer)
 
     def _gold(self, queries: Sequence[Query]) -> dict[str, list[Shown]]:
-        """Gold passages of each query, the first few; of pages that count as a whole, their first passages."""
+        """The first few gold passages of each query; for pages that count as a whole, their first passages."""
         store = self._collection.passages
         gold = {query.qid: gold_of(query, {}) for query in queries}
         of_page = store.docids_of({page for each in gold.values() for page in each.whole_pages})
@@ -189,8 +186,8 @@ class _Task:
             docids = [docid for evidence in query.evidence for docid in evidence.passages]
             docids += [docid for page in sorted(gold[query.qid].whole_pages) for docid in of_page[page]]
             rows = store.rows(docids)
-            held = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
-            named[query.qid] = list(dict.fromkeys(held))[:SHOWN]
+            present = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
+            named[query.qid] = list(dict.fromkeys(present))[:SHOWN]
         passages = store.get(list(dict.fromkeys(docid for docids in named.values() for docid in docids)))
         return {
             query.qid: [self._shown(query, passages[docid], None) for docid in named[query.qid]] for query in queries

@@ -1,4 +1,4 @@
-"""What a negatives file holds, counted from the file: gold pages, likely false negatives, score margins, and examples to read."""
+"""What a negatives file holds, by count: gold pages, likely false negatives, score margins, overlaps of sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINS = 24
 
 
 class Histogram(NamedTuple):
-    """Counts of equally wide bins; bin i reaches from edges[i] to edges[i + 1], one of the edges is 0."""
+    """Counts of equally wide bins; bin i reaches from edges[i] to edges[i + 1], and one of the edges is 0."""
 
     counts: list[int]
     edges: list[float]
@@ -24,11 +24,11 @@ class TaskAudit(NamedTuple):
     """Counts over the negatives of one topics.
 
     Attributes:
-        seen: hits from which negatives were chosen; `dropped` of them were gold or on a gold page.
+        seen: hits from which negatives were selected; `dropped` of them were gold or on a gold page.
         on_gold: negatives that are gold or on a gold page; anything but 0 is an error of the miner.
         with_answer: negatives whose text holds an answer, None where answers are no spans of text.
-        margins: best gold score less negative's score, for the queries whose gold was among the hits.
-        lost: queries whose hits a margin dropped, all of them, as gold was not among them; of several sources, the sum.
+        margins: best gold score less negative's score, for queries with gold among the hits.
+        lost: queries that lost all hits to a margin because gold was not among them; the sum over several sources.
     """
 
     topics: str
@@ -44,12 +44,12 @@ class TaskAudit(NamedTuple):
 
 
 class SourceAudit(NamedTuple):
-    """Counts over the negatives that one of several sources holds, of one topics.
+    """Counts over the negatives of one of several sources, of one topics.
 
     Attributes:
-        source: what it is called.
-        shared: of its negatives, those that each of the sources holds for the same query; at its own place all of them.
-        alone: those that no other source holds.
+        source: its name.
+        shared: how many of its negatives each of the sources also has for the same query, itself included.
+        alone: how many no other source has.
     """
 
     source: str
@@ -59,7 +59,7 @@ class SourceAudit(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A passage of an example; its score is None for gold. `source` says which of several sources hold it."""
+    """A passage of an example; its score is None for gold. `source` names those that have it, if there are several."""
 
     score: float | None
     docid: str
@@ -72,19 +72,19 @@ class Shown(NamedTuple):
 class Example(NamedTuple):
     """A query to read: its gold passages and its first negatives.
 
-    `gold_score` is None where gold was not among the hits; of several sources, `gold_by_source` has each one's instead.
+    `gold_scores` has the best gold score by each source, with its name if there are several; None where gold was not
+    among its hits.
     """
 
     topics: str
     query: Query
-    gold_score: float | None
+    gold_scores: Sequence[tuple[str, float | None]]
     gold: Sequence[Shown]
     negatives: Sequence[Shown]
-    gold_by_source: Sequence[tuple[str, float | None]] = ()
 
 
 class Audit(NamedTuple):
-    """All that the report says; `sources` are those of each topics where there are several."""
+    """The whole report; `sources` are empty where there is only one."""
 
     title: str
     notes: Sequence[str]
@@ -94,11 +94,9 @@ class Audit(NamedTuple):
 
     @property
     def measured(self) -> list[TaskAudit]:
-        """What has margins: each topics, or each topics by each source."""
-        parts = [
-            each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources
-        ] or self.tasks
-        return [part for part in parts if len(part.margins)]
+        """The counts that have margins: each topics, or each topics by each source."""
+        by_source = [each.task._replace(topics=f"{each.task.topics} by {each.source}") for each in self.sources]
+        return [each for each in by_source or self.tasks if len(each.margins)]
 
 
 def audit_task(
@@ -115,8 +113,8 @@ def audit_task(
     Args:
         page_of: the page of every negative.
         gold_scores: best gold score by qid, where gold was among the hits.
-        seen: hits looked at, those of them dropped as gold, and queries that lost all hits to a margin.
-        has_answer: tells of a query and a docid whether its text holds an answer; None where that says nothing.
+        seen: hits looked at, how many of them were dropped as gold, and queries that lost all hits to a margin.
+        has_answer: tells whether the text of a docid holds an answer of a query; None where that says nothing.
     """
     on_gold = with_answer = 0
     margins = [np.zeros(0)]
@@ -145,7 +143,7 @@ def audit_task(
 
 
 def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
-    """About `bins` bins over all values, with an edge at 0: what is less lies left of it, all else right."""
+    """Count values in about `bins` bins with an edge at 0, so that each bin has one sign."""
     low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)
     width = (high - low) / (bins - 1) or 1.0
     first, last = int(np.floor(low / width)), int(np.ceil(high / width))
@@ -156,29 +154,15 @@ def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:
     return Histogram(counts.tolist(), edges.tolist())
 
 
-def audit_sources(
-    tasks: Sequence[TaskAudit], names: Sequence[str], kept: Sequence[Mapping[str, Ranking]]
-) -> list[SourceAudit]:
-    """Each source's counts with its overlaps.
-
-    Args:
-        tasks: the counts over the negatives of each of the S sources, of one topics.
-        names: what the sources are called.
-        kept: the negatives of each source by qid.
-    """
-    shared_SS, alone_S = overlaps(kept)
-    return [
-        SourceAudit(name, task, tuple(shared), alone)
-        for name, task, shared, alone in zip(names, tasks, shared_SS.tolist(), alone_S.tolist(), strict=True)
-    ]
-
-
 def overlaps(kept: Sequence[Mapping[str, Ranking]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """[S, S]: negatives of the same query that two sources both hold, on the diagonal all of one; and [S]: those that it alone holds."""
+    """Negatives of the same query that two sources both have [S, S], and those that one alone has [S].
+
+    On the diagonal are all negatives of a source.
+    """
     count = len(kept)
     shared_SS, alone_S = np.zeros((count, count), dtype=np.int64), np.zeros(count, dtype=np.int64)
     for qid in dict.fromkeys(qid for rankings in kept for qid in rankings):
-        held = [set(rankings[qid].docids) if qid in rankings else set() for rankings in kept]
-        shared_SS += [[len(ours & theirs) for theirs in held] for ours in held]
-        alone_S += [len(ours.difference(*held[:place], *held[place + 1 :])) for place, ours in enumerate(held)]
+        docids = [set(rankings[qid].docids) if qid in rankings else set() for rankings in kept]
+        shared_SS += [[len(ours & theirs) for theirs in docids] for ours in docids]
+        alone_S += [len(ours.difference(*docids[:place], *docids[place + 1 :])) for place, ours in enumerate(docids)]
     return shared_SS, alone_S

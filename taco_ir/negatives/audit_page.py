@@ -1,10 +1,9 @@
-"""The audit of a negatives file as tables and as one HTML page that needs nothing else."""
+"""The audit of a negatives file as tables and as one self-contained HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,90 +13,69 @@ from taco_ir.negatives.audit_counts import Audit, Example, SourceAudit, TaskAudi
 
 HEADINGS = ("Tasks", "Score margins", "Examples")
 ALL = "all"
+QUALITY = ("gold dropped", "gold kept", "with answer", "above gold", "margin", "lost")  # as `LEGEND` explains them
+LEGEND = (
+    "without: queries without any negative",
+    "gold dropped: share of the hits looked at that are gold or on a gold page",
+    "gold kept: negatives in the file that are gold or on a gold page; must be 0",
+    "with answer: share of negatives whose text holds an answer, likely false negatives; "
+    "- where answers are no spans of text",
+    "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
+    "margin: median of best gold score less negative's score",
+    "lost: queries that lost all hits to a filter by margin because gold is not among the hits; of several sources, "
+    "the sum",
+)
 SOURCES_LEGEND = (
-    "alone: share of a source's negatives that no other source holds",
-    "gold dropped, gold kept, with answer, above gold, margin, lost: as above, of one source; scores and margins are those of its own ranking, and are "
-    "never compared with another's",
-    "overlap: share of a row's negatives that the column's source holds for the same query",
+    "alone: share of a source's negatives that no other source has",
+    f"{', '.join(QUALITY)}: as above, of one source; scores and margins are those of its own ranking, and are never "
+    "compared with another's",
+    "overlap: share of a row's negatives that the column's source has for the same query",
 )
 
 
-class Numbers(NamedTuple):
-    """Columns that say how good negatives are, as `LEGEND` explains them."""
-
-    gold_dropped: float | None
-    gold_kept: int
-    with_answer: float | None
-    above_gold: float | None
-    margin: float | None
-    lost: int
+def share(count: int, whole: int) -> float | None:
+    return count / whole if whole else None
 
 
-def numbers_of(task: TaskAudit) -> Numbers:
-    return Numbers(
+def measure_quality(task: TaskAudit) -> list[Cell]:
+    """The values of the columns QUALITY."""
+    return [
         share(task.dropped, task.seen),
         task.on_gold,
         None if task.with_answer is None else share(task.with_answer, task.negatives),
         share(int((task.margins <= 0).sum()), len(task.margins)),
         float(np.median(task.margins)) if len(task.margins) else None,
         task.lost,
-    )
-
-
-QUALITY = tuple(name.replace("_", " ") for name in Numbers._fields)
+    ]
 
 
 def summary(tasks: Sequence[TaskAudit]) -> Table:
-    """A row for each task; shares are of 1."""
+    """A row for each task; shares are between 0 and 1."""
     header = ["topics", "queries", "without", "negatives", "per query", *QUALITY]
-    return Table("", header, [_row(task) for task in tasks])
+    rows = [[each.topics, each.queries, each.without, *_counts(each), *measure_quality(each)] for each in tasks]
+    return Table("", header, rows)
 
 
-LEGEND = (
-    "without: queries without any negative",
-    "gold dropped: share of the hits looked at that are gold or on a gold page",
-    "gold kept: negatives in the file that are gold or on a gold page; must be 0",
-    "with answer: share of negatives whose text holds an answer, likely false negatives; - where answers are no spans of text",
-    "above gold: share of negatives that score at least as high as the best gold hit, where gold is among the hits",
-    "margin: median of best gold score less negative's score",
-    "lost: queries whose hits a filter by margin dropped, all of them, as gold is not among the hits; of several sources, the sum",
-)
-
-
-def _row(task: TaskAudit) -> list[Cell]:
-    return [task.topics, task.queries, task.without, task.negatives, task.negatives / task.queries, *numbers_of(task)]
-
-
-def share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _counts(task: TaskAudit) -> list[Cell]:
+    """Negatives, in all and per query."""
+    return [task.negatives, task.negatives / task.queries]
 
 
 def source_tables(sources: Sequence[SourceAudit]) -> list[Table]:
-    """A row for each topics and source, then the overlaps; no table where there is but one source."""
+    """A row for each topics and source, then the overlaps; no tables if there is only one source."""
     if not sources:
         return []
     names = list(dict.fromkeys(each.source for each in sources))
     header = ["topics", "source", "negatives", "per query", "alone", *QUALITY]
-    return [
-        Table("", header, [_source_row(each) for each in sources]),
-        Table("", ["overlap", "source", *names], _overlap_rows(sources, names)),
-    ]
-
-
-def _source_row(source: SourceAudit) -> list[Cell]:
-    task = source.task
-    return [
-        task.topics,
-        source.source,
-        task.negatives,
-        task.negatives / task.queries,
-        share(source.alone, task.negatives),
-        *numbers_of(task),
-    ]
+    rows: list[list[Cell]] = []
+    for each in sources:
+        alone = share(each.alone, each.task.negatives)
+        rows.append([each.task.topics, each.source, *_counts(each.task), alone, *measure_quality(each.task)])
+    return [Table("", header, rows), Table("", ["overlap", "source", *names], _overlap_rows(sources, names))]
 
 
 def _overlap_rows(sources: Sequence[SourceAudit], names: Sequence[str]) -> list[list[Cell]]:
-    """Those of each topics, and of several together."""
+    """The overlaps within each topics, then over all of several."""
     by_topics = [list(rows) for _, rows in groupby(sources, key=lambda each: each.task.topics)]
     rows = [
         _overlap_row(each.task.topics, each.source, np.array(each.shared), place)
@@ -115,14 +93,12 @@ def _overlap_row(topics: str, name: str, shared_S: npt.NDArray[np.int64], place:
 
 
 def facts(example: Example) -> list[str]:
-    """Lines about an example: the answers, and how well gold was found."""
-    answers = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
-    by_source = example.gold_by_source or [("", example.gold_score)]
-    return [*answers, *(_gold_fact(score) + (f" ({name})" if name else "") for name, score in by_source)]
-
-
-def _gold_fact(score: float | None) -> str:
-    return "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
+    """Lines about an example: the answers, and the scores of gold."""
+    lines = [f"Answers: {' | '.join(example.query.answers)}"] if example.query.answers else []
+    for name, score in example.gold_scores:
+        gold = "Gold is not among the hits" if score is None else f"Best gold score: {show(score)}"
+        lines.append(gold + (f" ({name})" if name else ""))
+    return lines
 
 
 def example_table(example: Example) -> Table:
@@ -144,13 +120,6 @@ def html(audit: Audit) -> str:
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
     sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
     page = templates_of("taco_ir.negatives").get_template("audit.html")
-    own = {"facts": facts, "example_table": example_table}
-    return page.render(
-        audit=audit,
-        headings=HEADINGS,
-        legend=LEGEND,
-        summary=summary(audit.tasks),
-        plotted=plotted,
-        sources=sources,
-        **own,
-    )
+    tables = {"summary": summary(audit.tasks), "sources": sources, "plotted": plotted}
+    functions = {"facts": facts, "example_table": example_table}
+    return page.render(audit=audit, headings=HEADINGS, legend=LEGEND, **tables, **functions)

@@ -3,28 +3,27 @@
 {"taco_ir_negatives": 1, "source": "bm25", "checkpoint": "", "collection": "0123456789abcdef", "depth": 100, ...}
 {"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "scores": [11.5, 10.25]}
 
-Merged from several sources, the header lists what each one's own file would begin with, and every docid has the sources that
-hold it, by their places in that list, and its score in each:
+Merged from several sources, the header lists the header of each source's own file, and every docid has the places in
+that list of the sources that have it, and its score in each:
 
 {"taco_ir_negatives": 2, "sources": [{"source": "bm25", ...}, {"source": "dense", ...}]}
-{"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.75, 10.25]]}
+{"topics": "nq-train", "qid": "17", "docids": ["5#0", "9#3"], "sources": [[0], [1, 0]], "scores": [[11.5], [0.7, 10.2]]}
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
 import orjson
 
-from taco_ir.core.files import InputError, collector_paused, fingerprint, typed, writing
+from taco_ir.core.files import InputError, check_type, writing
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.processes import collector_paused, log
 from taco_ir.core.tasks import TOPICS, TopicsName, canonical_task
 from taco_ir.data.examples import TrainExample
 from taco_ir.data.topics import read_json_lines
-
-log = logging.getLogger("taco_ir")
 
 FORMAT_KEY = "taco_ir_negatives"
 ONE_SOURCE, SEVERAL_SOURCES = 1, 2  # versions of the format
@@ -45,10 +44,10 @@ class NegativesHeader(NamedTuple):
         collection: fingerprint of the passages.
         depth: hits looked at per query.
         skip: best hits passed over.
-        keep: negatives kept per query at most.
+        keep: most negatives kept per query.
         filters: names of the rules that dropped hits.
-        seed: of whatever was drawn.
-        queries: fingerprint of those that were mined, with their evidence ("" where that is not known).
+        seed: of whatever was sampled.
+        queries: fingerprint of the queries and their evidence ("" where that is not known).
     """
 
     source: str
@@ -63,25 +62,24 @@ class NegativesHeader(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """`docids[topics name][qid]`, hardest first; topics named canonically (`nq-train`). `sources` says how each source's were mined."""
+    """Docids by topics name and qid, hardest first.
+
+    Attributes:
+        sources: how the negatives of each source were mined.
+        docids: `docids[topics name][qid]`; topics are named canonically (`nq-train`).
+    """
 
     sources: tuple[NegativesHeader, ...]
     docids: dict[str, dict[str, list[str]]]
 
     @property
     def fingerprint(self) -> str:
-        """Of how they were mined, whatever the queries."""
+        """A fingerprint of how they were mined, whatever the queries."""
         return fingerprint([header._replace(queries="") for header in self.sources])
-
-    @property
-    def header(self) -> NegativesHeader:
-        """The header of negatives from one source. Raises: ValueError for several."""
-        (header,) = self.sources
-        return header
 
 
 def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
-    """Write rows of (topics name, qid, docids hardest first, their scores); the file is whole or absent."""
+    """Write rows of topics name, qid, docids (hardest first) and their scores; the file is whole or absent."""
     with writing(path, "wb") as sink:
         sink.write(orjson.dumps({FORMAT_KEY: ONE_SOURCE, **header._asdict()}) + b"\n")
         for topics, qid, docids, scores in rows:
@@ -90,20 +88,20 @@ def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:
 
 
 def write_merged(path: Path, sources: Sequence[NegativesHeader], rows: MergedRows) -> None:
-    """Write rows of (topics name, qid, docids, places in `sources` of those that hold each, its score in each of these)."""
+    """Write rows of topics name, qid, docids, places in `sources` of those that have each, and its score in each."""
     with writing(path, "wb") as sink:
-        sink.write(
-            orjson.dumps({FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}) + b"\n"
-        )
+        record = {FORMAT_KEY: SEVERAL_SOURCES, "sources": [header._asdict() for header in sources]}
+        sink.write(orjson.dumps(record) + b"\n")
         for topics, qid, docids, held_by, scores in rows:
             row = {"topics": topics, "qid": qid, "docids": docids, "sources": held_by, "scores": scores}
             sink.write(orjson.dumps(row) + b"\n")
 
 
 def read_negatives(path: Path, collection: str | None, only: Mapping[str, Container[str]] | None = None) -> Negatives:
-    """Read a negatives file; `collection` is the fingerprint of the passages it must be of, None for any.
+    """Read a negatives file.
 
     Args:
+        collection: the fingerprint of the passages it must be of, None for any.
         only: qids, by topics name, of the queries whose negatives are kept; None: all.
 
     Raises:
@@ -122,28 +120,26 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
                 continue
             of_topics = found.setdefault(topics, {})
             if qid in of_topics:
-                raise InputError(
-                    f"{path}, line {number}: query {qid!r} of {topics} has its negatives on an earlier line; one line is allowed"
-                )
+                twice = f"query {qid!r} of {topics} has its negatives on an earlier line"
+                raise InputError(f"{path}, line {number}: {twice}; one line is allowed")
             of_topics[qid] = [known.setdefault(docid, docid) for docid in docids]
     return Negatives(sources, found)
 
 
 def refuse_other_collection(path: Path, sources: Sequence[NegativesHeader], collection: str | None) -> None:
-    """Raise InputError where the negatives in a file were mined from other passages than those with this fingerprint, None for any."""
+    """Raise InputError where negatives were mined from another collection than the one with this fingerprint."""
     if other := [header.collection for header in sources if collection not in {None, header.collection}]:
-        raise InputError(
-            f"{path}: mined from collection {other[0]!r}, this collection is {collection!r}; mine negatives from it"
-        )
+        both = f"mined from collection {other[0]!r}, this collection is {collection!r}"
+        raise InputError(f"{path}: {both}; mine negatives from it")
 
 
 def read_sources(path: Path) -> tuple[NegativesHeader, ...]:
-    """How the negatives of each source were mined. Raises: InputError for a file that does not begin as one of negatives."""
+    """Read how the negatives of each source were mined. Raises: InputError for a file without a header."""
     return _headers(path, *next(read_json_lines(path), (1, {})))
 
 
 def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negatives: Negatives) -> list[TrainExample]:
-    """Examples of `topics` with what was mined for them; says how many have none."""
+    """Add to the examples of `topics` what was mined for them, warning of those without any."""
     mined = negatives.docids.get(str(topics), {})
     found = [example._replace(negatives=tuple(mined.get(example.qid, ()))) for example in examples]
     if bare := sum(not example.negatives for example in found):
@@ -154,24 +150,20 @@ def with_negatives(examples: Sequence[TrainExample], topics: TopicsName, negativ
 def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[NegativesHeader, ...]:
     where = f"{path}, line {number}"
     if FORMAT_KEY not in record:
-        raise InputError(
-            f'{where}: no header; a negatives file begins with {{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}'
-        )
+        header = f'{{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}'
+        raise InputError(f"{where}: no header; a negatives file begins with {header}")
     if (version := record.pop(FORMAT_KEY)) not in (ONE_SOURCE, SEVERAL_SOURCES):
         raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {ONE_SOURCE} and {SEVERAL_SOURCES}")
     if version == ONE_SOURCE:
-        return (_header(where, record),)
+        return (check_type(record, NegativesHeader, where),)
     _check(where, record, MERGED_HEADER_KINDS)
     if len(record["sources"]) < 2 or not all(isinstance(each, dict) for each in record["sources"]):
         raise InputError(f"{where}: sources is {str(record['sources'])[:80]}; a list of at least two objects is needed")
-    sources = tuple(_header(f"{where}, source {place}", each) for place, each in enumerate(record["sources"], 1))
+    numbered = enumerate(record["sources"], 1)
+    sources = tuple(check_type(each, NegativesHeader, f"{where}, source {place}") for place, each in numbered)
     if len(collections := {header.collection for header in sources}) > 1:
         raise InputError(f"{where}: sources of several collections ({', '.join(sorted(collections))}); one is allowed")
     return sources
-
-
-def _header(where: str, record: dict[str, Any]) -> NegativesHeader:
-    return typed(record, NegativesHeader, where)
 
 
 def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[str]]:
@@ -188,29 +180,27 @@ def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[
     if sources > 1:
         _check_labels(where, row, sources)
     elif len(scores) != len(docids) or not all(_is_number(score) for score in scores):
-        raise InputError(
-            f"{where}: scores {str(scores)[:80]}; one number for each of the {len(docids)} docids is needed"
-        )
+        needed = f"one number for each of the {len(docids)} docids"
+        raise InputError(f"{where}: scores {str(scores)[:80]}; {needed} is needed")
     return str(TopicsName(canonical_task(matched["task"]), matched["split"])), row["qid"], docids
 
 
 def _check_labels(where: str, row: Mapping[str, Any], sources: int) -> None:
     """Raise InputError unless each docid has its sources, each once, and a score for each of them."""
     docids, labels, scores = row["docids"], row["sources"], row["scores"]
-    if len(labels) != len(docids) or not all(
-        isinstance(each, list) and each and _are_places(each, sources) for each in labels
-    ):
-        raise InputError(
-            f"{where}: sources {str(labels)[:80]}; for each of the {len(docids)} docids a list of numbers from 0 to {sources - 1}, each once, is needed"
-        )
+    each_docid = f"for each of the {len(docids)} docids"
+    if len(labels) != len(docids) or not all(_are_places(each, sources) for each in labels):
+        needed = f"{each_docid} a list of numbers from 0 to {sources - 1}, each once,"
+        raise InputError(f"{where}: sources {str(labels)[:80]}; {needed} is needed")
     given = [len(each) if isinstance(each, list) and all(map(_is_number, each)) else -1 for each in scores]
     if given != [len(each) for each in labels]:
-        raise InputError(
-            f"{where}: scores {str(scores)[:80]}; for each of the {len(docids)} docids one number for each of its sources is needed"
-        )
+        needed = f"{each_docid} one number for each of its sources"
+        raise InputError(f"{where}: scores {str(scores)[:80]}; {needed} is needed")
 
 
-def _are_places(values: Sequence[Any], count: int) -> bool:
+def _are_places(values: Any, count: int) -> bool:
+    if not isinstance(values, list) or not values:
+        return False
     return all(type(value) is int and 0 <= value < count for value in values) and len(set(values)) == len(values)
 
 

@@ -1,10 +1,8 @@
-"""Which hits of a ranking are hard negatives: neither gold nor on a gold page, and, where asked for, without the answer."""
+"""Which hits of a ranking are hard negatives: not gold, not on a gold page and, on request, without the answer."""
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,30 +10,27 @@ from typing import NamedTuple, TypeVar
 
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import Settings
-from taco_ir.core.types import VERDICTS, Passage, Query, Ranking
+from taco_ir.core.texts import normalised
+from taco_ir.core.types import Passage, Query, Ranking
 
 T = TypeVar("T")
-WORD = re.compile(r"[^\W_]+")
-ACCENTS = re.compile(
-    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
-)  # Unicode's blocks of combining marks
-SHORTEST_ANSWER = 3  # letters and digits; shorter ones are found in any text
 
 
 @dataclass(frozen=True)
 class MiningSettings(Settings):
-    """What of a ranking becomes negatives.
+    """Which hits of a ranking become negatives.
 
     Attributes:
         depth: hits retrieved for each query.
-        skip: ranks at the top that are passed over, counted in the ranking itself, before anything is dropped.
-        keep: negatives of a query, at most.
+        skip: best ranks that are passed over, counted in the ranking itself, before anything is dropped.
+        keep: most negatives of a query.
         drop_answers: drop passages whose text holds an answer.
-        margin: drop hits that score above the best gold hit less `margin`, all hits where gold is not among the first `depth`; None: drop none.
-        seed: draws the examples of the audit.
+        margin: drop hits that score above the best gold hit less `margin`, and all hits where gold is not among the
+            first `depth`; None: drop none.
+        seed: samples the examples of the audit.
 
     Raises:
-        InputError: for values that cannot be.
+        InputError: for values that are not allowed.
     """
 
     depth: int = field(default=200, metadata={"min": 1})
@@ -47,9 +42,8 @@ class MiningSettings(Settings):
 
     def check(self) -> None:
         if self.depth <= self.skip:
-            raise InputError(
-                f"--depth {self.depth} with --skip {self.skip} leaves no rank; --depth must be at least {self.skip + 1}"
-            )
+            window = f"--depth {self.depth} with --skip {self.skip} leaves no rank"
+            raise InputError(f"{window}; --depth must be at least {self.skip + 1}")
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -69,11 +63,11 @@ def each_settings(
     """The settings of each source.
 
     Args:
-        windows: hits to skip and the last one looked at: one for all sources, or one for each.
+        windows: hits to skip and the last one looked at: one pair for all sources, or one for each.
         margins: likewise.
 
     Raises:
-        InputError: for another number of them, or values that cannot be.
+        InputError: for another number of windows or margins, or values that are not allowed.
     """
     windows, margins = _for_each("--window", windows, sources), _for_each("--margin", margins, sources)
     try:
@@ -93,7 +87,7 @@ def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
 
 
 class Gold(NamedTuple):
-    """What supports a query's answer: its passages, all its pages, and the pages that count as a whole (no passage judged)."""
+    """What supports a query's answer: its passages, all its pages, and the pages without judged passages."""
 
     passages: frozenset[str]
     pages: frozenset[str]
@@ -101,7 +95,7 @@ class Gold(NamedTuple):
 
 
 def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
-    """The gold of `query`; pages are those that its evidence names, and those of its passages as far as `page_of` knows them."""
+    """The gold of `query`; its pages are those of the evidence, and of gold passages as far as `page_of` knows them."""
     passages = frozenset(docid for evidence in query.evidence for docid in evidence.passages)
     pages = frozenset(page for evidence in query.evidence for page in evidence.pages)
     whole = frozenset(page for evidence in query.evidence if not evidence.passages for page in evidence.pages)
@@ -111,8 +105,10 @@ def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
 class Mined(NamedTuple):
     """The negatives of one query, and what was seen on the way.
 
-    `seen` counts the hits between skip and depth, `on_gold` those of them that are gold or on a gold page; `gold_score` is
-    the best gold hit's, NaN where there is none down to depth. `lost` says that the margin dropped all hits because of that.
+    Attributes:
+        seen: hits between skip and depth; `on_gold` of them are gold or on a gold page.
+        gold_score: the best gold hit's score, NaN where there is none down to depth.
+        lost: the margin dropped all hits because of that.
     """
 
     negatives: Ranking
@@ -131,68 +127,44 @@ def hard_negatives(
 ) -> Mined:
     """The first `keep` hits of ranks skip + 1 to depth that no filter drops, in the ranking's order.
 
-    A query without evidence has no negatives: nothing tells its positives from them.
+    A query without evidence has no negatives, since nothing distinguishes them from positives.
 
     Args:
         page_of: the page of every hit.
-        holds_answer: tells of a docid whether its text holds an answer; asked only with `drop_answers`.
+        holds_answer: tells whether the text of a docid holds an answer; called only with `drop_answers`.
     """
     gold = gold_of(query, page_of)
     if not gold.pages:
         return Mined(ranking.top(0), 0, 0, math.nan)
     docids = ranking.docids[: settings.depth]
     on_gold = [rank for rank, docid in enumerate(docids) if page_of[docid] in gold.pages or docid in gold.passages]
-    gold_score = _gold_score(ranking, [rank for rank in on_gold if _is_positive(docids[rank], gold, page_of)])
+    positives = (rank for rank in on_gold if docids[rank] in gold.passages or page_of[docids[rank]] in gold.whole_pages)
+    first = next(positives, None)
+    gold_score = math.nan if first is None else float(ranking.scores[first])
     dropped = set(on_gold)
     ranks = [rank for rank in range(settings.skip, len(docids)) if rank not in dropped]
     seen = max(len(docids) - settings.skip, 0)
-    dropped_in_view = seen - len(ranks)
+    seen_on_gold = seen - len(ranks)
     lost = settings.margin is not None and math.isnan(gold_score) and bool(ranks)
     if settings.margin is not None:
         scores, limit = ranking.scores.tolist(), gold_score - settings.margin
-        ranks = [
-            rank for rank in ranks if scores[rank] < limit
-        ]  # gold further down than depth: the limit is NaN, and none is below
+        ranks = [rank for rank in ranks if scores[rank] < limit]  # without gold the limit is NaN, and no score is below
     if settings.drop_answers and holds_answer is not None:
         ranks = list(islice((rank for rank in ranks if not holds_answer(docids[rank])), settings.keep))
     ranks = ranks[: settings.keep]
-    return Mined(
-        Ranking([docids[rank] for rank in ranks], ranking.scores[ranks]), seen, dropped_in_view, gold_score, lost
-    )
-
-
-def _is_positive(docid: str, gold: Gold, page_of: Mapping[str, str]) -> bool:
-    return docid in gold.passages or page_of[docid] in gold.whole_pages
-
-
-def _gold_score(ranking: Ranking, ranks: Sequence[int]) -> float:
-    return float(ranking.scores[ranks[0]]) if ranks else math.nan
-
-
-def normalised(text: str) -> str:
-    """Words in lower case without accents and punctuation, a blank before, between and after them."""
-    if not text.isascii():
-        text = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
-    return f" {' '.join(WORD.findall(text.casefold()))} "
-
-
-def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
-    """Answers worth looking for, normalised: neither a verdict (yes, no, SUPPORTS, ...) nor shorter than SHORTEST_ANSWER."""
-    texts = dict.fromkeys(map(normalised, answers))
-    return tuple(
-        text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
-    )
+    negatives = Ranking([docids[rank] for rank in ranks], ranking.scores[ranks])
+    return Mined(negatives, seen, seen_on_gold, gold_score, lost)
 
 
 class AnswerTexts:
-    """Passage texts prepared for a search of answers as whole words; each is normalised once, when first asked for."""
+    """Passage texts in which answers are searched for as whole words; each is normalised once, when first needed."""
 
     def __init__(self, passages: Mapping[str, Passage]) -> None:
         self._passages = passages
         self._texts: dict[str, str] = {}
 
     def holds(self, docid: str, answers: Sequence[str]) -> bool:
-        """Whether the text of `docid` holds one of `answers` (from `telling_answers`); its title does not count."""
+        """Whether the text of `docid`, without its title, holds one of `answers` (from `telling_answers`)."""
         text = self._texts.get(docid)
         if text is None:
             text = self._texts[docid] = normalised(self._passages[docid].text)

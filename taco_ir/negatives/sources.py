@@ -1,4 +1,4 @@
-"""Where mining takes rankings from: retrievers, whose runs are kept so that mining again only filters, and run files."""
+"""Where mining takes rankings from: retrievers, whose runs are kept for filtering again, and run files."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.core.files import InputError, collector_paused, fingerprint, sha256_file, write_json
-from taco_ir.core.progress import Progress, log
-from taco_ir.core.run_formats import read_run
-from taco_ir.core.types import Ranking, Run, read_trec, write_trec
+from taco_ir.core.files import InputError, write_json
+from taco_ir.core.hashes import fingerprint, sha256_file
+from taco_ir.core.processes import Progress, collector_paused, log
+from taco_ir.core.run_formats import read_run, read_trec, write_trec
+from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.retrieval.choices import BM25, ModelChoice
 from taco_ir.retrieval.faiss_index import require_index
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retriever
-from taco_ir.retrieval.topic_runs import made_of, record_of, record_path
+from taco_ir.retrieval.topic_runs import made_of, read_record, record_path
 
 
 def open_sources(
     words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None
 ) -> list[Retriever | Path]:
-    """Opens what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
+    """Open what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
 
     Args:
         model: how all models among them encode.
         index: of the one model among them.
 
     Raises:
-        InputError: for a name of nothing, or an index that is none or for several models.
+        InputError: for a word that names nothing, or an index that is none or is given for several models.
     """
-    models = models_among(words)
+    models = select_models(words)
     if index is not None and len(models) > 1:
-        raise InputError(
-            f"--index is of one model, --source names {len(models)}: {' '.join(models)}; search with each and give the runs"
-        )
+        names = f"{len(models)}: {' '.join(models)}"
+        raise InputError(f"--index is of one model, --source names {names}; search with each and give the runs")
     if index is not None:
         require_index(Path(index))
     named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
     return [named[word] for word in words]
 
 
-def models_among(words: Sequence[str]) -> list[str]:
+def select_models(words: Sequence[str]) -> list[str]:
     """The words that name models: neither bm25 nor runs."""
     return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
@@ -60,9 +60,8 @@ def _source(word: str, collection: Collection, model: ModelChoice, index: str | 
     try:
         _ = dense.encoder
     except InputError as error:
-        raise InputError(
-            f"--source {word!r} is not bm25, a run or a folder of runs, and as a model: {error}"
-        ) from error
+        other = "is not bm25, a run or a folder of runs"
+        raise InputError(f"--source {word!r} {other}, and as a model: {error}") from error
     return dense
 
 
@@ -75,7 +74,7 @@ def _is_runs(path: Path) -> bool:
 
 
 class Maker(NamedTuple):
-    """What ranked: its name, and its encoder's fingerprint ("" where there is none)."""
+    """What ranked: its name, and its encoder's fingerprint, "" where there is none."""
 
     name: str
     checkpoint: str
@@ -90,7 +89,7 @@ class Rankings(ABC):
 
     @abstractmethod
     def maker(self, topics: Sequence[Topics]) -> Maker:
-        """What ranks, or ranked, the topics. Raises: InputError where that cannot be, such as a run that lacks some."""
+        """What ranks the topics. Raises: InputError where nothing can, such as a run that lacks some."""
 
     @abstractmethod
     def prepare(self, topics: Sequence[Topics]) -> None:
@@ -101,7 +100,10 @@ class Rankings(ABC):
 
 
 class RetrieverRankings(Rankings):
-    """A retriever's runs, kept in `folder` with a record of what made each; finished ones of at least `depth` hits are used again."""
+    """A retriever's runs, kept in `folder` with a record of what made each.
+
+    Finished runs of at least `depth` hits are used again.
+    """
 
     def __init__(self, collection: Collection, retriever: Retriever, folder: Path, depth: int) -> None:
         self._collection, self._retriever, self._folder, self._depth = collection, retriever, folder, depth
@@ -127,26 +129,26 @@ class RetrieverRankings(Rankings):
         return made_of(self._collection, topics) | {"system": self._retriever.name, "inputs": self._retriever.inputs}
 
     def _kept(self, topics: Topics) -> bool:
-        found = record_of(self._path(topics))
+        found = read_record(self._path(topics))
         equal = all(found.get(key) == value for key, value in self._record(topics).items())
         return equal and found.get("hits", 0) >= self._depth and self._path(topics).is_file()
 
     def _retrieve(self, topics: Topics) -> None:
-        """Rank, part by part; the record is written last, so that a run that has one is whole."""
+        """Rank, batch by batch. The record is written last, so that a run with a record is whole."""
         path, record = self._path(topics), self._record(topics)
         record_path(path).unlink(missing_ok=True)
         rankings: dict[str, Ranking] = {}
         progress = Progress(f"{topics.name} with {self._retriever.name}", len(topics.queries), "queries")
         with collector_paused():
-            for part in self._retriever.search_in_parts(topics, self._depth):
-                rankings |= part.rankings
+            for batch in self._retriever.search_batches(topics, self._depth):
+                rankings |= batch.rankings
                 progress.at(len(rankings))
             write_trec(Run(rankings), path, self._retriever.name)
         write_json(record_path(path), {"taco_ir": taco_ir.__version__, **record, "hits": self._depth})
 
 
 class FileRankings(Rankings):
-    """A run file over all the topics, or a folder of a file for each, as search and mining write them; runs of passages."""
+    """Runs of passages in one file over all topics, or in a folder with a file for each, as search and mining write."""
 
     def __init__(self, collection: Collection, path: Path) -> None:
         self._collection, self._path = collection, path
@@ -154,14 +156,11 @@ class FileRankings(Rankings):
     def maker(self, topics: Sequence[Topics]) -> Maker:
         """Raises: InputError for runs that lack some of the topics, were made of others, or by several retrievers."""
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
-            names = (
-                f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" if self._path.is_dir() else ""
-            )
-            raise InputError(
-                f"--source {self._path} has no run for {', '.join(lacking)}{names}; give the runs, or fewer --tasks"
-            )
+            files = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" * self._path.is_dir()
+            missing = f"no run for {', '.join(lacking)}{files}"
+            raise InputError(f"--source {self._path} has {missing}; give the runs, or fewer --tasks")
         self._refuse_shared(topics)
-        records = {file: record_of(file) for file in map(self._file, topics)}
+        records = {file: read_record(file) for file in map(self._file, topics)}
         for topic in topics:
             self._refuse_foreign(self._file(topic), records[self._file(topic)], topic)
         return self._made_by(records)
@@ -170,7 +169,7 @@ class FileRankings(Rankings):
         """Nothing to do: the files are there."""
 
     def run(self, topics: Topics) -> Run:
-        """Raises: InputError for queries of other topics (in a folder's file), or a docid that the collection lacks."""
+        """Raises: InputError for queries of other topics (in a folder's file), or docids that the collection lacks."""
         file = self._file(topics)
         run = self._one if self._path.is_file() else self._read(file)
         known = {query.qid for query in topics.queries}
@@ -203,18 +202,17 @@ class FileRankings(Rankings):
         return any(query.qid in self._one.rankings for query in topics.queries)
 
     def _refuse_shared(self, topics: Sequence[Topics]) -> None:
-        """Raise InputError where one file's ranking would be that of queries of several topics."""
+        """Raise InputError where queries of several topics would share one ranking."""
         if self._path.is_dir():
             return
-        asked = Counter(query.qid for topic in topics for query in topic.queries if query.qid in self._one.rankings)
-        if twice := [qid for qid, count in asked.items() if count > 1]:
-            raise InputError(
-                f"--source {self._path}: query {twice[0]!r} is in several of {', '.join(topic.name for topic in topics)}; "
-                "give a folder with a run for each"
-            )
+        counts = Counter(query.qid for topic in topics for query in topic.queries if query.qid in self._one.rankings)
+        if twice := [qid for qid, count in counts.items() if count > 1]:
+            names = ", ".join(topic.name for topic in topics)
+            several = f"query {twice[0]!r} is in several of {names}"
+            raise InputError(f"--source {self._path}: {several}; give a folder with a run for each")
 
     def _refuse_foreign(self, file: Path, record: Mapping[str, Any], topics: Topics) -> None:
-        """Raise InputError where the record says that the run is of another collection, or of topics that were otherwise."""
+        """Raise InputError if the record says that the run is of another collection, or of topics that have changed."""
         ours = made_of(self._collection, topics)
         for key in ("collection", "topics"):
             theirs = record.get(key, ours[key])
@@ -227,12 +225,11 @@ class FileRankings(Rankings):
                 )
 
     def _made_by(self, records: Mapping[Path, Mapping[str, Any]]) -> Maker:
-        """Retriever and encoder, where records say so of all; else the name of what was given, and its hash."""
+        """Retriever and encoder, if the records of all runs name the same; else the name and hash of the files."""
         makers = {(record.get("system", ""), fingerprint(record.get("inputs", {}))) for record in records.values()}
         if len(makers) > 1:
-            raise InputError(
-                f"--source {self._path}: runs of several systems ({', '.join(sorted(name or 'unknown' for name, _ in makers))}); give those of one"
-            )
+            names = ", ".join(sorted(name or "unknown" for name, _ in makers))
+            raise InputError(f"--source {self._path}: runs of several systems ({names}); give those of one")
         ((name, _),) = makers
         if name:
             return Maker.of(name, next(iter(records.values())).get("inputs", {}))

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import taco_ir
-from taco_ir.core.files import claim_output, refuse_other, write_json
-from taco_ir.core.progress import Progress, log
+from taco_ir.core.files import write_json
+from taco_ir.core.outputs import claim_output, refuse_other
+from taco_ir.core.processes import Progress, log
 from taco_ir.core.run_formats import page_run, write_kilt
 from taco_ir.core.types import Passage, Query, Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.reading.reader import Answer, Reader, marked
 from taco_ir.retrieval.choices import model_name
 from taco_ir.retrieval.retrievers import Retriever
-from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, record_of, record_path, unlike_others
+from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, read_record, record_path, unlike_others
 
 AT_ONCE = 32  # questions read between two lines of progress
 SUFFIX, NAMED_SUFFIX = ".answers.jsonl", ".jsonl"  # of default names, and in a folder that the user names
@@ -65,7 +66,7 @@ def write_answers(
     paths = [] if output is None else named_paths(output, topics, NAMED_SUFFIX)
     if not overwrite:
         for each, path in zip(topics, paths, strict=False):  # before an index is built
-            if path.exists() and (found := record_of(path)):
+            if path.exists() and (found := read_record(path)):
                 refuse_other(path, found, {**made_of(collection, each), **maker})
     retriever.check(topics)
     maker["inputs"] = retriever.inputs
@@ -78,7 +79,7 @@ def write_answers(
     with ExitStack() as held:
         for path, record in zip(paths, records, strict=True):
             held.enter_context(
-                claim_output(path, record, overwrite or output is None, resume=True, record=partial(record_of, path))
+                claim_output(path, record, overwrite or output is None, resume=True, record=partial(read_record, path))
             )
         for each, path, record in zip(topics, paths, records, strict=True):
             runs.append(answer(each, retriever, reader, collection, hits, tell))

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TopicsName, canonical_task
-from taco_ir.core.types import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, Passage, Query, normal_answer
+from taco_ir.core.texts import ARTICLES, VERDICTS, WITHOUT_PUNCTUATION, normal_answer
+from taco_ir.core.types import Passage, Query
 from taco_ir.data.collection import Collection
 from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.negatives.file import Negatives, with_negatives

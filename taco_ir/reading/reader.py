@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError, fingerprint
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import fingerprint
 from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.backbone import load_backbone, usable_device
 from taco_ir.encoders.config import NONE, EncoderConfig, Role

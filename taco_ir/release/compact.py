@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.folder import TENSORS_FILE
 from taco_ir.encoders.config import CONFIG_FILE, NONE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
@@ -125,7 +125,7 @@ def compact(
     name, rows_VD, others = _embeddings(source)
     if beyond := [token for token, row in vocabulary.items() if row >= len(rows_VD)]:
         raise InputError(
-            f"{source / TOKENIZER}: {shown(beyond[0])} is token {shown(vocabulary[beyond[0]])}; the model has {len(rows_VD)}"
+            f"{source / TOKENIZER}: {abbreviate(beyond[0])} is token {abbreviate(vocabulary[beyond[0]])}; the model has {len(rows_VD)}"
         )
     file, store = STORES[stored]
     config.save(target)

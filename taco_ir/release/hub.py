@@ -15,15 +15,9 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taco_ir.core.files import (
-    InputError,
-    claim_output,
-    is_leftover,
-    read_json,
-    require_writable,
-    sha256_file,
-    writing_folder,
-)
+from taco_ir.core.files import InputError, is_leftover, read_json, require_writable, writing_folder
+from taco_ir.core.hashes import sha256_file
+from taco_ir.core.outputs import claim_output
 from taco_ir.encoders.adapters.folder import RECORD_FILE
 from taco_ir.encoders.model_folder import WEIGHTS, ModelFolder
 from taco_ir.encoders.names import BACKBONE, HUB_FILES, fetch, hub_errors

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, read_json, sha256_file, write_json
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.hashes import sha256_file
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import BARE, read_record
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig

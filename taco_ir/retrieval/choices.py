@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from taco_ir.core.settings import Settings, checked
+from taco_ir.core.settings import Settings, check_value
 from taco_ir.core.types import run_id
 from taco_ir.encoders.config import Pooling
 from taco_ir.encoders.names import SHIPPED
@@ -15,9 +15,9 @@ from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
-COMPARED_UP_TO = 1_000_000  # passages for which a BM25 index is built unasked
+COMPARED_UP_TO = 1_000_000  # passages up to which a BM25 index is built without being asked for
 RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
-IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # what folders in runs are called
+IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of folders inside a training's
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class ModelChoice(Settings):
 
     Attributes:
         model: None for the encoder that comes with the package.
-        pooling, normalize: for a plain Hugging Face model; None and False for one that says itself how it encodes.
+        pooling, normalize: for a plain Hugging Face model; None and False for one whose folder says how it encodes.
         prompt: put before every query instead of the model's own prompt for its task.
         batch_size: texts encoded at once, at most.
-        base: for a model of adapters, where its backbone is now.
+        base: where the backbone of a model of adapters is now.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -45,7 +45,7 @@ class ModelChoice(Settings):
     base: str | None = None
 
     def load(self) -> TextEncoder:
-        """The encoder. Raises: InputError for a model that is not there or that these settings do not fit."""
+        """Load the encoder. Raises: InputError for a missing model, or one that these settings do not fit."""
         return load_encoder(**vars(self))
 
     @property
@@ -58,7 +58,7 @@ class SearchRequest:
     """A search for topics or for one query.
 
     Attributes:
-        index: a folder of a dense index; None for one that is built and kept under the data home.
+        index: a folder of a dense index; None for an exact one that is built and kept under the data home.
         form: of the run files that are written.
         compare: score BM25 and the fusion as well; None: where that takes little time.
 
@@ -74,13 +74,13 @@ class SearchRequest:
     compare: bool | None = None
 
     def __post_init__(self) -> None:
-        checked("retriever", self.retriever, str, {"choices": RETRIEVERS})
-        checked("hits", self.hits, int, {"min": 1})
-        checked("form", self.form, str, {"choices": tuple(RUN_SUFFIXES)})
+        check_value("retriever", self.retriever, str, {"choices": RETRIEVERS})
+        check_value("hits", self.hits, int, {"min": 1})
+        check_value("form", self.form, str, {"choices": tuple(RUN_SUFFIXES)})
 
 
 def model_name(model: str | None) -> str:
-    """One word for files and tables: of a folder that a training wrote, the training's, since all call theirs alike."""
+    """A model's name in files and tables, one word; for a training's folder the training's name."""
     if model is None:
         return SHIPPED
     name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else model.replace("/", "--")
@@ -89,7 +89,7 @@ def model_name(model: str | None) -> str:
 
 
 def _folder_name(folder: Path) -> str:
-    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of a study's taco/1/out/model."""
+    """`my-run` of my-run/model, `my-run-episode-2` of my-run/episode-2/model, `taco-1` of taco/1/out/model."""
     parts = [part for part in folder.parts[1:] if part not in IN_RUNS]
-    telling = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
-    return "-".join(parts[telling:])
+    first = next((place for place in reversed(range(len(parts))) if not NUMBERED.fullmatch(parts[place])), 0)
+    return "-".join(parts[first:])

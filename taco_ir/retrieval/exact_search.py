@@ -1,7 +1,7 @@
-"""Exact search by inner product: numpy's BLAS over blocks of vectors, keeping what may be among the best hits.
+"""Exact search by inner product: numpy's BLAS over blocks of vectors, keeping all that may be among the best hits.
 
-A BLAS rounds the same product in other ways among more queries or in another place of a block. So scores that are too close to be told
-apart by it are worked out again, one by one in float64: the order of hits never depends on what else is searched at once.
+BLAS may round the same product differently in another block or among more queries. So scores too close to be ordered
+reliably are computed again one by one in float64: the order of hits never depends on what else is searched at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from taco_ir.core.types import Ranking, Vectors
 QUERIES = 1024  # queries scored together
 ROWS = 4096  # vectors scored together
 CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
-TIES = (
-    10  # candidates of a query whose scores are too close, in multiples of hits, from which they are told apart at once
-)
-PAIRS = 8192  # of a query and a vector that are multiplied in float64 together
+TIES = 10  # candidates of a query with close scores, in multiples of hits, beyond which they are computed exactly
+PAIRS = 8192  # pairs of a query and a vector that are multiplied in float64 at once
 UNIT = 2.0**-23  # twice the relative error of a rounded float32
 
 
@@ -35,7 +33,10 @@ class Candidates(NamedTuple):
 def exact_search(
     queries_BD: Vectors, vectors_ND: Vectors, docids_N: npt.NDArray[np.object_], hits: int
 ) -> Iterator[Ranking]:
-    """Yield for each query the `hits` passages of largest inner product; equal ones, at the last hit too, by docid descending."""
+    """Yield for each query the `hits` passages of largest inner product, ties by docid descending, at the last hit too.
+
+    Shapes: `queries_BD` [B, D], `vectors_ND` [N, D], `docids_N` [N].
+    """
     for start in range(0, len(queries_BD), QUERIES):
         block = _Block(queries_BD[start : start + QUERIES], vectors_ND, docids_N, hits)
         found = block.search()
@@ -55,42 +56,43 @@ class _Block:
         self.count = len(queries_BD)
         self._queries_BD, self._vectors_ND, self._docids_N, self._hits = queries_BD, vectors_ND, docids_N, hits
         self._norm_B = np.linalg.norm(queries_BD.astype(np.float64), axis=1)
-        self._longest = 0.0  # norm of a vector so far
+        self._longest = 0.0  # largest norm of a vector so far
         self._floor_B = np.full(self.count, -np.inf)  # the hits-th best score so far
 
     @property
     def _close_B(self) -> npt.NDArray[np.float64]:
-        """Scores that are apart by more are in the right order, however they were rounded."""
+        """Scores further apart than this are in the right order, however they were rounded."""
         close_B: npt.NDArray[np.float64] = 2 * self._queries_BD.shape[1] * UNIT * self._norm_B * self._longest
         return close_B
 
     def search(self) -> Candidates:
-        """Candidates sorted by query, all that can be among the best hits, those that are close with their scores from float64."""
+        """Candidates sorted by query, all that can be among the best hits; close scores are exact."""
         pending: list[Candidates] = []
         for start in range(0, len(self._vectors_ND), ROWS):
             block_ND = self._vectors_ND[start : start + ROWS]
-            self._longest = max(
-                self._longest, float(np.einsum("nd,nd->n", block_ND, block_ND).max()) ** 0.5 * (1 + UNIT)
-            )
+            longest = float(np.einsum("nd,nd->n", block_ND, block_ND).max()) ** 0.5 * (1 + UNIT)
+            self._longest = max(self._longest, longest)
             scores_BN = self._queries_BD @ block_ND.T
             width = scores_BN.shape[1]
             if not start and width > self._hits:
-                self._floor_B = np.partition(scores_BN, width - self._hits, axis=1)[:, width - self._hits].astype(
-                    np.float64
-                )
+                last = width - self._hits
+                self._floor_B = np.partition(scores_BN, last, axis=1)[:, last].astype(np.float64)
             places = np.flatnonzero(scores_BN >= self._least_B[:, None])
             pending.append(Candidates(places // width, start + places % width, scores_BN.ravel()[places]))
             if sum(len(found.row) for found in pending) > CROWD * self._hits * self.count:
                 pending = [self._thin(pending)]
-        return self._settled(self._thin(pending))
+        return self._rescore_close(self._thin(pending))
 
     @property
     def _least_B(self) -> npt.NDArray[np.float32]:
-        """Scores below this one cannot be among the best hits."""
+        """Scores below this cannot be among the best hits."""
         return np.nextafter((self._floor_B - self._close_B).astype(np.float32), np.float32(-np.inf))
 
     def _thin(self, pending: list[Candidates]) -> Candidates:
-        """Sort candidates by query and score, and drop those that cannot be among the best; sets the floor to the hits-th best of each query."""
+        """Sort candidates by query and score, and drop those that cannot be among the best.
+
+        Sets the floor to the hits-th best score of each query.
+        """
         query, row, score = (np.concatenate(parts) for parts in zip(*pending, strict=True))
         order = np.argsort((query << 32) - _ordered(score))  # one key sorts ten times faster than two
         query, row, score = query[order], row[order], score[order]
@@ -100,10 +102,10 @@ class _Block:
         kept = score >= self._least_B[query]
         found = Candidates(query[kept], row[kept], score[kept])
         crowded = np.flatnonzero(np.bincount(found.query, minlength=self.count) > TIES * self._hits)
-        return self._without_crowds(found, crowded) if len(crowded) else found
+        return self._cut_crowds(found, crowded) if len(crowded) else found
 
-    def _without_crowds(self, found: Candidates, crowded: npt.NDArray[np.intp]) -> Candidates:
-        """Of the crowded queries, whose scores are all but equal, the best hits alone."""
+    def _cut_crowds(self, found: Candidates, crowded: npt.NDArray[np.intp]) -> Candidates:
+        """Keep only the best hits of crowded queries, whose scores are all but equal."""
         others = ~np.isin(found.query, crowded)
         parts = [Candidates(found.query[others], found.row[others], found.score[others])]
         for query in crowded.tolist():
@@ -116,18 +118,17 @@ class _Block:
         order = np.argsort(query, kind="stable")
         return Candidates(query[order], row[order], score[order])
 
-    def _settled(self, found: Candidates) -> Candidates:
-        """The same with scores from float64 wherever a neighbour's is close."""
-        close = (found.query[1:] == found.query[:-1]) & (
-            found.score[:-1] - found.score[1:] <= self._close_B[found.query[1:]]
-        )
+    def _rescore_close(self, found: Candidates) -> Candidates:
+        """Replace scores that are close to a neighbour's by exact ones."""
+        same = found.query[1:] == found.query[:-1]
+        close = same & (found.score[:-1] - found.score[1:] <= self._close_B[found.query[1:]])
         near = np.concatenate([close, [False]]) | np.concatenate([[False], close])
         score = found.score.copy()
         score[near] = self._exact(found.query[near], found.row[near])
         return found._replace(score=score)
 
     def _exact(self, query: npt.NDArray[np.intp], row: npt.NDArray[np.intp]) -> Vectors:
-        """Inner products of pairs, each summed alone in float64: the same whatever the other pairs are."""
+        """Inner products of pairs, each summed alone in float64, whatever the other pairs are."""
         score = np.empty(len(row), dtype=np.float32)
         for start in range(0, len(row), PAIRS):
             pairs = slice(start, start + PAIRS)
@@ -136,6 +137,6 @@ class _Block:
 
 
 def _ordered(scores: Vectors) -> npt.NDArray[np.int64]:
-    """Whole numbers of 32 bits in the order of float32 scores."""
+    """32-bit integers in the order of float32 scores."""
     bits = scores.view(np.int32)
     return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)

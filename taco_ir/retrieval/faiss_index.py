@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from taco_ir.core.files import InputError, read_json, require_space, write_json, writing_folder
-from taco_ir.core.hashes import FileFacts, check_files, described
+from taco_ir.core.hashes import FileFacts, check_files, describe_files
 from taco_ir.core.types import Encoder, Ranking, Vectors
 from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.retrieval.vectors import Recipe, VectorSet
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import faiss
 
 FILES, REMEDY = ("index", "docid"), "build the index again"
-TRAINING_ROWS = 262_144  # rows that a factory with training (IVF, SQ) sees, at most
+TRAINING_ROWS = 262_144  # most rows that a factory with training (IVF, SQ) sees
 MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
-PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in so many is searched, and at least so many lists
-FOUND_AT_ONCE = 1 << 22  # hits of several queries that an approximate index gives at once
-GRAPH_BYTES = 272  # of a vector in HNSW32, above the vector itself
+PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in this many is searched, and at least this many lists
+FOUND_AT_ONCE = 1 << 22  # hits that an approximate index returns at once
+GRAPH_BYTES = 272  # bytes of a vector in HNSW32 beside the vector itself
 
 
 class Manifest(NamedTuple):
@@ -33,17 +33,13 @@ class Manifest(NamedTuple):
     files: dict[str, FileFacts]
 
 
-def _silent(_: int) -> None:
-    """Report to nobody."""
-
-
 def build_index(
-    vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = _silent
+    vectors: VectorSet, output: Path, factory: str = "Flat", report: Callable[[int], None] = lambda _: None
 ) -> None:
     """Build a faiss index from finished blocks; the folder appears whole or not at all.
 
     Args:
-        factory: any string of faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... Vectors are compared by
+        factory: a string of faiss.index_factory: Flat (exact), HNSW32, SQ8, IVF1024,SQ8, ... Vectors are compared by
             inner product.
 
     Raises:
@@ -71,23 +67,20 @@ def build_index(
                 try:
                     index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
                 except RuntimeError as error:
-                    raise InputError(
-                        f"--factory {factory!r}: this kind of index takes no vectors ({str(error).rpartition(': ')[2]})"
-                    ) from error
+                    reason = str(error).rpartition(": ")[2]
+                    raise InputError(f"--factory {factory!r}: this index takes no vectors ({reason})") from error
                 sink.writelines(f"{docid}\n" for docid in docids)
                 report(index.ntotal)
         try:
             faiss.write_index(index, str(folder / "index"))
         except RuntimeError as error:
             raise InputError(f"{output}: the index could not be written (is the disk full?)") from error
-        write_json(
-            folder / "manifest.json",
-            {"recipe": recipe._asdict(), "factory": factory, "files": described(folder, FILES)},
-        )
+        manifest = {"recipe": recipe._asdict(), "factory": factory, "files": describe_files(folder, FILES)}
+        write_json(folder / "manifest.json", manifest)
 
 
 def _row_bytes(index: faiss.Index) -> int:
-    """Bytes that a vector takes in `index`, about."""
+    """About how many bytes a vector takes in `index`."""
     try:
         return int(index.sa_code_size())
     except RuntimeError:  # graphs have no codes
@@ -100,7 +93,7 @@ def _training_sample(vectors: VectorSet) -> Vectors:
 
 
 def require_index(folder: Path) -> Path:
-    """Returns the manifest of the index in a folder. Raises: InputError if there is none."""
+    """Return the path of the manifest of the index in a folder. Raises: InputError if there is none."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise InputError(f"--index {folder}: no manifest.json; build an index with `python -m taco_ir.index`")
@@ -111,8 +104,8 @@ class DenseIndex:
     """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
 
     Raises:
-        InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another encoder or
-            collection made.
+        InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
+            encoder or collection made.
     """
 
     def __init__(self, folder: Path, encoder: Encoder | None = None, collection: str | None = None) -> None:
@@ -124,31 +117,32 @@ class DenseIndex:
         check_files(folder, self.manifest.files, FILES, REMEDY)
         if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
             raise InputError(
-                f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), the model given is encoder "
-                f"{encoder.passage_fingerprint}; search with the model that made it, or build an index with this one"
+                f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), "
+                f"the model given is encoder {encoder.passage_fingerprint}; search with the model that made it, "
+                "or build an index with this one"
             )
         if collection is not None and collection != self.recipe.collection:
             raise InputError(
-                f"--index {folder}: its passages are those of collection {self.recipe.collection}, the collection given is {collection}"
+                f"--index {folder}: its passages are those of collection {self.recipe.collection}, "
+                f"the collection given is {collection}"
             )
         try:
             self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
             self._vectors_ND = _flat_vectors(self._index) if flat else None
         except (RuntimeError, AttributeError) as error:
-            raise InputError(
-                f"{folder / 'index'}: faiss cannot read it ({str(error).strip().splitlines()[-1]}); {REMEDY}"
-            ) from error
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"{folder / 'index'}: faiss cannot read it ({reason}); {REMEDY}") from error
         self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
-        """Hash the files anew. Raises: InputError naming one that was altered."""
+        """Hash the files again. Raises: InputError naming one that was altered."""
         check_files(folder, self.manifest.files, FILES, REMEDY, anew=True)
 
     def search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
-        """The `hits` passages of largest inner product for each query (fewer where an approximate index finds fewer).
+        """The `hits` passages of largest inner product for each query; an approximate index may find fewer.
 
-        Equal scores are ordered by docid, descending, at the last hit too: of all passages in an exact index, of those that it looks at in
-        an approximate one. What a query gets does not depend on the others, but for what faiss itself rounds.
+        Equal scores are ordered by docid, descending, at the last hit too: among all passages in an exact index, among
+        its candidates in an approximate one. Hits do not depend on the other queries, except through faiss's rounding.
         """
         if self._vectors_ND is not None:
             return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self._docids, hits))
@@ -161,18 +155,17 @@ class DenseIndex:
                 part = open_[start : start + step]
                 scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD[part]), asked)
                 for query, scores_K, rows_K in zip(part.tolist(), scores_BK, rows_BK, strict=True):
-                    if asked < len(self._docids) and rows_K[-1] >= 0 and scores_K[-1] == scores_K[hits - 1]:
-                        tied.append(query)  # more may be equal to the last hit
+                    there = rows_K >= 0
+                    if asked < len(self._docids) and there[-1] and scores_K[-1] == scores_K[hits - 1]:
+                        tied.append(query)  # more passages may tie with the last hit
                     else:
-                        found[query] = Ranking.of(
-                            self._docids[rows_K[rows_K >= 0]].tolist(), scores_K[rows_K >= 0]
-                        ).top(hits)
+                        found[query] = Ranking.of(self._docids[rows_K[there]].tolist(), scores_K[there]).top(hits)
             open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self._docids))
         return [found[query] for query in range(len(queries_BD))]
 
 
 def _flat_vectors(index: Any) -> Vectors:
-    """The vectors of a Flat index, where they lie: float32 [N, D]."""
+    """The vectors of a Flat index, not copied: float32 [N, D]."""
     import faiss
 
     vectors_ND: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)

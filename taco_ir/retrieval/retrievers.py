@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taco_ir.core.files import InputError, data_home, exclusive, fingerprint
-from taco_ir.core.progress import Progress, duration, timed
+from taco_ir.core.files import InputError, data_home, exclusive
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.processes import Progress, format_duration, timed
 from taco_ir.core.tasks import canonical_task
 from taco_ir.core.types import Query, Ranking, Run, Vectors
 from taco_ir.data.collection import Collection, Topics
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
 RRF_K = 60
-PART = 1024  # queries of a part; exact search reads the vectors once for so many
+BATCH = 1024  # queries searched together; exact search reads the vectors once for as many
 
 
 def query_topics(text: str, task: str | None) -> Topics:
-    """One query as topics, of the task if one is named."""
+    """Wrap one query, and its task if it has one, as topics."""
     task = canonical_task(task) if task else ""
     return Topics("query", task, [Query("query", text.strip(), task)])
 
 
 class Retriever(ABC):
-    """What ranks passages for topics. It remembers no run: nothing but the queries themselves would be a safe key."""
+    """Ranks passages for topics. Remembers no run, since only the queries themselves would be a safe key."""
 
     name: str
 
@@ -50,20 +51,20 @@ class Retriever(ABC):
         """At most `hits` passages for each query."""
 
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
-        """Raise InputError for queries that cannot be searched for; before an index is built, which takes long."""
+        """Raise InputError for queries that cannot be searched for, before an index is built."""
 
-    def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
-        """The run by the retriever's name, and those of the retrievers that it is made of by theirs."""
+    def search_each(self, topics: Topics, hits: int) -> dict[str, Run]:
+        """The runs of this retriever and of those that it fuses, by name."""
         return {self.name: self.search(topics, hits)}
 
-    def search_in_parts(self, topics: Topics, hits: int) -> Iterator[Run]:
-        """The same run in parts of the queries, for those who report progress."""
-        for start in range(0, len(topics.queries), PART):
-            yield self.search(topics._replace(queries=topics.queries[start : start + PART]), hits)
+    def search_batches(self, topics: Topics, hits: int) -> Iterator[Run]:
+        """Yield the same run in batches of queries, for reporting progress."""
+        for start in range(0, len(topics.queries), BATCH):
+            yield self.search(topics._replace(queries=topics.queries[start : start + BATCH]), hits)
 
 
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
-    """Encode into `folder / "vectors"` and index into `folder / "index"` what is not there yet; `name` is the model's."""
+    """Encode into `folder / "vectors"` and index into `folder / "index"` what is missing; `name` is the model's."""
     if not (folder / "index" / "manifest.json").is_file():
         recipe = Recipe.of(collection.passages, name, encoder)
         encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
@@ -71,7 +72,7 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
 
 
 class DenseRetriever(Retriever):
-    """An encoder and a faiss index of the collection: the one that is named, or an exact one kept under the data home."""
+    """Searches a faiss index with an encoder: the index that is named, or an exact one kept under the data home."""
 
     def __init__(self, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> None:
         self._collection, self._model, self._folder = collection, model, index
@@ -101,16 +102,15 @@ class DenseRetriever(Retriever):
 
     def check(self, topics: Sequence[Topics]) -> None:
         tasks = dict.fromkeys(query.task for each in topics for query in each.queries)
-        self._encoded([Query("", "?", task) for task in tasks])  # so short that it counts as no query that was cut
+        self._encoded([Query("", "?", task) for task in tasks])  # too short to be counted as truncated
 
     def _encoded(self, queries: Sequence[Query]) -> Vectors:
-        """Raises: InputError for a task that is unknown, or without a prompt or an adapter; topics always have a task."""
+        """Encode queries. Raises: InputError for a task that is unknown, or without a prompt or an adapter."""
         try:
             return encode_topics(self._collection, self.encoder, queries)
         except InputError as error:
-            raise InputError(
-                f"{error}{'' if all(query.task for query in queries) else '; --task names the task of --query'}"
-            ) from error
+            hint = "" if all(query.task for query in queries) else "; --task names the task of --query"
+            raise InputError(f"{error}{hint}") from error
 
     def search(self, topics: Topics, hits: int) -> Run:
         queries = topics.queries
@@ -128,12 +128,9 @@ class BM25Retriever(Retriever):
 
     @cached_property
     def _folder(self) -> Path:
-        """Of these passages and this Lucene: an older one cannot read what a newer one wrote."""
-        return (
-            data_home()
-            / "bm25"
-            / fingerprint([INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name])
-        )
+        """The index of these passages and this Lucene, since an older one cannot read a newer one's files."""
+        made_of = [INDEX_VERSION, self._collection.passages.fingerprint, anserini_jar().name]
+        return data_home() / "bm25" / fingerprint(made_of)
 
     @property
     def built(self) -> bool:
@@ -143,19 +140,13 @@ class BM25Retriever(Retriever):
     def _index(self) -> BM25:
         store = self._collection.passages
         with exclusive(self._folder):
-            self._build()
+            if not self.built:
+                with timed() as seconds:
+                    progress = Progress("BM25 index", store.count, "passages")
+                    build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
+                built = f"BM25 index of {store.count:,} passages built in {format_duration(seconds())}: {self._folder}"
+                print(built, file=sys.stderr)
         return BM25(self._folder, store.fingerprint)
-
-    def _build(self) -> None:
-        store = self._collection.passages
-        if not self.built:
-            with timed() as seconds:
-                progress = Progress("BM25 index", store.count, "passages")
-                build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
-            print(
-                f"BM25 index of {store.count:,} passages built in {duration(seconds())}: {self._folder}",
-                file=sys.stderr,
-            )
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -170,7 +161,7 @@ class BM25Retriever(Retriever):
 
 
 class FusionRetriever(Retriever):
-    """Reciprocal rank fusion of other retrievers."""
+    """Fuses other retrievers by reciprocal ranks."""
 
     name = choices.FUSION
 
@@ -182,17 +173,17 @@ class FusionRetriever(Retriever):
         return {"k": RRF_K, "of": [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]}
 
     def check(self, topics: Sequence[Topics]) -> None:
-        for retriever in reversed(self._retrievers):  # a model is loaded last
+        for retriever in reversed(self._retrievers):  # load a model last
             retriever.check(topics)
 
     def search(self, topics: Topics, hits: int) -> Run:
-        return self.search_with_parts(topics, hits)[self.name]
+        return self.search_each(topics, hits)[self.name]
 
-    def search_with_parts(self, topics: Topics, hits: int) -> dict[str, Run]:
-        return self.completed({}, topics, hits)
+    def search_each(self, topics: Topics, hits: int) -> dict[str, Run]:
+        return self.complete_runs({}, topics, hits)
 
-    def completed(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
-        """`runs` of these topics with those that are missing: of the retrievers fused, and the fusion."""
+    def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
+        """Add what is missing to `runs` of these topics: those of the fused retrievers, and the fusion."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
         return {**runs, **parts, self.name: runs.get(self.name) or reciprocal_rank_fusion(list(parts.values()), hits)}
 
@@ -206,20 +197,20 @@ class Retrievers(NamedTuple):
 
     @classmethod
     def of(cls, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> Retrievers:
-        """Nothing is loaded before it is used. Raises: InputError for an index that is none."""
+        """Make them; nothing is loaded before it is used. Raises: InputError for a folder without an index."""
         if index is not None:
             require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
         return cls(dense, bm25, FusionRetriever([dense, bm25]))
 
-    def named(self, name: str) -> Retriever:
+    def select(self, name: str) -> Retriever:
         """One of `choices.RETRIEVERS`."""
         retriever: Retriever = getattr(self, name)
         return retriever
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
-    """Fuses runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
+    """Fuse runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
 
     Cormack, Clarke and Buettcher, SIGIR 2009.
     """

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import taco_ir
-from taco_ir.core.files import InputError, claim_output, fingerprint, read_json, refuse_other, typed, write_json
-from taco_ir.core.progress import log, timed
-from taco_ir.core.run_formats import page_run, write_kilt, write_msmarco
-from taco_ir.core.types import Run, write_trec
+from taco_ir.core.files import InputError, check_type, read_json, write_json
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.outputs import claim_output, refuse_other
+from taco_ir.core.processes import log, timed
+from taco_ir.core.run_formats import write_run
+from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
 from taco_ir.retrieval.retrievers import Retriever, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
 SHORT = 6  # digits of a hash in a name
-IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # of a model's choice
+IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # settings of the model that records keep
 
 
 def search_topics(
@@ -29,7 +31,7 @@ def search_topics(
     output: str | None = None,
     overwrite: bool = False,
 ) -> list[dict[str, Run]]:
-    """Searches for each of the topics and writes its run; returns runs by retriever, the chosen one first.
+    """Search for each of the topics and write its run; return runs by retriever, the requested one first.
 
     Args:
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
@@ -38,42 +40,48 @@ def search_topics(
         InputError: for topics that cannot be searched for, or an output that was made otherwise (without `overwrite`).
     """
     if request.compare and not any(topic.has_gold for topic in topics):
-        raise InputError(
-            f"--compare goes with evidence to score against; {' '.join(topic.name for topic in topics)} have none"
-        )
+        names = " ".join(topic.name for topic in topics)
+        raise InputError(f"--compare goes with evidence to score against; {names} have none")
     retrievers = Retrievers.of(collection, request.model, request.index)
-    chosen = retrievers.named(request.retriever)
+    retriever = retrievers.select(request.retriever)
     paths = _run_paths(request, collection, topics, retrievers, output)
-    asked = [_asked(request, collection, topic) for topic in topics]
+    requested = [_record_request(request, collection, topic) for topic in topics]
     overwrite = overwrite or output is None
     compare = request.compare
     if compare is None:
-        compare = chosen is retrievers.dense and (retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO)
+        compare = retriever is retrievers.dense and (
+            retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO
+        )
     results: list[dict[str, Run]] = []
-    with ExitStack() as held:
-        for path, record in zip(paths, asked, strict=True):
-            held.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(record_of, path)))
+    with ExitStack() as claims:
+        for path, record in zip(paths, requested, strict=True):
+            claims.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(read_record, path)))
         if compare:
             retrievers.hybrid.check([topic for topic in topics if topic.has_gold])
-        chosen.check(topics)
-        maker = {"system": chosen.name, "inputs": chosen.inputs}
+        retriever.check(topics)
+        maker = {"system": retriever.name, "inputs": retriever.inputs}
         for path in paths:
-            if record_path(path).is_file() and not overwrite:  # one that was stopped has none
-                refuse_other(path, record_of(path), maker)
-        for topic, path, record in zip(topics, paths, asked, strict=True):
+            if record_path(path).is_file() and not overwrite:  # a stopped search has none
+                refuse_other(path, read_record(path), maker)
+        for topic, path, record in zip(topics, paths, requested, strict=True):
             with timed() as seconds:
-                found = chosen.search_with_parts(topic, request.hits)
+                found = retriever.search_each(topic, request.hits)
             took = seconds()
-            runs = {chosen.name: found[chosen.name]}
-            record_path(path).unlink(missing_ok=True)  # so that a run has its own or none
-            _write_run(request.form, runs[chosen.name], path, topic, collection, chosen.name)
+            runs = {retriever.name: found[retriever.name]}
+            record_path(path).unlink(missing_ok=True)  # so that a run never has another's record
+            run, page_of = runs[retriever.name], collection.passages.page_of
+            write_run(run, path, request.form, topic.queries, page_of, retriever.name)
             write_json(record_path(path), record | maker | {"seconds": round(took, 3)})
-            _report(topic, collection, chosen.name, path, took)
+            passages, queries = f"{collection.passages.count:,}", len(topic.queries)
+            said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"
+            rate = queries / took
+            log.info(said, passages, collection.name, f"{queries:,}", topic.name, retriever.name, took, rate)
+            log.info("run file: %s", path)
             if compare and topic.has_gold:
-                runs |= retrievers.hybrid.completed(found, topic, request.hits)
-            _tell_ties(topic, runs)
+                runs |= retrievers.hybrid.complete_runs(found, topic, request.hits)
+            _warn_of_ties(topic, runs)
             results.append(runs)
-    if chosen is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
+    if retriever is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
         log.warning("%d queries were longer than the model's limit and cut", cut)
     return results
 
@@ -81,21 +89,21 @@ def search_topics(
 def _run_paths(
     request: SearchRequest, collection: Collection, topics: Sequence[Topics], retrievers: Retrievers, output: str | None
 ) -> list[Path]:
-    """Where each run goes; if a default name holds another model's run, path and retriever get a hash in their names."""
+    """Where each run goes. If a default name has another model's run, path and retriever get a hash in their names."""
     suffix = RUN_SUFFIXES[request.form]
     if output is not None:
         return named_paths(output, topics, suffix)
-    chosen: Retriever = retrievers.named(request.retriever)
-    plain = [Path("runs") / collection.name / f"{topic.name}.{chosen.name}{suffix}" for topic in topics]
-    if chosen is retrievers.bm25 or not any(path.exists() for path in plain):
+    retriever: Retriever = retrievers.select(request.retriever)
+    plain = [Path("runs") / collection.name / f"{topic.name}.{retriever.name}{suffix}" for topic in topics]
+    if retriever is retrievers.bm25 or not any(path.exists() for path in plain):
         return plain
     paths = unlike_others(plain, [retrievers.dense.encoder.fingerprint], suffix)
-    chosen.name = paths[0].name.removesuffix(suffix).removeprefix(f"{topics[0].name}.")
+    retriever.name = paths[0].name.removesuffix(suffix).removeprefix(f"{topics[0].name}.")
     return paths
 
 
-def _asked(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
-    """What the user asked for; a run with an equal record may be written again."""
+def _record_request(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
+    """What the user requested; a run with an equal record may be written again."""
     return {
         "taco_ir": taco_ir.__version__,
         **made_of(collection, topic),
@@ -106,23 +114,7 @@ def _asked(request: SearchRequest, collection: Collection, topic: Topics) -> dic
     }
 
 
-def _write_run(form: str, run: Run, path: Path, topic: Topics, collection: Collection, tag: str) -> None:
-    if form == "trec":
-        write_trec(run, path, tag)
-    elif form == "kilt":
-        write_kilt(page_run(run, collection.passages.page_of), topic.queries, path)
-    else:
-        write_msmarco(run, path)
-
-
-def _report(topic: Topics, collection: Collection, retriever: str, path: Path, seconds: float) -> None:
-    passages, queries = f"{collection.passages.count:,}", len(topic.queries)
-    said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"
-    log.info(said, passages, collection.name, f"{queries:,}", topic.name, retriever, seconds, queries / seconds)
-    log.info("run file: %s", path)
-
-
-def _tell_ties(topic: Topics, runs: dict[str, Run]) -> None:
+def _warn_of_ties(topic: Topics, runs: dict[str, Run]) -> None:
     for name, run in runs.items():
         if run.tied_share > TIES_WORTH_A_WORD:
             said = "%s with %s: %.1f %% of neighbouring scores are equal; ties are ordered by docid, descending"
@@ -130,7 +122,7 @@ def _tell_ties(topic: Topics, runs: dict[str, Run]) -> None:
 
 
 class Made(NamedTuple):
-    """What a run is of, by name and by content."""
+    """Something by name and content."""
 
     name: str = ""
     fingerprint: str = ""
@@ -144,7 +136,7 @@ class Inputs(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """What is read of the record beside a run."""
+    """The keys that are read of the record beside a run."""
 
     collection: Made = Made()
     topics: Made = Made()
@@ -159,7 +151,7 @@ def record_path(run: Path) -> Path:
 
 
 def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
-    """The collection and topics of a run, by content, as its record has them."""
+    """The collection and topics of a run, by content, as in its record."""
     return {
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
@@ -167,29 +159,27 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
 
 
 def models_of(record: Mapping[str, Any]) -> list[str]:
-    """Fingerprints of the models in a record: encoders, also those inside a hybrid, and a reader."""
+    """Fingerprints of the models in a record: encoders, also those inside a fusion, and a reader."""
     inputs = record.get("inputs", {})
     found = [str(each["encoder"]) for each in (inputs, *inputs.get("of", ())) if "encoder" in each]
     return [*found, *([str(record["reader"])] if "reader" in record else [])]
 
 
 def unlike_others(paths: Sequence[Path], models: Sequence[str], suffix: str) -> list[Path]:
-    """Default names; with a short hash of the models before the suffix if another model's run has one of these names."""
-    if all(not path.exists() or models_of(record_of(path)) in ([], list(models)) for path in paths):
+    """Add a short hash of the models to default names if another model's run has one of these names."""
+    if all(not path.exists() or models_of(read_record(path)) in ([], list(models)) for path in paths):
         return list(paths)
-    return [
-        path.with_name(f"{path.name.removesuffix(suffix)}-{fingerprint(list(models))[:SHORT]}{suffix}")
-        for path in paths
-    ]
+    ending = f"-{fingerprint(list(models))[:SHORT]}{suffix}"
+    return [path.with_name(path.name.removesuffix(suffix) + ending) for path in paths]
 
 
-def record_of(run: Path) -> Mapping[str, Any]:
-    """The record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
+def read_record(run: Path) -> Mapping[str, Any]:
+    """Read the record beside a run, empty if there is none. Raises: InputError if it is not a JSON object."""
     path = record_path(run)
     if not path.is_file():
         return {}
     found = read_json(path, dict[str, Any])
-    typed(found, RunRecord, str(path), others=True)
+    check_type(found, RunRecord, str(path), others=True)
     return found
 
 

@@ -4,34 +4,31 @@
     DIR/shard-2-of-8/00000.npy          fp16 [rows, D], read by memory map
     DIR/shard-2-of-8/00000.docids       one docid a line
 
-A block is written as .part, fsynced and renamed, then named in the manifest: what the manifest names is whole.
+A block is written whole before the manifest names it, so what the manifest names is whole.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError, first_difference, read_json, refuse_other, sha256_file, write_json, writing
+from taco_ir.core.files import InputError, read_json, write_json, writing
+from taco_ir.core.hashes import sha256_file
+from taco_ir.core.outputs import first_difference, refuse_other
 from taco_ir.core.types import Encoder, Passage, Vectors
+
+if TYPE_CHECKING:
+    from taco_ir.data.passage_store import PassageStore
 
 BLOCK_ROWS = 4096
 SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 Block = tuple[npt.NDArray[np.float16], list[str]]
-
-
-class Counted(Protocol):
-    """A collection's passages, as far as a recipe names them."""
-
-    fingerprint: str
-    count: int
 
 
 class Recipe(NamedTuple):
@@ -45,24 +42,18 @@ class Recipe(NamedTuple):
     dim: int
 
     @classmethod
-    def of(cls, passages: Counted, model: str, encoder: Encoder) -> Recipe:
-        return cls(
-            passages.fingerprint,
-            passages.count,
-            model,
-            encoder.passage_fingerprint,
-            encoder.passage_template,
-            encoder.dim,
-        )
+    def of(cls, passages: PassageStore, model: str, encoder: Encoder) -> Recipe:
+        made_by = (encoder.passage_fingerprint, encoder.passage_template, encoder.dim)
+        return cls(passages.fingerprint, passages.count, model, *made_by)
 
     @property
     def compared(self) -> dict[str, Any]:
-        """What must be equal: all but the model's name."""
+        """What must be equal: everything but the model's name."""
         return {key: value for key, value in self._asdict().items() if key != "model"}
 
 
 class Shard(NamedTuple):
-    """Part `number` (from 1) of `of` parts of a collection."""
+    """One of `of` shards of a collection, numbered from 1."""
 
     number: int
     of: int
@@ -91,14 +82,14 @@ class Rows(NamedTuple):
 
 
 class BlockHashes(NamedTuple):
-    """SHA-256 of a block's two files, by the end of their names."""
+    """SHA-256 of a block's two files, by their suffixes."""
 
     npy: str
     docids: str
 
 
 class StoredBlock(NamedTuple):
-    """A finished block: the stem of its files, how many passages it has, and hashes."""
+    """A finished block: the stem of its files, the number of its passages, and its hashes."""
 
     name: str
     rows: int
@@ -115,7 +106,7 @@ class Manifest(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one shard block by block and goes on where an earlier process stopped.
+    """Writes one shard block by block, continuing where an earlier process stopped.
 
     Raises:
         InputError: on opening, when the folder holds vectors of another recipe.
@@ -132,19 +123,13 @@ class ShardWriter:
             refuse_other(self.folder, found.recipe._asdict(), recipe.compared)
             self._blocks = list(found.blocks)
         elif self.folder.is_dir():
-            for path in sorted(
-                self.folder.iterdir(), reverse=True
-            ):  # the manifest, which names the blocks, before them
+            for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest before the blocks that it names
                 path.unlink()
         self._save()
 
     @property
     def done(self) -> int:
         return sum(block.rows for block in self._blocks)
-
-    @property
-    def complete(self) -> bool:
-        return self.done == len(self.rows)
 
     def write(
         self, passages: Iterable[Passage], encode: Callable[[list[Passage]], Vectors], report: Callable[[int], None]
@@ -160,9 +145,8 @@ class ShardWriter:
             with np.errstate(over="ignore"):
                 halves_ND = vectors_ND.astype(np.float16)
             if not np.isfinite(halves_ND).all():
-                raise InputError(
-                    f"{self.folder}: vectors of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504); encode with --normalize"
-                )
+                problem = f"vectors of up to {np.abs(vectors_ND).max():.3g} do not fit fp16 (at most 65504)"
+                raise InputError(f"{self.folder}: {problem}; encode with --normalize")
             self._append(halves_ND, [passage.docid for passage in block])
             report(self.done)
 
@@ -178,15 +162,8 @@ class ShardWriter:
 
     def _save(self) -> None:
         rows = {"start": self.rows.start, "stop": self.rows.stop}
-        write_json(
-            self._path,
-            {
-                "recipe": self._recipe._asdict(),
-                "rows": rows,
-                "dtype": "float16",
-                "blocks": [block._asdict() | {"sha256": block.sha256._asdict()} for block in self._blocks],
-            },
-        )
+        blocks = [block._asdict() | {"sha256": block.sha256._asdict()} for block in self._blocks]
+        write_json(self._path, {"recipe": self._recipe._asdict(), "rows": rows, "dtype": "float16", "blocks": blocks})
 
 
 class VectorSet:
@@ -200,83 +177,56 @@ class VectorSet:
         self.folder = folder
         finished = [path.parent for path in folder.glob("shard-*/manifest.json") if SHARD.fullmatch(path.parent.name)]
         if not finished:
-            raise InputError(
-                f"{folder}: no vectors (no shard-i-of-n folder with a manifest.json); make them with `python -m taco_ir.encode`"
-            )
+            missing = "no vectors (no shard-i-of-n folder with a manifest.json)"
+            raise InputError(f"{folder}: {missing}; make them with `python -m taco_ir.encode`")
         shards = [(path, _manifest(path)) for path in finished]
         self._shards = sorted(shards, key=lambda shard: shard[1].rows)
         self.recipe = self._shards[0][1].recipe
         row = 0
         for path, manifest in self._shards:
             if difference := first_difference(manifest.recipe._asdict(), self.recipe.compared):
-                raise InputError(
-                    f"{path}: made otherwise than the other shards ({difference}); encode all of them alike"
-                )
+                others = f"made otherwise than the other shards ({difference})"
+                raise InputError(f"{path}: {others}; encode all of them alike")
             start, stop = manifest.rows
             done = sum(block.rows for block in manifest.blocks)
             if start < row:
                 raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
             if start > row or done != stop - start:
-                what = (
-                    f"rows {row}..{start - 1} are in no shard"
-                    if start > row
-                    else f"{done} of {stop - start} passages are encoded"
-                )
+                missing = f"rows {row}..{start - 1} are in no shard"
+                what = missing if start > row else f"{done} of {stop - start} passages are encoded"
                 raise InputError(f"{path}: {what}; run `python -m taco_ir.encode` with the same flags to finish")
             row = stop
         if row != self.recipe.passages:
-            raise InputError(
-                f"{folder}: rows {row}..{self.recipe.passages - 1} are in no shard; encode the other shards first"
-            )
+            missing = f"rows {row}..{self.recipe.passages - 1} are in no shard"
+            raise InputError(f"{folder}: {missing}; encode the other shards first")
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Blocks in row order from block `start` on, hashes checked. Raises: InputError naming a block that was cut or altered."""
-        for number, (path, block) in enumerate(
-            (path, block) for path, manifest in self._shards for block in manifest.blocks
-        ):
-            if number >= start:
-                yield read_block(path, block)
+        """Yield blocks in row order from block `start` on, checking their hashes.
+
+        Raises:
+            InputError: naming a block that was cut or altered.
+        """
+        blocks = [(path, block) for path, manifest in self._shards for block in manifest.blocks]
+        for path, block in blocks[start:]:
+            yield _read_block(path, block)
 
     def verify(self) -> int:
-        """Re-hash every block; their number. Raises: InputError naming the first that was cut or altered."""
+        """Check the hashes of all blocks and count them. Raises: InputError naming one that was cut or altered."""
         return sum(1 for _ in self.blocks())
 
-    @property
-    def size(self) -> int:
-        """Bytes of the vectors."""
-        return self.recipe.passages * self.recipe.dim * 2
 
-
-def read_block(folder: Path, block: StoredBlock) -> Block:
+def _read_block(folder: Path, block: StoredBlock) -> Block:
     for suffix, expected in block.sha256._asdict().items():
         path = folder / f"{block.name}.{suffix}"
         found = sha256_file(path) if path.is_file() else "no file"
         if found != expected:
-            raise InputError(
-                f"{path}: truncated or altered (SHA-256 {found[:16]}, manifest says {expected[:16]}); remove {folder} and encode it again"
-            )
+            hashes = f"SHA-256 {found[:16]}, manifest says {expected[:16]}"
+            raise InputError(f"{path}: truncated or altered ({hashes}); remove {folder} and encode it again")
     vectors_ND = np.load(folder / f"{block.name}.npy", mmap_mode="r", allow_pickle=False)
     docids = (folder / f"{block.name}.docids").read_text(encoding="utf-8").splitlines()
     return vectors_ND, docids
 
 
 def _manifest(shard: Path) -> Manifest:
-    """Raises: InputError for a file that does not say what a shard's manifest says."""
+    """Read a shard's manifest. Raises: InputError for a file that is none."""
     return read_json(shard / "manifest.json", Manifest, f"remove {shard} and encode it again")
-
-
-def held_memory() -> int:
-    """Resident memory of this process now, in bytes; where the system does not tell, its peak."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return peak_memory()
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
-    import resource
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

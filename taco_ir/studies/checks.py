@@ -13,7 +13,7 @@ from string import Formatter
 from typing import Any
 
 from taco_ir.core.files import InputError
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 NAMED = "letters, digits, dots, _, + and -, at most 100, a letter or digit first"
@@ -49,7 +49,7 @@ def check_kinds(where: str, table: Mapping[str, Any], more: Mapping[str, str] | 
     """
     for key, kind in (KINDS | dict(more or {})).items():
         if key in table and not _is_kind(table[key], kind):
-            raise InputError(f"{where}: {key} is {shown(table[key])}; needed: {kind}")
+            raise InputError(f"{where}: {key} is {abbreviate(table[key])}; needed: {kind}")
 
 
 def _is_kind(value: Any, kind: str) -> bool:

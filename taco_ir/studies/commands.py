@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, fingerprint, read_json, sha256_file, write_json
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.hashes import fingerprint, sha256_file
 from taco_ir.studies.conditions import Job, Study, arguments, placeholders
 from taco_ir.studies.facts import best_first
 

@@ -18,7 +18,7 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_toml
-from taco_ir.core.typed import shown
+from taco_ir.core.typed import abbreviate
 from taco_ir.studies.checks import CORPORA, NUMBERS, RESERVED, check_command, check_kinds, check_names
 
 WHOLE = "whole"
@@ -187,7 +187,7 @@ def _check_tables(path: Path, values: Mapping[str, Any]) -> None:
 def _conditions(path: Path, values: Mapping[str, Any]) -> dict[str, Condition]:
     found: dict[str, Condition] = {}
     for table in values["condition"]:
-        check_kinds(f"{path}: condition {shown(table.get('name'))}", table, {"recipe": "text"})
+        check_kinds(f"{path}: condition {abbreviate(table.get('name'))}", table, {"recipe": "text"})
         for variant in _each(table):
             made = _condition(path, variant, values)
             if made.name in found:

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, exclusive, fingerprint, read_json, typed, write_json, writing
-from taco_ir.core.typed import shown
-from taco_ir.core.types import numbered_lines
+from taco_ir.core.files import InputError, check_type, exclusive, read_json, write_json, writing
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.typed import abbreviate
 
 RECORDS, QUERIES = "records.jsonl", "queries.json.gz"
 FORMAT = 2
@@ -117,7 +118,7 @@ def read_records(folder: Path) -> list[Record]:
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         try:
-            value = typed(json.loads(line), dict[str, Any], where)
+            value = check_type(json.loads(line), dict[str, Any], where)
             check, whole = value.pop("check", ""), fingerprint(value)
             own = values[value.pop("values")]
         except (KeyError, TypeError) as error:
@@ -129,7 +130,7 @@ def read_records(folder: Path) -> list[Record]:
         record = _record(where, value, own)
         if check != whole:
             raise InputError(
-                f"{where}: the record was altered: check is {shown(check)}, its fields give {whole}; make it anew"
+                f"{where}: the record was altered: check is {abbreviate(check)}, its fields give {whole}; make it anew"
             )
         if found.setdefault(record.name, record) is not record:
             raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
@@ -154,7 +155,7 @@ def save_record(path: Path, record: Record) -> None:
 def load_record(path: Path) -> Record:
     """Read what `save_record` wrote. Raises: InputError."""
     value = read_json(path, dict[str, Any])
-    topics = typed(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
+    topics = check_type(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
     return _record(
         str(path), value | {"topics": topics}, {name: scores.pop("by_query", {}) for name, scores in topics.items()}
     )
@@ -163,8 +164,8 @@ def load_record(path: Path) -> Record:
 def _record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
     """Raises: InputError where it is no record, or values by query do not give the means."""
     if (version := value.pop("format", None)) != FORMAT:
-        raise InputError(f"{where}: format is {shown(version)}: written in another format; allowed is {FORMAT}")
-    record = typed(value, Record, where)
+        raise InputError(f"{where}: format is {abbreviate(version)}: written in another format; allowed is {FORMAT}")
+    record = check_type(value, Record, where)
     if values.keys() != record.topics.keys():
         raise InputError(f"{where}: its topics are {_names(record.topics)}, those of its values {_names(values)}")
     return replace(
@@ -183,12 +184,12 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path}: written in another format; allowed is {FORMAT}")
-    return typed(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")
+    return check_type(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")
 
 
 def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> TopicScores:
     """Scores with their values by query. Raises: InputError where these do not give the means."""
-    for measure, values in typed(by_query, dict[str, Any], f"{where}: {name}").items():
+    for measure, values in check_type(by_query, dict[str, Any], f"{where}: {name}").items():
         try:
             mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
             wrong = len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5)

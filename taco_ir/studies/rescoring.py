@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.core.files import InputError
-from taco_ir.core.progress import log
+from taco_ir.core.processes import log
 from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import Job
 from taco_ir.studies.records import Record

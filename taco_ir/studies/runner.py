@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, data_home, exclusive, fingerprint, read_json, write_json
-from taco_ir.core.hashes import sha256_once
-from taco_ir.core.progress import log
+from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json
+from taco_ir.core.hashes import fingerprint, sha256_once
+from taco_ir.core.processes import log
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.subsets import make_subset
 from taco_ir.studies.checks import CORPORA

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
-from taco_ir.core.processes import PARENT
-from taco_ir.core.progress import duration
+from taco_ir.core.processes import PARENT, format_duration
 from taco_ir.studies.conditions import Job, Study
 
 Say = Callable[[str], None]
@@ -74,7 +73,7 @@ def run_jobs(study: Study, jobs: Collection[Job], run: Callable[[Job], None], wo
                 else:
                     sorter.done(job)
                     left = (time.monotonic() - start) / done * (len(jobs) - done)
-                    say(f"{job}: done, {done} of {len(jobs)}, about {duration(left)} left")
+                    say(f"{job}: done, {done} of {len(jobs)}, about {format_duration(left)} left")
 
 
 class Spent(NamedTuple):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from taco_ir.core.files import collector_paused
+from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.measures import Measure, Scores, evaluate

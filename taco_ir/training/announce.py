@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taco_ir.core.files import human_bytes
+from taco_ir.core.processes import format_bytes, peak_memory, resident_memory
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.retrieval.vectors import held_memory, peak_memory
 from taco_ir.training.batches import TaskSampler
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
@@ -69,7 +68,7 @@ def describe(
         (render(Table("", HEADER, rows), "table") if rows else "")
         + describe_tuning(model)
         + f"{trained:,} of {every:,} parameters are trained; weighting: {weighting}; "
-        + f"at most about {human_bytes(memory)} of memory"
+        + f"at most about {format_bytes(memory)} of memory"
         + _with_held(model, memory - 4 * every)
         + (f" for each of {processes} processes" if processes > 1 else "")
     )
@@ -88,8 +87,8 @@ def _with_held(model: DualEncoder, more: float) -> str:
     """On a CPU, where the model shares the process's memory: the total with what the process holds already."""
     if model.device.type != "cpu":
         return f" on {model.device}"
-    held = held_memory()
-    return f", about {human_bytes(held + more)} with the {human_bytes(held)} that are held by now"
+    held = resident_memory()
+    return f", about {format_bytes(held + more)} with the {format_bytes(held)} that are held by now"
 
 
 def describe_peak(model: DualEncoder) -> str:
@@ -97,8 +96,8 @@ def describe_peak(model: DualEncoder) -> str:
     import torch
 
     device = model.device
-    beside = f", {human_bytes(torch.cuda.max_memory_allocated(device))} on {device}" if device.type == "cuda" else ""
-    return f"memory at its peak: {human_bytes(peak_memory())}{beside}"
+    beside = f", {format_bytes(torch.cuda.max_memory_allocated(device))} on {device}" if device.type == "cuda" else ""
+    return f"memory at its peak: {format_bytes(peak_memory())}{beside}"
 
 
 def _token_bytes(optimiser: OptimiserSettings, model: DualEncoder) -> float:

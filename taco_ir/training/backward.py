@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from taco_ir.core.seeds import number_of
+from taco_ir.core.hashes import hash_names
 from taco_ir.core.settings import Settings
 from taco_ir.training.encoder import DualEncoder, Text
 
@@ -55,7 +55,7 @@ def backward(
     chunks = list(_chunks(model, texts, arithmetic.gradcache))
 
     def encode(number: int) -> Tensor:
-        seed_dropout(number_of(*seed, number) >> 1, model.device)
+        seed_dropout(hash_names(*seed, number) >> 1, model.device)
         with arithmetic.context(model.device):
             vectors_BD: Tensor = model([texts[i] for i in chunks[number]])
             return vectors_BD.float()

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import fingerprint
-from taco_ir.core.seeds import generator, number_of
+from taco_ir.core.hashes import fingerprint, generator, hash_names
 from taco_ir.data.examples import TrainExample
 
 if TYPE_CHECKING:
@@ -261,13 +260,13 @@ def part(batch: TaskBatch, index: int, of: int) -> TaskBatch:
 
 def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
     """The passages of one evidence set, each set equally likely, new every epoch."""
-    return example.positives[number_of(seed, example.qid, epoch, "set") % len(example.positives)]
+    return example.positives[hash_names(seed, example.qid, epoch, "set") % len(example.positives)]
 
 
 def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
     """One passage of the chosen evidence set, each equally likely."""
     docids = choose_set(example, epoch, seed)
-    return docids[number_of(seed, example.qid, epoch, "passage") % len(docids)]
+    return docids[hash_names(seed, example.qid, epoch, "passage") % len(docids)]
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:

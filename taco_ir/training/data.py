@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json
-from taco_ir.core.progress import log
+from taco_ir.core.processes import log
 from taco_ir.core.tasks import TopicsName, resolve_task
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_sampled_examples

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 
 Ids = npt.NDArray[np.int64]
 UNLABELLED = -100  # the label of a token that is not to be filled in

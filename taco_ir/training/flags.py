@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_toml
-from taco_ir.core.settings import Values, number_or_text, option, rules_of, words
-from taco_ir.core.typed import nearest
+from taco_ir.core.settings import Values, number_or_text, parse_option, parse_words, rules_of
+from taco_ir.core.typed import suggest
 from taco_ir.training.settings import (
     EPISODE_KEYS,
     KEYS,
@@ -112,9 +112,9 @@ def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
     if kind is bool:
         settings |= {"action": argparse.BooleanOptionalAction}
     elif kind == WORDS:
-        settings |= {"nargs": "+", "type": words, "metavar": rules.get("metavar", "TASK")}
+        settings |= {"nargs": "+", "type": parse_words, "metavar": rules.get("metavar", "TASK")}
     elif kind == OPTIONS:
-        settings |= {"nargs": "+", "type": option, "metavar": "NAME=VALUE"}
+        settings |= {"nargs": "+", "type": parse_option, "metavar": "NAME=VALUE"}
     else:
         metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
         settings |= {"type": number_or_text(kind), "metavar": metavar}
@@ -151,7 +151,7 @@ def read_settings(
     values: Values = {**verb.defaults}
     if preset is not None:
         if preset not in PRESETS:
-            raise InputError(f"--preset {preset}: unknown; {nearest(preset, PRESETS)}")
+            raise InputError(f"--preset {preset}: unknown; {suggest(preset, PRESETS)}")
         values = override(values, PRESETS[preset])
     if path is not None:
         file, allowed = _find(path, verb), (*verb.keys, "episode") if verb.presets else verb.keys

@@ -10,8 +10,8 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError, discard, fingerprint, is_leftover, read_json, write_json
-from taco_ir.core.hashes import sha256_once
+from taco_ir.core.files import InputError, discard, is_leftover, read_json, write_json
+from taco_ir.core.hashes import fingerprint, sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection
 from taco_ir.training.settings import KEYS, TrainSettings, checked_keys, drop_idle

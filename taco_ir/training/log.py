@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, named, read_log, writing
-from taco_ir.core.progress import Progress
+from taco_ir.core.processes import Progress
 from taco_ir.training.sketch import Cosines
 from taco_ir.training.step import StepResult
 

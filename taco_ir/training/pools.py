@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.core.tasks import TopicsName, canonical_task
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection, Topics

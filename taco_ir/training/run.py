@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from taco_ir.core import resolve
 from taco_ir.core.files import InputError, exclusive, write_json
-from taco_ir.core.registry import resolve
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.training.settings import ObjectiveSettings, OptimiserSettings
 
 SELF_SUPERVISED, RETRIEVAL, READING = PHASES = ("self-supervised", "retrieval", "reading")

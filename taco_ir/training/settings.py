@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import Only, Rules, Settings, Values, checked, flag, rules_of
-from taco_ir.core.typed import nearest
+from taco_ir.core.settings import Only, Rules, Settings, Values, check_value, flag, rules_of
+from taco_ir.core.typed import suggest
 from taco_ir.encoders.adapters.folder import ROLES
 from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.encoders.config import NONE, ROLE_MARKS, Pooling, is_template
@@ -542,11 +542,11 @@ def checked_keys(
     found: Values = {}
     for key, value in values.items():
         if key not in allowed:
-            reason = f"unknown key {key!r}; {nearest(key, allowed)}"
+            reason = f"unknown key {key!r}; {suggest(key, allowed)}"
             if key in KEYS and "repeat" in allowed:
                 reason = f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
             raise InputError(f"{where}{reason}")
-        found[key] = checked(f"{where}{said(key)}", value, *RULES[key])
+        found[key] = check_value(f"{where}{said(key)}", value, *RULES[key])
         if RULES[key][0] == TABLES:
             tables = enumerate(found[key], 1)
             found[key] = tuple(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from taco_ir.core import resolve
 from taco_ir.core.files import InputError
-from taco_ir.core.registry import resolve
-from taco_ir.core.settings import checked
-from taco_ir.core.typed import nearest
+from taco_ir.core.settings import check_value
+from taco_ir.core.typed import suggest
 from taco_ir.training.batches import Dealt
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
@@ -152,7 +152,7 @@ def _weighting(
     for name, value in settings.weighting_options.items():
         if name not in defaults:
             raise InputError(
-                f"weighting_options: unknown option {name!r} of {settings.weighting}; {nearest(name, defaults)}"
+                f"weighting_options: unknown option {name!r} of {settings.weighting}; {suggest(name, defaults)}"
             )
-        options[name] = checked(f"weighting_options: {name}", value, type(defaults[name]), {})
+        options[name] = check_value(f"weighting_options: {name}", value, type(defaults[name]), {})
     return kind(params, tasks, embeddings, **options)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from taco_ir.core import hashes
-from taco_ir.core.files import InputError, data_home, typed, write_json
-from taco_ir.core.hashes import FileFacts, check_files, described, sha256_once
+from taco_ir.core.files import InputError, check_type, data_home, write_json
+from taco_ir.core.hashes import FileFacts, check_files, describe_files, sha256_once
 
 
 @pytest.fixture(autouse=True)
@@ -126,15 +126,15 @@ def test_files_are_held_against_what_a_manifest_says(tmp_path: Path, monkeypatch
     settled(monkeypatch)
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode() * 3)
-    written = described(tmp_path, ["a", "b"])
-    said = typed(written, dict[str, FileFacts], "m")
+    written = describe_files(tmp_path, ["a", "b"])
+    said = check_type(written, dict[str, FileFacts], "m")
     check_files(tmp_path, said, said, "do it again")
     for wrong in ({}, {"a": said["a"]}):
         with pytest.raises(InputError, match="does not say what . is; do it again"):
             check_files(tmp_path, wrong, ["a", "b"], "do it again")
     for foreign in (None, [], {**written, "b": 7}):
         with pytest.raises(InputError, match="^m: .*; do it again"):
-            typed(foreign, dict[str, FileFacts], "m", "do it again")
+            check_type(foreign, dict[str, FileFacts], "m", "do it again")
     (tmp_path / "b").write_bytes(b"bxb")
     with pytest.raises(InputError, match=r"/b: altered \(SHA-256 \w{16}, the manifest says \w{16}\); do it again"):
         check_files(tmp_path, said, said, "do it again")
@@ -146,7 +146,7 @@ def test_files_are_held_against_what_a_manifest_says(tmp_path: Path, monkeypatch
 def test_what_is_remembered_wrongly_refuses_no_good_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settled(monkeypatch)
     (tmp_path / "a").write_bytes(b"one")
-    said = typed(described(tmp_path, ["a"]), dict[str, FileFacts], "m")
+    said = check_type(describe_files(tmp_path, ["a"]), dict[str, FileFacts], "m")
     sha256_once(tmp_path / "a")
     (entry,) = (data_home() / "hashes").glob("*.json")
     write_json(entry, {"path": "", "status": hashes._status(tmp_path / "a"), "sha256": "0" * 64})

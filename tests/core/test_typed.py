@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 
-from taco_ir.core.files import InputError, read_json, read_log, read_toml, typed
+from taco_ir.core.files import InputError, check_type, read_json, read_log, read_toml
 from taco_ir.core.settings import Settings
-from taco_ir.core.typed import conform, nearest, shown
+from taco_ir.core.typed import abbreviate, conform, suggest
 
 
 class Inner(NamedTuple):
@@ -30,23 +30,14 @@ class Outer:
     counts: Mapping[str, list[int]] | None = None
 
 
-WHOLE = {
-    "name": "x",
-    "share": 1,
-    "pair": [1, 2],
-    "inner": [{"hashes": {"npy": "0f"}}],
-    "how": "b",
-    "free": [None],
-    "counts": {"a": [1]},
-}
+WHOLE = {"name": "x", "share": 1, "pair": [1, 2], "inner": [{"hashes": {"npy": "0f"}}], "how": "b", "free": [None]}
+WHOLE |= {"counts": {"a": [1]}}
 
 
 def test_objects_become_records_and_lists_tuples() -> None:
     found = conform(WHOLE, Outer)
-    assert (
-        found == Outer("x", 1.0, (1, 2), (Inner({"npy": "0f"}),), "b", [None], {"a": [1]})
-        and type(found.share) is float
-    )
+    assert found == Outer("x", 1.0, (1, 2), (Inner({"npy": "0f"}),), "b", [None], {"a": [1]})
+    assert type(found.share) is float
 
 
 @pytest.mark.parametrize(
@@ -74,16 +65,13 @@ def test_objects_become_records_and_lists_tuples() -> None:
 def test_a_mismatch_names_key_value_and_what_is_allowed(change: dict[str, Any], message: str) -> None:
     values = {key: value for key, value in {**WHOLE, **change}.items() if value is not ...}
     with pytest.raises(InputError) as error:
-        typed(values, Outer, "file.json", "do it again")
-    assert (
-        str(error.value).startswith("file.json: ")
-        and message in str(error.value)
-        and str(error.value).endswith("; do it again")
-    )
+        check_type(values, Outer, "file.json", "do it again")
+    said = str(error.value)
+    assert said.startswith("file.json: ") and message in said and said.endswith("; do it again")
 
 
 def test_other_keys_are_left_out_where_they_may_be() -> None:
-    assert typed({"hashes": {}, "more": 1}, Inner, "f", others=True) == Inner({})
+    assert check_type({"hashes": {}, "more": 1}, Inner, "f", others=True) == Inner({})
 
 
 @dataclass(frozen=True)
@@ -92,9 +80,9 @@ class Checked(Settings):
 
 
 def test_a_class_that_checks_itself_says_what_is_wrong() -> None:
-    assert typed({"steps": 2}, Checked, "f") == Checked(2)
+    assert check_type({"steps": 2}, Checked, "f") == Checked(2)
     with pytest.raises(InputError, match="^f: steps is 'x'; it must be a whole number$"):
-        typed({"steps": "x"}, Checked, "f")
+        check_type({"steps": "x"}, Checked, "f")
 
 
 DEEP = 100_000
@@ -108,12 +96,15 @@ DEEP = 100_000
         ('{"a": "\\ud800"}', "surrogates not allowed"),
         ('{"a": 1, "a": 2}', "key 'a' is given twice"),
         ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ('{"a": 1}\n{', "not valid JSON"),
+        ("\udcff\udcfe", "not valid JSON"),
         ("[]", "[]; an object is needed"),
     ],
 )
 def test_json_of_any_kind_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "f.json"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError) as error:
         read_json(path, dict[str, Any])
     assert str(error.value).startswith(f"{path}: ") and message in str(error.value) and len(str(error.value)) < 400
@@ -149,8 +140,7 @@ def test_a_log_ends_at_a_line_that_was_cut_short(tmp_path: Path) -> None:
 
 
 def test_values_are_shown_in_few_characters() -> None:
-    assert shown("x") == "'x'" and shown(16**5000) == "a number of too many digits"
-    assert max(map(len, map(shown, ("x" * 999, [["y" * 99] * 9] * 9, {"z" * 99: 1}, 10**999)))) <= 80
-    assert (
-        nearest("x", [f"key {number}" for number in range(99)]).endswith(", ...") and nearest("x", ()) == "valid: none"
-    )
+    assert abbreviate("x") == "'x'" and abbreviate(16**5000) == "a number of too many digits"
+    assert max(map(len, map(abbreviate, ("x" * 999, [["y" * 99] * 9] * 9, {"z" * 99: 1}, 10**999)))) <= 80
+    assert suggest("x", [f"key {number}" for number in range(99)]).endswith(", ...")
+    assert suggest("x", ()) == "valid: none"

@@ -12,7 +12,7 @@ import pytest
 from verbs import Record, passage, query, write_collection, write_lines
 
 from taco_ir.core.files import InputError
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.data import outline
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import read_examples, read_sampled_examples, sample_examples

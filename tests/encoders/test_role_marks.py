@@ -16,7 +16,8 @@ from small_steps import PASSAGES, SMALL, assert_near, encoder, gradient, gradien
 from tokenizers import Tokenizer
 from transformers import MPNetConfig, MPNetModel
 
-from taco_ir.core.files import InputError, fingerprint, read_json, write_json
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.hashes import fingerprint
 from taco_ir.encoders.config import ROLE_MARKS, EncoderConfig, Role
 from taco_ir.encoders.exports import write_sentence_transformers
 from taco_ir.encoders.model_folder import ModelFolder

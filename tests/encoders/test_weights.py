@@ -18,7 +18,8 @@ from hypothesis.extra import numpy as arrays
 from plain_encoding import plainly
 from safetensors.torch import load_file, save_file
 
-from taco_ir.core.files import InputError, sha256_file
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import sha256_file
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers

@@ -1,10 +1,6 @@
 """Law: page-level measures equal a plain reading of their definitions, and KILT's own script."""
 
-import importlib.util
-import sys
-import types
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,12 +19,8 @@ evidence_sets = st.lists(st.lists(pages, min_size=1, max_size=4, unique=True), m
 
 
 def query(sets, qid="q"):
-    return Query(
-        qid,
-        "text",
-        "nq",
-        evidence=tuple(EvidenceSet(tuple(pages), (f"{pages[0]}#{n}",)) for n, pages in enumerate(sets)),
-    )
+    evidence = tuple(EvidenceSet(tuple(pages), (f"{pages[0]}#{n}",)) for n, pages in enumerate(sets))
+    return Query(qid, "text", "nq", evidence=evidence)
 
 
 def score(ranking, sets):
@@ -88,29 +80,12 @@ def test_evidence_on_top_is_perfect(ranking, size):
     assert values["Rprec"] == values["recall@1"] == values["success@1"] == values["precision@1"] == 1.0
 
 
-@pytest.fixture(scope="module")
-def official():
-    """KILT's script as Pyserini ships it, without the import of Pyserini's download code (which starts a JVM)."""
-    package = importlib.util.find_spec("pyserini")
-    path = Path(package.submodule_search_locations[0]) / "eval" / "evaluate_kilt_retrieval.py"
-    spec = importlib.util.spec_from_file_location("kilt_script", path)
-    script = importlib.util.module_from_spec(spec)
-    stand_in = types.ModuleType("pyserini.query_iterator")
-    stand_in.KiltQueryIterator = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, stand_in.__name__, stand_in)
-        spec.loader.exec_module(script)
-    return script
-
-
 def test_equal_to_the_official_script(official):
     @given(st.lists(st.tuples(rankings.filter(bool), evidence_sets.filter(bool)), min_size=1, max_size=4))
     def compare(cases):
         def record(number, page_lists):
-            return {
-                "id": f"q{number}",
-                "output": [{"provenance": [{"wikipedia_id": page} for page in pages]} for pages in page_lists],
-            }
+            output = [{"provenance": [{"wikipedia_id": page} for page in pages]} for pages in page_lists]
+            return {"id": f"q{number}", "output": output}
 
         gold = [record(number, sets) for number, (_, sets) in enumerate(cases)]
         guess = [record(number, [ranking]) for number, (ranking, _) in enumerate(cases)]

@@ -1,18 +1,18 @@
-"""Law: measures parse what they print; passage level is plain trec_eval over all judged queries; a macro average counts tasks."""
+"""Law: measures parse what they print; passage level is plain trec_eval; a macro average counts tasks."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taco_ir.core.files import InputError
-from taco_ir.core.run_formats import page_run, ranked, write_kilt
+from taco_ir.core.run_formats import page_run, rank_pages, write_kilt
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
-from taco_ir.evaluation.measures import AT_K, KINDS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
+from taco_ir.evaluation.measures import AT_K, LEVELS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)
 measures = st.one_of(
-    st.sampled_from(sorted(set(KINDS) - set(AT_K))).map(Measure),
+    st.sampled_from(sorted(set(LEVELS) - set(AT_K))).map(Measure),
     st.builds(Measure, st.sampled_from(AT_K), st.integers(1, 1000)),
 )
 
@@ -47,26 +47,16 @@ def test_what_is_printed_parses(measure):
 
 
 def test_printed_names():
-    assert list(map(str, MEASURES)) == [
-        "page R-precision",
-        "page recall@5",
-        "page success@5",
-        "page precision@1",
-        "passage MRR@10",
-        "passage R@20",
-        "passage R@100",
-        "passage nDCG@10",
-    ]
-    assert [measure.short for measure in MEASURES] == [
-        "Rprec",
-        "recall@5",
-        "success@5",
-        "precision@1",
-        "MRR@10",
-        "R@20",
-        "R@100",
-        "nDCG@10",
-    ]
+    assert {measure.short: str(measure) for measure in MEASURES} == {
+        "Rprec": "page R-precision",
+        "recall@5": "page recall@5",
+        "success@5": "page success@5",
+        "precision@1": "page precision@1",
+        "MRR@10": "passage MRR@10",
+        "R@20": "passage R@20",
+        "R@100": "passage R@100",
+        "nDCG@10": "passage nDCG@10",
+    }
 
 
 @pytest.mark.parametrize(
@@ -89,9 +79,8 @@ def test_unknown_measures_name_the_nearest(text, nearest):
     with pytest.raises(InputError) as caught:
         Measure.parse(text)
     assert f"{text!r} is not known, the nearest is {nearest}" in str(caught.value)
-    assert "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k (passage level)" in str(
-        caught.value
-    )
+    forms = "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k (passage level)"
+    assert forms in str(caught.value)
 
 
 @given(cases)
@@ -105,11 +94,8 @@ def test_passage_measures_are_trec_evals(cases):
     if not qrels:
         assert set(scores.by_query.values()) == {None}
         return
-    hits = {
-        qid: dict(zip(ranking.docids, map(float, ranking.scores), strict=True))
-        for qid, ranking in run.rankings.items()
-        if ranking.docids
-    }
+    rankings = {qid: ranking for qid, ranking in run.rankings.items() if ranking.docids}
+    hits = {qid: dict(zip(each.docids, map(float, each.scores), strict=True)) for qid, each in rankings.items()}
     plain = pytrec_eval.RelevanceEvaluator(qrels, {"recall.3", "ndcg_cut.3", "recip_rank"}).evaluate(hits)
     for measure, name in names.items():
         expected = {qid: plain[qid][name] if qid in plain else 0.0 for qid in qrels}
@@ -123,9 +109,8 @@ def test_mrr_is_the_reciprocal_rank_of_the_first_hit_above_its_cutoff(cases, k):
     found = evaluate(run, queries, page_of, [Measure("MRR", k)]).by_query[Measure("MRR", k)]
     for qid, relevant in passage_qrels(queries).items():
         hits = run.rankings[qid].docids[:k] if qid in run.rankings else []
-        assert found[qid] == pytest.approx(
-            max((1 / rank for rank, docid in enumerate(hits, 1) if docid in relevant), default=0.0)
-        )
+        ranks = [rank for rank, docid in enumerate(hits, 1) if docid in relevant]
+        assert found[qid] == pytest.approx(1 / ranks[0] if ranks else 0.0)
 
 
 def test_ties_are_measured_in_the_runs_order():
@@ -181,7 +166,7 @@ def test_the_mini_collection_is_perfect_under_its_own_evidence(minikilt, tmp_pat
     from taco_ir.data.topics import read_topics
 
     queries = read_topics(minikilt / "small" / "hotpotqa-dev.jsonl", "hotpotqa")
-    run = Run({query.qid: ranked(query.evidence[0].pages) for query in queries}, level="page")
+    run = Run({query.qid: rank_pages(query.evidence[0].pages) for query in queries}, level="page")
     scores = evaluate(run, queries, page_of)
     assert scores.mean(Measure("Rprec")) == 1.0
     assert scores.mean(Measure("success", 5)) == 1.0

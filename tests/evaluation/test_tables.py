@@ -23,9 +23,8 @@ numbers = st.floats(-10, 10)
 @st.composite
 def tables(draw):
     header = draw(st.lists(texts, min_size=1, max_size=4, unique=True))
-    cells = st.one_of(
-        texts, numbers, st.none(), st.integers(-99, 99), st.builds(Marked, numbers, st.sampled_from(["*", "†"]))
-    )
+    marked = st.builds(Marked, numbers, st.sampled_from(["*", "†"]))
+    cells = st.one_of(texts, numbers, st.none(), st.integers(-99, 99), marked)
     rows = draw(st.lists(st.lists(cells, min_size=len(header), max_size=len(header)), max_size=4))
     return Table(draw(texts), header, rows, draw(st.lists(st.sampled_from(header), unique=True)))
 
@@ -67,10 +66,8 @@ def test_json_keeps_every_value_in_full(table):
 
 @given(st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=5))
 def test_the_largest_of_a_column_is_bold_and_nothing_else(rows):
-    cells = [
-        line.strip("| ").split(" | ")
-        for line in render(Table("", ["a", "b", "c"], rows, ["b"]), "markdown").splitlines()[2:]
-    ]
+    lines = render(Table("", ["a", "b", "c"], rows, ["b"]), "markdown").splitlines()[2:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
     best = f"{max(row[1] for row in rows):z.3f}"
     for row in cells:
         assert row[1] in (f"**{best}**", row[1].strip("*"))

@@ -250,7 +250,7 @@ def stores(world: Path) -> dict[str, Reader]:
     import numpy as np
     from cities import write_cities
 
-    from taco_ir.core.hashes import described, sha256_once
+    from taco_ir.core.hashes import describe_files, sha256_once
     from taco_ir.data.collection import open_collection
     from taco_ir.data.passage_store import PassageStore
     from taco_ir.data.subsets import make_subset
@@ -274,7 +274,8 @@ def stores(world: Path) -> dict[str, Reader]:
     (bm25 / "lucene").mkdir(parents=True)
     (bm25 / "lucene" / "segments").write_text("none")
     write_json(
-        bm25 / "manifest.json", {"collection": "other", "passages": 24, "files": described(bm25, ["lucene/segments"])}
+        bm25 / "manifest.json",
+        {"collection": "other", "passages": 24, "files": describe_files(bm25, ["lucene/segments"])},
     )
     make_subset(collection, ["nq-dev"], 5, 0, world / "part")
     layout = next((world / "home" / "layouts").glob("*/layout.json"))
@@ -329,7 +330,7 @@ def same(read: Read, words: str) -> None:
 
 
 def trainings(world: Path) -> dict[str, Reader]:
-    from taco_ir.retrieval.topic_runs import record_of, record_path
+    from taco_ir.retrieval.topic_runs import read_record, record_path
     from taco_ir.training.batches import Dealt
     from taco_ir.training.checkpoint import TrainState, read_state
     from taco_ir.training.flags import PRETRAIN, read_settings
@@ -381,7 +382,7 @@ def trainings(world: Path) -> dict[str, Reader]:
         ),
         "stream.json": Reader(run / "stream.json", lambda: read_stream(run)),
         "log.jsonl": Reader(run / "log.jsonl", lambda: logged_cosines(run)),
-        "record of a run": Reader(record, lambda: record_of(world / "nq-dev.trec")),
+        "record of a run": Reader(record, lambda: read_record(world / "nq-dev.trec")),
     }
 
 

@@ -14,19 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verbs import passage, query, write_collection
 
-from taco_ir.core.types import EvidenceSet, Query, Ranking, Run, write_trec
+from taco_ir.core.run_formats import write_trec
+from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
 from taco_ir.data.collection import Collection, open_collection
+from taco_ir.negatives import audit_counts
 from taco_ir.negatives.audit import audit_file
-from taco_ir.negatives.audit_counts import (
-    Audit,
-    Example,
-    Shown,
-    SourceAudit,
-    TaskAudit,
-    audit_task,
-    histogram,
-    overlaps,
-)
+from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram
 from taco_ir.negatives.audit_page import LEGEND, example_table, facts, html, source_tables, summary
 from taco_ir.negatives.file import NegativesHeader, write_merged, write_negatives
 from taco_ir.negatives.filters import MiningSettings
@@ -38,37 +31,30 @@ PAGE_OF = {f"{page}#{part}": str(page) for page in range(5) for part in range(2)
 # counts
 
 
+Case = tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]
+
+
 @st.composite
-def mined(draw: st.DrawFn) -> tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]]:
+def mined(draw: st.DrawFn) -> Case:
     """Any negatives at all, gold among them."""
     docids = st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=6)
     queries, kept = [], {}
     for number in range(draw(st.integers(1, 4))):
         gold = draw(docids)
-        queries.append(
-            Query(
-                f"q{number}",
-                "text",
-                "nq",
-                evidence=(EvidenceSet(tuple({PAGE_OF[docid]: 0 for docid in gold}), tuple(gold)),),
-            )
-        )
+        evidence = EvidenceSet(tuple({PAGE_OF[docid]: 0 for docid in gold}), tuple(gold))
+        queries.append(Query(f"q{number}", "text", "nq", evidence=(evidence,)))
         if draw(st.booleans()):
             found = draw(docids)
-            kept[f"q{number}"] = Ranking.of(
-                found, draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found)))
-            )
-    gold_scores = draw(st.dictionaries(st.sampled_from([each.qid for each in queries]), st.floats(0, 9, width=32)))
-    answered = draw(
-        st.sets(st.tuples(st.sampled_from([each.qid for each in queries]), st.sampled_from(sorted(PAGE_OF))))
-    )
+            scores = draw(st.lists(st.integers(0, 9), min_size=len(found), max_size=len(found)))
+            kept[f"q{number}"] = Ranking.of(found, scores)
+    qids = st.sampled_from([each.qid for each in queries])
+    gold_scores = draw(st.dictionaries(qids, st.floats(0, 9, width=32)))
+    answered = draw(st.sets(st.tuples(qids, st.sampled_from(sorted(PAGE_OF)))))
     return queries, kept, gold_scores, answered
 
 
 @given(mined())
-def test_counts_are_those_of_the_pairs(
-    case: tuple[list[Query], dict[str, Ranking], dict[str, float], set[tuple[str, str]]],
-) -> None:
+def test_counts_are_those_of_the_pairs(case: Case) -> None:
     queries, kept, gold_scores, answered = case
     audit = audit_task(
         "nq-train", queries, kept, PAGE_OF, gold_scores, (9, 2, 1), lambda asked, docid: (asked.qid, docid) in answered
@@ -85,10 +71,8 @@ def test_counts_are_those_of_the_pairs(
 
 def test_gold_passage_on_another_page_is_gold() -> None:
     queries = [Query("q", "text", "nq", evidence=(EvidenceSet(("9",), ("1#0",)),))]
-    assert (
-        audit_task("nq-train", queries, {"q": Ranking.of(["1#0", "2#0"], [2, 1])}, PAGE_OF, {}, (2, 0, 0), None).on_gold
-        == 1
-    )
+    kept = {"q": Ranking.of(["1#0", "2#0"], [2, 1])}
+    assert audit_task("nq-train", queries, kept, PAGE_OF, {}, (2, 0, 0), None).on_gold == 1
 
 
 def test_summary_of_numbers() -> None:
@@ -123,9 +107,8 @@ def test_histogram_of_numbers() -> None:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
     monkeypatch.chdir(tmp_path)
-    passages = [
-        passage(f"{n}#{part}", f"word{n} part{part} of the text", f"Title {n}") for n in range(5) for part in range(2)
-    ]
+    ids = [(n, part) for n in range(5) for part in range(2)]
+    passages = [passage(f"{n}#{part}", f"word{n} part{part} of the text", f"Title {n}") for n, part in ids]
     records = [query(f"q{n}", f"word{n} text", [f"{n}#0"]) for n in range(3)]
     for record in records:
         record["output"][0]["answer"] = "Word4"
@@ -159,11 +142,16 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     assert "Best gold score: 2.500" in page and "Gold is not among the hits" in page
 
 
-def test_mined_file_has_no_gold(small: Collection) -> None:
+def audit_mined(small: Collection) -> Audit:
+    """Mine n.jsonl from a run of all passages, and audit it."""
     write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
     topics = [small.load_topics("nq-train")]
     seen = mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl"))
-    (audit,) = audit_file(small, topics, seen, Path("n.jsonl")).tasks
+    return audit_file(small, topics, seen, Path("n.jsonl"))
+
+
+def test_mined_file_has_no_gold(small: Collection) -> None:
+    (audit,) = audit_mined(small).tasks
     assert (audit.negatives, audit.on_gold, audit.seen, audit.dropped) == (24, 0, 30, 6)
     assert audit.with_answer == 6
 
@@ -176,11 +164,8 @@ def test_twenty_examples_spread_over_tasks_by_seed(tmp_path: Path) -> None:
 
     def drawn(seed: int, name: str) -> list[tuple[str, str]]:
         output = tmp_path / f"{name}.jsonl"
-        write_negatives(
-            output,
-            header(sample, seed),
-            [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries],
-        )
+        rows = [(topic.name, each.qid, docids, [3, 2, 1]) for topic in topics for each in topic.queries]
+        write_negatives(output, header(sample, seed), rows)
         audit_file(sample, topics, {topic.name: [Retrieved(1, 0, {})] for topic in topics}, output)
         return re.findall(r"<h3>(\S+) (\S+)</h3>\n<blockquote>", (tmp_path / f"{name}.audit.html").read_text())
 
@@ -199,7 +184,7 @@ def _cell(value: object) -> str:
 
 def report(text: str) -> Audit:
     shown = Shown(1.5, text, text, text, True)
-    example = Example("nq-train", Query(text, text, "nq", (text,)), 2.0, [shown._replace(score=None)], [shown])
+    example = Example("nq-train", Query(text, text, "nq", (text,)), [("", 2.0)], [shown._replace(score=None)], [shown])
     task = TaskAudit("nq-train", 1, 0, 1, 1, 0, 0, 1, np.array([0.5, -1.0]))
     return Audit(text, [text], [task], [example])
 
@@ -217,9 +202,9 @@ def test_html_needs_nothing_else() -> None:
     page = html(report("plain"))
     assert not re.search(r"https?:|url\(|@import|<link|<script|<img", page)
     assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>") and page.count("<svg") == 1
-    bars = re.findall(
-        r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="(above|below)">', page
-    )
+    number = r'"([\d.]+)"'
+    rect = f'<rect x={number} y={number} width={number} height={number} class="(above|below)">'
+    bars = re.findall(rect, page)
     counts, edges = histogram(np.array([0.5, -1.0]))
     assert len(bars) == len(counts)
     assert [float(bar[3]) for bar in bars] == [160.0 * count for count in counts]
@@ -227,17 +212,12 @@ def test_html_needs_nothing_else() -> None:
 
 
 def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
-    write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
-    topics = [small.load_topics("nq-train")]
-    seen = mine_file(small, [Source(Path("r.trec"), MiningSettings(depth=10))], topics, Path("n.jsonl"))
-    audit = audit_file(small, topics, seen, Path("n.jsonl"))
+    audit = audit_mined(small)
     page = Path("n.audit.html").read_text()
     shown, rows = Text(page).shown, Rows(page).rows
     tables = [summary(audit.tasks), *map(example_table, audit.examples)]
-    assert (
-        rows == [row for table in tables for row in ([*table.header], *([*map(_cell, cells)] for cells in table.rows))]
-        and len(rows) > 9
-    )
+    texts_of = [[[*table.header], *([*map(_cell, cells)] for cells in table.rows)] for table in tables]
+    assert rows == [row for table in texts_of for row in table] and len(rows) > 9
     texts = [audit.title, *audit.notes, *LEGEND, "Tasks", "Score margins", "Examples", "nq-train: 24 margins"]
     texts += [text for each in audit.examples for text in (*facts(each), each.query.qid, each.query.text)]
     assert [text for text in texts if text not in shown] == []
@@ -245,28 +225,25 @@ def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
 
 def test_report_of_a_file_without_negatives(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", f"q{n}", [], []) for n in range(3)])
-    (audit,) = audit_file(
-        small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(0, 0, {})]}, Path("n.jsonl")
-    ).tasks
+    seen = {"nq-train": [Retrieved(0, 0, {})]}
+    (audit,) = audit_file(small, [small.load_topics("nq-train")], seen, Path("n.jsonl")).tasks
     assert (audit.negatives, audit.without) == (0, 3)
-    assert ["nq-train", "3", "3", "0", "0.000", "-", "0", "-", "-", "-", "0"] in Rows(
-        Path("n.audit.html").read_text()
-    ).rows
+    rows = Rows(Path("n.audit.html").read_text()).rows
+    assert ["nq-train", "3", "3", "0", "0.000", "-", "0", "-", "-", "-", "0"] in rows
     assert json.loads(Path("n.jsonl").read_text().splitlines()[0])["source"] == "by hand"
 
 
 # several sources
 
 
-HELD = st.dictionaries(
-    st.sampled_from(["q0", "q1", "q2"]), st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=5)
-)
+DOCIDS = st.lists(st.sampled_from(sorted(PAGE_OF)), unique=True, max_size=5)
+HELD = st.dictionaries(st.sampled_from(["q0", "q1", "q2"]), DOCIDS)
 
 
 @given(st.lists(HELD, min_size=1, max_size=4))
 def test_overlaps_are_those_of_the_pairs(held: list[dict[str, list[str]]]) -> None:
     kept = [{qid: Ranking.of(docids, range(len(docids))) for qid, docids in each.items()} for each in held]
-    shared_SS, alone_S = overlaps(kept)
+    shared_SS, alone_S = audit_counts.overlaps(kept)
     pairs = [{(qid, docid) for qid, docids in each.items() for docid in docids} for each in held]
     assert shared_SS.tolist() == [[len(ours & theirs) for theirs in pairs] for ours in pairs]
     for place, ours in enumerate(pairs):
@@ -296,14 +273,8 @@ def test_tables_of_numbers() -> None:
     assert [row["with answer"] for row in rows] == [None, 0.25, None, None]
     assert all((row["gold dropped"], row["above gold"], row["margin"]) == (0.25, 1 / 3, 1.0) for row in rows)
     assert overlap.header == ["overlap", "source", "1 bm25", "2 dense"]
-    assert [row[2:] for row in overlap.rows] == [
-        [1.0, 0.25],
-        [0.5, 1.0],
-        [None, None],
-        [0.0, 1.0],
-        [1.0, 0.25],
-        [0.25, 1.0],
-    ]
+    shares = [[1.0, 0.25], [0.5, 1.0], [None, None], [0.0, 1.0], [1.0, 0.25], [0.25, 1.0]]
+    assert [row[2:] for row in overlap.rows] == shares
     assert [row[0] for row in overlap.rows[3:]] == ["wow-train", "all", "all"]
     assert len(source_tables(sources[:2])[1].rows) == 2  # one task: no sum of it
     assert source_tables([]) == []
@@ -311,10 +282,8 @@ def test_tables_of_numbers() -> None:
 
 def merged(collection: Collection) -> Path:
     """By hand, with gold: 1 holds gold 0#1 and the answer 4#0, 2 holds 4#0 too and 3#0."""
-    one, other = (
-        header(collection)._replace(source="<b>x</b>"),
-        header(collection)._replace(source="dense", checkpoint="e7", depth=60, skip=9),
-    )
+    one = header(collection)._replace(source="<b>x</b>")
+    other = header(collection)._replace(source="dense", checkpoint="e7", depth=60, skip=9)
     rows = [
         ("nq-train", "q0", ["4#0", "0#1", "3#0"], [[1, 0], [0], [1]], [[0.75, 20.0], [30.0], [0.5]]),
         ("nq-train", "q1", ["2#0"], [[0]], [[7.0]]),
@@ -324,7 +293,7 @@ def merged(collection: Collection) -> Path:
     return Path("m.jsonl")
 
 
-def test_sources_are_counted_from_the_file(small: Collection) -> None:
+def test_sources_are_counted_from_the_file_and_shown_on_the_page(small: Collection) -> None:
     seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}, 2), Retrieved(6, 0, {"q0": 0.5}, 1)]}
     audit = audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
     (together,) = audit.tasks
@@ -338,11 +307,6 @@ def test_sources_are_counted_from_the_file(small: Collection) -> None:
     assert sorted(one.task.margins.tolist()) == [-5.0, 1.0, 5.0] and sorted(other.task.margins.tolist()) == [-0.25, 0.0]
     assert (one.task.seen, one.task.dropped, other.task.seen) == (10, 5, 6)
     assert (one.task.lost, other.task.lost, together.lost) == (2, 1, 3)
-
-
-def test_page_of_sources(small: Collection) -> None:
-    seen = {"nq-train": [Retrieved(10, 5, {"q0": 25.0, "q1": 8.0}, 2), Retrieved(6, 0, {"q0": 0.5}, 1)]}
-    audit_file(small, [small.load_topics("nq-train")], seen, merged(small))
     source = Path("m.audit.html").read_text()
     page, rows = Text(source), Rows(source).rows
     for line in ("Sources", "mined from 1 <b>x</b>", "mined from 2 dense, encoder e7", "ranks 10 to 60, "):
@@ -358,8 +322,7 @@ def test_page_of_sources(small: Collection) -> None:
 
 def test_one_source_has_no_section_of_sources(small: Collection) -> None:
     write_negatives(Path("n.jsonl"), header(small), [("nq-train", "q0", ["4#0"], [1.0])])
-    audit = audit_file(
-        small, [small.load_topics("nq-train")], {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}, Path("n.jsonl")
-    )
+    seen = {"nq-train": [Retrieved(1, 0, {"q0": 2.0})]}
+    audit = audit_file(small, [small.load_topics("nq-train")], seen, Path("n.jsonl"))
     assert audit.sources == [] and [each.topics for each in audit.measured] == ["nq-train"]
     assert "Sources" not in Path("n.audit.html").read_text()

@@ -1,4 +1,4 @@
-"""Merging: a union that keeps every label, takes the sources in turn, and never compares scores of different sources."""
+"""Merging: a union that keeps every label, takes sources in turn, and never compares scores of different sources."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ SOURCES = st.lists(rankings(), min_size=1, max_size=4)
 @given(SOURCES)
 def test_it_is_the_union_with_every_label_and_score(sources: list[Ranking]) -> None:
     merged = merge(sources)
-    held = {
-        (docid, number, score)
-        for number, each in enumerate(sources)
-        for docid, score in zip(each.docids, each.scores, strict=True)
-    }
+    numbered = [(number, *hit) for number, each in enumerate(sources) for hit in zip(*each, strict=True)]
+    held = {(docid, number, score) for number, docid, score in numbered}
     told = [
         (docid, number, score)
         for docid, *labels in zip(merged.docids, merged.sources, merged.scores, strict=True)
@@ -45,7 +42,7 @@ def test_it_is_the_union_with_every_label_and_score(sources: list[Ranking]) -> N
 
 @given(SOURCES)
 def test_the_order_is_that_of_the_best_places_in_turn(sources: list[Ranking]) -> None:
-    """Place by place, source by source: whatever is not there yet. A passage's first label is the source that brought it."""
+    """Place by place, source by source: what is new. A passage's first label is the source that brought it."""
     expected: dict[str, int] = {}
     for place in range(8):
         for number, each in enumerate(sources):
@@ -64,10 +61,9 @@ def test_a_permutation_of_the_sources_only_interleaves_otherwise(sources: list[R
     order = list(range(len(sources)))
     random.shuffle(order)
     merged, permuted = merge(sources), merge([sources[number] for number in order])
-    labels = {docid: set(each) for docid, each in zip(merged.docids, merged.sources, strict=True)}
-    assert {
-        docid: {order[number] for number in each} for docid, each in zip(permuted.docids, permuted.sources, strict=True)
-    } == labels
+    pairs = zip(permuted.docids, permuted.sources, strict=True)
+    labels = {docid: {order[number] for number in each} for docid, each in pairs}
+    assert labels == {docid: set(each) for docid, each in zip(merged.docids, merged.sources, strict=True)}
 
     def best(docid: str) -> int:
         return min(each.docids.index(docid) for each in sources if docid in each.docids)
@@ -88,28 +84,22 @@ def test_the_first_epoch_learns_from_every_source_alike(sources: int, start: int
     """With one negative a query as well: the file of three sources was once, for an epoch, that of the first."""
     found = [Ranking.of([str(source)], [1.0]) for source in range(sources)]
     told = [merge(found, first_source(str(qid), sources)).docids for qid in range(1200 * start, 1200 * (start + 1))]
-    counts = Counter(
-        choose_negatives(TrainExample("q", "text", "nq", (("gold",),), frozenset(), tuple(docids)), 1, 0)[0]
-        for docids in told
-    )
+    examples = [TrainExample("q", "text", "nq", (("gold",),), frozenset(), tuple(docids)) for docids in told]
+    counts = Counter(choose_negatives(each, 1, 0)[0] for each in examples)
     assert len(counts) == sources and max(counts.values()) - min(counts.values()) < 150
 
 
 @given(SOURCES, st.lists(st.sampled_from([0.125, 4.0, 1024.0]), min_size=4, max_size=4))
 def test_scales_of_scores_decide_nothing(sources: list[Ranking], scales: list[float]) -> None:
-    scaled = [
-        Ranking(each.docids, each.scores * np.float32(scale)) for each, scale in zip(sources, scales, strict=False)
-    ]
+    pairs = zip(sources, scales, strict=False)
+    scaled = [Ranking(each.docids, each.scores * np.float32(scale)) for each, scale in pairs]
     assert merge(scaled)[:2] == merge(sources)[:2]
 
 
 @given(rankings())
 def test_one_source_is_itself(ranking: Ranking) -> None:
-    assert merge([ranking]) == (
-        ranking.docids,
-        [[0]] * len(ranking.docids),
-        [[score] for score in ranking.scores.tolist()],
-    )
+    scores = [[score] for score in ranking.scores.tolist()]
+    assert merge([ranking]) == (ranking.docids, [[0]] * len(scores), scores)
     assert merge([ranking, ranking]).docids == ranking.docids
 
 
@@ -124,10 +114,9 @@ def test_numbers() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 5))
 def test_training_goes_through_the_sources_in_turn(sources: int, held: int, k: int) -> None:
-    """Epoch after epoch other negatives until all have come, and any S that come one after the other are of S sources."""
-    found = [
-        Ranking.of([f"{source}-{place}" for place in range(held)], range(held, 0, -1)) for source in range(sources)
-    ]
+    """Epoch after epoch other negatives until all have come; any S successive ones are of S sources."""
+    docids = [[f"{source}-{place}" for place in range(held)] for source in range(sources)]
+    found = [Ranking.of(each, range(held, 0, -1)) for each in docids]
     example = TrainExample("q", "text", "nq", (("gold",),), frozenset(), tuple(merge(found).docids))
     stream = [docid for epoch in range(sources * held) for docid in choose_negatives(example, k, epoch)]
     assert len(set(stream[: sources * held])) == sources * held

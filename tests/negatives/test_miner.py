@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from verbs import passage, query, write_collection
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import EvidenceSet, Passage, Query, Ranking, Run, write_trec
+from taco_ir.core.run_formats import write_trec
+from taco_ir.core.texts import normalised, telling_answers
+from taco_ir.core.types import EvidenceSet, Passage, Query, Ranking, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.negatives.file import Negatives, read_negatives
-from taco_ir.negatives.filters import AnswerTexts, MiningSettings, hard_negatives, normalised, telling_answers
+from taco_ir.negatives.filters import AnswerTexts, MiningSettings, hard_negatives
 from taco_ir.negatives.miner import Source, mine, mine_file
 from taco_ir.retrieval.retrievers import Retriever
 from taco_ir.retrieval.topic_runs import record_path
@@ -52,9 +54,8 @@ class Overlap(Retriever):
         rankings = {}
         for each in topics.queries:
             words = set(each.text.lower().split())
-            rankings[each.qid] = Ranking.of(
-                list(self._words), [len(words & found) for found in self._words.values()]
-            ).top(hits)
+            scores = [len(words & found) for found in self._words.values()]
+            rankings[each.qid] = Ranking.of(list(self._words), scores).top(hits)
         return Run(rankings)
 
 
@@ -67,15 +68,17 @@ def settings(draw: st.DrawFn) -> MiningSettings:
     return MiningSettings(draw(st.integers(skip + 1, 20)), skip, draw(st.integers(1, 20)), draw(st.booleans()), margin)
 
 
+Case = tuple[Ranking, Query, MiningSettings, set[str]]
+
+
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Ranking, Query, MiningSettings, set[str]]:
+def cases(draw: st.DrawFn) -> Case:
     docids = draw(st.lists(st.sampled_from(DOCIDS), unique=True))
     scores = draw(st.lists(st.integers(0, 8), min_size=len(docids), max_size=len(docids)))
     sets = draw(st.lists(st.lists(st.sampled_from(DOCIDS), min_size=1, max_size=2, unique=True), max_size=2))
     judged = draw(st.booleans())
-    evidence = tuple(
-        EvidenceSet(tuple(dict.fromkeys(PAGE_OF[d] for d in each)), tuple(each) if judged else ()) for each in sets
-    )
+    pages = [tuple(dict.fromkeys(PAGE_OF[docid] for docid in each)) for each in sets]
+    evidence = tuple(EvidenceSet(own, tuple(each) if judged else ()) for own, each in zip(pages, sets, strict=True))
     answered = draw(st.sets(st.sampled_from(DOCIDS)))
     return Ranking.of(docids, scores), Query("q", "text", "nq", evidence=evidence), settings(draw), answered
 
@@ -89,20 +92,14 @@ def brute_force(ranking: Ranking, query_: Query, wanted: MiningSettings, answere
     for rank, (docid, score) in enumerate(hits, 1):
         too_good = wanted.margin is not None and (not gold or score >= max(gold) - wanted.margin)
         likely = wanted.drop_answers and docid in answered
-        if (
-            rank > wanted.skip
-            and PAGE_OF[docid] not in pages
-            and not too_good
-            and not likely
-            and len(kept) < wanted.keep
-            and pages
-        ):
+        in_view = rank > wanted.skip and PAGE_OF[docid] not in pages
+        if in_view and not too_good and not likely and len(kept) < wanted.keep and pages:
             kept.append(docid)
     return kept
 
 
 @given(cases())
-def test_negatives_are_what_the_definition_says(case: tuple[Ranking, Query, MiningSettings, set[str]]) -> None:
+def test_negatives_are_what_the_definition_says(case: Case) -> None:
     ranking, query_, wanted, answered = case
     mined = hard_negatives(ranking, query_, PAGE_OF, wanted, answered.__contains__)
     assert mined.negatives.docids == brute_force(ranking, query_, wanted, answered)
@@ -111,7 +108,7 @@ def test_negatives_are_what_the_definition_says(case: tuple[Ranking, Query, Mini
 
 
 @given(cases())
-def test_negatives_are_a_subsequence_without_gold(case: tuple[Ranking, Query, MiningSettings, set[str]]) -> None:
+def test_negatives_are_a_subsequence_without_gold(case: Case) -> None:
     ranking, query_, wanted, answered = case
     mined = hard_negatives(ranking, query_, PAGE_OF, wanted, answered.__contains__)
     remaining = iter(ranking.docids[wanted.skip : wanted.depth])
@@ -125,18 +122,10 @@ def test_negatives_are_a_subsequence_without_gold(case: tuple[Ranking, Query, Mi
 
 
 @given(cases(), st.integers(1, 20))
-def test_keeping_more_only_appends(case: tuple[Ranking, Query, MiningSettings, set[str]], keep: int) -> None:
+def test_keeping_more_only_appends(case: Case, keep: int) -> None:
     ranking, query_, wanted, answered = case
-    fewer, more = (
-        hard_negatives(
-            ranking,
-            query_,
-            PAGE_OF,
-            MiningSettings(wanted.depth, wanted.skip, k, wanted.drop_answers),
-            answered.__contains__,
-        )
-        for k in (keep, keep + 3)
-    )
+    both = [MiningSettings(wanted.depth, wanted.skip, k, wanted.drop_answers) for k in (keep, keep + 3)]
+    fewer, more = (hard_negatives(ranking, query_, PAGE_OF, each, answered.__contains__) for each in both)
     assert more.negatives.docids[:keep] == fewer.negatives.docids
 
 
@@ -166,7 +155,7 @@ def test_numbers_of_a_ranking() -> None:
 
 
 def test_a_margin_drops_all_hits_above_gold_that_is_not_in_view() -> None:
-    """Gold at the fourth place: a window of three holds nothing but hits above it. A gold page's other passage is no gold."""
+    """Gold at the fourth place: a window of three has only hits above it. A gold page's other passage is not gold."""
     query_ = Query("q", "text", "nq", evidence=(EvidenceSet(("1",), ("1#0",)),))
     ranking = Ranking.of(["2#0", "1#1", "3#0", "1#0", "4#0"], [9, 8, 7, 6, 5])
 
@@ -229,9 +218,8 @@ def test_answers_are_whole_words_without_case_and_accents() -> None:
 
 
 def test_verdicts_and_short_answers_do_not_count() -> None:
-    assert telling_answers(
-        ["yes", "No.", "SUPPORTS", "REFUTES", "NOT ENOUGH INFO", "5", "US", "U.S.", "!", "1999", "1999."]
-    ) == (" 1999 ",)
+    verdicts = ["yes", "No.", "SUPPORTS", "REFUTES", "NOT ENOUGH INFO"]
+    assert telling_answers([*verdicts, "5", "US", "U.S.", "!", "1999", "1999."]) == (" 1999 ",)
 
 
 # mining
@@ -261,13 +249,11 @@ def test_no_gold_in_what_is_written(sample: Collection, tmp_path: Path) -> None:
         assert pages.keys() == {each.qid for each in topic.queries}
         for each in topic.queries:
             gold = {docid for evidence in each.evidence for docid in evidence.passages}
+            gold_pages = {page for evidence in each.evidence for page in evidence.pages}
             assert not gold & set(negatives.docids[topic.name][each.qid])
-            assert not {page for evidence in each.evidence for page in evidence.pages} & pages[each.qid]
+            assert not gold_pages & pages[each.qid]
             top = Overlap(sample).search(topic._replace(queries=[each]), 20).rankings[each.qid]
-            dropped += bool(
-                {page for evidence in each.evidence for page in evidence.pages}
-                & {*sample.passages.page_of(top.docids).values()}
-            )
+            dropped += bool(gold_pages & {*sample.passages.page_of(top.docids).values()})
     assert dropped > 20  # gold is among the best hits of many queries: the law was not idle
 
 
@@ -278,9 +264,8 @@ def test_filtering_kept_runs_is_mining(sample: Collection, tmp_path: Path) -> No
     mine(sample, system, topics, MiningSettings(depth=50), tmp_path / "first.jsonl")
     asked = system.asked
     assert asked == sum(len(topic.queries) for topic in topics)
-    for number, wanted in enumerate(
-        (MiningSettings(depth=50, drop_answers=True), MiningSettings(30, 2, 5, margin=1.0), MiningSettings(50))
-    ):
+    several = (MiningSettings(depth=50, drop_answers=True), MiningSettings(30, 2, 5, margin=1.0), MiningSettings(50))
+    for number, wanted in enumerate(several):
         fresh, again, read = (tmp_path / f"{name}{number}.jsonl" for name in ("fresh", "again", "read"))
         mine(sample, Overlap(sample), topics, wanted, fresh)
         mine(sample, tmp_path / "first.runs", topics, wanted, read)
@@ -313,27 +298,16 @@ def test_kept_runs_are_used_as_long_as_they_serve(
 
 def test_header_says_how(sample: Collection, tmp_path: Path) -> None:
     wanted = MiningSettings(30, 1, 7, True, 2.0, 5)
-    header = mine(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").header
-    assert header[:-1] == (
-        "overlap",
-        "e0",
-        sample.passages.fingerprint,
-        30,
-        1,
-        7,
-        ("gold", "gold-page", "margin=2", "answers"),
-        5,
-    )
+    header = mine(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").sources[0]
+    filters = ("gold", "gold-page", "margin=2", "answers")
+    assert header[:-1] == ("overlap", "e0", sample.passages.fingerprint, 30, 1, 7, filters, 5)
     assert re.fullmatch("[0-9a-f]{16}", header.queries)
 
 
 def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
     """drop_answers: nq's answer counts, in any case, and fever's verdict does not."""
-    passages = [
-        passage("1#0", "who wrote it"),
-        passage("2#0", "MARIE curie wrote it"),
-        passage("3#0", "this supports marie"),
-    ]
+    texts = {"1#0": "who wrote it", "2#0": "MARIE curie wrote it", "3#0": "this supports marie"}
+    passages = [passage(docid, text) for docid, text in texts.items()]
     records = [query("q1", "who wrote it supports", ["1#0"])]
     records[0]["output"][0]["answer"] = "Marie Curie"
     verdict = [query("f1", "who wrote it supports", ["1#0"])]
@@ -342,9 +316,8 @@ def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
     collection = open_collection(str(tmp_path / "c"))
     topics = topics_of(collection, "nq-train", "fever-train")
     for drop, of_nq in ((True, ["3#0"]), (False, ["2#0", "3#0"])):
-        mined = mine(
-            collection, Overlap(collection), topics, MiningSettings(drop_answers=drop), tmp_path / f"{drop}.jsonl"
-        )
+        wanted, output = MiningSettings(drop_answers=drop), tmp_path / f"{drop}.jsonl"
+        mined = mine(collection, Overlap(collection), topics, wanted, output)
         assert mined.docids["nq-train"] == {"q1": of_nq} and mined.docids["fever-train"] == {"f1": ["2#0", "3#0"]}
 
 
@@ -383,13 +356,12 @@ def test_queries_without_hits_or_evidence_have_an_empty_line(tmp_path: Path, cap
     write_collection(tmp_path / "c", passages, {"nq-train": records})
     collection = open_collection(str(tmp_path / "c"))
     write_trec(Run({qid: Ranking.of(["1#0", "2#0"], [2, 1]) for qid in ("q1", "q2")}), tmp_path / "r.trec", "t")
-    mined = mine(
-        collection, tmp_path / "r.trec", topics_of(collection, "nq-train"), MiningSettings(), tmp_path / "n.jsonl"
-    )
+    topics = topics_of(collection, "nq-train")
+    mined = mine(collection, tmp_path / "r.trec", topics, MiningSettings(), tmp_path / "n.jsonl")
     assert mined.docids["nq-train"] == {"q1": ["2#0"], "q2": [], "q3": []}
     assert "nq-train: 1 of 3 queries have no hits" in caplog.text
     assert "the rankings have at most 2 hits, --depth is 200" in caplog.text
-    assert re.fullmatch(r"r\.trec [0-9a-f]{16}", mined.header.source) and mined.header.checkpoint == ""
+    assert re.fullmatch(r"r\.trec [0-9a-f]{16}", mined.sources[0].source) and mined.sources[0].checkpoint == ""
 
 
 # what the user gave is wrong
@@ -400,9 +372,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
     monkeypatch.chdir(tmp_path)
     passages = [passage(f"{n}#0", f"text {n}") for n in range(4)]
     topics = {f"{task}-train": [query(f"{task}{n}", f"text {n}", [f"{n}#0"]) for n in (1, 2)] for task in ("nq", "wow")}
-    write_collection(
-        tmp_path / "c", passages, topics | {"nq-test": [{"id": "t", "input": "text"}], "trex-train": topics["nq-train"]}
-    )
+    topics |= {"nq-test": [{"id": "t", "input": "text"}], "trex-train": topics["nq-train"]}
+    write_collection(tmp_path / "c", passages, topics)
     return open_collection("c")
 
 
@@ -418,33 +389,17 @@ def refused(collection: Collection, source: Path | Retriever, names: list[str], 
 
 
 def test_runs_that_lack_topics(small: Collection) -> None:
-    refused(
-        small,
-        run_file("nq.trec", "nq1", "nq2"),
-        ["nq-train", "wow-train"],
-        r"--source nq\.trec has no run for wow-train; ",
-    )
+    both = ["nq-train", "wow-train"]
+    refused(small, run_file("nq.trec", "nq1", "nq2"), both, r"--source nq\.trec has no run for wow-train; ")
     run_file("runs/nq-train.trec", "nq1", "nq2")
-    refused(
-        small,
-        Path("runs"),
-        ["nq-train", "wow-train"],
-        r"--source runs has no run for wow-train; wow-train\.trec expected",
-    )
+    refused(small, Path("runs"), both, r"--source runs has no run for wow-train; wow-train\.trec expected")
     run_file("runs/wow-train.trec", "wow1", "nq2")
-    refused(
-        small,
-        Path("runs"),
-        ["nq-train", "wow-train"],
-        r"wow-train\.trec: 1 of its queries, first 'nq2', are not in wow-train",
-    )
+    refused(small, Path("runs"), both, r"wow-train\.trec: 1 of its queries, first 'nq2', are not in wow-train")
 
 
 def test_one_run_for_queries_of_two_tasks_is_ambiguous(small: Collection) -> None:
-    source = run_file("all.trec", "nq1", "nq2")
-    refused(
-        small, source, ["nq-train", "trex-train"], "query 'nq1' is in several of nq-train, trex-train; give a folder"
-    )
+    said = "query 'nq1' is in several of nq-train, trex-train; give a folder"
+    refused(small, run_file("all.trec", "nq1", "nq2"), ["nq-train", "trex-train"], said)
 
 
 def test_run_of_another_collection(small: Collection) -> None:
@@ -465,7 +420,7 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
         )
         refused(small, source, ["nq-train"], said)
     record_path(source).write_text(json.dumps(facts | {"topics": {"name": "x", "fingerprint": "0"}}))
-    header = mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.jsonl")).header
+    header = mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.jsonl")).sources[0]
     assert (header.source, header.checkpoint) == ("mine", "e7")
     run_file("runs/nq-train.trec", "nq1")
     record_path(run_file("runs/wow-train.trec", "wow1")).write_text(json.dumps(facts))
@@ -475,13 +430,8 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
 
 def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     source = run_file("r.trec", "nq1", "nq2", "t")
-    refused(
-        small,
-        source,
-        ["nq-train"],
-        r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits",
-        skip=3,
-    )
+    said = r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits"
+    refused(small, source, ["nq-train"], said, skip=3)
     refused(small, source, ["nq-test"], "nq-test: no evidence")
     with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
         mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
@@ -493,14 +443,11 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     mine(small, source, topics, MiningSettings(), output)
     before = output.read_bytes()
     mine(small, source, topics, MiningSettings(), output)  # made the same way: taken
-    with pytest.raises(
-        InputError,
-        match=r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite",
-    ):
+    said = r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite"
+    with pytest.raises(InputError, match=said):
         mine(small, source, topics, MiningSettings(keep=1), output)
-    with pytest.raises(
-        InputError, match=r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
-    ):
+    said = r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
+    with pytest.raises(InputError, match=said):
         mine(small, source, topics_of(small, "nq-train", "wow-train"), MiningSettings(), output)
     with pytest.raises(InputError, match=r"made otherwise \(source is \".*\", not \""):
         mine(small, Overlap(small), topics, MiningSettings(), output)
@@ -508,9 +455,8 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     mine(small, source, topics, MiningSettings(keep=1), output, overwrite=True)
     assert output.read_bytes() != before
     output.write_text("mine!\n")
-    with pytest.raises(
-        InputError, match=r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"
-    ):
+    said = r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"
+    with pytest.raises(InputError, match=said):
         mine(small, source, topics, MiningSettings(), output)
     assert output.read_text() == "mine!\n"
 
@@ -536,14 +482,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path: Path) -> None:
     """Headers, windows, margins, labels and scores: nothing of a source depends on the others; no gold is left."""
     topics = topics_of(sample, "nq-train", "wow-train")
-    wanted = [
-        MiningSettings(40, 0, 6, True, 1.0),
-        MiningSettings(60, 10, 9, True, 0.05),
-        MiningSettings(30, 2, 5, True),
-    ]
     sources = [
-        Source(ranks, each)
-        for ranks, each in zip((Overlap(sample), Backwards(sample), Overlap(sample)), wanted, strict=True)
+        Source(Overlap(sample), MiningSettings(40, 0, 6, True, 1.0)),
+        Source(Backwards(sample), MiningSettings(60, 10, 9, True, 0.05)),
+        Source(Overlap(sample), MiningSettings(30, 2, 5, True)),
     ]
     mine_file(sample, sources, topics, tmp_path / "merged.jsonl")
     alone = []
@@ -552,10 +494,8 @@ def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path
         mine(sample, ranks, topics, each, tmp_path / f"{number}.jsonl")
         alone.append(rows_of(tmp_path / f"{number}.jsonl"))
     header, *rows = rows_of(tmp_path / "merged.jsonl")
-    assert header == {
-        "taco_ir_negatives": 2,
-        "sources": [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone],
-    }
+    headers = [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone]
+    assert header == {"taco_ir_negatives": 2, "sources": headers}
     assert len(rows) == len(alone[0]) - 1
     several = 0
     for row, *own in zip(rows, *(each[1:] for each in alone), strict=True):
@@ -588,35 +528,26 @@ def test_another_order_of_sources_holds_the_same(sample: Collection, tmp_path: P
     assert found[0][0]["sources"] == found[1][0]["sources"][::-1]
     for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
         labels = {docid: sorted(held) for docid, held in zip(ours["docids"], ours["sources"], strict=True)}
-        assert labels == {
-            docid: sorted(1 - n for n in held) for docid, held in zip(theirs["docids"], theirs["sources"], strict=True)
-        }
+        pairs = zip(theirs["docids"], theirs["sources"], strict=True)
+        assert labels == {docid: sorted(1 - n for n in held) for docid, held in pairs}
 
 
 def test_runs_of_several_systems_are_kept_apart(sample: Collection, tmp_path: Path) -> None:
-    """Each in a folder of its name, ranked once however often it is a source, and used again; a run file is read where it is."""
+    """Each has a folder of its name, is ranked once and used again; a run file is read where it is."""
     topics, output = topics_of(sample, "nq-train"), tmp_path / "n.jsonl"
     queries = len(topics[0].queries)
     one, same_name, other = Overlap(sample, "e0"), Overlap(sample, "e1"), Backwards(sample)
-    sources = [
-        Source(one, MiningSettings(10)),
-        Source(other, MiningSettings(20)),
-        Source(same_name, MiningSettings(30)),
-    ]
+    settings = (MiningSettings(10), MiningSettings(20), MiningSettings(30))
+    sources = list(map(Source, (one, other, same_name), settings))
     mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output)
     assert sorted(path.name for path in (tmp_path / "n.runs").iterdir()) == ["backwards", "overlap", "overlap-2"]
-    hits = [
-        json.loads((tmp_path / "n.runs" / name / "nq-train.trec.json").read_text())["hits"]
-        for name in ("overlap", "backwards", "overlap-2")
-    ]
+    folders = [tmp_path / "n.runs" / name for name in ("overlap", "backwards", "overlap-2")]
+    hits = [json.loads((folder / "nq-train.trec.json").read_text())["hits"] for folder in folders]
     assert hits == [40, 20, 30] and (one.asked, same_name.asked, other.asked) == (queries, queries, queries)
     before = output.read_bytes()
     mine_file(sample, [*sources, Source(one, MiningSettings(40, 10))], topics, output, overwrite=True)
     assert one.asked == queries and output.read_bytes() == before
-    kept = [
-        Source(tmp_path / "n.runs" / name, each.settings)
-        for name, each in zip(("overlap", "backwards", "overlap-2"), sources, strict=True)
-    ]
+    kept = list(map(Source, folders, settings))
     mine_file(sample, [*kept, Source(kept[0].ranks, MiningSettings(40, 10))], topics, tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == before
     mine_file(sample, [Source(other, MiningSettings(9)), kept[0]], topics, tmp_path / "mixed.jsonl")
@@ -627,35 +558,23 @@ def test_sources_that_cannot_be_merged(small: Collection) -> None:
     topics, output = topics_of(small, "nq-train"), Path("n.jsonl")
     good, short = run_file("r.trec", "nq1", "nq2"), run_file("s.trec", "nq1", docids=("3#0",))
 
-    def refused_sources(said: str, *sources: tuple[Path, MiningSettings]) -> None:
+    def refused_with(said: str, other: Path, **window: int) -> None:
         with pytest.raises(InputError, match=said):
-            mine_file(small, [Source(*each) for each in sources], topics, output)
+            mine_file(small, [Source(good, MiningSettings()), Source(other, MiningSettings(**window))], topics, output)
         assert not output.exists()
 
-    refused_sources(
-        r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200",
-        (good, MiningSettings()),
-        (good, MiningSettings()),
-    )
-    refused_sources(
-        r"--skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits",
-        (good, MiningSettings()),
-        (short, MiningSettings(5, 1)),
-    )
-    refused_sources(
-        r"--source w\.trec has no run for nq-train",
-        (good, MiningSettings()),
-        (run_file("w.trec", "wow1"), MiningSettings()),
-    )
-    foreign = run_file("f.trec", "nq1", docids=("77#0",))
-    refused_sources("f.trec: 1 of 1 docids, first '77#0'", (good, MiningSettings()), (foreign, MiningSettings()))
+    twice = r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200"
+    refused_with(twice, good)
+    too_short = r"--skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits"
+    refused_with(too_short, short, depth=5, skip=1)
+    refused_with(r"--source w\.trec has no run for nq-train", run_file("w.trec", "wow1"))
+    refused_with("f.trec: 1 of 1 docids, first '77#0'", run_file("f.trec", "nq1", docids=("77#0",)))
 
 
 def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCaptureFixture) -> None:
     topics, output = topics_of(small, "nq-train"), Path("n.jsonl")
-    sources = [
-        Source(run_file(f"{n}.trec", "nq1", "nq2", docids=(f"{n}#0", "3#0")), MiningSettings(keep=9)) for n in (0, 2)
-    ]
+    runs = [run_file(f"{n}.trec", "nq1", "nq2", docids=(f"{n}#0", "3#0")) for n in (0, 2)]
+    sources = [Source(run, MiningSettings(keep=9)) for run in runs]
     mine_file(small, sources, topics, output)
     before = output.read_bytes()
     assert re.search(r"nq-train by 2\.trec \S+: the rankings have at most 2 hits", caplog.text)
@@ -703,10 +622,8 @@ taco_ir.negatives.miner.mine(sample, test_miner.Overlap(sample), topics, MiningS
 @pytest.mark.parametrize(("where", "after"), [("search", 0), ("search", 1), ("filter", 0), ("filter", 30)])
 def test_kill_9_leaves_no_half_file(where: str, after: int, sample: Collection, tmp_path: Path) -> None:
     """The same command again goes on with the topics that were not finished, and ends as if nothing had been."""
-    code = KILLED.format(tests=str(Path(__file__).parent))
-    done = subprocess.run(
-        [sys.executable, "-c", code, where, str(after)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent)), where, str(after)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "fever-train", "nq-train")
     assert not output.exists()

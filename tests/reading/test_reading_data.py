@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from verbs import Record, passage, write_collection
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import VERDICTS, normal_answer
+from taco_ir.core.texts import VERDICTS, normal_answer, telling_answers
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.negatives.file import Negatives, NegativesHeader
-from taco_ir.negatives.filters import telling_answers
 from taco_ir.reading.data import answer_forms, answer_spans, read_reading
 
 words = st.sampled_from(

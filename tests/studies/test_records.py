@@ -18,7 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from taco_ir.core.files import InputError, fingerprint
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import fingerprint
 from taco_ir.studies.records import (
     QUERIES,
     RECORDS,

@@ -10,8 +10,9 @@ from threading import Event, Lock
 import pytest
 from study_results import record_line
 
-from taco_ir.core.files import InputError, fingerprint, sha256_file
-from taco_ir.core.types import read_trec
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import fingerprint, sha256_file
+from taco_ir.core.run_formats import read_trec
 from taco_ir.data.__main__ import COMMANDS
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluate import main as evaluate

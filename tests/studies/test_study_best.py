@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from taco_ir.core.files import InputError, read_json
-from taco_ir.core.types import Ranking, Run, write_trec
+from taco_ir.core.run_formats import write_trec
+from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import open_collection
 from taco_ir.studies.conditions import Job, read_study
 from taco_ir.studies.facts import best_first, curve, held_out, kept

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from study_results import record_line
 
 from taco_ir.core.files import InputError, read_json
-from taco_ir.core.types import Ranking, Run, write_trec
+from taco_ir.core.run_formats import write_trec
+from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import open_collection
 from taco_ir.reproduce import main as reproduce
 from taco_ir.studies.conditions import Job, read_study

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from small_steps import SMALL, TASKS, TEXTS, encoder, examples, samplers
 
-from taco_ir.retrieval.vectors import held_memory, peak_memory
+from taco_ir.core.processes import peak_memory, resident_memory
 from taco_ir.train import main as train
 from taco_ir.training.announce import describe, describe_peak
 from taco_ir.training.backward import Arithmetic
@@ -147,7 +147,7 @@ def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
     found = re.search(r"of memory, about ([\d.]+) ([KMG]B) with the ([\d.]+) ([KMG]B) that are held by now$", text)
     assert found, text
     whole, held = float(found[1]) * UNITS[found[2]], float(found[3]) * UNITS[found[4]]
-    assert held > 1e8 and held == pytest.approx(held_memory(), rel=0.2)
+    assert held > 1e8 and held == pytest.approx(resident_memory(), rel=0.2)
     assert whole == pytest.approx(held + memory(text) - 4 * sum(param.numel() for param in model.parameters()), abs=1e8)
 
 

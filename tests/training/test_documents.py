@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.training.documents import NEIGHBOURS, UNLABELLED, documents_of, drawn_rows, mask, span_pair, window
 
 MASK = 999_999

@@ -22,7 +22,7 @@ from training_runs import StopAfter, Stopped, contents, logged
 
 from taco_ir import answer, search, train
 from taco_ir.core.files import InputError
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import ROLE_MARKS
 from taco_ir.encoders.text_encoder import load_encoder

@@ -19,8 +19,8 @@ from training_runs import contents, logged, work_of
 
 from taco_ir import pretrain as verb
 from taco_ir.core.files import InputError
-from taco_ir.core.seeds import generator
-from taco_ir.core.settings import checked
+from taco_ir.core.hashes import generator
+from taco_ir.core.settings import check_value
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
@@ -452,7 +452,7 @@ def test_what_is_held_out_is_never_trained_on() -> None:
 def test_what_pre_training_says_otherwise_is_said_of_its_keys() -> None:
     assert PRETRAIN.help.keys() <= set(PRETRAIN.keys) and set(SPAN_KEYS) < set(PRETRAIN.keys) <= KEYS.keys()
     for key, default in PRETRAIN.defaults.items():
-        assert checked(key, default, *RULES[key]) == default
+        assert check_value(key, default, *RULES[key]) == default
 
 
 def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from idle_settings import TRAIN as TRAIN_CASES
 
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import RANGES, checked, option
+from taco_ir.core.settings import RANGES, check_value, parse_option
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.flags import PRESETS, SPAN_KEYS, TITLES, TRAIN, add_flags, given_flags, read_settings, shipped
@@ -144,7 +144,7 @@ def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
     assert rules["help"] and "%" not in rules["help"]
     assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", "only", *RANGES}
     default = TrainSettings().flat()[key]
-    assert checked(key, default, *RULES[key]) == default
+    assert check_value(key, default, *RULES[key]) == default
     assert (f"--{key.replace('_', '-')} " in help_text()) == (key not in SPAN_KEYS)
 
 
@@ -268,7 +268,7 @@ def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[st
 @given(st.text(alphabet="{}title xtext!:0", max_size=16))
 def test_a_template_that_is_taken_formats(template: str) -> None:
     try:
-        checked("t", template, *RULES["passage_template"])
+        check_value("t", template, *RULES["passage_template"])
     except InputError:
         return
     assert EncoderConfig(passage_template=template).passage_text(Passage("p#0", "p", "aa", "bb"))
@@ -279,7 +279,7 @@ def test_a_template_that_is_taken_formats(template: str) -> None:
 )
 def test_templates_that_are_refused(template: str) -> None:
     with pytest.raises(InputError, match="^t is .*; it must be a text with the fields {title} and {text}$"):
-        checked("t", template, *RULES["passage_template"])
+        check_value("t", template, *RULES["passage_template"])
 
 
 def test_a_whole_number_is_a_number(folder: Path) -> None:
@@ -572,7 +572,7 @@ def test_a_saved_configuration_that_was_changed(tmp_path: Path, text: str, messa
 )
 def test_options_that_are_none(text: str) -> None:
     with pytest.raises(ArgumentTypeError):
-        option(text)
+        parse_option(text)
 
 
 @pytest.mark.parametrize(
@@ -580,4 +580,4 @@ def test_options_that_are_none(text: str) -> None:
     [("x=2", 2), ("x=-0.5", -0.5), ("x=true", True), ("x=exact", "exact"), ('x="a b"', "a b"), ("x=1e3", 1000.0)],
 )
 def test_options_are_toml_scalars_or_words(text: str, value: Any) -> None:
-    assert option(text) == [("x", value)] and type(option(text)[0][1]) is type(value)
+    assert parse_option(text) == [("x", value)] and type(parse_option(text)[0][1]) is type(value)

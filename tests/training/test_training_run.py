@@ -19,7 +19,7 @@ from verbs import passage, query, write_collection
 from taco_ir.answer import main as answer
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError, exclusive
-from taco_ir.core.types import read_trec
+from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.mine import main as mine
@@ -136,7 +136,7 @@ def test_negatives_of_an_episode_are_those_of_the_model_before(finished: tuple[P
     output, _ = finished
     encoder = load_encoder(str(output / "episode-1" / "model"))
     found = read_negatives(output / "episode-2" / ANCE, sample().passages.fingerprint)
-    assert found.header.checkpoint == encoder.fingerprint
+    assert found.sources[0].checkpoint == encoder.fingerprint
     assert found.docids.keys() == {"fever-train", "nq-train"}
     for name in found.docids:
         task = name.removesuffix("-train")
@@ -242,7 +242,7 @@ def test_ance_from_a_plain_base(tiny_bert: Path, tmp_path: Path) -> None:
     """A model that does not say how it pools is mined with as the configuration says."""
     model = train(one(tiny_bert, tmp_path / "run", negatives="ance"))
     found = read_negatives(tmp_path / "run" / ANCE, sample().passages.fingerprint)
-    assert found.header.checkpoint == load_encoder(str(tiny_bert), pooling="mean", normalize=True).fingerprint
+    assert found.sources[0].checkpoint == load_encoder(str(tiny_bert), pooling="mean", normalize=True).fingerprint
     assert load_encoder(str(model)).config.normalize
 
 

@@ -20,8 +20,7 @@ from taco_ir import cli as console
 from taco_ir.__main__ import verbs
 from taco_ir.cli import FLAGS, positive, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.core.processes import share_processors
-from taco_ir.core.progress import Progress, duration, timed
+from taco_ir.core.processes import Progress, format_duration, share_processors, timed
 from taco_ir.evaluation.measures import Measure
 
 VERBS = (
@@ -116,12 +115,12 @@ def test_counts_are_whole_numbers(text: str) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((3.0, 5.5))
-    monkeypatch.setattr("taco_ir.core.progress.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("taco_ir.core.processes.time.perf_counter", lambda: next(times))
     with timed() as seconds:
         assert seconds() == 2.5
 
@@ -137,7 +136,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("taco_ir.core.progress.time.monotonic", clock)
+    monkeypatch.setattr("taco_ir.core.processes.time.monotonic", clock)
     return clock
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +14,7 @@ from verbs import Record, passage, query, write_collection, write_lines
 
 from taco_ir import search
 from taco_ir.core.files import InputError
-from taco_ir.core.types import numbered_lines
+from taco_ir.core.run_formats import numbered_lines
 from taco_ir.data.collection import open_collection
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.evaluate import main
@@ -341,23 +339,6 @@ def bm25_runs(minikilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
         )
     return folder
-
-
-@pytest.fixture(scope="module")
-def official() -> ModuleType:
-    """KILT's script as pyserini carries it, without pyserini's imports, which it needs for downloads only."""
-    spec = importlib.util.find_spec("pyserini")
-    assert spec is not None and spec.submodule_search_locations
-    script = Path(next(iter(spec.submodule_search_locations))) / "eval" / "evaluate_kilt_retrieval.py"
-    spec = importlib.util.spec_from_file_location("official_kilt", script)
-    assert spec is not None and spec.loader is not None
-    module, stub = importlib.util.module_from_spec(spec), ModuleType("pyserini.query_iterator")
-    stub.KiltQueryIterator = None  # type: ignore[attr-defined]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "pyserini", ModuleType("pyserini"))
-        patch.setitem(sys.modules, "pyserini.query_iterator", stub)
-        spec.loader.exec_module(module)
-    return module
 
 
 def measured(

@@ -10,7 +10,7 @@ from hostile_text import Rows
 from verbs import call, passage, query, write_collection
 
 from taco_ir.core.files import InputError
-from taco_ir.core.types import read_trec
+from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.mine import main, parser
 from taco_ir.negatives.file import Negatives, read_negatives
@@ -35,7 +35,7 @@ def names(split: str) -> set[str]:
 
 def test_bm25_end_to_end(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     negatives = mined("--source", "bm25", "--depth", "50", "--keep", "8")
-    assert negatives.docids.keys() == names("train") and negatives.header.source == "bm25"
+    assert negatives.docids.keys() == names("train") and negatives.sources[0].source == "bm25"
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[2:]}
     assert rows.keys() == names("train")
     for name, row in rows.items():
@@ -113,8 +113,8 @@ def test_a_model_is_a_source(tiny_bert: Path) -> None:
     assert read_trec(Path("r.trec")).rankings.keys() == read_trec(Path("n.runs/nq-train.trec")).rankings.keys()
     for qid, ranking in read_trec(Path("r.trec")).rankings.items():
         assert ranking.docids == read_trec(Path("n.runs/nq-train.trec")).rankings[qid].docids
-    assert negatives.header.source == "tiny-bert"
-    assert negatives.header.checkpoint == json.loads(Path("r.trec.json").read_text())["inputs"]["encoder"]
+    assert negatives.sources[0].source == "tiny-bert"
+    assert negatives.sources[0].checkpoint == json.loads(Path("r.trec.json").read_text())["inputs"]["encoder"]
 
 
 def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +209,10 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
             ["--source", "./nix", "--output", "n.jsonl"],
             r"--source '\./nix' is not bm25, a run or a folder of runs, and as a model: .*no such folder",
         ),
-        (["--source", "empty", "--output", "n.jsonl"], "--source 'empty' is not bm25.* needs config.json"),
+        (
+            ["--source", "empty", "--output", "n.jsonl"],
+            "--source 'empty' is not bm25.* config.json and safetensors weights are needed",
+        ),
         (["--source", "bad.trec", "--output", "n.jsonl"], r"bad\.trec, line 1: 2 columns"),
         (["--source", "bm25", "--output", "n.txt"], r"--output n\.txt: the name of a negatives file ends in \.jsonl"),
     ],

@@ -11,7 +11,7 @@ from adapter_models import made
 
 from taco_ir import evaluate, search
 from taco_ir.core.files import InputError
-from taco_ir.core.types import read_trec
+from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
 
 NAMES = ("fever-dev", "nq-dev", "wow-dev")

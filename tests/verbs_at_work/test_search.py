@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from verbs import passage, query, write_collection
 
-from taco_ir.core.files import InputError, data_home, sha256_file
-from taco_ir.core.types import read_trec, write_trec
+from taco_ir.core.files import InputError, data_home
+from taco_ir.core.hashes import sha256_file
+from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.search import main
 

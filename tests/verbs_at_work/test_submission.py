@@ -15,9 +15,9 @@ from verbs import Record, passage, query, write_collection, write_lines
 
 from taco_ir import search
 from taco_ir.core.files import InputError
-from taco_ir.core.run_formats import ranked, read_kilt
+from taco_ir.core.run_formats import rank_pages, read_kilt
 from taco_ir.core.types import Query, Run, run_id
-from taco_ir.evaluation.submission import outputs_of, submission
+from taco_ir.evaluation.submission import build_outputs, build_submission
 from taco_ir.submission import main
 
 PASSAGES = [passage(f"{page}#{n}", f"word{page} number{n} and all", f"T{page}") for page in range(8) for n in (0, 1)]
@@ -75,8 +75,8 @@ def test_every_query_has_one_record_in_the_order_of_the_topics(pages_of: dict[st
         for record_id in {run_id(record_id): record_id for record_id in pages_of}.values()
     }
     queries = [Query(run_id(record_id), "text", "nq", record_id=record_id) for record_id in pages_of]
-    run = Run({query.qid: ranked(pages_of[query.record_id]) for query in reversed(queries)}, level="page")
-    records = [json.loads(line) for line in submission(queries, run, outputs_of(run), "r").splitlines()]
+    run = Run({query.qid: rank_pages(pages_of[query.record_id]) for query in reversed(queries)}, level="page")
+    records = [json.loads(line) for line in build_submission(queries, run, build_outputs(run), "r").splitlines()]
     assert [record["id"] for record in records] == list(pages_of)
     for record in records:
         (output,) = record["output"]
@@ -181,9 +181,9 @@ def test_runs_of_anything_else_are_refused(run: dict[str, list[str]], said: str)
 
 def test_the_first_missing_queries_are_named() -> None:
     queries = [Query(f"q{n}", "text", "nq") for n in range(9)]
-    run = Run({"q0": ranked(["1"])}, level="page")
+    run = Run({"q0": rank_pages(["1"])}, level="page")
     with pytest.raises(InputError, match=r"r: no hits for 8 of 9 queries \('q1', 'q2', 'q3', \.\.\.\)"):
-        submission(queries, run, outputs_of(run), "r")
+        build_submission(queries, run, build_outputs(run), "r")
 
 
 def test_mistakes() -> None:

@@ -13,7 +13,7 @@ from verbs import passage, query, write_collection, write_lines
 
 from taco_ir import export, search
 from taco_ir.core.files import InputError
-from taco_ir.core.types import read_trec
+from taco_ir.core.run_formats import read_trec
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import SHIPPED_BACKBONE

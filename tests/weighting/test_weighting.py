@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch.nn import Parameter
 from weighting_steps import SHAPES, TABLES, flat, parameters, random_gradients, small_blocks, step, vector
 
+from taco_ir.core import resolve
 from taco_ir.core.files import InputError
-from taco_ir.core.registry import resolve
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 from taco_ir.weighting.cgd import agreement

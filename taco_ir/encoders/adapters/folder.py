@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from taco_ir.core.files import InputError, fingerprint, read_json, write_json
-from taco_ir.core.typed import shown
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.methods import METHODS, PLAIN, SHIFTED, mergeable
 from taco_ir.encoders.config import ANY_TASK
 from taco_ir.encoders.weights import read_safetensors
@@ -121,7 +122,7 @@ def read_record(folder: Path) -> AdapterRecord:
     record = read_json(path, AdapterRecord)
     for key, allowed in (("method", METHODS), ("roles", ROLES), ("positions", ("", SHIFTED, PLAIN))):
         if (given := getattr(record, key)) not in allowed:
-            raise InputError(f"{path}: {key} is {shown(given)}; valid: {', '.join(allowed)}")
+            raise InputError(f"{path}: {key} is {abbreviate(given)}; valid: {', '.join(allowed)}")
     return record
 
 

@@ -10,8 +10,8 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from taco_ir.core import resolve
 from taco_ir.core.files import InputError
-from taco_ir.core.registry import resolve
 
 if TYPE_CHECKING:
     from taco_ir.encoders.adapters.base import Method

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.core.types import Passage
 from taco_ir.training.batches import make_batch
 from taco_ir.training.objectives.base import Work

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taco_ir.core.seeds import generator
+from taco_ir.core.hashes import generator
 from taco_ir.training.backward import backward
 from taco_ir.training.batches import Drawn, TaskSampler
 from taco_ir.training.documents import window

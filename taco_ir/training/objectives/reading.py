@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from taco_ir.core.files import InputError
-from taco_ir.core.progress import log
-from taco_ir.core.seeds import number_of
+from taco_ir.core.hashes import hash_names
+from taco_ir.core.processes import log
 from taco_ir.data.examples import sample_examples
 from taco_ir.reading.data import ReadingData, Span, read_reading
 from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
@@ -153,7 +153,7 @@ class Reading(Objective):
         own = self.slice_of(batch.drawn, turn)
         if not own:
             return torch.zeros((), device=self.model.device)
-        seed_dropout(number_of(settings.seed, self.task, batch.number, turn, processes.rank) >> 1, self.model.device)
+        seed_dropout(hash_names(settings.seed, self.task, batch.number, turn, processes.rank) >> 1, self.model.device)
         with self.means.arithmetic.context(self.model.device):
             loss = self._loss(own) * len(own) / len(batch.drawn)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from taco_ir.core.files import InputError, fingerprint
-from taco_ir.core.progress import Progress, log
-from taco_ir.core.seeds import generator
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import fingerprint, generator
+from taco_ir.core.processes import Progress, log
 from taco_ir.data.collection import Collection
 from taco_ir.training.backward import backward
 from taco_ir.training.batches import Dealer, Dealt

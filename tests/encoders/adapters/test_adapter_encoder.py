@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from small_steps import PASSAGES, SMALL, encoder, step_of
 from training_vectors import QUERIES, SHORT, vectors
 
-from taco_ir.core.files import InputError, read_json, sha256_file, write_json
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.hashes import sha256_file
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, read_record
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.encoders.config import Role

@@ -1,19 +1,50 @@
-"""The part of a passage that a person wants to see for a query, with the query's words marked."""
+"""Normal forms in which texts and answers are compared, and the snippet of a text that fits a query."""
 
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
+from collections.abc import Sequence
 
 WORD = re.compile(r"\w+")
-SHORTEST = 3  # letters of a word that is worth marking
+ALPHANUMERIC = re.compile(r"[^\W_]+")
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+# Unicode's blocks of combining marks
+ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
+# answers that are no spans of text, as normalised
+VERDICTS = frozenset(("yes", "no", "true", "false", "supports", "refutes", "not enough info"))
+SHORTEST_ANSWER = 3  # letters and digits of an answer worth looking for; any text holds shorter ones
+SHORTEST_MARKED = 3  # letters of a word worth marking
 STOPWORDS = frozenset(
     WORD.findall("the and for are was were who what when where which that this with from has have had how does did")
 )
 
 
+def normal_answer(text: str) -> str:
+    """An answer as SQuAD and KILT compare it: lower case, without ASCII punctuation, articles and extra white space."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
+
+
+def normalised(text: str) -> str:
+    """Words in lower case without accents and punctuation, a blank before, between and after them."""
+    if not text.isascii():
+        text = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+    return f" {' '.join(ALPHANUMERIC.findall(text.casefold()))} "
+
+
+def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
+    """Normalised answers worth looking for: no verdicts (yes, SUPPORTS, ...), none shorter than SHORTEST_ANSWER."""
+    texts = dict.fromkeys(map(normalised, answers))
+    return tuple(
+        text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
+    )
+
+
 def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("*", "*")) -> str:
     """About `width` characters of `text` around most of the query's words, each put between `marks`."""
-    wanted = {word for word in WORD.findall(query.lower()) if len(word) >= SHORTEST and word not in STOPWORDS}
+    wanted = {word for word in WORD.findall(query.lower()) if len(word) >= SHORTEST_MARKED and word not in STOPWORDS}
     text = " ".join(text.split())
     found = [match for match in WORD.finditer(text) if match.group().lower() in wanted]
     start = _best_start(found, width)
