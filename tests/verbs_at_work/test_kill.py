@@ -64,7 +64,6 @@ def main(model: Path, trials: int, train_trials: int, seed: int = 0) -> None:
     from taco_ir.retrieval import vectors
     from taco_ir.training import loop  # noqa: F401
     from taco_ir.training import run as episodes  # noqa: F401
-    from taco_ir.training import setup as start  # noqa: F401
 
     torch.set_num_threads(1)
     vectors.BLOCK_ROWS = BLOCK_ROWS
