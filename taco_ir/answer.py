@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from taco_ir.cli import (
-    DENSE_FLAGS,
-    MODEL_FLAGS,
-    Parser,
-    limit_search_flags,
-    model_choice,
-    require_queries,
-    run_verb,
-)
+from taco_ir.cli import DENSE_FLAGS, MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.files import require_writable
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import Measure

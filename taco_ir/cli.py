@@ -100,10 +100,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "NAME=FOLDER",
         "help": "folders of the models that the study's conditions name",
     },
-    "--index": {
-        "metavar": "DIR",
-        "help": "a dense index folder [default: one is built and kept under the data home]",
-    },
+    "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
     "--batch-size": {
         "type": positive,
         "default": 1024,

@@ -345,8 +345,5 @@ def test_judgments_are_of_passages_where_any_are_judged() -> None:
     pages, both = EvidenceSet(("1", "2"), ()), EvidenceSet(("1",), ("1#0",))
     assert list(
         find_relevant_ids([Query("a", "x", "t", evidence=(pages, both)), Query("b", "y", "t", evidence=(pages,))])
-    ) == [
-        ("a", ("1#0",)),
-        ("b", ()),
-    ]
+    ) == [("a", ("1#0",)), ("b", ())]
     assert list(find_relevant_ids([Query("b", "y", "t", evidence=(pages, pages))])) == [("b", ("1", "2"))]

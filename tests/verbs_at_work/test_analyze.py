@@ -66,16 +66,8 @@ def test_runs_are_paired_where_they_differ_in_the_weighting_alone(
     monkeypatch.chdir(tiny_bert.parent)
     made = {"taco-1": (1, 2), "naive-1": (1, 2), "taco-2": (2, 2), "naive-2": (2, 2), "naive-3": (1, 3)}
     for name, (seed, steps) in made.items():
-        flags = [
-            "--model",
-            tiny_bert.name if "taco" in name else str(tiny_bert),
-            *SHORT,
-            *POOL,
-            "--seed",
-            str(seed),
-            "--steps",
-            str(steps),
-        ]
+        model = tiny_bert.name if "taco" in name else str(tiny_bert)
+        flags = [*SHORT, *POOL, *f"--model {model} --seed {seed} --steps {steps}".split()]
         train([*flags, "--weighting", name.partition("-")[0], "--output", str(tmp_path / name)])
     argv = [str(tmp_path / name) for name in ("naive-3", "taco-1", "naive-2", "taco-2", "naive-1")]
     main([*argv, "--batches", "2", "--output", str(tmp_path / "out")])

@@ -23,32 +23,8 @@ from taco_ir.core.files import InputError
 from taco_ir.core.processes import Progress, format_duration, share_processors, timed
 from taco_ir.evaluation.measures import Measure
 
-VERBS = (
-    "search",
-    "evaluate",
-    "encode",
-    "index",
-    "export",
-    "mine",
-    "train",
-    "pretrain",
-    "submission",
-    "push",
-    "pull",
-    "pyserini",
-)
-HEAVY = (
-    "torch",
-    "faiss",
-    "transformers",
-    "pyserini",
-    "jnius",
-    "pytrec_eval",
-    "scipy",
-    "ir_datasets",
-    "pandas",
-    "requests",
-)
+VERBS = "search evaluate encode index export mine train pretrain submission push pull pyserini".split()
+HEAVY = "torch faiss transformers pyserini jnius pytrec_eval scipy ir_datasets pandas requests".split()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -140,12 +140,8 @@ def test_a_folder_and_a_file_of_all_topics_are_systems(tables: Any, folder: Path
 )
 def test_formats_for_people(form: str, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
     for extra in ([], ["--baseline", "nq-dev.mine.trec"]):
-        main(
-            [
-                *f"nq-dev.mine.trec --topics nq-dev --collection c --measures Rprec nDCG@10 --format {form}".split(),
-                *extra,
-            ]
-        )
+        argv = f"nq-dev.mine.trec --topics nq-dev --collection c --measures Rprec nDCG@10 --format {form}".split()
+        main([*argv, *extra])
         text = capsys.readouterr().out
         assert rule in text and "0.500" in text and "0.436" in text and text.count("against mine") == len(extra) // 2
         if form == "latex":
@@ -331,26 +327,16 @@ def bm25_runs(minikilt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BM25 runs of all eight dev topics, in TREC's and KILT's format."""
     folder = tmp_path_factory.mktemp("minikilt")
     for form in ("trec", "kilt"):
-        search.main(
-            [
-                *f"--collection {minikilt}/small --topics all-dev --retriever bm25 --output".split(),
-                f"{folder / form}/",
-                *f"--output-format {form}".split(),
-            ]
-        )
+        argv = f"--collection {minikilt}/small --topics all-dev --retriever bm25 --output-format {form}".split()
+        search.main([*argv, "--output", f"{folder / form}/"])
     return folder
 
 
 def measured(
     run: Path, minikilt: Path, task: str, measures: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> Record:
-    main(
-        [
-            *f"{run} --collection {minikilt}/small --topics {task}-dev --measures".split(),
-            *measures,
-            *"--format json".split(),
-        ]
-    )
+    argv = f"{run} --collection {minikilt}/small --topics {task}-dev --format json --measures".split()
+    main([*argv, *measures])
     row: Record = json.loads(capsys.readouterr().out)["rows"][0]
     return row
 

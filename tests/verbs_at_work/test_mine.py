@@ -103,13 +103,8 @@ def test_runs_of_search_are_a_source(folder: Path) -> None:
 def test_a_model_is_a_source(tiny_bert: Path) -> None:
     flags = ["--tasks", "nq", "--depth", "30", "--pooling", "mean", "--normalize"]
     negatives = mined("--source", str(tiny_bert), *flags)
-    search(
-        [
-            *f"--topics nq-train --model {tiny_bert} --hits 30".split(),
-            *flags[4:],
-            *"--no-compare --output r.trec".split(),
-        ]
-    )
+    argv = f"--topics nq-train --model {tiny_bert} --hits 30 --no-compare --output r.trec".split()
+    search([*argv, *flags[4:]])
     assert read_trec(Path("r.trec")).rankings.keys() == read_trec(Path("n.runs/nq-train.trec")).rankings.keys()
     for qid, ranking in read_trec(Path("r.trec")).rankings.items():
         assert ranking.docids == read_trec(Path("n.runs/nq-train.trec")).rankings[qid].docids

@@ -20,18 +20,11 @@ from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.search import main
 
-PASSAGES = [
-    passage(f"{n}#0", text, f"T{n}")
-    for n, text in enumerate(
-        (
-            "the painter was born in dublin",
-            "a poem of the year about the land",
-            "the king was buried in canterbury",
-            "music for the film of the year",
-            "a novel about a house",
-        )
-    )
-]
+TEXTS = (
+    *("the painter was born in dublin", "a poem of the year about the land", "the king was buried in canterbury"),
+    *("music for the film of the year", "a novel about a house"),
+)
+PASSAGES = [passage(f"{n}#0", text, f"T{n}") for n, text in enumerate(TEXTS)]
 
 
 @pytest.fixture(autouse=True)
@@ -197,13 +190,8 @@ def test_other_formats_say_the_same(model: list[str]) -> None:
 def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
     """score(d) = sum over the two runs of 1 / (60 + rank)."""
     for system in ("dense", "bm25", "hybrid"):
-        main(
-            [
-                *"--topics nq-dev".split(),
-                *of_model(model, system),
-                *f"--retriever {system} --hits 20 --output {system}.trec".split(),
-            ]
-        )
+        argv = f"--topics nq-dev --retriever {system} --hits 20 --output {system}.trec".split()
+        main([*argv, *of_model(model, system)])
     dense, bm25, hybrid = (read_trec(Path(f"{system}.trec")).rankings for system in ("dense", "bm25", "hybrid"))
     assert dense.keys() == hybrid.keys()
     for qid, ranking in hybrid.items():
@@ -310,16 +298,8 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
     }
     values: dict[str, Any] = {}
     for flags, systems in expected.items():
-        main(
-            [
-                *(
-                    command
-                    if flags != ("--retriever", "bm25")
-                    else ["--topics", "nq-dev", "fever-dev", "--format", "json"]
-                ),
-                *flags,
-            ]
-        )
+        bare = flags == ("--retriever", "bm25")
+        main([*("--topics nq-dev fever-dev --format json".split() if bare else command), *flags])
         table = capsys.readouterr().out
         assert systems_in(table) == [
             (name, system) for name in ("nq-dev", "fever-dev", "macro average") for system in systems
@@ -364,13 +344,8 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
     for name, text in (("marked", marked), ("plain", marked.replace("[START_ENT]", "").replace("[END_ENT]", ""))):
         write_collection(folder / name, PASSAGES, {"wned-dev": [query("e1", text, ["2#0"])]})
         for system in ("dense", "bm25"):
-            main(
-                [
-                    *f"--topics wned-dev --collection {name}".split(),
-                    *of_model(model, system),
-                    *f"--retriever {system} --output {name}.{system}".split(),
-                ]
-            )
+            argv = f"--topics wned-dev --collection {name} --retriever {system} --output {name}.{system}".split()
+            main([*argv, *of_model(model, system)])
     assert Path("marked.bm25").read_bytes() == Path("plain.bm25").read_bytes()
     assert read_trec(Path("marked.bm25")).rankings["e1"].docids[0] == "2#0"
     dense, without = (read_trec(Path(f"{name}.dense")).rankings["e1"] for name in ("marked", "plain"))
