@@ -216,7 +216,8 @@ def _pooling(path: Path) -> Pooling:
     mode = given if isinstance(given, str) else "+".join(given)
     if mode not in ("mean", "cls") or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with prompts"
+            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with "
+            "prompts (pooling_mode_mean_tokens or pooling_mode_cls_token)"
         )
     return "mean" if mode == "mean" else "first"
 
