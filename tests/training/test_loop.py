@@ -359,18 +359,10 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_pa
     assert len(lines) == 5
     again = scripted(config, tmp_path)
     assert log.read_text() == "".join(lines[:4])
+    sections = (config.optimiser, config.weighting, config.validation)
     for cut in range(1, len(lines[4]) + len(lines[3])):
         log.write_text("".join(lines)[:-cut])
-        Loop(
-            config.optimiser,
-            config.weighting,
-            config.validation,
-            again._step,
-            again._plan,
-            tmp_path,
-            again._processes,
-            Reporter(),
-        )
+        Loop(*sections, again._step, again._plan, tmp_path, again._processes, Reporter())
         whole = 4 if cut <= len(lines[4]) + 1 else 3  # a line without its end of line is whole
         assert log.read_text() == "".join(lines[:whole]), cut
     assert not list(log.parent.glob(f"{LOG_FILE}.*"))
@@ -383,17 +375,8 @@ def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_pa
 
 def test_every_tasks_loss_falls(tiny_bert: Path, tmp_path: Path) -> None:
     tasks = ("aidayago2", "fever", "hotpotqa", "nq", "structured_zeroshot", "trex", "triviaqa", "wow")
-    config = small(
-        tiny_bert,
-        tmp_path,
-        tasks=tasks,
-        batch_size=64,
-        steps=24,
-        learning_rate=1e-2,
-        normalize=True,
-        dropout=0.0,
-        checkpoint_every=99,
-    )
+    own = {"batch_size": 64, "steps": 24, "learning_rate": 1e-2, "normalize": True, "dropout": 0.0}
+    config = small(tiny_bert, tmp_path, tasks=tasks, checkpoint_every=99, **own)
     episode(config, tmp_path, validated=False).run()
     records = logged(tmp_path)
     first, last = (

@@ -44,15 +44,8 @@ from taco_ir.training.validation import PoolValidation, read_questions
 from taco_ir.weighting import WEIGHTINGS
 
 CPU = Processes(torch.device("cpu"))
-SHARED = SMALL.replace(
-    reading=("nq",),
-    self_supervised=("mlm", "inverse_cloze"),
-    query_length=16,
-    passage_length=48,
-    steps=6,
-    reading_negatives=1,
-    hard_negatives=2,
-)
+KINDS: dict[str, Any] = {"reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1}
+SHARED = SMALL.replace(**KINDS, query_length=16, passage_length=48, steps=6, hard_negatives=2)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +58,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]", "[unused1]", "[unused2]", "[unused3]"
     )
     torch.manual_seed(0)
-    shape = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    }
-    BertModel(BertConfig(vocab_size=vocabulary, **shape)).save_pretrained(folder)
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+    config = BertConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=64, **shape)
+    BertModel(config).save_pretrained(folder)
     return folder
 
 

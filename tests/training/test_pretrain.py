@@ -225,15 +225,8 @@ def test_each_part_can_be_switched(parts: tuple[str, ...], tiny_mlm: Path, tmp_p
 def test_the_held_out_loss_of_every_part_falls(
     tiny_mlm: Path, tmp_path: Path, parts: tuple[str, ...], pooling: str
 ) -> None:
-    changes = {
-        "steps": 40,
-        "batch_size": 16,
-        "validate_every": 40,
-        "learning_rate": 1e-2,
-        "length": 64,
-        "normalize": True,
-    }
-    pretrain(small(tiny_mlm, tmp_path / "run", objective=parts, pooling=pooling, **changes))
+    changes = {"steps": 40, "batch_size": 16, "validate_every": 40, "learning_rate": 1e-2, "length": 64}
+    pretrain(small(tiny_mlm, tmp_path / "run", objective=parts, pooling=pooling, normalize=True, **changes))
     measured = [line["validation"] for line in logged(tmp_path / "run") if "validation" in line]
     assert len(measured) == 2
     assert all(measured[1][part] < 0.95 * measured[0][part] for part in parts), measured
@@ -311,13 +304,8 @@ def backbones(vocabulary: int) -> dict[str, Any]:
     import transformers
 
     torch.manual_seed(0)
-    width = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "vocab_size": vocabulary,
-    }
+    width = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    width["vocab_size"] = vocabulary
     distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 16, "vocab_size": vocabulary}
     return {
         "BERT": transformers.BertForMaskedLM(transformers.BertConfig(**width)),

@@ -105,16 +105,9 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
 def compared_episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None) -> Loop:
     folder.mkdir(parents=True, exist_ok=True)
     step = real_step(config, encoder_of(config, folder))
-    return Loop(
-        config.optimiser,
-        config.weighting,
-        config.validation,
-        step,
-        Plan(config.optimiser.steps, config.validation.validate_every),
-        folder,
-        step.objectives[0].means.processes,
-        reporter or Reporter(),
-    )
+    plan = Plan(config.optimiser.steps, config.validation.validate_every)
+    sections = (config.optimiser, config.weighting, config.validation)
+    return Loop(*sections, step, plan, folder, step.objectives[0].means.processes, reporter or Reporter())
 
 
 def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Path, tmp_path: Path) -> None:

@@ -95,18 +95,8 @@ def test_a_training_from_a_trained_model_goes_on_wherever_it_is(
 def test_a_task_left_out_for_a_while_goes_on_where_it_was(tiny_bert: Path, tmp_path: Path, dealt: Batches) -> None:
     models = [tiny_bert]
     for number, tasks in enumerate((("nq",), ("fever",), ("nq",))):
-        models.append(
-            train(
-                config(
-                    models[-1],
-                    tmp_path / str(number),
-                    tasks=tasks,
-                    batch_size=8,
-                    steps=3,
-                    pooling=None if number else "mean",
-                )
-            )
-        )
+        own = {"batch_size": 8, "steps": 3, "pooling": None if number else "mean"}
+        models.append(train(config(models[-1], tmp_path / str(number), tasks=tasks, **own)))
     assert len({qid for qid, _ in of("nq", dealt)}) == NQ
     assert [number for task, number, _ in dealt if task == "nq"] == [0, 1, 2, 3, 4, 5]
 

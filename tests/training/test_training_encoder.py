@@ -161,19 +161,7 @@ def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
 
 
 def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = (
-        "nq",
-        "triviaqa",
-        "hotpotqa",
-        "trex",
-        "structured_zeroshot",
-        "fever",
-        "eli5",
-        "aidayago2",
-        "wned",
-        "cweb",
-        "wow",
-    )
+    tasks = "nq triviaqa hotpotqa trex structured_zeroshot fever eli5 aidayago2 wned cweb wow".split()
     lengths = (32, 32, 32, 32, 32, 64, 64, 128, 128, 128, 256)
     monkeypatch.setattr(ModelFolder, "longest", 512)
     config = SMALL.replace(query_length=0)

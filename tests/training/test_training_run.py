@@ -42,12 +42,7 @@ TWO = (
 )
 TUNED: dict[str, Any] = {"tune": "iaa-l", "tune_width": 4, "tune_roles": "task"}
 SHORT: dict[str, Any] = {
-    "tasks": ("fever", "nq"),
-    "batch_size": 4,
-    "mine_depth": 20,
-    "mine_keep": 4,
-    "pool_hard": 2,
-    "normalize": True,
+    **{"tasks": ("fever", "nq"), "batch_size": 4, "mine_depth": 20, "mine_keep": 4, "pool_hard": 2, "normalize": True}
 }
 
 
@@ -111,13 +106,8 @@ SECOND = ["encode_collection episode-2", "build_index episode-2", f"mine episode
 
 def test_two_episodes(finished: tuple[Path, list[str]]) -> None:
     output, done = finished
-    assert done == [
-        f"mine {BM25}",
-        "mine validation.jsonl",
-        "train episode-1 from 0",
-        *SECOND,
-        "train episode-2 from 0",
-    ]
+    begun = [f"mine {BM25}", "mine validation.jsonl", "train episode-1 from 0"]
+    assert done == [*begun, *SECOND, "train episode-2 from 0"]
     first, second = logged(output / "episode-1"), logged(output / "episode-2")
     assert [record["step"] for record in first] == [0, 1, 2, 3, 3]
     assert [record["step"] for record in second] == [0, 1, 2, 3, 3, 4, 4]
@@ -576,15 +566,8 @@ def test_validation_on_train_leaves_out_a_question_under_every_id(tiny_bert: Pat
     collection = write_collection(
         tmp_path / "c", [passage(f"{page}#0", f"text {page}") for page in range(6)], {"nq-train": asked}
     )
-    config = one(
-        tiny_bert,
-        tmp_path / "run",
-        collection=str(collection),
-        tasks=("nq",),
-        validate_on="train",
-        pool_queries=1,
-        max_examples=0,
-    )
+    own: dict[str, Any] = {"tasks": ("nq",), "validate_on": "train", "pool_queries": 1, "max_examples": 0}
+    config = one(tiny_bert, tmp_path / "run", collection=str(collection), **own)
     data = data_of(config, tmp_path / "run")
     held_out = {each.text for pool in data.pools for each in pool.queries}
     (sampler,) = data.samplers(config.batch, None)
