@@ -38,7 +38,7 @@ SEPARATORS = ("<extra_id_1>", "[SEP]", "</s>")  # TACO's, then those of other vo
 QUERY_LENGTHS = {"fever": 64, "eli5": 64, "aidayago2": 128, "wned": 128, "cweb": 128, "wow": 256}  # TACO's; others: 32
 SHORT_QUERY, PROMPT_TOKENS = 32, 4
 LEFT_CONTEXT = 64  # words before a mention, as TACO for AIDA
-UNSAID = (None, 0, NONE)  # of a key, or a base, that leaves it to the other
+UNSAID = (None, 0, NONE)  # values with which settings or base leave the choice to the other
 
 
 def start_encoder(
