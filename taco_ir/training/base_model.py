@@ -96,7 +96,7 @@ def build_encoder(
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
             f"roles is {base.roles}; with tune {adapters.tune} the modules tell roles apart (tune_roles);"
-            " leave one of both out"
+            " leave one of them out"
         )
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:

@@ -71,7 +71,7 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     if not (output / CONFIG_FILE).is_file():
         files = (path for path in output.rglob("*") if path.is_file() and not is_leftover(path))
         if output.is_file() or any(path != output / INPUTS_FILE for path in files):
-            raise InputError(f"--output {output} exists and is no training run; give another folder")
+            raise InputError(f"--output {output} exists and is no training; give another folder")
         return
     _refuse_other_kind(output)
     if overwrite:
@@ -83,8 +83,7 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     if (keys := differing_keys(old, given)) and begun(output):
         changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
         raise InputError(
-            f"--output {output} is a run with another configuration: {changes}; go on with the same one,"
-            " or give another folder"
+            f"--output {output} is a training with other settings: {changes}; use the same ones, or give another folder"
         )
 
 
@@ -93,7 +92,7 @@ def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
     for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
         if not OWN.fullmatch(path.name):
             raise InputError(
-                f"--overwrite: {path} is no part of a training run; move it away, or give another --output"
+                f"--overwrite: {path} does not belong to a training; move it away, or give another --output"
             )
     for given in starts:
         if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
@@ -134,7 +133,7 @@ def _refuse_other_kind(output: Path) -> None:
     missing = [key for key in KEYS if key not in values]
     if foreign and missing:
         raise InputError(
-            f"--output {output} is a run of another kind: its {CONFIG_FILE} has {foreign[0]!r} and lacks"
+            f"--output {output} is no training: its {CONFIG_FILE} has {foreign[0]!r} and lacks"
             f" {missing[0]!r}; give another folder"
         )
 
@@ -171,6 +170,6 @@ def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
     found = read_json(path, dict[str, str])
     if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
         raise InputError(
-            f"--output {output} was begun with other content of: {', '.join(differing)};"
-            " go on with what it was begun with, or give another folder"
+            f"--output {output} was begun with another version of: {', '.join(differing)};"
+            " restore what it was begun with, or give another folder"
         )

@@ -392,13 +392,13 @@ class TrainSettings:
         if self.objectives.pretrains and self.batch.batch_size < 2:
             raise InputError(
                 f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2,"
-                " with documents to tell apart"
+                " so that there are documents to contrast"
             )
         if self.run.tasks == NOTHING and not (self.objectives.shared or self.objectives.pretrains):
             raise InputError("tasks is none; there is nothing to train; name some by tasks, reading or self_supervised")
         if self.run.tasks == NOTHING and self.objectives.reading == ("all",):
             raise InputError(
-                "reading is all, the tasks of retrieval; with tasks none there are none; name those to read"
+                "reading is all, which are the tasks of retrieval; with tasks none there are none; name those to read"
             )
         source, hard = self.negatives, self.batch.hard_negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
@@ -433,15 +433,14 @@ class TrainSettings:
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
                 raise InputError(
-                    f"weighting is {weighting}; it combines the gradients of all tasks, of which a step has some"
+                    f"weighting is {weighting}; it combines the gradients of all tasks, but a step has only some of them"
                     f" with schedule {self.objectives.schedule}; give weighting naive, or schedule joint"
                 )
         for key in ("keep_optimizer", "keep_importance"):
             first, *later = (getattr(each.weighting, key) for each in episodes)
             if first and not any(later):
                 raise InputError(
-                    f"{key} is True; no episode is before that to keep anything of; leave {key} out,"
-                    " or give more episodes"
+                    f"{key} is True; no earlier episode has a state to keep; leave {key} out, or give more episodes"
                 )
         for number, (before, now) in enumerate(pairwise(each.weighting for each in episodes), 2):
             if now.keep_importance and now.weighting != before.weighting:
@@ -452,7 +451,7 @@ class TrainSettings:
         if self.adapters.tune_reparameterise and (count := len(episodes)) > 1:
             raise InputError(
                 f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot"
-                " go on; leave it out, or give one episode"
+                " continue; leave it out, or give one episode"
             )
 
 

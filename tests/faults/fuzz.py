@@ -371,10 +371,10 @@ def trainings(world: Path) -> dict[str, Reader]:
         "pre-training settings": Reader(pretraining, lambda: read_settings(pretraining, NEEDED, verb=PRETRAIN)),
         "saved settings": Reader(run / "config.json", lambda: load_settings(run)),
         "saved settings, going on": Reader(
-            run / "config.json", lambda: same(lambda: refuse_other_run(given, run), "another configuration")
+            run / "config.json", lambda: same(lambda: refuse_other_run(given, run), "other settings")
         ),
         "inputs.json": Reader(
-            run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "other content of")
+            run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "another version of")
         ),
         "state.json": Reader(
             run / "checkpoints" / "step-00000002" / "state.json",

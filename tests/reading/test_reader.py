@@ -363,7 +363,7 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
         ),
         (
             ["--tasks", "none", "--reading", "all", "--model", "m", "--output", "o"],
-            "reading is all, the tasks of retrieval; with tasks none",
+            "reading is all, which are the tasks of retrieval; with tasks none",
         ),
         (["--reading", "nq", "--reading-batch", "0"], "--reading-batch is 0; it must be a whole number, at least 1"),
     ):
@@ -375,7 +375,7 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
         train(cities, tiny_bert, tmp_path / "long", "--passage-length", "120")
     with pytest.raises(InputError, match=r"passage_length 1 and has at most 10 tokens"):
         train(cities, tiny_bert, tmp_path / "short", "--passage-length", "1")
-    with pytest.raises(InputError, match=r"is a run with another configuration: seed was 0, is 1"):
+    with pytest.raises(InputError, match=r"is a training with other settings: seed was 0, is 1"):
         train(
             cities,
             tiny_bert,

@@ -79,7 +79,7 @@ def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
     stopped(lambda: train(run), monkeypatch)
     before, kept = contents(folder / "run"), (folder / name).read_bytes()
     another(folder / name)
-    said = f"--output {re.escape(run.run.output)} was begun with other content of: {CHANGED[name]}; go on with what it was begun with, or give another folder"
+    said = f"--output {re.escape(run.run.output)} was begun with another version of: {CHANGED[name]}; restore what it was begun with, or give another folder"
     with pytest.raises(InputError, match=said):
         train(run)
     assert contents(folder / "run") == before
@@ -92,7 +92,7 @@ def test_nor_does_pre_training(name: str, folder: Path, monkeypatch: pytest.Monk
     run = config(folder, "pre-training")
     stopped(lambda: train(run), monkeypatch)
     another(folder / name)
-    with pytest.raises(InputError, match=f"was begun with other content of: {CHANGED[name]}; go on"):
+    with pytest.raises(InputError, match=f"was begun with another version of: {CHANGED[name]}; restore"):
         train(run)
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
     train(alone)
     made, wanted = contents(folder / "run"), contents(folder / "alone")
     assert {name for name in wanted if made.get(name) != wanted[name]} == {"config.json"}  # which names the folder
-    with pytest.raises(InputError, match="is a run with another configuration: seed was 1, is 0, steps was 1, is 6"):
+    with pytest.raises(InputError, match="is a training with other settings: seed was 1, is 0, steps was 1, is 6"):
         train(run)
 
 
@@ -124,11 +124,11 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(kind: str, f
     run = config(folder, kind, steps=1)
     train(run)
     other, before = run.replace(seed=1, output=str(folder / "run")), contents(folder / "run")
-    with pytest.raises(InputError, match="is a run with another configuration: seed was 0, is 1"):
+    with pytest.raises(InputError, match="is a training with other settings: seed was 0, is 1"):
         train(other)
     (folder / "run" / "thesis.txt").write_text("precious")
     with pytest.raises(
-        InputError, match=r"^--overwrite: .*run/thesis.txt is no part of a training run; move it away, or give another"
+        InputError, match=r"^--overwrite: .*run/thesis.txt does not belong to a training; move it away, or give another"
     ):
         train(other, overwrite=True)
     (folder / "run" / "thesis.txt").unlink()

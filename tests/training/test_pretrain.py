@@ -542,15 +542,15 @@ def test_folders_of_other_runs(tiny_mlm: Path, tmp_path: Path, monkeypatch: pyte
     pretraining_runs.stopped(config, 1, monkeypatch)
     refused(
         config.replace(objective=("mlm",), seed=3),
-        "another configuration: seed was 0, is 3, objective was .*, is .*; go on with the same one",
+        "other settings: seed was 0, is 3, objective was .*, is .*; use the same ones",
     )
     other = tmp_path / "training"
     other.mkdir()
     save_settings(TrainSettings(model="m", output="o"), other)
     (other / "log.jsonl").write_text('{"learning_rate": 1}')
-    refused(small(tiny_mlm, other), r"is a run with another configuration: tasks was \('all',\), is \('none',\)")
+    refused(small(tiny_mlm, other), r"is a training with other settings: tasks was \('all',\), is \('none',\)")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    refused(small(tiny_mlm, tmp_path / "notes"), "exists and is no training run")
+    refused(small(tiny_mlm, tmp_path / "notes"), "exists and is no training")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(small(tiny_mlm, tmp_path / "two"), "pre-training runs in one process")

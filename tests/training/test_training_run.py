@@ -310,7 +310,7 @@ def test_nothing_is_kept_where_no_episode_is_before(
 ) -> None:
     changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
     with pytest.raises(
-        InputError, match=f"^{key} is True; no episode is before that to keep anything of; leave {key} out, or"
+        InputError, match=f"^{key} is True; no earlier episode has a state to keep; leave {key} out, or"
     ):
         train(one(tiny_bert, tmp_path / "run", negatives="bm25", weighting="taco", **changes))
     assert events == [] and not (tmp_path / "run").exists()
@@ -371,8 +371,8 @@ def test_another_configuration_is_refused(finished: tuple[Path, list[str]], tiny
     with pytest.raises(InputError) as error:
         train(two(tiny_bert, output, seed=1, tasks=("nq",), device="cpu", tensorboard=True))
     assert str(error.value) == (
-        f"--output {output} is a run with another configuration: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1; "
-        "go on with the same one, or give another folder"
+        f"--output {output} is a training with other settings: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1; "
+        "use the same ones, or give another folder"
     )
     assert events == [] and contents(output) == before
 
@@ -387,7 +387,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
     file = tmp_path / "run" / content
     file.parent.mkdir(parents=True)
     file.write_text("precious")
-    with pytest.raises(InputError, match=r"--output .*run exists and is no training run; give another folder"):
+    with pytest.raises(InputError, match=r"--output .*run exists and is no training; give another folder"):
         train(one(tiny_bert, tmp_path / "run"))
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [
         file
@@ -396,16 +396,14 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
 
 def test_a_configuration_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(
-        InputError, match=r"is a run of another kind: its config.json has 'model_type' and lacks 'collection'"
-    ):
+    with pytest.raises(InputError, match=r"is no training: its config.json has 'model_type' and lacks 'collection'"):
         train(one(tiny_bert, tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
 
 
 def test_a_file_is_no_folder(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("precious")
-    with pytest.raises(InputError, match="exists and is no training run"):
+    with pytest.raises(InputError, match="exists and is no training"):
         train(one(tiny_bert, tmp_path / "run"))
     assert (tmp_path / "run").read_text() == "precious"
 
