@@ -433,8 +433,8 @@ class TrainSettings:
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
                 raise InputError(
-                    f"weighting is {weighting}; it combines the gradients of all tasks, but a step has only some of them"
-                    f" with schedule {self.objectives.schedule}; give weighting naive, or schedule joint"
+                    f"weighting is {weighting}; it combines the gradients of all tasks, but a step has only some of"
+                    f" them with schedule {self.objectives.schedule}; give weighting naive, or schedule joint"
                 )
         for key in ("keep_optimizer", "keep_importance"):
             first, *later = (getattr(each.weighting, key) for each in episodes)

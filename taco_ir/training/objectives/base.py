@@ -203,7 +203,7 @@ class Objective(ABC):
         return -(-self.sampler.share // (self.means.settings.accumulate * self.means.processes.world))
 
     def slice_of(self, examples: Sequence[Item], turn: int) -> Sequence[Item]:
-        """The examples of a batch that this process computes in a turn of `accumulate`; none where there are too few."""
+        """The examples of a batch that this process computes in a turn of `accumulate`; there may be none."""
         accumulate, processes = self.means.settings.accumulate, self.means.processes
         return examples[turn * processes.world + processes.rank :: accumulate * processes.world]
 
