@@ -400,6 +400,18 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_mlm: Path, tmp_path: Pat
     assert step(0, 0.0).report is not None
 
 
+def test_the_announced_memory_is_that_of_a_batch_of_spans(tiny_mlm: Path, tmp_path: Path) -> None:
+    model, _ = ready(tiny_mlm, tmp_path)
+    there = SimpleNamespace(collection=open_collection("sample"), processes=Processes(torch.device("cpu")))
+
+    def announced(**changes: Any) -> float:
+        (task,) = Spans.of(work_of(small(tiny_mlm, tmp_path, **changes), model, cast("TrainingData", there)))
+        return task.activation_bytes(1000.0)
+
+    assert announced(batch_size=16) == announced(length=48) == 2 * announced()
+    assert announced(gradcache=4) == announced() / 4 and announced(gradcache=99) == announced()
+
+
 def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_mlm: Path, tmp_path: Path) -> None:
     config = small(tiny_mlm, tmp_path / "run", learning_rate=1e30, warmup=0.0, clip=0.0, steps=20, held_out=0)
     with pytest.raises(InputError, match="10 steps in a row had gradients that are not finite"):
