@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taco_ir.analysis.run import BATCHES, JSON_FILE, TAU, AnalysisSettings, analyse, find_subject, write_analysis
+from taco_ir.analysis.specialisation import (
+    BATCHES,
+    JSON_FILE,
+    TAU,
+    AnalysisSettings,
+    analyse,
+    find_subject,
+    write_analysis,
+)
 from taco_ir.analysis.summary import Analysis, verdict
 from taco_ir.cli import Parser, above_zero, command, positive, run_verb
 from taco_ir.core.files import InputError

@@ -41,12 +41,12 @@ def main(argv: Sequence[str]) -> None:
             f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; "
             "python -m taco_ir.export --what compact writes one"
         )
-    from taco_ir.release.lineage import lineage
-    from taco_ir.release.model_card import CARD_FILE, card, write_facts
+    from taco_ir.release.lineage import read_lineage
+    from taco_ir.release.model_card import CARD_FILE, render_card, write_facts
 
     if options.training:
-        write_facts(options.folder, lineage(options.training), options.result, options.beside)
-    page = card(options.folder, options.study / "results", options.name or SHIPPED)
+        write_facts(options.folder, read_lineage(options.training), options.result, options.beside)
+    page = render_card(options.folder, options.study / "results", options.name or SHIPPED)
     with writing(options.folder / CARD_FILE) as file:
         file.write(page)
     print(options.folder / CARD_FILE)

@@ -13,13 +13,13 @@ from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
-from taco_ir.studies.board import boards, refuse_idle_patterns, select_corpus, without
-from taco_ir.studies.board_tables import board_json, published, render_boards
-from taco_ir.studies.conditions import folders, read_study
+from taco_ir.studies.board import hide_rows, make_boards, select_corpus
+from taco_ir.studies.conditions import parse_models, read_study
 from taco_ir.studies.convergence import convergence_table
+from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records
 from taco_ir.studies.rescoring import check_records, sample_records, select_records, select_trained
-from taco_ir.studies.runner import Runner
+from taco_ir.studies.tables import board_json, read_published, render_boards
 
 TABLES = FLAGS["--format"]["choices"]
 
@@ -128,7 +128,7 @@ def check(results: Sequence[Record], options: Namespace) -> None:
 
 def find_runner(options: Namespace) -> Runner:
     study = read_study(options.folder / "conditions.toml")
-    return Runner(study, options.collection, folders(options.models), options.work, os.cpu_count() or 1)
+    return Runner(study, options.collection, parse_models(options.models), options.work, os.cpu_count() or 1)
 
 
 def show_convergence(results: Sequence[Record], options: Namespace) -> str:
@@ -145,24 +145,23 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
         measures = [
             next(measure for result in results for scores in result.topics.values() for measure in scores.means)
         ]
-    refuse_idle_patterns(results, options.without)
     runner = find_runner(options) if options.format == "html" and options.collection is not None else None
-    found = without(boards(results, options.baseline, options.seed, measures), options.without)
+    found = hide_rows(make_boards(results, options.baseline, options.seed, measures), options.without)
     if options.format == "json":
-        return board_json(found, published())
+        return board_json(found, read_published())
     if options.format in TABLES:
         return render_boards(found, options.format, options.brief)
-    from taco_ir.studies.page import examples, macro_plot, page
+    from taco_ir.studies.page import collect_examples, plot_averages, render_page
 
     if options.format == "svg":
-        return macro_plot(found[0], measures[0])
-    texts = examples(runner, results, found[0].corpus) if runner else None
+        return plot_averages(found[0], measures[0])
+    texts = collect_examples(runner, results, found[0].corpus) if runner else None
     if runner and texts is None:
         raise InputError(
             f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run "
             f"of it is in {runner.work}; `reproduce` makes them, or give another --work"
         )
-    return page(found, results, published(), texts)
+    return render_page(found, results, read_published(), texts)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from taco_ir.cli import Parser, positive, run_verb
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.processes import log
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.studies.conditions import Job, folders, read_study
-from taco_ir.studies.facts import held_out
+from taco_ir.studies.commands import Spent
+from taco_ir.studies.conditions import Job, parse_models, read_study
+from taco_ir.studies.facts import best_validation
+from taco_ir.studies.jobs import Runner, run_jobs, select_jobs
 from taco_ir.studies.records import load_record
-from taco_ir.studies.runner import Runner
-from taco_ir.studies.running import Spent, run_jobs, wanted_jobs
-from taco_ir.studies.scores import told
+from taco_ir.studies.scores import summarise_deviations
 
 
 def parser() -> Parser:
@@ -50,24 +50,24 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     study = read_study(options.conditions)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    models = folders(options.models)
+    models = parse_models(options.models)
     runner = Runner(study, options.collection, models, options.work, threads, options.corpora, options.device)
-    jobs = wanted_jobs(study, options.only, options.seeds)
+    jobs = select_jobs(study, options.only, options.seeds)
     if options.list:
         header = ["condition", "seed", "state", "minutes", "held-out"]
         print(render(Table(study.name, header, [job_row(runner, job) for job in jobs]), options.format), end="")
         return
     runner.commands.require_models(jobs)
-    left = [job for job in jobs if not runner.done(job)]
+    left = [job for job in jobs if not runner.is_done(job)]
     log.info("%s: %d of %d jobs are done; working in %s", study.name, len(jobs) - len(left), len(jobs), runner.work)
-    failed = run_jobs(study, left, runner.run, options.jobs, log.info)
+    failed = run_jobs(study, left, runner.run, options.jobs)
     stay = runner.keep(jobs)
     if failed:
         names = ", ".join(map(str, failed))
         raise InputError(f"{len(failed)} of {len(left)} jobs failed ({names}), and what needs them was not run")
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
     if stay:
-        warnings, summary = told(stay, study.tolerance)
+        warnings, summary = summarise_deviations(stay, study.tolerance)
         for line in warnings:
             log.warning("%s", line)
         log.info("%s", summary)
@@ -82,8 +82,8 @@ def job_row(runner: Runner, job: Job) -> list[Cell]:
     made = [read_json(path, Spent, others=True).seconds for path in folder.glob("step-*.json")]
     scored = [load_record(path).made for path in folder.glob("*/record.json")]
     seconds = made + [each[verb]["seconds"] for each in scored for verb in ("search", "answer") if verb in each]
-    state = "done" if runner.done(job) else "begun" if folder.is_dir() else "-"
-    return [job.condition, job.seed, state, sum(seconds) / 60 if seconds else None, held_out(folder / "out")]
+    state = "done" if runner.is_done(job) else "begun" if folder.is_dir() else "-"
+    return [job.condition, job.seed, state, sum(seconds) / 60 if seconds else None, best_validation(folder / "out")]
 
 
 if __name__ == "__main__":

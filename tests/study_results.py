@@ -1,29 +1,21 @@
-"""Made-up results of a study: deterministic, shaped like real ones (three values of R-precision, reciprocal ranks, a slice)."""
+"""Made-up results of a study: deterministic, and shaped like real ones (R-precision, reciprocal ranks, a slice)."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save_file
 
 from taco_ir.core.hashes import fingerprint
 from taco_ir.studies.records import Record, TopicScores
 
 TOPICS = ("nq-dev", "fever-dev", "hotpotqa-dev", "trex-dev", "wned-dev", "wow-dev", "squad-dev", "zsre-dev")
-SYSTEMS = (
-    "naive",
-    "TACO",
-    "task-specific",
-    "naive + prompts",
-    "PCGrad",
-    "CGD",
-    "GradNorm",
-    "UW",
-    "TACO without prompts",
-    "discourage",
-)
+SYSTEMS = ("naive", "TACO", "task-specific", "naive + prompts", "PCGrad", "CGD", "GradNorm", "UW")
+SYSTEMS += ("TACO without prompts", "discourage")
 BASES = ("minilm-l6", "bert-mini", "t5-small")
 RANKS = np.array([1, 2, 3, 4, 6, 9])
 
@@ -31,7 +23,7 @@ RANKS = np.array([1, 2, 3, 4, 6, 9])
 def fake_results(
     systems: int = 20, topics: int = 8, queries: int = 700, seeds: int = 1, corpus: str = "whole"
 ) -> list[Record]:
-    """`systems` rows (the first BM25, with one seed) on `topics` of `queries` each; the last topics have a slice, "<topics> unseen"."""
+    """Results of BM25 (one seed) and other systems on topics of `queries` each; the last topics have a slice."""
     results = []
     for system in range(systems):
         name = SYSTEMS[(system - 1) % len(SYSTEMS)] if system else "BM25"
@@ -41,9 +33,7 @@ def fake_results(
             scores: dict[str, TopicScores] = {}
             for number, topic in enumerate(TOPICS[:topics]):
                 hard_Q = np.random.default_rng([99, number]).normal(size=queries)  # for every system alike
-                talent = 0.03 * system + np.random.default_rng([system, number]).normal(
-                    0, 0.15
-                )  # wins here, loses there
+                talent = 0.03 * system + np.random.default_rng([system, number]).normal(0, 0.15)  # wins and losses
                 skill_Q = talent - 0.1 * number + generator.normal(0, 0.03) + generator.normal(0, 0.7, queries) - hard_Q
                 scores[topic] = topic_scores(topic, skill_Q)
                 if number == topics - 1:
@@ -56,7 +46,7 @@ def fake_results(
 
 
 def topic_scores(topic: str, skill_Q: npt.NDArray[np.float64], part_of: str = "") -> TopicScores:
-    """Scores of queries by how easy each is for the system: R-precision in 0, 0.5, 1; recall not below it; reciprocal ranks."""
+    """Scores by how easy each query is: R-precision in 0, 0.5, 1; recall not below it; reciprocal ranks."""
     rank_Q = RANKS[np.clip(((1.2 - skill_Q) * 2).astype(int), 0, len(RANKS) - 1)]
     by_query = {
         "page R-precision": np.where(rank_Q == 1, 1.0, np.where(rank_Q == 2, 0.5, 0.0)),
@@ -72,7 +62,20 @@ def topic_scores(topic: str, skill_Q: npt.NDArray[np.float64], part_of: str = ""
     )
 
 
+def write_conditions(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "conditions.toml").write_text(text, encoding="utf-8")
+    return folder / "conditions.toml"
+
+
+def write_model(folder: Path, size: int) -> Path:
+    """A model's folder, as far as a study looks: weights that differ by their size."""
+    folder.mkdir(exist_ok=True)
+    save_file({"weight": np.zeros(size)}, folder / "model.safetensors")
+    return folder
+
+
 def record_line(record: dict[str, Any]) -> str:
-    """A record that was read as JSON and changed, as a line of records.jsonl that is whole."""
+    """A changed record as a valid line of records.jsonl."""
     fields = {key: value for key, value in record.items() if key != "check"}
     return json.dumps(fields | {"check": fingerprint(fields)}, ensure_ascii=False) + "\n"

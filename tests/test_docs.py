@@ -119,10 +119,10 @@ def check_pretraining(options: Namespace) -> None:
 
 def check_study(options: Namespace) -> None:
     """Every model that a study of ours needs is named."""
-    from taco_ir.studies.conditions import folders, read_study
+    from taco_ir.studies.conditions import parse_models, read_study
 
     if (ROOT / options.conditions).is_file() and not options.list:
-        assert set(read_study(ROOT / options.conditions).models) == folders(options.models).keys()
+        assert set(read_study(ROOT / options.conditions).models) == parse_models(options.models).keys()
 
 
 BOARDS = [

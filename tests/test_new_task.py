@@ -21,7 +21,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.encoders import names as builtin
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.evaluation.measures import Measure, evaluate
-from taco_ir.release.exports import texts_of
+from taco_ir.release.exports import read_texts
 from taco_ir.search import main as search
 
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def words(tmp_path: Path) -> Path:
     special = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
     split = [
         word
-        for text in texts_of(open_collection("sample"))
+        for text in read_texts(open_collection("sample"))
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text.lower())
     ]
     number_of = {word: number for number, word in enumerate([*special, *sorted(set(split))])}

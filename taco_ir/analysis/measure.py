@@ -1,6 +1,6 @@
-"""To which tasks every parameter of a model is sensitive: measured on batches of train data, without regard to how it was trained.
+"""Measures to which tasks each parameter of a model is sensitive, on batches of train data, however it was trained.
 
-Definitions: Zhang, Xiong, Stratos, Overwijk 2023, algorithm 1, with the medians of `weighting.taco`.
+Zhang, Xiong, Stratos, Overwijk, TACL 11, 2023, algorithm 1, with the medians of `weighting.taco`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.analysis.summary import DENSITY_EDGES, NOT_ACTIVATED, Counts, Measured, Sensitivity, bin_edges, merged
+from taco_ir.analysis.summary import (
+    DENSITY_EDGES,
+    NOT_ACTIVATED,
+    Counts,
+    Measurement,
+    Sensitivity,
+    bin_edges,
+    merge_counts,
+)
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import generator
 from taco_ir.training.objectives.base import Objective
@@ -21,49 +29,49 @@ from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.median import Sensitivities, median
 from taco_ir.weighting.taco import SMALLEST_MEDIAN
 
-Batch = tuple[Objective, int]  # of a task, by its number
+Batch = tuple[Objective, int]  # a task's batch, by its number
 SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 
 
 def measure(
     objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0
-) -> Measured:
-    """Entropies of q = softmax over tasks of S / tau, S the mean over batches of |g theta| / median, and what goes with them.
+) -> Measurement:
+    """Measures the entropies of q = softmax over tasks of S / tau, where S is the mean over batches of |g theta| /
+    median.
 
-    A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers a parameter beside its gradient,
-    whatever the number of tasks: tasks come one after the other, and their softmax is kept as running sums.
+    A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers for each parameter beside its
+    gradient, whatever the number of tasks, since the softmax over tasks is kept as running sums.
 
     Args:
-        batches: of each task; those of the steps 0 to `batches` - 1.
-        done: called after each batch, which is twice for each where chance is measured: with more than one batch a task.
-        seed: of the deal of the batches by which chance is measured.
+        batches: of each task, those of the steps 0 to `batches` - 1.
+        done: called after each batch; twice for each with several batches and tasks, since chance is measured then.
+        seed: of the shuffle of batches that measures chance.
 
     Raises:
         InputError: for a task whose gradient is not finite, or zero in every batch.
     """
     own = [[(each, batch) for batch in range(batches)] for each in objectives]
-    parameters, sensitivities, sketches = _measured(own, tau, done)
+    parameters, sensitivities, sketches = _measure_groups(own, tau, done)
     chance = None
     if batches > 1 and len(own) > 1:
-        dealt = merged("all", _measured(deal(own, seed), tau, done, strict=False)[0])
-        chance = dealt.specific
-    return Measured(parameters, sensitivities, cosine_matrix(sketches), chance)
+        chance = merge_counts("all", _measure_groups(shuffle(own, seed), tau, done, strict=False)[0]).specific
+    return Measurement(parameters, sensitivities, cosine_matrix(sketches), chance)
 
 
-def deal(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
-    """Every task's batches dealt to the tasks at random, as many to each as it had: what is left of their difference is chance."""
+def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
+    """Assigns batches to tasks at random, to each as many as it had, so that tasks differ by chance alone."""
     every = [batch for batches in own for batch in batches]
     order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
     return [[every[next(order)] for _ in batches] for batches in own]
 
 
-def _measured(
+def _measure_groups(
     groups: Sequence[Sequence[Batch]], tau: float, done: Callable[[], None], strict: bool = True
 ) -> tuple[list[Counts], list[Sensitivity], list[Tensor]]:
-    """As `measure`, of groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
+    """Measures groups of batches that stand for tasks: counts, sensitivities, and sketches of the groups' gradients.
 
     Args:
-        strict: whether a group without any gradient is an error; else no parameter is sensitive to it.
+        strict: whether a group whose gradients are all zero is an error; otherwise no parameter is sensitive to it.
     """
     first, _ = groups[0][0]
     params = first.params
@@ -77,34 +85,37 @@ def _measured(
             objective.backward(objective.batch(batch))
             if not sums.add([param.grad for param in params]):
                 raise InputError(
-                    f"task {objective.task}: the gradient of batch {batch + 1} is not finite; the model's weights may be too large"
+                    f"task {objective.task}: the gradient of batch {batch + 1} is not finite; "
+                    "the model's weights may be too large"
                 )
             for param in params:
                 param.grad = None
             done()
         if not sums.used and strict:
             raise InputError(
-                f"task {objective.task}: the gradient of every batch is zero; larger batches (--batch-size) or hard negatives may help"
+                f"task {objective.task}: the gradient of every batch is zero; "
+                "larger batches (--batch-size) or hard negatives may help"
             )
         for place, (scaled, plain) in enumerate(zip(sums.scaled, sums.plain, strict=True)):
             softmaxes[place].fold(number, scaled.div_(max(sums.used, 1) * tau))
             active[place] |= plain.div_(len(group)) >= NOT_ACTIVATED
-        sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *density(sums.plain)))
+        sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *count_densities(sums.plain)))
         sketches.append(sums.gradient)
     edges = bin_edges(len(groups))
     named = zip((name for name, _ in first.model.trained()), softmaxes, active, strict=True)
-    return [count(name, softmax, mask, len(groups), edges) for name, softmax, mask in named], sensitivities, sketches
+    counts = [count_parameters(name, softmax, mask, len(groups), edges) for name, softmax, mask in named]
+    return counts, sensitivities, sketches
 
 
 class TaskSums:
-    """Sums over the batches of one task. Memory: two numbers a parameter.
+    """Sums over the batches of one task. Memory: two numbers for each parameter.
 
     Attributes:
-        plain: of |g theta|, flat, for each parameter.
-        scaled: of |g theta| / median.
-        medians: of the medians.
-        used: batches that have a median.
-        gradient: of the gradients' sketches.
+        plain: sums of |g theta|, flat, for each tensor.
+        scaled: sums of |g theta| / median.
+        medians: sum of the medians.
+        used: number of batches that have a median.
+        gradient: sum of the gradients' sketches.
     """
 
     def __init__(self, params: Sequence[Parameter], sketch: GradientSketch) -> None:
@@ -118,7 +129,7 @@ class TaskSums:
         self.gradient = sketch([None for _ in params])
 
     def add(self, gradients: Sequence[Tensor | None]) -> bool:
-        """Add a batch's gradients, of tables sparse ones too; False where they are not finite."""
+        """Adds a batch's gradients, dense or sparse; returns False if they are not finite."""
         found = [(place, *self._pair(place, grad)) for place, grad in enumerate(gradients) if grad is not None]
         pairs = [(grad, values) for _, _, grad, values in found]
         middle = median(Sensitivities(pairs, self._chunk), active_only=True) if pairs else 0.0
@@ -136,7 +147,7 @@ class TaskSums:
         return True
 
     def _pair(self, place: int, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Rows that a sparse gradient has, and gradient and parameter, flat."""
+        """The rows of a sparse gradient (None: all), and gradient and parameter, flat."""
         param = self._params[place]
         if not grad.is_sparse:
             return None, grad.flatten(), param.flatten()
@@ -152,10 +163,14 @@ class TaskSums:
 
 
 class OnlineEntropy:
-    """Entropy of the softmax over tasks of logits that come one task at a time. Memory: three numbers and a byte an entry.
+    """The entropy of a softmax over tasks whose logits come one task at a time. Memory: three numbers and a byte an
+    entry.
 
-    With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is ln Z - M / Z:
-    no difference of large numbers, however large the logits.
+    With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is ln Z - M
+    / Z, which is no difference of large numbers, however large the logits.
+
+    Attributes:
+        leader: the task of the largest logit, the first of equals.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -163,13 +178,11 @@ class OnlineEntropy:
         self._top = torch.empty_like(flat)
         self._total = torch.zeros_like(flat)
         self._moment = torch.zeros_like(flat)
-        self.leader = torch.zeros(
-            len(flat), dtype=torch.uint8, device=flat.device
-        )  # the task of the largest logit, the first of equals
+        self.leader = torch.zeros(len(flat), dtype=torch.uint8, device=flat.device)
         self._tasks = 0
 
     def fold(self, task: int, logits: Tensor) -> None:
-        """Take in the finite logits of `task`, flat."""
+        """Adds the finite logits of `task`, flat."""
         if self._tasks == 0:
             self._top.copy_(logits)
             self.leader.fill_(task)
@@ -187,12 +200,12 @@ class OnlineEntropy:
         self._tasks += 1
 
     def entropy(self) -> Tensor:
-        """In nats, from 0 to ln T."""
+        """The entropy in nats, from 0 to ln T."""
         return (self._total.log() - self._moment / self._total).clamp_(min=0)
 
 
-def count(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: Sequence[float]) -> Counts:
-    """Count one tensor's parameters by bin and leading task."""
+def count_parameters(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: Sequence[float]) -> Counts:
+    """Counts one tensor's parameters by bin and leading task."""
     entropy = softmax.entropy()[active]
     inner = torch.tensor(edges[1:-1], dtype=entropy.dtype, device=entropy.device)
     bins = torch.bucketize(entropy, inner, right=True)
@@ -201,8 +214,8 @@ def count(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: 
     return Counts(name, len(active), tuple(map(tuple, rows)), float(entropy.sum(dtype=torch.float64)))
 
 
-def density(sensitivities: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
-    """Counts of log10 between DENSITY_EDGES, what lies beyond in the first and last; and the number of zeros."""
+def count_densities(sensitivities: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
+    """Counts log10 of sensitivities between DENSITY_EDGES (the first and last take what lies beyond), and zeros."""
     counts = torch.zeros(len(DENSITY_EDGES) - 1, dtype=torch.long)
     zeros = 0
     for values in sensitivities:

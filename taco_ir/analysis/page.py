@@ -1,4 +1,4 @@
-"""The specialisation of one model or several as one HTML file that needs nothing else: style and plots inline, every value escaped."""
+"""The specialisation of models as one HTML file: style and plots inline, every value escaped, no network needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taco_ir.analysis.summary import (
     bin_edges,
     by_kind,
     by_layer,
-    comparisons,
+    pair_runs,
     percent,
     verdict,
 )
@@ -25,14 +25,14 @@ WIDTH, HEIGHT = 640, 200  # of a plot, in its own units
 
 
 class Tick(NamedTuple):
-    """A place on an axis and what it is called."""
+    """A place on an axis, and its label."""
 
     at: float
     label: str
 
 
 class Line(NamedTuple):
-    """A line of a plot; `colour` is a number of the page's palette, None: the plot's main line."""
+    """A line of a plot; `colour` is a number of the page's palette, None for the plot's main line."""
 
     points: str
     label: str
@@ -61,8 +61,7 @@ class Bar(NamedTuple):
     label: str
 
 
-def html(analysis: Analysis) -> str:
-    """The page."""
+def render_page(analysis: Analysis) -> str:
     groups = [
         (title, list(zip(*(by(model.measured.parameters) for model in analysis.models), strict=True)))
         for title, by in (("Layers", by_layer), ("Kinds of modules", by_kind))
@@ -72,7 +71,7 @@ def html(analysis: Analysis) -> str:
         analysis=analysis,
         verdict=verdict(analysis),
         wholes=[model.whole for model in analysis.models],
-        comparisons=comparisons(analysis.models),
+        comparisons=pair_runs(analysis.models),
         specific=f"{analysis.specific:.2g}",
         largest=math.log(len(analysis.tasks)),
         not_activated=NOT_ACTIVATED,
@@ -88,7 +87,7 @@ def html(analysis: Analysis) -> str:
 
 
 def _bars(analysis: Analysis) -> Iterator[Bar]:
-    """The histogram of entropies: bins side by side, in each of them the models."""
+    """The histogram of entropies: the models side by side in each bin."""
     shares = [model.whole.shares for model in analysis.models]
     most = max(map(max, shares)) or 1.0
     room = WIDTH / len(bin_edges(len(analysis.tasks)))
@@ -101,7 +100,7 @@ def _bars(analysis: Analysis) -> Iterator[Bar]:
 
 
 def _densities(analysis: Analysis, model: ModelAnalysis) -> Plot:
-    """log10 of |g theta|, a line for each task; all models on one scale."""
+    """The density of log10 |g theta|, a line for each task; all models have one scale."""
     first, last = DENSITY_EDGES[0], DENSITY_EDGES[-1]
     size = model.whole.size
     most = max(max(each.counts) for every in analysis.models for each in every.measured.sensitivities) / size or 1.0
@@ -120,7 +119,7 @@ def _densities(analysis: Analysis, model: ModelAnalysis) -> Plot:
 
 
 def _logged(model: ModelAnalysis) -> Iterator[Plot]:
-    """Cosines over an episode's steps: every pair of tasks, and their mean."""
+    """Cosines over the steps of each episode: every pair of tasks, and their mean."""
     for episode, rows in model.logged.items():
         if not rows:
             continue
@@ -131,10 +130,8 @@ def _logged(model: ModelAnalysis) -> Iterator[Plot]:
             continue
         steps = [float(step) for step, _ in rows]
         x = (steps[0], max(steps[-1], steps[0] + 1))
-        y = (
-            min(-0.1, *(min(series) for series in values.values())),
-            max(0.1, *(max(series) for series in values.values())),
-        )
+        every = [value for series in values.values() for value in series]
+        y = (min(-0.1, *every), max(0.1, *every))
         mean = [math.fsum(at) / len(values) for at in zip(*values.values(), strict=True)]
         lines = [
             Line(_points(steps, series, x, y), f"{a} and {b}: {_ends(series)}", 0) for (a, b), series in values.items()
@@ -154,7 +151,7 @@ def _across(value: float, limits: tuple[float, float]) -> float:
 
 
 def _points(xs: Sequence[float], ys: Sequence[float], x: tuple[float, float], y: tuple[float, float]) -> str:
-    """The points of a polyline; y grows upwards."""
+    """Points of a polyline; y grows upwards."""
     return " ".join(
         f"{_across(a, x):.1f},{HEIGHT * (y[1] - b) / (y[1] - y[0]):.1f}" for a, b in zip(xs, ys, strict=True)
     )

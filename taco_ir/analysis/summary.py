@@ -1,6 +1,7 @@
-"""How far the parameters of a model belong to single tasks: entropies in the paper's bins, by layer and kind of module, and in words.
+"""Summarises how far parameters belong to single tasks: entropies in the paper's bins, by layer and kind of module.
 
-Zhang, Xiong, Stratos, Overwijk, Improving Multitask Retrieval by Promoting Task Specialization, TACL 11, 2023, section 5.
+Zhang, Xiong, Stratos, Overwijk, Improving Multitask Retrieval by Promoting Task Specialization, TACL 11, 2023, section
+5.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,9 +19,9 @@ NOT_ACTIVATED = 1e-8  # |g theta| below it for all tasks
 DENSITY_EDGES = tuple(power / 4 for power in range(-56, 9))  # log10 of |g theta|: -14 to 2
 PAPER = {"taco": 0.22, "naive": 0.19}
 PAPER_TASKS = 8
-BY_SEED = ("seed", "model", "negatives")  # of a configuration: what may differ between seeds of one system
+BY_SEED = ("seed", "model", "negatives")  # settings that may differ between seeds of one system
 THEN = " > "  # between the weightings of episodes
-NAMED = 4  # differences that are told
+NAMED = 4  # most differences of settings that a sentence names
 KINDS = {
     "head": r"\.(head|pooler)\.",
     "layer norms": r"norm",
@@ -36,11 +38,11 @@ KINDS = {
 
 
 class Counts(NamedTuple):
-    """The parameters of one tensor, or of several, counted.
+    """Counts of the parameters of one tensor or several.
 
     Attributes:
-        by_bin: those activated, bins x T: by the bin of their entropy and the task that has the largest weight.
-        entropy: the sum of their entropies, in nats.
+        by_bin: activated ones [bins, T], by the bin of their entropy and the task with the largest weight.
+        entropy: sum of their entropies, in nats.
     """
 
     name: str
@@ -54,12 +56,12 @@ class Counts(NamedTuple):
 
     @property
     def shares(self) -> list[float]:
-        """Of all parameters: in each bin, then not activated; their sum is 1."""
+        """Shares of all parameters in each bin, then of those not activated; their sum is 1."""
         return [sum(row) / self.size for row in self.by_bin] + [(self.size - self.activated) / self.size]
 
     @property
     def specific(self) -> float:
-        """Share of all parameters that is task-specific."""
+        """The task-specific share of all parameters."""
         return sum(self.by_bin[0]) / self.size
 
     @property
@@ -72,22 +74,22 @@ class Counts(NamedTuple):
 
     @property
     def leaders(self) -> list[float] | None:
-        """For each task, the share of the activated parameters in which it has the largest weight."""
+        """Each task's share of the activated parameters: those where it has the largest weight."""
         return [sum(column) / self.activated for column in zip(*self.by_bin, strict=True)] if self.activated else None
 
     @property
     def owners(self) -> list[float] | None:
-        """For each task, its share of the task-specific parameters."""
+        """Each task's share of the task-specific parameters."""
         specific = sum(self.by_bin[0])
         return [count / specific for count in self.by_bin[0]] if specific else None
 
 
 class Sensitivity(NamedTuple):
-    """Of one task: |g theta|, averaged over batches, and the median that it is divided by.
+    """One task's |g theta|, averaged over batches, and the median that it is divided by.
 
     Attributes:
-        counts: of log10 |g theta| between DENSITY_EDGES; those beyond are in the first and last.
-        zeros: parameters without any.
+        counts: of log10 |g theta| between DENSITY_EDGES; the first and last take what lies beyond.
+        zeros: number of parameters where it is 0.
     """
 
     median: float
@@ -95,14 +97,14 @@ class Sensitivity(NamedTuple):
     zeros: int
 
 
-class Measured(NamedTuple):
-    """What was measured on one model.
+class Measurement(NamedTuple):
+    """The figures of one model.
 
     Attributes:
         parameters: counts of each tensor.
-        cosines: of the tasks' mean gradients, T x T; NaN where one is zero.
-        chance: the share of all parameters that is task-specific where the batches are dealt to the tasks at random; None where a task
-            has one batch, which cannot be dealt otherwise.
+        cosines: of the tasks' mean gradients [T, T]; NaN where one is zero.
+        chance: the task-specific share of all parameters with batches assigned to tasks at random; None with one task
+            or one batch.
     """
 
     parameters: Sequence[Counts]
@@ -112,25 +114,26 @@ class Measured(NamedTuple):
 
 
 class ModelAnalysis(NamedTuple):
-    """A model and all that the page says of it.
+    """A model, its figures and its training.
 
     Attributes:
-        weighting: None where the model's folder does not tell.
-        logged: for each episode, its name and (step, cosines by task and later task) in its log.
-        setting: of its training, seed and all, what is not the weighting's and may change the model; None where nothing tells.
-        recipe: how each episode of its training weighs.
+        weighting: None where the training is not known.
+        logged: episode -> (step, cosines by task and later task) in its log.
+        setting: all settings of its training that may change the model, apart from the weighting's; None where it is
+            not known.
+        recipe: the weighting of each episode.
     """
 
     name: str
     weighting: str | None
-    measured: Measured
+    measured: Measurement
     logged: Mapping[str, Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]]
     setting: Mapping[str, Any] | None = None
     recipe: str = ""
 
     @property
     def all_naive(self) -> bool:
-        """Whether every episode of its training was naive."""
+        """Whether every episode of its training weighted naively."""
         return set(self.recipe.split(THEN)) == {"naive"}
 
     @property
@@ -139,7 +142,7 @@ class ModelAnalysis(NamedTuple):
 
     @property
     def whole(self) -> Counts:
-        return merged("all", self.measured.parameters)
+        return merge_counts("all", self.measured.parameters)
 
 
 class Analysis(NamedTuple):
@@ -156,22 +159,22 @@ class Analysis(NamedTuple):
 
     @property
     def specific(self) -> float:
-        """The entropy below which a parameter is task-specific."""
+        """The entropy below which a parameter is task-specific, in nats."""
         return bin_edges(len(self.tasks))[1]
 
 
 def bin_edges(tasks: int) -> tuple[float, ...]:
-    """The paper's edges for its 8 tasks; for another number, as large shares of ln(tasks), the largest entropy, as they are of 2.1.
+    """The paper's edges for its 8 tasks, scaled to ln(tasks), the largest entropy, for another number.
 
-    One task has no entropy at all: all its parameters are in the first bin.
+    One task has no entropy, so all its parameters are in the first bin.
     """
     if tasks in (1, PAPER_TASKS):
         return EDGES
     return tuple(edge / EDGES[-1] * math.log(tasks) for edge in EDGES)
 
 
-def merged(name: str, parts: Iterable[Counts]) -> Counts:
-    """Counts of several tensors together; at least one."""
+def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
+    """Adds up the counts of at least one tensor."""
     parts = list(parts)
     by_bin = tuple(
         tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True)
@@ -181,37 +184,31 @@ def merged(name: str, parts: Iterable[Counts]) -> Counts:
 
 def by_layer(parameters: Sequence[Counts]) -> list[Counts]:
     """Embeddings, then the layers in their order, then what belongs to none."""
-    return _grouped(parameters, layer_of)
+    return _group(parameters, layer_of)
 
 
 def by_kind(parameters: Sequence[Counts]) -> list[Counts]:
     """Kinds of modules, in the order of a layer's computation."""
-    order = [
-        "embeddings",
-        *(kind for kind in KINDS if kind.startswith(("attention", "feed"))),
-        "layer norms",
-        "biases",
-        "head",
-        "other",
-    ]
-    return sorted(_grouped(parameters, kind_of), key=lambda group: order.index(group.name))
+    inside = [kind for kind in KINDS if kind.startswith(("attention", "feed"))]
+    order = ["embeddings", *inside, "layer norms", "biases", "head", "other"]
+    return sorted(_group(parameters, kind_of), key=lambda group: order.index(group.name))
 
 
-def _grouped(parameters: Sequence[Counts], key: Callable[[str], str]) -> list[Counts]:
+def _group(parameters: Sequence[Counts], key: Callable[[str], str]) -> list[Counts]:
     groups: dict[str, list[Counts]] = {}
     for each in parameters:
         groups.setdefault(key(each.name), []).append(each)
-    return [merged(name, parts) for name, parts in groups.items()]
+    return [merge_counts(name, parts) for name, parts in groups.items()]
 
 
 def kind_of(name: str) -> str:
-    """What a parameter does in its layer, by its name in BERT, RoBERTa, ELECTRA, MPNet, DistilBERT, ModernBERT or T5."""
+    """The kind of module of a parameter, by its name in BERT, RoBERTa, ELECTRA, MPNet, DistilBERT, ModernBERT or T5."""
     inside = re.sub(r"^towers\.\w+", "", name).lower()  # a tower is called query too
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, inside)), "other")
 
 
 def layer_of(name: str) -> str:
-    """The layer, counted from 1, that a parameter belongs to; with tower and stack where there are two of these."""
+    """The layer of a parameter, counted from 1, with tower and stack where there are two."""
     tower = "query tower, " if name.startswith("towers.query.") else ""
     stack = "decoder " if ".decoder." in name else ""
     if found := re.search(r"\.(?:layer|layers|block|h)\.(\d+)\.", name):
@@ -225,11 +222,11 @@ def percent(share: float | None) -> str:
 
 
 class Comparison(NamedTuple):
-    """TACO runs beside naive ones that differ from them in the weighting alone, seed for seed.
+    """TACO runs paired with naive ones that differ in the weighting alone, seed by seed.
 
     Attributes:
-        recipe: how the TACO runs weigh, episode by episode.
-        pairs: of a TACO and a naive run, of one configuration and seed.
+        recipe: the weighting of each episode of the TACO runs.
+        pairs: a TACO and a naive run of one configuration and seed.
     """
 
     recipe: str
@@ -237,107 +234,94 @@ class Comparison(NamedTuple):
 
     @property
     def points(self) -> list[float]:
-        """TACO's task-specific share less naive's, of each pair, in per cent of all parameters."""
+        """TACO's task-specific share less naive's in each pair, in per cent of all parameters."""
         return [round(100 * (taco.whole.specific - naive.whole.specific), 1) for taco, naive in self.pairs]
 
     @property
     def mean(self) -> float:
-        return round(
-            math.fsum(100 * (taco.whole.specific - naive.whole.specific) for taco, naive in self.pairs)
-            / len(self.pairs),
-            1,
-        )
+        points = [100 * (taco.whole.specific - naive.whole.specific) for taco, naive in self.pairs]
+        return round(math.fsum(points) / len(points), 1)
 
-    def told(self) -> str:
-        """What the pairs say of the paper's order."""
+    def sentence(self) -> str:
+        """Says whether the paper's order is seen in the pairs."""
         count, mean = len(self.pairs), self.mean
-        kept = sum(points > 0 for points in self.points)
-        seen = (
-            "is seen"
-            if mean > 0
-            else "is not seen: it is the other way round"
-            if mean < 0
-            else "is not seen: there is no difference"
+        in_order = sum(points > 0 for points in self.points)
+        seen = "is seen" if mean > 0 else "is not seen: there is no difference"
+        if mean < 0:
+            seen = "is not seen: it is the other way round"
+        if 0 < abs(mean) < 1:
+            seen += ", by less than a point"
+        pairs = f"{count} pairs of runs, {in_order} of them in this order"
+        if count == 1:
+            pairs = "one pair of runs, so chance is not ruled out"
+        return (
+            f"{'TACO' if self.recipe == 'taco' else self.recipe} less naive: {mean:+.1f} points; this order {seen} "
+            f"({pairs}, that differ in the weighting alone)"
         )
-        seen += ", by less than a point" if 0 < abs(mean) < 1 else ""
-        of = (
-            "one pair of runs, so chance is not ruled out"
-            if count == 1
-            else f"{count} pairs of runs, {kept} of them in this order"
-        )
-        return f"{'TACO' if self.recipe == 'taco' else self.recipe} less naive: {mean:+.1f} points; this order {seen} ({of}, that differ in the weighting alone)"
 
 
-def comparisons(models: Sequence[ModelAnalysis]) -> list[Comparison]:
-    """Pairs of runs, together where they differ in the seed and in what comes of it."""
-    groups: dict[str, Comparison] = {}
+def pair_runs(models: Sequence[ModelAnalysis]) -> list[Comparison]:
+    """Pairs TACO runs with naive ones; pairs that differ in the seed (and what it changes) form one comparison."""
+    groups: dict[tuple[str, str], list[tuple[ModelAnalysis, ModelAnalysis]]] = defaultdict(list)
     for taco in models:
         naive = next((model for model in models if model.all_naive and model.setting == taco.setting), None)
         if taco.weighting == "taco" and taco.setting is not None and naive is not None:
             shared = {key: value for key, value in taco.setting.items() if key.rpartition(" ")[2] not in BY_SEED}
-            key = json.dumps([taco.recipe, shared], sort_keys=True, default=str)
-            found = groups.setdefault(key, Comparison(taco.recipe, []))
-            groups[key] = found._replace(pairs=[*found.pairs, (taco, naive)])
-    return list(groups.values())
+            groups[taco.recipe, json.dumps(shared, sort_keys=True, default=str)].append((taco, naive))
+    return [Comparison(recipe, pairs) for (recipe, _), pairs in groups.items()]
 
 
-def unlike(models: Sequence[ModelAnalysis]) -> str:
-    """In what the first TACO run and the naive run that is most like it differ beside the weighting; "" where either is missing."""
+def _differing_settings(models: Sequence[ModelAnalysis]) -> str:
+    """Settings that differ between the first TACO run and the naive run most like it; "" where either is missing."""
     naive = [model for model in models if model.all_naive and model.setting is not None]
     taco = next((model for model in models if model.weighting == "taco" and model.setting is not None), None)
     if taco is None or not naive:
         return ""
     own = taco.setting or {}
-    lists = [
-        [
-            f"{key} {own.get(key)} and {(each.setting or {}).get(key)}"
-            for key in sorted({*own, *(each.setting or {})})
-            if own.get(key) != (each.setting or {}).get(key)
-        ]
-        for each in naive
-    ]
+    lists = []
+    for other in (each.setting or {} for each in naive):
+        keys = sorted(key for key in {*own, *other} if own.get(key) != other.get(key))
+        lists.append([f"{key} {own.get(key)} and {other.get(key)}" for key in keys])
     return "; ".join(min(lists, key=len)[:NAMED])
 
 
 def verdict(analysis: Analysis) -> str:
-    """What is seen of the paper's finding, more task-specific parameters with TACO than with naive training, in one sentence."""
-    found = "; ".join(
-        f"{model.label} {percent(model.whole.specific)}"
-        + (f" (by chance {percent(model.measured.chance)})" if model.measured.chance is not None else "")
-        for model in analysis.models
-    )
+    """One sentence on the paper's finding that TACO makes more parameters task-specific than naive training does."""
+    found = []
+    for model in analysis.models:
+        chance = model.measured.chance
+        by_chance = "" if chance is None else f" (by chance {percent(chance)})"
+        found.append(f"{model.label} {percent(model.whole.specific)}{by_chance}")
     paper = (
         f"the paper reports {100 * PAPER['taco']:.0f} % with TACO and {100 * PAPER['naive']:.0f} % with naive training"
     )
-    start = f"Task-specific (entropy below {analysis.specific:.2g} nats) of all parameters: {found}"
-    compared = comparisons(analysis.models)
-    if not compared and (differ := unlike(analysis.models)):
-        return f"{start}; {paper}; no TACO and naive run here differ in the weighting alone ({differ}), so nothing is concluded from them."
+    start = f"Task-specific (entropy below {analysis.specific:.2g} nats) of all parameters: {'; '.join(found)}"
+    compared = pair_runs(analysis.models)
+    if not compared and (differ := _differing_settings(analysis.models)):
+        return (
+            f"{start}; {paper}; no TACO and naive run here differ in the weighting alone ({differ}), "
+            "so nothing is concluded from them."
+        )
     if not compared:
         return f"{start}; {paper}, and to compare with that, models of a TACO and of a naive training run are needed."
-    caveat = (
-        ""
-        if len(analysis.tasks) == PAPER_TASKS
-        else f"; with {len(analysis.tasks)} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
-    )
-    return f"{start}; {paper}; {'; '.join(each.told() for each in compared)}{caveat}."
+    caveat = ""
+    if (tasks := len(analysis.tasks)) != PAPER_TASKS:
+        caveat = f"; with {tasks} tasks, not {PAPER_TASKS}, the shares themselves compare badly with the paper's"
+    return f"{start}; {paper}; {'; '.join(each.sentence() for each in compared)}{caveat}."
 
 
 def to_dict(analysis: Analysis) -> dict[str, Any]:
-    """All figures, for JSON: shares are of 1, entropies in nats."""
+    """All figures for JSON: shares from 0 to 1, entropies in nats."""
+    compared = []
+    for each in pair_runs(analysis.models):
+        pairs = [
+            {"taco": taco.name, "naive": naive.name, "points": points}
+            for (taco, naive), points in zip(each.pairs, each.points, strict=True)
+        ]
+        compared.append({"weighting": each.recipe, "pairs": pairs, "mean_points": each.mean})
     return {
         "verdict": verdict(analysis),
-        "comparisons": [
-            {
-                "weighting": each.recipe,
-                "pairs": [
-                    {"taco": a.name, "naive": b.name, "points": points}
-                    for (a, b), points in zip(each.pairs, each.points, strict=True)
-                ],
-                "mean_points": each.mean,
-            }
-            for each in comparisons(analysis.models)
-        ],
+        "comparisons": compared,
         "notes": list(analysis.notes),
         "tasks": list(analysis.tasks),
         "entropy_edges": list(bin_edges(len(analysis.tasks))),
@@ -348,6 +332,13 @@ def to_dict(analysis: Analysis) -> dict[str, Any]:
 
 def _model_dict(tasks: Sequence[str], model: ModelAnalysis) -> dict[str, Any]:
     measured = model.measured
+    logged = {
+        episode: [
+            {"step": step, "cosine": {a: {b: _number(value) for b, value in row.items()} for a, row in cosines.items()}}
+            for step, cosines in rows
+        ]
+        for episode, rows in model.logged.items()
+    }
     return {
         "name": model.name,
         "weighting": model.weighting,
@@ -358,16 +349,7 @@ def _model_dict(tasks: Sequence[str], model: ModelAnalysis) -> dict[str, Any]:
         "parameters": [_counts_dict(tasks, each) for each in measured.parameters],
         "sensitivities": {task: each._asdict() for task, each in zip(tasks, measured.sensitivities, strict=True)},
         "cosines": [[_number(value) for value in row] for row in measured.cosines],
-        "logged_cosines": {
-            episode: [
-                {
-                    "step": step,
-                    "cosine": {a: {b: _number(value) for b, value in row.items()} for a, row in cosines.items()},
-                }
-                for step, cosines in rows
-            ]
-            for episode, rows in model.logged.items()
-        },
+        "logged_cosines": logged,
     }
 
 

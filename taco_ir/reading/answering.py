@@ -15,7 +15,7 @@ from taco_ir.core.processes import Progress, log
 from taco_ir.core.run_formats import page_run, write_kilt
 from taco_ir.core.types import Passage, Query, Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.reading.reader import Answer, Reader, marked
+from taco_ir.reading.reader import Answer, Reader, mark_span
 from taco_ir.retrieval.choices import model_name
 from taco_ir.retrieval.retrievers import Retriever
 from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, read_record, record_path, unlike_others
@@ -35,7 +35,7 @@ def answer(
     for done, query, found, passages in _read(topics, run, reader, collection):
         answers[query.qid] = found.text if found else ""
         if tell:
-            tell(_shown(query, found, passages))
+            tell(_format_answer(query, found, passages))
         if len(topics.queries) > 1:
             progress.at(done)
     return page_run(run, collection.passages.page_of)._replace(answers=answers)
@@ -60,7 +60,7 @@ def write_answers(
         name: the reader's folder.
 
     Raises:
-        InputError: for an output that was made otherwise (without `overwrite`).
+        InputError: for an output with another provenance (without `overwrite`).
     """
     maker: dict[str, Any] = {"system": retriever.name, "hits": hits, "reader": reader.fingerprint}
     paths = [] if output is None else named_paths(output, topics, NAMED_SUFFIX)
@@ -76,11 +76,10 @@ def write_answers(
         plain = [Path("runs") / collection.name / f"{each.name}.{named}" for each in topics]
         paths = unlike_others(plain, models_of(records[0]), SUFFIX)
     runs = []
-    with ExitStack() as held:
+    with ExitStack() as claims:
         for path, record in zip(paths, records, strict=True):
-            held.enter_context(
-                claim_output(path, record, overwrite or output is None, resume=True, record=partial(read_record, path))
-            )
+            read = partial(read_record, path)
+            claims.enter_context(claim_output(path, record, overwrite or output is None, resume=True, record=read))
         for each, path, record in zip(topics, paths, records, strict=True):
             runs.append(answer(each, retriever, reader, collection, hits, tell))
             record_path(path).unlink(missing_ok=True)  # so that answers have their own or none
@@ -93,19 +92,19 @@ def write_answers(
 def _read(
     topics: Topics, run: Run, reader: Reader, collection: Collection
 ) -> Iterator[tuple[int, Query, Answer | None, Mapping[str, Passage]]]:
-    """The number of questions done, a question, its answer, and the passages read for it and its neighbours."""
+    """Yields the number of questions done, a question, its answer, and the passages of it and its neighbours."""
     for start in range(0, len(topics.queries), AT_ONCE):
-        part = topics.queries[start : start + AT_ONCE]
-        docids = {query.qid: run.rankings[query.qid].docids if query.qid in run.rankings else [] for query in part}
+        batch = topics.queries[start : start + AT_ONCE]
+        docids = {query.qid: run.rankings[query.qid].docids if query.qid in run.rankings else [] for query in batch}
         passages = collection.passages.get(list(dict.fromkeys(docid for each in docids.values() for docid in each)))
-        answers = reader.read([(query.plain_text, [passages[docid] for docid in docids[query.qid]]) for query in part])
-        for place, (query, answer) in enumerate(zip(part, answers, strict=True), 1):
-            yield start + place, query, answer, passages
+        answers = reader.read([(query.plain_text, [passages[docid] for docid in docids[query.qid]]) for query in batch])
+        for done, (query, found) in enumerate(zip(batch, answers, strict=True), start + 1):
+            yield done, query, found, passages
 
 
-def _shown(query: Query, found: Answer | None, passages: Mapping[str, Passage]) -> str:
+def _format_answer(query: Query, found: Answer | None, passages: Mapping[str, Passage]) -> str:
     if found is None:
         return f"{query.text}\n  (no passage found)"
     passage = passages[found.docid]
-    evidence = f"{passage.title or '(no title)'} [{found.docid}]: {marked(passage.text, found.start, found.end)}"
+    evidence = f"{passage.title or '(no title)'} [{found.docid}]: {mark_span(passage.text, found.start, found.end)}"
     return f"{query.text}\n  {found.text}  ({found.score:.3f})\n  {evidence}"

@@ -1,6 +1,6 @@
-"""The reader: question and passages in, the span that answers out; two small layers on the states of a shared encoder.
+"""The reader: two small layers on an encoder's states select the passage that answers a question, and a span in it.
 
-Semantics of DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1): a passage is selected, then the best span in it.
+Follows DPR's reader (Karpukhin et al., EMNLP 2020, section 6.1).
 Differs: only tokens of the passage can start or end a span.
 """
 
@@ -32,7 +32,7 @@ TOKENS_AT_ONCE = 4096  # of a batch of inputs
 
 
 class ReaderConfig(NamedTuple):
-    """Most tokens of a question, of title and passage together, and of an answer; kept in the checkpoint."""
+    """The most tokens of a question, of title and passage together, and of an answer; saved in the checkpoint."""
 
     question: int = 64
     passage: int = 160
@@ -44,9 +44,9 @@ class ReaderInput(NamedTuple):
 
     Attributes:
         ids: L token ids.
-        first: place of the first of the passage's P tokens, which are followed by one separator.
-        offsets_P2: characters of each of them in the passage's text: first, and the one behind the last.
-        asked: tokens at the front that are the question and what frames it.
+        first: place of the first of the passage's P tokens, which one separator follows.
+        offsets_P2: each one's first character in the passage's text, and the one behind its last.
+        asked: number of tokens of the question, with the special tokens around it.
     """
 
     ids: Ids
@@ -59,7 +59,7 @@ class ReaderInput(NamedTuple):
         return self.first + len(self.offsets_P2)
 
     def token_spans(self, spans: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-        """First and last token of spans of characters, in the sequence; without those that are cut off or longer than `most` tokens."""
+        """First and last token of spans of characters, without those cut off or longer than `most` tokens."""
         found = []
         for start, end in spans:
             inside = np.flatnonzero((self.offsets_P2[:, 0] < end) & (self.offsets_P2[:, 1] > start))
@@ -69,7 +69,8 @@ class ReaderInput(NamedTuple):
 
 
 class InputBuilder:
-    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special tokens.
+    """Joins a question with passages, `[CLS] question [SEP] title [SEP] passage [SEP]` in the tokenizer's own special
+    tokens.
 
     Args:
         marker: a token to put behind the first special one.
@@ -78,14 +79,14 @@ class InputBuilder:
     def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, marker: int | None = None) -> None:
         self.config = config
         self._tokenizer = tokenizer
-        marked = tokenizer.encode("a")
-        special = marked.special_tokens_mask
+        framed = tokenizer.encode("a")
+        special = framed.special_tokens_mask
         inside = special.index(0)
-        self._begin: list[int] = [*marked.ids[:inside], *([] if marker is None else [marker])]
-        self._separator: list[int] = marked.ids[len(special) - special[::-1].index(0) :][:1]
+        self._begin: list[int] = [*framed.ids[:inside], *([] if marker is None else [marker])]
+        self._separator: list[int] = framed.ids[len(special) - special[::-1].index(0) :][:1]
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> list[ReaderInput]:
-        """One input for each passage. The question is cut at its length, the passage where title and passage are too long."""
+        """Makes one input for each passage. Cuts the question, and the passage if title and passage are too long."""
         self._tokenizer.no_truncation()
         texts = [question, *(text for passage in passages for text in (passage.title, passage.text))]
         asked, *pairs = self._tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -102,12 +103,12 @@ class InputBuilder:
 
     @property
     def longest(self) -> int:
-        """Most tokens that an input can have."""
+        """The most tokens that an input can have."""
         return len(self._begin) + self.config.question + self.config.passage + 3 * len(self._separator)
 
 
 class Logits(NamedTuple):
-    """What the head says of N inputs of L tokens; tokens that are not the passage's have the lowest number there is."""
+    """The head's logits of N inputs of L tokens; tokens outside the passage have the lowest number there is."""
 
     start_NL: torch.Tensor
     end_NL: torch.Tensor
@@ -115,7 +116,7 @@ class Logits(NamedTuple):
 
 
 def new_head(width: int) -> torch.nn.ModuleDict:
-    """Layers for start and end of a span, and for the selection of a passage by the first token."""
+    """Makes layers for start and end of a span, and for the relevance of a passage by its first token."""
     import torch
 
     head = torch.nn.ModuleDict({"span": torch.nn.Linear(width, 2), "passage": torch.nn.Linear(width, 1)})
@@ -129,13 +130,12 @@ def save_head(head: torch.nn.Module, config: ReaderConfig, folder: Path) -> None
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    save_file(
-        tensors, folder / READER_FILE, {"limits": json.dumps(config._asdict())}
-    )  # one entry: the order of several varies
+    limits = {"limits": json.dumps(config._asdict())}  # one entry, since the order of several varies
+    save_file(tensors, folder / READER_FILE, limits)
 
 
 def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConfig]:
-    """The head of a reader's checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
+    """Loads the head of a checkpoint. Raises: InputError where its file is missing or does not fit the backbone."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / READER_FILE
@@ -156,14 +156,14 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
     return head, config
 
 
-def head_logits(
+def compute_logits(
     backbone: torch.nn.Module,
     head: torch.nn.Module,
     inputs: Sequence[ReaderInput],
     device: torch.device,
     marks: RoleMarks | None = None,
 ) -> Logits:
-    """The head's view of N inputs, padded to the longest."""
+    """The head's logits of N inputs, padded to the longest."""
     import torch
 
     padded = pad([each.ids for each in inputs], backbone.config.pad_token_id or 0)  # type: ignore[union-attr,arg-type]
@@ -172,19 +172,16 @@ def head_logits(
     options = marks.inputs(ids_NL, marks.reader_roles(asked, ids_NL.shape[1])) if marks else {}
     states_NLH = backbone(**{"input_ids": ids_NL, "attention_mask": mask_NL, **options}).last_hidden_state
     places_L = torch.arange(ids_NL.shape[1])
-    first_N, stop_N = (
-        torch.tensor(places)[:, None] for places in ([each.first for each in inputs], [each.stop for each in inputs])
-    )
-    outside_NL = ((places_L < first_N) | (places_L >= stop_N)).to(device)
+    first_N1, stop_N1 = torch.tensor([[each.first, each.stop] for each in inputs]).T[..., None]
+    outside_NL = ((places_L < first_N1) | (places_L >= stop_N1)).to(device)
     layers = dict(head.items())  # type: ignore[operator]
-    spans_NL2 = (
-        layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], torch.finfo(torch.float32).min / 2)
-    )
+    lowest = torch.finfo(torch.float32).min / 2
+    spans_NL2 = layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], lowest)
     return Logits(spans_NL2[..., 0], spans_NL2[..., 1], layers["passage"](states_NLH[:, 0]).float().squeeze(-1))
 
 
 def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], most: int) -> tuple[int, int]:
-    """First and last token of the span with the highest start + end, of at most `most` tokens; the earliest, shortest of equals."""
+    """First and last token of the span of at most `most` tokens with the highest start + end; of equals the first."""
     padded = np.concatenate([end_P, np.full(most - 1, -np.inf, dtype=end_P.dtype)])
     scores_PW = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(padded, most)
     start, width = np.unravel_index(int(scores_PW.argmax()), scores_PW.shape)
@@ -192,7 +189,7 @@ def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], 
 
 
 class Answer(NamedTuple):
-    """The text of a span, the passage that it is in, its characters there, and its probability: that of passage, start and end."""
+    """A span's text, its passage, its characters there, and its probability: of passage times start times end."""
 
     text: str
     docid: str
@@ -202,10 +199,9 @@ class Answer(NamedTuple):
 
 
 class Reader:
-    """A trained reader, for reading alone.
+    """A trained reader, in evaluation mode.
 
     Attributes:
-        config: most tokens of what it reads and answers.
         fingerprint: of encoder, tokenizer and head.
     """
 
@@ -235,27 +231,28 @@ class Reader:
         self._inputs = InputBuilder(tokenizer, config, self._marks.marker(Role.READER))
 
     def read(self, questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[Answer | None]:
-        """The answer to each question from its passages; None where no passage has a token. Raises: InputError for one text alone."""
+        """Answers each question; None where no passage has a token. Raises: InputError for a single text."""
         refuse_text(questions, "questions with their passages")
         inputs = [self._inputs(question, passages) for question, passages in questions]
         flat = [each for group in inputs for each in group]
         logits = self._logits(flat)
         answers, row = [], 0
         for (_, passages), group in zip(questions, inputs, strict=True):
-            answers.append(_answer(passages, group, logits[row : row + len(group)], self.config.answer))
+            answers.append(_decode(passages, group, logits[row : row + len(group)], self.config.answer))
             row += len(group)
         return answers
 
     def _logits(self, inputs: Sequence[ReaderInput]) -> list[tuple[Vectors, Vectors, float]]:
-        """Start and end logits of each input's P tokens, and its relevance."""
+        """Start and end logits of each input's P tokens [P], and its relevance."""
         import torch
 
-        found: list[tuple[Vectors, Vectors, float]] = [
-            (np.empty(0, np.float32), np.empty(0, np.float32), -np.inf)
-        ] * len(inputs)
+        nothing = np.empty(0, np.float32)
+        found: list[tuple[Vectors, Vectors, float]] = [(nothing, nothing, -np.inf)] * len(inputs)
         for batch in batch_by_length([len(each.ids) for each in inputs], self.batch_size, TOKENS_AT_ONCE):
             with torch.inference_mode():
-                logits = head_logits(self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks)
+                logits = compute_logits(
+                    self._backbone, self._head, [inputs[i] for i in batch], self._device, self._marks
+                )
             start_NL, end_NL, relevance_N = (each.cpu().numpy() for each in logits)
             for row, i in enumerate(batch):
                 tokens = slice(inputs[i].first, inputs[i].stop)
@@ -263,7 +260,7 @@ class Reader:
         return found
 
 
-def _answer(
+def _decode(
     passages: Sequence[Passage],
     inputs: Sequence[ReaderInput],
     logits: Sequence[tuple[Vectors, Vectors, float]],
@@ -276,18 +273,18 @@ def _answer(
     start_P, end_P, _ = logits[best]
     first, last = best_span(start_P, end_P, most)
     text = passages[best].text
-    start, end = _whole_words(text, int(inputs[best].offsets_P2[first, 0]), int(inputs[best].offsets_P2[last, 1]))
-    score = _share(relevance_K, best) * _share(start_P, first) * _share(end_P, last)
+    start, end = _widen(text, int(inputs[best].offsets_P2[first, 0]), int(inputs[best].offsets_P2[last, 1]))
+    score = _probability(relevance_K, best) * _probability(start_P, first) * _probability(end_P, last)
     return Answer(text[start:end], passages[best].docid, start, end, score)
 
 
-def _share(logits: npt.NDArray[np.floating], place: int) -> float:
+def _probability(logits: npt.NDArray[np.floating], place: int) -> float:
     """Softmax at one place."""
     return float(1 / np.exp(logits.astype(np.float64) - logits[place]).sum())
 
 
-def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span, widened where it begins or ends inside a word, as DPR does; without blanks around it."""
+def _widen(text: str, start: int, end: int) -> tuple[int, int]:
+    """Widens a span that begins or ends inside a word, as DPR does, and strips blanks."""
     while 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum():
         start -= 1
     while 0 < end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
@@ -297,8 +294,8 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def reader_base(folder: Path) -> EncoderConfig:
-    """What is known of the encoder that a reader stands on. Raises: InputError for one that gives no state for each token, or two towers."""
+def load_reader_config(folder: Path) -> EncoderConfig:
+    """The configuration of a reader's encoder. Raises: InputError for two towers, or a pooling without token states."""
     model = ModelFolder(folder)
     if model.kind is Kind.TOWERS:
         raise InputError(f"{folder}: two towers; a reader stands on one encoder, give {folder / 'passage'}")
@@ -306,24 +303,25 @@ def reader_base(folder: Path) -> EncoderConfig:
     config = model.config(None if model.describes_itself else "first")
     if config.pooling == "decoder":
         raise InputError(
-            f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, pooling first or mean"
+            f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, "
+            "pooling first or mean"
         )
     return config
 
 
 def load_reader(name: str, device: str = "cpu", batch_size: int = 1024) -> Reader:
-    """A reader's checkpoint: the folder of its encoder with the head in it. Raises: InputError where it is none."""
+    """Loads a reader from the folder of its encoder with the head in it. Raises: InputError for any other folder."""
     folder = ModelFolder.find(name)
     usable_device(device)
-    base = reader_base(folder.path)
+    base = load_reader_config(folder.path)
     backbone, tokenizer, _ = load_backbone(folder, base)
     learned = load_learned(base.roles, folder.path, backbone)
     head, config = load_head(folder.path, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
     return Reader(backbone, tokenizer, head, config, folder.fingerprint, device, batch_size, base.roles, learned)
 
 
-def marked(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:
-    """The surroundings of a span, the span between marks, on one line."""
+def mark_span(text: str, start: int, end: int, marks: tuple[str, str] = ("[[", "]]"), around: int = 120) -> str:
+    """The text around a span, with the span between marks, on one line."""
     left, right = max(0, start - around), min(len(text), end + around)
     shown = f"{text[left:start]}{marks[0]}{text[start:end]}{marks[1]}{text[end:right]}"
     return " ".join(f"{'... ' * (left > 0)}{shown}{' ...' * (right < len(text))}".split())

@@ -1,15 +1,16 @@
-"""A checkpoint made small: weights in half precision or in 8 bits and, where these do not fit, the tokens that texts need most.
+"""Makes a checkpoint small: weights in half precision or 8 bits and, where these do not fit, only the most frequent
+tokens.
 
-WordPiece splits a word into the longest tokens that the vocabulary has; without a rare token it takes shorter ones, down to
-single characters, which are all kept. So every text stays readable, and texts of kept tokens give the same vectors up to rounding.
-The tokens of prompts and template are kept too: the model was trained with just these before its texts.
+WordPiece splits a word into the longest tokens of the vocabulary; without a rare token it takes shorter ones, down to
+single characters, which are all kept. So every text stays readable, and texts of kept tokens give the same vectors up
+to rounding. The tokens of prompts and template are kept too, since the model was trained with them before its texts.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,20 +29,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-UNUSED_WEIGHTS = ("pooler.", "cls.")  # what no vector depends on
+UNUSED_WEIGHTS = ("pooler.", "cls.")  # no vector depends on them
 BATCH = 1024
-RECORD_BYTES = 4096  # what tuning.json takes, at most
-NAMED = 128  # bytes that a file takes to say where a tensor is, or config.json to say how weights are stored, at most
+RECORD_BYTES = 4096  # the most that tuning.json takes
+NAMED = 128  # the most bytes that name a tensor in a file, or say in config.json how weights are stored
 
 
 class AnyModel(NamedTuple):
-    """The kind of a tokenizer's model."""
+    """The model of a tokenizer of any kind."""
 
     type: str = ""
 
 
 class AnyTokenizer(NamedTuple):
-    """What tokenizer.json of any kind says."""
+    """The keys that tokenizer.json of any kind has."""
 
     model: AnyModel
 
@@ -59,14 +60,14 @@ class Added(NamedTuple):
 
 
 class Special(NamedTuple):
-    """What a post-processor puts around texts: its name, and its tokens."""
+    """A template post-processor's name for tokens that it puts around texts."""
 
     id: str
     tokens: tuple[str, ...]
 
 
 class PostProcessor(NamedTuple):
-    """What a BERT or template post-processor says of tokens."""
+    """The tokens of a BERT (sep, cls) or template (special_tokens) post-processor."""
 
     sep: tuple[str, int] | None = None
     cls: tuple[str, int] | None = None
@@ -74,7 +75,7 @@ class PostProcessor(NamedTuple):
 
 
 class WordPiece(NamedTuple):
-    """What is read of tokenizer.json of this kind."""
+    """The keys of a WordPiece tokenizer.json that are read."""
 
     model: WordPieceModel
     added_tokens: tuple[Added, ...] = ()
@@ -83,17 +84,14 @@ class WordPiece(NamedTuple):
     @property
     def special(self) -> set[str]:
         """Tokens that are no pieces of words."""
-        behind = self.post_processor or PostProcessor()
-        around = {token for each in (behind.special_tokens or {}).values() for token in each.tokens}
-        return (
-            {added.content for added in self.added_tokens}
-            | around
-            | {pair[0] for pair in (behind.sep, behind.cls) if pair}
-        )
+        processor = self.post_processor or PostProcessor()
+        around = {token for each in (processor.special_tokens or {}).values() for token in each.tokens}
+        named = {pair[0] for pair in (processor.sep, processor.cls) if pair}
+        return {added.content for added in self.added_tokens} | around | named
 
 
 class Compacted(NamedTuple):
-    """What was kept: tokens of how many, and the bytes of the folder."""
+    """The number of tokens kept, of how many, and the bytes of the folder."""
 
     tokens: int
     of: int
@@ -103,16 +101,17 @@ class Compacted(NamedTuple):
 def compact(
     source: Path, target: Path, config: EncoderConfig, texts: Iterable[str], limit: int, stored: str = "float16"
 ) -> Compacted:
-    """Write `source` to `target` in at most `limit` bytes: with all tokens, or those that are most frequent in `texts`.
+    """Writes `source` to `target` in at most `limit` bytes, with all tokens or those that are most frequent in `texts`.
 
     Args:
         source: a folder with a BERT-type model and a WordPiece tokenizer.
-        config: the encoder's, which goes along.
-        texts: a sample of what the model will read, by which tokens are kept; read only where not all tokens fit.
-        stored: how weights are, one of `stored.STORES`.
+        config: the encoder's, saved with it.
+        texts: a sample of what the model will read; used only where not all tokens fit.
+        stored: the format of the weights, one of `STORES`.
 
     Raises:
-        InputError: for another kind of model, one with a head, or one that is too large even with special tokens and characters alone.
+        InputError: for another kind of model, one with a head or marks of roles, or one that is too large even with
+            special tokens and characters alone.
     """
     from safetensors.torch import save_file
 
@@ -120,12 +119,13 @@ def compact(
         raise InputError(f"--model {source}: marks of roles ({config.roles}) are not kept in a small folder")
     if config.head:
         raise InputError(f"--model {source}: a linear head is not kept in a small folder")
-    tokenizer = _wordpiece(source)
+    tokenizer = _read_wordpiece(source)
     vocabulary = tokenizer.model.vocab
-    name, rows_VD, others = _embeddings(source)
+    name, rows_VD, others = _split_embeddings(source)
     if beyond := [token for token, row in vocabulary.items() if row >= len(rows_VD)]:
         raise InputError(
-            f"{source / TOKENIZER}: {abbreviate(beyond[0])} is token {abbreviate(vocabulary[beyond[0]])}; the model has {len(rows_VD)}"
+            f"{source / TOKENIZER}: {abbreviate(beyond[0])} is token {abbreviate(vocabulary[beyond[0]])}; "
+            f"the model has {len(rows_VD)}"
         )
     file, store = STORES[stored]
     config.save(target)
@@ -133,32 +133,28 @@ def compact(
     for path in beside:
         (target / path.name).write_bytes(path.read_bytes())
     rows = store({name: rows_VD})
-    taken = (
-        _size(store(others))
-        + NAMED * (len(rows) + 1)
-        + _bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
-    )
-    room = (limit - taken) * len(rows_VD) // _size(rows, 0)
+    files = _count_bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
+    taken = sum(value.nbytes + NAMED for value in store(others).values()) + NAMED * (len(rows) + 1) + files
+    room = (limit - taken) * len(rows_VD) // sum(value.nbytes for value in rows.values())
     own_texts = (*config.prompts.values(), config.passage_template.format(title="", text=""))
     kept = sorted(vocabulary, key=vocabulary.__getitem__)
     if room < len(kept):
-        kept = _chosen(source, tokenizer, own_texts, texts, room)
+        kept = _select_tokens(source, tokenizer, own_texts, texts, room)
     weights = others | {name: rows_VD[[vocabulary[token] for token in kept]]}
-    save_file(finite(store(weights), source), target / file, {"format": "pt"})
+    save_file(_require_finite(store(weights), source), target / file, {"format": "pt"})
     _write_tokenizer(source, target, kept)
-    described = describe_weights(read_json(source / CONFIG, dict[str, Any]), stored)
-    write_json(target / CONFIG, described | {"vocab_size": len(kept)})
-    return Compacted(len(kept), len(vocabulary), size_of(target))
+    model = describe_weights(read_json(source / CONFIG, dict[str, Any]), stored)
+    write_json(target / CONFIG, model | {"vocab_size": len(kept)})
+    return Compacted(len(kept), len(vocabulary), folder_size(target))
 
 
 def compact_adapters(
     encoder: TextEncoder, base: Path, target: Path, texts: Iterable[str], limit: int, stored: str
 ) -> Compacted:
-    """Writes adapters in half precision, and their backbone as `compact` does in the same folder, in at most `limit` bytes.
+    """Writes adapters in half precision with their backbone, made small by `compact`, in at most `limit` bytes.
 
     Args:
         base: the folder of the backbone.
-        texts, stored: as those of `compact`.
 
     Raises:
         InputError: as `compact` does.
@@ -168,18 +164,18 @@ def compact_adapters(
     if encoder.adapters is None or encoder.record is None:
         raise TypeError(f"{encoder.folder} has no adapters")
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in encoder.adapters.stored().items()}
-    save_file(finite(tensors, encoder.folder), target / TENSORS_FILE)
+    save_file(_require_finite(tensors, encoder.folder), target / TENSORS_FILE)
     encoder.config.save(target)
     inside = target / BACKBONE
     inside.mkdir()
     alone = replace(encoder.config, prompts={}, query_lengths={})
-    made = compact(base, inside, alone, texts, limit - size_of(target) - RECORD_BYTES, stored)
+    made = compact(base, inside, alone, texts, limit - folder_size(target) - RECORD_BYTES, stored)
     replace(encoder.record, base=BACKBONE, digest=ModelFolder(inside).fingerprint).save(target)
-    return made._replace(size=size_of(target))
+    return made._replace(size=folder_size(target))
 
 
-def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
-    """Name and rows [V, D] of the word embeddings, and the other weights that vectors depend on. Raises: InputError where there are none."""
+def _split_embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
+    """The name and rows [V, D] of the word embeddings, and the other weights. Raises: InputError without embeddings."""
     weights = {
         name: value for name, value in read_weights(source).items() if not any(part in name for part in UNUSED_WEIGHTS)
     }
@@ -189,8 +185,8 @@ def _embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
     return name, weights.pop(name), weights
 
 
-def finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """The same. Raises: InputError for numbers that are not finite, or are not as they are stored."""
+def _require_finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Returns the tensors. Raises: InputError for numbers that are not finite in the precision they are stored in."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(
@@ -199,22 +195,17 @@ def finite(tensors: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _size(tensors: Mapping[str, Tensor], named: int = NAMED) -> int:
-    """Bytes of tensors in a file, `named` for the name of each."""
-    return sum(value.nbytes + named for value in tensors.values())
-
-
-def _bytes(*paths: Path) -> int:
+def _count_bytes(*paths: Path) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder and those in it."""
-    return _bytes(*(path for path in folder.rglob("*") if path.is_file()))
+def folder_size(folder: Path) -> int:
+    """The bytes of all files under a folder."""
+    return _count_bytes(*(path for path in folder.rglob("*") if path.is_file()))
 
 
-def _wordpiece(source: Path) -> WordPiece:
-    """What tokenizer.json says. Raises: InputError for another tokenizer."""
+def _read_wordpiece(source: Path) -> WordPiece:
+    """Reads tokenizer.json. Raises: InputError for another kind of tokenizer."""
     path = source / TOKENIZER
     if not path.is_file() or ModelFolder(source).weights_file is None:
         raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it small")
@@ -231,8 +222,9 @@ def _wordpiece(source: Path) -> WordPiece:
     return found
 
 
-def _chosen(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
-    """Special tokens, characters and what `own` texts are made of, then the most frequent tokens, in the order of the old vocabulary.
+def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[str], room: int) -> list[str]:
+    """Selects special tokens, characters and the tokens of `own` texts, then the most frequent ones, in their old
+    order.
 
     Raises:
         InputError: for too little room.
@@ -246,7 +238,8 @@ def _chosen(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[s
     needed |= {token for text in own for token in tokenizer.encode(text, add_special_tokens=False).tokens}
     if room < len(needed):
         raise InputError(
-            f"--model {source}: too large; special tokens, characters and prompts alone are {len(needed)} tokens, and there is room for {room}"
+            f"--model {source}: too large; special tokens, characters and prompts alone are {len(needed)} tokens, "
+            f"and there is room for {room}"
         )
     counts: Counter[int] = Counter()
     left = iter(texts)
@@ -259,7 +252,7 @@ def _chosen(source: Path, read: WordPiece, own: Sequence[str], texts: Iterable[s
 
 
 def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
-    """The tokenizer with these tokens alone, numbered in this order."""
+    """Writes the tokenizer with these tokens alone, numbered in this order."""
     rows = {token: row for row, token in enumerate(kept)}
     values = read_json(source / TOKENIZER, dict[str, Any])
     values["model"]["vocab"] = rows
@@ -271,13 +264,14 @@ def _write_tokenizer(source: Path, target: Path, kept: list[str]) -> None:
 
 
 def _renumber(processor: dict[str, Any], rows: dict[str, int]) -> None:
-    """Ids that a BERT or template post-processor holds beside its tokens."""
+    """Sets the ids that a post-processor keeps beside its tokens."""
     for name in ("sep", "cls"):
         if processor.get(name):
             processor[name] = [processor[name][0], rows[processor[name][0]]]
     for token, entry in (processor.get("special_tokens") or {}).items():
         if entry["id"] != token:
             raise InputError(
-                f"{TOKENIZER}: its post-processor calls {token!r} {entry['id']!r}; such a tokenizer cannot be made small"
+                f"{TOKENIZER}: its post-processor calls {token!r} {entry['id']!r}; "
+                "such a tokenizer cannot be made small"
             )
         entry["ids"] = [rows[each] for each in entry["tokens"]]

@@ -1,4 +1,4 @@
-"""Exports for other libraries: queries for Pyserini, Hugging Face and sentence-transformers folders, small models."""
+"""Exports models: folders for Hugging Face and sentence-transformers, queries for Pyserini, small models."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from taco_ir.retrieval.encoding import encode_topics
 
 KINDS = ("queries", "huggingface", "sentence-transformers", "compact")
 WEIGHTS = ("float16", "int8")
-COMPARED = 1000  # passages that a compact folder's vectors are compared on
+COMPARED = 1000  # passages whose vectors a compact folder is compared on
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is exported of a model.
+    """What to export of a model.
 
     Attributes:
-        collection: whose topics are encoded, and whose texts say which tokens a compact folder needs.
-        what: of KINDS; none: all that the model can be.
-        megabytes, weights: of the compact folder.
-        prompt_of: `task=lender` texts; tasks that take the prompt, length and adapter of another.
+        collection: its topics are encoded, and its texts tell which tokens a compact folder needs.
+        what: some of KINDS; none: all that the model can be exported as.
+        megabytes, weights: size and format of the compact folder.
+        prompt_of: `task=lender` texts: tasks that borrow the prompt, length and adapter of another.
 
     Raises:
-        InputError: for what does not go together.
+        InputError: for attributes that do not go together.
     """
 
     collection: str
@@ -72,22 +72,19 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
     """Writes the folders asked for, or all that can be made of the model, into `output`, and prints their paths.
 
     Raises:
-        InputError: for a kind that is asked for and that the model cannot be.
+        InputError: for a kind that was asked for and that the model cannot be exported as.
     """
     wanted = request.what or KINDS
     lenders = request.lenders
     collection = open_collection(request.collection)
-    topics = (
-        [collection.topics(name) for name in collection.expand(request.topics)]
-        if "queries" in wanted and request.topics
-        else []
-    )
+    names = collection.expand(request.topics) if "queries" in wanted and request.topics else []
+    topics = [collection.topics(name) for name in names]
     encoder = model.load()
     encoder.borrow(lenders)
     for kind, write in _writers(request, encoder, output, collection).items():
         if kind in wanted:
             try:
-                with source_of(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
+                with open_source(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
                     write(source, folder)
             except InputError as reason:
                 if request.what:
@@ -106,7 +103,7 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
 def _writers(
     request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection
 ) -> dict[str, Callable[[Path, Path], object]]:
-    """What writes each folder that can be asked for, from a model's into an empty one."""
+    """Functions that write a model's folder as each kind into an empty folder."""
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(
             model, encoder.config, folder, str(output / "huggingface")
@@ -120,8 +117,8 @@ def _writers(
 
 
 @contextmanager
-def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
-    """The folder of the encoder's model; adapters are merged into a folder of its own meanwhile. Raises: InputError where they cannot be."""
+def open_merged(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
+    """The folder of the encoder's model, adapters merged in a temporary one. Raises: InputError if they cannot be."""
     if encoder.record is None:
         yield encoder.folder
         return
@@ -131,15 +128,15 @@ def whole_model(encoder: TextEncoder, base: str | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def source_of(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
-    """The folder that `kind` is made from: the whole model's, or the backbone's where adapters stay. Raises: InputError where there is none."""
+def open_source(kind: str, encoder: TextEncoder, base: str | None) -> AbstractContextManager[Path]:
+    """The folder that `kind` is made from: the merged model, or the backbone if adapters stay. Raises: InputError."""
     if kind == "compact" and keeps_adapters(encoder):
         return nullcontext(ModelFolder(encoder.folder).backbone(base).path)
-    return whole_model(encoder, base)
+    return open_merged(encoder, base)
 
 
-def texts_of(collection: Collection) -> Iterator[str]:
-    """What a model reads of a collection: its passages, and its train queries."""
+def read_texts(collection: Collection) -> Iterator[str]:
+    """Yields the texts that a model reads of a collection: passages and train queries."""
     for passage in collection.passages.read():
         yield f"{passage.title} {passage.text}"
     for name in collection.topics_names:
@@ -148,34 +145,33 @@ def texts_of(collection: Collection) -> Iterator[str]:
 
 
 def keeps_adapters(encoder: TextEncoder) -> bool:
-    """Whether the encoder has adapters that stay apart in a small folder, since they cannot be merged."""
+    """Whether the encoder has adapters that cannot be merged, so that they stay apart in a small folder."""
     return encoder.record is not None and not encoder.record.mergeable
 
 
 def write_compact(
     encoder: TextEncoder, model: Path, folder: Path, collection: Collection, limit: int, weights: str
 ) -> None:
-    """Write the small folder, and print what it cost: bytes, tokens, and the least cosine of its passages' vectors to those of before.
+    """Writes the small folder, and prints its bytes, its tokens, and the cosines of its vectors to those of before.
 
     Args:
-        model: the folder of the whole model, or of the backbone of one whose adapters stay.
+        model: the folder of the merged model, or of the backbone if adapters stay apart.
     """
-    texts = texts_of(collection)
+    texts = read_texts(collection)
     if keeps_adapters(encoder):
         made = compact_adapters(encoder, model, folder, texts, limit, weights)
     else:
         made = compact(model, folder, encoder.config, texts, limit, weights)
-    passages = list(islice(collection.passages.read(), 0, None, max(1, collection.passages.count // COMPARED)))[
-        :COMPARED
-    ]
-    cosines_N = _cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
+    every = max(1, collection.passages.count // COMPARED)
+    passages = list(islice(collection.passages.read(), 0, every * COMPARED, every))
+    cosines_N = _compute_cosines(encoder.encode_passages(passages), load_encoder(str(folder)).encode_passages(passages))
     print(
-        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on {len(passages)} passages: "
-        f"least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
+        f"{made.size / 1e6:.2f} MB, {made.tokens:,} of {made.of:,} tokens kept; cosine to the vectors of before on "
+        f"{len(passages)} passages: least {cosines_N.min():.4f}, mean {cosines_N.mean():.6f}"
     )
 
 
-def _cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
-    """Row by row [N]."""
+def _compute_cosines(a_ND: Vectors, b_ND: Vectors) -> Vectors:
+    """The cosine of each pair of rows [N]."""
     dots_N: Vectors = (a_ND * b_ND).sum(1) / ((a_ND**2).sum(1) * (b_ND**2).sum(1)) ** 0.5
     return dots_N

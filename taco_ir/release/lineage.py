@@ -1,4 +1,4 @@
-"""Where a trained model comes from: the runs that made it, one after the other, as facts that can be printed."""
+"""The lineage of a trained model: the trainings that made it, one after the other, in words."""
 
 from __future__ import annotations
 
@@ -13,103 +13,93 @@ from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
-from taco_ir.training.settings import BatchSettings, ObjectiveSettings, OptimiserSettings, TrainSettings
+from taco_ir.training.settings import OptimiserSettings
 
-TAIL = 3  # the last folders of a run, by which it is known again in another place: condition, seed, output
+TAIL = 3  # the last folders of a training's path (condition, seed, output) tell it after a move
 
 
 class Stage(NamedTuple):
-    """A training, an episode of one, or a pre-training: the tasks that it learnt from (none: passages alone), and label -> setting."""
+    """An episode of a training, or a pre-training: its tasks (none: passages alone), and label -> setting."""
 
     tasks: tuple[str, ...]
     settings: Mapping[str, str]
 
 
 class Lineage(NamedTuple):
-    """The model that all began with, by the name of its folder, and what was done to it."""
+    """The folder name of the model that the first training began with, and the stages that followed."""
 
     base: str
     stages: tuple[Stage, ...]
 
 
-def lineage(runs: Sequence[Path]) -> Lineage:
-    """Of the model that the last of these runs made, each of which began with the model of the one before.
+def read_lineage(runs: Sequence[Path]) -> Lineage:
+    """The lineage of the last training's model; each training began with the model of the one before.
 
     Raises:
-        InputError: for a folder that is no run, one that did not begin with the run before it, or a first one that began with a run.
+        InputError: for a folder that is no training, one that did not begin with the training before it, or a first one
+            that began with another training.
     """
     stages: list[Stage] = []
     base, before = "", Path()
     for place, run in enumerate(run.resolve() for run in runs):
-        config = _config(run)
+        if not (run / CONFIG_FILE).is_file():
+            raise InputError(
+                f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one"
+            )
+        config = load_settings(run)
         start = Path(config.run.model)
         if not place and start.name == "model" and (start.parent / CONFIG_FILE).is_file():
             raise InputError(f"{run}: it began with the model of a run, {start.parent}; name that one first")
-        if place and not _inside(start, before):
+        if place and not _is_inside(start, before):
             raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
         base, before = base or start.name, run
-        stages += (
-            [_pretrained(config.objectives, config.optimiser, config.batch, config.run.seed)]
-            if config.objectives.pretrains
-            else _trained(config, run)
-        )
+        stages += [_read_pretraining(run)] if config.objectives.pretrains else _read_episodes(run)
     return Lineage(base, tuple(stages))
 
 
-def _config(run: Path) -> TrainSettings:
-    if not (run / CONFIG_FILE).is_file():
-        raise InputError(
-            f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one"
-        )
-    return load_settings(run)
-
-
-def _inside(model: Path, run: Path) -> bool:
-    """Whether a model is of a run, which may have been moved since."""
+def _is_inside(model: Path, run: Path) -> bool:
+    """Whether a model is in a training's folder, which may have been moved since."""
     tail = run.parts[-TAIL:]
     return any(folder.parts[-TAIL:] == tail for folder in model.parents)
 
 
-def _pretrained(objectives: ObjectiveSettings, optimiser: OptimiserSettings, batch: BatchSettings, seed: int) -> Stage:
+def _read_pretraining(run: Path) -> Stage:
+    config = load_settings(run)
     settings = {
-        "objective": ", ".join(objectives.objective),
-        "steps": _length(optimiser.steps, optimiser.epochs),
-        "texts a step": f"{batch.batch_size}, of at most {objectives.length} tokens",
-        "learning rate": _rate(optimiser),
-        "seed": str(seed),
+        "objective": ", ".join(config.objectives.objective),
+        "steps": _describe_steps(config.optimiser),
+        "texts a step": f"{config.batch.batch_size}, of at most {config.objectives.length} tokens",
+        "learning rate": _describe_rate(config.optimiser),
+        "seed": str(config.run.seed),
     }
     return Stage((), settings)
 
 
-def _trained(config: TrainSettings, run: Path) -> list[Stage]:
-    """A stage for each episode."""
+def _read_episodes(run: Path) -> list[Stage]:
     from taco_ir.training.objectives.base import loss_temperature
 
-    episodes = config.each_episode()
+    episodes = load_settings(run).each_episode()
     folders = [run] if len(episodes) == 1 else [run / f"episode-{number}" for number in range(1, len(episodes) + 1)]
     stages = []
     for episode, folder in zip(episodes, folders, strict=True):
         encoder = ModelFolder(folder / "model").trained_config
-        shares = (
-            f"shared by temperature {episode.batch.share_temperature:g}"
-            if episode.batch.shares == "temperature"
-            else f"shares {episode.batch.shares}"
-        )
+        batch = episode.batch
+        shares = f"shares {batch.shares}"
+        if batch.shares == "temperature":
+            shares = f"shared by temperature {batch.share_temperature:g}"
+        options = [f"{name}={value}" for name, value in episode.weighting.weighting_options.items()]
+        source = _describe_negatives(episode.negatives.negatives)
+        longest = max(encoder.query_lengths.values(), default=encoder.query_length)
         settings = {
-            "steps": _length(episode.optimiser.steps, episode.optimiser.epochs),
-            "queries a step": f"{episode.batch.batch_size}, {shares}",
-            "weighting": " ".join(
-                [
-                    episode.weighting.weighting,
-                    *(f"{name}={value}" for name, value in episode.weighting.weighting_options.items()),
-                ]
-            ),
-            "negatives": f"in-batch; hard ones of a query: {episode.batch.hard_negatives}, {_negatives(episode.negatives.negatives)}",
-            "learning rate": _rate(episode.optimiser),
-            "scores divided by": f"{loss_temperature(episode.batch.temperature, encoder):g}",
-            "tokens": f"at most {_most(encoder.query_lengths, encoder.query_length)} of a query, {encoder.passage_length} of a passage",
+            "steps": _describe_steps(episode.optimiser),
+            "queries a step": f"{batch.batch_size}, {shares}",
+            "weighting": " ".join([episode.weighting.weighting, *options]),
+            "negatives": f"in-batch; hard ones of a query: {batch.hard_negatives}, {source}",
+            "learning rate": _describe_rate(episode.optimiser),
+            "scores divided by": f"{loss_temperature(batch.temperature, encoder):g}",
+            "tokens": f"at most {longest} of a query, {encoder.passage_length} of a passage",
             "task prompts": "yes" if encoder.prompts else "no",
-            "what is trained": "all weights" if episode.adapters.tune == FULL else _adapters(folder / "model"),
+            "what is trained": "all weights" if episode.adapters.tune == FULL else _describe_adapters(folder / "model"),
             "arithmetic": episode.optimiser.precision,
             "seed": str(episode.run.seed),
         }
@@ -118,35 +108,34 @@ def _trained(config: TrainSettings, run: Path) -> list[Stage]:
     return stages
 
 
-def _adapters(model: Path) -> str:
+ADAPTERS = {
+    "shared": "one for all",
+    "tower": "one for queries, one for passages",
+    "task": "one for the queries of each task, one for passages",
+}
+
+
+def _describe_adapters(model: Path) -> str:
     record = read_record(model)
-    whose = {"shared": "one for all", "tower": "one for queries, one for passages"}.get(
-        record.roles, "one for the queries of each task"
-    )
-    passages = ", one for passages" if record.roles == "task" else ""
-    return f"{record.method} of width {record.width}, {whose}{passages}; the backbone is frozen"
+    whose = ADAPTERS.get(record.roles, "one for the queries of each task")
+    return f"{record.method} of width {record.width}, {whose}; the backbone is frozen"
 
 
-def _most(lengths: Mapping[str, int], other: int) -> int:
-    return max(lengths.values(), default=other)
+def _describe_steps(settings: OptimiserSettings) -> str:
+    return f"{settings.steps:,}" if settings.steps else f"{settings.epochs:g} epochs of the largest task"
 
 
-def _length(steps: int, epochs: float) -> str:
-    return f"{steps:,}" if steps else f"{epochs:g} epochs of the largest task"
-
-
-def _rate(settings: OptimiserSettings) -> str:
+def _describe_rate(settings: OptimiserSettings) -> str:
     return f"{settings.learning_rate:g} at most, rising over {settings.warmup:.0%} of the steps, then falling to 0"
 
 
-def _negatives(given: str) -> str:
-    """What they were mined with: a word of the configuration, or what the head of their file says."""
+def _describe_negatives(given: str) -> str:
+    """The retrievers that mined negatives, by the setting or by the head of their file."""
     known = {"bm25": "BM25's", "ance": "the model's at the start", "none": "none"}
     if given in known:
         return known[given]
     path = Path(given)
     if not path.is_file():
         return path.name
-    return ", ".join(
-        {"bm25": "BM25's", "model": "a model's (ANCE)"}.get(each.source, each.source) for each in read_sources(path)
-    )
+    names = {"bm25": "BM25's", "model": "a model's (ANCE)"}
+    return ", ".join(names.get(each.source, each.source) for each in read_sources(path))

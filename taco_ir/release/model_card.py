@@ -1,6 +1,7 @@
-"""The model card of an encoder that ships: what it was trained on and how, from its runs, and what it scores, from a study's results.
+"""The model card of the encoder that ships: its training data and recipe, and its scores from a study's records.
 
-`card.json` beside the weights keeps the facts of the training, whose folder is not shipped, and the names of the results.
+`card.json` beside the weights keeps the facts of the training, whose folder does not ship, and the names of the
+records.
 """
 
 from __future__ import annotations
@@ -21,73 +22,25 @@ from taco_ir.encoders.names import BACKBONE
 from taco_ir.encoders.weights import is_int8
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, Stage
-from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import WHOLE
 from taco_ir.studies.records import Record, find_records
 
 CARD_FILE, FACTS_FILE = "README.md", "card.json"
 DATA_SETS = Path(__file__).with_name("data_sets.toml")
 MEASURES = ("page R-precision", "page recall@5")
-TEMPLATE = """\
----
-license: apache-2.0
-language: en
-base_model: {hub}
-pipeline_tag: sentence-similarity
----
-
-# {name}
-
-The encoder that comes with taco_ir: {layers} layers, vectors of {dim} numbers, {tokens} tokens, {megabytes:.1f} MB in {stored}. One model for questions,
-claims, slots to fill, mentions to link and dialogue, told apart by {apart}; one index of passages serves them all. This page is written by
-`python -m taco_ir.card`, from the configurations of the training and the results of the study.
-
-```sh
-python -m taco_ir.search --topics nq-dev --model {name}
-```
-
-```python
-from taco_ir.encoders.text_encoder import load_encoder
-
-vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello suites"], "nq")
-```
-
-## Trained on
-
-{data}
-{left_out}
-Passages are English Wikipedia's (CC BY-SA). None of this data comes with the package.
-
-Base: [{title}](https://huggingface.co/{hub}), {base_licence}, {start}.
-
-## Recipe
-
-{recipe}
-Scores below are those of the study's record `{result}`.
-
-## Scores
-
-{scores}
-{beside}
-## Limits
-
-- Scores are of mini-KILT, {passages} passages: gold ones and distractors. They compare systems, and are far above those of full KILT.
-- The collection that passages and hard negatives were taken from also holds Wikipedia sentences of releases for non-commercial use (LAMA's T-REx and
-  Google-RE). None of their queries was trained on.
-{seen}- It reads English in Latin letters by {tokens} tokens of the base's vocabulary; other words are read in pieces. Queries are cut at {query_tokens} tokens, passages at {passage_tokens}.
-- {borrowed}
-"""
+LENT = "Queries of tasks without an adapter go through that of another"
+TEMPLATE = Path(__file__).with_name("card.md")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What card.json holds.
+    """The content of card.json.
 
     Attributes:
-        weights: SHA-256 of the weights that the facts are about; of the adapters, where there are any, which know their backbone's.
+        weights: SHA-256 of the weights; of the adapters if there are any, since these know their backbone's.
         base, stages: the lineage.
-        result: the record that holds its scores, by name.
-        beside: records of the systems that stand beside it.
+        result: name of the record with its scores.
+        beside: records of systems to compare with.
     """
 
     weights: str
@@ -98,14 +51,14 @@ class Facts:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Those of all stages."""
+        """The tasks of all stages."""
         return tuple(sorted({task for stage in self.stages for task in stage.tasks}))
 
 
 def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str]) -> None:
-    """Write card.json. Raises: InputError for a base or task that is not described, or data that must not be shipped."""
-    facts = Facts(_weights_hash(folder), made.base, made.stages, result, tuple(beside))
-    described = _described()
+    """Writes card.json. Raises: InputError for a base or task without description, or data that must not be shipped."""
+    facts = Facts(_hash_weights(folder), made.base, made.stages, result, tuple(beside))
+    described = _read_descriptions()
     if facts.base not in described["base"]:
         raise InputError(
             f"base {facts.base!r} is not described in {DATA_SETS.name}; it has {', '.join(described['base'])}"
@@ -115,58 +68,61 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
             raise InputError(
                 f"task {task!r} is not described in {DATA_SETS.name}; it has {', '.join(described['task'])}"
             )
-        if not _commercial(described["task"][task]):
+        if not _is_commercial(described["task"][task]):
             raise InputError(
-                f"task {task!r}: {described['task'][task]['licence']}; what is trained on it is not shipped: train without it (--tasks)"
+                f"task {task!r}: {described['task'][task]['licence']}; what is trained on it is not shipped: "
+                "train without it (--tasks)"
             )
     write_json(folder / FACTS_FILE, asdict(facts) | {"stages": [stage._asdict() for stage in facts.stages]})
 
 
 def read_facts(folder: Path) -> Facts:
-    """Raises: InputError where there is no card.json, or it is about other weights."""
+    """Reads card.json. Raises: InputError where it is missing or about other weights."""
     path = folder / FACTS_FILE
     if not path.is_file():
         raise InputError(
             f"{path}: no such file; python -m taco_ir.card {folder} --training RUN --result NAME writes it"
         )
     facts = read_json(path, Facts, "write it anew with --training and --result")
-    if facts.weights != _weights_hash(folder):
+    if facts.weights != _hash_weights(folder):
         raise InputError(
             f"{path}: it is about other weights than those beside it; write it anew with --training and --result"
         )
     return facts
 
 
-def _weights_hash(folder: Path) -> str:
-    """Raises: InputError where there are none."""
+def _hash_weights(folder: Path) -> str:
+    """The hash of the folder's weights. Raises: InputError where there are none."""
     path = ModelFolder(folder).weights_file
     if path is None:
         raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
     return sha256_file(path)
 
 
-def card(folder: Path, results: Path, name: str) -> str:
+def render_card(folder: Path, results: Path, name: str) -> str:
     """The card of the encoder in `folder`, as Markdown.
 
     Args:
         results: folder of the study's records.
-        name: what the encoder is called.
+        name: the encoder's name.
 
     Raises:
-        InputError: for scores of a part of the collection, of other passages than those beside them, or without a task trained on.
+        InputError: for scores on a subset of the collection or on several collections, or without a task trained on.
     """
-    facts, described = read_facts(folder), _described()
+    facts, described = read_facts(folder), _read_descriptions()
     result, *beside = find_records(results, (facts.result, *facts.beside))
     for each in (result, *beside):
         if each.corpus != WHOLE or each.collection != result.collection:
             raise InputError(
-                f"{each.name}: a card shows scores on the whole collection, and those of one collection; this has {each.corpus}"
+                f"{each.name}: a card shows scores on the whole collection, and those of one collection; "
+                f"this has {each.corpus}"
             )
     adapted = ModelFolder(folder).kind is Kind.ADAPTERS
     config, backbone = ModelFolder(folder).trained_config, folder / BACKBONE if adapted else folder
     model = read_json(backbone / "config.json", dict[str, Any])
     base = described["base"][facts.base]
-    return TEMPLATE.format(
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
+    return TEMPLATE.read_text(encoding="utf-8").format(
         name=name,
         hub=base["hub"],
         title=base["title"],
@@ -177,8 +133,7 @@ def card(folder: Path, results: Path, name: str) -> str:
         layers=model["num_hidden_layers"],
         dim=config.head or model["hidden_size"],
         tokens=f"{model['vocab_size']:,}",
-        megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != CARD_FILE)
-        / 1e6,
+        megabytes=size / 1e6,
         data=_data_table(facts.tasks, described["task"]),
         left_out=_left_out(facts.tasks, described["task"]),
         recipe=recipe_table(facts.stages),
@@ -189,15 +144,15 @@ def card(folder: Path, results: Path, name: str) -> str:
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
         seen=_seen(facts.tasks, described["task"]),
-        borrowed=_lent(folder) if adapted else _borrowed(config, facts.tasks),
+        borrowed=_list_lenders(LENT, read_record(folder).lent) if adapted else _list_prompts(config, facts.tasks),
     )
 
 
-def _described() -> dict[str, Any]:
+def _read_descriptions() -> dict[str, Any]:
     return tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))
 
 
-def _commercial(data_set: Mapping[str, Any]) -> bool:
+def _is_commercial(data_set: Mapping[str, Any]) -> bool:
     return bool(data_set.get("commercial", True))
 
 
@@ -207,23 +162,19 @@ def _data_table(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
 
 
 def _left_out(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
-    """What the collection has and the encoder was not trained on, and why."""
+    """Lines on the tasks of the collection that the encoder was not trained on, and why."""
     lines = []
     for task, data_set in described.items():
         if task not in tasks:
-            reason = "" if _commercial(data_set) else ": not free for commercial use"
+            reason = "" if _is_commercial(data_set) else ": not free for commercial use"
             lines.append(f"Not trained on: {task} ({data_set['title']}; {data_set['licence']}){reason}.\n")
     return "".join(lines)
 
 
 def _seen(tasks: Sequence[str], described: Mapping[str, Any]) -> str:
-    """Where dev and train of a task trained on share gold passages."""
-    shares = [f"{share} % ({task})" for task in tasks if (share := described[task].get("seen"))]
-    return (
-        f"- {', '.join(shares)} of the dev queries have a gold passage that is gold for a train query too.\n"
-        if shares
-        else ""
-    )
+    """A line on tasks whose dev and train queries share gold passages."""
+    shares = ", ".join(f"{share} % ({task})" for task in tasks if (share := described[task].get("seen")))
+    return f"- {shares} of the dev queries have a gold passage that is gold for a train query too.\n" if shares else ""
 
 
 def recipe_table(stages: Sequence[Stage]) -> str:
@@ -234,41 +185,34 @@ def recipe_table(stages: Sequence[Stage]) -> str:
 
 
 def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str], name: str) -> str:
-    """A row for each dev set: ours on both measures, then the others' R-precision; those not trained on last, with a word."""
+    """A row for each dev set: our scores, then the others' R-precision; sets not trained on come last."""
     whole = sorted(_whole(result), key=lambda topics: _task(topics) not in tasks)
     if missing := set(tasks) - set(map(_task, whole)):
         raise InputError(f"{result.name}: no scores of {min(missing)}, which the encoder was trained on")
-    others = [row_name(other.system, other.base) for other in beside]
-    header = [
-        "dev queries of",
-        "queries",
-        *(f"{name}: {measure}" for measure in MEASURES),
-        *(f"{other}: {MEASURES[0]}" for other in others),
-    ]
+    columns = [*(f"{name}: {measure}" for measure in MEASURES), *(f"{other.row}: {MEASURES[0]}" for other in beside)]
+    header = ["dev queries of", "queries", *columns]
     rows: list[list[Cell]] = []
     for topics in whole:
         scores = result.topics[topics]
         own: list[Cell] = [scores.means[measure] for measure in MEASURES]
-        theirs: list[Cell] = [
-            other.topics[topics].means[MEASURES[0]] if topics in other.topics else None for other in beside
-        ]
-        rows.append(
-            [_task(topics) + ("" if _task(topics) in tasks else " (not trained on)"), scores.queries, *own, *theirs]
-        )
-    average: list[Cell] = [macro(result, whole, measure) for measure in MEASURES]
-    rows.append(["macro average", None, *average, *(macro(other, whole, MEASURES[0]) for other in beside)])
+        theirs = [other.topics[topics].means[MEASURES[0]] if topics in other.topics else None for other in beside]
+        label = _task(topics) + ("" if _task(topics) in tasks else " (not trained on)")
+        rows.append([label, scores.queries, *own, *theirs])
+    averages = [macro_average(result, whole, measure) for measure in MEASURES]
+    averages += [macro_average(other, whole, MEASURES[0]) for other in beside]
+    rows.append(["macro average", None, *averages])
     return render(Table("", header, rows), "markdown")
 
 
-def macro(result: Record, names: Sequence[str], measure: str) -> float:
-    """Mean over topics. Raises: InputError where one has no score."""
+def macro_average(result: Record, names: Sequence[str], measure: str) -> float:
+    """The mean over topics. Raises: InputError for topics without a score."""
     if missing := [name for name in names if name not in result.topics]:
         raise InputError(f"{result.name}: no scores of {missing[0]}, which the encoder's record has")
     return sum(result.topics[name].means[measure] for name in names) / len(names)
 
 
 def _whole(result: Record) -> list[str]:
-    """The names of its topics, without slices."""
+    """The names of a record's topics, without slices."""
     return [topics for topics, scores in result.topics.items() if not scores.part_of]
 
 
@@ -278,37 +222,30 @@ def _task(topics: str) -> str:
 
 
 def _macro_line(result: Record, beside: Sequence[Record], name: str) -> str:
-    """By how much it is above or below each of the others."""
+    """Lines on how far the encoder is above or below each other system."""
     whole = _whole(result)
-    own = macro(result, whole, MEASURES[0])
+    own = macro_average(result, whole, MEASURES[0])
     lines = []
     for other in beside:
-        difference = own - macro(other, whole, MEASURES[0])
-        lines.append(
-            f"{name} is {abs(difference):.3f} {'above' if difference > 0 else 'below'} {row_name(other.system, other.base)} in macro {MEASURES[0]}.\n"
-        )
+        difference = own - macro_average(other, whole, MEASURES[0])
+        side = "above" if difference > 0 else "below"
+        lines.append(f"{name} is {abs(difference):.3f} {side} {other.row} in macro {MEASURES[0]}.\n")
     return "".join(lines)
 
 
-def _borrowed(config: EncoderConfig, tasks: Sequence[str]) -> str:
-    """Which tasks it has prompts for without having learnt them."""
+def _list_prompts(config: EncoderConfig, tasks: Sequence[str]) -> str:
+    """A sentence on tasks that borrow the prompt of another."""
     by_prompt = {config.prompts[task]: task for task in tasks if task in config.prompts}
     if not by_prompt:
         return "It has no prompts: all tasks are one to it."
-    lent = {
-        task: by_prompt[prompt] for task, prompt in config.prompts.items() if task not in tasks and prompt in by_prompt
-    }
-    return _lenders("Tasks that it was not trained on have the prompt of another", lent)
+    others = {task: prompt for task, prompt in config.prompts.items() if task not in tasks and prompt in by_prompt}
+    lenders = {task: by_prompt[prompt] for task, prompt in others.items()}
+    return _list_lenders("Tasks that it was not trained on have the prompt of another", lenders)
 
 
-def _lent(folder: Path) -> str:
-    """Which adapter reads the queries of tasks without one."""
-    return _lenders("Queries of tasks without an adapter go through that of another", read_record(folder).lent)
-
-
-def _lenders(what: str, lent: Mapping[str, str]) -> str:
-    named = [
-        f"{'all others' if task == ANY_TASK else task} ({'none: the bare backbone' if lender == BARE else f'as {lender}'})"
-        for task, lender in lent.items()
-    ]
+def _list_lenders(what: str, lenders: Mapping[str, str]) -> str:
+    named = []
+    for task, lender in lenders.items():
+        whose = "none: the bare backbone" if lender == BARE else f"as {lender}"
+        named.append(f"{'all others' if task == ANY_TASK else task} ({whose})")
     return f"{what}: {', '.join(named)}." if named else "It knows the tasks above and no other."

@@ -1,8 +1,9 @@
-"""Results -> leaderboards: one for each corpus, a row for each system, and paired tests against a baseline row.
+"""Leaderboards made of a study's records: one for each corpus, a row for each system, and paired tests against a
+baseline.
 
-Seeds: a mean stands with the standard deviation over seeds beside it. The tests are over queries: each query's values are first
-averaged over the seeds of a system, so they say whether other queries would change the order, not whether other seeds would. A baseline
-that several bases share is one for each: systems are compared with that on their own base.
+A mean over seeds comes with their standard deviation. The tests are over queries: each query's values are averaged over
+a system's seeds first, so they say whether other queries would change the order, not whether other seeds would. If
+several bases share the baseline, systems are compared with the one on their own base.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -18,12 +19,19 @@ from typing import NamedTuple
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import Comparison, compare
-from taco_ir.studies.comparison import Pair, Scored, compared_seeds, differences_of, row_name
-from taco_ir.studies.records import Record, TopicScores
+from taco_ir.studies.comparison import (
+    Pair,
+    System,
+    compared_seeds,
+    compute_differences,
+    group_systems,
+    pair_systems,
+)
+from taco_ir.studies.records import Record, TopicScores, row_name
 
 
 class Stat(NamedTuple):
-    """A system's score on one of the topics: mean over its seeds, their sample standard deviation (None for one seed), each seed's."""
+    """A system's score on some topics: mean and sample standard deviation (None for one seed) over seeds, and each."""
 
     mean: float
     sd: float | None
@@ -36,12 +44,12 @@ class Stat(NamedTuple):
 
 
 class BoardRow(NamedTuple):
-    """One system: all results with its name and base.
+    """One system on one base.
 
     Attributes:
-        scores: topics, slices, MACRO -> measure -> Stat; what it lacks is not there. The macro average of a seed is the mean
-            of its means on all whole topics of the board; a row that lacks one has none.
-        against: name of the row that it is compared with, "" where nothing is tested: of a baseline, and of a row on another base.
+        scores: topics, slice or MACRO -> measure -> Stat, of those that it has. A seed's macro average is the mean of
+            its means on all whole topics of the board; a row that lacks one has none.
+        against: the row that it is compared with, "" where nothing is tested (a baseline, or a row on another base).
     """
 
     system: str
@@ -55,7 +63,6 @@ class BoardRow(NamedTuple):
         return row_name(self.system, self.base)
 
     def stat(self, topics: str, measure: str) -> Stat | None:
-        """Its score, None where it has none."""
         return self.scores.get(topics, {}).get(measure)
 
 
@@ -64,10 +71,11 @@ class Board:
     """All systems on one corpus.
 
     Attributes:
-        topics, slices: whole topics, and parts of them, which do not enter the macro average.
-        rows: best macro average of the first measure first, rows without one last.
-        baseline: what the others are compared with, "" for none: the name of a row (`BoardRow.name`), or a system on each row's own base.
-        notes: what a reader must know of rows that are not like the others.
+        topics: whole topics.
+        slices: of topics; they do not enter the macro average.
+        rows: sorted by the macro average of the first measure, best first; rows without one come last.
+        baseline: what the others are compared with, "" for none: a row's name, or a system on each row's own base.
+        notes: on rows that are not like the others.
     """
 
     corpus: str
@@ -80,6 +88,11 @@ class Board:
     baseline: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def overall(self) -> str:
+        """The column that sums a row up: the macro average, or the only topics."""
+        return MACRO if len(self.topics) > 1 else self.topics[0]
+
 
 def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]:
     """The records on one corpus, or all for None. Raises: InputError for a corpus that no record is on."""
@@ -89,17 +102,19 @@ def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]
     return [result for result in results if corpus in (None, result.corpus)]
 
 
-def boards(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()) -> list[Board]:
+def make_boards(
+    results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()
+) -> list[Board]:
     """One board for each corpus, the largest first.
 
     Args:
-        baseline: a row's name, or a system: where bases share it, each row is compared with that on its own base. None: nothing is tested.
+        baseline: a row's name, or a system: then each row is compared with it on its own base. None: nothing is tested.
         seed: of the tests.
         measures: as they print; none: all that the results have.
 
     Raises:
-        InputError: for one corpus or topics that mean different things in two results, topics twice for one seed of a system,
-            a measure or baseline that no result has.
+        InputError: for a corpus or topics that differ between two results, topics that one seed of a system has twice,
+            or a measure or baseline that no result has.
     """
     known = list(
         dict.fromkeys(measure for result in results for scores in result.topics.values() for measure in scores.means)
@@ -109,79 +124,82 @@ def boards(results: Sequence[Record], baseline: str | None, seed: int, measures:
     by_corpus: dict[str, list[Record]] = defaultdict(list)
     for result in results:
         by_corpus[result.corpus].append(result)
-    names = [row_name(result.system, result.base) for result in results]
+    names = dict.fromkeys(result.row for result in results)
     if baseline is not None and baseline not in (*names, *(result.system for result in results)):
-        raise InputError(
-            f"baseline {baseline!r} is no system of the results; allowed: {', '.join(dict.fromkeys(names))}"
-        )
-    found = [_board(part, baseline, seed, measures or known) for part in by_corpus.values()]
+        raise InputError(f"baseline {baseline!r} is no system of the results; allowed: {', '.join(names)}")
+    found = [_make_board(each, baseline, seed, measures or known) for each in by_corpus.values()]
     return sorted(found, key=lambda board: (-board.passages, board.corpus))
 
 
-def refuse_idle_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
-    """Raise InputError for a pattern (see `without`) that matches no system of the results."""
-    rows = dict.fromkeys(row_name(result.system, result.base) for result in results)
-    names = {*rows, *(result.system for result in results)}
-    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
-        raise InputError(f"no system matches {idle[0]!r}; there are {', '.join(rows)}")
+def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
+    """Boards without the rows whose name or system matches a pattern; tests stay corrected for them.
+
+    Raises:
+        InputError: for a pattern that matches no row.
+    """
+    rows = [row for board in boards for row in board.rows]
+    for pattern in patterns:
+        if not any(_matches(row, [pattern]) for row in rows):
+            names = ", ".join(dict.fromkeys(row.name for row in rows))
+            raise InputError(f"no system matches {pattern!r}; there are {names}")
+    found = []
+    for board in boards:
+        hidden = [row for row in board.rows if _matches(row, patterns)]
+        keys = {(row.system, row.base) for row in hidden}
+        shown = replace(
+            board,
+            rows=tuple(row for row in board.rows if row not in hidden),
+            comparisons=tuple(test for test in board.comparisons if (test.system, test.base) not in keys),
+            notes=tuple(note for note in board.notes if not any(note.startswith(f"{row.name}: ") for row in hidden)),
+        )
+        found.append(shown)
+    return found
 
 
-def without(found: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
-    """The boards without the rows whose name or system matches a pattern (`*` stands for anything); tests stay corrected for them."""
-    names = {name for board in found for row in board.rows for name in (row.name, row.system)}
-    return [
-        _without(board, {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)})
-        for board in found
-    ]
+def _matches(row: BoardRow, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (row.name, row.system) for pattern in patterns)
 
 
-def _without(board: Board, names: Collection[str]) -> Board:
-    out = [row for row in board.rows if row.name in names or row.system in names]
-    keys = {(row.system, row.base) for row in out}
-    return replace(
-        board,
-        rows=tuple(row for row in board.rows if row not in out),
-        comparisons=tuple(test for test in board.comparisons if (test.system, test.base) not in keys),
-        notes=tuple(note for note in board.notes if not any(note.startswith(f"{row.name}: ") for row in out)),
-    )
-
-
-def _board(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
-    part_of = _topics(results)
+def _make_board(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
+    part_of = _check_comparable(results)
     topics = tuple(name for name, whole in part_of.items() if not whole)
     slices = tuple(name for name, whole in part_of.items() if whole)
-    systems, notes = _complete_seeds(_systems(results), topics)
-    notes += _machines(results)
-    chosen = _baselines(systems, baseline)
-    pairs = _pairs(systems, chosen)
+    systems, notes = _drop_incomplete_seeds(group_systems(results), topics)
+    notes += _note_machines(results)
+    baselines = [system for system in systems if system.name == baseline]
+    baselines = baselines or [system for system in systems if system.system == baseline]
+    pairs = pair_systems(systems, baselines)
     against = {system.name: other.name for system, other in pairs}
-    rows = [_row(system, topics, slices)._replace(against=against.get(system.name, "")) for system in systems]
+    rows = [_make_row(system, topics, slices)._replace(against=against.get(system.name, "")) for system in systems]
     comparisons: list[Comparison] = []
-    if chosen:
-        comparisons = compare(differences_of(pairs, (*topics, *slices), measures), topics, slices, seed)
-        notes += [*_untested(systems), *_fewer_seeds(pairs, topics, measures[0])]
+    if baselines:
+        comparisons = compare(compute_differences(pairs, (*topics, *slices), measures), topics, slices, seed)
+        notes += [*_note_untested(systems), *_note_fewer_seeds(pairs, topics, measures[0])]
     elif baseline is not None:
         notes.append(f"{baseline} has no results on this corpus: nothing is tested")
+
+    def place(row: BoardRow) -> tuple[float, str]:
+        stat = row.stat(MACRO, measures[0])
+        return (-stat.mean if stat else math.inf, row.name)
+
+    named = (
+        f"{baselines[0].system} on the same base" if len(baselines) > 1 else "".join(each.name for each in baselines)
+    )
     return Board(
         corpus=results[0].corpus,
         passages=results[0].passages,
         topics=topics,
         slices=slices,
         measures=tuple(measures),
-        rows=tuple(sorted(rows, key=lambda row: _place(row, measures[0]))),
+        rows=tuple(sorted(rows, key=place)),
         comparisons=tuple(comparisons),
-        baseline=chosen[0].name if len(chosen) == 1 else f"{chosen[0].system} on the same base" if chosen else "",
+        baseline=named,
         notes=tuple(notes),
     )
 
 
-def _place(row: BoardRow, measure: str) -> tuple[float, str]:
-    stat = row.stat(MACRO, measure)
-    return (-stat.mean if stat else math.inf, row.name)
-
-
-def _topics(results: Sequence[Record]) -> dict[str, str]:
-    """Topics in the order met -> what they are a slice of. Raises: InputError where two results do not mean the same by a name."""
+def _check_comparable(results: Sequence[Record]) -> dict[str, str]:
+    """Topics -> the topics they are a slice of. Raises: InputError where two results differ in what a name means."""
     first = results[0]
     seen: dict[str, tuple[Record, TopicScores]] = {}
     models: dict[str, tuple[Record, str]] = {}
@@ -190,7 +208,8 @@ def _topics(results: Sequence[Record]) -> dict[str, str]:
             other, before = models.setdefault(name, (result, found))
             if before != found:
                 raise InputError(
-                    f"model {name!r}: {other.name} began with {before}, {result.name} with {found}; give each model a name of its own"
+                    f"model {name!r}: {other.name} began with {before}, {result.name} with {found}; "
+                    "give each model a name of its own"
                 )
         if (result.collection, result.passages) != (first.collection, first.passages):
             raise InputError(
@@ -201,117 +220,72 @@ def _topics(results: Sequence[Record]) -> dict[str, str]:
             other, meant = seen.setdefault(topic, (result, scores))
             if (meant.fingerprint, meant.part_of) != (scores.fingerprint, scores.part_of):
                 raise InputError(
-                    f"topics {topic!r}: {other.name} has {meant.queries} queries ({meant.fingerprint}), {result.name} {scores.queries} "
-                    f"({scores.fingerprint}); systems can be compared on the same queries with the same gold only"
+                    f"topics {topic!r}: {other.name} has {meant.queries} queries ({meant.fingerprint}), "
+                    f"{result.name} {scores.queries} ({scores.fingerprint}); "
+                    "systems can be compared on the same queries with the same gold only"
                 )
     return {topic: scores.part_of for topic, (_, scores) in seen.items()}
 
 
-def _systems(results: Sequence[Record]) -> list[Scored]:
-    """Results by system and base; conditions of one system and seed are merged. Raises: InputError for topics that two of them have."""
-    merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
-    made_by: dict[tuple[str, str, int, str], str] = {}
-    for result in results:
-        of_seed = merged[result.system, result.base][result.seed]
-        for topic, scores in result.topics.items():
-            key = (result.system, result.base, result.seed, topic)
-            if key in made_by:
-                name = row_name(result.system, result.base)
-                raise InputError(
-                    f"{name}, seed {result.seed}: {topic} is in {made_by[key]} and in {result.name}; allowed is one of them"
-                )
-            made_by[key] = result.name
-            of_seed[topic] = scores
-    return [Scored(*key, dict(sorted(seeds.items()))) for key, seeds in merged.items()]
-
-
-def _complete_seeds(systems: Sequence[Scored], topics: Sequence[str]) -> tuple[list[Scored], list[str]]:
-    """Systems without the seeds that lack topics, and notes that say so; a system of such seeds alone keeps them, and gets no macro average."""
-    kept, notes = [], []
+def _drop_incomplete_seeds(systems: Sequence[System], topics: Sequence[str]) -> tuple[list[System], list[str]]:
+    """Systems without the seeds that lack topics, unless all do, and notes that say so."""
+    complete, notes = [], []
     for system in systems:
-        lacking = {seed: [topic for topic in topics if topic not in of_seed] for seed, of_seed in system.seeds.items()}
-        complete = {seed: of_seed for seed, of_seed in system.seeds.items() if not lacking[seed]}
-        consequence = "it is left out" if complete else "no macro average"
-        notes += [
-            f"{system.name}: seed {seed} lacks {', '.join(names)}; {consequence}"
-            for seed, names in lacking.items()
-            if names
-        ]
-        kept.append(system._replace(seeds=complete or system.seeds))
-    return kept, notes
+        lacking = {seed: [topic for topic in topics if topic not in scores] for seed, scores in system.seeds.items()}
+        seeds = {seed: scores for seed, scores in system.seeds.items() if not lacking[seed]}
+        for seed, names in lacking.items():
+            if names:
+                consequence = "it is left out" if seeds else "no macro average"
+                notes.append(f"{system.name}: seed {seed} lacks {', '.join(names)}; {consequence}")
+        complete.append(system._replace(seeds=seeds or system.seeds))
+    return complete, notes
 
 
-def _row(system: Scored, topics: Sequence[str], slices: Sequence[str]) -> BoardRow:
+def _make_row(system: System, topics: Sequence[str], slices: Sequence[str]) -> BoardRow:
     scores: dict[str, dict[str, Stat]] = {}
-    for part, names in [*((name, [name]) for name in (*topics, *slices)), (MACRO, topics)]:
-        runs = [
-            [of_seed[name].means for name in names]
-            for of_seed in system.seeds.values()
-            if all(name in of_seed for name in names)
-        ]
-        measures = (
-            [measure for measure in runs[0][0] if all(measure in means for run in runs for means in run)]
-            if runs
-            else []
-        )
-        if measures:
-            scores[part] = {
-                measure: Stat.of([math.fsum(means[measure] for means in run) / len(run) for run in runs])
-                for measure in measures
-            }
+    columns = {name: [name] for name in (*topics, *slices)} | {MACRO: list(topics)}
+    for column, names in columns.items():
+        complete = [each for each in system.seeds.values() if all(name in each for name in names)]
+        runs = [[each[name].means for name in names] for each in complete]
+        measures = runs[0][0] if runs else ()
+        stats = {
+            measure: Stat.of([math.fsum(means[measure] for means in run) / len(run) for run in runs])
+            for measure in measures
+            if all(measure in means for run in runs for means in run)
+        }
+        if stats:
+            scores[column] = stats
     return BoardRow(system.system, system.base, tuple(system.seeds), scores)
 
 
-def _baselines(systems: Sequence[Scored], baseline: str | None) -> list[Scored]:
-    """The rows that a baseline's name means: one, or one for each base."""
-    return [system for system in systems if system.name == baseline] or [
-        system for system in systems if system.system == baseline
-    ]
-
-
-def _pairs(systems: Sequence[Scored], baselines: Sequence[Scored]) -> list[Pair]:
-    """Each system with what it is compared with: the only baseline, or that on its base; a baseline is compared with nothing."""
-    of_base = {baseline.base: baseline for baseline in baselines}
-    only = baselines[0] if len(baselines) == 1 else None
-    return [
-        (system, found)
-        for system in systems
-        if system not in baselines and (found := only or of_base.get(system.base)) is not None
-    ]
-
-
-def _fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> list[str]:
-    """What a baseline scores by the seeds that others are compared with, where its row shows more of them."""
+def _note_fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str) -> list[str]:
+    """Notes on a baseline's score by the seeds that others are compared with, where its row shows more seeds."""
     notes = []
     for system, baseline in pairs:
         common = compared_seeds(system, baseline)[1]
         if len(common) == len(baseline.seeds):
             continue
-        fewer = baseline._replace(seeds={seed: of_seed for seed, of_seed in baseline.seeds.items() if seed in common})
-        stat = _row(fewer, topics, ()).stat(MACRO if len(topics) > 1 else topics[0], measure)
+        fewer = baseline._replace(seeds={seed: scores for seed, scores in baseline.seeds.items() if seed in common})
+        stat = _make_row(fewer, topics, ()).stat(MACRO if len(topics) > 1 else topics[0], measure)
         score = f", by which it has {stat.mean:.3f}" if stat else ""
         seeds = f"seed{'s' if len(fewer.seeds) > 1 else ''} {', '.join(map(str, fewer.seeds))}"
         notes.append(f"{baseline.name}: rows with {seeds} alone are compared with the same of it{score}")
     return list(dict.fromkeys(notes))
 
 
-def _machines(results: Sequence[Record]) -> list[str]:
-    """Where records were not all made on machines of one kind: the same training does not end alike on two."""
+def _note_machines(results: Sequence[Record]) -> list[str]:
+    """A note where records were made on machines of several kinds, on which the same training ends differently."""
     machines = Counter(result.made["processor"] for result in results if "processor" in result.made)
     named = "; ".join(f"{machine}: {count}" for machine, count in machines.most_common())
     return [f"machines that the records were made on: {named}"] if len(machines) > 1 else []
 
 
-def _untested(systems: Sequence[Scored]) -> list[str]:
-    """Where only means were kept, so that nothing can be paired."""
+def _note_untested(systems: Sequence[System]) -> list[str]:
+    """Notes on topics of which only means were kept, so that nothing can be paired."""
     notes = []
     for system in systems:
-        bare = {
-            topic
-            for of_seed in system.seeds.values()
-            for topic, scores in of_seed.items()
-            if scores.means and not scores.by_query
-        }
+        scored = [pair for scores in system.seeds.values() for pair in scores.items()]
+        bare = {topic for topic, scores in scored if scores.means and not scores.by_query}
         if bare:
             notes.append(f"{system.name}: no values by query of {', '.join(sorted(bare))}; not tested there")
     return notes

@@ -1,26 +1,29 @@
-"""A job's commands with their placeholders filled in, by paths to be run and by names to be recorded, and a hash of all that they depend on."""
+"""Commands of a job: fills in their placeholders, hashes all that they depend on, and runs each as a process."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.hashes import fingerprint, sha256_file
-from taco_ir.studies.conditions import Job, Study, arguments, placeholders
-from taco_ir.studies.facts import best_first
+from taco_ir.core.processes import PARENT
+from taco_ir.studies.conditions import Job, Study, placeholders
+from taco_ir.studies.facts import rank_trainings
 
 READ = 20  # passages that a reader is given
-Choice = Mapping[
-    str, Mapping[str, float]
-]  # placeholder of `best` -> what it may stand for, with held-out scores, the best first
 
 
 class Commands:
-    """Those of a study whose jobs work under `work`.
+    """The commands of a study whose jobs work under `work`.
 
     Args:
         collection: name or folder of the collection.
@@ -36,18 +39,18 @@ class Commands:
             raise InputError(f"--models {min(unknown)}: the conditions name {', '.join(study.models) or 'no model'}")
         self.study = study
         self.work = work
-        self.source = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
+        self.collection = str(Path(collection).resolve()) if Path(collection).is_dir() else collection
         self._passages = passages
         self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
-        self._weights = cache(lambda name: _weights_hash(name, Path(self._models[name])))
+        self._weights = cache(lambda name: _hash_weights(name, Path(self._models[name])))
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
-        """Where a job is made: named by its content, so that one that was edited since is made anew, and what was made stays."""
+        """The folder of a job, named by a hash of its content: an edited job gets a new one, and the old one stays."""
         return self.work / job.condition / str(job.seed) / self.content(job)
 
     def require_models(self, jobs: Collection[Job]) -> None:
-        """Raise InputError for models that these jobs and what they need name and that were not given, or for one without weights."""
+        """Raises InputError for a model that these jobs need and that was not given or has no weights."""
         named = self._named_models(jobs)
         if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
             raise InputError(f"--models {' '.join(missing)}: needed by what is to be run")
@@ -55,16 +58,12 @@ class Commands:
             self._weights(name)
 
     def made_of(self, job: Job, templates: Sequence[str]) -> dict[str, Any]:
-        """All that the output of commands depends on: their words, weights of models, files beside the conditions, passages, other jobs."""
+        """What the output of commands depends on: words, weights, files beside the conditions, passages, other jobs."""
         names = {name for template in templates for name in placeholders(template)}
-        tried = {name: values for name, values in self.study.tried(job.condition).items() if name in names}
-        others = names | {each for values in tried.values() for each in values.values()}
-        beside = {
-            word.partition("{folder}/")[2]
-            for template in templates
-            for word in shlex.split(template)
-            if "{folder}/" in word
-        }
+        candidates = {name: values for name, values in self.study.candidates(job.condition).items() if name in names}
+        others = names | {each for values in candidates.values() for each in values.values()}
+        words = [word for template in templates for word in shlex.split(template)]
+        beside = {word.partition("{folder}/")[2] for word in words if "{folder}/" in word}
         paths = {name: self.study.folder / name.format_map(self._names(job, {})) for name in beside}
         return {
             "commands": list(templates),
@@ -72,23 +71,29 @@ class Commands:
             "models": {name: self._weights(name) for name in sorted(names & set(self.study.models))},
             "files": {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()},
             "collection": self._passages if "collection" in names else "",
-            "best": tried,
+            "best": candidates,
             "jobs": {name: self.content(needed) for name, needed in self.study.needs(job).items() if name in others},
         }
 
-    def words(self, job: Job, template: str) -> list[str]:
-        """A command to be run. What `best` stands for is chosen now at the latest."""
-        self._choose(job)
-        outs = {name: str(self.folder(needed) / "out") for name, needed in self.study.needs(job).items()}
-        own = {"collection": self.source, "folder": str(self.study.folder), "out": str(self.folder(job) / "out")}
-        return arguments(template, {**self._models, **outs, **own, **self._plain(job, self.choice(job))})
+    def fill(self, job: Job, template: str) -> list[str]:
+        """The words of a command to run. What `best` stands for is chosen now at the latest."""
+        outputs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
+        candidates, path = self.study.candidates(job.condition), self._best_file(job)
+        if candidates and not path.is_file():
+            ranked = {
+                name: rank_trainings({text: outputs[each] for text, each in values.items()})
+                for name, values in candidates.items()
+            }
+            write_json(path, ranked)
+        own = {"collection": self.collection, "folder": self.study.folder, "out": self.folder(job) / "out"}
+        return fill_command(template, {**self._models, **outputs, **own, **self._texts(job, self.best(job))})
 
-    def named(self, job: Job, template: str) -> str:
-        """The same for a record that means something elsewhere: names instead of paths."""
-        return " ".join(arguments(template, self._names(job, self.choice(job))))
+    def describe(self, job: Job, template: str) -> str:
+        """A command for a record, with names instead of paths."""
+        return " ".join(fill_command(template, self._names(job, self.best(job))))
 
-    def scoring(self, job: Job) -> dict[str, str]:
-        """The commands whose output is scored, by verb; they lack corpus and output."""
+    def scoring_commands(self, job: Job) -> dict[str, str]:
+        """The commands whose output is scored, by verb, without --collection and --output."""
         condition = self.study.conditions[job.condition]
         topics = " ".join(condition.topics or self.study.topics)
         answer = f"answer --topics {topics} --hits {READ} --quiet {condition.answer}"
@@ -96,56 +101,95 @@ class Commands:
         return {"search": search, **({"answer": answer} if condition.answer else {})}
 
     def weights(self, job: Job) -> dict[str, str]:
-        """Hash of the weights of each model, by name, that went into a job: those it names, and those that what it needs names."""
+        """The hash of each model's weights that a job needs, directly or not."""
         return {name: self._weights(name) for name in sorted(self._named_models([job]))}
 
-    def choice(self, job: Job) -> dict[str, dict[str, float]]:
-        """What was chosen for `best`; nothing before that."""
-        path = self._choice_file(job)
-        return (
-            read_json(path, dict[str, dict[str, float]]) if self.study.tried(job.condition) and path.is_file() else {}
-        )
+    def best(self, job: Job) -> dict[str, dict[str, float]]:
+        """What was chosen for `best`: placeholder -> value -> held-out score, best first; empty before the choice."""
+        path = self._best_file(job)
+        chosen = self.study.candidates(job.condition) and path.is_file()
+        return read_json(path, dict[str, dict[str, float]]) if chosen else {}
 
     def _content(self, job: Job) -> str:
         self.require_models([job])
         return fingerprint(self.made_of(job, self.study.conditions[job.condition].commands))
 
     def _named_models(self, jobs: Collection[Job]) -> set[str]:
-        return {
-            name for job in self.study.with_needs(jobs) for name in self.study.conditions[job.condition].names()
-        } & set(self.study.models)
+        conditions = [self.study.conditions[job.condition] for job in self.study.with_needs(jobs)]
+        return {name for condition in conditions for name in condition.names()} & set(self.study.models)
 
-    def _choose(self, job: Job) -> None:
-        """For `best`, once: then it stays."""
-        tried, path = self.study.tried(job.condition), self._choice_file(job)
-        if tried and not path.is_file():
-            outs = {name: self.folder(needed) / "out" for name, needed in self.study.needs(job).items()}
-            write_json(
-                path,
-                {
-                    name: best_first({text: outs[each] for text, each in values.items()})
-                    for name, values in tried.items()
-                },
-            )
-
-    def _choice_file(self, job: Job) -> Path:
+    def _best_file(self, job: Job) -> Path:
         return self.folder(job) / "best.json"
 
-    def _names(self, job: Job, choice: Choice) -> dict[str, str]:
+    def _names(self, job: Job, best: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
         """What placeholders stand for in a record."""
-        outs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
+        outputs = {name: f"{needed.condition}/{needed.seed}" for name, needed in self.study.needs(job).items()}
         own = {"collection": "COLLECTION", "folder": "CONDITIONS", "out": f"{job.condition}/{job.seed}"}
-        return {**{name: name for name in self.study.models}, **outs, **own, **self._plain(job, choice)}
+        return {**{name: name for name in self.study.models}, **outputs, **own, **self._texts(job, best)}
 
-    def _plain(self, job: Job, choice: Choice) -> dict[str, str]:
-        """What placeholders of plain text stand for, to be run or recorded."""
-        chosen = {name: next(iter(choice.get(name) or (f"{{{name}}}",))) for name in self.study.tried(job.condition)}
-        return {"seed": str(job.seed), **chosen}
+    def _texts(self, job: Job, best: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
+        """What the placeholders that are no paths stand for."""
+        values = {name: next(iter(best.get(name) or (f"{{{name}}}",))) for name in self.study.candidates(job.condition)}
+        return {"seed": job.seed, **values}
 
 
-def _weights_hash(name: str, folder: Path) -> str:
-    """Of all weights under a model's folder, two towers and backbones inside included. Raises: InputError where there are none."""
+def fill_command(template: str, names: Mapping[str, object]) -> list[str]:
+    """The words of a command with its placeholders filled in; each value stays within one word."""
+    return [word.format_map(names) for word in shlex.split(template)]
+
+
+def _hash_weights(name: str, folder: Path) -> str:
+    """A hash of all weights under a model's folder, towers and backbones inside it included."""
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InputError(f"--models {name}={folder}: no weights in it (*.safetensors)")
     return fingerprint([sha256_file(path) for path in files])
+
+
+class Spent(NamedTuple):
+    """What a command took over all its processes: seconds, bytes of memory at the peak, and the number of processes."""
+
+    seconds: float
+    peak_bytes: int
+    processes: int = 1
+
+    def facts(self) -> dict[str, float]:
+        """For a record, where one process goes without saying."""
+        return {name: value for name, value in self._asdict().items() if name != "processes" or value > 1}
+
+
+def run_process(name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
+    """Runs `python -m taco_ir.<words>`, which ends with this process at the latest.
+
+    Args:
+        name: of the job, for errors.
+        environment: added to this process's own.
+        log: gets what the command prints.
+        begun: keeps when each process of the command began, and its seconds and peak once it ended. A process whose end
+            nobody saw, since this one was killed too, is counted without them. The caller removes the file when it has
+            kept the sum.
+
+    Raises:
+        InputError: where the process fails, with its last line.
+    """
+    made = read_json(begun, list[dict[str, Any]]) if begun.is_file() else []
+    made.append({"begun": datetime.now(UTC).isoformat(timespec="seconds")})
+    write_json(begun, made)
+    start = time.monotonic()
+    with log.open("a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"taco_ir.{words[0]}", *words[1:]],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    made[-1] |= {"seconds": round(time.monotonic() - start, 1), "peak_bytes": peak}
+    write_json(begun, made)
+    if process.returncode:
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()] or ["no output"]
+        raise InputError(f"{name}: {words[0]} ended with code {process.returncode}: {lines[-1]} (all of it: {log})")
+    seen = [each for each in made if "seconds" in each]
+    return Spent(round(sum(each["seconds"] for each in seen), 1), max(each["peak_bytes"] for each in seen), len(made))

@@ -1,12 +1,14 @@
-"""A study's systems beside their baselines: which seeds count, and how far each query's value is from the baseline's.
+"""Systems of a study and their baselines: which seeds count, and the difference of each query's values to the
+baseline's.
 
-Trainings of two systems on one base are pairs by their seeds, as in a study where they begin with the same model and negatives: both
-count by the seeds that they have in common.
+Trainings of two systems on one base are paired by seed, since in a study they start from the same model and negatives:
+both count by the seeds that they have in common.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,18 +16,11 @@ import numpy as np
 
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.significance import Column, Differences, Values
-from taco_ir.studies.records import TopicScores
-
-Pair = tuple["Scored", "Scored"]  # a system and the baseline that it is compared with
+from taco_ir.studies.records import Record, TopicScores, row_name
 
 
-def row_name(system: str, base: str) -> str:
-    """A system with its base: one row of a board."""
-    return f"{system} ({base})" if base else system
-
-
-class Scored(NamedTuple):
-    """A system and its scores: seed -> topics -> scores."""
+class System(NamedTuple):
+    """A system on one base, and its scores: seed -> topics -> scores."""
 
     system: str
     base: str
@@ -36,30 +31,55 @@ class Scored(NamedTuple):
         return row_name(self.system, self.base)
 
     def by_query(self, topic: str, measure: str, seeds: Collection[int]) -> Values | None:
-        """Each query's mean over those of the seeds that have the topic [Q], None where only means were kept of one. Raises: InputError."""
-        runs = [
-            of_seed[topic].by_query.get(measure, ())
-            for seed, of_seed in self.seeds.items()
-            if seed in seeds and topic in of_seed
-        ]
+        """Each query's mean over the seeds with the topic [Q]; None if a seed has means alone. Raises: InputError."""
+        scores = [each[topic] for seed, each in self.seeds.items() if seed in seeds and topic in each]
+        runs = [each.by_query.get(measure, ()) for each in scores]
         if not runs or not all(runs):
             return None
-        if len({len(run) for run in runs}) > 1:
-            raise InputError(
-                f"{self.name}: seeds have values of {sorted({len(run) for run in runs})} queries on {topic}, {measure}"
-            )
+        if len(lengths := {len(run) for run in runs}) > 1:
+            raise InputError(f"{self.name}: seeds have values of {sorted(lengths)} queries on {topic}, {measure}")
         values_Q: Values = np.mean(np.array(runs, dtype=np.float64), axis=0)
         return values_Q
 
 
-def compared_seeds(system: Scored, baseline: Scored) -> tuple[Collection[int], Collection[int]]:
-    """The seeds of each that count where the two are compared: on one base those that both have, if there are any, else all of both."""
+Pair = tuple[System, System]  # a system and the baseline that it is compared with
+
+
+def group_systems(results: Sequence[Record]) -> list[System]:
+    """Merges results by system, base and seed. Raises: InputError for topics that two conditions of a seed have."""
+    merged: dict[tuple[str, str], dict[int, dict[str, TopicScores]]] = defaultdict(lambda: defaultdict(dict))
+    made_by: dict[tuple[str, int, str], str] = {}
+    for result in results:
+        for topic, scores in result.topics.items():
+            other = made_by.setdefault((result.row, result.seed, topic), result.name)
+            if topic in (of_seed := merged[result.system, result.base][result.seed]):
+                raise InputError(
+                    f"{result.row}, seed {result.seed}: {topic} is in {other} and in {result.name}; "
+                    "allowed is one of them"
+                )
+            of_seed[topic] = scores
+    return [System(*key, dict(sorted(seeds.items()))) for key, seeds in merged.items()]
+
+
+def pair_systems(systems: Sequence[System], baselines: Sequence[System]) -> list[Pair]:
+    """Each system with the only baseline, or that on its base; a baseline is compared with nothing."""
+    of_base = {baseline.base: baseline for baseline in baselines}
+    only = baselines[0] if len(baselines) == 1 else None
+    return [
+        (system, found)
+        for system in systems
+        if system not in baselines and (found := only or of_base.get(system.base)) is not None
+    ]
+
+
+def compared_seeds(system: System, baseline: System) -> tuple[Collection[int], Collection[int]]:
+    """Which seeds to compare: those that both have if they share a base, otherwise all seeds of each."""
     common = system.seeds.keys() & baseline.seeds.keys() if system.base and system.base == baseline.base else ()
     return (common, common) if common else (system.seeds.keys(), baseline.seeds.keys())
 
 
-def differences_of(pairs: Sequence[Pair], topics: Sequence[str], measures: Sequence[str]) -> Differences:
-    """Each system's values less its baseline's, on every topics and measure that both have values by query for. Raises: InputError."""
+def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: Sequence[str]) -> Differences:
+    """Each system's values by query less its baseline's. Raises: InputError where they are of different queries."""
     found: dict[str, dict[Column, Values]] = {topic: {} for topic in topics}
     for topic, measure, (system, baseline) in itertools.product(topics, measures, pairs):
         our_seeds, their_seeds = compared_seeds(system, baseline)
@@ -68,8 +88,8 @@ def differences_of(pairs: Sequence[Pair], topics: Sequence[str], measures: Seque
             continue
         if len(ours) != len(theirs):
             raise InputError(
-                f"{topic}, {measure}: {system.name} has values of {len(ours)} queries, {baseline.name} of {len(theirs)}; "
-                "systems can be compared on the same queries only"
+                f"{topic}, {measure}: {system.name} has values of {len(ours)} queries, {baseline.name} of "
+                f"{len(theirs)}; systems can be compared on the same queries only"
             )
         found[topic][Column(system.system, system.base, measure)] = ours - theirs
     return found

@@ -1,9 +1,13 @@
-"""A conditions file -> what is to be run, with which seeds, after what.
+"""Conditions files: which systems a study trains and scores, with which seeds, and which of them need which.
 
-Commands are verbs of this package that make something, and write into {out}, the condition's own output; other placeholders are
-{collection}, {folder} (of the conditions file), {seed}, the names of `models`, and the names of other conditions, which stand for their output with the same seed. A
-condition runs after those that it names. Conditions share commands through a `recipe`, whose {args} are the condition's `args`.
-With `best = { rate = "tune-*" }`, {rate} is what stands for the * in the condition that ranks held-out train queries best.
+A command is a verb of this package that writes into {out}, the folder of its condition. Other placeholders are
+{collection}, {folder} (of the conditions file), {seed}, the names in `models`, and the names of other conditions, which
+stand for their {out} with the same seed. A condition runs after those that it names. Conditions share commands by a
+`recipe`, where {args} stands for a condition's `args`. With `best = { rate = "tune-*" }`, {rate} is what the * matches
+in the condition that ranks held-out train queries best.
+
+A study may come from somebody else: to run it is to run the verbs that it names, which write into the work folder
+alone.
 """
 
 from __future__ import annotations
@@ -11,18 +15,23 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path, PurePosixPath
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from taco_ir.core.files import InputError, read_toml
+from taco_ir.core.files import InputError, check_type, read_toml
 from taco_ir.core.typed import abbreviate
-from taco_ir.studies.checks import CORPORA, NUMBERS, RESERVED, check_command, check_kinds, check_names
 
 WHOLE = "whole"
-TOP = ("name", "models", "topics", "hits", "tolerance", "corpora", "slice", "recipe", "condition")
+CORPORA = "corpora"  # the work folder's folder of subsets, beside those of conditions
+RESERVED = ("collection", "folder", "out", "seed")  # placeholders
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+VERBS = ("train", "pretrain", "mine", "encode", "index", "export", "data", "search", "answer")  # all with --output
+DATA_COMMANDS = ("hold-out", "subset")  # of the verb data: the others write to the data home
+Count = Annotated[int, 0]
 
 
 class Job(NamedTuple):
@@ -35,15 +44,15 @@ class Job(NamedTuple):
         return f"{self.condition}, seed {self.seed}"
 
 
-class Part(NamedTuple):
-    """A corpus that is a part of the collection: the topics' gold passages and distractors drawn by the seed."""
+class Subset(NamedTuple):
+    """A corpus smaller than the collection: the gold passages of all topics, and distractors sampled by the seed."""
 
-    distractors: int
-    seed: int = 0
+    distractors: Count
+    seed: Count = 0
 
 
 class Slice(NamedTuple):
-    """The queries of `topics` whose `meta` has `value` under `field`, reported under a name of their own."""
+    """The queries of `topics` whose `meta` has `value` under `field`, scored under a name of their own."""
 
     name: str
     topics: str
@@ -51,27 +60,55 @@ class Slice(NamedTuple):
     value: Any
 
 
+class ConditionsFile(NamedTuple):
+    """The keys of a conditions file."""
+
+    name: str
+    topics: tuple[str, ...]
+    tolerance: float
+    condition: tuple[dict[str, Any], ...]
+    models: tuple[str, ...] = ()
+    hits: Count = 100
+    corpora: Mapping[str, Subset] = {}
+    slice: tuple[Slice, ...] = ()
+    recipe: Mapping[str, dict[str, Any]] = {}
+
+
+class Template(NamedTuple):
+    """Keys of a condition that make others: `each` makes a condition of each combination of its values."""
+
+    name: str
+    each: Mapping[str, tuple[Any, ...]] = {}
+    recipe: str = ""
+    args: str = ""
+
+
 @dataclass(frozen=True)
 class Condition:
-    """What is run and scored. `commands` run in order; `search` are the flags of the search that is scored ("": none), and
-    `answer` those of the answers that are scored with it.
+    """One system or a step towards one.
 
-    `best`, by placeholder, are patterns of conditions to choose among.
+    Attributes:
+        commands: run in this order.
+        search: flags of the search that is scored, "" for none.
+        answer: flags of the answers that are scored with it.
+        topics: instead of the study's.
+        corpora: name of a corpus -> seeds that are scored on it.
+        best: placeholder -> pattern of the conditions to choose among.
     """
 
     name: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Count, ...]
     system: str = ""
     base: str = ""
     commands: tuple[str, ...] = ()
     search: str = ""
     answer: str = ""
     topics: tuple[str, ...] = ()
-    corpora: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    corpora: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
     best: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> set[str]:
-        """Every placeholder of its commands, its search and its answers."""
+        """All placeholders of its commands, search and answers."""
         return {name for template in (*self.commands, self.search, self.answer) for name in placeholders(template)}
 
 
@@ -85,7 +122,7 @@ class Study:
     topics: tuple[str, ...]
     hits: int
     tolerance: float
-    parts: Mapping[str, Part]
+    subsets: Mapping[str, Subset]
     slices: tuple[Slice, ...]
     conditions: Mapping[str, Condition]
 
@@ -93,21 +130,20 @@ class Study:
     def results(self) -> Path:
         return self.folder / "results"
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        return (WHOLE, *self.subsets)
+
     def jobs(self) -> list[Job]:
-        """First seeds of all conditions first, so that every system is there before any is repeated."""
-        longest = max(len(condition.seeds) for condition in self.conditions.values())
-        return [
-            Job(condition.name, condition.seeds[turn])
-            for turn in range(longest)
-            for condition in self.conditions.values()
-            if turn < len(condition.seeds)
-        ]
+        """All jobs, the first seeds of all conditions first, so that every system has run before any is repeated."""
+        turns = itertools.zip_longest(*([Job(each.name, s) for s in each.seeds] for each in self.conditions.values()))
+        return [job for turn in turns for job in turn if job is not None]
 
     def needs(self, job: Job) -> dict[str, Job]:
-        """The jobs whose output a job reads, by placeholder. Raises: InputError for one without the job's seed."""
+        """The jobs whose output a job reads, by condition. Raises: InputError where one lacks the job's seed."""
+        candidates = {name for each in self.candidates(job.condition).values() for name in each.values()}
         needed = {}
-        tried = {name for each in self.tried(job.condition).values() for name in each.values()}
-        for name in sorted((self.conditions[job.condition].names() | tried) & self.conditions.keys()):
+        for name in sorted((self.conditions[job.condition].names() | candidates) & self.conditions.keys()):
             seeds = self.conditions[name].seeds
             if job.seed not in seeds and len(seeds) > 1:
                 raise InputError(f"condition {job} needs {name}, which has seeds {', '.join(map(str, seeds))}")
@@ -121,16 +157,13 @@ class Study:
             found |= more
         return found
 
-    def tried(self, condition: str) -> dict[str, dict[str, str]]:
-        """For each placeholder of `best`: what it may stand for, and the condition that tries it."""
-        patterns = {
-            name: re.compile(re.escape(text).replace(r"\*", "(.+)"))
-            for name, text in self.conditions[condition].best.items()
-        }
-        return {
-            placeholder: {found[1]: name for name in self.conditions if (found := pattern.fullmatch(name))}
-            for placeholder, pattern in patterns.items()
-        }
+    def candidates(self, condition: str) -> dict[str, dict[str, str]]:
+        """For each placeholder of `best`: the values to choose among, and the condition that tries each."""
+        found = {}
+        for placeholder, text in self.conditions[condition].best.items():
+            pattern = re.compile(re.escape(text).replace(r"\*", "(.+)"))
+            found[placeholder] = {match[1]: name for name in self.conditions if (match := pattern.fullmatch(name))}
+        return found
 
 
 def placeholders(template: str) -> set[str]:
@@ -138,114 +171,80 @@ def placeholders(template: str) -> set[str]:
 
 
 def read_study(path: Path) -> Study:
-    """Read a conditions file. Raises: InputError naming the file, the condition, the value and what is allowed."""
+    """Reads a conditions file. Raises: InputError naming the file, the condition, the value and what is allowed."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    values = read_toml(path)
-    _refuse_unknown(path, "file", values, TOP)
-    _check_tables(path, values)
+    file = check_type(read_toml(path), ConditionsFile, str(path))
+    conditions: dict[str, Condition] = {}
+    for table in file.condition:
+        for made in _read_conditions(path, table, file):
+            if made.name in conditions:
+                raise InputError(f"{path}: two conditions are called {made.name!r}")
+            conditions[made.name] = made
+    _check_names(f"{path}: name", [file.name])
+    _check_names(f"{path}: corpora", file.corpora, (WHOLE,))
+    _check_names(f"{path}: models", file.models, RESERVED)
+    _check_names(f"{path}: topics", file.topics)
+    folder = path.resolve().parent
+    study = Study(
+        file.name, folder, file.models, file.topics, file.hits, file.tolerance, file.corpora, file.slice, conditions
+    )
+    for condition in conditions.values():
+        _check_condition(f"{path}: condition {condition.name!r}", study, condition)
     try:
-        study = Study(
-            name=str(values["name"]),
-            folder=path.resolve().parent,
-            models=tuple(values.get("models", ())),
-            topics=tuple(values["topics"]),
-            hits=int(values.get("hits", 100)),
-            tolerance=float(values["tolerance"]),
-            parts={name: Part(**part) for name, part in values.get("corpora", {}).items()},
-            slices=tuple(Slice(**each) for each in values.get("slice", ())),
-            conditions=_conditions(path, values),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: {error!r}") from error
-    check_names(f"{path}: name", [study.name])
-    check_names(f"{path}: corpora", study.parts, (WHOLE,))
-    check_names(f"{path}: models", study.models, RESERVED)
-    check_names(f"{path}: topics", study.topics)
-    for condition in study.conditions.values():
-        _check(path, study, condition)
+        TopologicalSorter({job: study.needs(job).values() for job in study.jobs()}).prepare()
+    except CycleError as error:
+        raise InputError(f"{path}: conditions need each other: {' -> '.join(map(str, error.args[1]))}") from error
     return study
 
 
-def _check_tables(path: Path, values: Mapping[str, Any]) -> None:
-    """Raise InputError for a part of the file that is of a wrong kind."""
-    check_kinds(f"{path}: file", values)
-    for key in ("recipe", "corpora"):  # by name
-        if not isinstance(found := values.get(key, {}), dict) or not all(
-            isinstance(each, dict) for each in found.values()
-        ):
-            raise InputError(f"{path}: {key} must hold tables, as [{key}.NAME] makes them")
-    for key in ("condition", "slice"):
-        if not isinstance(found := values.get(key, []), list) or not all(isinstance(each, dict) for each in found):
-            raise InputError(f"{path}: {key} must hold tables, as [[{key}]] makes them")
-    for name, part in values.get("corpora", {}).items():
-        check_kinds(f"{path}: corpora.{name}", part)
-    for each in values.get("slice", ()):
-        check_kinds(f"{path}: slice", each, {"topics": "text"})
-
-
-def _conditions(path: Path, values: Mapping[str, Any]) -> dict[str, Condition]:
-    found: dict[str, Condition] = {}
-    for table in values["condition"]:
-        check_kinds(f"{path}: condition {abbreviate(table.get('name'))}", table, {"recipe": "text"})
-        for variant in _each(table):
-            made = _condition(path, variant, values)
-            if made.name in found:
-                raise InputError(f"{path}: two conditions are called {made.name!r}")
-            found[made.name] = made
-    return found
-
-
-def _each(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A table with `each = { task = [...] }` once for every value, which stands in its texts as {task}."""
-    table = dict(table)
-    axes = table.pop("each", {})
+def _read_conditions(path: Path, table: Mapping[str, Any], file: ConditionsFile) -> Iterator[Condition]:
+    """The conditions of one [[condition]]: one, or one for each combination of the values in `each`."""
+    where = f"{path}: condition {abbreviate(table.get('name'))}"
+    axes = check_type(table, Template, where, others=True).each
     for values in itertools.product(*axes.values()):
-        filled: dict[str, Any] = _filled(table, dict(zip(axes, values, strict=True)))
-        yield filled
+        filled = _fill(
+            {key: value for key, value in table.items() if key != "each"}, dict(zip(axes, values, strict=True))
+        )
+        yield _read_condition(f"{path}: condition {abbreviate(filled['name'])}", filled, file)
 
 
-def _filled(value: Any, names: Mapping[str, Any]) -> Any:
+def _read_condition(where: str, table: dict[str, Any], file: ConditionsFile) -> Condition:
+    if (recipe := table.pop("recipe", "")) and recipe not in file.recipe:
+        raise InputError(f"{where}: recipe {recipe!r}; allowed: {', '.join(file.recipe)}")
+    merged = {**file.recipe.get(recipe, {}), **table}
+    args = check_type(merged, Template, where, others=True).args
+    merged = _fill({key: value for key, value in merged.items() if key != "args"}, {"args": args})
+    allowed = {each.name for each in fields(Condition)} - {"corpora"} | {WHOLE, *file.corpora}
+    if unknown := [key for key in merged if key not in allowed]:
+        raise InputError(f"{where} has unknown key {abbreviate(unknown[0])}; allowed: {', '.join(sorted(allowed))}")
+    corpora = {name: merged.pop(name) for name in list(merged) if name in (WHOLE, *file.corpora)}
+    return check_type({**merged, "corpora": corpora}, Condition, where)
+
+
+def _fill(value: Any, names: Mapping[str, Any]) -> Any:
+    """Replaces {name} in all texts of a value."""
     if isinstance(value, str):
         for name, text in names.items():
             value = value.replace(f"{{{name}}}", str(text))
         return value
     if isinstance(value, dict):
-        return {key: _filled(each, names) for key, each in value.items()}
-    return [_filled(each, names) for each in value] if isinstance(value, list) else value
+        return {key: _fill(each, names) for key, each in value.items()}
+    return [_fill(each, names) for each in value] if isinstance(value, list) else value
 
 
-def _condition(path: Path, table: dict[str, Any], values: Mapping[str, Any]) -> Condition:
-    where = f"condition {table.get('name')!r}"
-    recipes, own = values.get("recipe", {}), {entry.name for entry in fields(Condition)} - {"corpora"}
-    corpora = {WHOLE, *values.get("corpora", {})}
-    if (recipe := table.pop("recipe", "")) and recipe not in recipes:
-        raise InputError(f"{path}: {where}: recipe {recipe!r}; allowed: {', '.join(recipes)}")
-    merged = {**recipes.get(recipe, {}), **table}
-    args = merged.pop("args", "")
-    _refuse_unknown(path, where, merged, own | corpora)
-    check_kinds(f"{path}: {where}", {"name": "", "seeds": [], **merged}, dict.fromkeys(corpora, NUMBERS))
-    merged = _filled({"commands": [], **merged}, {"args": args})
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()}
-    return Condition(
-        **{name: value for name, value in given.items() if name in own},
-        corpora={name: value for name, value in given.items() if name in corpora},
-    )
-
-
-def _check(path: Path, study: Study, condition: Condition) -> None:
-    where = f"{path}: condition {condition.name!r}"
-    check_names(where, [condition.name], (*RESERVED, CORPORA))
-    check_names(f"{where}: topics", condition.topics)
+def _check_condition(where: str, study: Study, condition: Condition) -> None:
+    _check_names(where, [condition.name], (*RESERVED, CORPORA))
+    _check_names(f"{where}: topics", condition.topics)
     if not condition.seeds:
         raise InputError(f"{where}: no seeds")
     for template in condition.commands:
-        check_command(where, template, scored=False)
+        _check_command(where, template, scored=False)
     for template in filter(None, (condition.search, condition.answer)):
-        check_command(where, template, scored=True)
+        _check_command(where, template, scored=True)
     known = {*RESERVED, *study.models, *study.conditions}
     for placeholder, pattern in condition.best.items():
-        if pattern.count("*") != 1 or not study.tried(condition.name)[placeholder]:
+        if pattern.count("*") != 1 or not study.candidates(condition.name)[placeholder]:
             raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
         if placeholder in known:
             raise InputError(
@@ -255,43 +254,75 @@ def _check(path: Path, study: Study, condition: Condition) -> None:
     if unknown := condition.names() - known:
         raise InputError(f"{where}: {{{min(unknown)}}} stands for nothing; known are {', '.join(sorted(known))}")
     _check_scored(where, study, condition)
-    for job in (Job(condition.name, seed) for seed in condition.seeds):
-        study.needs(job)
+    for seed in condition.seeds:
+        study.needs(Job(condition.name, seed))
 
 
 def _check_scored(where: str, study: Study, condition: Condition) -> None:
-    """Raise InputError for a condition that is scored on what it does not have, or lacks what scoring needs."""
+    """Raises InputError where scoring lacks something, or names a seed that the condition does not have."""
     for corpus, seeds in condition.corpora.items():
-        if corpus != WHOLE and corpus not in study.parts:
-            raise InputError(f"{where}: corpus {corpus!r}; allowed: {', '.join([WHOLE, *study.parts])}")
         if foreign := set(seeds) - set(condition.seeds):
             raise InputError(
                 f"{where}: {corpus} names seed {min(foreign)}; its seeds are {', '.join(map(str, condition.seeds))}"
             )
     if bool(condition.corpora) != bool(condition.search and condition.system):
         raise InputError(
-            f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join([WHOLE, *study.parts])})"
+            f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join(study.corpora)})"
         )
     if condition.answer and not condition.search:
         raise InputError(f"{where}: answers are scored with the search that they come from; search is missing")
 
 
-def _refuse_unknown(path: Path, what: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
-    known = sorted(known)
-    for key in values:
-        if key not in known:
-            raise InputError(f"{path}: {what} has unknown key {key!r}; allowed: {', '.join(known)}")
+def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) -> None:
+    """Raises InputError for the name of a file or folder that could be another place, or that is taken."""
+    for name in names:
+        if not NAME.fullmatch(name) or name in taken:
+            but = f", and not {', '.join(taken)}" if taken else ""
+            raise InputError(
+                f"{where}: {name[:200]!r}: a name is letters, digits, dots, _, + and -, at most 100, "
+                f"a letter or digit first{but}"
+            )
 
 
-def arguments(template: str, names: Mapping[str, str]) -> list[str]:
-    """A command's words with its placeholders filled in; what is filled in stays one word."""
-    return [word.format_map(names) for word in shlex.split(template)]
+def _check_command(where: str, template: str, scored: bool) -> None:
+    """Raises InputError for a command that is no verb of this package, or that may write elsewhere than into {out}.
+
+    Args:
+        scored: whether these are flags of the search or the answers that are scored, whose output the runner sets.
+    """
+    quoted = f"{where}: {template[:200]!r}"
+    try:
+        words = shlex.split(template)
+        parsed = [each for each in Formatter().parse(template) if each[1] is not None]
+    except ValueError as error:
+        raise InputError(f"{quoted}: {error}") from error
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise InputError(f"{quoted}: placeholders are names in braces, without : and !")
+    if not scored:
+        _check_verb(where, words)
+    outputs = [place for place, word in enumerate(words) if word.partition("=")[0] == "--output"]
+    if scored and outputs:
+        raise InputError(f"{quoted}: --output is not for it to say")
+    elsewhere = words[:1] in (["search"], ["answer"]) or any(word.startswith("--config") for word in words)
+    if len(outputs) > 1 or (elsewhere and not outputs and not scored):
+        raise InputError(f"{quoted}: --output {{out}}, or a place inside it, is needed, once")
+    for place in outputs:
+        text = "".join(words[place + 1 : place + 2])
+        path = PurePosixPath(text)
+        if path.parts[:1] != ("{out}",) or ".." in path.parts or "\\" in text or "\0" in text:
+            raise InputError(f"{quoted}: --output {text[:200]!r}; it must be {{out}}, or a place inside it")
 
 
-def folders(models: Iterable[str]) -> dict[str, str]:
+def _check_verb(where: str, words: Sequence[str]) -> None:
+    if not words or words[0] not in VERBS or (words[0] == "data" and "".join(words[1:2]) not in DATA_COMMANDS):
+        allowed = [*(verb for verb in VERBS if verb != "data"), *(f"data {each}" for each in DATA_COMMANDS)]
+        raise InputError(f"{where}: command {' '.join(words[:2])[:200]!r}; allowed: {', '.join(allowed)}")
+
+
+def parse_models(texts: Iterable[str]) -> dict[str, str]:
     """The folder of each model, from texts such as bert-tiny=models/tiny. Raises: InputError."""
     found = {}
-    for text in models:
+    for text in texts:
         name, _, folder = text.partition("=")
         if not (name and folder):
             raise InputError(f"--models {text!r} is not NAME=FOLDER")

@@ -1,6 +1,6 @@
-"""How fast systems learn beside a baseline: steps until held-out queries are ranked nearly as well as the baseline ranks them in the end.
+"""How fast systems learn: steps until held-out queries are ranked nearly as well as a baseline ranks them in the end.
 
-Ma et al., IAA, CIKM 2022, call a method learning-efficient where it needs few steps, and about as many with every seed.
+Ma et al., IAA, CIKM 2022, call a method learning-efficient if it needs few steps, and about as many with every seed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from typing import NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.tables import Cell, Marked, Table, without_empty
-from taco_ir.studies.comparison import row_name
-from taco_ir.studies.records import Record
+from taco_ir.studies.records import Record, row_name
 
 SHARE = 0.95
 Curve = Sequence[tuple[int, float]]  # (step, macro page R-precision on held-out queries), steps rising
 
 
-class Learned(NamedTuple):
-    """A system's trainings, by seed, and the parameters of one: those trained and the backbone's."""
+class SystemCurves(NamedTuple):
+    """A system's curves by seed, and its parameters: those trained and the backbone's."""
 
     system: str
     base: str
@@ -30,12 +29,12 @@ class Learned(NamedTuple):
 
 
 def convergence_table(results: Sequence[Record], baseline: str) -> Table:
-    """A row for each system whose records hold curves, beside the baseline on the same base and seed; the fastest first.
+    """A row for each system with curves, compared with the baseline of the same base and seed; the fastest first.
 
     Raises:
         InputError: for a baseline without curves.
     """
-    systems = _learned(results)
+    systems = _group_curves(results)
     goals = {
         each.base: {seed: SHARE * curve[-1][1] for seed, curve in each.curves.items()}
         for each in systems
@@ -44,30 +43,27 @@ def convergence_table(results: Sequence[Record], baseline: str) -> Table:
     if not goals:
         named = ", ".join(dict.fromkeys(each.system for each in systems)) or "none, since no record has one"
         raise InputError(f"--convergence {baseline!r} has no validation curve in the results; those that have: {named}")
-    rows = [_row(each, goals.get(each.base, {})) for each in systems]
+    rows = [_make_row(each, goals.get(each.base, {})) for each in systems]
     title = (
-        f"held-out train queries: macro page R-precision at the end, and steps until it is {SHARE:.0%} of what {baseline} has with the same seed"
-        " in the end (between two validations on a straight line); ± standard deviation over seeds"
+        f"held-out train queries: macro page R-precision at the end, and steps until it is {SHARE:.0%} of what "
+        f"{baseline} has with the same seed in the end (between two validations on a straight line); "
+        "± standard deviation over seeds"
     )
     header = ["system", "base", "seeds", "parameters trained", "% of the backbone", "at the end", "reached", "steps"]
-    return without_empty(Table(title, header, sorted(rows, key=_place), best=["at the end"]), "base")
+    return without_empty(Table(title, header, sorted(rows, key=_rank), best=["at the end"]), "base")
 
 
 def steps_to(curve: Curve, goal: float) -> float | None:
-    """Steps until a curve reaches a goal, on straight lines between its points; None where it does not."""
-    before: tuple[int, float] | None = None
-    for step, value in curve:
+    """Steps until a curve reaches a goal, on straight lines between its points; None if it does not."""
+    before, low = 0, 0.0
+    for number, (step, value) in enumerate(curve):
         if value >= goal:
-            return (
-                float(step)
-                if before is None
-                else before[0] + (step - before[0]) * (goal - before[1]) / (value - before[1])
-            )
-        before = (step, value)
+            return before + (step - before) * (goal - low) / (value - low) if number else float(step)
+        before, low = step, value
     return None
 
 
-def _learned(results: Sequence[Record]) -> list[Learned]:
+def _group_curves(results: Sequence[Record]) -> list[SystemCurves]:
     """Systems with curves, one for each seed, whatever corpora they were scored on."""
     found: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
     for result in results:
@@ -80,38 +76,33 @@ def _learned(results: Sequence[Record]) -> list[Learned]:
             seed: [(int(step), float(value)) for step, value in each.made["curve"]]
             for seed, each in sorted(by_seed.items())
         }
-        systems.append(Learned(system, base, curves, sizes.get("trained"), sizes.get("backbone")))
+        systems.append(SystemCurves(system, base, curves, sizes.get("trained"), sizes.get("backbone")))
     return systems
 
 
-def _row(learned: Learned, goals: Mapping[int, float]) -> list[Cell]:
-    compared = [steps_to(curve, goals[seed]) for seed, curve in learned.curves.items() if seed in goals]
+def _make_row(system: SystemCurves, goals: Mapping[int, float]) -> list[Cell]:
+    compared = [steps_to(curve, goals[seed]) for seed, curve in system.curves.items() if seed in goals]
     steps = [each for each in compared if each is not None]
-    all_there = bool(steps) and len(steps) == len(compared)
-    ends = [curve[-1][1] for curve in learned.curves.values()]
-    share = 100 * learned.trained / learned.backbone if learned.trained is not None and learned.backbone else None
+    ends = [curve[-1][1] for curve in system.curves.values()]
+    share = 100 * system.trained / system.backbone if system.trained is not None and system.backbone else None
+    end_spread = f" ±{statistics.stdev(ends):.3f}".replace("0.", ".", 1) if len(ends) > 1 else ""
+    needed = None
+    if steps and len(steps) == len(compared):
+        needed = Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "")
     return [
-        learned.system,
-        learned.base or None,
-        len(learned.curves),
-        learned.trained,
+        system.system,
+        system.base or None,
+        len(system.curves),
+        system.trained,
         share,
-        Marked(
-            statistics.fmean(ends), f" ±{statistics.stdev(ends):.3f}".replace("0.", ".", 1) if len(ends) > 1 else ""
-        ),
+        Marked(statistics.fmean(ends), end_spread),
         f"{len(steps)} of {len(compared)}",
-        Marked(round(statistics.fmean(steps)), f" ±{statistics.stdev(steps):.0f}" if len(steps) > 1 else "")
-        if all_there
-        else None,
+        needed,
     ]
 
 
-def _place(row: Sequence[Cell]) -> tuple[str, bool, float, str]:
-    """Bases apart; of each the fastest first, those that did not get there with every seed last."""
+def _rank(row: Sequence[Cell]) -> tuple[str, bool, float, str]:
+    """Sorts by base, then by speed; systems that did not reach the goal with every seed come last."""
     steps = row[-1]
-    return (
-        str(row[1]),
-        steps is None,
-        steps.value if isinstance(steps, Marked) else 0.0,
-        row_name(str(row[0]), str(row[1])),
-    )
+    speed = steps.value if isinstance(steps, Marked) else 0.0
+    return (str(row[1]), steps is None, speed, row_name(str(row[0]), str(row[1])))

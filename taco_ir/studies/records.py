@@ -1,8 +1,8 @@
-"""What a study found, as two files: a record for each run of a system, and the scores of every query.
+"""Records of a study: what each run of a system scored, with the values of every query for paired tests.
 
-`records.jsonl` has a line for each record, in the order of their names, with a hash of itself: for people and for `git diff`. `queries.json.gz` has the
-values that paired tests need, in the order of the topics, by a hash of them that their record names; of a record that was replaced
-they stay until the next one is written, so that both files fit together whenever a process is killed.
+`records.jsonl` has one line for each record, sorted by name, each with a hash of itself; it is made for people and `git
+diff`. `queries.json.gz` maps hashes to values by query, and a record names the hash of its own. Values of a replaced
+record stay until the next write, so the two files fit together whenever a process is killed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,22 @@ FORMAT = 2
 Values = Mapping[str, Mapping[str, Sequence[float]]]  # topics -> measure -> values by query
 
 
+def row_name(system: str, base: str) -> str:
+    """The name of a board's row: a system with its base model."""
+    return f"{system} ({base})" if base else system
+
+
 @dataclass(frozen=True)
 class TopicScores:
-    """One run's scores on one set of topics.
+    """Scores of one run on one set of topics.
 
     Attributes:
-        queries: how many there are.
-        fingerprint: of the queries and their gold, evidence and answers; two runs can be compared query by query where it is equal.
-        means: measure, as it prints (`page R-precision`), -> mean over the queries, without rounding.
-        by_query: measure -> values in the order of the topics, of every query that the measure applies to (passage measures need
-            judged passages); six digits; empty where only means were kept.
-        part_of: the topics that these are a slice of ("" for whole topics); slices do not enter averages.
+        queries: number of queries.
+        fingerprint: of the queries with their gold; two runs can be compared query by query where it is equal.
+        means: measure as it prints (`page R-precision`) -> mean over the queries, not rounded.
+        by_query: measure -> values with six digits, in the order of the topics, of the queries that the measure applies
+            to (passage measures need gold passages); empty where only means were kept.
+        part_of: the topics that these are a slice of, "" for whole topics; slices do not enter averages.
     """
 
     queries: int
@@ -48,18 +53,18 @@ class TopicScores:
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one system, scored.
+    """The scores of one run of one system, and how it was made.
 
     Attributes:
-        condition: the entry of the conditions file that made it; a system may be made of several (a model for each task).
-        system: what the row of a table is called.
-        base: the encoder that training started from ("" for BM25).
+        condition: the entry of the conditions file; several may make up one system (a model for each task).
+        system: the name of a board's row.
+        base: the encoder that training started from, "" for BM25.
         seed: of the training.
-        corpus: the passages searched, by name; scores of different corpora are never put in one column.
-        passages: how many those are.
-        collection: fingerprint of these passages.
+        corpus: name of the passages searched; scores on different corpora never share a column.
+        passages: their number.
+        collection: their fingerprint.
         topics: name of topics -> scores.
-        made: commands, versions, seconds, memory, commit: what it takes to make it again.
+        made: commands, versions, seconds, memory and commit, to make it again.
     """
 
     condition: str
@@ -74,17 +79,20 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What it is called among the records of its study."""
+        """Its name among the records of its study."""
         return f"{self.condition}.{self.seed}.{self.corpus}"
 
     @property
+    def row(self) -> str:
+        return row_name(self.system, self.base)
+
+    @property
     def values(self) -> Values:
-        """The scores of every query."""
         return {name: dict(scores.by_query) for name, scores in self.topics.items()}
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Add a record to those of a folder, or put it in the place of that of its name; the values first."""
+    """Adds a record to a folder's, replacing the one of its name. The values are written first."""
     with exclusive(folder / RECORDS):
         before = {each.name: each for each in read_records(folder)} if (folder / RECORDS).is_file() else {}
         after = [each for _, each in sorted({**before, record.name: record}.items())]
@@ -105,10 +113,10 @@ def _line(record: Record) -> dict[str, Any]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, in the order of their names.
+    """Reads all records of a folder, sorted by name.
 
     Raises:
-        InputError: for a folder without records, or a record that is not whole, naming file and fault.
+        InputError: for a folder without records, or a damaged one, naming file, line and fault.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -120,14 +128,14 @@ def read_records(folder: Path) -> list[Record]:
         try:
             value = check_type(json.loads(line), dict[str, Any], where)
             check, whole = value.pop("check", ""), fingerprint(value)
-            own = values[value.pop("values")]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{where}: values names none of those in {QUERIES}") from error
+        except InputError:
+            raise
         except (ValueError, RecursionError) as error:
-            raise (
-                error if isinstance(error, InputError) else InputError(f"{where}: not valid JSON ({error})")
-            ) from error
-        record = _record(where, value, own)
+            raise InputError(f"{where}: not valid JSON ({error})") from error
+        own = values.get(str(value.pop("values", "")))
+        if own is None:
+            raise InputError(f"{where}: values names none of those in {QUERIES}")
+        record = _read_record(where, value, own)
         if check != whole:
             raise InputError(
                 f"{where}: the record was altered: check is {abbreviate(check)}, its fields give {whole}; make it anew"
@@ -140,7 +148,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
-    """Records by name. Raises: InputError for one that is not there."""
+    """Reads records by name. Raises: InputError for a name that none has."""
     found = {record.name: record for record in read_records(folder)}
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{folder / RECORDS}: no record is called {missing[0]}; python -m taco_ir.reproduce writes it")
@@ -148,33 +156,28 @@ def find_records(folder: Path, names: Sequence[str]) -> list[Record]:
 
 
 def save_record(path: Path, record: Record) -> None:
-    """Write one record to a file of its own, its values in it."""
+    """Writes one record with its values to a file of its own."""
     write_json(path, {"format": FORMAT, **asdict(record)})
 
 
 def load_record(path: Path) -> Record:
-    """Read what `save_record` wrote. Raises: InputError."""
+    """Reads a file of `save_record`. Raises: InputError."""
     value = read_json(path, dict[str, Any])
     topics = check_type(value.get("topics"), dict[str, dict[str, Any]], f"{path}: topics")
-    return _record(
-        str(path), value | {"topics": topics}, {name: scores.pop("by_query", {}) for name, scores in topics.items()}
-    )
+    by_query = {name: scores.pop("by_query", {}) for name, scores in topics.items()}
+    return _read_record(str(path), value | {"topics": topics}, by_query)
 
 
-def _record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
-    """Raises: InputError where it is no record, or values by query do not give the means."""
+def _read_record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -> Record:
+    """A record with its values by query. Raises: InputError where they do not give the means."""
     if (version := value.pop("format", None)) != FORMAT:
         raise InputError(f"{where}: format is {abbreviate(version)}: written in another format; allowed is {FORMAT}")
     record = check_type(value, Record, where)
     if values.keys() != record.topics.keys():
-        raise InputError(f"{where}: its topics are {_names(record.topics)}, those of its values {_names(values)}")
-    return replace(
-        record, topics={name: _checked(where, name, scores, values[name]) for name, scores in record.topics.items()}
-    )
-
-
-def _names(found: Iterable[str]) -> str:
-    return ", ".join(found)[:100]
+        ours, theirs = (", ".join(names)[:100] for names in (record.topics, values))
+        raise InputError(f"{where}: its topics are {ours}, those of its values {theirs}")
+    topics = {name: _with_values(where, name, scores, values[name]) for name, scores in record.topics.items()}
+    return replace(record, topics=topics)
 
 
 def _read_values(path: Path) -> dict[str, dict[str, Any]]:
@@ -187,8 +190,7 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     return check_type(value.get("values"), dict[str, dict[str, Any]], f"{path}: values")
 
 
-def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> TopicScores:
-    """Scores with their values by query. Raises: InputError where these do not give the means."""
+def _with_values(where: str, name: str, scores: TopicScores, by_query: Any) -> TopicScores:
     for measure, values in check_type(by_query, dict[str, Any], f"{where}: {name}").items():
         try:
             mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
@@ -197,6 +199,7 @@ def _checked(where: str, name: str, scores: TopicScores, by_query: Any) -> Topic
             raise InputError(f"{where}: topics.{name}: {measure}: no values of a measure that has a mean") from error
         if wrong:
             raise InputError(
-                f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; the record says otherwise"
+                f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; "
+                "the record says otherwise"
             )
     return replace(scores, by_query=by_query)

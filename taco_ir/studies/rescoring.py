@@ -9,10 +9,9 @@ from pathlib import Path
 
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import log
-from taco_ir.studies.comparison import row_name
 from taco_ir.studies.conditions import Job
+from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record
-from taco_ir.studies.runner import Runner
 from taco_ir.studies.scores import deviations
 
 
@@ -22,10 +21,10 @@ def select_records(results: Sequence[Record], rows: Sequence[str]) -> list[Recor
     Raises:
         InputError: for a name that no record has.
     """
-    names = [{result.system, row_name(result.system, result.base), result.condition, result.name} for result in results]
+    names = [{result.system, result.row, result.condition, result.name} for result in results]
     for row in rows:
         if not any(row in of_result for of_result in names):
-            systems = sorted({row_name(result.system, result.base) for result in results})
+            systems = sorted({result.row for result in results})
             raise InputError(
                 f"--rows {row!r}: no such row; allowed: {', '.join(systems)}, a condition, or the name of a record"
             )
@@ -38,7 +37,7 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
     Raises:
         InputError: if there is none, or with `strict` if any is missing.
     """
-    found = [result for result in results if runner.made(Job(result.condition, result.seed))]
+    found = [result for result in results if runner.has_run(Job(result.condition, result.seed))]
     if len(found) < len(results):
         missing = (
             f"{len(results) - len(found)} of {len(results)} records cannot be searched again: "
@@ -51,14 +50,14 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
 
 
 def sample_records(results: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Sample `count` records, sorted by name. Raises: InputError if there are fewer."""
+    """Samples `count` records, sorted by name. Raises: InputError if there are fewer."""
     if count > len(results):
         raise InputError(f"--random {count}: there are {len(results)} records")
     return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
 
 
 def check_records(results: Sequence[Record], runner: Runner) -> None:
-    """Score records again and print every deviation; the new runs of a record are kept only if one is found.
+    """Scores records again and prints every deviation; the new runs of a record are kept only if one is found.
 
     Raises:
         InputError: if any score moved by more than the study's tolerance.
@@ -77,7 +76,7 @@ def check_records(results: Sequence[Record], runner: Runner) -> None:
 
 
 def rescore(runner: Runner, recorded: Record) -> Record:
-    """Search and score again, in a folder beside the recorded runs, which stay."""
+    """Searches and scores a record again, in a folder beside the recorded runs, which stay."""
     return runner.score(Job(recorded.condition, recorded.seed), recorded.corpus, check_folder(runner, recorded))
 
 

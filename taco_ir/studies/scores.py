@@ -1,9 +1,9 @@
-"""Run files of a condition -> its scores, query by query, with the study's slices; and whether recorded scores come out again."""
+"""Scores of a condition's run files, query by query and slice by slice; and whether recorded scores come out again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from taco_ir.core.processes import collector_paused
@@ -24,79 +24,79 @@ ANSWERS = "answers"  # the folder of answers beside runs
 def score_runs(
     collection: Collection, names: Sequence[str], slices: Sequence[Slice], folder: Path
 ) -> dict[str, TopicScores]:
-    """Scores of `folder / <topics>.trec`, by topics and by slice, with those of `answers/<topics>.jsonl` where there are any.
+    """Scores `folder/<topics>.trec`, and `answers/<topics>.jsonl` where there are answers, by topics and by slice.
 
     Raises:
         InputError: for a run that is missing or of other topics.
     """
+    page_of = collection.passages.page_of
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
-        scores = evaluate(
-            read_run(folder / f"{topics.name}.trec"), topics.queries, collection.passages.page_of, MEASURES
-        )
+        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, page_of, MEASURES)
         if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
-            answered = evaluate(read_run(answers), topics.queries, collection.passages.page_of, ANSWER_MEASURES)
+            answered = evaluate(read_run(answers), topics.queries, page_of, ANSWER_MEASURES)
             scores = scores._replace(by_query={**scores.by_query, **answered.by_query})
-        found[topics.name] = _of(topics, scores)
+        found[topics.name] = _select_scores(topics, scores)
         for each in slices:
             if each.topics == topics.name:
-                kept = [query for query in topics.queries if query.meta.get(each.field) == each.value]
-                found[each.name] = _of(topics._replace(queries=kept), scores, topics.name)
+                subset = [query for query in topics.queries if query.meta.get(each.field) == each.value]
+                found[each.name] = _select_scores(topics._replace(queries=subset), scores, topics.name)
     return found
 
 
-def _of(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
-    """Scores of the queries of `topics`, which may be a part of those that were scored."""
-    wanted = [query.qid for query in topics.queries]
-    values = {str(measure): _values(by_qid, wanted) for measure, by_qid in scores.by_query.items() if by_qid}
+def _select_scores(topics: Topics, scores: Scores, part_of: str = "") -> TopicScores:
+    """The scores of the queries of `topics`."""
+    qids = [query.qid for query in topics.queries]
+    values = {
+        str(measure): [round(by_qid[qid], DIGITS) for qid in qids if qid in by_qid]
+        for measure, by_qid in scores.by_query.items()
+        if by_qid
+    }
+    values = {measure: each for measure, each in values.items() if each}
+    tested = [str(measure) for measure in (*TESTED, *ANSWER_MEASURES[:2])]
     return TopicScores(
-        queries=len(wanted),
+        queries=len(qids),
         fingerprint=topics.gold_fingerprint,
-        means={measure: math.fsum(each) / len(each) for measure, each in values.items() if each},
-        by_query={
-            str(measure): values[str(measure)]
-            for measure in (*TESTED, *ANSWER_MEASURES[:2])
-            if values.get(str(measure))
-        },
+        means={measure: math.fsum(each) / len(each) for measure, each in values.items()},
+        by_query={measure: values[measure] for measure in tested if measure in values},
         part_of=part_of,
     )
 
 
-def _values(by_qid: Mapping[str, float], wanted: Sequence[str]) -> list[float]:
-    return [round(by_qid[qid], DIGITS) for qid in wanted if qid in by_qid]
-
-
-def told(stay: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[str], str]:
-    """Warnings of records that others made and that the work folder's own scores differ from, and how many agree, in words."""
-    lines = [lines for recorded, found in stay if (lines := deviations(recorded, found, tolerance))]
+def summarise_deviations(pairs: Sequence[tuple[Record, Record]], tolerance: float) -> tuple[list[str], str]:
+    """Compares records that others made with this work folder's: a warning for each that differs, and a summary."""
+    lines = [lines for recorded, found in pairs if (lines := deviations(recorded, found, tolerance))]
     warnings = [f"{each[0]}{f', and {len(each) - 1} more' if len(each) > 1 else ''}" for each in lines]
     return warnings, (
-        f"of {len(stay)} records that this work folder did not make, {len(stay) - len(lines)} came out as recorded and {len(lines)} differ; "
-        "they stay: remove the line of one to have the scores of this work folder recorded"
+        f"of {len(pairs)} records that this work folder did not make, {len(pairs) - len(lines)} came out as recorded "
+        f"and {len(lines)} differ; they stay: remove the line of one to have the scores of this work folder recorded"
     )
 
 
 def deviations(recorded: Record, found: Record, tolerance: float) -> list[str]:
-    """A line for each mean that moved by more than the tolerance, up or down, is only in one of the two, or is not of the same queries."""
+    """A line for each mean that moved by more than the tolerance or is in one record only, and for unlike inputs."""
     lines = []
     if (recorded.passages, recorded.collection) != (found.passages, found.collection):
         lines.append(
-            f"{recorded.name}: recorded on {recorded.passages} passages ({recorded.collection}), found on {found.passages} ({found.collection})"
+            f"{recorded.name}: recorded on {recorded.passages} passages ({recorded.collection}), "
+            f"found on {found.passages} ({found.collection})"
         )
     for topic in dict.fromkeys((*recorded.topics, *found.topics)):
+        where = f"{recorded.name}: {topic}"
         before, after = recorded.topics.get(topic), found.topics.get(topic)
         if before is None or after is None:
-            lines.append(f"{recorded.name}: {topic}: only {'found' if before is None else 'recorded'}")
+            lines.append(f"{where}: only {'found' if before is None else 'recorded'}")
         elif before.fingerprint != after.fingerprint:
             lines.append(
-                f"{recorded.name}: {topic}: recorded on other queries or other gold ({before.fingerprint}) than found ({after.fingerprint})"
+                f"{where}: recorded on other queries or other gold ({before.fingerprint}) than found "
+                f"({after.fingerprint})"
             )
         else:
-            lines += [f"{recorded.name}: {topic}, {line}" for line in _moved_means(before, after, tolerance)]
+            lines += [f"{where}, {line}" for line in _compare_means(before, after, tolerance)]
     return lines
 
 
-def _moved_means(before: TopicScores, after: TopicScores, tolerance: float) -> Iterator[str]:
+def _compare_means(before: TopicScores, after: TopicScores, tolerance: float) -> Iterator[str]:
     for measure in dict.fromkeys((*before.means, *after.means)):
         old, new = before.means.get(measure), after.means.get(measure)
         if old is None or new is None:

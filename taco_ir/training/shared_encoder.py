@@ -19,7 +19,7 @@ from taco_ir.reading.reader import (
     Reader,
     ReaderConfig,
     ReaderInput,
-    head_logits,
+    compute_logits,
     load_head,
     new_head,
     save_head,
@@ -108,7 +108,7 @@ class SharedEncoder(DualEncoder):
 
     def logits(self, inputs: Sequence[ReaderInput]) -> Logits:
         assert self.reader is not None
-        return head_logits(self.backbone("passage"), self.reader, inputs, self.device, self._marks["passage"])
+        return compute_logits(self.backbone("passage"), self.reader, inputs, self.device, self._marks["passage"])
 
     def as_reader(self) -> Reader:
         """A reader with these weights, which it leaves in evaluation mode."""

@@ -14,7 +14,7 @@ from taco_ir.data.examples import read_examples
 from taco_ir.encoders.text_encoder import TextEncoder
 from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
-from taco_ir.reading.data import find_answers
+from taco_ir.reading.answer_spans import find_answers
 from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.pools import Pool

@@ -17,24 +17,24 @@ from small_steps import encoder, gradient, gradients, step_of
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.analysis.measure import OnlineEntropy, deal, measure
-from taco_ir.analysis.page import html
+from taco_ir.analysis.measure import OnlineEntropy, measure, shuffle
+from taco_ir.analysis.page import render_page
 from taco_ir.analysis.summary import (
     DENSITY_EDGES,
     EDGES,
     NOT_ACTIVATED,
     Analysis,
     Counts,
-    Measured,
+    Measurement,
     ModelAnalysis,
     Sensitivity,
     bin_edges,
     by_kind,
     by_layer,
-    comparisons,
     kind_of,
     layer_of,
-    merged,
+    merge_counts,
+    pair_runs,
     to_dict,
     verdict,
 )
@@ -46,9 +46,8 @@ TAU, BATCHES = 2.0, 3
 
 class _Model:
     def __init__(self, params: Sequence[Parameter]) -> None:
-        self._named = [
-            (f"towers.passage.backbone.encoder.layer.{n}.output.dense.weight", param) for n, param in enumerate(params)
-        ]
+        name = "towers.passage.backbone.encoder.layer.{}.output.dense.weight"
+        self._named = [(name.format(number), param) for number, param in enumerate(params)]
 
     def trained(self) -> list[tuple[str, Parameter]]:
         return self._named
@@ -75,10 +74,10 @@ def toy_tasks(params: Sequence[Parameter], given: Sequence[Sequence[Sequence[Ten
 
 def toy(tasks: int, seed: int = 0) -> tuple[list[Parameter], list[list[list[Tensor]]]]:
     """Parameters in float64 and gradients over many decades; a part is sensitive to one task alone, a part to none."""
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=drawn, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     params = [Parameter(normal(7, 11)), Parameter(normal(13)), Parameter(normal(40))]
     found = [
@@ -141,7 +140,7 @@ def test_one_task_at_a_time_is_the_softmax_over_all(tasks: int, seed: int, sprea
 
 def test_identical_tasks_share_everything() -> None:
     params, given = toy(1)
-    whole = merged("all", measure(toy_tasks(params, given * 4), BATCHES, TAU, lambda: None).parameters)
+    whole = merge_counts("all", measure(toy_tasks(params, given * 4), BATCHES, TAU, lambda: None).parameters)
     assert whole.specific == 0 and whole.activated > 0
     assert whole.mean_entropy == pytest.approx(math.log(4), abs=1e-12)
     assert sum(whole.by_bin[-1]) == whole.activated  # ln 4 is the largest
@@ -155,7 +154,7 @@ def test_parameters_of_one_task_each_have_no_entropy() -> None:
         grad = torch.zeros(30, dtype=torch.float64)
         grad[10 * task : 10 * task + 10] = 10.0**task
         given.append([[grad]])
-    whole = merged("all", measure(toy_tasks([param], given), 1, 0.01, lambda: None).parameters)
+    whole = merge_counts("all", measure(toy_tasks([param], given), 1, 0.01, lambda: None).parameters)
     assert whole.specific == 1 and whole.mean_entropy == pytest.approx(0, abs=1e-9)
     assert whole.owners == pytest.approx([1 / 3] * 3) and whole.leaders == whole.owners
 
@@ -163,13 +162,10 @@ def test_parameters_of_one_task_each_have_no_entropy() -> None:
 def test_the_cosines_are_those_of_the_mean_gradients() -> None:
     params, given = toy(3)
     found = measure(toy_tasks(params, given), BATCHES, TAU, lambda: None).cosines
-    mean_TP = torch.stack(
-        [torch.stack([torch.cat([g.flatten() for g in grads]) for grads in batches]).mean(0) for batches in given]
-    )
-    assert torch.allclose(
-        torch.tensor(found, dtype=torch.float64),
-        torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2),
-    )
+    flat_TBP = torch.stack([torch.stack([torch.cat([g.flatten() for g in grads]) for grads in each]) for each in given])
+    mean_TP = flat_TBP.mean(1)
+    expected_TT = torch.nn.functional.cosine_similarity(mean_TP[:, None], mean_TP[None], dim=2)
+    assert torch.allclose(torch.tensor(found, dtype=torch.float64), expected_TT)
 
 
 def test_densities_count_every_parameter() -> None:
@@ -198,8 +194,9 @@ def test_a_batch_without_gradient_does_not_count() -> None:
     for grad in given[0][2]:
         grad.zero_()
     given[1] = [*given[1][:2], [torch.zeros_like(grad) for grad in given[1][2]]]
-    all_three, two = (measure(toy_tasks(params, each), len(each[0]), TAU, lambda: None) for each in (given, shorter))
-    assert merged("", all_three.parameters).entropy == pytest.approx(merged("", two.parameters).entropy, abs=1e-9)
+    measured = (measure(toy_tasks(params, each), len(each[0]), TAU, lambda: None) for each in (given, shorter))
+    all_three, two = (merge_counts("", each.parameters).entropy for each in measured)
+    assert all_three == pytest.approx(two, abs=1e-9)
 
 
 def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
@@ -212,9 +209,8 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
         sums = [torch.zeros(sum(param.numel() for param in theta), dtype=torch.float64) for _ in range(2)]
         for batch in range(2):
             gradient(task, batch)
-            s_P = torch.cat(
-                [(grad * param).abs().flatten() for grad, param in zip(gradients(model), theta, strict=True)]
-            )
+            pairs = zip(gradients(model), theta, strict=True)
+            s_P = torch.cat([(grad * param).abs().flatten() for grad, param in pairs])
             middle = median(Sensitivities([(s_P, torch.ones_like(s_P))], 1 << 16), True)
             sums[0] += s_P / middle / 2
             sums[1] += s_P / 2
@@ -223,19 +219,18 @@ def test_a_real_model_with_sparse_tables(tiny_bert: Path) -> None:
     active_P = (torch.stack(plain) >= NOT_ACTIVATED).any(0)
     entropy_P = torch.special.entr(torch.softmax(torch.stack(q), 0)).sum(0)
     found = measure(step.objectives, 2, TAU, lambda: None)
-    whole = merged("all", found.parameters)
+    whole = merge_counts("all", found.parameters)
     assert any(param.grad is not None for param in step.params) is False
     assert whole.activated == int(active_P.sum()) < whole.size
     assert whole.entropy == pytest.approx(float(entropy_P[active_P].sum()), rel=1e-9)
     assert sum(whole.by_bin[0]) == int((entropy_P[active_P] < bin_edges(len(q))[1]).sum()) > 0
     assert {group.name for group in by_layer(found.parameters)} == {"embeddings", "layer 1", "layer 2"}
-    assert [group.name for group in by_kind(found.parameters)][:4] == [
+    kinds = by_kind(found.parameters)
+    assert [kind.name for kind in kinds[:4]] == [
         "embeddings",
-        "attention query",
-        "attention key",
-        "attention value",
+        *(f"attention {each}" for each in ("query", "key", "value")),
     ]
-    assert sum(group.size for group in by_kind(found.parameters)) == whole.size
+    assert sum(kind.size for kind in kinds) == whole.size
 
 
 def test_the_bins_are_the_papers_and_hold_the_largest_entropy() -> None:
@@ -249,46 +244,43 @@ def test_the_bins_are_the_papers_and_hold_the_largest_entropy() -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "kind"),
     [
-        ("towers.passage.backbone.embeddings.word_embeddings.weight", "embeddings", "embeddings"),
-        ("towers.passage.backbone.embeddings.LayerNorm.bias", "embeddings", "layer norms"),
-        ("towers.passage.backbone.encoder.layer.0.attention.self.query.weight", "layer 1", "attention query"),
-        ("towers.passage.backbone.encoder.layer.11.attention.self.key.bias", "layer 12", "biases"),
+        ("passage.embeddings.word_embeddings.weight", "embeddings", "embeddings"),
+        ("passage.embeddings.LayerNorm.bias", "embeddings", "layer norms"),
+        ("passage.encoder.layer.0.attention.self.query.weight", "layer 1", "attention query"),
+        ("passage.encoder.layer.11.attention.self.key.bias", "layer 12", "biases"),
+        ("query.encoder.layer.1.attention.output.dense.weight", "query tower, layer 2", "attention output"),
+        ("passage.encoder.layer.1.attention.output.LayerNorm.weight", "layer 2", "layer norms"),
+        ("passage.encoder.layer.1.intermediate.dense.weight", "layer 2", "feed-forward in"),
+        ("passage.encoder.layer.1.output.dense.weight", "layer 2", "feed-forward out"),
+        ("passage.transformer.layer.3.attention.v_lin.weight", "layer 4", "attention value"),
+        ("passage.transformer.layer.3.ffn.lin2.weight", "layer 4", "feed-forward out"),
+        ("passage.layers.2.attn.Wqkv.weight", "layer 3", "attention query, key, value"),
+        ("passage.layers.2.attn.Wo.weight", "layer 3", "attention output"),
+        ("passage.layers.2.mlp.Wo.weight", "layer 3", "feed-forward out"),
+        ("passage.shared.weight", "embeddings", "embeddings"),
+        ("passage.encoder.block.0.layer.0.SelfAttention.q.weight", "layer 1", "attention query"),
         (
-            "towers.query.backbone.encoder.layer.1.attention.output.dense.weight",
-            "query tower, layer 2",
-            "attention output",
-        ),
-        ("towers.passage.backbone.encoder.layer.1.attention.output.LayerNorm.weight", "layer 2", "layer norms"),
-        ("towers.passage.backbone.encoder.layer.1.intermediate.dense.weight", "layer 2", "feed-forward in"),
-        ("towers.passage.backbone.encoder.layer.1.output.dense.weight", "layer 2", "feed-forward out"),
-        ("towers.passage.backbone.transformer.layer.3.attention.v_lin.weight", "layer 4", "attention value"),
-        ("towers.passage.backbone.transformer.layer.3.ffn.lin2.weight", "layer 4", "feed-forward out"),
-        ("towers.passage.backbone.layers.2.attn.Wqkv.weight", "layer 3", "attention query, key, value"),
-        ("towers.passage.backbone.layers.2.attn.Wo.weight", "layer 3", "attention output"),
-        ("towers.passage.backbone.layers.2.mlp.Wo.weight", "layer 3", "feed-forward out"),
-        ("towers.passage.backbone.shared.weight", "embeddings", "embeddings"),
-        ("towers.passage.backbone.encoder.block.0.layer.0.SelfAttention.q.weight", "layer 1", "attention query"),
-        (
-            "towers.passage.backbone.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "passage.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             "layer 1",
             "embeddings",
         ),
         (
-            "towers.passage.backbone.decoder.block.5.layer.1.EncDecAttention.o.weight",
+            "passage.decoder.block.5.layer.1.EncDecAttention.o.weight",
             "decoder layer 6",
             "attention output",
         ),
         (
-            "towers.passage.backbone.decoder.block.5.layer.2.DenseReluDense.wi_0.weight",
+            "passage.decoder.block.5.layer.2.DenseReluDense.wi_0.weight",
             "decoder layer 6",
             "feed-forward in",
         ),
-        ("towers.passage.backbone.decoder.final_layer_norm.weight", "decoder other", "layer norms"),
-        ("towers.passage.head.weight", "head", "head"),
-        ("towers.passage.backbone.something.weight", "other", "other"),
+        ("passage.decoder.final_layer_norm.weight", "decoder other", "layer norms"),
+        ("passage:head.weight", "head", "head"),
+        ("passage.something.weight", "other", "other"),
     ],
 )
 def test_names_of_layers_and_kinds(name: str, layer: str, kind: str) -> None:
+    name = "towers." + (name.replace(":", ".") if ":" in name else name.replace(".", ".backbone.", 1))
     assert (layer_of(name), kind_of(name)) == (layer, kind)
 
 
@@ -297,7 +289,7 @@ def analysis(
     tasks: Sequence[str] = ("nq", "fever"),
     settings: Sequence[dict[str, Any]] = (),
 ) -> Analysis:
-    """Models by name, weighting, and how many of 1000 parameters are task-specific; their settings but for the weighting."""
+    """Models by name, weighting, and how many of 1000 parameters are task-specific, with their other settings."""
     found = []
     for number, (name, weighting, specific) in enumerate(models):
         rows = [(specific, 0), *[(0, 0)] * 4, (800 - specific, 100)]
@@ -305,7 +297,7 @@ def analysis(
         one = Sensitivity(1e-6, (1000,) + (0,) * (len(DENSITY_EDGES) - 2), 0)
         logged = {"": [(1, {"nq": {"fever": 0.25}}), (3, {"nq": {"fever": -0.5}})]} if weighting == "taco" else {}
         setting = settings[number] if settings else {"steps": 6, "seed": 1} if weighting else None
-        measured = Measured([counts], [one, one], [[1.0, 0.5], [0.5, math.nan]], 0.05)
+        measured = Measurement([counts], [one, one], [[1.0, 0.5], [0.5, math.nan]], 0.05)
         found.append(ModelAnalysis(name, weighting, measured, logged, setting, weighting or ""))
     return Analysis(["a note"], tasks, found)
 
@@ -316,7 +308,7 @@ def test_shares_of_bins_and_not_activated_sum_to_1(by_bin: list[tuple[int, int]]
     if size:
         counts = Counts("x", size, tuple(by_bin), 0.0)
         assert sum(counts.shares) == pytest.approx(1) and len(counts.shares) == 7
-        assert merged("both", [counts, counts]).shares == pytest.approx(counts.shares)
+        assert merge_counts("both", [counts, counts]).shares == pytest.approx(counts.shares)
 
 
 def seeds(*numbers: int) -> list[dict[str, Any]]:
@@ -331,11 +323,8 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
 @pytest.mark.parametrize(
     ("models", "settings", "said"),
     [
-        (
-            ONE,
-            (),
-            r"a \(taco\) 25.0 % \(by chance 5.0 %\); b \(naive\) 20.0 %.*TACO less naive: \+5.0 points; this order is seen \(one pair",
-        ),
+        (ONE, (), r"a \(taco\) 25.0 % \(by chance 5.0 %\); b \(naive\) 20.0 %"),
+        (ONE, (), r"TACO less naive: \+5.0 points; this order is seen \(one pair"),
         (
             [("b", "naive", 200), ("a", "taco", 150)],
             (),
@@ -360,18 +349,15 @@ FOUR = [(str(n), "taco" if n % 2 else "naive", 200 + n) for n in range(4)]
         (
             FOUR,
             seeds(1, 2, 3, 4),
-            r"no TACO and naive run here differ in the weighting alone \(model first/2 and first/1; seed 2 and 1\), so nothing",
+            r"no TACO and naive run here differ in the weighting alone "
+            r"\(model first/2 and first/1; seed 2 and 1\), so nothing",
         ),
         (
             ONE,
             [{"steps": 6, "seed": 1}, {"steps": 100, "seed": 1}],
             r"no TACO and naive run .* \(steps 6 and 100\), so nothing is concluded",
         ),
-        (
-            ONE,
-            [{"steps": 6}, {"steps": 6, "episode 2: steps": 6}],
-            r"\(episode 2: steps None and 6\), so nothing is concluded",
-        ),
+        (ONE, [{"steps": 6}, {"steps": 6, "episode 2: steps": 6}], r"\(episode 2: steps None and 6\), so nothing is"),
         (
             [*ONE, ("c", "taco", 300), ("d", "naive", 200)],
             [*seeds(1, 1), {"steps": 9}, {"steps": 9}],
@@ -390,60 +376,56 @@ def test_the_verdict_says_what_is_seen(
 def test_runs_that_weigh_otherwise_in_another_episode_are_no_naive_ones() -> None:
     made = analysis(*ONE)
     mixed = made.models[1]._replace(recipe="taco > naive")
-    assert not comparisons([made.models[0], mixed])
-    assert comparisons(made.models)[0].points == [5.0]
+    assert not pair_runs([made.models[0], mixed])
+    assert pair_runs(made.models)[0].points == [5.0]
     tuned = made.models[0]._replace(recipe="taco tau=1")
-    assert [each.recipe for each in comparisons([*made.models, tuned])] == ["taco", "taco tau=1"]
+    assert [each.recipe for each in pair_runs([*made.models, tuned])] == ["taco", "taco tau=1"]
 
 
-def test_chance_is_what_is_left_where_batches_are_dealt_at_random() -> None:
-    """Where tasks differ, chance gives fewer task-specific parameters; where they are one, as many; the same for the same seed."""
-    drawn = torch.Generator().manual_seed(0)
+def test_chance_is_what_is_left_where_batches_are_assigned_at_random() -> None:
+    """Fewer parameters are task-specific by chance than with tasks that differ, as many as with equal ones."""
+    generator = torch.Generator().manual_seed(0)
 
     def some() -> Tensor:
-        return torch.rand(40, generator=drawn, dtype=torch.float64) + 0.5
+        return torch.rand(40, generator=generator, dtype=torch.float64) + 0.5
 
     params = [Parameter(some()) for _ in range(5)]
-    apart = [
-        [[some() * (16 if number == task else 1) for number in range(5)] for _ in range(BATCHES)] for task in range(5)
-    ]
+    apart = [[[some() * (16 if n == task else 1) for n in range(5)] for _ in range(BATCHES)] for task in range(5)]
     found, again, other = (measure(toy_tasks(params, apart), BATCHES, TAU, lambda: None, seed) for seed in (1, 1, 2))
-    specific = merged("all", found.parameters).specific
+    specific = merge_counts("all", found.parameters).specific
     assert found.chance is not None and found.chance < specific - 0.2
     assert found.chance == again.chance != other.chance and found.parameters == other.parameters
-    assert measure(toy_tasks(params, apart), 1, TAU, lambda: None).chance is None  # one batch cannot be dealt otherwise
+    assert measure(toy_tasks(params, apart), 1, TAU, lambda: None).chance is None  # one batch has one assignment
     same = [[apart[0][0]] * BATCHES] * 5
     alike = measure(toy_tasks(params, same), BATCHES, TAU, lambda: None)
-    assert alike.chance == merged("all", alike.parameters).specific == 0
+    assert alike.chance == merge_counts("all", alike.parameters).specific == 0
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
-def test_a_deal_has_every_batch_once(tasks: int, batches: int, seed: int) -> None:
+def test_a_shuffle_has_every_batch_once(tasks: int, batches: int, seed: int) -> None:
     own: Any = [[(task, batch) for batch in range(batches)] for task in range(tasks)]
-    dealt = deal(own, seed)
-    assert sorted(each for group in dealt for each in group) == [each for group in own for each in group]
-    assert list(map(len, dealt)) == [batches] * tasks
+    groups = shuffle(own, seed)
+    assert sorted(each for group in groups for each in group) == [each for group in own for each in group]
+    assert list(map(len, groups)) == [batches] * tasks
 
 
 def test_the_page_escapes_names_and_shows_all_models() -> None:
-    page = html(analysis(("<b>&x", "taco", 250), ("run-b", "naive", 200), tasks=("n<q", "fever")))
+    page = render_page(analysis(("<b>&x", "taco", 250), ("run-b", "naive", 200), tasks=("n<q", "fever")))
     assert "<b>&x" not in page and "&lt;b&gt;&amp;x (taco)" in page and "n<q" not in page and "run-b (naive)" in page
     assert page.count("<rect") == 2 * 7 * (1 + 2) and "prefers-color-scheme: dark" in page
     assert "nq and fever: 0.25 first, -0.50 last" in page and "http" not in page.replace("http-equiv", "")
     assert "<h2>Pairs</h2>" in page and "+5.0" in page and "5.0 %" in page
-    assert "No TACO and naive run here differ in the weighting alone" in html(analysis(("run-b", "naive", 200)))
-    assert "--log-cosines" in html(analysis(("run-b", "naive", 200)))
+    assert "No TACO and naive run here differ in the weighting alone" in render_page(analysis(("run-b", "naive", 200)))
+    assert "--log-cosines" in render_page(analysis(("run-b", "naive", 200)))
 
 
 def test_the_figures_are_json() -> None:
     figures = to_dict(analysis(("a", "taco", 250), ("b", "naive", 200)))
     one = figures["models"][0]
     assert one["task_specific_by_chance"] == 0.05
-    assert figures["comparisons"] == [
-        {"weighting": "taco", "pairs": [{"taco": "a", "naive": "b", "points": 5.0}], "mean_points": 5.0}
-    ]
+    pairs = [{"taco": "a", "naive": "b", "points": 5.0}]
+    assert figures["comparisons"] == [{"weighting": "taco", "pairs": pairs, "mean_points": 5.0}]
     assert one["all"]["task_specific"] == 0.25 and one["all"]["task_specific_of_activated"] == pytest.approx(250 / 900)
-    assert one["cosines"] == [[1.0, 0.5], [0.5, None]] and one["all"]["largest_weight"] == pytest.approx(
-        {"nq": 800 / 900, "fever": 100 / 900}
-    )
+    assert one["cosines"] == [[1.0, 0.5], [0.5, None]]
+    assert one["all"]["largest_weight"] == pytest.approx({"nq": 800 / 900, "fever": 100 / 900})
     assert one["logged_cosines"][""][1] == {"step": 3, "cosine": {"nq": {"fever": -0.5}}}

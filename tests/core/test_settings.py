@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taco_ir.analysis.run import AnalysisSettings
+from taco_ir.analysis.specialisation import AnalysisSettings
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.negatives.filters import MiningSettings

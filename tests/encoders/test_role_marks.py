@@ -24,7 +24,7 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import embed
 from taco_ir.encoders.role_marks import ADAPTER_MARKS, ADAPTER_NAMES, ROLE_FILE, RoleMarks, new_learned
 from taco_ir.encoders.text_encoder import load_encoder
-from taco_ir.reading.reader import InputBuilder, ReaderConfig, head_logits, new_head
+from taco_ir.reading.reader import InputBuilder, ReaderConfig, compute_logits, new_head
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
@@ -216,8 +216,8 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
     torch.manual_seed(0)
     head = new_head(32)
     with torch.no_grad():
-        plain = head_logits(backbone, head, bare, torch.device("cpu"), None)
-        marked = head_logits(backbone, head, inputs, torch.device("cpu"), marks)
+        plain = compute_logits(backbone, head, bare, torch.device("cpu"), None)
+        marked = compute_logits(backbone, head, inputs, torch.device("cpu"), marks)
     assert not torch.allclose(marked.relevance_N, plain.relevance_N, atol=1e-5)
     assert (inputs[0].ids[1] == tokenizer.token_to_id("[unused3]")) == (kind == "marker")
     if kind == "token_type":

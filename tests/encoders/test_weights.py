@@ -27,8 +27,8 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.encoders.weights import FEW, INT8_FILE, KEY, NUMBERS, PLAIN_FILE, SCALES, quantize, read_weights, to_int8
 from taco_ir.release.compact import compact
-from taco_ir.release.exports import whole_model
-from taco_ir.studies.facts import parameters
+from taco_ir.release.exports import open_merged
+from taco_ir.studies.facts import count_parameters
 
 CONFIG = EncoderConfig("mean", True, query_length=64, passage_length=64)
 PASSAGES = list(open_collection("sample").passages.read())[:20]
@@ -171,7 +171,7 @@ def test_adapters_are_trained_on_it_and_merged(small: Path, tmp_path: Path) -> N
 
     folder = saved(tmp_path / "tuned", small, "lora", "shared")
     tuned = load_encoder(str(folder))
-    with whole_model(tuned, None) as merged:
+    with open_merged(tuned, None) as merged:
         assert KEY not in (merged / "config.json").read_text() and not (merged / INT8_FILE).exists()
         found_BD = load_encoder(str(merged)).encode_queries(TEXTS, "nq")
     np.testing.assert_allclose(found_BD, tuned.encode_queries(TEXTS, "nq"), rtol=0, atol=2e-5)
@@ -179,7 +179,7 @@ def test_adapters_are_trained_on_it_and_merged(small: Path, tmp_path: Path) -> N
 
 def test_a_reader_and_pyserini_read_it(small: Path) -> None:
     from taco_ir.encoders.backbone import load_backbone
-    from taco_ir.reading.reader import reader_base
+    from taco_ir.reading.reader import load_reader_config
     from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
     encoder = load_encoder(str(small))
@@ -188,13 +188,13 @@ def test_a_reader_and_pyserini_read_it(small: Path) -> None:
     texts, titles = [passage.text for passage in PASSAGES], [passage.title for passage in PASSAGES]
     passages_ND = TacoDocumentEncoder(str(small)).encode(texts=texts, titles=titles)
     np.testing.assert_array_equal(passages_ND, encoder.encode_passages(PASSAGES))
-    backbone, _, _ = load_backbone(ModelFolder(small), reader_base(small))
+    backbone, _, _ = load_backbone(ModelFolder(small), load_reader_config(small))
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(dict(backbone.named_parameters())[name], read_weights(small)[name])
 
 
 def test_scales_are_no_parameters(tiny_bert: Path, small: Path) -> None:
-    assert parameters([["--model", str(small)]]) == parameters([["--model", str(tiny_bert)]])
+    assert count_parameters([["--model", str(small)]]) == count_parameters([["--model", str(tiny_bert)]])
 
 
 def without(name: str) -> Callable[[Path], None]:

@@ -391,7 +391,7 @@ def studies(world: Path) -> dict[str, Reader]:
     from study_results import fake_results
 
     from taco_ir.studies.conditions import read_study
-    from taco_ir.studies.facts import curve, sizes
+    from taco_ir.studies.facts import read_curve, read_sizes
     from taco_ir.studies.records import RECORDS, load_record, read_records, save_record, write_record
 
     path, records, alone = world / "conditions.toml", world / "results", world / "record.json"
@@ -405,8 +405,8 @@ def studies(world: Path) -> dict[str, Reader]:
         "conditions": Reader(path, lambda: read_study(path)),
         "records": Reader(records / RECORDS, lambda: read_records(records)),
         "record of a job": Reader(alone, lambda: load_record(alone)),
-        "parameters.json": Reader(world / "run" / "parameters.json", lambda: sizes(world / "run")),
-        "curve": Reader(world / "run" / "log.jsonl", lambda: curve(world / "run")),
+        "parameters.json": Reader(world / "run" / "parameters.json", lambda: read_sizes(world / "run")),
+        "curve": Reader(world / "run" / "log.jsonl", lambda: read_curve(world / "run")),
     }
 
 

@@ -1,4 +1,4 @@
-"""The reader: inputs, decoding and loss against plain formulas; training, checkpoint and resume on a tiny encoder; the verbs."""
+"""The reader: inputs, decoding and loss by formulas; training, checkpoint and resume on a tiny encoder; the verbs."""
 
 from __future__ import annotations
 
@@ -35,16 +35,19 @@ from taco_ir.reading.reader import (
     Logits,
     ReaderConfig,
     best_span,
-    head_logits,
+    compute_logits,
     load_head,
     load_reader,
-    marked,
+    mark_span,
     new_head,
     save_head,
 )
 from taco_ir.retrieval.choices import model_name
 from taco_ir.training.objectives.reading import Placed, reader_loss
 
+READING = "--tasks none --reading nq --query-length 16 --passage-length 40 --reading-batch 6 --reading-negatives 2"
+READING += " --checkpoint-every 2 --steps 6"
+LONGER = ("--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80")
 LIMITS = ReaderConfig(question=8, passage=40, answer=5)
 
 
@@ -54,24 +57,9 @@ def cities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(cities: Path, model: Path, output: Path, *more: str) -> Path:
-    verb.main(
-        [
-            *(
-                "--collection",
-                str(cities),
-                "--tasks",
-                "none",
-                "--reading",
-                "nq",
-                "--model",
-                str(model),
-                "--output",
-                str(output),
-            ),
-            *("--negatives", str(cities / "negatives.jsonl"), "--query-length", "16", "--passage-length", "40"),
-            *("--reading-batch", "6", "--reading-negatives", "2", "--checkpoint-every", "2", "--steps", "6", *more),
-        ]
-    )
+    argv = ["--collection", str(cities), "--model", str(model), "--output", str(output)]
+    argv += ["--negatives", str(cities / "negatives.jsonl")]
+    verb.main([*argv, *READING.split(), *more])
     return output / "model"
 
 
@@ -101,10 +89,7 @@ def test_spans_that_are_cut_off_or_too_long_are_no_answers(tiny_bert: Path) -> N
     assert found.token_spans([(0, 7)], 10) and not found.token_spans([(0, 7)], 1)
 
 
-@given(
-    st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=12),
-    st.integers(1, 5),
-)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=12), st.integers(1, 5))
 def test_the_best_span_is_the_best_of_all(logits: list[tuple[int, int]], most: int) -> None:
     start_P, end_P = np.array(logits, dtype=np.float32).T
     first, last = best_span(start_P, end_P, most)
@@ -146,8 +131,8 @@ def test_only_tokens_of_the_passage_can_be_answers_and_padding_changes_nothing(t
         "which city", [Passage("A#0", "A", "House", "in Rome"), Passage("B#0", "B", "", "a long text " * 5)]
     )
     with torch.inference_mode():
-        together = head_logits(backbone, head, inputs, torch.device("cpu"))
-        each_alone = [head_logits(backbone, head, [each], torch.device("cpu")) for each in inputs]
+        together = compute_logits(backbone, head, inputs, torch.device("cpu"))
+        each_alone = [compute_logits(backbone, head, [each], torch.device("cpu")) for each in inputs]
     for row, (each, alone) in enumerate(zip(inputs, each_alone, strict=True)):
         for both, one in ((together.start_NL, alone.start_NL), (together.end_NL, alone.end_NL)):
             assert torch.allclose(both[row, each.first : each.stop], one[0, each.first : each.stop], atol=1e-5)
@@ -170,30 +155,26 @@ def test_a_head_is_kept_with_its_limits_and_fits_its_backbone_only(tmp_path: Pat
 
 
 def test_the_span_is_shown_in_its_surroundings() -> None:
-    assert marked("it is in Rome, today", 9, 13) == "it is in [[Rome]], today"
-    assert marked("a b c Rome d e f", 6, 10, ("<", ">"), around=3) == "... c <Rome> d ..."
+    assert mark_span("it is in Rome, today", 9, 13) == "it is in [[Rome]], today"
+    assert mark_span("a b c Rome d e f", 6, 10, ("<", ">"), around=3) == "... c <Rome> d ..."
 
 
 @pytest.fixture(scope="module")
 def reader(cities: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
-    return train(cities, tiny_bert, output, "--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80")
+    return train(cities, tiny_bert, output, *LONGER)
 
 
 def test_a_trained_reader_answers(reader: Path, cities: Path) -> None:
     """It learns to tell houses from rivers and to mark the one city."""
     passages = open_collection(str(cities)).passages.get([f"P{n}#0" for n in range(6)] + ["N0#0", "N1#0"])
-    questions = [
-        (f"in which city is house number {n}", [passages["N0#0"], passages[f"P{n}#0"], passages["N1#0"]])
-        for n in range(6)
-    ]
+    read = [[passages[docid] for docid in ("N0#0", f"P{n}#0", "N1#0")] for n in range(6)]
+    questions = [(f"in which city is house number {n}", each) for n, each in enumerate(read)]
     loaded = load_reader(str(reader))
     answers = [found for found in loaded.read(questions) if found]
-    right = sum(
-        found.text == city and found.docid == f"P{n}#0"
-        for n, (found, city) in enumerate(zip(answers, CITIES, strict=True))
-    )
-    assert right >= 4  # of 6; a guess is one word of some twenty
+    expected = [(city, f"P{n}#0") for n, city in enumerate(CITIES)]
+    right = [(found.text, found.docid) == each for found, each in zip(answers, expected, strict=True)]
+    assert sum(right) >= 4  # of 6; a guess is one word of some twenty
     for found in answers:
         assert passages[found.docid].text[found.start : found.end] == found.text and 0 < found.score <= 1
     assert loaded.read([("nothing to read", []), ("an empty passage", [Passage("E#0", "E", "", "")])]) == [None, None]
@@ -229,13 +210,12 @@ def test_a_stopped_training_goes_on_bit_for_bit(
 
 
 def test_parts_of_a_batch_give_its_gradient(cities: Path, tiny_bert: Path, tmp_path: Path) -> None:
-    """Without dropout, a batch computed in three parts has the loss and the gradient of the whole batch, up to rounding."""
+    """Without dropout, a batch computed in three parts has the loss and gradient of the whole, up to rounding."""
     for parts in ("1", "3"):
         train(cities, tiny_bert, tmp_path / parts, "--dropout", "0", "--accumulate", parts)
     for one, three in zip(logged(tmp_path / "1"), logged(tmp_path / "3"), strict=True):
-        assert (one["loss"]["nq"], one["gradient_norm"]["nq"]) == pytest.approx(
-            (three["loss"]["nq"], three["gradient_norm"]["nq"]), rel=1e-3
-        )
+        for figure in ("loss", "gradient_norm"):
+            assert one[figure]["nq"] == pytest.approx(three[figure]["nq"], rel=1e-3)
 
 
 def test_answer_prints_writes_and_scores(
@@ -254,11 +234,8 @@ def test_answer_prints_writes_and_scores(
     record = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert set(record["output"][0]) == {"answer", "provenance"}
     made_of = json.loads((tmp_path / "out.jsonl.json").read_text())
-    assert (
-        made_of["reader"] == load_reader(str(reader)).fingerprint
-        and made_of["hits"] == 4
-        and made_of["topics"]["name"] == "nq-dev"
-    )
+    assert made_of["reader"] == load_reader(str(reader)).fingerprint
+    assert made_of["hits"] == 4 and made_of["topics"]["name"] == "nq-dev"
     before = (tmp_path / "out.jsonl").read_bytes()
     answer.main([*argv, "--topics", "nq-dev", "--output", "out.jsonl"])  # made of the same: taken
     assert (tmp_path / "out.jsonl").read_bytes() == before
@@ -283,22 +260,8 @@ def test_answer_and_evaluate_print_the_same_scores(
     reader: Path, both: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those that a task asks for: none of questions for claims, and no mean of both."""
-    answer.main(
-        [
-            *both,
-            "--model",
-            str(reader),
-            "--reader",
-            str(reader),
-            "--hits",
-            "4",
-            "--quiet",
-            "--format",
-            "json",
-            "--output",
-            "a/",
-        ]
-    )
+    read = ["--model", str(reader), "--reader", str(reader), "--hits", "4", "--quiet", "--format", "json"]
+    answer.main([*both, *read, "--output", "a/"])
     ours = json.loads(capsys.readouterr().out)["rows"]
     evaluate.main(["a/nq-dev.jsonl", "a/fever-dev.jsonl", *both, "--format", "json"])
     theirs = json.loads(capsys.readouterr().out)["rows"]
@@ -322,12 +285,10 @@ def test_a_topics_answers_are_kept_when_the_next_are_interrupted(
 
     monkeypatch.setattr(answering, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        answer.main(
-            [*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet", "--output", "a/"]
-        )
-    assert (
-        len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6 and (tmp_path / "a" / "nq-dev.jsonl.json").is_file()
-    )
+        argv = [*both, "--model", str(reader), "--reader", str(reader), "--hits", "2", "--quiet"]
+        answer.main([*argv, "--output", "a/"])
+    assert len(read_run(tmp_path / "a" / "nq-dev.jsonl").answers) == 6
+    assert (tmp_path / "a" / "nq-dev.jsonl.json").is_file()
     assert not (tmp_path / "a" / "fever-dev.jsonl").exists()
 
 
@@ -335,19 +296,8 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
     """A reader by the run that trained it, however deep in it its folder is."""
     for name in ("mine/model", "other/episode-2/model", "third"):
         shutil.copytree(reader, tmp_path / name)
-        answer.main(
-            [
-                *both[:3],
-                "nq-dev",
-                "--model",
-                "third" if name == "third" else str(reader),
-                "--reader",
-                name,
-                "--hits",
-                "2",
-                "--quiet",
-            ]
-        )
+        argv = [*both[:3], "nq-dev", "--model", "third" if name == "third" else str(reader)]
+        answer.main([*argv, "--reader", name, "--hits", "2", "--quiet"])
     written = {path.name for path in (tmp_path / "runs" / "both").glob("*.jsonl")}
     trained = model_name(str(reader))
     assert trained != "model"
@@ -357,38 +307,19 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
-        (
-            ["--tasks", "none", "--model", "m", "--output", "o"],
-            "tasks is none; there is nothing to train; name some by tasks, reading",
-        ),
-        (
-            ["--tasks", "none", "--reading", "all", "--model", "m", "--output", "o"],
-            "reading is all, which are the tasks of retrieval; with tasks none",
-        ),
-        (["--reading", "nq", "--reading-batch", "0"], "--reading-batch is 0; it must be a whole number, at least 1"),
+        ("--tasks none", "tasks is none; there is nothing to train; name some by tasks, reading"),
+        ("--tasks none --reading all", "reading is all, which are the tasks of retrieval; with tasks none"),
+        ("--reading nq --reading-batch 0", "--reading-batch is 0; it must be a whole number, at least 1"),
     ):
         with pytest.raises(InputError, match=message):
-            verb.main(argv)
-    with pytest.raises(
-        InputError, match=r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"
-    ):
+            verb.main([*argv.split(), "--model", "m", "--output", "o"])
+    said = r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"
+    with pytest.raises(InputError, match=said):
         train(cities, tiny_bert, tmp_path / "long", "--passage-length", "120")
     with pytest.raises(InputError, match=r"passage_length 1 and has at most 10 tokens"):
         train(cities, tiny_bert, tmp_path / "short", "--passage-length", "1")
     with pytest.raises(InputError, match=r"is a training with other settings: seed was 0, is 1"):
-        train(
-            cities,
-            tiny_bert,
-            reader.parent,
-            "--steps",
-            "80",
-            "--learning-rate",
-            "5e-3",
-            "--checkpoint-every",
-            "80",
-            "--seed",
-            "1",
-        )
+        train(cities, tiny_bert, reader.parent, *LONGER, "--seed", "1")
     with pytest.raises(
         InputError, match=r"no reader.safetensors; a folder that taco_ir.train wrote with --reading has one"
     ):

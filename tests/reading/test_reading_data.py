@@ -15,7 +15,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.texts import VERDICTS, normal_answer, telling_answers
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.negatives.file import Negatives, NegativesHeader
-from taco_ir.reading.data import answer_forms, answer_spans, read_reading
+from taco_ir.reading.answer_spans import answer_forms, find_spans, read_reading_data
 
 words = st.sampled_from(
     [
@@ -42,7 +42,7 @@ answers = st.sampled_from(["New York", "the York", "U.S.", "1", "1,000", "a thea
 @given(texts, st.lists(answers, min_size=1, max_size=3))
 def test_a_span_is_an_answer(text: str, golds: list[str]) -> None:
     forms = answer_forms(golds)
-    for start, end in answer_spans(text, forms):
+    for start, end in find_spans(text, forms):
         assert normal_answer(text[start:end]) in forms
         assert not text[start].isspace() and not text[end - 1].isspace()
         assert start == 0 or not text[start - 1].isalnum()
@@ -57,7 +57,7 @@ def test_every_run_of_words_is_found_in_its_text(text: str) -> None:
         for j in range(i, min(i + 3, len(found))):
             stretch = text[found[i].start() : found[j].end()]
             if form := normal_answer(stretch):
-                spans = answer_spans(text, [form])
+                spans = find_spans(text, [form])
                 assert any(start >= found[i].start() and end <= found[j].end() for start, end in spans), stretch
 
 
@@ -74,7 +74,7 @@ def test_every_run_of_words_is_found_in_its_text(text: str) -> None:
     ],
 )
 def test_places_by_hand(text: str, answer: str, spans: list[str]) -> None:
-    assert [text[start:end] for start, end in answer_spans(text, answer_forms([answer]))] == spans
+    assert [text[start:end] for start, end in find_spans(text, answer_forms([answer]))] == spans
 
 
 def test_answers_of_which_nothing_is_left_are_none() -> None:
@@ -94,11 +94,8 @@ PASSAGES = [
 
 def question(qid: str, golds: Sequence[str], *docids: str) -> Record:
     provenance = [{"wikipedia_id": docid.partition("#")[0], "passage_id": docid} for docid in docids]
-    return {
-        "id": qid,
-        "input": f"text of {qid}",
-        "output": [*({"answer": gold} for gold in golds), {"provenance": provenance}],
-    }
+    output = [*({"answer": gold} for gold in golds), {"provenance": provenance}]
+    return {"id": qid, "input": f"text of {qid}", "output": output}
 
 
 @pytest.fixture
@@ -111,16 +108,15 @@ def collection(tmp_path: Path) -> Collection:
         question("q5", ["Rome"], "Z#0"),
         question("q6", ["Yes"], "G#0"),
     ]
-    folder = write_collection(
-        tmp_path / "c", PASSAGES, {"nq-train": topics, "squad-train": [question("s1", ["Paris"], "A#0")]}
-    )
+    others = [question("s1", ["Paris"], "A#0")]
+    folder = write_collection(tmp_path / "c", PASSAGES, {"nq-train": topics, "squad-train": others})
     return open_collection(str(folder))
 
 
 def test_what_is_kept_and_dropped(collection: Collection) -> None:
     header = NegativesHeader("bm25", "", "", 1, 0, 9, (), 0)
     mined = Negatives(header, {"nq-train": {"q1": ["C#0", "D#0", "A#1", "E#0"], "q2": ["D#0"]}})
-    data = read_reading(collection, "nq", negatives=mined)
+    data = read_reading_data(collection, "nq", negatives=mined)
     assert data.counts._asdict() == {
         "queries": 6,
         "kept": 2,
@@ -142,24 +138,22 @@ def test_verdicts_are_no_spans_nor_tell_mining_what_answers() -> None:
 
 
 def test_a_digit_inside_a_number_is_no_answer_in_a_negative(tmp_path: Path) -> None:
-    folder = write_collection(
-        tmp_path / "c", [*PASSAGES, passage("F#0", "it was 1 of them")], {"nq-train": [question("q", ["1"], "F#0")]}
-    )
+    passages = [*PASSAGES, passage("F#0", "it was 1 of them")]
+    folder = write_collection(tmp_path / "c", passages, {"nq-train": [question("q", ["1"], "F#0")]})
     mined = Negatives(NegativesHeader("bm25", "", "", 1, 0, 9, (), 0), {"nq-train": {"q": ["E#0"]}})
-    assert read_reading(open_collection(str(folder)), "nq", negatives=mined).examples[0].negatives == ("E#0",)
+    assert read_reading_data(open_collection(str(folder)), "nq", negatives=mined).examples[0].negatives == ("E#0",)
 
 
 def test_answers_that_no_passage_holds_are_refused(collection: Collection) -> None:
-    with pytest.raises(
-        InputError, match=r"squad-train: none of its answers is in a gold passage of collection c; 0 of 1 queries"
-    ):
-        read_reading(collection, "squad")
+    said = r"squad-train: none of its answers is in a gold passage of collection c; 0 of 1 queries"
+    with pytest.raises(InputError, match=said):
+        read_reading_data(collection, "squad")
 
 
 def test_minikilt(minikilt: Path) -> None:
     """Real questions: nearly all answers are in their gold passages, and every span there is one."""
     collection = open_collection(str(minikilt / "small"))
-    data = read_reading(collection, "nq")
+    data = read_reading_data(collection, "nq")
     assert data.counts.queries == 200 and data.counts.kept >= 190
     forms = {query.qid: answer_forms(query.answers) for query in collection.load_topics("nq-train").queries}
     for qid, of_passages in data.spans.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from taco_ir.core.files import InputError
 from taco_ir.data.collection import open_collection
@@ -24,6 +25,11 @@ MEAN = EncoderConfig("mean", True, query_length=128, passage_length=128)
 
 def texts() -> list[str]:
     return [f"{each.title} {each.text}" for each in open_collection("sample").passages.read()]
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    return found
 
 
 def exact_limit(source: Path, target: Path, config: EncoderConfig, tokens: int, stored: str = "float16") -> int:
@@ -41,23 +47,16 @@ def exact_limit(source: Path, target: Path, config: EncoderConfig, tokens: int, 
 @pytest.mark.parametrize("stored", ["float16", "int8"])
 def test_all_tokens_stay_where_they_fit(tiny_bert: Path, tmp_path: Path, stored: str) -> None:
     """Whatever the texts are; with less room those go first that no text has, and the limit always holds."""
-    whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = vocabulary(tiny_bert)
     limit = exact_limit(tiny_bert, tmp_path, MEAN, len(whole), stored)
     found = compact(tiny_bert, tmp_path, MEAN, [], limit, stored)
     assert found.tokens == found.of == len(whole) and found.size <= limit
     found = compact(tiny_bert, tmp_path, MEAN, texts(), limit - 64, stored)
-    assert (
-        1 <= len(whole) - found.tokens <= 3 and found.size <= limit - 64
-    )  # a row of 32 numbers, and the line of its token
-    kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert 1 <= len(whole) - found.tokens <= 3 and found.size <= limit - 64  # 32 numbers a row, and its token's line
+    kept = vocabulary(tmp_path)
     gone = whole.keys() - kept.keys()
-    from tokenizers import Tokenizer
-
-    used = {
-        token
-        for each in Tokenizer.from_file(str(tiny_bert / "tokenizer.json")).encode_batch(texts())
-        for token in each.tokens
-    }
+    encodings = Tokenizer.from_file(str(tiny_bert / "tokenizer.json")).encode_batch(texts())
+    used = {token for each in encodings for token in each.tokens}
     assert not gone & used or used >= kept.keys()
 
 
@@ -74,33 +73,31 @@ def test_kept_tokens_give_the_same_vectors(tiny_bert: Path, tmp_path: Path) -> N
 
 
 def test_the_most_frequent_tokens_stay_and_every_character(tiny_bert: Path, tmp_path: Path) -> None:
-    whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = vocabulary(tiny_bert)
     needed = {token for token in whole if len(token.removeprefix("##")) == 1 or token[0] in "[<"}
     frequent = [token for token in whole if len(token) > 3 and token not in needed and not token.startswith("##")][:3]
     rows_VD = load_file(tiny_bert / "model.safetensors")["embeddings.word_embeddings.weight"]
     limit = exact_limit(tiny_bert, tmp_path, MEAN, len(needed) + 3)
     found = compact(tiny_bert, tmp_path, MEAN, [" ".join(frequent)] * 5, limit)
-    kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    kept = vocabulary(tmp_path)
     assert set(kept) == needed | set(frequent) and sorted(kept.values()) == list(range(found.tokens))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limit
     small_VD = load_file(tmp_path / "model.safetensors")["embeddings.word_embeddings.weight"]
     for token, row in kept.items():
         assert (small_VD[row].float() - rows_VD[whole[token]]).abs().max() < 1e-3
-    with pytest.raises(
-        InputError,
-        match=f"characters and prompts alone are {len(needed)} tokens, and there is room for {len(needed) - 1}",
-    ):
+    said = f"characters and prompts alone are {len(needed)} tokens, and there is room for {len(needed) - 1}"
+    with pytest.raises(InputError, match=said):
         compact(tiny_bert, tmp_path, MEAN, texts()[:1], limit - 2 * rows_VD.shape[1] * 4)
 
 
 def test_what_prompts_are_made_of_stays(tiny_bert: Path, tmp_path: Path) -> None:
     """A model learnt them as these tokens: however rare, they are not taken apart."""
-    whole = json.loads((tiny_bert / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = vocabulary(tiny_bert)
     word = max((token for token in whole if token.isalpha()), key=len)
     prompted = EncoderConfig("mean", True, {"nq": f"{word} [SEP] "}, 128, {}, 128, f"{word}: {{title}} {{text}}")
     for config in (MEAN, prompted):
         compact(tiny_bert, tmp_path, config, ["a b c"], exact_limit(tiny_bert, tmp_path, config, 200))
-        kept = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        kept = vocabulary(tmp_path)
         assert (word in kept) == (config is prompted)
 
 
@@ -118,7 +115,8 @@ def test_the_verb(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     flags = ["--model", str(tiny_bert), "--pooling", "mean", "--output", str(tmp_path / "out")]
     export([*flags, "--what", "compact", "--megabytes", "0.2"])
     said = re.fullmatch(
-        r"0\.(\d\d) MB, ([\d,]+) of ([\d,]+) tokens kept; cosine .* on 305 passages: least (0\.\d{4}), mean (0\.\d{6})\n.*\n",
+        r"0\.(\d\d) MB, ([\d,]+) of ([\d,]+) tokens kept; cosine .* on 305 passages: "
+        r"least (0\.\d{4}), mean (0\.\d{6})\n.*\n",
         capsys.readouterr().out,
     )
     assert said and int(said[1]) <= 20 and int(said[2].replace(",", "")) < int(said[3].replace(",", ""))

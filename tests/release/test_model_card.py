@@ -1,4 +1,4 @@
-"""A model card says what the training's configurations and the study's records say, and refuses what it cannot vouch for."""
+"""A model card says what the training's settings and the study's records say, and refuses what does not fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.export import main as export
 from taco_ir.negatives.file import NegativesHeader, write_negatives
 from taco_ir.release.compact import compact
-from taco_ir.release.lineage import lineage
+from taco_ir.release.lineage import read_lineage
 from taco_ir.release.model_card import DATA_SETS
 from taco_ir.studies.records import Record, TopicScores, write_record
 from taco_ir.training.base_model import start_encoder
@@ -25,18 +26,16 @@ from taco_ir.training.folder import load_settings, save_settings
 from taco_ir.training.settings import TrainSettings
 
 TASKS = ("nq", "structured_zeroshot")
-ENCODER = EncoderConfig(
-    "mean", True, {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}, 40, dict.fromkeys(TASKS, 40), 60
-)
+PROMPTS = {"nq": "NQ [SEP] ", "structured_zeroshot": "ZSRE [SEP] "}
+ENCODER = EncoderConfig("mean", True, PROMPTS, 40, dict.fromkeys(TASKS, 40), 60)
 SCORES = {"nq-dev": (0.5, 0.25), "zsre-dev": (0.75, 0.125), "trex-dev": (0.25, 1.0)}
 MEASURES = ("page R-precision", "page recall@5")
 
 
 def run(folder: Path, model: Path, **changes: Any) -> Path:
     """The folder of a training, without weights."""
-    config = TrainSettings(
-        **{"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12, **changes}
-    )
+    keys = {"tasks": ("nq", "zsre"), "model": str(model), "output": str(folder), "steps": 7, "batch_size": 12}
+    config = TrainSettings(**{**keys, **changes})
     (folder / "model").mkdir(parents=True)
     save_settings(config, folder)
     ENCODER.save(folder / "model")
@@ -46,20 +45,12 @@ def run(folder: Path, model: Path, **changes: Any) -> Path:
 
 
 def record(condition: str, by: float = 0.0, **changes: Any) -> Record:
-    topics = {
-        name: TopicScores(40, "f" * 16, {measure: value + by for measure, value in zip(MEASURES, values, strict=True)})
-        for name, values in SCORES.items()
-    }
+    topics = {}
+    for name, values in SCORES.items():
+        topics[name] = TopicScores(40, "f" * 16, dict(zip(MEASURES, (value + by for value in values), strict=True)))
     topics["nq-dev, a half"] = TopicScores(20, "e" * 16, dict.fromkeys(MEASURES, 1.0), part_of="nq-dev")
-    made = {
-        "base": "minilm-l3",
-        "seed": 1,
-        "corpus": "whole",
-        "passages": 1234,
-        "collection": "c" * 16,
-        "topics": topics,
-    }
-    return Record(**{"condition": condition, "system": condition, **made, **changes})
+    found = Record(condition, condition, "minilm-l3", 1, "whole", 1234, "c" * 16, topics)
+    return replace(found, **changes)
 
 
 @pytest.fixture
@@ -91,12 +82,9 @@ def page(encoder: Path) -> str:
 
 def rows(text: str) -> dict[str, list[str]]:
     """Every table row, by its first cell."""
-    lines = [
-        [cell.strip().replace("\\", "") for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    return {cells[0]: cells[1:] for cells in lines}
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().replace("\\", "") for cell in line] for line in lines]
+    return {first: others for first, *others in cells}
 
 
 def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs: list[Path]) -> None:
@@ -108,13 +96,10 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
     assert said["macro average"] == ["-", "0.500", "0.458", "0.375"]  # of all three, without the slice
     assert "taco-mini is 0.125 above theirs in macro page R-precision." in page(encoder)
     assert said["weighting"] == ["naive", "taco tau=2"] and said["steps"] == ["7", "7"]
-    assert said["negatives"] == [
-        "in-batch; hard ones of a query: 1, BM25's",
-        "in-batch; hard ones of a query: 3, a model's (ANCE)",
-    ]
-    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder) and "Apache-2.0" in page(
-        encoder
-    )
+    hard = ("1, BM25's", "3, a model's (ANCE)")
+    assert said["negatives"] == [f"in-batch; hard ones of a query: {each}" for each in hard]
+    assert "Not trained on: trex (T-REx in LAMA's release; CC BY-NC 4.0" in page(encoder)
+    assert "Apache-2.0" in page(encoder)
     assert "trex (as structured_zeroshot), all others (as nq)" in page(encoder)
     assert "MB in half precision" in page(encoder)
     assert "12 % (nq) of the dev queries have a gold passage that is gold for a train query too." in page(encoder)
@@ -123,10 +108,8 @@ def test_it_says_what_the_records_and_the_configurations_say(encoder: Path, runs
 
 def test_how_much_of_dev_was_seen_in_training_is_so(minikilt: Path) -> None:
     for task, described in tomllib.loads(DATA_SETS.read_text(encoding="utf-8"))["task"].items():
-        dev, train = (
-            list(gold(minikilt / f"{task if task != 'structured_zeroshot' else 'zsre'}-{split}.jsonl"))
-            for split in ("dev", "train")
-        )
+        name = "zsre" if task == "structured_zeroshot" else task
+        dev, train = (list(gold(minikilt / f"{name}-{split}.jsonl")) for split in ("dev", "train"))
         known = set().union(*train)
         assert round(100 * sum(bool(each & known) for each in dev) / len(dev)) == described.get("seen", 0), task
 
@@ -210,84 +193,56 @@ def test_flags_go_together(encoder: Path, runs: list[Path], tmp_path: Path) -> N
 
 def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
     """Each began with the one before it, wherever the folders were moved, and the first with no run."""
-    made = lineage(runs)
+    made = read_lineage(runs)
     assert made.base == "minilm-l3" and [stage.tasks for stage in made.stages] == [TASKS, TASKS]
-    with pytest.raises(
-        InputError, match=r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"
-    ):
-        lineage(runs[1:])
+    said = r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"
+    with pytest.raises(InputError, match=said):
+        read_lineage(runs[1:])
     stray = run(tmp_path / "stray", tmp_path / "minilm-l3")
     with pytest.raises(InputError, match=r"stray: it began with .*minilm-l3, which is not of the run named before it"):
-        lineage([*runs, stray])
+        read_lineage([*runs, stray])
     moved = Path(shutil.move(tmp_path / "work", tmp_path / "elsewhere"))
-    assert lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
+    assert read_lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
     with pytest.raises(InputError, match=r"no config\.json in it"):
-        lineage([tmp_path])
+        read_lineage([tmp_path])
 
 
 def test_pretraining_and_episodes_are_stages(tmp_path: Path) -> None:
-    config = TrainSettings(
-        objective=("span_contrast",),
-        model=str(tmp_path / "bert-tiny"),
-        output=str(tmp_path / "p"),
-        batch_size=32,
-        steps=9,
-    )
+    places = {"model": str(tmp_path / "bert-tiny"), "output": str(tmp_path / "p")}
+    config = TrainSettings(objective=("span_contrast",), batch_size=32, steps=9, **places)
     (tmp_path / "p").mkdir()
     save_settings(config, tmp_path / "p")
     episodes = ({"weighting": "naive", "steps": 3}, {"weighting": "taco", "steps": 4, "negatives": "ance"})
     trained = run(tmp_path / "t", tmp_path / "p" / "model", tasks=("all",), episodes=episodes)
     for number in (1, 2):
         shutil.copytree(trained / "model", trained / f"episode-{number}" / "model")
-    made = lineage([tmp_path / "p", trained])
+    made = read_lineage([tmp_path / "p", trained])
     assert made.base == "bert-tiny" and [stage.tasks for stage in made.stages] == [(), TASKS, TASKS]
     assert [stage.settings["steps"] for stage in made.stages] == ["9", "3", "4"]
-    assert made.stages[0].settings["objective"] == "span_contrast" and made.stages[2].settings["negatives"].endswith(
-        "1, the model's at the start"
-    )
+    assert made.stages[0].settings["objective"] == "span_contrast"
+    assert made.stages[2].settings["negatives"].endswith("1, the model's at the start")
 
 
 def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Path, tmp_path: Path) -> None:
-    trained = run(
-        tmp_path / "tuned" / "1" / "out",
-        tiny_bert,
-        tune="adapter",
-        tune_roles="task-frozen",
-        prompts=False,
-        pooling="mean",
-        query_length=40,
-        passage_length=60,
-    )
+    adapters = {"tune": "adapter", "tune_roles": "task-frozen", "prompts": False, "pooling": "mean"}
+    trained = run(tmp_path / "tuned" / "1" / "out", tiny_bert, query_length=40, passage_length=60, **adapters)
     shutil.rmtree(trained / "model")
     start_encoder(load_settings(trained), tiny_bert, TASKS).save(trained / "model")
     base = shutil.copytree(tiny_bert, tmp_path / "bases" / "minilm-l3")
     save_settings(load_settings(trained).replace(model=str(base)), trained)
     shutil.rmtree(encoder)
-    export(
-        [
-            "--model",
-            str(trained / "model"),
-            "--what",
-            "compact",
-            "--megabytes",
-            "1",
-            "--output",
-            str(tmp_path / "out"),
-            "--prompt-of",
-            "*=none",
-        ]
-    )
-    small = (tmp_path / "out" / "compact").rename(encoder)
+    small = ["--what", "compact", "--megabytes", "1", "--prompt-of", "*=none"]
+    export(["--model", str(trained / "model"), *small, "--output", str(tmp_path / "out")])
+    (tmp_path / "out" / "compact").rename(encoder)
     main(flags(encoder, "--training", trained, "--result", "ours.1.whole"))
     said = page(encoder)
-    assert rows(said)["what is trained"] == [
-        "adapter of width 16, one for the queries of each task; the backbone is frozen"
-    ]
+    trained_part = "adapter of width 16, one for the queries of each task; the backbone is frozen"
+    assert rows(said)["what is trained"] == [trained_part]
     assert "told apart by an adapter of its own" in said and "all others (none: the bare backbone)" in said
     before = said
     main(flags(encoder))
     assert page(encoder) == before
-    modules = small / "tuning.safetensors"
+    modules = encoder / "tuning.safetensors"
     modules.write_bytes(modules.read_bytes() + b" ")
     with pytest.raises(InputError, match="it is about other weights"):
         main(flags(encoder))

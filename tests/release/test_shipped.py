@@ -1,4 +1,5 @@
-"""The encoder that comes with the package: small enough, known to every task, trained on what may be shipped, described by what was measured.
+"""The encoder that comes with the package: small enough, known to every task, trained on what may be shipped, described
+by what was measured.
 
 A checkout without it, or with weights that no card is about, fails here.
 """
@@ -15,7 +16,7 @@ from taco_ir.core.tasks import TASK_NAMES, canonical_task
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
-from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, card, read_facts
+from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, read_facts, render_card
 from taco_ir.retrieval.choices import model_name
 from taco_ir.studies.records import find_records
 
@@ -30,13 +31,8 @@ def shipped() -> TextEncoder:
 
 def test_it_is_small_and_known_by_name(shipped: TextEncoder) -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= MOST_BYTES
-    assert {path.name for path in FOLDER.iterdir()} >= {
-        "tuning.json",
-        "tuning.safetensors",
-        "taco_ir.json",
-        "backbone",
-        CARD_FILE,
-    }
+    files = {"tuning.json", "tuning.safetensors", "taco_ir.json", "backbone", CARD_FILE}
+    assert {path.name for path in FOLDER.iterdir()} >= files
     assert shipped.folder == FOLDER and model_name(SHIPPED) == SHIPPED
     assert model_name(None) == SHIPPED and load_encoder().fingerprint == shipped.fingerprint  # the default
 
@@ -46,25 +42,21 @@ def test_every_task_has_a_reader(shipped: TextEncoder) -> None:
     query = ["who wrote the cello suites"]
     for task in (*TASK_NAMES, None):
         assert np.isfinite(shipped.encode_queries(query, task)).all()
-    np.testing.assert_array_equal(
-        shipped.encode_mixed_queries(query, ["my-task"], {"my-task"}), shipped.encode_queries(query, None)
-    )
+    mixed_BD = shipped.encode_mixed_queries(query, ["my-task"], {"my-task"})
+    np.testing.assert_array_equal(mixed_BD, shipped.encode_queries(query, None))
 
 
 def test_its_passages_are_the_backbones(shipped: TextEncoder) -> None:
     """So an index serves both, and every task that is added to it."""
     backbone, passages = load_encoder(SHIPPED_BACKBONE), list(open_collection("sample").passages.read())[:8]
     np.testing.assert_array_equal(shipped.encode_passages(passages), backbone.encode_passages(passages))
+    plain_BD = backbone.encode_queries(["The Great Gatsby"], None)
     for task in read_facts(FOLDER).tasks:
-        assert not np.allclose(
-            shipped.encode_queries(["The Great Gatsby"], task),
-            backbone.encode_queries(["The Great Gatsby"], None),
-            atol=0.01,
-        )
+        assert not np.allclose(shipped.encode_queries(["The Great Gatsby"], task), plain_BD, atol=0.01)
 
 
 def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
-    """Fewer bits and a smaller vocabulary left an encoder: the first sentence of a passage is nearest to its passage."""
+    """With few bits and tokens it is still an encoder: a passage's first sentence is nearest to its passage."""
     passages = list(open_collection("sample").passages.read())[:60]
     sentences = [re.split(r"(?<=[.!?])\s", passage.text)[0] for passage in passages]
     nearest_N = (shipped.encode_queries(sentences, "nq") @ shipped.encode_passages(passages).T).argmax(1)
@@ -77,18 +69,15 @@ def test_its_card_is_what_the_results_say() -> None:
         f"{FOLDER} is a placeholder: it has no {FACTS_FILE}; make encoder, then make readme"
     )
     page = (FOLDER / CARD_FILE).read_text(encoding="utf-8")
-    assert page == card(FOLDER, RESULTS, SHIPPED)
+    assert page == render_card(FOLDER, RESULTS, SHIPPED)
     facts = read_facts(FOLDER)
     (result,) = find_records(RESULTS, [facts.result])
     assert result.corpus == "whole" and facts.tasks
     for topics, scores in result.topics.items():
         if not scores.part_of:
             name = canonical_task(topics.removesuffix("-dev")).replace("_", r"\_")
-            row = re.search(
-                rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores.queries} \| ([\d.]+) \| ([\d.]+) \|",
-                page,
-                re.MULTILINE,
-            )
+            cells = rf"^\| {re.escape(name)}(?: \(not trained on\))? \| {scores.queries} \| ([\d.]+) \| ([\d.]+) \|"
+            row = re.search(cells, page, re.MULTILINE)
             assert row, topics
             shown = [f"{scores.means[measure]:.3f}" for measure in ("page R-precision", "page recall@5")]
             assert [row[1], row[2]] == shown, topics

@@ -22,14 +22,8 @@ def made(system: str, seed: int, values: list[float], base: str = "tiny", **more
     (result,) = fake_results(1, 1, 4)
     curve = [[50 * place, value] for place, value in enumerate(values)]
     sizes = {"trained": 50, "backbone": 1000}
-    return replace(
-        result,
-        condition=f"{base}-{system}",
-        system=system,
-        base=base,
-        seed=seed,
-        made={"curve": curve, "parameters": sizes, **more},
-    )
+    facts = {"curve": curve, "parameters": sizes, **more}
+    return replace(result, condition=f"{base}-{system}", system=system, base=base, seed=seed, made=facts)
 
 
 RISING = st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True).map(sorted)
@@ -71,9 +65,8 @@ def test_each_seed_is_compared_with_the_baseline_of_its_own() -> None:
     assert rows["fast"]["steps"] == Marked(50, " ±35") and rows["fast"]["reached"] == "2 of 2"
     assert rows["slow"]["steps"] is None and rows["slow"]["reached"] == "1 of 2"
     assert rows["twice"]["seeds"] == 1 and rows["other"]["reached"] == "0 of 0"
-    assert rows["full"]["at the end"] == Marked(pytest.approx(0.6), " ±.283") and rows["full"]["steps"] == Marked(
-        95, " ±0"
-    )
+    assert rows["full"]["at the end"] == Marked(pytest.approx(0.6), " ±.283")
+    assert rows["full"]["steps"] == Marked(95, " ±0")
     assert rows["fast"]["parameters trained"] == 50 and rows["fast"]["% of the backbone"] == 5
 
 
@@ -84,11 +77,9 @@ def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "markdown"])
     shown = capsys.readouterr().out
     assert "| full | tiny | 2 | 50 | 5.000 | **0.600** ±.000 | 2 of 2 | 47 ±0 |" in shown and "0 of 2 | - |" in shown
-    with pytest.raises(
-        InputError, match="--convergence 'fulll' has no validation curve in the results; those that have: full, lora"
-    ):
+    said = "--convergence 'fulll' has no validation curve in the results; those that have: full, lora"
+    with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "fulll"])
-    with pytest.raises(
-        InputError, match="--convergence is a table; --format html holds none, allowed: table, markdown"
-    ):
+    said = "--convergence is a table; --format html holds none, allowed: table, markdown"
+    with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "html"])

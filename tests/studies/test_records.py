@@ -139,7 +139,8 @@ def dying(name):
     return act
 for name in acts:
     setattr(Path, name, dying(name))
-write_record(Path(sys.argv[1]), Record("taco", "TACO", "", 1, "whole", 9, "c", {"nq-dev": TopicScores(1, "f", {"m": 1.0}, {"m": [1.0]})}))
+scores = TopicScores(1, "f", {"m": 1.0}, {"m": [1.0]})
+write_record(Path(sys.argv[1]), Record("taco", "TACO", "", 1, "whole", 9, "c", {"nq-dev": scores}))
 """
 OTHER = replace(RESULT, seed=0)
 
@@ -150,7 +151,7 @@ OTHER = replace(RESULT, seed=0)
 def test_killed_on_the_way_it_leaves_the_records_of_before_or_the_new_one(
     tmp_path: Path, moment: int, when: str, there: bool
 ) -> None:
-    """The two acts are: the values come, the records come. Another record stays; run again, all is as if nothing had been killed."""
+    """The values are written, then the records. Other records stay, and the next write repairs everything."""
     new = Record("taco", "TACO", "", 1, "whole", 9, "c", {"nq-dev": TopicScores(1, "f", {"m": 1.0}, {"m": [1.0]})})
     for folder in (tmp_path / "killed", tmp_path / "whole"):
         for before in (OTHER, RESULT) if there else (OTHER,):
@@ -187,7 +188,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 def test_damage_is_an_error_that_names_the_file_or_changes_a_remark_only(
     name: str, place: int, byte: int | None
 ) -> None:
-    """Cut at a place (byte None), or one byte changed: what is read even so has the values, and the means that these give."""
+    """Cut at a place (byte None), or with one byte changed: a record that is read even so has its values and means."""
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), RESULT)
         path = Path(folder) / name

@@ -1,28 +1,34 @@
-"""The studies that come along: their files are whole, and what they would run is understood by the commands."""
+"""The files in runs/: the studies' commands are understood, and commands with expected scores give them."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from taco_ir import search
 from taco_ir.data.__main__ import held_out_parser
-from taco_ir.studies.conditions import Condition, Study, arguments, read_study
+from taco_ir.studies.commands import fill_command
+from taco_ir.studies.conditions import Condition, Study, read_study
 from taco_ir.training.flags import given_flags, read_settings
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
+CONDITIONS = tomllib.loads((RUNS / "conditions.toml").read_text(encoding="utf-8"))["condition"]
 STUDIES = [read_study(path) for path in sorted(RUNS.glob("*/conditions.toml"))]
 
 
 def commands(study: Study, condition: Condition) -> list[list[str]]:
     """Every command of a condition and its search, placeholders filled in."""
     folder = {"folder": str(study.folder), "collection": "sample", "seed": "1", "out": "out"}
-    chosen = {name: next(iter(values)) for name, values in study.tried(condition.name).items()}
+    chosen = {name: next(iter(values)) for name, values in study.candidates(condition.name).items()}
     known = {name: name for name in (*study.models, *study.conditions)} | folder | chosen
     searches = [f"search --topics {' '.join(study.topics)} {condition.search}"] if condition.search else []
-    return [arguments(template, known) for template in (*condition.commands, *searches)]
+    return [fill_command(template, known) for template in (*condition.commands, *searches)]
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
@@ -41,7 +47,7 @@ def test_every_command_is_understood(study: Study) -> None:
 
 def test_each_method_and_size_of_the_tuning_study_chooses_among_four_rates() -> None:
     (study,) = (study for study in STUDIES if study.name == "tuning")
-    chosen = {name: study.tried(name)["rate"] for name, condition in study.conditions.items() if condition.best}
+    chosen = {name: study.candidates(name)["rate"] for name, condition in study.conditions.items() if condition.best}
     assert len(chosen) > 35 and all(len(rates) == 4 for rates in chosen.values())
     for name, rates in chosen.items():
         for tried in rates.values():
@@ -53,3 +59,12 @@ def of_flag(flag: str, condition: Condition) -> str:
     """Its value in the condition's training, "" where it is not given."""
     words = condition.commands[0].split()
     return words[words.index(flag) + 1] if flag in words else ""
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition["name"])
+def test_recorded_scores(condition: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search.main([*condition["search"], "--output", str(tmp_path / "runs") + "/", "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    found = {row["topics"]: row[condition["measure"]] for row in rows if row["system"] == condition["system"]}
+    for topics, expected in condition["expected"].items():
+        assert found[topics] == pytest.approx(expected, abs=condition["tolerance"]), topics

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 import pytest
-from study_results import record_line
+from study_results import record_line, write_conditions
 
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import fingerprint, sha256_file
@@ -18,14 +18,13 @@ from taco_ir.data.collection import open_collection
 from taco_ir.evaluate import main as evaluate
 from taco_ir.leaderboard import main as leaderboard
 from taco_ir.reproduce import main as reproduce
-from taco_ir.studies.checks import DATA_COMMANDS, VERBS
-from taco_ir.studies.conditions import Job, read_study
-from taco_ir.studies.page import examples, telling
+from taco_ir.studies.conditions import DATA_COMMANDS, VERBS, Job, read_study
+from taco_ir.studies.jobs import Runner, run_jobs, select_jobs
+from taco_ir.studies.page import collect_examples, most_different_queries
 from taco_ir.studies.records import RECORDS, Record, TopicScores, find_records, read_records
-from taco_ir.studies.runner import Runner
-from taco_ir.studies.running import run_jobs, wanted_jobs
 
-SMALL = "--pooling mean --normalize --batch-size 4 --passage-length 32 --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
+SMALL = "--seed {seed} --negatives none --pooling mean --normalize --batch-size 4 --passage-length 32"
+SMALL += " --pool-queries 2 --pool-random 5 --pool-hard 0 --tasks nq,fever"
 STUDY = f"""
 name = "small"
 models = ["tiny"]
@@ -43,7 +42,7 @@ field = "none"
 value = true
 
 [recipe.train]
-commands = ["train --model {{tiny}} --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --output {{out}} {{args}}"]
+commands = ["train --model {{tiny}} --collection {{collection}} {SMALL} --output {{out}} {{args}}"]
 search = "--model {{out}}/model"
 base = "tiny"
 
@@ -67,19 +66,15 @@ part = [1, 2]
 [[condition]]
 name = "second"
 seeds = [2]
-commands = ["train --model {{taco}}/model --collection {{collection}} --seed {{seed}} --negatives none {SMALL} --steps 1 --output {{out}}"]
+commands = ["train --model {{taco}}/model --collection {{collection}} {SMALL} --steps 1 --output {{out}}"]
 """
 
 
-def study_file(folder: Path, text: str = STUDY) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "conditions.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
+Ran = tuple[Path, Callable[..., None]]  # a study's folder, and how to run it again
 
 
 def test_conditions(tmp_path: Path) -> None:
-    study = read_study(study_file(tmp_path))
+    study = read_study(write_conditions(tmp_path, STUDY))
     assert list(study.conditions) == ["bm25", "naive", "taco", "second"]
     assert study.conditions["taco"].system == "taco + prompts" and study.conditions["taco"].base == "tiny"
     assert study.conditions["taco"].commands[0].endswith("--output {out} --weighting taco --steps 2")
@@ -103,34 +98,21 @@ def test_conditions(tmp_path: Path) -> None:
         ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
         ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
         ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
-        ("tolerance = 0.01", "", "tolerance"),
+        ("tolerance = 0.01", "", "conditions.toml: no tolerance, which is needed"),
         ("hits = 20", "hits = ", r"conditions.toml: not valid TOML: Invalid value \(at line 5"),
-        ("hits = 20", "depth = 20", "file has unknown key 'depth'; allowed: "),
+        ("hits = 20", "depth = 20", "conditions.toml: unknown key 'depth'; valid: name, topics, tolerance, condition"),
         ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
+        ("{taco}/model", "{second}/model", "conditions need each other: second, seed 2 -> second, seed 2"),
     ],
 )
 def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in STUDY
     with pytest.raises(InputError, match=message):
-        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+        read_study(write_conditions(tmp_path, STUDY.replace(old, new, 1)))
 
 
-PLACES = [
-    "../../..",
-    "..",
-    ".",
-    "",
-    "/tmp/x",
-    "~",
-    "a/b",
-    "a\\\\b",
-    "C:x",
-    "a\\u0000b",
-    "a\\nb",
-    " a",
-    "x" * 101,
-    "\u4e00",
-]
+PLACES = ["../../..", "..", ".", "", "/tmp/x", "~", "a/b", "a\\\\b", "C:x", "a\\u0000b", "a\\nb", " a"]
+PLACES += ["x" * 101, "\u4e00"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -146,7 +128,7 @@ def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str,
         "whole = [0]\npart = [0]": f'whole = [0]\npart = [0]\ntopics = ["{place}"]',
     }.get(old, f'name = "{place}"')
     with pytest.raises(InputError, match="conditions.toml: .*a name is letters, digits, dots, _, . and -, at most 100"):
-        read_study(study_file(tmp_path, STUDY.replace(old, new, 1)))
+        read_study(write_conditions(tmp_path, STUDY.replace(old, new, 1)))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -182,44 +164,42 @@ def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str,
 def test_a_command_is_a_verb_that_writes_into_its_own_folder(tmp_path: Path, command: str, said: str) -> None:
     text = STUDY + f'[[condition]]\nname = "more"\nseeds = [1]\ncommands = [{json.dumps(command)}]\n'
     with pytest.raises(InputError, match=rf"conditions.toml: condition 'more': .*{said}"):
-        read_study(study_file(tmp_path, text))
+        read_study(write_conditions(tmp_path, text))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seeds = [2]", 'seeds = ["../2"]', r"condition 'second': seeds is .*; needed: whole numbers from 0"),
-        ("seeds = [2]", "seeds = [-2]", "whole numbers from 0"),
-        ("seeds = [2]", "seeds = 2", "whole numbers from 0"),
-        ("seeds = [2]", "seeds = [true]", "whole numbers from 0"),
-        ('search = "--retriever bm25"', "commands = 'train'", "commands is 'train'; needed: texts"),
-        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is 1; needed: text"),
-        ("seeds = [2]", "seeds = [2]\nbest = ['x']", "best is .*; needed: a table of texts"),
-        ("seeds = [2]", "seeds = [2]\nargs = ['x']", "args is .*; needed: text"),
-        ("seeds = [2]", "seeds = [2]\neach = 3", "each is 3; needed: a table of lists"),
-        ("part = [0]", 'part = ["../x"]', "part is .*; needed: whole numbers from 0"),
-        ("distractors = 5", "distractors = -5", r"corpora.part: distractors is -5; needed: a whole number from 0"),
-        ("distractors = 5", "distractors = 5\nseed = '/'", "seed is '/'"),
-        ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; needed: texts"),
-        ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; needed: a whole number"),
+        ("seeds = [2]", 'seeds = ["../2"]', r"condition 'second': seeds\[0\] is '../2'; it must be a whole number"),
+        ("seeds = [2]", "seeds = [-2]", r"seeds\[0\] is -2; it must be a whole number, at least 0"),
+        ("seeds = [2]", "seeds = 2", "seeds is 2; it must be a list"),
+        ("seeds = [2]", "seeds = [true]", r"seeds\[0\] is True; it must be a whole number"),
+        ('search = "--retriever bm25"', "commands = 'train'", "commands is 'train'; it must be a list"),
+        ("seeds = [2]", "seeds = [2]\nsystem = 1", "system is 1; it must be a text"),
+        ("seeds = [2]", "seeds = [2]\nbest = ['x']", r"best is \['x'\]; it must be an object"),
+        ("seeds = [2]", "seeds = [2]\nargs = ['x']", r"args is \['x'\]; it must be a text"),
+        ("seeds = [2]", "seeds = [2]\neach = 3", "each is 3; it must be an object"),
+        ("part = [0]", 'part = ["../x"]', r"corpora.part\[0\] is '../x'; it must be a whole number"),
+        (
+            "distractors = 5",
+            "distractors = -5",
+            r"corpora.part.distractors is -5; it must be a whole number, at least 0",
+        ),
+        ("distractors = 5", "distractors = 5\nseed = '/'", "corpora.part.seed is '/'"),
+        ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; it must be a list"),
+        ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; it must be a whole number"),
         ('search = "--retriever bm25"', 'search = "--retriever bm25 --output /tmp/x"', "--output is not for it to say"),
         ('name = "second"', 'name = "corpora"', "a name is .*, and not collection, folder, out, seed, corpora"),
         ('models = ["tiny"]', 'models = ["tiny", "out"]', "'out': a name is .*, and not collection, folder"),
-        ("[corpora.part]", "[corpora]\npart = 3\n[x.part]", "unknown key 'x'|must hold tables"),
-        ("[[slice]]", "[slice]", r"slice must hold tables, as \[\[slice\]\] makes them"),
+        ("[corpora.part]", "[corpora]\npart = 3\n[x.part]", "unknown key 'x'"),
+        ("[[slice]]", "[slice]", r"slice is .*; it must be a list"),
     ],
 )
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in STUDY
+    before, _, after = STUDY.rpartition(old) if "seeds = [2]" in old else STUDY.partition(old)
     with pytest.raises(InputError, match=rf"conditions.toml: .*(?:{said})"):
-        read_study(
-            study_file(
-                tmp_path,
-                STUDY[::-1].replace(old[::-1], new[::-1], 1)[::-1]
-                if "seeds = [2]" in old
-                else STUDY.replace(old, new, 1),
-            )
-        )
+        read_study(write_conditions(tmp_path, before + new + after))
 
 
 def test_the_verbs_of_a_study_are_verbs() -> None:
@@ -229,18 +209,20 @@ def test_the_verbs_of_a_study_are_verbs() -> None:
 
 
 def test_what_is_wanted_comes_with_what_it_needs(tmp_path: Path) -> None:
-    study = read_study(study_file(tmp_path))
-    assert wanted_jobs(study, ["second"], []) == [Job("second", 2), Job("taco", 2)]
-    assert wanted_jobs(study, [], [0]) == [Job("bm25", 0)]
-    assert wanted_jobs(study, ["*a*o*"], [1]) == [Job("taco", 1)]
+    study = read_study(write_conditions(tmp_path, STUDY))
+    assert select_jobs(study, ["second"], []) == [Job("second", 2), Job("taco", 2)]
+    assert select_jobs(study, [], [0]) == [Job("bm25", 0)]
+    assert select_jobs(study, ["*a*o*"], [1]) == [Job("taco", 1)]
     with pytest.raises(InputError, match="--only 'tacco' matches no condition; there are bm25, naive, taco, second"):
-        wanted_jobs(study, ["tacco"], [])
+        select_jobs(study, ["tacco"], [])
     with pytest.raises(InputError, match="--seeds 7: none of these conditions has them"):
-        wanted_jobs(study, ["taco"], [7])
+        select_jobs(study, ["taco"], [7])
 
 
-def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(tmp_path: Path) -> None:
-    study = read_study(study_file(tmp_path))
+def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = read_study(write_conditions(tmp_path, STUDY))
     ended: list[Job] = []
     lock, both = Lock(), Event()
     running = 0
@@ -258,20 +240,18 @@ def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(tmp_path
         if job == Job("taco", 2):
             raise InputError("no luck")
 
-    said: list[str] = []
-    failed = run_jobs(study, [job for job in study.jobs() if job.condition != "bm25"], run, 2, said.append)
+    caplog.set_level("INFO")
+    failed = run_jobs(study, [job for job in study.jobs() if job.condition != "bm25"], run, 2)
     assert failed == {Job("taco", 2): "no luck"}
-    assert Job("second", 2) not in ended and set(ended) == {
-        Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)
-    }
-    assert any("no luck" in each for each in said) and any(" of 5, about" in each for each in said)
+    assert set(ended) == {Job(name, seed) for name in ("naive", "taco") for seed in (1, 2)}
+    assert "failed: no luck" in caplog.text and " of 5, about" in caplog.text
 
 
 @pytest.fixture(scope="module")
-def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[..., None]]:
-    """A study that has run, its folder, and how to run it again."""
+def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A study that has run."""
     folder = tmp_path_factory.mktemp("study")
-    path = study_file(folder)
+    path = write_conditions(folder, STUDY)
 
     def again(*more: str) -> None:
         reproduce(["--conditions", str(path), "--models", f"tiny={tiny_bert}", "--work", str(folder / "work"), *more])
@@ -280,19 +260,11 @@ def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, again
 
 
-def test_records_are_what_a_search_scores(
-    run: tuple[Path, Callable[..., None]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_are_what_a_search_scores(run: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = run
     results = {result.name: result for result in read_records(folder / "results")}
-    assert sorted(results) == [
-        "bm25.0.part",
-        "bm25.0.whole",
-        "naive.1.part",
-        "naive.2.part",
-        "taco.1.part",
-        "taco.2.part",
-    ]
+    parts = [f"{name}.{seed}.part" for name in ("naive", "taco") for seed in (1, 2)]
+    assert sorted(results) == ["bm25.0.part", "bm25.0.whole", *parts]
     capsys.readouterr()
     for name in ("bm25.0.whole", "taco.2.part"):
         result = results[name]
@@ -311,29 +283,19 @@ def test_records_are_what_a_search_scores(
     assert whole.topics["claims that hold"].part_of == "fever-dev" and whole.topics["claims that hold"].queries == 0
 
 
-def test_a_record_says_what_made_it_and_no_path(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
+def test_a_record_says_what_made_it_and_no_path(run: Ran, tiny_bert: Path) -> None:
     folder, _ = run
     text = (folder / "results" / RECORDS).read_text(encoding="utf-8")
     made = find_records(folder / "results", ["taco.2.part"])[0].made
-    assert made["commands"][0]["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
-    assert (
-        made["commands"][0]["seconds"] > 0
-        and made["commands"][0]["peak_bytes"] > 50e6
-        and made["search"]["seconds"] > 0
-    )
-    assert (
-        made["versions"]["torch"]
-        and "commit" in made
-        and "commit" in made["commands"][0]
-        and "processes" not in made["commands"][0]
-    )
+    command = made["commands"][0]
+    assert command["command"].startswith("train --model tiny --collection COLLECTION --seed 2 ")
+    assert command["seconds"] > 0 and command["peak_bytes"] > 50e6 and made["search"]["seconds"] > 0
+    assert made["versions"]["torch"] and "commit" in made and "commit" in command and "processes" not in command
     assert made["models"] == {"tiny": fingerprint([sha256_file(tiny_bert / "model.safetensors")])}
     assert str(folder) not in text and str(tiny_bert.parent) not in text
 
 
-def test_what_is_done_stays(
-    run: tuple[Path, Callable[..., None]], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_done_stays(run: Ran, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     folder, again = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "lock" not in path.name}
     caplog.set_level("INFO")
@@ -347,15 +309,13 @@ def test_what_is_done_stays(
 
 
 def test_the_leaderboard_checks_records_and_shows_texts(
-    run: tuple[Path, Callable[..., None]], tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+    run: Ran, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the real driver: what was stored gives the scores that were recorded, and a record that was changed is found."""
+    """With the real runner: stored trainings give the recorded scores, and a changed record is found."""
     folder, _ = run
     again = [str(folder), "--collection", "sample", "--models", f"tiny={tiny_bert}", "--work", str(folder / "work")]
     leaderboard([*again, "--check", "--rows", "taco.2.part"])
-    leaderboard(
-        [*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"]
-    )  # nothing was trained for it, nor made there
+    leaderboard([*again[:-1], str(folder / "elsewhere"), "--check", "--rows", "bm25.0.part"])  # it needs no training
     records = folder / "results" / RECORDS
     kept = records.read_text(encoding="utf-8")
     first, *others = kept.splitlines(True)
@@ -371,7 +331,7 @@ def test_the_leaderboard_checks_records_and_shows_texts(
     assert open_collection("sample").load_topics("nq-dev").queries[0].text in page
 
 
-def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
+def test_corpora_can_wait(run: Ran) -> None:
     folder, _ = run
     study = read_study(folder / "conditions.toml")
     job = Job("bm25", 0)
@@ -381,16 +341,8 @@ def test_corpora_can_wait(run: tuple[Path, Callable[..., None]]) -> None:
 
 def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    argv = [
-        "--conditions",
-        str(study_file(tmp_path)),
-        "--work",
-        str(tmp_path / "work"),
-        "--only",
-        "naive",
-        "--seeds",
-        "1",
-    ]
+    argv = ["--conditions", str(write_conditions(tmp_path, STUDY)), "--work", str(tmp_path / "work")]
+    argv += ["--only", "naive", "--seeds", "1"]
     with pytest.raises(InputError, match=r"--models tiny=\S+: no weights in it"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
     (tmp_path / "model.safetensors").write_bytes(b"none")
@@ -407,19 +359,18 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCa
             reproduce([*argv, "--models", given])
 
 
-def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]], tiny_bert: Path) -> None:
+def test_examples_are_what_the_systems_rank(run: Ran, tiny_bert: Path) -> None:
     folder, _ = run
     runner = Runner(read_study(folder / "conditions.toml"), "sample", {"tiny": str(tiny_bert)}, folder / "work", 1)
     results = read_records(folder / "results")
-    found = examples(runner, results, "part")
+    found = collect_examples(runner, results, "part")
     assert found is not None and found.corpus == "part" and set(found.topics) == {"nq-dev", "fever-dev"}
     store = open_collection("sample").passages
-    for name, chosen in found.topics.items():
+    for name, shown in found.topics.items():
         queries = open_collection("sample").load_topics(name).queries
-        assert 0 < len(chosen) <= 20 and found.judged[name] == [
-            row for row, query in enumerate(queries) if query.evidence[0].passages
-        ]
-        for each in chosen:
+        assert 0 < len(shown) <= 20
+        assert found.judged[name] == [row for row, query in enumerate(queries) if query.evidence[0].passages]
+        for each in shown:
             assert (each.qid, each.text) == (queries[each.row].qid, queries[each.row].text)
             assert set(each.gold) == {docid for evidence in queries[each.row].evidence for docid in evidence.passages}
             assert len(each.top) == 3  # one seed of each system
@@ -427,7 +378,7 @@ def test_examples_are_what_the_systems_rank(run: tuple[Path, Callable[..., None]
             assert tuple(each.top["taco + prompts (tiny)"]) == tuple(trec.rankings[each.qid].docids[:3])
             for docid in (*each.gold, *each.top["BM25"]):
                 assert found.passages[docid][0] == store.get([docid])[docid].title
-    assert examples(runner, results, "elsewhere") is None
+    assert collect_examples(runner, results, "elsewhere") is None
 
 
 def test_telling_queries_are_those_that_systems_differ_on() -> None:
@@ -436,4 +387,4 @@ def test_telling_queries_are_those_that_systems_differ_on() -> None:
         Record(name, name, "", 0, "part", 9, "", {"t": TopicScores(32, "", {}, {"page R-precision": each})})
         for name, each in values.items()
     ]
-    assert telling(results, "t") == [*range(18), 30, 31]
+    assert most_different_queries(results, "t") == [*range(18), 30, 31]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cities import write_cities
+from study_results import write_conditions
 
 from taco_ir.core.files import InputError
 from taco_ir.leaderboard import main as leaderboard
@@ -28,8 +29,11 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 OF_RUN = "--seed {seed} --collection {collection} --query-length 16 --passage-length 40"
-FLAGS = f"--tasks nq {OF_RUN}"
-READ = f"--tasks none --reading nq {OF_RUN}"
+FLAGS = f"--tasks nq {OF_RUN} --model {{tiny}} --pooling mean --negatives none --batch-size 4 --steps 2"
+JOINT = "--reading nq --self-supervised mlm --reading-batch 2 --passage-batch 2 --validate-on train"
+JOINT += " --pool-hard 0 --pool-queries 2 --pool-random 3"
+MINE = "--source {out}/model --collection {collection} --tasks nq --depth 5 --keep 3"
+READ = f"--tasks none --reading nq {OF_RUN} --model {{tiny}} --reading-batch 2 --reading-negatives 1 --steps 2"
 STUDY = f"""
 name = "answers"
 models = ["tiny"]
@@ -43,9 +47,9 @@ system = "joint"
 base = "tiny"
 seeds = [1]
 commands = [
-    "train {FLAGS} --model {{tiny}} --pooling mean --negatives none --reading nq --self-supervised mlm --batch-size 4 --steps 2 --reading-batch 2 --passage-batch 2 --pool-hard 0 --pool-queries 2 --pool-random 3 --validate-on train --output {{out}}",
-    "mine --source {{out}}/model --collection {{collection}} --tasks nq --depth 5 --keep 3 --output {{out}}/mined.jsonl",
-    "train {READ} --model {{tiny}} --negatives {{out}}/mined.jsonl --reading-batch 2 --reading-negatives 1 --steps 2 --output {{out}}/reader",
+    "train {FLAGS} {JOINT} --output {{out}}",
+    "mine {MINE} --output {{out}}/mined.jsonl",
+    "train {READ} --negatives {{out}}/mined.jsonl --output {{out}}/reader",
 ]
 search = "--model {{out}}/model"
 answer = "--model {{out}}/model --reader {{out}}/reader/model"
@@ -58,36 +62,19 @@ def study(tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has run in processes that cannot import what is blocked."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "sitecustomize.py").write_text(BLOCKED)
-    (folder / "conditions.toml").write_text(STUDY)
+    write_conditions(folder, STUDY)
     collection = write_cities(folder / "cities")
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    blocked = subprocess.run(
-        [sys.executable, "-c", "import pyserini"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "pyserini is not to be imported here" in blocked.stderr
-    command = [
-        "reproduce",
-        "--conditions",
-        "conditions.toml",
-        "--collection",
-        collection,
-        "--models",
-        f"tiny={tiny_mlm}",
-        "--work",
-        "work",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", f"taco_ir.{command[0]}", *map(str, command[1:])],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def python(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": path}
+        return subprocess.run(
+            [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+
+    assert "pyserini is not to be imported here" in python("-c", "import pyserini").stderr
+    flags = ["--conditions", "conditions.toml", "--collection", collection, "--models", f"tiny={tiny_mlm}"]
+    done = python("-m", "taco_ir.reproduce", *map(str, flags), "--work", "work")
     logs = (folder / "work" / "joint" / "1").glob("*/output.txt")
     assert done.returncode == 0, done.stderr + "".join(log.read_text() for log in logs)
     return folder
@@ -100,9 +87,8 @@ def record(study: Path) -> Record:
 
 def test_answers_are_measures_of_their_topics(record: Record) -> None:
     scores = record.topics["nq-dev"]
-    assert {"page R-precision", "passage R@20", "answer EM", "answer F1", "answer KILT-EM", "answer KILT-F1"} <= set(
-        scores.means
-    )
+    answers = {f"answer {measure}" for measure in ("EM", "F1", "KILT-EM", "KILT-F1")}
+    assert {"page R-precision", "passage R@20", *answers} <= set(scores.means)
     assert len(scores.by_query["answer EM"]) == len(scores.by_query["answer F1"]) == scores.queries == 6
     assert scores.means["answer KILT-EM"] <= scores.means["answer EM"] <= scores.means["answer F1"]
 
@@ -116,28 +102,20 @@ def test_a_record_says_with_how_many_parameters_it_answers(record: Record, study
     first_head = second_head = 3 * 32 + 3
     assert record.made["system_parameters"] == 2 * backbone + first_head + second_head
     assert list((study / "work" / "joint" / "1").glob("*/out/model/mlm_head.safetensors"))
-    assert (
-        record.made["answer"]["command"]
-        == "answer --topics nq-dev --hits 20 --quiet --model joint/1/model --reader joint/1/reader/model"
-    )
+    command = "answer --topics nq-dev --hits 20 --quiet --model joint/1/model --reader joint/1/reader/model"
+    assert record.made["answer"]["command"] == command
     assert record.made["answer"]["seconds"] > 0 and record.made["search"]["seconds"] > 0
 
 
 def test_the_leaderboard_shows_them(study: Path, record: Record, capsys: pytest.CaptureFixture[str]) -> None:
     leaderboard([str(study), "--measures", "R@20", "EM"])
     shown = capsys.readouterr().out
-    assert (
-        "answer EM" in shown
-        and "passage R@20" in shown
-        and f"{record.topics['nq-dev'].means['answer EM']:.3f}" in shown
-    )
+    assert "answer EM" in shown and "passage R@20" in shown
+    assert f"{record.topics['nq-dev'].means['answer EM']:.3f}" in shown
 
 
 def test_answers_need_a_search(tmp_path: Path) -> None:
-    (tmp_path / "conditions.toml").write_text(
-        STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", "")
-    )
-    with pytest.raises(
-        InputError, match="condition 'joint': answers are scored with the search that they come from; search is missing"
-    ):
-        read_study(tmp_path / "conditions.toml")
+    study = STUDY.replace('search = "--model {out}/model"', "").replace("whole = [1]", "")
+    said = "condition 'joint': answers are scored with the search that they come from; search is missing"
+    with pytest.raises(InputError, match=said):
+        read_study(write_conditions(tmp_path, study))

@@ -11,21 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from study_results import record_line
+from study_results import record_line, write_conditions, write_model
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.run_formats import write_trec
 from taco_ir.core.types import Ranking, Run
 from taco_ir.data.collection import open_collection
 from taco_ir.reproduce import main as reproduce
+from taco_ir.studies.commands import Spent
 from taco_ir.studies.conditions import Job, read_study
+from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import RECORDS as RECORDS_FILE
 from taco_ir.studies.records import Record, find_records, load_record, read_records
-from taco_ir.studies.runner import Runner
-from taco_ir.studies.running import Spent
 
 STUDY = """
 name = "done"
@@ -40,7 +38,8 @@ distractors = 5
 [[condition]]
 name = "first"
 seeds = [1]
-commands = ["train --config {folder}/train.toml --collection {collection} --model {tiny} --steps 2 --output {out}", "mine --source {out}"]
+commands = ["train --config {folder}/train.toml --collection {collection} --model {tiny} --steps 2 --output {out}", \
+"mine --source {out}"]
 
 [[condition]]
 name = "second"
@@ -75,52 +74,31 @@ class Trial:
         self.folder = folder
         self.ran: list[str] = []
         self.found = 3
-        self.models = [f"{name}={self.model(name, size)}" for size, name in enumerate(("tiny", "small"), 1)]
-        self.write(STUDY)
+        self.models = [f"{name}={write_model(folder / name, size)}" for size, name in enumerate(("tiny", "small"), 1)]
+        write_conditions(folder, STUDY)
         (folder / "train.toml").write_text("seed = 1")
-
-    def model(self, name: str, size: int) -> Path:
-        (self.folder / name).mkdir(exist_ok=True)
-        save_file({"weight": np.zeros(size)}, self.folder / name / "model.safetensors")
-        return self.folder / name
-
-    def write(self, text: str) -> None:
-        (self.folder / "conditions.toml").write_text(text, encoding="utf-8")
 
     def edit(self, old: str, new: str) -> None:
         assert old in STUDY
-        self.write(STUDY.replace(old, new, 1))
+        write_conditions(self.folder, STUDY.replace(old, new, 1))
 
     def process(self, name: str, words: Sequence[str], environment: Mapping[str, str], log: Path, begun: Path) -> Spent:
         self.ran.append(f"{words[0]} {name}")
         if words[0] == "search":
-            for topics in map(
-                open_collection("sample").load_topics, words[words.index("--topics") + 1 : words.index("--hits")]
-            ):
-                gold = {
-                    query.qid: [docid for each in query.evidence for docid in each.passages][:1]
-                    for query in topics.queries
-                }
-                hits = {
-                    qid: Ranking.of(docids, [1.0] * len(docids)) for qid, docids in list(gold.items())[: self.found]
-                }
-                write_trec(Run(hits), Path(words[words.index("--output") + 1]) / f"{topics.name}.trec", "x")
+            output = Path(words[words.index("--output") + 1])
+            for topics in words[words.index("--topics") + 1 : words.index("--hits")]:
+                hits = {}
+                for query in open_collection("sample").load_topics(topics).queries[: self.found]:
+                    docids = [docid for each in query.evidence for docid in each.passages][:1]
+                    hits[query.qid] = Ranking.of(docids, [1.0] * len(docids))
+                write_trec(Run(hits), output / f"{topics}.trec", "x")
         return Spent(1.0, 1)
 
     def run(self, work: str = "work", *more: str) -> list[str]:
         """What ran when the driver was called; the study's conditions as they are."""
         self.ran = []
-        reproduce(
-            [
-                "--conditions",
-                str(self.folder / "conditions.toml"),
-                "--work",
-                str(self.folder / work),
-                "--models",
-                *self.models,
-                *more,
-            ]
-        )
+        argv = ["--conditions", str(self.folder / "conditions.toml"), "--work", str(self.folder / work)]
+        reproduce([*argv, "--models", *self.models, *more])
         return self.ran
 
     def results(self) -> dict[str, bytes]:
@@ -132,13 +110,9 @@ class Trial:
     def without(self, name: str) -> None:
         """Remove a record by hand."""
         path = self.folder / "results" / RECORDS_FILE
-        path.write_text(
-            "".join(
-                line
-                for line in path.read_text().splitlines(True)
-                if json.loads(line)["condition"] != name.split(".", maxsplit=1)[0]
-            )
-        )
+        condition = name.split(".", maxsplit=1)[0]
+        lines = path.read_text().splitlines(True)
+        path.write_text("".join(line for line in lines if json.loads(line)["condition"] != condition))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +120,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has run, in the folder `work`."""
     made = Trial(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taco_ir.studies.runner.run_process", made.process)
+        patch.setattr("taco_ir.studies.jobs.run_process", made.process)
         assert len(made.run()) == 3 + len(RECORDS)
     return made.folder
 
@@ -156,9 +130,9 @@ def trial(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
     """The same, for one test to edit."""
     caplog.set_level("INFO")
     trial = Trial(Path(shutil.copytree(once, tmp_path / "study")))
-    monkeypatch.setattr("taco_ir.studies.runner.run_process", trial.process)
-    for module in ("runner", "facts"):  # git is asked often
-        monkeypatch.setattr(f"taco_ir.studies.{module}.commit", lambda: "a1b2c3")
+    monkeypatch.setattr("taco_ir.studies.jobs.run_process", trial.process)
+    for module in ("jobs", "facts"):  # git is asked often
+        monkeypatch.setattr(f"taco_ir.studies.{module}.current_commit", lambda: "a1b2c3")
     return trial
 
 
@@ -171,10 +145,8 @@ def test_a_record_of_elsewhere_is_not_taken_as_done(trial: Trial, caplog: pytest
     assert [record.name for record in read_records(trial.folder / "results")] == RECORDS
     assert len(trial.run("fresh")) == 3 + len(RECORDS)
     for _ in range(2):
-        assert (
-            "of 4 records that this work folder did not make, 4 came out as recorded and 0 differ; they stay"
-            in caplog.messages[-1]
-        )
+        said = "of 4 records that this work folder did not make, 4 came out as recorded and 0 differ; they stay"
+        assert said in caplog.messages[-1]
         assert trial.results() == before
         caplog.clear()
         assert trial.run("fresh") == []
@@ -186,7 +158,8 @@ def test_a_record_that_comes_out_otherwise_stays_and_is_told(trial: Trial, caplo
     trial.run("fresh", "--only", "untrained")
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     told = re.fullmatch(
-        r"untrained.0.whole: (\S+-dev), (.*): recorded (0\.\d+), found (0\.\d+), moved by .*; allowed 0.01, and \d+ more",
+        r"untrained.0.whole: (\S+-dev), (.*): recorded (0\.\d+), found (0\.\d+), moved by .*; "
+        r"allowed 0.01, and \d+ more",
         warning,
     )
     assert told
@@ -224,7 +197,7 @@ def change(trial: Trial, what: str) -> None:
     if what == "train.toml":
         (trial.folder / "train.toml").write_text("seed = 2")
     elif what in ("tiny", "small"):
-        trial.model(what, 7)
+        write_model(trial.folder / what, 7)
     else:
         trial.edit(*what.split(" -> "))
 
@@ -261,10 +234,10 @@ def test_what_was_made_otherwise_is_made_anew_and_nothing_else(
     assert sorted(trial.run()) == sorted(anew)
     assert trial.results() != before or not any(each.startswith("search") for each in anew)
     assert trial.run() == []
-    trial.write(STUDY)
+    write_conditions(trial.folder, STUDY)
     (trial.folder / "train.toml").write_text("seed = 1")
-    trial.model("tiny", 1)
-    trial.model("small", 2)
+    write_model(trial.folder / "tiny", 1)
+    write_model(trial.folder / "small", 2)
     assert weights == (trial.folder / "tiny" / "model.safetensors").read_bytes()
     assert trial.run() == [] and read_records(trial.folder / "results") == trial_records(before)
 
@@ -306,21 +279,14 @@ def test_models_that_are_missing_are_named_at_once(trial: Trial, capsys: pytest.
     with pytest.raises(InputError, match=r"^--models tiny=FOLDER small=FOLDER: needed"):
         reproduce(argv)
     reproduce([*argv, "--list", "--format", "json"])
-    assert [row["state"] for row in json.loads(capsys.readouterr().out)["rows"]] == [
-        "no model",
-        "no model",
-        "no model",
-        "-",
-    ]
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)["rows"]] == [*["no model"] * 3, "-"]
 
 
 def test_a_record_knows_the_weights_that_went_into_it(trial: Trial) -> None:
     made = {name: trial.record(name).made for name in RECORDS}
-    assert (
-        set(made["second.1.part"]["models"]) == {"tiny"}
-        and made["second.1.part"]["models"] == made["second.1.whole"]["models"]
-    )
-    assert made["words.0.whole"]["models"] == {} and set(made["untrained.0.whole"]["models"]) == {"small"}
+    models = {name: set(each["models"]) for name, each in made.items()}
+    assert list(models.values()) == [{"tiny"}, {"tiny"}, {"small"}, set()]
+    assert made["second.1.part"]["models"] == made["second.1.whole"]["models"]
     assert len({each["content"] for each in made.values()}) == len(RECORDS)
 
 
@@ -340,15 +306,14 @@ def unlucky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     script.write_text(SCRIPT.format(folder=tmp_path))
     script.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(script))
-    (tmp_path / "conditions.toml").write_text(
-        'name = "x"\ntopics = ["nq-dev"]\ntolerance = 0.1\n[[condition]]\nname = "a"\nseeds = [0]\ncommands = ["train"]'
-    )
-    return Runner(read_study(tmp_path / "conditions.toml"), "sample", {}, tmp_path / "work", 1)
+    study = 'name = "x"\ntopics = ["nq-dev"]\ntolerance = 0.1\n'
+    study += '[[condition]]\nname = "a"\nseeds = [0]\ncommands = ["train"]'
+    return Runner(read_study(write_conditions(tmp_path, study)), "sample", {}, tmp_path / "work", 1)
 
 
 def test_a_step_took_what_all_its_processes_took(unlucky: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     job, clock = Job("a", 0), iter([0.0, 10.0, 100.0, 103.5, 1000.0, 1000.5])
-    monkeypatch.setattr("taco_ir.studies.running.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("taco_ir.studies.commands.time", SimpleNamespace(monotonic=lambda: next(clock)))
     for message in ("a, seed 0: train ended with code -9", "a, seed 0: train ended with code 3: no luck"):
         with pytest.raises(InputError, match=message):
             unlucky.run(job)
@@ -374,7 +339,7 @@ def test_a_search_counts_all_its_processes_too(trial: Trial, monkeypatch: pytest
         begun.write_text("[]")
         return process(name, words, environment, log, begun)._replace(processes=2)
 
-    monkeypatch.setattr("taco_ir.studies.runner.run_process", run)
+    monkeypatch.setattr("taco_ir.studies.jobs.run_process", run)
     trial.run("fresh", "--only", "words")
     assert [path.name for path in seen] == ["processes-whole-search.json"] and not seen[0].exists()
     (path,) = (trial.folder / "fresh" / "words" / "0").glob("*/whole-*/record.json")

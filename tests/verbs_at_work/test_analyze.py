@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taco_ir.analysis.run import find_subject
+from taco_ir.analysis.specialisation import find_subject
 from taco_ir.analyze import main, parser
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.train import main as train

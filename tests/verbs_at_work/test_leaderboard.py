@@ -14,10 +14,10 @@ from verbs import call
 
 from taco_ir import leaderboard
 from taco_ir.core.files import InputError
-from taco_ir.studies.board_tables import TITLE
 from taco_ir.studies.conditions import Job, read_study
+from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records, write_record
-from taco_ir.studies.runner import Runner
+from taco_ir.studies.tables import TITLE
 
 CONDITIONS = """
 name = "made-up"

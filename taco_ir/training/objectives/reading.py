@@ -16,7 +16,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.hashes import hash_names
 from taco_ir.core.processes import log
 from taco_ir.data.examples import sample_examples
-from taco_ir.reading.data import ReadingData, Span, read_reading
+from taco_ir.reading.answer_spans import ReadingData, Span, read_reading_data
 from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
 from taco_ir.training.backward import seed_dropout
 from taco_ir.training.batches import Drawn, TaskSampler, choose_negatives, choose_positive
@@ -88,7 +88,7 @@ def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[
     """The queries with an answer to use, by task, of those tasks that are read but not retrieved for."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
-        whole = readable(read_reading(data.collection, task), inputs, data.collection).examples
+        whole = readable(read_reading_data(data.collection, task), inputs, data.collection).examples
         drawn = sample_examples(whole, data.run.max_examples, data.run.seed, task, data.run.train_share)
         found[task] = {example.qid for example in drawn}
     return found
@@ -128,7 +128,7 @@ class Reading(Objective):
         found = []
         for task in data.reading:
             used = {example.qid for example in data.used(task)} if task in data.tasks else work.readable[task]
-            read = read_reading(data.collection, task, negatives=work.negatives, qids=used)
+            read = read_reading_data(data.collection, task, negatives=work.negatives, qids=used)
             found.append(readable(read, work.encoder.inputs, data.collection))
             read_count = len(found[-1].examples)
             log.info("%s: %d of the %d queries that are used have an answer to read", task, read_count, len(used))

@@ -23,8 +23,8 @@ from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.encoders.config import Role
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.export import main as export
-from taco_ir.release.compact import size_of
-from taco_ir.release.exports import whole_model
+from taco_ir.release.compact import folder_size
+from taco_ir.release.exports import open_merged
 from taco_ir.training.base_model import start_encoder, trained_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
@@ -214,7 +214,7 @@ def test_broken_tensors_are_named(tiny_bert: Path, tmp_path: Path) -> None:
 def test_what_is_merged_is_the_same_encoder(tiny_bert: Path, tmp_path: Path, method: str) -> None:
     tuned = load_encoder(str(saved(tmp_path, tiny_bert, method, "shared")))
     before = sha256_file(tiny_bert / "model.safetensors")
-    with whole_model(tuned, None) as folder:
+    with open_merged(tuned, None) as folder:
         assert (folder / "config.json").is_file() and not (folder / RECORD_FILE).exists()
         assert "peft" not in json.dumps(read_json(folder / "config.json"))
         whole = load_encoder(str(folder))
@@ -231,7 +231,7 @@ def test_what_is_merged_is_the_same_encoder(tiny_bert: Path, tmp_path: Path, met
 )
 def test_what_cannot_be_merged(tiny_bert: Path, tmp_path: Path, method: str, roles: str, message: str) -> None:
     tuned = load_encoder(str(saved(tmp_path, tiny_bert, method, roles)))
-    with pytest.raises(InputError, match=message), whole_model(tuned, None):
+    with pytest.raises(InputError, match=message), open_merged(tuned, None):
         pass
 
 
@@ -259,7 +259,7 @@ def test_a_small_folder_holds_its_backbone_and_lends_adapters(
     export([*flags, "--output", str(tmp_path / "out"), "--prompt-of", "trex=wow", "squad=none", "*=nq"])
     size = float(capsys.readouterr().out.split(" MB")[0])
     (tmp_path / "out" / "compact").rename(tmp_path / "small")
-    assert size == pytest.approx(size_of(tmp_path / "small") / 1e6, abs=0.01)
+    assert size == pytest.approx(folder_size(tmp_path / "small") / 1e6, abs=0.01)
     after = load_encoder(str(tmp_path / "small"))
     bare = load_encoder(str(tmp_path / "small" / "backbone"))
     np.testing.assert_array_equal(after.encode_passages(PASSAGES[:5]), bare.encode_passages(PASSAGES[:5]))

@@ -1,4 +1,4 @@
-"""Topics with answers and a collection -> what a reader learns from: gold passages with every span that answers, and passages without one."""
+"""Training examples of a reader: gold passages with every span that answers, and passages that hold no answer."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from taco_ir.data.examples import TrainExample, read_examples
 from taco_ir.negatives.file import Negatives, with_negatives
 
 log = logging.getLogger("taco_ir")
-Span = tuple[int, int]  # first character of an answer in its passage, and the one behind the last
+Span = tuple[int, int]  # an answer's first character in its passage, and the one behind its last
 WORD = re.compile(r"\S+")
 # where an answer may begin and end: not inside 1,000 or U.S.A, but inside New York-based and Obama's
 BEFORE, AFTER = re.compile(r"(?<!\w)(?<!\w[.,:])"), re.compile(r"(?!\w|[.,:]\w)")
 
 
 class ReadingCounts(NamedTuple):
-    """What became of a task's train queries.
+    """How many of a task's train queries were kept, and how many were dropped for which reason.
 
     Attributes:
         queries: in the topics.
         kept: with an answer in a gold passage.
-        unanswered: dropped, since the record names no answer.
-        verdicts: dropped, since its answer is a verdict, which a passage holds by chance only.
-        no_passage: dropped, since no gold passage is in the collection.
-        not_found: dropped, since no gold passage holds an answer.
+        unanswered: dropped, without an answer.
+        verdicts: dropped, since a passage holds a verdict by chance only.
+        no_passage: dropped, without a gold passage in the collection.
+        not_found: dropped, without an answer in a gold passage.
         negatives_dropped: mined passages that hold an answer or lie on a gold page.
     """
 
@@ -45,19 +45,21 @@ class ReadingCounts(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.kept:,} of {self.queries:,} queries have an answer in a gold passage; dropped: {self.unanswered:,} without an answer, "
-            f"{self.verdicts:,} whose answer is a verdict (yes, no, ...), {self.no_passage:,} without a gold passage in the collection, {self.not_found:,} whose answer no gold passage holds; "
+            f"{self.kept:,} of {self.queries:,} queries have an answer in a gold passage; dropped: "
+            f"{self.unanswered:,} without an answer, {self.verdicts:,} whose answer is a verdict (yes, no, ...), "
+            f"{self.no_passage:,} without a gold passage in the collection, "
+            f"{self.not_found:,} whose answer no gold passage holds; "
             f"{self.negatives_dropped:,} mined negatives hold an answer or lie on a gold page"
         )
 
 
 class ReadingData(NamedTuple):
-    """A task's examples, as retrieval has them, and where their answers are.
+    """A task's examples, and where their answers are.
 
     Attributes:
-        examples: `positives` are those passages of each evidence set that hold an answer; `negatives` hold none.
+        examples: as for retrieval; `positives` are the passages of each evidence set that hold an answer, `negatives`
+            hold none.
         spans: qid -> docid of a positive -> its spans, in the order of the text.
-        counts: what was kept and dropped.
     """
 
     task: str
@@ -66,20 +68,20 @@ class ReadingData(NamedTuple):
     counts: ReadingCounts
 
 
-def read_reading(
+def read_reading_data(
     collection: Collection,
     task: str,
     split: str = "train",
     negatives: Negatives | None = None,
     qids: Container[str] | None = None,
 ) -> ReadingData:
-    """Examples of a task whose answers are found in their gold passages; the counts are logged.
+    """Reads the examples of a task whose answers are in their gold passages, and logs how many were kept.
 
     Args:
-        qids: of the queries to take; None: all.
+        qids: of the queries to read; None: all.
 
     Raises:
-        InputError: for a task without topics of that split, or of which no gold passage holds an answer.
+        InputError: for a task without topics of that split, or without an answer in a gold passage.
     """
     name = TopicsName(canonical_task(task), split)
     found = read_examples(collection, task, split, qids)
@@ -97,16 +99,16 @@ def read_reading(
 def find_answers(
     collection: Collection, task: str, queries: Sequence[Query], examples: Sequence[TrainExample]
 ) -> ReadingData:
-    """Those of `examples`, made of some of `queries`, whose answers are in their positives; there may be none."""
+    """Selects the examples whose answers are in their positives; there may be none."""
     answers = {query.qid: answer_forms(query.answers) for query in queries}
     wanted = {docid for example in examples for docids in (*example.positives, example.negatives) for docid in docids}
     passages = collection.passages.get(sorted(wanted))
     answered = [example for example in examples if answers[example.qid]]
     named = {query.qid for query in queries if any(map(normal_answer, query.answers))}
     verdicts = sum(example.qid in named for example in examples) - len(answered)
-    spans = {example.qid: _spans(example, answers[example.qid], passages) for example in answered}
+    spans = {example.qid: _find_spans(example, answers[example.qid], passages) for example in answered}
     found = [example for example in answered if spans[example.qid]]
-    kept = _without_answers(found, answers, spans, passages)
+    kept = _drop_passages(found, answers, spans, passages)
     dropped = sum(len(example.negatives) for example in found) - sum(len(example.negatives) for example in kept)
     counts = ReadingCounts(
         queries=len(queries),
@@ -121,26 +123,26 @@ def find_answers(
 
 
 def answer_forms(answers: Sequence[str]) -> tuple[str, ...]:
-    """Distinct answers as SQuAD compares them, without verdicts and those of which nothing is left."""
+    """Distinct answers in SQuAD's normal form, without verdicts and empty ones."""
     return tuple(dict.fromkeys(form for answer in answers if (form := normal_answer(answer)) and form not in VERDICTS))
 
 
-def _spans(
+def _find_spans(
     example: TrainExample, answers: Sequence[str], passages: Mapping[str, Passage]
 ) -> dict[str, tuple[Span, ...]]:
-    """Spans by docid of the positives that have some."""
+    """The spans of each positive that has some, by docid."""
     docids = dict.fromkeys(docid for docids in example.positives for docid in docids)
-    found = {docid: answer_spans(passages[docid].text, answers) for docid in docids}
+    found = {docid: find_spans(passages[docid].text, answers) for docid in docids}
     return {docid: spans for docid, spans in found.items() if spans}
 
 
-def _without_answers(
+def _drop_passages(
     examples: Sequence[TrainExample],
     answers: Mapping[str, Sequence[str]],
     spans: Mapping[str, Mapping[str, tuple[Span, ...]]],
     passages: Mapping[str, Passage],
 ) -> list[TrainExample]:
-    """Examples with the positives that hold an answer, and the negatives that hold none and are of no gold page."""
+    """Examples with the positives that hold an answer, and the negatives that hold none and lie on no gold page."""
     normal = {
         docid: f" {normal_answer(passages[docid].text)} "
         for docid in {docid for example in examples for docid in example.negatives}
@@ -160,13 +162,9 @@ def _without_answers(
     return kept
 
 
-def answer_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
-    """Every place in `text` that SQuAD's normalisation makes equal to one of `answers`: whole words, each place once.
-
-    Args:
-        answers: as `answer_forms` gives them.
-    """
-    normal, places = _with_places(text)
+def find_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
+    """Finds every span of whole words in `text` whose normal form is one of `answers` (see `answer_forms`)."""
+    normal, places = _normalise(text)
     found = set()
     for answer in answers:
         start = normal.find(answer)
@@ -178,8 +176,8 @@ def answer_spans(text: str, answers: Sequence[str]) -> tuple[Span, ...]:
     return tuple(sorted(found))
 
 
-def _with_places(text: str) -> tuple[str, list[int]]:
-    """The normal form of a text, and for each of its characters the place in the text; a blank has that of the next word."""
+def _normalise(text: str) -> tuple[str, list[int]]:
+    """The normal form of a text, and the place in the text of each of its characters (of the next word for a blank)."""
     letters: list[str] = []
     places: list[int] = []
     for place, letter in enumerate(text):

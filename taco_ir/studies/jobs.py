@@ -1,0 +1,289 @@
+"""Runs the jobs of a study: the commands of each condition and seed, once, then search and scores.
+
+A job works in `work/<condition>/<seed>/<content>/`, where `content` hashes all that its output depends on, so that
+nothing made under other conditions counts as done. In it, `out` is what its commands write, `step-<n>.json` says that
+one is done and what it took, `output.txt` is what they printed, `best.json` what was chosen for `best`, and
+`processes-<what>.json` counts a command's processes until it is done. `<corpus>-<content>/` is one scoring: `runs` is
+what was searched, `record.json` its record. A step that is done is skipped; a training that was killed resumes from its
+last checkpoint by itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as Container
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from fnmatch import fnmatchcase
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json
+from taco_ir.core.hashes import fingerprint, sha256_once
+from taco_ir.core.processes import format_duration, log
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.data.subsets import make_subset
+from taco_ir.studies.commands import Commands, run_process
+from taco_ir.studies.conditions import CORPORA, WHOLE, Job, Study
+from taco_ir.studies.facts import count_parameters, current_commit, machine_facts, training_facts
+from taco_ir.studies.records import RECORDS, Record, load_record, read_records, save_record, write_record
+from taco_ir.studies.scores import ANSWERS, score_runs
+
+ON_DEVICE = frozenset(("train", "pretrain", "mine", "search", "answer", "encode"))  # verbs with --device
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -> list[Job]:
+    """Jobs of these seeds whose condition matches a pattern, with all that they need; all jobs where neither is given.
+
+    Raises:
+        InputError: for a pattern or a seed that no condition has.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in study.conditions):
+            raise InputError(f"--only {pattern!r} matches no condition; there are {', '.join(study.conditions)}")
+    jobs = study.jobs()
+    wanted = [job for job in jobs if not seeds or job.seed in seeds]
+    if patterns:
+        wanted = [job for job in wanted if any(fnmatchcase(job.condition, each) for each in patterns)]
+    if not wanted:
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: none of these conditions has them")
+    needed = study.with_needs(wanted)
+    return [job for job in jobs if job in needed]
+
+
+def run_jobs(study: Study, jobs: Container[Job], run: Callable[[Job], None], workers: int) -> dict[Job, str]:
+    """Runs jobs, `workers` at a time, earlier ones first; returns those that failed, and why."""
+    rank = {job: place for place, job in enumerate(jobs)}
+    sorter = TopologicalSorter({job: [need for need in study.needs(job).values() if need in rank] for job in jobs})
+    sorter.prepare()
+    ready: list[Job] = []
+    running: dict[Future[None], Job] = {}
+    failed: dict[Job, str] = {}
+    start, done = time.monotonic(), 0
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
+            while ready and len(running) < workers:
+                job = ready.pop(0)
+                log.info("%s: begun", job)
+                running[pool.submit(run, job)] = job
+            if not running:
+                return failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                done += 1
+                error = future.exception()
+                if isinstance(error, InputError | OSError):
+                    failed[job] = str(error)
+                    log.info("failed: %s", error)
+                elif error is not None:
+                    raise error
+                else:
+                    sorter.done(job)
+                    left = (time.monotonic() - start) / done * (len(jobs) - done)
+                    log.info("%s: done, %d of %d, about %s left", job, done, len(jobs), format_duration(left))
+
+
+class Runner:
+    """Runs the jobs of `study` under `work`, by default `studies/<name>` under the data home.
+
+    Args:
+        collection: name or folder of the collection.
+        models: folder of each model that the conditions name.
+        threads: of each process.
+        corpora: those to score on, of the ones that the conditions name; none: all.
+        device: of each process.
+
+    Raises:
+        InputError: for a corpus or a model that the conditions do not name.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        collection: str,
+        models: Mapping[str, str],
+        work: Path | None,
+        threads: int,
+        corpora: Sequence[str] = (),
+        device: str = "cpu",
+    ) -> None:
+        if unknown := set(corpora) - set(study.corpora):
+            raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join(study.corpora)}")
+        self.study = study
+        self.work = (work or data_home() / "studies" / study.name).resolve()
+        self.threads = threads
+        self.device = device
+        self.collection = open_collection(collection)
+        self.commands = Commands(study, self.work, collection, _hash_collection(self.collection), models)
+        self._scored = set(corpora or study.corpora)
+        self._gold = cache(lambda name: self.collection.load_topics(name).gold_fingerprint)
+
+    def folder(self, job: Job) -> Path:
+        """Raises: InputError where models that it needs were not given."""
+        return self.commands.folder(job)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job has run and is scored."""
+        return self.has_run(job) and all(self.record(job, corpus).is_file() for corpus in self.corpora(job))
+
+    def has_run(self, job: Job) -> bool:
+        """Whether the study has the job and all its commands are done, so that it can be searched."""
+        condition = self.study.conditions.get(job.condition)
+        return condition is not None and all(self.step(job, n).is_file() for n in range(len(condition.commands)))
+
+    def corpora(self, job: Job) -> list[str]:
+        """The corpora that the job is scored on."""
+        corpora = self.study.conditions[job.condition].corpora
+        return [corpus for corpus, seeds in corpora.items() if job.seed in seeds and corpus in self._scored]
+
+    def step(self, job: Job, number: int) -> Path:
+        """The file that says that a command of the job is done."""
+        return self.folder(job) / f"step-{number}.json"
+
+    def runs(self, job: Job, corpus: str) -> Path:
+        """The folder of a corpus's run files."""
+        return self.folder(job) / f"{corpus}-{self.content(job, corpus)}" / "runs"
+
+    def record(self, job: Job, corpus: str) -> Path:
+        """The record of these runs, which says that they are scored."""
+        return self.runs(job, corpus).with_name("record.json")
+
+    def content(self, job: Job, corpus: str) -> str:
+        """A hash of what a score depends on: job, search, passages, subset, slices, queries with their gold, labels."""
+        condition, topics = self.study.conditions[job.condition], self._topics(job, self.collection)
+        scored = {
+            "job": self.commands.content(job),
+            **self.commands.made_of(job, list(self.commands.scoring_commands(job).values())),
+            "passages": self.collection.passages.fingerprint,
+            "corpus": [self.study.subsets.get(corpus), self.study.topics],
+            "slices": [each for each in self.study.slices if each.topics in topics],
+            "gold": {name: self._gold(name) for name in topics},
+            "row": [condition.system, condition.base],
+        }
+        return fingerprint(scored)
+
+    def run(self, job: Job) -> None:
+        """Does what is not done yet. Raises: InputError where a command fails, naming it and its log."""
+        folder = self.folder(job)
+        with exclusive(folder, wait=False):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, template in enumerate(self.study.conditions[job.condition].commands):
+                if not self.step(job, number).is_file():
+                    for before in folder.glob("*/record.json"):
+                        before.unlink()
+                    write_json(self.step(job, number), self._process(job, template, f"step-{number}"))
+                    self._processes(job, f"step-{number}").unlink(missing_ok=True)
+            for corpus in self.corpora(job):
+                if not (path := self.record(job, corpus)).is_file():
+                    save_record(path, self.score(job, corpus, self.runs(job, corpus)))
+        self.keep([job])
+
+    def keep(self, jobs: Container[Job]) -> list[tuple[Record, Record]]:
+        """Adds the scores of jobs to the study's records, in place of those made under other conditions.
+
+        Returns:
+            Records that stay, since others made them under the same conditions (or before records said which), each
+            with ours.
+        """
+        results = self.study.results
+        known = {each.name: each for each in read_records(results)} if (results / RECORDS).is_file() else {}
+        stay = []
+        for path in (self.record(job, corpus) for job in jobs for corpus in self.corpora(job)):
+            if not path.is_file() or (found := load_record(path)) == (recorded := known.get(found.name)):
+                continue
+            if recorded is not None and recorded.made.get("content") in (None, found.made["content"]):
+                stay.append((recorded, found))
+                continue
+            if recorded is not None:
+                log.info("%s: recorded under other conditions before; its record is replaced", found.name)
+            write_record(results, found)
+        return stay
+
+    def score(self, job: Job, corpus: str, runs: Path) -> Record:
+        """Searches `corpus` as the condition says, into the folder `runs`, and scores it."""
+        condition = self.study.conditions[job.condition]
+        collection, source = self._open_corpus(corpus)
+        runs.parent.mkdir(parents=True, exist_ok=True)
+        home = runs.with_name(f"{runs.name}.cache")  # vectors and index of each model would fill the disk
+        shutil.rmtree(runs, ignore_errors=True)
+        scoring = self.commands.scoring_commands(job)
+        outputs = {"search": runs, "answer": runs / ANSWERS}
+        spent = {}
+        for verb, template in scoring.items():
+            more = ["--collection", source, "--output", f"{outputs[verb]}/"]
+            spent[verb] = self._process(job, template, f"{corpus}-{verb}", more, home)
+        shutil.rmtree(home, ignore_errors=True)  # BM25 alone may leave none
+        for verb in scoring:
+            self._processes(job, f"{corpus}-{verb}").unlink(missing_ok=True)
+        size = count_parameters(self.commands.fill(job, template) for template in scoring.values())
+        best = self.commands.best(job)
+        return Record(
+            condition=condition.name,
+            system=condition.system,
+            base=condition.base,
+            seed=job.seed,
+            corpus=corpus,
+            passages=collection.passages.count,
+            collection=collection.passages.fingerprint,
+            topics=score_runs(collection, self._topics(job, collection), self.study.slices, runs),
+            made={
+                "commands": [read_json(self.step(job, n), dict[str, Any]) for n in range(len(condition.commands))],
+                **spent,
+                **({"system_parameters": size} if size else {}),
+                "content": self.content(job, corpus),
+                "models": self.commands.weights(job),
+                **({"best": best} if best else {}),
+                **training_facts(self.folder(job) / "out"),
+                **machine_facts(self.threads, self.device),
+            },
+        )
+
+    def _open_corpus(self, name: str) -> tuple[Collection, str]:
+        """A corpus, and its name on the command line."""
+        if name == WHOLE:
+            return self.collection, self.commands.collection
+        subset = self.study.subsets[name]
+        gold = {each: self._gold(each) for each in self.study.topics}
+        folder = self.work / CORPORA / f"{name}-{fingerprint([self.collection.passages.fingerprint, subset, gold])}"
+        topics = self.collection.expand(list(self.study.topics))
+        make_subset(self.collection, topics, subset.distractors, subset.seed, folder)
+        return open_collection(str(folder)), str(folder)
+
+    def _topics(self, job: Job, collection: Collection) -> list[str]:
+        return collection.expand(list(self.study.conditions[job.condition].topics or self.study.topics))
+
+    def _processes(self, job: Job, what: str) -> Path:
+        return self.folder(job) / f"processes-{what}.json"
+
+    def _process(
+        self, job: Job, template: str, what: str, more: Sequence[str] = (), home: Path | None = None
+    ) -> dict[str, Any]:
+        """Runs a command of a job; returns what its record says of it.
+
+        Args:
+            what: the name that its processes are counted under.
+            more: words behind the command.
+            home: a data home of its own.
+        """
+        words = [*self.commands.fill(job, template), *more]
+        if words[0] == "export" and self._processes(job, what).is_file():
+            words.append("--overwrite")  # it may have ended well before its end was seen
+        if words[0] in ON_DEVICE:
+            words += ["--device", self.device]
+        environment = dict.fromkeys(THREADS, str(self.threads)) | ({"TACO_IR_HOME": str(home)} if home else {})
+        commit = current_commit()  # as it was when the process began
+        output = self.folder(job) / "output.txt"
+        spent = run_process(str(job), words, environment, output, self._processes(job, what))
+        return {"command": self.commands.describe(job, template), **spent.facts(), "commit": commit}
+
+
+def _hash_collection(collection: Collection) -> str:
+    """A hash of the passages, and of the topics that models are trained and validated on."""
+    names = [str(topics) for topics in collection.topics_names if topics.split != "test"]
+    topics = {name: sha256_once(collection.topics_path(name)) for name in names}
+    return fingerprint([collection.passages.fingerprint, topics])

@@ -1,0 +1,175 @@
+"""Leaderboards as tables and as JSON, with wins and losses against the baseline marked.
+
+Scores quoted from papers, each with its source, stand in a table of their own, apart from measured ones.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
+from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
+from taco_ir.studies.board import Board, BoardRow
+
+Tests = Mapping[tuple[str, str, str], Comparison]  # by system, base and topics
+
+
+def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
+    """Boards as text in one of the forms of `evaluation.tables`, one after the other; scores quoted from papers last.
+
+    Args:
+        brief: one table for each board and measure, without slices, tests and quoted scores.
+    """
+    tables = [table for board in boards for table in (brief_tables(board) if brief else board_tables(board))]
+    return "\n".join(render(table, form) for table in [*tables, *([] if brief else [quoted_table(read_published())])])
+
+
+def board_tables(board: Board) -> list[Table]:
+    """Tables of scores and, with a baseline, of tests for each measure; then notes, if there are any."""
+    tables = []
+    for measure in board.measures:
+        tables.append(score_table(board, measure))
+        if board.baseline:
+            tables.append(difference_table(board, measure))
+    return [*tables, *_note_tables(board)]
+
+
+def _select_tests(board: Board, measure: str) -> Tests:
+    return {(test.system, test.base, test.topics): test for test in board.comparisons if test.measure == measure}
+
+
+def score_table(board: Board, measure: str) -> Table:
+    """A row for each system: scores on whole topics, their macro average, then slices, which do not enter it."""
+    names = [*board.topics, *([MACRO] if len(board.topics) > 1 else []), *board.slices]
+    tests = _select_tests(board, measure)
+    columns = [_score_column(board.rows, tests, name, measure) for name in names]
+    rows: list[list[Cell]] = [
+        [row.system, row.base or None, len(row.seeds), *cells]
+        for row, cells in zip(board.rows, zip(*columns, strict=True), strict=True)
+    ]
+    title = f"{board.corpus}, {board.passages:,} passages: {measure}, ± standard deviation over seeds"
+    if board.baseline:
+        title += f"; + better, - worse than {board.baseline} (p after Holm below {SIGNIFICANT})"
+    return without_empty(Table(title, ["system", "base", "seeds", *names], rows, best=names), "base")
+
+
+def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: str) -> list[Cell]:
+    """Scores with marks of equal length, so that numbers stand below each other."""
+    stats = [row.stat(name, measure) for row in rows]
+    spreads = ["" if stat is None or stat.sd is None else f" ±{stat.sd:.3f}".replace("0.", ".") for stat in stats]
+    found = [tests.get((row.system, row.base, name)) for row in rows]
+    signs = [f" {test.mark}" if test and test.mark else "" for test in found]
+    width, sign_width = max(map(len, spreads), default=0), max(map(len, signs), default=0)
+    return [
+        None if stat is None else Marked(stat.mean, f"{spread:<{width}}{sign:<{sign_width}}")
+        for stat, spread, sign in zip(stats, spreads, signs, strict=True)
+    ]
+
+
+def brief_tables(board: Board) -> list[Table]:
+    """Tables of whole topics for each measure, with deviations at the average alone; then notes, if there are any."""
+    tables = []
+    short = {name: name.removesuffix("-dev") for name in board.topics}
+    for measure in board.measures:
+        table = score_table(replace(board, slices=()), measure)
+        rows = [
+            [
+                cell._replace(mark=_keep_sign(cell.mark)) if isinstance(cell, Marked) and name != MACRO else cell
+                for name, cell in zip(table.header, row, strict=True)
+            ]
+            for row in table.rows
+        ]
+        header, best = ([short.get(name, name) for name in names] for names in (table.header, table.best))
+        tables.append(Table(table.title, header, rows, best))
+    return [*tables, *_note_tables(board)]
+
+
+def _keep_sign(mark: str) -> str:
+    """A mark without its standard deviation."""
+    sign = mark.strip()[-1:]
+    return f" {sign}" if sign in ("+", "-") else ""
+
+
+def _note_tables(board: Board) -> list[Table]:
+    return [Table(f"notes on {board.corpus}", ["note"], [[note] for note in board.notes])] if board.notes else []
+
+
+def difference_table(board: Board, measure: str) -> Table:
+    """A row for each system: its difference to the baseline in the overall column, and where it wins and loses."""
+    tests = _select_tests(board, measure)
+    rows: list[list[Cell]] = []
+    for row in board.rows:
+        if not row.against:
+            continue
+        numbers: list[Cell] = [None] * 6
+        if test := tests.get((row.system, row.base, board.overall)):
+            numbers = [test.difference, test.low, test.high, test.effect, PValue(test.p), PValue(test.p_holm)]
+        marks = {
+            name: found.mark
+            for name in (*board.topics, *board.slices)
+            if (found := tests.get((row.system, row.base, name)))
+        }
+        won, lost = ("; ".join(name for name, mark in marks.items() if mark == sign) for sign in "+-")
+        rows.append([row.system, row.base or None, *numbers, won or None, lost or None])
+    title = (
+        f"{board.corpus}, {measure}, {board.overall}, against {board.baseline}: tests over queries, each averaged over "
+        "seeds (on one base those in common); 95 % bootstrap interval, d: difference in standard deviations of a "
+        "query's, p: paired randomisation, Holm over systems and topics"
+    )
+    header = ["system", "base", "difference", "from", "to", "d", "p", "p Holm", "better on", "worse on"]
+    table = Table(title, header, rows)
+    return table if any(row.base for row in board.rows) else without_empty(table, "base")
+
+
+def board_json(boards: Sequence[Board], quoted: Sequence[Quoted]) -> str:
+    """Everything as JSON with all digits; what does not exist is null or missing."""
+    value = {
+        "boards": [_board_dict(board) for board in boards],
+        "quoted": {"title": TITLE, "rows": [row._asdict() for row in quoted]},
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _board_dict(board: Board) -> dict[str, Any]:
+    rows = []
+    for row in board.rows:
+        scores = {
+            name: {measure: stat._asdict() for measure, stat in stats.items()} for name, stats in row.scores.items()
+        }
+        rows.append({**row._asdict(), "name": row.name, "scores": scores})
+    tests = [{**test._asdict(), "mark": test.mark} for test in board.comparisons]
+    return {**vars(board), "rows": rows, "comparisons": tests}
+
+
+TITLE = "quoted from papers: full KILT, page R-precision in %, not comparable with the rows above"
+FILE = Path(__file__).with_name("published.toml")
+
+
+class Quoted(NamedTuple):
+    """A paper's row: per cent by task (those that the paper gives), their average, and where it stands."""
+
+    system: str
+    scores: Mapping[str, float]
+    average: float
+    source: str
+
+
+def read_published() -> list[Quoted]:
+    """All rows of published.toml, in its order."""
+    return [Quoted(**row) for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["row"]]
+
+
+def quoted_table(rows: list[Quoted]) -> Table:
+    """Quoted rows with two decimals, as the papers print them."""
+    tasks = list(dict.fromkeys(task for row in rows for task in row.scores))
+    cells: list[list[Cell]] = []
+    for row in rows:
+        scores = [f"{row.scores[task]:5.2f}" if task in row.scores else None for task in tasks]
+        cells.append([row.system, *scores, f"{row.average:5.2f}", row.source])
+    return Table(TITLE, ["system", *tasks, "average", "source"], cells)
