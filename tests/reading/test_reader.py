@@ -327,8 +327,8 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)
         merged = ", or what export --what huggingface makes of both" * (method == "lora")
-        said = f"{method}: it is adapters of {method}, and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
-        with pytest.raises(InputError, match=said):
+        needed = f"and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        with pytest.raises(InputError, match=f"{method}: it is adapters of {method}, {needed}"):
             train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"
     decoding.mkdir()
