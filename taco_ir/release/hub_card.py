@@ -13,7 +13,7 @@ from taco_ir.encoders.config import ANY_TASK, EncoderConfig, Role
 from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.names import MINILM, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.release.lineage import Lineage, lineage
+from taco_ir.release.lineage import Lineage, read_lineage
 from taco_ir.release.model_card import CARD_FILE, DATA_SETS, recipe_table
 from taco_ir.training.folder import CONFIG_FILE as SETTINGS_FILE
 from taco_ir.training.folder import INPUTS_FILE, load_settings
@@ -127,7 +127,7 @@ def _lineage(model: Path) -> Lineage | None:
     while (start := Path(load_settings(runs[0]).run.model)).name == MODEL and (start.parent / SETTINGS_FILE).is_file():
         runs.insert(0, start.parent)
     first = load_settings(runs[0]).run.model
-    return lineage(runs)._replace(base=first)
+    return read_lineage(runs)._replace(base=first)
 
 
 def _hub_name(base: str) -> str | None:
