@@ -13,7 +13,7 @@ from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render
-from taco_ir.studies.board import hide_rows, make_boards, select_corpus
+from taco_ir.studies.board import check_patterns, hide_rows, make_boards, select_corpus
 from taco_ir.studies.conditions import parse_models, read_study
 from taco_ir.studies.convergence import convergence_table
 from taco_ir.studies.jobs import Runner
@@ -145,6 +145,7 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
         measures = [
             next(measure for result in results for scores in result.topics.values() for measure in scores.means)
         ]
+    check_patterns(results, options.without)
     runner = find_runner(options) if options.format == "html" and options.collection is not None else None
     found = hide_rows(make_boards(results, options.baseline, options.seed, measures), options.without)
     if options.format == "json":

@@ -132,16 +132,7 @@ def make_boards(
 
 
 def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
-    """Boards without the rows whose name or system matches a pattern; tests stay corrected for them.
-
-    Raises:
-        InputError: for a pattern that matches no row.
-    """
-    rows = [row for board in boards for row in board.rows]
-    for pattern in patterns:
-        if not any(_matches(row, [pattern]) for row in rows):
-            names = ", ".join(dict.fromkeys(row.name for row in rows))
-            raise InputError(f"no system matches {pattern!r}; there are {names}")
+    """Boards without the rows whose name or system matches a pattern; tests stay corrected for them."""
     found = []
     for board in boards:
         hidden = [row for row in board.rows if _matches(row, patterns)]
@@ -158,6 +149,14 @@ def hide_rows(boards: Sequence[Board], patterns: Sequence[str]) -> list[Board]:
 
 def _matches(row: BoardRow, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in (row.name, row.system) for pattern in patterns)
+
+
+def check_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
+    """Raises InputError for a pattern that matches no row or system, before boards are made."""
+    rows = dict.fromkeys(result.row for result in results)
+    names = {*rows, *(result.system for result in results)}
+    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
+        raise InputError(f"no system matches {idle[0]!r}; there are {', '.join(rows)}")
 
 
 def _make_board(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
