@@ -26,9 +26,9 @@ house: ## measure the layout of the code; fails if a target is missed
 	@$(PYTHON) tests/house.py
 
 faults: .venv/developed ## kill, double and starve every verb that writes, and damage every file that is read (as root: on full disks too)
-	$(BIN)/python tests/faults/kills.py
-	$(BIN)/python tests/faults/pairs.py
-	$(BIN)/python tests/faults/disks.py
+	$(BIN)/python tests/faults/trials.py kills
+	$(BIN)/python tests/faults/trials.py pairs
+	$(BIN)/python tests/faults/trials.py disks
 	$(BIN)/python tests/faults/fuzz.py 10000
 
 bench: .venv/developed ## compare speed with other tools, on a quiet machine: make bench [COLLECTION=path] [MODEL=paths]

@@ -12,14 +12,13 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bounds import Bound, add_tiny, judged
+from bounds import Bound, add_tiny, in_a_process, judged
 from train_step import DEFAULT_MODEL, PASSAGES, QUERIES, TASKS, TaskTexts, Variant, task_texts
 
 from taco_ir.data.collection import open_collection
@@ -96,11 +95,7 @@ def steps(models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[s
 
 def memory(folder: Path, methods: Sequence[str], device: str) -> dict[str, float]:
     """Peak megabytes of each method, measured in a process of its own."""
-    command = [sys.executable, __file__, "--model", str(folder), "--device", device, "--memory-of"]
-    return {
-        name: float(subprocess.run([*command, name], capture_output=True, text=True, check=True).stdout.split()[-1])
-        for name in methods
-    }
+    return {name: in_a_process(measure_memory, folder, name, device) for name in methods}
 
 
 def measure_memory(folder: Path, method: str, device: str) -> float:
@@ -170,17 +165,13 @@ def main() -> None:
     flags.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
     flags.add_argument("--rounds", type=int, default=7)
     flags.add_argument("--device", default="cpu")
-    flags.add_argument("--memory-of", choices=(FULL, *METHODS), help=argparse.SUPPRESS)
     add_tiny(flags)
     options = flags.parse_args()
     folders = {Path(name).name: ModelFolder.find(name).path for name in options.model}
-    if options.memory_of:
-        print(measure_memory(*folders.values(), options.memory_of, options.device))
-        return
     if options.tiny:
         options.methods, options.rounds = TINY, 1
     methods = (FULL, *options.methods)
-    # memory first: a process inherits the peak of the process that starts it
+    # memory first: a forked process has what this one holds
     peaks = {name: memory(folder, methods, options.device) for name, folder in folders.items()}
     bounds = []
     for name, folder in folders.items():

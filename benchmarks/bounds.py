@@ -1,10 +1,14 @@
-"""What benchmarks share: ratios that are held against their bounds, and the flag that makes a race short."""
+"""What benchmarks share: ratios that are held against their bounds, measures in a process of its own, and a flag for a short race."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 MARK = "bound: "  # begins the line of each, by which all of them are found in what benchmarks print
 
@@ -25,6 +29,12 @@ class Bound(NamedTuple):
         side = "at most" if self.at_most else "at least"
         broken = "ABOVE" if self.at_most else "BELOW"
         return f"{MARK}{self.what}: {self.value:.4g}, {side} {self.limit:g} needed: {'holds' if self.holds else broken}"
+
+
+def in_a_process(measure: Callable[..., T], *values: object) -> T:
+    """What `measure` gives in a forked process: its peak memory is its own, on top of what this process holds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(measure, *values).result()
 
 
 def add_tiny(flags: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from taco_ir.core.processes import share_processors
 share_processors()  # before torch is imported
 
 import torch  # noqa: E402
-from bounds import Bound, add_tiny, judged  # noqa: E402
+from bounds import Bound, add_tiny, in_a_process, judged  # noqa: E402
 from released_update import ReleasedTaco  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -52,7 +51,7 @@ NEEDED = {
 }
 NEEDED_PEER = 1.4
 SMALLEST = 10_000_000  # parameters of a model whose peak says something of the weighting
-PARTS = ("memory", "steps", "tasks", "peer")  # memory first: a process inherits the peak of the one that starts it
+PARTS = ("memory", "steps", "tasks", "peer")  # memory first: a forked process has what this one holds
 DEFAULT_MODEL = "minilm-l6"
 T5_BASE_PARAMETERS = 222_903_552
 
@@ -202,24 +201,23 @@ def growth(title: str, folder: Path, rounds: int) -> None:
         )
 
 
-def measure_memory(folder: Path, name: str) -> None:
-    """Two steps of one variant; print the peak resident set before and after, in MB."""
+def measure_memory(folder: Path, name: str) -> tuple[float, int]:
+    """Peak resident set of two steps of one variant, in MB, and how many parameters are trained."""
     model = load(folder)
     variant = Variant(name.removesuffix(" bf16"), model, TASKS)
     if name.endswith(" bf16"):
         variant.weighting = weighting_of("taco", model, TASKS, importance="bf16")
     for number in range(2):
         variant.step(task_texts(model, TASKS, QUERIES, PASSAGES, number))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    trained = sum(param.numel() for _, param in model.trained())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, trained
 
 
 def memory(title: str, folder: Path, names: Sequence[str]) -> list[Bound]:
     """Print the peak memory of each variant; TACO's beside naive training's, and its excess beside the formula."""
-    peaks: dict[str, float] = {}
-    for name in names:
-        command = [sys.executable, __file__, "--model", str(folder), "--memory-of", name]
-        peaks[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-    trained = sum(param.numel() for _, param in load(folder).trained())
+    found = {name: in_a_process(measure_memory, folder, name) for name in names}
+    peaks = {name: peak for name, (peak, _) in found.items()}
+    trained = found[NAIVE][1]
     print(f"{title}: peak memory, {trained:,} parameters trained")
     for name, peak in peaks.items():
         print(f"  {name:<26}{peak:8.0f} MB, {peak - peaks[SEPARATE]:+6.0f} MB beside a backward a task")
@@ -378,13 +376,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--examples", type=int, default=640, help="of the peer's race [default: 640]")
     parser.add_argument("--variants", nargs="+", default=[NAIVE, SEPARATE, *sorted(WEIGHTINGS), RELEASED])
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     add_tiny(parser)
     flags = parser.parse_args()
     folders = {Path(name).name: ModelFolder.find(name).path for name in flags.model}
-    if flags.memory_of:
-        measure_memory(*folders.values(), flags.memory_of)
-        return
     peaks_of = (NAIVE, SEPARATE, "taco", "taco bf16", RELEASED)
     if flags.tiny:
         flags.rounds, flags.examples, peaks_of = 1, 64, (NAIVE, SEPARATE, "taco bf16")

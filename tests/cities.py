@@ -1,4 +1,4 @@
-"""A collection to read in: questions whose answer is the one city in their passage, beside passages without a city, and mined negatives."""
+"""A collection for readers: questions answered by the one city of their passage, passages without one, negatives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CITIES = ("Rome", "Oslo", "Paris", "Berlin", "Vienna", "Madrid")
 
 
 def write_cities(folder: Path, more: str = "") -> Path:
-    """18 questions to train on, 6 of them once more as dev; `negatives.jsonl` has two passages for each, none about a city.
+    """18 questions to train on, 6 of them again as dev; `negatives.jsonl` has two passages for each, none of a city.
 
     Args:
         more: further sentences of the passages without a city.

@@ -43,6 +43,16 @@ def minikilt() -> Path:
     return folder
 
 
+BERT_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}
+BERT_TEMPLATE = ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"])
+
+
 @pytest.fixture(scope="session")
 def official() -> ModuleType:
     """KILT's script as Pyserini ships it, without Pyserini's code for downloads, which starts a JVM."""
@@ -67,40 +77,45 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
+    vocabulary = tiny_tokenizer(folder, BERT_TEMPLATE)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=128,
-    )
-    BertModel(config).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=vocabulary, **BERT_SIZES)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_mlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_bert`, with a mask token and a head that fills in masked tokens."""
+    return write_masked_bert(tmp_path_factory.mktemp("models") / "tiny-mlm")
+
+
+def write_masked_bert(folder: Path) -> Path:
+    """Write what `tiny_mlm` is into `folder`."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    vocabulary = tiny_tokenizer(folder, BERT_TEMPLATE, "[MASK]")
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=vocabulary, **BERT_SIZES))
+    for name, param in model.named_parameters():
+        if name.startswith("cls."):  # biases are 0 at first, and norms 1
+            torch.nn.init.normal_(param, std=0.2)
+    model.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ModernBERT of 3 layers x 32 with random weights, two of which see four tokens around each, as a plain Hugging Face folder."""
+    """A ModernBERT of 3 layers x 32, two of which see four tokens around each, as a plain Hugging Face folder."""
     import torch
     from transformers import ModernBertConfig, ModernBertModel
 
     folder = tmp_path_factory.mktemp("models") / "tiny-modernbert"
-    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
+    vocabulary = tiny_tokenizer(folder, BERT_TEMPLATE)
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    }
-    ModernBertModel(ModernBertConfig(vocab_size=vocabulary, local_attention=4, **sizes, **special)).save_pretrained(
-        folder
-    )
+    sizes = BERT_SIZES | {"num_hidden_layers": 3, "local_attention": 4}
+    ModernBertModel(ModernBertConfig(vocab_size=vocabulary, **sizes, **special)).save_pretrained(folder)
     return folder
 
 
@@ -113,18 +128,15 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-t5"
     vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]))
     torch.manual_seed(0)
-    T5Model(
-        T5Config(
-            vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )
-    ).save_pretrained(folder)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    T5Model(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **sizes)).save_pretrained(folder)
     return folder
 
 
 def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) -> int:
-    """Write a WordPiece tokenizer of `vocabulary.txt`, with `more` special tokens, into `folder`; the size of its vocabulary.
+    """Write a WordPiece tokenizer of `vocabulary.txt`, with `more` special tokens; the size of its vocabulary.
 
-    The file is what tokenizers' trainer made of the sample collection once: it breaks ties by chance, and tests must not.
+    The file is what tokenizers' trainer once made of the sample collection: the trainer breaks ties by chance.
     """
     import json
 
@@ -132,7 +144,7 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) ->
 
     folder.mkdir(parents=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "<extra_id_1>", *more]
-    trained = (Path(__file__).parent / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    trained = (TESTS / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
     vocabulary = {token: number for number, token in enumerate([*special, *trained])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens(special)
@@ -143,39 +155,6 @@ def tiny_tokenizer(folder: Path, template: tuple[str, list[str]], *more: str) ->
         single=pieces, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "pad_token": "[PAD]",
-                "unk_token": "[UNK]",
-                "model_max_length": 128,
-            }
-        )
-    )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 128}))
     return tokenizer.get_vocab_size()
-
-
-@pytest.fixture(scope="session")
-def tiny_mlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `tiny_bert`, with a mask token and a head that fills in masked tokens."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-mlm"
-    vocabulary = tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=128,
-    )
-    model = BertForMaskedLM(config)
-    for name, param in model.named_parameters():
-        if name.startswith("cls."):  # biases are 0 at first, and norms 1
-            torch.nn.init.normal_(param, std=0.2)
-    model.save_pretrained(folder)
-    return folder

@@ -1,4 +1,4 @@
-"""Runs the code blocks of a document one after the other: `python documents.py DOCUMENT [BACKBONE FLAGS...]`."""
+"""Code blocks of a document, and a program that runs them: `python documents.py DOCUMENT [BACKBONE FLAGS...]`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -46,26 +48,24 @@ def module(verb: str) -> str:
 
 
 def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None:
-    """Run Python in its own process, and shell lines one by one: verbs in this process, with `more` flags for each."""
+    """Run Python in a process of its own, a shell's lines one by one, and verbs in this process, with `more` flags."""
     if fence == "python":
-        subprocess.run([sys.executable, "-c", block], check=True)
+        done = warm.run([sys.executable, "-c", block])
+        print(done.stdout, done.stderr, sep="\n")
+        done.check_returncode()
         return
     for line in lines_of(block):
         if "-m taco_ir" not in line:
             subprocess.run(["/bin/bash", "-c", line], check=True)
             continue
         verb, argv = command(line)
-        words = [
-            found
-            for word in argv
-            for found in (sorted(glob.glob(word)) if "*" in word and glob.glob(word) else [word])  # noqa: PTH207
-        ]
+        words = [found for word in argv for found in sorted(glob.glob(word) if "*" in word else []) or [word]]  # noqa: PTH207
         print(f"$ {line}", file=sys.stderr)
         importlib.import_module(module(verb)).main([*words, *more.get(verb, ())])
 
 
 def main(document: str, backbone: str = "", *more: str) -> None:
-    """Run a document in this folder; `backbone` replaces the one of the package, with `more` flags for trainings."""
+    """Run a document in this folder; `backbone` stands for the package's own, and trainings have `more` flags."""
     if backbone:
         from taco_ir.encoders import names as builtin
 
@@ -75,4 +75,7 @@ def main(document: str, backbone: str = "", *more: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if asked := warm.divide():
+        warm.become(asked)
+    else:
+        main(*sys.argv[1:])

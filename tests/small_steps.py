@@ -1,4 +1,4 @@
-"""What tests of the training core share: examples of three tasks from the sample, tiny encoders, and a loss written out."""
+"""What tests of the training core share: examples of three tasks of the sample, tiny encoders, a loss written out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ TEXTS = Texts({passage.docid: passage for passage in PASSAGES}, {passage.docid: 
 
 
 def examples(task: str, count: int, first: int = 0, negatives: int = 2) -> list[TrainExample]:
-    """Queries of words from passages that are their positives; a third has a negative on the gold page, a third two sets of positives."""
+    """Queries made of words of their positive passages.
+
+    A third has a negative on the gold page, another third two sets of positives.
+    """
     found = []
     for row in range(count):
         place = (first + 4 * row) % len(PASSAGES)
@@ -84,7 +87,10 @@ def gradient(task: Objective, number: int) -> Tensor:
 def written_out(
     query_BD: Tensor, passage_ND: Tensor, positives: Sequence[Sequence[int]], blocked_BN: Any, temperature: float = 1.0
 ) -> Tensor:
-    """InfoNCE in float64, one query and one positive at a time: -log softmax over the positive and all that is neither blocked nor positive."""
+    """InfoNCE in float64, one query and one positive at a time.
+
+    It is -log softmax over the positive and all columns that are neither blocked nor positive.
+    """
     losses = []
     for row, columns in enumerate(positives):
         scores_N = passage_ND.double() @ query_BD[row].double() / temperature

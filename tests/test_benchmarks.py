@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -20,9 +21,7 @@ BOUND = re.compile(r"^bound: .*: \S+, at (least|most) \S+ needed: (holds|BELOW|A
 
 def start(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return warm.run([sys.executable, *words], ROOT, environment)
 
 
 @pytest.mark.parametrize("program", [path for path in PROGRAMS if path.stem != "__main__"], ids=lambda path: path.stem)

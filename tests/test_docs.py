@@ -9,40 +9,39 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from documents import BLOCK, ROOT, blocks, command, module, runnable
+import torch
+import warm
+from documents import BLOCK, ROOT, blocks, command, lines_of, module, runnable
+from torch.nn import Parameter
 from verbs import without_java
 
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
 from taco_ir.retrieval.vectors import Shard
+from taco_ir.weighting.base import TaskWeighting
 
 DOCS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "topics/*.md", "runs/*.md", "runs/*/*.md", "benchmarks/*.md")
     for path in ROOT.glob(pattern)
 )
-INLINE = re.compile(
-    r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`"
-)  # a verb alone is its name, no command
+# a verb alone is its name, no command
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:python|torchrun) [^`]*taco_ir\.\w+ [^`]*)`")
 PAGES = (  # all of whose blocks are run, or say what they need
     *("README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "topics/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
-RUN = {
-    "README.md",
-    "CONTRIBUTING.md",
-    "taco_ir/encoder_mini/README.md",
-    "docs/guide.md",
-    "docs/new-task.md",
-}  # the last by test_new_task
+# pages whose blocks are run, the last by test_new_task
+RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "docs/guide.md", "docs/new-task.md"}
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
 
 def command_lines(text: str) -> list[str]:
-    """Every command of ours in code blocks and in running text, continued lines joined, without comments."""
-    lines = [line for _, block in blocks(text) for line in block.replace("\\\n", " ").splitlines()]
+    """Every command of ours in code blocks and in running text, continued lines joined."""
+    lines = [line for _, block in blocks(text) for line in lines_of(block)]
     return [
         line
         for line in [*lines, *INLINE.findall(BLOCK.sub("", text))]
@@ -125,14 +124,13 @@ def check_study(options: Namespace) -> None:
         assert set(read_study(ROOT / options.conditions).models) == parse_models(options.models).keys()
 
 
-BOARDS = [
-    line
-    for _, line in COMMANDS
-    if command(line)[0] == "leaderboard" and not re.search("--check|--collection|--output", line)
-]
+def prints_a_board(line: str) -> bool:
+    return command(line)[0] == "leaderboard" and not re.search("--check|--collection|--output", line)
 
 
-@pytest.mark.parametrize("line", dict.fromkeys(BOARDS))
+@pytest.mark.parametrize(
+    "line", dict.fromkeys(line.partition("#")[0].strip() for _, line in COMMANDS if prints_a_board(line))
+)
 def test_a_leaderboard_prints(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     verb, argv = command(line)
@@ -186,12 +184,10 @@ def test_the_order_of_imports_is_what_ruff_makes_of_it(page: str, section: str, 
             assert done.returncode == 0, f"{page}: {done.stdout}"
 
 
-def run_in_a_fresh_process(page: str, folder: Path, *stand_ins: str) -> str:
+def run_in_a_process(page: str, folder: Path, *stand_ins: str) -> str:
     """Its blocks as they stand, in order, in one folder, on a machine without Java and keys; what they print."""
     driver = [sys.executable, str(ROOT / "tests" / "documents.py"), str(ROOT / page), *stand_ins]
-    done = subprocess.run(
-        driver, cwd=folder, env=without_java(folder.parent / "bin"), capture_output=True, text=True, check=False
-    )
+    done = warm.run(driver, folder, without_java(folder.parent / "bin"))
     assert done.returncode == 0, f"{page}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done.stdout
 
@@ -205,7 +201,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.timeout(1800)
 def test_the_guide_works_from_top_to_bottom(folder: Path) -> None:
     assert len(runnable((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))) >= 10
-    printed = run_in_a_fresh_process("docs/guide.md", folder)
+    printed = run_in_a_process("docs/guide.md", folder)
     for made in (
         "my-wiki/part.json",
         "negatives.audit.html",
@@ -238,23 +234,12 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
     from taco_ir.data.__main__ import main as data
     from taco_ir.encoders.config import EncoderConfig
 
-    data(
-        [
-            "subset",
-            "--topics",
-            "nq-train",
-            "nq-dev",
-            "fever-dev",
-            "--distractors",
-            "5",
-            "--output",
-            str(folder / "my-wiki"),
-        ]
-    )
+    flags = ["--topics", "nq-train", "nq-dev", "fever-dev", "--distractors", "5"]
+    data(["subset", *flags, "--output", str(folder / "my-wiki")])
     for name, prompts in {"my-model": {}, "my-checkpoint": {"nq": "question: ", "fever": "claim: "}}.items():
         shutil.copytree(tiny_bert, folder / name)
         EncoderConfig("mean", True, prompts, query_length=64, passage_length=64).save(folder / name)
-    run_in_a_fresh_process("README.md", folder)
+    run_in_a_process("README.md", folder)
     for made in (
         "runs/mine/wow-dev.trec",
         "runs/sample/nq-dev.bm25.trec",
@@ -266,4 +251,26 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "taco_ir/encoder_mini/README.md"])
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
-    run_in_a_fresh_process(page, folder)
+    run_in_a_process(page, folder)
+
+
+def seventh() -> type[TaskWeighting]:
+    """The example of a weighting in CONTRIBUTING."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = [block for fence, block in blocks(text) if fence == "python"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    found: type[TaskWeighting] = names["LossProportional"]
+    return found
+
+
+def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None:
+    param = Parameter(torch.zeros(2))
+    weighting = seventh()([param], 2)
+    for expected in ([0.5, 0.5], [0.25, 0.75]):
+        weighting.begin(0.0)
+        for task, (loss, grad) in enumerate(((1.0, [1.0, 0.0]), (3.0, [0.0, 1.0]))):
+            param.grad = torch.tensor(grad)
+            weighting.add(task, torch.tensor(loss), [param])
+        report = weighting.combine([param])
+        assert param.grad is not None and param.grad.tolist() == expected == list(report.weights)

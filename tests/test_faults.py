@@ -1,28 +1,28 @@
-"""A short form of `make faults`: kills, pairs of writers and full disks, of every verb that writes; damaged files for every reader."""
+"""A short `make faults`: kills, pairs of writers and full disks for verbs that write, damaged files for readers."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import warm
 
 FAULTS = Path(__file__).parent / "faults"
 PACKAGE = FAULTS.parents[1] / "taco_ir"
 sys.path.insert(0, str(FAULTS))
 
 from cases import CASES, READING  # noqa: E402
-from pairs import VERBS  # noqa: E402
+from trials import KINDS  # noqa: E402
 
-# each costs a second or less; the others start a JVM or processes
-QUICK = [verb for verb in CASES if verb not in ("search bm25", "reproduce", "train", "pretrain", "train reading")]
+# each costs a second or less; the others start a JVM or processes, or train for long
+LONG = ("search bm25", "reproduce", "train", "train episodes", "train kinds", "train reading", "pretrain")
+QUICK = [case for case in CASES if case not in LONG]
 
 
 def ran(script: str, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, FAULTS / f"{script}.py", *words], capture_output=True, text=True, check=False
-    )
+    done = warm.run([sys.executable, FAULTS / f"{script}.py", *words])
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -32,27 +32,33 @@ def test_every_verb_has_a_fault() -> None:
     """One that writes is killed, one that does not is named with the reason."""
     from taco_ir.data.__main__ import COMMANDS
 
-    verbs = {path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")} - {
-        "__init__"
-    }
-    verbs |= {f"data {command}" for command in COMMANDS}
-    assert verbs == {case.removesuffix(" bm25").removesuffix(" reading") for case in CASES} | READING.keys()
+    files = {path.stem for path in PACKAGE.glob("*.py") if "run_verb(main)" in path.read_text(encoding="utf-8")}
+    verbs = (files - {"__init__"}) | {f"data {command}" for command in COMMANDS}
+    words = [case.words.split() for case in CASES.values()]
+    assert verbs == {" ".join(each[: 2 if each[0] == "data" else 1]) for each in words} | READING.keys()
 
 
-def test_killed_verbs_finish_what_they_began() -> None:
-    out = ran("kills", "1", "0", *QUICK)
-    assert out.count("1 of 1 kills ended byte-identical") == len(QUICK)
+@pytest.mark.parametrize(
+    ("count", "cases"),
+    [(1, QUICK), (4, ["encode", "index"]), (2, ["train episodes"]), (2, ["train kinds"]), (2, ["pretrain"])],
+    ids=["quick", "encode and index", "train episodes", "train kinds", "pretrain"],
+)
+def test_killed_verbs_finish_what_they_began(count: int, cases: Sequence[str]) -> None:
+    out = ran("trials", "kills", *cases, "--count", str(count), "--seed", "0")
+    assert out.count(f"{count} of {count} kills left what nobody disturbed") == len(cases)
+    assert "half-written" in out, "no kill came while something was being written"
 
 
 def test_two_writers_leave_what_one_leaves() -> None:
-    assert ran("pairs", "1", "0").count("1 of 1 pairs left what one leaves") == len(VERBS)
+    out = ran("trials", "pairs", "--count", "1", "--seed", "0")
+    assert out.count("1 of 1 pairs left what nobody disturbed") == len(KINDS["pairs"].cases)
 
 
 def test_small_disks_are_one_line() -> None:
-    out = ran("disks", str(2 * len(QUICK)), "0", *QUICK)
+    out = ran("trials", "disks", *QUICK, "--count", "2", "--seed", "0")
     if "skipped" in out:
         pytest.skip("nothing can be mounted here")
-    assert out.count("2 of 2 disks") == len(QUICK)
+    assert out.count("2 of 2 disks left what nobody disturbed") == len(QUICK)
 
 
 def test_damaged_files_are_read_or_told_of_in_one_line() -> None:

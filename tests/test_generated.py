@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,11 +17,12 @@ README = ROOT / "README.md"
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    """docs/generate.py, which is no part of the package."""
+    """docs/generate.py, which is no part of the package; it runs each command once."""
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec and spec.loader
     module = sys.modules["generate"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.printed = cache(module.printed)
     return module
 
 

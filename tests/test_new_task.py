@@ -1,4 +1,4 @@
-"""docs/new-task.md: its commands give a new task a module of its own, and the index and the other tasks stay as they are."""
+"""docs/new-task.md: its commands give a new task an adapter; the index and the other tasks stay as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 from documents import ROOT, blocks, command, module, runnable
-from test_docs import run_in_a_fresh_process
+from test_docs import run_in_a_process
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel
@@ -27,24 +27,13 @@ from taco_ir.search import main as search
 TEXT = (ROOT / "docs" / "new-task.md").read_text(encoding="utf-8")
 LINES = [line for _, block in runnable(TEXT) for line in block.splitlines()]
 (MIXED,) = (block for fence, block in blocks(TEXT) if fence == "jsonl")
-MORE = [
-    "--passage-length",
-    "60",
-    "--query-length",
-    "48",
-    "--tune-width",
-    "32",
-    "--learning-rate",
-    "1e-2",
-    "--steps",
-    "40",
-]  # it is tiny
-MORE += ["--validate-every", "99"]
+TINY = "--passage-length 60 --query-length 48 --tune-width 32 --learning-rate 1e-2 --steps 40 --validate-every 99"
+MORE = TINY.split()
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    """A backbone that has something to give without any training: its vectors are little more than means of word vectors."""
+    """A backbone that is of use untrained: its vectors are little more than means of word vectors."""
     folder = tmp_path / "words"
     tiny_tokenizer(folder, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -86,7 +75,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def quality(model: str) -> float:
-    """MRR@10 of the queries that the new task's module learns from: what a backbone of random numbers learns helps no others."""
+    """MRR@10 of the queries that the new task's adapter trains on: a random backbone learns nothing for others."""
     search(["--model", model, "--topics", "trex-train", "--no-compare", "--output", "learned.trec", "--overwrite"])
     collection, measure = open_collection("sample"), Measure.parse("MRR@10")
     queries = collection.load_topics("trex-train").queries
@@ -120,8 +109,8 @@ def test_the_page_works_from_top_to_bottom(
     assert "against before" in capsys.readouterr().out
 
 
-def test_the_page_works_in_a_fresh_process_without_java(tmp_path: Path, words: Path) -> None:
+def test_the_page_works_in_a_process_without_java(tmp_path: Path, words: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mixed.jsonl").write_text(MIXED, encoding="utf-8")
-    run_in_a_fresh_process("docs/new-task.md", tmp_path / "folder", str(words), *MORE)
+    run_in_a_process("docs/new-task.md", tmp_path / "folder", str(words), *MORE)
     assert set(read_trec(tmp_path / "folder" / "mixed.trec").rankings) == {"a", "b", "c"}

@@ -1,4 +1,4 @@
-"""The archives that are published hold every file that the package reads, the shipped encoder among them."""
+"""The package as users get it: archives with every file that it reads, and public names that cost nothing unused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import taco_ir
 from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,3 +51,21 @@ def test_they_hold_every_data_file_and_module(built: Path) -> None:
         assert name in in_wheel and name in in_source, name
     for path in (ROOT / "topics").glob("*.jsonl"):
         assert f"taco_ir/topics/{path.name}" in in_wheel and f"topics/{path.name}" in in_source, path.name
+
+
+@pytest.mark.parametrize("name", taco_ir.__all__)
+def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    assert name in dir(taco_ir)
+    assert name == "__version__" or getattr(taco_ir, name).__doc__
+
+
+def test_a_name_that_is_not_there_is_told_by_name() -> None:
+    with pytest.raises(AttributeError, match="load_everything"):
+        _ = taco_ir.load_everything
+
+
+def test_importing_a_light_name_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'faiss', 'transformers'}"
+    code = f"import sys; from taco_ir import Query, Run, open_collection; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

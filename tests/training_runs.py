@@ -1,4 +1,4 @@
-"""What tests of training share: small configurations, an episode on the sample collection, a step whose results are written by hand."""
+"""What tests of training share: small settings, an episode on the sample, a step whose results are written by hand."""
 
 from __future__ import annotations
 

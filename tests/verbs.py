@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import warm
+
 Record = dict[str, Any]
 
 
 def call(verb: str, *argv: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"taco_ir.{verb}", *map(str, argv)], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    return warm.run([sys.executable, "-m", f"taco_ir.{verb}", *argv], cwd)
 
 
 def passage(docid: str, text: str, title: str = "") -> Record:

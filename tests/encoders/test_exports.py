@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import pickle
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import warm
 from backbones import BACKBONES
 
 from taco_ir.core.files import InputError, read_json
@@ -224,8 +223,7 @@ def test_the_verb_writes_all_that_apply(tiny_bert: Path, tmp_path: Path) -> None
     """As a user runs it, from a plain folder and flags."""
     output = tmp_path / "out"
     flags = ["--model", str(tiny_bert), "--pooling", "mean", "--topics", "aidayago2-dev", "--output", str(output)]
-    command, env = [sys.executable, "-m", "taco_ir.export", *flags], os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    done = warm.run([sys.executable, "-m", "taco_ir.export", *flags])
     assert done.returncode == 0, done.stderr
     parts = [output / "huggingface", output / "sentence-transformers", output / "queries" / "aidayago2-dev"]
     assert done.stdout.splitlines() == list(map(str, parts)) and all(part.is_dir() for part in parts)

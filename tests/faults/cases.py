@@ -1,4 +1,4 @@
-"""Every verb that writes, on data so small that a run takes a second, in processes forked from one that has imported everything."""
+"""Every verb that writes, on data so small that a run takes a second, in processes forked from one that is loaded."""
 
 from __future__ import annotations
 
@@ -9,30 +9,57 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ROOT = Path(__file__).resolve().parents[2]
-# what differs from run to run by its nature: how long it took, when it began and ended, and the hash of a record that says so
+# what differs from run to run: how long it took, when it began and ended, and the hash of a record that says so
 CLOCK = ("seconds", "peak_bytes", "processes", "begun", "finished", "check")
 LOGS = ("output.txt",)  # what is printed
 HUB_CACHE = "home/hub"  # in the working directory of a command
 COMMIT = "0123456789" * 4
 KEPT = "kilt"  # of the data home; the rest is made when it is needed
+BLOCK_ROWS = 4  # of a block of vectors: six blocks of the small collection
 READING = {  # verbs that write nothing, or that cannot run here
     "evaluate": "prints",
     "pyserini": "runs Pyserini's commands",
     "push": "writes to a hub, in one commit; tests/release/test_hub.py has one",
     "data list": "prints",
-    "data get": "takes KILT's files alone, by size and md5; tests/test_download.py stops it in all places",
+    "data get": "takes KILT's files alone, by size and md5; tests/data/test_downloads.py stops it in all places",
 }
 TRAIN = (
-    "--tasks nq --pooling first --query-length 16 --passage-length 40 --batch-size 4 --steps 8 --pool-queries 2 --pool-hard 0"
-    " --pool-random 4 --validate-every 4 --checkpoint-every 2 --model {model} --collection {c}"
+    "train --collection {c} --model {model} --pooling first --query-length 16 --passage-length 40 --batch-size 4"
+    " --pool-queries 2 --pool-hard 0 --pool-random 4 --checkpoint-every 2 --output out"
 )
-READ = "--tasks none --reading nq --passage-length 40 --reading-batch 4 --steps 6 --reading-negatives 1 --checkpoint-every 2 --model {model} --collection {c} --negatives {c}/negatives.jsonl"
+READ = (
+    "train --collection {c} --model {model} --negatives {c}/negatives.jsonl --tasks none --reading nq"
+    " --passage-length 40 --reading-batch 4 --steps 6 --reading-negatives 1 --checkpoint-every 2 --output out"
+)
+EPISODES = """
+pooling = "mean"
+tasks = ["fever", "nq"]
+passage_length = 40
+query_length = 24
+batch_size = 6
+learning_rate = 1e-3
+mine_depth = 20
+mine_keep = 4
+pool_queries = 4
+pool_hard = 2
+pool_random = 20
+validate_every = 4
+checkpoint_every = 3
+[[episode]]
+steps = 12
+[[episode]]
+steps = 12
+negatives = "ance"
+weighting = "taco"
+weighting_options = { beta = 0.9, burn_in = 0.2 }
+"""
 STUDY = """
 name = "small"
 models = ["tiny"]
@@ -44,11 +71,16 @@ tolerance = 0.01
 name = "trained"
 system = "trained"
 seeds = [1]
-commands = ["train --tasks nq --pooling first --query-length 16 --passage-length 40 --batch-size 4 --steps 2 --negatives none --pool-queries 2 --pool-hard 0 --pool-random 4 --model {tiny} --collection {collection} --seed {seed} --output {out}"]
+commands = ["COMMAND"]
 search = "--model {out}/model"
 base = "tiny"
 whole = [1]
-"""
+""".replace(
+    "COMMAND",
+    "train --tasks nq --pooling first --query-length 16 --passage-length 40 --batch-size 4 --steps 2 --negatives none"
+    " --pool-queries 2 --pool-hard 0 --pool-random 4 --model {tiny} --collection {collection} --seed {seed}"
+    " --output {out}",
+)
 Contents = dict[str, bytes]
 
 
@@ -62,6 +94,12 @@ class Case(NamedTuple):
     words: str
     setup: Callable[[Path, Path], object] = lambda *_: None
 
+    @property
+    def needs(self) -> set[str]:
+        """What the command reads of what other commands make."""
+        named = {name for _, name, _, _ in Formatter().parse(self.words)}
+        return named & MADE_BY.keys() | ({"bm25"} if self.setup is _episodes else set())
+
 
 def _study(world: Path, folder: Path) -> None:
     (folder / "conditions.toml").write_text(STUDY)
@@ -69,6 +107,11 @@ def _study(world: Path, folder: Path) -> None:
 
 def _encoder(world: Path, folder: Path) -> None:
     shutil.copytree(ROOT / "taco_ir" / "encoder_mini", folder / "encoder")
+
+
+def _episodes(world: Path, folder: Path) -> None:
+    (folder / "run.toml").write_text(EPISODES)
+    shutil.copytree(world / "bm25", folder / "home")  # the index that negatives are mined with
 
 
 def _hub_cache(world: Path, folder: Path) -> None:
@@ -89,14 +132,21 @@ CASES = {
     "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --depth 10 --output n.jsonl"),
     "export": Case("export --model {model} --pooling first --collection {c} --topics nq-dev nq-train --output out"),
     "submission": Case("submission --runs {runs}/nq-dev.trec --topics nq-dev --collection {c} --output s.zip"),
-    "train": Case(f"train {TRAIN} --negatives {{c}}/negatives.jsonl --output out"),
-    "pretrain": Case(
-        "pretrain --objective mlm --pooling first --length 24 --batch-size 6 --held-out 6 --steps 6 --validate-every 3 --checkpoint-every 2"
-        " --collection {c} --model {model} --output out"
+    "train": Case(f"{TRAIN} --tasks nq --negatives {{c}}/negatives.jsonl --steps 8 --validate-every 4"),
+    "train episodes": Case("train --config run.toml --model {model} --output out", _episodes),
+    "train kinds": Case(
+        f"{TRAIN} --tasks nq --negatives {{c}}/negatives.jsonl --reading nq --self-supervised mlm,inverse_cloze"
+        " --schedule sequential --rehearsal 0.4 --roles embedding --reading-batch 3 --passage-batch 2"
+        " --reading-negatives 1 --steps 24 --validate-on train --validate-every 9"
     ),
-    "train reading": Case(f"train {READ} --output out"),
+    "train reading": Case(READ),
+    "pretrain": Case(
+        "pretrain --model {model} --objective mlm,span_contrast,condenser --pooling first --length 24 --batch-size 6"
+        " --held-out 6 --steps 24 --validate-every 5 --checkpoint-every 2 --output out"
+    ),
     "answer": Case(
-        "answer --collection {c} --topics nq-dev --model {model} --pooling first --reader {reader} --hits 3 --quiet --output a.jsonl"
+        "answer --collection {c} --topics nq-dev --model {model} --pooling first --reader {reader}/model --hits 3"
+        " --quiet --output a.jsonl"
     ),
     "analyze": Case("analyze {trained} --batches 1 --output out"),
     "leaderboard": Case("leaderboard {study} --format json --output board.json"),
@@ -109,45 +159,33 @@ CASES = {
     "data hold-out": Case("data hold-out --collection {c} --tasks nq --share 0.2 --output out"),
     "data passages": Case("data passages --source {source} --words 20"),
 }
+# what the commands of some cases read: which command makes it, and where
+MADE_BY = {
+    "vectors": (CASES["encode"], "out"),
+    "runs": (CASES["search"], "out"),
+    "trained": (CASES["train"], "out"),
+    "reader": (CASES["train reading"], "out"),
+    "bm25": (Case("search --topics nq-dev --retriever bm25 --no-compare --output out.trec"), "home"),
+}
 
 
-def warm() -> None:
-    """Import what verbs use, once; nothing here starts a thread or a JVM."""
-    os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)})
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": HUB_CACHE})
-    import faiss  # noqa: F401
-    import pandas  # noqa: F401
-    import torch
-    from transformers import AutoConfig, AutoModel, BertForMaskedLM, BertModel  # noqa: F401
-
-    from taco_ir import analyze, answer, encode, export, index, mine, pretrain, pull, reproduce, search, train  # noqa: F401
-    from taco_ir.training import loop, validation  # noqa: F401
-    from taco_ir.training import run as episodes  # noqa: F401
-
-    torch.set_num_threads(1)
-
-
-def prepared(world: Path) -> Path:
-    """Make what the commands read, in `world`."""
-    import torch
+def prepared(world: Path, cases: Collection[str]) -> Path:
+    """Import what verbs use, and make what these cases read, in `world`."""
+    import warm
     from cities import write_cities
-    from conftest import tiny_tokenizer
+    from conftest import write_masked_bert
+    from huggingface_hub import constants
     from study_results import fake_results
-    from transformers import BertConfig, BertForMaskedLM
 
+    from taco_ir.retrieval import vectors
     from taco_ir.studies.records import write_record
 
+    warm.load()
+    os.environ["PYTHONPATH"] = str(ROOT)
+    vectors.BLOCK_ROWS = BLOCK_ROWS
+    constants.HF_HUB_CACHE = HUB_CACHE
+    write_masked_bert(world / "model")
     os.environ["TACO_IR_HOME"] = str(world / "home")
-    size = tiny_tokenizer(world / "model", ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"]), "[MASK]")
-    torch.manual_seed(0)
-    shape = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    }
-    BertForMaskedLM(BertConfig(vocab_size=size, **shape)).save_pretrained(world / "model")
     write_cities(world / "c", ". It has many fish in it. Nobody lives there now")
     for result in fake_results(2, 2, 20):
         write_record(world / "study" / "results", result)
@@ -157,45 +195,29 @@ def prepared(world: Path) -> Path:
         for n in range(200)
     ]
     (world / "source.json").write_text("".join(json.dumps(page) + "\n" for page in pages))
-    for verb, made in (("encode", "vectors"), ("search", "runs"), ("train", "trained"), ("train reading", "reader")):
-        folder = world / f"making {verb}"
-        if (code := ended(start(verb, world, folder))) != 0:
-            raise SystemExit(f"{verb} ended with code {code}\n{log(folder)}")
-        (folder / "out").rename(world / made)
+    for name in sorted(set().union(*(CASES[case].needs for case in cases))):
+        case, place = MADE_BY[name]
+        folder = make(case, world, world / f"making {name}")
+        if (code := ended(start(case, world, folder))) != 0:
+            raise SystemExit(f"{case.words} ended with code {code}\n{log(folder)}")
+        (folder / place).rename(world / name)
     return world
 
 
-def argv(verb: str, world: Path) -> list[str]:
-    made = {
-        "model": "model",
-        "c": "c",
-        "vectors": "vectors",
-        "runs": "runs",
-        "trained": "trained",
-        "study": "study",
-        "source": "source.json",
-    }
-    names = {name: str(world / path) for name, path in made.items()} | {
-        "reader": str(world / "reader" / "model"),
-        "root": str(ROOT),
-    }
-    return [word.format_map(names) for word in CASES[verb].words.split(" ")]
-
-
-def make(verb: str, world: Path, folder: Path) -> Path:
+def make(case: Case, world: Path, folder: Path) -> Path:
     """The working directory of a command."""
     folder.mkdir(parents=True, exist_ok=True)
-    CASES[verb].setup(world, folder)
+    case.setup(world, folder)
     return folder
 
 
-def start(verb: str, world: Path, folder: Path, again: bool = False, said: str = "log") -> int:
-    """Run the command of a case in `folder`, in a process group of its own; its process id. What it says goes beside it."""
-    if not again:
-        make(verb, world, folder)
+def start(case: Case, world: Path, folder: Path, said: str = "log") -> int:
+    """Run a command in `folder`, in a process group of its own; its process id. What it says goes beside the folder."""
     from taco_ir.cli import run_verb
 
-    words = argv(verb, world)
+    places = {name: str(world / name) for name in (*MADE_BY, "model", "c", "study")}
+    places |= {"source": str(world / "source.json"), "root": str(ROOT)}
+    words = [word.format_map(places) for word in case.words.split(" ")]
     child = os.fork()
     if child:
         with contextlib.suppress(OSError):  # it has done so itself, or has ended
@@ -210,11 +232,8 @@ def start(verb: str, world: Path, folder: Path, again: bool = False, said: str =
         os.chdir(folder)
         os.environ["TACO_IR_HOME"] = "home"
         sys.argv = [f"taco_ir.{words[0]}", *words[1:]]
-        run_verb(
-            importlib.import_module(
-                f"taco_ir.{words[0]}.__main__" if words[0] == "data" else f"taco_ir.{words[0]}"
-            ).main
-        )
+        verb = "data.__main__" if words[0] == "data" else words[0]
+        run_verb(importlib.import_module(f"taco_ir.{verb}").main)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -231,8 +250,8 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def log(folder: Path) -> str:
-    return folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")
+def log(folder: Path, said: str = "log") -> str:
+    return folder.with_name(f"{folder.name}.{said}").read_text(encoding="utf-8", errors="replace")
 
 
 def contents(folder: Path) -> Contents:
@@ -264,19 +283,9 @@ def differing(found: Contents, expected: Contents) -> list[str]:
     return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
-def fault_of(folder: Path, code: int) -> str:
-    """What is wrong with how a command ended: a trace, another code, more or less than one line of error."""
-    said = log(folder)
-    if "Traceback" in said or code not in (0, 2):
-        return f"code {code}\n{said}"
-    if code == 2 and not (said.splitlines() or [""])[-1].startswith("error: "):
-        return f"code 2 without a line of error\n{said}"
-    return ""
-
-
-def finish(verb: str, world: Path, folder: Path, expected: Contents) -> str:
+def finish(case: Case, world: Path, folder: Path, expected: Contents) -> str:
     """Run the command again; what is wrong with its end. One that had ended well may be told that its output exists."""
-    code = ended(start(verb, world, folder, again=True))
+    code = ended(start(case, world, folder))
     if code and not (code == 2 and " exists" in log(folder)):
         return f"the command failed when it ran again: code {code}\n{log(folder)}"
     if names := differing(contents(folder), expected):
@@ -284,15 +293,7 @@ def finish(verb: str, world: Path, folder: Path, expected: Contents) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def undisturbed(verb: str, world: Path) -> Iterator[tuple[Contents, float]]:
-    """What the command writes, and the seconds it takes."""
-    import time
-
-    folder = world / "whole"
-    began = time.perf_counter()
-    if code := ended(start(verb, world, folder)):
-        raise SystemExit(f"{verb}: the undisturbed command ended with code {code}\n{log(folder)}")
-    seconds = time.perf_counter() - began
-    yield contents(folder), seconds
-    shutil.rmtree(folder)
+def walk(folder: Path) -> Iterator[Path]:
+    """A folder and all that is below it, whatever comes and goes meanwhile."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in (".", *names))

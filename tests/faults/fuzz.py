@@ -1,7 +1,7 @@
-"""Damaged files given to everything that reads one: an answer or one line for the user, never a stack trace: `python fuzz.py [COUNT] [SEED]`.
+"""Damaged files for everything that reads one: `python fuzz.py [COUNT] [SEED]`. An answer or one line for the user.
 
-Each input is a whole file with one fault: bytes flipped, cut or of another encoding; a key missing, twice, or of another name; a value of
-another type, a number of 5,000 digits, lists 100,000 deep, half a character.
+Each input is a whole file with one fault: bytes flipped, cut or of another encoding; a key missing, twice, or of
+another name; a value of another type, a number of 5,000 digits, lists 100,000 deep, half a character.
 """
 
 from __future__ import annotations
@@ -31,71 +31,38 @@ Read = Callable[[], object]
 MOST = 400  # characters of a message
 DEEP = 100_000
 HOLE = "a hole for raw text"
-RAW = (  # instead of a value, as it stands in a file
-    *(
-        "null",
-        "true",
-        "-1",
-        "0",
-        "3",
-        "0.5",
-        "1e999",
-        "NaN",
-        "Infinity",
-        '""',
-        '"x"',
-        '"' + "x" * 3000 + '"',
-        "[]",
-        "{}",
-        "[[]]",
-    ),
-    *(
-        '["x"]',
-        "[null]",
-        '[{"x": 1}]',
-        '{"x": "y"}',
-        '{"": null}',
-        '"\\ud800"',
-        '"\\u0000"',
-        '["\\udfff"]',
-        '{"\\ud800": 1}',
-    ),
-    *("9" * 5000, "-" + "9" * 300, "9" * 4000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP),
-)
-RAW_TOML = (
-    *(
-        "true",
-        "-1",
-        "0",
-        "3",
-        "0.5",
-        "1e999",
-        "nan",
-        "inf",
-        '""',
-        '"x"',
-        '"' + "x" * 3000 + '"',
-        "[]",
-        "{}",
-        "[[]]",
-        '["x"]',
-        "[1, [2]]",
-    ),
-    *(
-        "{x = 1}",
-        "[{x = 1}]",
-        "1979-05-27",
-        "9" * 5000,
-        "0x" + "f" * 5000,
-        "9" * 300,
-        "9" * 4000,
-        '"\\ud800"',
-        '"\\u0000"',
-    ),
-    *("[" * DEEP + "]" * DEEP, "{a=" * DEEP + "1" + "}" * DEEP),
-)
+# instead of a value, as it stands in a file
+VALUES = 'true -1 0 3 0.5 1e999 "" "x" [] {} [[]] ["x"] "\\ud800" "\\u0000"'
+JSON_VALUES = 'null NaN Infinity [null] [{"x":1}] {"x":"y"} {"":null} ["\\udfff"] {"\\ud800":1}'
+TOML_VALUES = "nan inf [1,[2]] {x=1} [{x=1}] 1979-05-27"
+LONG_VALUES = (f'"{"x" * 3000}"', "9" * 300, "9" * 4000, "9" * 5000, "[" * DEEP + "]" * DEEP)
+RAW = (*VALUES.split(), *JSON_VALUES.split(), *LONG_VALUES, "-" + "9" * 300, '{"a":' * DEEP + "1" + "}" * DEEP)
+RAW_TOML = (*VALUES.split(), *TOML_VALUES.split(), *LONG_VALUES, "0x" + "f" * 5000, "{a=" * DEEP + "1" + "}" * DEEP)
 
 NEEDED = {"model": "bert", "output": "out"}
+SETTINGS = """model = "bert"
+output = "out"
+tasks = ["nq", "fever"]
+learning_rate = 1e-4
+batch_size = 8
+prompts = true
+weighting = "taco"
+[weighting_options]
+tau = 2.0
+[[episode]]
+negatives = "bm25"
+steps = 10
+[[episode]]
+negatives = "ance"
+repeat = 2
+"""
+PRETRAINING = """model = "bert"
+output = "out"
+objective = ["mlm"]
+length = 32
+learning_rate = 1e-4
+pooling = "mean"
+"""
 
 
 class Reader(NamedTuple):
@@ -120,7 +87,7 @@ class Fault(NamedTuple):
     keys: tuple[str, ...] = ()
 
 
-# ---- the files -------------------------------------------------------------------------------------------------------------------------
+# ---- the files
 
 
 def readers(world: Path) -> dict[str, Reader]:
@@ -339,13 +306,8 @@ def trainings(world: Path) -> dict[str, Reader]:
     from taco_ir.training.stream import Stream, read_stream, write_stream
 
     settings, pretraining = world / "train.toml", world / "pretrain.toml"
-    settings.write_text(
-        'model = "bert"\noutput = "out"\ntasks = ["nq", "fever"]\nlearning_rate = 1e-4\nbatch_size = 8\nprompts = true\nweighting = "taco"\n'
-        '[weighting_options]\ntau = 2.0\n[[episode]]\nnegatives = "bm25"\nsteps = 10\n[[episode]]\nnegatives = "ance"\nrepeat = 2\n'
-    )
-    pretraining.write_text(
-        'model = "bert"\noutput = "out"\nobjective = ["mlm"]\nlength = 32\nlearning_rate = 1e-4\npooling = "mean"\n'
-    )
+    settings.write_text(SETTINGS)
+    pretraining.write_text(PRETRAINING)
     run = world / "run"
     (run / "checkpoints" / "step-00000002").mkdir(parents=True)
     given = read_settings(settings, {})
@@ -395,7 +357,8 @@ def studies(world: Path) -> dict[str, Reader]:
     from taco_ir.studies.records import RECORDS, load_record, read_records, save_record, write_record
 
     path, records, alone = world / "conditions.toml", world / "results", world / "record.json"
-    more = '[corpora.part]\ndistractors = 5\n[recipe.fast]\ncommands = ["train {args} --output {out}"]\nargs = "--steps 2"\n'
+    more = '[corpora.part]\ndistractors = 5\n[recipe.fast]\ncommands = ["train {args} --output {out}"]\n'
+    more += 'args = "--steps 2"\n'
     path.write_text(STUDY.replace("[[condition]]", more + "[[condition]]", 1))
     for record in fake_results(2, 2, 4):
         write_record(records, record)
@@ -430,7 +393,7 @@ def lines(world: Path) -> dict[str, Reader]:
     }
 
 
-# ---- the faults ------------------------------------------------------------------------------------------------------------------------
+# ---- the faults
 
 
 def faulty(whole: bytes, suffix: str, draw: random.Random) -> Fault:
@@ -523,7 +486,7 @@ def of_toml(text: str, draw: random.Random) -> Fault:
     return Fault("\n".join(rows).encode(), kind, (key,) if equals else ())
 
 
-# ---- the law ---------------------------------------------------------------------------------------------------------------------------
+# ---- the law
 
 
 def wrong(reader: Reader, fault: Fault) -> str:
@@ -576,14 +539,12 @@ def main() -> int:
             fault = faulty(wholes[name], every[name].path.suffix, random.Random(f"{seed} {number}"))
             if said := wrong(every[name], fault):
                 found[name, said.partition(" ")[0]] += 1
-                print(
-                    f"{name}, input {number} ({fault.what}{' at ' + '.'.join(fault.keys) if fault.keys else ''}): {said}"
-                )
+                place = f" at {'.'.join(fault.keys)}" if fault.keys else ""
+                print(f"{name}, input {number} ({fault.what}{place}): {said}", flush=True)
     for (name, kind), times in sorted(found.items()):
         print(f"{times:>6}  {kind:<6}  {name}")
-    print(
-        f"{count - sum(found.values())} of {count} damaged files were read or told of in one line; seed {seed}, {len(every)} readers"
-    )
+    good = f"{count - sum(found.values())} of {count} damaged files were read or told of in one line"
+    print(f"{good}; seed {seed}, {len(every)} readers")
     return int(bool(found))
 
 

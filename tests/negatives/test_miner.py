@@ -6,7 +6,6 @@ import json
 import math
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 from verbs import passage, query, write_collection
@@ -623,7 +623,7 @@ taco_ir.negatives.miner.mine(sample, test_miner.Overlap(sample), topics, MiningS
 def test_kill_9_leaves_no_half_file(where: str, after: int, sample: Collection, tmp_path: Path) -> None:
     """The same command again goes on with the topics that were not finished, and ends as if nothing had been."""
     command = [sys.executable, "-c", KILLED.format(tests=str(Path(__file__).parent)), where, str(after)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = warm.run(command, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "fever-train", "nq-train")
     assert not output.exists()

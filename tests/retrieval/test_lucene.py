@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from verbs import without_java
 
 from taco_ir.core.files import InputError, write_json
@@ -204,8 +205,7 @@ def test_runs_are_pyserinis(minikilt: Path, tmp_path: Path) -> None:
     assert "[START_ENT]" in records
     files = ["--index", tmp_path / "index" / "lucene", "--topics", topics, "--output", tmp_path / "run.trec"]
     flags = ["--topics-format", "kilt", "--bm25", "--hits", "100", "--threads", "2", "--batch-size", "400"]
-    command = [sys.executable, "-m", "taco_ir.pyserini", "search.lucene", *map(str, files), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run([sys.executable, "-m", "taco_ir.pyserini", "search.lucene", *files, *flags])
     assert done.returncode == 0, done.stderr
     theirs = read_trec(tmp_path / "run.trec").rankings
     queries = [(query.qid, query.plain_text) for query in read_topics(topics, "all")]

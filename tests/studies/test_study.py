@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Lock
 
 import pytest
+import warm
 from study_results import record_line, write_conditions
 
 from taco_ir.core.files import InputError
@@ -247,6 +249,14 @@ def test_jobs_wait_for_what_they_need_and_survive_the_failure_of_others(
     assert "failed: no luck" in caplog.text and " of 5, about" in caplog.text
 
 
+@pytest.fixture(scope="module", autouse=True)
+def processes() -> Iterator[None]:
+    """Commands run in processes that begin fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taco_ir.studies.commands.subprocess", warm)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """A study that has run."""
@@ -339,7 +349,10 @@ def test_corpora_can_wait(run: Ran) -> None:
         assert Runner(study, "sample", {}, folder / "work", 1, corpora=corpora).corpora(job) == expected
 
 
-def test_a_command_that_fails_names_its_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_that_fails_names_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taco_ir.studies.commands.subprocess", subprocess)
     caplog.set_level("INFO")
     argv = ["--conditions", str(write_conditions(tmp_path, STUDY)), "--work", str(tmp_path / "work")]
     argv += ["--only", "naive", "--seeds", "1"]

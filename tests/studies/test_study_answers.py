@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from cities import write_cities
 from study_results import write_conditions
 
@@ -27,6 +26,21 @@ class Blocked:
 
 
 sys.meta_path.insert(0, Blocked())
+"""
+# the study, whose commands begin as copies of a process that has what is blocked
+STUDIED = """
+import warm
+
+assert not {"pyserini", "ir_datasets", "jnius"} & set(sys.modules)
+if asked := warm.divide():
+    warm.become(asked)
+else:
+    from taco_ir.cli import run_verb
+    from taco_ir.reproduce import main
+    from taco_ir.studies import commands
+
+    commands.subprocess = warm
+    run_verb(main)
 """
 OF_RUN = "--seed {seed} --collection {collection} --query-length 16 --passage-length 40"
 FLAGS = f"--tasks nq {OF_RUN} --model {{tiny}} --pooling mean --negatives none --batch-size 4 --steps 2"
@@ -61,20 +75,12 @@ whole = [1]
 def study(tiny_mlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has run in processes that cannot import what is blocked."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "sitecustomize.py").write_text(BLOCKED)
     write_conditions(folder, STUDY)
     collection = write_cities(folder / "cities")
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-    def python(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": path}
-        return subprocess.run(
-            [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False
-        )
-
-    assert "pyserini is not to be imported here" in python("-c", "import pyserini").stderr
-    flags = ["--conditions", "conditions.toml", "--collection", collection, "--models", f"tiny={tiny_mlm}"]
-    done = python("-m", "taco_ir.reproduce", *map(str, flags), "--work", "work")
+    blocked = warm.run([sys.executable, "-c", f"{BLOCKED}import pyserini"])
+    assert "pyserini is not to be imported here" in blocked.stderr
+    flags = f"--conditions conditions.toml --collection {collection} --models tiny={tiny_mlm} --work work"
+    done = warm.run([sys.executable, "-c", BLOCKED + STUDIED, *flags.split()], folder)
     logs = (folder / "work" / "joint" / "1").glob("*/output.txt")
     assert done.returncode == 0, done.stderr + "".join(log.read_text() for log in logs)
     return folder

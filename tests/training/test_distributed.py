@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_steps import TASKS
 from torch import Tensor
@@ -32,25 +33,19 @@ def both(tiny_bert: Path, tiny_mlm: Path, tmp_path_factory: pytest.TempPathFacto
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    argv = [sys.executable, Path(__file__).with_name("two_processes.py"), tiny_bert, tiny_mlm, folder]
     started = []
     for rank in range(2):
-        env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        argv = [
-            sys.executable,
-            str(Path(__file__).with_name("two_processes.py")),
-            str(tiny_bert),
-            str(tiny_mlm),
-            str(folder),
-        ]
-        started.append(subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        with (folder / f"log-{rank}").open("w") as output:
+            started.append(warm.Popen(argv, stdout=output, env=env))
     try:
         for rank, process in enumerate(started):
-            output, _ = process.communicate(timeout=500)
-            assert process.returncode == 0, f"process {rank}: {output[-3000:]}"
+            assert process.wait() == 0, f"process {rank}: {(folder / f'log-{rank}').read_text()[-3000:]}"
     finally:
         for process in started:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
     return folder
 
 

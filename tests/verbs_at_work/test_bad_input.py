@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import pytest
+import warm
 from verbs import call, passage, query, write_collection, write_lines
 
 from taco_ir import cli as console
@@ -405,15 +407,16 @@ LISTENING = (
 
 def interrupted(argv: list[str], ready: Callable[[int], bool]) -> subprocess.CompletedProcess[str]:
     """Start a verb and send it SIGINT as soon as it is `ready` (given its process id)."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", LISTENING, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    give_up = time.monotonic() + 60
-    while process.poll() is None and not ready(process.pid) and time.monotonic() < give_up:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+    with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
+        process = warm.Popen([sys.executable, "-c", LISTENING, *argv], stdout=out, stderr=err)
+        give_up = time.monotonic() + 60
+        while process.poll() is None and not ready(process.pid) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        code = process.wait()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(argv, code, out.read(), err.read())
 
 
 def ended_well(done: subprocess.CompletedProcess[str]) -> None:
