@@ -19,7 +19,9 @@ from torch.nn import Parameter
 from verbs import without_java
 
 from taco_ir.cli import Parser
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.encoders.config import CONFIG_FILE
+from taco_ir.encoders.weights import INT8_FILE
 from taco_ir.retrieval.vectors import Shard
 from taco_ir.weighting.base import TaskWeighting
 
@@ -36,6 +38,7 @@ PAGES = (  # all of whose blocks are run, or say what they need
 )
 # pages whose blocks are run, the last by test_new_task
 RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "docs/guide.md", "docs/new-task.md"}
+LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
 
@@ -198,10 +201,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    """The package's backbone with one of its layers, and for short texts: a tenth of the work."""
+    from safetensors.torch import load_file, save_file
+
+    from taco_ir.encoders.names import SHIPPED_BACKBONE, locate
+
+    folder = Path(shutil.copytree(locate(SHIPPED_BACKBONE), tmp_path / "backbone"))
+    for name, changes in {"config.json": LAYERS, CONFIG_FILE: LENGTHS}.items():
+        write_json(folder / name, read_json(folder / name) | changes)
+    weights = load_file(folder / INT8_FILE)
+    kept = {name: value for name, value in weights.items() if "layer." not in name or "layer.0." in name}
+    save_file(kept, folder / INT8_FILE, {"format": "pt"})
+    return folder
+
+
 @pytest.mark.timeout(1800)
-def test_the_guide_works_from_top_to_bottom(folder: Path) -> None:
+def test_the_guide_works_from_top_to_bottom(folder: Path, backbone: Path) -> None:
     assert len(runnable((ROOT / "docs" / "guide.md").read_text(encoding="utf-8"))) >= 10
-    printed = run_in_a_process("docs/guide.md", folder)
+    printed = run_in_a_process("docs/guide.md", folder, str(backbone))
     for made in (
         "my-wiki/part.json",
         "negatives.audit.html",

@@ -112,5 +112,5 @@ def test_the_page_works_from_top_to_bottom(
 def test_the_page_works_in_a_process_without_java(tmp_path: Path, words: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mixed.jsonl").write_text(MIXED, encoding="utf-8")
-    run_in_a_process("docs/new-task.md", tmp_path / "folder", str(words), *MORE)
+    run_in_a_process("docs/new-task.md", tmp_path / "folder", str(words), *MORE, "--steps", "4")
     assert set(read_trec(tmp_path / "folder" / "mixed.trec").rankings) == {"a", "b", "c"}
