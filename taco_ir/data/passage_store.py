@@ -223,8 +223,8 @@ class PassageStore:
                 passage = self._parse(line, columns, count - 1)
                 if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
                     raise InputError(
-                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page {passage.page!r}; "
-                        "neither may be empty or contain white space"
+                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page "
+                        f"(wikipedia_id) {passage.page!r}; neither may be empty or contain white space"
                     )
                 if count % STEP == 1:
                     offsets.append(position)

@@ -252,7 +252,10 @@ def _check_condition(where: str, study: Study, condition: Condition) -> None:
             )
     known |= condition.best.keys()
     if unknown := condition.names() - known:
-        raise InputError(f"{where}: {{{min(unknown)}}} stands for nothing; known are {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known))
+        raise InputError(
+            f"{where}: {{{min(unknown)}}} stands for nothing; known are {names} (models and conditions add names)"
+        )
     _check_scored(where, study, condition)
     for seed in condition.seeds:
         study.needs(Job(condition.name, seed))
