@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from taco_ir.cli import Parser
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.encoders.config import CONFIG_FILE
 from taco_ir.encoders.weights import INT8_FILE
+from taco_ir.evaluation import significance
 from taco_ir.retrieval.vectors import Shard
 from taco_ir.weighting.base import TaskWeighting
 
@@ -135,6 +137,9 @@ def prints_a_board(line: str) -> bool:
     "line", dict.fromkeys(line.partition("#")[0].strip() for _, line in COMMANDS if prints_a_board(line))
 )
 def test_a_leaderboard_prints(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With fewer flips than the documents' tables, which test_generated makes."""
+    few = partial(significance.randomisation_tests, samples=999)
+    monkeypatch.setattr(significance, "randomisation_tests", few)
     monkeypatch.chdir(ROOT)
     verb, argv = command(line)
     importlib.import_module(module(verb)).main(argv)
