@@ -298,3 +298,14 @@ def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None
             weighting.add(task, torch.tensor(loss), [param])
         report = weighting.combine([param])
         assert param.grad is not None and param.grad.tolist() == expected == list(report.weights)
+
+
+def test_the_files_and_packages_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = (ROOT, ROOT / "taco_ir", ROOT / "taco_ir" / "training" / "objectives")
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
+    assert len(named) > 40 and [name for name in named if not any((each / name).exists() for each in folders)] == []
+    packages = {
+        path.parent.relative_to(ROOT / "taco_ir").as_posix() for path in (ROOT / "taco_ir").rglob("__init__.py")
+    }
+    assert packages - {name.rstrip("/") for name in named} <= {"."}
