@@ -26,7 +26,7 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for 
 ERRNO_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # of safetensors and tokenizers; of shutil
 QUOTED_UP_TO = 200  # characters of a quoted value in a message
 QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
-_HELD = threading.local()  # the locks that a thread holds
+_LOCKS = threading.local()  # the locks that a thread holds
 
 
 class InputError(ValueError):
@@ -128,17 +128,17 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
-    held: set[Path] = _HELD.__dict__.setdefault("paths", set())
-    if wait and lock in held:
+    own: set[Path] = _LOCKS.__dict__.setdefault("paths", set())
+    if wait and lock in own:
         yield
         return
     try:
         with _locked(path, lock, wait):
-            held.add(lock)
+            own.add(lock)
             try:
                 yield
             finally:
-                held.discard(lock)
+                own.discard(lock)
     finally:
         with contextlib.suppress(OSError):
             for folder in made:  # still empty where nothing was written
@@ -161,17 +161,17 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
     """Hold the lock file and remove it at the end. A lock file that nobody holds was left by a killed process."""
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, fallback_to_soft=False)
+    file_lock = FileLock(lock, fallback_to_soft=False)
     was_there = os.path.lexists(lock)
     try:
         try:
-            held.acquire(blocking=False)
+            file_lock.acquire(blocking=False)
         except Timeout:
             if not wait:
                 message = "another process is writing it; wait for that one, or give another path"
                 raise InputError(f"{path}: {message}") from None
             log.info("%s: another process is writing it; waiting for that one", path)
-            held.acquire()
+            file_lock.acquire()
     except OSError as error:
         if error.errno in NO_LOCKS:
             lock.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
         yield
     finally:
         lock.unlink(missing_ok=True)
-        held.release()
+        file_lock.release()
 
 
 def discard(paths: Iterable[Path], beside: Path) -> None:
