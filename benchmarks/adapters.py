@@ -50,8 +50,8 @@ def batches(model: DualEncoder, seed: int) -> list[TaskTexts]:
     """The texts of a step, read through the model's adapter if it has one."""
     made = task_texts(model, TASKS, QUERIES, PASSAGES, seed)
     for batch in made:
-        if model.tuning is not None:
-            batch.texts = [text._replace(tower=model.tuning.names[0]) for text in batch.texts]
+        if model.adapters is not None:
+            batch.texts = [text._replace(tower=model.adapters.names[0]) for text in batch.texts]
         batch.blocked_BN = batch.blocked_BN.to(model.device)
     return made
 
@@ -114,7 +114,7 @@ def measure_memory(folder: Path, method: str, device: str) -> float:
 def encoding(folder: Path, models: Mapping[str, DualEncoder], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds each model takes to encode the same passages, by round."""
     passages = list(open_collection("sample").passages.read())
-    encoders: dict[str, TextEncoder] = {name: model.text_encoder() for name, model in models.items()}
+    encoders: dict[str, TextEncoder] = {name: model.as_text_encoder() for name, model in models.items()}
     encoders[BARE] = encoders.pop(FULL)
     with TemporaryDirectory() as merged:
         if (lora := encoders.get("lora")) is not None:

@@ -91,13 +91,13 @@ def task_texts(model: DualEncoder, tasks: int, queries: int, passages: int, seed
 @cache
 def words(model: DualEncoder) -> Ids:
     """Tokens of the sample's passages, one after the other: their frequencies are those of a language."""
-    texts = model.passages(list(open_collection("sample").passages.read()))
+    texts = model.tokenize_passages(list(open_collection("sample").passages.read()))
     return np.concatenate([text.ids[1:-1] for text in texts])
 
 
 def weighting_of(name: str, model: DualEncoder, tasks: int, **options: str) -> TaskWeighting:
-    params = [param for _, param in model.trained()]
-    tables = model.embedding_tables()
+    params = [param for _, param in model.trained_parameters()]
+    tables = {id(table.weight) for table in model.large_tables()}
     places = [place for place, param in enumerate(params) if id(param) in tables]
     kind = ReleasedTaco if name == RELEASED else resolve(WEIGHTINGS[name])
     return kind(params, tasks, places, **options)
@@ -114,7 +114,7 @@ def one_backward(model: DualEncoder, batches: Sequence[TaskTexts]) -> None:
 
 def weighted(model: DualEncoder, batches: Sequence[TaskTexts], weighting: TaskWeighting | None) -> float:
     """A backward a task and what the weighting makes of them; the seconds that the weighting took."""
-    params = [param for _, param in model.trained()]
+    params = [param for _, param in model.trained_parameters()]
     spent = 0.0
     if weighting:
         weighting.begin(0.5)
@@ -137,11 +137,11 @@ class Variant:
         self.name = name
         self.model = model
         self.weighting = weighting_of(name, model, tasks) if name not in (NAIVE, SEPARATE) else None
-        self.optimizer = torch.optim.AdamW([param for _, param in model.trained()], lr=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([param for _, param in model.trained_parameters()], lr=0.0, fused=True)
         self.update: list[float] = []
 
     def step(self, batches: Sequence[TaskTexts]) -> float:
-        self.model.sparse_tables(self.name not in (NAIVE, SEPARATE, RELEASED))
+        self.model.use_sparse_tables(self.name not in (NAIVE, SEPARATE, RELEASED))
         began = time.perf_counter()
         if self.name == NAIVE:
             one_backward(self.model, batches)
@@ -209,7 +209,7 @@ def measure_memory(folder: Path, name: str) -> tuple[float, int]:
         variant.weighting = weighting_of("taco", model, TASKS, importance="bf16")
     for number in range(2):
         variant.step(task_texts(model, TASKS, QUERIES, PASSAGES, number))
-    trained = sum(param.numel() for _, param in model.trained())
+    trained = sum(param.numel() for _, param in model.trained_parameters())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, trained
 
 
@@ -263,16 +263,16 @@ def peer(title: str, folder: Path, collection: str, rounds: int, count: int) -> 
     model = load(folder)
 
     def ours(batch: Sequence[tuple[str, str, str]]) -> tuple[list[Text], Callable[[Tensor], Tensor]]:
-        texts = model.queries([query for query, _, _ in batch], "nq")
-        texts += model.passages([Passage("", "", "", text) for triple in batch for text in triple[1:]])
+        texts = model.tokenize_queries([query for query, _, _ in batch], "nq")
+        texts += model.tokenize_passages([Passage("", "", "", text) for triple in batch for text in triple[1:]])
         blocked_BN = torch.zeros(len(batch), 2 * len(batch), dtype=torch.bool)
         positives = [(2 * row,) for row in range(len(batch))]
         return texts, lambda v: contrastive_loss(v[: len(batch)], v[len(batch) :], positives, blocked_BN, TEMPERATURE)
 
-    model.sparse_tables(True)
+    model.use_sparse_tables(True)
 
     def train_ours() -> float:
-        params = [param for _, param in model.trained()]
+        params = [param for _, param in model.trained_parameters()]
         optimizer, weighting = torch.optim.AdamW(params, lr=2e-5, fused=True), weighting_of("naive", model, 1)
         began = time.perf_counter()
         for start in range(0, len(triples), 32):

@@ -18,7 +18,7 @@ def made(base: Path, method: str = "iaa-l", roles: str = "task", **values: Any) 
     model = encoder(base, tune=method, tune_width=width, tune_roles=roles, **values)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for _, param in model.trained():
+        for _, param in model.trained_parameters():
             param.add_(torch.randn(param.shape, generator=generator), alpha=0.1)
     return model
 

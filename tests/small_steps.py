@@ -16,18 +16,19 @@ from taco_ir.data.collection import open_collection
 from taco_ir.data.examples import TrainExample
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.batches import TaskSampler
 from taco_ir.training.data import TrainingData
-from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.loop import adamw
 from taco_ir.training.objectives.base import LossSettings, Means, Objective, Texts, passage_examples
 from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.objectives.inverse_cloze import InverseCloze, queries_of
 from taco_ir.training.objectives.masked_tokens import MaskedTokens
 from taco_ir.training.objectives.reading import Reading
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.settings import SELF_SUPERVISED, TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
-from taco_ir.training.step import MultiTaskStep, make_weighting
+from taco_ir.training.step import MultiTaskStep, StepResult, make_weighting
 
 TASKS = {"nq": 5, "wow": 3, "fever": 1}  # queries of a step: odd ones, and one that leaves a part empty
 SMALL = TrainSettings(pooling="mean", query_length=12, passage_length=24, dropout=0.0)
@@ -70,13 +71,25 @@ def step_of(
     settings: LossSettings = LossSettings(negatives=2),  # noqa: B008  (a tuple)
     arithmetic: Arithmetic = Arithmetic(),  # noqa: B008
     processes: Processes | None = None,
-    dealt: Sequence[TaskSampler] | None = None,
+    sampled: Sequence[TaskSampler] | None = None,
     **options: Any,
 ) -> MultiTaskStep:
-    dealt = samplers() if dealt is None else dealt
-    made = make_weighting(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(dealt))
+    sampled = samplers() if sampled is None else sampled
+    made = make_weighting(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(sampled))
     means = Means(TEXTS, settings, arithmetic, processes or Processes(torch.device("cpu")))
-    return MultiTaskStep(model, [Contrastive(model, sampler, means) for sampler in dealt], made)
+    return MultiTaskStep(model, [Contrastive(model, sampler, means) for sampler in sampled], made)
+
+
+def train_steps(step: MultiTaskStep, rate: float, count: int, same: bool = False) -> list[StepResult]:
+    """The results of so many steps by AdamW, all on the first batches where `same`."""
+    optimizer = adamw(step.model, SMALL.replace(learning_rate=rate).optimiser)
+    results = []
+    for number in range(count):
+        results.append(step(0 if same else number, number / count))
+        assert results[-1].report is not None
+        optimizer.step()
+        optimizer.zero_grad()
+    return results
 
 
 def gradient(task: Objective, number: int) -> Tensor:
@@ -106,7 +119,7 @@ def one_by_one(
     model: DualEncoder, queries: Sequence[str], task: str, passages: Sequence[Passage]
 ) -> tuple[Tensor, Tensor]:
     """Vectors of queries [B, D] and passages [N, D], each text in a pass of its own."""
-    texts = model.queries(queries, task) + model.passages(passages)
+    texts = model.tokenize_queries(queries, task) + model.tokenize_passages(passages)
     vectors = torch.cat([model([text]) for text in texts])
     return vectors[: len(queries)], vectors[len(queries) :]
 
@@ -114,7 +127,8 @@ def one_by_one(
 def gradients(model: DualEncoder) -> list[Tensor]:
     """Copies of the gradients, zeros where there is none; they are cleared."""
     found = [
-        torch.zeros_like(param) if param.grad is None else param.grad.to_dense().clone() for _, param in model.trained()
+        torch.zeros_like(param) if param.grad is None else param.grad.to_dense().clone()
+        for _, param in model.trained_parameters()
     ]
     model.zero_grad()
     return found

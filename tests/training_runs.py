@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.examples import read_examples
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.batches import TaskSampler
-from taco_ir.training.checkpoint import latest
+from taco_ir.training.checkpoint import find_latest
 from taco_ir.training.data import TrainingData
-from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter
 from taco_ir.training.loop import Loop
 from taco_ir.training.objectives.base import LossSettings, Means, Texts, Work, loss_temperature
 from taco_ir.training.objectives.contrastive import Contrastive
-from taco_ir.training.pools import draw_queries, make_pool
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
 from taco_ir.training.step import MultiTaskStep, StepResult, make_weighting
-from taco_ir.training.validation import PoolValidation
+from taco_ir.training.validation import PoolValidation, build_pool, sample_queries
 from taco_ir.weighting.base import StepReport
 
 TASKS = ("fever", "nq", "wow")
@@ -40,11 +41,11 @@ SMALL: dict[str, Any] = {
 
 
 class Stopped(Exception):
-    """Stands for a process that ends in the middle."""
+    """Stands for the end of a process that is killed."""
 
 
 class StopAfter(Reporter):
-    """Ends the training after a step: its line is logged, its checkpoint is not written yet."""
+    """Ends a training after a step, which is logged but not in a checkpoint."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -52,6 +53,30 @@ class StopAfter(Reporter):
     def progress(self, step: int, note: str) -> None:
         if step == self._step:
             raise Stopped
+
+
+@contextmanager
+def stopped_after(step: int, of_steps: int = 0) -> Iterator[None]:
+    """The training inside ends after a step of an episode of so many steps (0: of any), as `StopAfter` ends one."""
+
+    def reporter(steps: int, *_: Any) -> Reporter:
+        return StopAfter(step) if of_steps in (0, steps) else Reporter()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("taco_ir.training.run.ConsoleReporter", reporter)
+        yield
+
+
+@contextmanager
+def stopped_at(method: str) -> Iterator[None]:
+    """The training inside ends when it calls this method of its loop."""
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Loop, method, stop)
+        yield
 
 
 def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
@@ -77,7 +102,7 @@ def sample() -> Collection:
 
 def encoder_of(config: TrainSettings, folder: Path) -> DualEncoder:
     """The encoder that an episode in `folder` starts or goes on with."""
-    found = latest(folder)
+    found = find_latest(folder)
     return start_encoder(config, found / "model" if found else Path(config.run.model), config.run.tasks)
 
 
@@ -104,11 +129,11 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
     pools = []
     if validated:
         drawn = [
-            draw_queries(sample(), task, "dev", config.validation.pool_queries, config.run.seed)
+            sample_queries(sample(), task, "dev", config.validation.pool_queries, config.run.seed)
             for task in config.run.tasks
         ]
         pools = [
-            make_pool(sample(), topics, {}, config.validation.pool_random, config.run.seed)
+            build_pool(sample(), topics, {}, config.validation.pool_random, config.run.seed)
             for topics in drawn
             if topics is not None
         ]
@@ -190,11 +215,20 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+def last_checkpoint(folder: Path) -> Path:
+    found = find_latest(folder)
+    assert found is not None
+    return found
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder but locks and logs."""
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock" and path.name != "log.jsonl"
-    ]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    kept = [path for path in paths if path.suffix != ".lock" and path.name != "log.jsonl"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def differing(made: Path, wanted: Path) -> list[str]:
+    """Names of the files in which two folders differ, or that one of them lacks, but for locks and logs."""
+    ours, theirs = contents(made), contents(wanted)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

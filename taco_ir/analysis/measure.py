@@ -24,7 +24,7 @@ from taco_ir.analysis.summary import (
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import generator
 from taco_ir.training.objectives.base import Objective
-from taco_ir.training.sketch import GradientSketch, cosine_matrix
+from taco_ir.training.step import GradientSketch, compute_cosines
 from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.median import Sensitivities, median
 from taco_ir.weighting.taco import SMALLEST_MEDIAN
@@ -55,7 +55,7 @@ def measure(
     chance = None
     if batches > 1 and len(own) > 1:
         chance = merge_counts("all", _measure_groups(shuffle(own, seed), tau, done, strict=False)[0]).specific
-    return Measurement(parameters, sensitivities, cosine_matrix(sketches), chance)
+    return Measurement(parameters, sensitivities, compute_cosines(sketches), chance)
 
 
 def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
@@ -102,7 +102,7 @@ def _measure_groups(
         sensitivities.append(Sensitivity(sums.medians / max(sums.used, 1), *count_densities(sums.plain)))
         sketches.append(sums.gradient)
     edges = bin_edges(len(groups))
-    named = zip((name for name, _ in first.model.trained()), softmaxes, active, strict=True)
+    named = zip((name for name, _ in first.model.trained_parameters()), softmaxes, active, strict=True)
     counts = [count_parameters(name, softmax, mask, len(groups), edges) for name, softmax, mask in named]
     return counts, sensitivities, sketches
 

@@ -106,9 +106,9 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     """
     from taco_ir.analysis.measure import measure
     from taco_ir.training.base_model import trained_encoder
-    from taco_ir.training.distributed import Processes
     from taco_ir.training.objectives.base import Texts, Work, add_texts, passages_of
     from taco_ir.training.objectives.contrastive import Contrastive
+    from taco_ir.training.processes import Processes
 
     first = subjects[0]
     config = (first.config or TrainSettings()).replace(
@@ -125,9 +125,9 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     if mined and mined.is_file():
         negatives: Negatives | None = read_negatives(mined, data.collection.passages.fingerprint)
     else:
-        negatives = data.negatives(config.negatives, output, first.model)
+        negatives = data.load_negatives(config.negatives, output, first.model)
     samplers = data.samplers(config.batch, negatives)
-    batches = [sampler.step(batch) for sampler in samplers for batch in range(settings.batches)]
+    batches = [sampler.sample(batch) for sampler in samplers for batch in range(settings.batches)]
     sampled = {id(example): example for batch in batches for example, _ in batch}
     texts = Texts({}, {})
     add_texts(texts, data.collection, passages_of(sampled.values()))
@@ -149,7 +149,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
             measured = measure(objectives, settings.batches, settings.tau, count, config.run.seed)
         except InputError as error:
             raise InputError(f"{subject.name}: {error}") from error
-        return measured, {name: list(param.shape) for name, param in model.trained()}
+        return measured, {name: list(param.shape) for name, param in model.trained_parameters()}
 
     shapes: dict[str, list[int]] = {}
     models = []

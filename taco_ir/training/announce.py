@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from taco_ir.core.processes import format_bytes, peak_memory, resident_memory
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.training.batches import TaskSampler
+from taco_ir.training.adapters import describe_adapters
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import RETRIEVAL, Plan
 from taco_ir.training.settings import OptimiserSettings
-from taco_ir.training.tuning import describe_tuning
 
 STATE_BYTES = 16  # of a trained parameter in float32: itself, its gradient, AdamW's two moments
 # of a token, layer and hidden unit in float32: twice the 34 of Korthikanti et al., 2022, eq. 2, for 16 bits
@@ -60,13 +60,13 @@ def describe(
         for each in objectives
         if isinstance(each.sampler, TaskSampler) and each.phase == RETRIEVAL
     ]
-    trained = sum(param.numel() for _, param in model.trained())
+    trained = sum(param.numel() for _, param in model.trained_parameters())
     every = sum(param.numel() for param in model.parameters())
     activations = max(each.activation_bytes(_token_bytes(optimiser, model)) for each in objectives)
     memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + activations
     return (
         (render(Table("", HEADER, rows), "table") if rows else "")
-        + describe_tuning(model)
+        + describe_adapters(model)
         + f"{trained:,} of {every:,} parameters are trained; weighting: {weighting}; "
         + f"at most about {format_bytes(memory)} of memory"
         + _with_held(model, memory - 4 * every)
@@ -102,7 +102,7 @@ def describe_peak(model: DualEncoder) -> str:
 
 def _token_bytes(optimiser: OptimiserSettings, model: DualEncoder) -> float:
     """Bytes of a token's activations in all layers that keep them."""
-    backbone = model.towers["passage"]["backbone"].config  # type: ignore[index]
+    backbone = model.backbone("passage").config
     layers = backbone.num_hidden_layers * (2 if model.config.pooling == "decoder" else 1)
     kept = 1 if optimiser.gradient_checkpointing else layers
     return kept * int(backbone.hidden_size) * ACTIVATION_BYTES * (0.5 if optimiser.precision == "bf16" else 1.0)

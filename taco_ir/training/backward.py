@@ -1,4 +1,4 @@
-"""From texts to gradients, in chunks of similar length; by GradCache where all activations at once are too many.
+"""Computes gradients of texts in chunks of similar length, with GradCache where memory does not hold all activations.
 
 GradCache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021.
 """
@@ -18,19 +18,19 @@ from taco_ir.core.hashes import hash_names
 from taco_ir.core.settings import Settings
 from taco_ir.training.encoder import DualEncoder, Text
 
-CHUNK_TOKENS = {"cpu": 2048}  # of a chunk: sorted by length, chunks hold hardly a padding token
+CHUNK_TOKENS = {"cpu": 2048}  # of a chunk; texts sorted by length need hardly any padding
 CHUNK_TOKENS_ELSEWHERE = 1 << 17  # accelerators want few large chunks
-PASS_TOKENS = {"cpu": 200}  # what a pass costs beside its tokens
+PASS_TOKENS = {"cpu": 200}  # fixed cost of a pass, in tokens
 PASS_TOKENS_ELSEWHERE = 1 << 15  # launching kernels takes an accelerator longer than thousands of tokens
 
 
 @dataclass(frozen=True)
 class Arithmetic(Settings):
-    """How a pass is computed.
+    """How the encoder computes.
 
     Attributes:
         bf16: multiply matrices in bfloat16.
-        gradcache: texts of a chunk whose activations are kept at once; 0 keeps those of all.
+        gradcache: texts whose activations are kept at once (GradCache); 0 keeps those of all texts.
     """
 
     bf16: bool = False
@@ -47,12 +47,12 @@ def backward(
     arithmetic: Arithmetic,
     seed: Sequence[int | str],
 ) -> Tensor:
-    """Add the gradient of `loss_of(vectors [N, D])` to the parameters'; the loss, a scalar where it was computed.
+    """Add the gradient of `loss_of(vectors [N, D])` to .grad of the parameters; returns the loss, a scalar.
 
-    Dropout of each chunk is drawn from `seed` and the chunk's number, so that GradCache's second pass repeats the first,
-    and a run that was stopped repeats the one that was not.
+    Each chunk's dropout is a function of `seed` and the chunk's number, so that GradCache's second pass repeats the
+    first, and a resumed training repeats one that did not stop.
     """
-    chunks = list(_chunks(model, texts, arithmetic.gradcache))
+    chunks = list(_plan_chunks(model, texts, arithmetic.gradcache))
 
     def encode(number: int) -> Tensor:
         seed_dropout(hash_names(*seed, number) >> 1, model.device)
@@ -61,34 +61,30 @@ def backward(
             return vectors_BD.float()
 
     order = [i for chunk in chunks for i in chunk]
-    if not arithmetic.gradcache:
-        vectors_ND = _in_place([encode(number) for number in range(len(chunks))], order, model)
-        loss = loss_of(vectors_ND)
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-    with torch.no_grad():
-        vectors_ND = _in_place([encode(number) for number in range(len(chunks))], order, model)
-    vectors_ND.requires_grad_()
+    with torch.set_grad_enabled(not arithmetic.gradcache):
+        vectors_ND = _restore_order([encode(number) for number in range(len(chunks))], order, model)
+    if arithmetic.gradcache:
+        vectors_ND.requires_grad_()
     loss = loss_of(vectors_ND)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if vectors_ND.grad is not None:
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    if arithmetic.gradcache and vectors_ND.grad is not None:
         for number, chunk in enumerate(chunks):
-            if (vectors := encode(number)).requires_grad:  # passages of a frozen backbone have none
+            if (vectors := encode(number)).requires_grad:  # a frozen backbone's passages have no gradient
                 vectors.backward(vectors_ND.grad[chunk])  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed what draws dropout on `device` alone: torch.manual_seed prepares every kind of device there may be, for milliseconds."""
+    """Seed dropout on `device`. torch.manual_seed seeds every kind of device, which takes milliseconds."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
 
 
-def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tensor:
-    """Vectors of chunks, back in the order of the texts."""
+def _restore_order(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tensor:
+    """The chunks' vectors in the order of the texts."""
     if not parts:
         return torch.zeros(0, model.dim, device=model.device)
     places = torch.empty(len(order), dtype=torch.long)
@@ -96,41 +92,41 @@ def _in_place(parts: list[Tensor], order: list[int], model: DualEncoder) -> Tens
     return torch.cat(parts)[places.to(model.device)]
 
 
-def _chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[list[int]]:
-    """Positions of texts that a pass can read, of similar length: at most `most` texts, or any number where `most` is 0."""
+def _plan_chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[list[int]]:
+    """Positions of the texts of each chunk: at most `most` (0: any number), of similar length and one pass key."""
     tokens = CHUNK_TOKENS.get(model.device.type, CHUNK_TOKENS_ELSEWHERE)
     fixed = PASS_TOKENS.get(model.device.type, PASS_TOKENS_ELSEWHERE)
-    passes = [model.pass_of(text) for text in texts]
+    passes = [model.pass_key(text) for text in texts]
     for own in dict.fromkeys(passes):
         members = sorted((i for i, each in enumerate(passes) if each == own), key=lambda i: -len(texts[i].ids))
-        ends = cheapest_cuts([len(texts[i].ids) for i in members], most or len(members), tokens, fixed)
+        ends = plan_cuts([len(texts[i].ids) for i in members], most or len(members), tokens, fixed)
         yield from (members[start:end] for start, end in pairwise([0, *ends]))
 
 
-def cheapest_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
-    """Where to cut texts, longest first, so that padded tokens and passes cost the least: the end of each chunk.
+def plan_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
+    """Cut texts into chunks so that padded tokens and passes cost the least; returns the end of each chunk.
 
-    What a chunk from `start` costs is a line over its end, less steep the later it starts, and it may not end behind
-    `last[start]`, which grows. So of two starts the later one is once and for all the better one from some end on, and
-    of all starts only those that take over from each other in turn need be kept: one pass over the texts.
+    The cost of a chunk from `start` is a linear function of its end, less steep for later starts, and its end is at
+    most `last[start]`, which grows with the start. So of two starts the later one is better from some end on, and stays
+    so. Only the starts that are the best for some end are kept, which takes one pass over the texts.
 
     Args:
         lengths: descending.
-        most, tokens: texts of a chunk, and padded tokens of one that has several texts.
-        fixed: what a pass costs beside its tokens, in tokens.
+        most, tokens: limits of a chunk: its texts, and the padded tokens of one with several texts.
+        fixed: cost of a pass beside its tokens, in tokens.
     """
     last = [start + max(1, min(most, tokens // length if length else most)) for start, length in enumerate(lengths)]
-    above: list[int] = []  # of each start, the cost of all before it less its own length times its place
+    above: list[int] = []  # of each start: the cost of all texts before it, minus its own length times its position
     start_of: list[int] = []
 
     def takes_over(early: int, late: int) -> int:
-        """The first end to which a chunk from `late` is cheaper than one from `early`, which may not reach it."""
+        """The first end for which a chunk from `late` is cheaper than one from `early`, or out of its reach."""
         more, flatter = above[late] - above[early], lengths[early] - lengths[late]
         cheaper = more // flatter + 1 if flatter else late + 1 if more < 0 else last[early] + 1
         return min(cheaper, last[early] + 1)
 
     cost = 0
-    kept: deque[tuple[int, int]] = deque()  # starts, each with the end from which on it is the best
+    kept: deque[tuple[int, int]] = deque()  # (start, the first end for which it is the best)
     for start, length in enumerate(lengths):
         above.append(cost - length * start)
         turn = start + 1

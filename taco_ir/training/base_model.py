@@ -15,6 +15,13 @@ from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
 from taco_ir.reading.reader import ReaderConfig
+from taco_ir.training.adapters import (
+    build_adapters,
+    check_adapters,
+    check_positions,
+    config_for_further_tuning,
+    probe_adapters,
+)
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.masking import MASKS
 from taco_ir.training.pretraining_encoder import PretrainModel
@@ -30,7 +37,6 @@ from taco_ir.training.settings import (
     TrainSettings,
 )
 from taco_ir.training.shared_encoder import QUESTION_TOKENS, SharedEncoder
-from taco_ir.training.tuning import check_modules, check_positions, check_tuning, going_on, tuned
 
 # TACO's names of tasks in prompts; others: the task in capitals
 LABELS = {"triviaqa": "TQA", "hotpotqa": "HOPO", "structured_zeroshot": "ZSRE", "aidayago2": "AIDA"}
@@ -64,7 +70,7 @@ def start_encoder(
     if settings.optimiser.gradient_checkpointing:
         model.checkpoint_gradients()
     refuse_not_finite(model, folder)
-    check_modules(model)
+    probe_adapters(model)
     return model
 
 
@@ -92,10 +98,10 @@ def build_encoder(
     if not tasks and settings.pooling is None and not ModelFolder(passages).describes_itself:
         settings = replace(settings, pooling="first")  # no vector is trained
     base = base_config(settings, passages, limit)
-    check_tuning(adapters, settings, folder, backbone.path)
+    check_adapters(adapters, settings, folder, backbone.path)
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
-            f"roles is {base.roles}; with tune {adapters.tune} the modules tell roles apart (tune_roles);"
+            f"roles is {base.roles}; with tune {adapters.tune} the adapters tell roles apart (tune_roles);"
             " leave one of them out"
         )
     for key in ("passage_length", "query_length"):
@@ -104,12 +110,13 @@ def build_encoder(
     torch.manual_seed(run.seed)  # for a new head
     model = kind(backbone.path, base, settings.untied or backbone.kind is Kind.TOWERS)
     if embeds:
-        model.config = config_for_tasks(settings, base, tasks, model.separator(SEPARATORS), limit)
+        model.config = config_for_tasks(settings, base, tasks, model.find_separator(SEPARATORS), limit)
     if adapters.tune != FULL:
-        model.tune(*tuned(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks))
-        model.config = going_on(model, folder, base)
+        own_adapters = build_adapters(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks)
+        model.attach_adapters(*own_adapters)
+        model.config = config_for_further_tuning(model, folder, base)
         check_positions(model, limit)
-    model.sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
+    model.use_sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
     model.freeze(settings.freeze_embeddings, settings.freeze_layers)
     return model
 
@@ -230,9 +237,9 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
             )
     model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
     if (record := model_folder.record) is not None:
-        model.tune(load_adapters(model.backbone("passage"), folder), record)
+        model.attach_adapters(load_adapters(model.backbone("passage"), folder), record)
     model.to(torch.device(device))
-    model.sparse_tables(True)
+    model.use_sparse_tables(True)
     return model.eval()
 
 

@@ -1,210 +1,74 @@
-"""Examples -> the batch of one task and one step, the same in every process for one seed, and its contiguous parts."""
+"""Batches: how many queries each task has in a step, and the queries and passages of one task's batch."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.hashes import fingerprint, generator, hash_names
+from taco_ir.core.files import InputError
+from taco_ir.core.hashes import hash_names
 from taco_ir.data.examples import TrainExample
-
-if TYPE_CHECKING:
-    from taco_ir.negatives.file import Negatives
-
-Drawn = tuple[TrainExample, int]
+from taco_ir.training.sampling import Sampled
+from taco_ir.training.settings import BatchSettings
 
 
-class Dealt(NamedTuple):
-    """How far a stream of examples was dealt, by all trainings that led to a model.
+def divide_batch(settings: BatchSettings, sizes: Sequence[int]) -> list[int]:
+    """Divide a step's queries among tasks: task k has batch * N_k^(1/c) / sum_j N_j^(1/c) of them, at least 1.
 
-    Attributes:
-        examples: fingerprint of the examples and of the seed that orders them; others begin a new epoch.
-        size: how many these are.
-        first: the first epoch that dealt them.
-        parts: batches and examples of a batch, as one training after another dealt them since that epoch began.
-        batches: of this stream in all, whatever the examples.
-        negatives: how the examples' negatives were mined; "" where they have none.
-        since: the epoch in which these negatives were first taken, and the examples that it had dealt by then.
-    """
-
-    examples: str = ""
-    size: Annotated[int, 1] = 0
-    first: Annotated[int, 0] = 0
-    parts: tuple[tuple[Annotated[int, 0], Annotated[int, 1]], ...] = ()
-    batches: Annotated[int, 0] = 0
-    negatives: str = ""
-    since: tuple[Annotated[int, 0], Annotated[int, 0]] = (0, 0)
-
-    @property
-    def position(self) -> int:
-        """Examples dealt since the first epoch of these examples began."""
-        return sum(batches * share for batches, share in self.parts)
-
-    def of(self, examples: str, size: int, negatives: str) -> Dealt:
-        """Where the stream goes on for these examples with these negatives: other negatives are taken from the hardest on."""
-        now = self
-        if (examples, size) != (self.examples, self.size):
-            begun = -(-self.position // max(self.size, 1))
-            now = self._replace(examples=examples, size=size, first=self.first + begun, parts=())
-        if negatives != self.negatives:
-            epoch, place = divmod(now.position, size)
-            now = now._replace(negatives=negatives, since=(now.first + epoch, place))
-        return now
-
-    def after(self, batches: int, share: int) -> Dealt:
-        """When `batches` more were dealt, of `share` examples each."""
-        parts = self.parts
-        if parts and parts[-1][1] == share:
-            parts, batches_before = parts[:-1], parts[-1][0]
-        else:
-            batches_before = 0
-        grown = (*parts, (batches_before + batches, share)) if batches_before + batches else parts
-        return self._replace(parts=grown, batches=self.batches + batches)
-
-
-class Dealer:
-    """Deals out the numbers 0..count-1, `share` a batch, in a new order every epoch.
-
-    Every number comes once per epoch; a batch may end one epoch and begin the next, and then too no number comes twice in
-    it unless `share` exceeds `count`. The order depends on seed, name, count, and the batches before: their numbers and shares.
+    `shares` gives c: `proportional` 1, `temperature` the setting `share_temperature`, `uniform` infinity. With c = 4
+    these are the batch sizes of TACO (Zhang et al., TACL 2023). Differs: the powers are normalised to sum to 1, as it
+    takes to arrive at those sizes. Quotas are rounded by largest remainders; shares in numbers are taken as they are.
 
     Args:
-        before: what trainings before this one dealt; batches are counted on from there.
+        sizes: N_k, examples of each task.
+
+    Raises:
+        InputError: for a batch smaller than the number of tasks, or not one share for each task.
     """
-
-    def __init__(self, count: int, share: int, seed: int, name: str, before: Dealt = Dealt()) -> None:  # noqa: B008  (a tuple)
-        self.count = count
-        self.share = share
-        self.seed = seed
-        self.name = name
-        self.before = before
-        self._starts = [0, *accumulate(batches * own for batches, own in before.parts)]  # of each training's part
-        self._shares = [*(own for _, own in before.parts), share]
-        self._epoch = -1
-        self._orders: list[npt.NDArray[np.int64]] = []  # of the last two epochs dealt
-
-    def step(self, number: int) -> list[tuple[int, int]]:
-        """The numbers of batch `number`, each with its epoch. Costs what was skipped: about 10 ns a number."""
-        drawn: list[tuple[int, int]] = []
-        position = self._starts[-1] + (number - self.before.batches) * self.share
-        end = position + self.share
-        while position < end:
-            epoch, first = divmod(position, self.count)
-            rows = self.order(epoch)[first : first + end - position].tolist()
-            drawn += [(row, self.before.first + epoch) for row in rows]
-            position += len(rows)
-        return drawn
-
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The order of an epoch, counted from `before.first`. The last examples of the one before must not come again in the same batch."""
-        if epoch <= self._epoch - len(self._orders):  # dealt before these: begin again
-            self._epoch, self._orders = -1, []
-        while self._epoch < epoch:
-            self._epoch += 1
-            order = generator(self.seed, self.name, self.before.first + self._epoch).permutation(self.count)
-            dealt, share = self._batch_at(self._epoch * self.count)
-            if self._orders and dealt and share <= len(order):
-                _keep_apart(order, self._orders[-1][-dealt:], share - dealt)
-            self._orders = [*self._orders[-1:], order]
-        return self._orders[epoch - self._epoch - 1]
-
-    def _batch_at(self, position: int) -> tuple[int, int]:
-        """Of the batch that deals this position: how much of it comes before, and all of it."""
-        part = bisect_right(self._starts, position) - 1
-        return (position - self._starts[part]) % self._shares[part], self._shares[part]
+    batch, shares = settings.batch_size, settings.shares
+    if not shares.isalpha():
+        if (given := shares.count(",") + 1) != len(sizes):
+            raise InputError(
+                f"shares is {shares!r}, {given} in all; {len(sizes)} tasks need {len(sizes)} whole numbers"
+            )
+        return list(map(int, shares.split(",")))
+    if batch < len(sizes):
+        raise InputError(
+            f"batch_size is {batch}; every step has a query of each of {len(sizes)} tasks, so it must be at least"
+            f" {len(sizes)}"
+        )
+    power = {"proportional": 1.0, "temperature": 1 / settings.share_temperature, "uniform": 0.0}[shares]
+    largest = max(sizes)
+    weights = [(size / largest) ** power for size in sizes]
+    return _round([batch * weight / sum(weights) for weight in weights], batch)
 
 
-class TaskSampler:
-    """Deals out a task's examples, `share` a batch, in a new order every epoch (one pass over this task), as a `Dealer`.
-
-    Attributes:
-        first: the number of the first batch of this training; those before were dealt by trainings before it.
-
-    Args:
-        before: how far these dealt the stream.
-        negatives: how the examples' negatives were mined (`Negatives.fingerprint`), "" where they have none.
-    """
-
-    def __init__(
-        self,
-        examples: Sequence[TrainExample],
-        share: int,
-        seed: int,
-        task: str,
-        before: Dealt = Dealt(),  # noqa: B008  (a tuple)
-        negatives: str = "",
-    ) -> None:
-        self.share = share
-        self.seed = seed
-        self.task = task
-        self.first = before.batches
-        self._before = before.of(fingerprint([seed, [example.qid for example in examples]]), len(examples), negatives)
-        self._dealer = Dealer(len(examples), share, seed, task, self._before)
-        self.examples = self._turned(examples)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def step(self, number: int) -> list[Drawn]:
-        """The examples of batch `number`, each with its epoch."""
-        return [(self.examples[row], epoch) for row, epoch in self._dealer.step(number)]
-
-    def dealt(self, batches: int) -> Dealt:
-        """How far the stream was dealt after so many batches of this training."""
-        return self._before.after(batches, self.share)
-
-    def _turned(self, examples: Sequence[TrainExample]) -> Sequence[TrainExample]:
-        """The examples with the epoch in which their negatives' turns began."""
-        epoch, place = self._before.since
-        if not epoch and not place:
-            return examples
-        since = np.full(len(examples), epoch)
-        if place and epoch >= self._before.first:
-            since[self._dealer.order(epoch - self._before.first)[:place]] += 1  # they had had other ones in that epoch
-        return [example._replace(since=own) for example, own in zip(examples, since.tolist(), strict=True)]
-
-
-def samplers_of(
-    names: Sequence[str],
-    examples: Sequence[Sequence[TrainExample]],
-    shares: Sequence[int],
-    seed: int,
-    negatives: Negatives | None = None,
-    before: Mapping[str, Dealt] = {},
-) -> list[TaskSampler]:
-    """A sampler under each name, which continues where `before`, by name, says."""
-    mined = negatives.fingerprint if negatives else ""
-    dealt = [before.get(name, Dealt()) for name in names]
-    return [
-        TaskSampler(own, share, seed, name, far, mined)
-        for name, own, share, far in zip(names, examples, shares, dealt, strict=True)
-    ]
-
-
-def _keep_apart(order: npt.NDArray[np.int64], last: npt.NDArray[np.int64], head: int) -> None:
-    """Swap what `last` holds out of the first `head` places of `order`, in place."""
-    repeats = np.zeros(len(order), dtype=bool)
-    repeats[last] = True
-    clashes = np.flatnonzero(repeats[order[:head]])
-    free = head + np.flatnonzero(~repeats[order[head:]])[: len(clashes)]
-    order[clashes], order[free] = order[free], order[clashes]
+def _round(quotas: Sequence[float], total: int) -> list[int]:
+    """Whole numbers >= 1 near `quotas` that sum to `total`; the task furthest from its quota is corrected first."""
+    shares = [max(1, int(quota)) for quota in quotas]
+    while sum(shares) < total:
+        short = max(range(len(shares)), key=lambda task: quotas[task] - shares[task])
+        shares[short] += 1
+    while sum(shares) > total:
+        able = [task for task, share in enumerate(shares) if share > 1]
+        shares[min(reversed(able), key=lambda task: quotas[task] - shares[task])] -= 1
+    return shares
 
 
 class TaskBatch(NamedTuple):
-    """One task's queries (B) and passages (N columns) of one step, or a part of them.
+    """One task's queries (B) and passages (N columns) of one step, or a slice of them.
 
     Attributes:
         queries: texts without prompt.
         passages: docid of each column: each query's positives, then its negatives, query after query.
         positives: each query's own positive columns.
-        blocked_BN: True where a passage is no negative for a query: it is gold for it or lies on one of its gold pages. A
-            query's own positive columns are never blocked; the same passage in another query's columns is.
-        starts: query b brought columns starts[b] : starts[b + 1]; B + 1 numbers.
+        blocked_BN: True where a passage is no negative for a query: it is gold for the query or lies on one of its gold
+            pages. A query's own positive columns are never blocked; the same passage in another query's columns is.
+        starts: query b brought the columns starts[b] : starts[b + 1]; B + 1 numbers.
     """
 
     task: str
@@ -216,34 +80,34 @@ class TaskBatch(NamedTuple):
 
 
 def make_batch(
-    drawn: Sequence[Drawn], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int
+    sampled: Sequence[Sampled], page_of: Mapping[str, str], negatives: int, multi_positive: bool, seed: int
 ) -> TaskBatch:
-    """Choose each example's positives and negatives for its epoch and lay them out as columns.
+    """Choose each example's positives and negatives for its epoch, and lay them out as columns.
 
     Args:
-        drawn: examples of one task, each with its epoch; at least one.
+        sampled: examples of one task, at least one.
         page_of: page of every docid that can become a column.
-        negatives: columns of negatives per query, fewer where it has fewer: no passage is twice among its own columns.
-        multi_positive: all passages of the chosen evidence set are positives, else one of them.
+        negatives: negatives of each query; fewer where it has fewer, since no passage is twice among its own columns.
+        multi_positive: whether all passages of the chosen evidence set are positives, or one of them.
         seed: of the choice of positives.
     """
-    examples = [example for example, _ in drawn]
-    gold = [choose_set(*each, seed) if multi_positive else (choose_positive(*each, seed),) for each in drawn]
+    examples = [example for example, _ in sampled]
+    gold = [choose_set(*each, seed) if multi_positive else (choose_positive(*each, seed),) for each in sampled]
     hard = [
         [docid for docid in choose_negatives(example, negatives, epoch) if docid not in own]
-        for (example, epoch), own in zip(drawn, gold, strict=True)
+        for (example, epoch), own in zip(sampled, gold, strict=True)
     ]
     starts = tuple(accumulate((len(own) + len(others) for own, others in zip(gold, hard, strict=True)), initial=0))
     positives = [tuple(range(start, start + len(own))) for start, own in zip(starts, gold, strict=False)]
     passages = [docid for own, others in zip(gold, hard, strict=True) for docid in (*own, *others)]
-    blocked_BN = _on_gold(examples, passages, page_of)
+    blocked_BN = _find_gold(examples, passages, page_of)
     for row, columns in enumerate(positives):
         blocked_BN[row, columns] = False
     return TaskBatch(examples[0].task, [example.text for example in examples], passages, positives, blocked_BN, starts)
 
 
-def part(batch: TaskBatch, index: int, of: int) -> TaskBatch:
-    """The `index`-th of `of` contiguous parts of the queries, sized as by np.array_split, with their own columns only."""
+def slice_batch(batch: TaskBatch, index: int, of: int) -> TaskBatch:
+    """The `index`-th of `of` contiguous slices of the queries, sized as by np.array_split, with their own columns."""
     small, larger = divmod(len(batch.queries), of)
     first = index * small + min(index, larger)
     stop = first + small + (index < larger)
@@ -259,7 +123,7 @@ def part(batch: TaskBatch, index: int, of: int) -> TaskBatch:
 
 
 def choose_set(example: TrainExample, epoch: int, seed: int) -> tuple[str, ...]:
-    """The passages of one evidence set, each set equally likely, new every epoch."""
+    """The passages of one evidence set, chosen anew every epoch, each set equally likely."""
     return example.positives[hash_names(seed, example.qid, epoch, "set") % len(example.positives)]
 
 
@@ -270,23 +134,20 @@ def choose_positive(example: TrainExample, epoch: int, seed: int) -> str:
 
 
 def choose_negatives(example: TrainExample, k: int, epoch: int) -> list[str]:
-    """k of the example's negatives, or all where it has fewer: the hardest in its first epoch, then the next k, around and around."""
+    """k negatives, or all where there are fewer: the hardest in the first epoch, then the next k, in a cycle."""
     available = example.negatives
     taken, turn = min(k, len(available)), epoch - example.since
     return [available[(turn * taken + place) % len(available)] for place in range(taken)]
 
 
-def _on_gold(
+def _find_gold(
     examples: Sequence[TrainExample], passages: Sequence[str], page_of: Mapping[str, str]
 ) -> npt.NDArray[np.bool_]:
-    """[B, N]: the column's docid is a positive of the query or its page is one of the query's gold pages."""
+    """[B, N]: whether the column's passage is a positive of the query or lies on one of its gold pages."""
     docid_code = {docid: code for code, docid in enumerate(dict.fromkeys(passages))}
-    page_code = {
-        page: code for code, page in enumerate(dict.fromkeys(page_of[docid] for docid in docid_code), len(docid_code))
-    }
-    gold_BU = np.zeros(
-        (len(examples), len(docid_code) + len(page_code)), dtype=bool
-    )  # U: distinct docids, then distinct pages
+    pages = dict.fromkeys(page_of[docid] for docid in docid_code)
+    page_code = {page: code for code, page in enumerate(pages, len(docid_code))}
+    gold_BU = np.zeros((len(examples), len(docid_code) + len(page_code)), dtype=bool)  # U: docids, then pages
     for row, example in enumerate(examples):
         codes = [page_code[page] for page in example.pages if page in page_code]
         codes += [docid_code[docid] for docids in example.positives for docid in docids if docid in docid_code]

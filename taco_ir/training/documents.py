@@ -1,7 +1,7 @@
-"""Spans of documents, and tokens of them to fill in: what pre-training draws; the same for one seed, document and epoch.
+"""Documents for pre-training, passages or pages, and the spans sampled from them.
 
-Documents are passages, or pages of several passages. Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training
-for Dense Passage Retrieval (coCondenser), ACL 2022; masking: Devlin et al. (BERT), NAACL 2019, section 3.1.
+Gao and Callan, Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval, ACL 2022
+(coCondenser).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import numpy.typing as npt
 from taco_ir.core.hashes import generator
 
 Ids = npt.NDArray[np.int64]
-UNLABELLED = -100  # the label of a token that is not to be filled in
-MASKED, RANDOM = 0.8, 0.9  # below the first: the mask; between them: a random token; above: the token itself
-NEIGHBOURS = 64  # passages that are drawn together, so that pages stay whole
+NEIGHBOURS = 64  # passages that are sampled together, so that pages stay whole
 
 
 class Documents(NamedTuple):
@@ -34,7 +32,7 @@ class Documents(NamedTuple):
     starts: Ids
 
     @property
-    def number(self) -> int:
+    def size(self) -> int:
         return len(self.starts) - 1
 
     def passages(self, document: int) -> list[Ids]:
@@ -43,11 +41,11 @@ class Documents(NamedTuple):
         return [self.ids[self.ends[row] : self.ends[row + 1]].astype(np.int64) for row in rows.tolist()]
 
 
-def documents_of(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], shortest: int, by_page: bool) -> Documents:
-    """Documents of (page, token ids) of passages; those of fewer than `shortest` tokens are left out.
+def build_documents(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], shortest: int, by_page: bool) -> Documents:
+    """Group passages, given as (page, token ids), into documents; those of fewer than `shortest` tokens are left out.
 
     Args:
-        by_page: a document is a page with two such passages or more, else a passage.
+        by_page: whether a document is a page with at least two such passages, or a passage.
     """
     kept = [(page, ids_L) for page, ids_L in passages if len(ids_L) >= shortest]
     ids = np.concatenate([ids_L for _, ids_L in kept]) if kept else np.zeros(0, dtype=np.int32)
@@ -62,8 +60,8 @@ def documents_of(passages: Iterable[tuple[str, npt.NDArray[np.int32]]], shortest
     return Documents(ids, ends, members, np.cumsum([0, *map(len, groups)]))
 
 
-def drawn_rows(count: int, most: int, seed: int) -> list[int]:
-    """Rows of `most` of `count` passages, ascending, in whole runs of neighbours where that is possible; 0: all."""
+def sample_rows(count: int, most: int, seed: int) -> list[int]:
+    """Sample `most` of `count` passages in blocks of neighbours; their rows, ascending. 0 takes all."""
     if not 0 < most < count:
         return list(range(count))
     blocks = generator(seed, "passages").permutation(-(-count // NEIGHBOURS)).tolist()
@@ -71,36 +69,24 @@ def drawn_rows(count: int, most: int, seed: int) -> list[int]:
     return sorted(rows[:most])
 
 
-def span_pair(passages: list[Ids], most: int, shortest: int, draw: np.random.Generator) -> tuple[Ids, Ids]:
-    """Two spans of one document of at most `most` tokens: of two of its passages, or from both sides of a cut of its only one.
+def sample_span_pair(passages: list[Ids], most: int, shortest: int, random: np.random.Generator) -> tuple[Ids, Ids]:
+    """Sample two spans of a document that do not overlap, of at most `most` tokens each.
 
-    They never overlap. A passage that is cut has at least 2 x `shortest` tokens, and each side at least `shortest`.
+    They are of two of its passages, or from both sides of a cut through its only one, which must have at least
+    2 x `shortest` tokens; each side has at least `shortest`.
     """
     if len(passages) > 1:
-        first, second = draw.choice(len(passages), 2, replace=False).tolist()
+        first, second = random.choice(len(passages), 2, replace=False).tolist()
         left_L, right_L = passages[first], passages[second]
     else:
-        cut = int(draw.integers(shortest, len(passages[0]) - shortest + 1))
+        cut = int(random.integers(shortest, len(passages[0]) - shortest + 1))
         left_L, right_L = passages[0][:cut], passages[0][cut:]
-        if draw.random() < 0.5:
+        if random.random() < 0.5:
             left_L, right_L = right_L, left_L
-    return window(left_L, most, draw), window(right_L, most, draw)
+    return sample_window(left_L, most, random), sample_window(right_L, most, random)
 
 
-def window(ids_L: Ids, most: int, draw: np.random.Generator) -> Ids:
+def sample_window(ids_L: Ids, most: int, random: np.random.Generator) -> Ids:
     """At most `most` tokens in a row, each place equally likely."""
-    start = int(draw.integers(0, max(len(ids_L) - most, 0) + 1))
+    start = int(random.integers(0, max(len(ids_L) - most, 0) + 1))
     return ids_L[start : start + most]
-
-
-def mask(ids_L: Ids, share: float, mask_id: int, vocabulary: Ids, draw: np.random.Generator) -> tuple[Ids, Ids]:
-    """Ids with some tokens to fill in, and the labels: their ids there, UNLABELLED elsewhere.
-
-    Each token is chosen with probability `share`; of the chosen, 80 % become the mask, 10 % a random token of
-    `vocabulary`, and 10 % stay.
-    """
-    chosen_L = draw.random(len(ids_L)) < share
-    kind_L = draw.random(len(ids_L))
-    random_L = vocabulary[draw.integers(0, len(vocabulary), len(ids_L))]
-    replaced_L = np.where(kind_L < MASKED, mask_id, np.where(kind_L < RANDOM, random_L, ids_L))
-    return np.where(chosen_L, replaced_L, ids_L), np.where(chosen_L, ids_L, UNLABELLED)

@@ -1,10 +1,11 @@
-"""The encoder while it trains: one backbone for queries and passages, or two, with what a checkpoint folder needs."""
+"""The encoder while it trains: one backbone for queries and passages, or two, and what a checkpoint's folder needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -24,15 +25,15 @@ from taco_ir.encoders.role_marks import ADAPTER_MARKS, ROLE_FILE, RoleMarks, loa
 from taco_ir.encoders.text_encoder import TextEncoder, Tower
 
 TOWERS = ("query", "passage")
-LARGE_TABLE = 1024  # rows from which a gradient of the touched ones alone is the faster
+LARGE_TABLE = 1024  # rows from which on gradients of the touched rows alone are faster
 
 
 class Text(NamedTuple):
-    """A tokenised text and the tower, or a tuned backbone's module ("": none), that reads it.
+    """A tokenised text, and which tower reads it.
 
     Attributes:
-        labels: where there is something to fill in; -100 elsewhere.
-        role: what the text is to the encoder (see encoders/role_marks.py).
+        tower: a tower's name; with adapters the adapter's, or "" for the backbone alone.
+        labels: ids of the masked tokens, -100 elsewhere; None where nothing is masked.
     """
 
     tower: str
@@ -42,12 +43,12 @@ class Text(NamedTuple):
 
 
 class DualEncoder(nn.Module):
-    """Backbones with one configuration. Tied towers are one module under two names.
+    """A backbone for queries and one for passages, with one configuration. Tied towers are one module.
 
     Attributes:
-        config: kept in the checkpoint.
-        folder: the model folder it was loaded from; its tokenizer files go into checkpoints.
-        tuning, record: the modules that train instead of the backbone, and what their folder says; None where it trains itself.
+        config: what a checkpoint's folder says about encoding.
+        folder: the model folder that it was loaded from.
+        adapters, record: the adapters that train instead of the backbone, and their record; None without adapters.
     """
 
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
@@ -55,93 +56,79 @@ class DualEncoder(nn.Module):
         self.config = config
         self.folder = folder
         self.untied = untied
-        self.tuning: Adapters | None = None
+        self.adapters: Adapters | None = None
         self.record: AdapterRecord | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
         self._marks: dict[str, RoleMarks] = {}
-        self._tokenizer_files: dict[
-            str, dict[str, bytes]
-        ] = {}  # kept: the folder may be a checkpoint that is removed meanwhile
+        self._tokenizer_files: dict[str, dict[str, bytes]] = {}  # kept: the folder may be a checkpoint, removed later
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
             source = folder / name if ModelFolder(folder).kind is Kind.TOWERS else folder
-            backbone, tokenizer, head = load_backbone(
-                ModelFolder(source), config if (source / HEAD_FILE).is_file() else _headless(config)
-            )
+            loaded = config if (source / HEAD_FILE).is_file() else replace(config, head=0)
+            backbone, tokenizer, head = load_backbone(ModelFolder(source), loaded)
             if config.head and head is None:
                 head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
-            there = (source / ROLE_FILE).is_file()
-            learned = load_learned(config.roles, source, backbone) if there else new_learned(config.roles, backbone)
+            has_roles = (source / ROLE_FILE).is_file()
+            learned = load_learned(config.roles, source, backbone) if has_roles else new_learned(config.roles, backbone)
             if learned is not None:
                 self.towers[name]["roles"] = learned  # type: ignore[operator]
             self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
-            self._tokenizer_files[name] = {
-                path.name: path.read_bytes() for path in ModelFolder(source).tokenizer_files()
-            }
+            files = ModelFolder(source).tokenizer_files()
+            self._tokenizer_files[name] = {path.name: path.read_bytes() for path in files}
 
-    def backbone(self, tower: str) -> nn.Module:
-        return self.towers[tower]["backbone"]  # type: ignore[index,no-any-return]
+    def backbone(self, tower: str) -> Any:  # a model of transformers
+        return self.towers[tower]["backbone"]  # type: ignore[index]
 
-    def _name(self, tower: str) -> str:
-        return tower if self.untied else "passage"
+    def tower_modules(self, tower: str) -> dict[str, Any]:
+        """A tower's modules: `backbone`, and where it has them `head` and `roles`."""
+        return dict(self.towers[tower].items())  # type: ignore[operator]
 
-    def queries(self, texts: Sequence[str], task: str) -> list[Text]:
-        tower = self._name("query")
-        marker = self._marks[tower].marker(Role.QUERY)
-        ids, _ = tokenize(
-            self._tokenizers[tower], self.config.query_texts(texts, task), self.config.max_query_tokens(task), marker
-        )
-        return [Text(self._reader(tower, task), ids_L, role=Role.QUERY) for ids_L in ids]
+    def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
+        tower = "query" if self.untied else "passage"
+        reader = tower if self.record is None else self.record.query_adapter(task) or ""
+        texts = self.config.query_texts(texts, task)
+        return self._tokenize(tower, reader, texts, self.config.max_query_tokens(task), Role.QUERY)
 
-    def passages(self, passages: Sequence[Passage]) -> list[Text]:
-        tower = self._name("passage")
-        marker = self._marks[tower].marker(Role.PASSAGE)
-        ids, _ = tokenize(
-            self._tokenizers[tower], list(map(self.config.passage_text, passages)), self.config.passage_length, marker
-        )
-        return [Text(self._reader(tower, None), ids_L) for ids_L in ids]
+    def tokenize_passages(self, passages: Sequence[Passage]) -> list[Text]:
+        reader = "passage" if self.record is None else self.record.passage_adapter or ""
+        texts = [self.config.passage_text(passage) for passage in passages]
+        return self._tokenize("passage", reader, texts, self.config.passage_length, Role.PASSAGE)
 
-    def _reader(self, tower: str, task: str | None) -> str:
-        """What reads a query of `task`, or a passage where that is None: `tower`, or the module for it."""
-        if self.record is None:
-            return tower
-        if task is None:
-            return self.record.passage_adapter or ""
-        return self.record.query_adapter(task) or ""
+    def _tokenize(self, tower: str, reader: str, texts: Sequence[str], length: int, role: Role) -> list[Text]:
+        ids, _ = tokenize(self._tokenizers[tower], texts, length, self._marks[tower].marker(role))
+        return [Text(reader, ids_L, role=role) for ids_L in ids]
 
-    def tune(self, tuning: Adapters, record: AdapterRecord) -> None:
-        """Train modules on the backbone, which they froze, instead of it; a head stays as it is, too."""
-        for name, part in self.towers["passage"].items():  # type: ignore[operator]
+    def attach_adapters(self, adapters: Adapters, record: AdapterRecord) -> None:
+        """Train adapters on the backbone, which is frozen, as a head is."""
+        for name, module in self.tower_modules("passage").items():
             if name != "backbone":
-                part.requires_grad_(False)
-        self.tuning, self.record = tuning, record
+                module.requires_grad_(False)
+        self.adapters, self.record = adapters, record
 
-    def pass_of(self, text: Text) -> tuple[str, Role]:
-        """Equal for texts that one pass can read: of one tower or module and, where roles have modules, of one role."""
+    def pass_key(self, text: Text) -> tuple[str, Role]:
+        """Equal for texts that one pass can read: of one tower or adapter and, where roles have adapters, one role."""
         return text.tower, text.role if self.config.roles in ADAPTER_MARKS else Role.PASSAGE
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
-        """Vectors [B, D] of texts that one pass can read (see `pass_of`)."""
-        if self.tuning is not None:
-            self.tuning.use(texts[0].tower or None)
-        name = "passage" if self.tuning is not None else texts[0].tower
-        parts = dict(self.towers[name].items())  # type: ignore[operator]
-        ids_BL, mask_BL, marks = self.padded(name, texts)
-        return embed(parts["backbone"], self.config, ids_BL, mask_BL, parts.get("head"), **marks)
+        """Vectors [B, D] of texts with one `pass_key`."""
+        if self.adapters is not None:
+            self.adapters.use(texts[0].tower or None)
+        name = "passage" if self.adapters is not None else texts[0].tower
+        modules = self.tower_modules(name)
+        ids_BL, mask_BL, marks = self.pad_texts(name, texts)
+        return embed(modules["backbone"], self.config, ids_BL, mask_BL, modules.get("head"), **marks)
 
-    def padded(self, tower: str, texts: Sequence[Text]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Ids and attention mask [B, L] of texts that `tower` reads, on its device, and the marks of their roles."""
-        backbone = self.towers[tower]["backbone"]  # type: ignore[index]
-        ids_BL, mask_BL = (
-            each.to(self.device) for each in pad([text.ids for text in texts], backbone.config.pad_token_id or 0)
-        )
+    def pad_texts(self, tower: str, texts: Sequence[Text]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Ids [B, L], attention mask [B, L] and the marks of the texts' roles, on the encoder's device."""
+        pad_id = self.backbone(tower).config.pad_token_id or 0
+        ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], pad_id))
         return ids_BL, mask_BL, self._marks[tower].inputs(ids_BL, torch.tensor([[text.role] for text in texts]))
 
-    def separator(self, candidates: Sequence[str]) -> str:
-        """The first of `candidates` that the tokenizer has as a token, a colon where it has none."""
-        tokenizer = self._tokenizers[self._name("query")]
+    def find_separator(self, candidates: Sequence[str]) -> str:
+        """The first candidate that is a token of the query tower; a colon where none is."""
+        tokenizer = self._tokenizers["query" if self.untied else "passage"]
         return next((text for text in candidates if tokenizer.token_to_id(text) is not None), ":")
 
     @property
@@ -150,38 +137,34 @@ class DualEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        return self.config.head or int(self.towers["passage"]["backbone"].config.hidden_size)  # type: ignore[index]
+        return self.config.head or int(self.backbone("passage").config.hidden_size)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many parameters train, and how many the backbones have without what is trained on them."""
-        every = sum(part.numel() for tower in self.towers.values() for part in tower["backbone"].parameters())  # type: ignore[index]
-        trained = sum(param.numel() for _, param in self.trained())
-        return {"trained": trained, "backbone": every if self.tuning is None else self.tuning.shape.total}
+        """Numbers of trained parameters, and of the backbones' own, without adapters."""
+        every = sum(param.numel() for name in self.towers for param in self.backbone(name).parameters())
+        trained = sum(param.numel() for _, param in self.trained_parameters())
+        return {"trained": trained, "backbone": every if self.adapters is None else self.adapters.shape.total}
 
-    def sparse_tables(self, sparse: bool) -> None:
-        """Let large tables have gradients of the rows that a batch touches alone, or dense ones, mostly zeros."""
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                module.sparse = sparse and module.num_embeddings >= LARGE_TABLE
-
-    def embedding_tables(self) -> set[int]:
-        """Identities of the parameters that are large tables of embeddings: a batch touches few of their rows."""
+    def large_tables(self) -> list[nn.Embedding]:
+        """Embedding tables of which a batch touches few rows."""
         tables = (module for module in self.modules() if isinstance(module, nn.Embedding))
-        return {id(table.weight) for table in tables if table.num_embeddings >= LARGE_TABLE}
+        return [table for table in tables if table.num_embeddings >= LARGE_TABLE]
+
+    def use_sparse_tables(self, sparse: bool) -> None:
+        """Compute gradients of large embedding tables for the touched rows alone, or dense ones, mostly zeros."""
+        for table in self.large_tables():
+            table.sparse = sparse
 
     def freeze(self, embeddings: bool, layers: int) -> None:
-        """Keep embeddings, or the first `layers` layers, as they are. Raises: InputError for more layers than there are."""
-        for tower in self.towers.values():
-            backbone = tower["backbone"]  # type: ignore[index]
+        """Freeze all embeddings, and the first `layers` layers. Raises: InputError for more layers than there are."""
+        for backbone in map(self.backbone, self.towers):
             if embeddings:
                 for module in backbone.modules():
                     if isinstance(module, nn.Embedding):
                         module.weight.requires_grad_(False)
-            stacks = (
-                list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module)
-            )
-            stack: list[nn.Module] = next((stack for stack in stacks if len({type(layer) for layer in stack}) == 1), [])
+            lists = (list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module))
+            stack: list[nn.Module] = next((own for own in lists if len({type(layer) for layer in own}) == 1), [])
             if layers > len(stack):
                 raise InputError(f"freeze_layers is {layers}; the backbone has {len(stack)} layers")
             for layer in stack[:layers]:
@@ -195,42 +178,43 @@ class DualEncoder(nn.Module):
                 setattr(module, "dropout", share)  # noqa: B010  (T5's attention keeps a number; typed as a module)
 
     def checkpoint_gradients(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
-        for name, tower in self.towers.items():
-            modules = self.tuning or self._marks[name].adapters
-            settings = {"use_reentrant": False} | ({"context_fn": modules.repeated} if modules else {})
-            tower["backbone"].gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[index]
+        """Recompute activations in the backward pass instead of keeping them."""
+        for name in self.towers:
+            adapters = self.adapters or self._marks[name].adapters
+            settings = {"use_reentrant": False} | ({"context_fn": adapters.repeated} if adapters else {})
+            self.backbone(name).gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
-    def text_encoder(self) -> TextEncoder:
+    def as_text_encoder(self) -> TextEncoder:
         """The same weights as search uses them; leaves the backbones in evaluation mode."""
         weights = self.record.digest if self.record is not None else "training"
         towers = {}
-        for name, tower in self.towers.items():
-            parts = dict(tower.items())  # type: ignore[operator]
-            backbone, head, roles = parts["backbone"], parts.get("head"), parts.get("roles")
-            tokenizer, device = self._tokenizers[name], str(self.device)
-            towers[name] = Tower(backbone, tokenizer, self.config, weights, device=device, head=head, roles=roles)
-        own = {Role.PASSAGE: towers["passage"], Role.QUERY: towers[self._name("query")]}
-        return TextEncoder(own, self.folder, adapters=self.tuning, record=self.record)
+        for name in self.towers:
+            modules, tokenizer = self.tower_modules(name), self._tokenizers[name]
+            backbone, head, roles = modules["backbone"], modules.get("head"), modules.get("roles")
+            towers[name] = Tower(
+                backbone, tokenizer, self.config, weights, device=str(self.device), head=head, roles=roles
+            )
+        own = {Role.PASSAGE: towers["passage"], Role.QUERY: towers["query" if self.untied else "passage"]}
+        return TextEncoder(own, self.folder, adapters=self.adapters, record=self.record)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_encoder` reads, one for each tower where they are two; of a tuned backbone its modules alone."""
-        if self.tuning is not None and self.record is not None:
+        """Write a folder that `load_encoder` reads: a subfolder for each of two towers, or the adapters alone."""
+        if self.adapters is not None and self.record is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.tuning.save(folder)
+            self.adapters.save(folder)
             self.record.save(folder)
             self.config.save(folder)
             return
-        for name, tower in self.towers.items():
+        for name in self.towers:
             target = folder / name if self.untied else folder
             target.mkdir(parents=True, exist_ok=True)
-            parts = dict(tower.items())  # type: ignore[operator]
-            parts["backbone"].save_pretrained(target)
+            modules = self.tower_modules(name)
+            modules["backbone"].save_pretrained(target)
             self.config.save(target)
-            if "head" in parts:
-                save_file({"weight": parts["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
-            if "roles" in parts:
-                save_learned(parts["roles"], target)
+            if "head" in modules:
+                save_file({"weight": modules["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
+            if "roles" in modules:
+                save_learned(modules["roles"], target)
             for file, data in self._tokenizer_files[name].items():
                 (target / file).write_bytes(data)
 
@@ -238,16 +222,7 @@ class DualEncoder(nn.Module):
         """Write the model that a training ends with."""
         self.save(folder)
 
-    def trained(self) -> list[tuple[str, Parameter]]:
-        """Names and parameters that training changes; those that vectors do not depend on (a pooler) left out."""
-        if self.tuning is not None:
-            return [(name, param) for name, param in self.tuning.named_tensors().items() if param.requires_grad]
-        return [
-            (name, param) for name, param in self.named_parameters() if param.requires_grad and ".pooler." not in name
-        ]
-
-
-def _headless(config: EncoderConfig) -> EncoderConfig:
-    from dataclasses import replace
-
-    return replace(config, head=0)
+    def trained_parameters(self) -> list[tuple[str, Parameter]]:
+        """The trainable parameters by name, without the pooler, which does not affect the vectors."""
+        own = self.named_parameters() if self.adapters is None else self.adapters.named_tensors().items()
+        return [(name, param) for name, param in own if param.requires_grad and ".pooler." not in name]

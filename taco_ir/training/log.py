@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, named, read_log, writing
 from taco_ir.core.processes import Progress
-from taco_ir.training.sketch import Cosines
-from taco_ir.training.step import StepResult
+from taco_ir.training.step import Cosines, StepResult
 
 LOG_FILE = "log.jsonl"
 

@@ -12,13 +12,13 @@ from torch.optim import AdamW
 
 from taco_ir.core.files import InputError, writing_folder
 from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
-from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import Stream, write_stream
 from taco_ir.training.schedules import Plan, learning_rate
 from taco_ir.training.settings import OptimiserSettings, ValidationSettings, WeightingSettings
 from taco_ir.training.step import MultiTaskStep, StepResult
-from taco_ir.training.stream import Stream, write_stream
 from taco_ir.training.validation import Validation
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
@@ -159,7 +159,7 @@ class Loop:
     @property
     def _stream(self) -> Stream:
         """How far all streams of examples are read now."""
-        return self._before.after(self.state.step, self._step.dealt(self.state.step))
+        return self._before.advance(self.state.step, self._step.positions_after(self.state.step))
 
     @property
     def _keeps_best(self) -> bool:
@@ -176,7 +176,7 @@ class Loop:
 
 def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019); biases and layer norms do not decay."""
-    named = model.trained()
+    named = model.trained_parameters()
     groups = [
         {"params": [param for _, param in named if param.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [param for _, param in named if param.dim() <= 1], "weight_decay": 0.0},

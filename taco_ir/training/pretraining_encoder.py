@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
-from taco_ir.encoders.pooling import pad, pool, read
+from taco_ir.encoders.pooling import pool, read
 from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.base import loss_temperature
@@ -51,21 +50,17 @@ class PretrainModel(DualEncoder):
         self.token_parts = [part for part in ("mlm", "condenser") if part in settings.objective]
         self._temperature = loss_temperature(temperature, config)
         if settings.masked:
-            self.mlm = MaskedLanguageHead.of(self.backbone)
+            self.mlm = MaskedLanguageHead.of(self.backbone("passage"))
             self.head_from = self.mlm.load(folder)
         if "condenser" in settings.objective:
-            if "t5" in (kind := self.backbone.config.model_type):
+            if "t5" in (kind := self.backbone("passage").config.model_type):
                 raise InputError(
                     f"--objective condenser: {folder} is a {kind} model;"
                     " condenser needs a BERT-type one, mlm and span_contrast do not"
                 )
-            self.condenser = Condenser(self.backbone.config)
+            self.condenser = Condenser(self.backbone("passage").config)
             if (folder / CONDENSER_FILE).is_file():
                 load_into(self.condenser, folder / CONDENSER_FILE)
-
-    @property
-    def backbone(self) -> Any:  # a model of transformers
-        return self.towers["passage"]["backbone"]  # type: ignore[index]
 
     @property
     def dim(self) -> int:
@@ -80,9 +75,9 @@ class PretrainModel(DualEncoder):
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Rows [B, `dim`] of texts in float32."""
-        pad_id = self.backbone.config.pad_token_id or 0
-        ids_BL, mask_BL = (each.to(self.device) for each in pad([text.ids for text in texts], pad_id))
-        output = read(self.backbone, self.config, ids_BL, mask_BL, output_hidden_states="condenser" in self.token_parts)
+        ids_BL, mask_BL, _ = self.pad_texts("passage", texts)
+        backbone, condenses = self.backbone("passage"), "condenser" in self.token_parts
+        output = read(backbone, self.config, ids_BL, mask_BL, output_hidden_states=condenses)
         columns = [pool(output.last_hidden_state, self.config, mask_BL)] if self._contrasted else []
         if self.token_parts:
             labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
@@ -90,9 +85,9 @@ class PretrainModel(DualEncoder):
                 output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
             )
             of_part = {"mlm": states_BLH}
-            if "condenser" in self.token_parts:
+            if condenses:
                 of_part["condenser"] = self.condenser(states_BLH, output.hidden_states[self.condenser.middle], mask_BL)
-            table_VE = word_embeddings(self.backbone)
+            table_VE = word_embeddings(backbone)
             columns += [self.mlm(of_part[part], labels_BL, table_VE)[:, None] for part in self.token_parts]
         return torch.cat(columns, 1)
 

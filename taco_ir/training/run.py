@@ -18,9 +18,8 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm
 from taco_ir.training.announce import announce, describe_peak
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.checkpoint import latest
+from taco_ir.training.checkpoint import find_latest
 from taco_ir.training.data import TrainingData
-from taco_ir.training.distributed import Processes
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
 from taco_ir.training.log import ConsoleReporter, Reporter, require_tensorboard
@@ -28,11 +27,12 @@ from taco_ir.training.loop import Loop
 from taco_ir.training.objectives import OBJECTIVES
 from taco_ir.training.objectives.base import Objective, Work, add_texts
 from taco_ir.training.objectives.reading import readable_queries
-from taco_ir.training.schedules import Plan, Schedule, Scheduled, active, epoch_steps, last_phase
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import read_stream
+from taco_ir.training.schedules import Plan, Schedule, ScheduledTask, count_epoch_steps, find_last_phase, plan_steps
 from taco_ir.training.settings import NegativeSettings, TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
-from taco_ir.training.stream import read_stream
 from taco_ir.training.validation import PoolValidation, read_questions
 
 
@@ -114,14 +114,14 @@ class Training:
         return model
 
     def _train(self, settings: TrainSettings, folder: Path, model: Path, warm: Path | None) -> None:
-        data, before, found = self.data, read_stream(model), None if self._anew else latest(folder)
+        data, before, found = self.data, read_stream(model), None if self._anew else find_latest(folder)
         encoder = start_encoder(settings, model, data.tasks, found and found / "model")
         work = Work(settings.run, settings.batch, settings.objectives, settings.optimiser, encoder, data)
         work.before, work.held_out = before, settings.validation.held_out
         if isinstance(encoder, SharedEncoder) and data.reading:
             work.readable = readable_queries(data, encoder.inputs)
         self._claim()
-        work.negatives = data.negatives(settings.negatives, folder, model, work.readable)
+        work.negatives = data.load_negatives(settings.negatives, folder, model, work.readable)
         pools = data.pools
         trim_jvm()
         objectives = [each for kind in settings.objectives.kinds for each in resolve(OBJECTIVES[kind]).of(work)]
@@ -143,7 +143,9 @@ class Training:
             what = "pretrain" if settings.objectives.pretrains else "train"
             reporter = ConsoleReporter(plan.steps, folder if settings.validation.tensorboard else None, what)
         sections = (settings.optimiser, settings.weighting, settings.validation)
-        loop = Loop(*sections, step, plan, folder, self.processes, reporter, validation, warm and latest(warm), before)
+        loop = Loop(
+            *sections, step, plan, folder, self.processes, reporter, validation, warm and find_latest(warm), before
+        )
         if loop.state.step:
             data.say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
@@ -158,7 +160,7 @@ class Training:
     def _make_way(self, source: NegativeSettings, folder: Path) -> None:
         """Remove the training that was in `output`, except what was mined for the first episode, in `folder`."""
         if self.processes.first:
-            remove_run(self.output, self.data.mined_for(source, folder))
+            remove_run(self.output, self.data.mined_files(source, folder))
             self.refuse_other_inputs()
         self._claim()
         self.processes.wait()
@@ -176,13 +178,13 @@ def make_step(
         before: steps of the trainings before, after which the schedule's random choices continue.
     """
     own, optimiser, validation = settings.objectives, settings.optimiser, settings.validation
-    tasks = [Scheduled(each.phase, len(each.sampler)) for each in objectives]
-    epoch = epoch_steps(own, tasks, [each.sampler.share for each in objectives])
+    tasks = [ScheduledTask(each.phase, len(each.sampler)) for each in objectives]
+    epoch = count_epoch_steps(own, tasks, [each.sampler.share for each in objectives])
     steps = optimiser.steps or max(1, round(optimiser.epochs * epoch))
-    plan = Plan(steps, validation.validate_every or epoch, last_phase(own, tasks, steps))
+    plan = Plan(steps, validation.validate_every or epoch, find_last_phase(own, tasks, steps))
     schedule = None
     if own.schedule != "joint":
-        schedule = Schedule(active(own, settings.run.seed, tasks, steps, before))
+        schedule = Schedule(plan_steps(own, settings.run.seed, tasks, steps, before))
     weighting = make_weighting(settings.weighting, model, len(objectives))
     return MultiTaskStep(model, objectives, weighting, schedule, validation.log_cosines), plan
 

@@ -1,4 +1,7 @@
-"""Which tasks a step takes, and the how-manieth batch of each: all of it drawn from the seed, so that a training that was stopped goes on alike."""
+"""Task schedules: which tasks each step trains on.
+
+Everything is sampled from the seed, so a resumed training continues exactly as if it had not stopped.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ SELF_SUPERVISED, RETRIEVAL, READING = PHASES = ("self-supervised", "retrieval", 
 Active = npt.NDArray[np.bool_]
 
 
-class Scheduled(NamedTuple):
-    """What a schedule knows of a task: its phase, and how many examples it has."""
+class ScheduledTask(NamedTuple):
+    """A task as a schedule sees it: its phase, one of PHASES, and its number of examples."""
 
     phase: str
     size: int
@@ -39,110 +42,111 @@ class Plan(NamedTuple):
 
 
 class Schedule:
-    """Args: active_ST: whether step s takes task t."""
+    """The tasks of each step, and the number of each task's batch.
+
+    Args:
+        active_ST: whether step s trains on task t.
+    """
 
     def __init__(self, active_ST: Active) -> None:
         self._active_ST = active_ST
         self._before_ST: npt.NDArray[np.int64] = np.cumsum(active_ST, axis=0) - active_ST
 
     def turns(self, step: int) -> list[tuple[int, int]]:
-        """The tasks of a step, and the number of the batch of each, from 0: no task leaves one out."""
+        """(task, number of its batch) for each task of a step; a task's batches are numbered from 0, without gaps."""
         return [(task, int(self._before_ST[step, task])) for task in np.flatnonzero(self._active_ST[step]).tolist()]
 
-    def batches(self, steps: int) -> list[int]:
-        """Of each task in the first `steps` steps."""
+    def count_batches(self, steps: int) -> list[int]:
+        """Batches of each task in the first `steps` steps."""
         counts: list[int] = self._active_ST[:steps].sum(axis=0).tolist()
         return counts
 
 
-def joint(tasks: Sequence[Scheduled], steps: int) -> Active:
-    """Every task in every step."""
+def plan_steps(
+    settings: ObjectiveSettings, seed: int, tasks: Sequence[ScheduledTask], steps: int, before: int = 0
+) -> Active:
+    """Which tasks each step trains on, [S, T], by the schedule of the settings.
+
+    Args:
+        before: steps of earlier trainings, whose random numbers are skipped.
+    """
+    if settings.schedule == "alternating":
+        return alternate(tasks, steps, settings.schedule_alpha, seed, before)
+    if settings.schedule == "sequential":
+        return sequence_phases(tasks, steps, parse_shares(settings), settings.rehearsal, seed, before)
     return np.ones((steps, len(tasks)), dtype=np.bool_)
 
 
-def odds(tasks: Sequence[Scheduled], alpha: float) -> npt.NDArray[np.float64]:
-    """Of each task to be a step's: size^alpha, divided by their sum."""
+def compute_odds(tasks: Sequence[ScheduledTask], alpha: float) -> npt.NDArray[np.float64]:
+    """The probability [T] with which a step trains on each task: size^alpha, normalised."""
     weights_T = np.array([task.size for task in tasks], dtype=np.float64) ** alpha
-    shares_T: npt.NDArray[np.float64] = weights_T / weights_T.sum()
-    return shares_T
+    odds_T: npt.NDArray[np.float64] = weights_T / weights_T.sum()
+    return odds_T
 
 
-def alternating(tasks: Sequence[Scheduled], steps: int, alpha: float, seed: int, before: int = 0) -> Active:
-    """One task a step. A step's draw depends on the seed and the step alone, however many steps there are; `before` were drawn already."""
-    draws_S = generator(seed, "alternating").random(before + steps)[before:]
-    drawn_S = np.searchsorted(odds(tasks, alpha).cumsum()[:-1], draws_S, side="right")
-    active_ST: Active = drawn_S[:, None] == np.arange(len(tasks))
+def alternate(tasks: Sequence[ScheduledTask], steps: int, alpha: float, seed: int, before: int = 0) -> Active:
+    """One task a step. Each step's task depends on the seed and the step alone, however many steps there are."""
+    random_S = generator(seed, "alternating").random(before + steps)[before:]
+    task_S = np.searchsorted(compute_odds(tasks, alpha).cumsum()[:-1], random_S, side="right")
+    active_ST: Active = task_S[:, None] == np.arange(len(tasks))
     return active_ST
 
 
-def phase_bounds(tasks: Sequence[Scheduled], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
-    """First step of each phase that has a task, and the one behind its last."""
-    there = [
-        (phase, share)
-        for phase, share in zip(PHASES, shares, strict=True)
-        if any(task.phase == phase for task in tasks)
-    ]
-    whole = sum(share for _, share in there)
-    ends = [round(steps * part / whole) for part in accumulate(share for _, share in there)]
-    return {phase: bounds for (phase, _), bounds in zip(there, zip([0, *ends], ends, strict=False), strict=True)}
+def sequence_phases(
+    tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0
+) -> Active:
+    """All tasks of a phase, phase after phase.
+
+    With probability `rehearsal` a step trains on an earlier phase instead, each equally likely.
+    """
+    random_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
+    active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
+    phases = bound_phases(tasks, steps, shares)
+    for number, (start, stop) in enumerate(phases.values()):
+        phase_S = np.full(stop - start, number)
+        again_S = (random_S2[start:stop, 0] < rehearsal) & (number > 0)
+        phase_S[again_S] = (random_S2[start:stop, 1] * number).astype(np.int64)[again_S]
+        for task, (phase, _) in enumerate(tasks):
+            active_ST[start:stop, task] = phase_S == list(phases).index(phase)
+    return active_ST
 
 
-def last_phase(settings: ObjectiveSettings, tasks: Sequence[Scheduled], steps: int) -> int:
-    """First step of the last phase that has any, where phases are in sequence; else 0."""
+def bound_phases(tasks: Sequence[ScheduledTask], steps: int, shares: Sequence[float]) -> dict[str, tuple[int, int]]:
+    """(first step, step after the last) of each phase that has a task."""
+    present = _present_phases(tasks, shares)
+    whole = sum(present.values())
+    ends = [round(steps * sum_ / whole) for sum_ in accumulate(present.values())]
+    return dict(zip(present, zip([0, *ends], ends, strict=False), strict=True))
+
+
+def find_last_phase(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], steps: int) -> int:
+    """First step of the last phase that has any; 0 where the schedule has no phases."""
     if settings.schedule != "sequential":
         return 0
-    return max(start for start, stop in phase_bounds(tasks, steps, phase_shares(settings)).values() if start < stop)
+    return max(start for start, stop in bound_phases(tasks, steps, parse_shares(settings)).values() if start < stop)
 
 
-def sequential(
-    tasks: Sequence[Scheduled], steps: int, shares: Sequence[float], rehearsal: float, seed: int, before: int = 0
-) -> Active:
-    """The tasks of one phase after those of another; a step is one of an earlier phase, each equally likely, with probability `rehearsal`."""
-    draws_S2 = generator(seed, "sequential").random((before + steps, 2))[before:]
-    active_ST = np.zeros((steps, len(tasks)), dtype=np.bool_)
-    phases = phase_bounds(tasks, steps, shares)
-    for number, (start, stop) in enumerate(phases.values()):
-        of_phase_S = np.full(stop - start, number)
-        again_S = (draws_S2[start:stop, 0] < rehearsal) & (number > 0)
-        of_phase_S[again_S] = (draws_S2[start:stop, 1] * number).astype(np.int64)[again_S]
-        for task, (phase, _) in enumerate(tasks):
-            active_ST[start:stop, task] = of_phase_S == list(phases).index(phase)
-    return active_ST
-
-
-def active(settings: ObjectiveSettings, seed: int, tasks: Sequence[Scheduled], steps: int, before: int = 0) -> Active:
-    """Which tasks each step takes, [S, T], by the schedule that `settings` name, whose draws go on after `before` steps of trainings before."""
-    if settings.schedule == "alternating":
-        return alternating(tasks, steps, settings.schedule_alpha, seed, before)
-    if settings.schedule == "sequential":
-        return sequential(tasks, steps, phase_shares(settings), settings.rehearsal, seed, before)
-    return joint(tasks, steps)
-
-
-def epoch_steps(settings: ObjectiveSettings, tasks: Sequence[Scheduled], batches: Sequence[int]) -> int:
-    """Steps in which every task of retrieval and reading, or every task where there are none, has dealt all its examples.
+def count_epoch_steps(settings: ObjectiveSettings, tasks: Sequence[ScheduledTask], batches: Sequence[int]) -> int:
+    """Steps until every query has been sampled once, or every passage where no task has queries.
 
     Args:
-        batches: examples of each task in a batch of it.
+        batches: examples in a batch of each task.
     """
-    rates = [1.0] * len(tasks)  # of the steps that take a task
+    rates = [1.0] * len(tasks)  # share of the steps that train on a task
     if settings.schedule == "alternating":
-        rates = odds(tasks, settings.schedule_alpha).tolist()
+        rates = compute_odds(tasks, settings.schedule_alpha).tolist()
     elif settings.schedule == "sequential":
-        there = {
-            phase: share
-            for phase, share in zip(PHASES, phase_shares(settings), strict=True)
-            if any(task.phase == phase for task in tasks)
-        }
-        rates = [there[task.phase] / sum(there.values()) for task in tasks]
-    whole = [
+        present = _present_phases(tasks, parse_shares(settings))
+        rates = [present[task.phase] / sum(present.values()) for task in tasks]
+    needed = [
         (task.phase, -(-task.size // batch) / rate) for task, batch, rate in zip(tasks, batches, rates, strict=True)
     ]
-    labelled = [steps for phase, steps in whole if phase != SELF_SUPERVISED]
-    return math.ceil(max(labelled or [steps for _, steps in whole]))
+    labelled = [steps for phase, steps in needed if phase != SELF_SUPERVISED]
+    return math.ceil(max(labelled or [steps for _, steps in needed]))
 
 
-def phase_shares(settings: ObjectiveSettings) -> list[float]:
+def parse_shares(settings: ObjectiveSettings) -> list[float]:
+    """Shares of the steps by phase."""
     return [float(share) for share in settings.phase_shares.split(",")]
 
 
@@ -152,3 +156,9 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
     if step < rising:
         return settings.learning_rate * (step + 1) / rising
     return settings.learning_rate * (steps - step) / max(steps - rising, 1)
+
+
+def _present_phases(tasks: Sequence[ScheduledTask], shares: Sequence[float]) -> dict[str, float]:
+    """Shares of the phases that have a task."""
+    found = {task.phase for task in tasks}
+    return {phase: share for phase, share in zip(PHASES, shares, strict=True) if phase in found}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.encoders.pooling import Ids, read, tokenize
+from taco_ir.encoders.pooling import Ids, read
 from taco_ir.reading.reader import (
     READER_FILE,
     InputBuilder,
@@ -87,20 +87,17 @@ class SharedEncoder(DualEncoder):
         """Ids of whole texts, without special tokens."""
         return token_ids(self._tokenizers["passage"], texts)
 
-    def queries(self, texts: Sequence[str], task: str) -> list[Text]:
+    def tokenize_queries(self, texts: Sequence[str], task: str) -> list[Text]:
         """Tokenised queries of a task; sentences, the queries of inverse cloze, have no prompt."""
         if task != INVERSE_CLOZE:
-            return super().queries(texts, task)
-        ids, _ = tokenize(
-            self._tokenizers["passage"], texts, self.config.query_length, self._marks["passage"].marker(Role.QUERY)
-        )
-        return [Text("passage", ids_L, role=Role.QUERY) for ids_L in ids]
+            return super().tokenize_queries(texts, task)
+        return self._tokenize("passage", "passage", texts, self.config.query_length, Role.QUERY)
 
     def forward(self, texts: Sequence[Text]) -> Tensor:
         """Vectors [B, D], or for texts with labels the summed cross-entropy [B, 1] of their masked tokens."""
         if texts[0].labels is None or self.mlm is None:
             return super().forward(texts)
-        ids_BL, mask_BL, marks = self.padded("passage", texts)
+        ids_BL, mask_BL, marks = self.pad_texts("passage", texts)
         output = read(self.backbone("passage"), self.config, ids_BL, mask_BL, **marks)
         states_BLH = output.encoder_last_hidden_state if self.config.pooling == "decoder" else output.last_hidden_state
         labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
@@ -113,7 +110,7 @@ class SharedEncoder(DualEncoder):
     def as_reader(self) -> Reader:
         """A reader with these weights, which it leaves in evaluation mode."""
         assert self.reader is not None
-        learned = dict(self.towers["passage"].items()).get("roles")  # type: ignore[operator]
+        learned = self.tower_modules("passage").get("roles")
         backbone, tokenizer, limits = self.backbone("passage"), self._tokenizers["passage"], self.inputs.config
         where = ("training", str(self.device), READ_AT_ONCE)
         return Reader(backbone, tokenizer, self.reader, limits, *where, self.config.roles, learned)

@@ -9,21 +9,29 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 
 from taco_ir.core import resolve
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import check_value
 from taco_ir.core.typed import suggest
-from taco_ir.training.batches import Dealt
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
+from taco_ir.training.sampling import StreamPosition
 from taco_ir.training.schedules import Schedule
 from taco_ir.training.settings import WeightingSettings
-from taco_ir.training.sketch import Cosines, GradientSketch, pairs
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import StepReport, TaskWeighting
+from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.naive import Naive
+
+SKETCH_WIDTH = (
+    65_521  # a prime, so that a matrix's column falls on all places; a cosine's error: sqrt(2 / width) at most
+)
+SKETCH_ROWS = 16  # summed at once
+SKETCH_SEED = 2307  # of the signs: one for all, so that sketches of all tasks and steps are comparable
+
+Cosines = dict[str, dict[str, float]]  # by task and a later task
 
 
 class StepResult(NamedTuple):
@@ -59,7 +67,7 @@ class MultiTaskStep:
         log_cosines: int = 0,
     ) -> None:
         self.model = model
-        self.params: list[Parameter] = [param for _, param in model.trained()]
+        self.params: list[Parameter] = [param for _, param in model.trained_parameters()]
         self.objectives = objectives
         self.weighting = weighting
         self._schedule = schedule
@@ -108,7 +116,7 @@ class MultiTaskStep:
         elif len(losses) > len(turns):
             weights = (weight for weight, count in zip(report.weights, parts, strict=True) for _ in range(count))
             report = report._replace(weights=tuple(weights))
-        cosines = pairs(list(losses), sketches) if compared and report is not None else None
+        cosines = pair_cosines(list(losses), sketches) if compared and report is not None else None
         return StepResult(losses, norms, report, not_finite, cosines)
 
     def turns(self, step: int) -> list[tuple[Objective, int]]:
@@ -120,10 +128,10 @@ class MultiTaskStep:
             for task, batch in self._schedule.turns(step)
         ]
 
-    def dealt(self, steps: int) -> dict[str, Dealt]:
-        """How far each task's stream of examples is read after so many steps."""
-        batches = self._schedule.batches(steps) if self._schedule else [steps] * len(self.objectives)
-        return {each.task: each.sampler.dealt(own) for each, own in zip(self.objectives, batches, strict=True)}
+    def positions_after(self, steps: int) -> dict[str, StreamPosition]:
+        """The position in each task's stream of examples after so many steps of this training."""
+        batches = self._schedule.count_batches(steps) if self._schedule else [steps] * len(self.objectives)
+        return {each.task: each.sampler.position_after(own) for each, own in zip(self.objectives, batches, strict=True)}
 
 
 def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: int) -> TaskWeighting:
@@ -132,8 +140,8 @@ def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: int) 
     Raises:
         InputError: for an option that the weighting does not have, or a value that it does not take.
     """
-    params = [param for _, param in model.trained()]
-    tables = model.embedding_tables()
+    params = [param for _, param in model.trained_parameters()]
+    tables = {id(table.weight) for table in model.large_tables()}
     return _weighting(settings, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
 
 
@@ -156,3 +164,49 @@ def _weighting(
             )
         options[name] = check_value(f"weighting_options: {name}", value, type(defaults[name]), {})
     return kind(params, tasks, embeddings, **options)
+
+
+class GradientSketch:
+    """A count sketch of gradients: `width` sums of entries under random signs, from which cosines can be estimated.
+
+    Entry i of the flat gradient goes to place i mod `width`. Inner products are kept up to noise, sums of gradients
+    exactly; a gradient of at most `width` entries is kept as it is. Memory: `width` numbers a gradient, and a dense
+    copy of sparse tables while it is computed.
+    Charikar, Chen, Farach-Colton, Finding Frequent Items in Data Streams, ICALP 2002.
+    """
+
+    def __init__(self, params: Sequence[Tensor], width: int = SKETCH_WIDTH) -> None:
+        self._layout = Layout(params)
+        self.width = width
+        self.exact = self._layout.size <= width
+
+    def __call__(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """The sketch of one gradient, shaped as the parameters; None counts as zeros."""
+        layout = self._layout
+        dense = [grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in gradients]
+        flats = (layout.gather(block, dense) for block in layout.blocks)
+        if self.exact:
+            return torch.cat(list(flats))
+        sketch = torch.zeros(self.width, dtype=layout.dtype, device=layout.device)
+        generator = torch.Generator(layout.device).manual_seed(SKETCH_SEED)
+        for flat in flats:
+            for piece in torch.split(flat, SKETCH_ROWS * self.width):
+                rows_RW = functional.pad(piece, (0, -len(piece) % self.width)).view(-1, self.width)
+                bits_RW = torch.empty(rows_RW.shape, dtype=torch.int8, device=layout.device)
+                bits_RW.random_(0, 2, generator=generator)
+                sketch += (rows_RW * bits_RW.mul_(2).sub_(1)).sum(0)
+        return sketch
+
+
+def compute_cosines(sketches: Sequence[Tensor]) -> list[list[float]]:
+    """Cosines of every two sketches, T x T; NaN where one is zero."""
+    rows_TW = torch.stack(list(sketches)).double()
+    unit_TW = rows_TW / rows_TW.norm(dim=1, keepdim=True)
+    cosines: list[list[float]] = (unit_TW @ unit_TW.T).clamp(-1, 1).tolist()
+    return cosines
+
+
+def pair_cosines(tasks: Sequence[str], sketches: Sequence[Tensor]) -> Cosines:
+    """Cosines of every two tasks once, to six decimals."""
+    matrix = compute_cosines(sketches)
+    return {a: {b: round(matrix[i][j], 6) for j, b in enumerate(tasks) if j > i} for i, a in enumerate(tasks[:-1])}

@@ -4,24 +4,86 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from taco_ir.core.types import Passage, Run
-from taco_ir.data.collection import Collection
-from taco_ir.data.examples import read_examples
-from taco_ir.encoders.text_encoder import TextEncoder
+from taco_ir.core.hashes import generator
+from taco_ir.core.tasks import TopicsName, canonical_task
+from taco_ir.core.types import Passage, Query, Run
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.data.examples import read_examples, read_outline
+from taco_ir.data.gold import find_positives
+from taco_ir.data.topics import unique
 from taco_ir.evaluation.answers import exact_match
 from taco_ir.evaluation.measures import Measure, evaluate
 from taco_ir.reading.answer_spans import find_answers
 from taco_ir.retrieval.exact_search import exact_search
-from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.pools import Pool
-from taco_ir.training.shared_encoder import SharedEncoder
+
+if TYPE_CHECKING:
+    from taco_ir.encoders.text_encoder import TextEncoder
+    from taco_ir.training.encoder import DualEncoder
+    from taco_ir.training.shared_encoder import SharedEncoder
 
 MEASURE = Measure("Rprec")
 HITS = 20  # more than any evidence set has pages, with room for passages of one page
+
+
+class Pool(NamedTuple):
+    """Validation queries of a task and the docids that are ranked for each of them: gold, hard, then random, each once.
+
+    Attributes:
+        hard: docids that a query brought into the pool, by qid.
+        random: docids sampled from the whole collection.
+    """
+
+    task: str
+    queries: list[Query]
+    docids: list[str]
+    hard: Mapping[str, Sequence[str]] = {}
+    random: Sequence[str] = ()
+
+    def sample_distractors(self, qid: str, random: int, seed: int) -> tuple[str, ...]:
+        """A query's own hard passages, then so many random ones, sampled for it; gold may be among them."""
+        places = generator(seed, self.task, qid).choice(
+            len(self.random), size=min(random, len(self.random)), replace=False
+        )
+        return unique((*self.hard.get(qid, ()), *(self.random[place] for place in places.tolist())))
+
+
+def sample_queries(collection: Collection, task: str, split: str, count: int, seed: int) -> Topics | None:
+    """Sample queries of a task that have a gold passage in the collection; None where there are none.
+
+    Args:
+        count: most queries. Of a train split at most a fifth, since these are not trained on.
+    """
+    name = TopicsName(canonical_task(task), split)
+    if name not in collection.topics_names:
+        return None
+    outline = read_outline(collection, name)
+    usable = len(outline.ids_U2)
+    most = usable // 5 if split == "train" else usable
+    if not most:
+        return None
+    rows = generator(seed, str(name)).choice(usable, size=min(count, most), replace=False)
+    return collection.load_topics(str(name), outline.ids(rows.tolist()))
+
+
+def build_pool(
+    collection: Collection, topics: Topics, hard: Mapping[str, Sequence[str]], random: int, seed: int
+) -> Pool:
+    """Gather the passages that are ranked for the queries of `topics`.
+
+    Args:
+        hard: hard passages by qid.
+        random: passages sampled from the whole collection: the same for every task, so that pools share their vectors.
+    """
+    store = collection.passages
+    places = generator(seed, "passages").choice(store.count, size=min(random, store.count), replace=False)
+    docids = [docid for sets in find_positives(store, topics.queries) for positives in sets for docid in positives]
+    docids += [docid for query in topics.queries for docid in hard.get(query.qid, ())]
+    sampled = [passage.docid for passage in store.at(sorted(places.tolist()))]
+    return Pool(topics.task, topics.queries, list(unique([*docids, *sampled])), hard, sampled)
 
 
 class Validation(Protocol):
@@ -67,9 +129,9 @@ class PoolValidation:
         self.what = f"page R-precision in the validation pools{reads}"
 
     def __call__(self) -> dict[str, float]:
-        scores = validate(self._model.text_encoder(), self._pools, self._passages)
-        if isinstance(self._model, SharedEncoder) and self._questions:
-            reader = self._model.as_reader()
+        scores = validate(self._model.as_text_encoder(), self._pools, self._passages)
+        if self._questions:
+            reader = cast("SharedEncoder", self._model).as_reader()
             for task, read, golds in self._questions:
                 found = zip(reader.read(read), golds, strict=True)
                 right = [max(exact_match(answer.text if answer else "", gold) for gold in own) for answer, own in found]
@@ -88,7 +150,9 @@ def read_questions(
     for pool in pools:
         queries = {query.qid: query for query in pool.queries}
         examples = [
-            example._replace(negatives=pool.beside_gold(example.qid, 2 * negatives, seed))  # some may hold the answer
+            example._replace(
+                negatives=pool.sample_distractors(example.qid, 2 * negatives, seed)
+            )  # some may hold the answer
             for example in read_examples(collection, pool.task, split, only=queries)
         ]
         answered = find_answers(collection, pool.task, pool.queries, examples).examples

@@ -49,7 +49,7 @@ class _Model:
         name = "towers.passage.backbone.encoder.layer.{}.output.dense.weight"
         self._named = [(name.format(number), param) for number, param in enumerate(params)]
 
-    def trained(self) -> list[tuple[str, Parameter]]:
+    def trained_parameters(self) -> list[tuple[str, Parameter]]:
         return self._named
 
 

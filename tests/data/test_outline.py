@@ -18,7 +18,7 @@ from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import read_examples, read_sampled_examples, sample_examples
 from taco_ir.data.gold import find_positives
 from taco_ir.data.topics import plain_text
-from taco_ir.training.pools import draw_queries
+from taco_ir.training.validation import sample_queries
 
 DOCIDS = [f"{page}#{place}" for page in range(20) for place in range(2)]
 
@@ -79,7 +79,7 @@ def test_what_is_validated_on_is_drawn_of_all(collection: Collection, split: str
     size = min(9, len(usable) // 5 if split == "train" else len(usable))
     rows = generator(2, topics.name).choice(len(usable), size=size, replace=False)
     expected = Topics(topics.name, "nq", [usable[row] for row in sorted(rows.tolist())])
-    assert draw_queries(collection, "nq", split, 9, 2) == expected
+    assert sample_queries(collection, "nq", split, 9, 2) == expected
 
 
 def test_what_is_said_of_a_file_is_said_of_all_of_it(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_queries_without_a_positive_are_refused_as_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda own: read_sampled_examples(own, "nq", 5, 0), lambda own: draw_queries(own, "nq", "train", 5, 0)]
+    "draw", [lambda own: read_sampled_examples(own, "nq", 5, 0), lambda own: sample_queries(own, "nq", "train", 5, 0)]
 )
 def test_memory_follows_what_is_drawn(tmp_path: Path, draw: Callable[[Collection], object]) -> None:
     """Of 3,000 records of 2 kB those that are drawn are kept; of the others few bytes each."""

@@ -72,10 +72,10 @@ def test_a_mark_changes_vectors_by_role_and_survives_the_checkpoint(kind: str, r
         passages = [PASSAGES[0]._replace(title="", text=text) for text in TEXTS]
         queries_BD, passages_BD = loaded.encode_queries(TEXTS, None), loaded.encode_passages(passages)
         assert np.allclose(queries_BD, passages_BD, atol=1e-5) == equal
-        live = model.text_encoder()
+        live = model.as_text_encoder()
         assert np.allclose(live.encode_queries(TEXTS, None), queries_BD, atol=1e-6)
         with torch.no_grad():
-            texts = [*model.queries(TEXTS, "nq"), *model.passages(passages)]
+            texts = [*model.tokenize_queries(TEXTS, "nq"), *model.tokenize_passages(passages)]
             passes = [texts[:3], texts[3:]] if marks in ADAPTER_MARKS else [texts]  # others read both roles in one pass
             found_BD = torch.cat([model(each) for each in passes]).numpy()
             assert np.allclose(found_BD, np.concatenate([queries_BD, passages_BD]), atol=1e-5)
@@ -96,7 +96,7 @@ def test_every_vector_of_a_role_that_is_read_gets_a_gradient(reserved: Path) -> 
     model = encoder(reserved, roles="embedding")
     step = step_of(model)
     gradient(step.objectives[0], 0)
-    found = dict(zip([name for name, _ in model.trained()], gradients(model), strict=True))
+    found = dict(zip([name for name, _ in model.trained_parameters()], gradients(model), strict=True))
     (rows_3E,) = (grad for name, grad in found.items() if "roles" in name)
     assert rows_3E[Role.QUERY].any() and rows_3E[Role.PASSAGE].any() and not rows_3E[Role.READER].any()
 
@@ -109,11 +109,11 @@ def test_each_role_trains_its_own_adapter_and_all_of_them_the_backbone(
 ) -> None:
     """Texts of both roles in one batch have the same vectors and gradients as each in a pass of its own."""
     model = moved(encoder(reserved, roles=kind, gradient_checkpointing=checkpointing))
-    pairs = zip(model.queries(TEXTS, "nq"), model.passages(PASSAGES[:3]), strict=True)
+    pairs = zip(model.tokenize_queries(TEXTS, "nq"), model.tokenize_passages(PASSAGES[:3]), strict=True)
     texts = [text for pair in pairs for text in pair]
     weights_ND = torch.randn(6, model.dim, generator=torch.Generator().manual_seed(4))
     loss = float(backward(model, texts, lambda vectors_ND: (vectors_ND * weights_ND).sum(), arithmetic, (0,)))
-    names, found = [name for name, _ in model.trained()], gradients(model)
+    names, found = [name for name, _ in model.trained_parameters()], gradients(model)
     plain = moved(encoder(reserved, roles=kind))
     expected = sum((plain([text]) * weights_D).sum() for text, weights_D in zip(texts, weights_ND, strict=True))
     assert isinstance(expected, torch.Tensor) and loss == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -130,13 +130,13 @@ def test_an_adapter_without_gradient_does_not_harm_any_weighting(weighting: str,
     """Without a reading task, the reader's adapter has no gradient of any task, and stays as it is."""
     model = encoder(reserved, roles="adapter")
     step, optimizer = step_of(model, weighting), adamw(model, SMALL.optimiser)
-    before = {name: param.detach().clone() for name, param in model.trained()}
+    before = {name: param.detach().clone() for name, param in model.trained_parameters()}
     for number in range(2):
         assert step(number, number / 2).report is not None
         optimizer.step()
         optimizer.zero_grad()
     found = {
-        of: [torch.equal(param, before[name]) for name, param in model.trained() if f".sets.{of}." in name]
+        of: [torch.equal(param, before[name]) for name, param in model.trained_parameters() if f".sets.{of}." in name]
         for of in ADAPTER_NAMES.values()
     }
     assert all(found["reader"]) and not any(found["queries"] + found["passages"])
@@ -197,8 +197,8 @@ def test_a_marker_is_behind_the_first_token_and_counts(reserved: Path) -> None:
     model = encoder(reserved, roles="marker")
     tokenizer = Tokenizer.from_file(str(reserved / "tokenizer.json"))
     for role, name, (text,), most in (
-        (Role.QUERY, "[unused1]", model.queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
-        (Role.PASSAGE, "[unused2]", model.passages([PASSAGES[0]]), model.config.passage_length),
+        (Role.QUERY, "[unused1]", model.tokenize_queries(["word " * 50], "nq"), model.config.max_query_tokens("nq")),
+        (Role.PASSAGE, "[unused2]", model.tokenize_passages([PASSAGES[0]]), model.config.passage_length),
     ):
         first, second = map(tokenizer.token_to_id, ("[CLS]", name))
         assert (text.role, text.ids[0], text.ids[1], len(text.ids)) == (role, first, second, most)
@@ -231,7 +231,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
     said = r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"
     with pytest.raises(InputError, match=said):
         start_encoder(SMALL.replace(roles="marker"), tiny_bert, ["nq"])
-    with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the modules tell roles apart"):
+    with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the adapters tell roles apart"):
         start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
     model = start_encoder(SMALL.replace(roles="embedding"), reserved, ["nq"])
     model.save(tmp_path / "m")
@@ -273,4 +273,6 @@ def test_untied_towers_mark_each_their_own(kind: str, reserved: Path, tmp_path: 
     model.save(tmp_path / "m")
     assert (tmp_path / "m" / "query" / ROLE_FILE).is_file() and (tmp_path / "m" / "passage" / ROLE_FILE).is_file()
     loaded = load_encoder(str(tmp_path / "m"))
-    assert np.allclose(model.text_encoder().encode_queries(TEXTS, "nq"), loaded.encode_queries(TEXTS, "nq"), atol=1e-6)
+    assert np.allclose(
+        model.as_text_encoder().encode_queries(TEXTS, "nq"), loaded.encode_queries(TEXTS, "nq"), atol=1e-6
+    )

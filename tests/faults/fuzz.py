@@ -298,12 +298,11 @@ def same(read: Read, words: str) -> None:
 
 def trainings(world: Path) -> dict[str, Reader]:
     from taco_ir.retrieval.topic_runs import read_record, record_path
-    from taco_ir.training.batches import Dealt
     from taco_ir.training.checkpoint import TrainState, read_state
     from taco_ir.training.flags import PRETRAIN, read_settings
     from taco_ir.training.folder import load_settings, refuse_other_inputs, refuse_other_run, save_settings
     from taco_ir.training.log import logged_cosines
-    from taco_ir.training.stream import Stream, read_stream, write_stream
+    from taco_ir.training.sampling import Stream, StreamPosition, read_stream, write_stream
 
     settings, pretraining = world / "train.toml", world / "pretrain.toml"
     settings.write_text(SETTINGS)
@@ -317,7 +316,7 @@ def trainings(world: Path) -> dict[str, Reader]:
     from dataclasses import asdict
 
     write_json(run / "checkpoints" / "step-00000002" / "state.json", asdict(TrainState(2, 0.5, 1, 0, {"nq": 1}, 0)))
-    write_stream(run, Stream(120, {"nq": Dealt("0123456789abcdef", 34, 0, ((2, 8),), 2, "", (0, 0))}))
+    write_stream(run, Stream(120, {"nq": StreamPosition("0123456789abcdef", 34, 0, ((2, 8),), 2, "", (0, 0))}))
     logged = [
         {"step": 1, "loss": 0.5, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}},
         {"step": 2, "validation": {"macro": 0.5}},

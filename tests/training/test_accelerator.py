@@ -13,7 +13,7 @@ from verbs import call
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.distributed import Processes
+from taco_ir.training.processes import Processes
 from taco_ir.weighting import WEIGHTINGS
 
 CUDA = torch.device("cuda")
@@ -44,11 +44,12 @@ def test_gradients_are_the_processor_s(tiny_bert: Path, weighting: str, gradcach
 @pytest.mark.parametrize("tune", ["full", "adapter", "lora", "prompt"])
 def test_a_trained_model_searches(tiny_bert: Path, tmp_path: Path, weighting: str, tune: str) -> None:
     """The verbs from end to end; the vectors are those of the processor."""
-    shared = f"--model {tiny_bert} --pooling mean --negatives none --tasks nq fever --batch-size 4 --learning-rate 1e-3 --pool-hard 0 --pool-random 20"
-    words = f"{shared} --passage-length 40 --query-length 24 --steps 4 --checkpoint-every 2 --weighting {weighting} --device cuda --output run"
-    trained = call(
-        "train", *words.split(), *(["--tune", tune, "--tune-width", "2"] if tune != "full" else []), cwd=tmp_path
+    words = (
+        f"--model {tiny_bert} --output run --device cuda --weighting {weighting} --pooling mean --negatives none"
+        " --tasks nq fever --batch-size 4 --learning-rate 1e-3 --pool-hard 0 --pool-random 20 --passage-length 40"
+        f" --query-length 24 --steps 4 --checkpoint-every 2 {f'--tune {tune} --tune-width 2' if tune != 'full' else ''}"
     )
+    trained = call("train", *words.split(), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     texts = list(open_collection("sample").passages.read())[:20]
     ours, expected = (

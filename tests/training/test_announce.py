@@ -15,11 +15,12 @@ from taco_ir.core.processes import peak_memory, resident_memory
 from taco_ir.train import main as train
 from taco_ir.training.announce import describe, describe_peak
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.batches import TaskSampler, make_batch, part
-from taco_ir.training.distributed import Processes
+from taco_ir.training.batches import make_batch, slice_batch
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import LossSettings, Means
 from taco_ir.training.objectives.contrastive import Contrastive
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.settings import TrainSettings
 from taco_ir.weighting import WEIGHTINGS
 
@@ -70,13 +71,13 @@ def config(**values: Any) -> TrainSettings:
 def test_negatives_are_those_of_a_batch(
     model: DualEncoder, accumulate: int, cross_device: bool, processes: int, hard: int
 ) -> None:
-    """All columns that the first query's scores have, of its own part and, across devices, of all processes, but its positive."""
+    """All columns of the first query but its positive: of its own part or, across devices, of all processes."""
     text = said(model, processes, accumulate=accumulate, cross_device=cross_device, hard_negatives=hard)
     for sampler in samplers():
-        batch = make_batch(sampler.step(0), TEXTS.page_of, hard, False, 0)
-        scored = part(batch, 0, accumulate)
+        batch = make_batch(sampler.sample(0), TEXTS.page_of, hard, False, 0)
+        scored = slice_batch(batch, 0, accumulate)
         if not cross_device:
-            scored = part(scored, 0, processes)
+            scored = slice_batch(scored, 0, processes)
         count, share, negatives, of_them_hard, *_ = rows(text)[sampler.task]
         assert (int(count), int(share)) == (len(sampler.examples), sampler.share)
         assert int(negatives) == len(scored.passages) - 1
@@ -84,8 +85,8 @@ def test_negatives_are_those_of_a_batch(
 
 
 def test_a_task_without_mined_negatives_has_none(model: DualEncoder) -> None:
-    dealt = [TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")]
-    found = rows(described(model, dealt, config()))
+    pair = [TaskSampler(examples("nq", 9, negatives=0), 4, 0, "nq"), TaskSampler(examples("wow", 9), 4, 0, "wow")]
+    found = rows(described(model, pair, config()))
     assert found["nq"][2:4] == ["3", "0"] and found["wow"][2:4] == ["11", "2"]
 
 
@@ -104,13 +105,13 @@ def test_parameters_that_are_trained(model: DualEncoder, tiny_bert: Path) -> Non
     pooler = 32 * 32 + 32
     assert f"{every - pooler:,} of {every:,} parameters are trained" in said(model)
     half = encoder(tiny_bert, freeze_embeddings=True)
-    trained = sum(param.numel() for _, param in half.trained())
+    trained = sum(param.numel() for _, param in half.trained_parameters())
     assert trained < every / 2 and f"{trained:,} of {every:,} parameters" in said(half)
 
 
 def test_memory_grows_with_what_takes_it(model: DualEncoder, tiny_bert: Path) -> None:
     base = memory(said(model))
-    trained = sum(param.numel() for _, param in model.trained())
+    trained = sum(param.numel() for _, param in model.trained_parameters())
     assert base > 16 * trained
     assert memory(said(encoder(tiny_bert, untied=True))) == pytest.approx(base + 16 * trained, rel=0.02)
     assert memory(said(encoder(tiny_bert, freeze_embeddings=True))) < base
@@ -136,13 +137,13 @@ def test_memory_falls_with_what_spares_it(model: DualEncoder) -> None:
 
 def test_a_decoder_doubles_the_layers(tiny_t5: Path) -> None:
     one, two = encoder(tiny_t5), encoder(tiny_t5, pooling="decoder")
-    states = [16 * sum(param.numel() for _, param in made.trained()) for made in (one, two)]
+    states = [16 * sum(param.numel() for _, param in made.trained_parameters()) for made in (one, two)]
     activations = [memory(said(made)) - state for made, state in zip((one, two), states, strict=True)]
     assert activations[1] == pytest.approx(2 * activations[0], rel=0.1)
 
 
 def test_what_the_process_holds_already_is_added(model: DualEncoder) -> None:
-    """The sum is what it holds now and what gradients, optimiser and activations add to the weights, which it holds already."""
+    """The sum is what the process holds, weights included, and what gradients, optimiser and activations add."""
     text = said(model, weighting_bytes=3e9)
     found = re.search(r"of memory, about ([\d.]+) ([KMG]B) with the ([\d.]+) ([KMG]B) that are held by now$", text)
     assert found, text
@@ -157,11 +158,11 @@ def test_the_peak_is_told(model: DualEncoder) -> None:
 
 
 def test_a_training_tells_its_peak(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = (
-        f"--model {tiny_bert} --pooling mean --negatives none --tasks nq --batch-size 4 --steps 1 --passage-length 40"
+    shared = (
+        f"--model {tiny_bert} --output {tmp_path / 'run'} --pooling mean --negatives none --tasks nq --batch-size 4"
     )
-    train(f"{argv} --pool-hard 0 --pool-random 5 --pool-queries 2 --output {tmp_path}/run".split())
+    pools = "--steps 1 --passage-length 40 --pool-hard 0 --pool-random 5 --pool-queries 2"
+    train([*shared.split(), *pools.split()])
     told = capsys.readouterr().err
-    assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are held by now\n", told) and re.search(
-        r"memory at its peak: [\d.]+ .B\n", told
-    )
+    assert re.search(r"about [\d.]+ .B with the [\d.]+ .B that are held by now\n", told)
+    assert re.search(r"memory at its peak: [\d.]+ .B\n", told)

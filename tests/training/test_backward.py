@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taco_ir.core.types import Passage
 from taco_ir.training import backward as backward_module
-from taco_ir.training.backward import Arithmetic, backward, cheapest_cuts
+from taco_ir.training.backward import Arithmetic, backward, plan_cuts
 from taco_ir.training.encoder import DualEncoder, Text
 
 QUERIES = ["", "Bach", *(passage.text[: 10 * row] for row, passage in enumerate(PASSAGES[:7], 1))]
@@ -26,7 +26,7 @@ Loss = Callable[[Tensor], Tensor]
 
 def texts_of(model: DualEncoder) -> list[Text]:
     """Texts of many lengths, in no order of theirs, an empty one in each tower."""
-    return model.queries(QUERIES, "nq") + model.passages(COLUMNS)
+    return model.tokenize_queries(QUERIES, "nq") + model.tokenize_passages(COLUMNS)
 
 
 def spread(vectors_ND: Tensor) -> Tensor:
@@ -74,12 +74,12 @@ def test_gradcache_is_the_plain_backward(
 
 @pytest.mark.parametrize("base", ["tiny_bert", "tiny_t5"])
 def test_gradcache_repeats_its_dropout(base: str, request: pytest.FixtureRequest) -> None:
-    """The loss of the first pass has the gradient that the second pass computes: a plain backward over the same chunks has it too."""
+    """The second pass computes the gradient of the first pass's loss, as a plain backward over the same chunks does."""
     model = encoder(request.getfixturevalue(base), dropout=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             backward_module,
-            "_chunks",
+            "_plan_chunks",
             lambda model, texts, most: iter([[3, 0], [5, 1, 2, 4], list(range(6, len(texts)))]),
         )
         plain_loss, plain = run(model, Arithmetic())
@@ -98,7 +98,7 @@ def test_chunks_change_no_vector_and_keep_the_order(
         with torch.no_grad():
             for param in model.towers["query"].parameters():
                 param.mul_(1.1)
-    queries, passages = model.queries(QUERIES, "nq"), model.passages(COLUMNS)
+    queries, passages = model.tokenize_queries(QUERIES, "nq"), model.tokenize_passages(COLUMNS)
     with torch.no_grad():
         padded_ND = torch.cat([model(queries), model(passages)])
     assert torch.pdist(padded_ND[1:]).min() > 1e-3  # texts are told apart, so that their order is seen
@@ -137,7 +137,7 @@ def test_dropout_is_the_seed_s(tiny_bert: Path, gradcache: int) -> None:
 
 def test_chunks_do_not_share_their_dropout(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = encoder(tiny_bert, dropout=0.5)
-    texts = [model.queries(["the same text"], "nq")[0]] * 2
+    texts = [model.tokenize_queries(["the same text"], "nq")[0]] * 2
     seen: list[Tensor] = []
 
     def loss(vectors_ND: Tensor) -> Tensor:
@@ -197,13 +197,13 @@ def test_cuts_cost_the_least_of_all_allowed(lengths: list[int], most: int, token
         allowed = [end for end in ends if end == start + 1 or lengths[start] * (end - start) <= tokens]
         return [[end, *rest] for end in allowed for rest in ways(end)]
 
-    found = cheapest_cuts(lengths, most, tokens, fixed)
+    found = plan_cuts(lengths, most, tokens, fixed)
     assert found in ways(0)
     assert cost(lengths, found, fixed) == min(cost(lengths, each, fixed) for each in ways(0))
 
 
 def compared(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:
-    """The cuts of the cheapest way, of equal ways the one whose last chunks are longest: every start of every chunk is tried."""
+    """The cheapest cuts, by trying every start of every chunk; of equal ones those with the longest last chunks."""
     cost, start_of = [0], [0]
     for end in range(1, len(lengths) + 1):
         starts = range(max(end - most, 0), end)
@@ -230,7 +230,7 @@ def test_cuts_are_those_of_comparing_all_starts(
 ) -> None:
     """Among equal lengths and ways of equal cost too."""
     lengths = sorted((length // step for length in lengths), reverse=True)
-    assert cheapest_cuts(lengths, most, tokens, fixed) == compared(lengths, most, tokens, fixed)
+    assert plan_cuts(lengths, most, tokens, fixed) == compared(lengths, most, tokens, fixed)
 
 
 class Reads(list[int]):
@@ -247,5 +247,5 @@ class Reads(list[int]):
 def test_planning_looks_at_each_text_a_few_times(tokens: int, fixed: int) -> None:
     """All starts of every chunk would be 25 looks at each text."""
     lengths = Reads(sorted((8 + 7919 * place % 250 for place in range(3072)), reverse=True))
-    assert cheapest_cuts(lengths, 3072, tokens, fixed)[-1] == len(lengths)
+    assert plan_cuts(lengths, 3072, tokens, fixed)[-1] == len(lengths)
     assert lengths.count < 10 * len(lengths)

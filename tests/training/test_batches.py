@@ -1,29 +1,32 @@
-"""The order of examples, the columns of a batch and what they block, against plain definitions of each."""
+"""Shares of a batch, its columns and what they block, against plain definitions of each."""
 
 from __future__ import annotations
 
+import math
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from taco_ir.core.files import InputError
 from taco_ir.data.examples import TrainExample
 from taco_ir.training.batches import (
-    Dealt,
     TaskBatch,
-    TaskSampler,
     choose_negatives,
     choose_positive,
     choose_set,
+    divide_batch,
     make_batch,
-    part,
+    slice_batch,
 )
+from taco_ir.training.settings import BatchSettings
 
 LAW = settings(deadline=None, max_examples=60)
 DOCIDS = [f"{page}#{place}" for page in range(6) for place in range(3)]
@@ -37,143 +40,78 @@ def example(
     return TrainExample(qid, f"text of {qid}", "nq", positives, pages, negatives)
 
 
-def examples(count: int) -> list[TrainExample]:
-    return [example(str(row)) for row in range(count)]
+SIZES = st.lists(st.integers(1, 10**6), min_size=1, max_size=12)
+HOW = ("proportional", "temperature", "uniform")
+TACO_SIZES = [76_000, 53_000, 69_000, 80_000, 95_000, 71_000, 100_000, 18_000]
 
 
-def dealt(sampler: TaskSampler, steps: int) -> list[tuple[str, int]]:
-    return [(each.qid, epoch) for step in range(steps) for each, epoch in sampler.step(step)]
+def batch_shares(sizes: list[int], batch: int, how: str, temperature: float = 4.0) -> list[int]:
+    return divide_batch(BatchSettings(batch_size=batch, shares=how, share_temperature=temperature), sizes)
 
 
-COUNTS, SHARES, STEPS = st.integers(1, 30), st.integers(1, 40), st.integers(0, 40)
-
-
-@LAW
-@given(COUNTS, SHARES, st.integers(0, 5))
-def test_every_example_once_an_epoch(count: int, share: int, seed: int) -> None:
-    stream = dealt(TaskSampler(examples(count), share, seed, "nq"), -(-4 * count // share))
-    for epoch in range(4):
-        mine = stream[epoch * count : (epoch + 1) * count]
-        assert sorted(qid for qid, _ in mine) == sorted(map(str, range(count)))
-        assert {of for _, of in mine} == {epoch}
-
-
-@LAW
-@given(COUNTS, SHARES, st.integers(0, 5))
-def test_no_example_twice_in_a_step(count: int, share: int, seed: int) -> None:
-    sampler = TaskSampler(examples(count), share, seed, "nq")
-    for step in range(12):
-        counts = Counter(each.qid for each, _ in sampler.step(step))
-        assert counts.total() == share
-        assert share > count or max(counts.values()) == 1
-
-
-@LAW
-@given(COUNTS, SHARES, st.lists(STEPS, min_size=1, max_size=8))
-def test_a_step_is_the_same_however_one_comes_to_it(count: int, share: int, wanted: list[int]) -> None:
-    everything = examples(count)
-    jumping, walking = TaskSampler(everything, share, 1, "nq"), TaskSampler(everything, share, 1, "nq")
-    walked = [walking.step(step) for step in range(41)]
-    for step in wanted:
-        assert jumping.step(step) == walked[step]
-        assert TaskSampler(everything, share, 1, "nq").step(step) == walked[step]
-
-
-def test_the_order_is_new_for_every_epoch_seed_and_task() -> None:
-    stream = dealt(TaskSampler(examples(50), 10, 1, "nq"), 10)
-    first, second = [qid for qid, epoch in stream if epoch == 0], [qid for qid, epoch in stream if epoch == 1]
-    orders = {tuple(first), tuple(second)}
-    for seed, task in ((2, "nq"), (1, "wow")):
-        orders.add(tuple(qid for qid, _ in dealt(TaskSampler(examples(50), 10, seed, task), 5)))
-    assert len(orders) == 4
-
-
-def test_every_place_is_equally_likely() -> None:
-    """Keeping repeats out of a step leaves no example with a fixed place."""
-    firsts = Counter(TaskSampler(examples(5), 4, seed, "nq").step(2)[0][0].qid for seed in range(1000))
-    assert len(firsts) == 5 and 150 < min(firsts.values()) <= max(firsts.values()) < 250
-
-
-def test_a_resume_is_cheap() -> None:
-    sampler = TaskSampler(examples(100), 16, 0, "nq")
-    began = time.perf_counter()
-    sampler.step(10_000)  # the 1600th epoch
-    assert time.perf_counter() - began < 2
-
-
-# trainings one after the other
-
-PARTS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=4)
-
-
-def one_after_the_other(count: int, parts: Sequence[tuple[int, int]], seed: int = 0) -> list[list[tuple[str, int]]]:
-    """The batches of trainings of so many batches of so many examples, each of which goes on where the one before ended."""
-    before, batches = Dealt(), []
-    for number, share in parts:
-        sampler = TaskSampler(examples(count), share, seed, "nq", before)
-        batches += [
-            [(each.qid, epoch) for each, epoch in sampler.step(sampler.first + batch)] for batch in range(number)
-        ]
-        before = sampler.dealt(number)
-        assert before.batches == sampler.first + number
-    return batches
-
-
-@LAW
-@given(COUNTS, PARTS, st.integers(0, 5))
-def test_trainings_together_deal_every_example_once_an_epoch(
-    count: int, parts: list[tuple[int, int]], seed: int
+@given(SIZES, st.integers(0, 500), st.sampled_from(HOW), st.floats(0.5, 20))
+def test_shares_sum_to_the_batch_and_follow_the_sizes(
+    sizes: list[int], spare: int, how: str, temperature: float
 ) -> None:
-    stream = one_after_the_other(count, parts, seed)
-    for batch in stream:
-        qids = [qid for qid, _ in batch]
-        assert len(qids) > count or len(set(qids)) == len(qids)
-    flat = [each for batch in stream for each in batch]
-    assert [epoch for _, epoch in flat] == [place // count for place in range(len(flat))]
-    for start in range(0, len(flat) - count + 1, count):
-        assert len({qid for qid, _ in flat[start : start + count]}) == count
+    batch = len(sizes) + spare
+    shares = batch_shares(sizes, batch, how, temperature)
+    assert sum(shares) == batch and min(shares) >= 1
+    by_size = sorted(zip(sizes, shares, strict=True), key=lambda pair: pair[0])
+    for (size, share), (larger, larger_share) in pairwise(by_size):
+        assert share <= larger_share + (size == larger or how == "uniform")
 
 
-@LAW
-@given(COUNTS, SHARES, st.lists(st.integers(0, 12), min_size=1, max_size=4))
-def test_trainings_of_one_share_are_one_training(count: int, share: int, lengths: list[int]) -> None:
-    whole = TaskSampler(examples(count), share, 3, "nq")
-    expected = [[(each.qid, epoch) for each, epoch in whole.step(step)] for step in range(sum(lengths))]
-    assert one_after_the_other(count, [(length, share) for length in lengths], 3) == expected
+@given(SIZES, st.integers(0, 500), st.floats(0.5, 20))
+def test_a_share_is_its_quota_rounded_down_or_up(sizes: list[int], spare: int, temperature: float) -> None:
+    batch = len(sizes) + spare
+    weights = [size ** (1 / temperature) for size in sizes]
+    quotas = [batch * weight / math.fsum(weights) for weight in weights]
+    if min(quotas) >= 1:
+        for share, quota in zip(batch_shares(sizes, batch, "temperature", temperature), quotas, strict=True):
+            assert quota - 1 - 1e-6 < share < quota + 1 + 1e-6
 
 
-def test_other_examples_or_another_seed_begin_a_new_epoch() -> None:
-    before = TaskSampler(examples(10), 4, 0, "nq").dealt(3)  # 12 of 10: two epochs are begun
-    for count, seed, share, epochs in ((10, 0, 5, [1, 2]), (9, 0, 3, [2]), (10, 1, 5, [2])):
-        sampler = TaskSampler(examples(count), share, seed, "nq", before)
-        dealt = [each for batch in range(2) for each in sampler.step(sampler.first + batch)]
-        assert sorted({epoch for _, epoch in dealt}) == epochs and len(dealt) == 2 * share
-    assert TaskSampler(examples(9), 3, 0, "nq", before).dealt(1).batches == 4
+def test_a_higher_temperature_is_more_even() -> None:
+    spreads = [
+        max(shares) - min(shares) for c in (1, 2, 4, 64) if (shares := batch_shares(TACO_SIZES, 120, "temperature", c))
+    ]
+    assert spreads == sorted(spreads, reverse=True) and spreads[0] > spreads[-1]
+    assert batch_shares(TACO_SIZES, 120, "proportional") == batch_shares(TACO_SIZES, 120, "temperature", 1)
 
 
-def test_negatives_go_round_where_they_are_the_same_and_begin_anew_where_they_are_others() -> None:
-    """...each query with the hardest, also where its epoch had begun with others."""
-    mined = [example(str(row), negatives=tuple(f"{row}.{place}" for place in range(9))) for row in range(6)]
+def test_shares_of_taco() -> None:
+    assert batch_shares(TACO_SIZES, 120, "temperature") == [16, 14, 15, 16, 16, 15, 17, 11]
+    assert batch_shares(TACO_SIZES, 120, "uniform") == [15] * 8
 
-    def taken(sampler: TaskSampler, batches: int) -> dict[str, list[int]]:
-        """Places of the negatives that each query takes, one a turn."""
-        found: dict[str, list[int]] = {str(row): [] for row in range(6)}
-        for batch in range(batches):
-            for each, epoch in sampler.step(sampler.first + batch):
-                found[each.qid] += [int(docid.partition(".")[2]) for docid in choose_negatives(each, 1, epoch)]
-        return found
 
-    first = TaskSampler(mined, 4, 0, "nq", Dealt(), "bm25")
-    assert all(places == list(range(len(places))) for places in taken(first, 4).values())
-    before = first.dealt(4)  # 16 of 6: into the third epoch
-    same = TaskSampler(mined, 4, 0, "nq", before, "bm25")
-    whole = taken(TaskSampler(mined, 4, 0, "nq", Dealt(), "bm25"), 8)
-    assert {qid: taken(first, 4)[qid] + places for qid, places in taken(same, 4).items()} == whole
-    other = TaskSampler(mined, 4, 0, "nq", before, "ance")
-    assert all(places == list(range(len(places))) for places in taken(other, 5).values())
-    again = TaskSampler(mined, 3, 0, "nq", other.dealt(5), "ance")
-    for places, more in zip(taken(other, 5).values(), taken(again, 4).values(), strict=True):
-        assert places + more == list(range(len(places + more)))
+def test_small_tasks_keep_one_at_the_cost_of_the_large() -> None:
+    assert batch_shares([1_000_000, 1, 1], 6, "proportional") == [4, 1, 1]
+    assert batch_shares([1_000_000, 1_000_000, 1, 1, 1], 6, "proportional") == [2, 1, 1, 1, 1]
+
+
+def test_explicit_shares_set_the_batch() -> None:
+    assert batch_shares([10, 20], 999, "3,1") == [3, 1]
+
+
+@pytest.mark.parametrize("shares", ["3", "3,1,1", "3,0", "3,-1", ""])
+def test_explicit_shares_are_checked(shares: str) -> None:
+    message = (
+        "2 tasks need 2 whole numbers"
+        if shares in ("3", "3,1,1")
+        else f"shares is {shares!r}; it must be .*whole numbers"
+    )
+    with pytest.raises(InputError, match=message):
+        batch_shares([10, 20], 8, shares)
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(InputError, match="batch_size is 1; .* of 2 tasks, .*at least 2"):
+        batch_shares([10, 20], 1, "uniform")
+    with pytest.raises(InputError, match="shares is 'even'; it must be proportional, temperature, uniform"):
+        batch_shares([10, 20], 8, "even")
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(InputError, match="share_temperature"):
+            batch_shares([10, 20], 8, "temperature", temperature)
 
 
 POSITIVES = st.lists(
@@ -181,18 +119,18 @@ POSITIVES = st.lists(
 ).map(tuple)
 NEGATIVES = st.lists(st.sampled_from(DOCIDS), max_size=4, unique=True).map(tuple)
 EXAMPLES = st.builds(example, st.sampled_from("abcdefgh"), POSITIVES, NEGATIVES)
-DRAWN = st.lists(st.tuples(EXAMPLES, st.integers(0, 3)), min_size=1, max_size=6)
+SAMPLED = st.lists(st.tuples(EXAMPLES, st.integers(0, 3)), min_size=1, max_size=6)
 
 
 @LAW
-@given(DRAWN, st.integers(0, 3), st.booleans())
+@given(SAMPLED, st.integers(0, 3), st.booleans())
 def test_columns_are_each_query_s_positives_then_its_negatives(
-    drawn: list[tuple[TrainExample, int]], k: int, multi: bool
+    sampled: list[tuple[TrainExample, int]], k: int, multi: bool
 ) -> None:
-    batch = make_batch(drawn, PAGE_OF, k, multi, 5)
-    assert batch.task == "nq" and batch.queries == [each.text for each, _ in drawn]
-    assert batch.starts[0] == 0 and batch.starts[-1] == len(batch.passages) and len(batch.starts) == len(drawn) + 1
-    for row, (each, epoch) in enumerate(drawn):
+    batch = make_batch(sampled, PAGE_OF, k, multi, 5)
+    assert batch.task == "nq" and batch.queries == [each.text for each, _ in sampled]
+    assert batch.starts[0] == 0 and batch.starts[-1] == len(batch.passages) and len(batch.starts) == len(sampled) + 1
+    for row, (each, epoch) in enumerate(sampled):
         own = list(choose_set(each, epoch, 5)) if multi else [choose_positive(each, epoch, 5)]
         first = batch.starts[row]
         assert batch.positives[row] == tuple(range(first, first + len(own)))
@@ -202,13 +140,13 @@ def test_columns_are_each_query_s_positives_then_its_negatives(
 
 
 @LAW
-@given(DRAWN, st.integers(0, 9), st.booleans())
+@given(SAMPLED, st.integers(0, 9), st.booleans())
 def test_no_passage_is_twice_among_a_query_s_columns(
-    drawn: list[tuple[TrainExample, int]], k: int, multi: bool
+    sampled: list[tuple[TrainExample, int]], k: int, multi: bool
 ) -> None:
     """It would count twice: a query that has fewer negatives than are asked for has fewer columns."""
-    batch = make_batch(drawn, PAGE_OF, k, multi, 5)
-    for row, (each, _) in enumerate(drawn):
+    batch = make_batch(sampled, PAGE_OF, k, multi, 5)
+    for row, (each, _) in enumerate(sampled):
         own = batch.passages[batch.starts[row] : batch.starts[row + 1]]
         assert len(set(own)) == len(own)
         gold = own[: len(batch.positives[row])]
@@ -216,11 +154,11 @@ def test_no_passage_is_twice_among_a_query_s_columns(
 
 
 @LAW
-@given(DRAWN, st.integers(0, 3), st.booleans())
-def test_blocked_as_by_brute_force(drawn: list[tuple[TrainExample, int]], k: int, multi: bool) -> None:
-    batch = make_batch(drawn, PAGE_OF, k, multi, 5)
-    assert batch.blocked_BN.shape == (len(drawn), len(batch.passages)) and batch.blocked_BN.dtype == bool
-    for row, (each, _) in enumerate(drawn):
+@given(SAMPLED, st.integers(0, 3), st.booleans())
+def test_blocked_as_by_brute_force(sampled: list[tuple[TrainExample, int]], k: int, multi: bool) -> None:
+    batch = make_batch(sampled, PAGE_OF, k, multi, 5)
+    assert batch.blocked_BN.shape == (len(sampled), len(batch.passages)) and batch.blocked_BN.dtype == bool
+    for row, (each, _) in enumerate(sampled):
         gold = {docid for docids in each.positives for docid in docids}
         for column, docid in enumerate(batch.passages):
             expected = column not in batch.positives[row] and (docid in gold or PAGE_OF[docid] in each.pages)
@@ -253,12 +191,12 @@ def joined(parts: list[TaskBatch]) -> tuple[list[str], list[str], list[tuple[int
 
 
 @LAW
-@given(DRAWN, st.integers(0, 3), st.booleans(), st.integers(1, 8))
-def test_parts_together_are_the_whole(drawn: list[tuple[TrainExample, int]], k: int, multi: bool, of: int) -> None:
-    batch = make_batch(drawn, PAGE_OF, k, multi, 5)
-    parts = [part(batch, index, of) for index in range(of)]
+@given(SAMPLED, st.integers(0, 3), st.booleans(), st.integers(1, 8))
+def test_parts_together_are_the_whole(sampled: list[tuple[TrainExample, int]], k: int, multi: bool, of: int) -> None:
+    batch = make_batch(sampled, PAGE_OF, k, multi, 5)
+    parts = [slice_batch(batch, index, of) for index in range(of)]
     assert joined(parts) == (batch.queries, batch.passages, batch.positives, list(batch.starts))
-    assert [len(each.queries) for each in parts] == [len(rows) for rows in np.array_split(np.arange(len(drawn)), of)]
+    assert [len(each.queries) for each in parts] == [len(rows) for rows in np.array_split(np.arange(len(sampled)), of)]
     first = 0
     for each in parts:
         stop = first + len(each.queries)
@@ -269,16 +207,16 @@ def test_parts_together_are_the_whole(drawn: list[tuple[TrainExample, int]], k: 
 
 
 @LAW
-@given(DRAWN, st.integers(0, 3), st.booleans(), st.integers(1, 8), st.data())
+@given(SAMPLED, st.integers(0, 3), st.booleans(), st.integers(1, 8), st.data())
 def test_a_part_is_the_batch_of_its_queries(
-    drawn: list[tuple[TrainExample, int]], k: int, multi: bool, of: int, data: st.DataObject
+    sampled: list[tuple[TrainExample, int]], k: int, multi: bool, of: int, data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, of - 1))
-    rows = np.array_split(np.arange(len(drawn)), of)[index]
+    rows = np.array_split(np.arange(len(sampled)), of)[index]
     assume(len(rows))
     taken, alone = (
-        part(make_batch(drawn, PAGE_OF, k, multi, 5), index, of),
-        make_batch([drawn[row] for row in rows], PAGE_OF, k, multi, 5),
+        slice_batch(make_batch(sampled, PAGE_OF, k, multi, 5), index, of),
+        make_batch([sampled[row] for row in rows], PAGE_OF, k, multi, 5),
     )
     np.testing.assert_array_equal(taken.blocked_BN, alone.blocked_BN)
     assert taken._replace(blocked_BN=alone.blocked_BN) == alone
@@ -297,23 +235,29 @@ def test_windows_of_negatives_go_round(available: int, k: int) -> None:
     assert choose_negatives(each, 0, 1) == [] and choose_negatives(example("a"), k, 1) == []
 
 
-def test_positives_are_drawn_evenly_over_sets_then_passages() -> None:
+def test_positives_are_chosen_evenly_over_sets_then_passages() -> None:
     each = example("a", positives=(("0#0",), ("1#0", "1#1")))
     counts = Counter(choose_positive(each, epoch, 0) for epoch in range(2000))
     assert abs(counts["0#0"] - 1000) < 150 and abs(counts["1#0"] - 500) < 120 and abs(counts["1#1"] - 500) < 120
     assert Counter(choose_set(each, 0, seed) for seed in range(2000))[("0#0",)] == pytest.approx(1000, abs=150)
 
 
-def test_draws_are_the_same_in_every_process() -> None:
+def test_samples_are_the_same_in_every_process() -> None:
     code = (
-        "from taco_ir.training.batches import TaskSampler, choose_positive\nfrom taco_ir.data.examples import TrainExample\n"
+        "from taco_ir.training.batches import choose_positive\nfrom taco_ir.data.examples import TrainExample\n"
+        "from taco_ir.training.sampling import TaskSampler\n"
         "each = TrainExample('a', 'a', 'nq', (tuple('0123456789'),), frozenset(), ())\n"
         "rows = [TrainExample(str(row), '', 'nq', (('0',),), frozenset(), ()) for row in range(10)]\n"
-        "print(*[choose_positive(each, epoch, 7) for epoch in range(10)], *[row.qid for row, _ in TaskSampler(rows, 4, 7, 'nq').step(3)])"
+        "print(*[choose_positive(each, epoch, 7) for epoch in range(10)])\n"
+        "print(*[row.qid for row, _ in TaskSampler(rows, 4, 7, 'nq').sample(3)])"
     )
     runs = [
         subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     ]
@@ -323,14 +267,14 @@ def test_draws_are_the_same_in_every_process() -> None:
 def test_a_batch_takes_a_millisecond() -> None:
     """64 queries x 3 columns; the bound is generous for a busy machine."""
     turned = [DOCIDS[row % 18 :] + DOCIDS[: row % 18] for row in range(64)]
-    drawn = [
+    sampled = [
         (example(str(row), ((docids[0],), (docids[5],)), tuple(docids[6:14])), row % 3)
         for row, docids in enumerate(turned)
     ]
     times = []
     for seed in range(20):
         began = time.perf_counter()
-        batch = make_batch(drawn, PAGE_OF, 2, False, seed)
+        batch = make_batch(sampled, PAGE_OF, 2, False, seed)
         times.append(time.perf_counter() - began)
     assert batch.blocked_BN.shape == (64, 192)
     assert min(times) < 0.005

@@ -23,7 +23,7 @@ from taco_ir.training.checkpoint import (
     STATE_FILE,
     WEIGHTING_FILE,
     TrainState,
-    checkpoints,
+    list_checkpoints,
     load_optimizer,
     load_weighting,
     read_state,
@@ -31,8 +31,8 @@ from taco_ir.training.checkpoint import (
 )
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
+from taco_ir.training.sampling import Stream
 from taco_ir.training.step import make_weighting
-from taco_ir.training.stream import Stream
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import TaskWeighting
 
@@ -50,7 +50,7 @@ class Training:
     def __init__(self, base: Path, weighting: str = "naive", steps: int = 3, tasks: int = 3) -> None:
         self.config = small(base, base, weighting=weighting)
         self.model = copy.deepcopy(base_model(base))
-        self.params: list[Parameter] = [param for _, param in self.model.trained()]
+        self.params: list[Parameter] = [param for _, param in self.model.trained_parameters()]
         self.optimizer = adamw(self.model, self.config.optimiser)
         self.weighting: TaskWeighting = make_weighting(self.config.weighting, self.model, tasks)
         self.generator = torch.Generator().manual_seed(1)
@@ -130,7 +130,9 @@ def test_a_checkpoint_is_a_model_that_searches(trained: Training, tmp_path: Path
     vectors_BD = load_encoder(str(trained.write(tmp_path, TrainState(1)) / "model")).encode_queries(["who"], "nq")
     trained.model.eval()
     with torch.no_grad():
-        assert torch.allclose(torch.tensor(vectors_BD), trained.model(trained.model.queries(["who"], "nq")), atol=1e-6)
+        assert torch.allclose(
+            torch.tensor(vectors_BD), trained.model(trained.model.tokenize_queries(["who"], "nq")), atol=1e-6
+        )
 
 
 # which ones are there
@@ -141,12 +143,12 @@ def test_the_last_are_kept(trained: Training, tmp_path: Path, keep: int) -> None
     steps = [2, 4, 9, 10, 100]
     for number, step in enumerate(steps, 1):
         trained.write(tmp_path, TrainState(step), keep)
-        assert [read_state(path).step for path in checkpoints(tmp_path)] == steps[max(0, number - keep) : number]
-    assert sorted(tmp_path.iterdir()) == checkpoints(tmp_path)
+        assert [read_state(path).step for path in list_checkpoints(tmp_path)] == steps[max(0, number - keep) : number]
+    assert sorted(tmp_path.iterdir()) == list_checkpoints(tmp_path)
 
 
 def test_no_folder_no_checkpoints(tmp_path: Path) -> None:
-    assert checkpoints(tmp_path / "none") == []
+    assert list_checkpoints(tmp_path / "none") == []
 
 
 def test_incomplete_ones_are_none(trained: Training, tmp_path: Path) -> None:
@@ -156,9 +158,9 @@ def test_incomplete_ones_are_none(trained: Training, tmp_path: Path) -> None:
     (tmp_path / "step-00000005.lock").touch()
     shutil.copytree(whole, tmp_path / "step-00000002")
     (tmp_path / "step-00000002" / STATE_FILE).unlink()
-    assert checkpoints(tmp_path) == [whole]
+    assert list_checkpoints(tmp_path) == [whole]
     latest = trained.write(tmp_path, TrainState(6))
-    assert checkpoints(tmp_path) == sorted(tmp_path.iterdir()) == [whole, latest]
+    assert list_checkpoints(tmp_path) == sorted(tmp_path.iterdir()) == [whole, latest]
 
 
 def test_a_checkpoint_that_fails_leaves_the_last(
@@ -172,7 +174,7 @@ def test_a_checkpoint_that_fails_leaves_the_last(
     monkeypatch.setattr("taco_ir.training.checkpoint.write_json", full)
     with pytest.raises(OSError, match="No space"):
         trained.write(tmp_path, TrainState(6), keep=1)
-    assert list(tmp_path.iterdir()) == checkpoints(tmp_path) == [whole]
+    assert list(tmp_path.iterdir()) == list_checkpoints(tmp_path) == [whole]
 
 
 # foreign and broken ones

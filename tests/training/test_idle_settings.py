@@ -1,4 +1,4 @@
-"""Law: a setting that would do nothing is refused, from a flag with its default as well, and what another makes idle is left behind."""
+"""A setting that does nothing is refused, also a flag with its default; what another setting makes idle is dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: stopped anywhere it goes on bit for bit; schedule, patience, the best model, skipped steps, the log."""
+"""The training loop: it resumes bit for bit; learning rate, patience, the best model, skipped steps, the log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import TASKS, StopAfter, Stopped, contents, episode, logged, scripted, small
+from training_runs import (
+    TASKS,
+    StopAfter,
+    Stopped,
+    contents,
+    differing,
+    episode,
+    last_checkpoint,
+    logged,
+    scripted,
+    small,
+)
 
 from taco_ir.core.files import InputError, read_json
-from taco_ir.training.checkpoint import checkpoints, latest
+from taco_ir.training.checkpoint import find_latest, list_checkpoints
 from taco_ir.training.log import LOG_FILE, Reporter
 from taco_ir.training.loop import MAX_SKIPPED, Loop
 from taco_ir.training.schedules import learning_rate
@@ -55,16 +66,12 @@ def test_stopped_twice_is_never_stopped(
     for stop, reached in ((3, 2), (5, 4)):  # a checkpoint every two steps
         with pytest.raises(Stopped):
             episode(config, parts, StopAfter(stop)).run()
-        found = latest(parts)
-        assert found is not None and read_json(found / "state.json")["step"] == reached
+        assert read_json(last_checkpoint(parts) / "state.json")["step"] == reached
     assert steps_of(parts)[-1] == 5  # one more than the checkpoint knows of
     again = episode(config, parts)
     assert again.state.step == 4
     again.run()
-    assert logged(parts) == logged(whole)
-    expected, found_files = contents(whole), contents(parts)
-    assert found_files.keys() == expected.keys()
-    assert [name for name, data in expected.items() if found_files[name] != data] == []
+    assert logged(parts) == logged(whole) and differing(parts, whole) == []
     assert any(not torch.equal(value, weights(tiny_bert)[name]) for name, value in weights(whole / "model").items())
 
 
@@ -82,7 +89,7 @@ def test_stopped_before_the_first_checkpoint_begins_again(config: TrainSettings,
     episode(config, tmp_path / "parts").run()
     episode(config, tmp_path / "whole").run()
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert differing(tmp_path / "parts", tmp_path / "whole") == []
 
 
 def test_progress_is_the_share_of_steps_done(config: TrainSettings, tmp_path: Path) -> None:
@@ -131,11 +138,8 @@ def test_the_rate_that_is_logged_is_the_rate_that_moves(tiny_bert: Path, tmp_pat
     config = small(tiny_bert, tmp_path, weight_decay=0.0, warmup=1.0, steps=4, clip=0.0, checkpoint_every=1)
     with pytest.raises(Stopped):
         scripted(config, tmp_path, reporter=StopAfter(2)).run()
-    found = latest(tmp_path)
-    assert found is not None and [record["learning_rate"] for record in logged(tmp_path)] == pytest.approx(
-        [2.5e-4, 5e-4]
-    )
-    before, after = weights(tiny_bert), weights(found / "model")
+    assert [record["learning_rate"] for record in logged(tmp_path)] == pytest.approx([2.5e-4, 5e-4])
+    before, after = weights(tiny_bert), weights(last_checkpoint(tmp_path) / "model")
     moved = max(float((after[name] - value).abs().max()) for name, value in before.items())
     assert moved == pytest.approx(2.5e-4, rel=1e-3)
 
@@ -146,11 +150,8 @@ def test_updates_are_clipped(tiny_bert: Path, tmp_path: Path) -> None:
     for clip in (0.0, 0.5, 1e6):
         folder = tmp_path / str(clip)
         scripted(small(tiny_bert, tmp_path, clip=clip, steps=1), folder).run()
-        found = latest(folder)
-        assert found is not None
-        moments = [
-            value for name, value in load_file(found / "optimizer.safetensors").items() if name.endswith("exp_avg")
-        ]
+        tensors = load_file(last_checkpoint(folder) / "optimizer.safetensors")
+        moments = [value for name, value in tensors.items() if name.endswith("exp_avg")]
         norms[clip] = 10 * float(torch.cat([value.flatten() for value in moments]).norm())
         assert logged(folder)[0]["update_norm"] == pytest.approx(norms[0.0])  # before clipping
     assert norms[0.5] == pytest.approx(0.5, rel=1e-3) and norms[1e6] == norms[0.0] > 100
@@ -184,7 +185,7 @@ def test_patience_and_the_best_model(
     best: int,
     end: int,
 ) -> None:
-    """It stops after `patience` validations without a gain; the model is that of the highest score, the first of equals."""
+    """It stops after `patience` validations without a gain; the model is the first one of the highest score."""
     config = small(tiny_bert, tmp_path, patience=patience, validate_every=1, keep_checkpoints=9)
     scored(monkeypatch, 0.8, *scores)
     run = episode(config, tmp_path / "run")
@@ -196,9 +197,8 @@ def test_patience_and_the_best_model(
     assert [step for step, files in enumerate(models, 1) if kept.items() <= files.items()] == [best]
     found = [record for record in logged(tmp_path / "run") if "validation" in record]
     assert [record["step"] for record in found] == list(range(end + 1))
-    assert [record["validation"]["macro"] for record in found] == [(score + 0.25) / 2 for score in (0.8, *scores)][
-        : end + 1
-    ]
+    macros = [(score + 0.25) / 2 for score in (0.8, *scores)]
+    assert [record["validation"]["macro"] for record in found] == macros[: end + 1]
 
 
 def test_patience_counts_across_a_stop(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +225,9 @@ def test_validated_when_it_is_due_and_at_the_end(
 
 def test_without_validation_the_last_model_is_kept(config: TrainSettings, tmp_path: Path) -> None:
     episode(config, tmp_path, validated=False).run()
-    found = latest(tmp_path)
-    assert found is not None and found.name == "step-00000006" and not (tmp_path / "best").exists()
-    assert contents(tmp_path / "model") == contents(found / "model")
+    found = last_checkpoint(tmp_path)
+    assert found.name == "step-00000006" and not (tmp_path / "best").exists()
+    assert differing(tmp_path / "model", found / "model") == []
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
@@ -235,8 +235,8 @@ def test_validation_leaves_dropout_on(tiny_bert: Path, tmp_path: Path) -> None:
     """The steps of a run that is validated are those of one that is not."""
     episode(small(tiny_bert, tmp_path, validate_every=1, steps=3), tmp_path / "often").run()
     episode(small(tiny_bert, tmp_path, steps=3), tmp_path / "never", validated=False).run()
-    found = [latest(tmp_path / name) for name in ("often", "never")]
-    assert found[0] and found[1] and contents(found[0] / "model") == contents(found[1] / "model")
+    often, never = (last_checkpoint(tmp_path / name) / "model" for name in ("often", "never"))
+    assert differing(often, never) == []
 
 
 # steps that are skipped
@@ -262,21 +262,20 @@ def test_nine_in_a_row_may_be_skipped(tiny_bert: Path, tmp_path: Path) -> None:
     assert (run.state.skipped, run.state.in_a_row) == ({"nq": 18}, 0)
     assert told.messages[0] == "step 1: skipped, the gradient of nq is not finite" and len(told.messages) == 18
     skipped = [record["step"] for record in logged(tmp_path) if "skipped" in record]
-    assert skipped == [*range(1, 10), *range(12, 21)] and all(
-        "weight" in record for record in logged(tmp_path) if record["step"] in (10, 11)
-    )
+    assert skipped == [*range(1, 10), *range(12, 21)]
+    assert all("weight" in record for record in logged(tmp_path) if record["step"] in (10, 11))
 
 
 def test_ten_in_a_row_end_it(tiny_bert: Path, tmp_path: Path) -> None:
     """...naming every task that had one."""
     assert MAX_SKIPPED == 10
-    config = small(tiny_bert, tmp_path, steps=30)
-    run = scripted(
-        config, tmp_path, lambda step: ("nq", "wow") if step == 4 else ("nq",) if step in range(2, 12) else ()
-    )
-    with pytest.raises(
-        InputError, match=r"10 steps in a row had gradients that are not finite, of nq \(10 steps\), wow \(1 steps\)"
-    ):
+
+    def bad(step: int) -> Sequence[str]:
+        return ("nq", "wow") if step == 4 else ("nq",) if step in range(2, 12) else ()
+
+    run = scripted(small(tiny_bert, tmp_path, steps=30), tmp_path, bad)
+    said = r"10 steps in a row had gradients that are not finite, of nq \(10 steps\), wow \(1 steps\)"
+    with pytest.raises(InputError, match=said):
         run.run()
     assert run.state.step == 11
 
@@ -286,7 +285,7 @@ def test_steps_that_are_skipped_leave_the_last_good_checkpoint(tiny_bert: Path, 
     config = small(tiny_bert, tmp_path, steps=30, keep_checkpoints=1)
     with pytest.raises(InputError, match=r"nq \(10 steps\)"):
         scripted(config, tmp_path, bad_in(*range(5, 30))).run()
-    assert [found.name for found in checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
+    assert [found.name for found in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
     again = scripted(config, tmp_path, bad_in(*range(5, 30)))
     assert (again.state.step, again.state.in_a_row, again.state.skipped) == (4, 0, {})
     with pytest.raises(InputError, match=r"nq \(10 steps\)"):
@@ -307,7 +306,7 @@ def test_parameters_that_are_not_finite_are_no_checkpoint(tiny_bert: Path, tmp_p
     params += [param.detach() for param in run._step.params]
     with pytest.raises(InputError, match="parameters are not finite after the last step"):
         run.run()
-    assert [found.name for found in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
+    assert [found.name for found in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
     assert told.messages == ["step 4: parameters are not finite; no checkpoint is written"]
     assert not (tmp_path / "model").exists()
 
@@ -316,15 +315,13 @@ def test_a_skipped_step_changes_nothing(config: TrainSettings, tmp_path: Path, t
     scripted(config, tmp_path, bad_in(*range(6))).run()
     start, end = weights(tiny_bert), weights(tmp_path / "model")
     assert all(torch.equal(value, start[name]) for name, value in end.items())
-    assert latest(tmp_path) is None
+    assert find_latest(tmp_path) is None
 
 
 def test_a_training_that_diverges_is_ended(tiny_bert: Path, tmp_path: Path) -> None:
     config = small(tiny_bert, tmp_path, learning_rate=1e38, steps=30, warmup=0.0)
-    with pytest.raises(
-        InputError,
-        match=r"of fever \(\d+ steps\), nq \(\d+ steps\), wow \(\d+ steps\); a lower learning rate or float32 may help",
-    ):
+    said = r"of fever \(\d+ steps\), nq \(\d+ steps\), wow \(\d+ steps\); a lower learning rate or float32 may help"
+    with pytest.raises(InputError, match=said):
         episode(config, tmp_path, validated=False).run()
 
 
@@ -338,20 +335,18 @@ def test_what_is_logged(config: TrainSettings, tmp_path: Path) -> None:
     for record in records:
         if "validation" in record:
             assert record["validation"].keys() == {*TASKS, "macro"}
-            assert record["validation"]["macro"] == pytest.approx(
-                sum(record["validation"][task] for task in TASKS) / len(TASKS)
-            )
+            mean = sum(record["validation"][task] for task in TASKS) / len(TASKS)
+            assert record["validation"]["macro"] == pytest.approx(mean)
         else:
             assert record.keys() >= {"learning_rate", "loss", "gradient_norm", "weight", "update_norm"}
             assert list(record["loss"]) == list(record["gradient_norm"]) == list(record["weight"]) == list(TASKS)
-            assert all(value > 0 for value in record["gradient_norm"].values()) and sum(
-                record["weight"].values()
-            ) == pytest.approx(1)
+            assert all(value > 0 for value in record["gradient_norm"].values())
+            assert sum(record["weight"].values()) == pytest.approx(1)
             assert 0 < record["update_norm"] <= max(record["gradient_norm"].values())
 
 
 def test_a_log_that_was_cut_anywhere_goes_on_whole(config: TrainSettings, tmp_path: Path) -> None:
-    """Lines after the checkpoint go, and so does one that was cut short; what is left is whole lines, and the next ones follow."""
+    """Lines after the checkpoint are removed, as is one that was cut short; the next lines follow whole ones."""
     with pytest.raises(Stopped):
         scripted(config, tmp_path, reporter=StopAfter(5)).run()
     log = tmp_path / LOG_FILE

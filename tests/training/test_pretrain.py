@@ -1,4 +1,4 @@
-"""Pre-training: each part's loss is its formula, parts can be switched, a stopped run goes on bit for bit, its output is a plain model."""
+"""Pre-training: each part's loss is its formula, parts can be switched, it resumes bit for bit, its output is plain."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pretraining_runs
 import pytest
 import torch
 from pretraining_runs import ALL_PARTS, loaded, small
 from safetensors.torch import load_file
-from training_runs import contents, logged, work_of
+from training_runs import differing, last_checkpoint, logged, stopped_after, work_of
 
 from taco_ir import pretrain as verb
 from taco_ir.core.files import InputError
@@ -26,17 +25,16 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.checkpoint import latest
 from taco_ir.training.data import TrainingData
-from taco_ir.training.distributed import Processes
-from taco_ir.training.documents import UNLABELLED, mask
 from taco_ir.training.encoder import Text
 from taco_ir.training.flags import PRETRAIN, SPAN_KEYS
 from taco_ir.training.folder import save_settings
 from taco_ir.training.objectives.contrastive import span_contrast_loss
 from taco_ir.training.objectives.heads import PLACES, MaskedLanguageHead
+from taco_ir.training.objectives.masking import UNLABELLED, mask_tokens
 from taco_ir.training.objectives.spans import Spans, SpanTexts, read_documents, split
 from taco_ir.training.pretraining_encoder import PretrainModel
+from taco_ir.training.processes import Processes
 from taco_ir.training.run import make_step
 from taco_ir.training.run import train as pretrain
 from taco_ir.training.settings import KEYS, RULES, TrainSettings
@@ -52,7 +50,7 @@ def texts_of(
     assert words.mask is not None
     found = []
     for row, (ids_L, length) in enumerate(zip(model.token_ids(PASSAGES), lengths, strict=True)):
-        hidden_L, labels_L = mask(ids_L[:length], 0.5, words.mask, words.ordinary, generator(row))
+        hidden_L, labels_L = mask_tokens(ids_L[:length], 0.5, words.mask, words.ordinary, generator(row))
         none = np.array([UNLABELLED])
         ids, labels = (hidden_L, np.concatenate([none, labels_L, none])) if masked else (ids_L[:length], None)
         found.append(Text("passage", np.concatenate([words.before, ids, words.after]), labels))
@@ -110,7 +108,7 @@ def test_the_head_is_tied_to_the_word_embeddings(tiny_mlm: Path) -> None:
     model = loaded(tiny_mlm, objective=("mlm",))
     texts = texts_of(model)
     sum(model.losses(model(texts), texts).values()).backward()  # type: ignore[union-attr]
-    grad = model.backbone.get_input_embeddings().weight.grad
+    grad = model.backbone("passage").get_input_embeddings().weight.grad
     absent = sorted(set(model.vocabulary().ordinary.tolist()) - {int(number) for text in texts for number in text.ids})
     assert (grad[absent].abs().sum(1) > 0).all()
     assert not any(".decoder" in name for name, _ in model.named_parameters())
@@ -121,18 +119,15 @@ def test_condenser_is_two_bert_layers_over_late_and_middle_states(tiny_mlm: Path
     from transformers.models.bert.modeling_bert import BertLayer
 
     model = loaded(tiny_mlm, objective=("condenser",))
-    config = model.backbone.config
+    config = model.backbone("passage").config
     config._attn_implementation = "eager"
     texts = texts_of(model, (20,) * 6)
-    ids, labels = (
-        torch.tensor(np.stack([text.ids for text in texts])),
-        torch.tensor(np.stack([text.labels for text in texts])),
-    )
+    ids = torch.tensor(np.stack([text.ids for text in texts]))
+    labels = torch.tensor(np.stack([text.labels for text in texts]))
     with torch.no_grad():
-        output = model.backbone(input_ids=ids, output_hidden_states=True)
-        states = torch.cat(
-            [output.last_hidden_state[:, :1], output.hidden_states[config.num_hidden_layers // 2][:, 1:]], 1
-        )
+        output = model.backbone("passage")(input_ids=ids, output_hidden_states=True)
+        middle = output.hidden_states[config.num_hidden_layers // 2]
+        states = torch.cat([output.last_hidden_state[:, :1], middle[:, 1:]], 1)
         for ours in model.condenser.layers:
             theirs = BertLayer(config).double().eval()
             query, key, value = ours.self_attn.in_proj_weight.chunk(3)
@@ -150,7 +145,7 @@ def test_condenser_is_two_bert_layers_over_late_and_middle_states(tiny_mlm: Path
             states = found[0] if isinstance(found, tuple) else found
         place = labels != UNLABELLED
         hidden = model.mlm.norm(torch.nn.functional.gelu(model.mlm.dense(states[place])))
-        scores = hidden @ model.backbone.get_input_embeddings().weight.T + model.mlm.bias
+        scores = hidden @ model.backbone("passage").get_input_embeddings().weight.T + model.mlm.bias
         expected = torch.nn.functional.cross_entropy(scores, labels[place])
         assert float(model.losses(model(texts), texts)["condenser"]) == pytest.approx(float(expected), rel=1e-8)
 
@@ -159,7 +154,7 @@ def test_condensers_gradient_reaches_the_backbone_through_the_first_token_alone(
     model = loaded(tiny_mlm, objective=("condenser",))
     texts = texts_of(model)
     last: list[torch.Tensor] = []
-    model.backbone.encoder.layer[-1].register_forward_hook(lambda _, __, output: last.append(output))
+    model.backbone("passage").encoder.layer[-1].register_forward_hook(lambda _, __, output: last.append(output))
     rows = model(texts)
     states = last[0][0] if isinstance(last[0], tuple) else last[0]
     (grad,) = torch.autograd.grad(model.losses(rows, texts)["condenser"], states)
@@ -202,11 +197,9 @@ def test_gradcache_changes_no_gradient(tiny_mlm: Path, parts: tuple[str, ...]) -
 
 @pytest.mark.parametrize("parts", [("mlm",), ("span_contrast",), ("condenser",), ("mlm", "span_contrast"), ALL_PARTS])
 def test_each_part_can_be_switched(parts: tuple[str, ...], tiny_mlm: Path, tmp_path: Path) -> None:
-    """Logged are the losses of the parts that are on; of those that are off there is no tensor, and Condenser's are never kept."""
+    """Parts that are on are logged; parts that are off leave no tensor; Condenser's layers are never in the model."""
     model = pretrain(small(tiny_mlm, tmp_path / "run", objective=parts, steps=2))
-    checkpoint = latest(tmp_path / "run")
-    assert checkpoint is not None
-    heads = {path.stem for path in (checkpoint / "model").glob("*.safetensors")} - {"model"}
+    heads = {path.stem for path in (last_checkpoint(tmp_path / "run") / "model").glob("*.safetensors")} - {"model"}
     masked = set(parts) & {"mlm", "condenser"}
     assert heads == {*(["mlm_head"] if masked else []), *(["condenser"] if "condenser" in parts else [])}
     assert {path.stem for path in model.glob("*.safetensors")} == {"model", *(["mlm_head"] if masked else [])}
@@ -236,25 +229,20 @@ def test_the_held_out_loss_of_every_part_falls(
     "changes",
     [{}, {"objective": ("span_contrast",), "span_from": "page", "gradcache": 4}, {"objective": ("mlm",), "steps": 5}],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(
-    changes: dict[str, object], tiny_mlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dropout, masks, spans, order, schedule and optimiser are what they would have been; another seed gives another model."""
+def test_a_stopped_run_goes_on_bit_for_bit(changes: dict[str, object], tiny_mlm: Path, tmp_path: Path) -> None:
+    """Dropout, masks, spans, order, schedule and optimiser are as without a stop; another seed gives another model."""
     whole, parts = (small(tiny_mlm, tmp_path / name / "run", **changes) for name in ("whole", "parts"))
     pretrain(whole)
     for step in (1, 3):
-        pretraining_runs.stopped(parts, step, monkeypatch)
+        with stopped_after(step):
+            pretrain(parts)
     pretrain(parts)
-    found, expected = contents(Path(parts.run.output)), contents(Path(whole.run.output))
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == ["config.json"]  # names its folder
-    assert logged(Path(parts.run.output)) == logged(Path(whole.run.output))
-    other = pretrain(whole.replace(seed=1, output=str(tmp_path / "other")))
-    assert (
-        load_file(other / "model.safetensors").keys()
-        == load_file(Path(whole.run.output) / "model" / "model.safetensors").keys()
-    )
-    assert (other / "model.safetensors").read_bytes() != expected["model/model.safetensors"]
+    found, expected = Path(parts.run.output), Path(whole.run.output)
+    assert differing(found, expected) == ["config.json"]  # it names its folder
+    assert logged(found) == logged(expected)
+    other = pretrain(whole.replace(seed=1, output=str(tmp_path / "other"))) / "model.safetensors"
+    own = expected / "model" / "model.safetensors"
+    assert load_file(other).keys() == load_file(own).keys() and other.read_bytes() != own.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -327,7 +315,7 @@ def test_all_parts_reach_every_layer_of_other_backbones(tiny_mlm: Path, tmp_path
         losses = ours.losses(ours(texts), texts)
         assert list(losses) == list(ALL_PARTS)
         sum(losses.values()).backward()  # type: ignore[union-attr]
-        without = [name for name, param in ours.trained() if param.grad is None]
+        without = [name for name, param in ours.trained_parameters() if param.grad is None]
         assert not without, f"{kind}: no gradient for {without}"
 
 
@@ -374,11 +362,9 @@ def t5(tmp_path: Path) -> Path:
 
     folder = tmp_path / "t5"
     vocabulary = tiny_tokenizer(folder, ("$A </s>", ["</s>"]), "<extra_id_0>")
-    T5Model(
-        T5Config(
-            vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
-    ).save_pretrained(folder)
+    config = T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    config.decoder_start_token_id = 0
+    T5Model(config).save_pretrained(folder)
     return folder
 
 
@@ -459,12 +445,11 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
     (tmp_path / "run.toml").write_text(
         "length = 24\nbatch_size = 8\nheld_out = 4\nsteps = 50\npooling = 'mean'\n", encoding="utf-8"
     )
-    given = f"--config {tmp_path}/run.toml --objective span_contrast,mlm --model {tiny_mlm} --output {tmp_path}/run"
+    output, model = tmp_path / "run", tmp_path / "run" / "model"
+    given = f"--config {tmp_path / 'run.toml'} --objective span_contrast,mlm --model {tiny_mlm} --output {output}"
     verb.main([*given.split(), "--steps", "2", "--max-passages", "100"])
     printed = capsys.readouterr()
-    assert printed.out.startswith(
-        f"{tmp_path / 'run' / 'model'}\nnext: python -m taco_ir.train --model {tmp_path / 'run' / 'model'} --pooling mean"
-    )
+    assert printed.out.startswith(f"{model}\nnext: python -m taco_ir.train --model {model} --pooling mean")
     assert "100 passages" in printed.err and "pretrain: 2 of 2 steps" in printed.err
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["objective"] == ["mlm", "span_contrast"] and saved["steps"] == 2 and saved["length"] == 24
@@ -541,7 +526,10 @@ def test_documents_that_are_too_short(tiny_mlm: Path, tmp_path: Path) -> None:
     (folder / "passages.jsonl").write_text(
         "".join(json.dumps(passage) + "\n" for passage in passages), encoding="utf-8"
     )
-    words = r"0 passages to take spans from \(passages of fewer than 16 tokens are left out\); --batch-size 8 and --held-out 12 need 20"
+    words = (
+        r"0 passages to take spans from \(passages of fewer than 16 tokens are left out\);"
+        " --batch-size 8 and --held-out 12 need 20"
+    )
     refused(small(tiny_mlm, tmp_path / "run", collection=str(folder)), words)
     refused(
         small(tiny_mlm, tmp_path / "run", collection=str(folder), span_from="page"),
@@ -551,7 +539,8 @@ def test_documents_that_are_too_short(tiny_mlm: Path, tmp_path: Path) -> None:
 
 def test_folders_of_other_runs(tiny_mlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tiny_mlm, tmp_path / "run")
-    pretraining_runs.stopped(config, 1, monkeypatch)
+    with stopped_after(1):
+        pretrain(config)
     refused(
         config.replace(objective=("mlm",), seed=3),
         "other settings: seed was 0, is 3, objective was .*, is .*; use the same ones",

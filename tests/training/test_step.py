@@ -1,4 +1,4 @@
-"""One step of one process: each task's gradient is that of the loss written out, and what is not finite changes nothing."""
+"""One step of one process: each task's gradient is that of the loss written out; without a finite one nothing moves."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from torch import Tensor
 
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.batches import TaskSampler, make_batch, part
+from taco_ir.training.batches import make_batch, slice_batch
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.weighting import WEIGHTINGS, blocks, median
 
 
@@ -44,10 +45,10 @@ def model(tiny_bert: Path) -> DualEncoder:
 
 def expected(model: DualEncoder, sampler: TaskSampler, step: int, settings: LossSettings) -> Tensor:
     """The loss of a task's step by its definition: of each part with its own passages, each query counting alike."""
-    batch = make_batch(sampler.step(step), TEXTS.page_of, settings.negatives, settings.multi_positive, settings.seed)
+    batch = make_batch(sampler.sample(step), TEXTS.page_of, settings.negatives, settings.multi_positive, settings.seed)
     total = torch.zeros((), dtype=torch.float64)
     for turn in range(settings.accumulate):
-        own = part(batch, turn, settings.accumulate)
+        own = slice_batch(batch, turn, settings.accumulate)
         if own.queries:
             vectors = one_by_one(model, own.queries, own.task, [TEXTS.passages[docid] for docid in own.passages])
             total = total + written_out(*vectors, own.positives, own.blocked_BN, settings.temperature) * len(
@@ -85,7 +86,7 @@ def test_a_task_s_gradient_is_that_of_the_loss_written_out(
 
 
 def test_the_cases_differ(model: DualEncoder) -> None:
-    """Each setting changes the number, so that the test above tells them apart; across devices is nothing to one process."""
+    """Each setting changes the number, so that the test above tells them apart; one process has no other devices."""
     losses = {name: float(expected(model, samplers()[0], 5, settings).detach()) for name, settings in CASES.items()}
     assert losses.pop("not across devices") == losses["plain"]
     assert len(set(losses.values())) == len(losses)
@@ -98,7 +99,7 @@ def test_passages_of_gold_pages_are_no_negatives(model: DualEncoder) -> None:
     found = []
     for negatives in (each.negatives, each.negatives[1:], each.negatives[:1]):
         sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
-        step = step_of(model, settings=LossSettings(negatives=len(negatives)), dealt=[sampler])
+        step = step_of(model, settings=LossSettings(negatives=len(negatives)), sampled=[sampler])
         found.append((float(gradient(step.objectives[0], 0)), gradients(model)))
     (both_loss, both), (free_loss, free), (blocked_loss, blocked) = found
     assert both_loss == pytest.approx(free_loss, rel=1e-6) and free_loss > 0.1
@@ -115,7 +116,7 @@ def test_a_query_with_fewer_negatives_than_asked_counts_each_once(model: DualEnc
         (3, (*each.positives[0], each.negatives[0])),
     ):
         sampler = TaskSampler([each._replace(negatives=negatives)], 1, 0, "nq")
-        step = step_of(model, settings=LossSettings(negatives=asked), dealt=[sampler])
+        step = step_of(model, settings=LossSettings(negatives=asked), sampled=[sampler])
         losses.append(float(gradient(step.objectives[0], 0)))
     assert losses[0] > 0.1 and losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
@@ -215,13 +216,13 @@ def test_weights_that_overflow_skip_the_step(tiny_bert: Path) -> None:
     """Not by a patch: one word's vector is infinite, and one task alone reads it."""
     model = encoder(tiny_bert, prompts=True)
     table = model.towers["passage"]["backbone"].embeddings.word_embeddings  # type: ignore[index]
-    first = [model.queries([sampler.examples[0].text], sampler.task)[0] for sampler in samplers()]
-    others = {int(token) for passage in TEXTS.passages.values() for token in model.passages([passage])[0].ids}
+    first = [model.tokenize_queries([sampler.examples[0].text], sampler.task)[0] for sampler in samplers()]
+    others = {int(token) for passage in TEXTS.passages.values() for token in model.tokenize_passages([passage])[0].ids}
     others |= {
         int(token)
         for sampler in samplers()[1:]
         for each in sampler.examples
-        for token in model.queries([each.text], sampler.task)[0].ids
+        for token in model.tokenize_queries([each.text], sampler.task)[0].ids
     }
     own = [int(token) for token in first[0].ids if int(token) not in others]
     assert own  # a piece of the prompt of nq
@@ -235,11 +236,11 @@ def test_the_same_step_has_the_same_dropout(tiny_bert: Path) -> None:
     """However many steps came before; another step, part or seed has another."""
     model = encoder(tiny_bert, dropout=0.3)
     sampler = TaskSampler(examples("nq", 5), 5, 0, "nq")
-    (task,) = step_of(model, dealt=[sampler]).objectives
+    (task,) = step_of(model, sampled=[sampler]).objectives
     first = float(gradient(task, 0))
     later = float(gradient(task, 3))
     assert float(gradient(task, 0)) == first != later
-    (other,) = step_of(model, dealt=[sampler], settings=LossSettings(negatives=2, seed=1)).objectives
+    (other,) = step_of(model, sampled=[sampler], settings=LossSettings(negatives=2, seed=1)).objectives
     assert float(gradient(other, 0)) != first
 
 
@@ -266,7 +267,7 @@ def test_parts_do_not_share_their_dropout(tiny_bert: Path) -> None:
 def test_gradients_of_touched_rows_are_those_of_whole_tables(model: DualEncoder, name: str) -> None:
     found = []
     for sparse in (False, True):
-        model.sparse_tables(sparse)
+        model.use_sparse_tables(sparse)
         step = step_of(model, name)
         gradient(step.objectives[0], 0)
         assert any(param.grad is not None and param.grad.is_sparse for param in step.params) == sparse
@@ -282,7 +283,7 @@ READINGS = ("item", "tolist", "nonzero", "cpu", "__bool__", "__float__", "__int_
 
 
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of methods that read numbers of a tensor, one for each call from now on; an accelerator would wait at each."""
+    """Names of the methods that read numbers of a tensor, one for each call; an accelerator would wait at each."""
     found: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:
@@ -304,15 +305,15 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_step_hardly_waits_for_an_accelerator(
     name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most five numbers are read of a task and step, with TACO's eight tasks, however many parameters and chunks there are."""
+    """A step reads at most five numbers a task, however many parameters and chunks there are."""
     if sizes == "large":  # many chunks, and medians by a bracket
         monkeypatch.setattr(blocks, "CHUNK_BYTES", {"cpu": 1 << 12})
         monkeypatch.setattr(median, "SMALL", 1000)
         monkeypatch.setattr(median, "SAMPLE", 40_000)
     others = ["hotpotqa", "trex", "structured_zeroshot", "wned", "eli5"]
     model = start_encoder(SMALL, tiny_bert, [*TASKS, *others])
-    dealt = [*samplers(), *(TaskSampler(examples(task, 9), 2, 0, task) for task in others)]
-    step = step_of(model, name, dealt=dealt, **({"burn_in": 0.0} if name == "taco" else {}))
+    sampled = [*samplers(), *(TaskSampler(examples(task, 9), 2, 0, task) for task in others)]
+    step = step_of(model, name, sampled=sampled, **({"burn_in": 0.0} if name == "taco" else {}))
     step(0, 0.0)
     monkeypatch.setattr(blocks, "read_at_once", lambda _: False)
     found = readings(monkeypatch)

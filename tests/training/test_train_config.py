@@ -37,12 +37,8 @@ from taco_ir.training.settings import (
 from taco_ir.weighting import WEIGHTINGS
 
 NEEDED = {"model": "m", "output": "o"}
-SCALARS = st.one_of(
-    st.booleans(),
-    st.integers(-9, 9),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from(["exact", "a b"]),
-)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), FLOATS, st.sampled_from(["exact", "a b"]))
 SCALAR_OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "importance"]), SCALARS)
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
@@ -159,7 +155,8 @@ def test_help_is_grouped_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
     text = help_text()
     assert [title for title in TITLES.values() if f"\n{title}:\n" in text] == list(TITLES.values())
     assert all(name in text for name in (*shipped(), *PRESETS, "Karpukhin"))
-    code = "import sys, taco_ir.training.flags as c; print([m for m in ('torch', 'transformers', 'faiss', 'scipy') if m in sys.modules])"
+    heavy = ("torch", "transformers", "faiss", "scipy")
+    code = f"import sys, taco_ir.training.flags; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -233,7 +230,7 @@ def test_an_episode_is_the_run_but_for_its_own_keys(run: tuple[dict[str, Any], l
 @settings(max_examples=50, deadline=None)
 @given(ANY, EPISODES)
 def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], tables: list[dict[str, Any]]) -> None:
-    """But for flags about the weighting, which have a rule of their own, and episodes in which it does nothing; if that is all, it is refused."""
+    """But for the weighting, which has its own rule, and episodes where it does nothing; if all are, it is refused."""
     _, tables = acting_run(({}, tables))
     path, flags = write(folder / "reach.toml", {}, *tables), flags | NEEDED
     while True:
@@ -246,9 +243,8 @@ def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], table
             del flags[refused[1].replace("-", "_")]
     for episode in config.each_episode():
         found, idle = episode.flat(), idle_in_run(episode.flat())
-        assert all(
-            found[key] == value for key, value in flags.items() if not key.startswith("weighting") and key not in idle
-        )
+        checked_keys = [key for key in flags if not key.startswith("weighting") and key not in idle]
+        assert all(found[key] == flags[key] for key in checked_keys)
 
 
 @settings(max_examples=50, deadline=None)
@@ -256,11 +252,8 @@ def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], table
 def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
     a, b = TrainSettings(**one), TrainSettings(**other)
     old, new = a.flat(), b.flat()
-    assert (
-        differing_keys(old, new)
-        == differing_keys(new, old)
-        == [k for k in KEYS if k not in MAY_DIFFER and old[k] != new[k]]
-    )
+    expected = [key for key in KEYS if key not in MAY_DIFFER and old[key] != new[key]]
+    assert differing_keys(old, new) == differing_keys(new, old) == expected
     assert differing_keys(old, a.replace(device="cuda", output="elsewhere", tensorboard=True).flat()) == []
     assert differing_keys(old, a.replace(seed=a.run.seed + 1).flat()) == ["seed"]
 
@@ -306,8 +299,7 @@ def test_options_stay_with_their_weighting(folder: Path) -> None:
 
 def test_options_without_a_weighting_go_to_the_one_that_is_chosen(folder: Path) -> None:
     path = write(folder / "o.toml", NEEDED | {"weighting_options": {"tau": 5}})
-    config = read_settings(path, parse("--weighting", "taco"))
-    assert (config.weighting.weighting, config.weighting.weighting_options) == ("taco", {"tau": 5})
+    assert_set(read_settings(path, parse("--weighting", "taco")), weighting="taco", weighting_options={"tau": 5})
 
 
 def test_an_episode_with_another_weighting_starts_without_options(folder: Path) -> None:
@@ -328,9 +320,8 @@ def test_one_flag_compares_weightings_in_the_episode_that_chooses_one(name: str)
     assert differing_keys(before[0].flat(), after[0].flat()) == []
     assert after[-1].weighting.weighting_options == (before[-1].weighting.weighting_options if name == "taco" else {})
     options = read_settings(Path("taco-t5-base-kilt"), parse("--weighting-options", "tau=5")).each_episode()
-    assert [episode.weighting.weighting_options for episode in options] == [{}] * 8 + [
-        {"tau": 5, "beta": 0.999, "burn_in": 0.1}
-    ]
+    last = {"tau": 5, "beta": 0.999, "burn_in": 0.1}
+    assert [episode.weighting.weighting_options for episode in options] == [{}] * 8 + [last]
 
 
 def test_epochs_replace_steps_that_were_said_before(folder: Path) -> None:
@@ -360,21 +351,25 @@ def test_shipped_configurations_are_found_by_name(
     (folder / f"{name}.toml").unlink()
 
 
+def assert_set(config: TrainSettings, **expected: Any) -> None:
+    """Keys of a training that have these values."""
+    assert {key: config.flat()[key] for key in expected} == expected
+
+
 def test_the_papers_recipe() -> None:
-    config = read_settings(Path("taco-t5-base-kilt"), {})
-    first, *ance = config.each_episode()
-    assert (first.negatives.negatives, first.optimiser.epochs, first.weighting.weighting) == ("bm25", 20, "naive")
-    found = [(e.negatives.negatives, e.optimiser.epochs, e.weighting.weighting) for e in ance]
-    assert found == [("ance", 3, "naive")] * 7 + [("ance", 3, "taco")]
-    assert dict(ance[-1].weighting.weighting_options) == {"tau": 2, "beta": 0.999, "burn_in": 0.1}
-    expected = {
-        **{"batch_size": 120, "shares": "temperature", "share_temperature": 4, "hard_negatives": 2, "mine_keep": 64},
-        **{"learning_rate": 5e-6, "warmup": 0.1, "clip": 1, "precision": "bf16", "pooling": "decoder"},
-        **{"untied": False, "prompts": True, "max_examples": 100_000},
-        "passage_template": "Title: {title} Text: {text}",
-    }
+    first, *ance = read_settings(Path("taco-t5-base-kilt"), {}).each_episode()
+    assert len(ance) == 8
+    assert_set(first, negatives="bm25", epochs=20, weighting="naive")
+    for episode in ance[:-1]:
+        assert_set(episode, negatives="ance", epochs=3, weighting="naive")
+    options = {"tau": 2, "beta": 0.999, "burn_in": 0.1}
+    assert_set(ance[-1], negatives="ance", epochs=3, weighting="taco", weighting_options=options)
     for episode in (first, *ance):
-        assert expected.items() <= episode.flat().items() and len(episode.run.tasks) == 8
+        assert_set(episode, batch_size=120, shares="temperature", share_temperature=4, hard_negatives=2, mine_keep=64)
+        assert_set(episode, learning_rate=5e-6, warmup=0.1, clip=1, precision="bf16", max_examples=100_000)
+        assert_set(episode, pooling="decoder", untied=False, prompts=True)
+        assert_set(episode, passage_template="Title: {title} Text: {text}")
+        assert len(episode.run.tasks) == 8
 
 
 @pytest.mark.parametrize(
@@ -382,22 +377,17 @@ def test_the_papers_recipe() -> None:
     [("msmarco", 128, "shared", 64, 30, 10), ("nq", 32, "tower", 128, 2, 60)],
 )
 def test_the_settings_of_dptdr(name: str, width: int, roles: str, queries: int, passages: int, epochs: int) -> None:
-    expected = {
-        **{"tune": "prompt", "tune_width": width, "tune_roles": roles, "untied": False, "batch_size": queries},
-        **{"hard_negatives": passages - 1, "epochs": epochs, "learning_rate": 7e-3, "warmup": 0.1, "temperature": 1},
-        **{"normalize": False, "pooling": "first", "prompts": False, "query_length": 32, "passage_length": 128},
-        **{"tasks": (name,), "episodes": ()},
-    }
-    assert expected.items() <= read_settings(Path(f"dptdr-{name}"), {}).flat().items()
+    config = read_settings(Path(f"dptdr-{name}"), {})
+    assert_set(config, tune="prompt", tune_width=width, tune_roles=roles, untied=False, tasks=(name,), episodes=())
+    assert_set(config, batch_size=queries, hard_negatives=passages - 1, epochs=epochs, learning_rate=7e-3, warmup=0.1)
+    assert_set(config, temperature=1, normalize=False, pooling="first", prompts=False)
+    assert_set(config, query_length=32, passage_length=128)
 
 
 def test_the_dpr_preset() -> None:
     config = read_settings(None, NEEDED | {"epochs": 1.0}, "dpr")
-    expected = {
-        **{"untied": True, "prompts": False, "negatives": "bm25", "hard_negatives": 1},
-        **{"batch_size": 128, "learning_rate": 1e-5, "dropout": 0.1, "epochs": 1},
-    }
-    assert expected.items() <= config.flat().items()
+    assert_set(config, untied=True, prompts=False, negatives="bm25", hard_negatives=1)
+    assert_set(config, batch_size=128, learning_rate=1e-5, dropout=0.1, epochs=1)
     assert TrainSettings(**config.flat()) == config
 
 
@@ -474,7 +464,8 @@ ON_THE_COMMAND_LINE = [
     ("--tasks ,", "--tasks is (); it must be a list of one text or more"),
     (
         "--tune magic",
-        "--tune is 'magic'; it must be one of full, bitfit, lora, prefix, prompt, adapter, parallel, mam, iaa-s, iaa-l, iaa-m",
+        "--tune is 'magic'; it must be one of full, bitfit, lora, prefix, prompt, adapter, parallel, mam, iaa-s, iaa-l,"
+        " iaa-m",
     ),
     ("--tune-width -1", "--tune-width is -1"),
     ("--tune-budget 0.5", "--tune-budget is '0.5'; it must be a share such as 0.5%, or nothing"),
@@ -489,11 +480,13 @@ ON_THE_COMMAND_LINE = [
     ("--lerning-rate 1", "unrecognized arguments: --lerning-rate 1"),
     (
         "--mine-skip 200",
-        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query; hard_negatives 1 needs at least 1",
+        "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query;"
+        " hard_negatives 1 needs at least 1",
     ),
     (
         "--hard-negatives 33",
-        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query; hard_negatives 33 needs at least 33",
+        "mine_depth 200, mine_skip 0 and mine_keep 32 leave 32 negatives of a query;"
+        " hard_negatives 33 needs at least 33",
     ),
     ("--model=", "--model is needed: the encoder to start from"),
     ("--output=", "--output is needed: folder for checkpoints, logs and the trained model"),
@@ -508,15 +501,10 @@ def test_a_mistake_in_a_flag_is_one_line_with_its_name(words: str, message: str)
 
 
 def test_mining_is_checked_in_the_episode_that_it_is_for(folder: Path) -> None:
-    path = write(
-        folder / "m.toml",
-        NEEDED | {"hard_negatives": 50},
-        {"repeat": 2, "negatives": "none"},
-        {"negatives": "ance", "mine_skip": 300},
-    )
-    with pytest.raises(
-        InputError, match=r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"
-    ):
+    episodes = ({"repeat": 2, "negatives": "none"}, {"negatives": "ance", "mine_skip": 300})
+    path = write(folder / "m.toml", NEEDED | {"hard_negatives": 50}, *episodes)
+    message = r"^episode 3: mine_depth 200, mine_skip 300 and mine_keep 32 leave 0 negatives"
+    with pytest.raises(InputError, match=message):
         read_settings(path, {})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_steps import PASSAGES, SMALL, encoder, step_of
+from small_steps import PASSAGES, SMALL, encoder, step_of, train_steps
 from training_vectors import QUERIES, SHORT, vectors
 
 from taco_ir.core.files import InputError
@@ -59,7 +59,7 @@ def copied(source: Path, target: Path, **config: Any) -> Path:
 def test_a_saved_encoder_gives_the_same_vectors(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     base, values = FORMS[name]
     model = moved(encoder(request.getfixturevalue(base), dropout=0.2, **values))
-    expected = vectors(model.text_encoder())
+    expected = vectors(model.as_text_encoder())
     model.save(tmp_path / "saved")
     loaded = load_encoder(str(tmp_path / "saved"))
     np.testing.assert_array_equal(vectors(loaded), expected)
@@ -67,7 +67,9 @@ def test_a_saved_encoder_gives_the_same_vectors(name: str, tmp_path: Path, reque
     # and the vectors that training sees, text by text in evaluation mode
     model.eval()
     with torch.no_grad():
-        own = torch.cat([model([text]) for text in model.queries(QUERIES, "wow") + model.passages(SHORT)])
+        own = torch.cat(
+            [model([text]) for text in model.tokenize_queries(QUERIES, "wow") + model.tokenize_passages(SHORT)]
+        )
     np.testing.assert_allclose(own.numpy(), expected, rtol=0, atol=2e-5)
 
 
@@ -85,13 +87,13 @@ def test_a_saved_encoder_trains_on(name: str, tmp_path: Path, request: pytest.Fi
 
 def test_towers_are_two_or_one(tiny_bert: Path, tmp_path: Path) -> None:
     tied, untied = encoder(tiny_bert), encoder(tiny_bert, untied=True)
-    assert 2 * len(tied.trained()) == len(untied.trained())
-    same = vectors(untied.text_encoder())
-    np.testing.assert_array_equal(same, vectors(tied.text_encoder()))  # before training
+    assert 2 * len(tied.trained_parameters()) == len(untied.trained_parameters())
+    same = vectors(untied.as_text_encoder())
+    np.testing.assert_array_equal(same, vectors(tied.as_text_encoder()))  # before training
     with torch.no_grad():
         next(untied.towers["query"].parameters()).mul_(2)
     queries = len(QUERIES)
-    changed = vectors(untied.text_encoder())
+    changed = vectors(untied.as_text_encoder())
     assert not np.allclose(changed[:queries], same[:queries], atol=1e-3)
     np.testing.assert_array_equal(changed[queries:], same[queries:])
 
@@ -105,8 +107,11 @@ def test_each_tower_keeps_its_own_tokenizer(tiny_bert: Path, tmp_path: Path) -> 
         .replace('"lowercase": true', '"lowercase": false')
     )
     model = encoder(tmp_path / "base", pooling=None)
-    assert model.queries(["Bach"], "nq")[0].ids.tolist() != encoder(tiny_bert).queries(["Bach"], "nq")[0].ids.tolist()
-    expected = vectors(model.text_encoder())
+    assert (
+        model.tokenize_queries(["Bach"], "nq")[0].ids.tolist()
+        != encoder(tiny_bert).tokenize_queries(["Bach"], "nq")[0].ids.tolist()
+    )
+    expected = vectors(model.as_text_encoder())
     model.save(tmp_path / "saved")
     np.testing.assert_array_equal(vectors(load_encoder(str(tmp_path / "saved"))), expected)
 
@@ -132,7 +137,7 @@ def test_new_heads_are_the_seed_s(tiny_bert: Path) -> None:
 def test_prompts(
     base: str, without: tuple[str, ...], separator: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A task's name, and the first separator of T5's sentinel, BERT's and T5's ends that is a token; a colon where none is."""
+    """A task's name and the first that is a token of T5's sentinel, BERT's separator and T5's end; else a colon."""
     folder = tmp_path / "base"
     shutil.copytree(request.getfixturevalue(base), folder)
     path = folder / "tokenizer.json"
@@ -145,10 +150,10 @@ def test_prompts(
     labels = dict(zip(tasks, ("NQ", "HOPO", "TQA", "ZSRE", "AIDA"), strict=True))
     assert model.config.prompts == {task: f"{name} {separator} " for task, name in labels.items()}
     if separator != ":":
-        ids = model.queries(["x"], "nq")[0].ids.tolist()
+        ids = model.tokenize_queries(["x"], "nq")[0].ids.tolist()
         assert model._tokenizers["passage"].token_to_id(separator) in ids  # one token, not letters
     assert (
-        model.passages([Passage("x#0", "x", "T", "x")])[0].ids.tolist()
+        model.tokenize_passages([Passage("x#0", "x", "T", "x")])[0].ids.tolist()
         == model._tokenizers["passage"].encode("T x").ids
     )
     assert start_encoder(SMALL.replace(prompts=False), folder, tasks).config.prompts == {}
@@ -157,7 +162,7 @@ def test_prompts(
 def test_a_task_without_prompt_is_refused(tiny_bert: Path) -> None:
     model = encoder(tiny_bert)
     with pytest.raises(InputError, match="no prompt for task 'trex', only for fever, nq, wow"):
-        model.queries(["x"], "trex")
+        model.tokenize_queries(["x"], "trex")
 
 
 def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,17 +174,12 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
         made = start_encoder(config.replace(prompts=prompts), tiny_bert, tasks).config
         assert dict(made.query_lengths) == {task: length + more for task, length in zip(tasks, lengths, strict=True)}
         assert made.query_length == 256 + more and made.passage_length == 24
-    assert dict(start_encoder(SMALL, tiny_bert, tasks).config.query_lengths) == dict.fromkeys(
-        tasks, 12
-    )  # said by the user
+    given = start_encoder(SMALL, tiny_bert, tasks).config.query_lengths
+    assert dict(given) == dict.fromkeys(tasks, 12)
     monkeypatch.undo()  # the backbone's 128 positions
     cut = start_encoder(config, tiny_bert, tasks).config
-    assert (cut.query_lengths["nq"], cut.query_lengths["aidayago2"], cut.query_lengths["wow"], cut.query_length) == (
-        36,
-        128,
-        128,
-        128,
-    )
+    found = [cut.query_lengths[task] for task in ("nq", "aidayago2", "wow")]
+    assert (found, cut.query_length) == ([36, 128, 128], 128)
 
 
 @pytest.mark.parametrize(("key", "value"), [("passage_length", 129), ("query_length", 500)])
@@ -197,7 +197,7 @@ def test_training_and_search_read_the_same_tokens(
     model = encoder(tiny_bert, query_length=0)
     words = " ".join(passage.text for passage in PASSAGES[:4])
     texts = [words, f"{words} [START_ENT] Bach [END_ENT] {words}", "short"]
-    ours = model.queries(texts, task)
+    ours = model.tokenize_queries(texts, task)
     model.save(tmp_path / "saved")
     seen: list[tuple[list[list[int]], int]] = []
 
@@ -212,7 +212,7 @@ def test_training_and_search_read_the_same_tokens(
     assert seen == [([text.ids.tolist() for text in ours], 2)] and found.truncated == 2
     assert {len(text.ids) for text in ours[:2]} == {{"nq": 36, "fever": 68, "wow": 128}[task]}
     found.encode_passages(SHORT)
-    assert seen[1][0] == [text.ids.tolist() for text in model.passages(SHORT)]
+    assert seen[1][0] == [text.ids.tolist() for text in model.tokenize_passages(SHORT)]
 
 
 def test_left_context_of_a_mention(tiny_bert: Path) -> None:
@@ -236,7 +236,7 @@ def frozen(model: DualEncoder) -> set[str]:
         (
             "tiny_bert",
             {"freeze_embeddings": True},
-            {"embeddings.word_", "embeddings.position_", "embeddings.token_type_"},
+            {f"embeddings.{kind}_" for kind in ("word", "position", "token_type")},
         ),
         ("tiny_bert", {"freeze_layers": 1}, {"encoder.layer.0."}),
         ("tiny_bert", {"freeze_layers": 2, "untied": True}, {"encoder.layer."}),
@@ -253,13 +253,8 @@ def test_frozen_parameters_stay(
     names = {name for name, _ in model.named_parameters()}
     assert stay == {name for name in names if any(f"backbone.{part}" in name for part in expected)} != set()
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
-    step = step_of(model)
-    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2, weight_decay=0.1).optimiser)
-    for number in range(2):
-        assert step(number, 0.0).report is not None
-        assert all(param.grad is None for param in model.parameters() if not param.requires_grad)
-        optimizer.step()
-        optimizer.zero_grad()
+    train_steps(step_of(model), 1e-2, 2)  # with AdamW's weight decay
+    assert all(param.grad is None for param in model.parameters() if not param.requires_grad)
     changed = {name for name, param in model.named_parameters() if not torch.equal(param, before[name])}
     assert changed == names - stay - {name for name in names if ".pooler." in name}
 
@@ -317,7 +312,7 @@ def test_dropout_is_what_is_said(base: str, pooling: str, request: pytest.Fixtur
 
     def noise(dropout: float) -> float:
         model = encoder(folder, dropout=dropout, pooling=pooling)
-        texts = model.passages(PASSAGES[:8])
+        texts = model.tokenize_passages(PASSAGES[:8])
         with torch.no_grad():
             torch.manual_seed(0)
             noisy = model(texts)
@@ -345,10 +340,8 @@ def test_biases_and_norms_do_not_decay(tiny_bert: Path) -> None:
     model = encoder(tiny_bert)
     matrices, vectors_ = adamw(model, SMALL.replace(weight_decay=0.5).optimiser).param_groups
     assert (matrices["weight_decay"], vectors_["weight_decay"]) == (0.5, 0.0)
-    assert all(param.dim() == 2 for param in matrices["params"]) and all(
-        param.dim() == 1 for param in vectors_["params"]
-    )
-    assert len(matrices["params"]) + len(vectors_["params"]) == len(model.trained())
+    assert {param.dim() for param in matrices["params"]} == {2} and {param.dim() for param in vectors_["params"]} == {1}
+    assert len(matrices["params"]) + len(vectors_["params"]) == len(model.trained_parameters())
 
 
 def test_embedding_tables(tiny_bert: Path, tiny_t5: Path) -> None:
@@ -357,6 +350,6 @@ def test_embedding_tables(tiny_bert: Path, tiny_t5: Path) -> None:
         (tiny_t5, ["shared"]),
     ):
         model = encoder(folder)
-        tables = model.embedding_tables()
-        found = [name.split(".")[-2] for name, param in model.trained() if id(param) in tables]
+        tables = {id(table.weight) for table in model.large_tables()}
+        found = [name.split(".")[-2] for name, param in model.trained_parameters() if id(param) in tables]
         assert sorted(found) == sorted(names)

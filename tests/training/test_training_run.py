@@ -1,4 +1,4 @@
-"""Whole training runs on the sample collection: stages that are done are not done again, and one line for every mistake."""
+"""Whole trainings on the sample collection: finished stages are not repeated, and every mistake is one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import SMALL, Stopped, contents, data_of, logged, sample, small
+from training_runs import SMALL, contents, data_of, differing, last_checkpoint, logged, sample, small, stopped_at
 from verbs import passage, query, write_collection
 
 from taco_ir.answer import main as answer
@@ -28,7 +28,6 @@ from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.checkpoint import latest
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.folder import save_settings
 from taco_ir.training.loop import Loop
@@ -74,11 +73,10 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
 
         patch.setattr(module, name, noted)
 
-    noting(
-        training_data,
-        "mine",
-        lambda *args: f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else args[4].name,
-    )
+    def mined(*args: Any) -> str:
+        return f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else str(args[4].name)
+
+    noting(training_data, "mine", mined)
     noting(retrievers, "encode_collection", lambda *args: args[3].parent.name)
     noting(retrievers, "build_index", lambda *args: args[1].parent.name)
     run = Loop.run
@@ -112,12 +110,9 @@ def test_two_episodes(finished: tuple[Path, list[str]]) -> None:
     assert [record["step"] for record in first] == [0, 1, 2, 3, 3]
     assert [record["step"] for record in second] == [0, 1, 2, 3, 3, 4, 4]
     assert first[1]["weight"] == {"fever": 0.5, "nq": 0.5} and second[-2]["weight"] != first[1]["weight"]
-    assert second[0]["validation"] == next(
-        r["validation"] for r in first[::-1] if "validation" in r
-    )  # it starts from that model
-    assert not list(output.rglob("*.part")) and not [
-        path for name in ("vectors", "index") for path in output.rglob(name)
-    ]
+    (*_, last) = (record["validation"] for record in first if "validation" in record)
+    assert second[0]["validation"] == last  # it starts from that model
+    assert not [path for name in ("*.part", "vectors", "index") for path in output.rglob(name)]
     assert json.loads((output / "config.json").read_text())["episodes"] == list(TWO)
 
 
@@ -196,36 +191,25 @@ def test_kept_runs_are_filtered_not_retrieved_again(
         shutil.rmtree(output / name)
     (output / BM25).unlink()
     monkeypatch.setattr("taco_ir.retrieval.lucene.BM25.search", None)
-    monkeypatch.setattr(Loop, "run", stop)
-    with pytest.raises(Stopped):
+    with stopped_at("run"):
         train(two(tiny_bert, output))
     assert (output / BM25).read_bytes() == (finished[0] / BM25).read_bytes()
 
 
-def stop(*_: Any) -> Path:
-    raise Stopped
-
-
 def test_vectors_go_when_the_model_is_there(
-    finished: tuple[Path, list[str]],
-    tiny_bert: Path,
-    tmp_path: Path,
-    events: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path, events: list[str]
 ) -> None:
     """An episode that stops while it trains keeps its index for the next attempt."""
     output = tmp_path / "run"
     shutil.copytree(finished[0], output)
     shutil.rmtree(output / "episode-2")
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "run", stop)
-        with pytest.raises(Stopped):
-            train(two(tiny_bert, output))
+    with stopped_at("run"):
+        train(two(tiny_bert, output))
     assert (output / "episode-2" / "index" / "manifest.json").is_file() and (output / "episode-2" / "vectors").is_dir()
     (output / "episode-2" / ANCE).unlink()  # as if it had stopped while mining
     assert train(two(tiny_bert, output)).is_dir()
     assert events == [*SECOND, f"mine episode-2/{ANCE}", "train episode-2 from 0"]
-    assert contents(output) == contents(finished[0])
+    assert differing(output, finished[0]) == []
 
 
 def test_ance_from_a_plain_base(tiny_bert: Path, tmp_path: Path) -> None:
@@ -237,12 +221,11 @@ def test_ance_from_a_plain_base(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_negatives_of_an_earlier_try_by_another_model_are_mined_anew(
-    tiny_bert: Path, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, tmp_path: Path, events: list[str]
 ) -> None:
     """...of which no step was made: vectors, index and negatives are told by their content."""
     config = one(tiny_bert, tmp_path / "run", negatives="ance", steps=1)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Loop, "run", stop)
+    with stopped_at("run"):
         train(config)
     other = config.replace(normalize=False, seed=1)
     mined = ["encode_collection run", "build_index run", f"mine run/{ANCE}", "train run from 0"]
@@ -264,31 +247,14 @@ def test_what_is_taken_over(
     """Each flag its own state, and neither by default."""
     tables = ({"steps": 2}, {"steps": 1, **kept})
     train(one(tiny_bert, tmp_path / "run", weighting="taco", episodes=tables))
-    first, second = (latest(tmp_path / "run" / f"episode-{number}") for number in (1, 2))
-    assert first and second
+    second = last_checkpoint(tmp_path / "run" / "episode-2")
     assert load_file(second / "optimizer.safetensors")["0.step"] == steps
     assert load_file(second / "weighting.safetensors")["updates"].tolist() == [updates, updates]
-    train(
-        one(
-            tiny_bert,
-            tmp_path / "cold",
-            model=str(tmp_path / "run/episode-1/model"),
-            normalize=False,
-            pooling=None,
-            weighting="taco",
-            steps=1,
-        )
-    )
-    cold = latest(tmp_path / "cold")
-    assert cold
-    same = {
-        name: (second / name).read_bytes() == (cold / name).read_bytes()
-        for name in ("optimizer.safetensors", "weighting.safetensors")
-    }
-    assert same == {
-        "optimizer.safetensors": not kept.get("keep_optimizer"),
-        "weighting.safetensors": not kept.get("keep_importance"),
-    }
+    base = {"model": str(tmp_path / "run/episode-1/model"), "normalize": False, "pooling": None}
+    train(one(tiny_bert, tmp_path / "cold", **base, weighting="taco", steps=1))
+    cold = last_checkpoint(tmp_path / "cold")
+    for name, key in (("optimizer.safetensors", "keep_optimizer"), ("weighting.safetensors", "keep_importance")):
+        assert ((second / name).read_bytes() == (cold / name).read_bytes()) == (not kept.get(key))
 
 
 def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
@@ -389,9 +355,8 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
     file.write_text("precious")
     with pytest.raises(InputError, match=r"--output .*run exists and is no training; give another folder"):
         train(one(tiny_bert, tmp_path / "run"))
-    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [
-        file
-    ] and file.read_text() == "precious"
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "precious"
 
 
 def test_a_configuration_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
@@ -427,8 +392,8 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
     [
         ({"tasks": ("nqq",)}, r"unknown task 'nqq'; did you mean nq\? valid: aidayago2, fever"),
         ({"tasks": ("nq", "eli5")}, "unknown task 'eli5'; .*valid: aidayago2"),
-        ({"batch_size": 1}, "batch of 1 for 2 tasks; every step takes at least one example of each, so at least 2"),
-        ({"shares": "4,4,4"}, r"batch shares \[4, 4, 4\]; 2 tasks need 2 whole numbers"),
+        ({"batch_size": 1}, "batch_size is 1; every step has a query of each of 2 tasks, so it must be at least 2"),
+        ({"shares": "4,4,4"}, "shares is '4,4,4', 3 in all; 2 tasks need 2 whole numbers"),
         (
             {"weighting": "taco", "weighting_options": {"tua": 2}},
             r"weighting_options: unknown option 'tua' of taco; did you mean tau\?",
@@ -503,6 +468,10 @@ def made(folder: Path, *topics: str, evidence: bool = True) -> Path:
     return write_collection(folder, passages, records)
 
 
+def birds(model: Path, output: Path, collection: Path) -> TrainSettings:
+    return one(model, output, collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2)
+
+
 def test_no_train_topics(tiny_bert: Path, tmp_path: Path) -> None:
     collection = made(tmp_path / "c", "birds-dev")
     with pytest.raises(InputError, match=r"collection c has no train topics \(<task>-train.jsonl\)"):
@@ -521,22 +490,17 @@ def test_dev_topics_that_judge_nothing(
 ) -> None:
     """A task without dev topics, or with unjudged ones, is not validated; the last model is kept."""
     collection = made(tmp_path / "c", "birds-train", "bees-train", *dev, evidence=False)
-    model = train(
-        one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2)
-    )
+    model = train(birds(tiny_bert, tmp_path / "run", collection))
     assert "birds: no dev topics with a gold passage to validate on" in caplog.text and "bees: no dev" in caplog.text
     assert [record["step"] for record in logged(tmp_path / "run")] == [1, 2]
-    found = latest(tmp_path / "run")
-    assert found and contents(model) == contents(found / "model")
+    assert differing(model, last_checkpoint(tmp_path / "run") / "model") == []
 
 
 def test_a_task_of_ones_own_is_validated_and_searched(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection = made(tmp_path / "c", "birds-train", "birds-dev")
-    model = train(
-        one(tiny_bert, tmp_path / "run", collection=str(collection), tasks=("all",), negatives="bm25", pool_hard=2)
-    )
+    model = train(birds(tiny_bert, tmp_path / "run", collection))
     assert load_encoder(str(model)).config.prompts == {"birds": "BIRDS <extra_id_1> "}
     assert "birds" in logged(tmp_path / "run")[0]["validation"]
     monkeypatch.chdir(tmp_path)
@@ -595,15 +559,13 @@ def test_fewer_examples(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureF
     """max_examples draws the same ones for one seed; an epoch gets shorter."""
     train(one(tiny_bert, tmp_path / "run", max_examples=6, steps=0))
     told = capsys.readouterr().err
-    assert [line.split()[:3] for line in told.splitlines() if line.startswith(("fever ", "nq "))] == [
-        ["fever", "6", "2"],
-        ["nq", "6", "2"],
-    ]
+    rows = [line.split()[:3] for line in told.splitlines() if line.startswith(("fever ", "nq "))]
+    assert rows == [["fever", "6", "2"], ["nq", "6", "2"]]
     assert "3 steps of 4 queries" in told and logged(tmp_path / "run")[-1]["step"] == 3
 
 
 def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
-    """...and a run of other queries in the same folder, of which no step is done, does not read the negatives of those."""
+    """...and other queries in the same folder, where no step was made, do not get the negatives of the first ones."""
     config = one(tiny_bert, tmp_path / "run", negatives="bm25", max_examples=5, pool_hard=2)
     train(config)
     path = tmp_path / "run" / BM25
@@ -620,37 +582,28 @@ def test_what_is_used_is_mined(tiny_bert: Path, tmp_path: Path) -> None:
         save_settings(other, tmp_path / "run")
         train(other)
         data = data_of(other, tmp_path / "run")
-        used = {f"{task}-train": {each.qid for each in data.examples(task, None)} for task in ("fever", "nq")}
+        used = {f"{task}-train": {each.qid for each in data.examples(task)} for task in ("fever", "nq")}
         assert {name: set(of) for name, of in read_negatives(path, None).docids.items()} == used
         for left in ("model", "checkpoints", "best"):
             shutil.rmtree(tmp_path / "run" / left)
 
 
 def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
-    every = {
-        f"{task}-train": [query.qid for query in sample().load_topics(f"{task}-train").queries]
-        for task in ("fever", "nq", "wow")
-    }
+    every = {name: sample().load_topics(name).queries for name in ("fever-train", "nq-train", "wow-train")}
     header = NegativesHeader("given", "", sample().passages.fingerprint, 1, 0, 1, (), 0)
-    write_negatives(
-        tmp_path / "n.jsonl", header, ((topics, qid, [], []) for topics, qids in every.items() for qid in qids)
-    )
+    rows = ((name, query.qid, [], []) for name, queries in every.items() for query in queries)
+    write_negatives(tmp_path / "n.jsonl", header, rows)
     config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
     data = data_of(config, tmp_path / "run")
-    negatives = data.negatives(config.negatives, tmp_path / "run", tiny_bert)
-    used = {f"{task}-train": {example.qid for example in data.examples(task, None)} for task in ("fever", "nq")}
+    negatives = data.load_negatives(config.negatives, tmp_path / "run", tiny_bert)
+    used = {f"{task}-train": {example.qid for example in data.examples(task)} for task in ("fever", "nq")}
     assert negatives and {topics: set(of) for topics, of in negatives.docids.items()} == used
 
 
 def test_dpr_trains_two_towers_that_search(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")} | {
-        "model": str(tiny_bert)
-    }
-    config = read_settings(
-        None,
-        flags | {"output": str(tmp_path / "run"), "batch_size": 6, "steps": 2, "tasks": ("nq",), "pool_hard": 0},
-        "dpr",
-    )
+    flags = {key: value for key, value in SMALL.items() if key not in ("pooling", "shares", "negatives")}
+    flags |= {"model": str(tiny_bert), "output": str(tmp_path / "run"), "batch_size": 6, "steps": 2, "tasks": ("nq",)}
+    config = read_settings(None, flags | {"pool_hard": 0}, "dpr")
     assert config.encoder.untied and not config.encoder.prompts and config.negatives.negatives == "bm25"
     model = train(config)
     towers = [load_file(model / name / "model.safetensors") for name in ("query", "passage")]
@@ -675,16 +628,15 @@ def test_t5_with_its_decoder(tiny_t5: Path, tmp_path: Path) -> None:
 def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
     parser = Parser("train", "Train.")
     add_flags(parser)
-    given = f"--tasks nq,fever --model {tiny_bert} --output {tmp_path}/run --pooling mean --negatives none --steps 4"
-    given += " --weighting taco --weighting-options tau=0.5 beta=0.5 burn_in=0.5 --batch-size 4 --passage-length 40"
-    given += " --query-length 24 --pool-hard 0 --pool-random 9 --pool-queries 3"
+    given = (
+        f"--tasks nq,fever --model {tiny_bert} --output {tmp_path / 'run'} --pooling mean --negatives none --steps 4"
+        " --weighting taco --weighting-options tau=0.5 beta=0.5 burn_in=0.5 --batch-size 4 --passage-length 40"
+        " --query-length 24 --pool-hard 0 --pool-random 9 --pool-queries 3"
+    )
     train(read_settings(None, given_flags(parser.parse_args(given.split()))))
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
-    assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2])
-    assert (
-        all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:])
-        and len(found) == 4
-    )
+    assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2]) and len(found) == 4
+    assert all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:])
 
 
 def test_tensorboard_that_is_not_there(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""Training modules on a frozen backbone: they alone move, under every weighting, and a run that was stopped goes on bit for bit."""
+"""Training adapters on a frozen backbone: they alone move, under every weighting, and it resumes bit for bit."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import pytest
 import torch
 from backbones import possible
 from safetensors.torch import load_file
-from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradient, gradients, step_of
-from training_runs import StopAfter, Stopped, contents, episode, logged, small
+from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradient, gradients, step_of, train_steps
+from training_runs import StopAfter, Stopped, differing, episode, logged, small
 from training_vectors import vectors
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, TRAINING_FILE, read_record
 from taco_ir.encoders.adapters.methods import METHODS, method_of, with_prompts
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.training.adapters import describe_adapters
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
-from taco_ir.training.tuning import describe_tuning
+from taco_ir.training.step import StepResult
 from taco_ir.weighting import WEIGHTINGS
 
 REPARAMETERISED = {"tune_reparameterise": True}
@@ -32,12 +34,16 @@ SIZED = {method: {"tune": method, "tune_width": 4 if method_of(method).width els
 
 def everything(model: DualEncoder) -> dict[str, torch.Tensor]:
     """Copies of all parameters; biases in use have the backbone's names, so that none is."""
-    assert model.tuning is not None
-    model.tuning.use(None)
-    own = model.tuning.named_tensors()
+    assert model.adapters is not None
+    model.adapters.use(None)
+    own = model.adapters.named_tensors()
     mine = {id(tensor) for tensor in own.values()}
     frozen = {name: param for name, param in model.named_parameters() if id(param) not in mine}
     return {name: tensor.detach().clone() for name, tensor in (frozen | own).items()}
+
+
+def assert_learns(results: Sequence[StepResult]) -> None:
+    assert sum(results[-1].losses.values()) < sum(results[0].losses.values())
 
 
 @pytest.mark.parametrize(
@@ -47,40 +53,35 @@ def everything(model: DualEncoder) -> dict[str, torch.Tensor]:
         *((method, roles) for method in ("lora", "iaa-l") for roles in ("shared", "task", "task-frozen")),
     ],
 )
-def test_modules_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
+def test_adapters_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
     """All of them; the backbone stays bit for bit."""
     model = encoder(tiny_bert, tune_roles=roles, **SIZED[method])
     names = {"shared": {"shared"}, "tower": {"query", "passage"}, "task-frozen": {f"task {task}" for task in TASKS}}
-    assert model.tuning is not None
-    assert set(model.tuning.names) == names.get(roles, names["task-frozen"] | {"passage"})
-    trained = {name for name, _ in model.trained()}
-    assert trained == set(model.tuning.named_tensors())
+    assert model.adapters is not None
+    assert set(model.adapters.names) == names.get(roles, names["task-frozen"] | {"passage"})
+    trained = {name for name, _ in model.trained_parameters()}
+    assert trained == set(model.adapters.named_tensors())
     before = everything(model)
-    step = step_of(model)
-    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
-    for number in range(2):
-        assert step(number, 0.0).report is not None
-        optimizer.step()
-        optimizer.zero_grad()
+    train_steps(step_of(model), 1e-2, 2)
     changed = {name for name, tensor in everything(model).items() if not torch.equal(tensor, before[name])}
     assert {name for name in trained if not name.endswith("key.bias")} <= changed <= trained
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str) -> None:
-    """A task has no gradient for the modules of the others; the update reaches all."""
+def test_every_weighting_takes_adapters_of_tasks(tiny_bert: Path, weighting: str) -> None:
+    """A task has no gradient for the adapters of the others; the update reaches all."""
     model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])
     step = step_of(model, weighting)
     optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
     for task in step.objectives:
         gradient(task, 0)
-        held = {name.split(".")[0] for name, param in model.trained() if param.grad is not None}
+        held = {name.split(".")[0] for name, param in model.trained_parameters() if param.grad is not None}
         assert held == {f"task {task.task}", "passage"}
         model.zero_grad()
     losses = []
     for number in range(6):
         result = step(0, number / 6)
-        assert result.report is not None and all(param.grad is not None for _, param in model.trained())
+        assert result.report is not None and all(param.grad is not None for _, param in model.trained_parameters())
         optimizer.step()
         optimizer.zero_grad()
         losses.append(sum(result.losses.values()))
@@ -90,16 +91,13 @@ def test_every_weighting_takes_modules_of_tasks(tiny_bert: Path, weighting: str)
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("lora", {}),
-        ("iaa-l", {}),
-        ("mam", {}),
-        ("bitfit", {}),
-        ("prefix", {"tune_reparameterise": True}),
+        *((method, {}) for method in ("lora", "iaa-l", "mam", "bitfit")),
+        ("prefix", REPARAMETERISED),
         ("adapter", {"tune_roles": "task-frozen"}),
     ],
 )
 def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method: str, options: dict[str, Any]) -> None:
-    """Two modules, so that a repeated pass has to go through its own, or passages that no gradient goes through."""
+    """Two adapters, so that a repeated pass must go through its own, or passages without a gradient."""
     options = {"tune_roles": "tower", **SIZED[method], **options}
     plain, repeating = (encoder(tiny_bert, gradient_checkpointing=on, **options) for on in (False, True))
 
@@ -108,30 +106,21 @@ def test_gradcache_and_checkpointing_change_no_gradient(tiny_bert: Path, method:
         return gradients(model)
 
     expected = run(plain, Arithmetic())
-    for model, arithmetic in (
-        (plain, Arithmetic(gradcache=3)),
-        (repeating, Arithmetic()),
-        (repeating, Arithmetic(gradcache=3)),
-    ):
+    for model, gradcache in ((plain, 3), (repeating, 0), (repeating, 3)):
         # a bias sums over all tokens: how that is rounded depends on the processor
-        assert_near(run(model, arithmetic), expected, 2e-5)
+        assert_near(run(model, Arithmetic(gradcache=gradcache)), expected, 2e-5)
 
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
-def test_taco_weighs_tasks_for_every_number_of_a_shared_module(tiny_bert: Path, method: str) -> None:
-    """All tasks pull at one small module; their shares differ from number to number, and its loss falls."""
+def test_taco_weighs_tasks_for_every_number_of_a_shared_adapter(tiny_bert: Path, method: str) -> None:
+    """All tasks pull at one adapter; their shares differ from number to number, and its loss falls."""
     model = encoder(tiny_bert, **SIZED[method])
     step = step_of(model, "taco", tau=0.5, beta=0.5, burn_in=0.0)
-    optimizer = adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
-    losses = []
-    for number in range(8):
-        result = step(0, number / 8)
-        assert result.report is not None and all(weight > 0 for weight in result.report.weights)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(sum(result.losses.values()))
-    assert losses[-1] < losses[0]
-    assert result.report.details["weight_entropy"] < 0.9 * math.log(len(TASKS))  # of equal shares it is the logarithm
+    results = train_steps(step, 1e-2, 8, same=True)
+    assert_learns(results)
+    assert all(weight > 0 for result in results if result.report for weight in result.report.weights)
+    last = results[-1].report
+    assert last and last.details["weight_entropy"] < 0.9 * math.log(len(TASKS))  # of equal shares it is the logarithm
     kept = {
         name: value for name, value in step.weighting.state_dict().items() if value.dim() and value.numel() > len(TASKS)
     }
@@ -158,46 +147,36 @@ def test_stopped_is_never_stopped(
     again = episode(config, parts)
     assert again.state.step == 2
     again.run()
-    assert logged(parts) == logged(whole)
-    expected, found = contents(whole), contents(parts)
-    assert found.keys() == expected.keys() and f"model/{TENSORS_FILE}" in found
-    assert [name for name, data in expected.items() if found[name] != data] == []
-    assert {name for name in found if name.startswith("model/")} == {
-        "model/stream.json",
-        "model/taco_ir.json",
-        "model/tuning.json",
-        f"model/{TENSORS_FILE}",
+    assert logged(parts) == logged(whole) and differing(parts, whole) == []
+    assert {path.name for path in (parts / "model").iterdir()} == {
+        *("stream.json", "taco_ir.json", "tuning.json", TENSORS_FILE)
     }
-    assert (f"checkpoints/step-00000004/model/{TRAINING_FILE}" in found) == bool(options)
+    assert (parts / "checkpoints" / "step-00000004" / "model" / TRAINING_FILE).is_file() == bool(options)
 
 
 @pytest.mark.parametrize("method", with_prompts())
 def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Path, method: str) -> None:
-    """What is saved after some steps has the form of any model of the method, and gives the vectors of the one that trains."""
+    """The saved model has the form of any model of the method, and gives the vectors of the one that trains."""
     model, plain = (
         encoder(tiny_bert, tune_roles="tower", **SIZED[method], **options) for options in (REPARAMETERISED, {})
     )
-    step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=1e-2).optimiser)
-    for number in range(2):
-        assert step(number, 0.0).report is not None
-        optimizer.step()
-        optimizer.zero_grad()
+    train_steps(step_of(model), 1e-2, 2)
     model.save(tmp_path / "model")
     plain.save(tmp_path / "plain")
     forms = [load_file(tmp_path / name / TENSORS_FILE) for name in ("model", "plain")]
     assert len({str({name: tensor.shape for name, tensor in form.items()}) for form in forms}) == 1
     assert (tmp_path / "model" / RECORD_FILE).read_bytes() == (tmp_path / "plain" / RECORD_FILE).read_bytes()
-    loaded, trained = load_encoder(str(tmp_path / "model")), model.text_encoder()
+    loaded, trained = load_encoder(str(tmp_path / "model")), model.as_text_encoder()
     np.testing.assert_allclose(vectors(loaded), vectors(trained), rtol=0, atol=1e-6)
     assert (loaded.fingerprint, loaded.passage_fingerprint) == (trained.fingerprint, trained.passage_fingerprint)
-    assert np.abs(vectors(loaded) - vectors(plain.text_encoder())).max() > 1e-3
+    assert np.abs(vectors(loaded) - vectors(plain.as_text_encoder())).max() > 1e-3
     more = {"tune_roles": "tower", "pooling": None, **SIZED[method]}
-    with pytest.raises(
-        InputError,
-        match="tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert",
-    ):
+    said = "tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert"
+    with pytest.raises(InputError, match=said):
         encoder(tmp_path / "model", **more, **REPARAMETERISED)
-    assert all(torch.equal(tensor, forms[0][name]) for name, tensor in encoder(tmp_path / "model", **more).trained())
+    assert all(
+        torch.equal(tensor, forms[0][name]) for name, tensor in encoder(tmp_path / "model", **more).trained_parameters()
+    )
 
 
 def test_a_new_tasks_prompt_is_reparameterised_beside_plain_ones(tiny_bert: Path, tmp_path: Path) -> None:
@@ -205,9 +184,9 @@ def test_a_new_tasks_prompt_is_reparameterised_beside_plain_ones(tiny_bert: Path
     encoder(tiny_bert, tune_roles="task", **SIZED["prompt"]).save(tmp_path)
     config = SMALL.replace(pooling=None, tune_roles="task", **SIZED["prompt"], **REPARAMETERISED)
     model = start_encoder(config, tmp_path, ["eli5"])
-    assert model.tuning is not None and model.tuning.reparameterised == {"task eli5"}
-    assert {name.split(".")[0] for name, _ in model.trained()} == {"task eli5"}
-    kept, stored = load_file(tmp_path / TENSORS_FILE), model.tuning.stored()
+    assert model.adapters is not None and model.adapters.reparameterised == {"task eli5"}
+    assert {name.split(".")[0] for name, _ in model.trained_parameters()} == {"task eli5"}
+    kept, stored = load_file(tmp_path / TENSORS_FILE), model.adapters.stored()
     assert stored.keys() - kept.keys() == {"task eli5.0", "task eli5.1"}
     assert all(torch.equal(stored[name], tensor) for name, tensor in kept.items())
 
@@ -222,9 +201,8 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
     assert "positions" not in read_json(tmp_path / "None" / RECORD_FILE)
     np.testing.assert_array_equal(vectors(found["None"]), vectors(found["shifted"]))
     assert np.abs(vectors(found["None"]) - vectors(found["plain"])).max() > 1e-3
-    assert (
-        found["None"].passage_fingerprint == found["shifted"].passage_fingerprint != found["plain"].passage_fingerprint
-    )
+    prints = {name: made.passage_fingerprint for name, made in found.items()}
+    assert prints["None"] == prints["shifted"] != prints["plain"]
     with pytest.raises(InputError, match="tune_positions is 'shifted'; the model .*plain has 'plain'"):
         encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tmp_path / "plain", pooling=None, **SIZED["prompt"]).record == read_record(tmp_path / "plain")
@@ -234,44 +212,39 @@ def test_positions_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
 def test_modernbert_is_tuned(tiny_modernbert: Path, tmp_path: Path, method: str) -> None:
     """Texts are longer than its windows; every tensor matters at the start, and a few steps help."""
     model = encoder(tiny_modernbert, **SIZED[method])
-    assert (
-        max(len(text.ids) for text in model.passages(PASSAGES)) > 2 * model.backbone("passage").config.local_attention
-    )
-    step, optimizer = step_of(model), adamw(model, SMALL.replace(learning_rate=3e-2).optimiser)
-    losses = []
-    for number in range(8):
-        losses.append(sum(step(0, number / 8).losses.values()))
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[-1] < losses[0]
+    longest = max(len(text.ids) for text in model.tokenize_passages(PASSAGES))
+    assert longest > 2 * model.backbone("passage").config.local_attention
+    assert_learns(train_steps(step_of(model), 3e-2, 8, same=True))
     model.save(tmp_path)
-    np.testing.assert_allclose(vectors(load_encoder(str(tmp_path))), vectors(model.text_encoder()), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        vectors(load_encoder(str(tmp_path))), vectors(model.as_text_encoder()), rtol=0, atol=1e-6
+    )
 
 
 def test_the_announcement_gives_the_exact_count(tiny_bert: Path) -> None:
-    """2 layers x 3 modules x (2 x 32 x 4 + 4 + 32) numbers."""
+    """2 layers x 3 adapters x (2 x 32 x 4 + 4 + 32) numbers."""
     model = encoder(tiny_bert, tune_roles="tower", **SIZED["iaa-l"])
-    assert describe_tuning(model).startswith("tune: iaa-l, width 4: 1,752 numbers, ")
-    assert sum(param.numel() for _, param in model.trained()) == 2 * 1752
-    assert describe_tuning(encoder(tiny_bert)) == ""
+    assert describe_adapters(model).startswith("tune: iaa-l, width 4: 1,752 numbers, ")
+    assert sum(param.numel() for _, param in model.trained_parameters()) == 2 * 1752
+    assert describe_adapters(encoder(tiny_bert)) == ""
 
 
 def test_the_announcement_tells_what_trains_from_what_is_stored(tiny_bert: Path) -> None:
-    """4 vectors x 2 layers x keys and values of 32; and an embedding, 32 -> 512 and 512 -> 2 x 2 x 32 that make them."""
+    """4 vectors x 2 layers x keys and values of 32; they are made by an embedding, 32 -> 512 and 512 -> 2 x 2 x 32."""
     model = encoder(tiny_bert, **SIZED["prompt"], **REPARAMETERISED)
     trained = 4 * 32 + 33 * 512 + 513 * 128
-    assert describe_tuning(model).startswith("tune: prompt, width 4: 512 numbers, ")
-    assert describe_tuning(model).endswith(
+    assert describe_adapters(model).startswith("tune: prompt, width 4: 512 numbers, ")
+    assert describe_adapters(model).endswith(
         f"tune: shared is reparameterised: {trained:,} numbers train, the 512 that they make are stored\n"
     )
-    assert model.sizes["trained"] == sum(param.numel() for _, param in model.trained()) == trained
-    assert model.tuning is not None and sum(tensor.numel() for tensor in model.tuning.stored().values()) == 512
+    assert model.sizes["trained"] == sum(param.numel() for _, param in model.trained_parameters()) == trained
+    assert model.adapters is not None and sum(tensor.numel() for tensor in model.adapters.stored().values()) == 512
 
 
 def test_a_budget_is_met(tiny_bert: Path) -> None:
     model = encoder(tiny_bert, tune="lora", tune_budget="2%")
     total = sum(param.numel() for param in encoder(tiny_bert).parameters())
-    used, each = sum(param.numel() for _, param in model.trained()), 2 * 2 * 64
+    used, each = sum(param.numel() for _, param in model.trained_parameters()), 2 * 2 * 64
     assert used <= total / 50 < used + each
 
 
@@ -316,11 +289,10 @@ def test_what_cannot_be_tuned(tiny_bert: Path, values: dict[str, Any], message: 
 
 
 def test_t5_has_no_positions_to_shift(tiny_t5: Path) -> None:
-    with pytest.raises(
-        InputError, match="tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"
-    ):
+    said = "tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"
+    with pytest.raises(InputError, match=said):
         encoder(tiny_t5, **SIZED["prompt"], tune_positions="shifted")
-    assert encoder(tiny_t5, **SIZED["prompt"]).tuning is not None
+    assert encoder(tiny_t5, **SIZED["prompt"]).adapters is not None
 
 
 def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None:

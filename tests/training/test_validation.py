@@ -1,4 +1,4 @@
-"""Validation scores are those of a ranking of the whole pool by brute force."""
+"""A pool holds what its queries need, and validation scores are those of a ranking of the whole pool by brute force."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import verbs
 from small_steps import PASSAGES, encoder
 
 from taco_ir.core.types import EvidenceSet, Passage, Query, Vectors
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.data.gold import find_positives
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.training.pools import Pool
-from taco_ir.training.validation import validate
+from taco_ir.training.validation import Pool, build_pool, sample_queries, validate
+
+HARD = {f"q{row}": [f"{row + 1}#1", f"{row + 2}#1"] for row in range(12)}
+
 
 KNOWN = {passage.docid: passage for passage in PASSAGES}
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_bert: Path) -> TextEncoder:
-    return encoder(tiny_bert, passage_length=40).text_encoder()
+    return encoder(tiny_bert, passage_length=40).as_text_encoder()
 
 
 def query(qid: str, text: str, *sets: Sequence[Passage], task: str = "nq") -> Query:
@@ -109,3 +114,85 @@ def test_ties_are_broken_as_everywhere(tiny: TextEncoder, monkeypatch: pytest.Mo
         docids = [passage.docid for passage in order]
         scores = [validate(tiny, [Pool("nq", [query("a", "x", [passage])], docids)], known)["nq"] for passage in alike]
         assert scores == [0.0, 0.0, 1.0]
+
+
+# pools
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Collection:
+    topics = {
+        "nq-dev": [verbs.query(f"q{row}", f"text {row}", [f"{row}#0"], [f"{row + 1}#0", "99#0"]) for row in range(12)]
+        + [verbs.query("unjudged", "none"), verbs.query("gone", "gone", ["98#0"])],
+        "trex-dev": [verbs.query("t", "slot", ["2#0"])],
+        "wow-dev": [verbs.query("w", "talk", ["98#0"])],
+        "fever-train": [verbs.query("f", "claim", ["3#0"])],
+    }
+    passages = [verbs.passage(f"{page}#{place}", "x") for page in range(50) for place in range(2)]
+    return open_collection(str(verbs.write_collection(tmp_path / "mine", passages, topics)))
+
+
+def pool_of(collection: Collection, task: str = "nq", queries: int = 5, random: int = 10, seed: int = 3) -> Pool:
+    topics = sample_queries(collection, task, "dev", queries, seed)
+    assert topics is not None
+    return build_pool(collection, topics, HARD, random, seed)
+
+
+def test_a_pool_is_gold_then_hard_then_random(collection: Collection) -> None:
+    made = pool_of(collection)
+    assert (made.task, len(made.queries)) == ("nq", 5)
+    assert len(set(made.docids)) == len(made.docids)
+    gold = {docid for sets in find_positives(collection.passages, made.queries) for docids in sets for docid in docids}
+    hard = {docid for each in made.queries for docid in HARD[each.qid]}
+    assert set(made.docids[: len(gold)]) == gold
+    assert set(made.docids[len(gold) :][: len(hard)]) == hard
+    assert set(pool_of(collection, random=0).docids) == gold | hard
+    assert (collection.passages.rows(made.docids) >= 0).all()
+    assert len(gold | hard) < len(made.docids) <= len(gold | hard) + 10
+
+
+def test_a_pool_depends_on_the_seed_alone(collection: Collection) -> None:
+    assert pool_of(collection) == pool_of(open_collection(str(collection.passage_path.parent)))
+    others = [pool_of(collection, seed=seed) for seed in range(4, 10)]
+    assert any(other.queries != pool_of(collection).queries for other in others)
+    assert any(other.docids[-3:] != pool_of(collection).docids[-3:] for other in others)
+
+
+def test_queries_without_gold_in_the_collection_are_not_sampled(collection: Collection) -> None:
+    made = pool_of(collection, queries=99)
+    assert [each.qid for each in made.queries] == [f"q{row}" for row in range(12)]
+
+
+def test_all_passages_where_fewer_than_asked(collection: Collection) -> None:
+    assert set(pool_of(collection, random=1000).docids) == {each.docid for each in collection.passages.read()}
+
+
+def test_tasks_share_their_random_passages(collection: Collection) -> None:
+    random = set(pool_of(collection, "trex").docids) - {"2#0"}
+    assert len(random) >= 9
+    assert random <= set(pool_of(collection).docids)
+
+
+def test_nothing_is_sampled_without_gold(collection: Collection) -> None:
+    for task in ("fever", "unknown", "wow"):
+        assert sample_queries(collection, task, "dev", 5, 0) is None
+
+
+def test_at_most_a_fifth_of_train_is_held_out(tmp_path: Path) -> None:
+    topics = {
+        "nq-train": [verbs.query(f"q{row}", f"text {row}", ["0#0"]) for row in range(14)],
+        "trex-train": [verbs.query("t", "slot", ["0#0"])],
+    }
+    mine = open_collection(str(verbs.write_collection(tmp_path / "mine", [verbs.passage("0#0", "x")], topics)))
+    found = sample_queries(mine, "nq", "train", 9, 0)
+    assert found is not None and len(found.queries) == 2
+    assert sample_queries(mine, "trex", "train", 9, 0) is None
+
+
+def test_aliases_and_minikilt(minikilt: Path) -> None:
+    small = open_collection(str(minikilt / "small"))
+    topics = sample_queries(small, "zsre", "dev", 20, 0)
+    assert topics is not None
+    made = build_pool(small, topics, {}, 300, 0)
+    assert made.task == "structured_zeroshot"
+    assert len(made.queries) == 20 and 300 <= len(made.docids) <= 340

@@ -1,4 +1,4 @@
-"""Training steps in one process or several, for comparison: `python two_processes.py MODEL MLM FOLDER`, started as torchrun does.
+"""Training steps in one process or several, for comparison: `python two_processes.py MODEL MLM FOLDER` by torchrun.
 
 MLM is a model with a mask token, for steps of several kinds of tasks.
 """
@@ -20,10 +20,10 @@ from torch import Tensor
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
-from taco_ir.training.distributed import Processes
 from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
+from taco_ir.training.processes import Processes
 from taco_ir.training.run import make_step
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 def _tuned(method: str, roles: str) -> dict[str, Any]:
-    """Modules of a width that all take but BitFit, which has one."""
+    """Adapters of a width that all methods take but BitFit, which has one."""
     width = {} if method == "bitfit" else {"tune_width": 4}
     return {"tune": method, **width, "tune_roles": roles, "normalize": True}
 
@@ -96,7 +96,7 @@ DROPOUT = {"dropout": Case("pcgrad", True, 3, dropout=0.3)}  # processes draw th
 
 
 def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) -> MultiTaskStep:
-    """A step of three tasks of retrieval, one of reading whose answers are the first words, masked words and inverse cloze."""
+    """A step of three tasks of retrieval, one of reading with the first words as answers, mlm and inverse cloze."""
     settings = case.settings(alone)
     alpha = {"schedule_alpha": 0.0} if case.schedule == "alternating" else {}
     values = {
@@ -118,7 +118,7 @@ def several_kinds(case: Case, model: Path, processes: Processes, alone: bool) ->
 
 
 def steps_of(case: Case, model: Path, mlm: Path, processes: Processes, alone: bool) -> dict[str, Tensor]:
-    """Losses [steps, T], norms, weights of each step (NaN: skipped), parameters and the weighting's state at the end."""
+    """Losses [S, T], norms, weights of each step (NaN: skipped), parameters and the weighting's state at the end."""
     torch.manual_seed(processes.rank)  # processes that differ in what they drew before
     if case.schedule:
         step = several_kinds(case, mlm, processes, alone)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Group
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from taco_ir.core.types import Passage
 from taco_ir.data.examples import TrainExample
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.backward import Arithmetic
-from taco_ir.training.batches import Dealt, TaskSampler, samplers_of
-from taco_ir.training.distributed import Processes
-from taco_ir.training.documents import drawn_rows
+from taco_ir.training.documents import sample_rows
 from taco_ir.training.encoder import DualEncoder
-from taco_ir.training.stream import Stream
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import EpochSampler, Stream, TaskSampler, build_samplers
 
 if TYPE_CHECKING:
     from taco_ir.data.collection import Collection
@@ -109,7 +108,7 @@ class Work:
             shares: examples of a batch.
             mined: whether the examples have mined negatives.
         """
-        made = samplers_of(names, examples, shares, self.run.seed, self.negatives if mined else None, self.before.dealt)
+        made = build_samplers(names, examples, shares, self.run.seed, self.negatives if mined else None, self.before)
         for own in examples:
             add_texts(self.texts, self.data.collection, passages_of(own))
         return made
@@ -124,7 +123,7 @@ class Work:
             InputError: where fewer are usable than a batch takes.
         """
         passages, batch = self.data.collection.passages, self.objectives.passage_batch
-        rows = drawn_rows(passages.count, self.objectives.max_passages, self.run.seed)
+        rows = sample_rows(passages.count, self.objectives.max_passages, self.run.seed)
         examples = list(passage_examples(passages.at(rows), task, usable))
         if len(examples) < batch:
             raise InputError(
@@ -158,22 +157,6 @@ def add_texts(texts: Texts, collection: Collection, docids: Iterable[str]) -> No
     texts.page_of.update((docid, passage.page) for docid, passage in found.items())
 
 
-class Sampler(Protocol):
-    """Samples the examples of a task's batches.
-
-    Attributes:
-        share: examples of a batch.
-        first: the number of this training's first batch; earlier trainings took those before.
-    """
-
-    task: str
-    share: int
-    first: int
-
-    def __len__(self) -> int: ...
-    def dealt(self, batches: int, /) -> Dealt: ...
-
-
 class Objective(ABC):
     """One task of a training; each subclass is a kind of task.
 
@@ -186,12 +169,12 @@ class Objective(ABC):
     phase: ClassVar[str]
     examples: ClassVar[str]
 
-    def __init__(self, model: DualEncoder, sampler: Sampler, means: Means, weight: float = 1.0) -> None:
+    def __init__(self, model: DualEncoder, sampler: EpochSampler, means: Means, weight: float = 1.0) -> None:
         self.model = model
         self.sampler = sampler
         self.means = means
         self.weight = weight
-        self.params = [param for _, param in model.trained()]
+        self.params = [param for _, param in model.trained_parameters()]
 
     @property
     def task(self) -> str:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from taco_ir.core.types import Passage
 from taco_ir.training.backward import backward
-from taco_ir.training.batches import TaskBatch, TaskSampler, make_batch, part
+from taco_ir.training.batches import TaskBatch, divide_batch, make_batch, slice_batch
 from taco_ir.training.objectives.base import Objective, Work
+from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import RETRIEVAL
-from taco_ir.training.task_shares import shares_of
 
 
 def contrastive_loss(
@@ -85,7 +85,7 @@ class Contrastive(Objective):
         if not data.tasks:
             return []
         examples = [data.examples(task, work.negatives) for task in data.tasks]
-        shares = shares_of(batch, [len(each) for each in examples])
+        shares = divide_batch(batch, [len(each) for each in examples])
         samplers = work.samplers(data.tasks, examples, shares, mined=True)
         means = work.means(batch.hard_negatives, batch.multi_positive)
         return [cls(work.encoder, sampler, means) for sampler in samplers]
@@ -101,17 +101,17 @@ class Contrastive(Objective):
 
     def batch(self, number: int) -> Contrast:
         settings, texts = self.means.settings, self.means.texts
-        drawn = self.sampler.step(number)
+        drawn = self.sampler.sample(number)
         queries = make_batch(drawn, texts.page_of, settings.negatives, settings.multi_positive, settings.seed)
         return Contrast(number, queries, texts.passages)
 
     def add_gradient(self, batch: Contrast, turn: int) -> Tensor:
         settings, processes = self.means.settings, self.means.processes
-        here = part(batch.queries, turn, settings.accumulate)
-        parts = [part(here, rank, processes.world) for rank in range(processes.world)]
+        here = slice_batch(batch.queries, turn, settings.accumulate)
+        parts = [slice_batch(here, rank, processes.world) for rank in range(processes.world)]
         own = parts[processes.rank]
-        texts = self.model.queries(own.queries, own.task)
-        texts += self.model.passages([batch.passages[docid] for docid in own.passages])
+        texts = self.model.tokenize_queries(own.queries, own.task)
+        texts += self.model.tokenize_passages([batch.passages[docid] for docid in own.passages])
 
         def loss_of(vectors_ND: Tensor) -> Tensor:
             query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]

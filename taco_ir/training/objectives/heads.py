@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from taco_ir.core.files import InputError
-from taco_ir.training.documents import UNLABELLED
+from taco_ir.training.objectives.masking import UNLABELLED
 
 MLM_FILE, CONDENSER_FILE = "mlm_head.safetensors", "condenser.safetensors"
 CONDENSER_LAYERS = 2

@@ -62,7 +62,7 @@ class InverseCloze(Contrastive):
         return [cls(work.encoder, sampler, means, work.objectives.passage_weight)]
 
     def batch(self, number: int) -> Contrast:
-        drawn, texts, sampler = self.sampler.step(number), self.means.texts, self.sampler
+        drawn, texts, sampler = self.sampler.sample(number), self.means.texts, self.sampler
         found = [
             cloze(texts.passages[each.qid], generator(sampler.seed, self.task, epoch, each.qid))
             for each, epoch in drawn

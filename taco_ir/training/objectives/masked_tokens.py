@@ -10,11 +10,11 @@ from torch import Tensor
 
 from taco_ir.core.hashes import generator
 from taco_ir.training.backward import backward
-from taco_ir.training.batches import Drawn, TaskSampler
-from taco_ir.training.documents import window
+from taco_ir.training.documents import sample_window
 from taco_ir.training.encoder import Text
 from taco_ir.training.objectives.base import Objective, Work
 from taco_ir.training.objectives.masking import SCORE_BYTES, labelled, masked_text
+from taco_ir.training.sampling import Sampled, TaskSampler
 from taco_ir.training.schedules import SELF_SUPERVISED
 from taco_ir.training.settings import MLM
 from taco_ir.training.shared_encoder import SharedEncoder
@@ -52,7 +52,7 @@ class MaskedTokens(Objective):
         return tokens * (token_bytes + SCORE_BYTES * MASK_SHARE * vocabulary)
 
     def batch(self, number: int) -> Masked:
-        return Masked(number, self._masked(self.sampler.step(number)))
+        return Masked(number, self._masked(self.sampler.sample(number)))
 
     def add_gradient(self, batch: Masked, turn: int) -> Tensor:
         tokens = max(labelled(batch.texts), 1)
@@ -62,7 +62,7 @@ class MaskedTokens(Objective):
         seed = (self.means.settings.seed, self.task, batch.number, turn, self.means.processes.rank)
         return backward(self.model, own, lambda rows_B1: rows_B1.sum() / tokens, self.means.arithmetic, seed)
 
-    def _masked(self, drawn: Sequence[Drawn]) -> list[Text]:
+    def _masked(self, drawn: Sequence[Sampled]) -> list[Text]:
         model, words = self.model, self.model.words
         most = model.config.passage_length - len(words.before) - len(words.after)
         whole = model.token_ids(
@@ -71,5 +71,5 @@ class MaskedTokens(Objective):
         texts = []
         for (example, epoch), ids_L in zip(drawn, whole, strict=True):
             draw = generator(self.means.settings.seed, example.task, epoch, example.qid)
-            texts.append(masked_text(words, window(ids_L, most, draw), MASK_SHARE, draw))
+            texts.append(masked_text(words, sample_window(ids_L, most, draw), MASK_SHARE, draw))
         return texts

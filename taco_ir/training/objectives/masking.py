@@ -1,4 +1,7 @@
-"""Texts with masked tokens, and their labels."""
+"""Texts with masked tokens, and their labels.
+
+Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers, NAACL 2019, section 3.1.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from taco_ir.training.documents import UNLABELLED, Ids, mask
+from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import Text
 
+UNLABELLED = -100  # the label of a token that is not masked
+MASKED, RANDOM = 0.8, 0.9  # below the first: the mask; between them: a random token; above: the token itself
 MASKS = ("[MASK]", "<mask>", "<extra_id_0>")  # BERT's, RoBERTa's, T5's
 SCORE_BYTES = 12  # of a masked token and a token of the vocabulary: the score, its softmax and its gradient
 
@@ -51,12 +56,27 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
     ]
 
 
+def mask_tokens(
+    ids_L: Ids, share: float, mask_id: int, vocabulary: Ids, random: np.random.Generator
+) -> tuple[Ids, Ids]:
+    """Ids [L] with some tokens masked, and the labels [L]: the ids of these tokens, UNLABELLED elsewhere.
+
+    Each token is chosen with probability `share`; of the chosen, 80 % become the mask, 10 % a random token of
+    `vocabulary`, and 10 % stay (BERT, section 3.1).
+    """
+    chosen_L = random.random(len(ids_L)) < share
+    kind_L = random.random(len(ids_L))
+    random_L = vocabulary[random.integers(0, len(vocabulary), len(ids_L))]
+    replaced_L = np.where(kind_L < MASKED, mask_id, np.where(kind_L < RANDOM, random_L, ids_L))
+    return np.where(chosen_L, replaced_L, ids_L), np.where(chosen_L, ids_L, UNLABELLED)
+
+
 def masked_text(words: Vocabulary, span_L: Ids, share: float, draw: np.random.Generator) -> Text:
     """A span between special tokens, with a share of its tokens masked; none where the vocabulary has no mask."""
     before, after, mask_id, ordinary = words
     if mask_id is None or not share:
         return Text("passage", np.concatenate([before, span_L, after]))
-    ids_L, labels_L = mask(span_L, share, mask_id, ordinary, draw)
+    ids_L, labels_L = mask_tokens(span_L, share, mask_id, ordinary, draw)
     frame = (np.full(len(side), UNLABELLED) for side in (before, after))
     return Text("passage", np.concatenate([before, ids_L, after]), np.concatenate([next(frame), labels_L, next(frame)]))
 

@@ -19,8 +19,9 @@ from taco_ir.data.examples import sample_examples
 from taco_ir.reading.answer_spans import ReadingData, Span, read_reading_data
 from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
 from taco_ir.training.backward import seed_dropout
-from taco_ir.training.batches import Drawn, TaskSampler, choose_negatives, choose_positive
+from taco_ir.training.batches import choose_negatives, choose_positive
 from taco_ir.training.objectives.base import Means, Objective, Work
+from taco_ir.training.sampling import Sampled, TaskSampler
 from taco_ir.training.schedules import READING
 from taco_ir.training.shared_encoder import SharedEncoder
 
@@ -98,7 +99,7 @@ class Questions(NamedTuple):
     """The questions of batch `number`, each with its epoch."""
 
     number: int
-    drawn: Sequence[Drawn]
+    drawn: Sequence[Sampled]
 
 
 class Reading(Objective):
@@ -127,7 +128,7 @@ class Reading(Objective):
         assert isinstance(work.encoder, SharedEncoder)
         found = []
         for task in data.reading:
-            used = {example.qid for example in data.used(task)} if task in data.tasks else work.readable[task]
+            used = {example.qid for example in data.examples(task)} if task in data.tasks else work.readable[task]
             read = read_reading_data(data.collection, task, negatives=work.negatives, qids=used)
             found.append(readable(read, work.encoder.inputs, data.collection))
             read_count = len(found[-1].examples)
@@ -146,7 +147,7 @@ class Reading(Objective):
         return read * (limits.question + limits.passage) * token_bytes
 
     def batch(self, number: int) -> Questions:
-        return Questions(number, self.sampler.step(number))
+        return Questions(number, self.sampler.sample(number))
 
     def add_gradient(self, batch: Questions, turn: int) -> Tensor:
         settings, processes = self.means.settings, self.means.processes
@@ -159,7 +160,7 @@ class Reading(Objective):
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _loss(self, drawn: Sequence[Drawn]) -> Tensor:
+    def _loss(self, drawn: Sequence[Sampled]) -> Tensor:
         """The loss of questions, each with the positive and negatives of its epoch."""
         settings, passages = self.means.settings, self.means.texts.passages
         rows: list[ReaderInput] = []

@@ -19,12 +19,12 @@ from taco_ir.core.hashes import fingerprint, generator
 from taco_ir.core.processes import Progress, log
 from taco_ir.data.collection import Collection
 from taco_ir.training.backward import backward
-from taco_ir.training.batches import Dealer, Dealt
-from taco_ir.training.documents import Documents, Ids, documents_of, drawn_rows, span_pair, window
+from taco_ir.training.documents import Documents, Ids, build_documents, sample_rows, sample_span_pair, sample_window
 from taco_ir.training.encoder import Text
 from taco_ir.training.objectives.base import Means, Objective, Work
 from taco_ir.training.objectives.masking import SCORE_BYTES, masked_text
 from taco_ir.training.pretraining_encoder import PretrainModel
+from taco_ir.training.sampling import EpochSampler, StreamPosition
 from taco_ir.training.schedules import SELF_SUPERVISED
 from taco_ir.training.settings import MIN_SPAN, ObjectiveSettings, RunSettings
 
@@ -49,13 +49,13 @@ class SpanTexts:
         settings = self.settings
         draw = generator(self._seed, "spans", epoch, document)
         passages = self._documents.passages(document)
-        spans: Sequence[Ids] = (window(passages[0], self._most, draw),)
+        spans: Sequence[Ids] = (sample_window(passages[0], self._most, draw),)
         if settings.contrasted:
-            spans = span_pair(passages, self._most, MIN_SPAN, draw)
+            spans = sample_span_pair(passages, self._most, MIN_SPAN, draw)
         return [masked_text(self._vocabulary, span_L, settings.mask_share * settings.masked, draw) for span_L in spans]
 
 
-class DocumentSampler:
+class DocumentSampler(EpochSampler):
     """Samples documents by number, as `TaskSampler` does examples.
 
     Args:
@@ -63,24 +63,14 @@ class DocumentSampler:
         source: fingerprint of what the documents are made of.
     """
 
-    task = DOCUMENTS
-
-    def __init__(self, documents: Ids, share: int, seed: int, before: Dealt, source: str = "") -> None:
+    def __init__(self, documents: Ids, share: int, seed: int, before: StreamPosition, source: str = "") -> None:
+        before = before.continue_with(fingerprint([seed, source]), len(documents), "")
+        super().__init__(len(documents), share, seed, DOCUMENTS, before)
         self._documents = documents
-        self._before = before.of(fingerprint([seed, source]), len(documents), "")
-        self._dealer = Dealer(len(documents), share, seed, DOCUMENTS, self._before)
-        self.share = share
-        self.first = self._before.batches
 
-    def __len__(self) -> int:
-        return len(self._documents)
-
-    def step(self, number: int) -> list[tuple[int, int]]:
+    def sample(self, number: int) -> list[tuple[int, int]]:
         """The documents of batch `number`, each with its epoch."""
-        return [(int(self._documents[place]), epoch) for place, epoch in self._dealer.step(number)]
-
-    def dealt(self, batches: int) -> Dealt:
-        return self._before.after(batches, self.share)
+        return [(int(self._documents[row]), epoch) for row, epoch in self.sample_rows(number)]
 
 
 class SpanBatch(NamedTuple):
@@ -116,24 +106,25 @@ class Spans(Objective):
         held_out, batch_size, seed = work.held_out, work.batch.batch_size, work.run.seed
         assert isinstance(model, PretrainModel)
         documents = read_documents(own, work.run, batch_size, held_out, collection, model)
-        trained, measured = split(held_out, seed, documents.number)
+        trained, measured = split(held_out, seed, documents.size)
         source = fingerprint(
             [collection.passages.fingerprint, own.max_passages, own.span_from, own.contrasted, held_out]
         )
-        sampler = DocumentSampler(trained, batch_size, seed, work.before.of(DOCUMENTS), source)
+        sampler = DocumentSampler(trained, batch_size, seed, work.before.position(DOCUMENTS), source)
         return [cls(model, sampler, SpanTexts(own, seed, documents, model), measured, work.means())]
 
     def activation_bytes(self, token_bytes: float) -> float:
         settings, model = self._spans.settings, self.model
         spans = self.sampler.share * (2 if settings.contrasted else 1)
         at_once = min(spans, self.means.arithmetic.gradcache or spans)
-        scores = SCORE_BYTES * settings.mask_share * len(model.token_parts) * int(model.backbone.config.vocab_size)
+        vocabulary = int(model.backbone("passage").config.vocab_size)
+        scores = SCORE_BYTES * settings.mask_share * len(model.token_parts) * vocabulary
         return at_once * settings.length * (token_bytes + scores)
 
     def batch(self, number: int) -> SpanBatch:
         return SpanBatch(
             number,
-            [text for document, epoch in self.sampler.step(number) for text in self._spans.texts(document, epoch)],
+            [text for document, epoch in self.sampler.sample(number) for text in self._spans.texts(document, epoch)],
         )
 
     def add_gradient(self, batch: SpanBatch, turn: int) -> Tensor:
@@ -198,21 +189,21 @@ def read_documents(
     Raises:
         InputError: where fewer documents are left than are needed.
     """
-    rows = drawn_rows(collection.passages.count, settings.max_passages, run.seed)
+    rows = sample_rows(collection.passages.count, settings.max_passages, run.seed)
     by_page = settings.span_from == "page"
     shortest = 2 * MIN_SPAN if settings.contrasted and not by_page else MIN_SPAN  # of a passage that gives two spans
-    documents = documents_of(_tokenized(collection, rows, model), shortest, by_page)
+    documents = build_documents(_tokenized(collection, rows, model), shortest, by_page)
     what = "pages" if by_page else "passages"
     alone = ", and pages with one passage," if by_page else ""
     too_short = f"passages of fewer than {shortest} tokens{alone} are left out"
-    if documents.number < batch + held_out:
+    if documents.size < batch + held_out:
         raise InputError(
-            f"--collection {run.collection}: {documents.number:,} {what} to take spans from ({too_short});"
+            f"--collection {run.collection}: {documents.size:,} {what} to take spans from ({too_short});"
             f" --batch-size {batch} and --held-out {held_out} need {batch + held_out:,}"
         )
     left_out = len(rows) - len(documents.members)
     log.info(
-        f"{documents.number:,} {what}, {len(documents.ids):,} tokens;"
+        f"{documents.size:,} {what}, {len(documents.ids):,} tokens;"
         f" {left_out:,} of {len(rows):,} passages left out ({too_short})"
     )
     return documents

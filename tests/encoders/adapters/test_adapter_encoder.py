@@ -36,7 +36,7 @@ TWO = ("nq", "wow")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_folder_gives_the_same_vectors(tiny_bert: Path, tmp_path: Path, method: str) -> None:
     model = made(tiny_bert, method)
-    expected = vectors(model.text_encoder())
+    expected = vectors(model.as_text_encoder())
     model.save(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {"taco_ir.json", RECORD_FILE, TENSORS_FILE}
     loaded = load_encoder(str(tmp_path / "saved"))
@@ -44,7 +44,9 @@ def test_the_folder_gives_the_same_vectors(tiny_bert: Path, tmp_path: Path, meth
     assert loaded.config == model.config
     again = trained_encoder(tmp_path / "saved", "cpu")
     with torch.no_grad():
-        own = torch.cat([again([text]) for text in again.queries(QUERIES, "wow") + again.passages(SHORT)])
+        own = torch.cat(
+            [again([text]) for text in again.tokenize_queries(QUERIES, "wow") + again.tokenize_passages(SHORT)]
+        )
     np.testing.assert_allclose(own.numpy(), expected, rtol=0, atol=2e-5)
 
 
@@ -83,10 +85,11 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, m
     assert model.record is not None and model.record.frozen == ()
     extended = encoder_of_tasks(first, ["eli5"], roles, tune=method)
     for _ in range(2):
-        assert {name.split(".")[0] for name, _ in extended.trained()} == {"task eli5"}
-        extended(extended.queries(QUERIES, "nq") + extended.passages(SHORT))  # uses other adapters, which stay frozen
+        assert {name.split(".")[0] for name, _ in extended.trained_parameters()} == {"task eli5"}
+        texts = extended.tokenize_queries(QUERIES, "nq") + extended.tokenize_passages(SHORT)
+        extended(texts)  # uses other adapters, which stay frozen
     with torch.no_grad():
-        for _, param in extended.trained():
+        for _, param in extended.trained_parameters():
             param.add_(0.05)
     extended.save(tmp_path / "second")
     before, after = load_encoder(str(first)), load_encoder(str(tmp_path / "second"))
@@ -94,7 +97,7 @@ def test_a_new_task_leaves_the_index_as_it_is(tiny_bert: Path, tmp_path: Path, m
     np.testing.assert_array_equal(vectors(after), vectors(before))
     assert not np.allclose(after.encode_queries(QUERIES, "eli5"), after.encode_queries(QUERIES, "nq"), atol=1e-3)
     again = encoder_of_tasks(tmp_path / "second", ["eli5"], roles, tune=method)  # a resumed training
-    assert {name.split(".")[0] for name, _ in again.trained()} == {"task eli5"}
+    assert {name.split(".")[0] for name, _ in again.trained_parameters()} == {"task eli5"}
 
 
 def encoder_of_tasks(folder: Path, tasks: list[str], roles: str, tune: str = "iaa-l", **values: Any) -> DualEncoder:
@@ -244,10 +247,10 @@ def test_validation_and_training_take_turns(tiny_bert: Path) -> None:
         assert step(number, 0.0).report is not None
         optimizer.step()
         optimizer.zero_grad()
-        made_encoder = model.text_encoder()
+        made_encoder = model.as_text_encoder()
         seen.append(made_encoder.encode_passages(PASSAGES[:2]))
         model.train()
-    assert len(model.trained()) == 2 * 8 and not np.array_equal(*seen)
+    assert len(model.trained_parameters()) == 2 * 8 and not np.array_equal(*seen)
 
 
 def test_a_small_folder_holds_its_backbone_and_lends_adapters(

@@ -1,4 +1,4 @@
-"""Cosines of gradients from a sketch: exact where nothing is lost, unbiased else; logged by training, which they do not change."""
+"""Cosines of gradients from sketches: exact for small gradients, unbiased for large ones; logs change no training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import torch
 from small_steps import encoder, gradient, gradients, step_of
 from torch import Tensor
 from training_runs import TASKS as LOGGED_TASKS
-from training_runs import StopAfter, Stopped, contents, encoder_of, episode, logged, real_step, small
+from training_runs import StopAfter, Stopped, differing, encoder_of, episode, last_checkpoint, logged, real_step, small
 
-from taco_ir.training.checkpoint import latest
 from taco_ir.training.folder import differing_keys
 from taco_ir.training.log import Reporter, logged_cosines
 from taco_ir.training.loop import Loop
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.sketch import WIDTH, GradientSketch, cosine_matrix, pairs
-from taco_ir.training.step import MultiTaskStep
+from taco_ir.training.step import SKETCH_WIDTH, GradientSketch, MultiTaskStep, compute_cosines, pair_cosines
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -31,7 +29,7 @@ def test_a_small_gradient_is_kept_as_it_is() -> None:
     assert sketch.exact
     a, b = ([torch.randn_like(param) for param in params] for _ in range(2))
     flat = [torch.cat([grad.flatten() for grad in grads]) for grads in (a, b)]
-    assert cosine_matrix([sketch(a), sketch(b)])[0][1] == pytest.approx(cosine(*flat), abs=1e-6)
+    assert compute_cosines([sketch(a), sketch(b)])[0][1] == pytest.approx(cosine(*flat), abs=1e-6)
     kept = sketch(a)
     a[0].zero_()
     assert kept.abs().sum() > sketch(a).abs().sum()  # a copy: the gradient's memory is used again
@@ -58,8 +56,8 @@ def test_a_sketch_keeps_cosines_to_within_its_error(heavy: bool) -> None:
         for each in (a, b):
             each[:, 7] *= 300
             each[3] *= 100
-    found = cosine_matrix([GradientSketch([a])([each]) for each in (a, b)])[0][1]
-    assert found == pytest.approx(cosine(a, b), abs=4 * (2 / (2000 if heavy else WIDTH)) ** 0.5)
+    found = compute_cosines([GradientSketch([a])([each]) for each in (a, b)])[0][1]
+    assert found == pytest.approx(cosine(a, b), abs=4 * (2 / (2000 if heavy else SKETCH_WIDTH)) ** 0.5)
 
 
 def test_a_sketch_is_linear_and_a_function_of_nothing_else() -> None:
@@ -75,7 +73,7 @@ def exact_cosines(step: MultiTaskStep, number: int) -> list[list[float]]:
     for task in step.objectives:
         gradient(task, number)
         rows.append(torch.cat([grad.flatten() for grad in gradients(step.model)]))
-    return cosine_matrix(rows)
+    return compute_cosines(rows)
 
 
 @pytest.mark.parametrize("weighting", ["naive", "taco"])
@@ -90,10 +88,8 @@ def test_a_step_compares_its_tasks(weighting: str, tiny_bert: Path) -> None:
         if number % 2:
             assert found is None
             continue
-        assert found is not None and {task: list(row) for task, row in found.items()} == {
-            "nq": ["wow", "fever"],
-            "wow": ["fever"],
-        }
+        assert found is not None
+        assert {task: list(row) for task, row in found.items()} == {"nq": ["wow", "fever"], "wow": ["fever"]}
         assert found["nq"]["wow"] == pytest.approx(expected[0][1], abs=0.02)
         assert found["wow"]["fever"] == pytest.approx(expected[1][2], abs=0.02)
         assert abs(expected[0][1]) > 0.02
@@ -115,22 +111,20 @@ def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Pa
     compared_episode(config, tmp_path / "whole").run()
     with pytest.raises(Stopped):
         compared_episode(config, tmp_path / "cut", StopAfter(3)).run()
-    assert latest(tmp_path / "cut") is not None
+    assert last_checkpoint(tmp_path / "cut").is_dir()
     compared_episode(config, tmp_path / "cut").run()
-    assert contents(tmp_path / "cut") == contents(tmp_path / "whole") and logged(tmp_path / "cut") == logged(
-        tmp_path / "whole"
-    )
+    assert differing(tmp_path / "cut", tmp_path / "whole") == []
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
     episode(small(tiny_bert, tmp_path, weighting="taco"), tmp_path / "plain", validated=False).run()
-    assert contents(tmp_path / "plain") == contents(tmp_path / "whole")
+    assert differing(tmp_path / "plain", tmp_path / "whole") == []
     found = logged_cosines(tmp_path / "whole")
-    assert [step for step, _ in found] == [1, 3, 5] and logged_cosines(tmp_path / "plain") == [] == logged_cosines(
-        tmp_path / "none"
-    )
+    assert [step for step, _ in found] == [1, 3, 5]
+    assert logged_cosines(tmp_path / "plain") == [] == logged_cosines(tmp_path / "none")
     assert list(found[0][1]) == list(LOGGED_TASKS[:-1])
 
 
 def test_a_zero_gradient_has_no_cosine() -> None:
-    (row,) = pairs(["a", "b"], [torch.zeros(3), torch.ones(3)]).values()
+    (row,) = pair_cosines(["a", "b"], [torch.zeros(3), torch.ones(3)]).values()
     assert row["b"] != row["b"]
 
 

@@ -1,4 +1,4 @@
-"""The processes of one training, as torchrun starts them; one process is the case of a world of one."""
+"""The processes of one training, which torchrun starts; a training without torchrun is a world of one process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-PATIENCE = timedelta(days=7)  # the others wait while the first one mines
+PATIENCE = timedelta(days=7)  # the other processes wait while the first one mines
 
 
 class Processes:
-    """This process' place among those that train together.
+    """This process and those that train with it.
 
     Attributes:
-        rank: from 0; rank 0 alone writes files and prints.
-        world: how many there are.
+        rank: this process's number, from 0; rank 0 alone writes files and prints.
+        world: number of processes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class Processes:
         self._device = device
         if self.world > 1 and not dist.is_initialized():
             if device.type == "cuda" and device.index is None:
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from now on
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` means from here on
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
 
     @property
@@ -42,9 +42,9 @@ class Processes:
         return values
 
     def sum_gradients(self, params: Sequence[Parameter], loss: Tensor) -> Tensor:
-        """Sum .grad of `params` over the processes, and `loss`, a scalar, by one exchange; the summed loss.
+        """Sum .grad of `params` and the scalar `loss` over the processes in one exchange; returns the summed loss.
 
-        A parameter that has no gradient in any process has none afterwards, as in one process: zeros would let an
+        A parameter without a gradient in every process has none afterwards, as in one process: zeros would let an
         optimiser with moments or decay move it.
         """
         if self.world == 1:
@@ -58,7 +58,7 @@ class Processes:
         return summed[0]
 
     def from_first(self, value: float) -> float:
-        """The value that rank 0 has."""
+        """The first process's value."""
         if self.world == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self._device)
@@ -70,10 +70,10 @@ class Processes:
             dist.barrier()
 
     def gather(self, own_ND: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Rows of all processes, in their order; only one's own carry a gradient.
+        """Rows [N, D] of all processes, in the order of ranks; only this process's own carry a gradient.
 
         Args:
-            sizes: how many rows each process brings.
+            sizes: number of rows of each process.
         """
         if self.world == 1:
             return own_ND

@@ -17,7 +17,7 @@ from small_steps import TASKS
 from torch import Tensor
 from two_processes import CASES, DROPOUT, KINDS, PARTED, POISONED, steps_of
 
-from taco_ir.training.distributed import Processes
+from taco_ir.training.processes import Processes
 
 Found = Mapping[str, Tensor]
 
