@@ -119,7 +119,7 @@ class AdapterSettings(Settings):
     tune: str = flag(
         FULL,
         "train the whole backbone, or freeze it and train adapters on it;"
-        " bitfit: train its biases, but for a pooler's, which vectors do not use",
+        " bitfit: train its biases, except a pooler's, which vectors do not use",
         choices=(FULL, *METHODS),
     )
     tune_width: int = flag(
@@ -127,7 +127,7 @@ class AdapterSettings(Settings):
     )
     tune_budget: str = flag(
         "",
-        "instead of a width: the largest width with at most this share of the backbone's parameters, in per cent",
+        "instead of a width: the largest width with at most this percentage of the backbone's parameters",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,
@@ -135,7 +135,7 @@ class AdapterSettings(Settings):
     tune_roles: str = flag(
         "shared",
         "adapters: one for all texts, one for each tower, or one for the queries of each task and one for passages;"
-        " frozen: none for passages",
+        " task-frozen: as task, but none for passages",
         choices=ROLES,
         only=TUNES,
     )
