@@ -1,21 +1,19 @@
-"""A stopped training does not go on with other passages, topics, negatives or base weights than it was begun with: one line says which."""
+"""A training is resumed only with the passages, topics, negatives and base weights that it began with."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pretraining_runs
 import pytest
 from cities import write_cities
-from training_runs import StopAfter, Stopped, contents, small
+from training_runs import contents, differing, small, stopped_after, stopped_at
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.folder import begun
-from taco_ir.training.loop import Loop
 from taco_ir.training.run import train
 from taco_ir.training.settings import TrainSettings
 
@@ -39,12 +37,6 @@ def folder(tiny_mlm: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_mlm, tmp_path / "base")
     write_cities(tmp_path / "cities")
     return tmp_path
-
-
-def stopped(begin: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("taco_ir.training.run.ConsoleReporter", lambda *_: StopAfter(3))
-        begin()
 
 
 def another(path: Path) -> None:
@@ -72,15 +64,14 @@ CHANGED = {
 
 @pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("kind", ["retrieval", "reading"])
-def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
-    kind: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_training_goes_on_with_what_it_was_begun_with(kind: str, name: str, folder: Path) -> None:
     run = config(folder, kind)
-    stopped(lambda: train(run), monkeypatch)
+    with stopped_after(3):
+        train(run)
     before, kept = contents(folder / "run"), (folder / name).read_bytes()
     another(folder / name)
-    said = f"--output {re.escape(run.run.output)} was begun with another version of: {CHANGED[name]}; restore what it was begun with, or give another folder"
-    with pytest.raises(InputError, match=said):
+    said = f"--output {re.escape(run.run.output)} was begun with another version of: {CHANGED[name]};"
+    with pytest.raises(InputError, match=f"{said} restore what it was begun with, or give another folder"):
         train(run)
     assert contents(folder / "run") == before
     (folder / name).write_bytes(kept)
@@ -88,22 +79,20 @@ def test_a_stopped_training_goes_on_with_what_it_was_begun_with(
 
 
 @pytest.mark.parametrize("name", ["cities/passages.jsonl", "base/model.safetensors"])
-def test_nor_does_pre_training(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_does_pre_training(name: str, folder: Path) -> None:
     run = config(folder, "pre-training")
-    stopped(lambda: train(run), monkeypatch)
+    with stopped_after(3):
+        train(run)
     another(folder / name)
     with pytest.raises(InputError, match=f"was begun with another version of: {CHANGED[name]}; restore"):
         train(run)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(
-    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_made_no_step_is_begun_anew_with_other_settings_and_content(kind: str, folder: Path) -> None:
     """...also where it had mined, and measured the model before the first step."""
     run = config(folder, kind, **(MINED if kind != "pre-training" else {}))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Loop, "_apply", stop)
+    with stopped_at("_apply"):
         train(run)
     assert (folder / "run" / "config.json").is_file() and (
         kind == "reading" or (folder / "run" / "log.jsonl").is_file()
@@ -141,17 +130,15 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(kind: str, f
     assert contents(folder / "run") == before
     train(other, overwrite=True)
     train(other.replace(output=str(folder / "alone")))
-    made, wanted = contents(folder / "run"), contents(folder / "alone")
-    assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
+    assert differing(folder / "run", folder / "alone") == ["config.json"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_overwritten_stays_until_the_first_step(
-    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A base without weights leaves the old run as it was, whole or stopped; from the first step on only the new one is there."""
+def test_what_is_overwritten_stays_until_the_first_step(kind: str, folder: Path) -> None:
+    """A base without weights leaves the old run as it was, whole or stopped; the first step of a new run removes it."""
     run = config(folder, kind, **(MINED | {"steps": 3} if kind != "pre-training" else {}))
-    stopped(lambda: train(run), monkeypatch)
+    with stopped_after(3):
+        train(run)
     shutil.copytree(folder / "base", folder / "broken")
     (folder / "broken" / "model.safetensors").unlink()
     before = contents(folder / "run")
@@ -162,18 +149,12 @@ def test_what_is_overwritten_stays_until_the_first_step(
         train(run)
         before = contents(folder / "run")
     other = run.replace(seed=1)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Loop, "_apply", stop)
+    with stopped_at("_apply"):
         train(other, overwrite=True)
     assert not begun(folder / "run") and read_json(folder / "run" / "config.json")["seed"] == 1
     train(other)
     train(other.replace(output=str(folder / "alone")))
-    made, wanted = contents(folder / "run"), contents(folder / "alone")
-    assert made.keys() == wanted.keys() and {name for name in wanted if made[name] != wanted[name]} == {"config.json"}
-
-
-def stop(*_: Any) -> None:
-    raise Stopped
+    assert differing(folder / "run", folder / "alone") == ["config.json"]
 
 
 def test_a_run_that_left_nothing_begins_with_what_is_there(folder: Path) -> None:

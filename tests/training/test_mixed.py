@@ -439,7 +439,8 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "share": (["--train-share", "0"], r"--train-share is 0.0; it must be a number, at most 1, above 0"),
     "weighting": (
         ["--schedule", "alternating", "--weighting", "taco"],
-        r"weighting is taco; it combines the gradients of all tasks, but a step has only some of them with schedule alternating; give weighting naive",
+        r"weighting is taco; it combines the gradients of all tasks, but a step has only some of them with schedule"
+        " alternating; give weighting naive",
     ),
     "untied": (["--untied"], r"two towers; reading and self-supervised tasks take one encoder; leave untied out"),
     "tuned": (["--tune", "bitfit"], r"tune is bitfit; reading and self-supervised tasks train the whole encoder"),

@@ -337,8 +337,8 @@ def test_another_configuration_is_refused(finished: tuple[Path, list[str]], tiny
     with pytest.raises(InputError) as error:
         train(two(tiny_bert, output, seed=1, tasks=("nq",), device="cpu", tensorboard=True))
     assert str(error.value) == (
-        f"--output {output} is a training with other settings: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1; "
-        "use the same ones, or give another folder"
+        f"--output {output} is a training with other settings: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1;"
+        " use the same ones, or give another folder"
     )
     assert events == [] and contents(output) == before
 
