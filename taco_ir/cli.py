@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import takewhile
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
 from taco_ir.core.processes import end_with_parent, share_processors
@@ -57,14 +58,24 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
         "metavar": "C",
-        "help": "sample (comes with the package), kilt (the full benchmark), or a folder with passages.jsonl[.gz] and "
-        "<task>-<split>.jsonl [default: sample]",
+        "help": "sample (comes with the package), kilt (the full benchmark), a folder with passages.jsonl[.gz] and "
+        "<task>-<split>.jsonl, a BEIR or MS MARCO folder, a parquet file or saved Hugging Face data set, a training "
+        "file of Tevatron or DPR, irds:ID or hf:NAME [default: sample]",
+    },
+    "--columns": {
+        "nargs": "+",
+        "metavar": "ROLE=NAME",
+        "help": "for tables: columns that are not called id, title and text, such as id=docno text=body",
+    },
+    "--qrels": {
+        "metavar": "FILE",
+        "help": "graded judgments (TREC or BEIR qrels) to score against, instead of the collection's",
     },
     "--topics": {
         "nargs": "+",
         "metavar": "T",
-        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for those of every task; or a "
-        'FILE.jsonl with queries of any tasks, each with its "task"',
+        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for those of every task; or a FILE of "
+        'queries: id<TAB>text, TREC <top>, BEIR\'s JSON lines, or KILT records, each with its "task"',
     },
     "--tasks": {
         "nargs": "+",
@@ -153,7 +164,12 @@ class Parser(argparse.ArgumentParser):
             self.flag(flag)
 
     def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
-        """Add a flag or argument; a shared flag (see FLAGS) needs only what differs for this verb."""
+        """Add a flag or argument; a shared flag (see FLAGS) needs only what differs for this verb.
+
+        --columns comes with every --collection, and `parse_args` makes both one value.
+        """
+        if name == "--collection":
+            self.flag("--columns")
         self.add_argument(name, **(FLAGS.get(name, {}) | ({"help": help} if help else {}) | changes))
 
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
@@ -168,6 +184,14 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's. Raises: InputError for a flag that would do nothing, even if it is given its default."""
         options = super().parse_args(args, namespace)
+        if columns := vars(options).pop("columns", None):
+            if wrong := [each for each in columns if not all(each.partition("="))]:
+                raise InputError(
+                    f"--columns {wrong[0]!r}; ROLE=NAME is needed, such as text=body (see {self.prog} --help)"
+                )
+            if options.collection is None:
+                raise InputError(f"--columns goes with --collection; it does nothing here (see {self.prog} --help)")
+            options.collection += "?" + "&".join(quote(each, safe="=") for each in columns)
         given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         for flag, acts, goes_with in self._limits:
             if flag in given and not acts(options):

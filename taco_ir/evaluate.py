@@ -8,8 +8,8 @@ from pathlib import Path
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import collector_paused
-from taco_ir.data.collection import open_collection
-from taco_ir.evaluation.measures import MEASURES, Measure
+from taco_ir.data.collection import Collection, Topics, judge, judged_topics, open_collection
+from taco_ir.evaluation.measures import Measure, default_measures
 from taco_ir.evaluation.run_files import list_run_files, read_run_files, refuse_foreign_docids, sort_by_system
 from taco_ir.evaluation.scoring import build_query_rows, build_table, compare_with, score, score_by_default, title
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
@@ -23,12 +23,14 @@ def parser() -> Parser:
         "the ranked passages. Passage level: trec_eval's measures. For KILT files with answers also the measures that "
         "KILT uses for the task (EM and F1 for questions, F1 and ROUGE-L for dialogue and long answers, accuracy for "
         "the others) and their KILT- versions, which count an answer only where R-precision is 1. Files named "
-        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics.",
+        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics. With --qrels FILE "
+        "and no --topics no collection is needed. --measures takes any name of ir_measures: nDCG@10, AP, Judged@10.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
     )
     flags.flag("runs", "run files, or folders of them", nargs="+", metavar="RUN", type=Path)
-    flags.flag("--topics", required=True)
+    flags.flag("--topics")
+    flags.flag("--qrels", type=Path)
     flags.flag(
         "--baseline",
         "test every system against this one: paired randomisation test, Holm's correction over the rows of a measure",
@@ -38,6 +40,7 @@ def parser() -> Parser:
     )
     flags.flag("--per-query", "print a line for each query instead of means", action="store_true")
     seeded = "--baseline, without --per-query"
+    flags.only(("--collection", "--columns"), lambda options: bool(options.topics), "--topics")
     flags.only(("--seed",), lambda options: bool(options.baseline) and not options.per_query, seeded)
     return flags
 
@@ -46,15 +49,16 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     measures = list(dict.fromkeys(map(Measure.parse, options.measures or ())))
-    collection = open_collection(options.collection)
-    topics = [collection.topics(name) for name in collection.expand(options.topics)]
+    collection = open_collection(options.collection) if options.topics else None
+    topics = topics_asked(collection, options.topics, options.qrels)
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
     files = read_run_files([*(options.baseline or []), *options.runs], topics)
-    for file in files.values():
-        for run in file.runs.values():
-            refuse_foreign_docids(run, collection, file.path)
-    page_of = collection.passages.page_of_known  # refuse_foreign_docids looked all docids up
+    if collection:
+        for file in files.values():
+            for run in file.runs.values():
+                refuse_foreign_docids(run, collection, file.path)
+    page_of = collection.passages.page_of_known if collection else None  # refuse_foreign_docids looked all docids up
     baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
@@ -63,7 +67,8 @@ def main(argv: Sequence[str]) -> None:
     if measures:
         scores = score(collection, topics, runs, measures, page_of)
     else:
-        scores, measures = score_by_default(collection, topics, runs, MEASURES, page_of)
+        defaults = default_measures(bool(collection and collection.passages.has_pages))
+        scores, measures = score_by_default(collection, topics, runs, defaults, page_of)
     if options.per_query:
         header = ["topics", "system", "query", *map(str, measures)]
         rows = build_query_rows(topics, scores, measures)
@@ -74,6 +79,16 @@ def main(argv: Sequence[str]) -> None:
     if baseline:
         tables.append(comparison_table(baseline[0], comparisons))
     print(render_all(tables, options.format), end="")
+
+
+def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Path | None) -> list[Topics]:
+    """Topics of the collection, with their own gold or that of a file; without a collection the queries of the file."""
+    if collection is None:
+        if qrels is None:
+            raise InputError("give --topics of a collection, --qrels FILE, or both")
+        return [judged_topics(qrels)]
+    topics = [collection.topics(name) for name in collection.expand(names)]
+    return judge(topics, qrels) if qrels else topics
 
 
 def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:

@@ -6,12 +6,13 @@ import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from itertools import compress
+from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.texts import snippet
 from taco_ir.core.types import Run
-from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.evaluation.measures import Measure
+from taco_ir.data.collection import Collection, Topics, judge, open_collection
+from taco_ir.evaluation.measures import default_measures
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
@@ -19,7 +20,6 @@ from taco_ir.retrieval.retrievers import Retrievers, query_topics
 from taco_ir.retrieval.topic_runs import search_topics
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
-SUMMARY = ("Rprec", "recall@5", "MRR@10", "R@20")
 
 
 def parser() -> Parser:
@@ -32,6 +32,7 @@ def parser() -> Parser:
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
     )
+    flags.flag("--qrels", type=Path)
     flags.flag("--query", "search for this one query and print the hits")
     flags.flag("--task")
     flags.flag("--retriever")
@@ -39,14 +40,15 @@ def parser() -> Parser:
     output = "run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
     flags.flag("--output", output)
     formats = tuple(RUN_SUFFIXES)
-    flags.flag("--output-format", "kilt: pages, for KILT's scorer [default: trec]", choices=formats, default="trec")
+    kinds = "kilt: pages, for KILT's scorer; dpr: DPR's JSON, with texts and has_answer [default: trec]"
+    flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
         "also score BM25 and the hybrid "
         f"[default: for dense up to {COMPARED_UP_TO:,} passages, or if the BM25 index exists]",
         action=BooleanOptionalAction,
     )
-    limit_search_flags(flags, ("--output-format", "--compare", "--no-compare"))
+    limit_search_flags(flags, ("--qrels", "--output-format", "--compare", "--no-compare"))
     return flags
 
 
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         show_hits(request, collection, options.query, options.task, options.format)
         return
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
+    if options.qrels:
+        topics = judge(topics, options.qrels)
     runs = search_topics(request, collection, topics, options.output, options.overwrite)
     judged = [topic.has_gold for topic in topics]
     if any(judged):
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 def print_scores(
     collection: Collection, topics: Sequence[Topics], results: Sequence[dict[str, Run]], form: str
 ) -> None:
-    measures = [Measure.parse(name) for name in SUMMARY]
+    measures = default_measures(collection.passages.has_pages, short=True)
     named = {name: [runs[name] for runs in results] for name in results[0] if all(name in runs for runs in results)}
     print()
     print(score_table(collection, topics, named, measures, form), end="")

@@ -71,6 +71,17 @@ def official() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def inputs() -> Path:
+    """Small files in layouts of the wild beside the project; a clone without them skips, CI without them fails."""
+    folder = SHARED / "inputs"
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{folder} is missing in CI")
+        pytest.skip("needs the small files beside the project (../shared/inputs)")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of 2 layers x 32 with random weights and a vocabulary of the sample, as a plain Hugging Face folder."""
     import torch

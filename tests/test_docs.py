@@ -21,6 +21,8 @@ from verbs import without_java
 
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.types import Passage
+from taco_ir.data import collection
 from taco_ir.encoders.config import CONFIG_FILE
 from taco_ir.encoders.weights import INT8_FILE
 from taco_ir.evaluation import significance
@@ -39,7 +41,14 @@ PAGES = (  # all of whose blocks are run, or say what they need
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
 # pages whose blocks are run, the last by test_new_task
-RUN = {"README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "docs/guide.md", "docs/new-task.md"}
+RUN = {
+    "README.md",
+    "CONTRIBUTING.md",
+    "taco_ir/encoder_mini/README.md",
+    "docs/guide.md",
+    "docs/new-task.md",
+    "docs/collections.md",
+}
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
 
@@ -273,24 +282,23 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
         assert (folder / made).exists(), made
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "taco_ir/encoder_mini/README.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/collections.md", "taco_ir/encoder_mini/README.md"])
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
     run_in_a_process(page, folder)
 
 
-def seventh() -> type[TaskWeighting]:
-    """The example of a weighting in CONTRIBUTING."""
+def example(name: str) -> Any:
+    """What an example in CONTRIBUTING defines under a name."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = [block for fence, block in blocks(text) if fence == "python"]
-    names: dict[str, Any] = {}
+    (code,) = [block for fence, block in blocks(text) if fence == "python" and name in block]
+    names: dict[str, Any] = {"__name__": "example"}
     exec(code, names)
-    found: type[TaskWeighting] = names["LossProportional"]
-    return found
+    return names[name]
 
 
 def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None:
     param = Parameter(torch.zeros(2))
-    weighting = seventh()([param], 2)
+    weighting: TaskWeighting = example("LossProportional")([param], 2)
     for expected in ([0.5, 0.5], [0.25, 0.75]):
         weighting.begin(0.0)
         for task, (loss, grad) in enumerate(((1.0, [1.0, 0.0]), (3.0, [0.0, 1.0]))):
@@ -298,6 +306,16 @@ def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None
             weighting.add(task, torch.tensor(loss), [param])
         report = weighting.combine([param])
         assert param.grad is not None and param.grad.tolist() == expected == list(report.weights)
+
+
+def test_the_format_in_the_example_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, resolve = example("CSV"), collection.resolve
+    monkeypatch.setitem(collection.FORMATS, "csv", "example:CSV")
+    monkeypatch.setattr(collection, "resolve", lambda place: made if place == "example:CSV" else resolve(place))
+    (tmp_path / "docs.csv").write_text('docno,body\n1,"who, what"\n2,where\n')
+    opened = collection.open_collection(str(tmp_path / "docs.csv"))
+    assert opened.layout == "CSV file"
+    assert list(opened.passages.read()) == [Passage("1", "1", "", "who, what"), Passage("2", "2", "", "where")]
 
 
 def test_the_files_and_packages_that_contributing_names_exist() -> None:

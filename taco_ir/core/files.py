@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import gzip
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import secrets
 import shutil
 import threading
 import tomllib
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
@@ -20,6 +23,7 @@ from taco_ir.core.typed import Mismatch, abbreviate, conform
 
 T = TypeVar("T")
 CHUNK = 1 << 20
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of files that are not outputs
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
@@ -47,6 +51,27 @@ def data_home() -> Path:
     if home := os.environ.get("TACO_IR_HOME"):
         return Path(home)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taco_ir"
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading as bytes, uncompressed if it is gzip, without a byte order mark.
+
+    Raises:
+        InputError: for a missing file, or gzip that is cut off or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as plain:
+        packed = plain.read(2) == GZIP
+        plain.seek(0)
+        source: Any = gzip.GzipFile(fileobj=plain) if packed else plain
+        try:
+            if source.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                source.seek(0)
+            yield source
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: broken gzip ({error})") from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, reading
 
 BLOCK = 1 << 20
 LONGEST_ID = 256  # bytes of a query id; blocks with a longer one are read line by line
@@ -90,10 +90,8 @@ def _joined(pieces: list[Hits]) -> Hits:
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     """Blocks of complete lines, each with the number of its first line."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     number = 1
-    with path.open("rb") as source:
+    with reading(path) as source:
         while block := source.read(BLOCK):
             block += source.readline()
             if not block.endswith(b"\n"):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, writing
+from taco_ir.core.files import InputError, reading, writing
 from taco_ir.core.processes import collector_paused, log
 from taco_ir.core.run_columns import Layout, decoded_lines, read_columns
 from taco_ir.core.types import Names, Query, Ranking, Run, run_id
@@ -52,6 +52,10 @@ def read_run(path: Path) -> Run:
     _, line = next(numbered_lines(path), (0, ""))
     if line.lstrip().startswith("{"):
         return read_kilt(path)
+    if line.lstrip().startswith("["):
+        raise InputError(f"{path}: DPR's output has no query ids; evaluate it beside its --topics")
+    if len(line.split()) == 1 and line.count(",") == TREC.width - 1:
+        raise InputError(f"{path}, line 1: columns separated by commas; a TREC run separates them by spaces or tabs")
     if len(line.split()) == MSMARCO.width:
         log.info("%s: read as %s; its scores are minus the ranks", path, MSMARCO.name)
         return read_msmarco(path)
@@ -107,10 +111,12 @@ def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1. Raises: InputError where the file is missing or not UTF-8."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    with path.open("rb") as source:
+    """Lines that are not blank, counted from 1, of a plain or gzip file.
+
+    Raises:
+        InputError: if the file is missing, not UTF-8, or gzip that is damaged.
+    """
+    with reading(path) as source:
         yield from decoded_lines(path, 1, source)
 
 
@@ -184,13 +190,17 @@ def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of
         write_msmarco(run, path)
 
 
+def format_score(score: np.float32) -> str:
+    """The shortest decimal that reads back as the same float32."""
+    return np.format_float_positional(score, unique=True, trim="0")
+
+
 def write_trec(run: Run, path: Path, tag: str) -> None:
-    """Write `qid Q0 docid rank score tag` lines, best first; scores are the shortest decimals of their float32."""
+    """Write `qid Q0 docid rank score tag` lines, best first."""
     tag = "_".join(tag.split())  # white space separates columns
     with writing(path) as sink:
         for qid, ranking in run.rankings.items():
-            scores = [np.format_float_positional(score, unique=True, trim="0") for score in ranking.scores]
-            hits = enumerate(zip(ranking.docids, scores, strict=True), 1)
+            hits = enumerate(zip(ranking.docids, map(format_score, ranking.scores), strict=True), 1)
             sink.writelines(f"{qid} Q0 {docid} {rank} {score} {tag}\n" for rank, (docid, score) in hits)
 
 

@@ -36,13 +36,15 @@ class EvidenceSet(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One KILT record.
+    """One record of topics.
 
     Attributes:
         qid: the record's id as runs spell it (see `run_id`).
         evidence: every distinct evidence set.
         meta: the record's own remarks.
         record_id: the id as KILT files spell it.
+        grades: graded judgments by docid; above 0 is relevant, 0 and below judged and not relevant.
+        negatives: docids of hard negatives, hardest first, if the topics bring some.
     """
 
     qid: str
@@ -52,6 +54,8 @@ class Query(NamedTuple):
     evidence: tuple[EvidenceSet, ...] = ()
     meta: Mapping[str, Any] = {}
     record_id: str = ""
+    grades: Mapping[str, int] = {}
+    negatives: tuple[str, ...] = ()
 
     @property
     def plain_text(self) -> str:

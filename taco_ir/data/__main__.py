@@ -12,6 +12,7 @@ from taco_ir.core.tasks import resolve_task
 from taco_ir.data.collection import open_collection
 from taco_ir.data.downloads import Report
 from taco_ir.data.held_out import hold_out
+from taco_ir.data.inventory import describe, list_everything, list_topics
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     SOURCE_FILE,
@@ -20,8 +21,6 @@ from taco_ir.data.kilt_files import (
     get_topics,
     kilt_folder,
     knowledge_source,
-    list_everything,
-    list_topics,
 )
 from taco_ir.data.subsets import make_subset
 from taco_ir.data.wikipedia import build_passages, refuse_passages, take_passages
@@ -43,9 +42,16 @@ def list_data(argv: Sequence[str]) -> None:
         "List all data with sizes and places; with --collection, the topics of one collection.",
         example="python -m taco_ir.data list --collection sample",
     )
-    parser.flag("--collection", "sample, kilt or a folder: list its topics [default: list all data]", default=None)
+    parser.flag(
+        "--collection", "say what it was recognised as, and list its topics [default: list all data]", default=None
+    )
     options = parser.parse_args(argv)
-    rows = list_everything() if options.collection is None else list_topics(open_collection(options.collection))
+    if options.collection is None:
+        rows = list_everything()
+    else:
+        collection = open_collection(options.collection)
+        print(describe(collection))
+        rows = list_topics(collection)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -11,18 +11,26 @@ from collections.abc import Container, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qsl
 
+from taco_ir.core import resolve
 from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import fingerprint
+from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
 from taco_ir.core.types import Query, refuse_text
+from taco_ir.data.formats import FORMATS
+from taco_ir.data.formats.base import Format, Source, import_source
 from taco_ir.data.passage_store import PassageStore
+from taco_ir.data.qrels import read_qrels, relevant
+from taco_ir.data.query_files import read_query_texts
 from taco_ir.data.topics import read_topics
 
 log = logging.getLogger("taco_ir")
 PACKAGE = Path(__file__).resolve().parents[1]
+TOPIC_SUFFIXES = (".jsonl", ".tsv", ".txt", ".trec", ".topics")
 PASSAGE_FILES = ("passages.jsonl", "passages.jsonl.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
-TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl")
+TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl(?:\.gz)?")
 
 
 class Topics(NamedTuple):
@@ -39,7 +47,7 @@ class Topics(NamedTuple):
 
     @property
     def has_gold(self) -> bool:
-        return any(query.evidence for query in self.queries)
+        return any(query.evidence or query.grades for query in self.queries)
 
     @property
     def fingerprint(self) -> str:
@@ -50,15 +58,51 @@ class Topics(NamedTuple):
     def gold_fingerprint(self) -> str:
         """Hash of all that scores depend on: also answers and evidence."""
         return fingerprint(
-            [[query.qid, query.text, query.task, query.answers, query.evidence] for query in self.queries]
+            [[query.qid, query.text, query.task, query.answers, query.evidence, query.grades] for query in self.queries]
         )
 
 
-class Collection:
-    """Passages and topics under one name, both read on first use."""
+def judge(topics: Sequence[Topics], path: Path) -> list[Topics]:
+    """Topics with the graded judgments of a file instead of their own gold, without queries that it does not judge.
 
-    def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path]) -> None:
+    Raises:
+        InputError: for a file that cannot be read, or that judges none of the queries.
+    """
+    qrels = read_qrels(path)
+    judged = []
+    for each in topics:
+        queries = [
+            query._replace(evidence=relevant(qrels[query.qid]), grades=qrels[query.qid])
+            for query in each.queries
+            if query.qid in qrels
+        ]
+        if not queries:
+            raise InputError(
+                f"--qrels {path}: none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
+            )
+        judged.append(each._replace(queries=queries))
+    return judged
+
+
+def judged_topics(path: Path) -> Topics:
+    """The queries of a file of judgments, without their texts: enough to score a run. Raises: InputError."""
+    qrels = read_qrels(path)
+    queries = [Query(qid, "", "", evidence=relevant(grades), grades=grades) for qid, grades in qrels.items()]
+    return Topics(path.name.removesuffix(".gz").partition(".")[0], "", queries)
+
+
+class Collection:
+    """Passages and topics under one name; both are read on first use.
+
+    Attributes:
+        layout: what the collection was recognised as.
+    """
+
+    def __init__(
+        self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path], layout: str = "KILT-style folder"
+    ) -> None:
         self.name = name
+        self.layout = layout
         self.passage_path = passage_path
         self._topic_paths = topic_paths
 
@@ -84,10 +128,10 @@ class Collection:
         wanted: list[str] = []
         for name in names:
             every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
-            wanted += every or [name if is_mixed(name) else str(resolve_topics(name, self._topic_paths))]
+            wanted += every or [name if is_topics_file(name) else str(resolve_topics(name, self._topic_paths))]
         named: dict[str, str] = {}
         for name in dict.fromkeys(wanted):
-            topics = Path(name).stem if is_mixed(name) else _file_name(self.topics_path(name))
+            topics = _file_name(Path(name)) if is_topics_file(name) else _file_name(self.topics_path(name))
             if (other := named.setdefault(topics, name)) != name:
                 raise InputError(
                     f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or "
@@ -112,16 +156,9 @@ class Collection:
         return loaded
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Read topics by name, or a file of mixed tasks, without looking at the passages.
-
-        Args:
-            only: ids of the queries to read; None: all.
-
-        Raises:
-            InputError: as in `topics`.
-        """
-        if is_mixed(name):
-            return Topics(Path(name).stem, "", read_topics(Path(name), None, only))
+        """Read topics by name or from a file, without a look at the passages; `only`: ids to keep. Raises: InputError."""
+        if is_topics_file(name):
+            return read_topics_file(Path(name), only)
         task = resolve_topics(name, self._topic_paths).task
         path = self.topics_path(name)
         return Topics(_file_name(path), task, read_topics(path, task, only))
@@ -131,38 +168,91 @@ class Collection:
         return self._topic_paths[resolve_topics(name, self._topic_paths)]
 
 
-def is_mixed(name: str) -> bool:
-    """Whether `name` is a file with queries of several tasks, not the name of a collection's topics."""
-    return name.endswith(".jsonl")
+def is_topics_file(name: str) -> bool:
+    """Whether `name` is a file of topics instead of topics of a collection."""
+    return name.removesuffix(".gz").endswith(TOPIC_SUFFIXES)
+
+
+def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
+    """Read a file of topics: KILT records that name their tasks, or query texts in a format of BEIR, MS MARCO or TREC.
+
+    Raises:
+        InputError: for a file that is neither.
+    """
+    name = _file_name(path)
+    first = next(numbered_lines(path), (0, ""))[1].lstrip()
+    if path.name.removesuffix(".gz").endswith(".jsonl") and not ('"_id"' in first and '"input"' not in first):
+        return Topics(name, "", read_topics(path, None, only))
+    texts = read_query_texts(path)
+    return Topics(name, "", [Query(qid, text, "") for qid, text in texts.items() if only is None or qid in only])
 
 
 def open_collection(name: str) -> Collection:
-    """Open a collection: `sample`, `kilt` (under the data home), or a folder with passages and topics.
+    """Open `sample` (embedded), `kilt`, a folder or file that is recognised by what is there, or `PREFIX:PLACE`.
+
+    A collection in another layout than ours is read once and kept under the data home (see `taco_ir.data.formats`).
+    Where its columns have other names they are told after a question mark, as in `docs.parquet?id=docno&text=body`.
 
     Raises:
-        InputError: for a folder that is missing or has no passages.
+        InputError: for a place that is missing, that no layout fits, or that two fit.
     """
     if name == "sample":
         installed = PACKAGE / "topics"
         topics = installed if installed.is_dir() else PACKAGE.parent / "topics"
         return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
     folder = data_home() / "kilt" if name == "kilt" else Path(name)
-    if not folder.is_dir() and name != "kilt":
+    passages = next((folder / file for file in PASSAGE_FILES if (folder / file).is_file()), None)
+    source = None if name == "kilt" else _find_source(name)
+    if passages and source:
         raise InputError(
-            f"--collection {name!r}: no such folder; give sample, kilt, or a folder with {PASSAGE_FILES[0]} and "
-            "<task>-<split>.jsonl files"
+            f"--collection {name}: it holds {passages.name} and is a {source.layout} too; keep one of them"
         )
-    found = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
-    if not found:
+    if source:
+        kept = import_source(source)
+        return Collection(source.name, kept / PASSAGE_FILES[0], _topic_paths(kept), source.layout)
+    if passages is None:
         build = "; build it with `python -m taco_ir.data passages`" if name == "kilt" else ""
-        raise InputError(f"--collection {name}: {folder} holds none of {', '.join(PASSAGE_FILES)}{build}")
-    return Collection(name if name == "kilt" else folder.resolve().name, found[0], _topic_paths(folder))
+        found = (
+            f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}"
+            if folder.exists() or build
+            else "no such folder"
+        )
+        raise InputError(
+            f"--collection {name!r}: {found}. A collection is sample, kilt, a folder with one of these and "
+            f"<task>-<split>.jsonl, or in a layout of {', '.join(FORMATS)} (docs/collections.md)"
+        )
+    return Collection(name if name == "kilt" else folder.resolve().name, passages, _topic_paths(folder))
+
+
+def _find_source(name: str) -> Source | None:
+    """Recognise a foreign collection: `PREFIX:PLACE` by its prefix, a path by what lies there; None where nothing fits.
+
+    Raises:
+        InputError: where two formats fit; the message says how to choose.
+    """
+    place, asked, told = (name, "", "") if Path(name).exists() else name.partition("?")
+    columns = dict(parse_qsl(told))
+    if asked and not columns:
+        raise InputError(f"--collection {name}: columns are told as in {place}?id=docno&text=body")
+    prefix, colon, rest = place.partition(":")
+    if colon and prefix in FORMATS:
+        return _format(prefix).opens(rest, columns)
+    fitting = [prefix for prefix in FORMATS if Path(place).exists() and _format(prefix).recognises(Path(place))]
+    if len(fitting) > 1:
+        raise InputError(f"--collection {name}: fits {' and '.join(fitting)}; choose one: {fitting[0]}:{name}")
+    return _format(fitting[0]).opens(place, columns) if fitting else None
+
+
+def _format(prefix: str) -> Format:
+    found = resolve(FORMATS[prefix])
+    assert isinstance(found, Format)
+    return found
 
 
 def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
     """Topic files of a folder by canonical name. Raises: InputError if two files have the same topics."""
     paths: dict[TopicsName, Path] = {}
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.iterdir()):
         if matched := TOPIC_FILE.fullmatch(path.name):
             name = TopicsName(canonical_task(matched["task"]), matched["split"])
             if name in paths:
@@ -172,4 +262,6 @@ def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
 
 
 def _file_name(path: Path) -> str:
-    return path.name.removesuffix(".jsonl").removesuffix("-kilt").replace("test_without_answers", "test")
+    name = path.name.removesuffix(".gz")
+    suffix = next((each for each in TOPIC_SUFFIXES if name.endswith(each)), "")
+    return name.removesuffix(suffix).removesuffix("-kilt").replace("test_without_answers", "test")

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import EvidenceSet, Query
-from taco_ir.data.collection import Topics
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.topics import unique
 
@@ -53,8 +52,8 @@ def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]
     return frozenset(named.union(page_of[docid] for docids in sets for docid in docids))
 
 
-def find_gold_rows(store: PassageStore, topics: Topics) -> npt.NDArray[np.int64]:
-    """Rows of the gold passages of topics: all positives, and all passages of gold pages that have no positive.
+def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
+    """Rows of the gold passages of the topics of a name: all positives, and all passages of gold pages that have no positive.
 
     A page without a positive occurs where an evidence set names passages for one of its pages only. Without that page's
     passages the set could never be found complete.
@@ -62,15 +61,15 @@ def find_gold_rows(store: PassageStore, topics: Topics) -> npt.NDArray[np.int64]
     Raises:
         InputError: if no query has evidence, or none has it in the collection.
     """
-    if not topics.has_gold:
-        raise InputError(f"--topics {topics.name}: no evidence to make a subset around (a test split has none)")
-    positives = list({docid for sets in find_positives(store, topics.queries) for docids in sets for docid in docids})
+    if not any(query.evidence for query in queries):
+        raise InputError(f"--topics {name}: no evidence to make a subset around (a test split has none)")
+    positives = list({docid for sets in find_positives(store, queries) for docids in sets for docid in docids})
     rows: npt.NDArray[np.int64] = np.unique(store.rows(positives))
     covered = {passage.page for passage in store.at(rows.tolist())}
-    bare = {page for query in topics.queries for each in query.evidence for page in each.pages} - covered
+    bare = {page for query in queries for each in query.evidence for page in each.pages} - covered
     others = [docid for docids in store.docids_of(bare).values() for docid in docids]
     if not positives and not others:
-        raise InputError(f"--topics {topics.name}: none of their evidence is in the collection ({store.path})")
+        raise InputError(f"--topics {name}: none of their evidence is in the collection ({store.path})")
     return np.union1d(rows, store.rows(others)).astype(np.int64)
 
 

@@ -7,39 +7,23 @@ InputError that names the command to get them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
-from taco_ir.core.types import EvidenceSet, Query
+from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.data.gold import find_relevant_ids
 from taco_ir.data.kilt_files import KILT_FILES
+from taco_ir.data.kilt_ids import make_qrels, make_queries, register
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.topics import read_topics
 
 if TYPE_CHECKING:
     from ir_datasets import Dataset
 
-ReadQueries = Callable[[], list[Query]]
 COLLECTION_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
-QREL_LEVELS = {1: "in an evidence set of the query"}
-
-
-class KiltQuery(NamedTuple):
-    """A query with its evidence sets, whose grouping is lost in qrels."""
-
-    query_id: str
-    text: str
-    answers: tuple[str, ...]
-    evidence: tuple[EvidenceSet, ...]
-
-    def default_text(self) -> str:
-        """The text without marks of the entity to link."""
-        return Query(self.query_id, self.text, "").plain_text
 
 
 class PassageDoc(NamedTuple):
@@ -51,25 +35,6 @@ class PassageDoc(NamedTuple):
     def default_text(self) -> str:
         """Title and text."""
         return f"{self.title} {self.text}".strip()
-
-
-def register() -> list[str]:
-    """Register `kilt/<task>/<split>` for KILT's eleven tasks on ir_datasets' own `kilt` pages, and return the ids.
-
-    Qrels are of pages: the union of a query's evidence sets. Test splits have none.
-    """
-    import ir_datasets
-
-    pages = ir_datasets.registry["kilt"].docs_handler()
-    ids = {topics: f"kilt/{topics.task}/{topics.split}" for topics in KILT_FILES}
-    for topics, dataset_id in ids.items():
-        if dataset_id not in ir_datasets.registry:
-            read = _kilt_reader(topics)
-            judged = topics.split != "test"
-            ir_datasets.registry.register(
-                dataset_id, ir_datasets.Dataset(pages, _make_queries(read), _make_qrels(read) if judged else None)
-            )
-    return list(ids.values())
 
 
 def dataset(name: str) -> Dataset:
@@ -121,61 +86,15 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
         ids.append(f"{name}/{topics.task}/{topics.split}")
         if ids[-1] not in ir_datasets.registry:
             read = partial(_read_queries, collection, topics)
-            judged = any(query.evidence for query in read())
+            judged = any(query.evidence or query.grades for query in read())
             ir_datasets.registry.register(
-                ids[-1], ir_datasets.Dataset(docs, _make_queries(read), _make_qrels(read) if judged else None)
+                ids[-1], ir_datasets.Dataset(docs, make_queries(read), make_qrels(read) if judged else None)
             )
     return ids
 
 
-def _kilt_reader(topics: TopicsName) -> ReadQueries:
-    def read() -> list[Query]:
-        path = KILT_FILES[topics].path
-        if not path.is_file():
-            name = f"kilt/{topics.task}/{topics.split}"
-            raise InputError(f"{name} is not there ({path}); get it with: python -m taco_ir.data get {name}")
-        return read_topics(path, topics.task)
-
-    return read
-
-
 def _read_queries(collection: Collection, topics: TopicsName) -> list[Query]:
     return collection.load_topics(str(topics)).queries
-
-
-def _make_queries(read: ReadQueries) -> Any:
-    from ir_datasets.formats import BaseQueries
-
-    class KiltQueries(BaseQueries):  # type: ignore[misc]
-        def queries_iter(self) -> Iterator[KiltQuery]:
-            return (KiltQuery(query.qid, query.text, query.answers, query.evidence) for query in read())
-
-        def queries_cls(self) -> type[KiltQuery]:
-            return KiltQuery
-
-        def queries_count(self) -> int:
-            return len(read())
-
-        def queries_lang(self) -> str:
-            return "en"
-
-    return KiltQueries()
-
-
-def _make_qrels(read: ReadQueries) -> Any:
-    from ir_datasets.formats import BaseQrels, TrecQrel
-
-    class KiltQrels(BaseQrels):  # type: ignore[misc]
-        def qrels_iter(self) -> Iterator[TrecQrel]:
-            return (TrecQrel(qid, docid, 1, "0") for qid, docids in find_relevant_ids(read()) for docid in docids)
-
-        def qrels_cls(self) -> type[TrecQrel]:
-            return TrecQrel  # type: ignore[no-any-return]
-
-        def qrels_defs(self) -> dict[int, str]:
-            return QREL_LEVELS
-
-    return KiltQrels()
 
 
 def _make_docs(collection: Collection, name: str) -> Any:

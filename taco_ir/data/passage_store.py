@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import logging
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,8 +30,9 @@ from taco_ir.core.types import Passage
 log = logging.getLogger("taco_ir")
 STEP = 4096  # lines between two offsets
 LOG_EVERY = 2_000_000  # lines of a scan
-TSV_COLUMNS = ("id", "text", "title", "wikipedia_id")
-LAYOUT_VERSION = 2
+TSV_COLUMNS = ("id", "text", "title", PAGE_COLUMN := "wikipedia_id")  # the last may be missing
+SHOWN = 200  # characters of a line in a message
+LAYOUT_VERSION = 3
 BLAKE = partial(hashlib.blake2b, digest_size=8)
 
 
@@ -41,6 +43,7 @@ class Layout:
     count: Annotated[int, 1]
     fingerprint: str
     page_in_docid: bool
+    has_pages: bool
     files: dict[str, FileFacts]
 
 
@@ -50,6 +53,7 @@ class PassageStore:
     Attributes:
         count: number of passages.
         fingerprint: first 16 hex digits of the SHA-256 of the uncompressed file.
+        has_pages: whether passages are parts of pages; else each is a page of its own, and measures of pages say nothing.
 
     Raises:
         InputError: on opening, for a missing file, an unreadable line, or a repeated docid.
@@ -59,12 +63,14 @@ class PassageStore:
         if not path.is_file():
             raise InputError(f"{path}: no such file; passages are expected there")
         self.path = path
+        self._headers = 0  # lines before the first passage
         self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
             self._scan_once()
         remedy = f"remove {self._layout}; it is made again"
         facts = read_json(self._layout / "layout.json", Layout, remedy)
-        self.count, self.fingerprint, self._page_in_docid = facts.count, facts.fingerprint, facts.page_in_docid
+        self.count, self.fingerprint, self.has_pages = facts.count, facts.fingerprint, facts.has_pages
+        self._page_in_docid = facts.page_in_docid
         check_files(self._layout, facts.files, facts.files, remedy)
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
@@ -172,33 +178,40 @@ class PassageStore:
         return ".tsv" in self.path.suffixes
 
     def _read_columns(self, source: IO[bytes]) -> dict[str, int]:
-        """Read the header line of a TSV file; JSON lines have none."""
+        """Columns of a TSV, and the source where its passages begin; JSON lines have no columns.
+
+        A first line that has none of the names is a passage: then the columns are id, text, title and, where there are
+        four, wikipedia_id.
+        """
+        if source.read(len(BOM_UTF8)) != BOM_UTF8:
+            source.seek(0)
         if not self._is_tsv:
             return {}
+        start, self._headers = source.tell(), 1
         header = source.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
-        if missing := [name for name in TSV_COLUMNS if name not in header]:
-            raise InputError(f"{self.path}, line 1: columns {header}; missing {missing} of {list(TSV_COLUMNS)}")
-        return {name: header.index(name) for name in TSV_COLUMNS}
+        if not set(header) & set(TSV_COLUMNS):
+            source.seek(start)
+            self._headers = 0
+            header = list(TSV_COLUMNS[: len(header)])
+        if missing := [name for name in TSV_COLUMNS[:3] if name not in header]:
+            raise InputError(
+                f"{self.path}, line 1: columns {str(header)[:SHOWN]}; id, text, title[, wikipedia_id] are expected, "
+                f"{', '.join(missing)} is missing"
+            )
+        return {name: header.index(name) for name in TSV_COLUMNS if name in header}
+
+    def _line(self, row: int) -> int:
+        """The number of a passage's line."""
+        return row + self._headers + 1
 
     def _parse(self, line: bytes, columns: Mapping[str, int], row: int) -> Passage:
         try:
-            if columns:
-                (cells,) = csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t")
-                docid, text, title, page = (cells[columns[name]] for name in TSV_COLUMNS)
-            else:
-                record = orjson.loads(line)
-                docid, page, text = record["id"], record["wikipedia_id"], record["contents"]
-                title = record.get("title") or ""
-                strings = isinstance(docid, str) and isinstance(title, str) and isinstance(text, str)
-                if not (strings and isinstance(page, str | int)):
-                    raise TypeError("id, wikipedia_id, title and contents must be strings")
+            return _tsv_passage(line, columns) if columns else _json_passage(line)
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
-            place = row + 1 + bool(columns)
             raise InputError(
-                f"{self.path}, line {place}: no passage with id, contents and wikipedia_id "
-                f"({type(error).__name__}: {error})"
+                f"{self.path}, line {self._line(row)}: {line[:SHOWN].decode('utf-8', 'replace').strip()!r} is no passage with "
+                f"id, {'text and title' if columns else 'contents and wikipedia_id'} ({type(error).__name__}: {error})"
             ) from error
-        return Passage(docid, str(page), title, text)
 
     def _scan_once(self) -> None:
         """Scan the file, or wait while another process scans it."""
@@ -215,7 +228,7 @@ class PassageStore:
         """Read the whole file once; write counts, hashes, offsets, and pages unless docids contain them."""
         whole = hashlib.sha256()
         offsets, digests, page_digests = [], bytearray(), bytearray()
-        page_in_docid, count, last_page = True, 0, None
+        page_in_docid, has_pages, count, last_page = True, False, 0, None
         with self._open() as source, (folder / "pages.tsv").open("w", encoding="utf-8") as pages:
             columns = self._read_columns(source)
             position = source.tell()
@@ -223,7 +236,7 @@ class PassageStore:
                 passage = self._parse(line, columns, count - 1)
                 if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
                     raise InputError(
-                        f"{self.path}, line {count + bool(columns)}: docid {passage.docid!r}, page "
+                        f"{self.path}, line {self._line(count - 1)}: docid {passage.docid!r}, page "
                         f"(wikipedia_id) {passage.page!r}; neither may be empty or contain white space"
                     )
                 if count % STEP == 1:
@@ -234,6 +247,7 @@ class PassageStore:
                 if passage.page != last_page:
                     page_digests += _digest_bytes(passage.page)
                     last_page = passage.page
+                has_pages = has_pages or passage.docid != passage.page
                 page_in_docid = page_in_docid and passage.docid.rpartition("#")[0] == passage.page
                 pages.write(f"{passage.docid}\t{passage.page}\n")
                 if count % LOG_EVERY == 0:
@@ -249,7 +263,12 @@ class PassageStore:
         np.save(folder / "order.npy", order.astype(np.int64))
         np.save(folder / "pages.npy", np.unique(np.frombuffer(bytes(page_digests), dtype="<u8")))
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
-        facts = {"count": count, "fingerprint": whole.hexdigest()[:16], "page_in_docid": page_in_docid}
+        facts = {
+            "count": count,
+            "fingerprint": whole.hexdigest()[:16],
+            "page_in_docid": page_in_docid,
+            "has_pages": has_pages,
+        }
         files = describe_files(folder, sorted(path.name for path in folder.iterdir()))
         write_json(folder / "layout.json", facts | {"files": files})
 
@@ -263,7 +282,7 @@ class PassageStore:
             columns = self._read_columns(source)
             for row, line in enumerate(source):
                 if row in suspects:
-                    docid, place = self._parse(line, columns, row).docid, row + 1 + bool(columns)
+                    docid, place = self._parse(line, columns, row).docid, self._line(row)
                     if docid in lines:
                         raise InputError(
                             f"{self.path}, line {place}: docid {docid!r} is already on line {lines[docid]}; "
@@ -278,3 +297,19 @@ def _digest_bytes(name: str) -> bytes:
 
 def _digests(names: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join([BLAKE(name.encode()).digest() for name in names]), dtype="<u8")
+
+
+def _tsv_passage(line: bytes, columns: Mapping[str, int]) -> Passage:
+    """A line of DPR's passages; the title stands for the page where there is no wikipedia_id."""
+    (cells,) = csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t")
+    docid, text, title = (cells[columns[name]] for name in TSV_COLUMNS[:3])
+    page = cells[columns[PAGE_COLUMN]] if PAGE_COLUMN in columns else "_".join(title.split()) or docid
+    return Passage(docid, page, title, text)
+
+
+def _json_passage(line: bytes) -> Passage:
+    record = orjson.loads(line)
+    docid, page, title, text = record["id"], record["wikipedia_id"], record.get("title") or "", record["contents"]
+    if not isinstance(page, str | int) or not all(isinstance(each, str) for each in (docid, title, text)):
+        raise TypeError("id, wikipedia_id, title and contents must be strings")
+    return Passage(docid, str(page), title, text)

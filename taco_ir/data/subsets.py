@@ -84,8 +84,9 @@ def make_subset(
     with claim_output(output, made_of, record=recorded, remedy="remove it", wait=True) as finished:
         if finished:
             return _existing_subset(output)
-        read = map(collection.topics, topics)
-        gold = np.unique(np.concatenate([find_gold_rows(collection.passages, each) for each in read]))
+        judged = map(collection.topics, topics)
+        gold_rows = [find_gold_rows(collection.passages, each.name, each.queries) for each in judged]
+        gold = np.unique(np.concatenate(gold_rows))
         others = sample_distractors(collection, gold, distractors, seed)
         subset = Subset(len(gold) + len(others), len(gold), len(others))
         with writing_folder(output) as folder:

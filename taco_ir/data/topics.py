@@ -123,7 +123,14 @@ def _read_query(record: dict[str, Any], task: str, where: str) -> Query:
     evidence = unique(
         [_read_evidence(output["provenance"], where) for output in outputs if output.get("provenance") is not None]
     )
-    return Query(qid, text.strip(), task, answers, evidence, record.get("meta") or {}, record_id)
+    grades = record.get("grades") or {}
+    if not isinstance(grades, dict) or not all(type(grade) is int for grade in grades.values()):
+        raise InputError(f"{where}: query {qid!r} has grades {str(grades)[:80]!r}; whole numbers by docid are needed")
+    negatives = record.get("negatives") or []
+    if not isinstance(negatives, list) or not all(isinstance(docid, str) for docid in negatives):
+        raise InputError(f"{where}: query {qid!r} has negatives {str(negatives)[:80]!r}; a list of docids is needed")
+    meta = record.get("meta") or {}
+    return Query(qid, text.strip(), task, answers, evidence, meta, record_id, grades, tuple(negatives))
 
 
 def _read_evidence(provenance: Any, where: str) -> EvidenceSet:

@@ -17,6 +17,7 @@ from taco_ir.core.run_formats import PageOf, missing_topics, ranked_pages
 from taco_ir.core.types import Query, Run, refuse_text
 from taco_ir.evaluation.answers import ANSWER_MEASURES, answer_scores, gold_answers
 from taco_ir.evaluation.kilt_pages import kilt_scores
+from taco_ir.evaluation.named_measures import canonical_name, named_scores
 
 KINDS = {
     "page": ("Rprec", "recall", "success", "precision"),
@@ -33,7 +34,12 @@ FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5
 
 
 class Measure(NamedTuple):
-    """A measure of retrieval or of answers; `k` is its cutoff, 0 for R-precision and those of answers."""
+    """A measure of retrieval or of answers.
+
+    Attributes:
+        kind: one of `LEVELS`, or the whole name of a measure of ir_measures.
+        k: the cutoff; 0 for R-precision, measures of answers, and those of ir_measures.
+    """
 
     kind: str
     k: int = 0
@@ -51,17 +57,20 @@ class Measure(NamedTuple):
                 named = name in (kind, PRINTED.get(kind)) and level in (None, own_level)
                 if named and (k is None) == (kind not in AT_K):
                     return cls(kind, int(k or 0))
+        if canonical := canonical_name(text.strip().removeprefix("passage ")):
+            return cls(canonical)
         forms = [f"{kind}@k" if kind in AT_K else kind for kind in LEVELS]
         wanted = re.sub(r"@.*", "@k", text.strip().lower())
         nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
         raise InputError(
             f"measure {text!r} is not known, the nearest is {nearest}; allowed: {', '.join(forms[:4])} (page level), "
-            f"{', '.join(forms[4:7])} (passage level), {', '.join(forms[7:])} (answers), k from 1"
+            f"{', '.join(forms[4:7])} and all that ir_measures computes, such as AP, P@5, Judged@10 (passage level), "
+            f"{', '.join(forms[7:])} (answers), k from 1"
         )
 
     @property
     def level(self) -> str:
-        return LEVELS[self.kind]
+        return LEVELS.get(self.kind, "passage")
 
     @property
     def short(self) -> str:
@@ -75,6 +84,15 @@ class Measure(NamedTuple):
 MACRO = "macro average"
 DEFAULTS = ("Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "R@100", "nDCG@10")
 MEASURES = tuple(map(Measure.parse, DEFAULTS))
+SUMMARY = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
+GRADED = tuple(Measure(*each) for each in (("nDCG", 10), ("MRR", 10), ("R", 20), ("R", 100), ("AP",), ("Judged@10",)))
+
+
+def default_measures(has_pages: bool, short: bool = False) -> tuple[Measure, ...]:
+    """The measures of a collection: KILT's of pages and some of passages; without pages those of graded judgments."""
+    if not has_pages:
+        return GRADED[:3] if short else GRADED
+    return SUMMARY if short else MEASURES
 
 
 class Scores(NamedTuple):
@@ -130,8 +148,11 @@ def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iter
 
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
-    """qid -> relevant docid -> 1, the union over evidence sets, without queries that have no judged passages."""
-    qrels = {query.qid: {docid: 1 for evidence in query.evidence for docid in evidence.passages} for query in queries}
+    """qid -> docid -> grade, or 1 for each passage of an evidence set; without queries that have no judged passages."""
+    qrels = {
+        query.qid: dict(query.grades) or {docid: 1 for evidence in query.evidence for docid in evidence.passages}
+        for query in queries
+    }
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
 
@@ -145,12 +166,17 @@ def passage_scores(
     """
     import pytrec_eval
 
+    named = [measure for measure in measures if measure.kind not in TREC_NAMES]
+    scores: dict[Measure, dict[str, float]] = {}
+    if named:
+        found_named = named_scores(run, qrels, [measure.kind for measure in named])
+        scores = {measure: found_named[measure.kind] for measure in named}
+    measures = [measure for measure in measures if measure.kind in TREC_NAMES]
     cut = {measure: measure.k for measure in measures if measure.kind == "MRR"}
     deepest = max((measure.k for measure in measures if measure not in cut), default=0)
     depths: dict[int, list[Measure]] = {}
     for measure in measures:
         depths.setdefault(cut.get(measure, deepest), []).append(measure)
-    scores: dict[Measure, dict[str, float]] = {}
     for depth, own in depths.items():
         names = {measure: TREC_NAMES[measure.kind].format(k=measure.k) for measure in own}
         ranked = {}

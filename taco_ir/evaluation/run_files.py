@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from taco_ir.core.dpr_runs import is_dpr_run, read_dpr
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Run
@@ -38,7 +39,7 @@ def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]
         if not path.is_dir():
             found.setdefault(path.resolve(), (path, None))
             continue
-        files = sorted(file for file in path.iterdir() if file.suffix in RUN_SUFFIXES)
+        files = sorted(file for file in path.iterdir() if Path(file.name.removesuffix(".gz")).suffix in RUN_SUFFIXES)
         if not files:
             raise InputError(f"{path}: no run files in it (names end in {', '.join(RUN_SUFFIXES)})")
         for file in files:
@@ -72,10 +73,10 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
 
 def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str, dict[str, Run]]:
     """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
-    run = read_run(path)
+    run = read_dpr(path, [query for topic in topics for query in topic.queries]) if is_dpr_run(path) else read_run(path)
     for topic in topics:
         if path.name.startswith(f"{topic.name}."):
-            return named or path.stem.removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
+            return named or _stem(path).removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
@@ -84,7 +85,11 @@ def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str
     for topic in topics:
         qids = {query.qid for query in topic.queries}
         runs[topic.name] = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in qids})
-    return named or path.stem, runs
+    return named or _stem(path), runs
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from taco_ir.core.files import InputError
 from taco_ir.core.processes import log
 from taco_ir.core.run_formats import PageOf
 from taco_ir.core.tasks import KINDS
@@ -16,12 +17,15 @@ from taco_ir.evaluation.significance import Column, Comparison, Values, compare,
 from taco_ir.evaluation.tables import Cell, Marked, Table, render
 
 
-def title(collection: Collection) -> str:
+def title(collection: Collection | None) -> str:
+    """The caption of tables of scores."""
+    if collection is None:
+        return "judgments of a file"
     return f"collection {collection.name}" + (" (a demonstration, no evidence)" if collection.name == "sample" else "")
 
 
 def score(
-    collection: Collection,
+    collection: Collection | None,
     topics: Sequence[Topics],
     runs: Mapping[str, Sequence[Run]],
     measures: Sequence[Measure],
@@ -35,7 +39,7 @@ def score(
     Raises:
         InputError: for a run of other topics, or a docid without a page.
     """
-    page_of = page_of or collection.passages.page_of
+    page_of = page_of or (collection.passages.page_of if collection else _no_pages)
     scores: dict[str, list[Scores]] = {}
     for system, by_topics in runs.items():
         scores[system] = []
@@ -47,8 +51,12 @@ def score(
     return scores
 
 
+def _no_pages(_docids: Iterable[str]) -> Mapping[str, str]:
+    raise InputError("measures of pages need a collection, which says what page a passage belongs to")
+
+
 def score_by_default(
-    collection: Collection,
+    collection: Collection | None,
     topics: Sequence[Topics],
     runs: Mapping[str, Sequence[Run]],
     retrieval: Sequence[Measure],
@@ -77,7 +85,7 @@ def _select_measures(topic: Topics) -> list[Measure]:
 
 
 def build_table(
-    collection: Collection,
+    collection: Collection | None,
     topics: Sequence[Topics],
     scores: Mapping[str, Sequence[Scores]],
     measures: Sequence[Measure],

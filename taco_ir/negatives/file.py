@@ -22,6 +22,7 @@ from taco_ir.core.files import InputError, check_type, writing
 from taco_ir.core.hashes import fingerprint
 from taco_ir.core.processes import collector_paused, log
 from taco_ir.core.tasks import TOPICS, TopicsName, canonical_task
+from taco_ir.data.collection import Topics
 from taco_ir.data.examples import TrainExample
 from taco_ir.data.topics import read_json_lines
 
@@ -76,6 +77,23 @@ class Negatives(NamedTuple):
     def fingerprint(self) -> str:
         """A fingerprint of how they were mined, whatever the queries."""
         return fingerprint([header._replace(queries="") for header in self.sources])
+
+
+def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
+    """The hard negatives that topics bring themselves, as training files of other toolkits do.
+
+    Args:
+        passages: fingerprint of the collection's passages.
+
+    Raises:
+        InputError: for topics that bring none.
+    """
+    docids = {}
+    for each in topics:
+        docids[each.name] = {query.qid: list(query.negatives) for query in each.queries if query.negatives}
+        if not docids[each.name]:
+            raise InputError(f"negatives given: {each.name} brings no hard negatives; choose bm25, ance or a file")
+    return Negatives((NegativesHeader("given", "", passages, 0, 0, 0, (), 0),), docids)
 
 
 def write_negatives(path: Path, header: NegativesHeader, rows: Rows) -> None:

@@ -16,7 +16,7 @@ from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
 COMPARED_UP_TO = 1_000_000  # passages up to which a BM25 index is built without being asked for
-RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv"}
+RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv", "dpr": ".json"}
 IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of folders inside a training's
 
 

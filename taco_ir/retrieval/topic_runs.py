@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import taco_ir
+from taco_ir.core.dpr_runs import write_dpr
 from taco_ir.core.files import InputError, check_type, read_json, write_json
 from taco_ir.core.hashes import fingerprint
 from taco_ir.core.outputs import claim_output, refuse_other
@@ -70,7 +71,11 @@ def search_topics(
             runs = {retriever.name: found[retriever.name]}
             record_path(path).unlink(missing_ok=True)  # so that a run never has another's record
             run, page_of = runs[retriever.name], collection.passages.page_of
-            write_run(run, path, request.form, topic.queries, page_of, retriever.name)
+            if request.form == "dpr":
+                docids = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids)
+                write_dpr(run, topic.queries, collection.passages.get(list(docids)), path)
+            else:
+                write_run(run, path, request.form, topic.queries, page_of, retriever.name)
             write_json(record_path(path), record | maker | {"seconds": round(took, 3)})
             passages, queries = f"{collection.passages.count:,}", len(topic.queries)
             said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"

@@ -16,7 +16,14 @@ from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_sampled_examples
 from taco_ir.data.topics import plain_text
 from taco_ir.encoders.model_folder import Kind, ModelFolder
-from taco_ir.negatives.file import Negatives, read_negatives, read_sources, refuse_other_collection, with_negatives
+from taco_ir.negatives.file import (
+    Negatives,
+    given_negatives,
+    read_negatives,
+    read_sources,
+    refuse_other_collection,
+    with_negatives,
+)
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import fingerprint_of, mine
 from taco_ir.retrieval.choices import ModelChoice
@@ -26,7 +33,7 @@ from taco_ir.training.batches import divide_batch
 from taco_ir.training.folder import inputs_of, refuse_other_inputs
 from taco_ir.training.sampling import TaskSampler, build_samplers
 from taco_ir.training.settings import (
-    MINED,
+    NO_FILES,
     NOTHING,
     BatchSettings,
     EncoderSettings,
@@ -80,7 +87,7 @@ class TrainingData:
         """Raise InputError where negatives of this source or hard passages of pools could be neither mined nor read."""
         if source == "bm25" or hard_pools:
             BM25Retriever(self.collection).check(())
-        if source not in ("none", *MINED):
+        if source not in NO_FILES:
             refuse_other_collection(Path(source), read_sources(Path(source)), self.collection.passages.fingerprint)
 
     def say(self, text: str) -> None:
@@ -96,7 +103,7 @@ class TrainingData:
         """
         splits = dict.fromkeys(("train", self.validation.validate_on))
         topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
-        files = [source for source in sources if source not in ("none", *MINED)]
+        files = [source for source in sources if source not in NO_FILES]
         model = ModelFolder.find(self.run.model).path
         refuse_other_inputs(self.output, inputs_of(self.collection, topics, model, files))
 
@@ -114,6 +121,9 @@ class TrainingData:
         own = {task: {example.qid for example in self.examples(task)} for task in self.tasks}
         used = {**own, **(readable or {})}
         names = {task: str(TopicsName(task, "train")) for task in used}
+        if source.negatives == "given":
+            topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
+            return given_negatives(self.collection.passages.fingerprint, topics)
         if (path := self.mined_path(source, folder)) is None:
             wanted = {names[task]: qids for task, qids in used.items()}
             return read_negatives(Path(source.negatives), self.collection.passages.fingerprint, wanted)

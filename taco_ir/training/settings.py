@@ -26,6 +26,7 @@ MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
 PARTS = (MLM, "span_contrast", "condenser")  # of the loss of pre-training
 MIN_SPAN = 8  # tokens of a span without its special tokens
 MINED = ("bm25", "ance")  # negatives that a training mines itself
+NO_FILES = ("none", "given", *MINED)  # sources of negatives that are no file
 PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 # conditions under which a setting has any effect
@@ -313,9 +314,10 @@ class NegativeSettings(Settings):
 
     negatives: str = flag(
         "bm25",
-        "bm25, ance (mined with the model at the episode's start), none, or a file of taco_ir.mine",
+        "bm25, ance (mined with the model at the episode's start), given (by the training file), none, or a file of "
+        "taco_ir.mine",
         test=bool,
-        allowed="bm25, ance, none, or a file of taco_ir.mine",
+        allowed="bm25, ance, given, none, or a file of taco_ir.mine",
     )
     mine_depth: int = flag(200, "hits of a query that negatives are taken from", min=1, only=MINES)
     mine_skip: int = flag(0, "best hits of a query that are left out", min=0, only=MINES)

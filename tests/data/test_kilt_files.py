@@ -22,7 +22,7 @@ from taco_ir.core.types import EvidenceSet, Query
 from taco_ir.data import kilt_files
 from taco_ir.data.collection import open_collection
 from taco_ir.data.gold import find_relevant_ids
-from taco_ir.data.ir_datasets import dataset, register, register_collection
+from taco_ir.data.ir_datasets import dataset, register_collection
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     Addresses,
@@ -33,6 +33,7 @@ from taco_ir.data.kilt_files import (
     kilt_folder,
     read_questions,
 )
+from taco_ir.data.kilt_ids import register
 
 NQ_DEV, NQ_TEST, TRIVIAQA_DEV = TopicsName("nq", "dev"), TopicsName("nq", "test"), TopicsName("triviaqa", "dev")
 RECORDS: list[dict[str, Any]] = [

@@ -224,8 +224,10 @@ def test_bad_rows_are_refused_with_their_number(tmp_path: Path, bad: str) -> Non
 
 def test_files_that_are_no_passages(tmp_path: Path) -> None:
     path = tmp_path / "psgs_w100.tsv"
-    path.write_text("id\ttext\ttitle\n")
-    with pytest.raises(InputError, match="line 1: .*missing .'wikipedia_id'."):
+    path.write_text("id\ttext\n")
+    with pytest.raises(
+        InputError, match=r"line 1: columns .'id', 'text'.; id, text, title.*are expected, title is mis"
+    ):
         PassageStore(path)
     for name in FORMATS[:2]:
         with pytest.raises(InputError, match="no passages"):
@@ -236,6 +238,29 @@ def test_files_that_are_no_passages(tmp_path: Path) -> None:
         (tmp_path / FORMATS[1]).write_bytes(body)
         with pytest.raises(InputError, match="broken gzip"):
             PassageStore(tmp_path / FORMATS[1])
+
+
+def test_dpr_passages_come_with_or_without_header_and_pages(tmp_path: Path) -> None:
+    """Where there is no wikipedia_id the title is the page, and the docid where there is no title either."""
+    rows = [["1", '"Bach wrote ""suites""."', "Cello suites", "77"], ["2", "Plain.", "", "88"]]
+    header = ["id", "text", "title", "wikipedia_id"]
+    texts = ['Bach wrote "suites".', "Plain."]
+    for width, pages in ((4, ["77", "88"]), (3, ["Cello_suites", "2"])):
+        for first in ([header], []):
+            path = tmp_path / "psgs_w100.tsv"
+            path.write_text("".join("\t".join(row[:width]) + "\n" for row in [*first, *rows]))
+            found = list(PassageStore(path).read())
+            assert [(each.docid, each.page, each.text) for each in found] == list(zip("12", pages, texts, strict=True))
+            with pytest.raises(InputError, match=f"psgs_w100.tsv, line {len(first) + 3}: '3' is no passage"):
+                path.write_text(path.read_text() + "3\n")
+                PassageStore(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_passage(tmp_path: Path) -> None:
+    path = tmp_path / "passages.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"id": "1#0", "contents": "x", "wikipedia_id": "1"}\n')
+    store = PassageStore(path)
+    assert list(store.read()) == list(store.at([0])) == [Passage("1#0", "1", "", "x")]
 
 
 def test_rows_are_whole_numbers(tmp_path: Path) -> None:

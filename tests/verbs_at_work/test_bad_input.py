@@ -195,7 +195,7 @@ CASES = {
     ),
     "passages without text": Case(
         SEARCH,
-        ["c/passages.jsonl, line 2: no passage", "contents"],
+        ["c/passages.jsonl, line 2: ", "is no passage", "contents"],
         passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"}),
     ),
     "passages in a broken gzip": Case(SEARCH, ["c/passages.jsonl.gz: broken gzip"], gzip_cut),

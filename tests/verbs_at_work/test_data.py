@@ -94,7 +94,9 @@ def test_list_of_a_collection(verb: Verb, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "passages.jsonl").write_text('{"id": "1#0", "contents": "x", "wikipedia_id": "1"}\n')
     (folder / "nq-dev.jsonl").write_bytes(RECORD + b'{"id": "q2", "input": "x"}\n')
-    assert [line.split() for line in verb("list", "--collection", folder).stdout.splitlines()] == [
+    recognised, *rows = verb("list", "--collection", folder).stdout.splitlines()
+    assert recognised == "mine: KILT-style folder, 1 passages, which belong to pages"
+    assert [line.split() for line in rows] == [
         ["topics", "queries", "judged"],
         ["nq-dev", "2", "1"],
     ]

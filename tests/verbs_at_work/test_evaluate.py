@@ -253,7 +253,7 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
             "--baseline names 2 systems (mine, other)",
         ),
         (["empty", "--topics", "nq-dev"], "empty: no run files in it"),
-        (["nq-dev.mine.trec", "--topics", "nq-dev", "--measures", "MAP"], "measure 'MAP' is not known"),
+        (["nq-dev.mine.trec", "--topics", "nq-dev", "--measures", "MAPS"], "measure 'MAPS' is not known"),
         (["nq-dev.mine.trec", "--topics", "fever-test"], "no evidence to score against"),
     ],
 )

@@ -21,8 +21,8 @@ IDLE = {
         "--topics t --retriever bm25": f"--task --overwrite {OF_MODEL}",
         "--topics t --retriever bm25 --compare": "--task --overwrite",
         "--topics t --output o": "--task",
-        "--query q": "--output --output-format --compare --no-compare --overwrite",
-        "--query q --retriever bm25": f"--output --output-format --compare --no-compare --overwrite {OF_MODEL}",
+        "--query q": "--qrels --output --output-format --compare --no-compare --overwrite",
+        "--query q --retriever bm25": f"--qrels --output --output-format --compare --no-compare --overwrite {OF_MODEL}",
     },
     "answer": {
         "--reader r --topics t": "--task --overwrite",
@@ -33,6 +33,7 @@ IDLE = {
         "r --topics t": "--seed",
         "r --topics t --per-query --baseline b": "--seed",
         "r --topics t --baseline b": "",
+        "r --qrels q": "--collection --columns --seed",
     },
     "encode": {
         "--output o": "",
@@ -50,11 +51,11 @@ IDLE = {
         "--output o --source bm25 a-model": "",
     },
     "leaderboard": {
-        "f": "--rows --random --models --collection --work --seed --overwrite",
+        "f": "--columns --rows --random --models --collection --work --seed --overwrite",
         "f --format html --collection c": "--brief --rows --random --seed --overwrite",
-        "f --convergence n --output o": f"{OF_BOARDS} --rows --random --models --collection --work --seed",
+        "f --convergence n --output o": f"{OF_BOARDS} --columns --rows --random --models --collection --work --seed",
         "f --check --collection c": f"{OF_BOARDS} --convergence --format --output --overwrite --seed",
-        "f --baseline b": "--rows --random --models --collection --work --overwrite",
+        "f --baseline b": "--columns --rows --random --models --collection --work --overwrite",
     },
     "reproduce": {"--conditions c": "--format", "--conditions c --list": "--jobs --device"},
     "submission": {"--runs r --output o": ""},
@@ -76,7 +77,7 @@ def words(action: argparse.Action, flag: str) -> list[str]:
         return [flag]
     if action.choices:
         return [flag, str(action.default if action.default in action.choices else next(iter(action.choices)))]
-    return [flag, "0:1" if flag == "--window" else "1"]
+    return [flag, {"--window": "0:1", "--columns": "id=1"}.get(flag, "1")]
 
 
 CASES = [(verb, asked, set(idle.split())) for verb, cases in IDLE.items() for asked, idle in cases.items()]
@@ -109,7 +110,7 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
 MODES = {
     "search": ("--query", "--topics"),
     "answer": ("--query", "--topics"),
-    "evaluate": ("--per-query",),
+    "evaluate": ("--per-query", "--topics"),
     "encode": ("--verify",),
     "index": ("--verify",),
     "mine": ("--window",),

@@ -26,7 +26,8 @@ NEAREST = ("structured_zeroshot", "zsre", "wned")
 
 
 def same(found: object, expected: object) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)  # type: ignore[call-overload]
+    """Equal but for rounding: one text alone was 1.1e-6 from the same text in a batch on one processor."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")

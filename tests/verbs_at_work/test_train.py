@@ -104,7 +104,7 @@ def test_a_file_and_flags_over_it(tiny_bert: Path, folder: Path) -> None:
             r".*'tau' is not NAME=VALUE.*\(see python -m taco_ir.train --help\)",
         ),
         (["--model", "./m", "--output", "o"], r"--model './m': no such folder"),
-        (["--model", "./m", "--output", "o", "--collection", "./c"], r"--collection './c': no such folder; .*"),
+        (["--model", "./m", "--output", "o", "--collection", "./c"], r"--collection './c': no such folder. .*"),
     ],
 )
 def test_a_mistake_is_one_line(argv: Sequence[str], said: str) -> None:

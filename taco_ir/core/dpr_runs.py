@@ -1,0 +1,142 @@
+"""DPR's retrieval output: a JSON list of questions, each with its answers and ranked contexts.
+
+[{"question": "who ...", "answers": ["..."], "ctxs": [{"id": "1#0", "title": "...", "text": "...", "score": "81.2",
+"has_answer": true}]}]
+
+Its questions have no ids: a run is read beside its topics, by the texts of their queries.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from taco_ir.core.files import InputError, reading, writing
+from taco_ir.core.processes import collector_paused
+from taco_ir.core.run_formats import format_score, numbered_lines
+from taco_ir.core.texts import normal_answer
+from taco_ir.core.types import Passage, Query, Ranking, Run
+
+CHUNK = 1 << 20
+SHOWN = 200  # characters of a record in a message
+BETWEEN = re.compile(r"[\s,]*")  # records of a list
+
+
+def json_list(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list one by one, so that memory does not depend on the size of the file.
+
+    Raises:
+        InputError: for a file that is no list of objects, or is cut off.
+    """
+    decoder, pieces = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("replace")
+    text, begun = "", False
+    with reading(path) as source:
+        for chunk in iter(partial(source.read, CHUNK), b""):
+            text += pieces.decode(chunk)
+            place = _after_blanks(text, 0)
+            if not begun and place < len(text):
+                if text[place] != "[":
+                    break
+                begun, place = True, _after_blanks(text, place + 1)
+            while place < len(text) and text[place] != "]":
+                try:
+                    record, end = decoder.raw_decode(text, place)
+                except json.JSONDecodeError:
+                    break  # the rest of it is in the next chunk
+                except RecursionError as error:
+                    raise InputError(f"{path}: nested too deeply at {text[place : place + SHOWN]!r}") from error
+                if not isinstance(record, dict):
+                    raise InputError(f"{path}: {text[place : place + SHOWN]!r} in the list is no object")
+                yield record
+                place = _after_blanks(text, end)
+            text = text[place:]
+    if text.strip() != "]":
+        raise InputError(f"{path}: not a JSON list of objects, or cut off, at {text[:SHOWN]!r}")
+
+
+def _after_blanks(text: str, place: int) -> int:
+    found = BETWEEN.match(text, place)
+    return found.end() if found else place
+
+
+def is_dpr_run(path: Path) -> bool:
+    """Whether a file begins as a JSON list."""
+    return path.is_file() and next(numbered_lines(path), (0, ""))[1].lstrip().startswith("[")
+
+
+def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
+    """Read DPR's retrieval output for topics; queries are found by their texts.
+
+    Raises:
+        InputError: naming the record whose question is not among the queries, that is there twice, or whose contexts
+            have no id or no finite score.
+    """
+    qids = {query.text: query.qid for query in queries}
+    rankings: dict[str, Ranking] = {}
+    with collector_paused():
+        for number, record in enumerate(json_list(path), 1):
+            where = f"{path}, record {number}"
+            question, contexts = record.get("question"), record.get("ctxs")
+            if not isinstance(question, str) or not isinstance(contexts, list):
+                raise InputError(f"{where}: {str(record)[:SHOWN]!r} has no question and ctxs, as DPR's output has")
+            if (qid := qids.get(question.strip())) is None:
+                raise InputError(
+                    f"{where}: question {question[:SHOWN]!r} is none of the {len(qids)} queries of the topics"
+                )
+            if qid in rankings:
+                raise InputError(f"{where}: question {question[:SHOWN]!r} is there twice; once is allowed")
+            hits = [_hit(context, where) for context in contexts]
+            if len({docid for docid, _ in hits}) < len(hits):
+                raise InputError(f"{where}: a passage is given twice for question {question[:SHOWN]!r}")
+            rankings[qid] = Ranking.of([docid for docid, _ in hits], [score for _, score in hits])
+    return Run(rankings)
+
+
+def _hit(context: Any, where: str) -> tuple[str, float]:
+    """Docid and score of a context; scores are texts or numbers."""
+    docid = context.get("id", context.get("passage_id")) if isinstance(context, dict) else None
+    try:
+        score = float(context["score"])
+    except (TypeError, KeyError, ValueError):
+        score = math.nan
+    if not isinstance(docid, str | int) or isinstance(docid, bool) or not math.isfinite(score):
+        raise InputError(f"{where}: {str(context)[:SHOWN]!r} is no context with an id and a finite score")
+    return str(docid), score
+
+
+def write_dpr(run: Run, queries: Sequence[Query], passages: Mapping[str, Passage], path: Path) -> None:
+    """Write DPR's retrieval output, one record per query in topic order.
+
+    `has_answer` says whether the text of a context holds an answer as whole words, in lower case and without
+    punctuation and articles (DPR's own tokenisation keeps these).
+
+    Args:
+        passages: every passage of the run by docid.
+    """
+    with writing(path, "wb") as sink:
+        for place, query in enumerate(queries):
+            answers = [f" {form} " for answer in query.answers if (form := normal_answer(answer))]
+            ranking = run.rankings.get(query.qid)
+            contexts = []
+            for docid, score in zip(ranking.docids, ranking.scores, strict=True) if ranking else ():
+                text = f" {normal_answer(passages[docid].text)} "
+                contexts.append(
+                    {
+                        "id": docid,
+                        "title": passages[docid].title,
+                        "text": passages[docid].text,
+                        "score": format_score(score),
+                        "has_answer": any(answer in text for answer in answers),
+                    }
+                )
+            record = {"question": query.text, "answers": query.answers, "ctxs": contexts}
+            sink.write((b",\n" if place else b"[\n") + orjson.dumps(record, option=orjson.OPT_INDENT_2))
+        sink.write(b"\n]\n" if queries else b"[]\n")

@@ -1,0 +1,11 @@
+"""Layouts of collections that others publish. Each file is one layout: how it is recognised, and how it is read."""
+
+FORMATS = {
+    "beir": "taco_ir.data.formats.beir:BEIR",
+    "msmarco": "taco_ir.data.formats.msmarco:MSMARCO",
+    "hf": "taco_ir.data.formats.huggingface:HUGGING_FACE",
+    "tevatron": "taco_ir.data.formats.training_files:TEVATRON",
+    "dpr": "taco_ir.data.formats.training_files:DPR",
+    "triples": "taco_ir.data.formats.training_files:TRIPLES",
+    "irds": "taco_ir.data.formats.irds:IR_DATASETS",
+}

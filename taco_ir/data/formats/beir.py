@@ -1,0 +1,75 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv (Thakur et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.types import Passage
+from taco_ir.data.formats.base import (
+    Format,
+    QuerySet,
+    Record,
+    Source,
+    first_existing,
+    hash_files,
+    judged_queries,
+)
+from taco_ir.data.qrels import read_qrels
+from taco_ir.data.query_files import read_query_texts
+
+CORPUS, QUERIES = ("corpus.jsonl",), ("queries.jsonl",)
+SHOWN = 200  # characters of a line in a message
+
+
+def _recognises(path: Path) -> bool:
+    return first_existing(path, CORPUS) is not None
+
+
+def _open(place: str, columns: Mapping[str, str]) -> Source:
+    folder = Path(place)
+    corpus, queries = first_existing(folder, CORPUS), first_existing(folder, QUERIES)
+    judgments = {split: first_existing(folder / "qrels", (f"{split}.tsv",)) for split in SPLITS}
+    lacking = [name for name, there in ((CORPUS[0], corpus), (QUERIES[0], queries)) if there is None]
+    if corpus is None or queries is None or not any(judgments.values()):
+        lacking += [] if any(judgments.values()) else [f"qrels/<split>.tsv with a split of {', '.join(SPLITS)}"]
+        raise InputError(f"--collection {place}: no BEIR folder, since it lacks {' and '.join(lacking)}")
+    if columns:
+        raise InputError(f"--columns: the columns of a BEIR folder have fixed names; --collection {place} is one")
+    files = [corpus, queries, *(path for path in judgments.values() if path)]
+    texts = cache(partial(read_query_texts, queries))
+    name = folder.resolve().name
+    topics = {
+        TopicsName(name, split): partial(_queries, texts, path) for split, path in judgments.items() if path is not None
+    }
+    return Source("BEIR folder", name, hash_files(files), partial(_passages, corpus), topics)
+
+
+def _queries(texts: Any, path: Path) -> QuerySet:
+    return judged_queries(texts(), read_qrels(path), path)
+
+
+def _passages(corpus: Path) -> Iterator[Record]:
+    for number, line in numbered_lines(corpus):
+        where = f"{corpus}, line {number}"
+        try:
+            record = orjson.loads(line)
+            docid, title, text = str(record["_id"]), record.get("title") or "", record["text"]
+            if not isinstance(title, str) or not isinstance(text, str):
+                raise TypeError("title and text must be texts")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{where}: {line.strip()[:SHOWN]!r} is no passage with _id, title and text "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        yield Record(Passage(docid, docid, title, text), where)
+
+
+BEIR = Format("a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv", _recognises, _open)

@@ -1,0 +1,90 @@
+"""Corpora as tables: a parquet file, a folder saved by Hugging Face's datasets, or `hf:NAME` of a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Passage
+from taco_ir.data.formats.base import Format, Record, Source, hash_files
+
+COLUMNS = {"id": "id", "title": "title", "text": "text"}  # what is read -> the name of its column, unless chosen
+CHOICES = ("config", "split")  # of a hub's data set, or the split of a saved one
+SAVED = ("dataset_info.json", "dataset_dict.json")
+ROWS = 1000  # read at once
+
+
+def _recognises(path: Path) -> bool:
+    return path.suffix == ".parquet" or any((path / name).is_file() for name in SAVED)
+
+
+def _open(place: str, columns: Mapping[str, str]) -> Source:
+    if unknown := columns.keys() - COLUMNS.keys() - set(CHOICES):
+        raise InputError(
+            f"--columns {min(unknown)}={columns[min(unknown)]}: {', '.join([*COLUMNS, *CHOICES])} are allowed"
+        )
+    table, layout, files = _table(place, columns)
+    names = {role: columns.get(role, name) for role, name in COLUMNS.items()}
+    known = table.column_names
+    if "title" not in columns and "title" not in known:
+        names.pop("title")  # titles are optional
+    for role, name in names.items():
+        if name not in known:
+            raise InputError(
+                f"--collection {place}: no column {name!r} for {role}; it has {', '.join(known)}; "
+                f"choose one by --columns {role}=NAME"
+            )
+    key = [hash_files(files), sorted(names.items())]
+    return Source(layout, Path(place).stem or place, key, partial(_passages, table, names, place), {})
+
+
+def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]]:
+    """The rows as a data set of Hugging Face's library, what it is, and the files that hold it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"--collection {place}: reading it needs the package `datasets` (pip install datasets)"
+        ) from error
+    path = Path(place)
+    split = columns.get("split")
+    datasets.disable_progress_bars()
+    try:
+        if path.suffix == ".parquet":
+            found: Any = datasets.Dataset.from_parquet(str(path))
+            return found, "parquet file", [path]
+        if path.is_dir():
+            found, layout = datasets.load_from_disk(str(path)), "saved Hugging Face data set"
+        else:
+            found, layout = datasets.load_dataset(place, columns.get("config")), "data set of a Hugging Face hub"
+    except Exception as error:  # pyarrow's, the hub's and the library's own have no common base
+        raise InputError(f"--collection {place}: it cannot be opened ({type(error).__name__}: {error})") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split is None and len(found) > 1:
+            raise InputError(
+                f"--collection {place}: it has splits {', '.join(map(str, found))}; choose one by --columns split=NAME"
+            )
+        if split is not None and split not in found:
+            raise InputError(f"--columns split={split}: {place} has {', '.join(map(str, found))}")
+        found = found[split or next(iter(found))]
+    return found, layout, [Path(file["filename"]) for file in found.cache_files]
+
+
+def _passages(table: Any, names: Mapping[str, str], place: str) -> Iterator[Record]:
+    row = 0
+    for batch in table.iter(ROWS):
+        columns = {role: batch[name] for role, name in names.items()}
+        for place_in_batch, docid in enumerate(columns["id"]):
+            row += 1
+            where = f"{place}, row {row}"
+            title = columns["title"][place_in_batch] if "title" in columns else ""
+            text = columns["text"][place_in_batch]
+            if not isinstance(docid, str | int) or not isinstance(text, str) or not isinstance(title or "", str):
+                raise InputError(f"{where}: id {docid!r} with text {str(text)[:80]!r}; an id and texts are needed")
+            yield Record(Passage(str(docid), str(docid), title or "", text), where)
+
+
+HUGGING_FACE = Format("a parquet file, a folder saved by Hugging Face's datasets, or hf:NAME", _recognises, _open)

@@ -1,0 +1,108 @@
+"""Collections of ir_datasets by id, `irds:beir/scifact/test`: documents, queries and graded judgments.
+
+Downloads are ir_datasets' own. `irds:ID` has the queries of ID, and those of ID/train, ID/dev and ID/test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError
+from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.types import Passage, run_id
+from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
+from taco_ir.data.kilt_ids import register
+
+SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
+RELEASED = "ir_datasets.datasets."  # modules whose data an ir_datasets release pins by checksums
+
+
+def _open(place: str, columns: Mapping[str, str]) -> Source:
+    import ir_datasets
+
+    register()
+    if columns:
+        raise InputError("--columns: documents of ir_datasets have fixed fields")
+    known = ir_datasets.registry
+    if place not in known:
+        near = [each for each in known if place.partition("/")[0] in each][:5]
+        raise InputError(
+            f"--collection irds:{place}: ir_datasets has no such id{near and '; near: ' + ', '.join(near)}"
+        )
+    ids = [each for each in (place, *(f"{place}/{split}" for split in SPLITS)) if each in known]
+    found = {each: ir_datasets.load(each) for each in ids}
+    if not found[place].has_docs():
+        raise InputError(f"--collection irds:{place}: it has no documents, so there is nothing to search")
+    with_queries = {each: dataset for each, dataset in found.items() if dataset.has_queries()}
+    try:
+        key = [
+            _key(found[place], "docs"),
+            *(_key(each, kind) for each in with_queries.values() for kind in ("queries", "qrels")),
+        ]
+    except Exception as error:  # a file that is not there, or a failed download: each has its own class
+        raise InputError(f"--collection irds:{place}: {type(error).__name__}: {error}") from error
+    topics = {_topics_name(each): partial(_queries, dataset) for each, dataset in with_queries.items()}
+    return Source("ir_datasets id", place.replace("/", "-"), key, partial(_passages, found[place], place), topics)
+
+
+def _topics_name(dataset_id: str) -> TopicsName:
+    """Task and split of an id: msmarco-passage/dev/small -> msmarco-passage-small, dev; test where it names no split."""
+    split, rest = "test", []
+    for part in dataset_id.split("/"):
+        if (name := SPLIT_NAMES.get(part, part)) in SPLITS:
+            split = name
+        else:
+            rest.append(part)
+    return TopicsName("-".join(rest), split)
+
+
+def _key(dataset: Any, kind: str) -> Any:
+    """What the documents, queries or judgments of a data set depend on.
+
+    Hashes of their files where they have some, the release where it pins them, else a hash of all records.
+    """
+    if not getattr(dataset, f"has_{kind}")():
+        return None
+    handler = getattr(dataset, f"{kind}_handler")()
+    path = getattr(handler, f"{kind}_path", None)
+    try:
+        paths = path() if path is not None else None
+    except (NotImplementedError, AttributeError, TypeError):
+        paths = None
+    if isinstance(paths, str | Path) and Path(paths).is_file():
+        return [dataset.dataset_id(), hash_files([Path(paths)])]
+    if type(handler).__module__.startswith(RELEASED):
+        return [dataset.dataset_id(), version("ir_datasets")]
+    digest = hashlib.sha256()
+    for record in getattr(handler, f"{kind}_iter")():
+        digest.update(repr(tuple(record)).encode())
+    return [dataset.dataset_id(), digest.hexdigest()]
+
+
+def _passages(dataset: Any, place: str) -> Iterator[Record]:
+    for number, doc in enumerate(dataset.docs_iter(), 1):
+        title = getattr(doc, "title", "")
+        text = getattr(doc, "text", None)
+        body = text if isinstance(text, str) else doc.default_text()
+        yield Record(
+            Passage(doc.doc_id, doc.doc_id, title if isinstance(title, str) else "", body),
+            f"{place}, document {number}",
+        )
+
+
+def _queries(dataset: Any) -> QuerySet:
+    texts = {run_id(query.query_id): query.default_text() for query in dataset.queries_iter()}
+    if not dataset.has_qrels():
+        return QuerySet(texts, None)
+    qrels: dict[str, dict[str, int]] = {}
+    for judgment in dataset.qrels_iter():
+        qrels.setdefault(run_id(judgment.query_id), {})[judgment.doc_id] = int(judgment.relevance)
+    return QuerySet({qid: text for qid, text in texts.items() if qid in qrels}, qrels)
+
+
+IR_DATASETS = Format("irds:ID, an id of ir_datasets, such as irds:beir/scifact/test", lambda _: False, _open)

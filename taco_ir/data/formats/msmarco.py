@@ -1,0 +1,69 @@
+"""MS MARCO's tab-separated files: collection.tsv, queries.<split>.tsv and qrels.<split>.tsv (Bajaj et al., 2016)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.tasks import TopicsName
+from taco_ir.core.types import Passage
+from taco_ir.data.formats.base import (
+    Format,
+    QuerySet,
+    Record,
+    Source,
+    first_existing,
+    hash_files,
+    judged_queries,
+)
+from taco_ir.data.qrels import read_qrels
+from taco_ir.data.query_files import read_query_texts
+
+CORPUS = ("collection.tsv",)
+QUERIES = re.compile(r"queries\.(?P<split>train|dev|eval|test)(?:\.(?P<subset>.+?))?\.tsv(?:\.gz)?")
+SPLIT_NAMES = {"eval": "test"}
+SHOWN = 200  # characters of a line in a message
+
+
+def _recognises(path: Path) -> bool:
+    return first_existing(path, CORPUS) is not None
+
+
+def _open(place: str, columns: Mapping[str, str]) -> Source:
+    folder = Path(place)
+    corpus = first_existing(folder, CORPUS)
+    if corpus is None:
+        raise InputError(f"--collection {place}: no MS MARCO folder, since it lacks {CORPUS[0]}")
+    if columns:
+        raise InputError(f"--columns: MS MARCO's files have no named columns; --collection {place} is such a folder")
+    name = folder.resolve().name
+    topics, files = {}, [corpus]
+    for path in sorted(folder.iterdir()):
+        if matched := QUERIES.fullmatch(path.name):
+            split, subset = matched["split"], matched["subset"]
+            judgments = first_existing(folder, (path.name.removesuffix(".gz").replace("queries", "qrels", 1),))
+            topics_name = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
+            topics[topics_name] = partial(_queries, path, judgments)
+            files += [path, *([judgments] if judgments else [])]
+    return Source("MS MARCO TSV files", name, hash_files(files), partial(_passages, corpus), topics)
+
+
+def _queries(path: Path, judgments: Path | None) -> QuerySet:
+    texts = read_query_texts(path)
+    return judged_queries(texts, read_qrels(judgments), judgments) if judgments else QuerySet(texts, None)
+
+
+def _passages(corpus: Path) -> Iterator[Record]:
+    for number, line in numbered_lines(corpus):
+        where = f"{corpus}, line {number}"
+        docid, tab, text = line.rstrip("\r\n").partition("\t")
+        if not tab or "\t" in text:
+            raise InputError(f"{where}: {line.strip()[:SHOWN]!r}; two columns are needed: id and text")
+        yield Record(Passage(docid.strip(), docid.strip(), "", text), where)
+
+
+MSMARCO = Format("a folder with collection.tsv, queries.<split>.tsv and qrels.<split>.tsv", _recognises, _open)

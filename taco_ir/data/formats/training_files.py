@@ -1,0 +1,189 @@
+"""Training files that bring their passages with them: Tevatron's JSON lines, DPR's JSON, and triples of texts.
+
+Such a file is a collection of its own: its passages, and train queries with positives and hard negatives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from taco_ir.core.dpr_runs import json_list
+from taco_ir.core.files import InputError, reading
+from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.types import Passage, run_id
+from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
+
+SHOWN = 200  # characters of a record in a message
+CHUNK = 1 << 20
+TRIPLE = 3  # columns: query, relevant passage, other passage
+SUFFIXES = (".jsonl", ".json", ".tsv", ".jsonl.gz", ".json.gz", ".tsv.gz")
+
+
+class Item(NamedTuple):
+    """A training query with its passages, and where it stands, for messages."""
+
+    where: str
+    qid: str
+    text: str
+    positives: list[Passage]
+    negatives: list[Passage]
+
+
+Items = Callable[[Path], Iterator[Item]]
+
+
+def tevatron_items(path: Path) -> Iterator[Item]:
+    """Tevatron: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages": [...]}."""
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        record = _parsed(line, where)
+        qid = record.get("query_id", number)
+        yield _item(where, qid, record, ("query", "positive_passages", "negative_passages"), ("docid",))
+
+
+def dpr_items(path: Path) -> Iterator[Item]:
+    """DPR: a JSON list of {"question", "positive_ctxs": [{"passage_id", "title", "text"}], "hard_negative_ctxs": [...]}."""
+    for number, record in enumerate(json_list(path), 1):
+        where = f"{path}, record {number}"
+        yield _item(
+            where, number, record, ("question", "positive_ctxs", "hard_negative_ctxs"), ("passage_id", "psg_id", "id")
+        )
+
+
+def triple_items(path: Path) -> Iterator[Item]:
+    """Triples of texts, `query<TAB>relevant passage<TAB>other passage`; their ids are hashes of the texts."""
+    for number, line in numbered_lines(path):
+        cells = line.rstrip("\r\n").split("\t")
+        where = f"{path}, line {number}"
+        if len(cells) != TRIPLE or not all(map(str.strip, cells)):
+            raise InputError(f"{where}: {line[:SHOWN]!r}; three texts separated by tabs are needed")
+        query, positive, negative = cells
+        passages = [Passage(_digest(text), _digest(text), "", text) for text in (positive, negative)]
+        yield Item(where, _digest(query), query, passages[:1], passages[1:])
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: a JSON object is expected, this is {line[:SHOWN]!r}")
+    return record
+
+
+def _item(
+    where: str, qid: object, record: Mapping[str, Any], keys: tuple[str, str, str], id_keys: tuple[str, ...]
+) -> Item:
+    query, positive, negative = keys
+    text = record.get(query)
+    if not isinstance(text, str) or not text.strip() or not isinstance(qid, str | int):
+        raise InputError(f"{where}: {query} {str(text)[:SHOWN]!r}; a non-empty text is needed")
+    lists = []
+    for key in (positive, negative):
+        passages = record.get(key) or []
+        if not isinstance(passages, list):
+            raise InputError(f"{where}: {key} is {str(passages)[:SHOWN]!r}; a list of passages is needed")
+        lists.append([_passage(passage, id_keys, f"{where}, {key}") for passage in passages])
+    if not lists[0]:
+        raise InputError(f"{where}: {positive} is empty; a training query needs a relevant passage")
+    return Item(where, run_id(str(qid)), text.strip(), *lists)
+
+
+def _passage(record: Any, id_keys: tuple[str, ...], where: str) -> Passage:
+    docid = next((record[key] for key in id_keys if key in record), None) if isinstance(record, dict) else None
+    if not isinstance(docid, str | int) or isinstance(docid, bool) or not isinstance(record.get("text"), str):
+        raise InputError(f"{where}: {str(record)[:SHOWN]!r} is no passage with {id_keys[0]}, title and text")
+    return Passage(str(docid), str(docid), str(record.get("title") or ""), record["text"])
+
+
+def _first_line(path: Path) -> str:
+    if not path.is_file() or not path.name.endswith(SUFFIXES):
+        return ""
+    try:
+        return next(numbered_lines(path), (0, ""))[1]
+    except InputError:
+        return ""
+
+
+def _is_tevatron(path: Path) -> bool:
+    line = _first_line(path).lstrip()
+    return line.startswith("{") and '"positive_passages"' in line
+
+
+def _is_dpr(path: Path) -> bool:
+    if not _first_line(path).lstrip().startswith("["):
+        return False
+    with reading(path) as source:
+        return b'"positive_ctxs"' in source.read(CHUNK)
+
+
+def _is_triples(path: Path) -> bool:
+    return path.name.startswith("triples") and len(_first_line(path).split("\t")) == TRIPLE
+
+
+def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> Source:
+    path = Path(place)
+    if not path.is_file():
+        raise InputError(f"--collection {place}: no such file; {layout} is one file")
+    if columns:
+        raise InputError(f"--columns: {layout} has fixed names")
+    stem = path.name.partition(".")[0]
+    name = next((stem.removesuffix(f"-{split}") for split in SPLITS if stem.endswith(f"-{split}")), stem)
+    name = path.resolve().parent.name if name in SPLITS else name
+    return Source(
+        layout,
+        name,
+        hash_files([path]),
+        partial(_passages, items, path),
+        {TopicsName(name, "train"): partial(_queries, items, path)},
+    )
+
+
+def _passages(items: Items, path: Path) -> Iterator[Record]:
+    """Each passage once. Raises: InputError where one docid has two texts."""
+    texts: dict[str, int] = {}  # hashes of them, so that memory does not depend on their length
+    for item in items(path):
+        for passage in item.positives + item.negatives:
+            text = hash((passage.title, passage.text))
+            if passage.docid not in texts:
+                texts[passage.docid] = text
+                yield Record(passage, item.where)
+            elif texts[passage.docid] != text:
+                raise InputError(f"{item.where}: docid {passage.docid!r} had another text on an earlier line")
+
+
+def _queries(items: Items, path: Path) -> QuerySet:
+    """Queries by id; records that repeat an id and its text are put together. Raises: InputError for an id of two texts."""
+    texts: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    negatives: dict[str, dict[str, None]] = {}
+    for item in items(path):
+        if texts.setdefault(item.qid, item.text) != item.text:
+            raise InputError(f"{item.where}: query id {item.qid!r} was given to another text on an earlier line")
+        qrels.setdefault(item.qid, {}).update({passage.docid: 1 for passage in item.positives})
+        negatives.setdefault(item.qid, {}).update(dict.fromkeys(passage.docid for passage in item.negatives))
+    kept = {qid: [docid for docid in docids if docid not in qrels[qid]] for qid, docids in negatives.items()}
+    return QuerySet(texts, qrels, kept)
+
+
+TEVATRON = Format(
+    "a file of Tevatron's training records", _is_tevatron, partial(_open, "Tevatron training file", tevatron_items)
+)
+DPR = Format("a file of DPR's training records", _is_dpr, partial(_open, "DPR training file", dpr_items))
+TRIPLES = Format(
+    "a file triples*.tsv of query, relevant and other passage",
+    _is_triples,
+    partial(_open, "file of triples", triple_items),
+)

@@ -1,0 +1,98 @@
+"""Reads files of query texts: BEIR's JSON lines, `id<TAB>text`, and TREC's `<top>` files; plain or gzip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import orjson
+
+from taco_ir.core.files import InputError
+from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.types import run_id
+
+TAG = re.compile(r"<(/?)([a-zA-Z]+)>\s*(.*)")
+CLOSING = re.compile(r"\s*</[a-zA-Z]+>\s*$")
+SHOWN = 200  # characters of a line in a message
+KNOWN = 'BEIR\'s JSON lines {"_id", "text"}, `id<TAB>text`, and TREC\'s <top> are read'
+
+
+def read_query_texts(path: Path) -> dict[str, str]:
+    """Read query texts by query id; the format is told by the first line that is not blank.
+
+    Raises:
+        InputError: naming file and line for a record without id or text, an id that is given twice, or another format.
+    """
+    first = next(numbered_lines(path), None)
+    if first is None:
+        raise InputError(f"{path}: no queries; {KNOWN}")
+    line = first[1].lstrip()
+    if line.startswith("{"):
+        found = _json_queries(path)
+    elif line.lower().startswith("<top"):
+        found = _trec_queries(path)
+    elif "\t" in line:
+        found = _tsv_queries(path)
+    else:
+        raise InputError(f"{path}, line {first[0]}: {line.strip()[:SHOWN]!r} is no query; {KNOWN}")
+    return _by_id(found)
+
+
+def _by_id(found: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for where, qid, text in found:
+        name = run_id(qid)
+        if not name or not text.strip():
+            raise InputError(f"{where}: query {qid!r} has text {text[:SHOWN]!r}; both must be non-empty")
+        if name in texts:
+            raise InputError(f"{where}: query id {qid!r} is given twice; ids must be unique")
+        texts[name] = text.strip()
+    return texts
+
+
+def _json_queries(path: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            record = orjson.loads(line)
+            qid, text = record["_id"], record["text"]
+            if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(text, str):
+                raise TypeError("_id and text must be texts")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{where}: {line.strip()[:SHOWN]!r} is no query with _id and text ({type(error).__name__}: {error})"
+            ) from error
+        yield where, str(qid), text
+
+
+def _tsv_queries(path: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in numbered_lines(path):
+        qid, tab, text = line.strip("\r\n").partition("\t")
+        where = f"{path}, line {number}"
+        if not tab:
+            raise InputError(f"{where}: {line.strip()[:SHOWN]!r} has no tab; `id<TAB>text` is needed")
+        yield where, qid.strip(), text
+
+
+def _trec_queries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """The titles of TREC topics; descriptions and narratives are left out."""
+    fields: dict[str, str] = {}
+    where = tag = ""
+    for number, line in numbered_lines(path):
+        matched = TAG.match(line.strip())
+        if not matched:
+            if tag:
+                fields[tag] = f"{fields[tag]} {CLOSING.sub('', line.strip())}".strip()
+            continue
+        closing, name, text = matched[1], matched[2].lower(), matched[3]
+        if name == "top" and closing:
+            yield where, fields.get("num", "").removeprefix("Number:").strip(), fields.get("title", "")
+            fields, tag = {}, ""
+        elif name == "top":
+            where = f"{path}, line {number}"
+        elif not closing:
+            tag = name
+            fields[tag] = CLOSING.sub("", text)
+    if fields:
+        raise InputError(f"{where}: this <top> has no </top>; the file is cut off")

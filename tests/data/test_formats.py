@@ -1,0 +1,204 @@
+"""Collections in the layouts that others publish: recognised, read once, and the same as in our own layout."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from layouts import GRADES, MADE, QUERIES, TEXTS, TITLES, beir, lines, msmarco, triples
+
+from taco_ir.core.files import InputError, data_home
+from taco_ir.core.tasks import TopicsName
+from taco_ir.core.types import Passage, Query
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.data.formats import FORMATS
+from taco_ir.data.gold import find_positives
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Collection:
+    return open_collection(MADE[request.param][0](tmp_path))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_layout_is_recognised_by_what_is_there(name: str, tmp_path: Path) -> None:
+    make, layout = MADE[name]
+    assert open_collection(make(tmp_path)).layout == layout
+
+
+@pytest.mark.parametrize("made", ["beir", "parquet", "saved"], indirect=True)
+def test_passages_are_those_of_the_file(made: Collection) -> None:
+    expected = [Passage(docid, docid, TITLES[docid], text) for docid, text in TEXTS.items()]
+    assert list(made.passages.read()) == expected
+    assert not made.passages.has_pages
+
+
+@pytest.mark.parametrize(("name", "topics"), [("beir", "scifact-test"), ("msmarco", "marco-small-dev")])
+def test_queries_have_their_graded_judgments(name: str, topics: str, tmp_path: Path) -> None:
+    loaded = open_collection(MADE[name][0](tmp_path)).topics(topics)
+    assert {query.qid: query.text for query in loaded.queries} == {qid: QUERIES[qid] for qid in GRADES}
+    assert {query.qid: query.grades for query in loaded.queries} == GRADES
+    assert loaded.has_gold
+
+
+def test_what_is_relevant_is_a_positive_and_what_is_not_is_none(tmp_path: Path) -> None:
+    collection = open_collection(beir(tmp_path))
+    queries = collection.topics("scifact-test").queries
+    assert find_positives(collection.passages, queries) == [(("d1",),), (("d2",),)]
+
+
+@pytest.mark.parametrize("made", ["tevatron", "dpr"], indirect=True)
+def test_training_files_bring_positives_and_hard_negatives(made: Collection) -> None:
+    queries = made.topics(str(made.topics_names[0])).queries
+    assert [query.text for query in queries] == [QUERIES["q1"], QUERIES["q2"]]
+    assert [find_positives(made.passages, [query])[0] for query in queries] == [(("d1",),), (("d2",),)]
+    assert [query.negatives for query in queries] == [("d3",), ("d3",)]
+    assert {passage.docid: passage.text for passage in made.passages.read()} == TEXTS
+
+
+def test_triples_are_put_together_by_their_texts(tmp_path: Path) -> None:
+    path = Path(triples(tmp_path))
+    path.write_text(path.read_text() + f"{QUERIES['q1']}\t{TEXTS['d1']}\tAnother passage.\n")
+    collection = open_collection(str(path))
+    queries = collection.topics("triples-train").queries
+    texts = {passage.docid: passage.text for passage in collection.passages.read()}
+    assert [[texts[docid] for docid in query.negatives] for query in queries] == [
+        ["No mountain.", "Another passage."],
+        ["No mountain."],
+    ]
+
+
+def test_gzip_makes_no_difference(tmp_path: Path) -> None:
+    plain = open_collection(beir(tmp_path / "plain"))
+    packed = Path(beir(tmp_path / "packed"))
+    for path in [*packed.glob("*.jsonl"), *packed.glob("qrels/*.tsv")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    opened = open_collection(str(packed))
+    assert opened.passages.fingerprint == plain.passages.fingerprint
+    assert opened.topics("scifact-test").gold_fingerprint == plain.topics("scifact-test").gold_fingerprint
+
+
+def test_an_import_is_made_once_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+    place = beir(tmp_path)
+    first = open_collection(place)
+    assert open_collection(place).passage_path == first.passage_path
+    assert first.passage_path.is_relative_to(data_home())
+    qrels = Path(place) / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text().replace("q1\td1\t2", "q1\td1\t0"))
+    queries = open_collection(place).topics("scifact-test").queries
+    assert queries[0] == Query("q1", QUERIES["q1"], "scifact", (), (), {}, "q1", {"d1": 0, "d2": 0})
+
+
+def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package `datasets` is not installed (taco_ir[hf])")
+    path = tmp_path / "docs.parquet"
+    datasets.Dataset.from_dict({"docno": [7, 8], "body": ["one", "two"]}).to_parquet(str(path))
+    opened = open_collection(f"{path}?id=docno&text=body")
+    assert list(opened.passages.read()) == [Passage("7", "7", "", "one"), Passage("8", "8", "", "two")]
+    with pytest.raises(InputError, match=r"no column 'id' for id; it has docno, body; choose one by --columns id=NAME"):
+        open_collection(str(path))
+    with pytest.raises(InputError, match="--columns name=x: id, title, text, config, split are allowed"):
+        open_collection(f"{path}?name=x")
+    with pytest.raises(InputError, match=r"columns are told as in .*docs.parquet.id=docno&text=body"):
+        open_collection(f"{path}?body")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "corpus.jsonl",
+            '{"_id": "d1", "title": "t"}\n',
+            r"corpus.jsonl, line 1: .* is no passage with _id, title and",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": "a b", "text": "t"}\n',
+            r"corpus.jsonl, line 1: docid 'a b'; it may neither be empty",
+        ),
+        ("queries.jsonl", '{"_id": "q1"}\n', r"queries.jsonl, line 1: .* is no query with _id and text"),
+        ("queries.jsonl", '{"_id": "q9", "text": "x"}\n', r"test.tsv: 2 of its 2 queries, first 'q1', are not among"),
+        (
+            "qrels/test.tsv",
+            "query-id\tcorpus-id\tscore\nq1\td1\t0.5\n",
+            r"test.tsv, line 2: grade '0.5' of 'd1'; a whole",
+        ),
+        (
+            "qrels/test.tsv",
+            "query-id\tcorpus-id\tscore\nq1\td1\n",
+            r"test.tsv, line 2: 2 columns 'q1.td1'; judgments have",
+        ),
+        ("qrels/test.tsv", "q1 0 d1 1\nq1 0 d1 2\n", r"line 2: 'd1' has grade 2 for query 'q1', and 1 on an earlier"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_line(file: str, text: str, message: str, tmp_path: Path) -> None:
+    folder = Path(beir(tmp_path))
+    (folder / file).write_text(text)
+    imported = sorted((data_home() / "imported").iterdir()) if (data_home() / "imported").is_dir() else []
+    with pytest.raises(InputError, match=message):
+        open_collection(str(folder)).topics("scifact-test")
+    assert sorted(path for path in (data_home() / "imported").iterdir() if path.is_dir()) == [
+        path for path in imported if path.is_dir()
+    ]
+
+
+def test_a_folder_without_judgments_is_named_as_what_it_nearly_is(tmp_path: Path) -> None:
+    folder = Path(beir(tmp_path))
+    (folder / "qrels" / "test.tsv").unlink()
+    with pytest.raises(
+        InputError, match=r"no BEIR folder, since it lacks qrels/<split>.tsv with a split of train, dev"
+    ):
+        open_collection(str(folder))
+
+
+def test_two_columns_are_needed_in_a_collection_of_ms_marco(tmp_path: Path) -> None:
+    folder = Path(msmarco(tmp_path))
+    (folder / "collection.tsv").write_text("d1\t" + "x" * 500 + "\tanother\n")
+    with pytest.raises(InputError, match=r"collection.tsv, line 1: .*; two columns are needed: id and text") as caught:
+        open_collection(str(folder))
+    assert len(str(caught.value)) < 400 + len(str(folder))
+
+
+def test_two_layouts_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
+    folder = Path(beir(tmp_path))
+    (folder / "collection.tsv").write_text("d1\ttext\n")
+    with pytest.raises(InputError, match=f"fits beir and msmarco; choose one: beir:{folder}"):
+        open_collection(str(folder))
+    assert open_collection(f"beir:{folder}").layout == "BEIR folder"
+    (folder / "collection.tsv").unlink()
+    (folder / "passages.jsonl").write_text(lines({"id": "1", "wikipedia_id": "1", "title": "", "contents": "x"}))
+    with pytest.raises(InputError, match=r"holds passages.jsonl and is a BEIR folder too; keep one of them"):
+        open_collection(str(folder))
+
+
+def test_a_name_that_is_nothing_is_told_where_collections_come_from() -> None:
+    with pytest.raises(
+        InputError, match="--collection 'mini-kilt': no such folder. A collection is sample, kilt, "
+    ) as told:
+        open_collection("mini-kilt")
+    assert all(prefix in str(told.value) for prefix in FORMATS) and len(str(told.value)) < 400
+
+
+def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> None:
+    import ir_datasets
+    from ir_datasets.formats import TrecQrels, TsvDocs, TsvQueries
+    from ir_datasets.util import LocalDownload
+
+    place = Path(msmarco(tmp_path))
+
+    def local(name: str) -> object:
+        return LocalDownload(place / name)
+
+    docs = TsvDocs(local("collection.tsv"), namespace="doors", lang="en")
+    queries = TsvQueries(local("queries.dev.small.tsv"), lang="en")
+    qrels = TrecQrels(local("qrels.dev.small.tsv"), {})
+    if "doors" not in ir_datasets.registry:
+        ir_datasets.registry.register("doors", ir_datasets.Dataset(docs))
+        ir_datasets.registry.register("doors/dev", ir_datasets.Dataset(docs, queries, qrels))
+    for name in ("irds:doors", "irds:doors/dev"):
+        opened = open_collection(name)
+        assert opened.topics_names == [TopicsName("doors", "dev")]
+        assert {query.qid: query.grades for query in opened.topics("doors-dev").queries} == GRADES
+        assert {passage.docid for passage in opened.passages.read()} == set(TEXTS)
+    with pytest.raises(InputError, match="irds:doors/none: ir_datasets has no such id; near: doors, doors/dev"):
+        open_collection("irds:doors/none")
