@@ -90,7 +90,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--pooling": {
         "choices": POOLINGS,
-        "help": "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
+        "help": "for a plain Hugging Face model: first token, mean of tokens, last token, the model's pooler, or T5's "
+        "first decoder state",
     },
     "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
     "--prompt": {

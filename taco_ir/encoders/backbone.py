@@ -5,15 +5,19 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
+from taco_ir.core.files import QUOTED_UP_TO, InputError
 from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
-from taco_ir.encoders.model_folder import HEAD_FILE, ModelFolder
-from taco_ir.encoders.weights import KEY, is_int8, read_safetensors, read_weights
+from taco_ir.encoders.head import HEAD_FILE, read_head
+from taco_ir.encoders.model_folder import T5_ENCODERS, ModelFolder
+from taco_ir.encoders.weights import KEY, is_int8, read_weights
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+
+
+DPR_KEYS = ("model_type", "architectures", "projection_dim")  # of DPR's configuration, which a BERT's has not
 
 
 def usable_device(name: str) -> torch.device:
@@ -44,10 +48,10 @@ def load_backbone(
     path = folder.path
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    kind = read_json(path / "config.json", dict[str, Any]).get("model_type")
-    if config.pooling == "decoder" and kind != "t5":
+    kind = folder.model_config.model_type
+    if config.pooling == "decoder" and kind not in T5_ENCODERS:
         raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {abbreviate(kind)}")
-    loader = transformers.T5EncoderModel if kind == "t5" and config.pooling != "decoder" else transformers.AutoModel
+    loader = getattr(transformers, folder.encoder_class if config.pooling != "decoder" else "AutoModel")
     local = {"local_files_only": True, "trust_remote_code": False}
     loaded = {"dtype": torch.float32, "output_loading_info": True}
     try:
@@ -68,19 +72,32 @@ def load_backbone(
     except Exception as error:  # of any class: values in the folder's files end up anywhere in transformers
         reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
         raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
-    if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
+    pools = config.pooling == "pooler"
+    if missing := sorted(name for name in report["missing_keys"] if pools or "pooler" not in name):
         raise InputError(
             f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {missing[0]!r}"
         )
+    if pools and getattr(backbone, "pooler", None) is None:
+        raise InputError(f"--model {folder}: pooling 'pooler' needs a model with a pooler; a {kind} model has none")
+    projection: dict[str, torch.Tensor] = {}
+    if folder.is_dpr:
+        backbone, projection = _as_bert(backbone)
     if not config.head:
         return backbone, fast, None
-    inputs, outputs, path = backbone.config.hidden_size, config.head, path / HEAD_FILE
-    found = read_safetensors(path) if path.is_file() else {}
-    if set(found) != {"weight"} or found["weight"].shape != (outputs, inputs):
-        raise InputError(f"{path}: a head of {outputs} x {inputs} numbers named 'weight' is needed")
-    head = torch.nn.Linear(inputs, outputs, bias=False)
-    head.load_state_dict(found)
-    return backbone, fast, head
+    tensors = projection or folder.head_tensors()
+    return backbone, fast, read_head(config, int(backbone.config.hidden_size), tensors, path / HEAD_FILE)
+
+
+def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The BERT in an encoder of DPR as a model of its own, which adapters and readers know, and DPR's projection."""
+    import transformers
+
+    encoder = getattr(dpr, dpr.base_model_prefix)
+    values = {key: value for key, value in dpr.config.to_dict().items() if key not in DPR_KEYS}
+    bert = transformers.BertModel(transformers.BertConfig(**values), add_pooling_layer=False)
+    bert.load_state_dict(encoder.bert_model.state_dict())
+    projection = encoder.encode_proj.state_dict() if encoder.projection_dim else {}
+    return bert, {f"0.{name}": value for name, value in projection.items()}
 
 
 def quantize_linears(backbone: torch.nn.Module) -> torch.nn.Module:

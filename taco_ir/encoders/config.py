@@ -17,7 +17,8 @@ from taco_ir.core.settings import Settings
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
 
-Pooling = Literal["first", "mean", "decoder"]
+Pooling = Literal["first", "mean", "last", "pooler", "decoder"]
+THEIR_POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}  # of sentence-transformers
 CONFIG_FILE = "taco_ir.json"
 MODULES_FILE = "modules.json"  # of a sentence-transformers folder
 PROMPTS_FILE = "config_sentence_transformers.json"
@@ -28,6 +29,8 @@ DEFAULT_LENGTH = 256
 PASSAGE_PROMPTS = ("document", "passage", "corpus")
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
 NONE = "none"
+LATER = {"head_layers": ""}  # keys that files have only where they say something
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # of torch.nn, behind a linear layer
 ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
 
@@ -53,19 +56,24 @@ def is_template(text: str) -> bool:
     return formats(text) and text.format(title="title", text="text") != text.format(title="", text="")
 
 
+def names_activations(text: str) -> bool:
+    return set(text.split()) <= set(ACTIVATIONS)
+
+
 @dataclass(frozen=True)
 class EncoderConfig(Settings):
     """How texts become vectors.
 
     Attributes:
-        pooling: first token, mean of the tokens, or T5's first decoder state.
+        pooling: first token, mean of the tokens, last token, the model's own pooler, or T5's first decoder state.
         normalize: scale vectors to length 1.
         prompts: text put before a query, by task; `*` stands for all other tasks; empty: the model takes no prompts.
         query_length, passage_length: tokens at which texts are cut, with prompt and special tokens.
         query_lengths: query lengths of tasks that differ from `query_length`.
         passage_template: has the fields {title} and {text}.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
-        head: width of the linear layer behind the pooling (head.safetensors); 0: no such layer.
+        head: width of the linear layers behind the pooling (head.safetensors); 0: no such layers.
+        head_layers: the activation of each of these layers; empty: one layer without bias and activation.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
@@ -81,6 +89,9 @@ class EncoderConfig(Settings):
     left_context: int = field(default=0, metadata={"min": 0})
     head: int = field(default=0, metadata={"min": 0})
     roles: str = field(default=NONE, metadata={"choices": ROLE_MARKS})
+    head_layers: str = field(
+        default="", metadata={"test": names_activations, "allowed": f"some of {', '.join(ACTIVATIONS)}, or empty"}
+    )
 
     def prompt(self, task: str | None) -> str:
         """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
@@ -120,8 +131,8 @@ class EncoderConfig(Settings):
 
     @property
     def described(self) -> dict[str, Any]:
-        """The values for fingerprints; without `roles` where none are marked, as before there were marks."""
-        return {key: value for key, value in asdict(self).items() if (key, value) != ("roles", NONE)}
+        """The values for fingerprints; without later keys that say nothing, so that older fingerprints hold."""
+        return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
         """A copy for more tasks. Raises: InputError for a lender without a prompt, or a task that has one."""
@@ -139,7 +150,7 @@ class EncoderConfig(Settings):
         return replace(self, prompts={**self.prompts, **prompts}, query_lengths={**self.query_lengths, **lengths})
 
     def save(self, folder: Path) -> None:
-        write_json(folder / CONFIG_FILE, asdict(self))
+        write_json(folder / CONFIG_FILE, {key: value for key, value in asdict(self).items() if LATER.get(key) != value})
 
 
 class Module(NamedTuple):
@@ -214,12 +225,13 @@ def _pooling(path: Path) -> Pooling:
     on = [key.removeprefix(start).removesuffix("_token").removesuffix("_tokens") for key in modes if modes[key]]
     given = on if said.pooling_mode is None else said.pooling_mode
     mode = given if isinstance(given, str) else "+".join(given)
-    if mode not in ("mean", "cls") or not said.include_prompt:
+    if mode not in THEIR_POOLING or not said.include_prompt:
         raise InputError(
-            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt}; valid: by mean or cls, with "
-            "prompts (pooling_mode_mean_tokens or pooling_mode_cls_token)"
+            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
+            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token or"
+            " pooling_mode_lasttoken)"
         )
-    return "mean" if mode == "mean" else "first"
+    return THEIR_POOLING[mode]
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str]:

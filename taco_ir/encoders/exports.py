@@ -5,34 +5,52 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.encoders.adapters.methods import mergeable, method_of
 from taco_ir.encoders.backbone import load_backbone
-from taco_ir.encoders.config import ANY_TASK, LENGTHS_FILE, MENTION, MODULES_FILE, NONE, PROMPTS_FILE, EncoderConfig
-from taco_ir.encoders.model_folder import INDEX, WEIGHTS, Kind, ModelFolder
-from taco_ir.encoders.weights import INT8_FILE, is_int8, write_plain
+from taco_ir.encoders.config import (
+    ANY_TASK,
+    LENGTHS_FILE,
+    MENTION,
+    MODULES_FILE,
+    NONE,
+    PROMPTS_FILE,
+    THEIR_POOLING,
+    EncoderConfig,
+)
+from taco_ir.encoders.model_folder import INDEX, T5_ENCODERS, WEIGHTS, Kind, ModelFolder
+from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, is_int8, write_plain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from taco_ir.encoders.text_encoder import TextEncoder
 
 log = logging.getLogger("taco_ir")
 START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
+PYSERINI_POOLING = {"first": "cls", "mean": "mean"}
+INSTEAD = "use --encoder-class taco, or the exported queries"
 MODULES = "sentence_transformers.models"  # names that every version reads
 
 
 def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     """Copy weights, configuration and tokenizer; the tokenizer states `max_tokens`, which Pyserini reads only there.
 
-    Weights in 8 bits are written in float32, which everyone reads.
+    Weights in 8 bits are written in float32, which everyone reads, and the BERT in a model of DPR as a BERT.
     """
-    weights = (*source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}"))
-    for path in (source / "config.json", *ModelFolder(source).tokenizer_files(), *weights):
+    folder = ModelFolder(source)
+    for path in folder.tokenizer_files():
         shutil.copy2(path, target / path.name)
+    if folder.is_dpr:
+        load_backbone(folder, EncoderConfig())[0].save_pretrained(target)  # type: ignore[operator]
+    else:
+        for path in (source / "config.json", *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
+            shutil.copy2(path, target / path.name)
     if is_int8(source):
         (target / INT8_FILE).unlink()
         write_plain(source, target)
@@ -40,13 +58,14 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     write_json(path, (read_json(path, dict[str, Any]) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
 
-def _refuse_parts(source: Path, config: EncoderConfig) -> None:
+def _refuse_parts(source: Path, config: EncoderConfig, valid: Collection[str]) -> None:
     """Raise InputError for an encoder with parts that others' formats lack."""
     if ModelFolder(source).kind is Kind.TOWERS:
         raise InputError(f"two towers are two models; export {source / 'query'} and {source / 'passage'} one by one")
-    parts = {f"marks of roles ({config.roles})": config.roles != NONE, "a linear head behind the pooling": config.head}
-    for part in (part for part, there in parts.items() if there):
-        raise InputError(f"this format has no place for {part}; use --encoder-class taco, or the exported queries")
+    if config.roles != NONE:
+        raise InputError(f"this format has no place for marks of roles ({config.roles}); {INSTEAD}")
+    if config.pooling not in valid:
+        raise InputError(f"this format has no pooling {config.pooling!r}, only {', '.join(valid)}; {INSTEAD}")
 
 
 def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
@@ -86,8 +105,10 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot be.
     """
-    _refuse_parts(source, config)
-    if read_json(source / "config.json", dict[str, Any]).get("model_type") == "t5":
+    _refuse_parts(source, config, PYSERINI_POOLING)
+    if config.head:
+        raise InputError(f"this format has no place for a linear head behind the pooling; {INSTEAD}")
+    if ModelFolder(source).model_config.model_type in T5_ENCODERS:
         raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
     copy_backbone(source, target, config.query_length)
     log_differences("huggingface", config)
@@ -124,7 +145,7 @@ def log_differences(kind: str, config: EncoderConfig) -> None:
 
 def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
     """The text of pyserini-flags.txt: Pyserini's commands, started so that they find Java."""
-    pooling = f"{'cls' if config.pooling == 'first' else 'mean'}{' --l2-norm' if config.normalize else ''}"
+    pooling = f"{PYSERINI_POOLING[config.pooling]}{' --l2-norm' if config.normalize else ''}"
     shared = f"--encoder-class auto --pooling {pooling}"
     lines = [
         "# Pyserini's own commands, started by taco_ir, which finds Java for them. With Java 21 or later and"
@@ -158,9 +179,9 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
 
 def write_sentence_transformers(source: Path, config: EncoderConfig, target: Path) -> None:
     """Write a folder for sentence-transformers. Raises: InputError for pooling or a template that it does not have."""
-    _refuse_parts(source, config)
-    if config.pooling == "decoder":
-        raise InputError("sentence-transformers has no pooling by T5's first decoder state")
+    from safetensors.torch import save_file
+
+    _refuse_parts(source, config, THEIR_POOLING.values())
     prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
     prompt = prefix.replace("{{", "{").replace("}}", "}")
     if not plain or rest or prompt.replace("{", "{{").replace("}", "}}") != prefix:
@@ -173,18 +194,24 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     if config.query_length != config.passage_length:
         lengths |= {"query_length": config.query_length, "document_length": config.passage_length}
     write_json(target / LENGTHS_FILE, lengths)
-    paths = {"Transformer": "", "Pooling": "1_Pooling"} | ({"Normalize": "2_Normalize"} if config.normalize else {})
-    entries = enumerate(paths.items())
+    dense = _dense_layers(source, config)
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * config.normalize]
+    paths = [f"{place}_{kind}" if place else "" for place, kind in enumerate(kinds)]
+    entries = enumerate(zip(kinds, paths, strict=True))
     modules = [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{kind}"} for i, (kind, path) in entries]
     write_json(target / MODULES_FILE, modules)
-    for path in filter(None, paths.values()):
+    for path in filter(None, paths):
         (target / path).mkdir()
+    for place, (said, tensors) in enumerate(dense, start=2):
+        write_json(target / paths[place] / "config.json", said)
+        save_file(tensors, target / paths[place] / PLAIN_FILE)
     model = read_json(source / "config.json", dict[str, Any])
     width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
     pooling = {
         "word_embedding_dimension": width,
         "pooling_mode_cls_token": config.pooling == "first",
         "pooling_mode_mean_tokens": config.pooling == "mean",
+        "pooling_mode_lasttoken": config.pooling == "last",
     }
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
@@ -194,6 +221,29 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     similarity = "cosine" if config.normalize else "dot"
     said = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity}
     write_json(target / PROMPTS_FILE, said)
+
+
+def _dense_layers(source: Path, config: EncoderConfig) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """What sentence-transformers' Dense modules of the encoder's linear layers say, and their tensors."""
+    import torch
+
+    head = load_backbone(ModelFolder(source), config)[2] if config.head else None
+    if head is None:
+        return []
+    names = config.head_layers.split() or ["Identity"]
+    linears = [module for module in head.modules() if isinstance(module, torch.nn.Linear)]
+    return [
+        (
+            {
+                "in_features": linear.in_features,
+                "out_features": linear.out_features,
+                "bias": linear.bias is not None,
+                "activation_function": f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}",
+            },
+            {f"linear.{key}": value.detach().contiguous() for key, value in linear.state_dict().items()},
+        )
+        for linear, name in zip(linears, names, strict=True)
+    ]
 
 
 def _page(config: EncoderConfig, prompts: Mapping[str, str]) -> str:

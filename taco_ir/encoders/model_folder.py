@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.hashes import fingerprint, sha256_once
@@ -28,15 +28,27 @@ from taco_ir.encoders.config import (
     Role,
     read_sentence_transformers,
 )
+from taco_ir.encoders.head import HEAD_FILE
 from taco_ir.encoders.names import locate
-from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
+from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, read_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = ".safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-HEAD_FILE = "head.safetensors"
 PEFT_FILE = "adapter_config.json"
 NAMES_WEIGHTS = "transformers_weights"  # a key of config.json that sends transformers to another file
 DEFAULT_POSITIONS = 512
+DPR_TEMPLATE = "{title} [SEP] {text}"
+# classes of transformers that load the encoder of an encoder-decoder alone
+T5_ENCODERS = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+}
+DPR_ENCODERS = ("DPRQuestionEncoder", "DPRContextEncoder")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "spiece.model")  # one of them is needed
 # Files that no vector depends on: texts for people, code and other libraries' weights, which nothing here reads; those
 # read into EncoderConfig, which is part of fingerprints itself; and what is written about weights.
@@ -58,11 +70,14 @@ class Kind(Enum):
     PLAIN = ()  # a model that does not say how it pools
 
 
-class Positions(NamedTuple):
-    """Keys read from config.json: the kind of the model and its positions; T5 has relative ones and names none."""
+class ModelConfig(NamedTuple):
+    """Keys read from config.json: type and classes of the model, positions (T5's are relative), DPR's projection."""
 
     model_type: str = ""
-    max_position_embeddings: Annotated[int, 3] = DEFAULT_POSITIONS
+    architectures: tuple[str, ...] | None = None
+    max_position_embeddings: Annotated[int, 3] | None = None
+    n_positions: Annotated[int, 3] | None = None
+    projection_dim: int = 0
 
 
 class TokenizerLength(NamedTuple):
@@ -141,9 +156,47 @@ class ModelFolder:
         return found
 
     @property
+    def model_config(self) -> ModelConfig:
+        """What config.json says; nothing where it is missing."""
+        path = self.path / "config.json"
+        return read_json(path, ModelConfig, others=True) if path.is_file() else ModelConfig()
+
+    @property
     def describes_itself(self) -> bool:
         """Whether the folder says how it pools, so no flags are needed."""
-        return any((self.path / name).is_file() for name in (CONFIG_FILE, MODULES_FILE))
+        return any((self.path / name).is_file() for name in (CONFIG_FILE, MODULES_FILE)) or self.is_dpr
+
+    @property
+    def is_dpr(self) -> bool:
+        """Whether the model is DPR's of transformers, a BERT whose tensors have a prefix; its vectors are first tokens."""
+        return self.model_config.model_type == "dpr"
+
+    @property
+    def encoder_class(self) -> str:
+        """The class of transformers that loads the encoder. Raises: InputError for DPR's reader, which is none."""
+        config = self.model_config
+        if not self.is_dpr:
+            return T5_ENCODERS.get(config.model_type, "AutoModel")
+        name = next(iter(config.architectures or DPR_ENCODERS))
+        if name not in DPR_ENCODERS:
+            raise InputError(
+                f"--model {self}: it is a {name}, which gives no vectors; valid: {', '.join(DPR_ENCODERS)}"
+            )
+        return name
+
+    @property
+    def head_files(self) -> list[Path]:
+        """The files of the linear layers behind the pooling, but for DPR's, which are among its weights."""
+        path = self.path / HEAD_FILE
+        return [path] if path.is_file() else []
+
+    @property
+    def has_head(self) -> bool:
+        return bool(self.head_files) or (self.is_dpr and self.model_config.projection_dim > 0)
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """The tensors of the linear layers. Raises: InputError for a broken file."""
+        return read_safetensors(self.path / HEAD_FILE) if self.head_files else {}
 
     def config(
         self, pooling: Pooling | None = None, normalize: bool = False, longest: int | None = None
@@ -160,11 +213,21 @@ class ModelFolder:
         """
         most = self.longest if longest is None else longest
         own = self.path / CONFIG_FILE
+        length = min(DEFAULT_LENGTH, most)
+        if self.is_dpr and self.kind is Kind.PLAIN:
+            if pooling not in (None, "first", "pooler"):
+                raise InputError(
+                    f"--model {self}: DPR pools by its first token (pooler); leave out --pooling {pooling}"
+                )
+            width = self.model_config.projection_dim
+            layers = "Identity" if width else ""
+            return EncoderConfig(
+                "first", normalize, {}, length, {}, length, DPR_TEMPLATE, head=width, head_layers=layers
+            )
         if not self.describes_itself:
             if pooling is None:
                 flags = f"--pooling {'|'.join(get_args(Pooling))} [--normalize]"
                 raise InputError(f"--model {self}: a plain Hugging Face model does not say how it pools; give {flags}")
-            length = min(DEFAULT_LENGTH, most)
             return EncoderConfig(pooling, normalize, query_length=length, passage_length=length)
         if pooling is not None or normalize:
             where = CONFIG_FILE if own.is_file() else MODULES_FILE
@@ -193,8 +256,9 @@ class ModelFolder:
         """Most tokens that backbone and tokenizer take. Raises: InputError for a folder without a model."""
         whole = self.backbone().towers[Role.PASSAGE]
         whole.require_weights()
-        config = read_json(whole.path / "config.json", Positions, others=True)
-        positions = config.max_position_embeddings - 2 * (config.model_type in PADDED_POSITIONS)
+        config = whole.model_config
+        positions = config.max_position_embeddings or config.n_positions or DEFAULT_POSITIONS
+        positions -= 2 * (config.model_type in PADDED_POSITIONS)
         path = whole.path / "tokenizer_config.json"
         stated = read_json(path, TokenizerLength, others=True).model_max_length if path.is_file() else None
         return min(positions, int(stated)) if stated else positions

@@ -70,7 +70,7 @@ def embed(
     **marks: Any,
 ) -> torch.Tensor:
     """Vectors [B, D] of padded texts, pooled and normalised as `config` says; `marks` come from `RoleMarks.inputs`."""
-    return pool(read(backbone, config, ids_BL, mask_BL, **marks).last_hidden_state, config, mask_BL, head)
+    return pool(read(backbone, config, ids_BL, mask_BL, **marks), config, mask_BL, head)
 
 
 def read(
@@ -83,18 +83,26 @@ def read(
     if config.pooling == "decoder":
         start: int = backbone.config.decoder_start_token_id  # type: ignore[union-attr,assignment]
         inputs["decoder_input_ids"] = torch.full_like(ids_BL[:, :1], start)
+    if config.pooling == "last":
+        inputs["use_cache"] = False  # a causal model would keep keys and values, which nothing reads
     return backbone(**inputs)
 
 
 def pool(
-    states_BLD: torch.Tensor, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
+    output: Any, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """Vectors [B, D] from the last layer's states."""
+    """Vectors [B, D] from transformers' output; padding may be on either side, but for pooling `first` and `decoder`."""
     import torch
 
+    states_BLD = output.last_hidden_state
     if config.pooling == "mean":
         weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLD.dtype)
         vectors_BD = (states_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+    elif config.pooling == "last":
+        places_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+        vectors_BD = states_BLD[torch.arange(len(mask_BL), device=mask_BL.device), (mask_BL * places_L).argmax(1)]
+    elif config.pooling == "pooler":
+        vectors_BD = output.pooler_output
     else:
         vectors_BD = states_BLD[:, 0]
     if head is not None:

@@ -22,7 +22,7 @@ from taco_ir.encoders.adapters.folder import (
 from taco_ir.encoders.adapters.hook_points import shape_of
 from taco_ir.encoders.adapters.methods import FULL, is_shifted, parameters, positions_of, share, width_of, with_prompts
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig
-from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
+from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.pooling import embed
 from taco_ir.encoders.weights import read_safetensors
 from taco_ir.training.encoder import DualEncoder
@@ -59,7 +59,7 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
             )
     if ModelFolder(base).kind is Kind.TOWERS:
         raise InputError(f"tune is {tune}; {base} has two towers; adapters go on one backbone")
-    if encoder.head and not (base / HEAD_FILE).is_file():
+    if encoder.head and not ModelFolder(base).has_head:
         raise InputError(f"head is {encoder.head}; with tune {tune} the base must have it already; leave head out")
 
 

@@ -13,7 +13,8 @@ from taco_ir.core.files import InputError
 from taco_ir.encoders.adapters.adapter_set import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
-from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
+from taco_ir.encoders.head import HEAD_FILE
+from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.reading.reader import ReaderConfig
 from taco_ir.training.adapters import (
     build_adapters,
@@ -231,7 +232,7 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     model_folder = ModelFolder(folder)
     config, backbone = model_folder.trained_config, model_folder.backbone()
     for own in dict.fromkeys(backbone.towers.values()):
-        if config.head and not (own.path / HEAD_FILE).is_file():
+        if config.head and not own.has_head:
             raise InputError(
                 f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing"
             )

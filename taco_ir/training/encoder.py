@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -19,7 +18,8 @@ from taco_ir.encoders.adapters.adapter_set import Adapters
 from taco_ir.encoders.adapters.folder import AdapterRecord
 from taco_ir.encoders.backbone import load_backbone
 from taco_ir.encoders.config import EncoderConfig, Role
-from taco_ir.encoders.model_folder import HEAD_FILE, Kind, ModelFolder
+from taco_ir.encoders.head import new_head, save_head
+from taco_ir.encoders.model_folder import Kind, ModelFolder
 from taco_ir.encoders.pooling import Ids, embed, pad, tokenize
 from taco_ir.encoders.role_marks import ADAPTER_MARKS, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
 from taco_ir.encoders.text_encoder import TextEncoder, Tower
@@ -64,10 +64,10 @@ class DualEncoder(nn.Module):
         self.towers = nn.ModuleDict()
         for name in TOWERS if untied else ("passage",):
             source = folder / name if ModelFolder(folder).kind is Kind.TOWERS else folder
-            loaded = config if (source / HEAD_FILE).is_file() else replace(config, head=0)
-            backbone, tokenizer, head = load_backbone(ModelFolder(source), loaded)
+            own = ModelFolder(source)
+            backbone, tokenizer, head = load_backbone(own, config if own.has_head else replace(config, head=0))
             if config.head and head is None:
-                head = nn.Linear(backbone.config.hidden_size, config.head, bias=False)  # type: ignore[union-attr,arg-type]
+                head = new_head(config, int(backbone.config.hidden_size))  # type: ignore[union-attr,arg-type]
             self.towers[name] = nn.ModuleDict({"backbone": backbone} | ({"head": head} if head is not None else {}))
             has_roles = (source / ROLE_FILE).is_file()
             learned = load_learned(config.roles, source, backbone) if has_roles else new_learned(config.roles, backbone)
@@ -75,7 +75,7 @@ class DualEncoder(nn.Module):
                 self.towers[name]["roles"] = learned  # type: ignore[operator]
             self._marks[name] = RoleMarks(config.roles, backbone, tokenizer, learned)
             self._tokenizers[name] = tokenizer
-            files = ModelFolder(source).tokenizer_files()
+            files = own.tokenizer_files()
             self._tokenizer_files[name] = {path.name: path.read_bytes() for path in files}
 
     def backbone(self, tower: str) -> Any:  # a model of transformers
@@ -212,7 +212,7 @@ class DualEncoder(nn.Module):
             modules["backbone"].save_pretrained(target)
             self.config.save(target)
             if "head" in modules:
-                save_file({"weight": modules["head"].weight.detach().cpu().contiguous()}, target / HEAD_FILE)
+                save_head(modules["head"], target)
             if "roles" in modules:
                 save_learned(modules["roles"], target)
             for file, data in self._tokenizer_files[name].items():
@@ -223,6 +223,7 @@ class DualEncoder(nn.Module):
         self.save(folder)
 
     def trained_parameters(self) -> list[tuple[str, Parameter]]:
-        """The trainable parameters by name, without the pooler, which does not affect the vectors."""
+        """The trainable parameters by name, without a pooler that does not affect the vectors."""
         own = self.named_parameters() if self.adapters is None else self.adapters.named_tensors().items()
-        return [(name, param) for name, param in own if param.requires_grad and ".pooler." not in name]
+        left_out = "" if self.config.pooling == "pooler" else ".pooler."
+        return [(name, param) for name, param in own if param.requires_grad and not (left_out and left_out in name)]

@@ -78,7 +78,7 @@ class PretrainModel(DualEncoder):
         ids_BL, mask_BL, _ = self.pad_texts("passage", texts)
         backbone, condenses = self.backbone("passage"), "condenser" in self.token_parts
         output = read(backbone, self.config, ids_BL, mask_BL, output_hidden_states=condenses)
-        columns = [pool(output.last_hidden_state, self.config, mask_BL)] if self._contrasted else []
+        columns = [pool(output, self.config, mask_BL)] if self._contrasted else []
         if self.token_parts:
             labels_BL = label_rows(texts, ids_BL.shape[1]).to(self.device)
             states_BLH = (

@@ -87,7 +87,8 @@ class EncoderSettings(Settings):
 
     pooling: str | None = flag(
         None,
-        "for a plain Hugging Face model: first token, mean of tokens, or T5's first decoder state",
+        "for a plain Hugging Face model: first token, mean of tokens, last token, the model's pooler, or T5's first"
+        " decoder state",
         choices=get_args(Pooling),
     )
     normalize: bool = flag(False, "scale vectors to length 1")

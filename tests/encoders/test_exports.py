@@ -265,9 +265,9 @@ def test_what_an_encoder_cannot_be_is_left_out_or_refused(
     main(t5)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in said] == ["left out huggingface", "left out sentence-transformers"]
-    assert "cannot run T5" in said[0] and "first decoder state" in said[1]
+    assert "cannot run T5" in said[0] and "no pooling 'decoder', only mean, first, last" in said[1]
     assert not output.exists()
-    for kind, reason in (("huggingface", "cannot run T5"), ("sentence-transformers", "first decoder state")):
+    for kind, reason in (("huggingface", "cannot run T5"), ("sentence-transformers", "no pooling 'decoder'")):
         with pytest.raises(InputError, match=reason):
             main([*t5, "--what", kind])
     checkpoint(tiny_bert, tmp_path / "m", replace(BASE, passage_template="{title}: {text}"))
