@@ -43,9 +43,10 @@ def load_backbone(
     """
     import torch
     import transformers
+    from tokenizers import normalizers
 
     folder.require_weights()
-    path = folder.path
+    path = folder.files
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = folder.model_config.model_type
@@ -67,6 +68,8 @@ def load_backbone(
             backbone, report = loader.from_pretrained(path, use_safetensors=True, **local, **loaded)
         fast: Tokenizer = transformers.AutoTokenizer.from_pretrained(path, use_fast=True, **local).backend_tokenizer
         fast.no_padding()
+        if config.lowercase:
+            fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *filter(None, [fast.normalizer])])
     except InputError:
         raise
     except Exception as error:  # of any class: values in the folder's files end up anywhere in transformers
@@ -85,7 +88,7 @@ def load_backbone(
     if not config.head:
         return backbone, fast, None
     tensors = projection or folder.head_tensors()
-    return backbone, fast, read_head(config, int(backbone.config.hidden_size), tensors, path / HEAD_FILE)
+    return backbone, fast, read_head(config, int(backbone.config.hidden_size), tensors, folder.path / HEAD_FILE)
 
 
 def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

@@ -5,31 +5,24 @@ A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder has most
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from taco_ir.core.files import InputError, check_type, read_json, write_json
+from taco_ir.core.files import InputError, write_json
 from taco_ir.core.settings import Settings
-from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import ENTITY_MARKS, Passage, refuse_text
 
-Pooling = Literal["first", "mean", "last", "pooler", "decoder"]
-THEIR_POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}  # of sentence-transformers
+Pooling = Literal["first", "mean", "decoder", "last", "pooler"]
 CONFIG_FILE = "taco_ir.json"
-MODULES_FILE = "modules.json"  # of a sentence-transformers folder
-PROMPTS_FILE = "config_sentence_transformers.json"
-LENGTHS_FILE = "sentence_bert_config.json"
 MENTION = ENTITY_MARKS[0]
 ANY_TASK = "*"
 DEFAULT_LENGTH = 256
-PASSAGE_PROMPTS = ("document", "passage", "corpus")
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
 NONE = "none"
-LATER = {"head_layers": ""}  # keys that files have only where they say something
+LATER = {"head_layers": "", "lowercase": False}  # keys that files have only where they say something
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # of torch.nn, behind a linear layer
 ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
@@ -74,6 +67,7 @@ class EncoderConfig(Settings):
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
         head: width of the linear layers behind the pooling (head.safetensors); 0: no such layers.
         head_layers: the activation of each of these layers; empty: one layer without bias and activation.
+        lowercase: whether texts are lowercased first, beside what the tokenizer does.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
@@ -89,6 +83,7 @@ class EncoderConfig(Settings):
     left_context: int = field(default=0, metadata={"min": 0})
     head: int = field(default=0, metadata={"min": 0})
     roles: str = field(default=NONE, metadata={"choices": ROLE_MARKS})
+    lowercase: bool = False
     head_layers: str = field(
         default="", metadata={"test": names_activations, "allowed": f"some of {', '.join(ACTIVATIONS)}, or empty"}
     )
@@ -151,95 +146,3 @@ class EncoderConfig(Settings):
 
     def save(self, folder: Path) -> None:
         write_json(folder / CONFIG_FILE, {key: value for key, value in asdict(self).items() if LATER.get(key) != value})
-
-
-class Module(NamedTuple):
-    """Keys read from an entry of modules.json."""
-
-    type: str
-    path: str
-
-
-class Lengths(NamedTuple):
-    """Keys read from sentence_bert_config.json: tokens at which any text, a query and a passage are cut."""
-
-    max_seq_length: Annotated[int, 1] | None = None
-    query_length: Annotated[int, 1] | None = None
-    document_length: Annotated[int, 1] | None = None
-
-
-class PoolingConfig(NamedTuple):
-    """Keys read from a pooling module's config.json, beside one for each way to pool."""
-
-    pooling_mode: str | list[str] | None = None
-    include_prompt: bool = True
-
-
-class Prompts(NamedTuple):
-    """Keys read from config_sentence_transformers.json."""
-
-    prompts: dict[str, str] | None = None
-
-
-def read_sentence_transformers(folder: Path, longest: int) -> EncoderConfig:
-    """The configuration of a sentence-transformers folder. Raises: InputError for modules that this encoder lacks.
-
-    Args:
-        longest: most tokens that the backbone takes.
-    """
-    pooling: Pooling | None = None
-    normalize, lengths = False, (longest, longest)
-    path = folder / MODULES_FILE
-    for module in read_json(path, list[Module], others=True):
-        kind, place = module.type.rsplit(".", 1)[-1], folder / module.path
-        if kind in ("Transformer", "Pooling") and not os.path.isdir(place):  # noqa: PTH112  (no for any text)
-            raise InputError(f"{path}: path is {abbreviate(module.path)}; no such folder in it")
-        if kind == "Transformer":
-            lengths = _lengths(place, longest)
-        elif kind == "Pooling":
-            pooling = _pooling(place / "config.json")
-        elif kind == "Normalize":
-            normalize = True
-        else:
-            raise InputError(f"{path}: type is module {abbreviate(kind)}; valid: Transformer, Pooling, Normalize")
-    if pooling is None:
-        raise InputError(f"{path}: no Pooling module")
-    prompts, passage_prompt = _prompts(folder)
-    template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
-    return EncoderConfig(pooling, normalize, prompts, lengths[0], {}, lengths[1], template)
-
-
-def _lengths(module: Path, longest: int) -> tuple[int, int]:
-    """Tokens at which a query and a passage are cut."""
-    path = module / LENGTHS_FILE
-    values = read_json(path, Lengths, others=True) if path.is_file() else Lengths()
-    both = values.max_seq_length or longest
-    return min(values.query_length or both, longest), min(values.document_length or both, longest)
-
-
-def _pooling(path: Path) -> Pooling:
-    values = read_json(path, dict[str, Any])
-    said = check_type(values, PoolingConfig, str(path), others=True)
-    start = "pooling_mode_"
-    modes = check_type({key: on for key, on in values.items() if key.startswith(start)}, dict[str, bool], str(path))
-    on = [key.removeprefix(start).removesuffix("_token").removesuffix("_tokens") for key in modes if modes[key]]
-    given = on if said.pooling_mode is None else said.pooling_mode
-    mode = given if isinstance(given, str) else "+".join(given)
-    if mode not in THEIR_POOLING or not said.include_prompt:
-        raise InputError(
-            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
-            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token or"
-            " pooling_mode_lasttoken)"
-        )
-    return THEIR_POOLING[mode]
-
-
-def _prompts(folder: Path) -> tuple[dict[str, str], str]:
-    """Query prompts by task, and the passage prompt, as encode_query and encode_document use them."""
-    path = folder / PROMPTS_FILE
-    named = (read_json(path, Prompts, others=True).prompts if path.is_file() else None) or {}
-    passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
-    queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}
-    if query := named.get("query"):
-        queries[ANY_TASK] = query
-    return queries, passage

@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.encoders.adapters.methods import mergeable, method_of
 from taco_ir.encoders.backbone import load_backbone
-from taco_ir.encoders.config import (
-    ANY_TASK,
-    LENGTHS_FILE,
-    MENTION,
-    MODULES_FILE,
-    NONE,
-    PROMPTS_FILE,
-    THEIR_POOLING,
-    EncoderConfig,
-)
+from taco_ir.encoders.config import ANY_TASK, MENTION, NONE, EncoderConfig
+from taco_ir.encoders.foreign_modules import LENGTHS_FILE, MODULES_FILE, PROMPTS_FILE, THEIR_POOLING
 from taco_ir.encoders.model_folder import INDEX, T5_ENCODERS, WEIGHTS, Kind, ModelFolder
 from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, is_int8, write_plain
 
@@ -49,19 +41,22 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     if folder.is_dpr:
         load_backbone(folder, EncoderConfig())[0].save_pretrained(target)  # type: ignore[operator]
     else:
-        for path in (source / "config.json", *source.glob(f"*{WEIGHTS}"), *source.glob(f"*{INDEX}")):
+        files = folder.files
+        for path in (files / "config.json", *files.glob(f"*{WEIGHTS}"), *files.glob(f"*{INDEX}")):
             shutil.copy2(path, target / path.name)
-    if is_int8(source):
-        (target / INT8_FILE).unlink()
-        write_plain(source, target)
+        if is_int8(files):
+            (target / INT8_FILE).unlink()
+            write_plain(files, target)
     path = target / "tokenizer_config.json"
     write_json(path, (read_json(path, dict[str, Any]) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
 
 def _refuse_parts(source: Path, config: EncoderConfig, valid: Collection[str]) -> None:
     """Raise InputError for an encoder with parts that others' formats lack."""
-    if ModelFolder(source).kind is Kind.TOWERS:
-        raise InputError(f"two towers are two models; export {source / 'query'} and {source / 'passage'} one by one")
+    folder = ModelFolder(source)
+    if folder.is_untied:
+        parts = f"export {source / 'query'} and {source / 'passage'} one by one" * (folder.kind is Kind.TOWERS)
+        raise InputError(f"two towers are two models; {parts or INSTEAD}")
     if config.roles != NONE:
         raise InputError(f"this format has no place for marks of roles ({config.roles}); {INSTEAD}")
     if config.pooling not in valid:
@@ -105,11 +100,11 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot be.
     """
+    if not ModelFolder(source).is_untied and ModelFolder(source).model_config.model_type in T5_ENCODERS:
+        raise InputError(f"Pyserini's auto encoder cannot run T5; {INSTEAD}")
     _refuse_parts(source, config, PYSERINI_POOLING)
-    if config.head:
-        raise InputError(f"this format has no place for a linear head behind the pooling; {INSTEAD}")
-    if ModelFolder(source).model_config.model_type in T5_ENCODERS:
-        raise InputError("Pyserini's auto encoder cannot run T5; use --encoder-class taco, or the exported queries")
+    for part in ["a linear head behind the pooling"] * bool(config.head) + ["lowercased texts"] * config.lowercase:
+        raise InputError(f"this format has no place for {part}; {INSTEAD}")
     copy_backbone(source, target, config.query_length)
     log_differences("huggingface", config)
     (target / "pyserini-flags.txt").write_text(pyserini_flags(config, shlex.quote(name)), encoding="utf-8")
@@ -190,7 +185,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
         )
     tokens = max(config.query_length, config.passage_length)
     copy_backbone(source, target, tokens)
-    lengths: dict[str, Any] = {"max_seq_length": tokens, "do_lower_case": False}
+    lengths: dict[str, Any] = {"max_seq_length": tokens, "do_lower_case": config.lowercase}
     if config.query_length != config.passage_length:
         lengths |= {"query_length": config.query_length, "document_length": config.passage_length}
     write_json(target / LENGTHS_FILE, lengths)
@@ -205,7 +200,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     for place, (said, tensors) in enumerate(dense, start=2):
         write_json(target / paths[place] / "config.json", said)
         save_file(tensors, target / paths[place] / PLAIN_FILE)
-    model = read_json(source / "config.json", dict[str, Any])
+    model = read_json(ModelFolder(source).files / "config.json", dict[str, Any])
     width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
     pooling = {
         "word_embedding_dimension": width,

@@ -19,16 +19,21 @@ from taco_ir.encoders.adapters.folder import RECORD_FILE, TENSORS_FILE, AdapterR
 from taco_ir.encoders.config import (
     CONFIG_FILE,
     DEFAULT_LENGTH,
-    LENGTHS_FILE,
-    MODULES_FILE,
     PADDED_POSITIONS,
-    PROMPTS_FILE,
     EncoderConfig,
     Pooling,
     Role,
-    read_sentence_transformers,
 )
-from taco_ir.encoders.head import HEAD_FILE
+from taco_ir.encoders.foreign_modules import (
+    LENGTHS_FILE,
+    MODULES_FILE,
+    PROMPTS_FILE,
+    dense_files,
+    has_routes,
+    read_modules,
+    transformer_folder,
+)
+from taco_ir.encoders.head import HEAD_FILE, dense_tensors
 from taco_ir.encoders.names import locate
 from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, read_safetensors
 
@@ -97,6 +102,7 @@ class ModelFolder:
     """A folder with a model. Its files are read when a property asks for them."""
 
     path: Path
+    route: str = ""  # `query` or `passage`, for the modules of one side in a sentence-transformers folder
 
     @classmethod
     def find(cls, model: str | None) -> ModelFolder:
@@ -113,9 +119,22 @@ class ModelFolder:
     @property
     def towers(self) -> Mapping[Role, ModelFolder]:
         """The folders of the encoders of passages and of queries; this one twice where it is not two towers."""
+        if self.kind is Kind.SENTENCE_TRANSFORMERS and not self.route and has_routes(self.path):
+            return {Role.PASSAGE: ModelFolder(self.path, "passage"), Role.QUERY: ModelFolder(self.path, "query")}
         if self.kind is Kind.TOWERS:
             return {Role.PASSAGE: ModelFolder(self.path / "passage"), Role.QUERY: ModelFolder(self.path / "query")}
         return {Role.PASSAGE: self, Role.QUERY: self}
+
+    @property
+    def is_untied(self) -> bool:
+        """Whether queries and passages have encoders of their own."""
+        return len(set(self.towers.values())) > 1
+
+    @property
+    def files(self) -> Path:
+        """Where configuration, weights and tokenizer are: this folder, or one in it."""
+        theirs = self.kind is Kind.SENTENCE_TRANSFORMERS
+        return transformer_folder(self.path, self.route) if theirs else self.path
 
     @property
     def record(self) -> AdapterRecord | None:
@@ -158,7 +177,7 @@ class ModelFolder:
     @property
     def model_config(self) -> ModelConfig:
         """What config.json says; nothing where it is missing."""
-        path = self.path / "config.json"
+        path = self.files / "config.json"
         return read_json(path, ModelConfig, others=True) if path.is_file() else ModelConfig()
 
     @property
@@ -187,6 +206,8 @@ class ModelFolder:
     @property
     def head_files(self) -> list[Path]:
         """The files of the linear layers behind the pooling, but for DPR's, which are among its weights."""
+        if self.kind is Kind.SENTENCE_TRANSFORMERS:
+            return dense_files(self.path, self.route)
         path = self.path / HEAD_FILE
         return [path] if path.is_file() else []
 
@@ -196,6 +217,8 @@ class ModelFolder:
 
     def head_tensors(self) -> dict[str, Tensor]:
         """The tensors of the linear layers. Raises: InputError for a broken file."""
+        if self.kind is Kind.SENTENCE_TRANSFORMERS:
+            return dense_tensors(self.head_files)
         return read_safetensors(self.path / HEAD_FILE) if self.head_files else {}
 
     def config(
@@ -214,7 +237,7 @@ class ModelFolder:
         most = self.longest if longest is None else longest
         own = self.path / CONFIG_FILE
         length = min(DEFAULT_LENGTH, most)
-        if self.is_dpr and self.kind is Kind.PLAIN:
+        if self.kind is Kind.PLAIN and self.is_dpr:
             if pooling not in (None, "first", "pooler"):
                 raise InputError(
                     f"--model {self}: DPR pools by its first token (pooler); leave out --pooling {pooling}"
@@ -232,7 +255,7 @@ class ModelFolder:
         if pooling is not None or normalize:
             where = CONFIG_FILE if own.is_file() else MODULES_FILE
             raise InputError(f"--model {self}: it says how it pools ({where}); leave out --pooling and --normalize")
-        config = read_json(own, EncoderConfig) if own.is_file() else read_sentence_transformers(self.path, most)
+        config = read_json(own, EncoderConfig) if own.is_file() else read_modules(self.path, most, self.route)
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
             raise InputError(
@@ -259,7 +282,7 @@ class ModelFolder:
         config = whole.model_config
         positions = config.max_position_embeddings or config.n_positions or DEFAULT_POSITIONS
         positions -= 2 * (config.model_type in PADDED_POSITIONS)
-        path = whole.path / "tokenizer_config.json"
+        path = whole.files / "tokenizer_config.json"
         stated = read_json(path, TokenizerLength, others=True).model_max_length if path.is_file() else None
         return min(positions, int(stated)) if stated else positions
 
@@ -267,17 +290,23 @@ class ModelFolder:
     def weights_file(self) -> Path | None:
         """The file of the weights, or of the adapters; None where they are not in one file."""
         names = (TENSORS_FILE,) if self.kind is Kind.ADAPTERS else (PLAIN_FILE, INT8_FILE)
-        return next((path for name in names if (path := self.path / name).is_file()), None)
+        return next((path for name in names if (path := self.files / name).is_file()), None)
 
     @property
     def fingerprint(self) -> str:
         """Hash of all files that vectors can depend on. Raises: InputError for a folder that lacks some of them."""
         self.require_weights()
-        if not any((self.path / name).is_file() for name in TOKENIZERS):
+        if not any((self.files / name).is_file() for name in TOKENIZERS):
             raise InputError(f"--model {self}: no {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}")
         left_out = (*DESCRIBED, *ABOUT)
         read = (path for path in self._files() if not path.name.endswith(UNREAD) and path.name not in left_out)
-        return fingerprint({path.name: sha256_once(path) for path in read})
+        hashes = {path.name: sha256_once(path) for path in read}
+        behind = {
+            f"{path.parent.name}/{path.name}": sha256_once(path)
+            for path in self.head_files
+            if path.parent != self.files
+        }
+        return fingerprint(hashes | behind)
 
     def tokenizer_files(self) -> list[Path]:
         """The files that only a tokenizer can read, by name."""
@@ -292,26 +321,26 @@ class ModelFolder:
                 f"--model {self}: it is adapters of {record.method}, and a whole model is needed; give the backbone,"
                 f" {self.base_name}{merged}"
             )
-        if (self.path / PEFT_FILE).is_file():
+        if (self.files / PEFT_FILE).is_file():
             raise InputError(
                 f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT; give the model that merge_and_unload makes"
             )
-        config = self.path / "config.json"
+        config = self.files / "config.json"
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
         if named is not None:
             raise InputError(
                 f"{config}: {NAMES_WEIGHTS} is {abbreviate(named)}; only model{WEIGHTS} or shards of model{INDEX} are read"
             )
         self._check_shards()
-        weights = any(self.path.glob(f"*{WEIGHTS}"))
+        weights = any(self.files.glob(f"*{WEIGHTS}"))
         if not weights or not config.is_file():
             missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
             raise InputError(f"--model {self}: config.json and safetensors weights are needed; missing: {missing}")
 
     def _check_shards(self) -> None:
         """Raise InputError where an index of shards names anything but safetensors files beside it."""
-        beside = {path.name for path in self.path.glob(f"*{WEIGHTS}")}
-        for index in sorted(self.path.glob(f"*{INDEX}")):
+        beside = {path.name for path in self.files.glob(f"*{WEIGHTS}")}
+        for index in sorted(self.files.glob(f"*{INDEX}")):
             shards = read_json(index, ShardIndex, others=True).weight_map
             if not shards:
                 raise InputError(f"{index}: no weight_map, which says what shard each tensor is in")
@@ -324,4 +353,4 @@ class ModelFolder:
                     raise InputError(f"{index}: weight_map names {name!r}, which is no file beside it")
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.path.iterdir() if path.is_file() and not path.name.startswith("."))
+        return sorted(path for path in self.files.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -17,7 +17,7 @@ from taco_ir.core.tasks import TASK_NAMES, resolve_task
 from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.adapters.folder import BARE, AdapterRecord, adapter_digest
 from taco_ir.encoders.backbone import load_backbone, quantize_linears, usable_device
-from taco_ir.encoders.config import ANY_TASK, NONE, EncoderConfig, Pooling, Role
+from taco_ir.encoders.config import ANY_TASK, LATER, NONE, EncoderConfig, Pooling, Role
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import Ids, batch_by_length, embed, pad, tokenize
 from taco_ir.encoders.role_marks import ADAPTER_MARKS, RoleMarks, load_learned
@@ -133,7 +133,8 @@ class TextEncoder:
         """Hash of all that passage vectors depend on, so without the adapters of queries; an index remembers it."""
         tower, own = self.towers[Role.PASSAGE], self.towers[Role.PASSAGE].config
         read = [self.config.passage_template, self.config.passage_length]
-        marks = [own.roles] * (own.roles != NONE)
+        said = {key: getattr(own, key) for key in LATER if getattr(own, key) != LATER[key]}
+        marks = [own.roles] * (own.roles != NONE) + [said] * bool(said)
         return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, tower.precision, *marks])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:

@@ -192,8 +192,8 @@ def test_pooling_that_we_lack_is_named(tmp_path: Path, pooling: dict[str, Any], 
 
 def test_modules_that_we_lack_are_named(tmp_path: Path) -> None:
     folder = theirs_with(tmp_path, {"pooling_mode": "mean"})
-    write(tmp_path, modules=modules("Transformer", "Pooling", "Dense"))
-    refused(tmp_path, "module 'Dense'", "valid: Transformer, Pooling, Normalize")
+    write(tmp_path, modules=modules("Transformer", "Pooling", "BoW"))
+    refused(tmp_path, "module 'BoW'", "valid: Transformer, Pooling, Normalize, Dense, Router")
     refused(write(tmp_path, modules=modules("Transformer")), "no Pooling module")
     write(tmp_path, modules=modules("Transformer", "Pooling", "Normalize"))
     assert folder.config(longest=LONGEST).normalize
@@ -224,6 +224,7 @@ def test_lengths_of_sentence_transformers(tmp_path: Path, lengths: dict[str, Any
         ({"prompts": {"query": "q: ", "passage": "p: "}}, {"*": "q: "}, "p: {title} {text}"),
         ({"prompts": {"query": "q: ", "nq": "n: "}}, {"*": "q: ", "nq": "n: "}, "{title} {text}"),
         ({"prompts": {"query": "q: "}, "default_prompt_name": "query"}, {"*": "q: "}, "{title} {text}"),
+        ({"prompts": {"query": "", "nq": "n: "}}, {"*": "", "nq": "n: "}, "{title} {text}"),
         ({"prompts": {"web": "w: "}, "default_prompt_name": "web"}, {"web": "w: "}, "{title} {text}"),
     ],
 )

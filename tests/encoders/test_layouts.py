@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.types import Passage, Vectors
 from taco_ir.data.collection import open_collection
+from taco_ir.encoders.config import Role
 from taco_ir.encoders.exports import write_huggingface, write_sentence_transformers
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import pool
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.training.encoder import DualEncoder
 
 PASSAGES = [*list(open_collection("sample").passages.read())[:5], Passage("x#0", "x", "A", "b")]
 WHOLE = [f"{passage.title} {passage.text}" for passage in PASSAGES]
@@ -55,10 +61,11 @@ def by_transformers(
     model = getattr(transformers, kind).from_pretrained(folder).eval()
     found = []
     for place, text in enumerate(texts):
-        pair = {"text_pair": other[place]} if other else {}
-        ids = tokenizer(text, truncation=True, max_length=128, return_tensors="pt", **pair)["input_ids"]
+        ids = tokenizer(text)["input_ids"]
+        if other:  # the tiny tokenizer knows no pairs
+            ids += [*tokenizer(other[place])["input_ids"][1:]]
         with torch.no_grad():
-            found.append(vector(model(ids))[0].numpy())
+            found.append(vector(model(torch.tensor([[*ids[:127], ids[-1]] if len(ids) > 128 else ids])))[0].numpy())
     return np.stack(found)
 
 
@@ -171,3 +178,127 @@ def test_relatives_of_t5_are_encoders_too(tiny_t5: Path, tmp_path: Path, kind: s
         assert decoded.shape == expected_BD.shape and np.abs(decoded - expected_BD).max() > 1e-3
     with pytest.raises(InputError, match="cannot run T5"):
         write_huggingface(folder, encoder.config, tmp_path, "plain")
+
+
+def theirs(folder: Path, *modules: torch.nn.Module, **config: Any) -> TextEncoder:
+    """A folder that sentence-transformers writes, encoded by both; `config` replaces what the Transformer's says."""
+    SentenceTransformer(modules=list(modules), device="cpu").save(str(folder))
+    for path in folder.rglob("sentence_bert_config.json"):
+        write_json(path, read_json(path, dict[str, Any]) | config)
+    return alike(folder)
+
+
+def alike(folder: Path) -> TextEncoder:
+    """The encoder of a folder, once its vectors are those of sentence-transformers."""
+    model, encoder = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
+    near(encoder.encode_queries(QUERIES, None), model.encode_query(QUERIES))
+    near(encoder.encode_passages(PASSAGES), model.encode_document(WHOLE))
+    return encoder
+
+
+def dense(inputs: int, outputs: int, **said: Any) -> Dense:
+    layer = Dense(inputs, outputs, **said)
+    torch.nn.init.normal_(layer.linear.weight, std=0.3)
+    return layer
+
+
+LAYERS: dict[str, Callable[[], list[Dense]]] = {
+    "bias and tanh": lambda: [dense(32, 24)],
+    "neither": lambda: [dense(32, 24, bias=False, activation_function=torch.nn.Identity())],
+    "two": lambda: [dense(32, 40, activation_function=torch.nn.GELU()), dense(40, 16, bias=False)],
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_linear_layers_of_sentence_transformers(tiny_bert: Path, tmp_path: Path, layers: str) -> None:
+    """Also the old folder, whose Transformer is in `0_Transformer`; the layers' weights are in the fingerprint."""
+    torch.manual_seed(4)
+    folder = tmp_path / "new"
+    encoder = theirs(folder, Transformer(str(tiny_bert)), Pooling(32, "mean"), *LAYERS[layers](), Normalize())
+    exported(encoder, tmp_path / "theirs")
+    with pytest.raises(InputError, match="no place for a linear head"):
+        write_huggingface(folder, encoder.config, tmp_path, "plain")
+    trained = DualEncoder(folder, ModelFolder(folder).config(), False)
+    trained.save(tmp_path / "trained")
+    near(load_encoder(str(tmp_path / "trained")).encode_passages(PASSAGES), encoder.encode_passages(PASSAGES))
+    weights = folder / "2_Dense" / "model.safetensors"
+    save_file({name: value * 2 for name, value in load_file(weights).items()}, weights)
+    assert load_encoder(str(folder)).fingerprint != encoder.fingerprint
+
+
+def old_layout(source: Path, folder: Path) -> Path:
+    """A folder as sentence-transformers once wrote them: the Transformer's files one folder down."""
+    shutil.copytree(source, folder)
+    modules = read_json(folder / "modules.json", list[dict[str, Any]])
+    own = {entry["path"] for entry in modules} | {"modules.json", "config_sentence_transformers.json"}
+    (folder / "0_Transformer").mkdir()
+    for path in list(folder.iterdir()):
+        if path.name not in own and path.name != "0_Transformer":
+            path.rename(folder / "0_Transformer" / path.name)
+    write_json(folder / "modules.json", [{**modules[0], "path": "0_Transformer"}, *modules[1:]])
+    return folder
+
+
+def test_the_old_folders_of_sentence_transformers(tiny_bert: Path, tmp_path: Path) -> None:
+    encoder = theirs(tmp_path / "new", Transformer(str(tiny_bert), max_seq_length=20), Pooling(32, "cls"))
+    old = alike(old_layout(tmp_path / "new", tmp_path / "old"))
+    near(old.encode_passages(PASSAGES), encoder.encode_passages(PASSAGES))
+    exported(old, tmp_path / "theirs")
+    near(
+        by_transformers(tmp_path / "theirs", "AutoModel", lambda out: out.last_hidden_state[:, 0], QUERIES[:1]),
+        old.encode_queries(QUERIES[:1], None),
+    )
+
+
+def test_texts_are_lowercased_where_the_folder_says_so(tiny_t5: Path, tmp_path: Path) -> None:
+    """By `do_lower_case`, with a tokenizer that keeps capitals, which training keeps too."""
+    source = tmp_path / "source"
+    shutil.copytree(tiny_t5, source)
+    tokenizer = read_json(source / "tokenizer.json", dict[str, Any])
+    write_json(source / "tokenizer.json", tokenizer | {"normalizer": None})
+    as_is = theirs(tmp_path / "m", Transformer(str(source)), Pooling(32, "mean"))
+    encoder = theirs(tmp_path / "lower", Transformer(str(source)), Pooling(32, "mean"), do_lower_case=True)
+    capitals_BD = as_is.encode_queries(QUERIES[1:2], None) - encoder.encode_queries(QUERIES[1:2], None)
+    assert np.abs(capitals_BD).max() > 1e-3 and as_is.passage_fingerprint != encoder.passage_fingerprint
+    exported(encoder, tmp_path / "theirs")
+    DualEncoder(tmp_path / "lower", encoder.config, False).save(tmp_path / "trained")
+    near(load_encoder(str(tmp_path / "trained")).encode_passages(PASSAGES), encoder.encode_passages(PASSAGES))
+
+
+def routes(tiny_bert: Path, target: Path) -> dict[str, list[torch.nn.Module]]:
+    """Modules of two towers that share nothing but the width of their vectors."""
+    other = made(tiny_bert, target, "BertModel", **SIZES)
+    return {
+        "query": [Transformer(str(tiny_bert), max_seq_length=12), Pooling(32, "cls"), dense(32, 24)],
+        "document": [Transformer(str(other)), Pooling(32, "mean"), dense(32, 24, bias=False)],
+    }
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["Router", "Asym"])
+def test_queries_and_documents_have_routes_of_their_own(tiny_bert: Path, tmp_path: Path, old: bool) -> None:
+    folder = tmp_path / "m"
+    encoder = theirs(folder, Router(routes(tiny_bert, tmp_path / "other")), Normalize())
+    if old:
+        modules = (folder / "modules.json").read_text()
+        (folder / "modules.json").write_text(modules.replace("base.modules.router.Router", "models.Asym"))
+        path = next(folder.rglob("router_config.json"))
+        path.rename(path.with_name("config.json"))
+        near(load_encoder(str(folder)).encode_passages(PASSAGES), encoder.encode_passages(PASSAGES))
+    assert encoder.towers[Role.QUERY].config.pooling == "first" and encoder.config.passage_length == 128
+    with pytest.raises(InputError, match="two towers are two models; use --encoder-class taco"):
+        write_sentence_transformers(folder, encoder.config, tmp_path)
+    with pytest.raises(
+        InputError, match=r"modules\.json: a (Router|Asym), with modules of its own for queries and for"
+    ):
+        DualEncoder(folder, encoder.config, False)
+
+
+def test_a_route_that_is_missing_is_named(tiny_bert: Path, tmp_path: Path) -> None:
+    made_of = routes(tiny_bert, tmp_path / "other")
+    SentenceTransformer(modules=[Router({"query": made_of["query"], "image": made_of["document"]})]).save(
+        str(tmp_path / "m")
+    )
+    with pytest.raises(
+        InputError, match=r"structure has no route document or passage or corpus or doc, only query, im"
+    ):
+        load_encoder(str(tmp_path / "m"))

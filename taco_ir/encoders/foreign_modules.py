@@ -1,0 +1,253 @@
+"""The modules of a sentence-transformers folder: its Transformer, pooling, linear layers, routes and prompts.
+
+`modules.json` lists them. A Router (once called Asym) has modules of its own for queries and for documents.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from taco_ir.core.files import InputError, check_type, read_json
+from taco_ir.core.typed import abbreviate
+from taco_ir.encoders.config import ACTIVATIONS, ANY_TASK, EncoderConfig, Pooling
+
+MODULES_FILE = "modules.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+LENGTHS_FILE = "sentence_bert_config.json"
+OWN = "sentence_transformers."  # where the classes of its modules are; others are code in the folder
+PASSAGE_PROMPTS = ("document", "passage", "corpus")
+ROUTERS = ("Router", "Asym")
+ROUTES = {"query": ("query",), "passage": (*PASSAGE_PROMPTS, "doc")}  # names of routes, by tower
+KINDS = ("Transformer", "Pooling", "Normalize", "Dense", *ROUTERS)
+THEIR_POOLING: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+
+
+class Entry(NamedTuple):
+    """Keys read from an entry of modules.json."""
+
+    type: str
+    path: str
+
+
+class RouterParameters(NamedTuple):
+    """Keys read from a router's parameters: a route for a task and a kind of input, both as text."""
+
+    route_mappings: dict[str, str] | None = None
+
+
+class Routes(NamedTuple):
+    """Keys read from a router's configuration: the classes of its modules, and the modules of each route."""
+
+    types: dict[str, str]
+    structure: dict[str, tuple[str, ...]]
+    parameters: RouterParameters = RouterParameters()
+
+
+class Lengths(NamedTuple):
+    """Keys read from sentence_bert_config.json: tokens at which any text, a query and a passage are cut."""
+
+    max_seq_length: Annotated[int, 1] | None = None
+    query_length: Annotated[int, 1] | None = None
+    document_length: Annotated[int, 1] | None = None
+    do_lower_case: bool | None = None
+
+
+class PoolingConfig(NamedTuple):
+    """Keys read from a pooling module's config.json, beside one for each way to pool."""
+
+    pooling_mode: str | list[str] | None = None
+    include_prompt: bool = True
+
+
+class Dense(NamedTuple):
+    """Keys read from a linear layer's config.json."""
+
+    bias: bool = True
+    out_features: Annotated[int, 1] = 1
+    activation_function: str = "Tanh"
+    module_input_name: str = "sentence_embedding"
+    module_output_name: str | None = None
+    use_residual: bool = False
+
+
+class Prompts(NamedTuple):
+    """Keys read from config_sentence_transformers.json."""
+
+    prompts: dict[str, str] | None = None
+    model_type: str | None = None
+
+
+class Module(NamedTuple):
+    """A module: its class and its folder."""
+
+    kind: str
+    place: Path
+
+
+def has_routes(folder: Path) -> bool:
+    """Whether queries and documents have modules of their own."""
+    entries = read_json(folder / MODULES_FILE, list[Entry], others=True)
+    return any(entry.type.rpartition(".")[2] in ROUTERS for entry in entries)
+
+
+def list_modules(folder: Path, route: str = "") -> list[Module]:
+    """The modules that texts pass, in order.
+
+    Args:
+        route: `query` or `passage`, where the folder has routes.
+
+    Raises:
+        InputError: for modules that this encoder lacks, or that are code in the folder, which is never run.
+    """
+    path = folder / MODULES_FILE
+    found: list[Module] = []
+    for entry in read_json(path, list[Entry], others=True):
+        module = _module(path, entry.type, folder, entry.path)
+        if module.kind not in ROUTERS:
+            found.append(module)
+        elif route:
+            found += _routed(module.place, route)
+        else:
+            raise InputError(
+                f"{path}: a {module.kind}, with modules of its own for queries and for documents; such a model can only be"
+                " searched with"
+            )
+    return found
+
+
+def transformer_folder(folder: Path, route: str = "") -> Path:
+    """The folder of the backbone's files; the one given where no Transformer module says another."""
+    return next((module.place for module in list_modules(folder, route) if module.kind == "Transformer"), folder)
+
+
+def dense_files(folder: Path, route: str = "") -> list[Path]:
+    """The weights of the linear layers, in order."""
+    return [each.place / "model.safetensors" for each in list_modules(folder, route) if each.kind == "Dense"]
+
+
+def _module(path: Path, kind: str, folder: Path, place: str) -> Module:
+    name = kind.rpartition(".")[2]
+    if not kind.startswith(OWN):
+        what = "a ColBERT model of PyLate, with a vector for each token" if kind.startswith("pylate.") else "code"
+        raise InputError(
+            f"{path}: type is {abbreviate(kind)}: {what}; code of a model is never run, and one vector is needed"
+        )
+    if name not in KINDS:
+        raise InputError(f"{path}: type is module {abbreviate(name)}; valid: {', '.join(KINDS)}")
+    if not os.path.isdir(folder / place) and name != "Normalize":  # noqa: PTH112  (no for any text)
+        raise InputError(f"{path}: path is {abbreviate(place)}; no such folder in it")
+    return Module(name, folder / place)
+
+
+def _routed(router: Path, route: str) -> Iterator[Module]:
+    """The modules of a route. Raises: InputError for a router without a route for `route`."""
+    path = next((router / name for name in ("router_config.json", "config.json") if (router / name).is_file()), router)
+    said = read_json(path, Routes, others=True)
+    mapped = said.parameters.route_mappings or {}
+    names = [mapped.get(f"('{name}', {kind})") for name in ROUTES[route] for kind in ("'text'", "None")]
+    names += [*(mapped.get(f"(None, {kind})") for kind in ("'text'", "None")), *ROUTES[route]]
+    name = next((name for name in names if name in said.structure), None)
+    if name is None:
+        raise InputError(
+            f"{path}: structure has no route {' or '.join(ROUTES[route])}, only {', '.join(said.structure)}"
+        )
+    for key in said.structure[name]:
+        if key not in said.types:
+            raise InputError(f"{path}: types has no {abbreviate(key)}, which structure names")
+        yield _module(path, said.types[key], router, key)
+
+
+def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
+    """The configuration of a sentence-transformers folder. Raises: InputError for modules that this encoder lacks.
+
+    Args:
+        longest: most tokens that the backbone takes.
+        route: as in `list_modules`.
+    """
+    pooling: Pooling | None = None
+    normalize, lengths, lowercase = False, (longest, longest), False
+    layers: list[Dense] = []
+    path = folder / MODULES_FILE
+    for kind, place in list_modules(folder, route):
+        if kind == "Transformer":
+            *lengths, lowercase = _lengths(place, longest)
+        elif kind == "Pooling":
+            pooling = _pooling(place / "config.json")
+        elif kind == "Dense":
+            layers.append(_dense(place / "config.json", pooling is not None and not normalize))
+        else:
+            normalize = True
+    if pooling is None:
+        raise InputError(f"{path}: no Pooling module")
+    prompts, passage_prompt = _prompts(folder)
+    template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
+    head = layers[-1].out_features if layers else 0
+    activations = " ".join(layer.activation_function for layer in layers)
+    return EncoderConfig(
+        pooling,
+        normalize,
+        prompts,
+        lengths[0],
+        {},
+        lengths[1],
+        template,
+        head=head,
+        head_layers=activations,
+        lowercase=lowercase,
+    )
+
+
+def _lengths(module: Path, longest: int) -> tuple[int, int, bool]:
+    """Tokens at which a query and a passage are cut, and whether texts are lowercased."""
+    path = next((path for path in sorted(module.glob("sentence_*_config.json"))), module / LENGTHS_FILE)
+    values = read_json(path, Lengths, others=True) if path.is_file() else Lengths()
+    both = values.max_seq_length or longest
+    lengths = min(values.query_length or both, longest), min(values.document_length or both, longest)
+    return *lengths, bool(values.do_lower_case)
+
+
+def _dense(path: Path, placed: bool) -> Dense:
+    said = read_json(path, Dense, others=True)
+    name = said.activation_function.rpartition(".")[2]
+    if name not in ACTIVATIONS:
+        valid = ", ".join(ACTIVATIONS)
+        raise InputError(
+            f"{path}: activation_function is {abbreviate(said.activation_function)}; valid: {valid} of torch.nn"
+        )
+    inside = (said.module_input_name, said.module_output_name or said.module_input_name)
+    if not placed or said.use_residual or set(inside) != {"sentence_embedding"}:
+        raise InputError(f"{path}: a Dense module is read between Pooling and Normalize alone, without use_residual")
+    return said._replace(activation_function=name)
+
+
+def _pooling(path: Path) -> Pooling:
+    values = read_json(path, dict[str, Any])
+    said = check_type(values, PoolingConfig, str(path), others=True)
+    start = "pooling_mode_"
+    modes = check_type({key: on for key, on in values.items() if key.startswith(start)}, dict[str, bool], str(path))
+    on = [key.removeprefix(start).removesuffix("_token").removesuffix("_tokens") for key in modes if modes[key]]
+    given = on if said.pooling_mode is None else said.pooling_mode
+    mode = given if isinstance(given, str) else "+".join(given)
+    if mode not in THEIR_POOLING or not said.include_prompt:
+        raise InputError(
+            f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
+            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts"
+        )
+    return THEIR_POOLING[mode]
+
+
+def _prompts(folder: Path) -> tuple[dict[str, str], str]:
+    """Query prompts by task, and the passage prompt, as encode_query and encode_document use them."""
+    path = folder / PROMPTS_FILE
+    said = read_json(path, Prompts, others=True) if path.is_file() else Prompts()
+    if said.model_type not in (None, "SentenceTransformer"):
+        raise InputError(f"{path}: model_type is {abbreviate(said.model_type)}; a SentenceTransformer is needed")
+    named = said.prompts or {}
+    passage = next((named[name] for name in PASSAGE_PROMPTS if name in named), "")
+    queries = {task: text for task, text in named.items() if task not in (*PASSAGE_PROMPTS, "query")}
+    if "query" in named and (named["query"] or queries):
+        queries[ANY_TASK] = named["query"]
+    return queries, passage
