@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taco_ir.core.files import QUOTED_UP_TO, InputError
+from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
 from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.head import HEAD_FILE, read_head
-from taco_ir.encoders.model_folder import T5_ENCODERS, ModelFolder
+from taco_ir.encoders.model_folder import COLBERT, T5_ENCODERS, Kind, ModelFolder
 from taco_ir.encoders.weights import KEY, is_int8, read_weights
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+AUTO_MAP = "auto_map"  # the key that names code in a model's folder
+CODED = ("config.json", "tokenizer_config.json")
 DPR_KEYS = ("model_type", "architectures", "projection_dim")  # of DPR's configuration, which a BERT's has not
 
 
@@ -36,59 +40,102 @@ def usable_device(name: str) -> torch.device:
 def load_backbone(
     folder: ModelFolder, config: EncoderConfig
 ) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
-    """The backbone in float32, its fast tokenizer, and the linear head where `config` has one.
+    """The backbone in float32, its fast tokenizer, and the linear layers behind the pooling where `config` has them.
 
     Raises:
         InputError: for a model that transformers cannot load, that lacks weights or the head, or that cannot pool so.
     """
-    import torch
     import transformers
-    from tokenizers import normalizers
 
     folder.require_weights()
-    path = folder.files
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = folder.model_config.model_type
     if config.pooling == "decoder" and kind not in T5_ENCODERS:
         raise InputError(f"--model {folder}: pooling 'decoder' needs a T5 model, this is {abbreviate(kind)}")
-    loader = getattr(transformers, folder.encoder_class if config.pooling != "decoder" else "AutoModel")
-    local = {"local_files_only": True, "trust_remote_code": False}
-    loaded = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        if is_int8(path):
-            described = transformers.AutoConfig.from_pretrained(path, **local)
-            delattr(described, KEY)  # the model in memory, and saved again, is plain
-            if loader is transformers.AutoModel:  # which does not load weights without files
-                with torch.device("meta"):
-                    loader = type(loader.from_config(described))
-            weights = read_weights(path)
-            backbone, report = loader.from_pretrained(None, config=described, state_dict=weights, **loaded)
-        else:
-            backbone, report = loader.from_pretrained(path, use_safetensors=True, **local, **loaded)
-        fast: Tokenizer = transformers.AutoTokenizer.from_pretrained(path, use_fast=True, **local).backend_tokenizer
-        fast.no_padding()
-        if config.lowercase:
-            fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *filter(None, [fast.normalizer])])
+        backbone, report = _load_model(folder, config)
+        tokenizer = _load_tokenizer(folder, config)
     except InputError:
         raise
     except Exception as error:  # of any class: values in the folder's files end up anywhere in transformers
+        if coded := next((name for name in CODED if AUTO_MAP in _read_object(folder.files / name)), None):
+            raise InputError(
+                f"--model {folder}: {coded} names code of its own ({AUTO_MAP}), which is never run, and transformers cannot"
+                " load it without; give a model that transformers knows"
+            ) from error
         reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
         raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
+    _check_loaded(folder, config, backbone, tokenizer, report)
+    projection: dict[str, torch.Tensor] = {}
+    if folder.is_dpr:
+        backbone, projection = _as_bert(backbone)
+    if not config.head:
+        return backbone, tokenizer, None
+    tensors = projection or folder.head_tensors()
+    return backbone, tokenizer, read_head(config, int(backbone.config.hidden_size), tensors, folder.path / HEAD_FILE)
+
+
+def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[str, Any]]:
+    """The model, and what transformers says of its tensors."""
+    import torch
+    import transformers
+
+    path = folder.files
+    loader = getattr(transformers, folder.encoder_class if config.pooling != "decoder" else "AutoModel")
+    loaded = {"dtype": torch.float32, "output_loading_info": True}
+    if not is_int8(path):
+        return loader.from_pretrained(path, use_safetensors=True, **LOCAL, **loaded)  # type: ignore[no-any-return]
+    described = transformers.AutoConfig.from_pretrained(path, **LOCAL)
+    delattr(described, KEY)  # the model in memory, and saved again, is plain
+    if loader is transformers.AutoModel:  # which does not load weights without files
+        with torch.device("meta"):
+            loader = type(loader.from_config(described))
+    weights = read_weights(path)
+    return loader.from_pretrained(None, config=described, state_dict=weights, **loaded)  # type: ignore[no-any-return]
+
+
+def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:
+    import transformers
+    from tokenizers import normalizers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.files, use_fast=True, **LOCAL)
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"--model {folder}: its tokenizer ({type(tokenizer).__name__}) has no fast version, which is needed;"
+            " write tokenizer.json by the tokenizers library, or give another model"
+        )
+    fast: Tokenizer = tokenizer.backend_tokenizer
+    fast.no_padding()
+    if config.lowercase:
+        fast.normalizer = normalizers.Sequence([normalizers.Lowercase(), *filter(None, [fast.normalizer])])
+    return fast
+
+
+def _check_loaded(
+    folder: ModelFolder, config: EncoderConfig, backbone: Any, tokenizer: Tokenizer, report: Mapping[str, Any]
+) -> None:
+    """Raise InputError for weights or tokens that do not fit, and for pooling that the model lacks."""
+    kind = folder.model_config.model_type
     pools = config.pooling == "pooler"
+    if folder.kind is Kind.PLAIN and "linear.weight" in report["unexpected_keys"]:
+        raise InputError(COLBERT.format(folder))
     if missing := sorted(name for name in report["missing_keys"] if pools or "pooler" not in name):
         raise InputError(
             f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {missing[0]!r}"
         )
     if pools and getattr(backbone, "pooler", None) is None:
         raise InputError(f"--model {folder}: pooling 'pooler' needs a model with a pooler; a {kind} model has none")
-    projection: dict[str, torch.Tensor] = {}
-    if folder.is_dpr:
-        backbone, projection = _as_bert(backbone)
-    if not config.head:
-        return backbone, fast, None
-    tensors = projection or folder.head_tensors()
-    return backbone, fast, read_head(config, int(backbone.config.hidden_size), tensors, folder.path / HEAD_FILE)
+    rows = getattr(backbone.config, "vocab_size", None)
+    if rows and (tokens := max(tokenizer.get_vocab().values(), default=-1) + 1) > rows:
+        raise InputError(
+            f"--model {folder}: its tokenizer has {tokens} tokens and its embedding table {rows} rows; give the tokenizer"
+            " that it was trained with, or resize_token_embeddings and train it"
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    return read_json(path, dict[str, Any]) if path.is_file() else {}
 
 
 def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

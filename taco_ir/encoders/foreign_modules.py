@@ -124,8 +124,14 @@ def transformer_folder(folder: Path, route: str = "") -> Path:
 
 
 def dense_files(folder: Path, route: str = "") -> list[Path]:
-    """The weights of the linear layers, in order."""
-    return [each.place / "model.safetensors" for each in list_modules(folder, route) if each.kind == "Dense"]
+    """The weights of the linear layers, in order. Raises: InputError where they are missing, or pickled alone."""
+    found = [each.place / "model.safetensors" for each in list_modules(folder, route) if each.kind == "Dense"]
+    for path in found:
+        if not path.is_file():
+            raise InputError(
+                f"{path}: missing; pickled weights are not read: SentenceTransformer(FOLDER).save(NEW) writes such files"
+            )
+    return found
 
 
 def _module(path: Path, kind: str, folder: Path, place: str) -> Module:
@@ -180,9 +186,9 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
             layers.append(_dense(place / "config.json", pooling is not None and not normalize))
         else:
             normalize = True
+    prompts, passage_prompt = _prompts(folder)
     if pooling is None:
         raise InputError(f"{path}: no Pooling module")
-    prompts, passage_prompt = _prompts(folder)
     template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
     head = layers[-1].out_features if layers else 0
     activations = " ".join(layer.activation_function for layer in layers)

@@ -34,7 +34,7 @@ from taco_ir.encoders.foreign_modules import (
     transformer_folder,
 )
 from taco_ir.encoders.head import HEAD_FILE, dense_tensors
-from taco_ir.encoders.names import locate
+from taco_ir.encoders.names import conversion_of, locate
 from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, read_safetensors
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ WEIGHTS = ".safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 PEFT_FILE = "adapter_config.json"
 NAMES_WEIGHTS = "transformers_weights"  # a key of config.json that sends transformers to another file
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+COLBERT_FILE = "artifact.metadata"
+COLBERT = (
+    "--model {}: a ColBERT model, which has a vector for each token; an encoder with one vector for a text is needed"
+)
 DEFAULT_POSITIONS = 512
 DPR_TEMPLATE = "{title} [SEP] {text}"
 # classes of transformers that load the encoder of an encoder-decoder alone
@@ -331,11 +336,35 @@ class ModelFolder:
             raise InputError(
                 f"{config}: {NAMES_WEIGHTS} is {abbreviate(named)}; only model{WEIGHTS} or shards of model{INDEX} are read"
             )
+        self._refuse_other_kinds()
         self._check_shards()
         weights = any(self.files.glob(f"*{WEIGHTS}"))
         if not weights or not config.is_file():
-            missing = "model.safetensors (pickled weights are not read)" if not weights else "config.json"
-            raise InputError(f"--model {self}: config.json and safetensors weights are needed; missing: {missing}")
+            raise InputError(
+                f"--model {self}: config.json and safetensors weights are needed; missing: {self._what_lacks(weights)}"
+            )
+
+    def _what_lacks(self, has_weights: bool) -> str:
+        """The file that a folder without a model lacks, and what to do."""
+        whole = (path for path in sorted(self.path.glob("*/config.json")) if any(path.parent.glob(f"*{WEIGHTS}")))
+        if (below := next(whole, None)) is not None:
+            return f"both, which {below.parent} has; give that folder"
+        if has_weights:
+            return "config.json"
+        pickled = next((path for path in self._files() if path.name.endswith(PICKLES)), None)
+        how = f"; {pickled.name} is pickled, and pickles run code; {conversion_of(str(self.files))}" if pickled else ""
+        return f"model.safetensors (pickled weights are not read){how}"
+
+    def _refuse_other_kinds(self) -> None:
+        """Raise InputError for a model that gives no single vector of a text."""
+        classes = self.model_config.architectures or () if self.kind is Kind.PLAIN else ()
+        if any("colbert" in name.lower() for name in classes) or (self.path / COLBERT_FILE).is_file():
+            raise InputError(COLBERT.format(self))
+        if scorer := next((name for name in classes if name.endswith("ForSequenceClassification")), None):
+            raise InputError(
+                f"--model {self}: a cross-encoder or classifier ({scorer}), which scores texts and gives no vectors;"
+                " give an encoder"
+            )
 
     def _check_shards(self) -> None:
         """Raise InputError where an index of shards names anything but safetensors files beside it."""

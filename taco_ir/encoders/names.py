@@ -55,14 +55,16 @@ def fetch(name: str, revision: str | None = None) -> Path:
     pickled = [path for path in there if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if not pickled:
         raise InputError(f"{name}: no .safetensors file in it, so it holds no weights that are read here")
+    raise InputError(f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; {conversion_of(name)}")
+
+
+def conversion_of(name: str) -> str:
+    """How to write a model with safetensors weights and a fast tokenizer, as the end of an error."""
     convert = (
         "from transformers import AutoModel, AutoTokenizer;"
         f" [each.from_pretrained('{name}').save_pretrained('FOLDER') for each in (AutoModel, AutoTokenizer)]"
     )
-    raise InputError(
-        f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; if you trust it, convert it by"
-        f' python -c "{convert}" and give FOLDER'
-    )
+    return f'if you trust it, convert it by python -c "{convert}" and give FOLDER'
 
 
 @contextmanager

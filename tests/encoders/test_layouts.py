@@ -302,3 +302,99 @@ def test_a_route_that_is_missing_is_named(tiny_bert: Path, tmp_path: Path) -> No
         InputError, match=r"structure has no route document or passage or corpus or doc, only query, im"
     ):
         load_encoder(str(tmp_path / "m"))
+
+
+def changed(folder: Path, name: str, **values: Any) -> None:
+    path = folder / name
+    write_json(path, (read_json(path, dict[str, Any]) if path.is_file() else {}) | values)
+
+
+def with_one_more_token(folder: Path) -> None:
+    vocabulary = read_json(folder / "tokenizer.json", dict[str, Any])
+    vocabulary["model"]["vocab"]["onemore"] = len(vocabulary["model"]["vocab"])
+    write_json(folder / "tokenizer.json", vocabulary)
+
+
+def with_a_slow_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "vocab.txt")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"})
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def one_folder_down(folder: Path) -> None:
+    shutil.copytree(folder, folder / "checkpoint-2")
+    (folder / "model.safetensors").unlink()
+
+
+def with_a_linear_head(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    save_file({**load_file(weights), "linear.weight": torch.ones(8, 32)}, weights, {"format": "pt"})
+
+
+def of_other_code(folder: Path) -> None:
+    changed(folder, "config.json", model_type="new", auto_map={"AutoModel": "modeling.NewModel"})
+    (folder / "modeling.py").write_text("raise SystemExit('run')")
+
+
+def of_other_modules(kind: str) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+
+
+OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a token without a row": (
+        with_one_more_token,
+        r"m: its tokenizer has \d+ tokens and its embedding table \d+ rows; giv",
+    ),
+    "a slow tokenizer": (
+        with_a_slow_tokenizer,
+        r"m: its tokenizer \(ByT5Tokenizer\) has no fast version, which is needed",
+    ),
+    "pickles": (
+        pickled,
+        r"m: config.json and .*pytorch_model\.bin is pickled, and pickles run code; if you trust it, con",
+    ),
+    "one folder down": (one_folder_down, r"missing: both, which .*checkpoint-2 has; give that folder"),
+    "code for a model": (of_other_code, r"m: config\.json names code of its own \(auto_map\), which is never run"),
+    "code for a module": (
+        of_other_modules("custom_st.Transformer"),
+        r"type is 'custom_st.Transformer': code; code of a mo",
+    ),
+    "PyLate": (
+        of_other_modules("pylate.models.Dense.Dense"),
+        r"a ColBERT model of PyLate, with a vector for each token",
+    ),
+    "ColBERT by its class": (
+        lambda folder: changed(folder, "config.json", architectures=["HF_ColBERT"]),
+        r"m: a ColBERT model, which has a",
+    ),
+    "ColBERT by its file": (
+        lambda folder: changed(folder, "artifact.metadata"),
+        r"m: a ColBERT model, which has a vec",
+    ),
+    "ColBERT by its weights": (with_a_linear_head, r"m: a ColBERT model, which has a vector for each token"),
+    "a cross-encoder": (
+        lambda folder: changed(folder, "config.json", architectures=["BertForSequenceClassification"]),
+        r"m: a cross-encoder or classifier \(BertForSequenceClassification\), which scores texts",
+    ),
+    "a cross-encoder's modules": (
+        lambda folder: [
+            changed(folder, "config_sentence_transformers.json", model_type="CrossEncoder"),
+            of_other_modules("sentence_transformers.models.Transformer")(folder),
+        ],
+        r"model_type is 'CrossEncoder'; a SentenceTransformer is needed",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_models_that_are_no_encoders_are_named(tiny_bert: Path, tmp_path: Path, other: str) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_bert, folder)
+    change, said = OTHERS[other]
+    change(folder)
+    with pytest.raises(InputError, match=said) as caught:
+        load_encoder(str(folder), pooling=None if (folder / "modules.json").is_file() else "mean")
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
