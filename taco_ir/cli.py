@@ -98,6 +98,10 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "TEXT",
         "help": "put TEXT before every query instead of the checkpoint's prompt for its task",
     },
+    "--passage-prompt": {
+        "metavar": "TEXT",
+        "help": "put TEXT before every passage instead of the model's own prompt for passages",
+    },
     "--precision": {
         "choices": PRECISIONS,
         "default": "float32",
@@ -132,7 +136,17 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "output format of tables [default: table]",
     },
 }
-MODEL_FLAGS = ("--model", "--pooling", "--normalize", "--prompt", "--precision", "--batch-size", "--device", "--base")
+MODEL_FLAGS = (
+    "--model",
+    "--pooling",
+    "--normalize",
+    "--prompt",
+    "--passage-prompt",
+    "--precision",
+    "--batch-size",
+    "--device",
+    "--base",
+)
 # without --device, which a study passes to every verb
 DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 

@@ -25,6 +25,7 @@ def parser() -> Parser:
     flags.flag("--shard", "encode part i of n equal parts [default: 1/1, all]", default="1/1", metavar="i/n")
     flags.flag("--verify", "check the hashes of all blocks in --output and encode nothing", action="store_true")
     of_encoding = ("--collection", *MODEL_FLAGS, "--overwrite", "--shard")
+    flags.only(("--prompt",), lambda _: False, "queries, not with passages, which --passage-prompt is for")
     flags.only(of_encoding, lambda options: not options.verify, "encoding, not with --verify")
     return flags
 

@@ -22,7 +22,11 @@ ANY_TASK = "*"
 DEFAULT_LENGTH = 256
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # their first two positions are for padding
 NONE = "none"
-LATER = {"head_layers": "", "lowercase": False}  # keys that files have only where they say something
+LATER = {
+    "head_layers": "",
+    "lowercase": False,
+    "passage_prompt": "",
+}  # keys that files have only where they say something
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid")  # of torch.nn, behind a linear layer
 ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
@@ -64,6 +68,7 @@ class EncoderConfig(Settings):
         query_length, passage_length: tokens at which texts are cut, with prompt and special tokens.
         query_lengths: query lengths of tasks that differ from `query_length`.
         passage_template: has the fields {title} and {text}.
+        passage_prompt: text put before a passage.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
         head: width of the linear layers behind the pooling (head.safetensors); 0: no such layers.
         head_layers: the activation of each of these layers; empty: one layer without bias and activation.
@@ -84,6 +89,7 @@ class EncoderConfig(Settings):
     head: int = field(default=0, metadata={"min": 0})
     roles: str = field(default=NONE, metadata={"choices": ROLE_MARKS})
     lowercase: bool = False
+    passage_prompt: str = ""
     head_layers: str = field(
         default="", metadata={"test": names_activations, "allowed": f"some of {', '.join(ACTIVATIONS)}, or empty"}
     )
@@ -118,11 +124,17 @@ class EncoderConfig(Settings):
         return self.query_lengths.get(task or ANY_TASK, self.query_lengths.get(ANY_TASK, self.query_length))
 
     def passage_text(self, passage: Passage) -> str:
-        return self.passage_template.format(title=passage.title, text=passage.text).strip()
+        return self.passage_prompt + self.passage_template.format(title=passage.title, text=passage.text).strip()
 
-    def with_prompt(self, prompt: str | None) -> EncoderConfig:
-        """A copy with one prompt for every task; None changes nothing."""
-        return self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
+    @property
+    def passage_form(self) -> str:
+        """The passage template with the passage prompt before it, as recipes of vectors name it."""
+        return self.passage_prompt.replace("{", "{{").replace("}", "}}") + self.passage_template
+
+    def with_prompt(self, prompt: str | None, of_passages: str | None = None) -> EncoderConfig:
+        """A copy with one prompt for every task, and one for passages; None changes nothing."""
+        config = self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
+        return config if of_passages is None else replace(config, passage_prompt=of_passages)
 
     @property
     def described(self) -> dict[str, Any]:

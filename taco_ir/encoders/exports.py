@@ -149,9 +149,9 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
         f"{START} pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss "
         f"encoder --encoder {encoder} {shared} --fields title text --max-length {config.passage_length} --device cpu",
     ]
-    if config.passage_template != PLAIN_TEMPLATE:
+    if config.passage_form != PLAIN_TEMPLATE:  # its --prefix stands between title and text
         lines.append(
-            f"# no flag gives the passage template {config.passage_template!r}: write the corpus' text by it and use"
+            f"# no flag gives the passage template {config.passage_form!r}: write the corpus' text by it and use"
             " --fields text"
         )
     lines += [f"# {note}; the exported queries are ours" for note in list_differences(config)]
@@ -178,8 +178,9 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
 
     _refuse_parts(source, config, THEIR_POOLING.values())
     prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
-    prompt = prefix.replace("{{", "{").replace("}}", "}")
-    if not plain or rest or prompt.replace("{", "{{").replace("}", "}}") != prefix:
+    inside = prefix.replace("{{", "{").replace("}}", "}")
+    prompt = config.passage_prompt + inside
+    if not plain or rest or inside.replace("{", "{{").replace("}", "}}") != prefix:
         raise InputError(
             f"sentence-transformers cannot hold the passage template {config.passage_template!r}, only a prefix"
         )

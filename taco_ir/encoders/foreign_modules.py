@@ -189,7 +189,6 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
     prompts, passage_prompt = _prompts(folder)
     if pooling is None:
         raise InputError(f"{path}: no Pooling module")
-    template = passage_prompt.replace("{", "{{").replace("}", "}}") + EncoderConfig.passage_template
     head = layers[-1].out_features if layers else 0
     activations = " ".join(layer.activation_function for layer in layers)
     return EncoderConfig(
@@ -199,10 +198,10 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
         lengths[0],
         {},
         lengths[1],
-        template,
         head=head,
         head_layers=activations,
         lowercase=lowercase,
+        passage_prompt=passage_prompt,
     )
 
 

@@ -102,11 +102,11 @@ class TextEncoder:
         record: AdapterRecord | None = None,
     ) -> None:
         queries, passages = towers[Role.QUERY].config, towers[Role.PASSAGE].config
-        template = passages.passage_template
-        self.config = replace(queries, passage_length=passages.passage_length, passage_template=template)
+        read = ("passage_length", "passage_template", "passage_prompt")
+        self.config = replace(queries, **{key: getattr(passages, key) for key in read})
         self.folder = folder
         self.towers = towers
-        self.passage_template = template
+        self.passage_template = passages.passage_form
         self.batch_size = batch_size
         self.truncated = 0
         self.dim = towers[Role.PASSAGE].dim
@@ -132,8 +132,8 @@ class TextEncoder:
     def passage_fingerprint(self) -> str:
         """Hash of all that passage vectors depend on, so without the adapters of queries; an index remembers it."""
         tower, own = self.towers[Role.PASSAGE], self.towers[Role.PASSAGE].config
-        read = [self.config.passage_template, self.config.passage_length]
-        said = {key: getattr(own, key) for key in LATER if getattr(own, key) != LATER[key]}
+        read = [self.config.passage_form, self.config.passage_length]
+        said = {key: getattr(own, key) for key in ("head_layers", "lowercase") if getattr(own, key) != LATER[key]}
         marks = [own.roles] * (own.roles != NONE) + [said] * bool(said)
         return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, tower.precision, *marks])
 
@@ -254,6 +254,7 @@ def load_encoder(
     pooling: Pooling | None = None,
     normalize: bool = False,
     prompt: str | None = None,
+    passage_prompt: str | None = None,
     precision: Precision = "float32",
     device: str = "cpu",
     batch_size: int = 1024,
@@ -265,6 +266,7 @@ def load_encoder(
         model: a folder (see `model_folder.Kind`; a plain one needs `pooling`), a name of `names.BUILTIN`, a hub name;
             None for the encoder that comes with the package.
         prompt: replaces the checkpoint's prompts, for every task.
+        passage_prompt: replaces the checkpoint's prompt of passages.
         base: the place of the adapters' backbone, where that is not the one in their record.
 
     Raises:
@@ -278,7 +280,7 @@ def load_encoder(
         from taco_ir.encoders.adapters.adapter_set import load_adapters
 
         below = folder.backbone(base)
-        config = folder.config(pooling, normalize, below.longest).with_prompt(prompt)
+        config = folder.config(pooling, normalize, below.longest).with_prompt(prompt, passage_prompt)
         usable_device(device)
         backbone, tokenizer, head = load_backbone(below, config)
         adapters = load_adapters(backbone, folder.path)
@@ -286,7 +288,7 @@ def load_encoder(
         return TextEncoder(dict.fromkeys(folder.towers, tower), folder.path, batch_size, adapters, record)
     if base is not None:
         raise InputError(f"--base {base}: --model {folder} is a whole model; only adapters have a base")
-    options = (pooling, normalize, prompt, precision, device)
+    options = (pooling, normalize, (prompt, passage_prompt), precision, device)
     loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}
     dims = [tower.dim for tower in loaded.values()]
     if dims[0] != dims[-1]:
@@ -295,7 +297,12 @@ def load_encoder(
 
 
 def _load_tower(
-    folder: ModelFolder, pooling: Pooling | None, normalize: bool, prompt: str | None, precision: Precision, device: str
+    folder: ModelFolder,
+    pooling: Pooling | None,
+    normalize: bool,
+    prompts: tuple[str | None, str | None],
+    precision: Precision,
+    device: str,
 ) -> Tower:
     if usable_device(device).type != "cpu" and precision == "int8":
         raise InputError(f"--precision int8 runs on the CPU; --device is {device!r}")
@@ -305,4 +312,4 @@ def _load_tower(
         raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which are float32")
     backbone, tokenizer, head = load_backbone(folder, config)
     roles = load_learned(config.roles, folder.path, backbone)
-    return Tower(backbone, tokenizer, config.with_prompt(prompt), weights, precision, device, head, roles)
+    return Tower(backbone, tokenizer, config.with_prompt(*prompts), weights, precision, device, head, roles)

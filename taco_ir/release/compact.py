@@ -136,7 +136,7 @@ def compact(
     files = _count_bytes(source / TOKENIZER, source / CONFIG, target / CONFIG_FILE, *beside)
     taken = sum(value.nbytes + NAMED for value in store(others).values()) + NAMED * (len(rows) + 1) + files
     room = (limit - taken) * len(rows_VD) // sum(value.nbytes for value in rows.values())
-    own_texts = (*config.prompts.values(), config.passage_template.format(title="", text=""))
+    own_texts = (*config.prompts.values(), config.passage_form.format(title="", text=""))
     kept = sorted(vocabulary, key=vocabulary.__getitem__)
     if room < len(kept):
         kept = _select_tokens(source, tokenizer, own_texts, texts, room)

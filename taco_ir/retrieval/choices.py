@@ -28,6 +28,7 @@ class ModelChoice(Settings):
         model: None for the encoder that comes with the package.
         pooling, normalize: for a plain Hugging Face model; None and False for one whose folder says how it encodes.
         prompt: put before every query instead of the model's own prompt for its task.
+        passage_prompt: put before every passage instead of the model's own prompt for passages.
         batch_size: texts encoded at once, at most.
         base: where the backbone of a model of adapters is now.
 
@@ -39,6 +40,7 @@ class ModelChoice(Settings):
     pooling: str | None = field(default=None, metadata={"choices": POOLINGS})
     normalize: bool = False
     prompt: str | None = None
+    passage_prompt: str | None = None
     precision: str = field(default=PRECISIONS[0], metadata={"choices": PRECISIONS})
     batch_size: int = field(default=1024, metadata={"min": 1})
     device: str = "cpu"

@@ -182,13 +182,14 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
     )
     if model.record.passage_adapter not in (None, *model.record.frozen):
         return config
-    for key in ("passage_length", "passage_template"):
+    kept = ("passage_length", "passage_template", "passage_prompt")
+    for key in kept:
         given, found = getattr(own, key), getattr(base, key)
         if given not in (getattr(EncoderSettings, key), found):
             raise InputError(
                 f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out"
             )
-    return replace(config, passage_length=base.passage_length, passage_template=base.passage_template)
+    return replace(config, **{key: getattr(base, key) for key in kept})
 
 
 def check_positions(model: DualEncoder, limit: int) -> None:

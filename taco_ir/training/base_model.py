@@ -212,6 +212,7 @@ def config_for_tasks(
         query_lengths={task: min(length, limit) for task, length in lengths.items()},
         passage_length=settings.passage_length,
         passage_template=settings.passage_template,
+        passage_prompt=base.passage_prompt if settings.passage_prompt is None else settings.passage_prompt,
         left_context=LEFT_CONTEXT,
     )
 

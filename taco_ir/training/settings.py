@@ -101,6 +101,7 @@ class EncoderSettings(Settings):
         test=is_template,
         allowed="a text with the fields {title} and {text}",
     )
+    passage_prompt: str | None = flag(None, "text before every passage, beside the template [default: the base's]")
     untied: bool = flag(False, "two towers, one for queries and one for passages")
     head: int = flag(0, "width of a linear layer on top; 0: none", min=0)
     freeze_embeddings: bool = flag(False, "do not train the token embeddings")

@@ -233,4 +233,4 @@ def test_prompts_of_sentence_transformers(
 ) -> None:
     folder = theirs_with(tmp_path, {"pooling_mode": "mean"}, config_sentence_transformers=values)
     config = folder.config(None, False, LONGEST)
-    assert (config.prompts, config.passage_template) == (queries, template)
+    assert (config.prompts, config.passage_form) == (queries, template)

@@ -40,6 +40,7 @@ CONFIGS = {
     "prompts by task": replace(
         BASE, prompts={"nq": "question: ", "fever": "it's claimed: "}, passage_template="tell {{this}}: {title} {text}"
     ),
+    "a prompt for passages": replace(BASE, prompts={"*": "query: "}, passage_prompt="{passage}: "),
     "a length for each side": replace(BASE, query_length=10, passage_length=30),
 }
 WHOLE = [f"{passage.title} {passage.text}" for passage in PASSAGES]
@@ -70,7 +71,8 @@ def test_a_sentence_transformers_folder_encodes_alike_everywhere(tiny_bert: Path
     folder = folder_of(tmp_path / "theirs")
     write_sentence_transformers(ours.folder, config, folder)
     theirs, again = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
-    assert again.config == config
+    read = {key: getattr(again.config, key) for key in ("passage_prompt", "passage_template")}
+    assert again.config == replace(config, **read) and again.config.passage_form == config.passage_form
     page = (folder / "README.md").read_text(encoding="utf-8")
     with contextlib.chdir(folder):
         exec(page.split("```python\n")[1].split("```")[0], {})

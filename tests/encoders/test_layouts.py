@@ -25,7 +25,9 @@ from taco_ir.encoders.exports import write_huggingface, write_sentence_transform
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.pooling import pool
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
+from taco_ir.training.base_model import config_for_tasks
 from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import EncoderSettings
 
 PASSAGES = [*list(open_collection("sample").passages.read())[:5], Passage("x#0", "x", "A", "b")]
 WHOLE = [f"{passage.title} {passage.text}" for passage in PASSAGES]
@@ -398,3 +400,31 @@ def test_models_that_are_no_encoders_are_named(tiny_bert: Path, tmp_path: Path, 
     with pytest.raises(InputError, match=said) as caught:
         load_encoder(str(folder), pooling=None if (folder / "modules.json").is_file() else "mean")
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_prompt_of_passages_is_before_each_and_in_what_vectors_are_made_of(tiny_bert: Path, tmp_path: Path) -> None:
+    plain = load_encoder(str(tiny_bert), pooling="mean")
+    encoder = load_encoder(str(tiny_bert), pooling="mean", prompt="query: ", passage_prompt="passage: ")
+    near(encoder.encode_queries(QUERIES, None), plain.encode_queries([f"query: {text}" for text in QUERIES], None))
+    near(encoder.encode_passages(PASSAGES), plain.encode_queries([f"passage: {text}" for text in WHOLE], None))
+    assert (plain.passage_template, encoder.passage_template) == ("{title} {text}", "passage: {title} {text}")
+    assert encoder.passage_fingerprint != plain.passage_fingerprint
+    exported(encoder, tmp_path / "theirs")
+    other = load_encoder(str(tmp_path / "theirs"), passage_prompt="")
+    near(other.encode_passages(PASSAGES), plain.encode_passages(PASSAGES))
+    write_huggingface(tiny_bert, encoder.config, tmp_path, "plain")
+    assert (
+        "no flag gives the passage template 'passage: {title} {text}'" in (tmp_path / "pyserini-flags.txt").read_text()
+    )
+    encoder.config.save(tmp_path)
+    saved = read_json(tmp_path / "taco_ir.json", dict[str, Any])
+    assert saved["passage_prompt"] == "passage: " and "passage_prompt" not in plain.config.described
+    plain.config.save(tmp_path)
+    assert "passage_prompt" not in read_json(tmp_path / "taco_ir.json", dict[str, Any])
+
+
+def test_training_keeps_the_prompt_of_passages(tiny_bert: Path) -> None:
+    base = load_encoder(str(tiny_bert), pooling="mean", passage_prompt="base: ").config
+    for given, expected in ((None, "base: "), ("", ""), ("passage: ", "passage: ")):
+        settings = EncoderSettings(passage_prompt=given)
+        assert config_for_tasks(settings, base, ["nq"], ":", 128).passage_prompt == expected

@@ -11,7 +11,7 @@ import pytest
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
 
-OF_ENCODER = "--pooling --normalize --prompt --precision"
+OF_ENCODER = "--pooling --normalize --prompt --passage-prompt --precision"
 OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
 OF_BOARDS = "--baseline --without --brief --measures"
 # verb -> what is asked for, and the flags that do nothing then
@@ -36,7 +36,7 @@ IDLE = {
         "r --qrels q": "--collection --columns --seed",
     },
     "encode": {
-        "--output o": "",
+        "--output o": "--prompt",
         "--output o --verify": f"--collection {OF_ENCODER} --model --batch-size --device --base --overwrite --shard",
     },
     "index": {"--output o --vectors v": "", "--output o --verify": "--vectors --factory --overwrite"},
