@@ -11,7 +11,7 @@ from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
 from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.head import HEAD_FILE, read_head
-from taco_ir.encoders.model_folder import COLBERT, T5_ENCODERS, Kind, ModelFolder
+from taco_ir.encoders.model_folder import COLBERT, PEFT_WEIGHTS, T5_ENCODERS, Kind, ModelFolder
 from taco_ir.encoders.weights import KEY, is_int8, read_weights
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
     import torch
     import transformers
 
+    if folder.is_peft:
+        from taco_ir.encoders.adapters.lora import merge_peft
+
+        backbone, report = _load_model(folder.peft_base, config)
+        return merge_peft(backbone, folder.own_files / PEFT_WEIGHTS), report
     path = folder.files
     loader = getattr(transformers, folder.encoder_class if config.pooling != "decoder" else "AutoModel")
     loaded = {"dtype": torch.float32, "output_loading_info": True}
@@ -99,7 +104,7 @@ def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:
     import transformers
     from tokenizers import normalizers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.files, use_fast=True, **LOCAL)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.tokenizer_folder, use_fast=True, **LOCAL)
     if not tokenizer.is_fast:
         raise InputError(
             f"--model {folder}: its tokenizer ({type(tokenizer).__name__}) has no fast version, which is needed;"
@@ -127,11 +132,17 @@ def _check_loaded(
     if pools and getattr(backbone, "pooler", None) is None:
         raise InputError(f"--model {folder}: pooling 'pooler' needs a model with a pooler; a {kind} model has none")
     rows = getattr(backbone.config, "vocab_size", None)
-    if rows and (tokens := max(tokenizer.get_vocab().values(), default=-1) + 1) > rows:
+    if rows and (tokens := _count_tokens(tokenizer)) > rows:
         raise InputError(
             f"--model {folder}: its tokenizer has {tokens} tokens and its embedding table {rows} rows; give the tokenizer"
             " that it was trained with, or resize_token_embeddings and train it"
         )
+
+
+def _count_tokens(tokenizer: Tokenizer) -> int:
+    """One more than the largest id that a text can have; special tokens that no text gets, such as a mask, aside."""
+    added = (number for number, token in tokenizer.get_added_tokens_decoder().items() if not token.special)
+    return max([-1, *tokenizer.get_vocab(with_added_tokens=False).values(), *added, *tokenizer.encode("").ids]) + 1
 
 
 def _read_object(path: Path) -> dict[str, Any]:

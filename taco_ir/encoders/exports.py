@@ -33,12 +33,13 @@ MODULES = "sentence_transformers.models"  # names that every version reads
 def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     """Copy weights, configuration and tokenizer; the tokenizer states `max_tokens`, which Pyserini reads only there.
 
-    Weights in 8 bits are written in float32, which everyone reads, and the BERT in a model of DPR as a BERT.
+    Weights in 8 bits are written in float32, which everyone reads, and DPR's BERT and what an adapter of PEFT
+    makes of its base as plain models.
     """
     folder = ModelFolder(source)
     for path in folder.tokenizer_files():
         shutil.copy2(path, target / path.name)
-    if folder.is_dpr:
+    if folder.is_dpr or folder.is_peft:
         load_backbone(folder, EncoderConfig())[0].save_pretrained(target)  # type: ignore[operator]
     else:
         files = folder.files

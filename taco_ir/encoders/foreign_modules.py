@@ -174,12 +174,12 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
         route: as in `list_modules`.
     """
     pooling: Pooling | None = None
-    normalize, lengths, lowercase = False, (longest, longest), False
+    normalize, query, passage, lowercase = False, longest, longest, False
     layers: list[Dense] = []
     path = folder / MODULES_FILE
     for kind, place in list_modules(folder, route):
         if kind == "Transformer":
-            *lengths, lowercase = _lengths(place, longest)
+            query, passage, lowercase = _lengths(place, longest)
         elif kind == "Pooling":
             pooling = _pooling(place / "config.json")
         elif kind == "Dense":
@@ -195,9 +195,9 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
         pooling,
         normalize,
         prompts,
-        lengths[0],
+        query,
         {},
-        lengths[1],
+        passage,
         head=head,
         head_layers=activations,
         lowercase=lowercase,

@@ -1,13 +1,13 @@
 """Model folders: everything that can be asked about one without loading the model.
 
-By rule, all files that vectors can depend on are in its fingerprint. Weights are safetensors only: pickled weights run
-whatever code is in them, and transformers applies a PEFT adapter unasked; folders whose files name either are refused.
+By rule, all files that vectors can depend on are in its fingerprint. Weights are safetensors only, since pickled weights
+run whatever code is in them. An adapter of PEFT is merged into its base, whose files are in the fingerprint too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ".safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-PEFT_FILE = "adapter_config.json"
+PEFT_FILE, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAMES_WEIGHTS = "transformers_weights"  # a key of config.json that sends transformers to another file
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 COLBERT_FILE = "artifact.metadata"
@@ -67,7 +67,7 @@ OTHER_WEIGHTS = (".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5", ".msg
 UNREAD = (*TEXTS_AND_CODE, *OTHER_WEIGHTS)
 DESCRIBED = (CONFIG_FILE, MODULES_FILE, PROMPTS_FILE, LENGTHS_FILE)
 ABOUT = ("card.json", "pyserini-flags.txt", "state.json", "stream.json")
-NO_TOKENIZER = ("config.json", "generation_config.json", *DESCRIBED, *ABOUT)
+NO_TOKENIZER = ("config.json", "generation_config.json", PEFT_FILE, *DESCRIBED, *ABOUT)
 
 
 class Kind(Enum):
@@ -96,6 +96,13 @@ class TokenizerLength(NamedTuple):
     model_max_length: Annotated[float, 1] | None = None
 
 
+class PeftConfig(NamedTuple):
+    """Keys read from adapter_config.json."""
+
+    peft_type: str = ""
+    base_model_name_or_path: str | None = None
+
+
 class ShardIndex(NamedTuple):
     """Keys read from an index of shards: the file of each tensor."""
 
@@ -107,6 +114,7 @@ class ModelFolder:
     """A folder with a model. Its files are read when a property asks for them."""
 
     path: Path
+    base: str | None = None  # of an adapter of PEFT, where that is not the one in its file
     route: str = ""  # `query` or `passage`, for the modules of one side in a sentence-transformers folder
 
     @classmethod
@@ -125,7 +133,7 @@ class ModelFolder:
     def towers(self) -> Mapping[Role, ModelFolder]:
         """The folders of the encoders of passages and of queries; this one twice where it is not two towers."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS and not self.route and has_routes(self.path):
-            return {Role.PASSAGE: ModelFolder(self.path, "passage"), Role.QUERY: ModelFolder(self.path, "query")}
+            return {Role.PASSAGE: replace(self, route="passage"), Role.QUERY: replace(self, route="query")}
         if self.kind is Kind.TOWERS:
             return {Role.PASSAGE: ModelFolder(self.path / "passage"), Role.QUERY: ModelFolder(self.path / "query")}
         return {Role.PASSAGE: self, Role.QUERY: self}
@@ -136,10 +144,51 @@ class ModelFolder:
         return len(set(self.towers.values())) > 1
 
     @property
-    def files(self) -> Path:
-        """Where configuration, weights and tokenizer are: this folder, or one in it."""
+    def own_files(self) -> Path:
+        """Where the files of the backbone are: this folder, or one in it; of PEFT, those of the adapter."""
         theirs = self.kind is Kind.SENTENCE_TRANSFORMERS
         return transformer_folder(self.path, self.route) if theirs else self.path
+
+    @property
+    def files(self) -> Path:
+        """Where configuration and weights of the backbone are; an adapter of PEFT has them in its base."""
+        return self.peft_base.files if self.is_peft else self.own_files
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer is; an adapter of PEFT may leave it to its base."""
+        has_own = any((self.own_files / name).is_file() for name in TOKENIZERS)
+        return self.own_files if has_own or not self.is_peft else self.files
+
+    @property
+    def is_peft(self) -> bool:
+        return not self.is_untied and (self.own_files / PEFT_FILE).is_file()
+
+    @property
+    def peft_base(self) -> ModelFolder:
+        """The model that an adapter of PEFT is merged into. Raises: InputError for one that cannot be merged."""
+        path = self.own_files / PEFT_FILE
+        said = read_json(path, PeftConfig, others=True)
+        what = f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT"
+        if said.peft_type != "LORA" or not (path.parent / PEFT_WEIGHTS).is_file():
+            raise InputError(
+                f"{what} ({said.peft_type}); one of LORA with {PEFT_WEIGHTS} is needed, or the model that merge_and_unload"
+                " makes"
+            )
+        name = self.base or said.base_model_name_or_path
+        if not name:
+            raise InputError(f"{what} that names no base (base_model_name_or_path); give --base FOLDER")
+        try:
+            base = ModelFolder.find(name)
+        except InputError as error:
+            raise InputError(
+                f"{what}, and its base {name!r} is missing; give --base FOLDER, or change base_model_name_or_path"
+            ) from error
+        if base.is_peft or base.is_untied:
+            raise InputError(
+                f"{what}, and its base {base} is one too, or two towers; give --base FOLDER, a whole model"
+            )
+        return base
 
     @property
     def record(self) -> AdapterRecord | None:
@@ -287,7 +336,7 @@ class ModelFolder:
         config = whole.model_config
         positions = config.max_position_embeddings or config.n_positions or DEFAULT_POSITIONS
         positions -= 2 * (config.model_type in PADDED_POSITIONS)
-        path = whole.files / "tokenizer_config.json"
+        path = whole.tokenizer_folder / "tokenizer_config.json"
         stated = read_json(path, TokenizerLength, others=True).model_max_length if path.is_file() else None
         return min(positions, int(stated)) if stated else positions
 
@@ -301,22 +350,26 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """Hash of all files that vectors can depend on. Raises: InputError for a folder that lacks some of them."""
         self.require_weights()
-        if not any((self.files / name).is_file() for name in TOKENIZERS):
+        if not any((self.tokenizer_folder / name).is_file() for name in TOKENIZERS):
             raise InputError(f"--model {self}: no {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}")
         left_out = (*DESCRIBED, *ABOUT)
-        read = (path for path in self._files() if not path.name.endswith(UNREAD) and path.name not in left_out)
+        read = (
+            path for path in _files_in(self.own_files) if not path.name.endswith(UNREAD) and path.name not in left_out
+        )
         hashes = {path.name: sha256_once(path) for path in read}
-        behind = {
+        below = {"base": self.peft_base.fingerprint} if self.is_peft else {}
+        behind = below | {
             f"{path.parent.name}/{path.name}": sha256_once(path)
             for path in self.head_files
-            if path.parent != self.files
+            if path.parent != self.own_files
         }
         return fingerprint(hashes | behind)
 
     def tokenizer_files(self) -> list[Path]:
         """The files that only a tokenizer can read, by name."""
         others = (*UNREAD, WEIGHTS, INDEX)
-        return [path for path in self._files() if not path.name.endswith(others) and path.name not in NO_TOKENIZER]
+        files = _files_in(self.tokenizer_folder)
+        return [path for path in files if not path.name.endswith(others) and path.name not in NO_TOKENIZER]
 
     def require_weights(self) -> None:
         """Raise InputError for a folder without weights or configuration, of adapters, or that names other weights."""
@@ -325,10 +378,6 @@ class ModelFolder:
             raise InputError(
                 f"--model {self}: it is adapters of {record.method}, and a whole model is needed; give the backbone,"
                 f" {self.base_name}{merged}"
-            )
-        if (self.files / PEFT_FILE).is_file():
-            raise InputError(
-                f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT; give the model that merge_and_unload makes"
             )
         config = self.files / "config.json"
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
@@ -351,7 +400,7 @@ class ModelFolder:
             return f"both, which {below.parent} has; give that folder"
         if has_weights:
             return "config.json"
-        pickled = next((path for path in self._files() if path.name.endswith(PICKLES)), None)
+        pickled = next((path for path in _files_in(self.files) if path.name.endswith(PICKLES)), None)
         how = f"; {pickled.name} is pickled, and pickles run code; {conversion_of(str(self.files))}" if pickled else ""
         return f"model.safetensors (pickled weights are not read){how}"
 
@@ -381,5 +430,6 @@ class ModelFolder:
                 if name not in beside:
                     raise InputError(f"{index}: weight_map names {name!r}, which is no file beside it")
 
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self.files.iterdir() if path.is_file() and not path.name.startswith("."))
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

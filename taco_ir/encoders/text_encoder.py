@@ -286,7 +286,9 @@ def load_encoder(
         adapters = load_adapters(backbone, folder.path)
         tower = Tower(backbone, tokenizer, config, record.digest, device=device, head=head)
         return TextEncoder(dict.fromkeys(folder.towers, tower), folder.path, batch_size, adapters, record)
-    if base is not None:
+    if folder.is_peft:
+        folder = replace(folder, base=base)
+    elif base is not None:
         raise InputError(f"--base {base}: --model {folder} is a whole model; only adapters have a base")
     options = (pooling, normalize, (prompt, passage_prompt), precision, device)
     loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}

@@ -10,7 +10,7 @@ from typing import Any
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig, Role
-from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import MINILM, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, read_lineage
@@ -79,7 +79,7 @@ def hub_card(folder: ModelFolder, name: str) -> str:
 
 def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
     config, record = _config(folder), folder.record
-    backbone = folder.backbone().towers[Role.PASSAGE].path
+    backbone = folder.backbone().towers[Role.PASSAGE].files
     shape = read_json(backbone / "config.json", dict[str, Any])
     lent = dict(record.lent) if record is not None else {}
     trained = {*config.prompts, *(record.tasks if record is not None else ())} - {ANY_TASK}
@@ -98,7 +98,7 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
     what = "one model for queries and passages"
     if record is not None:
         what = f"adapters ({record.method}, width {record.width}) on a frozen backbone"
-    elif folder.kind is Kind.TOWERS:
+    elif folder.is_untied:
         what = "one model for queries and one for passages"
     text = CARD.format(
         title=name.rpartition("/")[2],

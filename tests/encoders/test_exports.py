@@ -207,8 +207,8 @@ def test_pyserini_encodes_as_we_do_by_the_written_flags(tiny_bert: Path, tmp_pat
         near(pyserini_auto(flags, QUERIES), ours.encode_queries(QUERIES, task))
     titles, texts = [passage.title for passage in PASSAGES], [passage.text for passage in PASSAGES]
     said = (folder / "pyserini-flags.txt").read_text(encoding="utf-8")
-    usual = config.passage_template == BASE.passage_template
-    assert (f"no flag gives the passage template {config.passage_template!r}" in said) == (not usual)
+    usual = config.passage_form == BASE.passage_template
+    assert (f"no flag gives the passage template {config.passage_form!r}" in said) == (not usual)
     if usual:
         near(pyserini_auto(passage_flags, texts, titles), ours.encode_passages(PASSAGES))
 

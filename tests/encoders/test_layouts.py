@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -428,3 +429,56 @@ def test_training_keeps_the_prompt_of_passages(tiny_bert: Path) -> None:
     for given, expected in ((None, "base: "), ("", ""), ("passage: ", "passage: ")):
         settings = EncoderSettings(passage_prompt=given)
         assert config_for_tasks(settings, base, ["nq"], ":", 128).passage_prompt == expected
+
+
+def adapter_of(base: Path, folder: Path, model: torch.nn.Module, **settings: Any) -> Path:
+    """A LoRA of PEFT with random weights, as PEFT writes it."""
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **settings))
+    torch.manual_seed(5)
+    for name, param in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(param, std=0.3)
+    tuned.save_pretrained(folder)
+    changed(folder, "adapter_config.json", base_model_name_or_path=str(base))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["Qwen3Model", "Qwen3ForCausalLM"])
+def test_an_adapter_of_peft_is_merged_into_its_base(tiny_t5: Path, tmp_path: Path, kind: str) -> None:
+    base = made(tiny_t5, tmp_path / "base", kind, head_dim=8, num_key_value_heads=2, **SIZES)
+    model = getattr(transformers, kind).from_pretrained(base)
+    folder = adapter_of(base, tmp_path / "m", model, task_type="CAUSAL_LM" if "Causal" in kind else None)
+    encoder = load_encoder(str(folder), pooling="last")
+    merged = peft.PeftModel.from_pretrained(
+        getattr(transformers, kind).from_pretrained(base), folder
+    ).merge_and_unload()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    whole = getattr(merged, "model", merged).eval()
+    with torch.no_grad():
+        expected = [whole(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1].numpy() for text in QUERIES]
+    near(encoder.encode_queries(QUERIES, None), expected)
+    alone = load_encoder(str(base), pooling="last")
+    assert np.abs(alone.encode_queries(QUERIES, None) - expected).max() > 1e-3
+    assert alone.fingerprint != encoder.fingerprint
+    exported(encoder, tmp_path / "theirs")
+    moved = base.rename(tmp_path / "moved")
+    with pytest.raises(
+        InputError, match=r"makes it an adapter of PEFT, and its base .* is missing; give --base FOLDER"
+    ):
+        load_encoder(str(folder), pooling="last")
+    near(load_encoder(str(folder), pooling="last", base=str(moved)).encode_queries(QUERIES, None), expected)
+
+
+def test_adapters_of_peft_that_cannot_be_merged_are_refused(tiny_t5: Path, tmp_path: Path) -> None:
+    base = made(tiny_t5, tmp_path / "base", "Qwen3Model", head_dim=8, num_key_value_heads=2, **SIZES)
+    folder = adapter_of(base, tmp_path / "m", transformers.AutoModel.from_pretrained(base))
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file(dict(list(tensors.items())[1:]), weights)
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: it lacks 1 tensors, first 'base_model"):
+        load_encoder(str(folder), pooling="last")
+    changed(folder, "adapter_config.json", peft_type="PROMPT_TUNING")
+    with pytest.raises(
+        InputError, match=r"adapter of PEFT \(PROMPT_TUNING\); one of LORA with adapter_model\.safetens"
+    ):
+        load_encoder(str(folder), pooling="last")

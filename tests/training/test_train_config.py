@@ -423,7 +423,7 @@ IN_FILES = [
         "weighting_options is {'tau': [1]}; it must be a table of finite numbers, texts, true and false",
     ),
     ("precision = 'fp16'", "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)"),
-    ("pooling = 'last'", "pooling is 'last'; it must be one of first, mean, decoder"),
+    ("pooling = 'sum'", "pooling is 'sum'; it must be one of first, mean, decoder"),
     (
         "shares = '16,0'",
         "shares is '16,0'; it must be proportional, temperature, uniform, or whole numbers as in 16,8,8",

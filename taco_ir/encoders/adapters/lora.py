@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from taco_ir.core.files import InputError
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.base import Insert, Method, Target
+from taco_ir.encoders.weights import read_safetensors
 
 SCALE = 2  # alpha / rank, a common choice; the papers name none
 
@@ -78,6 +82,29 @@ def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             if name.endswith(".B"):
                 place = name.removesuffix(".B")
                 backbone.get_parameter(f"{place}.weight").add_((up_HR @ tensors[f"{place}.A"]).cpu(), alpha=SCALE)
+
+
+def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
+    """The backbone with an adapter of peft added to its weights. Raises: InputError for tensors that do not fit.
+
+    Args:
+        file: the adapter's tensors, beside its adapter_config.json.
+    """
+    import peft
+
+    settings = peft.PeftConfig.from_pretrained(str(file.parent))
+    settings.task_type = None  # the model that it was trained on may have had a head
+    model = peft.get_peft_model(backbone, settings)  # type: ignore[arg-type]
+    tensors = read_safetensors(file)
+    if not hasattr(backbone, "model"):  # trained below a head, which the encoder lacks
+        tensors = {name.replace(".model.model.", ".model.", 1): value for name, value in tensors.items()}
+    wanted = peft.get_peft_model_state_dict(model)
+    if other := sorted(set(wanted) ^ set(tensors)):
+        fault = "lacks" if other[0] in wanted else "has, beyond those of the adapter,"
+        raise InputError(f"{file}: it {fault} {len(other)} tensors, first {abbreviate(other[0])}")
+    peft.set_peft_model_state_dict(model, tensors)
+    merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]
+    return merged.requires_grad_(True)
 
 
 LORA = Method(
