@@ -14,6 +14,8 @@ from transformers import (
     ElectraModel,
     ModernBertConfig,
     ModernBertModel,
+    MT5Config,
+    MT5EncoderModel,
     PreTrainedModel,
     RobertaConfig,
     RobertaModel,
@@ -39,9 +41,10 @@ BACKBONES: dict[str, Callable[[], PreTrainedModel]] = {
         ModernBertConfig(**SIZES | LOCAL, bos_token_id=1, cls_token_id=1, eos_token_id=2, sep_token_id=2)
     ),
     "t5 encoder": lambda: T5EncoderModel(T5Config(**T5_SIZES)),
+    "mt5 encoder": lambda: MT5EncoderModel(MT5Config(**T5_SIZES)),
     "t5": lambda: T5Model(T5Config(**T5_SIZES)),
 }
-NO_BIASES = ("modernbert", "t5", "t5 encoder")
+NO_BIASES = ("modernbert", "t5", "t5 encoder", "mt5 encoder")
 IDS_BL = torch.arange(4, 20).view(2, 8)
 MASK_BL = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
 

@@ -179,10 +179,10 @@ def build_pretraining(
         config = EncoderConfig("mean")  # no vector is pooled
     else:
         config = base_config(settings, base, limit)
-        if "condenser" in objectives.objective and config.pooling == "mean":
+        if "condenser" in objectives.objective and config.pooling in ("mean", "last"):
             raise InputError(
-                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by mean,"
-                " which takes no vector there; leave condenser out, or give --pooling first"
+                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by"
+                f" {config.pooling}, which takes no vector there; leave condenser out, or give --pooling first"
             )
     if config.head:
         raise InputError(

@@ -469,6 +469,16 @@ def test_an_adapter_of_peft_is_merged_into_its_base(tiny_t5: Path, tmp_path: Pat
     near(load_encoder(str(folder), pooling="last", base=str(moved)).encode_queries(QUERIES, None), expected)
 
 
+def test_sentence_transformers_folders_may_be_adapters_of_peft(tiny_t5: Path, tmp_path: Path) -> None:
+    base = made(tiny_t5, tmp_path / "base", "Qwen3Model", head_dim=8, num_key_value_heads=2, **SIZES)
+    model = SentenceTransformer(modules=[Transformer(str(base)), Pooling(32, "lasttoken"), Normalize()], device="cpu")
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.save(str(tmp_path / "m"))
+    changed(tmp_path / "m", "adapter_config.json", base_model_name_or_path=str(base))
+    assert not (tmp_path / "m" / "model.safetensors").exists()
+    exported(alike(tmp_path / "m"), tmp_path / "theirs")
+
+
 def test_adapters_of_peft_that_cannot_be_merged_are_refused(tiny_t5: Path, tmp_path: Path) -> None:
     base = made(tiny_t5, tmp_path / "base", "Qwen3Model", head_dim=8, num_key_value_heads=2, **SIZES)
     folder = adapter_of(base, tmp_path / "m", transformers.AutoModel.from_pretrained(base))

@@ -122,7 +122,7 @@ ARCHITECTURES = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), BERT),
     "distilbert": DISTILBERT,
     "modernbert": MODERNBERT,
-    "t5": T5,
+    **dict.fromkeys(("t5", "mt5"), T5),
 }
 
 

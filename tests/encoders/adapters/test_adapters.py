@@ -340,7 +340,7 @@ def test_biases_begin_as_the_backbones() -> None:
 
 
 def test_a_backbone_without_known_hook_points() -> None:
-    supported = "bert, camembert, distilbert, electra, modernbert, roberta, t5, xlm-roberta"
+    supported = "bert, camembert, distilbert, electra, modernbert, mt5, roberta, t5, xlm-roberta"
     with pytest.raises(InputError, match=f"type 'mpnet' has no known hook points; supported: {supported}"):
         adapters_on(MPNetModel(MPNetConfig(**SIZES)), "adapter")
 
