@@ -23,10 +23,11 @@ from taco_ir.core.files import InputError, reading, writing
 from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import format_score, numbered_lines
 from taco_ir.core.texts import normal_answer
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, Query, Ranking, Run
 
 CHUNK = 1 << 20
-SHOWN = 200  # characters of a record in a message
+SHOWN = 80  # characters of a record in a message
 BETWEEN = re.compile(r"[\s,]*")  # records of a list
 
 
@@ -51,15 +52,24 @@ def json_list(path: Path) -> Iterator[dict[str, Any]]:
                     record, end = decoder.raw_decode(text, place)
                 except json.JSONDecodeError:
                     break  # the rest of it is in the next chunk
-                except RecursionError as error:
-                    raise InputError(f"{path}: nested too deeply at {text[place : place + SHOWN]!r}") from error
+                except (RecursionError, ValueError) as error:  # lists or numbers without end
+                    raise InputError(
+                        f"{path}: nested too deeply or too long a number at {abbreviate(text[place : place + SHOWN])}"
+                    ) from error
                 if not isinstance(record, dict):
-                    raise InputError(f"{path}: {text[place : place + SHOWN]!r} in the list is no object")
+                    raise InputError(f"{path}: {abbreviate(text[place : place + SHOWN])} in the list is no object")
+                try:
+                    orjson.dumps(record)
+                except TypeError as error:
+                    beginning = abbreviate(text[place : place + SHOWN])
+                    raise InputError(
+                        f"{path}: {beginning} has a number beyond 64 bits, or half a character ({error})"
+                    ) from error
                 yield record
                 place = _after_blanks(text, end)
             text = text[place:]
     if text.strip() != "]":
-        raise InputError(f"{path}: not a JSON list of objects, or cut off, at {text[:SHOWN]!r}")
+        raise InputError(f"{path}: not a JSON list of objects, or cut off, at {abbreviate(text)}")
 
 
 def _after_blanks(text: str, place: int) -> int:
@@ -86,16 +96,16 @@ def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
             where = f"{path}, record {number}"
             question, contexts = record.get("question"), record.get("ctxs")
             if not isinstance(question, str) or not isinstance(contexts, list):
-                raise InputError(f"{where}: {str(record)[:SHOWN]!r} has no question and ctxs, as DPR's output has")
+                raise InputError(f"{where}: {abbreviate(str(record))} has no question and ctxs, as DPR's output has")
             if (qid := qids.get(question.strip())) is None:
                 raise InputError(
-                    f"{where}: question {question[:SHOWN]!r} is none of the {len(qids)} queries of the topics"
+                    f"{where}: question {abbreviate(question)} is none of the {len(qids)} queries of the topics"
                 )
             if qid in rankings:
-                raise InputError(f"{where}: question {question[:SHOWN]!r} is there twice; once is allowed")
+                raise InputError(f"{where}: question {abbreviate(question)} is there twice; once is allowed")
             hits = [_hit(context, where) for context in contexts]
             if len({docid for docid, _ in hits}) < len(hits):
-                raise InputError(f"{where}: a passage is given twice for question {question[:SHOWN]!r}")
+                raise InputError(f"{where}: a passage is given twice for question {abbreviate(question)}")
             rankings[qid] = Ranking.of([docid for docid, _ in hits], [score for _, score in hits])
     return Run(rankings)
 
@@ -105,10 +115,10 @@ def _hit(context: Any, where: str) -> tuple[str, float]:
     docid = context.get("id", context.get("passage_id")) if isinstance(context, dict) else None
     try:
         score = float(context["score"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         score = math.nan
     if not isinstance(docid, str | int) or isinstance(docid, bool) or not math.isfinite(score):
-        raise InputError(f"{where}: {str(context)[:SHOWN]!r} is no context with an id and a finite score")
+        raise InputError(f"{where}: {abbreviate(str(context))} is no context with an id and a finite score")
     return str(docid), score
 
 

@@ -25,13 +25,13 @@ import orjson
 
 from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json, writing_folder
 from taco_ir.core.hashes import FileFacts, check_files, describe_files, fingerprint, sha256_once
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 
 log = logging.getLogger("taco_ir")
 STEP = 4096  # lines between two offsets
 LOG_EVERY = 2_000_000  # lines of a scan
 TSV_COLUMNS = ("id", "text", "title", PAGE_COLUMN := "wikipedia_id")  # the last may be missing
-SHOWN = 200  # characters of a line in a message
 LAYOUT_VERSION = 3
 BLAKE = partial(hashlib.blake2b, digest_size=8)
 
@@ -195,7 +195,7 @@ class PassageStore:
             header = list(TSV_COLUMNS[: len(header)])
         if missing := [name for name in TSV_COLUMNS[:3] if name not in header]:
             raise InputError(
-                f"{self.path}, line 1: columns {str(header)[:SHOWN]}; id, text, title[, wikipedia_id] are expected, "
+                f"{self.path}, line 1: columns {abbreviate(header)}; id, text, title[, wikipedia_id] are expected, "
                 f"{', '.join(missing)} is missing"
             )
         return {name: header.index(name) for name in TSV_COLUMNS if name in header}
@@ -209,7 +209,7 @@ class PassageStore:
             return _tsv_passage(line, columns) if columns else _json_passage(line)
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             raise InputError(
-                f"{self.path}, line {self._line(row)}: {line[:SHOWN].decode('utf-8', 'replace').strip()!r} is no passage with "
+                f"{self.path}, line {self._line(row)}: {abbreviate(line.decode('utf-8', 'replace').strip())} is no passage with "
                 f"id, {'text and title' if columns else 'contents and wikipedia_id'} ({type(error).__name__}: {error})"
             ) from error
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import EvidenceSet
 
 Qrels = dict[str, dict[str, int]]  # query id -> docid -> grade; what is not there was not judged
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 GRADE = re.compile(r"[+-]?\d{1,9}")
-SHOWN = 200  # characters of a line in a message
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -34,10 +34,10 @@ def read_qrels(path: Path) -> Qrels:
         where = f"{path}, line {number}"
         if len(fields) != width:
             layout = "query-id corpus-id score" if width == len(BEIR_HEADER) else "qid iteration docid grade"
-            raise InputError(f"{where}: {len(fields)} columns {line.strip()[:SHOWN]!r}; judgments have {layout}")
+            raise InputError(f"{where}: {len(fields)} columns {abbreviate(line.strip())}; judgments have {layout}")
         qid, docid, grade = fields[0], fields[-2], fields[-1]
         if not GRADE.fullmatch(grade):
-            raise InputError(f"{where}: grade {grade[:SHOWN]!r} of {docid!r}; a whole number is needed")
+            raise InputError(f"{where}: grade {abbreviate(grade)} of {docid!r}; a whole number is needed")
         if (earlier := qrels.setdefault(qid, {}).setdefault(docid, int(grade))) != int(grade):
             raise InputError(
                 f"{where}: {docid!r} has grade {grade} for query {qid!r}, and {earlier} on an earlier line"

@@ -10,11 +10,11 @@ import orjson
 
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import numbered_lines
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import run_id
 
 TAG = re.compile(r"<(/?)([a-zA-Z]+)>\s*(.*)")
 CLOSING = re.compile(r"\s*</[a-zA-Z]+>\s*$")
-SHOWN = 200  # characters of a line in a message
 KNOWN = 'BEIR\'s JSON lines {"_id", "text"}, `id<TAB>text`, and TREC\'s <top> are read'
 
 
@@ -35,7 +35,7 @@ def read_query_texts(path: Path) -> dict[str, str]:
     elif "\t" in line:
         found = _tsv_queries(path)
     else:
-        raise InputError(f"{path}, line {first[0]}: {line.strip()[:SHOWN]!r} is no query; {KNOWN}")
+        raise InputError(f"{path}, line {first[0]}: {abbreviate(line.strip())} is no query; {KNOWN}")
     return _by_id(found)
 
 
@@ -44,7 +44,7 @@ def _by_id(found: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     for where, qid, text in found:
         name = run_id(qid)
         if not name or not text.strip():
-            raise InputError(f"{where}: query {qid!r} has text {text[:SHOWN]!r}; both must be non-empty")
+            raise InputError(f"{where}: query {qid!r} has text {abbreviate(text)}; both must be non-empty")
         if name in texts:
             raise InputError(f"{where}: query id {qid!r} is given twice; ids must be unique")
         texts[name] = text.strip()
@@ -59,9 +59,11 @@ def _json_queries(path: Path) -> Iterator[tuple[str, str, str]]:
             qid, text = record["_id"], record["text"]
             if not isinstance(qid, str | int) or isinstance(qid, bool) or not isinstance(text, str):
                 raise TypeError("_id and text must be texts")
+            if not str(qid).strip() or not text.strip():
+                raise ValueError("_id and text must be non-empty")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{where}: {line.strip()[:SHOWN]!r} is no query with _id and text ({type(error).__name__}: {error})"
+                f"{where}: {abbreviate(line.strip())} is no query with _id and text ({type(error).__name__}: {error})"
             ) from error
         yield where, str(qid), text
 
@@ -71,7 +73,7 @@ def _tsv_queries(path: Path) -> Iterator[tuple[str, str, str]]:
         qid, tab, text = line.strip("\r\n").partition("\t")
         where = f"{path}, line {number}"
         if not tab:
-            raise InputError(f"{where}: {line.strip()[:SHOWN]!r} has no tab; `id<TAB>text` is needed")
+            raise InputError(f"{where}: {abbreviate(line.strip())} has no tab; `id<TAB>text` is needed")
         yield where, qid.strip(), text
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
     """What vectors were made of; two sets of vectors may be used together only if their recipes are equal."""
 
     collection: str
-    passages: int
+    passages: Annotated[int, 1]
     model: str
     encoder: str
     template: str
@@ -92,7 +92,7 @@ class StoredBlock(NamedTuple):
     """A finished block: the stem of its files, the number of its passages, and its hashes."""
 
     name: str
-    rows: int
+    rows: Annotated[int, 1]
     sha256: BlockHashes
 
 
@@ -193,7 +193,9 @@ class VectorSet:
                 raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
             if start > row or done != stop - start:
                 missing = f"rows {row}..{start - 1} are in no shard"
-                what = missing if start > row else f"{done} of {stop - start} passages are encoded"
+                what = (
+                    missing if start > row else f"{done} of {stop - start} passages are encoded (rows.stop is {stop})"
+                )
                 raise InputError(f"{path}: {what}; run `python -m taco_ir.encode` with the same flags to finish")
             row = stop
         if row != self.recipe.passages:

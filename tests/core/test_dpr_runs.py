@@ -40,7 +40,10 @@ def test_an_answer_counts_as_whole_words(tmp_path: Path) -> None:
     assert record["answers"] == ["Bach"]
 
 
-@given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text()))), st.integers(1, 9))
+@given(
+    st.lists(st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**63 - 1) | st.lists(st.text()))),
+    st.integers(1, 9),
+)
 def test_a_list_is_read_in_chunks_of_any_size(
     tmp_path_factory: pytest.TempPathFactory, records: list, size: int
 ) -> None:  # type: ignore[type-arg]

@@ -114,8 +114,10 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         (
             "corpus.jsonl",
             '{"_id": "a b", "text": "t"}\n',
-            r"corpus.jsonl, line 1: docid 'a b'; it may neither be empty",
+            r"corpus.jsonl, line 1: .* is no passage.*_id must be one word",
         ),
+        ("corpus.jsonl", '{"_id": "a", "text": "t"}\n' * 2, r"corpus.jsonl, line 2: docid 'a' is already on line 1"),
+        ("corpus.jsonl", "", r"corpus.jsonl: no passages"),
         ("queries.jsonl", '{"_id": "q1"}\n', r"queries.jsonl, line 1: .* is no query with _id and text"),
         ("queries.jsonl", '{"_id": "q9", "text": "x"}\n', r"test.tsv: 2 of its 2 queries, first 'q1', are not among"),
         (

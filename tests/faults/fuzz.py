@@ -93,7 +93,7 @@ class Fault(NamedTuple):
 def readers(world: Path) -> dict[str, Reader]:
     """Every reader by name, with a whole file of its own in `world`."""
     os.environ["TACO_IR_HOME"] = str(world / "home")
-    found = {**models(world), **stores(world), **trainings(world), **studies(world), **lines(world)}
+    found = {**models(world), **stores(world), **trainings(world), **studies(world), **lines(world), **formats(world)}
     for name, reader in found.items():
         try:
             reader.read()
@@ -392,6 +392,48 @@ def lines(world: Path) -> dict[str, Reader]:
     }
 
 
+def formats(world: Path) -> dict[str, Reader]:
+    """Files in the layouts of others, read as a collection with its topics, or as what stands beside one."""
+    from layouts import QUERIES, beir, dpr, msmarco, tevatron, triples
+
+    from taco_ir.core.dpr_runs import read_dpr, write_dpr
+    from taco_ir.core.types import Passage, Query, Ranking, Run
+    from taco_ir.data.collection import open_collection
+    from taco_ir.data.qrels import read_qrels
+    from taco_ir.data.query_files import read_query_texts
+
+    def opened(place: str) -> Read:
+        def read() -> None:
+            collection = open_collection(place)
+            for topics in collection.topics_names:
+                collection.topics(str(topics))
+
+        return read
+
+    folder, marco = Path(beir(world / "theirs")), Path(msmarco(world / "theirs"))
+    texts, judged, run = world / "queries.tsv", world / "judged.txt", world / "run.json"
+    texts.write_text("".join(f"{qid}\t{text}\n" for qid, text in QUERIES.items()))
+    judged.write_text("q1 0 d1 2\nq1 0 d2 0\nq2 0 d2 1\n")
+    queries = [Query(qid, text, "nq", ("Bach",)) for qid, text in QUERIES.items()]
+    write_dpr(Run({"q1": Ranking.of(["d1"], [1.5])}), queries, {"d1": Passage("d1", "d1", "t", "by Bach")}, run)
+    found = {
+        "corpus of BEIR": Reader(folder / "corpus.jsonl", opened(str(folder))),
+        # the judgments name the queries that are not there
+        "queries of BEIR": Reader(folder / "queries.jsonl", opened(str(folder)), keyed=False),
+        "judgments of BEIR": Reader(folder / "qrels" / "test.tsv", opened(str(folder)), keyed=False),
+        "collection of MS MARCO": Reader(marco / "collection.tsv", opened(str(marco)), keyed=False),
+        "queries of MS MARCO": Reader(marco / "queries.dev.small.tsv", opened(str(marco)), keyed=False),
+        "query texts": Reader(texts, lambda: read_query_texts(texts), keyed=False),
+        "judgments": Reader(judged, lambda: read_qrels(judged), keyed=False),
+        "DPR run": Reader(run, lambda: read_dpr(run, queries), keyed=False),
+    }
+    for name, make in (("Tevatron", tevatron), ("DPR", dpr), ("triples", triples)):
+        place = make(world / "training files")
+        prefix = "triples" if name == "triples" else name.lower()
+        found[f"training file of {name}"] = Reader(Path(place), opened(f"{prefix}:{place}"), keyed=False)
+    return found
+
+
 # ---- the faults
 
 
@@ -401,6 +443,8 @@ def faulty(whole: bytes, suffix: str, draw: random.Random) -> Fault:
         return of_bytes(whole, draw)
     if suffix == ".toml":
         return of_toml(whole.decode(), draw)
+    if suffix in (".tsv", ".txt"):
+        return of_table(whole.decode(), draw)
     text = whole.decode()
     first = [line for line in text.splitlines(keepends=True) if line.strip()]
     if suffix == ".jsonl" or (len(first) > 1 and text[0] == "{" and first[0].rstrip().endswith("}")):
@@ -434,6 +478,24 @@ def of_bytes(whole: bytes, draw: random.Random) -> Fault:
         "twice": whole + whole,
     }
     return Fault(made[kind], kind)
+
+
+def of_table(text: str, draw: random.Random) -> Fault:
+    rows = [re.split("([ \\t])", row) for row in text.splitlines()]
+    row = draw.choice(rows)
+    column = draw.randrange(0, len(row), 2)
+    kind = draw.choice(("value", "value", "missing", "extra", "twice", "separator"))
+    if kind == "value":
+        row[column] = draw.choice(RAW)
+    elif kind == "missing":
+        del row[column : column + 2]
+    elif kind == "extra":
+        row[column:column] = ["x", "\t"]
+    elif kind == "twice":
+        rows.append(row)
+    elif len(row) > 1:
+        row[1] = draw.choice((",", "\v", "\u00a0", "\r", "\x1c"))
+    return Fault("".join("".join(row) + "\n" for row in rows).encode("utf-8", "surrogatepass"), kind)
 
 
 def places(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:

@@ -17,6 +17,7 @@ from taco_ir.core.files import InputError, data_home, exclusive, writing_folder
 from taco_ir.core.hashes import fingerprint, sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Passage
+from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.qrels import Qrels
 
 log = logging.getLogger("taco_ir")
@@ -51,6 +52,7 @@ class Source(NamedTuple):
     Attributes:
         layout: what it was recognised as, such as "BEIR folder".
         name: name of the collection; names the folder of its runs.
+        origin: where the passages lie, for messages.
         key: all that its content depends on, such as hashes of its files; JSON values.
         passages: reads the passages.
         topics: reads the queries of each task and split.
@@ -58,6 +60,7 @@ class Source(NamedTuple):
 
     layout: str
     name: str
+    origin: object
     key: Any
     passages: Callable[[], Iterable[Record]]
     topics: Mapping[TopicsName, Callable[[], QuerySet]]
@@ -104,6 +107,10 @@ def _write_passages(source: Source, path: Path) -> None:
             sink.write(orjson.dumps(record) + b"\n")
             if count % NOTE_EVERY == 0:
                 log.info("%s: %d passages read", source.name, count)
+    try:
+        PassageStore(path)  # refuses a file without passages, and a docid that is given twice
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), str(source.origin))) from error
     if empty:
         log.warning("%s: %d passages have no text; they are kept", source.name, empty)
 

@@ -12,6 +12,7 @@ import orjson
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 from taco_ir.data.formats.base import (
     Format,
@@ -26,7 +27,6 @@ from taco_ir.data.qrels import read_qrels
 from taco_ir.data.query_files import read_query_texts
 
 CORPUS, QUERIES = ("corpus.jsonl",), ("queries.jsonl",)
-SHOWN = 200  # characters of a line in a message
 
 
 def _recognises(path: Path) -> bool:
@@ -49,7 +49,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     topics = {
         TopicsName(name, split): partial(_queries, texts, path) for split, path in judgments.items() if path is not None
     }
-    return Source("BEIR folder", name, hash_files(files), partial(_passages, corpus), topics)
+    return Source("BEIR folder", name, corpus, hash_files(files), partial(_passages, corpus), topics)
 
 
 def _queries(texts: Any, path: Path) -> QuerySet:
@@ -64,9 +64,11 @@ def _passages(corpus: Path) -> Iterator[Record]:
             docid, title, text = str(record["_id"]), record.get("title") or "", record["text"]
             if not isinstance(title, str) or not isinstance(text, str):
                 raise TypeError("title and text must be texts")
+            if len(docid.split()) != 1:
+                raise ValueError("_id must be one word")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{where}: {line.strip()[:SHOWN]!r} is no passage with _id, title and text "
+                f"{where}: {abbreviate(line.strip())} is no passage with _id, title and text "
                 f"({type(error).__name__}: {error})"
             ) from error
         yield Record(Passage(docid, docid, title, text), where)

@@ -38,7 +38,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
                 f"choose one by --columns {role}=NAME"
             )
     key = [hash_files(files), sorted(names.items())]
-    return Source(layout, Path(place).stem or place, key, partial(_passages, table, names, place), {})
+    return Source(layout, Path(place).stem or place, place, key, partial(_passages, table, names, place), {})
 
 
 def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]]:

@@ -47,7 +47,9 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     except Exception as error:  # a file that is not there, or a failed download: each has its own class
         raise InputError(f"--collection irds:{place}: {type(error).__name__}: {error}") from error
     topics = {_topics_name(each): partial(_queries, dataset) for each, dataset in with_queries.items()}
-    return Source("ir_datasets id", place.replace("/", "-"), key, partial(_passages, found[place], place), topics)
+    return Source(
+        "ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, partial(_passages, found[place], place), topics
+    )
 
 
 def _topics_name(dataset_id: str) -> TopicsName:

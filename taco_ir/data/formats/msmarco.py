@@ -10,6 +10,7 @@ from pathlib import Path
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import TopicsName
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 from taco_ir.data.formats.base import (
     Format,
@@ -26,7 +27,6 @@ from taco_ir.data.query_files import read_query_texts
 CORPUS = ("collection.tsv",)
 QUERIES = re.compile(r"queries\.(?P<split>train|dev|eval|test)(?:\.(?P<subset>.+?))?\.tsv(?:\.gz)?")
 SPLIT_NAMES = {"eval": "test"}
-SHOWN = 200  # characters of a line in a message
 
 
 def _recognises(path: Path) -> bool:
@@ -49,7 +49,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
             topics_name = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
             topics[topics_name] = partial(_queries, path, judgments)
             files += [path, *([judgments] if judgments else [])]
-    return Source("MS MARCO TSV files", name, hash_files(files), partial(_passages, corpus), topics)
+    return Source("MS MARCO TSV files", name, corpus, hash_files(files), partial(_passages, corpus), topics)
 
 
 def _queries(path: Path, judgments: Path | None) -> QuerySet:
@@ -62,7 +62,7 @@ def _passages(corpus: Path) -> Iterator[Record]:
         where = f"{corpus}, line {number}"
         docid, tab, text = line.rstrip("\r\n").partition("\t")
         if not tab or "\t" in text:
-            raise InputError(f"{where}: {line.strip()[:SHOWN]!r}; two columns are needed: id and text")
+            raise InputError(f"{where}: {abbreviate(line.strip())}; two columns are needed: id and text")
         yield Record(Passage(docid.strip(), docid.strip(), "", text), where)
 
 

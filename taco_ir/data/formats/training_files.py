@@ -17,10 +17,10 @@ from taco_ir.core.dpr_runs import json_list
 from taco_ir.core.files import InputError, reading
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, run_id
 from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
 
-SHOWN = 200  # characters of a record in a message
 CHUNK = 1 << 20
 TRIPLE = 3  # columns: query, relevant passage, other passage
 SUFFIXES = (".jsonl", ".json", ".tsv", ".jsonl.gz", ".json.gz", ".tsv.gz")
@@ -63,7 +63,7 @@ def triple_items(path: Path) -> Iterator[Item]:
         cells = line.rstrip("\r\n").split("\t")
         where = f"{path}, line {number}"
         if len(cells) != TRIPLE or not all(map(str.strip, cells)):
-            raise InputError(f"{where}: {line[:SHOWN]!r}; three texts separated by tabs are needed")
+            raise InputError(f"{where}: {abbreviate(line)}; three texts separated by tabs are needed")
         query, positive, negative = cells
         passages = [Passage(_digest(text), _digest(text), "", text) for text in (positive, negative)]
         yield Item(where, _digest(query), query, passages[:1], passages[1:])
@@ -79,7 +79,7 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(record, dict):
-        raise InputError(f"{where}: a JSON object is expected, this is {line[:SHOWN]!r}")
+        raise InputError(f"{where}: a JSON object is expected, this is {abbreviate(line)}")
     return record
 
 
@@ -89,12 +89,12 @@ def _item(
     query, positive, negative = keys
     text = record.get(query)
     if not isinstance(text, str) or not text.strip() or not isinstance(qid, str | int):
-        raise InputError(f"{where}: {query} {str(text)[:SHOWN]!r}; a non-empty text is needed")
+        raise InputError(f"{where}: {query} {abbreviate(str(text))}; a non-empty text is needed")
     lists = []
     for key in (positive, negative):
         passages = record.get(key) or []
         if not isinstance(passages, list):
-            raise InputError(f"{where}: {key} is {str(passages)[:SHOWN]!r}; a list of passages is needed")
+            raise InputError(f"{where}: {key} is {abbreviate(str(passages))}; a list of passages is needed")
         lists.append([_passage(passage, id_keys, f"{where}, {key}") for passage in passages])
     if not lists[0]:
         raise InputError(f"{where}: {positive} is empty; a training query needs a relevant passage")
@@ -104,7 +104,7 @@ def _item(
 def _passage(record: Any, id_keys: tuple[str, ...], where: str) -> Passage:
     docid = next((record[key] for key in id_keys if key in record), None) if isinstance(record, dict) else None
     if not isinstance(docid, str | int) or isinstance(docid, bool) or not isinstance(record.get("text"), str):
-        raise InputError(f"{where}: {str(record)[:SHOWN]!r} is no passage with {id_keys[0]}, title and text")
+        raise InputError(f"{where}: {abbreviate(str(record))} is no passage with {id_keys[0]}, title and text")
     return Passage(str(docid), str(docid), str(record.get("title") or ""), record["text"])
 
 
@@ -145,6 +145,7 @@ def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> 
     return Source(
         layout,
         name,
+        path,
         hash_files([path]),
         partial(_passages, items, path),
         {TopicsName(name, "train"): partial(_queries, items, path)},
