@@ -152,7 +152,7 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
         return board_json(found, read_published())
     if options.format in TABLES:
         return render_boards(found, options.format, options.brief)
-    from taco_ir.studies.page import collect_examples, plot_averages, render_page
+    from taco_ir.studies.board_page import collect_examples, plot_averages, render_page
 
     if options.format == "svg":
         return plot_averages(found[0], measures[0])

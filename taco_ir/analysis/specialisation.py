@@ -223,7 +223,7 @@ def _resolve(place: str) -> str:
 
 def write_analysis(analysis: Analysis, output: Path) -> tuple[Path, Path]:
     """Writes the figures as JSON and the page; returns their paths."""
-    from taco_ir.analysis.page import render_page
+    from taco_ir.analysis.specialisation_page import render_page
 
     page = render_page(analysis)
     write_json(output / JSON_FILE, to_dict(analysis))

@@ -14,9 +14,9 @@ from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
 from taco_ir.weighting.base import Gradients, StepReport, TaskWeighting, require
-from taco_ir.weighting.blocks import Block, Layout, TableGradients
+from taco_ir.weighting.blocks import Block, Layout, StochasticRounding, TableGradients
 from taco_ir.weighting.median import Sensitivities, median
-from taco_ir.weighting.numerics import OnlineSoftmax, StochasticRounding
+from taco_ir.weighting.online_softmax import OnlineSoftmax
 
 SMALLEST_MEDIAN = 1e-30  # below it, sensitivities in float32 are noise, and dividing by it overflows
 SMALLEST_DECAY = 1e-4

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from taco_ir.analysis.measure import OnlineEntropy, measure, shuffle
-from taco_ir.analysis.page import render_page
+from taco_ir.analysis.specialisation_page import render_page
 from taco_ir.analysis.summary import (
     DENSITY_EDGES,
     EDGES,

@@ -26,7 +26,7 @@ from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, make_boards
-from taco_ir.studies.page import plot_averages
+from taco_ir.studies.board_page import plot_averages
 from taco_ir.studies.records import Record, TopicScores
 from taco_ir.studies.rescoring import sample_records, select_records
 from taco_ir.studies.scores import deviations, score_runs

@@ -27,7 +27,7 @@ from study_results import fake_results
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import Comparison
 from taco_ir.studies.board import Board, make_boards
-from taco_ir.studies.page import Example, Examples, render_page
+from taco_ir.studies.board_page import Example, Examples, render_page
 from taco_ir.studies.records import Record
 from taco_ir.studies.tables import Quoted, read_published
 

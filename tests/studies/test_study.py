@@ -20,9 +20,9 @@ from taco_ir.data.collection import open_collection
 from taco_ir.evaluate import main as evaluate
 from taco_ir.leaderboard import main as leaderboard
 from taco_ir.reproduce import main as reproduce
+from taco_ir.studies.board_page import collect_examples, most_different_queries
 from taco_ir.studies.conditions import DATA_COMMANDS, VERBS, Job, read_study
 from taco_ir.studies.jobs import Runner, run_jobs, select_jobs
-from taco_ir.studies.page import collect_examples, most_different_queries
 from taco_ir.studies.records import RECORDS, Record, TopicScores, find_records, read_records
 
 SMALL = "--seed {seed} --negatives none --pooling mean --normalize --batch-size 4 --passage-length 32"

@@ -1,4 +1,4 @@
-"""TACO's numerics: a softmax over tasks that come one after the other, and unbiased rounding to bfloat16."""
+"""Online softmax: TACO's softmax over tasks whose gradients come one after the other."""
 
 from __future__ import annotations
 
@@ -59,24 +59,3 @@ class OnlineSoftmax:
         for span in spans:
             self.weighted[span].div_(self._total[span])
         return self.weighted
-
-
-class StochasticRounding:
-    """Rounds float32 to bfloat16, up or down with the probability that makes the expected value right.
-
-    A moving average with beta = 0.999 changes by about 0.1 % a step, a bfloat16 has digits of 0.4 to 0.8 %: rounding to
-    the nearest would never move it. The random bits are a table, read from another place each time, so results depend
-    on `turn` alone.
-    """
-
-    def __init__(self, longest: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self._longest = longest
-        self._bits = torch.randint(0, 1 << 16, (2 * longest,), dtype=torch.int32, generator=generator).to(device)
-
-    def __call__(self, values: Tensor, turn: int) -> Tensor:
-        """Round `values`, at most `longest` and not negative, in place; afterwards they fit bfloat16 exactly."""
-        start = turn * 7919 % self._longest
-        bits = values.view(torch.int32)
-        bits.add_(self._bits[start : start + len(bits)]).bitwise_and_(-(1 << 16))
-        return values
