@@ -35,7 +35,7 @@ DOORS = {
         "data/__main__.py",
     },
     "datasets": {"data/formats/huggingface.py"},
-    "ir_measures": {"evaluation/named_measures.py"},
+    "ir_measures": {"evaluation/measures.py"},
     "pytrec_eval": {"evaluation/measures.py"},
     "pyserini": {"retrieval/pyserini_bridge.py"},
     "jnius": {"retrieval/lucene.py"},

@@ -12,7 +12,7 @@ from taco_ir.core.tasks import resolve_task
 from taco_ir.data.collection import open_collection
 from taco_ir.data.downloads import Report
 from taco_ir.data.held_out import hold_out
-from taco_ir.data.inventory import describe, list_everything, list_topics
+from taco_ir.data.ir_datasets import describe, list_everything, list_topics
 from taco_ir.data.kilt_files import (
     KILT_FILES,
     SOURCE_FILE,

@@ -22,8 +22,7 @@ from taco_ir.core.types import Query, refuse_text
 from taco_ir.data.formats import FORMATS
 from taco_ir.data.formats.base import Format, Source, import_source
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.qrels import read_qrels, relevant
-from taco_ir.data.query_files import read_query_texts
+from taco_ir.data.query_files import read_qrels, read_query_texts, relevant
 from taco_ir.data.topics import read_topics
 
 log = logging.getLogger("taco_ir")

@@ -55,6 +55,24 @@ def test_training_files_bring_positives_and_hard_negatives(made: Collection) -> 
     assert {passage.docid: passage.text for passage in made.passages.read()} == TEXTS
 
 
+def test_triples_of_ids_are_hard_negatives_of_ms_marcos_train_queries(tmp_path: Path) -> None:
+    folder = Path(msmarco(tmp_path))
+    for kind in ("queries", "qrels"):
+        (folder / f"{kind}.train.tsv").write_bytes((folder / f"{kind}.dev.small.tsv").read_bytes())
+    (folder / "qidpidtriples.train.full.2.tsv").write_text("q1\td1\td3\nq1\td1\td2\nq1\td1\td3\n")
+    opened = open_collection(str(folder))
+    assert {query.qid: query.negatives for query in opened.topics("marco-train").queries} == {
+        "q1": ("d3", "d2"),
+        "q2": (),
+    }
+    assert not any(query.negatives for query in opened.topics("marco-small-dev").queries)
+    (folder / "qidpidtriples.train.full.2.tsv").write_text("q1\td1\n")
+    with pytest.raises(
+        InputError, match="qidpidtriples.train.full.2.tsv, line 1: 'q1.*d1'; query, positive and negative id"
+    ):
+        open_collection(str(folder))
+
+
 def test_triples_are_put_together_by_their_texts(tmp_path: Path) -> None:
     path = Path(triples(tmp_path))
     path.write_text(path.read_text() + f"{QUERIES['q1']}\t{TEXTS['d1']}\tAnother passage.\n")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from taco_ir.core.files import InputError
-from taco_ir.data.qrels import read_qrels
-from taco_ir.data.query_files import read_query_texts
+from taco_ir.data.query_files import read_qrels, read_query_texts
 
 TREC = """<top>
 <num> Number: 301

@@ -399,8 +399,7 @@ def formats(world: Path) -> dict[str, Reader]:
     from taco_ir.core.dpr_runs import read_dpr, write_dpr
     from taco_ir.core.types import Passage, Query, Ranking, Run
     from taco_ir.data.collection import open_collection
-    from taco_ir.data.qrels import read_qrels
-    from taco_ir.data.query_files import read_query_texts
+    from taco_ir.data.query_files import read_qrels, read_query_texts
 
     def opened(place: str) -> Read:
         def read() -> None:

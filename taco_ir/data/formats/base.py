@@ -18,7 +18,7 @@ from taco_ir.core.hashes import fingerprint, sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Passage
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.qrels import Qrels
+from taco_ir.data.query_files import Qrels
 
 log = logging.getLogger("taco_ir")
 IMPORT_VERSION = 1  # of what an import writes

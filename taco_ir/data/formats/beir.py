@@ -23,8 +23,7 @@ from taco_ir.data.formats.base import (
     hash_files,
     judged_queries,
 )
-from taco_ir.data.qrels import read_qrels
-from taco_ir.data.query_files import read_query_texts
+from taco_ir.data.query_files import read_qrels, read_query_texts
 
 CORPUS, QUERIES = ("corpus.jsonl",), ("queries.jsonl",)
 
