@@ -239,7 +239,8 @@ def _pooling(path: Path) -> Pooling:
     if mode not in THEIR_POOLING or not said.include_prompt:
         raise InputError(
             f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
-            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts"
+            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token or"
+            " pooling_mode_lasttoken)"
         )
     return THEIR_POOLING[mode]
 

@@ -59,7 +59,8 @@ T5_ENCODERS = {
     "longt5": "LongT5EncoderModel",
 }
 DPR_ENCODERS = ("DPRQuestionEncoder", "DPRContextEncoder")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "spiece.model")  # one of them is needed
+# one of them is needed; transformers makes a fast tokenizer of the others
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json")
 # Files that no vector depends on: texts for people, code and other libraries' weights, which nothing here reads; those
 # read into EncoderConfig, which is part of fingerprints itself; and what is written about weights.
 TEXTS_AND_CODE = (".md", ".py", ".png", ".jpg", ".pdf", ".toml")
@@ -401,7 +402,11 @@ class ModelFolder:
         if has_weights:
             return "config.json"
         pickled = next((path for path in _files_in(self.files) if path.name.endswith(PICKLES)), None)
-        how = f"; {pickled.name} is pickled, and pickles run code; {conversion_of(str(self.files))}" if pickled else ""
+        how = (
+            f"; {pickled.name} is pickled, and pickles run code; {conversion_of(str(self.files), self.files)}"
+            if pickled
+            else ""
+        )
         return f"model.safetensors (pickled weights are not read){how}"
 
     def _refuse_other_kinds(self) -> None:

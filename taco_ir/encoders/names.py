@@ -9,8 +9,9 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import InputError, read_json
 from taco_ir.core.hashes import sha256_file
 from taco_ir.encoders.config import CONFIG_FILE
 
@@ -55,14 +56,25 @@ def fetch(name: str, revision: str | None = None) -> Path:
     pickled = [path for path in there if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if not pickled:
         raise InputError(f"{name}: no .safetensors file in it, so it holds no weights that are read here")
-    raise InputError(f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; {conversion_of(name)}")
+    raise InputError(
+        f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; {conversion_of(name, folder)}"
+    )
 
 
-def conversion_of(name: str) -> str:
-    """How to write a model with safetensors weights and a fast tokenizer, as the end of an error."""
+def conversion_of(name: str, folder: Path) -> str:
+    """How to write a model with safetensors weights and a fast tokenizer, as the end of an error.
+
+    Args:
+        folder: of its config.json, by which DPR's encoders are told apart, which AutoModel does not do.
+    """
+    path = folder / "config.json"
+    classes = read_json(path, dict[str, Any]).get("architectures") if path.is_file() else None
+    kind = next(
+        (each for each in (classes if isinstance(classes, list) else ()) if str(each).startswith("DPR")), "AutoModel"
+    )
     convert = (
-        "from transformers import AutoModel, AutoTokenizer;"
-        f" [each.from_pretrained('{name}').save_pretrained('FOLDER') for each in (AutoModel, AutoTokenizer)]"
+        f"from transformers import {kind}, AutoTokenizer;"
+        f" [each.from_pretrained('{name}').save_pretrained('FOLDER') for each in ({kind}, AutoTokenizer)]"
     )
     return f'if you trust it, convert it by python -c "{convert}" and give FOLDER'
 

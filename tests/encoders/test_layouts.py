@@ -359,6 +359,10 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
         pickled,
         r"m: config.json and .*pytorch_model\.bin is pickled, and pickles run code; if you trust it, con",
     ),
+    "pickles of DPR": (
+        lambda folder: [changed(folder, "config.json", architectures=["DPRContextEncoder"]), pickled(folder)],
+        r"from transformers import DPRContextEncoder, AutoTokenizer; \[each\.from_pretrained\('.*m'\)\.save_pretrained",
+    ),
     "one folder down": (one_folder_down, r"missing: both, which .*checkpoint-2 has; give that folder"),
     "code for a model": (of_other_code, r"m: config\.json names code of its own \(auto_map\), which is never run"),
     "code for a module": (
@@ -492,3 +496,16 @@ def test_adapters_of_peft_that_cannot_be_merged_are_refused(tiny_t5: Path, tmp_p
         InputError, match=r"adapter of PEFT \(PROMPT_TUNING\); one of LORA with adapter_model\.safetens"
     ):
         load_encoder(str(folder), pooling="last")
+
+
+def test_a_slow_tokenizers_files_are_made_a_fast_one(tmp_path: Path) -> None:
+    """As transformers makes it of RoBERTa's vocabulary and merges."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"whoit", "\u0120", "wh", "who"]
+    write_json(tmp_path / "vocab.json", {word: number for number, word in enumerate(words)})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nw h\nwh o\n")
+    torch.manual_seed(2)
+    config = transformers.RobertaConfig(vocab_size=len(words), **SIZES | {"max_position_embeddings": 130})
+    transformers.RobertaModel(config).save_pretrained(tmp_path)
+    texts = ["who it", "it who who", "wo"]
+    expected_BD = by_transformers(tmp_path, "AutoModel", lambda output: output.last_hidden_state[:, 0], texts)
+    near(load_encoder(str(tmp_path), pooling="first").encode_queries(texts, None), expected_BD)

@@ -94,7 +94,9 @@ def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
 
     settings = peft.PeftConfig.from_pretrained(str(file.parent))
     settings.task_type = None  # the model that it was trained on may have had a head
-    model = peft.get_peft_model(backbone, settings)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its base may have moved
+        model = peft.get_peft_model(backbone, settings)  # type: ignore[arg-type]
     tensors = read_safetensors(file)
     if not hasattr(backbone, "model"):  # trained below a head, which the encoder lacks
         tensors = {name.replace(".model.model.", ".model.", 1): value for name, value in tensors.items()}
