@@ -65,8 +65,7 @@ class PoolingConfig(NamedTuple):
 class Dense(NamedTuple):
     """Keys read from a linear layer's config.json."""
 
-    bias: bool = True
-    out_features: Annotated[int, 1] = 1
+    out_features: Annotated[int, 1]
     activation_function: str = "Tanh"
     module_input_name: str = "sentence_embedding"
     module_output_name: str | None = None
@@ -155,7 +154,7 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
     mapped = said.parameters.route_mappings or {}
     names = [mapped.get(f"('{name}', {kind})") for name in ROUTES[route] for kind in ("'text'", "None")]
     names += [*(mapped.get(f"(None, {kind})") for kind in ("'text'", "None")), *ROUTES[route]]
-    name = next((name for name in names if name in said.structure), None)
+    name = next((name for name in names if name and said.structure.get(name)), None)
     if name is None:
         raise InputError(
             f"{path}: structure has no route {' or '.join(ROUTES[route])}, only {', '.join(said.structure)}"
@@ -224,7 +223,10 @@ def _dense(path: Path, placed: bool) -> Dense:
         )
     inside = (said.module_input_name, said.module_output_name or said.module_input_name)
     if not placed or said.use_residual or set(inside) != {"sentence_embedding"}:
-        raise InputError(f"{path}: a Dense module is read between Pooling and Normalize alone, without use_residual")
+        raise InputError(
+            f"{path}: a Dense module is read between Pooling and Normalize alone, with module_input_name and"
+            " module_output_name sentence_embedding and without use_residual"
+        )
     return said._replace(activation_function=name)
 
 

@@ -247,7 +247,11 @@ def other_weights(folder: Path) -> None:
         (without("model.safetensors"), {}, "missing: model.safetensors"),
         (pickled, {}, "pickled weights are not read"),
         (without("config.json"), {}, "missing: config.json"),
-        (without("tokenizer.json"), {}, "no tokenizer.json, vocab.txt, spiece.model, .* or vocab.json"),
+        (
+            without("tokenizer.json"),
+            {},
+            "no tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or vocab.json",
+        ),
         (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, first '{LAYER}'"),
         (cut_short, {}, "transformers cannot load it"),
         (broken_head, {"pooling": None}, "head.safetensors: cannot be read"),

@@ -150,6 +150,21 @@ def models(world: Path) -> dict[str, Reader]:
             "include_prompt": True,
         },
     )
+    (theirs / "2_Dense").mkdir()
+    write_json(
+        theirs / "2_Dense" / "config.json",
+        {"in_features": 8, "out_features": 4, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"},
+    )
+    routed = world / "routed"
+    shutil.copytree(plain, routed / "0_Router" / "text")
+    shutil.copytree(theirs / "1_Pooling", routed / "0_Router" / "pool")
+    router = {"idx": 0, "name": "0", "path": "0_Router", "type": "sentence_transformers.models.Router"}
+    write_json(routed / "modules.json", [router])
+    kinds = {"text": "sentence_transformers.models.Transformer", "pool": "sentence_transformers.models.Pooling"}
+    write_json(
+        routed / "0_Router" / "router_config.json",
+        {"types": kinds, "structure": {key: list(kinds) for key in ("query", "document")}, "parameters": {}},
+    )
     write_json(theirs / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False, "query_length": 16})
     write_json(
         theirs / "config_sentence_transformers.json",
@@ -194,6 +209,8 @@ def models(world: Path) -> dict[str, Reader]:
         "index of shards": Reader(ours / "model.safetensors.index.json", lambda: ModelFolder(ours).trained_config),
         "modules.json": Reader(theirs / "modules.json", lambda: ModelFolder(theirs).trained_config),
         "pooling": Reader(theirs / "1_Pooling" / "config.json", lambda: ModelFolder(theirs).trained_config),
+        "linear layer": Reader(theirs / "2_Dense" / "config.json", lambda: ModelFolder(theirs).trained_config),
+        "routes": Reader(routed / "0_Router" / "router_config.json", lambda: ModelFolder(routed).trained_config),
         "sentence_bert_config.json": Reader(
             theirs / "sentence_bert_config.json", lambda: ModelFolder(theirs).trained_config
         ),
@@ -210,7 +227,7 @@ def models(world: Path) -> dict[str, Reader]:
     }
 
 
-KINDS = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+KINDS = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize"))
 
 
 def stores(world: Path) -> dict[str, Reader]:
