@@ -190,7 +190,7 @@ def read_study(path: Path) -> Study:
         file.name, folder, file.models, file.topics, file.hits, file.tolerance, file.corpora, file.slice, conditions
     )
     for condition in conditions.values():
-        _check_condition(f"{path}: condition {condition.name!r}", study, condition)
+        _check_condition(f"{path}: condition {condition.name[:100]!r}", study, condition)
     try:
         TopologicalSorter({job: study.needs(job).values() for job in study.jobs()}).prepare()
     except CycleError as error:
@@ -282,7 +282,7 @@ def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) 
         if not NAME.fullmatch(name) or name in taken:
             but = f", and not {', '.join(taken)}" if taken else ""
             raise InputError(
-                f"{where}: {name[:200]!r}: a name is letters, digits, dots, _, + and -, at most 100, "
+                f"{where}: {name[:100]!r}: a name is letters, digits, dots, _, + and -, at most 100, "
                 f"a letter or digit first{but}"
             )
 
