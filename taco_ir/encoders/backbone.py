@@ -61,8 +61,8 @@ def load_backbone(
     except Exception as error:  # of any class: values in the folder's files end up anywhere in transformers
         if coded := next((name for name in CODED if AUTO_MAP in _read_object(folder.files / name)), None):
             raise InputError(
-                f"--model {folder}: {coded} names code of its own ({AUTO_MAP}), which is never run, and transformers cannot"
-                " load it without; give a model that transformers knows"
+                f"--model {folder}: {coded} names code of its own ({AUTO_MAP}), which is never run, and transformers"
+                " cannot load it without; give a model that transformers knows"
             ) from error
         reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
         raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
@@ -134,8 +134,8 @@ def _check_loaded(
     rows = getattr(backbone.config, "vocab_size", None)
     if rows and (tokens := _count_tokens(tokenizer)) > rows:
         raise InputError(
-            f"--model {folder}: its tokenizer has {tokens} tokens and its embedding table {rows} rows; give the tokenizer"
-            " that it was trained with, or resize_token_embeddings and train it"
+            f"--model {folder}: its tokenizer has {tokens} tokens and its embedding table {rows} rows; give the"
+            " tokenizer that it was trained with, or resize_token_embeddings and train it"
         )
 
 

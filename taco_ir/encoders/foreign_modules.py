@@ -111,8 +111,8 @@ def list_modules(folder: Path, route: str = "") -> list[Module]:
             found += _routed(module.place, route)
         else:
             raise InputError(
-                f"{path}: a {module.kind}, with modules of its own for queries and for documents; such a model can only be"
-                " searched with"
+                f"{path}: a {module.kind}, with modules of its own for queries and for documents; such a model can only"
+                " be searched with"
             )
     return found
 
@@ -128,7 +128,7 @@ def dense_files(folder: Path, route: str = "") -> list[Path]:
     for path in found:
         if not path.is_file():
             raise InputError(
-                f"{path}: missing; pickled weights are not read: SentenceTransformer(FOLDER).save(NEW) writes such files"
+                f"{path}: missing; pickled weights are not read: SentenceTransformer(FOLDER).save(NEW) writes them"
             )
     return found
 
@@ -241,8 +241,8 @@ def _pooling(path: Path) -> Pooling:
     if mode not in THEIR_POOLING or not said.include_prompt:
         raise InputError(
             f"{path}: pooling {abbreviate(mode)}, include_prompt {said.include_prompt};"
-            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token or"
-            " pooling_mode_lasttoken)"
+            f" valid: by {' or '.join(THEIR_POOLING)}, with prompts (pooling_mode_mean_tokens, pooling_mode_cls_token"
+            " or pooling_mode_lasttoken)"
         )
     return THEIR_POOLING[mode]
 

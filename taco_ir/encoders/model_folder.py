@@ -1,7 +1,7 @@
 """Model folders: everything that can be asked about one without loading the model.
 
-By rule, all files that vectors can depend on are in its fingerprint. Weights are safetensors only, since pickled weights
-run whatever code is in them. An adapter of PEFT is merged into its base, whose files are in the fingerprint too.
+By rule, all files that vectors can depend on are in its fingerprint. Weights are safetensors only: pickled ones run
+whatever code is in them. An adapter of PEFT is merged into its base, whose files are in the fingerprint too.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ class ModelFolder:
         what = f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT"
         if said.peft_type != "LORA" or not (path.parent / PEFT_WEIGHTS).is_file():
             raise InputError(
-                f"{what} ({said.peft_type}); one of LORA with {PEFT_WEIGHTS} is needed, or the model that merge_and_unload"
-                " makes"
+                f"{what} ({said.peft_type}); one of LORA with {PEFT_WEIGHTS} is needed, or the model that"
+                " merge_and_unload makes"
             )
         name = self.base or said.base_model_name_or_path
         if not name:
@@ -242,7 +242,7 @@ class ModelFolder:
 
     @property
     def is_dpr(self) -> bool:
-        """Whether the model is DPR's of transformers, a BERT whose tensors have a prefix; its vectors are first tokens."""
+        """Whether the model is DPR's of transformers: a BERT whose tensors have a prefix, pooled by its first token."""
         return self.model_config.model_type == "dpr"
 
     @property
@@ -384,7 +384,8 @@ class ModelFolder:
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
         if named is not None:
             raise InputError(
-                f"{config}: {NAMES_WEIGHTS} is {abbreviate(named)}; only model{WEIGHTS} or shards of model{INDEX} are read"
+                f"{config}: {NAMES_WEIGHTS} is {abbreviate(named)}; only model{WEIGHTS} or shards of model{INDEX} are"
+                " read"
             )
         self._refuse_other_kinds()
         self._check_shards()
