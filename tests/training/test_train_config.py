@@ -433,7 +433,7 @@ IN_FILES = [
         "passage_template is '{titel}'; it must be a text with the fields {title} and {text}",
     ),
     ("passage_template = 'x'", "passage_template is 'x'; it must be a text with the fields {title} and {text}"),
-    ("negatives = ''", "negatives is ''; it must be bm25, ance, none, or a file of taco_ir.mine"),
+    ("negatives = ''", "negatives is ''; it must be bm25, ance, given, none, or a file of taco_ir.mine"),
     ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
     ("[episode]\nepochs = 1", "episode is {'epochs': 1}; it must be a list of tables, [[episode]] in a file"),
     ("[[episode]]\n[[episode]]\nepoch = 3", "episode 2: unknown key 'epoch'; did you mean epochs?"),
