@@ -1,4 +1,4 @@
-"""What benchmarks share: ratios that are held against their bounds, measures in a process of its own, and a flag for a short race."""
+"""What benchmarks share: ratios with their bounds, measures in a process of their own, and a flag for a short race."""
 
 from __future__ import annotations
 

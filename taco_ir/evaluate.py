@@ -23,8 +23,8 @@ def parser() -> Parser:
         "the ranked passages. Passage level: trec_eval's measures. For KILT files with answers also the measures that "
         "KILT uses for the task (EM and F1 for questions, F1 and ROUGE-L for dialogue and long answers, accuracy for "
         "the others) and their KILT- versions, which count an answer only where R-precision is 1. Files named "
-        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics. With --qrels FILE "
-        "and no --topics no collection is needed. --measures takes any name of ir_measures: nDCG@10, AP, Judged@10.",
+        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics. With --qrels "
+        "FILE and no --topics no collection is needed. --measures takes any name of ir_measures, such as AP.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
     )

@@ -39,7 +39,8 @@ class Measure(NamedTuple):
 
     def __str__(self) -> str:
         missed = "" if self.value <= self.most else "  PAST ITS TARGET"
-        return f"{self.value:>7,} (at most {self.most:,}): {self.what}{missed}{f', held at {self.held:,}' if missed and self.held else ''}"
+        held = f", held at {self.held:,}" if missed and self.held else ""
+        return f"{self.value:>7,} (at most {self.most:,}): {self.what}{missed}{held}"
 
 
 class File(NamedTuple):

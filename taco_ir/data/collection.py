@@ -155,7 +155,7 @@ class Collection:
         return loaded
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Read topics by name or from a file, without a look at the passages; `only`: ids to keep. Raises: InputError."""
+        """Read topics by name or from a file, without reading the passages; `only`: ids to keep. Raises: InputError."""
         if is_topics_file(name):
             return read_topics_file(Path(name), only)
         task = resolve_topics(name, self._topic_paths).task

@@ -53,7 +53,7 @@ def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]
 
 
 def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
-    """Rows of the gold passages of the topics of a name: all positives, and all passages of gold pages that have no positive.
+    """Rows of the gold passages of topics: all positives, and all passages of gold pages that have no positive.
 
     A page without a positive occurs where an evidence set names passages for one of its pages only. Without that page's
     passages the set could never be found complete.

@@ -53,7 +53,7 @@ class PassageStore:
     Attributes:
         count: number of passages.
         fingerprint: first 16 hex digits of the SHA-256 of the uncompressed file.
-        has_pages: whether passages are parts of pages; else each is a page of its own, and measures of pages say nothing.
+        has_pages: whether passages are parts of pages; if not, measures of pages say nothing.
 
     Raises:
         InputError: on opening, for a missing file, an unreadable line, or a repeated docid.
@@ -208,8 +208,9 @@ class PassageStore:
         try:
             return _tsv_passage(line, columns) if columns else _json_passage(line)
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+            shown = abbreviate(line.decode("utf-8", "replace").strip())
             raise InputError(
-                f"{self.path}, line {self._line(row)}: {abbreviate(line.decode('utf-8', 'replace').strip())} is no passage with "
+                f"{self.path}, line {self._line(row)}: {shown} is no passage with "
                 f"id, {'text and title' if columns else 'contents and wikipedia_id'} ({type(error).__name__}: {error})"
             ) from error
 

@@ -72,7 +72,7 @@ class Format(NamedTuple):
     Attributes:
         expected: the files or the kind of name that it consists of, for messages.
         recognises: whether a file or folder is of this layout; it reads names of files, and at most a first line.
-        opens: makes the source of a path, or of the name after the prefix; `columns` renames columns, where it has some.
+        opens: makes the source of a path, or of the name after the prefix; `columns` says what its columns are called.
     """
 
     expected: str

@@ -53,7 +53,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
 
 def _topics_name(dataset_id: str) -> TopicsName:
-    """Task and split of an id: msmarco-passage/dev/small -> msmarco-passage-small, dev; test where it names no split."""
+    """Task and split of an id: msmarco-passage/dev/small -> msmarco-passage-small, dev; test if it names no split."""
     split, rest = "test", []
     for part in dataset_id.split("/"):
         if (name := SPLIT_NAMES.get(part, part)) in SPLITS:

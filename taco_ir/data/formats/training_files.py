@@ -40,7 +40,7 @@ Items = Callable[[Path], Iterator[Item]]
 
 
 def tevatron_items(path: Path) -> Iterator[Item]:
-    """Tevatron: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages": [...]}."""
+    """Tevatron: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}."""
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         record = _parsed(line, where)
@@ -49,7 +49,7 @@ def tevatron_items(path: Path) -> Iterator[Item]:
 
 
 def dpr_items(path: Path) -> Iterator[Item]:
-    """DPR: a JSON list of {"question", "positive_ctxs": [{"passage_id", "title", "text"}], "hard_negative_ctxs": [...]}."""
+    """DPR: a JSON list of {"question", "positive_ctxs": [{"passage_id", "title", "text"}], "hard_negative_ctxs"}."""
     for number, record in enumerate(json_list(path), 1):
         where = f"{path}, record {number}"
         yield _item(
@@ -166,7 +166,7 @@ def _passages(items: Items, path: Path) -> Iterator[Record]:
 
 
 def _queries(items: Items, path: Path) -> QuerySet:
-    """Queries by id; records that repeat an id and its text are put together. Raises: InputError for an id of two texts."""
+    """Queries by id; records with the same id and text are merged. Raises: InputError for an id with two texts."""
     texts: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     negatives: dict[str, dict[str, None]] = {}
