@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     topics = topics_asked(collection, options.topics, options.qrels)
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
-    files = read_run_files([*(options.baseline or []), *options.runs], topics)
+    files = read_run_files([*(options.baseline or []), *options.runs], topics, some=bool(options.qrels))
     if collection:
         for file in files.values():
             for run in file.runs.values():

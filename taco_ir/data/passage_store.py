@@ -235,7 +235,7 @@ class PassageStore:
             position = source.tell()
             for count, line in enumerate(source, 1):
                 passage = self._parse(line, columns, count - 1)
-                if not passage.docid or len(passage.docid.split()) != 1 or len(passage.page.split()) != 1:
+                if passage.docid.split() != [passage.docid] or passage.page.split() != [passage.page]:
                     raise InputError(
                         f"{self.path}, line {self._line(count - 1)}: docid {passage.docid!r}, page "
                         f"(wikipedia_id) {passage.page!r}; neither may be empty or contain white space"

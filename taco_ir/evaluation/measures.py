@@ -31,6 +31,7 @@ AT_K = tuple(kind for kind, level in LEVELS.items() if level != "answer" and kin
 # kind -> trec_eval's name
 TREC_NAMES = {"MRR": "recip_rank", "R": "recall.{k}", "nDCG": "ndcg_cut.{k}"}
 BATCH = 200  # queries scored together
+LARGEST_CUTOFF = 1_000_000
 FORM = re.compile(r"(?:(page|passage|answer) )?([A-Za-z-]+1?)(?:@([1-9][0-9]{0,5}))?")
 
 
@@ -204,17 +205,21 @@ def macro_average(tasks: Iterable[Scores], measure: Measure) -> float | None:
 
 
 def canonical_name(text: str) -> str | None:
-    """The canonical name of a measure that ir_measures can compute here; None for any other text."""
+    """The canonical name of a measure that pytrec_eval or ir_measures itself computes; None for any other text.
+
+    Others need programs that may not be there. Cutoffs are from 1 to 999,999.
+    """
     import ir_measures
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its parser, on Python 3.12
         try:
             measure = ir_measures.parse_measure(text)
-            known = ir_measures.DefaultPipeline.supports(measure)  # type: ignore[no-untyped-call]
-            return str(measure) if known else None
+            computed = ir_measures.pytrec_eval.supports(measure) or ir_measures.judged.supports(measure)
         except (NameError, ValueError, TypeError, AssertionError, SyntaxError):
             return None
+    cutoff = measure.params.get("cutoff", 1)
+    return str(measure) if computed and 1 <= cutoff < LARGEST_CUTOFF else None
 
 
 def named_scores(run: Run, qrels: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from taco_ir.core.dpr_runs import is_dpr_run, read_dpr
 from taco_ir.core.files import InputError
+from taco_ir.core.processes import log
 from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
@@ -47,9 +48,19 @@ def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]
     return found
 
 
-def read_run_files(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[Path, RunFile]:
-    """Read run files, by real path. Raises: InputError for a file that belongs to none of the topics."""
-    return {real: RunFile(path, *_split(path, topics, named)) for real, (path, named) in list_run_files(paths).items()}
+def read_run_files(paths: Sequence[Path], topics: Sequence[Topics], some: bool = False) -> dict[Path, RunFile]:
+    """Read run files, by real path.
+
+    Args:
+        some: the topics may be some of those that were searched for: others are left out, and told.
+
+    Raises:
+        InputError: for a file that belongs to none of the topics.
+    """
+    found = {}
+    for real, (path, named) in list_run_files(paths).items():
+        found[real] = RunFile(path, *_split(path, topics, named, some))
+    return found
 
 
 def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> Systems:
@@ -71,16 +82,21 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
     return dict(systems)
 
 
-def _split(path: Path, topics: Sequence[Topics], named: str | None) -> tuple[str, dict[str, Run]]:
+def _split(path: Path, topics: Sequence[Topics], named: str | None, some: bool) -> tuple[str, dict[str, Run]]:
     """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
     run = read_dpr(path, [query for topic in topics for query in topic.queries]) if is_dpr_run(path) else read_run(path)
+    known = {query.qid for topic in topics for query in topic.queries}
+    foreign = [qid for qid in run.rankings if qid not in known]
+    count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
+    if some and foreign and len(foreign) < len(run.rankings):
+        log.warning("%s: %s, first %r, are not judged in %s; they are left out", path, count, foreign[0], names)
+        run = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in known})
+        foreign = []
     for topic in topics:
         if path.name.startswith(f"{topic.name}."):
             return named or _stem(path).removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
-    known = {query.qid for topic in topics for query in topic.queries}
-    if foreign := [qid for qid in run.rankings if qid not in known]:
-        count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
-        raise InputError(f"{path}: {count}, first {foreign[0]!r}, are not in --topics {names}")
+    if foreign:
+        raise InputError(f"{path}: {count}, first {foreign[0]!r}, are not in {'' if some else '--topics '}{names}")
     runs = {}
     for topic in topics:
         qids = {query.qid for query in topic.queries}

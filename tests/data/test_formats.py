@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from layouts import GRADES, MADE, QUERIES, TEXTS, TITLES, beir, lines, msmarco, triples
@@ -10,7 +11,7 @@ from taco_ir.core.files import InputError, data_home
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Passage, Query
 from taco_ir.data.collection import Collection, open_collection
-from taco_ir.data.formats import FORMATS
+from taco_ir.data.formats import FORMATS, base
 from taco_ir.data.gold import find_positives
 
 
@@ -83,6 +84,33 @@ def test_triples_are_put_together_by_their_texts(tmp_path: Path) -> None:
         ["No mountain.", "Another passage."],
         ["No mountain."],
     ]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_as_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TACO_IR_HOME", str(tmp_path / "home"))  # where nothing was imported before
+    place = Path(beir(tmp_path))
+    write = base.write_topics
+
+    def append(*arguments: Any) -> None:
+        write(*arguments)
+        with (place / "corpus.jsonl").open("a") as corpus:
+            corpus.write(lines({"_id": "late", "text": "x"}))
+
+    monkeypatch.setattr(base, "write_topics", append)
+    with pytest.raises(InputError, match="corpus.jsonl: it changed while it was read; give the command again"):
+        open_collection(str(place))
+    monkeypatch.setattr(base, "write_topics", write)
+    assert [passage.docid for passage in open_collection(str(place)).passages.read()] == [*TEXTS, "late"]
+
+
+def test_some_judgments_of_other_queries_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(beir(tmp_path))
+    with (folder / "qrels" / "test.tsv").open("a") as qrels:
+        qrels.write("q9\td1\t1\n")
+    assert [query.qid for query in open_collection(str(folder)).topics("scifact-test").queries] == ["q1", "q2"]
+    assert "1 of its 3 queries, first 'q9', are not among the queries; they are left out" in caplog.text
 
 
 def test_gzip_makes_no_difference(tmp_path: Path) -> None:

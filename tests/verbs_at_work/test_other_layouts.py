@@ -178,3 +178,21 @@ def test_collections_of_the_wild_are_opened(name: str, inputs: Path) -> None:
     opened = open_collection(str(inputs / name))
     assert opened.passages.count
     assert all(opened.topics(str(topics)).queries for topics in opened.topics_names)
+
+
+def test_a_run_of_more_queries_than_are_judged_is_scored_on_these(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "half.txt").write_text("q1 0 d1 1\n")
+    (folder / "out.trec").write_text("q1 Q0 d1 1 2 x\nq2 Q0 d1 1 2 x\n")
+    evaluate.main(["out.trec", "--qrels", "half.txt", "--measures", "P@1", "--format", "json"])
+    assert table(capsys)["passage P@1"] == 1.0
+    assert "out.trec: 1 of its 2 topics, first 'q2', are not judged in half; they are left out" in caplog.text
+
+
+@pytest.mark.parametrize("measure", ["P@0", "nDCG@0", "Judged@0", "MRR@0", "AP@9999999999", "ERR@10"])
+def test_measures_that_cannot_be_computed_are_refused(measure: str, folder: Path) -> None:
+    (folder / "qrels.txt").write_text("q1 0 d1 1\n")
+    (folder / "out.trec").write_text("q1 Q0 d1 1 2 x\n")
+    with pytest.raises(InputError, match=f"measure '{measure}' is not known"):
+        evaluate.main(["out.trec", "--qrels", "qrels.txt", "--measures", measure])

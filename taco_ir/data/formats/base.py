@@ -21,7 +21,7 @@ from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import Qrels
 
 log = logging.getLogger("taco_ir")
-IMPORT_VERSION = 1  # of what an import writes
+IMPORT_VERSION = 2  # of what an import writes
 NOTE_EVERY = 1_000_000  # passages between two messages
 
 
@@ -53,7 +53,7 @@ class Source(NamedTuple):
         layout: what it was recognised as, such as "BEIR folder".
         name: name of the collection; names the folder of its runs.
         origin: where the passages lie, for messages.
-        key: all that its content depends on, such as hashes of its files; JSON values.
+        key: says what its content depends on, such as hashes of its files, as JSON values.
         passages: reads the passages.
         topics: reads the queries of each task and split.
     """
@@ -61,7 +61,7 @@ class Source(NamedTuple):
     layout: str
     name: str
     origin: object
-    key: Any
+    key: Callable[[], Any]
     passages: Callable[[], Iterable[Record]]
     topics: Mapping[TopicsName, Callable[[], QuerySet]]
 
@@ -83,7 +83,8 @@ class Format(NamedTuple):
 def import_source(source: Source) -> Path:
     """The folder in our own layout that holds a foreign collection; it is made on first use, whole or not at all."""
     names = [str(topics) for topics in sorted(source.topics)]
-    folder = data_home() / "imported" / fingerprint([IMPORT_VERSION, source.layout, names, source.key])
+    key = source.key()
+    folder = data_home() / "imported" / fingerprint([IMPORT_VERSION, source.layout, names, key])
     if folder.is_dir():
         return folder
     with exclusive(folder.with_name(f"{folder.name}.import")):
@@ -91,7 +92,9 @@ def import_source(source: Source) -> Path:
             with writing_folder(folder) as made:
                 _write_passages(source, made / "passages.jsonl")
                 for topics, read in source.topics.items():
-                    _write_topics(read(), made / f"{topics}.jsonl")
+                    write_topics(read(), made / f"{topics}.jsonl")
+                if source.key() != key:
+                    raise InputError(f"{source.origin}: it changed while it was read; give the command again")
     return folder
 
 
@@ -100,7 +103,7 @@ def _write_passages(source: Source, path: Path) -> None:
     with path.open("wb") as sink:
         for count, (passage, where) in enumerate(source.passages(), 1):
             docid, page, title, text = passage
-            if not docid or len(docid.split()) != 1:
+            if docid.split() != [docid]:
                 raise InputError(f"{where}: docid {docid!r}; it may neither be empty nor hold white space")
             empty += not text.strip()
             record = {"id": docid, "wikipedia_id": page, "title": title, "contents": text}
@@ -115,7 +118,7 @@ def _write_passages(source: Source, path: Path) -> None:
         log.warning("%s: %d passages have no text; they are kept", source.name, empty)
 
 
-def _write_topics(queries: QuerySet, path: Path) -> None:
+def write_topics(queries: QuerySet, path: Path) -> None:
     with path.open("wb") as sink:
         for qid, text in queries.texts.items():
             record: dict[str, Any] = {"id": qid, "input": text, "output": []}
@@ -140,11 +143,12 @@ def hash_files(paths: Iterable[Path]) -> list[list[str]]:
 def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> QuerySet:
     """The queries that a file of judgments names. Raises: InputError for judgments of queries that are not there."""
     if missing := [qid for qid in qrels if qid not in texts]:
-        raise InputError(
-            f"{where}: {len(missing)} of its {len(qrels)} queries, first {missing[0]!r}, are not among the queries; "
-            "these are judgments of other queries"
-        )
-    return QuerySet({qid: texts[qid] for qid in qrels}, qrels)
+        said = f"{where}: {len(missing)} of its {len(qrels)} queries, first {missing[0]!r}, are not among the queries"
+        if len(missing) == len(qrels):
+            raise InputError(f"{said}; these are judgments of other queries")
+        log.warning("%s; they are left out", said)
+    known = {qid: grades for qid, grades in qrels.items() if qid in texts}
+    return QuerySet({qid: texts[qid] for qid in known}, known)
 
 
 def first_existing(folder: Path, names: Iterable[str]) -> Path | None:

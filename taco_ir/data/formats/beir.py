@@ -25,6 +25,7 @@ from taco_ir.data.formats.base import (
 )
 from taco_ir.data.query_files import read_qrels, read_query_texts
 
+OTHER_NAMES = {"dev": ("validation.tsv",)}
 CORPUS, QUERIES = ("corpus.jsonl",), ("queries.jsonl",)
 
 
@@ -35,7 +36,9 @@ def _recognises(path: Path) -> bool:
 def _open(place: str, columns: Mapping[str, str]) -> Source:
     folder = Path(place)
     corpus, queries = first_existing(folder, CORPUS), first_existing(folder, QUERIES)
-    judgments = {split: first_existing(folder / "qrels", (f"{split}.tsv",)) for split in SPLITS}
+    judgments = {
+        split: first_existing(folder / "qrels", (f"{split}.tsv", *OTHER_NAMES.get(split, ()))) for split in SPLITS
+    }
     lacking = [name for name, there in ((CORPUS[0], corpus), (QUERIES[0], queries)) if there is None]
     if corpus is None or queries is None or not any(judgments.values()):
         lacking += [] if any(judgments.values()) else [f"qrels/<split>.tsv with a split of {', '.join(SPLITS)}"]
@@ -48,7 +51,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     topics = {
         TopicsName(name, split): partial(_queries, texts, path) for split, path in judgments.items() if path is not None
     }
-    return Source("BEIR folder", name, corpus, hash_files(files), partial(_passages, corpus), topics)
+    return Source("BEIR folder", name, corpus, partial(hash_files, files), partial(_passages, corpus), topics)
 
 
 def _queries(texts: Any, path: Path) -> QuerySet:
@@ -63,7 +66,7 @@ def _passages(corpus: Path) -> Iterator[Record]:
             docid, title, text = str(record["_id"]), record.get("title") or "", record["text"]
             if not isinstance(title, str) or not isinstance(text, str):
                 raise TypeError("title and text must be texts")
-            if len(docid.split()) != 1:
+            if docid.split() != [docid]:
                 raise ValueError("_id must be one word")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from taco_ir.core.files import InputError
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 from taco_ir.data.formats.base import Format, Record, Source, hash_files
 
@@ -37,8 +39,19 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
                 f"--collection {place}: no column {name!r} for {role}; it has {', '.join(known)}; "
                 f"choose one by --columns {role}=NAME"
             )
-    key = [hash_files(files), sorted(names.items())]
-    return Source(layout, Path(place).stem or place, place, key, partial(_passages, table, names, place), {})
+    return Source(
+        layout,
+        Path(place).stem or place,
+        place,
+        partial(_key, files, names),
+        partial(_passages, table, names, place),
+        {},
+    )
+
+
+def _key(files: Sequence[Path], names: Mapping[str, str]) -> Any:
+    """What the passages depend on: the files and the columns that are read."""
+    return [hash_files(files), sorted(names.items())]
 
 
 def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]]:
@@ -52,6 +65,7 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
     path = Path(place)
     split = columns.get("split")
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         if path.suffix == ".parquet":
             found: Any = datasets.Dataset.from_parquet(str(path))
@@ -61,7 +75,9 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
         else:
             found, layout = datasets.load_dataset(place, columns.get("config")), "data set of a Hugging Face hub"
     except Exception as error:  # pyarrow's, the hub's and the library's own have no common base
-        raise InputError(f"--collection {place}: it cannot be opened ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"--collection {place}: it cannot be opened ({type(error).__name__}: {abbreviate(str(error))})"
+        ) from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) > 1:
             raise InputError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from taco_ir.core.files import InputError
 from taco_ir.core.tasks import SPLITS, TopicsName
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, run_id
 from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
 from taco_ir.data.kilt_ids import register
@@ -39,13 +40,18 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     if not found[place].has_docs():
         raise InputError(f"--collection irds:{place}: it has no documents, so there is nothing to search")
     with_queries = {each: dataset for each, dataset in found.items() if dataset.has_queries()}
-    try:
-        key = [
-            _key(found[place], "docs"),
-            *(_key(each, kind) for each in with_queries.values() for kind in ("queries", "qrels")),
+
+    def key() -> Any:
+        parts = [
+            (found[place], "docs"),
+            *((each, kind) for each in with_queries.values() for kind in ("queries", "qrels")),
         ]
-    except Exception as error:  # a file that is not there, or a failed download: each has its own class
-        raise InputError(f"--collection irds:{place}: {type(error).__name__}: {error}") from error
+        try:
+            return [_key(dataset, kind) for dataset, kind in parts]
+        except Exception as error:  # a file that is not there, or a failed download: each has its own class
+            said = abbreviate(str(error))
+            raise InputError(f"--collection irds:{place}: {type(error).__name__}: {said}") from error
+
     topics = {_topics_name(each): partial(_queries, dataset) for each, dataset in with_queries.items()}
     return Source(
         "ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, partial(_passages, found[place], place), topics

@@ -53,7 +53,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
             topics_name = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
             topics[topics_name] = partial(_queries, path, judgments, triples if split == "train" else ())
             files += [path, *([judgments] if judgments else [])]
-    return Source("MS MARCO TSV files", name, corpus, hash_files(files), partial(_passages, corpus), topics)
+    return Source("MS MARCO TSV files", name, corpus, partial(hash_files, files), partial(_passages, corpus), topics)
 
 
 def _queries(path: Path, judgments: Path | None, triples: Sequence[Path]) -> QuerySet:

@@ -146,7 +146,7 @@ def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> 
         layout,
         name,
         path,
-        hash_files([path]),
+        partial(hash_files, [path]),
         partial(_passages, items, path),
         {TopicsName(name, "train"): partial(_queries, items, path)},
     )
