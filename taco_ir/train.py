@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.tasks import canonical_task
@@ -36,12 +37,21 @@ def main(argv: Sequence[str]) -> None:
 
     model = train(settings, options.overwrite)
     print(model)
-    collection, searches, reading = settings.run.collection, settings.run.tasks != NOTHING, settings.objectives.reading
+    searches, reading = settings.run.tasks != NOTHING, settings.objectives.reading
+    named = settings.run.tasks if searches else reading
+    used: dict[str, list[str]] = {} if settings.task_tables else {settings.run.collection: list(named)}
+    for name, own in settings.task_tables.items():
+        if "all" in named or name in map(canonical_task, named):
+            used.setdefault(own.collection or settings.run.collection, []).append(own.task or name)
+    for collection, tasks in used.items():
+        _say_next(model, collection, tasks, searches, reading)
+
+
+def _say_next(model: Path, collection: str, tasks: Sequence[str], searches: bool, reading: Sequence[str]) -> None:
+    """Print the commands that use the model with the dev topics of tasks, where the collection has any."""
     known = {name.task for name in open_collection(collection).topics_names if name.split == "dev"}
     topics = " ".join(
-        f"{task}-dev"
-        for task in (settings.run.tasks if searches else reading)
-        if known & {task, canonical_task(task)} or (known and task == "all")
+        f"{task}-dev" for task in tasks if known & {task, canonical_task(task)} or (known and task == "all")
     )
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return

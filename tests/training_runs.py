@@ -86,7 +86,7 @@ def small(model: Path, output: Path, /, **changes: Any) -> TrainSettings:
 def data_of(config: TrainSettings, folder: Path) -> TrainingData:
     """The data of a training in `folder`, in one process."""
     own = (config.run, config.encoder, config.objectives.reading, config.validation)
-    return TrainingData(*own, folder, Processes(torch.device("cpu")))
+    return TrainingData(*own, folder, Processes(torch.device("cpu")), config.task_tables)
 
 
 def work_of(config: TrainSettings, model: DualEncoder, data: TrainingData, **more: Any) -> Work:
@@ -140,7 +140,7 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
         assert len(pools) == len(config.run.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
     plan = Plan(config.optimiser.steps, config.validation.validate_every)
-    validation = PoolValidation(step.model, pools, step.objectives[0].means.texts.passages) if pools else None
+    validation = PoolValidation(step.model, [(pools, step.objectives[0].means.texts.passages)]) if pools else None
     return Loop(
         config.optimiser,
         config.weighting,

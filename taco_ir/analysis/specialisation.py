@@ -13,7 +13,6 @@ from taco_ir.core.processes import Progress
 from taco_ir.core.settings import Settings, Values
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.training.data import TrainingData
 from taco_ir.training.flags import TRAIN
 from taco_ir.training.folder import CONFIG_FILE, MAY_DIFFER, load_settings
@@ -117,20 +116,22 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     own = first.run is not None and "negatives" not in settings.keys  # then the training mined them
     folder = first.run if own and first.run else output
     processes = Processes(usable_device(config.run.device))
-    data = TrainingData(config.run, config.encoder, config.objectives.reading, config.validation, folder, processes)
+    data = TrainingData(
+        config.run, config.encoder, config.objectives.reading, config.validation, folder, processes, config.task_tables
+    )
     data.check_shares(config.batch)
     for subject in subjects:
         _check_prompts(subject, data.tasks)
-    mined = data.mined_path(config.negatives, first.episodes[-1]) if own else None  # whichever tasks are asked for
-    if mined and mined.is_file():
-        negatives: Negatives | None = read_negatives(mined, data.collection.passages.fingerprint)
-    else:
-        negatives = data.load_negatives(config.negatives, output, first.model)
+    mined = data.read_mined(config.negatives, first.episodes[-1]) if own else {}  # whichever tasks are asked for
+    negatives = mined or data.load_negatives(config.negatives, output, first.model)
     samplers = data.samplers(config.batch, negatives)
-    batches = [sampler.sample(batch) for sampler in samplers for batch in range(settings.batches)]
-    sampled = {id(example): example for batch in batches for example, _ in batch}
-    texts = Texts({}, {})
-    add_texts(texts, data.collection, passages_of(sampled.values()))
+    texts, other_texts = Texts({}, {}), dict[Any, Texts]()
+    for sampler in samplers:
+        collection = data.places[sampler.task].collection
+        batches = [sampler.sample(batch) for batch in range(settings.batches)]
+        sampled = {id(example): example for batch in batches for example, _ in batch}
+        known = texts if collection is data.collection else other_texts.setdefault(collection, Texts({}, {}))
+        add_texts(known, collection, passages_of(sampled.values()))
     passes = 2 if settings.batches > 1 and len(samplers) > 1 else 1  # the second measures chance
     progress = Progress("analyse", passes * len(subjects) * len(samplers) * settings.batches, "batches")
     done = 0
@@ -143,8 +144,8 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     def measure_subject(subject: Subject) -> tuple[Measurement, dict[str, list[int]]]:
         model = trained_encoder(subject.model, config.run.device)
         work = Work(config.run, config.batch, config.objectives, config.optimiser, model, data, texts=texts)
-        means = work.means(config.batch.hard_negatives, config.batch.multi_positive)
-        objectives = [Contrastive(model, sampler, means) for sampler in samplers]
+        work.other_texts = other_texts
+        objectives = [Contrastive.make(work, sampler) for sampler in samplers]
         try:
             measured = measure(objectives, settings.batches, settings.tau, count, config.run.seed)
         except InputError as error:
@@ -164,7 +165,7 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
     source, batch = config.negatives.negatives, config.batch
     hard = "" if source == "none" else f"{source}, {batch.hard_negatives} a query, and "
     notes = [
-        f"collection {data.collection.name}; tasks {', '.join(data.tasks)}",
+        f"collection {', '.join(each.name for each in data.corpora)}; tasks {', '.join(data.tasks)}",
         f"{settings.batches} batches of each task's train queries, {batch.batch_size} queries of all tasks together "
         f"({batch.shares}), seed {config.run.seed}",
         f"negatives: {hard}the other queries' passages; the same batches for every model, dropout off",

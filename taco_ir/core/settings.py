@@ -57,6 +57,7 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     int: ("a whole number", lambda value: type(value) is int, int),
     float: ("a number", _is_number, float),
     str: ("a text", _is_text, str),
+    int | None: ("a whole number", lambda value: value is None or type(value) is int, lambda value: value),
     float | None: (
         "a number, or none",
         lambda value: value is None or _is_number(value),

@@ -79,7 +79,7 @@ def _row(objective: Objective, sampler: TaskSampler) -> list[Cell]:
     parts = settings.accumulate * (1 if settings.cross_device else objective.means.processes.world)
     hard = min(settings.negatives, max((len(example.negatives) for example in sampler.examples), default=0))
     seen = -(-sampler.share // parts) * (1 + hard) - 1
-    lengths = f"{config.max_query_tokens(task)} / {config.passage_length}"
+    lengths = f"{config.max_query_tokens(task)} / {settings.passage_length or config.passage_length}"
     return [task, len(sampler), sampler.share, seen, hard, lengths, config.prompt(task).strip() or "-"]
 
 

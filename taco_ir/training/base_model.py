@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import torch
 
 from taco_ir.core.files import InputError
+from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.adapter_set import load_adapters
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.config import NONE, EncoderConfig, Pooling, Role
@@ -35,6 +37,7 @@ from taco_ir.training.settings import (
     EncoderSettings,
     ObjectiveSettings,
     RunSettings,
+    TaskSettings,
     TrainSettings,
 )
 from taco_ir.training.shared_encoder import QUESTION_TOKENS, SharedEncoder
@@ -62,9 +65,9 @@ def start_encoder(
     if objectives.pretrains:
         model = build_pretraining(run.seed, encoder, objectives, settings.batch.temperature, base, checkpoint)
     elif objectives.shared:
-        model = build_shared(run, encoder, adapters, objectives, folder, tasks)
+        model = build_shared(run, encoder, adapters, objectives, folder, tasks, settings.task_tables)
     else:
-        model = build_encoder(run, encoder, adapters, folder, tasks, embeds=bool(tasks))
+        model = build_encoder(run, encoder, adapters, folder, tasks, embeds=bool(tasks), tables=settings.task_tables)
     model.to(torch.device(run.device))
     if encoder.dropout >= 0:
         model.set_dropout(encoder.dropout)
@@ -83,11 +86,13 @@ def build_encoder(
     tasks: Sequence[str],
     embeds: bool,
     kind: type[DualEncoder] = DualEncoder,
+    tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> DualEncoder:
     """Loads the base model in `folder` and makes it the encoder that the settings describe.
 
     Args:
         embeds: whether vectors of texts are trained, for retrieval or self-supervised tasks.
+        tables: settings of single tasks.
 
     Raises:
         InputError: for a base that cannot be loaded or tuned as the settings say, or lengths beyond its positions.
@@ -108,10 +113,13 @@ def build_encoder(
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:
             raise InputError(f"{key} is {value}; {folder} takes 1 to {limit} tokens")
+        for name, table in tables.items():
+            if (value := getattr(table, key) or 0) > limit:
+                raise InputError(f"tasks.{name}.{key} is {value}; {folder} takes 1 to {limit} tokens")
     torch.manual_seed(run.seed)  # for a new head
     model = kind(backbone.path, base, settings.untied or backbone.kind is Kind.TOWERS)
     if embeds:
-        model.config = config_for_tasks(settings, base, tasks, model.find_separator(SEPARATORS), limit)
+        model.config = config_for_tasks(settings, base, tasks, model.find_separator(SEPARATORS), limit, tables)
     if adapters.tune != FULL:
         own_adapters = build_adapters(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks)
         model.attach_adapters(*own_adapters)
@@ -129,6 +137,7 @@ def build_shared(
     objectives: ObjectiveSettings,
     folder: Path,
     tasks: Sequence[str],
+    tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> SharedEncoder:
     """The encoder in `folder` with the heads that the objectives need: those in the folder, or new ones.
 
@@ -143,7 +152,7 @@ def build_shared(
     if (own := ModelFolder(folder)).record is not None:
         own.require_weights()
     embeds = bool(tasks) or objectives.self_supervised != NOTHING
-    model = build_encoder(run, settings, adapters, folder, tasks, embeds, SharedEncoder)
+    model = build_encoder(run, settings, adapters, folder, tasks, embeds, SharedEncoder, tables)
     assert isinstance(model, SharedEncoder)
     if not tasks and INVERSE_CLOZE not in objectives.self_supervised and "head" in model.towers["passage"]:  # type: ignore[operator]
         model.towers["passage"]["head"].requires_grad_(False)  # type: ignore[index]
@@ -200,17 +209,38 @@ def build_pretraining(
 
 
 def config_for_tasks(
-    settings: EncoderSettings, base: EncoderConfig, tasks: Sequence[str], separator: str, limit: int
+    settings: EncoderSettings,
+    base: EncoderConfig,
+    tasks: Sequence[str],
+    separator: str,
+    limit: int,
+    tables: Mapping[str, TaskSettings] = MappingProxyType({}),
 ) -> EncoderConfig:
-    """The base's configuration with the tasks' prompts and with lengths of at most `limit` tokens."""
+    """The base's configuration with the tasks' prompts and with lengths of at most `limit` tokens.
+
+    Where tables set lengths of passages, search reads as many tokens as the longest. A task that its collection calls
+    otherwise has prompt and length under both names, unless the other name is that of a task as well.
+    """
     lengths = {task: settings.query_length or query_length(task, settings.prompts) for task in tasks}
     prompts = {task: f"{LABELS.get(task, task.upper())} {separator} " for task in tasks} if settings.prompts else {}
+    own = {task: tables[task] for task in tasks if task in tables}
+    lengths |= {task: table.query_length for task, table in own.items() if table.query_length}
+    if given := {task: table.prompt for task, table in own.items() if table.prompt is not None}:
+        said = {task: f"{prompt.rstrip()} " if prompt.strip() else "" for task, prompt in given.items()}
+        prompts = {**(prompts or dict.fromkeys(tasks, "")), **said}
+    names = [canonical_task(table.task) for table in own.values() if table.task]
+    for task, table in own.items():
+        name = canonical_task(table.task or task)
+        if name not in tables and names.count(name) == 1:
+            lengths[name] = lengths[task]
+            prompts |= {name: prompts[task]} if prompts else {}
+    passage_length = max((each.passage_length or settings.passage_length for each in own.values()), default=0)
     return replace(
         base,
         prompts=prompts,
         query_length=min(max(lengths.values(), default=base.query_length), limit),
         query_lengths={task: min(length, limit) for task, length in lengths.items()},
-        passage_length=settings.passage_length,
+        passage_length=passage_length or settings.passage_length,
         passage_template=settings.passage_template,
         passage_prompt=base.passage_prompt if settings.passage_prompt is None else settings.passage_prompt,
         left_context=LEFT_CONTEXT,

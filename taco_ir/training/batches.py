@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from taco_ir.training.sampling import Sampled
 from taco_ir.training.settings import BatchSettings
 
 
-def divide_batch(settings: BatchSettings, sizes: Sequence[int]) -> list[int]:
+def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[int | None] = ()) -> list[int]:
     """Divide a step's queries among tasks: task k has batch * N_k^(1/c) / sum_j N_j^(1/c) of them, at least 1.
 
     `shares` gives c: `proportional` 1, `temperature` the setting `share_temperature`, `uniform` infinity. With c = 4
@@ -25,15 +26,18 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int]) -> list[int]:
 
     Args:
         sizes: N_k, examples of each task.
+        given: shares of single tasks, which are taken off the batch first.
 
     Raises:
         InputError: for a batch smaller than the number of tasks, or not one share for each task.
     """
     batch, shares = settings.batch_size, settings.shares
+    if any(given):
+        return _divide_rest(settings, sizes, given)
     if not shares.isalpha():
-        if (given := shares.count(",") + 1) != len(sizes):
+        if (count := shares.count(",") + 1) != len(sizes):
             raise InputError(
-                f"shares is {shares!r}, {given} in all; {len(sizes)} tasks need {len(sizes)} whole numbers"
+                f"shares is {shares!r}, {count} in all; {len(sizes)} tasks need {len(sizes)} whole numbers"
             )
         return list(map(int, shares.split(",")))
     if batch < len(sizes):
@@ -45,6 +49,27 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int]) -> list[int]:
     largest = max(sizes)
     weights = [(size / largest) ** power for size in sizes]
     return _round([batch * weight / sum(weights) for weight in weights], batch)
+
+
+def _divide_rest(settings: BatchSettings, sizes: Sequence[int], given: Sequence[int | None]) -> list[int]:
+    """`given` where it is a number; the rest of the batch is divided among the others."""
+    taken, others = (
+        sum(share or 0 for share in given),
+        [size for size, share in zip(sizes, given, strict=True) if not share],
+    )
+    if not others:
+        if settings.batch_size not in (BatchSettings().batch_size, taken):
+            raise InputError(
+                f"batch_size is {settings.batch_size}; the shares of the tasks sum to {taken}; leave it out"
+            )
+        return [share or 0 for share in given]
+    if (rest := settings.batch_size - taken) < len(others):
+        raise InputError(
+            f"batch_size is {settings.batch_size}; tasks with a share take {taken}, so {len(others)} others need at"
+            f" least {taken + len(others)}"
+        )
+    divided = iter(divide_batch(replace(settings, batch_size=rest), others))
+    return [share or next(divided) for share in given]
 
 
 def _round(quotas: Sequence[float], total: int) -> list[int]:

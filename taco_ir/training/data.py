@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.processes import log
@@ -39,6 +41,7 @@ from taco_ir.training.settings import (
     EncoderSettings,
     NegativeSettings,
     RunSettings,
+    TaskSettings,
     ValidationSettings,
 )
 from taco_ir.training.validation import Pool, build_pool, sample_queries
@@ -50,8 +53,23 @@ POOL_FILE = "validation.jsonl"
 POOL_DEPTH = 100  # BM25 hits of a query from which a validation pool takes its hard passages
 
 
+class Place(NamedTuple):
+    """Where a task's queries and passages are: its name in a collection; and what is set for it alone."""
+
+    collection: Collection
+    task: str
+    own: TaskSettings
+
+
 class TrainingData:
-    """The collection and tasks of a training, and the negatives and pools that it mines under `output`.
+    """The collections and tasks of a training, and the negatives and pools that it mines under `output`.
+
+    What is mined of several collections goes into a folder for each: `corpus-1`, `corpus-2`, and so on.
+
+    Attributes:
+        collection: of the run; tasks without one of their own, and self-supervised tasks, use it.
+        places: where each task of retrieval or reading is.
+        corpora: the collections of these tasks, each once.
 
     Only the first process mines; the others wait and read the files.
 
@@ -67,6 +85,7 @@ class TrainingData:
         validation: ValidationSettings,
         output: Path,
         processes: Processes,
+        tables: Mapping[str, TaskSettings] = MappingProxyType({}),
     ) -> None:
         self.run = run
         self.encoder = encoder
@@ -75,121 +94,210 @@ class TrainingData:
         self.processes = processes
         self.collection: Collection = open_collection(run.collection)
         self._read: dict[str, list[TrainExample]] = {}
-        self.tasks = _resolve_tasks(run.tasks, self.collection)
-        self.reading = self.tasks if reading == ("all",) else _resolve_tasks(reading, self.collection)
+        self.tables = tables
+        if tables:
+            self.places = _find_places(run.collection, self.collection, tables)
+            self.tasks, own_reading = (_choose_tasks(names, self.places) for names in (run.tasks, reading))
+        else:
+            self.tasks = _resolve_tasks(run.tasks, self.collection)
+            own_reading = [] if reading == ("all",) else _resolve_tasks(reading, self.collection)
+            names = (*self.tasks, *own_reading)
+            self.places = {task: Place(self.collection, task, TaskSettings()) for task in names}
+        self.reading = self.tasks if reading == ("all",) else own_reading
+        used = dict.fromkeys((*self.tasks, *self.reading))
+        self.corpora = list(dict.fromkeys(self.places[task].collection for task in used)) or [self.collection]
 
     def check_shares(self, batch: BatchSettings) -> None:
         """Raise InputError for shares of a batch that do not fit the tasks."""
         if self.tasks:
-            divide_batch(batch, [1] * len(self.tasks))
+            divide_batch(batch, [1] * len(self.tasks), self.given_shares)
+
+    @property
+    def given_shares(self) -> list[int | None]:
+        """The share of a batch that is set for each task of retrieval alone."""
+        return [self.places[task].own.share for task in self.tasks]
 
     def check_negatives(self, source: str, hard_pools: bool) -> None:
-        """Raise InputError where negatives of this source or hard passages of pools could be neither mined nor read."""
-        if source == "bm25" or hard_pools:
-            BM25Retriever(self.collection).check(())
-        if source not in NO_FILES:
-            refuse_other_collection(Path(source), read_sources(Path(source)), self.collection.passages.fingerprint)
+        """Raise InputError where negatives of this source or hard passages of pools could be neither mined nor read.
+
+        Args:
+            source: of tasks that have none of their own.
+        """
+        for collection in self.corpora:
+            tasks = [task for task in (*self.tasks, *self.reading) if self.places[task].collection is collection]
+            sources = list(dict.fromkeys(self.source_of(task, source) for task in tasks)) or [source]
+            if "bm25" in sources or hard_pools:
+                BM25Retriever(collection).check(())
+            for path in (Path(each) for each in sources if each not in NO_FILES):
+                refuse_other_collection(path, read_sources(path), collection.passages.fingerprint)
+
+    def source_of(self, task: str, source: str) -> str:
+        """Where a task's negatives come from, which is `source` unless it has one of its own."""
+        return self.places[task].own.negatives or source
+
+    def folder_of(self, collection: Collection, folder: Path) -> Path:
+        """Where in an output folder that which is mined of a collection is."""
+        return folder / f"corpus-{self.corpora.index(collection) + 1}" if len(self.corpora) > 1 else folder
 
     def say(self, text: str) -> None:
         """Print on stderr, in the first process."""
         if self.processes.first:
             print(text, file=sys.stderr)
 
-    def refuse_other_inputs(self, sources: Iterable[str]) -> None:
+    def refuse_other_inputs(self, sources: Iterable[str], passages: bool = False) -> None:
         """Raise InputError where passages, topics, base model or negatives have changed since the training began.
 
         Args:
             sources: of the negatives of all episodes.
+            passages: whether passages of the run's collection are trained on by themselves.
         """
         splits = dict.fromkeys(("train", self.validation.validate_on))
-        topics = [TopicsName(task, split) for split in splits for task in (*self.tasks, *self.reading)]
-        files = [source for source in sources if source not in NO_FILES]
+        places = [self.places[task] for task in (*self.tasks, *self.reading)]
+        corpora = self.corpora if self.collection in self.corpora or not passages else [*self.corpora, self.collection]
+        topics = [
+            (each, [TopicsName(own.task, split) for split in splits for own in places if own.collection is each])
+            for each in corpora
+        ]
+        files = [*sources, *(own.own.negatives for own in places if own.own.negatives)]
+        files = [source for source in files if source not in NO_FILES]
         model = ModelFolder.find(self.run.model).path
-        refuse_other_inputs(self.output, inputs_of(self.collection, topics, model, files))
+        refuse_other_inputs(self.output, inputs_of(topics, model, files))
 
     def load_negatives(
         self, source: NegativeSettings, folder: Path, model: Path, readable: Mapping[str, Container[str]] | None = None
-    ) -> Negatives | None:
-        """Read the negatives of an episode in `folder`, after mining them where they are not there; None without any.
+    ) -> dict[str, Negatives]:
+        """Read the negatives of an episode in `folder`, by task, after mining them where they are not there.
 
         Args:
             model: the model at the episode's start.
             readable: by task, queries of tasks of reading, which retrieval does not train on.
         """
-        if source.negatives == "none":
-            return None
-        own = {task: {example.qid for example in self.examples(task)} for task in self.tasks}
-        used = {**own, **(readable or {})}
-        names = {task: str(TopicsName(task, "train")) for task in used}
+        names = [task for task in self.tasks if self.source_of(task, source.negatives) != "none"]
+        own = {task: {example.qid for example in self.examples(task)} for task in names}
+        found: dict[str, Negatives] = {}
+        for place, used in self._by_source(source, {**own, **(readable or {})}).items():
+            found |= dict.fromkeys(used, self._load_negatives(*place, used, folder, model))
+        return found
+
+    def read_mined(self, source: NegativeSettings, folder: Path) -> dict[str, Negatives]:
+        """The negatives that were mined for an episode in `folder`, for whichever queries, by task.
+
+        Empty where some were not mined.
+        """
+        found: dict[str, Negatives] = {}
+        for (collection, own), used in self._by_source(source, dict.fromkeys(self.tasks, ())).items():
+            path = self.mined_path(own, folder, collection)
+            if path is None or not path.is_file():
+                return {}
+            found |= dict.fromkeys(used, read_negatives(path, collection.passages.fingerprint))
+        return found
+
+    def _by_source(
+        self, source: NegativeSettings, used: Mapping[str, Container[str]]
+    ) -> dict[tuple[Collection, NegativeSettings], dict[str, Container[str]]]:
+        """The queries used, by task, of each collection and source of negatives; without tasks that have none."""
+        found: dict[tuple[Collection, NegativeSettings], dict[str, Container[str]]] = {}
+        for task, qids in used.items():
+            own = replace(source, negatives=self.source_of(task, source.negatives))
+            if own.negatives != "none":
+                found.setdefault((self.places[task].collection, own), {})[task] = qids
+        return found
+
+    def _load_negatives(
+        self,
+        collection: Collection,
+        source: NegativeSettings,
+        used: Mapping[str, Container[str]],
+        folder: Path,
+        model: Path,
+    ) -> Negatives:
+        """Read the negatives of some tasks of one collection from one source, after mining them where needed."""
+        names = {task: str(TopicsName(self.places[task].task, "train")) for task in used}
         if source.negatives == "given":
-            topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
-            return given_negatives(self.collection.passages.fingerprint, topics)
-        if (path := self.mined_path(source, folder)) is None:
+            topics = [collection.load_topics(names[task], qids) for task, qids in used.items()]
+            return given_negatives(collection.passages.fingerprint, topics)
+        if (path := self.mined_path(source, folder, collection)) is None:
             wanted = {names[task]: qids for task, qids in used.items()}
-            return read_negatives(Path(source.negatives), self.collection.passages.fingerprint, wanted)
+            return read_negatives(Path(source.negatives), collection.passages.fingerprint, wanted)
         if self.processes.first:
-            topics = [self.collection.load_topics(names[task], qids) for task, qids in used.items()]
-            settings = _mining_settings(source)
-            retriever = BM25Retriever(self.collection) if source.negatives == "bm25" else self._dense(folder, model)
+            topics = [collection.load_topics(names[task], qids) for task, qids in used.items()]
+            settings, own = _mining_settings(source), self.folder_of(collection, folder)
+            bm25 = source.negatives == "bm25"
+            retriever = BM25Retriever(collection) if bm25 else self._dense(collection, own, model)
             encoder = retriever.encoder.fingerprint if isinstance(retriever, DenseRetriever) else ""
-            if not _is_current(path, self.collection, topics, settings, encoder):
+            if not _is_current(path, collection, topics, settings, encoder):
                 retriever.check(topics)
                 if isinstance(retriever, DenseRetriever):
-                    self._index(retriever, model, folder)
-                self.say(f"mining: the {settings.depth} best of {retriever.name} for each query that is used")
-                mine(self.collection, retriever, topics, settings, path, overwrite=True)
+                    self._index(collection, retriever, model, own)
+                of = f" of {collection.name}" if len(self.corpora) > 1 else ""
+                self.say(f"mining: the {settings.depth} best of {retriever.name} for each query{of} that is used")
+                mine(collection, retriever, topics, settings, path, overwrite=True)
         self.processes.wait()
-        return read_negatives(path, self.collection.passages.fingerprint)
+        return read_negatives(path, collection.passages.fingerprint)
 
-    def mined_path(self, source: NegativeSettings, folder: Path) -> Path | None:
-        """The file to which an episode in `folder` mines; None where it does not mine."""
+    def mined_path(self, source: NegativeSettings, folder: Path, collection: Collection) -> Path | None:
+        """The file to which an episode in `folder` mines of a collection; None where it does not mine."""
         name = "bm25-{depth}-{skip}-{keep}.jsonl".format(**vars(_mining_settings(source)))
-        return {"ance": folder / "ance.jsonl", "bm25": self.output / name}.get(source.negatives)
+        files = {"ance": folder, "bm25": self.output}
+        if source.negatives not in files:
+            return None
+        return self.folder_of(collection, files[source.negatives]) / (
+            "ance.jsonl" if source.negatives == "ance" else name
+        )
 
     def mined_files(self, source: NegativeSettings, folder: Path) -> list[Path]:
-        """Files that may have been mined for an episode in `folder`, with the rankings beside them."""
+        """Files that may have been mined for an episode in `folder`, with the rankings beside them.
+
+        Of several collections these are their whole folders, whose files are mined again where they are of other
+        queries, passages or models.
+        """
+        if len(self.corpora) > 1:
+            return [self.folder_of(each, place) for each in self.corpora for place in (folder, self.output)]
         hard = self.validation.pool_hard and self.output / POOL_FILE
-        files = [path for path in (self.mined_path(source, folder), hard) if path]
+        files = [path for path in (self.mined_path(source, folder, self.corpora[0]), hard) if path]
         return [*files, *(path.with_suffix(".runs") for path in files)]
 
-    def _dense(self, folder: Path, model: Path) -> DenseRetriever:
+    def _dense(self, collection: Collection, folder: Path, model: Path) -> DenseRetriever:
         """A retriever with the model at the episode's start; `_index` builds its index."""
         plain = ModelFolder(model).kind is Kind.PLAIN
         pooling, normalize = (self.encoder.pooling, self.encoder.normalize) if plain else (None, False)
         choice = ModelChoice(str(model), pooling, normalize, device=self.run.device)
-        retriever = DenseRetriever(self.collection, choice, folder / "index")
+        retriever = DenseRetriever(collection, choice, folder / "index")
         retriever.name = model.name  # files do not depend on where the training's folder is
         return retriever
 
-    def _index(self, retriever: DenseRetriever, model: Path, folder: Path) -> None:
+    def _index(self, collection: Collection, retriever: DenseRetriever, model: Path, folder: Path) -> None:
         """Encode the whole collection; what an earlier try left of another model or collection is removed."""
         name = model.parent.name
-        recipe = Recipe.of(self.collection.passages, name, retriever.encoder)._asdict()
+        recipe = Recipe.of(collection.passages, name, retriever.encoder)._asdict()
         for kept in (folder / "index", folder / "vectors" / "shard-1-of-1"):
             manifest = kept / "manifest.json"
             if manifest.is_file() and read_json(manifest, dict[str, Any]).get("recipe") != recipe:
                 shutil.rmtree(kept)
-        build_dense(self.collection, retriever.encoder, name, folder)
+        build_dense(collection, retriever.encoder, name, folder)
 
-    def samplers(self, batch: BatchSettings, negatives: Negatives | None) -> list[TaskSampler]:
+    def samplers(self, batch: BatchSettings, negatives: Mapping[str, Negatives] | None) -> list[TaskSampler]:
         """A sampler for each task of retrieval."""
-        examples = [self.examples(task, negatives) for task in self.tasks]
-        shares = divide_batch(batch, [len(each) for each in examples])
-        return build_samplers(self.tasks, examples, shares, self.run.seed, negatives)
+        mined = [(negatives or {}).get(task) for task in self.tasks]
+        examples = [self.examples(task, own) for task, own in zip(self.tasks, mined, strict=True)]
+        shares = divide_batch(batch, [len(each) for each in examples], self.given_shares)
+        return build_samplers(self.tasks, examples, shares, self.run.seed, mined)
 
     def examples(self, task: str, negatives: Negatives | None = None) -> list[TrainExample]:
         """A task's training examples: the sample of its train queries, without those that validation ranks for."""
         found = self._examples(task)
-        return with_negatives(found, TopicsName(task, "train"), negatives) if negatives else found
+        return with_negatives(found, TopicsName(self.places[task].task, "train"), negatives) if negatives else found
 
     def _examples(self, task: str) -> list[TrainExample]:
         if task not in self._read:
             held_out = set[str]()
             if self.validation.validate_on == "train" and task in self._validated:
                 held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
-            self._read[task] = read_sampled_examples(
-                self.collection, task, self.run.max_examples, self.run.seed, self.run.train_share, held_out
+            collection, name, _ = self.places[task]
+            found = read_sampled_examples(
+                collection, name, self.run.max_examples, self.run.seed, self.run.train_share, held_out
             )
+            self._read[task] = found if name == task else [example._replace(task=task) for example in found]
         return self._read[task]
 
     @cached_property
@@ -198,7 +306,8 @@ class TrainingData:
         split, most = self.validation.validate_on, self.validation.pool_queries
         found = {}
         for task in self.tasks:
-            if topics := sample_queries(self.collection, task, split, most, self.run.seed):
+            collection, name, _ = self.places[task]
+            if topics := sample_queries(collection, name, split, most, self.run.seed):
                 found[task] = topics
             else:
                 log.warning("%s: no %s topics with a gold passage to validate on", task, split)
@@ -208,24 +317,35 @@ class TrainingData:
     def validates(self) -> bool:
         """Whether any task has topics of the split that validation uses."""
         split = self.validation.validate_on
-        return any(TopicsName(task, split) in self.collection.topics_names for task in self.tasks)
+        places = [self.places[task] for task in self.tasks]
+        return any(TopicsName(own.task, split) in own.collection.topics_names for own in places)
 
     @cached_property
     def pools(self) -> list[Pool]:
         """The validation pool of each task that has topics to validate on."""
-        settings, path = self.validation, self.output / POOL_FILE
-        hard: Negatives | None = None
-        if settings.pool_hard and self._validated:
-            mining, topics = MiningSettings(POOL_DEPTH, 0, settings.pool_hard), list(self._validated.values())
-            if self.processes.first and not _is_current(path, self.collection, topics, mining):
-                mine(self.collection, BM25Retriever(self.collection), topics, mining, path, overwrite=True)
+        settings, hard = self.validation, dict[Collection, Negatives]()
+        for collection in self.corpora if settings.pool_hard else []:
+            path, mining = (
+                self.folder_of(collection, self.output) / POOL_FILE,
+                MiningSettings(POOL_DEPTH, 0, settings.pool_hard),
+            )
+            topics = [own for task, own in self._validated.items() if self.places[task].collection is collection]
+            if not topics:
+                continue
+            if self.processes.first and not _is_current(path, collection, topics, mining):
+                mine(collection, BM25Retriever(collection), topics, mining, path, overwrite=True)
             self.processes.wait()
-            hard = read_negatives(path, self.collection.passages.fingerprint)
+            hard[collection] = read_negatives(path, collection.passages.fingerprint)
         found = []
         for task, own in self._validated.items():
-            docids = hard.docids[str(TopicsName(task, settings.validate_on))] if hard else {}
-            found.append(build_pool(self.collection, own, docids, settings.pool_random, self.run.seed))
+            collection, name, _ = self.places[task]
+            docids = hard[collection].docids[str(TopicsName(name, settings.validate_on))] if hard else {}
+            found.append(build_pool(collection, own, docids, settings.pool_random, self.run.seed)._replace(task=task))
         return found
+
+    def pools_of(self, collection: Collection) -> list[Pool]:
+        """The validation pools of tasks of one collection."""
+        return [pool for pool in self.pools if self.places[pool.task].collection is collection]
 
 
 def _mining_settings(source: NegativeSettings) -> MiningSettings:
@@ -243,6 +363,34 @@ def _is_current(
         *(collection.passages.fingerprint, fingerprint_of(collection, topics), encoder),
         *(settings.depth, settings.skip, settings.keep),
     )
+
+
+def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSettings]) -> dict[str, Place]:
+    """Where the tasks of tables are. Raises: InputError for one that its collection lacks, or that two tables name."""
+    opened, found = {run: collection}, dict[str, Place]()
+    names: dict[tuple[str, str], str] = {}
+    for name, own in tables.items():
+        spec = own.collection or run
+        if spec not in opened:
+            opened[spec] = open_collection(spec)
+        try:
+            (task,) = _resolve_tasks([own.task or name], opened[spec])
+        except InputError as error:
+            raise InputError(f"tasks.{name}: collection {spec}: {error}") from error
+        key = (opened[spec].passages.fingerprint, task)
+        if key in names:
+            raise InputError(f"tasks.{names[key]} and tasks.{name} are both {task} of {spec}; leave one of them out")
+        names[key] = name
+        found[name] = Place(opened[spec], task, own)
+    return found
+
+
+def _choose_tasks(names: Sequence[str], places: Iterable[str]) -> list[str]:
+    """Those tasks of tables that are named. Raises: InputError for another one."""
+    known = list(places)
+    if tuple(names) in (NOTHING, ("all",)):
+        return [] if tuple(names) == NOTHING else known
+    return list(dict.fromkeys(resolve_task(name, known) for name in names))
 
 
 def _resolve_tasks(names: Sequence[str], collection: Collection) -> list[str]:

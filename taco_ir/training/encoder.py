@@ -91,10 +91,11 @@ class DualEncoder(nn.Module):
         texts = self.config.query_texts(texts, task)
         return self._tokenize(tower, reader, texts, self.config.max_query_tokens(task), Role.QUERY)
 
-    def tokenize_passages(self, passages: Sequence[Passage]) -> list[Text]:
+    def tokenize_passages(self, passages: Sequence[Passage], length: int = 0) -> list[Text]:
+        """Passages as tokens, at most `length`; 0: as many as in search."""
         reader = "passage" if self.record is None else self.record.passage_adapter or ""
         texts = [self.config.passage_text(passage) for passage in passages]
-        return self._tokenize("passage", reader, texts, self.config.passage_length, Role.PASSAGE)
+        return self._tokenize("passage", reader, texts, length or self.config.passage_length, Role.PASSAGE)
 
     def _tokenize(self, tower: str, reader: str, texts: Sequence[str], length: int, role: Role) -> list[Text]:
         ids, _ = tokenize(self._tokenizers[tower], texts, length, self._marks[tower].marker(role))

@@ -6,7 +6,7 @@ Fingerprints of passages, topics, base model and files of negatives are kept, so
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from taco_ir.training.settings import KEYS, TrainSettings, checked_keys, drop_id
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
 OWN = re.compile(  # names of the files and folders that a training writes
     r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
-    r"|model|best|checkpoints|vectors|index|tensorboard|episode-\d+"
+    r"|model|best|checkpoints|vectors|index|tensorboard|corpus-\d+|episode-\d+"
 )
 MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # when a training is resumed
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder whose content matters
@@ -35,7 +35,7 @@ def load_settings(folder: Path) -> TrainSettings:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
-    checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes"), f"{path}: ")
+    checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes", "task_tables"), f"{path}: ")
     try:
         return TrainSettings(**drop_idle(checked))
     except InputError as error:
@@ -59,7 +59,7 @@ def _has_logged_step(log: Path) -> bool:
 
 def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Keys whose values must not change when a training is resumed, and do."""
-    return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given[key]]
+    return [key for key, value in saved.items() if key not in MAY_DIFFER and value != given.get(key)]
 
 
 def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = False) -> None:
@@ -76,12 +76,15 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     _refuse_other_kind(output)
     if overwrite:
         tables = (table.get("negatives", "") for table in settings.episodes)
-        _refuse_overwriting(output, [settings.run.model, *sorted({settings.negatives.negatives, *tables})])
+        own = (each.negatives or "" for each in settings.task_tables.values())
+        _refuse_overwriting(output, [settings.run.model, *sorted({settings.negatives.negatives, *tables, *own})])
         return
     saved, given = load_settings(output).flat(), settings.flat()
     old = {key: saved[key] for key in read_json(output / CONFIG_FILE, dict[str, Any])}  # keys that it lacks came later
+    if "task_tables" in given:
+        old.setdefault("task_tables", None)
     if (keys := differing_keys(old, given)) and begun(output):
-        changes = ", ".join(f"{key} was {saved[key]!r}, is {given[key]!r}" for key in keys)
+        changes = ", ".join(f"{key} was {saved.get(key)!r}, is {given.get(key)!r}" for key in keys)
         raise InputError(
             f"--output {output} is a training with other settings: {changes}; use the same ones, or give another folder"
         )
@@ -129,7 +132,7 @@ def _parts(folder: Path) -> list[Path]:
 def _refuse_other_kind(output: Path) -> None:
     """Raise InputError where the settings file in `output` belongs to another program."""
     values = read_json(output / CONFIG_FILE, dict[str, Any])
-    foreign = [key for key in values if key not in (*KEYS, "episodes")]
+    foreign = [key for key in values if key not in (*KEYS, "episodes", "task_tables")]
     missing = [key for key in KEYS if key not in values]
     if foreign and missing:
         raise InputError(
@@ -139,21 +142,24 @@ def _refuse_other_kind(output: Path) -> None:
 
 
 def inputs_of(
-    collection: Collection, topics: Iterable[TopicsName], model: Path, negatives: Iterable[str] = ()
+    corpora: Sequence[tuple[Collection, Iterable[TopicsName]]], model: Path, negatives: Iterable[str] = ()
 ) -> dict[str, str]:
     """Fingerprints of a training's inputs by name; topics that the collection lacks are left out.
 
     Args:
+        corpora: each collection with the topics that are used of it.
         model: the folder of the base model.
         negatives: files of negatives that the user gave.
     """
-    found = {f"passages of {collection.name}": collection.passages.fingerprint}
-    known = collection.topics_names
-    found |= {
-        f"topics {name}": sha256_once(collection.topics_path(str(name)))
-        for name in dict.fromkeys(topics)
-        if name in known
-    }
+    found: dict[str, str] = {}
+    for number, (collection, topics) in enumerate(corpora, 1):
+        of = f" of corpus-{number}" if len(corpora) > 1 else ""
+        found[f"passages{of} of {collection.name}"] = collection.passages.fingerprint
+        found |= {
+            f"topics {name}{of}": sha256_once(collection.topics_path(str(name)))
+            for name in dict.fromkeys(topics)
+            if name in collection.topics_names
+        }
     found |= {f"negatives {name}": sha256_once(Path(name)) for name in dict.fromkeys(negatives) if Path(name).is_file()}
     files = sorted({path for pattern in READ for path in model.rglob(pattern) if path.name != CARD and path.is_file()})
     return found | {

@@ -30,7 +30,7 @@ from taco_ir.training.objectives.reading import readable_queries
 from taco_ir.training.processes import Processes
 from taco_ir.training.sampling import read_stream
 from taco_ir.training.schedules import Plan, Schedule, ScheduledTask, count_epoch_steps, find_last_phase, plan_steps
-from taco_ir.training.settings import NegativeSettings, TrainSettings
+from taco_ir.training.settings import NOTHING, NegativeSettings, TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 from taco_ir.training.validation import PoolValidation, read_questions
@@ -78,7 +78,9 @@ class Training:
         self.processes = processes
         self._anew = anew
         reading = settings.objectives.reading
-        self.data = TrainingData(settings.run, settings.encoder, reading, settings.validation, output, processes)
+        self.data = TrainingData(
+            settings.run, settings.encoder, reading, settings.validation, output, processes, settings.task_tables
+        )
         settings.check_episodes()
         for episode in self.episodes:  # mistakes that would stop it after hours of work
             self.data.check_shares(episode.batch)
@@ -92,7 +94,8 @@ class Training:
 
     def refuse_other_inputs(self) -> None:
         """Raise InputError where the training was begun with other passages, topics, base weights or negatives."""
-        self.data.refuse_other_inputs(episode.negatives.negatives for episode in self.episodes)
+        alone = self.settings.objectives.self_supervised != NOTHING
+        self.data.refuse_other_inputs((episode.negatives.negatives for episode in self.episodes), alone)
 
     def run(self) -> Path:
         """Runs the episodes that are not done yet; returns the last one's model."""
@@ -107,8 +110,9 @@ class Training:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._train(episode, folder, model, warm)
             if self.processes.first:
-                for stale in ("vectors", "index"):
-                    shutil.rmtree(folder / stale, ignore_errors=True)
+                for place in (self.data.folder_of(each, folder) for each in self.data.corpora):
+                    for stale in ("vectors", "index"):
+                        shutil.rmtree(place / stale, ignore_errors=True)
             model, warm = folder / "model", folder
         self.data.say(f"trained model: {model}")
         return model
@@ -126,7 +130,9 @@ class Training:
         trim_jvm()
         objectives = [each for kind in settings.objectives.kinds for each in resolve(OBJECTIVES[kind]).of(work)]
         step, plan = make_step(settings, encoder, objectives, before.steps)
-        add_texts(work.texts, data.collection, (docid for pool in pools for docid in pool.docids))
+        for collection in data.corpora:
+            needed = (docid for pool in data.pools_of(collection) for docid in pool.docids)
+            add_texts(work.texts_of(collection), collection, needed)
         if before.steps:
             data.say(f"batches go on where {model} left them, after {before}")
         options = settings.weighting.weighting_options
@@ -193,7 +199,10 @@ def make_validation(work: Work, split: str) -> PoolValidation:
     """Measures how queries that are held out rank in pools, and the answers to those of reading tasks."""
     data, questions = work.data, None
     if data.reading:
-        pools = [pool for pool in data.pools if pool.task in data.reading]
-        negatives = work.objectives.reading_negatives
-        questions = read_questions(data.collection, pools, split, negatives, work.run.seed)
-    return PoolValidation(work.encoder, data.pools, work.texts.passages, questions)
+        negatives, questions = work.objectives.reading_negatives, []
+        for pool in (pool for pool in data.pools if pool.task in data.reading):
+            collection, name, _ = data.places[pool.task]
+            found = read_questions(collection, [pool._replace(task=name)], split, negatives, work.run.seed)
+            questions += [each._replace(task=pool.task) for each in found]
+    corpora = [(data.pools_of(each), work.texts_of(each).passages) for each in data.corpora]
+    return PoolValidation(work.encoder, [corpus for corpus in corpora if corpus[0]], questions)

@@ -214,12 +214,16 @@ def build_samplers(
     examples: Sequence[Sequence[TrainExample]],
     shares: Sequence[int],
     seed: int,
-    negatives: Negatives | None = None,
+    negatives: Sequence[Negatives | None] = (),
     before: Stream = Stream(),  # noqa: B008  (a tuple)
 ) -> list[TaskSampler]:
-    """A sampler for each task, which continues where the stream `before` is."""
-    mined = negatives.fingerprint if negatives else ""
+    """A sampler for each task, which continues where the stream `before` is.
+
+    Args:
+        negatives: the mined ones of each task; empty: none has any.
+    """
+    mined = [each.fingerprint if each else "" for each in negatives] or [""] * len(tasks)
     return [
-        TaskSampler(own, share, seed, task, before.position(task), mined)
-        for task, own, share in zip(tasks, examples, shares, strict=True)
+        TaskSampler(own, share, seed, task, before.position(task), source)
+        for task, own, share, source in zip(tasks, examples, shares, mined, strict=True)
     ]

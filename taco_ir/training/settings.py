@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import Only, Rules, Settings, Values, check_value, flag, rules_of
-from taco_ir.core.typed import suggest
+from taco_ir.core.settings import Only, Rules, Settings, Values, check_value, check_values, flag, rules_of
+from taco_ir.core.tasks import canonical_task
+from taco_ir.core.typed import abbreviate, suggest
 from taco_ir.encoders.adapters.folder import ROLES
 from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.encoders.config import NONE, ROLE_MARKS, Pooling, is_template
@@ -31,11 +32,11 @@ PHASES = re.compile(r"\d+(\.\d+)?(,\d+(\.\d+)?){2}")
 SHARES = re.compile(r"proportional|temperature|uniform|[1-9]\d*(,[1-9]\d*)*")
 # conditions under which a setting has any effect
 PRETRAINS = Only("pre-training", lambda run: run.objective != NOTHING)
-MINES = Only(f"negatives {' or '.join(MINED)}", lambda run: run.negatives in MINED)
+MINES = Only(f"negatives {' or '.join(MINED)}", lambda run: any(source in MINED for source in sources_of(run)))
 RETRIEVES = Only("tasks other than none", lambda run: tuple(run.tasks) != NOTHING or PRETRAINS.acts(run))
 HARD = Only(
     "tasks and negatives other than none",
-    lambda run: RETRIEVES.acts(run) and (run.negatives != "none" or not run.hard_negatives),
+    lambda run: RETRIEVES.acts(run) and (set(sources_of(run)) != {"none"} or not run.hard_negatives),
 )
 TUNES = Only(f"a tune other than {FULL}", lambda run: run.tune != FULL)
 READS = Only("tasks of reading", lambda run: run.reading != NOTHING)
@@ -56,6 +57,11 @@ CONTRASTS = Only("objective span_contrast", lambda run: "span_contrast" in run.o
 COMPARES = Only(CONTRASTS.goes_with, lambda run: not PRETRAINS.acts(run) or CONTRASTS.acts(run))
 MEASURES = Only("held_out above 0", lambda run: not PRETRAINS.acts(run) or run.held_out > 0)
 WORDS, OPTIONS, TABLES = tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]  # types of keys
+
+
+def sources_of(run: Any) -> list[str]:
+    """Sources of the negatives of all tasks."""
+    return [table.get("negatives", run.negatives) for table in run.task_tables.values()] or [run.negatives]
 
 
 def queries_of_step(shares: str, batch: int) -> int:
@@ -351,12 +357,43 @@ class ValidationSettings(Settings):
     )
 
 
+@dataclass(frozen=True)
+class TaskSettings(Settings):
+    """What a table [tasks.NAME] sets for one task; None: as the whole training."""
+
+    collection: str | None = flag(
+        None, "where its passages and queries come from", test=lambda text: text != "", allowed="a collection"
+    )
+    task: str | None = flag(
+        None, "its name in that collection; by default the table's", test=lambda text: text != "", allowed="a task"
+    )
+    prompt: str | None = flag(None, "text before its queries")
+    query_length: int | None = flag(None, "most tokens of a query, with the prompt", min=1)
+    passage_length: int | None = flag(None, "most tokens of a passage in its batches", min=1)
+    share: int | None = flag(None, "its queries of a batch; tasks without one divide the rest", min=1)
+    hard_negatives: int | None = flag(None, "hard negatives of a query", min=0)
+    negatives: str | None = flag(
+        None,
+        "where its hard negatives come from",
+        test=lambda text: text != "",
+        allowed="bm25, ance, given, none, or a file of taco_ir.mine",
+    )
+    temperature: float | None = flag(None, "scores are divided by it", above=0)
+    weight: float = flag(1.0, "factor of its loss, before the weighting of tasks", above=0)
+
+    @property
+    def given(self) -> Values:
+        """The keys that are not left to the whole training."""
+        return {entry.name: value for entry in fields(self) if (value := getattr(self, entry.name)) != entry.default}
+
+
 @dataclass(frozen=True, init=False)
 class TrainSettings:
     """All settings of a training, given as flat keys: `TrainSettings(model="bert-base-uncased", output="my-run")`.
 
     Attributes:
         episodes: tables of keys for each episode of the training, in order.
+        task_tables: settings of single tasks by name, where tasks have any; files and arguments call them `tasks`.
 
     Raises:
         InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
@@ -372,8 +409,17 @@ class TrainSettings:
     negatives: NegativeSettings
     validation: ValidationSettings
     episodes: tuple[Mapping[str, Any], ...] = ()
+    task_tables: Mapping[str, TaskSettings] = field(default_factory=dict)
 
-    def __init__(self, episodes: tuple[Mapping[str, Any], ...] = (), **keys: Any) -> None:
+    def __init__(
+        self,
+        episodes: tuple[Mapping[str, Any], ...] = (),
+        task_tables: Mapping[str, Any] = MappingProxyType({}),
+        **keys: Any,
+    ) -> None:
+        if isinstance(keys.get("tasks"), Mapping):
+            task_tables = check_tables(keys.pop("tasks"), "")
+        object.__setattr__(self, "task_tables", _named_tables(task_tables))
         checked_keys(dict.fromkeys(keys.keys() - KEYS.keys()), KEYS, "")
         for name, kind in SECTIONS.items():
             object.__setattr__(self, name, kind(**{key: keys[key] for key in rules_of(kind) if key in keys}))  # type: ignore[arg-type]
@@ -387,6 +433,7 @@ class TrainSettings:
             number += table.get("repeat", 1)
         if not self.episodes:
             self._check_across_sections()
+        self._check_shares()
         values = self.flat()
         for key, goes_with in idle_in_run(values).items():
             if values[key] != DEFAULTS[key]:
@@ -404,18 +451,34 @@ class TrainSettings:
             raise InputError(
                 "reading is all, which are the tasks of retrieval; with tasks none there are none; name those to read"
             )
-        source, hard = self.negatives, self.batch.hard_negatives
+        source = self.negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
-        if source.negatives in MINED and left < max(hard, 1):
+        hard = max(
+            (
+                self.batch.hard_negatives if own.hard_negatives is None else own.hard_negatives
+                for own in self.task_tables.values() or [TaskSettings()]
+                if (own.negatives or source.negatives) in MINED
+            ),
+            default=None,
+        )
+        if hard is not None and left < max(hard, 1):
             raise InputError(
                 f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} leave"
                 f" {max(left, 0)} negatives of a query; hard_negatives {hard} needs at least {max(hard, 1)}"
             )
 
+    def _check_shares(self) -> None:
+        """Raise InputError where queries of a batch are given twice: by tables of tasks and for all tasks."""
+        shares = {name: own.share for name, own in self.task_tables.items() if own.share is not None}
+        if shares and not self.batch.shares.isalpha():
+            name, share = next(iter(shares.items()))
+            raise InputError(f"tasks.{name}.share is {share}; shares is {self.batch.shares!r}; leave one of them out")
+
     def flat(self) -> Values:
-        """All keys with their values, as files have them."""
+        """All keys with their values, as files have them; `task_tables` only where there are any."""
         values = {key: value for name in SECTIONS for key, value in vars(getattr(self, name)).items()}
-        return values | {"episodes": self.episodes}
+        tables = {name: own.given for name, own in self.task_tables.items()}
+        return values | {"episodes": self.episodes} | ({"task_tables": tables} if tables else {})
 
     def replace(self, **keys: Any) -> TrainSettings:
         """The same settings with these keys instead, and defaults for those that then have no effect."""
@@ -460,7 +523,7 @@ class TrainSettings:
 
 
 SECTIONS: dict[str, type[Settings]] = {
-    name: kind for name, kind in get_type_hints(TrainSettings).items() if name != "episodes"
+    name: kind for name, kind in get_type_hints(TrainSettings).items() if name not in ("episodes", "task_tables")
 }
 KEYS = {entry.name: entry for kind in SECTIONS.values() for entry in fields(kind)}  # type: ignore[arg-type]
 DEFAULTS: Values = {
@@ -477,13 +540,14 @@ RULES: dict[str, Rules] = {
     **{key: rules for kind in SECTIONS.values() for key, rules in rules_of(kind).items()},  # type: ignore[arg-type]
     "episodes": (TABLES, {}),
     "episode": (TABLES, {}),
+    "task_tables": (Mapping[str, object], {}),
     "repeat": (int, {"min": 1, "max": 1000}),
 }
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:
     """Keys that have no effect beside these values (defaults where they are silent), and what they would go with."""
-    whole = SimpleNamespace(**{**DEFAULTS, **values})
+    whole = SimpleNamespace(**{**DEFAULTS, "task_tables": {}, **values})
     limits = {key: entry.metadata["only"] for key, entry in KEYS.items() if "only" in entry.metadata}
     return {key: only.goes_with for key, only in limits.items() if not only.acts(whole)}
 
@@ -549,10 +613,42 @@ def checked_keys(
             if key in KEYS and "repeat" in allowed:
                 reason = f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
             raise InputError(f"{where}{reason}")
+        if key == "task_tables" or (key == "tasks" and isinstance(value, Mapping)):
+            found["task_tables"] = check_tables(value, where)
+            continue
         found[key] = check_value(f"{where}{said(key)}", value, *RULES[key])
         if RULES[key][0] == TABLES:
             tables = enumerate(found[key], 1)
             found[key] = tuple(
                 checked_keys(table, TABLE_KEYS, f"{where}episode {number}: ") for number, table in tables
             )
+    return found
+
+
+def check_tables(tables: Mapping[str, Any], where: str) -> dict[str, Values]:
+    """Settings of single tasks by name, as their types. Raises: InputError naming table, key and value."""
+    if not isinstance(tables, Mapping) or not tables:
+        raise InputError(f"{where}tasks is {abbreviate(tables)}; it must be a list of names, or tables [tasks.NAME]")
+    rules, found = rules_of(TaskSettings), {}
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise InputError(
+                f"{where}tasks.{name} is {abbreviate(table)}; it must be a table, [tasks.{name}] in a file"
+            )
+        for key in table:
+            if key not in rules:
+                raise InputError(f"{where}tasks.{name}.{key}: unknown key; {suggest(key, rules)}")
+        found[name] = check_values(table, rules, lambda key, name=name: f"{where}tasks.{name}.{key}")  # type: ignore[misc]
+    return found
+
+
+def _named_tables(tables: Mapping[str, Any]) -> dict[str, TaskSettings]:
+    """Settings of tasks by canonical name. Raises: InputError for two tables of one task."""
+    found: dict[str, TaskSettings] = {}
+    given: dict[str, str] = {}
+    for spelled, values in (check_tables(tables, "") if tables else {}).items():
+        name = canonical_task(spelled)
+        if name in found:
+            raise InputError(f"tasks.{given[name]} and tasks.{spelled} are one task, {name}; leave one of them out")
+        found[name], given[name] = TaskSettings(**values), spelled
     return found

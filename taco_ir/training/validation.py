@@ -109,6 +109,7 @@ class PoolValidation:
     `macro` is the mean over all of them.
 
     Args:
+        corpora: pools and passages by docid of each collection.
         questions: of reading tasks; None for a model that does not read.
     """
 
@@ -117,19 +118,19 @@ class PoolValidation:
     def __init__(
         self,
         model: DualEncoder,
-        pools: Sequence[Pool],
-        passages: Mapping[str, Passage],
+        corpora: Sequence[tuple[Sequence[Pool], Mapping[str, Passage]]],
         questions: Sequence[HeldOutQuestions] | None = None,
     ) -> None:
         self._model = model
-        self._pools = pools
-        self._passages = passages
+        self._corpora = corpora
         self._questions = questions
         reads = "" if questions is None else ", EM of reading"
         self.what = f"page R-precision in the validation pools{reads}"
 
     def __call__(self) -> dict[str, float]:
-        scores = validate(self._model.as_text_encoder(), self._pools, self._passages)
+        encoder, scores = self._model.as_text_encoder(), dict[str, float]()
+        for pools, passages in self._corpora:
+            scores |= validate(encoder, pools, passages)
         if self._questions:
             reader = cast("SharedEncoder", self._model).as_reader()
             for task, read, golds in self._questions:

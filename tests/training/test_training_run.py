@@ -595,7 +595,7 @@ def test_of_given_negatives_those_of_used_queries_are_kept(tiny_bert: Path, tmp_
     write_negatives(tmp_path / "n.jsonl", header, rows)
     config = one(tiny_bert, tmp_path / "run", negatives=str(tmp_path / "n.jsonl"), max_examples=5)
     data = data_of(config, tmp_path / "run")
-    negatives = data.load_negatives(config.negatives, tmp_path / "run", tiny_bert)
+    negatives = data.load_negatives(config.negatives, tmp_path / "run", tiny_bert)["nq"]
     used = {f"{task}-train": {example.qid for example in data.examples(task)} for task in ("fever", "nq")}
     assert negatives and {topics: set(of) for topics, of in negatives.docids.items()} == used
 

@@ -49,6 +49,7 @@ class LossSettings(Settings):
         temperature: scores are divided by it.
         cross_device: passages of all processes are negatives, not only those of the same process.
         accumulate: slices of a batch that a process computes one after another.
+        passage_length: most tokens of a passage in a batch; 0: as many as in search.
     """
 
     negatives: int = field(default=1, metadata={"min": 0})
@@ -57,6 +58,7 @@ class LossSettings(Settings):
     cross_device: bool = True
     accumulate: int = field(default=1, metadata={"min": 1})
     seed: int = field(default=0, metadata={"min": 0})
+    passage_length: int = field(default=0, metadata={"min": 0})
 
 
 class Means(NamedTuple):
@@ -76,7 +78,9 @@ class Work:
         held_out: documents that pre-training holds out.
         before: how far earlier trainings read the streams of examples.
         readable: the queries to use, by task, of those tasks that are read but not retrieved for.
-        texts: all passages that the tasks need; each task adds its own.
+        negatives: mined ones by task.
+        texts: all passages of the run's collection that the tasks need; each task adds its own.
+        other_texts: the same of other collections.
     """
 
     run: RunSettings
@@ -86,31 +90,54 @@ class Work:
     encoder: DualEncoder
     data: TrainingData
     held_out: int = 0
-    negatives: Negatives | None = None
+    negatives: Mapping[str, Negatives] = field(default_factory=dict)
     before: Stream = Stream()  # noqa: RUF009  (a tuple)
     readable: Mapping[str, Group[str]] = field(default_factory=dict)
     texts: Texts = field(default_factory=lambda: Texts({}, {}))
+    other_texts: dict[Collection, Texts] = field(default_factory=dict)
 
-    def means(self, negatives: int = 0, multi_positive: bool = False) -> Means:
-        """The means of a task with so many hard negatives a query."""
-        optimiser, batch = self.optimiser, self.batch
-        temperature = loss_temperature(batch.temperature, self.encoder.config)
-        loss = (negatives, multi_positive, temperature, batch.cross_device, optimiser.accumulate, self.run.seed)
+    def means(self, negatives: int = 0, multi_positive: bool = False, task: str = "") -> Means:
+        """The means of a task with so many hard negatives a query.
+
+        Args:
+            task: its name, where its collection and its own settings count; else those of the run do.
+        """
+        optimiser, batch, texts = self.optimiser, self.batch, self.texts
+        temperature, length = batch.temperature, 0
+        if task:
+            place = self.data.places[task]
+            texts, temperature = self.texts_of(place.collection), place.own.temperature or temperature
+            if self.data.tables:
+                length = place.own.passage_length or self.data.encoder.passage_length
+        temperature = loss_temperature(temperature, self.encoder.config)
+        loss = (negatives, multi_positive, temperature, batch.cross_device, optimiser.accumulate, self.run.seed, length)
         arithmetic = Arithmetic(optimiser.precision == "bf16", optimiser.gradcache)
-        return Means(self.texts, LossSettings(*loss), arithmetic, self.data.processes)
+        return Means(texts, LossSettings(*loss), arithmetic, self.data.processes)
+
+    def texts_of(self, collection: Collection) -> Texts:
+        """The passages of a collection that the tasks need."""
+        if collection is self.data.collection:
+            return self.texts
+        return self.other_texts.setdefault(collection, Texts({}, {}))
 
     def samplers(
-        self, names: Sequence[str], examples: Sequence[Sequence[TrainExample]], shares: Sequence[int], mined: bool
+        self,
+        names: Sequence[str],
+        examples: Sequence[Sequence[TrainExample]],
+        shares: Sequence[int],
+        tasks: Sequence[str] = (),
     ) -> list[TaskSampler]:
         """A sampler for each task, which continues where `before` says; looks up the passages that they need.
 
         Args:
             shares: examples of a batch.
-            mined: whether the examples have mined negatives.
+            tasks: those with topics that the examples are from; none: they are passages of the run's collection.
         """
-        made = build_samplers(names, examples, shares, self.run.seed, self.negatives if mined else None, self.before)
-        for own in examples:
-            add_texts(self.texts, self.data.collection, passages_of(own))
+        mined = [self.negatives.get(task) for task in tasks]
+        made = build_samplers(names, examples, shares, self.run.seed, mined, self.before)
+        collections = [self.data.places[task].collection for task in tasks] or [self.data.collection] * len(names)
+        for own, collection in zip(examples, collections, strict=True):
+            add_texts(self.texts_of(collection), collection, passages_of(own))
         return made
 
     def passage_sampler(self, task: str, usable: Callable[[str], object], lacking: str = "") -> TaskSampler:
@@ -130,7 +157,7 @@ class Work:
                 f"self_supervised {task}: {len(examples)} of {len(rows)} passages of collection"
                 f" {self.data.collection.name} can be used{lacking}; passage_batch is {batch}"
             )
-        return self.samplers([task], [examples], [batch], mined=False)[0]
+        return self.samplers([task], [examples], [batch])[0]
 
 
 def loss_temperature(given: float, encoder: EncoderConfig) -> float:

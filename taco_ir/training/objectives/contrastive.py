@@ -84,17 +84,28 @@ class Contrastive(Objective):
         data, batch = work.data, work.batch
         if not data.tasks:
             return []
-        examples = [data.examples(task, work.negatives) for task in data.tasks]
-        shares = divide_batch(batch, [len(each) for each in examples])
-        samplers = work.samplers(data.tasks, examples, shares, mined=True)
-        means = work.means(batch.hard_negatives, batch.multi_positive)
-        return [cls(work.encoder, sampler, means) for sampler in samplers]
+        examples = [data.examples(task, work.negatives.get(task)) for task in data.tasks]
+        shares = divide_batch(batch, [len(each) for each in examples], data.given_shares)
+        return [cls.make(work, sampler) for sampler in work.samplers(data.tasks, examples, shares, data.tasks)]
+
+    @classmethod
+    def make(cls, work: Work, sampler: TaskSampler) -> Contrastive:
+        """The task of a sampler, with its own settings where it has any."""
+        own = work.data.places[sampler.task].own
+        hard = work.batch.hard_negatives if own.hard_negatives is None else own.hard_negatives
+        return cls(work.encoder, sampler, work.means(hard, work.batch.multi_positive, sampler.task), own.weight)
+
+    @property
+    def passage_length(self) -> int:
+        """Most tokens of a passage in a batch."""
+        longest = self.model.config.passage_length
+        return min(self.means.settings.passage_length or longest, longest)
 
     def activation_bytes(self, token_bytes: float) -> float:
         settings, config = self.means.settings, self.model.config
         queries = self.slice_size
         texts = queries * (2 + settings.negatives)
-        tokens = queries * (config.max_query_tokens(self.task) + (1 + settings.negatives) * config.passage_length)
+        tokens = queries * (config.max_query_tokens(self.task) + (1 + settings.negatives) * self.passage_length)
         if gradcache := self.means.arithmetic.gradcache:
             tokens = min(tokens, tokens * gradcache // texts)
         return tokens * token_bytes
@@ -111,7 +122,7 @@ class Contrastive(Objective):
         parts = [slice_batch(here, rank, processes.world) for rank in range(processes.world)]
         own = parts[processes.rank]
         texts = self.model.tokenize_queries(own.queries, own.task)
-        texts += self.model.tokenize_passages([batch.passages[docid] for docid in own.passages])
+        texts += self.model.tokenize_passages([batch.passages[docid] for docid in own.passages], self.passage_length)
 
         def loss_of(vectors_ND: Tensor) -> Tensor:
             query_BD, passage_ND = vectors_ND[: len(own.queries)], vectors_ND[len(own.queries) :]

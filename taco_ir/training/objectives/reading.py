@@ -89,7 +89,8 @@ def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[
     """The queries with an answer to use, by task, of those tasks that are read but not retrieved for."""
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
-        whole = readable(read_reading_data(data.collection, task), inputs, data.collection).examples
+        place = data.places[task]
+        whole = readable(read_reading_data(place.collection, place.task), inputs, place.collection).examples
         drawn = sample_examples(whole, data.run.max_examples, data.run.seed, task, data.run.train_share)
         found[task] = {example.qid for example in drawn}
     return found
@@ -129,17 +130,18 @@ class Reading(Objective):
         found = []
         for task in data.reading:
             used = {example.qid for example in data.examples(task)} if task in data.tasks else work.readable[task]
-            read = read_reading_data(data.collection, task, negatives=work.negatives, qids=used)
-            found.append(readable(read, work.encoder.inputs, data.collection))
+            place, negatives = data.places[task], work.negatives.get(task)
+            read = read_reading_data(place.collection, place.task, negatives=negatives, qids=used)
+            found.append(readable(read, work.encoder.inputs, place.collection)._replace(task=task))
             read_count = len(found[-1].examples)
             log.info("%s: %d of the %d queries that are used have an answer to read", task, read_count, len(used))
         names = [f"{each.task} reading" if data.tasks else each.task for each in found]
         samplers = work.samplers(
-            names, [each.examples for each in found], [settings.reading_batch] * len(found), mined=True
+            names, [each.examples for each in found], [settings.reading_batch] * len(found), data.reading
         )
-        means = work.means(settings.reading_negatives)
-        made = zip(samplers, found, strict=True)
-        return [cls(work.encoder, sampler, each.spans, means, settings.reading_weight) for sampler, each in made]
+        means = [work.means(settings.reading_negatives, task=task) for task in data.reading]
+        made = zip(samplers, found, means, strict=True)
+        return [cls(work.encoder, sampler, each.spans, own, settings.reading_weight) for sampler, each, own in made]
 
     def activation_bytes(self, token_bytes: float) -> float:
         limits = self.model.inputs.config
