@@ -103,7 +103,12 @@ def _read_episodes(run: Path) -> list[Stage]:
             "arithmetic": episode.optimiser.precision,
             "seed": str(episode.run.seed),
         }
-        named = encoder.query_lengths if episode.run.tasks == ("all",) else map(canonical_task, episode.run.tasks)
+        if tables := {name: own.given for name, own in episode.task_tables.items() if own.given}:
+            settings["of single tasks"] = "; ".join(
+                f"{name}: {', '.join(f'{key} {value}' for key, value in own.items())}" for name, own in tables.items()
+            )
+        every = episode.task_tables or encoder.query_lengths
+        named = every if episode.run.tasks == ("all",) else map(canonical_task, episode.run.tasks)
         stages.append(Stage(tuple(sorted(named)), settings))
     return stages
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layouts import beir
+from layouts import beir, tevatron
 from safetensors.torch import load_file
 from training_runs import data_of, encoder_of, small, stopped_after, work_of
 
@@ -149,6 +149,40 @@ def test_given_and_own_negatives(tiny_bert: Path, tmp_path: Path, folder: str) -
     negatives = data.load_negatives(config.negatives, tmp_path / "run", tiny_bert)
     assert negatives.keys() == {"fever"}
     assert any(example.negatives for example in data.examples("fever", negatives["fever"]))
+
+
+def test_negatives_given_by_one_corpus_beside_mined_ones(tiny_bert: Path, tmp_path: Path) -> None:
+    own = {"task": "wiki", "negatives": "given"}
+    config = both(tiny_bert, tmp_path / "run", tevatron(tmp_path), own, negatives="bm25")
+    data = data_of(config, tmp_path / "run")
+    negatives = data.load_negatives(config.negatives, tmp_path / "run", tiny_bert)
+    assert [header.source for header in negatives["facts"].sources] != ["bm25"]
+    assert {example.negatives for example in data.examples("facts", negatives["facts"])} == {("d3",)}
+    assert [header.source for header in negatives["fever"].sources] == ["bm25"]
+
+
+def test_reading_beside_another_corpus_and_anew(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
+    """A training with an objective of reading; one in its place is as if nothing had been there."""
+    tables = {"nq": {}, "facts": {"collection": folder, "task": "scifact"}}
+    more = {"task_tables": tables, "reading": ("nq",), "negatives": "bm25", "steps": 2, "mine_keep": 4}
+    fresh = train(both(tiny_bert, tmp_path / "fresh", folder, **more))
+    train(both(tiny_bert, tmp_path / "run", folder, **{**more, "seed": 1, "mine_keep": 3}))
+    anew = train(both(tiny_bert, tmp_path / "run", folder, **more), overwrite=True)
+    one, other = (load_file(path / "model.safetensors") for path in (fresh, anew))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    losses = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[1])["loss"]
+    assert losses.keys() == {"nq", "facts", "nq reading"}
+    changed = {**more, "task_tables": {**tables, "nq": {"weight": 2.0}}}
+    with pytest.raises(InputError, match=r"with other settings: task_tables was .*'weight': 2\.0"):
+        train(both(tiny_bert, tmp_path / "run", folder, **changed))
+
+
+def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
+    config = both(tiny_bert, tmp_path / "run", folder, tasks=("facts",))
+    data = data_of(config, tmp_path / "run")
+    assert data.tasks == ["facts"] and data.folder_of(data.corpora[0], tmp_path) == tmp_path
+    with pytest.raises(InputError, match="unknown task 'nq'; valid: facts, fever"):
+        data_of(both(tiny_bert, tmp_path / "run", folder, tasks=("nq",)), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
