@@ -18,7 +18,7 @@ def parser() -> Parser:
         "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting combines "
         "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped "
         "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in "
-        "[[episode]] tables too; flags override it. Its tables [tasks.NAME] give single tasks a collection and settings. "
+        "[[episode]] tables too; flags override it. Its tables [tasks.NAME] give tasks a collection and settings. "
         "Many processes: torchrun -m taco_ir.train ...",
         ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean"
