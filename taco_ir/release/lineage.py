@@ -13,7 +13,7 @@ from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
-from taco_ir.training.settings import OptimiserSettings
+from taco_ir.training.settings import OptimiserSettings, TaskSettings
 
 TAIL = 3  # the last folders of a training's path (condition, seed, output) tell it after a move
 
@@ -103,10 +103,8 @@ def _read_episodes(run: Path) -> list[Stage]:
             "arithmetic": episode.optimiser.precision,
             "seed": str(episode.run.seed),
         }
-        if tables := {name: own.given for name, own in episode.task_tables.items() if own.given}:
-            settings["of single tasks"] = "; ".join(
-                f"{name}: {', '.join(f'{key} {value}' for key, value in own.items())}" for name, own in tables.items()
-            )
+        if own := [_describe_task(name, table) for name, table in episode.task_tables.items()]:
+            settings["of single tasks"] = "; ".join(own)
         every = episode.task_tables or encoder.query_lengths
         named = every if episode.run.tasks == ("all",) else map(canonical_task, episode.run.tasks)
         stages.append(Stage(tuple(sorted(named)), settings))
@@ -132,6 +130,13 @@ def _describe_steps(settings: OptimiserSettings) -> str:
 
 def _describe_rate(settings: OptimiserSettings) -> str:
     return f"{settings.learning_rate:g} at most, rising over {settings.warmup:.0%} of the steps, then falling to 0"
+
+
+def _describe_task(name: str, own: TaskSettings) -> str:
+    """What a task sets for itself, without places on the machine that trained."""
+    said = {**own.given, **({"negatives": _describe_negatives(own.negatives)} if own.negatives else {})}
+    words = (f"{key.replace('_', ' ')} {value}" for key, value in said.items() if key not in ("collection", "task"))
+    return f"{name}: {', '.join(words) or 'as the others'}"
 
 
 def _describe_negatives(given: str) -> str:

@@ -372,7 +372,8 @@ def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSett
     for name, own in tables.items():
         spec = own.collection or run
         if spec not in opened:
-            opened[spec] = open_collection(spec)
+            other = open_collection(spec)
+            opened[spec] = next((each for each in opened.values() if _is_same(each, other)), other)
         try:
             (task,) = _resolve_tasks([own.task or name], opened[spec])
         except InputError as error:
@@ -383,6 +384,13 @@ def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSett
         names[key] = name
         found[name] = Place(opened[spec], task, own)
     return found
+
+
+def _is_same(one: Collection, other: Collection) -> bool:
+    """Whether two collections, under whatever names, have the same passages and topics."""
+    if one.passages.fingerprint != other.passages.fingerprint or one.topics_names != other.topics_names:
+        return False
+    return all(one.topics_path(str(name)).samefile(other.topics_path(str(name))) for name in one.topics_names)
 
 
 def _choose_tasks(names: Sequence[str], places: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from training_runs import data_of, encoder_of, small, stopped_after, work_of
 from taco_ir.core.files import InputError, read_json
 from taco_ir.data.collection import open_collection
 from taco_ir.negatives.file import read_negatives
+from taco_ir.release.lineage import read_lineage
 from taco_ir.search import main as search
 from taco_ir.training.batches import divide_batch
 from taco_ir.training.flags import read_settings
@@ -74,6 +75,11 @@ def test_a_training_over_two_corpora_resumes_bit_for_bit(
     assert {"topics fever-train of corpus-1", "topics scifact-train of corpus-2"} <= inputs.keys()
     logged = [json.loads(line) for line in (tmp_path / "whole" / "episode-2" / "log.jsonl").read_text().splitlines()]
     assert logged[0]["validation"].keys() == {"fever", "facts", "macro"}
+
+    *_, last = read_lineage([tmp_path / "whole"]).stages
+    assert last.tasks == ("facts", "fever")
+    said = "fever: prompt FEVER [SEP]; facts: passage length 12, share 1, weight 0.5"
+    assert last.settings["of single tasks"] == said  # no folder of this machine
 
     monkeypatch.chdir(tmp_path)
     for collection, topics in (("sample", "fever-dev"), (folder, "scifact-dev")):
@@ -175,6 +181,24 @@ def test_reading_beside_another_corpus_and_anew(tiny_bert: Path, tmp_path: Path,
     changed = {**more, "task_tables": {**tables, "nq": {"weight": 2.0}}}
     with pytest.raises(InputError, match=r"with other settings: task_tables was .*'weight': 2\.0"):
         train(both(tiny_bert, tmp_path / "run", folder, **changed))
+
+
+def test_one_collection_under_two_names_is_mined_once(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
+    again = f"{folder}/../scifact"
+    tables = {"fever": {}, "nq": {"collection": "sample"}, "facts": {"collection": again, "task": "scifact"}}
+    data = data_of(both(tiny_bert, tmp_path / "run", folder, collection="sample", task_tables=tables), tmp_path / "run")
+    assert [collection.name for collection in data.corpora] == ["sample", "scifact"]
+    assert data.places["fever"].collection is data.places["nq"].collection
+    tables |= {"more": {"collection": folder, "task": "scifact"}}
+    with pytest.raises(InputError, match=r"^tasks\.facts and tasks\.more are both scifact of "):
+        data_of(both(tiny_bert, tmp_path / "run", folder, task_tables=tables), tmp_path / "run")
+
+
+def test_the_papers_second_benchmark() -> None:
+    first, *ance = read_settings(Path("taco-four-corpora"), {}).each_episode()
+    assert list(first.task_tables) == ["msmarco", "zeshel", "fever", "nq"] and len(ance) == 8
+    assert len({own.collection for own in first.task_tables.values()}) == 4
+    assert (first.negatives.negatives, ance[-1].weighting.weighting) == ("bm25", "taco")
 
 
 def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
