@@ -201,6 +201,16 @@ def test_the_papers_second_benchmark() -> None:
     assert (first.negatives.negatives, ance[-1].weighting.weighting) == ("bm25", "taco")
 
 
+def test_self_supervised_tasks_read_the_collection_of_the_training(
+    tiny_bert: Path, tmp_path: Path, folder: str
+) -> None:
+    more = {"self_supervised": ("inverse_cloze",), "passage_batch": 4, "steps": 1, "pool_hard": 0}
+    tables = {"facts": {"collection": folder, "task": "scifact"}}
+    train(both(tiny_bert, tmp_path / "run", folder, task_tables=tables, **more))
+    inputs = read_json(tmp_path / "run" / "inputs.json", dict[str, str])
+    assert {"passages of corpus-1 of scifact", "passages of corpus-2 of sample"} <= inputs.keys()
+
+
 def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
     config = both(tiny_bert, tmp_path / "run", folder, tasks=("facts",))
     data = data_of(config, tmp_path / "run")
