@@ -121,8 +121,9 @@ def build_encoder(
     if embeds:
         model.config = config_for_tasks(settings, base, tasks, model.find_separator(SEPARATORS), limit, tables)
     if adapters.tune != FULL:
-        own_adapters = build_adapters(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks)
-        model.attach_adapters(*own_adapters)
+        modules, record = build_adapters(adapters, run.model, model.backbone("passage"), folder, backbone.path, tasks)
+        others = {name: task for name, task in find_other_names(tasks, tables).items() if name not in record.tasks}
+        model.attach_adapters(modules, record.with_lenders(others) if record.tasks and others else record)
         model.config = config_for_further_tuning(model, folder, base)
         check_positions(model, limit)
     model.use_sparse_tables(embeds)  # a reader alone sums densely, which rounds otherwise
@@ -228,12 +229,9 @@ def config_for_tasks(
     if given := {task: table.prompt for task, table in own.items() if table.prompt is not None}:
         said = {task: f"{prompt.rstrip()} " if prompt.strip() else "" for task, prompt in given.items()}
         prompts = {**(prompts or dict.fromkeys(tasks, "")), **said}
-    names = [canonical_task(table.task) for table in own.values() if table.task]
-    for task, table in own.items():
-        name = canonical_task(table.task or task)
-        if name not in tables and names.count(name) == 1:
-            lengths[name] = lengths[task]
-            prompts |= {name: prompts[task]} if prompts else {}
+    for name, task in find_other_names(tasks, tables).items():
+        lengths[name] = lengths[task]
+        prompts |= {name: prompts[task]} if prompts else {}
     passage_length = max((each.passage_length or settings.passage_length for each in own.values()), default=0)
     return replace(
         base,
@@ -245,6 +243,13 @@ def config_for_tasks(
         passage_prompt=base.passage_prompt if settings.passage_prompt is None else settings.passage_prompt,
         left_context=LEFT_CONTEXT,
     )
+
+
+def find_other_names(tasks: Sequence[str], tables: Mapping[str, TaskSettings]) -> dict[str, str]:
+    """Names that collections have for tasks, where it is not the table's and only one task has it."""
+    named = [(canonical_task(tables[task].task or task), task) for task in tasks if task in tables]
+    names = [name for name, _ in named]
+    return {name: task for name, task in named if name not in tables and names.count(name) == 1}
 
 
 def refuse_not_finite(model: DualEncoder, folder: Path) -> None:

@@ -16,6 +16,7 @@ from training_runs import data_of, encoder_of, small, stopped_after, work_of
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.data.collection import open_collection
+from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.negatives.file import read_negatives
 from taco_ir.release.lineage import read_lineage
 from taco_ir.search import main as search
@@ -209,6 +210,18 @@ def test_self_supervised_tasks_read_the_collection_of_the_training(
     train(both(tiny_bert, tmp_path / "run", folder, task_tables=tables, **more))
     inputs = read_json(tmp_path / "run" / "inputs.json", dict[str, str])
     assert {"passages of corpus-1 of scifact", "passages of corpus-2 of sample"} <= inputs.keys()
+
+
+def test_an_adapter_of_a_task_reads_its_queries_under_both_names(
+    tiny_bert: Path, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = {"tune": "adapter", "tune_width": 2, "tune_roles": "task", "steps": 1, "pool_hard": 0}
+    model = train(both(tiny_bert, tmp_path / "run", folder, **adapters))
+    encoder = load_encoder(str(model))
+    one, other = (encoder.encode_queries(["who wrote"], task) for task in ("facts", "scifact"))
+    assert np.array_equal(one, other) and not np.array_equal(one, encoder.encode_queries(["who wrote"], "fever"))
+    monkeypatch.chdir(tmp_path)
+    search(["--model", str(model), "--collection", folder, "--topics", "scifact-dev", "--output", "facts.trec"])
 
 
 def test_some_of_the_tables(tiny_bert: Path, tmp_path: Path, folder: str) -> None:
