@@ -32,15 +32,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "taco_ir"
 
 
-@pytest.fixture(scope="session")
-def minikilt() -> Path:
-    """The real multi-task collection beside the project; a clone without it skips, CI without it fails."""
-    folder = SHARED / "minikilt"
+def shared_folder(name: str, what: str) -> Path:
+    """A folder beside the project; a clone without it skips, CI without it fails."""
+    folder = SHARED / name
     if not folder.is_dir():
         if os.environ.get("CI"):
             pytest.fail(f"{folder} is missing in CI")
-        pytest.skip("needs the mini-KILT collection beside the project (../shared/minikilt)")
+        pytest.skip(f"needs {what} beside the project (../shared/{name})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def minikilt() -> Path:
+    """The real multi-task collection."""
+    return shared_folder("minikilt", "the mini-KILT collection")
 
 
 BERT_SIZES = {
@@ -72,13 +77,8 @@ def official() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def inputs() -> Path:
-    """Small files in layouts of the wild beside the project; a clone without them skips, CI without them fails."""
-    folder = SHARED / "inputs"
-    if not folder.is_dir():
-        if os.environ.get("CI"):
-            pytest.fail(f"{folder} is missing in CI")
-        pytest.skip("needs the small files beside the project (../shared/inputs)")
-    return folder
+    """Small files in layouts of the wild."""
+    return shared_folder("inputs", "the small files")
 
 
 @pytest.fixture(scope="session")

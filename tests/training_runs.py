@@ -123,6 +123,20 @@ def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str]
     )
 
 
+def loop_of(
+    config: TrainSettings,
+    step: MultiTaskStep,
+    folder: Path,
+    reporter: Reporter | None,
+    validation: PoolValidation | None = None,
+) -> Loop:
+    """The loop of an episode's steps, in one process."""
+    plan = Plan(config.optimiser.steps, config.validation.validate_every)
+    processes = Processes(torch.device("cpu"))
+    sections = (config.optimiser, config.weighting, config.validation)
+    return Loop(*sections, step, plan, folder, processes, reporter or Reporter(), validation)
+
+
 def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = None, validated: bool = True) -> Loop:
     """An episode as a process begins it anew, or goes on with it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,19 +153,8 @@ def episode(config: TrainSettings, folder: Path, reporter: Reporter | None = Non
         ]
         assert len(pools) == len(config.run.tasks)
     step = real_step(config, encoder_of(config, folder), [docid for pool in pools for docid in pool.docids])
-    plan = Plan(config.optimiser.steps, config.validation.validate_every)
     validation = PoolValidation(step.model, [(pools, step.objectives[0].means.texts.passages)]) if pools else None
-    return Loop(
-        config.optimiser,
-        config.weighting,
-        config.validation,
-        step,
-        plan,
-        folder,
-        Processes(torch.device("cpu")),
-        reporter or Reporter(),
-        validation,
-    )
+    return loop_of(config, step, folder, reporter, validation)
 
 
 class ScriptedStep(MultiTaskStep):
@@ -196,17 +199,7 @@ def scripted(
     """An episode of scripted steps, without validation."""
     folder.mkdir(parents=True, exist_ok=True)
     step = ScriptedStep(config, encoder_of(config, folder), bad)
-    plan = Plan(config.optimiser.steps, config.validation.validate_every)
-    return Loop(
-        config.optimiser,
-        config.weighting,
-        config.validation,
-        step,
-        plan,
-        folder,
-        Processes(torch.device("cpu")),
-        reporter or Reporter(),
-    )
+    return loop_of(config, step, folder, reporter)
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

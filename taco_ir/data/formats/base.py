@@ -70,12 +70,10 @@ class Format(NamedTuple):
     """A layout of collections.
 
     Attributes:
-        expected: the files or the kind of name that it consists of, for messages.
         recognises: whether a file or folder is of this layout; it reads names of files, and at most a first line.
         opens: makes the source of a path, or of the name after the prefix; `columns` says what its columns are called.
     """
 
-    expected: str
     recognises: Callable[[Path], bool]
     opens: Callable[[str, Mapping[str, str]], Source]
 
@@ -155,14 +153,3 @@ def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
     """The first of some file names that a folder has, plain or gzip."""
     files = (folder / each for name in names for each in (name, f"{name}.gz"))
     return next((file for file in files if file.is_file()), None)
-
-
-def columns_of(header: Iterable[str], wanted: Mapping[str, str], where: object) -> dict[str, str]:
-    """Check that a table has the columns that are read from it. Raises: InputError naming those that it lacks."""
-    known = list(header)
-    for role, column in wanted.items():
-        if column not in known:
-            raise InputError(
-                f"{where}: no column {column!r} for {role}; it has {', '.join(known)}; choose by --columns"
-            )
-    return dict(wanted)

@@ -76,4 +76,4 @@ def _passages(corpus: Path) -> Iterator[Record]:
         yield Record(Passage(docid, docid, title, text), where)
 
 
-BEIR = Format("a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv", _recognises, _open)
+BEIR = Format(_recognises, _open)

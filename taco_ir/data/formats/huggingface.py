@@ -103,4 +103,4 @@ def _passages(table: Any, names: Mapping[str, str], place: str) -> Iterator[Reco
             yield Record(Passage(str(docid), str(docid), title or "", text), where)
 
 
-HUGGING_FACE = Format("a parquet file, a folder saved by Hugging Face's datasets, or hf:NAME", _recognises, _open)
+HUGGING_FACE = Format(_recognises, _open)

@@ -113,4 +113,4 @@ def _queries(dataset: Any) -> QuerySet:
     return QuerySet({qid: text for qid, text in texts.items() if qid in qrels}, qrels)
 
 
-IR_DATASETS = Format("irds:ID, an id of ir_datasets, such as irds:beir/scifact/test", lambda _: False, _open)
+IR_DATASETS = Format(lambda _: False, _open)

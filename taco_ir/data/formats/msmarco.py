@@ -80,4 +80,4 @@ def _passages(corpus: Path) -> Iterator[Record]:
         yield Record(Passage(docid.strip(), docid.strip(), "", text), where)
 
 
-MSMARCO = Format("a folder with collection.tsv, queries.<split>.tsv and qrels.<split>.tsv", _recognises, _open)
+MSMARCO = Format(_recognises, _open)

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from taco_ir.core.dpr_runs import json_list
 from taco_ir.core.files import InputError, reading
 from taco_ir.core.run_formats import numbered_lines
@@ -20,6 +18,7 @@ from taco_ir.core.tasks import SPLITS, TopicsName
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, run_id
 from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
+from taco_ir.data.topics import read_json_lines
 
 CHUNK = 1 << 20
 TRIPLE = 3  # columns: query, relevant passage, other passage
@@ -41,9 +40,8 @@ Items = Callable[[Path], Iterator[Item]]
 
 def tevatron_items(path: Path) -> Iterator[Item]:
     """Tevatron: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}."""
-    for number, line in numbered_lines(path):
+    for number, record in read_json_lines(path):
         where = f"{path}, line {number}"
-        record = _parsed(line, where)
         qid = record.get("query_id", number)
         yield _item(where, qid, record, ("query", "positive_passages", "negative_passages"), ("docid",))
 
@@ -71,16 +69,6 @@ def triple_items(path: Path) -> Iterator[Item]:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _parsed(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: a JSON object is expected, this is {abbreviate(line)}")
-    return record
 
 
 def _item(
@@ -179,12 +167,9 @@ def _queries(items: Items, path: Path) -> QuerySet:
     return QuerySet(texts, qrels, kept)
 
 
-TEVATRON = Format(
-    "a file of Tevatron's training records", _is_tevatron, partial(_open, "Tevatron training file", tevatron_items)
-)
-DPR = Format("a file of DPR's training records", _is_dpr, partial(_open, "DPR training file", dpr_items))
+TEVATRON = Format(_is_tevatron, partial(_open, "Tevatron training file", tevatron_items))
+DPR = Format(_is_dpr, partial(_open, "DPR training file", dpr_items))
 TRIPLES = Format(
-    "a file triples*.tsv of query, relevant and other passage",
     _is_triples,
     partial(_open, "file of triples", triple_items),
 )
