@@ -262,10 +262,10 @@ def page_run(run: Run, page_of: PageOf) -> Run:
     return Run({qid: rank_pages(pages) for qid, pages in ranked_pages(run, page_of)}, level="page")
 
 
-def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, list[str]]]:
+def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]]]:
     """Query ids, each with the pages that `page_run` gives it."""
     if run.level == "page":
-        yield from ((qid, list(ranking.docids)) for qid, ranking in run.rankings.items())
+        yield from ((qid, ranking.docids) for qid, ranking in run.rankings.items())
         return
     pages = page_of(dict.fromkeys(chain.from_iterable(ranking.docids for ranking in run.rankings.values())))
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -101,6 +101,14 @@ class Names(Sequence[str]):
             return names
         text = "\n".join(names)
         return cls(text, len(names)) if text.count("\n") == max(len(names) - 1, 0) else list(names)
+
+    def places(self, wanted: Iterable[str]) -> dict[str, int]:
+        """The place of each wanted name that is here; faster than looking through the names one by one."""
+        text, found = f"\n{self._text}\n" if self._count else "", {}
+        for name in wanted:
+            if (at := text.find(f"\n{name}\n")) >= 0 and "\n" not in name:
+                found[name] = text.count("\n", 0, at)
+        return found
 
     def _list(self) -> list[str]:
         return self._text.split("\n") if self._count else []

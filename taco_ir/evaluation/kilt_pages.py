@@ -13,7 +13,7 @@ import numpy as np
 
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import collector_paused
-from taco_ir.core.types import Query
+from taco_ir.core.types import Names, Query
 
 R_PRECISION = "Rprec"
 AT_K = ("recall", "success", "precision")
@@ -35,11 +35,14 @@ class _Match(NamedTuple):
 
 def _match(ranking: Sequence[str], query: Query) -> _Match:
     sets = list(dict.fromkeys([frozenset(evidence.pages) for evidence in query.evidence]))
-    found = frozenset().union(*sets).intersection(ranking)
-    if not found:
+    wanted = frozenset().union(*sets)
+    if isinstance(ranking, Names):
+        position_of = ranking.places(wanted)
+    else:
+        position_of = {page: ranking.index(page) for page in wanted.intersection(ranking)}
+    if not position_of:
         return _Match(len(sets), 0.0, [])
-    position_of = {page: ranking.index(page) for page in found}
-    positions_S = [[position_of[page] for page in evidence if page in found] for evidence in sets]
+    positions_S = [[position_of[page] for page in evidence if page in position_of] for evidence in sets]
     shares = [_below(len(pages), at) / len(pages) for pages, at in zip(sets, positions_S, strict=True) if pages]
     ends = sorted([(max(positions), index) for index, positions in enumerate(positions_S) if positions])
     gold = sorted(position_of.values())
@@ -72,7 +75,7 @@ def kilt_scores(
     """
     cutoffs = {measure: _cutoff(measure) for measure in measures}
     with collector_paused():
-        match_Q = [_match(list(rankings.get(query.qid, ())), query) for query in queries]
+        match_Q = [_match(rankings.get(query.qid, ()), query) for query in queries]
     sets_Q = np.array([max(match.sets, 1) for match in match_Q])
     complete = [(row, rank) for row, match in enumerate(match_Q) for rank in match.complete_ranks]
     rows_E, ranks_E = np.array(complete, dtype=np.int64).reshape(-1, 2).T  # one element per complete evidence set

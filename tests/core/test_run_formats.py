@@ -330,6 +330,12 @@ def test_names_are_the_list_that_they_were_made_of(given_):
     assert isinstance(names, list) == any("\n" in name for name in given_)
 
 
+@given(st.lists(st.text("ab\u00e9", max_size=3), max_size=6), st.lists(st.text("ab\u00e9\n", max_size=3), max_size=4))
+def test_the_places_of_names_are_those_in_the_list(given_, wanted):
+    expected = {name: given_.index(name) for name in wanted if name in given_}
+    assert Names.of(given_).places(wanted) == expected
+
+
 numbers = st.one_of(
     floats.map(lambda value: str(np.float32(value))),
     st.from_regex(r"-?[0-9]{0,18}\.?[0-9]{0,18}(e-?[0-9]{1,2})?", fullmatch=True).filter(bool),
