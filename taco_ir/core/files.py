@@ -176,6 +176,13 @@ def require_writable(path: Path) -> None:
         pass
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left below a folder: locks that nobody holds, and the unfinished files beside."""
+    for lock in list(folder.rglob(f"*{LOCK}")):
+        with contextlib.suppress(InputError), exclusive(lock.with_suffix(""), wait=False):
+            pass  # its end removes both
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a file is a lock or an unfinished file instead of an output."""
     return path.suffix in (LOCK, PART, BEGUN)

@@ -98,7 +98,7 @@ def make_passages(argv: Sequence[str]) -> None:
         store = take_passages(options.file, kilt_folder())
         print(f"{store.path}: {store.count:,} passages")
         return
-    refuse_passages(kilt_folder())
+    refuse_passages(kilt_folder(), building=True)
     target = kilt_folder() / "passages.jsonl"
     source = options.source or knowledge_source()
     done = build_passages(source, target, options.words or 100, report_progress(source.name))

@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, NamedTuple
 
 import orjson
 
-from taco_ir.core.files import InputError, appending, read_json, require_space, sync_path, write_json
+from taco_ir.core.files import InputError, appending, exclusive, read_json, require_space, sync_path, write_json
 from taco_ir.data.collection import PASSAGE_FILES
 from taco_ir.data.downloads import GZIP_FAULTS, Report, take
 from taco_ir.data.passage_store import PassageStore
@@ -57,12 +57,12 @@ def build_passages(
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
-    if target.exists():
-        raise InputError(f"{target} exists; remove it to have others")
     part = target.with_name(target.name + ".part")
-    state = target.with_name(target.name + ".part.json")
+    state = _progress_file(target)
     status = source.stat()
     recipe = {"source": str(source.resolve()), "bytes": status.st_size, "time": status.st_mtime_ns, "words": words}
+    if target.exists():
+        return _finish(state, recipe, target)
     packed = source.suffix == ".gz"
     with appending(part) as sink:
         done = _read_progress(state, recipe, sink)
@@ -80,9 +80,19 @@ def build_passages(
         if not done.passages:
             raise InputError(f"{source}: {done.pages} pages, and no passage in them")
         part.replace(target)
+    return _finish(state, recipe, target)
+
+
+def _finish(state: Path, recipe: dict[str, Any], target: Path) -> Progress:
+    """Remove the progress of a build whose target is whole. Raises: InputError for a target of another build."""
+    found = read_json(state, State, "remove it") if state.is_file() else None
+    if found is None or found.recipe != recipe or found.done.target != target.stat().st_size:
+        raise InputError(f"{target} exists; remove it to have others")
+    with exclusive(state):
+        pass  # removes the lock of a process that was killed while it wrote this
     state.unlink()
     sync_path(target.parent)
-    return done
+    return found.done
 
 
 def cut_page(page: dict[str, Any], words: int) -> Iterator[bytes]:
@@ -134,10 +144,19 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
         raise
 
 
-def refuse_passages(folder: Path) -> None:
-    """Raise InputError if a collection has passages already: of two files one would be ignored."""
-    if present := [file for file in PASSAGE_FILES if (folder / file).is_file()]:
-        raise InputError(f"{folder / present[0]} exists; remove it to have others")
+def refuse_passages(folder: Path, building: bool = False) -> None:
+    """Raise InputError if a collection has passages already: of two files one would be ignored.
+
+    Args:
+        building: `build_passages` is called next; what it was stopped at the end of counts as absent.
+    """
+    present = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
+    if present := [path for path in present if not (building and _progress_file(path).is_file())]:
+        raise InputError(f"{present[0]} exists; remove it to have others")
+
+
+def _progress_file(target: Path) -> Path:
+    return target.with_name(target.name + ".part.json")
 
 
 def _write_blocks(

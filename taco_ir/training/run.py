@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taco_ir.core import resolve
-from taco_ir.core.files import InputError, exclusive, write_json
+from taco_ir.core.files import InputError, exclusive, sweep, write_json
 from taco_ir.encoders.backbone import usable_device
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.retrieval.lucene import trim_jvm
@@ -114,6 +114,8 @@ class Training:
                     for stale in ("vectors", "index"):
                         shutil.rmtree(place / stale, ignore_errors=True)
             model, warm = folder / "model", folder
+        if self.processes.first:
+            sweep(self.output)
         self.data.say(f"trained model: {model}")
         return model
 

@@ -29,6 +29,7 @@ from taco_ir.core.files import (
     is_leftover,
     read_json,
     require_space,
+    sweep,
     write_json,
     writing,
     writing_folder,
@@ -118,6 +119,17 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, kind: st
     with write(path):
         assert sum(name.startswith("x.") and name.endswith(".part") for name in names(tmp_path)) == 2
     assert names(tmp_path) == ["x", "x.y.0123abcd.part"]
+
+
+def test_what_killed_processes_left_is_swept_and_what_a_process_holds_is_not(tmp_path: Path) -> None:
+    """The last output of a resumed training has no next writer: a kill before its lock is removed would leave that."""
+    for path in (tmp_path / "x", tmp_path / "in" / "y"):
+        path.parent.mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-c", KILLED, "writing", str(path)], check=False)
+    with exclusive(tmp_path / "held"):
+        assert len(names(tmp_path)) == 4 and len(names(tmp_path / "in")) == 2
+        sweep(tmp_path)
+        assert names(tmp_path) == ["held.lock", "in"] and names(tmp_path / "in") == []
 
 
 @pytest.mark.parametrize("write", [writing, writing_folder])

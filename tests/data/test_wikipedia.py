@@ -203,6 +203,19 @@ def test_sources_and_targets_that_cannot_be(tmp_path: Path) -> None:
     assert target.read_text() == "mine"
 
 
+def test_a_build_that_was_killed_at_its_very_end_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    """Killed when the target is whole and the record of its progress is not removed yet."""
+    source, target, state = tmp_path / "pages.json", tmp_path / "passages.jsonl", tmp_path / "passages.jsonl.part.json"
+    kept: list[bytes] = []
+    done = build_passages(write(source, made_up(9)), target, report=lambda _, __: kept.append(state.read_bytes()))
+    state.write_bytes(kept[-1])
+    with pytest.raises(InputError, match="passages.jsonl exists"):
+        build_passages(source, target, words=7)
+    assert build_passages(source, target) == done and not state.exists()
+    with pytest.raises(InputError, match="passages.jsonl exists"):
+        build_passages(source, target)
+
+
 def test_space_is_asked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 

@@ -183,7 +183,7 @@ def prepared(world: Path, cases: Collection[str]) -> Path:
     warm.load()
     os.environ["PYTHONPATH"] = str(ROOT)
     vectors.BLOCK_ROWS = BLOCK_ROWS
-    constants.HF_HUB_CACHE = HUB_CACHE
+    constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = HUB_CACHE, True
     write_masked_bert(world / "model")
     os.environ["TACO_IR_HOME"] = str(world / "home")
     write_cities(world / "c", ". It has many fish in it. Nobody lives there now")

@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(1000))
     options = parser.parse_args()
     kind = KINDS[options.kind]
-    count, names, wrong = options.count or kind.count, options.cases or kind.cases, []
+    count, names, wrong = options.count or kind.count, options.cases or kind.cases, 0
     print(f"{options.kind}: seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         world, work = Path(folder).resolve() / "world", Path(folder).resolve() / "work"
@@ -241,11 +241,12 @@ def main() -> None:
                     seen.update(outcome.seen)
                     if outcome.fault:
                         faults += 1
-                        wrong.append(f"{name}, {options.kind} {number + 1}: {outcome.fault}")
+                        print(f"{name}, {options.kind} {number + 1}: {outcome.fault}", flush=True)
+            wrong += faults
             notes = "".join(f"; {what}: {times}" for what, times in seen.items())
             good = f"{name}: {count - faults} of {count} {options.kind} left what nobody disturbed"
             print(f"{good} ({whole.seconds:.1f} s){notes}", flush=True)
-    sys.exit("\n".join(wrong) or 0)
+    sys.exit(f"{wrong} trials left what they should not" if wrong else 0)
 
 
 if __name__ == "__main__":
