@@ -199,15 +199,15 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's. Raises: InputError for a flag that would do nothing, even if it is given its default."""
         options = super().parse_args(args, namespace)
+        given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         if columns := vars(options).pop("columns", None):
             if wrong := [each for each in columns if not all(each.partition("="))]:
                 raise InputError(
                     f"--columns {wrong[0]!r}; ROLE=NAME is needed, such as text=body (see {self.prog} --help)"
                 )
-            if options.collection is None:
+            if "--collection" not in given:
                 raise InputError(f"--columns goes with --collection; it does nothing here (see {self.prog} --help)")
             options.collection += "?" + "&".join(quote(each, safe="=") for each in columns)
-        given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         for flag, acts, goes_with in self._limits:
             if flag in given and not acts(options):
                 raise InputError(f"{flag} goes with {goes_with}; it does nothing here (see {self.prog} --help)")

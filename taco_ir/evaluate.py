@@ -7,13 +7,21 @@ from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.core.processes import collector_paused
-from taco_ir.data.collection import Collection, Topics, judge, judged_topics, open_collection
+from taco_ir.core.processes import collector_paused, log
+from taco_ir.data.collection import Collection, Topics, judged_topics, open_collection
 from taco_ir.evaluation.measures import Measure, default_measures
-from taco_ir.evaluation.run_files import list_run_files, read_run_files, refuse_foreign_docids, sort_by_system
+from taco_ir.evaluation.run_files import (
+    RunFile,
+    list_run_files,
+    read_run_files,
+    refuse_foreign_docids,
+    sort_by_system,
+    warn_of_unjudged,
+)
 from taco_ir.evaluation.scoring import build_query_rows, build_table, compare_with, score, score_by_default, title
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, PValue, Table, render, render_all
+from taco_ir.retrieval.topic_runs import find_foreign, read_record
 
 
 def parser() -> Parser:
@@ -54,10 +62,11 @@ def main(argv: Sequence[str]) -> None:
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
     files = read_run_files([*(options.baseline or []), *options.runs], topics, some=bool(options.qrels))
-    if collection:
-        for file in files.values():
-            for run in file.runs.values():
-                refuse_foreign_docids(run, collection, file.path)
+    for file in files.values():
+        if collection:
+            check_file(file, collection, topics)
+        else:
+            warn_of_unjudged(file, topics)
     page_of = collection.passages.page_of_known if collection else None  # refuse_foreign_docids looked all docids up
     baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
@@ -88,7 +97,17 @@ def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Pat
             raise InputError("give --topics of a collection, --qrels FILE, or both")
         return [judged_topics(qrels)]
     topics = [collection.topics(name) for name in collection.expand(names)]
-    return judge(topics, qrels) if qrels else topics
+    return collection.judge(topics, qrels) if qrels else topics
+
+
+def check_file(file: RunFile, collection: Collection, topics: Sequence[Topics]) -> None:
+    """Warn of a run that was made of other passages or queries, and refuse one with docids that there are not."""
+    for run in file.runs.values():
+        refuse_foreign_docids(run, collection, file.path)
+    record = read_record(file.path)
+    for difference in dict.fromkeys(find_foreign(record, collection, topic) for topic in topics):
+        if difference:
+            log.warning("%s: %s; it is scored as it is, search again to be sure", file.path, difference)
 
 
 def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:

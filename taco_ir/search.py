@@ -9,9 +9,10 @@ from itertools import compress
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
+from taco_ir.core.processes import log
 from taco_ir.core.texts import snippet
 from taco_ir.core.types import Run
-from taco_ir.data.collection import Collection, Topics, judge, open_collection
+from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.evaluation.measures import default_measures
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
@@ -44,7 +45,7 @@ def parser() -> Parser:
     flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
-        "also score BM25 and the hybrid "
+        "also score BM25 and the hybrid, and write their runs where no --output is given "
         f"[default: for dense up to {COMPARED_UP_TO:,} passages, or if the BM25 index exists]",
         action=BooleanOptionalAction,
     )
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         return
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if options.qrels:
-        topics = judge(topics, options.qrels)
+        topics = collection.judge(topics, options.qrels)
     runs = search_topics(request, collection, topics, options.output, options.overwrite)
     judged = [topic.has_gold for topic in topics]
     if any(judged):
@@ -87,6 +88,8 @@ def show_hits(request: SearchRequest, collection: Collection, text: str, task: s
     retriever = Retrievers.of(collection, request.model, request.index).select(request.retriever)
     ranking = retriever.search(query_topics(text, task), request.hits).rankings["query"]
     passages = collection.passages.get(ranking.docids)
+    if not passages:
+        log.warning("no hits: no passage has a word of %r, stop words aside", text)
     hits = [(rank, float(score), passages[docid]) for rank, (docid, score) in enumerate(zip(*ranking, strict=True), 1)]
     if form != "table":
         rows: list[list[Cell]] = [[rank, score, hit.docid, hit.title, hit.text] for rank, score, hit in hits]

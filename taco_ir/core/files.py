@@ -151,7 +151,7 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
     if path.name in ("", ".."):
         raise InputError(f"{path}: an output needs a name of its own; give a path that ends in one")
     made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder_of(path)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
     own: set[Path] = _LOCKS.__dict__.setdefault("paths", set())
     if wait and lock in own:
@@ -168,6 +168,19 @@ def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for folder in made:  # still empty where nothing was written
                 folder.rmdir()
+
+
+def _make_folder_of(path: Path) -> None:
+    """Make the folder that `path` is in. Raises: InputError for the data home, or where no folder can ever be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if path.is_relative_to(data_home()):
+            kept = "TACO_IR_HOME says where downloads, indexes and vectors are kept"
+            raise InputError(f"{data_home()}: this folder cannot be made ({error.strerror}); {kept}") from error
+        if error.errno == errno.ENOENT:  # as in /proc
+            raise InputError(f"{path.parent}: this folder cannot be made; give a path elsewhere") from error
+        raise
 
 
 def require_writable(path: Path) -> None:

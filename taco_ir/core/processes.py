@@ -11,19 +11,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 log = logging.getLogger("taco_ir")
+T = TypeVar("T")
 PARENT = "TACO_IR_PARENT"  # environment variable: the process that started this one and waits for it
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 ENDED = 2  # exit code of a process whose parent has ended
 
 
 class Progress:
-    """A progress line with count, rate and time left: rewritten in place on a terminal, every ten seconds in a log."""
+    """A progress line with count, rate and time left: rewritten in place on a terminal, every ten seconds in a log.
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    Args:
+        total: None where it is not known; then no time left is shown.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._start = self._shown = time.monotonic()
         self._skipped = 0
@@ -35,15 +41,33 @@ class Progress:
 
     def at(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        if now - self._shown < (0.2 if self._live else 10) and done < self._total:
+        finished = self._total is not None and done >= self._total
+        if now - self._shown < (0.2 if self._live else 10) and not finished:
             return
         self._shown = now
         rate = (done - self._skipped) / max(now - self._start, 1e-9)
-        left = format_duration((self._total - done) / rate if rate else 0)
-        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {left} left"
+        of, left = "", ""
+        if self._total is not None:
+            of, left = f" of {self._total:,}", f", {format_duration((self._total - done) / rate if rate else 0)} left"
+        line = f"{self._what}: {done:,}{of} {self._unit}, {rate:,.1f}/s{left}"
         line += note and f"; {note}"
-        end = "" if self._live and done < self._total else "\n"
+        end = "" if self._live and not finished else "\n"
         print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+    def end(self, done: int) -> None:
+        """Tell the total that was not known before, if it took so long that progress was shown."""
+        if self._shown > self._start:
+            self._total = done
+            self.at(done)
+
+
+def with_progress(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
+    """Yield items of which nobody knows how many there will be, with a progress line of their count and rate."""
+    progress, count = Progress(what, None, unit), 0
+    for count, item in enumerate(items, 1):
+        progress.at(count)
+        yield item
+    progress.end(count)
 
 
 def format_duration(seconds: float) -> str:

@@ -52,6 +52,9 @@ def list_data(argv: Sequence[str]) -> None:
         collection = open_collection(options.collection)
         print(describe(collection))
         rows = list_topics(collection)
+        if collection.why_no_topics:
+            print(collection.why_no_topics)
+            return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

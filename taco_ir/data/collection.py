@@ -17,18 +17,21 @@ from taco_ir.core import resolve
 from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import fingerprint
 from taco_ir.core.run_formats import numbered_lines
-from taco_ir.core.tasks import TopicsName, canonical_task, resolve_topics
+from taco_ir.core.tasks import SPLITS, TopicsName, canonical_task, resolve_topics
+from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Query, refuse_text
 from taco_ir.data.formats import FORMATS
-from taco_ir.data.formats.base import Format, Source, import_source
+from taco_ir.data.formats.base import PASSAGES, Format, Source, find_file, import_source
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import read_qrels, read_query_texts, relevant
 from taco_ir.data.topics import read_topics
 
 log = logging.getLogger("taco_ir")
 PACKAGE = Path(__file__).resolve().parents[1]
+OWN = SAMPLE, KILT = "sample", "kilt"  # names that are no place
+OURS = "KILT-style folder"
 TOPIC_SUFFIXES = (".jsonl", ".tsv", ".txt", ".trec", ".topics")
-PASSAGE_FILES = ("passages.jsonl", "passages.jsonl.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
+PASSAGE_FILES = (PASSAGES, f"{PASSAGES}.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
 TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl(?:\.gz)?")
 
 
@@ -61,28 +64,6 @@ class Topics(NamedTuple):
         )
 
 
-def judge(topics: Sequence[Topics], path: Path) -> list[Topics]:
-    """Topics with the graded judgments of a file instead of their own gold, without queries that it does not judge.
-
-    Raises:
-        InputError: for a file that cannot be read, or that judges none of the queries.
-    """
-    qrels = read_qrels(path)
-    judged = []
-    for each in topics:
-        queries = [
-            query._replace(evidence=relevant(qrels[query.qid]), grades=qrels[query.qid])
-            for query in each.queries
-            if query.qid in qrels
-        ]
-        if not queries:
-            raise InputError(
-                f"--qrels {path}: none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
-            )
-        judged.append(each._replace(queries=queries))
-    return judged
-
-
 def judged_topics(path: Path) -> Topics:
     """The queries of a file of judgments, without their texts: enough to score a run. Raises: InputError."""
     qrels = read_qrels(path)
@@ -97,13 +78,24 @@ class Collection:
         layout: what the collection was recognised as.
     """
 
-    def __init__(
-        self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path], layout: str = "KILT-style folder"
-    ) -> None:
+    def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path], layout: str = OURS) -> None:
         self.name = name
         self.layout = layout
         self.passage_path = passage_path
         self._topic_paths = topic_paths
+
+    @property
+    def why_no_topics(self) -> str:
+        """Where topics would have to be, for a collection that has none; "" for one that has some."""
+        if self._topic_paths:
+            return ""
+        said = f"collection {self.name} has no topics"
+        if self.layout != OURS:
+            return f"{said}; --topics FILE reads queries from a file"
+        folder = self.passage_path.parent
+        others = [path.name for path in sorted(folder.glob("*.jsonl*")) if path.name not in PASSAGE_FILES]
+        found = f"; it has {abbreviate(', '.join(others))}" if others else ""
+        return f"{said}: {folder} has no file <task>-<split>.jsonl[.gz] with a split of {', '.join(SPLITS)}{found}"
 
     @cached_property
     def passages(self) -> PassageStore:
@@ -124,6 +116,8 @@ class Collection:
             InputError: for an unknown name, or two files of the same name, whose runs would be one file.
         """
         refuse_text(names, "topics")
+        if self.why_no_topics and not all(map(is_topics_file, names)):
+            raise InputError(f"topics {' '.join(names)}: {self.why_no_topics}")
         wanted: list[str] = []
         for name in names:
             every = [str(topics) for topics in self.topics_names if name == f"all-{topics.split}"]
@@ -153,6 +147,33 @@ class Collection:
             named = f"(first {min(missing)!r}); {lacking} of {len(queries)} queries name one"
             log.warning("%s: %s %s", loaded.name, said, named)
         return loaded
+
+    def judge(self, topics: Sequence[Topics], path: Path) -> list[Topics]:
+        """Topics with the graded judgments of a file instead of their own gold, without queries that it does not judge.
+
+        Raises:
+            InputError: for a file that cannot be read, or that judges none of the queries or none of the passages.
+        """
+        qrels = read_qrels(path)
+        docids = list(dict.fromkeys(docid for grades in qrels.values() for docid in grades))
+        passages = self.passages
+        if missing := passages.missing_pages(passages.missing_docids(docids)):
+            said = f"{path}: {len(missing)} of {len(docids)} passages that it judges, first {missing[0]!r}, are not"
+            if len(missing) == len(docids):
+                raise InputError(f"--qrels {said} in collection {self.name}; these are judgments of other passages")
+            log.warning("%s in collection %s", said, self.name)
+        judged = []
+        for each in topics:
+            queries = [
+                query._replace(evidence=relevant(qrels[query.qid]), grades=qrels[query.qid])
+                for query in each.queries
+                if query.qid in qrels
+            ]
+            if not queries:
+                said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
+                raise InputError(f"--qrels {path}: {said}")
+            judged.append(each._replace(queries=queries))
+        return judged
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
         """Read topics by name or from a file, without reading the passages; `only`: ids to keep. Raises: InputError."""
@@ -195,22 +216,22 @@ def open_collection(name: str) -> Collection:
     Raises:
         InputError: for a place that is missing, that no layout fits, or that two fit.
     """
-    if name == "sample":
+    if name == SAMPLE:
         installed = PACKAGE / "topics"
         topics = installed if installed.is_dir() else PACKAGE.parent / "topics"
         return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
-    folder = data_home() / "kilt" if name == "kilt" else Path(name)
-    passages = next((folder / file for file in PASSAGE_FILES if (folder / file).is_file()), None)
-    source = None if name == "kilt" else _find_source(name)
+    folder = data_home() / KILT if name == KILT else Path(name)
+    passages = find_file(folder, PASSAGES, "psgs_w100.tsv")
+    source = None if name == KILT else _find_source(name)
     if passages and source:
         raise InputError(
             f"--collection {name}: it holds {passages.name} and is a {source.layout} too; keep one of them"
         )
     if source:
-        kept = import_source(source)
-        return Collection(source.name, kept / PASSAGE_FILES[0], _topic_paths(kept), source.layout)
+        path, topics_folder = import_source(source)
+        return Collection(source.name, path, _topic_paths(topics_folder), source.layout)
     if passages is None:
-        build = "; build it with `python -m taco_ir.data passages`" if name == "kilt" else ""
+        build = "; build it with `python -m taco_ir.data passages`" if name == KILT else ""
         found = (
             f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}"
             if folder.exists() or build
@@ -220,7 +241,7 @@ def open_collection(name: str) -> Collection:
             f"--collection {name!r}: {found}. A collection is sample, kilt, a folder with one of these and "
             f"<task>-<split>.jsonl, or in a layout of {', '.join(FORMATS)} (docs/collections.md)"
         )
-    return Collection(name if name == "kilt" else folder.resolve().name, passages, _topic_paths(folder))
+    return Collection(name if name == KILT else folder.resolve().name, passages, _topic_paths(folder))
 
 
 def _find_source(name: str) -> Source | None:
@@ -230,7 +251,9 @@ def _find_source(name: str) -> Source | None:
         InputError: where two formats fit; the message says how to choose.
     """
     place, asked, told = (name, "", "") if Path(name).exists() else name.partition("?")
-    columns = dict(parse_qsl(told))
+    columns = dict(pairs := parse_qsl(told))
+    if len(columns) < len(pairs):
+        raise InputError(f"--columns {' '.join(map('='.join, pairs))}: each of {', '.join(columns)} may be given once")
     if asked and not columns:
         raise InputError(f"--collection {name}: columns are told as in {place}?id=docno&text=body")
     prefix, colon, rest = place.partition(":")
@@ -239,6 +262,8 @@ def _find_source(name: str) -> Source | None:
     fitting = [prefix for prefix in FORMATS if Path(place).exists() and _format(prefix).recognises(Path(place))]
     if len(fitting) > 1:
         raise InputError(f"--collection {name}: fits {' and '.join(fitting)}; choose one: {fitting[0]}:{name}")
+    if columns and not fitting and (Path(place).exists() or place in OWN):
+        raise InputError(f"--columns: --collection {place} is no table, so its columns have fixed names")
     return _format(fitting[0]).opens(place, columns) if fitting else None
 
 

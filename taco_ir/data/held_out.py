@@ -77,10 +77,12 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
 
 def _read_records(folder: Path) -> dict[str, Any]:
     """What the records in a folder say that its files were made of, by task."""
-    found = {
-        path.name.removesuffix(f"-{RECORD}"): read_json(path, dict[str, Any])
-        for path in sorted(folder.glob(f"*-{RECORD}"))
-    }
+    found = {}
+    for path in sorted(folder.glob(f"*-{RECORD}")):
+        record = read_json(path, dict[str, Any])
+        found[path.name.removesuffix(f"-{RECORD}")] = {
+            key: value for key, value in record.items() if key not in Split._fields
+        }
     return {"tasks": sorted(found), **found} if found else {}
 
 

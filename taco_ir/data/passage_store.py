@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import logging
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ import orjson
 
 from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json, writing_folder
 from taco_ir.core.hashes import FileFacts, check_files, describe_files, fingerprint, sha256_once
+from taco_ir.core.processes import with_progress
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 
-log = logging.getLogger("taco_ir")
 STEP = 4096  # lines between two offsets
-LOG_EVERY = 2_000_000  # lines of a scan
 TSV_COLUMNS = ("id", "text", "title", PAGE_COLUMN := "wikipedia_id")  # the last may be missing
+COLUMN_NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a header of other names than these looks like
 LAYOUT_VERSION = 3
 BLAKE = partial(hashlib.blake2b, digest_size=8)
 
@@ -180,8 +180,11 @@ class PassageStore:
     def _read_columns(self, source: IO[bytes]) -> dict[str, int]:
         """Columns of a TSV, and the source where its passages begin; JSON lines have no columns.
 
-        A first line that has none of the names is a passage: then the columns are id, text, title and, where there are
-        four, wikipedia_id.
+        A first line that has none of the names is a passage, unless each cell is a word that may be a name: then the
+        columns are id, text, title and, where there are four, wikipedia_id.
+
+        Raises:
+            InputError: for a header that lacks one of these names.
         """
         if source.read(len(BOM_UTF8)) != BOM_UTF8:
             source.seek(0)
@@ -189,7 +192,7 @@ class PassageStore:
             return {}
         start, self._headers = source.tell(), 1
         header = source.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
-        if not set(header) & set(TSV_COLUMNS):
+        if not set(header) & set(TSV_COLUMNS) and not all(map(COLUMN_NAME.fullmatch, header)):
             source.seek(start)
             self._headers = 0
             header = list(TSV_COLUMNS[: len(header)])
@@ -233,7 +236,8 @@ class PassageStore:
         with self._open() as source, (folder / "pages.tsv").open("w", encoding="utf-8") as pages:
             columns = self._read_columns(source)
             position = source.tell()
-            for count, line in enumerate(source, 1):
+            lines = with_progress(source, f"{self.path.name} is checked", "passages")
+            for count, line in enumerate(lines, 1):
                 passage = self._parse(line, columns, count - 1)
                 if passage.docid.split() != [passage.docid] or passage.page.split() != [passage.page]:
                     raise InputError(
@@ -251,8 +255,6 @@ class PassageStore:
                 has_pages = has_pages or passage.docid != passage.page
                 page_in_docid = page_in_docid and passage.docid.rpartition("#")[0] == passage.page
                 pages.write(f"{passage.docid}\t{passage.page}\n")
-                if count % LOG_EVERY == 0:
-                    log.info("%s: %d passages checked", self.path.name, count)
         if not count:
             raise InputError(f"{self.path}: no passages")
         if page_in_docid:

@@ -81,6 +81,8 @@ def _tsv_queries(path: Path) -> Iterator[tuple[str, str, str]]:
         where = f"{path}, line {number}"
         if not tab:
             raise InputError(f"{where}: {abbreviate(line.strip())} has no tab; `id<TAB>text` is needed")
+        if "\t" in text.strip():
+            raise InputError(f"{where}: {abbreviate(line.strip())} has more than two columns; `id<TAB>text` is needed")
         yield where, qid.strip(), text
 
 

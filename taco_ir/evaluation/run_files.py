@@ -94,7 +94,8 @@ def _split(path: Path, topics: Sequence[Topics], named: str | None, some: bool) 
         foreign = []
     for topic in topics:
         if path.name.startswith(f"{topic.name}."):
-            return named or _stem(path).removeprefix(topic.name).lstrip(".") or path.parent.name, {topic.name: run}
+            system = _stem(path).removeprefix(topic.name).lstrip(".") or path.parent.name or _stem(path)
+            return named or system, {topic.name: run}
     if foreign:
         raise InputError(f"{path}: {count}, first {foreign[0]!r}, are not in {'' if some else '--topics '}{names}")
     runs = {}
@@ -122,3 +123,12 @@ def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
             f"{path}: {what}, first {next(iter(missing))!r}, are not in collection {collection.name}; "
             "it is a run of another collection"
         )
+
+
+def warn_of_unjudged(file: RunFile, topics: Sequence[Topics]) -> None:
+    """Warn of a run none of whose hits is judged, where no collection tells whether it is of the same passages."""
+    judged = {docid for topic in topics for query in topic.queries for docid in query.grades}
+    hits = (docid for run in file.runs.values() for ranking in run.rankings.values() for docid in ranking.docids)
+    if judged.isdisjoint(hits):
+        names = " ".join(topic.name for topic in topics)
+        log.warning("%s: none of its hits is judged in %s; do both name passages alike?", file.path, names)

@@ -21,7 +21,7 @@ from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.retrieval.choices import BM25, ModelChoice
 from taco_ir.retrieval.faiss_index import require_index
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retriever
-from taco_ir.retrieval.topic_runs import made_of, read_record, record_path
+from taco_ir.retrieval.topic_runs import find_foreign, made_of, read_record, record_path
 
 
 def open_sources(
@@ -213,16 +213,8 @@ class FileRankings(Rankings):
 
     def _refuse_foreign(self, file: Path, record: Mapping[str, Any], topics: Topics) -> None:
         """Raise InputError if the record says that the run is of another collection, or of topics that have changed."""
-        ours = made_of(self._collection, topics)
-        for key in ("collection", "topics"):
-            theirs = record.get(key, ours[key])
-            if key == "topics" and theirs["name"] != topics.name:
-                continue
-            if theirs["fingerprint"] != ours[key]["fingerprint"]:
-                raise InputError(
-                    f"{file}: made of {key} {theirs['name']} with fingerprint {theirs['fingerprint']}, "
-                    f"{ours[key]['name']} has {ours[key]['fingerprint']}; search again"
-                )
+        if difference := find_foreign(record, self._collection, topics):
+            raise InputError(f"{file}: {difference}; search again")
 
     def _made_by(self, records: Mapping[Path, Mapping[str, Any]]) -> Maker:
         """Retriever and encoder, if the records of all runs name the same; else the name and hash of the files."""

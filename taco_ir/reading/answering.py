@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import taco_ir
@@ -18,7 +17,15 @@ from taco_ir.data.collection import Collection, Topics
 from taco_ir.reading.reader import Answer, Reader, mark_span
 from taco_ir.retrieval.choices import model_name
 from taco_ir.retrieval.retrievers import Retriever
-from taco_ir.retrieval.topic_runs import made_of, models_of, named_paths, read_record, record_path, unlike_others
+from taco_ir.retrieval.topic_runs import (
+    default_folder,
+    made_of,
+    models_of,
+    named_paths,
+    read_record,
+    record_path,
+    unlike_others,
+)
 
 AT_ONCE = 32  # questions read between two lines of progress
 SUFFIX, NAMED_SUFFIX = ".answers.jsonl", ".jsonl"  # of default names, and in a folder that the user names
@@ -73,7 +80,7 @@ def write_answers(
     records = [{"taco_ir": taco_ir.__version__, **made_of(collection, each), **maker} for each in topics]
     if output is None:
         named = f"{retriever.name}.{model_name(name)}{SUFFIX}"
-        plain = [Path("runs") / collection.name / f"{each.name}.{named}" for each in topics]
+        plain = [default_folder(collection) / f"{each.name}.{named}" for each in topics]
         paths = unlike_others(plain, models_of(records[0]), SUFFIX)
     runs = []
     with ExitStack() as claims:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from taco_ir.core.processes import log, timed
 from taco_ir.core.run_formats import write_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import COMPARED_UP_TO, RETRIEVERS, RUN_SUFFIXES, SearchRequest
 from taco_ir.retrieval.retrievers import Retriever, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
@@ -45,50 +46,119 @@ def search_topics(
         raise InputError(f"--compare goes with evidence to score against; {names} have none")
     retrievers = Retrievers.of(collection, request.model, request.index)
     retriever = retrievers.select(request.retriever)
-    paths = _run_paths(request, collection, topics, retrievers, output)
-    requested = [_record_request(request, collection, topic) for topic in topics]
+    outputs = [_Output.of(request, collection, topics, retrievers, output)]
     overwrite = overwrite or output is None
     compare = request.compare
     if compare is None:
         compare = retriever is retrievers.dense and (
             retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO
         )
+    judged = [topic for topic in topics if topic.has_gold]
+    if compare and output is None:  # what is compared has a default name, too
+        also = (replace(request, retriever=name) for name in RETRIEVERS if name != request.retriever)
+        outputs += [_Output.of(each, collection, judged, retrievers, None).without_better() for each in also]
     results: list[dict[str, Run]] = []
     with ExitStack() as claims:
-        for path, record in zip(paths, requested, strict=True):
-            claims.enter_context(claim_output(path, record, overwrite, resume=True, record=partial(read_record, path)))
+        for each in outputs:
+            for path, record in each.files.values():
+                read = partial(read_record, path)
+                claims.enter_context(claim_output(path, record, overwrite, resume=True, record=read))
         if compare:
-            retrievers.hybrid.check([topic for topic in topics if topic.has_gold])
+            retrievers.hybrid.check(judged)
         retriever.check(topics)
-        maker = {"system": retriever.name, "inputs": retriever.inputs}
-        for path in paths:
+        for path, _ in outputs[0].files.values():
             if record_path(path).is_file() and not overwrite:  # a stopped search has none
-                refuse_other(path, read_record(path), maker)
-        for topic, path, record in zip(topics, paths, requested, strict=True):
+                refuse_other(path, read_record(path), outputs[0].maker)
+        for topic in topics:
             with timed() as seconds:
                 found = retriever.search_each(topic, request.hits)
             took = seconds()
             runs = {retriever.name: found[retriever.name]}
-            record_path(path).unlink(missing_ok=True)  # so that a run never has another's record
-            run, page_of = runs[retriever.name], collection.passages.page_of
-            if request.form == "dpr":
-                docids = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids)
-                write_dpr(run, topic.queries, collection.passages.get(list(docids)), path)
-            else:
-                write_run(run, path, request.form, topic.queries, page_of, retriever.name)
-            write_json(record_path(path), record | maker | {"seconds": round(took, 3)})
+            outputs[0].write(topic, runs, collection, took)
             passages, queries = f"{collection.passages.count:,}", len(topic.queries)
             said = "searched %s passages of %s for %s topics of %s with %s: %.2f s, %.0f topics/s"
             rate = queries / took
             log.info(said, passages, collection.name, f"{queries:,}", topic.name, retriever.name, took, rate)
-            log.info("run file: %s", path)
+            log.info("run file: %s", outputs[0].files[topic.name][0])
             if compare and topic.has_gold:
                 runs |= retrievers.hybrid.complete_runs(found, topic, request.hits)
+                for each in outputs[1:]:
+                    each.write(topic, runs, collection)
             _warn_of_ties(topic, runs)
             results.append(runs)
     if retriever is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
         log.warning("%d queries were longer than the model's limit and cut", cut)
     return results
+
+
+class _Output(NamedTuple):
+    """Where the runs of one retriever go.
+
+    Attributes:
+        files: by name of the topics, the run file and what the user requested.
+    """
+
+    form: str
+    retriever: Retriever
+    files: dict[str, tuple[Path, dict[str, Any]]]
+
+    @classmethod
+    def of(
+        cls,
+        request: SearchRequest,
+        collection: Collection,
+        topics: Sequence[Topics],
+        retrievers: Retrievers,
+        output: str | None,
+    ) -> _Output:
+        paths = _run_paths(request, collection, topics, retrievers, output)
+        files = {
+            topic.name: (path, _record_request(request, collection, topic))
+            for topic, path in zip(topics, paths, strict=True)
+        }
+        return cls(request.form, retrievers.select(request.retriever), files)
+
+    def without_better(self) -> _Output:
+        """Without files that hold more hits for the same topics, of the same passages: these stay."""
+        kept = {}
+        for name, (path, record) in self.files.items():
+            there = read_record(path)
+            same = all(there.get(key) == record[key] for key in ("collection", "topics", "retriever", "format"))
+            if not same or there.get("hits", 0) <= record["hits"]:
+                kept[name] = (path, record)
+        return self._replace(files=kept)
+
+    @property
+    def maker(self) -> dict[str, Any]:
+        return {"system": self.retriever.name, "inputs": self.retriever.inputs}
+
+    def write(
+        self, topic: Topics, runs: Mapping[str, Run], collection: Collection, seconds: float | None = None
+    ) -> None:
+        """Write this retriever's run of these topics, and its record."""
+        if topic.name not in self.files:
+            return
+        (path, record), run = self.files[topic.name], runs[self.retriever.name]
+        record_path(path).unlink(missing_ok=True)  # so that a run never has another's record
+        if self.form == "dpr":
+            docids = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids)
+            write_dpr(run, topic.queries, collection.passages.get(list(docids)), path)
+        else:
+            write_run(run, path, self.form, topic.queries, collection.passages.page_of, self.retriever.name)
+        took = {} if seconds is None else {"seconds": round(seconds, 3)}
+        write_json(record_path(path), record | self.maker | took)
+
+
+def default_folder(collection: Collection) -> Path:
+    """`runs/<name>`; with a short hash of the passages where runs of another collection of that name are there."""
+    plain, ours = Path("runs") / collection.name, collection.passages.fingerprint
+    for path in plain.glob("*.json"):
+        if (run := path.with_suffix("")).is_file():  # what lies beside it is its record
+            with suppress(InputError):
+                made = check_type(read_record(run), RunRecord, str(path), others=True)
+                if made.collection.fingerprint not in ("", ours):
+                    return plain.with_name(f"{plain.name}-{ours[:SHORT]}")
+    return plain
 
 
 def _run_paths(
@@ -99,7 +169,8 @@ def _run_paths(
     if output is not None:
         return named_paths(output, topics, suffix)
     retriever: Retriever = retrievers.select(request.retriever)
-    plain = [Path("runs") / collection.name / f"{topic.name}.{retriever.name}{suffix}" for topic in topics]
+    folder = default_folder(collection)
+    plain = [folder / f"{topic.name}.{retriever.name}{suffix}" for topic in topics]
     if retriever is retrievers.bm25 or not any(path.exists() for path in plain):
         return plain
     paths = unlike_others(plain, [retrievers.dense.encoder.fingerprint], suffix)
@@ -161,6 +232,22 @@ def made_of(collection: Collection, topics: Topics) -> dict[str, Any]:
         "collection": {"name": collection.name, "fingerprint": collection.passages.fingerprint},
         "topics": {"name": topics.name, "fingerprint": topics.fingerprint},
     }
+
+
+def find_foreign(record: Mapping[str, Any], collection: Collection, topics: Topics) -> str:
+    """How the record of a run says that it was made of another collection, or of topics that have changed; "" if not.
+
+    Topics of another name say nothing: a file may be of several.
+    """
+    ours = made_of(collection, topics)
+    for key in ("collection", "topics"):
+        theirs = record.get(key, ours[key])
+        if key == "topics" and theirs["name"] != topics.name:
+            continue
+        if theirs["fingerprint"] != ours[key]["fingerprint"]:
+            said = f"made of {key} {theirs['name']} with fingerprint {theirs['fingerprint']}"
+            return f"{said}, {ours[key]['name']} has {ours[key]['fingerprint']}"
+    return ""
 
 
 def models_of(record: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.processes import log
 from taco_ir.core.tasks import TopicsName, resolve_task
+from taco_ir.core.typed import suggest
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_sampled_examples
 from taco_ir.data.topics import plain_text
@@ -129,6 +130,8 @@ class TrainingData:
             if "bm25" in sources or hard_pools:
                 BM25Retriever(collection).check(())
             for path in (Path(each) for each in sources if each not in NO_FILES):
+                if not path.is_file():
+                    raise InputError(f"negatives {path}: no such file; {suggest(str(path), NO_FILES)}")
                 refuse_other_collection(path, read_sources(path), collection.passages.fingerprint)
 
     def source_of(self, task: str, source: str) -> str:

@@ -49,6 +49,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """...with what chose it, where it is the data home."""
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file" / "home", Path("/proc/nope")):
+        monkeypatch.setenv("TACO_IR_HOME", str(home))
+        with pytest.raises(InputError, match=f"^{home}: this folder cannot be made .*; TACO_IR_HOME says where"):
+            write_json(home / "hashes" / "1.json", 1)
+    if sys.platform == "linux":
+        with pytest.raises(InputError, match="^/proc/never: this folder cannot be made; give a path elsewhere"):
+            write_json(Path("/proc/never/1.json"), 1)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_file_that_failed_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "new" / "file"

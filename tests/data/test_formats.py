@@ -1,11 +1,16 @@
 """Collections in the layouts that others publish: recognised, read once, and the same as in our own layout."""
 
 import gzip
+import itertools
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import GRADES, MADE, QUERIES, TEXTS, TITLES, beir, lines, msmarco, triples
+from layouts import GRADES, MADE, QUERIES, TEXTS, TITLES, beir, lines, msmarco, parquet, tevatron, triples
 
 from taco_ir.core.files import InputError, data_home
 from taco_ir.core.tasks import TopicsName
@@ -125,13 +130,16 @@ def test_gzip_makes_no_difference(tmp_path: Path) -> None:
 
 
 def test_an_import_is_made_once_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+    """Passages are not read again for other judgments."""
     place = beir(tmp_path)
     first = open_collection(place)
     assert open_collection(place).passage_path == first.passage_path
     assert first.passage_path.is_relative_to(data_home())
     qrels = Path(place) / "qrels" / "test.tsv"
     qrels.write_text(qrels.read_text().replace("q1\td1\t2", "q1\td1\t0"))
-    queries = open_collection(place).topics("scifact-test").queries
+    again = open_collection(place)
+    assert again.passage_path == first.passage_path
+    queries = again.topics("scifact-test").queries
     assert queries[0] == Query("q1", QUERIES["q1"], "scifact", (), (), {}, "q1", {"d1": 0, "d2": 0})
 
 
@@ -147,6 +155,32 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         open_collection(f"{path}?name=x")
     with pytest.raises(InputError, match=r"columns are told as in .*docs.parquet.id=docno&text=body"):
         open_collection(f"{path}?body")
+    with pytest.raises(InputError, match="--columns id=docno id=body: each of id may be given once"):
+        open_collection(f"{path}?id=docno&id=body")
+
+
+@pytest.mark.parametrize("name", ["sample", "folder"])
+def test_columns_of_what_is_no_table_are_fixed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(InputError, match=f"--columns: --collection {name} is no table, so its columns have fixed"):
+        open_collection(f"{name}?id=docno")
+
+
+def test_a_table_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="the package `datasets` is not installed (taco_ir[hf])")
+    path = Path(parquet(tmp_path))
+    path.write_bytes(path.read_bytes()[:-40])
+    environment = dict(os.environ)
+    for place, offline, said in (
+        (str(path), "1", "it cannot be opened .Arrow"),
+        ("hf:none/such", "1", "HF_HUB_OFFLINE is set"),
+        ("hf:none/such", "0", "HF_HUB_OFFLINE=1 takes what was downloaded before"),
+    ):
+        environment |= {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
+        words = [sys.executable, "-m", "taco_ir.data", "list", "--collection", place]
+        ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert re.fullmatch(f"error: --collection [^\n]*{said}[^\n]*\n", ended.stderr), ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -182,12 +216,11 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
 def test_a_mistake_is_named_with_file_and_line(file: str, text: str, message: str, tmp_path: Path) -> None:
     folder = Path(beir(tmp_path))
     (folder / file).write_text(text)
-    imported = sorted((data_home() / "imported").iterdir()) if (data_home() / "imported").is_dir() else []
+    what = "passages" if file == "corpus.jsonl" else "topics"
+    imported = {*(data_home() / "imported").glob(f"{what}-*")}
     with pytest.raises(InputError, match=message):
         open_collection(str(folder)).topics("scifact-test")
-    assert sorted(path for path in (data_home() / "imported").iterdir() if path.is_dir()) == [
-        path for path in imported if path.is_dir()
-    ]
+    assert {*(data_home() / "imported").glob(f"{what}-*")} == imported
 
 
 def test_a_folder_without_judgments_is_named_as_what_it_nearly_is(tmp_path: Path) -> None:
@@ -205,6 +238,77 @@ def test_two_columns_are_needed_in_a_collection_of_ms_marco(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"collection.tsv, line 1: .*; two columns are needed: id and text") as caught:
         open_collection(str(folder))
     assert len(str(caught.value)) < 400 + len(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("beir", "corpus.jsonl", "corpus.jsonl: corpus.jsonl.gz is there too, and one of them is read; keep one"),
+        ("beir", "queries.jsonl", "queries.jsonl: queries.jsonl.gz is there too"),
+        ("beir", "qrels/test.tsv", "test.tsv: test.tsv.gz is there too"),
+        ("msmarco", "collection.tsv", "collection.tsv: collection.tsv.gz is there too"),
+        (
+            "msmarco",
+            "queries.dev.small.tsv",
+            "small.tsv.gz: queries.dev.small.tsv holds queries of marco-small-dev too",
+        ),
+        ("msmarco", "qrels.dev.small.tsv", "small.tsv.gz: qrels.dev.small.tsv holds qrels of marco-small-dev too"),
+        ("own", "passages.jsonl", "passages.jsonl: passages.jsonl.gz is there too"),
+    ],
+)
+def test_of_two_files_that_hold_the_same_none_is_chosen(name: str, file: str, message: str, tmp_path: Path) -> None:
+    if name == "own":
+        (tmp_path / "passages.jsonl").write_text(lines({"id": "1", "wikipedia_id": "1", "contents": "x"}))
+    folder = tmp_path if name == "own" else Path(MADE[name][0](tmp_path))
+    (folder / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
+    with pytest.raises(InputError, match=message):
+        open_collection(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("beir", "qrels/val.tsv", "val.tsv: it is not read; judgments are in files called <split>.tsv, of train, dev"),
+        ("msmarco", "qrels.train.tsv", "qrels.train.tsv: it is not read, since queries.train.tsv is missing"),
+    ],
+)
+def test_judgments_that_are_not_read_are_told(
+    name: str, file: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(MADE[name][0](tmp_path))
+    (folder / file).write_text("q1\t0\td1\t1\n")
+    assert len(open_collection(str(folder)).topics_names) == 1
+    assert message in caplog.text
+
+
+def test_a_training_file_without_positives_is_told_from_one_with_none(tmp_path: Path) -> None:
+    path = Path(tevatron(tmp_path))
+    row = {"query": "x", "negative_passages": []}
+    for more, message in (
+        ({}, "line 3: no positive_passages;"),
+        ({"positive_passages": []}, "line 3: positive_passages is"),
+    ):
+        other = path.with_name(f"{len(more)}-train.jsonl")
+        other.write_text(path.read_text() + lines(row | more))
+        with pytest.raises(InputError, match=message):
+            open_collection(str(other))
+
+
+def test_long_reading_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus is read, then checked: each with its count and rate."""
+    seconds = itertools.count(step=6)
+    monkeypatch.setattr("taco_ir.core.processes.time.monotonic", lambda: next(seconds))
+    corpus = Path(beir(tmp_path)) / "corpus.jsonl"
+    corpus.write_text(lines(*({"_id": f"told{number}", "text": "x"} for number in range(3))))
+    open_collection(str(corpus.parent))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == [
+        f"{what}: {line}"
+        for what in ("scifact is read", "passages.jsonl is checked")
+        for line in ("2 passages, 0.2/s", "3 of 3 passages, 0.1/s, 0 s left")
+    ]
 
 
 def test_two_layouts_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
@@ -243,10 +347,13 @@ def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> N
     if "doors" not in ir_datasets.registry:
         ir_datasets.registry.register("doors", ir_datasets.Dataset(docs))
         ir_datasets.registry.register("doors/dev", ir_datasets.Dataset(docs, queries, qrels))
+    paths = set()
     for name in ("irds:doors", "irds:doors/dev"):
         opened = open_collection(name)
+        paths.add(opened.passage_path)
         assert opened.topics_names == [TopicsName("doors", "dev")]
         assert {query.qid: query.grades for query in opened.topics("doors-dev").queries} == GRADES
         assert {passage.docid for passage in opened.passages.read()} == set(TEXTS)
+    assert len(paths) == 1  # the documents of both are the same
     with pytest.raises(InputError, match="irds:doors/none: ir_datasets has no such id; near: doors, doors/dev"):
         open_collection("irds:doors/none")

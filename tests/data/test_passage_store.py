@@ -229,6 +229,9 @@ def test_files_that_are_no_passages(tmp_path: Path) -> None:
         InputError, match=r"line 1: columns .'id', 'text'.; id, text, title.*are expected, title is mis"
     ):
         PassageStore(path)
+    path.write_text("pid\tbody\tname\n1\tBach wrote suites.\tCello\n")
+    with pytest.raises(InputError, match=r"line 1: columns .'pid', 'body', 'name'.; id, text, title.*, title is mis"):
+        PassageStore(path)
     for name in FORMATS[:2]:
         with pytest.raises(InputError, match="no passages"):
             PassageStore(write(tmp_path / name, []))

@@ -29,7 +29,7 @@ Identify organizations.
     ("text", "queries"),
     [
         ('{"_id": 7, "text": " who "}\n\n{"_id": "b", "text": "what"}\n', {"7": "who", "b": "what"}),
-        ("1\twho\twas it\r\n2\twhat\r\n", {"1": "who\twas it", "2": "what"}),
+        ("1\twho was it\r\n2\twhat\t\r\n", {"1": "who was it", "2": "what"}),
         (TREC, {"301": "International Organized Crime", "302": "Poliomyelitis and post-polio"}),
     ],
 )
@@ -46,6 +46,7 @@ def test_formats_are_told_apart_by_their_first_line(text: str, queries: dict[str
         ("", "no queries; BEIR's JSON lines .* are read"),
         ("who wrote it\n", "line 1: 'who wrote it' is no query; BEIR's JSON lines"),
         ("1\twho\n2 what\n", "line 2: '2 what' has no tab; `id<TAB>text` is needed"),
+        ("1\twho\n2\twhat\t1\n", "line 2: '2.*what.*1' has more than two columns; `id<TAB>text` is needed"),
         ("1\twho\n1\twhat\n", "line 2: query id '1' is given twice"),
         ("1\t \n", "line 1: query '1' has text ' .*'; both must be non-empty"),
         ('{"_id": 1.5, "text": "who"}\n', "line 1: .* is no query with _id and text"),

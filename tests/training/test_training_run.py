@@ -423,6 +423,7 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
         ),
         ({"model": "./nowhere"}, r"--model './nowhere': no such folder"),
         ({"negatives": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"negatives": "anse"}, r"negatives anse: no such file; did you mean ance\?"),
     ],
 )
 def test_mistakes_are_told_before_the_work_and_can_be_mended(

@@ -20,7 +20,7 @@ from taco_ir import cli as console
 from taco_ir.__main__ import verbs
 from taco_ir.cli import FLAGS, positive, run_verb
 from taco_ir.core.files import InputError
-from taco_ir.core.processes import Progress, format_duration, share_processors, timed
+from taco_ir.core.processes import Progress, format_duration, share_processors, timed, with_progress
 from taco_ir.evaluation.measures import Measure
 
 VERBS = "search evaluate encode index export mine train pretrain submission push pull pyserini".split()
@@ -143,6 +143,14 @@ def test_progress_without_a_rate(clock: Clock, capsys: pytest.CaptureFixture[str
     clock.now += 11
     progress.at(0)
     assert "0 of 10 passages, 0.0/s" in capsys.readouterr().err
+
+
+def test_progress_towards_an_unknown_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """...is told at the end only where it was told before."""
+    for seconds, shown in ((11, ["read: 2 passages, 0.2/s", "read: 2 of 2 passages, 0.1/s, 0 s left"]), (1, [])):
+        for _ in with_progress(range(2), "read", "passages"):
+            clock.now += seconds
+        assert capsys.readouterr().err.splitlines() == shown
 
 
 def test_progress_on_a_terminal_rewrites_its_line(

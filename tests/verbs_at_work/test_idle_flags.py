@@ -33,7 +33,7 @@ IDLE = {
         "r --topics t": "--seed",
         "r --topics t --per-query --baseline b": "--seed",
         "r --topics t --baseline b": "",
-        "r --qrels q": "--collection --columns --seed",
+        "r --qrels q": "--collection --seed",
     },
     "encode": {
         "--output o": "--prompt",
@@ -51,11 +51,11 @@ IDLE = {
         "--output o --source bm25 a-model": "",
     },
     "leaderboard": {
-        "f": "--columns --rows --random --models --collection --work --seed --overwrite",
+        "f": "--rows --random --models --collection --work --seed --overwrite",
         "f --format html --collection c": "--brief --rows --random --seed --overwrite",
-        "f --convergence n --output o": f"{OF_BOARDS} --columns --rows --random --models --collection --work --seed",
+        "f --convergence n --output o": f"{OF_BOARDS} --rows --random --models --collection --work --seed",
         "f --check --collection c": f"{OF_BOARDS} --convergence --format --output --overwrite --seed",
-        "f --baseline b": "--columns --rows --random --models --collection --work --overwrite",
+        "f --baseline b": "--rows --random --models --collection --work --overwrite",
     },
     "reproduce": {"--conditions c": "--format", "--conditions c --list": "--jobs --device"},
     "submission": {"--runs r --output o": ""},
@@ -95,6 +95,8 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
         if flag.startswith("--") and flag != "--help"
     }
     assert idle <= flags.keys()
+    if "--collection" not in asked.split():
+        idle = idle | (flags.keys() & {"--columns"})
     for flag, action in flags.items():
         given = [word for word in asked.split() if word.startswith("--")]
         if flag in given or (flag == "--no-compare" and "--compare" in given):

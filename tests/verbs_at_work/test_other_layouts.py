@@ -1,6 +1,7 @@
 """Collections, queries and judgments in others' layouts, from a command to its table."""
 
 import json
+import re
 from pathlib import Path
 
 import ir_measures
@@ -76,7 +77,7 @@ def test_scores_are_those_of_ir_measures(
 
 
 def test_queries_of_a_file_are_searched_and_scored_by_judgments_of_a_file(
-    folder: Path, model: list[str], capsys: pytest.CaptureFixture[str]
+    folder: Path, model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     place = parquet(folder / "made")
     (folder / "queries.tsv").write_text("".join(f"{qid}\t{text}\n" for qid, text in QUERIES.items()))
@@ -87,6 +88,12 @@ def test_queries_of_a_file_are_searched_and_scored_by_judgments_of_a_file(
         by_ir_measures(Path(qrels), folder / "out.trec")["nDCG@10"], abs=1e-6
     )
     (folder / "others.txt").write_text("q9 0 d1 1\n")
+    (folder / "passages.txt").write_text("q1 0 e1 1\nq1 0 e2 1\n")
+    with pytest.raises(InputError, match="--qrels passages.txt: 2 of 2 passages .*, first 'e1', are not in collection"):
+        search.main([*arguments[:5], "passages.txt", "--no-compare", *model])
+    (folder / "passages.txt").write_text("q1 0 d1 1\nq1 0 e2 1\n")
+    search.main([*arguments[:5], "passages.txt", "--no-compare", *model])
+    assert "passages.txt: 1 of 2 passages that it judges, first 'e2', are not in collection corpus" in caplog.text
     with pytest.raises(InputError, match="--qrels others.txt: none of its 1 queries, first 'q9', is among queries"):
         search.main([*arguments[:5], "others.txt", "--no-compare", *model])
 
@@ -139,6 +146,8 @@ def test_columns_are_a_flag_of_every_verb_with_a_collection(
     assert table(capsys)["docid"] == "7"
     with pytest.raises(InputError, match="--columns 'body'; ROLE=NAME is needed, such as text=body"):
         search.main(["--collection", "docs.parquet", "--columns", "body", "--query", "x"])
+    with pytest.raises(InputError, match="--columns goes with --collection; it does nothing here"):
+        search.main(["--columns", "id=doc no", "--query", "x"])
 
 
 def test_a_run_in_dprs_form_has_the_scores_of_one_in_trecs(
@@ -188,6 +197,49 @@ def test_a_run_of_more_queries_than_are_judged_is_scored_on_these(
     evaluate.main(["out.trec", "--qrels", "half.txt", "--measures", "P@1", "--format", "json"])
     assert table(capsys)["passage P@1"] == 1.0
     assert "out.trec: 1 of its 2 topics, first 'q2', are not judged in half; they are left out" in caplog.text
+
+
+def test_a_run_and_judgments_of_one_name_leave_a_name_for_the_system(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "half.tsv").write_text("q1 0 d1 1\n")
+    (folder / "half.trec").write_text("q1 Q0 d1 1 2 x\n")
+    evaluate.main(["half.trec", "--qrels", "half.tsv", "--measures", "P@1", "--format", "json"])
+    assert table(capsys) == {"topics": "half", "system": "half", "passage P@1": 1.0}
+
+
+def test_a_run_without_any_judged_hit_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "qrels.txt").write_text("q1 0 d1 1\n")
+    for docid, told in (("e1", True), ("d1", False)):
+        (folder / "out.trec").write_text(f"q1 Q0 {docid} 1 2 x\n")
+        caplog.clear()
+        evaluate.main(["out.trec", "--qrels", "qrels.txt"])
+        assert ("out.trec: none of its hits is judged in qrels; do both name passages alike?" in caplog.text) == told
+
+
+def test_a_run_of_other_passages_or_queries_is_told(
+    folder: Path, model: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """...by the record beside it, where its docids are known all the same."""
+    place = Path(beir(folder / "made"))
+    asked = ["--collection", str(place), "--topics", "scifact-test"]
+    search.main([*asked, "--no-compare", *model, "--output", "out.trec"])
+    evaluate.main(["out.trec", *asked])
+    assert "search again" not in caplog.text
+    for file, what in (("corpus.jsonl", "collection scifact"), ("queries.jsonl", "topics scifact-test")):
+        before = (place / file).read_text()
+        (place / file).write_text(before.replace("cello", "violin"))
+        evaluate.main(["out.trec", *asked])
+        assert f"out.trec: made of {what} with fingerprint" in caplog.messages[-1]
+        (place / file).write_text(before)
+
+
+def test_where_topics_would_be_is_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = r"no topics: .*notopics has no file <task>-<split>.jsonl.*; it has 'nq-validation.jsonl, nq_dev.jsonl'"
+    with pytest.raises(InputError, match=f"topics nq-dev: collection notopics has {said}"):
+        search.main(["--collection", str(inputs / "notopics"), "--topics", "nq-dev"])
+    data(["list", "--collection", str(inputs / "notopics")])
+    assert re.search(said, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("measure", ["P@0", "nDCG@0", "Judged@0", "MRR@0", "AP@9999999999", "ERR@10"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from verbs import passage, query, write_collection
 
+from taco_ir import evaluate
 from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import sha256_file
 from taco_ir.core.run_formats import read_trec, write_trec
@@ -206,7 +207,9 @@ def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
 
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
-def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_query_shows_hits(
+    retriever: str, model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     model = [] if retriever == "bm25" else model[:-1]
     main(["--query", "In which city was the painter Francis Bacon born?", *model, "--retriever", retriever])
     lines = capsys.readouterr().out.splitlines()
@@ -231,6 +234,7 @@ def test_query_shows_hits(retriever: str, model: list[str], capsys: pytest.Captu
         assert docids[0] == "10009#0" and "*painter*" in "".join(lines) and "*born*" in lines[1]
     main(["--query", "xyzzy", *model, "--retriever", retriever, "--hits", "1"])
     assert len(capsys.readouterr().out.splitlines()) == (2 if retriever == "dense" else 0)  # the word is in no passage
+    assert ("no hits: no passage has a word of 'xyzzy', stop words aside" in caplog.text) == (retriever == "bm25")
 
 
 def test_hits_of_a_query_in_other_formats(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,6 +301,7 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
         ("--retriever", "hybrid", "--compare"): ["hybrid", "tiny-bert", "bm25"],
     }
     values: dict[str, Any] = {}
+    names = {f"{name}.{system}.trec" for name in ("nq-dev", "fever-dev") for system in ("tiny-bert", "bm25", "hybrid")}
     for flags, systems in expected.items():
         bare = flags == ("--retriever", "bm25")
         main([*("--topics nq-dev fever-dev --format json".split() if bare else command), *flags])
@@ -308,10 +313,44 @@ def test_compare_adds_systems_to_the_table(model: list[str], capsys: pytest.Capt
             assert (
                 values.setdefault(f"{row['topics']} {row['system']}", row) == row
             )  # a system scores the same beside any other
-    written = {path.name for path in Path("runs/sample").glob("*.trec")}  # the compared systems are scored, not written
-    assert written == {
-        f"{name}.{system}.trec" for name in ("nq-dev", "fever-dev") for system in ("tiny-bert", "bm25", "hybrid")
-    }
+        written = {path.name for path in Path("runs/sample").glob("*.trec")}
+        assert written == (names if flags != ("--no-compare",) else {name for name in names if "tiny" in name})
+
+
+def test_runs_of_compared_systems_are_those_of_their_own_search(
+    model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """...and never replace one with more hits, nor stand beside an output that the user names."""
+    main(["--topics", "nq-dev", *model[:-1], "--hits", "20", "--output", "mine.trec"])
+    assert not Path("runs").exists()
+    main(["--topics", "nq-dev", *model[:-1], "--hits", "20"])
+    compared = {path.name: path.read_bytes() for path in Path("runs/sample").glob("*.trec")}
+    for retriever in ("bm25", "hybrid"):
+        main(["--topics", "nq-dev", *of_model(model, retriever), "--retriever", retriever, "--hits", "20"])
+    assert {path.name: path.read_bytes() for path in Path("runs/sample").glob("*.trec")} == compared
+    main(["--topics", "nq-dev", *of_model(model, "bm25"), "--retriever", "bm25", "--hits", "30"])
+    deeper = Path("runs/sample/nq-dev.bm25.trec").read_bytes()
+    main(["--topics", "nq-dev", *model[:-1], "--hits", "20"])
+    assert Path("runs/sample/nq-dev.bm25.trec").read_bytes() == deeper != compared["nq-dev.bm25.trec"]
+    capsys.readouterr()
+    evaluate.main(["runs/sample/nq-dev.bm25.trec", "runs/sample/nq-dev.hybrid.trec", "--topics", "nq-dev"])
+    assert "hybrid" in capsys.readouterr().out
+
+
+def test_collections_of_one_name_have_folders_of_their_own(model: list[str], folder: Path) -> None:
+    """The first keeps the plain one; those of others have a hash of their passages, however often they are searched."""
+    topics = {"nq-dev": [query("q1", "who", ["1#0"])]}
+    for place, count in (("a/c", 5), ("b/c", 4)):
+        write_collection(folder / place, PASSAGES[:count], topics)
+    written = []
+    for place in ("a/c", "b/c", "b/c", "a/c"):
+        main(["--topics", "nq-dev", "--collection", place, *model])
+        written.append({str(path): path.read_text() for path in Path("runs").rglob("*.trec")})
+    assert [re.sub("c-[0-9a-f]{6}/", "c-HASH/", path) for path in sorted(written[1])] == [
+        "runs/c-HASH/nq-dev.tiny-bert.trec",
+        "runs/c/nq-dev.tiny-bert.trec",
+    ]
+    assert written[1] == written[2] == written[3] and written[0].items() <= written[1].items()
 
 
 def test_topics_without_evidence_have_no_scores(

@@ -1,7 +1,8 @@
 """The interface of collection formats, and the import of a foreign collection into the toolkit's own layout.
 
-A foreign collection is read once and kept as a folder of our own layout under the data home: one passage a line, and a
-file of topics for each task and split. Its name there is a hash of all that the content depends on.
+A foreign collection is read once and kept in our own layout under the data home: a folder with its passages, one a
+line, and a folder with a file of topics for each task and split. The names of both are hashes of all that their content
+depends on, so that collections of the same passages share them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import orjson
 
 from taco_ir.core.files import InputError, data_home, exclusive, writing_folder
 from taco_ir.core.hashes import fingerprint, sha256_once
+from taco_ir.core.processes import with_progress
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Passage
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.query_files import Qrels
 
 log = logging.getLogger("taco_ir")
-IMPORT_VERSION = 2  # of what an import writes
-NOTE_EVERY = 1_000_000  # passages between two messages
+IMPORT_VERSION = 3  # of what an import writes
+PASSAGES = "passages.jsonl"
 
 
 class Record(NamedTuple):
@@ -46,6 +48,13 @@ class QuerySet(NamedTuple):
     negatives: Mapping[str, Sequence[str]] = {}
 
 
+class Key(NamedTuple):
+    """What passages and topics depend on, such as hashes of their files, as JSON values."""
+
+    passages: Any
+    topics: Any
+
+
 class Source(NamedTuple):
     """A foreign collection that was recognised.
 
@@ -53,7 +62,7 @@ class Source(NamedTuple):
         layout: what it was recognised as, such as "BEIR folder".
         name: name of the collection; names the folder of its runs.
         origin: where the passages lie, for messages.
-        key: says what its content depends on, such as hashes of its files, as JSON values.
+        key: says what its content depends on.
         passages: reads the passages.
         topics: reads the queries of each task and split.
     """
@@ -61,7 +70,7 @@ class Source(NamedTuple):
     layout: str
     name: str
     origin: object
-    key: Callable[[], Any]
+    key: Callable[[], Key]
     passages: Callable[[], Iterable[Record]]
     topics: Mapping[TopicsName, Callable[[], QuerySet]]
 
@@ -78,36 +87,46 @@ class Format(NamedTuple):
     opens: Callable[[str, Mapping[str, str]], Source]
 
 
-def import_source(source: Source) -> Path:
-    """The folder in our own layout that holds a foreign collection; it is made on first use, whole or not at all."""
-    names = [str(topics) for topics in sorted(source.topics)]
-    key = source.key()
-    folder = data_home() / "imported" / fingerprint([IMPORT_VERSION, source.layout, names, key])
+def import_source(source: Source) -> tuple[Path, Path]:
+    """The file of passages and the folder of topics, in our own layout, of a foreign collection.
+
+    Both are made on first use, whole or not at all; topics first, since they take less time to be refused.
+    """
+    names, key = [str(topics) for topics in sorted(source.topics)], source.key()
+    made = (("topics", [names, key.topics], _write_all_topics), ("passages", key.passages, _write_passages))
+    topics, passages = (_import_once(source, key, *part) for part in made)
+    return passages / PASSAGES, topics
+
+
+def _import_once(source: Source, key: Key, what: str, content: Any, write: Callable[[Source, Path], None]) -> Path:
+    """The folder that holds one part of a collection, after writing it where it is not there."""
+    folder = data_home() / "imported" / f"{what}-{fingerprint([IMPORT_VERSION, source.layout, content])}"
     if folder.is_dir():
         return folder
     with exclusive(folder.with_name(f"{folder.name}.import")):
         if not folder.is_dir():  # another process may have made it meanwhile
             with writing_folder(folder) as made:
-                _write_passages(source, made / "passages.jsonl")
-                for topics, read in source.topics.items():
-                    write_topics(read(), made / f"{topics}.jsonl")
+                write(source, made)
                 if source.key() != key:
                     raise InputError(f"{source.origin}: it changed while it was read; give the command again")
     return folder
 
 
-def _write_passages(source: Source, path: Path) -> None:
-    empty = 0
+def _write_all_topics(source: Source, folder: Path) -> None:
+    for topics, read in source.topics.items():
+        write_topics(read(), folder / f"{topics}.jsonl")
+
+
+def _write_passages(source: Source, folder: Path) -> None:
+    path, empty = folder / PASSAGES, 0
     with path.open("wb") as sink:
-        for count, (passage, where) in enumerate(source.passages(), 1):
+        for passage, where in with_progress(source.passages(), f"{source.name} is read", "passages"):
             docid, page, title, text = passage
             if docid.split() != [docid]:
                 raise InputError(f"{where}: docid {docid!r}; it may neither be empty nor hold white space")
             empty += not text.strip()
             record = {"id": docid, "wikipedia_id": page, "title": title, "contents": text}
             sink.write(orjson.dumps(record) + b"\n")
-            if count % NOTE_EVERY == 0:
-                log.info("%s: %d passages read", source.name, count)
     try:
         PassageStore(path)  # refuses a file without passages, and a docid that is given twice
     except InputError as error:
@@ -133,9 +152,9 @@ def write_topics(queries: QuerySet, path: Path) -> None:
             sink.write(orjson.dumps(record) + b"\n")
 
 
-def hash_files(paths: Iterable[Path]) -> list[list[str]]:
-    """Name and SHA-256 of each file, as part of a source's key."""
-    return [[path.name, sha256_once(path)] for path in paths]
+def hash_files(passages: Iterable[Path], topics: Iterable[Path] = ()) -> Key:
+    """The key of a source by its files: name and SHA-256 of each."""
+    return Key(*([[path.name, sha256_once(path)] for path in paths] for paths in (passages, topics)))
 
 
 def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> QuerySet:
@@ -149,7 +168,10 @@ def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> Query
     return QuerySet({qid: texts[qid] for qid in known}, known)
 
 
-def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first of some file names that a folder has, plain or gzip."""
+def find_file(folder: Path, *names: str) -> Path | None:
+    """The file that a folder has of some names, plain or gzip. Raises: InputError where it has two of them."""
     files = (folder / each for name in names for each in (name, f"{name}.gz"))
-    return next((file for file in files if file.is_file()), None)
+    found = [file for file in files if file.is_file()]
+    if len(found) > 1:
+        raise InputError(f"{found[0]}: {found[1].name} is there too, and one of them is read; keep one")
+    return found[0] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -19,39 +20,41 @@ from taco_ir.data.formats.base import (
     QuerySet,
     Record,
     Source,
-    first_existing,
+    find_file,
     hash_files,
     judged_queries,
 )
 from taco_ir.data.query_files import read_qrels, read_query_texts
 
-OTHER_NAMES = {"dev": ("validation.tsv",)}
-CORPUS, QUERIES = ("corpus.jsonl",), ("queries.jsonl",)
+CORPUS, QUERIES = "corpus.jsonl", "queries.jsonl"
+JUDGMENTS = {split: (f"{split}.tsv", *(("validation.tsv",) if split == "dev" else ())) for split in SPLITS}
+log = logging.getLogger("taco_ir")
 
 
 def _recognises(path: Path) -> bool:
-    return first_existing(path, CORPUS) is not None
+    return find_file(path, CORPUS) is not None
 
 
 def _open(place: str, columns: Mapping[str, str]) -> Source:
     folder = Path(place)
-    corpus, queries = first_existing(folder, CORPUS), first_existing(folder, QUERIES)
-    judgments = {
-        split: first_existing(folder / "qrels", (f"{split}.tsv", *OTHER_NAMES.get(split, ()))) for split in SPLITS
-    }
-    lacking = [name for name, there in ((CORPUS[0], corpus), (QUERIES[0], queries)) if there is None]
+    corpus, queries = find_file(folder, CORPUS), find_file(folder, QUERIES)
+    judgments = {split: find_file(folder / "qrels", *names) for split, names in JUDGMENTS.items()}
+    lacking = [name for name, there in ((CORPUS, corpus), (QUERIES, queries)) if there is None]
     if corpus is None or queries is None or not any(judgments.values()):
         lacking += [] if any(judgments.values()) else [f"qrels/<split>.tsv with a split of {', '.join(SPLITS)}"]
         raise InputError(f"--collection {place}: no BEIR folder, since it lacks {' and '.join(lacking)}")
     if columns:
         raise InputError(f"--columns: the columns of a BEIR folder have fixed names; --collection {place} is one")
-    files = [corpus, queries, *(path for path in judgments.values() if path)]
+    files = [queries, *(path for path in judgments.values() if path)]
+    for path in sorted({*(folder / "qrels").glob("*.tsv*")} - {*files}):
+        log.warning("%s: it is not read; judgments are in files called <split>.tsv, of %s", path, ", ".join(SPLITS))
     texts = cache(partial(read_query_texts, queries))
     name = folder.resolve().name
     topics = {
         TopicsName(name, split): partial(_queries, texts, path) for split, path in judgments.items() if path is not None
     }
-    return Source("BEIR folder", name, corpus, partial(hash_files, files), partial(_passages, corpus), topics)
+    key = partial(hash_files, [corpus], files)
+    return Source("BEIR folder", name, corpus, key, partial(_passages, corpus), topics)
 
 
 def _queries(texts: Any, path: Path) -> QuerySet:

@@ -11,12 +11,13 @@ from typing import Any
 from taco_ir.core.files import InputError
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
-from taco_ir.data.formats.base import Format, Record, Source, hash_files
+from taco_ir.data.formats.base import Format, Key, Record, Source, hash_files
 
 COLUMNS = {"id": "id", "title": "title", "text": "text"}  # what is read -> the name of its column, unless chosen
 CHOICES = ("config", "split")  # of a hub's data set, or the split of a saved one
 SAVED = ("dataset_info.json", "dataset_dict.json")
 ROWS = 1000  # read at once
+HUB_TIMEOUT = 10.0  # seconds that a hub may take to answer
 
 
 def _recognises(path: Path) -> bool:
@@ -49,35 +50,41 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     )
 
 
-def _key(files: Sequence[Path], names: Mapping[str, str]) -> Any:
+def _key(files: Sequence[Path], names: Mapping[str, str]) -> Key:
     """What the passages depend on: the files and the columns that are read."""
-    return [hash_files(files), sorted(names.items())]
+    return Key([hash_files(files).passages, sorted(names.items())], [])
 
 
 def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]]:
     """The rows as a data set of Hugging Face's library, what it is, and the files that hold it."""
     try:
         import datasets
+        from huggingface_hub import HfApi, constants
     except ImportError as error:
         raise InputError(
             f"--collection {place}: reading it needs the package `datasets` (pip install datasets)"
         ) from error
-    path = Path(place)
+    path, offline = Path(place), constants.HF_HUB_OFFLINE
+    of_hub = path.suffix != ".parquet" and not path.is_dir()
     split = columns.get("split")
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it tells of errors before it raises them
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         if path.suffix == ".parquet":
             found: Any = datasets.Dataset.from_parquet(str(path))
             return found, "parquet file", [path]
-        if path.is_dir():
+        if not of_hub:
             found, layout = datasets.load_from_disk(str(path)), "saved Hugging Face data set"
         else:
+            if not offline:  # loading tries for half a minute
+                HfApi().dataset_info(place, timeout=HUB_TIMEOUT)
             found, layout = datasets.load_dataset(place, columns.get("config")), "data set of a Hugging Face hub"
     except Exception as error:  # pyarrow's, the hub's and the library's own have no common base
-        raise InputError(
-            f"--collection {place}: it cannot be opened ({type(error).__name__}: {abbreviate(str(error))})"
-        ) from error
+        said = f"--collection {place}: it cannot be opened ({type(error).__name__}: {abbreviate(str(error))})"
+        if of_hub:
+            said += "; HF_HUB_OFFLINE is set" if offline else "; HF_HUB_OFFLINE=1 takes what was downloaded before"
+        raise InputError(said) from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) > 1:
             raise InputError(

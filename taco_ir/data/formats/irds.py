@@ -16,7 +16,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.tasks import SPLITS, TopicsName
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, run_id
-from taco_ir.data.formats.base import Format, QuerySet, Record, Source, hash_files
+from taco_ir.data.formats.base import Format, Key, QuerySet, Record, Source, hash_files
 from taco_ir.data.kilt_ids import register
 
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
@@ -41,13 +41,11 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         raise InputError(f"--collection irds:{place}: it has no documents, so there is nothing to search")
     with_queries = {each: dataset for each, dataset in found.items() if dataset.has_queries()}
 
-    def key() -> Any:
-        parts = [
-            (found[place], "docs"),
-            *((each, kind) for each in with_queries.values() for kind in ("queries", "qrels")),
-        ]
+    def key() -> Key:
+        parts = [(each, kind) for each in with_queries.values() for kind in ("queries", "qrels")]
         try:
-            return [_key(dataset, kind) for dataset, kind in parts]
+            docs = _key(ir_datasets.load(_docs_id(place, known)), "docs")
+            return Key(docs, [_key(dataset, kind) for dataset, kind in parts])
         except Exception as error:  # a file that is not there, or a failed download: each has its own class
             said = abbreviate(str(error))
             raise InputError(f"--collection irds:{place}: {type(error).__name__}: {said}") from error
@@ -56,6 +54,14 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     return Source(
         "ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, partial(_passages, found[place], place), topics
     )
+
+
+def _docs_id(place: str, known: Any) -> str:
+    """The shortest id above this one that has the very same documents."""
+    docs, parts = known[place].docs_handler(), place.split("/")
+    above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+    same = (each for each in above if each in known and known[each].has_docs() and known[each].docs_handler() is docs)
+    return next(same, place)
 
 
 def _topics_name(dataset_id: str) -> TopicsName:
@@ -83,7 +89,7 @@ def _key(dataset: Any, kind: str) -> Any:
     except (NotImplementedError, AttributeError, TypeError):
         paths = None
     if isinstance(paths, str | Path) and Path(paths).is_file():
-        return [dataset.dataset_id(), hash_files([Path(paths)])]
+        return [dataset.dataset_id(), hash_files([Path(paths)]).passages]
     if type(handler).__module__.startswith(RELEASED):
         return [dataset.dataset_id(), version("ir_datasets")]
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ Triples of ids, `qidpidtriples.train.*.tsv`, bring the train queries' hard negat
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,40 +21,53 @@ from taco_ir.data.formats.base import (
     QuerySet,
     Record,
     Source,
-    first_existing,
+    find_file,
     hash_files,
     judged_queries,
 )
 from taco_ir.data.query_files import read_qrels, read_query_texts
 
-CORPUS = ("collection.tsv",)
-QUERIES = re.compile(r"queries\.(?P<split>train|dev|eval|test)(?:\.(?P<subset>.+?))?\.tsv(?:\.gz)?")
+CORPUS = "collection.tsv"
+KINDS = re.compile(r"(?P<kind>queries|qrels)\.(?P<split>train|dev|eval|test)(?:\.(?P<subset>.+?))?\.tsv(?:\.gz)?")
 TRIPLES = re.compile(r"qidpidtriples\.train\..*tsv(?:\.gz)?")  # qid, relevant passage, other passage
 SPLIT_NAMES = {"eval": "test"}
+log = logging.getLogger("taco_ir")
 
 
 def _recognises(path: Path) -> bool:
-    return first_existing(path, CORPUS) is not None
+    return find_file(path, CORPUS) is not None
 
 
 def _open(place: str, columns: Mapping[str, str]) -> Source:
     folder = Path(place)
-    corpus = first_existing(folder, CORPUS)
+    corpus = find_file(folder, CORPUS)
     if corpus is None:
-        raise InputError(f"--collection {place}: no MS MARCO folder, since it lacks {CORPUS[0]}")
+        raise InputError(f"--collection {place}: no MS MARCO folder, since it lacks {CORPUS}")
     if columns:
         raise InputError(f"--columns: MS MARCO's files have no named columns; --collection {place} is such a folder")
     name = folder.resolve().name
     triples = [path for path in sorted(folder.iterdir()) if TRIPLES.fullmatch(path.name)]
-    topics, files = {}, [corpus, *triples]
+    queries, qrels = _find_topics(folder, name, "queries"), _find_topics(folder, name, "qrels")
+    for path in (path for each, path in qrels.items() if each not in queries):
+        log.warning("%s: it is not read, since %s is missing", path, path.name.replace("qrels", "queries", 1))
+    topics = {
+        each: partial(_queries, path, qrels.get(each), triples if each.split == "train" else ())
+        for each, path in queries.items()
+    }
+    key = partial(hash_files, [corpus], [*triples, *queries.values(), *qrels.values()])
+    return Source("MS MARCO TSV files", name, corpus, key, partial(_passages, corpus), topics)
+
+
+def _find_topics(folder: Path, name: str, kind: str) -> dict[TopicsName, Path]:
+    """The files of queries or of judgments, by topics. Raises: InputError for two of the same topics."""
+    found: dict[TopicsName, Path] = {}
     for path in sorted(folder.iterdir()):
-        if matched := QUERIES.fullmatch(path.name):
+        if (matched := KINDS.fullmatch(path.name)) and matched["kind"] == kind:
             split, subset = matched["split"], matched["subset"]
-            judgments = first_existing(folder, (path.name.removesuffix(".gz").replace("queries", "qrels", 1),))
-            topics_name = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
-            topics[topics_name] = partial(_queries, path, judgments, triples if split == "train" else ())
-            files += [path, *([judgments] if judgments else [])]
-    return Source("MS MARCO TSV files", name, corpus, partial(hash_files, files), partial(_passages, corpus), topics)
+            topics = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
+            if found.setdefault(topics, path) is not path:
+                raise InputError(f"{path}: {found[topics].name} holds {kind} of {topics} too; keep one of them")
+    return found
 
 
 def _queries(path: Path, judgments: Path | None, triples: Sequence[Path]) -> QuerySet:

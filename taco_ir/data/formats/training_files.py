@@ -85,7 +85,8 @@ def _item(
             raise InputError(f"{where}: {key} is {abbreviate(str(passages))}; a list of passages is needed")
         lists.append([_passage(passage, id_keys, f"{where}, {key}") for passage in passages])
     if not lists[0]:
-        raise InputError(f"{where}: {positive} is empty; a training query needs a relevant passage")
+        said = f"{positive} is empty" if positive in record else f"no {positive}"
+        raise InputError(f"{where}: {said}; a training query needs a relevant passage")
     return Item(where, run_id(str(qid)), text.strip(), *lists)
 
 
@@ -134,7 +135,7 @@ def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> 
         layout,
         name,
         path,
-        partial(hash_files, [path]),
+        partial(hash_files, [path], [path]),
         partial(_passages, items, path),
         {TopicsName(name, "train"): partial(_queries, items, path)},
     )
