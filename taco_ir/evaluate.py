@@ -62,6 +62,9 @@ def main(argv: Sequence[str]) -> None:
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
     files = read_run_files([*(options.baseline or []), *options.runs], topics, some=bool(options.qrels))
+    has_pages = bool(collection and collection.passages.has_pages)
+    if not has_pages:
+        files = {real: file.of_passages() for real, file in files.items()}
     for file in files.values():
         if collection:
             check_file(file, collection, topics)
@@ -76,8 +79,7 @@ def main(argv: Sequence[str]) -> None:
     if measures:
         scores = score(collection, topics, runs, measures, page_of)
     else:
-        defaults = default_measures(bool(collection and collection.passages.has_pages))
-        scores, measures = score_by_default(collection, topics, runs, defaults, page_of)
+        scores, measures = score_by_default(collection, topics, runs, default_measures(has_pages), page_of)
     if options.per_query:
         header = ["topics", "system", "query", *map(str, measures)]
         rows = build_query_rows(topics, scores, measures)

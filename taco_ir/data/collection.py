@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Container, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +29,12 @@ from taco_ir.data.topics import read_topics
 
 log = logging.getLogger("taco_ir")
 PACKAGE = Path(__file__).resolve().parents[1]
+ALIKE = 0.8  # of names of files, 1 for equal ones
 OWN = SAMPLE, KILT = "sample", "kilt"  # names that are no place
 OURS = "KILT-style folder"
 TOPIC_SUFFIXES = (".jsonl", ".tsv", ".txt", ".trec", ".topics")
-PASSAGE_FILES = (PASSAGES, f"{PASSAGES}.gz", "psgs_w100.tsv", "psgs_w100.tsv.gz")
+DPR_PASSAGES = "psgs_w100.tsv"
+PASSAGE_FILES = tuple(f"{name}{packed}" for name in (PASSAGES, DPR_PASSAGES) for packed in ("", ".gz"))
 TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answers)?(?:-kilt)?\.jsonl(?:\.gz)?")
 
 
@@ -90,7 +93,7 @@ class Collection:
         if self._topic_paths:
             return ""
         said = f"collection {self.name} has no topics"
-        if self.layout != OURS:
+        if not self.layout.startswith(OURS):
             return f"{said}; --topics FILE reads queries from a file"
         folder = self.passage_path.parent
         others = [path.name for path in sorted(folder.glob("*.jsonl*")) if path.name not in PASSAGE_FILES]
@@ -221,7 +224,9 @@ def open_collection(name: str) -> Collection:
         topics = installed if installed.is_dir() else PACKAGE.parent / "topics"
         return Collection(name, PACKAGE / "data" / "sample" / "passages.jsonl", _topic_paths(topics))
     folder = data_home() / KILT if name == KILT else Path(name)
-    passages = find_file(folder, PASSAGES, "psgs_w100.tsv")
+    if folder.is_file() and folder.name in PASSAGE_FILES:
+        folder, name = folder.parent, str(folder.parent)
+    passages = find_file(folder, PASSAGES, DPR_PASSAGES)
     source = None if name == KILT else _find_source(name)
     if passages and source:
         raise InputError(
@@ -232,16 +237,15 @@ def open_collection(name: str) -> Collection:
         return Collection(source.name, path, _topic_paths(topics_folder), source.layout)
     if passages is None:
         build = "; build it with `python -m taco_ir.data passages`" if name == KILT else ""
-        found = (
-            f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}"
-            if folder.exists() or build
-            else "no such folder"
-        )
+        found = "a file in no layout that is read" if folder.is_file() else "no such folder"
+        if folder.is_dir() or build:
+            found = f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}{_nearest(folder)}"
         raise InputError(
-            f"--collection {name!r}: {found}. A collection is sample, kilt, a folder with one of these and "
-            f"<task>-<split>.jsonl, or in a layout of {', '.join(FORMATS)} (docs/collections.md)"
+            f"--collection {name!r}: {found}. A collection is sample, kilt, a folder with {PASSAGES} or {DPR_PASSAGES} "
+            f"and <task>-<split>.jsonl, or in a layout of {', '.join(FORMATS)} (docs/collections.md)"
         )
-    return Collection(name if name == KILT else folder.resolve().name, passages, _topic_paths(folder))
+    layout = OURS if passages.name.startswith(PASSAGES) else f"{OURS} with DPR's passages"
+    return Collection(name if name == KILT else folder.resolve().name, passages, _topic_paths(folder), layout)
 
 
 def _find_source(name: str) -> Source | None:
@@ -265,6 +269,18 @@ def _find_source(name: str) -> Source | None:
     if columns and not fitting and (Path(place).exists() or place in OWN):
         raise InputError(f"--columns: --collection {place} is no table, so its columns have fixed names")
     return _format(fitting[0]).opens(place, columns) if fitting else None
+
+
+def _nearest(folder: Path) -> str:
+    """The layout that a folder is nearest to by the names of its files, and what it lacks; "" if none is near."""
+    there = [path.name.removesuffix(".gz") for path in folder.glob("*")]
+    best, said = 0, ""
+    for layout, names in {"ours": (PASSAGES,), **{prefix: _format(prefix).files for prefix in FORMATS}}.items():
+        alike = {name: near[0] for name in names if (near := get_close_matches(name, there, 1, ALIKE))}
+        if len(alike) > best:
+            has = f", not {alike[names[0]]}" if names[0] in alike else ""
+            best, said = len(alike), f"; the nearest layout is {layout}, which needs {names[0]}{has}"
+    return said
 
 
 def _format(prefix: str) -> Format:

@@ -66,7 +66,7 @@ class Measure(NamedTuple):
         nearest = max(forms, key=lambda form: difflib.SequenceMatcher(None, wanted, form.lower()).ratio())
         raise InputError(
             f"measure {text!r} is not known, the nearest is {nearest}; allowed: {', '.join(forms[:4])} (page level), "
-            f"{', '.join(forms[4:7])} and all that ir_measures computes, such as AP, P@5, Judged@10 (passage level), "
+            f"{', '.join(forms[4:7])} and all that ir_measures computes, such as AP, RR@10, Judged@10 (passage level), "
             f"{', '.join(forms[7:])} (answers), k from 1"
         )
 
@@ -215,7 +215,8 @@ def canonical_name(text: str) -> str | None:
         warnings.simplefilter("ignore", DeprecationWarning)  # its parser, on Python 3.12
         try:
             measure = ir_measures.parse_measure(text)
-            computed = ir_measures.pytrec_eval.supports(measure) or ir_measures.judged.supports(measure)
+            providers = (ir_measures.pytrec_eval, ir_measures.judged, ir_measures.msmarco)
+            computed = any(provider.supports(measure) for provider in providers)
         except (NameError, ValueError, TypeError, AssertionError, SyntaxError):
             return None
     cutoff = measure.params.get("cutoff", 1)

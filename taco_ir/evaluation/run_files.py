@@ -28,6 +28,10 @@ class RunFile(NamedTuple):
     system: str
     runs: dict[str, Run]
 
+    def of_passages(self) -> RunFile:
+        """With runs of pages as runs of passages, where each passage is a page of its own."""
+        return self._replace(runs={name: run._replace(level="passage") for name, run in self.runs.items()})
+
 
 def list_run_files(paths: Sequence[Path]) -> dict[Path, tuple[Path, str | None]]:
     """Every run file once, by its real path: as it was given, and its system where a folder names it.
@@ -84,8 +88,10 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
 
 def _split(path: Path, topics: Sequence[Topics], named: str | None, some: bool) -> tuple[str, dict[str, Run]]:
     """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
-    run = read_dpr(path, [query for topic in topics for query in topic.queries]) if is_dpr_run(path) else read_run(path)
-    known = {query.qid for topic in topics for query in topic.queries}
+    queries = [query for topic in topics for query in topic.queries]
+    found_by_text = is_dpr_run(path) and any(query.text for query in queries)  # judgments alone have no texts
+    run = read_dpr(path, queries) if found_by_text else read_run(path)
+    known = {query.qid for query in queries}
     foreign = [qid for qid in run.rankings if qid not in known]
     count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
     if some and foreign and len(foreign) < len(run.rankings):

@@ -232,6 +232,29 @@ def test_a_folder_without_judgments_is_named_as_what_it_nearly_is(tmp_path: Path
         open_collection(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("queries.jsonl", "the nearest layout is beir, which needs corpus.jsonl. A collection is"),
+        ("collection.txt", "the nearest layout is msmarco, which needs collection.tsv, not collection.txt. A"),
+        ("passage.jsonl", "the nearest layout is ours, which needs passages.jsonl, not passage.jsonl. A"),
+        ("notes.md", "psgs_w100.tsv.gz. A collection is sample, kilt, a folder with passages.jsonl or psgs_w100.tsv"),
+    ],
+)
+def test_a_folder_of_no_layout_is_told_the_nearest(file: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("1\ttext\n")
+    with pytest.raises(InputError, match=f"holds none of passages.jsonl, .*{message}"):
+        open_collection(str(tmp_path))
+    with pytest.raises(InputError, match=f"{file}': a file in no layout that is read. A collection is"):
+        open_collection(str(tmp_path / file))
+
+
+def test_a_file_of_passages_stands_for_its_folder(inputs: Path) -> None:
+    opened = [open_collection(str(inputs / name)) for name in ("dpr3", "dpr3/psgs_w100.tsv")]
+    assert [vars(each) for each in opened] == [vars(opened[0])] * 2
+    assert opened[0].layout == "KILT-style folder with DPR's passages"
+
+
 def test_two_columns_are_needed_in_a_collection_of_ms_marco(tmp_path: Path) -> None:
     folder = Path(msmarco(tmp_path))
     (folder / "collection.tsv").write_text("d1\t" + "x" * 500 + "\tanother\n")
@@ -355,5 +378,17 @@ def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> N
         assert {query.qid: query.grades for query in opened.topics("doors-dev").queries} == GRADES
         assert {passage.docid for passage in opened.passages.read()} == set(TEXTS)
     assert len(paths) == 1  # the documents of both are the same
-    with pytest.raises(InputError, match="irds:doors/none: ir_datasets has no such id; near: doors, doors/dev"):
-        open_collection("irds:doors/none")
+    for unknown, near in (("doors/none", "doors, doors/dev"), ("dors", "doors")):
+        with pytest.raises(InputError, match=f"irds:{unknown}: ir_datasets has no such id; near: {near}"):
+            open_collection(f"irds:{unknown}")
+
+
+def test_what_ir_datasets_lacks_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """...whether queries are missing or, later, documents."""
+    with pytest.raises(InputError, match="irds:kilt/nq/dev: kilt/nq/dev is not there .*; get it with: python -m taco"):
+        open_collection("irds:kilt/nq/dev")
+    monkeypatch.setenv("IR_DATASETS_DL_TRIES", "1")
+    for proxy in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="irds:kilt: [A-Za-z]+: .*KILT/kilt_knowledgesource.json"):
+        open_collection("irds:kilt")

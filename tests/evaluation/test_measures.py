@@ -81,7 +81,7 @@ def test_unknown_measures_name_the_nearest(text, nearest):
     assert f"{text!r} is not known, the nearest is {nearest}" in str(caught.value)
     forms = (
         "Rprec, recall@k, success@k, precision@k (page level), MRR@k, R@k, nDCG@k and all that ir_measures computes, "
-        "such as AP, P@5, Judged@10 (passage level)"
+        "such as AP, RR@10, Judged@10 (passage level)"
     )
     assert forms in str(caught.value)
 

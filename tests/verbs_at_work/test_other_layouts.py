@@ -16,6 +16,7 @@ from taco_ir.data.collection import open_collection
 GRADED = {
     "nDCG@10": "nDCG@10",
     "MRR@10": "RR@10",
+    "RR(rel=2)@10": "RR(rel=2)@10",
     "R@20": "R@20",
     "R@100": "R@100",
     "AP": "AP",
@@ -70,7 +71,7 @@ def test_scores_are_those_of_ir_measures(
     expected = by_ir_measures(qrels, folder / "out.trec")
     assert len(set(expected.values())) > 2  # values that could be confused would prove little
     for arguments in (["--collection", place, "--topics", topics], ["--qrels", str(qrels)]):
-        evaluate.main(["out.trec", *arguments, "--format", "json"])
+        evaluate.main(["out.trec", *arguments, "--format", "json", "--measures", *GRADED])
         row = table(capsys)
         assert {name: row[f"passage {name}"] for name in GRADED} == pytest.approx(expected, abs=1e-6)
         assert not any(column.startswith("page") for column in row)
@@ -150,18 +151,23 @@ def test_columns_are_a_flag_of_every_verb_with_a_collection(
         search.main(["--columns", "id=doc no", "--query", "x"])
 
 
-def test_a_run_in_dprs_form_has_the_scores_of_one_in_trecs(
+def test_a_run_in_another_form_has_the_scores_of_one_in_trecs(
     folder: Path, model: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = beir(folder / "made")
     asked = ["--collection", place, "--topics", "scifact-test"]
     rows = []
-    for form, name in (("trec", "out.trec"), ("dpr", "out.json")):
+    for form, name in (("trec", "out.trec"), ("dpr", "out.json"), ("kilt", "out.jsonl"), ("msmarco", "out.tsv")):
         search.main([*asked, "--no-compare", *model, "--output", name, "--output-format", form])
         capsys.readouterr()
         evaluate.main([name, *asked, "--format", "json"])
         rows.append(table(capsys))
-    assert rows[0] == rows[1]
+    assert rows == rows[:1] * 4 and None not in rows[0].values()
+    qrels = ["--qrels", str(trec_qrels(folder / "qrels"))]
+    evaluate.main(["out.jsonl", *qrels, "--format", "json"])  # its pages are passages here
+    assert table(capsys) == rows[0] | {"topics": "qrels"}
+    with pytest.raises(InputError, match="out.json: DPR's output has no query ids; evaluate it beside its --topics"):
+        evaluate.main(["out.json", *qrels])
     with pytest.raises(InputError, match="out.json, record 1: question .* is none of the 1 queries of the topics"):
         (folder / "other.tsv").write_text("q1\tanother question\n")
         evaluate.main(

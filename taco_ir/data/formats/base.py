@@ -81,10 +81,12 @@ class Format(NamedTuple):
     Attributes:
         recognises: whether a file or folder is of this layout; it reads names of files, and at most a first line.
         opens: makes the source of a path, or of the name after the prefix; `columns` says what its columns are called.
+        files: names of its files, the passages' first, by which a folder may be nearly of this layout.
     """
 
     recognises: Callable[[Path], bool]
     opens: Callable[[str, Mapping[str, str]], Source]
+    files: tuple[str, ...] = ()
 
 
 def import_source(source: Source) -> tuple[Path, Path]:

@@ -79,4 +79,4 @@ def _passages(corpus: Path) -> Iterator[Record]:
         yield Record(Passage(docid, docid, title, text), where)
 
 
-BEIR = Format(_recognises, _open)
+BEIR = Format(_recognises, _open, (CORPUS, QUERIES, "qrels"))

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from taco_ir.core.files import InputError
+from taco_ir.core.files import QUOTED_UP_TO, InputError
 from taco_ir.core.tasks import SPLITS, TopicsName
-from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage, run_id
 from taco_ir.data.formats.base import Format, Key, QuerySet, Record, Source, hash_files
 from taco_ir.data.kilt_ids import register
@@ -31,10 +32,9 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         raise InputError("--columns: documents of ir_datasets have fixed fields")
     known = ir_datasets.registry
     if place not in known:
-        near = [each for each in known if place.partition("/")[0] in each][:5]
-        raise InputError(
-            f"--collection irds:{place}: ir_datasets has no such id{near and '; near: ' + ', '.join(near)}"
-        )
+        near = [each for each in known if place.partition("/")[0] in each][:5] or get_close_matches(place, known)
+        also = f"; near: {', '.join(near)}" if near else ""
+        raise InputError(f"--collection irds:{place}: ir_datasets has no such id{also}")
     ids = [each for each in (place, *(f"{place}/{split}" for split in SPLITS)) if each in known]
     found = {each: ir_datasets.load(each) for each in ids}
     if not found[place].has_docs():
@@ -43,17 +43,32 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
     def key() -> Key:
         parts = [(each, kind) for each in with_queries.values() for kind in ("queries", "qrels")]
-        try:
+        with _errors(place):
             docs = _key(ir_datasets.load(_docs_id(place, known)), "docs")
             return Key(docs, [_key(dataset, kind) for dataset, kind in parts])
-        except Exception as error:  # a file that is not there, or a failed download: each has its own class
-            said = abbreviate(str(error))
-            raise InputError(f"--collection irds:{place}: {type(error).__name__}: {said}") from error
 
-    topics = {_topics_name(each): partial(_queries, dataset) for each, dataset in with_queries.items()}
-    return Source(
-        "ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, partial(_passages, found[place], place), topics
-    )
+    def passages() -> Iterator[Record]:
+        with _errors(place):
+            yield from _passages(found[place], place)
+
+    def queries(dataset: Any) -> QuerySet:
+        with _errors(place):
+            return _queries(dataset)
+
+    topics = {_topics_name(each): partial(queries, dataset) for each, dataset in with_queries.items()}
+    return Source("ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, passages, topics)
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    """Turn a file that is not there, or a failed download, into an InputError: each has its own class."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"--collection irds:{place}: {error}") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:QUOTED_UP_TO]
+        raise InputError(f"--collection irds:{place}: {type(error).__name__}: {said}") from error
 
 
 def _docs_id(place: str, known: Any) -> str:

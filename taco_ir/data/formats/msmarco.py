@@ -94,4 +94,4 @@ def _passages(corpus: Path) -> Iterator[Record]:
         yield Record(Passage(docid.strip(), docid.strip(), "", text), where)
 
 
-MSMARCO = Format(_recognises, _open)
+MSMARCO = Format(_recognises, _open, (CORPUS, "queries.dev.tsv", "qrels.dev.tsv"))
