@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
@@ -30,13 +31,12 @@ INSTEAD = "use --encoder-class taco, or the exported queries"
 MODULES = "sentence_transformers.models"  # names that every version reads
 
 
-def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
+def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
     """Copy weights, configuration and tokenizer; the tokenizer states `max_tokens`, which Pyserini reads only there.
 
     Weights in 8 bits are written in float32, which everyone reads, and DPR's BERT and what an adapter of PEFT
     makes of its base as plain models.
     """
-    folder = ModelFolder(source)
     for path in folder.tokenizer_files():
         shutil.copy2(path, target / path.name)
     if folder.is_dpr or folder.is_peft:
@@ -52,11 +52,11 @@ def copy_backbone(source: Path, target: Path, max_tokens: int) -> None:
     write_json(path, (read_json(path, dict[str, Any]) if path.is_file() else {}) | {"model_max_length": max_tokens})
 
 
-def _refuse_parts(source: Path, config: EncoderConfig, valid: Collection[str]) -> None:
+def _refuse_parts(folder: ModelFolder, config: EncoderConfig, valid: Collection[str]) -> None:
     """Raise InputError for an encoder with parts that others' formats lack."""
-    folder = ModelFolder(source)
     if folder.is_untied:
-        parts = f"export {source / 'query'} and {source / 'passage'} one by one" * (folder.kind is Kind.TOWERS)
+        query, passage = folder.path / "query", folder.path / "passage"
+        parts = f"export {query} and {passage} one by one" * (folder.kind is Kind.TOWERS)
         raise InputError(f"two towers are two models; {parts or INSTEAD}")
     if config.roles != NONE:
         raise InputError(f"this format has no place for marks of roles ({config.roles}); {INSTEAD}")
@@ -85,29 +85,31 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
         raise InputError(f"tune_roles {record.roles} is several models on one backbone; use the exported queries")
     backbone, _, _ = load_backbone(base, config)
     merge(backbone, adapters.tensors(record.names[0]))
-    copy_backbone(base.path, target, max(config.query_length, config.passage_length, *config.query_lengths.values()))
+    copy_backbone(base, target, max(config.query_length, config.passage_length, *config.query_lengths.values()))
     for weights in target.glob(f"*{WEIGHTS}*"):
         weights.unlink()
     backbone.save_pretrained(target)  # type: ignore[operator]
     config.save(target)
 
 
-def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: str) -> None:
+def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: str, base: str | None = None) -> None:
     """Write a plain folder for Pyserini's `auto` encoder, with the flags that make it encode as we do.
 
     Args:
         name: the folder's name in `pyserini-flags.txt`.
+        base: of an adapter of PEFT, where that is not the one in its file.
 
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot be.
     """
-    if not ModelFolder(source).is_untied and ModelFolder(source).model_config.model_type in T5_ENCODERS:
+    model = ModelFolder(source, base)
+    if not model.is_untied and model.model_config.model_type in T5_ENCODERS:
         raise InputError(f"Pyserini's auto encoder cannot run T5; {INSTEAD}")
-    _refuse_parts(source, config, PYSERINI_POOLING)
+    _refuse_parts(model, config, PYSERINI_POOLING)
     for part in ["a linear head behind the pooling"] * bool(config.head) + ["lowercased texts"] * config.lowercase:
         raise InputError(f"this format has no place for {part}; {INSTEAD}")
-    copy_backbone(source, target, config.query_length)
-    log_differences("huggingface", config)
+    copy_backbone(model, target, config.query_length)
+    log_differences("huggingface", list_differences(config))
     (target / "pyserini-flags.txt").write_text(pyserini_flags(config, shlex.quote(name)), encoding="utf-8")
 
 
@@ -133,9 +135,9 @@ def _lengths(config: EncoderConfig) -> dict[str, int]:
     return {task: length for task, length in config.query_lengths.items() if length != config.query_length}
 
 
-def log_differences(kind: str, config: EncoderConfig) -> None:
-    """Log how others' queries differ from ours."""
-    for note in list_differences(config):
+def log_differences(kind: str, notes: Sequence[str]) -> None:
+    """Log how others' queries, or their passages, differ from ours."""
+    for note in notes:
         log.warning("%s: %s", kind, note)
 
 
@@ -173,25 +175,39 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_sentence_transformers(source: Path, config: EncoderConfig, target: Path) -> None:
-    """Write a folder for sentence-transformers. Raises: InputError for pooling or a template that it does not have."""
+def write_sentence_transformers(source: Path, config: EncoderConfig, target: Path, base: str | None = None) -> None:
+    """Write a folder for sentence-transformers, with a README for what it cannot say.
+
+    Args:
+        base: of an adapter of PEFT, where that is not the one in its file.
+
+    Raises:
+        InputError: for pooling that it does not have, or a template of passages that is no title and text.
+    """
     from safetensors.torch import save_file
 
-    _refuse_parts(source, config, THEIR_POOLING.values())
-    prefix, plain, rest = config.passage_template.partition(PLAIN_TEMPLATE)
-    inside = prefix.replace("{{", "{").replace("}}", "}")
-    prompt = config.passage_prompt + inside
-    if not plain or rest or inside.replace("{", "{{").replace("}", "}}") != prefix:
+    folder = ModelFolder(source, base)
+    _refuse_parts(folder, config, THEIR_POOLING.values())
+    literals, names = [""], []
+    for literal, name, _, _ in Formatter().parse(config.passage_template):
+        literals[-1] += literal
+        if name is not None:
+            literals.append("")
+            names.append(name)
+    inside, between, *rest = literals
+    if names != ["title", "text"] or any(rest):
         raise InputError(
-            f"sentence-transformers cannot hold the passage template {config.passage_template!r}, only a prefix"
+            f"sentence-transformers cannot hold the passage template {config.passage_template!r}, only a prefix, title"
+            " and text"
         )
+    prompt = config.passage_prompt + inside
     tokens = max(config.query_length, config.passage_length)
-    copy_backbone(source, target, tokens)
+    copy_backbone(folder, target, tokens)
     lengths: dict[str, Any] = {"max_seq_length": tokens, "do_lower_case": config.lowercase}
     if config.query_length != config.passage_length:
         lengths |= {"query_length": config.query_length, "document_length": config.passage_length}
     write_json(target / LENGTHS_FILE, lengths)
-    dense = _dense_layers(source, config)
+    dense = _dense_layers(folder, config)
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * config.normalize]
     paths = [f"{place}_{kind}" if place else "" for place, kind in enumerate(kinds)]
     entries = enumerate(zip(kinds, paths, strict=True))
@@ -202,7 +218,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     for place, (said, tensors) in enumerate(dense, start=2):
         write_json(target / paths[place] / "config.json", said)
         save_file(tensors, target / paths[place] / PLAIN_FILE)
-    model = read_json(ModelFolder(source).files / "config.json", dict[str, Any])
+    model = read_json(folder.files / "config.json", dict[str, Any])
     width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
     pooling = {
         "word_embedding_dimension": width,
@@ -213,18 +229,20 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     write_json(target / "1_Pooling" / "config.json", pooling)
     prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
     prompts["document"] = prompt
-    log_differences("sentence-transformers", config)
-    (target / "README.md").write_text(_page(config, prompts), encoding="utf-8")
+    joined = f"title{between}text"
+    notes = [f"a passage is one text, {joined!r}, which users of the folder write"] * (between != " ")
+    log_differences("sentence-transformers", [*notes, *list_differences(config)])
+    (target / "README.md").write_text(_page(config, prompts, joined), encoding="utf-8")
     similarity = "cosine" if config.normalize else "dot"
     said = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity}
     write_json(target / PROMPTS_FILE, said)
 
 
-def _dense_layers(source: Path, config: EncoderConfig) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+def _dense_layers(folder: ModelFolder, config: EncoderConfig) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """What sentence-transformers' Dense modules of the encoder's linear layers say, and their tensors."""
     import torch
 
-    head = load_backbone(ModelFolder(source), config)[2] if config.head else None
+    head = load_backbone(folder, config)[2] if config.head else None
     if head is None:
         return []
     names = config.head_layers.split() or ["Identity"]
@@ -243,8 +261,12 @@ def _dense_layers(source: Path, config: EncoderConfig) -> list[tuple[dict[str, A
     ]
 
 
-def _page(config: EncoderConfig, prompts: Mapping[str, str]) -> str:
-    """The README of a folder for sentence-transformers: how to encode, and how to encode as we do if that differs."""
+def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str) -> str:
+    """The README of a folder for sentence-transformers: how to encode, and how to encode as we do if that differs.
+
+    Args:
+        passage: how a passage is written.
+    """
     named = ", ".join(f"`{name}`" for name in prompts if name != "document")
     usage = f"""# An encoder for sentence-transformers
 
@@ -254,7 +276,7 @@ Written by `python -m taco_ir.export`. Queries have {f"prompts by name: {named}"
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".")  # this folder
-passages_ND = model.encode_document(["title and text"])
+passages_ND = model.encode_document([{passage!r}])
 queries_BD = model.encode_query(["who asks"]{f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""})
 ```
 """

@@ -81,7 +81,7 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
     topics = [collection.topics(name) for name in names]
     encoder = model.load()
     encoder.borrow(lenders)
-    for kind, write in _writers(request, encoder, output, collection).items():
+    for kind, write in _writers(request, encoder, output, collection, model.base).items():
         if kind in wanted:
             try:
                 with open_source(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
@@ -101,14 +101,14 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
 
 
 def _writers(
-    request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection
+    request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection, base: str | None
 ) -> dict[str, Callable[[Path, Path], object]]:
     """Functions that write a model's folder as each kind into an empty folder."""
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(
-            model, encoder.config, folder, str(output / "huggingface")
+            model, encoder.config, folder, str(output / "huggingface"), base
         ),
-        "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder),
+        "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder, base),
     }
     if request.megabytes:
         limit, weights = int(request.megabytes * 1_000_000), request.weights or WEIGHTS[0]

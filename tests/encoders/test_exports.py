@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pickle
+import re
 import shlex
 import shutil
 import sys
@@ -147,13 +148,27 @@ def test_every_backbone_says_how_long_its_vectors_are(tiny_bert: Path, tmp_path:
     assert read_json(tmp_path / "theirs" / "1_Pooling" / "config.json")["word_embedding_dimension"] == 32
 
 
-@pytest.mark.parametrize("template", ["{title}: {text}", "{title} {text}.", "{title} {title} {text}", "{text}"])
+@pytest.mark.parametrize("template", ["{text} {title}", "{title} {text}.", "{title} {title} {text}", "{text}"])
 def test_a_template_that_sentence_transformers_cannot_hold_is_refused(
     tiny_bert: Path, tmp_path: Path, template: str
 ) -> None:
     with pytest.raises(InputError, match="cannot hold the passage template") as caught:
         write_sentence_transformers(tiny_bert, replace(BASE, passage_template=template), folder_of(tmp_path / "theirs"))
     assert repr(template) in str(caught.value)
+
+
+def test_what_stands_between_title_and_text_is_left_to_users(tiny_bert: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    config = replace(BASE, passage_template="Title: {title} Text: {text}")
+    ours = load_encoder(str(checkpoint(tiny_bert, tmp_path / "ours", config)))
+    write_sentence_transformers(ours.folder, config, folder_of(tmp_path / "theirs"))
+    page = (tmp_path / "theirs" / "README.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"encode_document\(\['(.*)'\]\)", page)
+    between = written.removeprefix("title").removesuffix("text")
+    texts = [f"{each.title}{between}{each.text}" for each in PASSAGES]
+    theirs = SentenceTransformer(str(tmp_path / "theirs"), device="cpu")
+    near(theirs.encode_document(texts), ours.encode_passages(PASSAGES))
 
 
 def commands(folder: Path) -> list[tuple[str, argparse.Namespace]]:
@@ -272,7 +287,7 @@ def test_what_an_encoder_cannot_be_is_left_out_or_refused(
     for kind, reason in (("huggingface", "cannot run T5"), ("sentence-transformers", "no pooling 'decoder'")):
         with pytest.raises(InputError, match=reason):
             main([*t5, "--what", kind])
-    checkpoint(tiny_bert, tmp_path / "m", replace(BASE, passage_template="{title}: {text}"))
+    checkpoint(tiny_bert, tmp_path / "m", replace(BASE, passage_template="{title} {text}."))
     main(["--model", str(tmp_path / "m"), "--output", str(tmp_path / "out")])
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'out' / 'huggingface'}\nleft out sentence-transformers: ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["huggingface"]

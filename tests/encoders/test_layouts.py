@@ -72,10 +72,10 @@ def by_transformers(
     return np.stack(found)
 
 
-def exported(encoder: TextEncoder, folder: Path) -> None:
+def exported(encoder: TextEncoder, folder: Path, base: Path | None = None) -> None:
     """The export to sentence-transformers encodes as its source, there and here."""
     folder.mkdir()
-    write_sentence_transformers(encoder.folder, encoder.config, folder)
+    write_sentence_transformers(encoder.folder, encoder.config, folder, base and str(base))
     theirs, again = SentenceTransformer(str(folder), device="cpu"), load_encoder(str(folder))
     for queries_BD in (theirs.encode_query(QUERIES), again.encode_queries(QUERIES, None)):
         near(queries_BD, encoder.encode_queries(QUERIES, None))
@@ -84,7 +84,9 @@ def exported(encoder: TextEncoder, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [0, 24])
-def test_dpr_reads_its_pairs_of_folders(tiny_bert: Path, tmp_path: Path, width: int) -> None:
+def test_dpr_reads_its_pairs_of_folders(
+    tiny_bert: Path, tmp_path: Path, width: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Vectors are `pooler_output` of a question, and of a passage's title and text as two texts, as DPR has them."""
     pair = tmp_path / "dpr"
     kinds = {"query": "DPRQuestionEncoder", "passage": "DPRContextEncoder"}
@@ -102,6 +104,12 @@ def test_dpr_reads_its_pairs_of_folders(tiny_bert: Path, tmp_path: Path, width: 
     near(encoder.encode_queries(QUERIES, None), questions_BD)
     encoded_ND = by_transformers(pair / "passage", kinds["passage"], pooled, titles, texts)
     near(encoder.encode_passages(PASSAGES), encoded_ND)
+    (tmp_path / "passages").mkdir()
+    write_sentence_transformers(pair / "passage", encoder.towers[Role.PASSAGE].config, tmp_path / "passages")
+    their_texts = [f"{passage.title} [SEP] {passage.text}" for passage in PASSAGES]
+    near(SentenceTransformer(str(tmp_path / "passages"), device="cpu").encode_document(their_texts), encoded_ND)
+    assert "encode_document(['title [SEP] text'])" in (tmp_path / "passages" / "README.md").read_text()
+    assert "a passage is one text, 'title [SEP] text', which users of the folder write" in caplog.text
     alone = load_encoder(str(pair / "query"), pooling="pooler")
     near(alone.encode_queries(QUERIES, None), questions_BD)
     if not width:
@@ -470,7 +478,9 @@ def test_an_adapter_of_peft_is_merged_into_its_base(tiny_t5: Path, tmp_path: Pat
         InputError, match=r"makes it an adapter of PEFT, and its base .* is missing; give --base FOLDER"
     ):
         load_encoder(str(folder), pooling="last")
-    near(load_encoder(str(folder), pooling="last", base=str(moved)).encode_queries(QUERIES, None), expected)
+    again = load_encoder(str(folder), pooling="last", base=str(moved))
+    near(again.encode_queries(QUERIES, None), expected)
+    exported(again, tmp_path / "elsewhere", moved)
 
 
 def test_sentence_transformers_folders_may_be_adapters_of_peft(tiny_t5: Path, tmp_path: Path) -> None:

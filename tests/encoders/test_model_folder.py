@@ -155,7 +155,7 @@ def test_shards_of_safetensors_are_read_and_hashed(folder: Path) -> None:
     assert (encoder.encode_queries(TEXTS, None) == whole).all()
     copied = folder.parent / "copied"
     copied.mkdir()
-    copy_backbone(folder, copied, 64)
+    copy_backbone(ModelFolder(folder), copied, 64)
     shards = ("a.safetensors", "b.safetensors")
     assert {path.name for path in copied.glob("*.safetensors*")} == {*shards, "model.safetensors.index.json"}
     for shard in shards:
