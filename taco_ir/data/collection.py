@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -77,15 +78,26 @@ def judged_topics(path: Path) -> Topics:
 class Collection:
     """Passages and topics under one name; both are read on first use.
 
+    Args:
+        tasks: the task of topics whose name says another, such as `msmarco` of `msmarco-small-dev`.
+
     Attributes:
         layout: what the collection was recognised as.
     """
 
-    def __init__(self, name: str, passage_path: Path, topic_paths: dict[TopicsName, Path], layout: str = OURS) -> None:
+    def __init__(
+        self,
+        name: str,
+        passage_path: Path,
+        topic_paths: dict[TopicsName, Path],
+        layout: str = OURS,
+        tasks: Mapping[TopicsName, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self.layout = layout
         self.passage_path = passage_path
         self._topic_paths = topic_paths
+        self._tasks = tasks
 
     @property
     def why_no_topics(self) -> str:
@@ -110,7 +122,7 @@ class Collection:
 
     @property
     def tasks(self) -> set[str]:
-        return {name.task for name in self._topic_paths}
+        return {name.task for name in self._topic_paths} | {*self._tasks.values()}
 
     def expand(self, names: Sequence[str]) -> list[str]:
         """Resolve names of topics, without repeats: `all-dev` (or -train, -test) becomes the topics of every task.
@@ -182,8 +194,8 @@ class Collection:
         """Read topics by name or from a file, without reading the passages; `only`: ids to keep. Raises: InputError."""
         if is_topics_file(name):
             return read_topics_file(Path(name), only)
-        task = resolve_topics(name, self._topic_paths).task
-        path = self.topics_path(name)
+        topics = resolve_topics(name, self._topic_paths)
+        path, task = self._topic_paths[topics], self._tasks.get(topics, topics.task)
         return Topics(_file_name(path), task, read_topics(path, task, only))
 
     def topics_path(self, name: str) -> Path:
@@ -234,7 +246,9 @@ def open_collection(name: str) -> Collection:
         )
     if source:
         path, topics_folder = import_source(source)
-        return Collection(source.name, path, _topic_paths(topics_folder), source.layout)
+        trained = {topics.task for topics in source.topics if topics.split == "train"}
+        tasks = {topics: task for topics, task in source.tasks.items() if topics.task not in trained}
+        return Collection(source.name, path, _topic_paths(topics_folder), source.layout, tasks)
     if passages is None:
         build = "; build it with `python -m taco_ir.data passages`" if name == KILT else ""
         found = "a file in no layout that is read" if folder.is_file() else "no such folder"

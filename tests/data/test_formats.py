@@ -38,9 +38,13 @@ def test_passages_are_those_of_the_file(made: Collection) -> None:
     assert not made.passages.has_pages
 
 
-@pytest.mark.parametrize(("name", "topics"), [("beir", "scifact-test"), ("msmarco", "marco-small-dev")])
-def test_queries_have_their_graded_judgments(name: str, topics: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "topics", "task"), [("beir", "scifact-test", "scifact"), ("msmarco", "marco-small-dev", "marco")]
+)
+def test_queries_have_their_graded_judgments(name: str, topics: str, task: str, tmp_path: Path) -> None:
+    """...and their task, which is that of the train queries for a part of the others too."""
     loaded = open_collection(MADE[name][0](tmp_path)).topics(topics)
+    assert {loaded.task, *(query.task for query in loaded.queries)} == {task}
     assert {query.qid: query.text for query in loaded.queries} == {qid: QUERIES[qid] for qid in GRADES}
     assert {query.qid: query.grades for query in loaded.queries} == GRADES
     assert loaded.has_gold
@@ -369,7 +373,8 @@ def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> N
     qrels = TrecQrels(local("qrels.dev.small.tsv"), {})
     if "doors" not in ir_datasets.registry:
         ir_datasets.registry.register("doors", ir_datasets.Dataset(docs))
-        ir_datasets.registry.register("doors/dev", ir_datasets.Dataset(docs, queries, qrels))
+        for name in ("doors/dev", "doors/dev/small"):
+            ir_datasets.registry.register(name, ir_datasets.Dataset(docs, queries, qrels))
     paths = set()
     for name in ("irds:doors", "irds:doors/dev"):
         opened = open_collection(name)
@@ -377,8 +382,10 @@ def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> N
         assert opened.topics_names == [TopicsName("doors", "dev")]
         assert {query.qid: query.grades for query in opened.topics("doors-dev").queries} == GRADES
         assert {passage.docid for passage in opened.passages.read()} == set(TEXTS)
-    assert len(paths) == 1  # the documents of both are the same
-    for unknown, near in (("doors/none", "doors, doors/dev"), ("dors", "doors")):
+    small = open_collection("irds:doors/dev/small")
+    assert (small.topics("doors-small-dev").task, small.tasks) == ("doors", {"doors-small", "doors"})
+    assert {*paths, small.passage_path} == {*list(paths)[:1]}  # the documents of all are the same
+    for unknown, near in (("doors/none", "doors, doors/dev, doors/dev/small"), ("dors", "doors")):
         with pytest.raises(InputError, match=f"irds:{unknown}: ir_datasets has no such id; near: {near}"):
             open_collection(f"irds:{unknown}")
 

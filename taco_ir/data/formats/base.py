@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -65,6 +66,7 @@ class Source(NamedTuple):
         key: says what its content depends on.
         passages: reads the passages.
         topics: reads the queries of each task and split.
+        tasks: the task of topics whose name says another, as those of a part of the queries.
     """
 
     layout: str
@@ -73,6 +75,7 @@ class Source(NamedTuple):
     key: Callable[[], Key]
     passages: Callable[[], Iterable[Record]]
     topics: Mapping[TopicsName, Callable[[], QuerySet]]
+    tasks: Mapping[TopicsName, str] = MappingProxyType({})
 
 
 class Format(NamedTuple):

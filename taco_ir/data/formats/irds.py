@@ -55,8 +55,10 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         with _errors(place):
             return _queries(dataset)
 
-    topics = {_topics_name(each): partial(queries, dataset) for each, dataset in with_queries.items()}
-    return Source("ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, passages, topics)
+    names = {_topics_name(each): each for each in with_queries}
+    topics = {name: partial(queries, with_queries[each]) for name, each in names.items()}
+    tasks = {name: _task(each, known) for name, each in names.items()}
+    return Source("ir_datasets id", place.replace("/", "-"), f"irds:{place}", key, passages, topics, tasks)
 
 
 @contextmanager
@@ -77,6 +79,12 @@ def _docs_id(place: str, known: Any) -> str:
     above = ("/".join(parts[:count]) for count in range(1, len(parts)))
     same = (each for each in above if each in known and known[each].has_docs() and known[each].docs_handler() is docs)
     return next(same, place)
+
+
+def _task(dataset_id: str, known: Any) -> str:
+    """The task of an id's queries: that of all over the same documents; KILT has one for each task of its own."""
+    parts = dataset_id.split("/")
+    return parts[1] if parts[0] == "kilt" and len(parts) > 1 else _docs_id(dataset_id, known).replace("/", "-")
 
 
 def _topics_name(dataset_id: str) -> TopicsName:

@@ -55,7 +55,8 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
         for each, path in queries.items()
     }
     key = partial(hash_files, [corpus], [*triples, *queries.values(), *qrels.values()])
-    return Source("MS MARCO TSV files", name, corpus, key, partial(_passages, corpus), topics)
+    tasks = dict.fromkeys(topics, name)  # also of parts, such as dev.small
+    return Source("MS MARCO TSV files", name, corpus, key, partial(_passages, corpus), topics, tasks)
 
 
 def _find_topics(folder: Path, name: str, kind: str) -> dict[TopicsName, Path]:
