@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layouts import beir, tevatron
+from layouts import beir, msmarco, tevatron
 from safetensors.torch import load_file
 from training_runs import data_of, encoder_of, small, stopped_after, work_of
+from verbs import passage, query, write_collection
 
-from taco_ir.core.files import InputError, read_json
+from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.negatives.file import read_negatives
@@ -200,6 +201,33 @@ def test_the_papers_second_benchmark() -> None:
     assert list(first.task_tables) == ["msmarco", "zeshel", "fever", "nq"] and len(ance) == 8
     assert len({own.collection for own in first.task_tables.values()}) == 4
     assert (first.negatives.negatives, ance[-1].weighting.weighting) == ("bm25", "taco")
+
+
+def test_the_papers_second_benchmark_runs_on_collections_of_four_layouts(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """...and its model searches each, also a part of MS MARCO's dev queries."""
+    monkeypatch.chdir(tmp_path)
+    model = Path(shutil.copytree(tiny_t5, "model"))
+    write_json(model / "tokenizer_config.json", read_json(model / "tokenizer_config.json") | {"model_max_length": 512})
+    shutil.copytree(folder, "collections/zeshel")
+    marco = Path(shutil.move(msmarco(tmp_path / "ms"), "collections/msmarco"))
+    for kind in ("queries", "qrels"):
+        shutil.copy(marco / f"{kind}.dev.small.tsv", marco / f"{kind}.train.tsv")
+    texts = [passage(f"{page}#0", f"text of page {page}", f"T{page}") for page in range(6)]
+    for task in ("fever", "nq"):
+        asked = [query(f"q{page}", f"what is page {page}", [f"{page}#0"]) for page in range(3)]
+        write_collection(Path("collections", task), texts, {f"{task}-train": asked, f"{task}-dev": asked})
+    rows = "".join(f"{each['id']}\t{each['contents']}\t{each['title']}\t{each['wikipedia_id']}\n" for each in texts)
+    Path("collections/nq/passages.jsonl").unlink()
+    Path("collections/nq/psgs_w100.tsv").write_text(rows)
+
+    here = {"model": "./model", "output": "out", "device": "cpu", "precision": "float32"}
+    config = read_settings(Path("taco-four-corpora"), {**here, "steps": 1, "batch_size": 4, "shares": "uniform"})
+    trained = train(config.replace(episodes=(config.episodes[0], config.episodes[-1])))
+    for place, topics in (("msmarco", "small-dev"), ("zeshel", "dev"), ("fever", "dev"), ("nq", "dev")):
+        asked_for = ["--collection", f"collections/{place}", "--topics", f"{place}-{topics}", "--no-compare"]
+        search([*asked_for, "--model", str(trained), "--output", f"{place}.trec"])
 
 
 def test_self_supervised_tasks_read_the_collection_of_the_training(
