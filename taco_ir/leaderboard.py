@@ -19,7 +19,7 @@ from taco_ir.studies.convergence import convergence_table
 from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records
 from taco_ir.studies.rescoring import check_records, sample_records, select_records, select_trained
-from taco_ir.studies.tables import board_json, read_published, render_boards
+from taco_ir.studies.tables import board_json, quoted_beside, render_boards
 
 TABLES = FLAGS["--format"]["choices"]
 
@@ -149,7 +149,7 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
     runner = find_runner(options) if options.format == "html" and options.collection is not None else None
     found = hide_rows(make_boards(results, options.baseline, options.seed, measures), options.without)
     if options.format == "json":
-        return board_json(found, read_published())
+        return board_json(found, quoted_beside(found))
     if options.format in TABLES:
         return render_boards(found, options.format, options.brief)
     from taco_ir.studies.board_page import collect_examples, plot_averages, render_page
@@ -162,7 +162,7 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
             f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run "
             f"of it is in {runner.work}; `reproduce` makes them, or give another --work"
         )
-    return render_page(found, results, read_published(), texts)
+    return render_page(found, results, quoted_beside(found), texts)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,13 @@ def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> 
 
 
 def most_different_queries(results: Sequence[Record], topics: str) -> list[int]:
-    """Positions of the queries whose page R-precision varies most between the results, in the order of the topics."""
-    values_SQ = np.array([result.topics[topics].by_query[str(TESTED[0])] for result in results])
+    """Positions of the queries whose scores vary most between the results, in the order of the topics.
+
+    Scores are page R-precision, or nDCG@10 where there are no pages.
+    """
+    by_query = [result.topics[topics].by_query for result in results]
+    measure = next(name for name in map(str, TESTED) if all(name in values for values in by_query))
+    values_SQ = np.array([values[measure] for values in by_query])
     spread = np.var(values_SQ, axis=0)
     return sorted(np.argsort(-spread, kind="stable")[:MOST_QUERIES].tolist())
 

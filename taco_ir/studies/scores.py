@@ -9,13 +9,13 @@ from pathlib import Path
 from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.evaluation.measures import Measure, Scores, evaluate
+from taco_ir.evaluation.measures import Measure, Scores, default_measures, evaluate
 from taco_ir.evaluation.significance import DIGITS
 from taco_ir.studies.conditions import Slice
 from taco_ir.studies.records import Record, TopicScores
 
 MEASURES = tuple(map(Measure.parse, ("Rprec", "recall@5", "MRR@10", "R@20")))
-TESTED = tuple(map(Measure.parse, ("Rprec", "R@20")))
+TESTED = tuple(map(Measure.parse, ("Rprec", "nDCG@10", "R@20")))
 ANSWER_MEASURES = tuple(map(Measure.parse, ("EM", "F1", "KILT-EM", "KILT-F1")))
 ANSWERS = "answers"  # the folder of answers beside runs
 
@@ -26,13 +26,16 @@ def score_runs(
 ) -> dict[str, TopicScores]:
     """Scores `folder/<topics>.trec`, and `answers/<topics>.jsonl` where there are answers, by topics and by slice.
 
+    Without pages the measures are those of graded judgments.
+
     Raises:
         InputError: for a run that is missing or of other topics.
     """
     page_of = collection.passages.page_of
+    measures = MEASURES if collection.passages.has_pages else default_measures(has_pages=False, short=True)
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
-        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, page_of, MEASURES)
+        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, page_of, measures)
         if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
             answered = evaluate(read_run(answers), topics.queries, page_of, ANSWER_MEASURES)
             scores = scores._replace(by_query={**scores.by_query, **answered.by_query})

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taco_ir.core.tasks import KINDS, canonical_task
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
@@ -27,7 +28,8 @@ def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
         brief: one table for each board and measure, without slices, tests and quoted scores.
     """
     tables = [table for board in boards for table in (brief_tables(board) if brief else board_tables(board))]
-    return "\n".join(render(table, form) for table in [*tables, *([] if brief else [quoted_table(read_published())])])
+    quoted = [] if brief else quoted_beside(boards)
+    return "\n".join(render(table, form) for table in [*tables, *([quoted_table(quoted)] if quoted else [])])
 
 
 def board_tables(board: Board) -> list[Table]:
@@ -163,6 +165,12 @@ class Quoted(NamedTuple):
 def read_published() -> list[Quoted]:
     """All rows of published.toml, in its order."""
     return [Quoted(**row) for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["row"]]
+
+
+def quoted_beside(boards: Sequence[Board]) -> list[Quoted]:
+    """The rows of published.toml, which are about KILT's tasks; none beside boards of other tasks."""
+    tasks = {canonical_task(name.rpartition("-")[0]) for board in boards for name in board.topics}
+    return read_published() if tasks & KINDS.keys() else []
 
 
 def quoted_table(rows: list[Quoted]) -> Table:

@@ -125,7 +125,8 @@ class PoolValidation:
         self._corpora = corpora
         self._questions = questions
         reads = "" if questions is None else ", EM of reading"
-        self.what = f"page R-precision in the validation pools{reads}"
+        has_pages = any(docid != each.page for _, passages in corpora for docid, each in passages.items())
+        self.what = f"{'page ' * has_pages}R-precision in the validation pools{reads}"
 
     def __call__(self) -> dict[str, float]:
         encoder, scores = self._model.as_text_encoder(), dict[str, float]()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import beir
 from one_comparison import bootstrap_interval, randomisation_test
 from study_results import fake_results, topic_scores
 from verbs import passage, query, write_collection
@@ -26,7 +27,7 @@ from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, make_boards
-from taco_ir.studies.board_page import plot_averages
+from taco_ir.studies.board_page import most_different_queries, plot_averages
 from taco_ir.studies.records import Record, TopicScores
 from taco_ir.studies.rescoring import sample_records, select_records
 from taco_ir.studies.scores import deviations, score_runs
@@ -35,8 +36,10 @@ from taco_ir.studies.tables import (
     board_json,
     board_tables,
     difference_table,
+    quoted_beside,
     quoted_table,
     read_published,
+    render_boards,
     score_table,
 )
 
@@ -489,6 +492,22 @@ def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Pat
         make_boards(results, None, seed=0)
     with pytest.raises(InputError, match="with the same gold only"):
         make_boards([results[0], replace(results[1], system="one", seed=1)], None, seed=0)
+
+
+def test_without_pages_a_board_has_measures_of_graded_judgments_and_quotes_nobody(tmp_path: Path) -> None:
+    collection = open_collection(beir(tmp_path))
+    results = []
+    for number, docids in enumerate((["d1", "d2"], ["d2", "d1"])):
+        runs = tmp_path / str(number)
+        write_trec(Run(dict.fromkeys(("q1", "q2"), Ranking.of(docids, [2, 1]))), runs / "scifact-test.trec", "t")
+        scores = score_runs(collection, ["scifact-test"], (), runs)
+        results.append(Record(str(number), str(number), "", 0, "whole", 3, collection.passages.fingerprint, scores))
+    assert list(scores["scifact-test"].means) == ["passage nDCG@10", "passage MRR@10", "passage R@20"]
+    boards = make_boards(results, "0", 0)
+    shown = render_boards(boards, "table", brief=False)
+    assert "whole, 3 passages: passage nDCG@10" in shown and TITLE not in shown and not quoted_beside(boards)
+    assert quoted_beside([replace(BOARD, topics=("zsre-dev",))]) == read_published()
+    assert most_different_queries(results, "scifact-test") == [0, 1]
 
 
 @pytest.mark.parametrize("topics", [3, 1])
