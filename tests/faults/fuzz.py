@@ -103,6 +103,7 @@ def readers(world: Path) -> dict[str, Reader]:
 
 
 def models(world: Path) -> dict[str, Reader]:
+    import peft
     import torch
     from conftest import tiny_tokenizer
     from safetensors.torch import save_file
@@ -185,6 +186,8 @@ def models(world: Path) -> dict[str, Reader]:
             **{"digest": "0123456789abcdef", "lent": {"*": "nq"}},
         },
     )
+    lora = world / "lora"
+    peft.get_peft_model(BertModel.from_pretrained(plain), peft.LoraConfig(r=2)).save_pretrained(lora)
     shutil.copytree(plain, world / "carded")
     card = {"base": "bert", "result": "record", "beside": ["other"]}
     stage = {"tasks": ["nq"], "settings": {"steps": "10"}}
@@ -202,7 +205,7 @@ def models(world: Path) -> dict[str, Reader]:
         compact(stored, target, config, ["the house"], 10_000_000)
 
     def loaded(folder: Path) -> Read:
-        return lambda: load_encoder(str(folder), pooling="mean" if folder == plain else None)
+        return lambda: load_encoder(str(folder), pooling="mean" if folder in (plain, lora) else None)
 
     return {
         "taco_ir.json": Reader(ours / "taco_ir.json", lambda: ModelFolder(ours).trained_config),
@@ -222,6 +225,7 @@ def models(world: Path) -> dict[str, Reader]:
         "tokenizer.json": Reader(plain / "tokenizer.json", loaded(plain), keyed=False, weight=2),
         "tokenizer.json, compact": Reader(stored / "tokenizer.json", smaller, keyed=False, weight=1),
         "config.json, compact": Reader(stored / "config.json", smaller, keyed=False, weight=1),
+        "adapter_config.json": Reader(lora / "adapter_config.json", loaded(lora), keyed=False),
         "tuning.json": Reader(tuned / "tuning.json", lambda: read_record(tuned)),
         "card.json": Reader(world / "carded" / "card.json", lambda: read_facts(world / "carded")),
     }
