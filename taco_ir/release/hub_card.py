@@ -21,6 +21,7 @@ from taco_ir.training.folder import INPUTS_FILE, load_settings
 TAG = "taco-ir"
 TAGS = (TAG, "multi-task-retrieval", "sentence-similarity")
 MODEL = "model"  # of the folder of a training
+QUERY = "which bach wrote the cello suites"
 CARD = """
 # {title}
 
@@ -30,13 +31,13 @@ It reads {query_tokens} tokens of a query and {passage_tokens} of a passage.
 
 ```sh
 python -m taco_ir.pull {name} --output {title}
-python -m taco_ir.search --topics nq-dev --model {title}
+python -m taco_ir.search --query "{query}" {asked}--model {title}
 ```
 
 ```python
 from taco_ir import load_encoder
 
-vectors = load_encoder("{name}").encode_queries(["which bach wrote the cello suites"], {task})
+vectors = load_encoder("{name}").encode_queries(["{query}"], {task})
 ```
 
 ## Tasks
@@ -108,7 +109,9 @@ def _body(folder: ModelFolder, name: str, made: Lineage | None) -> str:
         pooling=config.pooling + " and scaled to length 1" * config.normalize,
         query_tokens=max((config.query_length, *config.query_lengths.values())),
         passage_tokens=config.passage_length,
+        query=QUERY,
         task=json.dumps(min(trained)) if trained else None,
+        asked=f"--task {min(trained)} " if trained else "",
         tasks=table if rows else "All queries are one task to it.\n",
     )
     return text + (f"\n## Recipe\n\n{recipe_table(made.stages)}" if made is not None else "")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.pull import main as pull
 from taco_ir.push import main as push
+from taco_ir.search import main as search
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.folder import load_settings, save_settings
 from taco_ir.training.settings import TrainSettings
@@ -385,6 +387,9 @@ def test_the_folder_of_a_training_is_its_model_with_the_recipe(hub: Hub, tiny_be
     assert "| queries a step | 12, " in card.text and '| nq | "NQ ' in card.text
     push([str(run / "model"), NAME])
     assert hub.files["README.md"].decode() == str(card)
+    pull([NAME, "--output", "my-model"])
+    (command,) = re.findall("python -m taco_ir.search (.*)", card.text)
+    search(shlex.split(command))  # a query of a task that it knows
 
 
 def test_a_card_of_ones_own_stays(hub: Hub, model: Path) -> None:
