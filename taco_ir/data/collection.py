@@ -287,7 +287,11 @@ def _find_source(name: str) -> Source | None:
 
 def _nearest(folder: Path) -> str:
     """The layout that a folder is nearest to by the names of its files, and what it lacks; "" if none is near."""
-    there = [path.name.removesuffix(".gz") for path in folder.glob("*")]
+    files = sorted(folder.glob("*"))
+    for path in (path for path in files if path.is_file()):
+        if fitting := [prefix for prefix in FORMATS if _format(prefix).recognises(path)]:
+            return f"; {path} is of the layout {fitting[0]}, give that"
+    there = [path.name.removesuffix(".gz") for path in files]
     best, said = 0, ""
     for layout, names in {"ours": (PASSAGES,), **{prefix: _format(prefix).files for prefix in FORMATS}}.items():
         alike = {name: near[0] for name in names if (near := get_close_matches(name, there, 1, ALIKE))}

@@ -375,7 +375,10 @@ def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSett
     for name, own in tables.items():
         spec = own.collection or run
         if spec not in opened:
-            other = open_collection(spec)
+            try:
+                other = open_collection(spec)
+            except InputError as error:
+                raise InputError(f"tasks.{name}: {error}") from error
             opened[spec] = next((each for each in opened.values() if _is_same(each, other)), other)
         try:
             (task,) = _resolve_tasks([own.task or name], opened[spec])

@@ -253,6 +253,14 @@ def test_a_folder_of_no_layout_is_told_the_nearest(file: str, message: str, tmp_
         open_collection(str(tmp_path / file))
 
 
+def test_a_folder_with_a_file_of_a_layout_is_told_the_file(tmp_path: Path) -> None:
+    path = tevatron(tmp_path)
+    with pytest.raises(
+        InputError, match=f"holds none of .*; {path} is of the layout tevatron, give that. A collection"
+    ):
+        open_collection(str(tmp_path))
+
+
 def test_a_file_of_passages_stands_for_its_folder(inputs: Path) -> None:
     opened = [open_collection(str(inputs / name)) for name in ("dpr3", "dpr3/psgs_w100.tsv")]
     assert [vars(each) for each in opened] == [vars(opened[0])] * 2
