@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import get_args
 
 from taco_ir.cli import Parser, run_verb
@@ -39,8 +40,8 @@ def main(argv: Sequence[str]) -> None:
 
     model = train(settings, options.overwrite)
     pooling = pooling_flags(settings.run.model, settings.encoder)
-    collection = settings.run.collection
-    print(f"{model}\nnext: python -m taco_ir.train --model {model} {pooling} --collection {collection} --output ...")
+    where = f"--model {quote(str(model))} {pooling} --collection {quote(settings.run.collection)}"
+    print(f"{model}\nnext: python -m taco_ir.train {where} --output ...")
 
 
 def pooling_flags(name: str, settings: EncoderSettings) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.tasks import canonical_task
@@ -56,12 +57,13 @@ def _say_next(model: Path, collection: str, tasks: Sequence[str], searches: bool
     )
     if not topics:  # a model knows the prompts of the tasks that it was trained on
         return
-    with_topics = f"--collection {collection} --topics {topics}"
+    with_topics = f"--collection {quote(collection)} --topics {topics}"
+    named = quote(str(model))
     if searches:
-        print(f"next: python -m taco_ir.search --model {model} {with_topics}")
+        print(f"next: python -m taco_ir.search --model {named} {with_topics}")
     if reading != NOTHING:
         verb = f"{'  or' if searches else 'next'}: python -m taco_ir.answer"
-        print(f"{verb}{f' --model {model}' * searches} --reader {model} {with_topics}")
+        print(f"{verb}{f' --model {named}' * searches} --reader {named} {with_topics}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import ir_measures
@@ -99,17 +100,31 @@ def test_queries_of_a_file_are_searched_and_scored_by_judgments_of_a_file(
         search.main([*arguments[:5], "others.txt", "--no-compare", *model])
 
 
-@pytest.mark.parametrize("name", ["beir", "tevatron", "dpr", "triples"])
-def test_a_step_is_trained_on_each(name: str, folder: Path, model: list[str]) -> None:
-    place = MADE[name][0](folder / "made")
-    if name == "beir":
-        judged = Path(place) / "qrels"
-        (judged / "train.tsv").write_bytes((judged / "test.tsv").read_bytes())
+def with_train(name: str, folder: Path) -> str:
+    """A collection of a layout, with train queries."""
+    place = MADE[name][0](folder)
+    for path in Path(place).rglob("*.tsv"):
+        if path.name in ("test.tsv", "queries.dev.small.tsv", "qrels.dev.small.tsv"):
+            kind = path.name.partition(".")[0]
+            shutil.copy(path, path.with_name("train.tsv" if kind == "test" else f"{kind}.train.tsv"))
+    return place
+
+
+@pytest.mark.parametrize("name", ["beir", "msmarco", "tevatron", "dpr", "triples"])
+def test_a_step_is_trained_on_each_and_its_model_searches_it(
+    name: str, folder: Path, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = with_train(name, folder / "made")
     arguments = ["--collection", place, "--output", "out", "--steps", "1", "--batch-size", "2", *model]
     train.main(
         [*arguments, "--negatives", "none", "--hard-negatives", "0", "--passage-length", "40", "--query-length", "24"]
     )
-    assert (folder / "out" / "model" / "model.safetensors").is_file()
+    (topics,) = (str(each) for each in open_collection(place).topics_names if each.split == "train")
+    asked = ["--collection", place, "--topics", topics]
+    search.main([*asked, "--model", "out/model", "--no-compare", "--output", "out.trec"])
+    capsys.readouterr()
+    evaluate.main(["out.trec", *asked, "--format", "json"])
+    assert table(capsys)["passage R@20"] == 1.0
 
 
 def test_given_hard_negatives_are_trained_on(

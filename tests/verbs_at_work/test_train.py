@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -51,12 +52,12 @@ def test_a_training_prints_its_model_and_the_next_command(
     tiny_bert: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command that it prints runs."""
-    argv = ["--model", str(tiny_bert), "--output", "run", *QUICK, *POOL]
+    argv = ["--model", str(tiny_bert), "--output", "my run", *QUICK, *POOL]
     main(argv)
     told = capsys.readouterr()
     model, following = told.out.splitlines()
-    assert model == "run/model" and Path(model).is_dir()
-    assert following == "next: python -m taco_ir.search --model run/model --collection sample --topics nq-dev"
+    assert model == "my run/model" and Path(model).is_dir()
+    assert following == "next: python -m taco_ir.search --model 'my run/model' --collection sample --topics nq-dev"
     for part in (
         "episode 1 of 1: none negatives, naive, from",
         "2 steps of 4 queries",
@@ -65,11 +66,11 @@ def test_a_training_prints_its_model_and_the_next_command(
         "2 of 2 steps",
     ):
         assert part in told.err
-    assert read_json(folder / "run" / "config.json")["tasks"] == ["nq"]
-    search([*following.split()[4:], "--output", "nq.trec"])
+    assert read_json(folder / "my run" / "config.json")["tasks"] == ["nq"]
+    search([*shlex.split(following)[4:], "--output", "nq.trec"])
     assert Path("nq.trec").is_file() and capsys.readouterr()
     main(argv)
-    assert capsys.readouterr() == (told.out, "trained model: run/model\n")
+    assert capsys.readouterr() == (told.out, "trained model: my run/model\n")
 
 
 def test_a_file_and_flags_over_it(tiny_bert: Path, folder: Path) -> None:
