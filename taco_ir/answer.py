@@ -8,7 +8,7 @@ from functools import partial
 from taco_ir.cli import DENSE_FLAGS, MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.files import require_writable
 from taco_ir.data.collection import open_collection
-from taco_ir.evaluation.measures import Measure
+from taco_ir.evaluation.measures import Measure, default_measures
 from taco_ir.evaluation.scoring import build_table, score_by_default
 from taco_ir.evaluation.tables import render
 from taco_ir.reading.answering import NAMED_SUFFIX, answer, write_answers
@@ -68,7 +68,11 @@ def main(argv: Sequence[str]) -> None:
     runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
     if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)
-        scores = score_by_default(collection, scored, {retriever.name: judged_runs}, RETRIEVAL_MEASURES)
+        measures: Sequence[Measure] = RETRIEVAL_MEASURES
+        if not collection.passages.has_pages:  # each passage is one
+            measures = default_measures(has_pages=False, short=True)
+            judged_runs = [run._replace(level="passage") for run in judged_runs]
+        scores = score_by_default(collection, scored, {retriever.name: judged_runs}, measures)
         print()
         print(render(build_table(collection, scored, *scores), options.format), end="")
 

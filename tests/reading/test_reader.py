@@ -14,6 +14,7 @@ import torch
 from cities import CITIES, write_cities
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import beir
 from safetensors.torch import load_file
 from small_steps import encoder
 from tokenizers import Tokenizer
@@ -271,6 +272,21 @@ def test_answer_and_evaluate_print_the_same_scores(
     assert values == {row["topics"]: [row[name] for name in measures] for row in theirs}
     claims, macro = (dict(zip(measures, values[name], strict=True)) for name in ("fever-dev", "macro average"))
     assert claims["answer EM"] is macro["answer EM"] is None and claims["answer accuracy"] == 0
+
+
+def test_without_pages_the_passages_of_answers_are_scored(
+    reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["--collection", beir(tmp_path), "--topics", "scifact-test", "--format", "json"]
+    read = ["--model", str(reader), "--prompt", "", "--reader", str(reader), "--quiet", "--output", "a.jsonl"]
+    answer.main([*asked, *read])
+    (ours,) = json.loads(capsys.readouterr().out)["rows"]
+    evaluate.main(["a.jsonl", *asked])
+    (theirs,) = json.loads(capsys.readouterr().out)["rows"]
+    measures = ["passage nDCG@10", "passage MRR@10", "passage R@20"]
+    assert [ours[name] for name in measures] == [theirs[name] for name in measures]
+    assert None not in [ours[name] for name in measures] and not any(name.startswith("page") for name in ours)
 
 
 def test_a_topics_answers_are_kept_when_the_next_are_interrupted(
