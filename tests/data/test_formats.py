@@ -2,10 +2,13 @@
 
 import gzip
 import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from taco_ir.core.types import Passage, Query
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.formats import FORMATS, base
 from taco_ir.data.gold import find_positives
+
+COMMIT = "0123456789" * 4
 
 
 @pytest.fixture
@@ -185,6 +190,49 @@ def test_a_table_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path) -> No
         words = [sys.executable, "-m", "taco_ir.data", "list", "--collection", place]
         ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
         assert re.fullmatch(f"error: --collection [^\n]*{said}[^\n]*\n", ended.stderr), ended.stderr
+
+
+class DataSets(BaseHTTPRequestHandler):
+    """As much of a hub's API as loading the data set `me/docs`, whose one file is a table, asks for."""
+
+    table = b""
+
+    def do_GET(self) -> None:
+        path, place = self.path.partition("?")[0], "/datasets/me/docs"
+        body = b""
+        if re.fullmatch(f"/api{place}(/revision/.*)?", path):
+            body = lines({"id": "me/docs", "sha": COMMIT, "siblings": [{"rfilename": "train.parquet"}]}).encode()
+        elif path == f"/api{place}/tree/{COMMIT}":
+            entry = {"type": "file", "path": "train.parquet", "size": len(self.table), "oid": COMMIT}
+            body = json.dumps([entry]).encode()
+        elif path.startswith(f"{place}/resolve/") and path.endswith("/train.parquet"):
+            body = self.table
+        self.send_response(200 if body else 404)
+        known = {"Content-Length": str(len(body)), "ETag": f'"{COMMIT}"', "X-Repo-Commit": COMMIT}
+        for key, value in (known if body else {"Content-Length": "0", "X-Error-Code": "EntryNotFound"}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_data_set_of_a_hub_is_opened_also_when_the_hub_is_gone(tmp_path: Path) -> None:
+    handler = type("Handler", (DataSets,), {"table": Path(parquet(tmp_path)).read_bytes()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    at = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    for offline in ("0", "1"):
+        words = [sys.executable, "-m", "taco_ir.data", "list", "--collection", "hf:me/docs", "--columns", "title=title"]
+        environment = {**os.environ, **at, "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_XET": "1"}
+        listed = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert listed.stdout.startswith("docs: data set of a Hugging Face hub, 3 passages"), listed.stderr
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(

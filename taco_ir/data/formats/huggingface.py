@@ -82,8 +82,10 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
             found, layout = datasets.load_dataset(place, columns.get("config")), "data set of a Hugging Face hub"
     except Exception as error:  # pyarrow's, the hub's and the library's own have no common base
         said = f"--collection {place}: it cannot be opened ({type(error).__name__}: {abbreviate(str(error))})"
-        if of_hub:
-            said += "; HF_HUB_OFFLINE is set" if offline else "; HF_HUB_OFFLINE=1 takes what was downloaded before"
+        if of_hub and offline:
+            said += "; HF_HUB_OFFLINE is set"
+        elif of_hub and type(error).__name__.startswith("Connect"):  # of the library that sends requests
+            said += "; HF_HUB_OFFLINE=1 takes what was downloaded before"
         raise InputError(said) from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) > 1:
