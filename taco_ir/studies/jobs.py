@@ -33,6 +33,7 @@ from taco_ir.studies.records import RECORDS, Record, load_record, read_records, 
 from taco_ir.studies.scores import ANSWERS, score_runs
 
 ON_DEVICE = frozenset(("train", "pretrain", "mine", "search", "answer", "encode"))  # verbs with --device
+SHARED = ("hashes", "imported", "kilt", "layouts")  # folders of the data home
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -211,6 +212,7 @@ class Runner:
         runs.parent.mkdir(parents=True, exist_ok=True)
         home = runs.with_name(f"{runs.name}.cache")  # vectors and index of each model would fill the disk
         shutil.rmtree(runs, ignore_errors=True)
+        make_home(home)
         scoring = self.commands.scoring_commands(job)
         outputs = {"search": runs, "answer": runs / ANSWERS}
         spent = {}
@@ -280,6 +282,15 @@ class Runner:
         output = self.folder(job) / "output.txt"
         spent = run_process(str(job), words, environment, output, self._processes(job, what))
         return {"command": self.commands.describe(job, template), **spent.facts(), "commit": commit}
+
+
+def make_home(home: Path) -> None:
+    """Make a data home of its own that shares what no model is part of, so that no collection is imported again."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        (data_home() / name).mkdir(parents=True, exist_ok=True)
+        if not (home / name).is_symlink():  # as a killed job leaves it
+            (home / name).symlink_to((data_home() / name).resolve(), target_is_directory=True)
 
 
 def _hash_collection(collection: Collection) -> str:

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Valu
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, make_boards
 from taco_ir.studies.board_page import most_different_queries, plot_averages
+from taco_ir.studies.jobs import make_home
 from taco_ir.studies.records import Record, TopicScores
 from taco_ir.studies.rescoring import sample_records, select_records
 from taco_ir.studies.scores import deviations, score_runs
@@ -508,6 +510,19 @@ def test_without_pages_a_board_has_measures_of_graded_judgments_and_quotes_nobod
     assert "whole, 3 passages: passage nDCG@10" in shown and TITLE not in shown and not quoted_beside(boards)
     assert quoted_beside([replace(BOARD, topics=("zsre-dev",))]) == read_published()
     assert most_different_queries(results, "scifact-test") == [0, 1]
+
+
+def test_a_data_home_of_its_own_shares_collections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """...and nothing of them is removed with it."""
+    monkeypatch.setenv("TACO_IR_HOME", str(tmp_path / "home"))
+    path = open_collection(beir(tmp_path)).passage_path
+    for _ in range(2):
+        make_home(tmp_path / "own")
+    monkeypatch.setenv("TACO_IR_HOME", str(tmp_path / "own"))
+    again = open_collection(str(tmp_path / "scifact"))
+    assert again.passage_path.is_relative_to(tmp_path / "own") and again.passage_path.samefile(path)
+    shutil.rmtree(tmp_path / "own")
+    assert path.is_file()
 
 
 @pytest.mark.parametrize("topics", [3, 1])
