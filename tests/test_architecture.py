@@ -24,7 +24,7 @@ RANKS = {package: rank for rank, packages in enumerate(ORDER) for package in pac
 HEAVY = {"torch", "faiss", "pyserini", "transformers", "ir_datasets", "jnius", "pandas", "scipy"}
 TORCH = ("weighting/", "training/", "encoders/adapters/", "analysis/measure.py")  # imported late as a whole
 DOORS = {
-    "faiss": {"retrieval/faiss_index.py"},
+    "faiss": {"retrieval/faiss_index.py", "retrieval/frozen_faiss.py"},
     "transformers": {"encoders/backbone.py", "encoders/adapters/deep_prompts.py"},
     "peft": {"encoders/adapters/lora.py"},
     "ir_datasets": {

@@ -103,6 +103,10 @@ def require_index(folder: Path) -> Path:
 class DenseIndex:
     """An index opened for search. A Flat index is searched from a memory map, so it need not fit into memory.
 
+    Attributes:
+        index: faiss's.
+        docids: object [N], by row.
+
     Raises:
         InputError: on opening, for a folder without manifest, a file that was cut or altered, or an index that another
             encoder or collection made.
@@ -127,12 +131,12 @@ class DenseIndex:
                 f"the collection given is {collection}"
             )
         try:
-            self._index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
-            self._vectors_ND = _flat_vectors(self._index) if flat else None
+            self.index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
+            self._vectors_ND = flat_vectors(self.index) if flat else None
         except (RuntimeError, AttributeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"{folder / 'index'}: faiss cannot read it ({reason}); {REMEDY}") from error
-        self._docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
+        self.docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
 
     def verify(self, folder: Path) -> None:
         """Hash the files again. Raises: InputError naming one that was altered."""
@@ -145,30 +149,37 @@ class DenseIndex:
         its candidates in an approximate one. Hits do not depend on the other queries, except through faiss's rounding.
         """
         if self._vectors_ND is not None:
-            return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self._docids, hits))
-        _widen(self._index, hits)
+            return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self.docids, hits))
+        _widen(self.index, hits)
         found: dict[int, Ranking] = {}
-        open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self._docids))
+        open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self.docids))
         while len(open_):
             tied: list[int] = []
             for start in range(0, len(open_), step := max(1, FOUND_AT_ONCE // asked)):
                 part = open_[start : start + step]
-                scores_BK, rows_BK = self._index.search(np.ascontiguousarray(queries_BD[part]), asked)
+                scores_BK, rows_BK = self.index.search(np.ascontiguousarray(queries_BD[part]), asked)
                 for query, scores_K, rows_K in zip(part.tolist(), scores_BK, rows_BK, strict=True):
                     there = rows_K >= 0
-                    if asked < len(self._docids) and there[-1] and scores_K[-1] == scores_K[hits - 1]:
+                    if asked < len(self.docids) and there[-1] and scores_K[-1] == scores_K[hits - 1]:
                         tied.append(query)  # more passages may tie with the last hit
                     else:
-                        found[query] = Ranking.of(self._docids[rows_K[there]].tolist(), scores_K[there]).top(hits)
-            open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self._docids))
+                        found[query] = Ranking.of(self.docids[rows_K[there]].tolist(), scores_K[there]).top(hits)
+            open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self.docids))
         return [found[query] for query in range(len(queries_BD))]
 
 
-def _flat_vectors(index: Any) -> Vectors:
-    """The vectors of a Flat index, not copied: float32 [N, D]."""
-    import faiss
+class _Stored:
+    """The vectors that a Flat index holds, as numpy reads them; `owner` stays as long as they are used."""
 
-    vectors_ND: Vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
+    def __init__(self, index: Any, owner: Any) -> None:
+        self._owner = owner
+        place = (int(index.get_xb()), True)  # read-only
+        self.__array_interface__ = {"data": place, "shape": (index.ntotal, index.d), "typestr": "<f4", "version": 3}
+
+
+def flat_vectors(index: Any, owner: Any = None) -> Vectors:
+    """The vectors of a Flat index, which may be part of the index `owner`, not copied: float32 [N, D], read-only."""
+    vectors_ND: Vectors = np.asarray(_Stored(index, index if owner is None else owner))
     return vectors_ND
 
 

@@ -177,7 +177,7 @@ def test_equal_passages_are_cut_by_docid_however_many_are_asked_for_at_once(
         pairs = list(zip(ranking.scores.tolist(), ranking.docids, strict=True))
         assert pairs == sorted(pairs, reverse=True)
     if factory in ("Flat", "SQ8"):
-        scored = vectors_ND if factory == "Flat" else np.stack([index._index.reconstruct(row) for row in range(N)])
+        scored = vectors_ND if factory == "Flat" else np.stack([index.index.reconstruct(row) for row in range(N)])
         for query_D, ranking in zip(queries_BD, together, strict=True):
             score_N = (query_D.astype(np.float64) * scored).sum(1).astype(np.float32)
             assert factory == "SQ8" or ranking.docids == Ranking.of(DOCIDS, score_N).top(HITS + 1).docids

@@ -1,0 +1,177 @@
+"""What an index that stays is, whichever tool made it: rows of vectors with docids, read and never written.
+
+A layout (`frozen_matrices.py`, `frozen_faiss.py`) makes one of its files; `frozen_index.open_frozen_index` is the door.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.core.files import InputError, data_home, is_leftover, reading, require_space
+from taco_ir.core.hashes import sha256_file
+from taco_ir.core.processes import Progress
+from taco_ir.core.types import Ranking, Vectors
+from taco_ir.retrieval.exact_search import exact_search
+from taco_ir.retrieval.vectors import Recipe
+
+INNER_PRODUCT, L2 = "inner product", "L2"
+NO_DOCIDS = "it says no docids; give them by --docids FILE, one a line, in the order of its vectors"
+ROWS = 4096  # rows that are looked at together
+
+
+class Matrix:
+    """Vectors in pieces [N_i, D], each a memory map of any width of float: read as float32, converted on the way."""
+
+    def __init__(self, pieces: Sequence[npt.NDArray[np.floating]]) -> None:
+        self._pieces = pieces
+        self._starts = np.cumsum([0, *map(len, pieces)])
+        self.dim = int(pieces[0].shape[1])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> Vectors:
+        """Rows from one up to another, without a copy where they are float32 in one piece; or any rows by number."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            spans = zip(self._pieces, self._starts.tolist(), strict=False)
+            parts = [
+                piece[max(start - first, 0) : stop - first]
+                for piece, first in spans
+                if first < stop and start < first + len(piece)
+            ]
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else self._pieces[0][:0]
+            return np.require(whole, np.float32, "A")  # faiss maps numbers that begin anywhere
+        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        piece_N = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(piece_N).tolist():
+            here = piece_N == number
+            found[here] = self._pieces[number][rows[here] - self._starts[number]]
+        return found
+
+
+class FrozenIndex:
+    """An index that stays as it is. Rows are numbered from 0 in the order of its vectors.
+
+    Args:
+        vectors: by slices and arrays of row numbers; on disk where they can be.
+
+    Attributes:
+        path: its folder or file.
+        layout: "vectors" or "index" (ours), "pyserini", "faiss", "npy", "parquet".
+        dim: D.
+        docids: N docids, by row.
+        metric: INNER_PRODUCT; or L2, then all vectors have one norm, so that it ranks as the inner product does.
+        encoder: what its folder says of the encoder and the passages; None where it says nothing.
+        lost: what rebuilding vectors from its codes loses, in words; "" where they are exact.
+        remarks: what else a user should be told, in sentences.
+
+    Raises:
+        InputError: when there are not as many docids as vectors, or a docid is there twice.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: str,
+        vectors: Matrix,
+        docids: Sequence[str],
+        encoder: Recipe | None = None,
+        metric: str = INNER_PRODUCT,
+        lost: str = "",
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self.path, self.layout, self.dim, self.docids = path, layout, vectors.dim, docids
+        self.encoder, self.metric, self.lost, self.remarks = encoder, metric, lost, tuple(remarks)
+        self._vectors_ND = vectors
+        if len(docids) != len(vectors):
+            raise InputError(f"{path}: {len(vectors):,} vectors, but {len(docids):,} docids; they go by their order")
+        self._row_of = {docid: row for row, docid in enumerate(docids)}
+        if len(self._row_of) < len(docids):
+            row, docid = next((row, docid) for row, docid in enumerate(docids) if self._row_of[docid] != row)
+            raise InputError(f"{path}: docid {docid!r} is that of vectors {row:,} and {self._row_of[docid]:,}")
+
+    def __len__(self) -> int:
+        return len(self.docids)
+
+    def block(self, start: int, stop: int) -> Vectors:
+        """The vectors of rows `start` up to `stop`: float32 [n, D]. May be a map of the file: do not write to it."""
+        return self._vectors_ND[start:stop]
+
+    def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Row numbers of docids, -1 where the index lacks one: int64 [n]."""
+        return np.fromiter((self._row_of.get(docid, -1) for docid in docids), dtype=np.int64, count=len(docids))
+
+    def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
+        """The rows that this index finds for each query, best first: int64 [B, hits], -1 where it finds fewer.
+
+        A faiss index is searched by faiss with the parameters that it was saved with, any other exactly.
+        """
+        docids_N = np.array(self.docids, dtype=object)
+        vectors_ND: Vectors = self._vectors_ND  # type: ignore[assignment]  # rows are all that is read of it
+        return self._rows_of(exact_search(np.asarray(queries_BD, dtype=np.float32), vectors_ND, docids_N, hits), hits)
+
+    def _rows_of(self, rankings: Iterable[Ranking], hits: int) -> npt.NDArray[np.int64]:
+        found = [self.rows(ranking.docids) for ranking in rankings]
+        return np.stack([np.pad(rows_K, (0, hits - len(rows_K)), constant_values=-1) for rows_K in found])
+
+    def digest(self) -> str:
+        """SHA-256 of its files, read anew: that of `sha256sum FILE`, or of the lines that it prints for a folder."""
+        if not self.path.is_dir():
+            return sha256_file(self.path)
+        files = sorted(path for path in self.path.rglob("*") if path.is_file() and not is_leftover(path))
+        lines = [f"{sha256_file(path)}  {path.relative_to(self.path).as_posix()}\n" for path in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_docids(path: Path) -> list[str]:
+    """Read docids, one a line. White space at the ends of lines does not count, as in Pyserini.
+
+    Raises:
+        InputError: for a blank line, or a file that is not text.
+    """
+    docids = []
+    with reading(path) as source:
+        try:
+            for number, line in enumerate(TextIOWrapper(source, encoding="utf-8"), 1):  # type: ignore[type-var]
+                if not (docid := line.rstrip()):
+                    raise InputError(f"{path}, line {number}: blank; a docid for each vector is needed, in their order")
+                docids.append(docid)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 ({error}); docids are needed, one a line") from error
+    return docids
+
+
+def blocks(vectors: Matrix) -> Iterator[Vectors]:
+    return (vectors[start : start + ROWS] for start in range(0, len(vectors), ROWS))
+
+
+def check_finite(path: Path, parts: Iterable[Vectors], count: int) -> Iterator[Vectors]:
+    """Pass on blocks of `count` vectors, with progress. Raises: InputError naming the first that is not finite."""
+    progress, row = Progress("read", count, "vectors"), 0
+    for block_ND in parts:
+        if not np.isfinite(block_ND).all():
+            bad = row + int(np.flatnonzero(~np.isfinite(block_ND).all(axis=1))[0])
+            raise InputError(f"{path}: vector {bad:,} (of 0..{count - 1:,}) has a number that is not finite")
+        row += len(block_ND)
+        progress.at(row)
+        yield block_ND
+
+
+def keep_on_disk(parts: Iterable[Vectors], count: int, dim: int) -> Matrix:
+    """Write blocks to a file without a name, which goes with this process, and map it: no copy stays in memory."""
+    home = data_home()
+    home.mkdir(parents=True, exist_ok=True)
+    require_space(home, count * dim * 4)
+    with tempfile.TemporaryFile(dir=home) as sink:
+        for block_ND in parts:
+            sink.write(np.ascontiguousarray(block_ND, dtype=np.float32).data)
+        sink.flush()
+        return Matrix([np.memmap(sink, np.float32, "r", shape=(count, dim))])

@@ -1,0 +1,282 @@
+"""faiss indexes that stay: ours, Pyserini's, and bare files. Vectors are rebuilt from what the index stores of them.
+
+Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read from a memory map of the file. Others
+are rebuilt once, on opening, into a file without a name. The index itself searches, as it was saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.core.files import InputError
+from taco_ir.core.typed import abbreviate
+from taco_ir.core.types import Vectors
+from taco_ir.retrieval.faiss_index import DenseIndex, flat_vectors
+from taco_ir.retrieval.frozen_base import (
+    INNER_PRODUCT,
+    L2,
+    NO_DOCIDS,
+    ROWS,
+    FrozenIndex,
+    Matrix,
+    blocks,
+    check_finite,
+    keep_on_disk,
+    read_docids,
+)
+
+# Where all norms are within this share of their mean, L2 orders vectors as the inner product does, up to half of it.
+ONE_NORM = 0.01
+PROBES, PROBED_HITS = 16, 10  # searches that compare the scores of an index with those of the vectors rebuilt from it
+SAME_SCORE = 1e-3  # as a share of the largest score
+REMEDY = "give the vectors as an .npy file, or a Flat index of them"
+Labels = npt.NDArray[np.int64]
+
+
+class _Ours(FrozenIndex):
+    """Our own index, searched as the verb `search` does."""
+
+    def __init__(self, path: Path) -> None:
+        self._dense = dense = DenseIndex(path)
+        vectors, lost = _content(path / "index", dense.index)
+        super().__init__(path, "index", vectors, dense.docids.tolist(), dense.recipe, lost=lost)
+
+    def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
+        return self._rows_of(self._dense.search(np.asarray(queries_BD, dtype=np.float32), hits), hits)
+
+
+class _Theirs(FrozenIndex):
+    """A faiss index of whatever origin."""
+
+    def __init__(self, path: Path, layout: str, file: Path, docids: Sequence[str] | None) -> None:
+        self._index = index = _read(file)
+        self._labels_N = labels_N = _labels(file, index)
+        names = _names(file, docids, labels_N, int(index.ntotal))
+        vectors, lost = _content(file, index, labels_N)
+        remarks = _one_norm(file, vectors) if _metric(index) == L2 else ()
+        super().__init__(path, layout, vectors, names, None, _metric(index), lost, remarks)
+
+    def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
+        found_BK = self._index.search(np.ascontiguousarray(queries_BD, dtype=np.float32), hits)[1]
+        return _rows(found_BK, self._labels_N)
+
+
+def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
+    """An index that `python -m taco_ir.index` built. Raises: InputError for one that was cut or altered."""
+    return _Ours(path)
+
+
+def open_pyserini(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
+    """A folder of Pyserini: `index` in faiss's format, and `docid`, an id a line. Raises: InputError as open_faiss."""
+    return _Theirs(path, "pyserini", path / "index", read_docids(path / "docid"))
+
+
+def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
+    """A file of faiss, with the docids of its vectors.
+
+    An index with ids of its own (IDMap, add_with_ids) needs no docids, its ids are these; else an id is the number of a
+    line of `docids`, from 0, as in Pyserini.
+
+    Raises:
+        InputError: for a file that faiss cannot read, an index of bits or one that cannot rebuild its vectors, another
+            number of docids, a metric that training by inner products does not serve, vectors that are not finite.
+    """
+    return _Theirs(path, "faiss", path, None if docids is None else read_docids(docids))
+
+
+def _read(file: Path) -> Any:
+    """faiss's index of a file, from a memory map where faiss can."""
+    import faiss
+
+    with file.open("rb") as source:
+        kind = source.read(4)
+    if kind.startswith(b"IB"):
+        raise InputError(
+            f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); floats are needed, not bits"
+        )
+    try:
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"
+        ) from error
+    if not index.ntotal:
+        raise InputError(f"{file}: this index holds no vectors")
+    if not _metric(index):
+        raise InputError(f"{file}: its metric is number {index.metric_type} of faiss; inner product and L2 are allowed")
+    return index
+
+
+def _reason(error: Exception) -> str:
+    """What faiss says without the place in its source."""
+    lines = str(error).strip().splitlines() or ["not enough memory"]
+    return abbreviate(lines[-1].rpartition("Error: ")[2])
+
+
+def _metric(index: Any) -> str:
+    """The metric of an index; "" for one that is not allowed."""
+    import faiss
+
+    return {faiss.METRIC_INNER_PRODUCT: INNER_PRODUCT, faiss.METRIC_L2: L2}.get(index.metric_type, "")
+
+
+def _one_norm(file: Path, vectors: Matrix) -> tuple[str]:
+    """Say that L2 ranks as the inner product. Raises: InputError where vectors of several norms make it another."""
+    norms_N = np.concatenate([np.linalg.norm(block_ND, axis=1) for block_ND in blocks(vectors)])
+    least, mean, most = norms_N.min(), norms_N.mean(), norms_N.max()
+    if most - least > ONE_NORM * mean:
+        raise InputError(
+            f"{file}: it searches by L2, and its vectors have norms of {least:.3g} to {most:.3g}, so it does not rank "
+            "as the inner product does, by which queries are trained; index normalised vectors, or by inner product"
+        )
+    return (f"it searches by L2, which ranks as the inner product here: all vectors have a norm of {mean:.3g}",)
+
+
+def _labels(file: Path, index: Any) -> Labels | None:
+    """What the search of an index calls its vectors, by row; None where it numbers the rows."""
+    import faiss
+
+    if hasattr(index, "id_map"):
+        labels_N = faiss.vector_to_array(index.id_map)
+    elif (lists := faiss.try_extract_index_ivf(index)) is None:
+        return None
+    else:
+        stored: Any = lists.invlists
+        sizes = [(number, stored.list_size(number)) for number in range(lists.nlist)]
+        parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
+        labels_N = np.sort(np.concatenate(parts))
+        if np.array_equal(labels_N, np.arange(index.ntotal)):
+            return None
+    if len(labels_N) != index.ntotal or len(np.unique(labels_N)) < len(labels_N):
+        raise InputError(f"{file}: {index.ntotal:,} vectors, but {len(np.unique(labels_N)):,} different ids inside it")
+    return labels_N
+
+
+def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, count: int) -> Sequence[str]:
+    """The docids by row."""
+    if docids is None:
+        if labels_N is None:
+            raise InputError(f"{file}: {NO_DOCIDS}")
+        return [str(label) for label in labels_N.tolist()]
+    if len(docids) != count:
+        raise InputError(f"{file}: {count:,} vectors, but {len(docids):,} docids; they go by their order")
+    if labels_N is None:
+        return docids
+    if not np.array_equal(np.sort(labels_N), np.arange(count)):
+        raise InputError(
+            f"{file}: it has ids of its own, {labels_N.min()} to {labels_N.max()}, which are not the numbers of lines; "
+            "leave --docids out to use them as docids"
+        )
+    return [docids[label] for label in labels_N.tolist()]
+
+
+def _rows(found_BK: Labels, labels_N: Labels | None) -> Labels:
+    if labels_N is None:
+        return found_BK
+    order = np.argsort(labels_N)
+    places_BK = np.searchsorted(labels_N, found_BK, sorter=order).clip(max=len(order) - 1)
+    return np.where(found_BK < 0, -1, order[places_BK])
+
+
+def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Matrix, str]:
+    """The vectors of an index by row, and what rebuilding them loses, as FrozenIndex has it."""
+    import faiss
+
+    inner = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
+    layers = list(_layers(inner))
+    store, count = layers[-1], int(index.ntotal)
+    if store.ntotal != count:
+        raise InputError(f"{file}: {count:,} vectors, of which it stores {store.ntotal:,}; it is damaged")
+    if hasattr(store, "get_xb") and not any(hasattr(layer, "chain") for layer in layers):
+        vectors = Matrix([flat_vectors(store, index)])
+        for _ in check_finite(file, blocks(vectors), count):
+            pass
+        return vectors, ""
+    keys_N = np.arange(count) if labels_N is None or inner is not index else labels_N
+    rebuilt = check_finite(file, _rebuilt(file, inner, keys_N), count)
+    vectors = keep_on_disk(rebuilt, count, int(index.d))
+    return vectors, "; ".join(filter(None, [*_losses(file, layers), _gap(index, labels_N, vectors)]))
+
+
+def _layers(index: Any) -> Iterator[Any]:
+    """An index, what it transforms or refines for, and at last what stores the vectors."""
+    import faiss
+
+    yield index
+    for name in ("index", "storage", "refine_index"):  # of a transformation, a graph, a refinement
+        if (below := getattr(index, name, None)) is not None and (name != "index" or hasattr(index, "chain")):
+            yield from _layers(faiss.downcast_index(below))
+            return
+
+
+def _rebuilt(file: Path, index: Any, keys_N: Labels) -> Iterator[Vectors]:
+    """Blocks of vectors by their keys. Raises: InputError for an index that cannot rebuild them."""
+    import faiss
+
+    kind, kinds_of_map = type(index).__name__, getattr(faiss, "DirectMap")  # noqa: B009 - its stubs lack the name
+    if (lists := faiss.try_extract_index_ivf(index)) is not None:
+        kind = type(faiss.downcast_index(lists)).__name__
+        if "FastScan" in kind:  # reconstruct() of these ends the process
+            raise InputError(f"{file}: faiss cannot rebuild the vectors of its kind ({kind}); {REMEDY}")
+        in_order = keys_N[0] == 0 and keys_N[-1] == len(keys_N) - 1
+        lists.set_direct_map_type(kinds_of_map.Array if in_order else kinds_of_map.Hashtable)
+    for start in range(0, len(keys_N), ROWS):
+        try:
+            yield index.reconstruct_batch(keys_N[start : start + ROWS])
+        except RuntimeError as error:
+            raise InputError(
+                f"{file}: faiss cannot rebuild its vectors ({kind}: {_reason(error)}); {REMEDY}"
+            ) from error
+
+
+def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
+    """What the codes of an index lose of its vectors, in words; nothing where they are whole.
+
+    Raises:
+        InputError: for a transformation that cannot be undone.
+    """
+    import faiss
+
+    store = layers[-1]
+    for layer in layers:
+        chain = getattr(layer, "chain", None)
+        for step in map(faiss.downcast_VectorTransform, map(chain.at, range(chain.size())) if chain else ()):
+            if hasattr(step, "A") and not _turns(step):
+                raise InputError(
+                    f"{file}: faiss cannot rebuild vectors from its {type(step).__name__}, which scales; {REMEDY}"
+                )
+            if step.d_out < step.d_in:
+                yield f"{step.d_out} of {step.d_in} dimensions are kept ({type(step).__name__})"
+    width, whole = int(store.code_size), 4 * int(store.d)
+    if width < whole:
+        bits = getattr(getattr(store, "sq", None), "bits", 0)
+        steps = f", each number in {bits} bits" if bits else ""
+        yield f"vectors are rebuilt from {width} bytes each instead of {whole}{steps} ({type(store).__name__})"
+
+
+def _turns(step: Any) -> bool:
+    """Whether a linear transformation has orthonormal rows, so that its transpose undoes it. faiss's own flag errs."""
+    import faiss
+
+    turned = faiss.vector_to_array(step.A).reshape(step.d_out, step.d_in)
+    return bool(np.allclose(turned @ turned.T, np.eye(step.d_out), atol=1e-3))
+
+
+def _gap(index: Any, labels_N: Labels | None, vectors: Matrix) -> str:
+    """How far the scores of an index are from those of its rebuilt vectors, in words; "" where they are the same."""
+    queries_BD = vectors[np.linspace(0, len(vectors) - 1, PROBES).astype(np.int64)]
+    scores_BK, found_BK = index.search(queries_BD, min(PROBED_HITS, len(vectors)))
+    rows_BK, largest = _rows(found_BK, labels_N), 0.0
+    for query_D, scores_K, rows_K in zip(queries_BD, scores_BK, rows_BK, strict=True):
+        there = rows_K >= 0
+        hits_KD = vectors[rows_K[there]]
+        exact_K = hits_KD @ query_D if _metric(index) == INNER_PRODUCT else ((hits_KD - query_D) ** 2).sum(axis=1)
+        largest = max(largest, float(np.abs(exact_K - scores_K[there]).max(initial=0)))
+    if largest <= SAME_SCORE * float((queries_BD**2).sum(axis=1).max()):
+        return ""
+    return f"the scores of its own search are up to {largest:.2g} away from those of the rebuilt vectors"

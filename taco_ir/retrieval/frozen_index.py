@@ -1,0 +1,131 @@
+"""Opens an index that stays, to which new tasks are taught on the side of queries, and checks whose vectors it holds.
+
+    our vectors     DIR/shard-i-of-n/manifest.json      what `python -m taco_ir.encode` writes
+    our index       DIR/manifest.json, DIR/index        what `python -m taco_ir.index` builds
+    Pyserini        DIR/index, DIR/docid                faiss's format, one docid a line
+    faiss           FILE and --docids                   Flat, HNSW, IVF, PQ, SQ; IDMap and transformations around them
+    npy             FILE and --docids                   a matrix of float16, float32 or float64
+    parquet         FILE                                a column of lists of floats, and one of docids
+
+What a folder holds and how a file begins say which it is; its name says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from taco_ir.core import resolve
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Encoder, Passage, Vectors
+from taco_ir.retrieval.frozen_base import NO_DOCIDS, FrozenIndex
+
+LEAST, LEAST_REBUILT = 0.9, 0.5  # median cosines
+TINY = 1e-30
+
+
+class Layout(NamedTuple):
+    """A layout of indexes.
+
+    Attributes:
+        is_there: whether a path holds it, from the path and, of a file, its first bytes.
+        opener: what opens it, as registries name it.
+        docids: whether it has docids of its own, or --docids may or has to give them.
+    """
+
+    is_there: Callable[[Path, bytes], bool]
+    opener: str
+    docids: Literal["own", "may", "must"] = "own"
+
+
+def _holds(*names: str, without: str = "") -> Callable[[Path, bytes], bool]:
+    return lambda path, _: all(any(path.glob(name)) for name in names) and not (without and (path / without).exists())
+
+
+def _begins(magic: bytes) -> Callable[[Path, bytes], bool]:
+    return lambda _, first: first.startswith(magic)
+
+
+LAYOUTS = {
+    "vectors": Layout(_holds("shard-*/manifest.json"), "taco_ir.retrieval.frozen_matrices:open_vectors"),
+    "index": Layout(_holds("manifest.json", "index"), "taco_ir.retrieval.frozen_faiss:open_ours"),
+    "pyserini": Layout(
+        _holds("index", "docid", without="manifest.json"), "taco_ir.retrieval.frozen_faiss:open_pyserini"
+    ),
+    "faiss": Layout(_begins(b"I"), "taco_ir.retrieval.frozen_faiss:open_faiss", "may"),
+    "npy": Layout(_begins(b"\x93NUMPY"), "taco_ir.retrieval.frozen_matrices:open_npy", "must"),
+    "parquet": Layout(_begins(b"PAR1"), "taco_ir.retrieval.frozen_matrices:open_parquet", "may"),
+}
+FOLDERS = "shard-i-of-n (our vectors), manifest.json with index (our index), index with docid (Pyserini)"
+FILES = "faiss index, .npy matrix, parquet file"
+NEVER = {b"\x80": "a pickle, which is never read", b"PK": "an archive (.npz, .pt); save the matrix alone by numpy.save"}
+
+
+def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
+    """Open an index, whoever made it, for reading.
+
+    Args:
+        path: a folder or a file; see the layouts above.
+        docids: a file with a docid a line, in the order of the vectors, for files that have none.
+
+    Raises:
+        InputError: for what is none of the layouts or more than one, what is damaged, docids that do not fit, vectors
+            that are not finite or cannot be rebuilt, a metric that does not rank as the inner product.
+    """
+    if not path.exists():
+        raise InputError(f"--index {path}: there is nothing; a folder with {FOLDERS}, or a {FILES} is needed")
+    first = b""
+    if path.is_file():
+        with path.open("rb") as source:
+            first = source.read(8)
+    found = [name for name, layout in LAYOUTS.items() if layout.is_there(path, first)]
+    if len(found) != 1:
+        raise InputError(f"--index {path}: {_none_or_many(path, first, found)}")
+    layout = LAYOUTS[found[0]]
+    if docids is not None and layout.docids == "own":
+        raise InputError(f"--docids {docids}: {path} has docids of its own; leave --docids out")
+    if docids is None and layout.docids == "must":
+        raise InputError(f"{path}: {NO_DOCIDS}")
+    index: FrozenIndex = resolve(layout.opener)(path, docids)
+    return index
+
+
+def _none_or_many(path: Path, first: bytes, found: Sequence[str]) -> str:
+    if found:
+        return f"it holds several layouts ({', '.join(found)}); give the folder of one"
+    if path.is_dir():
+        return f"no index is there; a folder needs {FOLDERS}; give a {FILES} by its own path"
+    never = next((what for begin, what in NEVER.items() if first.startswith(begin)), f"it begins with {first!r}")
+    return f"no {FILES.replace(', ', ' or ', 1)}: {never}"
+
+
+def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passage]) -> Vectors:
+    """Cosines between the vectors that an index has of passages and those that an encoder makes of them: float32 [n].
+
+    Passages that the index lacks are left out. Ten are enough: of texts that an encoder made the vectors of, all
+    cosines are near 1.
+
+    Raises:
+        InputError: when vectors of the encoder have another width, or are clearly not those of the index; or when the
+            index has none of the passages.
+    """
+    if encoder.dim != index.dim:
+        raise InputError(f"{index.path}: its vectors are {index.dim} wide, those of the encoder {encoder.dim}")
+    rows_N = index.rows([passage.docid for passage in passages])
+    known = [passage for passage, row in zip(passages, rows_N, strict=True) if row >= 0]
+    if not known:
+        raise InputError(f"{index.path}: it has none of the {len(passages)} passages whose texts are compared")
+    stored_ND = np.concatenate([index.block(row, row + 1) for row in rows_N[rows_N >= 0].tolist()])
+    made_ND = encoder.encode_passages(known)
+    norms_N = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(made_ND, axis=1)
+    cosines_N: Vectors = ((stored_ND * made_ND).sum(axis=1) / np.maximum(norms_N, TINY)).astype(np.float32)
+    least = LEAST_REBUILT if index.lost else LEAST
+    if (middle := float(np.median(cosines_N))) < least:
+        raise InputError(
+            f"{index.path}: its vectors of {len(known)} passages are not those of this encoder (median cosine "
+            f"{middle:.3f}, at least {least} is expected); give the encoder, pooling and template that made it"
+        )
+    return cosines_N
