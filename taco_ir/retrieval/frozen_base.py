@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -114,9 +115,13 @@ class FrozenIndex:
 
         A faiss index is searched by faiss with the parameters that it was saved with, any other exactly.
         """
-        docids_N = np.array(self.docids, dtype=object)
         vectors_ND: Vectors = self._vectors_ND  # type: ignore[assignment]  # rows are all that is read of it
-        return self._rows_of(exact_search(np.asarray(queries_BD, dtype=np.float32), vectors_ND, docids_N, hits), hits)
+        queries_BD = np.asarray(queries_BD, dtype=np.float32)
+        return self._rows_of(exact_search(queries_BD, vectors_ND, self._docids_N, hits), hits)
+
+    @cached_property
+    def _docids_N(self) -> npt.NDArray[np.object_]:
+        return np.array(self.docids, dtype=object)
 
     def _rows_of(self, rankings: Iterable[Ranking], hits: int) -> npt.NDArray[np.int64]:
         found = [self.rows(ranking.docids) for ranking in rankings]

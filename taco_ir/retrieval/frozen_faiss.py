@@ -6,7 +6,7 @@ are rebuilt once, on opening, into a file without a name. The index itself searc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class _Theirs(FrozenIndex):
 
     def __init__(self, path: Path, layout: str, file: Path, docids: Sequence[str] | None) -> None:
         self._index = index = _read(file)
-        self._labels_N = labels_N = _labels(file, index)
+        labels_N = _labels(file, index)
+        self._rows = _numbering(labels_N)
         names = _names(file, docids, labels_N, int(index.ntotal))
         vectors, lost = _content(file, index, labels_N)
         remarks = _one_norm(file, vectors) if _metric(index) == L2 else ()
@@ -63,7 +64,7 @@ class _Theirs(FrozenIndex):
 
     def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
         found_BK = self._index.search(np.ascontiguousarray(queries_BD, dtype=np.float32), hits)[1]
-        return _rows(found_BK, self._labels_N)
+        return self._rows(found_BK)
 
 
 def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
@@ -175,12 +176,13 @@ def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, co
     return [docids[label] for label in labels_N.tolist()]
 
 
-def _rows(found_BK: Labels, labels_N: Labels | None) -> Labels:
+def _numbering(labels_N: Labels | None) -> Callable[[Labels], Labels]:
+    """What turns the labels that a search finds into rows; -1, which is no label, stays."""
     if labels_N is None:
-        return found_BK
-    order = np.argsort(labels_N)
-    places_BK = np.searchsorted(labels_N, found_BK, sorter=order).clip(max=len(order) - 1)
-    return np.where(found_BK < 0, -1, order[places_BK])
+        return lambda found_BK: found_BK
+    order_N = np.argsort(labels_N)
+    sorted_N = labels_N[order_N]
+    return lambda found_BK: np.where(found_BK < 0, -1, order_N[np.searchsorted(sorted_N, found_BK.clip(sorted_N[0]))])
 
 
 def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Matrix, str]:
@@ -271,7 +273,7 @@ def _gap(index: Any, labels_N: Labels | None, vectors: Matrix) -> str:
     """How far the scores of an index are from those of its rebuilt vectors, in words; "" where they are the same."""
     queries_BD = vectors[np.linspace(0, len(vectors) - 1, PROBES).astype(np.int64)]
     scores_BK, found_BK = index.search(queries_BD, min(PROBED_HITS, len(vectors)))
-    rows_BK, largest = _rows(found_BK, labels_N), 0.0
+    rows_BK, largest = _numbering(labels_N)(found_BK), 0.0
     for query_D, scores_K, rows_K in zip(queries_BD, scores_BK, rows_BK, strict=True):
         there = rows_K >= 0
         hits_KD = vectors[rows_K[there]]

@@ -99,7 +99,7 @@ def _none_or_many(path: Path, first: bytes, found: Sequence[str]) -> str:
     if path.is_dir():
         return f"no index is there; a folder needs {FOLDERS}; give a {FILES} by its own path"
     never = next((what for begin, what in NEVER.items() if first.startswith(begin)), f"it begins with {first!r}")
-    return f"no {FILES.replace(', ', ' or ', 1)}: {never}"
+    return f"none of {FILES}: {never}"
 
 
 def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passage]) -> Vectors:

@@ -94,6 +94,7 @@ def readers(world: Path) -> dict[str, Reader]:
     """Every reader by name, with a whole file of its own in `world`."""
     os.environ["TACO_IR_HOME"] = str(world / "home")
     found = {**models(world), **stores(world), **trainings(world), **studies(world), **lines(world), **formats(world)}
+    found |= frozen(world)
     for name, reader in found.items():
         try:
             reader.read()
@@ -454,16 +455,63 @@ def formats(world: Path) -> dict[str, Reader]:
     return found
 
 
+def frozen(world: Path) -> dict[str, Reader]:
+    """Indexes that others made, and files of vectors: numbers in binary, of which nothing is named but the file."""
+    import faiss
+    import numpy as np
+    import pyarrow
+    import pyarrow.parquet
+
+    from taco_ir.retrieval.frozen_index import open_frozen_index
+
+    rows, width = 40, 8
+    vectors_ND = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+    folder, docids = world / "indexes", [f"d{row}" for row in range(rows)]
+    ids, npy, table = folder / "ids.txt", folder / "vectors.npy", folder / "vectors.parquet"
+    factories = {"Flat": "Flat", "HNSW": "HNSW8", "IVF": "IVF2,Flat", "PQ": "IVF2,PQ2x2", "SQ": "OPQ2,SQ8"}
+    for name, factory in {"pyserini": "Flat", **factories}.items():
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors_ND)
+        index.add(vectors_ND)
+        (folder / name).mkdir(parents=True)
+        faiss.write_index(index, str(folder / name / "index"))
+    for path in (ids, folder / "pyserini" / "docid"):
+        path.write_text("".join(f"{docid}\n" for docid in docids))
+    np.save(npy, vectors_ND)
+    pyarrow.parquet.write_table(pyarrow.table({"id": docids, "vector": list(vectors_ND)}), table)
+
+    def opened(path: Path, given: Path | None = None) -> Read:
+        def read() -> None:
+            index = open_frozen_index(path, given)
+            index.search(vectors_ND[:2], 3)
+            index.block(0, len(index))
+
+        return read
+
+    found = {
+        f"{name} of faiss": Reader(folder / name / "index", opened(folder / name / "index", ids), keyed=False, weight=2)
+        for name in factories
+    }
+    pyserini = opened(folder / "pyserini")
+    return found | {
+        "index of Pyserini": Reader(folder / "pyserini" / "index", pyserini, keyed=False),
+        "docids of Pyserini": Reader(folder / "pyserini" / "docid", pyserini, keyed=False),
+        "docids of a matrix": Reader(ids, opened(npy, ids), keyed=False),
+        "matrix": Reader(npy, opened(npy, ids), keyed=False),
+        "parquet of vectors": Reader(table, opened(table), keyed=False),
+    }
+
+
 # ---- the faults
 
 
 def faulty(whole: bytes, suffix: str, draw: random.Random) -> Fault:
     """The file with one fault."""
-    if draw.random() < 0.25:
+    if draw.random() < 0.25 or b"\0" in whole:
         return of_bytes(whole, draw)
     if suffix == ".toml":
         return of_toml(whole.decode(), draw)
-    if suffix in (".tsv", ".txt"):
+    if suffix in (".tsv", ".txt", ""):  # docids of Pyserini have no suffix
         return of_table(whole.decode(), draw)
     text = whole.decode()
     first = [line for line in text.splitlines(keepends=True) if line.strip()]
@@ -491,7 +539,7 @@ def of_bytes(whole: bytes, draw: random.Random) -> Fault:
     made = {
         "cut": whole[:cut],
         "empty": b"",
-        "UTF-16": whole.decode().encode("utf-16"),
+        "UTF-16": whole.decode(errors="replace").encode("utf-16"),
         "Latin-1": whole[:cut] + b"\xe9\xff" + whole[cut:],
         "BOM": b"\xef\xbb\xbf" + whole,
         "zeros": whole[:cut] + bytes(len(whole) - cut),

@@ -5,6 +5,9 @@ Vectors are normalised, so that L2 and the inner product agree, and rounded to f
 
 from __future__ import annotations
 
+import pickle
+import re
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from taco_ir.core.types import Passage
+from taco_ir.core.files import InputError
+from taco_ir.core.types import Passage, Vectors
 from taco_ir.retrieval.faiss_index import build_index
 from taco_ir.retrieval.frozen_base import FrozenIndex
-from taco_ir.retrieval.frozen_index import open_frozen_index
+from taco_ir.retrieval.frozen_index import compare_texts, open_frozen_index
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 N, DIM, HITS = 1500, 16, 7
@@ -34,16 +38,18 @@ def write_ids(folder: Path, docids: Sequence[str] = DOCIDS) -> Path:
     return path
 
 
-def write_faiss(path: Path, factory: str, metric: str = "INNER_PRODUCT", ids: Any = None) -> Any:
-    """Write an index of VECTORS; faiss's index."""
+def write_faiss(
+    path: Path, factory: str, metric: str = "INNER_PRODUCT", ids: Any = None, vectors_ND: Vectors = VECTORS
+) -> Any:
+    """Write an index; faiss's own."""
     import faiss
 
     index = faiss.index_factory(DIM, factory, getattr(faiss, f"METRIC_{metric}"))
-    index.train(VECTORS)
+    index.train(vectors_ND)
     if ids is None:
-        index.add(VECTORS)
+        index.add(vectors_ND)
     else:
-        index.add_with_ids(VECTORS, ids)
+        index.add_with_ids(vectors_ND, ids)
     path.parent.mkdir(exist_ok=True)
     faiss.write_index(index, str(path))
     return index
@@ -68,8 +74,8 @@ def write_parquet(path: Path, kind: Any, vectors: Any = VECTORS, **more: Any) ->
     return path
 
 
-def made(folder: Path, layout: str) -> FrozenIndex:
-    """An index of VECTORS and DOCIDS in a layout, or in a variety of one."""
+def made(folder: Path, layout: str, vectors_ND: Vectors = VECTORS, docids: Sequence[str] = DOCIDS) -> FrozenIndex:
+    """An index in a layout, or in a variety of one; ours are those of VECTORS and DOCIDS."""
     import pyarrow
 
     kind, _, variety = layout.partition(" ")
@@ -80,22 +86,22 @@ def made(folder: Path, layout: str) -> FrozenIndex:
         build_index(write_vectors(folder / "vectors"), folder / "index", variety)
         return open_frozen_index(folder / "index")
     if kind == "pyserini":
-        write_faiss(folder / "pyserini" / "index", variety)
-        write_ids(folder / "pyserini").rename(folder / "pyserini" / "docid")
+        write_faiss(folder / "pyserini" / "index", variety, vectors_ND=vectors_ND)
+        write_ids(folder / "pyserini", docids).rename(folder / "pyserini" / "docid")
         return open_frozen_index(folder / "pyserini")
     if kind == "npy":
-        np.save(folder / "vectors.npy", np.asarray(VECTORS, variety.split()[0], order=variety.split()[1]))
-        return open_frozen_index(folder / "vectors.npy", write_ids(folder))
+        np.save(folder / "vectors.npy", np.asarray(vectors_ND, variety.split()[0], order=variety.split()[1]))
+        return open_frozen_index(folder / "vectors.npy", write_ids(folder, docids))
     if kind == "parquet":
         kinds = {
             "list": pyarrow.list_(pyarrow.float32()),
             "fixed": pyarrow.list_(pyarrow.float16(), DIM),
             "large": pyarrow.large_list(pyarrow.float64()),
         }
-        return open_frozen_index(write_parquet(folder / "vectors.parquet", kinds[variety]))
+        return open_frozen_index(write_parquet(folder / "vectors.parquet", kinds[variety], vectors_ND))
     factory, _, metric = variety.partition(" ")
-    write_faiss(folder / "faiss", factory, metric or "INNER_PRODUCT")
-    return open_frozen_index(folder / "faiss", write_ids(folder))
+    write_faiss(folder / "faiss", factory, metric or "INNER_PRODUCT", vectors_ND=vectors_ND)
+    return open_frozen_index(folder / "faiss", write_ids(folder, docids))
 
 
 WHOLE = (
@@ -134,3 +140,307 @@ def test_hits_that_are_not_there_are_minus_one(tmp_path: Path, layout: str) -> N
     for rows in found:
         there = rows[rows >= 0]
         assert len(set(there.tolist())) == len(there) and (len(there) == N) == ("IVF" not in layout)
+
+
+@pytest.mark.parametrize("around", ["IDMap,Flat", "IDMap2,Flat", "IDMap,SQ8", "IVF8,Flat", "IDMap,IVF8,Flat"])
+def test_ids_inside_an_index_are_docids_or_lines_of_them(tmp_path: Path, around: str) -> None:
+    """The hits of faiss are ids; a row is where a vector stands, in the order of ids where it stands in a list."""
+    import faiss
+
+    own = np.random.default_rng(2).permutation(N)
+    write_faiss(tmp_path / "lines", around, ids=own)
+    write_faiss(tmp_path / "free", around, ids=3 * own + 5)
+    lines, free = open_frozen_index(tmp_path / "lines", write_ids(tmp_path)), open_frozen_index(tmp_path / "free")
+    of_id = {int(label): vector_D for label, vector_D in zip(own, VECTORS, strict=True)}
+    tolerance = 0.02 if "SQ8" in around else 0
+    for row in range(0, N, 97):
+        label = DOCIDS.index(lines.docids[row])
+        assert np.allclose(lines.block(row, row + 1)[0], of_id[label], atol=tolerance)
+        assert np.allclose(free.block(row, row + 1)[0], of_id[(int(free.docids[row]) - 5) // 3], atol=tolerance)
+    plain = faiss.read_index(str(tmp_path / "free")).search(QUERIES, HITS)[1]
+    assert [[int(free.docids[row]) for row in rows] for rows in free.search(QUERIES, HITS)] == plain.tolist()
+    with pytest.raises(InputError, match=r"free: it has ids of its own, 5 to \d+, .*; leave --docids out"):
+        open_frozen_index(tmp_path / "free", write_ids(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("factory", "said", "step"),
+    [
+        ("SQ8", "from 16 bytes each instead of 64, each number in 8 bits (IndexScalarQuantizer)", 1 / 255),
+        ("SQ4", "from 8 bytes each instead of 64, each number in 4 bits (IndexScalarQuantizer)", 1 / 15),
+        ("SQfp16", "from 32 bytes each instead of 64, each number in 16 bits (IndexScalarQuantizer)", 0),
+        ("HNSW32_SQ8", "from 16 bytes each instead of 64, each number in 8 bits (IndexScalarQuantizer)", 1 / 255),
+        ("IVF8,SQ8", "from 16 bytes each instead of 64, each number in 8 bits (IndexIVFScalarQuantizer)", 1 / 255),
+        ("PQ4x4", "from 2 bytes each instead of 64 (IndexPQ)", 1),
+        ("IVF8,PQ4x4", "from 2 bytes each instead of 64 (IndexIVFPQ)", 1),
+        ("OPQ4,PQ4x4", "from 2 bytes each instead of 64 (IndexPQ)", 1),
+        ("PCA8,SQ8", "8 of 16 dimensions are kept (PCAMatrix); vectors are rebuilt from 8 bytes each instead of 32", 1),
+    ],
+)
+def test_what_codes_lose_is_told_and_lost(tmp_path: Path, factory: str, said: str, step: float) -> None:
+    """Rows are what faiss rebuilds; a number in b bits is off by half a step of its range at most."""
+    index = made(tmp_path, f"faiss {factory}")
+    assert said in index.lost
+    rebuilt_ND, range_D = index.block(0, N), VECTORS.max(axis=0) - VECTORS.min(axis=0)
+    apart = float((np.abs(rebuilt_ND - VECTORS) / range_D).max())
+    assert apart <= 0.51 * step if step < 1 else apart > 1 / 15
+    assert apart > 0 or factory == "SQfp16"
+    if not factory.startswith("PCA"):  # what is trained on is what the index itself scores
+        assert "scores of its own search" not in index.lost
+        best = index.search(rebuilt_ND[:50], 1)[:, 0]
+        scores = (rebuilt_ND[:50] * index.block(0, N)[best]).sum(axis=1)
+        assert (scores >= (rebuilt_ND[:50] ** 2).sum(axis=1) - 1e-4).all()
+
+
+def test_scores_that_are_not_those_of_rebuilt_vectors_are_told(tmp_path: Path) -> None:
+    """PCA turns about the mean, which an inner product sees; the sentence says by how much."""
+    import faiss
+
+    shifted = write_faiss(tmp_path / "faiss", "PCA16,Flat")
+    index = open_frozen_index(tmp_path / "faiss", write_ids(tmp_path))
+    np.testing.assert_allclose(index.block(0, N), VECTORS, atol=1e-5)
+    own, rows = shifted.search(QUERIES, 1)
+    assert isinstance(shifted, faiss.IndexPreTransform)
+    apart = np.abs((QUERIES * VECTORS[rows[:, 0]]).sum(axis=1) - own[:, 0]).max()
+    said = re.fullmatch(
+        r"the scores of its own search are up to (\S+) away from those of the rebuilt vectors", index.lost
+    )
+    assert said and apart / 10 < float(said[1]) < 10 * apart
+
+
+@pytest.mark.parametrize(
+    ("factory", "metric", "said"),
+    [
+        ("IVF8,PQ4x4fs", "INNER_PRODUCT", "faiss cannot rebuild the vectors of its kind (IndexIVFPQFastScan)"),
+        ("PCAW8,Flat", "INNER_PRODUCT", "faiss cannot rebuild vectors from its PCAMatrix, which scales"),
+        ("Flat", "L1", "its metric is number 2 of faiss; inner product and L2 are allowed"),
+        ("PQ4x4", "L2", "it searches by L2, and its vectors have norms of "),
+    ],
+)
+def test_an_index_that_cannot_serve_is_refused(tmp_path: Path, factory: str, metric: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path / 'faiss'}: {re.escape(said)}"):
+        made(tmp_path, f"faiss {factory} {metric}")
+
+
+def test_bits_and_an_empty_index_are_refused(tmp_path: Path) -> None:
+    import faiss
+
+    faiss.write_index_binary(faiss.IndexBinaryFlat(64), str(tmp_path / "bits"))
+    faiss.write_index(faiss.IndexFlatIP(DIM), str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="bits: a binary faiss index .IBxF.; floats are needed"):
+        open_frozen_index(tmp_path / "bits", write_ids(tmp_path))
+    with pytest.raises(InputError, match="empty: this index holds no vectors"):
+        open_frozen_index(tmp_path / "empty", write_ids(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["faiss", "npy", "parquet"])
+def test_cut_files_are_one_line(tmp_path: Path, kind: str) -> None:
+    path = {"faiss": tmp_path / "faiss", "npy": tmp_path / "vectors.npy", "parquet": tmp_path / "vectors.parquet"}[kind]
+    made(tmp_path, {"faiss": "faiss IVF8,Flat", "npy": "npy float32 C", "parquet": "parquet list"}[kind])
+    whole, ids = path.read_bytes(), write_ids(tmp_path)
+    for size in (9, len(whole) // 3, len(whole) - 5):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=f"^{path}: (faiss cannot read it|not a whole)") as told:
+            open_frozen_index(path, ids)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("layout", ["npy float32 C", "faiss Flat", "parquet list"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, layout: str, value: float) -> None:
+    bad_ND = VECTORS.copy()
+    bad_ND[1234, 3] = value
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InputError, match="vector 1,234 .of 0..1,499. has a number"),
+    ):
+        patch.setattr("test_frozen_index.VECTORS", bad_ND)
+        made(tmp_path, layout)
+
+
+@pytest.mark.parametrize("layout", ["npy float32 C", "faiss Flat", "pyserini Flat"])
+@pytest.mark.parametrize(
+    ("docids", "said"),
+    [
+        (DOCIDS[:-1], "1,500 vectors, but 1,499 docids"),
+        ([*DOCIDS, "one more"], "1,500 vectors, but 1,501 docids"),
+        ([DOCIDS[7], *DOCIDS[1:]], f"docid '{DOCIDS[7]}' is that of vectors 0 and 7"),
+        ([*DOCIDS[:5], " ", *DOCIDS[6:]], "line 6: blank"),
+    ],
+)
+def test_docids_that_do_not_fit_are_refused(tmp_path: Path, layout: str, docids: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        made(tmp_path, layout, docids=docids)
+
+
+def test_docids_are_read_as_pyserini_reads_them(tmp_path: Path) -> None:
+    """Ends of lines of any system, white space after docids, and white space within them that is no end of a line."""
+    np.save(tmp_path / "vectors.npy", VECTORS[:4])
+    (tmp_path / "ids.txt").write_bytes("a b\r\nc \nd\u2028e\nf".encode())
+    assert list(open_frozen_index(tmp_path / "vectors.npy", tmp_path / "ids.txt").docids) == [
+        "a b",
+        "c",
+        "d\u2028e",
+        "f",
+    ]
+    (tmp_path / "ids.txt").write_bytes(b"a\n\xff\nc\nd\n")
+    with pytest.raises(InputError, match="ids.txt: not UTF-8"):
+        open_frozen_index(tmp_path / "vectors.npy", tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        (VECTORS[0], r"its shape is \(16,\)"),
+        (VECTORS[:0], r"its shape is \(0, 16\)"),
+        (VECTORS[None], r"its shape is \(1, 1500, 16\)"),
+        (VECTORS.astype(np.int32), "its numbers are int32; float16, float32, float64 are allowed"),
+        (VECTORS.astype(np.complex64), "its numbers are complex64"),
+        (np.array([["a", 1.0]], dtype=object), "pickles are not read"),
+    ],
+)
+def test_an_array_that_is_no_matrix_of_floats_is_refused(tmp_path: Path, matrix: Any, said: str) -> None:
+    np.save(tmp_path / "vectors.npy", matrix)
+    with pytest.raises(InputError, match=f"vectors.npy: .*{said}"):
+        open_frozen_index(tmp_path / "vectors.npy", write_ids(tmp_path))
+
+
+def test_columns_are_chosen_only_where_one_may_be_meant(tmp_path: Path) -> None:
+    import pyarrow
+
+    lists, path = pyarrow.list_(pyarrow.float32()), tmp_path / "vectors.parquet"
+    numbers = write_parquet(path, lists, any_name=list(range(N)))
+    assert open_frozen_index(numbers).docids[3] == "3"
+    given = open_frozen_index(write_parquet(path, lists, title=DOCIDS, text=DOCIDS), write_ids(tmp_path))
+    assert list(given.docids) == DOCIDS and np.array_equal(given.block(0, N), VECTORS)
+    for columns, said in (
+        ({"title": DOCIDS, "text": DOCIDS}, "one column of texts or whole numbers .* 2 may be meant .title, text."),
+        ({"id": DOCIDS, "docid": DOCIDS}, "2 may be meant .id, docid.; or give --docids FILE"),
+        ({"more": [[0.5]] * N, "id": DOCIDS}, "one column of lists of floats is needed for vectors, 2 may be meant"),
+        ({"weight": [0.5] * N}, "one column of texts or whole numbers .* there is none"),
+    ):
+        with pytest.raises(InputError, match=f"vectors.parquet: .*{said}"):
+            open_frozen_index(write_parquet(path, lists, **columns))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({1200: [0.5] * 3}, r"row 1,200 .from 0.: column 'vector' has 3 numbers, the first row 16"),
+        ({1200: None}, r"row 1,200 .from 0.: column 'vector' has 0 numbers, the first row 16"),
+        ({0: []}, r"row 0 .from 0.: column 'vector' has 0 numbers"),
+        ({7: [np.nan] * 16}, "vector 7 .of 0..1,499. has a number that is not finite"),
+    ],
+)
+def test_lists_that_are_no_matrix_are_refused(tmp_path: Path, change: dict[int, Any], said: str) -> None:
+    import pyarrow
+
+    rows = [change.get(row, vector_D) for row, vector_D in enumerate(VECTORS)]
+    with pytest.raises(InputError, match=said):
+        open_frozen_index(write_parquet(tmp_path / "p", pyarrow.list_(pyarrow.float32()), rows))
+
+
+@pytest.mark.parametrize("blank", [None, "", "  "])
+def test_blank_docids_of_a_column_are_refused(tmp_path: Path, blank: str | None) -> None:
+    import pyarrow
+
+    docids = [*DOCIDS[:801], blank, *DOCIDS[802:]]
+    with pytest.raises(InputError, match=r"row 801 .from 0.: column 'id' is blank"):
+        open_frozen_index(write_parquet(tmp_path / "p", pyarrow.list_(pyarrow.float32()), id=docids))
+
+
+def test_what_is_no_index_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name, body in (("pickle", pickle.dumps([1.0])), ("zip", b"PK\3\4"), ("text", b"0.1 0.2\n"), ("empty", b"")):
+        (tmp_path / name).write_bytes(body)
+    for name, said in (
+        ("none", "there is nothing; a folder with shard-i-of-n .our vectors., .* or a faiss index, .npy matrix"),
+        ("folder", "no index is there; a folder needs .* index with docid .Pyserini."),
+        ("pickle", "none of .*: a pickle, which is never read"),
+        ("zip", "none of .*: an archive"),
+        ("text", "none of faiss index, .npy matrix, parquet file: it begins with b'0.1 0.2"),
+        ("empty", "none of .*: it begins with b''"),
+    ):
+        with pytest.raises(InputError, match=f"^--index {tmp_path / name}: {said}"):
+            open_frozen_index(tmp_path / name)
+
+
+def test_docids_are_asked_for_and_refused_where_there_are_some(tmp_path: Path) -> None:
+    for layout, path in (("npy float32 C", "vectors.npy"), ("faiss Flat", "faiss")):
+        made(tmp_path, layout)
+        with pytest.raises(InputError, match=f"^{tmp_path / path}: it says no docids; give them by --docids FILE"):
+            open_frozen_index(tmp_path / path)
+    for layout, path in (("vectors", "vectors"), ("pyserini Flat", "pyserini")):
+        made(tmp_path, layout)
+        with pytest.raises(InputError, match=f"--docids .*ids.txt: {tmp_path / path} has docids of its own"):
+            open_frozen_index(tmp_path / path, write_ids(tmp_path))
+    (tmp_path / "pyserini" / "shard-1-of-1").mkdir()
+    (tmp_path / "pyserini" / "shard-1-of-1" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="it holds several layouts .vectors, pyserini."):
+        open_frozen_index(tmp_path / "pyserini")
+
+
+DIGESTED = ["vectors", "index Flat", "pyserini HNSW32", "npy float32 C", "parquet list", "faiss SQ8"]
+
+
+@pytest.mark.parametrize("layout", DIGESTED)
+def test_the_digest_is_that_of_sha256sum_and_reading_changes_nothing(tmp_path: Path, layout: str) -> None:
+    index = made(tmp_path, layout)
+    path, before = index.path, index.digest()
+    index.search(QUERIES, HITS)
+    assert len(index.block(0, N)) == N and index.digest() == before
+    script, place = f"sha256sum {path}", path.parent
+    if path.is_dir():
+        script, place = "find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum", path
+    done = subprocess.run(script, shell=True, cwd=place, check=True, capture_output=True, text=True)
+    assert done.stdout.split()[0] == before
+    file = path if path.is_file() else next(each for each in path.rglob("*") if each.is_file())
+    body = file.read_bytes()
+    file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    assert index.digest() != before
+
+
+@pytest.mark.parametrize("layout", ["faiss Flat", "faiss HNSW32", "npy float32 C", "faiss SQ8"])
+def test_vectors_outlive_what_opened_them_and_the_file_is_never_written(tmp_path: Path, layout: str) -> None:
+    block_ND = made(tmp_path, layout).block(10, 20)
+    np.testing.assert_allclose(block_ND, VECTORS[10:20], atol=0.01)
+    path = next(path for path in tmp_path.iterdir() if path.name in ("faiss", "vectors.npy"))
+    before = path.read_bytes()
+    try:
+        block_ND[:] = 7
+    except ValueError:
+        assert not block_ND.flags.writeable
+    assert path.read_bytes() == before
+
+
+class Stored:
+    """An encoder whose vectors are given by docid."""
+
+    passage_template, fingerprint, passage_fingerprint = "{text}", "q", "p"
+
+    def __init__(self, vectors_ND: Vectors) -> None:
+        self._vectors, self.dim = dict(zip(DOCIDS, vectors_ND, strict=True)), vectors_ND.shape[1]
+
+    def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
+        raise AssertionError
+
+    def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        return np.stack([self._vectors[passage.docid] for passage in passages])
+
+
+def passages(docids: Sequence[str]) -> list[Passage]:
+    return [Passage(docid, docid, "", "") for docid in docids]
+
+
+@pytest.mark.parametrize("layout", ["npy float32 C", "faiss PQ4x4"])
+def test_vectors_of_another_encoder_are_told_from_those_of_this(tmp_path: Path, layout: str) -> None:
+    index, ten = made(tmp_path, layout), passages(["none", *DOCIDS[:10]])
+    cosines = compare_texts(index, Stored(3 * VECTORS), ten)
+    assert cosines.shape == (10,) and (cosines > 0.999).all() == ("npy" in layout)
+    turned = np.linalg.qr(np.random.default_rng(3).standard_normal((DIM, DIM)))[0].astype(np.float32)
+    with pytest.raises(InputError, match="its vectors of 10 passages are not those of this encoder .median cosine"):
+        compare_texts(index, Stored(VECTORS @ turned), ten)
+    with pytest.raises(InputError, match="its vectors are 16 wide, those of the encoder 8"):
+        compare_texts(index, Stored(VECTORS[:, :8]), ten)
+    with pytest.raises(InputError, match="it has none of the 1 passages"):
+        compare_texts(index, Stored(VECTORS), ten[:1])
