@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,24 @@ NO_DOCIDS = "it says no docids; give them by --docids FILE, one a line, in the o
 ROWS = 4096  # rows that are looked at together
 
 
-class Matrix:
-    """Vectors in pieces [N_i, D], each a memory map of any width of float: read as float32, converted on the way."""
+class StoredPiece:
+    """An .npy matrix on disk that is mapped only while it is read: a process may hold but so many files open."""
 
-    def __init__(self, pieces: Sequence[npt.NDArray[np.floating]]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self._path, self.shape = path, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[np.floating]:
+        found: npt.NDArray[np.floating] = np.load(self._path, mmap_mode="r", allow_pickle=False)[rows]
+        return found
+
+
+class Matrix:
+    """Vectors in pieces [N_i, D] of any width of float, on disk: read as float32, converted on the way."""
+
+    def __init__(self, pieces: Sequence[npt.NDArray[np.floating] | StoredPiece]) -> None:
         self._pieces = pieces
         self._starts = np.cumsum([0, *map(len, pieces)])
         self.dim = int(pieces[0].shape[1])
@@ -179,4 +194,4 @@ def keep_on_disk(parts: Iterable[Vectors], count: int, dim: int) -> Matrix:
         for block_ND in parts:
             sink.write(np.ascontiguousarray(block_ND, dtype=np.float32).data)
         sink.flush()
-        return Matrix([np.memmap(sink, np.float32, "r", shape=(count, dim))])
+        return Matrix([np.memmap(sink, np.float32, "r").reshape(-1, dim)])

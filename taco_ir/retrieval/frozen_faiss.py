@@ -30,8 +30,10 @@ from taco_ir.retrieval.frozen_base import (
     read_docids,
 )
 
-# Where all norms are within this share of their mean, L2 orders vectors as the inner product does, up to half of it.
+# L2 orders by the inner product less half the squared norm: norms this near to each other shift no score by more than
+# this share of the squared norm
 ONE_NORM = 0.01
+IN_ROWS = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")  # kinds that store vectors whole, one after the other
 PROBES, PROBED_HITS = 16, 10  # searches that compare the scores of an index with those of the vectors rebuilt from it
 SAME_SCORE = 1e-3  # as a share of the largest score
 REMEDY = "give the vectors as an .npy file, or a Flat index of them"
@@ -150,7 +152,7 @@ def _labels(file: Path, index: Any) -> Labels | None:
         stored: Any = lists.invlists
         sizes = [(number, stored.list_size(number)) for number in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
-        labels_N = np.sort(np.concatenate(parts))
+        labels_N = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
         if np.array_equal(labels_N, np.arange(index.ntotal)):
             return None
     if len(labels_N) != index.ntotal or len(np.unique(labels_N)) < len(labels_N):
@@ -194,7 +196,7 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
     store, count = layers[-1], int(index.ntotal)
     if store.ntotal != count:
         raise InputError(f"{file}: {count:,} vectors, of which it stores {store.ntotal:,}; it is damaged")
-    if hasattr(store, "get_xb") and not any(hasattr(layer, "chain") for layer in layers):
+    if type(store).__name__ in IN_ROWS and not any(hasattr(layer, "chain") for layer in layers):
         vectors = Matrix([flat_vectors(store, index)])
         for _ in check_finite(file, blocks(vectors), count):
             pass
@@ -254,11 +256,12 @@ def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
                 )
             if step.d_out < step.d_in:
                 yield f"{step.d_out} of {step.d_in} dimensions are kept ({type(step).__name__})"
-    width, whole = int(store.code_size), 4 * int(store.d)
+    width, whole = int(getattr(store, "code_size", 0)), 4 * int(store.d)
     if width < whole:
         bits = getattr(getattr(store, "sq", None), "bits", 0)
         steps = f", each number in {bits} bits" if bits else ""
-        yield f"vectors are rebuilt from {width} bytes each instead of {whole}{steps} ({type(store).__name__})"
+        codes = f"{width} bytes each instead of {whole}" if width else "codes"
+        yield f"vectors are rebuilt from {codes}{steps} ({type(store).__name__})"
 
 
 def _turns(step: Any) -> bool:

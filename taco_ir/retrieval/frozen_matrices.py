@@ -12,7 +12,16 @@ import numpy as np
 from taco_ir.core.files import QUOTED_UP_TO, InputError
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Vectors
-from taco_ir.retrieval.frozen_base import ROWS, FrozenIndex, Matrix, blocks, check_finite, keep_on_disk, read_docids
+from taco_ir.retrieval.frozen_base import (
+    ROWS,
+    FrozenIndex,
+    Matrix,
+    StoredPiece,
+    blocks,
+    check_finite,
+    keep_on_disk,
+    read_docids,
+)
 from taco_ir.retrieval.vectors import VectorSet
 
 FLOATS = ("float16", "float32", "float64")
@@ -22,9 +31,11 @@ ID_COLUMNS = ("docid", "id", "_id", "docno")
 def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
     """Our vector blocks. Raises: InputError for shards that do not make a whole, or a block that was altered."""
     vectors = VectorSet(path)
-    parts = list(vectors.blocks())
-    names = [docid for _, block in parts for docid in block]
-    return FrozenIndex(path, "vectors", Matrix([block_ND for block_ND, _ in parts]), names, vectors.recipe)
+    pieces, names = [], []
+    for block_ND, docids_N in vectors.blocks():
+        pieces.append(StoredPiece(Path(block_ND.filename), block_ND.shape))
+        names += docids_N
+    return FrozenIndex(path, "vectors", Matrix(pieces), names, vectors.recipe)
 
 
 def open_npy(path: Path, docids: Path | None) -> FrozenIndex:

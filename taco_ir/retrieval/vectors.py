@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 4096
 SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
-Block = tuple[npt.NDArray[np.float16], list[str]]
+Block = tuple["np.memmap[Any, np.dtype[np.float16]]", list[str]]
 
 
 class Recipe(NamedTuple):
@@ -224,7 +224,9 @@ def _read_block(folder: Path, block: StoredBlock) -> Block:
         if found != expected:
             hashes = f"SHA-256 {found[:16]}, manifest says {expected[:16]}"
             raise InputError(f"{path}: truncated or altered ({hashes}); remove {folder} and encode it again")
-    vectors_ND = np.load(folder / f"{block.name}.npy", mmap_mode="r", allow_pickle=False)
+    vectors_ND: np.memmap[Any, np.dtype[np.float16]] = np.load(
+        folder / f"{block.name}.npy", mmap_mode="r", allow_pickle=False
+    )
     docids = (folder / f"{block.name}.docids").read_text(encoding="utf-8").splitlines()
     return vectors_ND, docids
 

@@ -127,6 +127,19 @@ def test_every_layout_gives_the_matrix_it_was_made_of(tmp_path: Path, layout: st
     assert index.encoder == (RECIPE if index.layout in ("vectors", "index") else None)
 
 
+def test_more_blocks_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr("taco_ir.retrieval.vectors.BLOCK_ROWS", 4)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        index = made(tmp_path, "vectors")
+        assert np.array_equal(index.block(0, N), VECTORS) and np.array_equal(index.search(QUERIES, HITS), ROWS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize("layout", EXACT)
 def test_exact_layouts_find_what_the_matrix_finds(tmp_path: Path, layout: str) -> None:
     found = made(tmp_path, layout).search(QUERIES, HITS)
