@@ -33,7 +33,7 @@ def open_vectors(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG00
     vectors = VectorSet(path)
     pieces, names = [], []
     for block_ND, docids_N in vectors.blocks():
-        pieces.append(StoredPiece(Path(block_ND.filename), block_ND.shape))
+        pieces.append(StoredPiece(Path(str(block_ND.filename)), block_ND.shape))
         names += docids_N
     return FrozenIndex(path, "vectors", Matrix(pieces), names, vectors.recipe)
 
