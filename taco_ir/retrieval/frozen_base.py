@@ -57,14 +57,16 @@ class Matrix:
         """Rows from one up to another, without a copy where they are float32 in one piece; or any rows by number."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
-            spans = zip(self._pieces, self._starts.tolist(), strict=False)
-            parts = [
-                piece[max(start - first, 0) : stop - first]
-                for piece, first in spans
-                if first < stop and start < first + len(piece)
-            ]
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else self._pieces[0][:0]
-            return np.require(whole, np.float32, "A")  # faiss maps numbers that begin anywhere
+            if len(self._pieces) == 1:
+                # aligned, as faiss maps numbers that begin anywhere
+                return np.require(self._pieces[0][start:stop], np.float32, "A")
+            whole = np.empty((max(stop - start, 0), self.dim), dtype=np.float32)
+            touched = slice(np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop))
+            for piece, first in zip(self._pieces[touched], self._starts[touched].tolist(), strict=False):
+                part = piece[max(start - first, 0) : max(stop - first, 0)]
+                place = max(first - start, 0)
+                whole[place : place + len(part)] = part
+            return whole
         found = np.empty((len(rows), self.dim), dtype=np.float32)
         piece_N = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(piece_N).tolist():
