@@ -61,7 +61,8 @@ class Matrix:
                 # aligned, as faiss maps numbers that begin anywhere
                 return np.require(self._pieces[0][start:stop], np.float32, "A")
             whole = np.empty((max(stop - start, 0), self.dim), dtype=np.float32)
-            touched = slice(np.searchsorted(self._starts, start, side="right") - 1, np.searchsorted(self._starts, stop))
+            before, after = np.searchsorted(self._starts, start, side="right"), np.searchsorted(self._starts, stop)
+            touched = slice(int(before) - 1, int(after))
             for piece, first in zip(self._pieces[touched], self._starts[touched].tolist(), strict=False):
                 part = piece[max(start - first, 0) : max(stop - first, 0)]
                 place = max(first - start, 0)
