@@ -19,8 +19,10 @@ from taco_ir.cli import Parser, above_zero, command, positive, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
+from taco_ir.core.settings import add_flag
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.training.flags import add_flag, given_flags
+from taco_ir.training.flags import given_flags
+from taco_ir.training.settings import RULES
 
 TRAINING_FLAGS = {
     "collection": "sample (comes with the package), kilt (the full benchmark), or a folder",
@@ -52,7 +54,7 @@ def parser() -> Parser:
         metavar="MODEL",
     )
     for key, help in TRAINING_FLAGS.items():
-        add_flag(flags, key, help)
+        add_flag(flags, key, RULES[key], help)
     flags.flag("--batches", f"batches of each task [default: {BATCHES}]", type=positive, default=BATCHES, metavar="N")
     tau = f"temperature of the softmax over tasks [default: {TAU:g}]"
     flags.flag("--tau", tau, type=above_zero, default=TAU, metavar="X")

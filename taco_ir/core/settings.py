@@ -11,8 +11,9 @@ import operator
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import field, fields
+from dataclasses import MISSING, field, fields
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from taco_ir.core.files import InputError
@@ -193,3 +194,48 @@ def parse_option(text: str) -> list[tuple[str, Any]]:
         values = "a finite number, a word, true or false"
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with {values} as the value")
     return [(name, parsed["value"])]
+
+
+WORDS, OPTIONS = tuple[str, ...], Mapping[str, Any]  # kinds whose flags take several values
+
+
+def as_flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: str) -> None:
+    """Add the flag of one key to a parser or a group of it; a flag that is not given is no attribute of the options."""
+    kind, own = rules
+    settings: Values = {"default": argparse.SUPPRESS, "help": help}
+    if kind is bool:
+        settings |= {"action": argparse.BooleanOptionalAction}
+    elif kind == WORDS:
+        words = (lambda text: [text]) if own.get("whole") else parse_words  # whole: words may hold commas
+        settings |= {"nargs": "+", "type": words, "metavar": own.get("metavar", "TASK")}
+    elif kind == OPTIONS:
+        settings |= {"nargs": "+", "type": parse_option, "metavar": "NAME=VALUE"}
+    else:
+        choices = "|".join(own["choices"]) if "choices" in own else {int: "N", float: "X"}.get(kind, "TEXT")
+        settings |= {"type": number_or_text(kind), "metavar": own.get("metavar", choices)}
+    target.add_argument(as_flag(key), **settings)
+
+
+def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Values:
+    """Values by key of the flags that were given, not checked yet; those of several words as one."""
+    given = {key: value for key, value in vars(options).items() if key in rules}
+    for key, value in given.items():
+        if rules[key][0] in (WORDS, OPTIONS):
+            given[key] = (tuple if rules[key][0] == WORDS else dict)(chain.from_iterable(value))
+    return given
+
+
+def with_default(help: str, default: Any) -> str:
+    """The help of a flag with its default, for argparse."""
+    if isinstance(default, bool):
+        shown = "on" if default else "off"
+    elif isinstance(default, tuple):
+        shown = ",".join(default)
+    else:
+        shown = "" if default in (None, MISSING) else f"{default:g}" if isinstance(default, float) else str(default)
+    escaped = help.replace("%", "%%")  # argparse formats it
+    return f"{escaped} [default: {shown}]" if shown else escaped

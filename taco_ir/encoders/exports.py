@@ -92,12 +92,15 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
     config.save(target)
 
 
-def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: str, base: str | None = None) -> None:
+def write_huggingface(
+    source: Path, config: EncoderConfig, target: Path, name: str, base: str | None = None, of_passages: str = ""
+) -> None:
     """Write a plain folder for Pyserini's `auto` encoder, with the flags that make it encode as we do.
 
     Args:
         name: the folder's name in `pyserini-flags.txt`.
         base: of an adapter of PEFT, where that is not the one in its file.
+        of_passages: the encoder of passages, where it is another one.
 
     Raises:
         InputError: for an encoder that Pyserini's `auto` cannot be.
@@ -110,7 +113,8 @@ def write_huggingface(source: Path, config: EncoderConfig, target: Path, name: s
         raise InputError(f"this format has no place for {part}; {INSTEAD}")
     copy_backbone(model, target, config.query_length)
     log_differences("huggingface", list_differences(config))
-    (target / "pyserini-flags.txt").write_text(pyserini_flags(config, shlex.quote(name)), encoding="utf-8")
+    flags = pyserini_flags(config, shlex.quote(name), shlex.quote(of_passages or name))
+    (target / "pyserini-flags.txt").write_text(flags, encoding="utf-8")
 
 
 def list_differences(config: EncoderConfig) -> list[str]:
@@ -141,16 +145,21 @@ def log_differences(kind: str, notes: Sequence[str]) -> None:
         log.warning("%s: %s", kind, note)
 
 
-def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
-    """The text of pyserini-flags.txt: Pyserini's commands, started so that they find Java."""
+def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str:
+    """The text of pyserini-flags.txt: Pyserini's commands, started so that they find Java.
+
+    Args:
+        of_passages: the encoder of passages, which may be another one.
+    """
     pooling = f"{PYSERINI_POOLING[config.pooling]}{' --l2-norm' if config.normalize else ''}"
     shared = f"--encoder-class auto --pooling {pooling}"
     lines = [
         "# Pyserini's own commands, started by taco_ir, which finds Java for them. With Java 21 or later and"
         " OPENAI_API_KEY set (to any text), the same without `taco_ir.pyserini`",
         '# passages (a corpus of {"id", "title", "text"} lines)',
-        f"{START} pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss "
-        f"encoder --encoder {encoder} {shared} --fields title text --max-length {config.passage_length} --device cpu",
+        f"{START} pyserini.encode input --corpus CORPUS --fields title text output --embeddings VECTORS --to-faiss"
+        f" encoder --encoder {of_passages} {shared} --fields title text --max-length {config.passage_length}"
+        " --device cpu",
     ]
     if config.passage_form != PLAIN_TEMPLATE:  # its --prefix stands between title and text
         lines.append(
@@ -175,11 +184,14 @@ def pyserini_flags(config: EncoderConfig, encoder: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_sentence_transformers(source: Path, config: EncoderConfig, target: Path, base: str | None = None) -> None:
+def write_sentence_transformers(
+    source: Path, config: EncoderConfig, target: Path, base: str | None = None, of_passages: str = ""
+) -> None:
     """Write a folder for sentence-transformers, with a README for what it cannot say.
 
     Args:
         base: of an adapter of PEFT, where that is not the one in its file.
+        of_passages: the encoder of passages, where it is another one.
 
     Raises:
         InputError: for pooling that it does not have, or a template of passages that is no title and text.
@@ -232,7 +244,7 @@ def write_sentence_transformers(source: Path, config: EncoderConfig, target: Pat
     joined = f"title{between}text"
     notes = [f"a passage is one text, {joined!r}, which users of the folder write"] * (between != " ")
     log_differences("sentence-transformers", [*notes, *list_differences(config)])
-    (target / "README.md").write_text(_page(config, prompts, joined), encoding="utf-8")
+    (target / "README.md").write_text(_page(config, prompts, joined, of_passages), encoding="utf-8")
     similarity = "cosine" if config.normalize else "dot"
     said = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity}
     write_json(target / PROMPTS_FILE, said)
@@ -261,13 +273,17 @@ def _dense_layers(folder: ModelFolder, config: EncoderConfig) -> list[tuple[dict
     ]
 
 
-def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str) -> str:
+def _page(config: EncoderConfig, prompts: Mapping[str, str], passage: str, of_passages: str) -> str:
     """The README of a folder for sentence-transformers: how to encode, and how to encode as we do if that differs.
 
     Args:
         passage: how a passage is written.
+        of_passages: the encoder of passages, where it is another one.
     """
     named = ", ".join(f"`{name}`" for name in prompts if name != "document")
+    passages = f"passages_ND = model.encode_document([{passage!r}])"
+    if of_passages:
+        passages = f"# of queries alone: passages are those of {of_passages}, whose index stays as it is"
     usage = f"""# An encoder for sentence-transformers
 
 Written by `python -m taco_ir.export`. Queries have {f"prompts by name: {named}" if named else "no prompts"}.
@@ -276,7 +292,7 @@ Written by `python -m taco_ir.export`. Queries have {f"prompts by name: {named}"
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".")  # this folder
-passages_ND = model.encode_document([{passage!r}])
+{passages}
 queries_BD = model.encode_query(["who asks"]{f', prompt_name="{min(prompts.keys() - {"document"})}"' if named else ""})
 ```
 """

@@ -200,7 +200,7 @@ class TextEncoder:
         if self.record is None:
             self.config = self.config.with_lenders(lenders)
             return
-        if self.record.tasks:
+        if self.record.tasks or self.record.passage_adapter is None:
             self.record = self.record.with_lenders(lenders)
             lengths = {task: self.config.max_query_tokens(lender) for task, lender in lenders.items()}
             self.config = replace(self.config, query_lengths={**self.config.query_lengths, **lengths})

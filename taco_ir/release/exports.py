@@ -81,7 +81,11 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
     topics = [collection.topics(name) for name in names]
     encoder = model.load()
     encoder.borrow(lenders)
-    for kind, write in _writers(request, encoder, output, collection, model.base).items():
+    of_passages = ""
+    if encoder.record is not None and encoder.record.merges_queries:
+        of_passages = str(ModelFolder(encoder.folder).backbone(model.base))
+        print(f"merged models encode queries alone; passages are those of {of_passages}")
+    for kind, write in _writers(request, encoder, output, collection, (model.base, of_passages)).items():
         if kind in wanted:
             try:
                 with open_source(kind, encoder, model.base) as source, writing_folder(output / kind) as folder:
@@ -101,14 +105,20 @@ def write_exports(request: ExportRequest, model: ModelChoice, output: Path) -> N
 
 
 def _writers(
-    request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection, base: str | None
+    request: ExportRequest, encoder: TextEncoder, output: Path, collection: Collection, places: tuple[str | None, str]
 ) -> dict[str, Callable[[Path, Path], object]]:
-    """Functions that write a model's folder as each kind into an empty folder."""
+    """Functions that write a model's folder as each kind into an empty folder.
+
+    Args:
+        places: of the base that the user gave, and of the encoder of passages where it is another one.
+    """
     writers: dict[str, Callable[[Path, Path], object]] = {
         "huggingface": lambda model, folder: write_huggingface(
-            model, encoder.config, folder, str(output / "huggingface"), base
+            model, encoder.config, folder, str(output / "huggingface"), *places
         ),
-        "sentence-transformers": lambda model, folder: write_sentence_transformers(model, encoder.config, folder, base),
+        "sentence-transformers": lambda model, folder: write_sentence_transformers(
+            model, encoder.config, folder, *places
+        ),
     }
     if request.megabytes:
         limit, weights = int(request.megabytes * 1_000_000), request.weights or WEIGHTS[0]

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_toml
-from taco_ir.core.settings import Values, number_or_text, parse_option, parse_words, rules_of
+from taco_ir.core.settings import Values, add_flag, as_flag, given_values, rules_of, with_default
 from taco_ir.core.typed import suggest
 from taco_ir.training.settings import (
     EPISODE_KEYS,
     KEYS,
     NOTHING,
-    OPTIONS,
     RULES,
     SECTIONS,
-    WORDS,
     TrainSettings,
     checked_keys,
     idle_in_run,
@@ -102,35 +98,13 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
         group = parser.add_argument_group(TITLES[name]) if own else parser
         for key in own:
             default = verb.defaults.get(key, KEYS[key].default)
-            add_flag(group, key, _help(verb.help.get(key, KEYS[key].metadata["help"]), default))
-
-
-def add_flag(target: argparse._ActionsContainer, key: str, help: str) -> None:
-    """Add the flag of one key to a parser or a group of it; a flag that is not given is no attribute of the options."""
-    kind, rules = RULES[key]
-    settings: Values = {"default": argparse.SUPPRESS, "help": help}
-    if kind is bool:
-        settings |= {"action": argparse.BooleanOptionalAction}
-    elif kind == WORDS:
-        settings |= {"nargs": "+", "type": parse_words, "metavar": rules.get("metavar", "TASK")}
-    elif kind == OPTIONS:
-        settings |= {"nargs": "+", "type": parse_option, "metavar": "NAME=VALUE"}
-    else:
-        metavar = "|".join(rules["choices"]) if "choices" in rules else {int: "N", float: "X"}.get(kind, "TEXT")
-        settings |= {"type": number_or_text(kind), "metavar": metavar}
-    target.add_argument(as_flag(key), **settings)
-
-
-def as_flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
+            help = with_default(verb.help.get(key, KEYS[key].metadata["help"]), default)
+            add_flag(group, key, RULES[key], help)
 
 
 def given_flags(options: argparse.Namespace, keys: Collection[str] = TRAIN.keys) -> Values:
     """Values by key of those flags that were given. Raises: InputError for a value that is not allowed."""
-    given = {key: value for key, value in vars(options).items() if key in keys}
-    for key, value in given.items():
-        if RULES[key][0] in (WORDS, OPTIONS):  # given as lists of several
-            given[key] = (tuple if RULES[key][0] == WORDS else dict)(chain.from_iterable(value))
+    given = given_values(options, {key: RULES[key] for key in keys})
     return checked_keys(given, keys, "", said=as_flag)
 
 
@@ -171,17 +145,6 @@ def read_settings(
 def shipped() -> list[str]:
     """Names of the configurations that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.toml"))
-
-
-def _help(text: str, default: Any) -> str:
-    if isinstance(default, bool):
-        shown = "on" if default else "off"
-    elif isinstance(default, tuple):
-        shown = ",".join(default)
-    else:
-        shown = "" if default in (None, MISSING) else f"{default:g}" if isinstance(default, float) else str(default)
-    escaped = text.replace("%", "%%")  # argparse formats it
-    return f"{escaped} [default: {shown}]" if shown else escaped
 
 
 def _find(path: Path, verb: Verb) -> Path:

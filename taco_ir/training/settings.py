@@ -56,7 +56,7 @@ MASKS = Only("objective mlm or condenser", lambda run: MLM in run.objective or "
 CONTRASTS = Only("objective span_contrast", lambda run: "span_contrast" in run.objective)
 COMPARES = Only(CONTRASTS.goes_with, lambda run: not PRETRAINS.acts(run) or CONTRASTS.acts(run))
 MEASURES = Only("held_out above 0", lambda run: not PRETRAINS.acts(run) or run.held_out > 0)
-WORDS, OPTIONS, TABLES = tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]  # types of keys
+TABLES = tuple[Mapping[str, Any], ...]  # the type of a key
 
 
 def sources_of(run: Any) -> list[str]:
@@ -144,7 +144,7 @@ class AdapterSettings(Settings):
     tune_roles: str = flag(
         "shared",
         "adapters: one for all texts, one for each tower, or one for the queries of each task and one for passages;"
-        " task-frozen: as task, but none for passages",
+        " task-frozen: as task, but none for passages; query-frozen: one for all queries, none for passages",
         choices=ROLES,
         only=TUNES,
     )

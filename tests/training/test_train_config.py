@@ -18,7 +18,7 @@ from idle_settings import TRAIN as TRAIN_CASES
 
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import RANGES, check_value, parse_option
+from taco_ir.core.settings import OPTIONS, RANGES, WORDS, check_value, parse_option
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.training.flags import PRESETS, SPAN_KEYS, TITLES, TRAIN, add_flags, given_flags, read_settings, shipped
@@ -27,9 +27,7 @@ from taco_ir.training.settings import (
     DEFAULTS,
     EPISODE_KEYS,
     KEYS,
-    OPTIONS,
     RULES,
-    WORDS,
     TrainSettings,
     drop_idle,
     idle_in_run,

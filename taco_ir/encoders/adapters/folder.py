@@ -21,8 +21,10 @@ from taco_ir.encoders.weights import read_safetensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-# one adapter for all texts, one for each tower, or one for each task's queries, with one for passages or none
-ROLES = ("shared", "tower", "task", "task-frozen")
+QUERY_FROZEN = "query-frozen"
+# one adapter for all texts, one for each tower, or one for each task's queries, with one for passages or none; one for
+# all queries, and none for passages
+ROLES = ("shared", "tower", "task", "task-frozen", QUERY_FROZEN)
 RECORD_FILE, TENSORS_FILE = "tuning.json", "tuning.safetensors"
 TRAINING_FILE = "training.safetensors"  # in checkpoints, where the trained tensors are not those that a model stores
 BARE = "none"  # lent to tasks whose queries go through the backbone alone
@@ -35,7 +37,7 @@ class AdapterRecord:
 
     Attributes:
         roles: which texts have an adapter of their own, one of ROLES.
-        tasks: those that have an adapter of their own.
+        tasks: those that have an adapter of their own; of query-frozen, those that its adapter was taught.
         frozen: adapters that training leaves as they are.
         base: folder or hub name of the backbone; a relative one is in the model's own folder.
         digest: hash of its weights, configuration and tokenizer.
@@ -60,6 +62,8 @@ class AdapterRecord:
             return [SHARED]
         if self.roles == "tower":
             return [QUERY, PASSAGE]
+        if self.roles == QUERY_FROZEN:
+            return [QUERY]
         return [*map(_adapter_of_task, self.tasks), *([PASSAGE] if self.roles == "task" else [])]
 
     @property
@@ -68,9 +72,14 @@ class AdapterRecord:
         return self.roles == SHARED and self.method in mergeable()
 
     @property
+    def merges_queries(self) -> bool:
+        """Whether queries are read by a single change of the backbone's weights, and passages by the backbone."""
+        return self.roles == QUERY_FROZEN and self.method in mergeable() and not self.lent
+
+    @property
     def passage_adapter(self) -> str | None:
         """The adapter that reads passages; None: the backbone alone."""
-        return {"shared": SHARED, "task-frozen": None}.get(self.roles, PASSAGE)
+        return {"shared": SHARED, "task-frozen": None, QUERY_FROZEN: None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
         """The adapter for queries of `task`, its own or lent; None: the backbone. Raises: InputError."""
@@ -80,7 +89,7 @@ class AdapterRecord:
 
     def own_adapter(self, task: str | None) -> str:
         """The adapter for queries of `task` that is not lent. Raises: InputError where there is none."""
-        if self.roles in ("shared", "tower"):
+        if self.roles in ("shared", "tower", QUERY_FROZEN):
             return SHARED if self.roles == "shared" else QUERY
         if task is None or task not in self.tasks:
             known = ", ".join(sorted(self.tasks))

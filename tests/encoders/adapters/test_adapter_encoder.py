@@ -225,6 +225,26 @@ def test_what_is_merged_is_the_same_encoder(tiny_bert: Path, tmp_path: Path, met
     assert sha256_file(tiny_bert / "model.safetensors") == before
 
 
+@pytest.mark.parametrize("method", ["bitfit", "lora"])
+def test_merged_queries_alone_are_the_same_queries(
+    tiny_bert: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the passages of the backbone, which the folder names, and its index."""
+    made(tiny_bert, method, "query-frozen", prompts=False).save(tmp_path / "tuned")
+    tuned = load_encoder(str(tmp_path / "tuned"))
+    what = ["--what", "huggingface", "sentence-transformers"]
+    export(["--model", str(tmp_path / "tuned"), *what, "--output", str(tmp_path / "out")])
+    assert f"merged models encode queries alone; passages are those of {tiny_bert}" in capsys.readouterr().out
+    flags = (tmp_path / "out" / "huggingface" / "pyserini-flags.txt").read_text()
+    assert f"encoder --encoder {tiny_bert} " in flags and f"--encoder {tmp_path}/out/huggingface " in flags
+    for kind in ("huggingface", "sentence-transformers"):
+        whole = load_encoder(str(tmp_path / "out" / kind), pooling="mean" if kind == "huggingface" else None)
+        expected = tuned.encode_queries(QUERIES, None)
+        np.testing.assert_allclose(whole.encode_queries(QUERIES, None), expected, rtol=0, atol=2e-5)
+        assert not np.allclose(whole.encode_passages(SHORT), tuned.encode_passages(SHORT), atol=1e-2)
+    assert f"passages are those of {tiny_bert}" in (tmp_path / "out" / kind / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("method", "roles", "message"),
     [
