@@ -20,6 +20,7 @@ def parser() -> Parser:
         "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped "
         "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in "
         "[[episode]] tables too; flags override it. Its tables [tasks.NAME] give tasks a collection and settings. "
+        "Where an index has to stay as it is, taco_ir.adapt teaches tasks to the queries alone, in minutes.\n"
         "Many processes: torchrun -m taco_ir.train ...",
         ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean"

@@ -17,12 +17,19 @@ ORDER = (
     ("negatives",),
     ("reading",),
     ("training",),
+    ("adaptation",),
     ("analysis", "studies"),
     ("release",),
 )
 RANKS = {package: rank for rank, packages in enumerate(ORDER) for package in packages}
 HEAVY = {"torch", "faiss", "pyserini", "transformers", "ir_datasets", "jnius", "pandas", "scipy"}
-TORCH = ("weighting/", "training/", "encoders/adapters/", "analysis/measure.py")  # imported late as a whole
+TORCH = (
+    "weighting/",
+    "training/",
+    "adaptation/",
+    "encoders/adapters/",
+    "analysis/measure.py",
+)  # imported late as a whole
 DOORS = {
     "faiss": {"retrieval/faiss_index.py", "retrieval/frozen_faiss.py"},
     "transformers": {"encoders/backbone.py", "encoders/adapters/deep_prompts.py"},

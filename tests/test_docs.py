@@ -40,7 +40,7 @@ PAGES = (  # all of whose blocks are run, or say what they need
     *("README.md", "CONTRIBUTING.md", "taco_ir/encoder_mini/README.md", "topics/README.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 )
-# pages whose blocks are run, the last by test_new_task
+# pages whose blocks are run
 RUN = {
     "README.md",
     "CONTRIBUTING.md",
@@ -48,6 +48,7 @@ RUN = {
     "docs/guide.md",
     "docs/new-task.md",
     "docs/collections.md",
+    "docs/adapt.md",
 }
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
@@ -106,6 +107,8 @@ def test_a_command_is_understood(document: str, line: str, monkeypatch: pytest.M
             Shard.parse(parsed.options.shard)
         if verb == "train":
             check_training(parsed.options)
+        if verb == "adapt":
+            check_adaptation(parsed.options)
         if verb == "pretrain":
             check_pretraining(parsed.options)
         if verb == "reproduce":
@@ -122,6 +125,13 @@ def check_training(options: Namespace) -> None:
 
     config = read_settings(options.config, given_flags(options), options.preset)
     assert config.run.model and config.run.output
+
+
+def check_adaptation(options: Namespace) -> None:
+    from taco_ir.adaptation.settings import AdaptSettings, read_settings
+    from taco_ir.core.settings import given_values, rules_of
+
+    assert read_settings(options.config, given_values(options, rules_of(AdaptSettings))).output
 
 
 def check_pretraining(options: Namespace) -> None:
@@ -279,6 +289,13 @@ def test_the_readme_works_from_top_to_bottom(folder: Path, tiny_bert: Path) -> N
         "nq-dev.trec",
         "exported/huggingface/pyserini-flags.txt",
     ):
+        assert (folder / made).exists(), made
+
+
+def test_a_task_is_taught_to_an_index(folder: Path, backbone: Path) -> None:
+    printed = run_in_a_process("docs/adapt.md", folder, str(backbone))
+    assert printed.count("the same before and after") == 2
+    for made in ("taught/model/tuning.json", "faq/report.md", "runs/taught/trex-dev.trec"):
         assert (folder / made).exists(), made
 
 

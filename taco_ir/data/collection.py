@@ -25,7 +25,7 @@ from taco_ir.core.types import Query, refuse_text
 from taco_ir.data.formats import FORMATS
 from taco_ir.data.formats.base import PASSAGES, Format, Source, find_file, import_source
 from taco_ir.data.passage_store import PassageStore
-from taco_ir.data.query_files import read_qrels, read_query_texts, relevant
+from taco_ir.data.query_files import Qrels, read_qrels, read_query_texts, relevant
 from taco_ir.data.topics import read_topics
 
 log = logging.getLogger("taco_ir")
@@ -66,6 +66,29 @@ class Topics(NamedTuple):
         return fingerprint(
             [[query.qid, query.text, query.task, query.answers, query.evidence, query.grades] for query in self.queries]
         )
+
+
+def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
+    """Topics with graded judgments instead of their own gold, without queries that have none.
+
+    Args:
+        path: of the judgments, for messages.
+
+    Raises:
+        InputError: for topics none of whose queries is judged.
+    """
+    judged = []
+    for each in topics:
+        queries = [
+            query._replace(evidence=relevant(qrels[query.qid]), grades=qrels[query.qid])
+            for query in each.queries
+            if query.qid in qrels
+        ]
+        if not queries:
+            said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
+            raise InputError(f"--qrels {path}: {said}")
+        judged.append(each._replace(queries=queries))
+    return judged
 
 
 def judged_topics(path: Path) -> Topics:
@@ -177,18 +200,7 @@ class Collection:
             if len(missing) == len(docids):
                 raise InputError(f"--qrels {said} in collection {self.name}; these are judgments of other passages")
             log.warning("%s in collection %s", said, self.name)
-        judged = []
-        for each in topics:
-            queries = [
-                query._replace(evidence=relevant(qrels[query.qid]), grades=qrels[query.qid])
-                for query in each.queries
-                if query.qid in qrels
-            ]
-            if not queries:
-                said = f"none of its {len(qrels)} queries, first {next(iter(qrels))!r}, is among {each.name}"
-                raise InputError(f"--qrels {path}: {said}")
-            judged.append(each._replace(queries=queries))
-        return judged
+        return judge_by(topics, qrels, str(path))
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
         """Read topics by name or from a file, without reading the passages; `only`: ids to keep. Raises: InputError."""

@@ -65,7 +65,7 @@ def _refuse_parts(folder: ModelFolder, config: EncoderConfig, valid: Collection[
 
 
 def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
-    """Write a model folder without adapters that encodes as `encoder` does.
+    """Write a model folder without adapters that encodes as `encoder` does; its queries alone, where it says so.
 
     Args:
         base: the folder of the backbone.
@@ -81,7 +81,7 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
         raise InputError(
             f"adapters of {record.method} cannot be merged, those of {', '.join(mergeable())} can; use exported queries"
         )
-    if not record.mergeable:
+    if not record.mergeable and not record.merges_queries:
         raise InputError(f"tune_roles {record.roles} is several models on one backbone; use the exported queries")
     backbone, _, _ = load_backbone(base, config)
     merge(backbone, adapters.tensors(record.names[0]))

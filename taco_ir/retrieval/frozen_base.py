@@ -124,6 +124,10 @@ class FrozenIndex:
         """The vectors of rows `start` up to `stop`: float32 [n, D]. May be a map of the file: do not write to it."""
         return self._vectors_ND[start:stop]
 
+    def at(self, rows: npt.NDArray[np.int64]) -> Vectors:
+        """The vectors of any rows: float32 [n, D]."""
+        return self._vectors_ND[rows]
+
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row numbers of docids, -1 where the index lacks one: int64 [n]."""
         return np.fromiter((self._row_of.get(docid, -1) for docid in docids), dtype=np.int64, count=len(docids))
@@ -133,9 +137,12 @@ class FrozenIndex:
 
         A faiss index is searched by faiss with the parameters that it was saved with, any other exactly.
         """
+        return self._rows_of(self.rank(queries_BD, hits), hits)
+
+    def rank(self, queries_BD: Vectors, hits: int) -> Iterator[Ranking]:
+        """Rank all passages for each query exactly, by inner product with the vectors that `block` gives."""
         vectors_ND: Vectors = self._vectors_ND  # type: ignore[assignment]  # rows are all that is read of it
-        queries_BD = np.asarray(queries_BD, dtype=np.float32)
-        return self._rows_of(exact_search(queries_BD, vectors_ND, self._docids_N, hits), hits)
+        return exact_search(np.asarray(queries_BD, dtype=np.float32), vectors_ND, self._docids_N, hits)
 
     @cached_property
     def _docids_N(self) -> npt.NDArray[np.object_]:

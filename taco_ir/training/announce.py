@@ -54,20 +54,27 @@ def describe(
     objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
 ) -> str:
     """The tasks of retrieval as a table; then what is trained, and the most memory that it takes."""
-    model, processes = objectives[0].model, objectives[0].means.processes.world
     rows = [
         _row(each, each.sampler)
         for each in objectives
         if isinstance(each.sampler, TaskSampler) and each.phase == RETRIEVAL
     ]
+    table = render(Table("", HEADER, rows), "table") if rows else ""
+    cost = describe_cost(objectives, optimiser, weighting, weighting_bytes)
+    return table + describe_adapters(objectives[0].model) + cost
+
+
+def describe_cost(
+    objectives: Sequence[Objective], optimiser: OptimiserSettings, weighting: str, weighting_bytes: float
+) -> str:
+    """How many parameters are trained, and the most memory that it takes."""
+    model, processes = objectives[0].model, objectives[0].means.processes.world
     trained = sum(param.numel() for _, param in model.trained_parameters())
     every = sum(param.numel() for param in model.parameters())
     activations = max(each.activation_bytes(_token_bytes(optimiser, model)) for each in objectives)
     memory = STATE_BYTES * trained + 4 * (every - trained) + weighting_bytes + activations
     return (
-        (render(Table("", HEADER, rows), "table") if rows else "")
-        + describe_adapters(model)
-        + f"{trained:,} of {every:,} parameters are trained; weighting: {weighting}; "
+        f"{trained:,} of {every:,} parameters are trained; weighting: {weighting}; "
         + f"at most about {format_bytes(memory)} of memory"
         + _with_held(model, memory - 4 * every)
         + (f" for each of {processes} processes" if processes > 1 else "")

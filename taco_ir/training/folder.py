@@ -161,10 +161,13 @@ def inputs_of(
             if name in collection.topics_names
         }
     found |= {f"negatives {name}": sha256_once(Path(name)) for name in dict.fromkeys(negatives) if Path(name).is_file()}
-    files = sorted({path for pattern in READ for path in model.rglob(pattern) if path.name != CARD and path.is_file()})
-    return found | {
-        "the base model": fingerprint([[str(path.relative_to(model)), sha256_once(path)] for path in files])
-    }
+    return found | {"the base model": hash_model(model)}
+
+
+def hash_model(folder: Path) -> str:
+    """Hash of all files of a model's folder whose content matters."""
+    files = sorted({path for pattern in READ for path in folder.rglob(pattern) if path.name != CARD and path.is_file()})
+    return fingerprint([[str(path.relative_to(folder)), sha256_once(path)] for path in files])
 
 
 def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:

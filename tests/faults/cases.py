@@ -144,6 +144,11 @@ CASES = {
         "pretrain --model {model} --objective mlm,span_contrast,condenser --pooling first --length 24 --batch-size 6"
         " --held-out 6 --steps 24 --validate-every 5 --checkpoint-every 2 --output out"
     ),
+    "adapt": Case(
+        "adapt --index {vectors} --model {model} --pooling first --collection {c} --topics nq-train --no-compare"
+        " --method adapter --width 2 --steps 8 --validate-every 4 --checkpoint-every 2 --batch-size 4"
+        " --no-keep-if-better --output out"
+    ),
     "answer": Case(
         "answer --collection {c} --topics nq-dev --model {model} --pooling first --reader {reader}/model --hits 3"
         " --quiet --output a.jsonl"

@@ -65,6 +65,21 @@ pooling = "mean"
 """
 
 
+ADAPTATION = """index = "pyserini-index"
+model = "bert"
+output = "out"
+topics = ["nq-train", "faq.tsv"]
+collection = "sample"
+share = "group"
+groups = ["a=nq,squad"]
+width = 8
+learning_rate = 1e-3
+weighting = "taco"
+[weighting_options]
+tau = 2.0
+"""
+
+
 class Reader(NamedTuple):
     """A file, and what reads it.
 
@@ -94,7 +109,7 @@ def readers(world: Path) -> dict[str, Reader]:
     """Every reader by name, with a whole file of its own in `world`."""
     os.environ["TACO_IR_HOME"] = str(world / "home")
     found = {**models(world), **stores(world), **trainings(world), **studies(world), **lines(world), **formats(world)}
-    found |= frozen(world)
+    found |= {**frozen(world), **adaptations(world)}
     for name, reader in found.items():
         try:
             reader.read()
@@ -499,6 +514,24 @@ def frozen(world: Path) -> dict[str, Reader]:
         "docids of a matrix": Reader(ids, opened(npy, ids), keyed=False),
         "matrix": Reader(npy, opened(npy, ids), keyed=False),
         "parquet of vectors": Reader(table, opened(table), keyed=False),
+    }
+
+
+def adaptations(world: Path) -> dict[str, Reader]:
+    from taco_ir.adaptation.report import IndexFacts, Report, TaskReport, read_report, write_report
+    from taco_ir.adaptation.settings import read_settings
+
+    settings, folder = world / "adapt.toml", world / "taught"
+    settings.write_text(ADAPTATION)
+    folder.mkdir()
+    task = TaskReport("nq", "page R-precision", 30, 8, 0.25, 0.5, -0.1, 0.6, 0.03, 0.2, True, 0.125)
+    facts = IndexFacts("index", "pyserini", 305, "0123456789abcdef", "0123456789abcdef")
+    write_report(
+        Report((task,), task._replace(task="macro"), facts, 40, 20, 1168, 86368, 2.5, 600_000, ("a note",)), folder
+    )
+    return {
+        "adaptation settings": Reader(settings, lambda: read_settings(settings, {})),
+        "report.json": Reader(folder / "report.json", lambda: read_report(folder)),
     }
 
 

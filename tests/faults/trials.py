@@ -199,7 +199,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "kills": Kind(kill, 8),
-    "pairs": Kind(collide, 40, ("index", "search", "export", "submission", "mine")),
+    "pairs": Kind(collide, 40, ("index", "search", "export", "submission", "mine", "adapt")),
     "disks": Kind(fill, 10),
 }
 

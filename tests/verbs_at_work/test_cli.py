@@ -23,7 +23,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.processes import Progress, format_duration, share_processors, timed, with_progress
 from taco_ir.evaluation.measures import Measure
 
-VERBS = "search evaluate encode index export mine train pretrain submission push pull pyserini".split()
+VERBS = "search evaluate encode index export mine train adapt pretrain submission push pull pyserini".split()
 HEAVY = "torch faiss transformers pyserini jnius pytrec_eval scipy ir_datasets pandas requests".split()
 
 

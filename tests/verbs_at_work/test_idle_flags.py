@@ -122,10 +122,10 @@ MODES = {
 
 
 def test_every_verb_with_flags_of_its_own_is_here() -> None:
-    """Those of training are checked with their settings."""
+    """Those of training and adaptation are checked with their settings."""
     verbs = {
         path.stem
         for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py")
         if "run_verb(main)" in path.read_text()
     }
-    assert verbs - IDLE.keys() == {"train", "pretrain", "pyserini"}
+    assert verbs - IDLE.keys() == {"train", "pretrain", "adapt", "pyserini"}

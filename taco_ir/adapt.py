@@ -1,0 +1,70 @@
+"""`python -m taco_ir.adapt`: teach tasks to the queries of an encoder, against an index that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from taco_ir.adaptation.settings import DEFAULTS, SECTIONS, AdaptSettings, read_settings
+from taco_ir.cli import Parser, run_verb
+from taco_ir.core.processes import format_bytes, format_duration
+from taco_ir.core.settings import add_flag, given_values, rules_of, with_default
+
+
+def parser() -> Parser:
+    flags = Parser(
+        "adapt",
+        "Teach tasks to the query side of a frozen encoder, against an index that stays as it is. A small module on "
+        "the queries (an adapter, LoRA, prompts) is trained with all passages of the index as negatives; no passage is "
+        "read or encoded, none is mined. Held-out queries, ranked in the whole index, choose the best step, and tasks "
+        "that the module does not help keep the model as it was. What was stopped continues with the same command. "
+        "All keys can stand in a TOML file (--config); flags override it. "
+        "Many processes: torchrun -m taco_ir.adapt ...",
+        ("--overwrite", "--format"),
+        example="python -m taco_ir.adapt --index my-index --model my-encoder --collection my-wiki"
+        " --topics nq-train fever-train --output taught\n"
+        "  python -m taco_ir.adapt --index pyserini-index --model sentence-transformers/all-MiniLM-L6-v2"
+        " --topics faq.tsv --qrels faq.qrels --output taught\n"
+        "  python -m taco_ir.search --model taught/model --index my-index --collection my-wiki --topics nq-dev",
+    )
+    flags.flag("--config", "a TOML file with keys as below, `_` for `-`; flags override it", type=Path, metavar="FILE")
+    group = flags.add_argument_group()
+    rules = rules_of(AdaptSettings)
+    for entry in fields(AdaptSettings):
+        if entry.name in SECTIONS:
+            group = flags.add_argument_group(SECTIONS[entry.name])
+        help = with_default(entry.metadata["help"], DEFAULTS[entry.name])
+        add_flag(group, entry.name, rules[entry.name], help)
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parser().parse_args(argv)
+    settings = read_settings(options.config, given_values(options, rules_of(AdaptSettings)))
+    from taco_ir.adaptation.report import report_table, summary
+    from taco_ir.adaptation.run import adapt
+    from taco_ir.evaluation.tables import render
+
+    report = adapt(settings, options.overwrite)
+    if report.tasks:
+        print(render(report_table(report), options.format), end="")
+    print(*summary(report), sep="\n")
+    print(f"{format_duration(report.seconds)}, {format_bytes(report.peak_bytes)} of memory at the peak")
+    model = Path(settings.output) / "model"
+    print(model)
+    _say_next(settings, model, report.frozen.layout)
+
+
+def _say_next(settings: AdaptSettings, model: Path, layout: str) -> None:
+    """Print the command that searches the index with the model, where a verb can."""
+    if layout == "index" and settings.collection:
+        search = f"--model {model} --index {settings.index} --collection {settings.collection}"
+        print(f"next: python -m taco_ir.search {search} --topics {settings.topics[0].replace('-train', '-dev')}")
+    elif layout in ("index", "pyserini"):
+        search = f"pyserini.search.faiss --encoder-class taco --encoder {model} --index {settings.index}"
+        print(f"next: python -m taco_ir.pyserini {search} --topics TOPICS --output RUN")
+
+
+if __name__ == "__main__":
+    run_verb(main)

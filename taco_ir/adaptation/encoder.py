@@ -1,0 +1,143 @@
+"""The encoder of an adaptation: a frozen backbone, a module on its queries, and passages that go through it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from taco_ir.adaptation.settings import GROUP, OF_ADAPTERS, ONE, AdaptSettings
+from taco_ir.core.files import InputError
+from taco_ir.encoders.adapters.folder import BARE, TENSORS_FILE, AdapterRecord, adapter_of, read_record
+from taco_ir.encoders.config import ANY_TASK, NONE, EncoderConfig
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import TextEncoder
+from taco_ir.encoders.weights import read_safetensors
+from taco_ir.training.adapters import build_adapters, check_adapters, check_positions, probe_adapters
+from taco_ir.training.base_model import base_config, refuse_not_finite
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.settings import AdapterSettings, EncoderSettings
+
+
+def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Path | None = None) -> DualEncoder:
+    """The model that the settings name, or a checkpoint made of it, with modules on the queries of `tasks`.
+
+    What it says of passages is kept, so their vectors are those of the index.
+
+    Raises:
+        InputError: for a model that cannot have such modules, or has one for a task already.
+    """
+    base = ModelFolder.find(settings.model)
+    folder = ModelFolder(checkpoint) if checkpoint else base
+    backbone = folder.backbone()
+    adapters = settings.adapters
+    if checkpoint is None and base.record is not None:
+        adapters = _as_before(settings, base.record, tasks)
+    if backbone.is_untied:
+        raise InputError(
+            f"--model {base}: two towers; a module goes on one backbone; give the encoder of queries alone, with an"
+            " index that says nothing of its encoder"
+        )
+    try:
+        check_adapters(adapters, EncoderSettings(), folder.path, backbone.path)
+        limit = backbone.longest
+        config = _config(settings, base_config(_own_pooling(settings, checkpoint), folder.path, limit), tasks, limit)
+        if config.roles != NONE:
+            raise InputError(
+                f"--model {base}: it marks roles ({config.roles}); a module takes a backbone that does not"
+            )
+        torch.manual_seed(settings.seed)  # for new modules
+        model = DualEncoder(backbone.path, config, False)
+        owners = list(dict.fromkeys(settings.group_of[task] for task in tasks)) if settings.share == GROUP else tasks
+        modules, record = build_adapters(
+            adapters, settings.model, model.backbone("passage"), folder.path, backbone.path, owners
+        )
+        model.attach_adapters(modules, _with_tasks(settings, record, tasks))
+        check_positions(model, limit)
+        model.to(torch.device(settings.device))
+        if settings.dropout >= 0:
+            model.set_dropout(settings.dropout)
+        refuse_not_finite(model, folder.path)
+        if checkpoint is None:
+            probe_adapters(model)
+    except InputError as error:
+        raise InputError(_in_own_words(str(error))) from error
+    return model
+
+
+def _as_before(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterSettings:
+    """Settings of modules like those that the model has. Raises: InputError where it can have no more of the kind."""
+    what = f"--model {settings.model}: it has adapters of its own"
+    if record.roles != "task-frozen" or settings.share == ONE:
+        raise InputError(
+            f"{what} (roles {record.roles}); share task or group adds to those of role task-frozen; start from its base"
+            f" {record.base}"
+        )
+    if settings.method != record.method or settings.width not in (0, record.width) or settings.budget:
+        raise InputError(
+            f"{what}: method {record.method}, width {record.width}; give the same ones, or its base {record.base}"
+        )
+    if known := [task for task in tasks if settings.group_of.get(task, task) in record.tasks]:
+        raise InputError(
+            f"{what}, one for {known[0]!r} among them; teach it other tasks, or start from its base {record.base}"
+        )
+    return replace(settings.adapters, tune_width=record.width)
+
+
+def _own_pooling(settings: AdaptSettings, checkpoint: Path | None) -> EncoderSettings:
+    """How a plain model pools; a checkpoint says it itself."""
+    return EncoderSettings() if checkpoint else EncoderSettings(pooling=settings.pooling, normalize=settings.normalize)
+
+
+def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], limit: int) -> EncoderConfig:
+    """The base's configuration; tasks that it has no prompt for get none."""
+    if settings.query_length > limit:
+        raise InputError(f"query_length is {settings.query_length}; the model takes 1 to {limit} tokens")
+    config = replace(base, query_length=settings.query_length, query_lengths={}) if settings.query_length else base
+    if not config.prompts or ANY_TASK in config.prompts:
+        return config
+    return replace(config, prompts={**dict.fromkeys(tasks, ""), **config.prompts})
+
+
+def _with_tasks(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterRecord:
+    """The record with the tasks that share a module."""
+    if settings.share == ONE:
+        return replace(record, tasks=tuple(tasks))
+    if settings.share == GROUP:
+        return record.with_lenders({task: settings.group_of[task] for task in tasks})
+    return record
+
+
+def _in_own_words(text: str) -> str:
+    for own, key in OF_ADAPTERS.items():
+        text = text.replace(f"{key} ", f"{own} ").replace(f"{key}:", f"{own}:")
+    return text
+
+
+def without_modules(model: DualEncoder) -> TextEncoder:
+    """The encoder as it was before it was taught, with the same weights in memory."""
+    encoder = model.as_text_encoder()
+    assert encoder.record is not None
+    encoder.record = replace(encoder.record, tasks=(), lent={ANY_TASK: BARE})
+    return encoder
+
+
+def leave_out(tasks: Sequence[str], settings: AdaptSettings, source: Path, target: Path) -> None:
+    """Write the adapters' record and tensors of `source` to `target`, for all tasks but these.
+
+    Queries of these go through the model as it was before, and modules that no task uses any more are not written.
+    """
+    record, tensors = read_record(source), read_safetensors(source / TENSORS_FILE)
+    lent = {**record.lent, **dict.fromkeys(tasks, BARE)}
+    groups = settings.group_of
+    unused = {*tasks, *groups.values()} - {group for task, group in groups.items() if task not in tasks}
+    kept = replace(record, tasks=tuple(owner for owner in record.tasks if owner not in unused), lent=lent)
+    if not kept.tasks:  # nor do queries of no task
+        kept = replace(kept, lent={**lent, ANY_TASK: BARE})
+    kept.save(target)
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if adapter_of(name) in kept.names}, target / TENSORS_FILE
+    )

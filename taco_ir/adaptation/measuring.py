@@ -1,0 +1,74 @@
+"""How held-out queries rank among all passages of an index, exactly, whatever the index itself would find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from taco_ir.adaptation.queries import Example, Pages
+from taco_ir.core.types import Run
+from taco_ir.encoders.text_encoder import TextEncoder
+from taco_ir.evaluation.measures import Measure, Scores, evaluate
+from taco_ir.retrieval.frozen_base import FrozenIndex
+from taco_ir.training.encoder import DualEncoder
+
+HITS = 100
+OF_PAGES, OF_GRADES = Measure("Rprec"), Measure("nDCG", 10)
+Held = Mapping[str, Sequence[Example]]
+
+
+class Ruler:
+    """Measures an encoder of queries by the vectors of an index.
+
+    Pages make the measure page R-precision; without pages, or with graded judgments, it is nDCG@10.
+    """
+
+    def __init__(self, index: FrozenIndex, pages: Pages) -> None:
+        self._index = index
+        self._pages = pages
+
+    def measure_of(self, examples: Sequence[Example]) -> Measure:
+        graded = any(example.query.grades for example in examples)
+        return OF_GRADES if graded or not self._pages.known else OF_PAGES
+
+    def __call__(self, encoder: TextEncoder, held: Held) -> dict[str, Scores]:
+        """Scores of held-out queries by task, by the task's measure."""
+        every = [(task, example.query) for task, examples in held.items() for example in examples]
+        texts, tasks = [query.text for _, query in every], [task for task, _ in every]
+        queries_BD = encoder.encode_mixed_queries(texts, tasks, held)
+        rankings = self._index.rank(queries_BD, HITS)
+        runs: dict[str, Run] = {task: Run({}) for task in held}
+        for (task, query), ranking in zip(every, rankings, strict=True):
+            runs[task].rankings[query.qid] = ranking
+        return {task: self.score(run, held[task]) for task, run in runs.items()}
+
+    def score(self, run: Run, examples: Sequence[Example]) -> Scores:
+        """Scores of a run of passages of the index."""
+        queries = [example.query for example in examples]
+        return evaluate(run, queries, self._page_of, [self.measure_of(examples)])
+
+    def _page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
+        listed = list(docids)
+        rows_N = self._index.rows(listed)
+        pages = iter(self._pages.of(rows_N[rows_N >= 0]))
+        return {docid: next(pages) if row >= 0 else docid for docid, row in zip(listed, rows_N.tolist(), strict=True)}
+
+
+class IndexValidation:
+    """Measures held-out queries in the whole index while a module trains; `macro` is the mean over tasks."""
+
+    keeps_best = True
+
+    def __init__(self, model: DualEncoder, ruler: Ruler, held: Held) -> None:
+        self._model, self._ruler, self._held = model, ruler, held
+        measures = dict.fromkeys(str(ruler.measure_of(examples)) for examples in held.values())
+        self.what = f"{' and '.join(measures)} of held-out queries in the whole index"
+
+    def __call__(self) -> dict[str, float]:
+        scores = means_of(self._ruler(self._model.as_text_encoder(), self._held))
+        return scores | {"macro": math.fsum(scores.values()) / len(scores)}
+
+
+def means_of(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """The mean of each task's one measure."""
+    return {task: own.mean(next(iter(own.by_query))) or 0.0 for task, own in scores.items()}

@@ -1,0 +1,96 @@
+"""A task's queries against all passages of an index, whose vectors stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from taco_ir.adaptation.queries import Example
+from taco_ir.adaptation.softmax import ROWS, Passages, Targets, sampled_losses, whole_losses
+from taco_ir.core.hashes import generator
+from taco_ir.training.backward import backward
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.objectives.base import Means, Objective
+from taco_ir.training.sampling import EpochSampler
+from taco_ir.training.schedules import RETRIEVAL
+
+FLOAT = 4  # bytes
+
+
+class Draw(NamedTuple):
+    """Batch `number` of a task, by rows of its examples."""
+
+    number: int
+    rows: list[int]
+
+
+class Sampling(NamedTuple):
+    """How many hits of each query, and random passages of a batch, stand for an index."""
+
+    hits: int
+    random: int
+
+
+class WholeIndex(Objective):
+    """Each query against the whole index. Texts are tokenised once; no passage is read or encoded.
+
+    A batch is split into processes x accumulate parts. The loss of a query does not depend on the others, so any number
+    of parts gives the same gradient.
+
+    Args:
+        passages: the vectors of the index.
+        examples: the task's, in the order of the sampler's rows.
+        sampling: the hits of a query and the random passages that stand for the index; None: all passages count.
+    """
+
+    phase = RETRIEVAL
+    examples = "queries"
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        sampler: EpochSampler,
+        means: Means,
+        passages: Passages,
+        examples: Sequence[Example],
+        sampling: Sampling | None = None,
+    ) -> None:
+        super().__init__(model, sampler, means)
+        self._passages = passages
+        self._sampling = sampling
+        self._texts = model.tokenize_queries([example.query.text for example in examples], sampler.task)
+        self._golds = [example.gold for example in examples]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest query."""
+        return max(len(text.ids) for text in self._texts)
+
+    def activation_bytes(self, token_bytes: float) -> float:
+        queries = self.slice_size
+        encoded = min(queries, self.means.arithmetic.gradcache or queries)
+        scores = 2 * ROWS * (queries + self.model.dim) * FLOAT
+        return encoded * self.longest * token_bytes + scores
+
+    def batch(self, number: int) -> Draw:
+        return Draw(number, [row for row, _ in self.sampler.sample_rows(number)])
+
+    def add_gradient(self, batch: Draw, turn: int) -> Tensor:
+        settings = self.means.settings
+        own = self.slice_of(batch.rows, turn)
+        targets = Targets.of([self._golds[row] for row in own])
+
+        def loss_of(vectors_BD: Tensor) -> Tensor:
+            if not own:  # fewer queries than parts
+                return vectors_BD.sum()
+            against = (self._passages, targets, settings.temperature)
+            if self._sampling is None:
+                return whole_losses(vectors_BD, *against).sum() / len(batch.rows)
+            every, random = len(self._passages), min(self._sampling.random, len(self._passages))
+            drawn = generator(settings.seed, self.task, batch.number, "passages").choice(every, random, replace=False)
+            return sampled_losses(vectors_BD, *against, self._sampling.hits, drawn).sum() / len(batch.rows)
+
+        seed = (settings.seed, self.task, batch.number, turn, self.means.processes.rank)
+        return backward(self.model, [self._texts[row] for row in own], loss_of, self.means.arithmetic, seed)

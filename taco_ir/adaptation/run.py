@@ -1,0 +1,368 @@
+"""The driver of an adaptation: checks what is given, trains the module, and reports what it changed.
+
+A training's loop does the steps, so that checkpoints, the log and resuming are a training's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from taco_ir.adaptation.encoder import leave_out, start_encoder, without_modules
+from taco_ir.adaptation.measuring import HITS, Held, IndexValidation, Ruler, means_of
+from taco_ir.adaptation.objective import Sampling, WholeIndex
+from taco_ir.adaptation.queries import Reader, TaskQueries, halve, hold_out, require_enough, take
+from taco_ir.adaptation.report import (
+    MADE_OF_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    IndexFacts,
+    Report,
+    TaskReport,
+    compare_tasks,
+    read_made_of,
+    read_report,
+    write_report,
+)
+from taco_ir.adaptation.settings import DEFAULTS, GROUP, AdaptSettings
+from taco_ir.core.files import InputError, discard, is_leftover, read_json, write_json, writing_folder
+from taco_ir.core.hashes import sha256_once
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.processes import log, peak_memory, timed
+from taco_ir.core.typed import suggest
+from taco_ir.core.types import Passage
+from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.data.topics import plain_text
+from taco_ir.encoders.backbone import usable_device
+from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.text_encoder import TextEncoder
+from taco_ir.evaluation.measures import Scores
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.retrieval.choices import COMPARED_UP_TO
+from taco_ir.retrieval.frozen_base import FrozenIndex
+from taco_ir.retrieval.frozen_index import compare_texts, open_frozen_index
+from taco_ir.retrieval.retrievers import BM25Retriever
+from taco_ir.training.adapters import describe_adapters
+from taco_ir.training.announce import describe_cost, describe_peak
+from taco_ir.training.backward import Arithmetic
+from taco_ir.training.batches import divide_batch
+from taco_ir.training.checkpoint import find_latest
+from taco_ir.training.encoder import DualEncoder
+from taco_ir.training.folder import hash_model
+from taco_ir.training.log import ConsoleReporter, Reporter
+from taco_ir.training.loop import Loop
+from taco_ir.training.objectives.base import LossSettings, Means, Texts, loss_temperature
+from taco_ir.training.processes import Processes
+from taco_ir.training.sampling import TaskSampler
+from taco_ir.training.schedules import Plan
+from taco_ir.training.settings import NOTHING
+from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
+
+OWN = ("model", "best", "checkpoints", "log.jsonl", "parameters.json", MADE_OF_FILE, REPORT_FILE, PAGE_FILE)
+MAY_DIFFER = ("device", "output")  # when it is resumed
+COMPARED = 10  # passages whose vectors are compared
+
+
+def adapt(settings: AdaptSettings, overwrite: bool = False) -> Report:
+    """Teaches the queries what the settings say, or what is left of it; returns the report in the output folder.
+
+    Args:
+        overwrite: replace an adaptation with other settings, once everything that is given has been checked.
+
+    Raises:
+        InputError: for anything wrong with index, model or queries, or an output that was made otherwise.
+    """
+    processes = Processes(usable_device(settings.device))
+    output = Path(settings.output)
+    work = Adaptation(settings, processes)
+    finished = False
+    with ExitStack() as claims:
+        if processes.first:
+            record = partial(read_made_of, output)
+            finished = claims.enter_context(claim_output(output, work.made_of, overwrite, resume=True, record=record))
+        if not processes.from_first(float(finished)):
+            work.run(output)
+    processes.wait()
+    return read_report(output)
+
+
+class Adaptation:
+    """An index, an encoder, and the queries that it learns from.
+
+    Raises:
+        InputError: for an index or queries that cannot be read, or do not fit each other.
+    """
+
+    def __init__(self, settings: AdaptSettings, processes: Processes) -> None:
+        self.settings = settings
+        self.processes = processes
+        self.collection = open_collection(settings.collection) if settings.collection else None
+        self.index = open_frozen_index(Path(settings.index), Path(settings.docids) if settings.docids else None)
+        self.digest = self.index.digest()
+        self._say(f"index {self.index.path}: {len(self.index):,} passages of {self.index.dim} numbers")
+        for remark in (*([self.index.lost] if self.index.lost else []), *self.index.remarks):
+            self._say(f"index {self.index.path}: {remark}")
+        qrels = [] if settings.qrels == NOTHING else list(map(Path, settings.qrels))
+        reader = Reader(self.index, self.collection, qrels)
+        self.ruler = Ruler(self.index, reader.pages)
+        self.queries = read_queries(settings, reader)
+        self.files = reader.files | ({settings.docids: Path(settings.docids)} if settings.docids else {})
+        self.tasks = list(self.queries)
+        check_groups(settings, self.tasks)
+        check_sampling(settings, len(self.index))
+        check_weighting(settings.weighting_section, len(self.tasks))
+        self.shares = divide_batch(settings.batch, [len(own.train) for own in self.queries.values()])
+
+    @cached_property
+    def made_of(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        settings, model = self.settings, ModelFolder.find(self.settings.model)
+        chosen = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
+        inputs = {"index": self.digest, "model": hash_model(model.path), "its backbone": model.backbone().fingerprint}
+        inputs |= {name: sha256_once(path) for name, path in self.files.items()}
+        return {"settings": chosen, "inputs": inputs}
+
+    def run(self, output: Path) -> None:
+        """Trains from the last checkpoint, or anew, and writes model and report."""
+        settings, processes = self.settings, self.processes
+        encoder = self._start(output)
+        objectives = self._objectives(encoder)
+        weighting = make_weighting(settings.weighting_section, encoder, len(self.tasks))
+        step = MultiTaskStep(encoder, objectives, weighting, None, settings.log_cosines)
+        epoch = max(-(-len(each.sampler) // each.sampler.share) for each in objectives)
+        steps = settings.steps or max(1, round(settings.epochs * epoch))
+        plan = Plan(steps, settings.validate_every or epoch)
+        self._announce(encoder, objectives, step, plan)
+        held = {task: own.choose for task, own in self.queries.items() if own.choose}
+        validation = IndexValidation(encoder, self.ruler, held) if held else None
+        reporter = Reporter()
+        if processes.first:
+            write_json(output / "parameters.json", encoder.sizes)
+            reporter = ConsoleReporter(steps, None, "adapt")
+        sections = (settings.optimiser, settings.weighting_section, settings.validation)
+        loop = Loop(*sections, step, plan, output, processes, reporter, validation)
+        if loop.state.step:
+            self._say(f"going on after step {loop.state.step:,}")
+            reporter.skip(loop.state.step)
+        with timed() as seconds:
+            model = loop.run()
+            if processes.first:
+                self._finish(encoder, loop, model, output, seconds)
+
+    def _start(self, output: Path) -> DualEncoder:
+        """The encoder to begin or to go on with; a foreign adaptation in the output folder makes way."""
+        begun = output / MADE_OF_FILE
+        ours = begun.is_file() and read_json(begun, dict[str, Any]) == self.made_of
+        found = find_latest(output) if ours else None
+        encoder = start_encoder(self.settings, self.tasks, found and found / "model")
+        check_encoder(self.index, without_modules(encoder), self.settings.model, self.collection)
+        if self.processes.first and not ours:
+            make_way(output, self.settings)
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(begun, self.made_of)
+        self.processes.wait()
+        return encoder
+
+    def _objectives(self, encoder: DualEncoder) -> list[WholeIndex]:
+        settings = self.settings
+        loss = LossSettings(
+            negatives=0,
+            temperature=loss_temperature(settings.temperature, encoder.config),
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+        )
+        arithmetic = Arithmetic(settings.precision == "bf16", settings.gradcache)
+        means = Means(Texts({}, {}), loss, arithmetic, self.processes)
+        sampling = None
+        if len(self.index) > settings.softmax_passages:
+            sampling = Sampling(settings.hits, settings.random)
+        found = []
+        for (task, own), share in zip(self.queries.items(), self.shares, strict=True):
+            sampler = TaskSampler([example.as_trained(task) for example in own.train], share, settings.seed, task)
+            found.append(WholeIndex(encoder, sampler, means, self.index, own.train, sampling))
+        return found
+
+    def _announce(self, model: DualEncoder, objectives: Sequence[WholeIndex], step: MultiTaskStep, plan: Plan) -> None:
+        """Say what is about to be done, and what it takes."""
+        header = ("task", "queries", "held out", "left out", "in a batch", "positives", "tokens (longest)", "prompt")
+        rows: list[list[Cell]] = []
+        for each, own in zip(objectives, self.queries.values(), strict=True):
+            held = len({example.query.qid for example in (*own.choose, *own.report)})
+            positives = sum(len(example.gold.positives) for example in own.train) / len(own.train)
+            prompt = model.config.prompt(each.task).strip() or "-"
+            sizes: list[Cell] = [len(own.train), held, own.dropped, each.sampler.share]
+            rows.append([each.task, *sizes, positives, each.longest, prompt])
+        options = self.settings.weighting_options
+        more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
+        every, sampled = len(self.index), len(self.index) > self.settings.softmax_passages
+        against = f"{self.settings.hits} hits and {self.settings.random:,} random ones of" if sampled else "all"
+        validated = f"validated every {plan.validate_every:,}" if self.settings.measures else "never validated"
+        self._say(
+            render(Table("", header, rows), "table")
+            + describe_adapters(model)
+            + describe_cost(objectives, self.settings.optimiser, self.settings.weighting, more)
+            + f"\n{plan.steps:,} steps of {sum(self.shares)} queries against {against} {every:,} passages, {validated}"
+        )
+
+    def _finish(self, last: DualEncoder, loop: Loop, model: Path, output: Path, seconds: Callable[[], float]) -> None:
+        """Leave out the tasks that the module does not help, and write model and report."""
+        best, index = start_encoder(self.settings, self.tasks, model), self.index
+        measured = {task: own for task, own in self.queries.items() if own.choose}
+        choose, report = ({task: getattr(own, part) for task, own in measured.items()} for part in ("choose", "report"))
+        tasks: tuple[TaskReport, ...] = ()
+        macro, notes = None, list[str]()
+        if measured:
+            was, now = without_modules(best), best.as_text_encoder
+            chosen_by = subtract(means_of(self.ruler(now(), choose)), means_of(self.ruler(was, choose)))
+            kept = {task: not self.settings.keep_if_better or gain > 0 for task, gain in chosen_by.items()}
+            sizes = {task: len(own.train) for task, own in measured.items()}
+            bm25, notes = self._bm25(report)
+            before, after = self.ruler(was, report), self.ruler(now(), report)
+            tasks, macro = compare_tasks(sizes, before, after, chosen_by, kept, bm25, self.settings.seed)
+        if unmeasured := [task for task in self.tasks if task not in measured]:
+            notes.append(f"no query is held out of {', '.join(unmeasured)}, so nothing says whether the module helps")
+        made = Report(
+            tasks,
+            macro,
+            IndexFacts(str(index.path), index.layout, len(index), self.digest, index.digest()),
+            loop.state.step,
+            loop.state.best_step or loop.state.step,
+            **last.sizes,
+            seconds=seconds(),
+            peak_bytes=peak_memory(),
+            notes=tuple(notes),
+        )
+        if made.dropped:
+            with writing_folder(model) as part:
+                shutil.copytree(model, part, dirs_exist_ok=True)
+                leave_out(made.dropped, self.settings, model, part)
+        self._say(describe_peak(last))
+        write_report(made, output)
+
+    def _bm25(self, held: Held) -> tuple[dict[str, Scores], list[str]]:
+        """BM25's scores of held-out queries where there are texts, and why it has none."""
+        if self.collection is None or not self.settings.compare:
+            return {}, []
+        retriever = BM25Retriever(self.collection)
+        if not retriever.built and self.collection.passages.count > COMPARED_UP_TO:
+            return {}, [f"BM25 is not compared: its index of {self.collection.name} is not built"]
+        try:
+            retriever.check(())
+        except InputError as error:
+            return {}, [f"BM25 is not compared: {error}"]
+        found = {}
+        for task, examples in held.items():
+            run = retriever.search(Topics(task, task, [example.query for example in examples]), HITS)
+            found[task] = self.ruler.score(run, examples)
+        return found, []
+
+    def _say(self, text: str) -> None:
+        if self.processes.first:
+            print(text, file=sys.stderr)
+
+
+def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueries]:
+    """The queries by task, split into those to learn from and held-out ones.
+
+    Raises:
+        InputError: for a task of too few queries, or held-out queries of a task that is not taught.
+    """
+    most, seed = settings.validation_queries, settings.seed
+    found = take(reader.read("--topics", settings.topics), settings.max_examples, seed)
+    require_enough(found, "queries with gold in the index")
+    if settings.validate_on == NOTHING:
+        if not settings.held_out:
+            return {task: TaskQueries(own) for task, own in found.items()}
+        split = {task: hold_out(own, reader.pages, settings.held_out, most, seed, task) for task, own in found.items()}
+        require_enough({task: own.train for task, own in split.items()}, "queries beside those that are held out")
+        return split
+    held = reader.read("--validate-on", settings.validate_on)
+    if unknown := next((task for task in held if task not in found), None):
+        raise InputError(f"--validate-on: queries of task {unknown}; {suggest(unknown, found)}")
+    queries = {}
+    for task, own in found.items():
+        texts = {plain_text(example.query.text) for example in held.get(task, ())}
+        kept = [example for example in own if plain_text(example.query.text) not in texts]
+        choose, report = halve(held.get(task, []), reader.pages, most, seed, task)
+        queries[task] = TaskQueries(kept, choose, report, len(own) - len(kept))
+    require_enough({task: own.train for task, own in queries.items()}, "queries that are not held out as well")
+    return queries
+
+
+def check_groups(settings: AdaptSettings, tasks: Sequence[str]) -> None:
+    """Raise InputError for a task without a group, or a group of tasks that are not taught."""
+    if settings.share != GROUP:
+        return
+    known = settings.group_of
+    if lacking := next((task for task in tasks if task not in known), None):
+        raise InputError(f"groups: task {lacking} is in none; name it, or leave its topics out")
+    if unknown := next((task for task in known if task not in tasks), None):
+        raise InputError(f"groups: {unknown} is in {known[unknown]}; there are no topics of it")
+
+
+def check_sampling(settings: AdaptSettings, passages: int) -> None:
+    """Raise InputError for settings of a sampled softmax where it is exact."""
+    for key in ("hits", "random") if passages <= settings.softmax_passages else ():
+        if (value := getattr(settings, key)) != DEFAULTS[key]:
+            raise InputError(
+                f"{key} is {value}; the softmax over {passages:,} passages is exact; leave {key} out, or give"
+                f" softmax_passages below {passages}"
+            )
+
+
+def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collection: Collection | None) -> None:
+    """Raise InputError where the vectors of an index are not those of an encoder, as far as anything says so."""
+    if encoder.dim != index.dim:
+        raise InputError(
+            f"--index {index.path}: its vectors have {index.dim} numbers, those of --model {model} have {encoder.dim}"
+        )
+    if index.encoder is not None:
+        if (made := index.encoder.encoder) != encoder.passage_fingerprint:
+            raise InputError(
+                f"--index {index.path}: its vectors were made by encoder {made} ({index.encoder.model}), --model"
+                f" {model} is encoder {encoder.passage_fingerprint}; give the model that made it, with the same flags"
+            )
+        return
+    known = [] if collection is None else sample_texts(index, collection)
+    if not known:
+        log.warning("nothing says which encoder made %s; --collection with its texts would compare vectors", index.path)
+        return
+    cosines_N = compare_texts(index, encoder, known)
+    log.info("%s: cosines of %d vectors to the encoder's: %.4f at least", index.path, len(known), cosines_N.min())
+
+
+def sample_texts(index: FrozenIndex, collection: Collection) -> list[Passage]:
+    """Passages of an index, evenly spread, whose texts a collection has; none where it has too few of them."""
+    step = max(1, len(index) // (COMPARED * COMPARED))
+    docids = [index.docids[row] for row in range(0, len(index), step)]
+    rows = collection.passages.rows(docids).tolist()
+    known = [docid for docid, row in zip(docids, rows, strict=True) if row >= 0]
+    return list(collection.passages.get(known[:: max(1, len(known) // COMPARED)][:COMPARED]).values())
+
+
+def make_way(output: Path, settings: AdaptSettings) -> None:
+    """Remove the adaptation in an output folder, whose lock is held.
+
+    Raises:
+        InputError: for anything else in it, or a model that is to be taught.
+    """
+    parts = [path for path in output.iterdir() if not is_leftover(path)] if output.is_dir() else []
+    if foreign := next((path for path in parts if path.name not in OWN), None):
+        raise InputError(
+            f"--overwrite: {foreign} does not belong to an adaptation; move it away, or give another --output"
+        )
+    for given in (settings.model, settings.index):
+        if Path(given).exists() and Path(given).resolve().is_relative_to(output.resolve()):
+            raise InputError(f"--overwrite: {given} is in the output, which it would remove; give another --output")
+    parts.sort(key=lambda path: (path.name != REPORT_FILE, path.name != "model", path.name))
+    if parts:
+        discard(parts, output)
+
+
+def subtract(scores: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    return {task: score - others[task] for task, score in scores.items()}

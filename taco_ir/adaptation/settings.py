@@ -1,0 +1,249 @@
+"""The settings of an adaptation: flags, keys of a TOML file and of the record in its folder are the same, and flat.
+
+Those that a training has too mean the same there, and are checked by its sections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from taco_ir.core.files import InputError, read_toml
+from taco_ir.core.settings import Only, Settings, Values, as_flag, check_values, flag, rules_of
+from taco_ir.core.tasks import canonical_task
+from taco_ir.core.typed import suggest
+from taco_ir.encoders.adapters.folder import QUERY_FROZEN
+from taco_ir.encoders.adapters.methods import METHODS
+from taco_ir.training.settings import (
+    KEYS,
+    NOTHING,
+    AdapterSettings,
+    BatchSettings,
+    OptimiserSettings,
+    ValidationSettings,
+    WeightingSettings,
+)
+
+Section = TypeVar("Section", bound=Settings)
+ONE, TASK, GROUP = SHARES = ("one", "task", "group")
+OF_ADAPTERS = {"method": "tune", "width": "tune_width", "budget": "tune_budget", "positions": "tune_positions"}
+OF_VALIDATION = ("validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_cosines")
+GROUPED = Only("share group", lambda settings: settings.share == GROUP)
+SPLITS = Only("no validate_on", lambda settings: settings.validate_on == NOTHING)
+MEASURES = Only("queries that are held out", lambda settings: settings.held_out > 0 or not SPLITS.acts(settings))
+COMPARES = Only(
+    "a collection and queries that are held out", lambda settings: settings.collection != "" and MEASURES.acts(settings)
+)
+BY_EPOCHS = Only("steps 0", lambda settings: not settings.steps)
+BY_TEMPERATURE = Only("shares temperature", lambda settings: settings.shares == "temperature")
+BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
+
+
+def same(key: str, **changes: Any) -> Any:
+    """The field of a training with that name; `changes` replace its default, help or rules."""
+    entry = KEYS[key]
+    rules = {name: rule for name, rule in {**entry.metadata, **changes}.items() if rule is not None}
+    if "default" not in rules:
+        rules["default"] = entry.default if key != "weighting_options" else {}
+    return flag(**rules)
+
+
+@dataclass(frozen=True)
+class AdaptSettings(Settings):
+    """What is taught to which encoder against which index, and how.
+
+    Raises:
+        InputError: for a value that is not allowed, or one that has no effect and is not the default.
+    """
+
+    index: str = flag(
+        "",
+        "the index that stays: our index or vector blocks, a Pyserini folder, a faiss index, or a matrix in an .npy or"
+        " parquet file",
+        metavar="PATH",
+    )
+    docids: str = flag("", "docids of an index that has none, one a line, in the order of its vectors", metavar="FILE")
+    model: str = flag("", "the encoder that made the index: a checkpoint, a Hugging Face folder, or a hub name")
+    pooling: str | None = same("pooling")
+    normalize: bool = flag(False, "for a plain Hugging Face model: scale vectors to length 1")
+    topics: tuple[str, ...] = flag(
+        NOTHING,
+        "queries to learn from, with gold: topics of the collection, such as nq-train, or files: KILT records, or with"
+        " --qrels id<TAB>text, TREC <top>, BEIR's JSON lines; a file without tasks is a task of its name",
+        metavar="T",
+        whole=True,
+    )
+    qrels: tuple[str, ...] = flag(
+        NOTHING, "files of graded judgments (TREC or BEIR qrels) of all queries", metavar="FILE", whole=True
+    )
+    collection: str = flag(
+        "", "the collection of topics that are named; where it has the texts of the index, these are compared, too"
+    )
+    output: str = flag("", "folder for checkpoints, log, report and the model", metavar="DIR")
+    max_examples: int = same("max_examples")
+    seed: int = same("seed")
+    device: str = same("device")
+    share: str = flag(
+        ONE,
+        "one module for the queries of all tasks, one for each task, or one for each group of tasks",
+        choices=SHARES,
+    )
+    groups: tuple[str, ...] = flag(
+        NOTHING, "tasks of each group, as in a=nq,squad b=fever", metavar="GROUP=TASKS", whole=True, only=GROUPED
+    )
+    method: str = flag("adapter", "what the module is", choices=tuple(METHODS))
+    width: int = flag(0, "width of adapters, rank, or length of prompts; 0: the method's own default", min=0)
+    budget: str = same("tune_budget", only=None)
+    positions: str | None = same("tune_positions", only=None)
+    query_length: int = flag(0, "most tokens of a query; 0: the model's own", min=0)
+    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0)
+    softmax_passages: int = flag(
+        500_000, "most passages of an index whose softmax is exact; of a larger one it is sampled", min=0
+    )
+    hits: int = flag(256, "sampled softmax: hits of each query, searched for with the current module", min=1)
+    random: int = flag(8192, "sampled softmax: random passages, which stand for all others", min=1)
+    batch_size: int = same("batch_size", only=BATCHED)
+    shares: str = same("shares")
+    share_temperature: float = same("share_temperature", only=BY_TEMPERATURE)
+    weighting: str = same("weighting")
+    weighting_options: Mapping[str, Any] = same("weighting_options")
+    learning_rate: float = same("learning_rate", default=3e-3)
+    weight_decay: float = same("weight_decay")
+    warmup: float = same("warmup")
+    clip: float = same("clip")
+    steps: int = flag(200, "steps; 0: by epochs", min=0)
+    epochs: float = same("epochs", only=BY_EPOCHS)
+    accumulate: int = flag(1, "slices that a batch is computed in", min=1)
+    gradcache: int = same("gradcache")
+    precision: str = same("precision")
+    dropout: float = flag(-1.0, "dropout while training; negative: the model's own", below=1)
+    held_out: float = flag(
+        0.2,
+        "share of each task's queries that are held out, with pages of their own; half of them choose the best step"
+        " and which tasks keep the module, the others are reported; 0: none",
+        min=0,
+        below=1,
+        only=SPLITS,
+    )
+    validate_on: tuple[str, ...] = flag(
+        NOTHING, "topics that are held out instead, as --topics", metavar="T", whole=True
+    )
+    validation_queries: int = flag(400, "most queries of a task that are held out", min=2, only=MEASURES)
+    validate_every: int = flag(25, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
+    patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0, only=MEASURES)
+    keep_if_better: bool = flag(
+        True, "leave a task that the module does not help on held-out queries to the model as it was", only=MEASURES
+    )
+    compare: bool = flag(True, "search held-out queries with BM25 as well", only=COMPARES)
+    checkpoint_every: int = same("checkpoint_every", default=50)
+    keep_checkpoints: int = same("keep_checkpoints", default=1)
+    log_cosines: int = same("log_cosines")
+
+    def check(self) -> None:
+        for key in ("index", "model", "output"):
+            if not getattr(self, key):
+                raise InputError(f"{as_flag(key)} is needed: {rules_of(AdaptSettings)[key][1]['help']}")
+        if self.topics == NOTHING:
+            raise InputError("--topics is needed: queries to learn from")
+        if self.share == GROUP and self.groups == NOTHING:
+            raise InputError("share is group; groups is needed, as in a=nq,squad b=fever")
+        for key, goes_with in self.idle.items():
+            if getattr(self, key) != DEFAULTS[key]:
+                raise InputError(f"{key} is {getattr(self, key)!r}; it goes with {goes_with} and does nothing here")
+        _ = self.group_of, self.adapters, self.batch, self.optimiser, self.weighting_section, self.validation
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Keys that have no effect beside the others, and what they would go with."""
+        limits = {entry.name: entry.metadata["only"] for entry in fields(self) if "only" in entry.metadata}
+        return {key: only.goes_with for key, only in limits.items() if not only.acts(self)}
+
+    @property
+    def measures(self) -> bool:
+        """Whether queries are held out."""
+        return MEASURES.acts(self)
+
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of each task. Raises: InputError for a text that names no group and tasks, or a task twice."""
+        found: dict[str, str] = {}
+        for text in self.groups if self.share == GROUP else ():
+            group, _, tasks = text.partition("=")
+            names = [canonical_task(task) for task in tasks.split(",") if task]
+            if not group or not names:
+                raise InputError(f"groups: {text!r} is not GROUP=TASKS, as in a=nq,squad")
+            for task in names:
+                if found.setdefault(task, group) != group:
+                    raise InputError(f"groups: task {task} is in {found[task]} and in {group}; leave one of them out")
+        if clash := next((group for group in found.values() if group in found), None):
+            raise InputError(f"groups: {clash!r} is a group and a task; give the group another name")
+        return found
+
+    @property
+    def adapters(self) -> AdapterSettings:
+        roles = QUERY_FROZEN if self.share == ONE else "task-frozen"
+        return AdapterSettings(tune_roles=roles, **{key: getattr(self, own) for own, key in OF_ADAPTERS.items()})
+
+    @property
+    def batch(self) -> BatchSettings:
+        return self._section(BatchSettings)
+
+    @property
+    def optimiser(self) -> OptimiserSettings:
+        return self._section(OptimiserSettings)
+
+    @property
+    def weighting_section(self) -> WeightingSettings:
+        return self._section(WeightingSettings)
+
+    @property
+    def validation(self) -> ValidationSettings:
+        return ValidationSettings(**{key: getattr(self, key) for key in OF_VALIDATION})
+
+    def _section(self, kind: type[Section]) -> Section:
+        """A section of a training with the keys that it shares with these settings."""
+        own = rules_of(kind)  # type: ignore[arg-type]
+        return kind(**{key: value for key, value in vars(self).items() if key in own})
+
+    def flat(self) -> Values:
+        """All keys with their values, as files have them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+DEFAULTS: Values = {
+    entry.name: {} if entry.name == "weighting_options" else entry.default for entry in fields(AdaptSettings)
+}
+SECTIONS = {  # the first key of each group of flags in --help
+    "index": "what is taught to what",
+    "share": "module",
+    "temperature": "loss and batches",
+    "weighting": "weighting and optimisation",
+    "held_out": "validation, checkpoints and report",
+}
+
+
+def read_settings(path: Path | None, flags: Mapping[str, Any]) -> AdaptSettings:
+    """Settings from defaults, a TOML file and flags, in this order.
+
+    Args:
+        flags: values by key that were given on the command line.
+
+    Raises:
+        InputError: naming file or flag, key, value and what is allowed.
+    """
+    rules, values = rules_of(AdaptSettings), Values()
+    if path is not None:
+        if not path.is_file():
+            raise InputError(f"--config {path}: no such file")
+        found = read_toml(path)
+        if unknown := next((key for key in found if key not in rules), None):
+            raise InputError(f"{path}: unknown key {unknown!r}; {suggest(unknown, rules)}")
+        values = check_values(found, rules, lambda key: f"{path}: {key}")
+    values |= check_values(flags, rules, as_flag)
+    settings = AdaptSettings(**values)
+    for key, goes_with in settings.idle.items():
+        if key in flags:  # refused even where the value is the default
+            raise InputError(f"{as_flag(key)} goes with {goes_with}; it does nothing here")
+    return settings
