@@ -67,9 +67,14 @@ def write_checkpoint(
         save_file(_optimizer_tensors(optimizer), part / OPTIMIZER_FILE)
         save_file({name: value.contiguous() for name, value in weighting.state_dict().items()}, part / WEIGHTING_FILE)
         write_json(part / STATE_FILE, asdict(state))
+    remove_checkpoints(folder, keep)
+
+
+def remove_checkpoints(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the last `keep`, and what a killed process left of one."""
     kept = list_checkpoints(folder)[-keep:]
     for old in folder.glob("step-*"):
-        if old not in kept:  # incomplete ones too, which a killed process left
+        if old not in kept:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 

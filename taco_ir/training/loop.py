@@ -11,7 +11,7 @@ import torch
 from torch.optim import AdamW
 
 from taco_ir.core.files import InputError, writing_folder
-from taco_ir.training.checkpoint import all_finite, resume, write_checkpoint
+from taco_ir.training.checkpoint import all_finite, remove_checkpoints, resume, write_checkpoint
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.processes import Processes
@@ -89,6 +89,7 @@ class Loop:
             with writing_folder(self._folder / MODEL) as part:
                 self._write_model(part)
                 write_stream(part, self._stream)
+            remove_checkpoints(self._folder / "checkpoints", self._settings.keep_checkpoints)
         self._processes.wait()
         return self._folder / MODEL
 

@@ -293,6 +293,18 @@ def test_steps_that_are_skipped_leave_the_last_good_checkpoint(tiny_bert: Path, 
     assert len(seen(again)) == 11
 
 
+def test_what_a_kill_left_of_an_old_checkpoint_goes_with_the_last_step(tiny_bert: Path, tmp_path: Path) -> None:
+    """Killed while it removed a checkpoint after its last one, a training writes none that would remove the rest."""
+    config = small(tiny_bert, tmp_path, steps=4, keep_checkpoints=1)
+    scripted(config, tmp_path, bad_in()).run()
+    rest = tmp_path / "checkpoints" / "step-00000002"
+    rest.mkdir()
+    (rest / "optimizer.safetensors").write_bytes(b"half")
+    again = scripted(config, tmp_path, bad_in())
+    again.run()
+    assert again.state.step == 4 and [found.name for found in rest.parent.iterdir()] == ["step-00000004"]
+
+
 def test_parameters_that_are_not_finite_are_no_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
     """Nor the trained model: the optimiser can leave what is finite by one step."""
     params: list[Tensor] = []
