@@ -163,7 +163,7 @@ def main() -> None:
         "--model", nargs="+", default=[DEFAULT_MODEL], help=f"backbones, names or folders [default: {DEFAULT_MODEL}]"
     )
     flags.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
-    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--device", default="cpu")
     add_tiny(flags)
     options = flags.parse_args()

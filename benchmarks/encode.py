@@ -160,7 +160,7 @@ def quality(collection: Collection, float32: TextEncoder, int8: TextEncoder) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", default="sample", help="whose passages are encoded [default: sample]")
-    parser.add_argument("--passages", type=int, default=2000, help="how many, at most, drawn by --seed [default: 2000]")
+    parser.add_argument("--passages", type=int, default=600, help="how many, at most, drawn by --seed [default: 600]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

@@ -373,8 +373,8 @@ def main() -> None:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)} [default: all]"
     )
     parser.add_argument("--collection", default="sample", help="whose nq examples the peer trains on [default: sample]")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--examples", type=int, default=640, help="of the peer's race [default: 640]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=128, help="of the peer's race [default: 128]")
     parser.add_argument("--variants", nargs="+", default=[NAIVE, SEPARATE, *sorted(WEIGHTINGS), RELEASED])
     add_tiny(parser)
     flags = parser.parse_args()
