@@ -12,13 +12,14 @@ from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.head import HEAD_FILE, read_head
 from taco_ir.encoders.model_folder import COLBERT, PEFT_WEIGHTS, T5_ENCODERS, Kind, ModelFolder
-from taco_ir.encoders.weights import KEY, is_int8, read_weights
+from taco_ir.encoders.weights import CONFIG, KEY, is_int8, read_weights
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
+MOST_LAYERS = 1000  # that a model is built with, one after the other, before its weights are read
 AUTO_MAP = "auto_map"  # the key that names code in a model's folder
 CODED = ("config.json", "tokenizer_config.json")
 DPR_KEYS = ("model_type", "architectures", "projection_dim")  # of DPR's configuration, which a BERT's has not
@@ -87,6 +88,7 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
         backbone, report = _load_model(folder.peft_base, config)
         return merge_peft(backbone, folder.own_files / PEFT_WEIGHTS), report
     path = folder.files
+    _check_layers(path)
     loader = getattr(transformers, folder.encoder_class if config.pooling != "decoder" else "AutoModel")
     loaded = {"dtype": torch.float32, "output_loading_info": True}
     if not is_int8(path):
@@ -98,6 +100,13 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
             loader = type(loader.from_config(described))
     weights = read_weights(path)
     return loader.from_pretrained(None, config=described, state_dict=weights, **loaded)  # type: ignore[no-any-return]
+
+
+def _check_layers(folder: Path) -> None:
+    """Raise InputError for too many layers to build, which transformers would all do, whatever the weights hold."""
+    for key, value in _read_object(folder / CONFIG).items():
+        if key.endswith("layers") and isinstance(value, int) and value > MOST_LAYERS:
+            raise InputError(f"{folder / CONFIG}: {key} is {abbreviate(value)}; at most {MOST_LAYERS:,} are built")
 
 
 def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:

@@ -256,6 +256,11 @@ def other_weights(folder: Path) -> None:
         (cut_short, {}, "transformers cannot load it"),
         (broken_head, {"pooling": None}, "head.safetensors: cannot be read"),
         (lambda folder: edit(folder / "config.json", model_type="no-such-type"), {}, "no-such-type"),
+        (
+            lambda folder: edit(folder / "config.json", num_hidden_layers=10**9),  # built one by one, memory ends first
+            {},
+            "config.json: num_hidden_layers is 1000000000; at most 1,000 are built",
+        ),
         (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
         (lambda folder: None, {"pooling": None}, "does not say how it pools; give --pooling first|mean|decoder"),
