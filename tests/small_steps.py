@@ -75,7 +75,9 @@ def step_of(
     **options: Any,
 ) -> MultiTaskStep:
     sampled = samplers() if sampled is None else sampled
-    made = make_weighting(SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, len(sampled))
+    made = make_weighting(
+        SMALL.replace(weighting=weighting, weighting_options=options).weighting, model, [each.task for each in sampled]
+    )
     means = Means(TEXTS, settings, arithmetic, processes or Processes(torch.device("cpu")))
     return MultiTaskStep(model, [Contrastive(model, sampler, means) for sampler in sampled], made)
 

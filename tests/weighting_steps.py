@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.weighting import blocks
+from taco_ir.weighting import WEIGHTINGS, blocks
 from taco_ir.weighting.base import StepReport, TaskWeighting
 
 # a table, a block of several chunks (see `small_blocks`), two packed parameters, a table
 SHAPES = [(40, 8), (60, 40), (7,), (900,), (30, 4)]
 TABLES = (0, 4)
+OWN = [name for name in WEIGHTINGS if not name.startswith("jd:")]
+TORCHJD = find_spec("torchjd") is not None
+# what is trained with: TorchJD's differ in what they make of a Gramian alone
+TRAINED = [*OWN, *(["jd:aligned"] if TORCHJD else [])]
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import operator
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -30,6 +32,9 @@ RANGES: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": ("above", operator.gt),
     "below": ("below", operator.lt),
 }
+OPTION_NAME = re.compile(r"[^\W\d][\w -]*")  # of an option or a task
+OPTION_WORD = re.compile(r"[^\W\d]\w*(:[\w.]+)?")
+NEXT_OPTION = re.compile(rf",(?={OPTION_NAME.pattern}=)")
 
 
 def _is_text(value: Any) -> bool:
@@ -58,6 +63,11 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     int: ("a whole number", lambda value: type(value) is int, int),
     float: ("a number", _is_number, float),
     str: ("a text", _is_text, str),
+    float | str: (
+        "a number or a text",
+        lambda value: _is_number(value) or _is_text(value),
+        lambda value: value if _is_text(value) else float(value),
+    ),
     int | None: ("a whole number", lambda value: value is None or type(value) is int, lambda value: value),
     float | None: (
         "a number, or none",
@@ -69,6 +79,11 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     tuple[Mapping[str, Any], ...]: (
         "a list of tables, [[episode]] in a file",
         lambda value: _is_list(value, Mapping),
+        tuple,
+    ),
+    tuple[float, ...]: (
+        "a list of numbers",
+        lambda value: isinstance(value, list | tuple) and all(map(_is_number, value)),
         tuple,
     ),
     Mapping[str, str]: ("an object of tasks and texts", lambda value: _is_table(value, _is_text), dict),
@@ -126,7 +141,7 @@ def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
 
 
 def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
-    """Type and rules of one key; a Literal is a text with choices."""
+    """Type and rules of one key or argument; a Literal is a text with choices."""
     return (str, {"choices": get_args(hint), **metadata}) if get_origin(hint) is Literal else (hint, metadata)
 
 
@@ -166,6 +181,24 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
     raise InputError(f"{name} is {abbreviate(value)}; it must be {allowed}")
 
 
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], where: str, whose: str) -> Values:
+    """Check and convert keyword-only arguments of a function or a class by its annotations.
+
+    Args:
+        where: what messages call the arguments.
+        whose: what they call the function.
+
+    Raises:
+        InputError: for an argument that it does not have, or a value of another type.
+    """
+    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
+    entries = inspect.signature(function).parameters.items()
+    known = [name for name, entry in entries if entry.kind is entry.KEYWORD_ONLY]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(f"{where}: unknown option {unknown[0]!r} of {whose}; {suggest(unknown[0], known)}")
+    return {name: check_value(f"{where}: {name}", value, *_rules(hints[name], {})) for name, value in given.items()}
+
+
 def number_or_text(kind: Any) -> Callable[[str], Any]:
     """argparse type: text to a number of this kind; other text stays text, for `check_value` to refuse."""
 
@@ -184,16 +217,23 @@ def parse_words(text: str) -> list[str]:
 
 
 def parse_option(text: str) -> list[tuple[str, Any]]:
-    """argparse type: `tau=2` to a name and a TOML scalar; a word needs no quotes. Raises: ArgumentTypeError."""
-    name, _, value = text.partition("=")
-    try:
-        parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
-        parsed = {"value": value} if value.isidentifier() else {}
-    if not name.isidentifier() or len(parsed) != 1 or not _is_scalar(parsed["value"]):
-        values = "a finite number, a word, true or false"
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with {values} as the value")
-    return [(name, parsed["value"])]
+    """argparse type: `tau=2` or `nq=2,fever=1` to names and TOML scalars; a word needs no quotes.
+
+    Raises:
+        argparse.ArgumentTypeError: for a text that is none.
+    """
+    found = []
+    for each in NEXT_OPTION.split(text):
+        name, _, value = each.partition("=")
+        try:
+            parsed = tomllib.loads(f"value = {value}")
+        except tomllib.TOMLDecodeError:
+            parsed = {"value": value} if OPTION_WORD.fullmatch(value) else {}
+        if not OPTION_NAME.fullmatch(name) or len(parsed) != 1 or not _is_scalar(parsed["value"]):
+            values = "a finite number, a word, true or false"
+            raise argparse.ArgumentTypeError(f"{each!r} is not NAME=VALUE, with {values} as the value")
+        found.append((name, parsed["value"]))
+    return found
 
 
 WORDS, OPTIONS = tuple[str, ...], Mapping[str, Any]  # kinds whose flags take several values

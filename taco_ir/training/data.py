@@ -114,6 +114,11 @@ class TrainingData:
             divide_batch(batch, [1] * len(self.tasks), self.given_shares)
 
     @property
+    def reading_names(self) -> list[str]:
+        """What tasks of reading are called beside those of retrieval."""
+        return [f"{task} reading" if self.tasks else task for task in self.reading]
+
+    @property
     def given_shares(self) -> list[int | None]:
         """The share of a batch that is set for each task of retrieval alone."""
         return [self.places[task].own.share for task in self.tasks]

@@ -126,6 +126,19 @@ class TaskWeighting(nn.Module):
         """Upper bound of the bytes needed above those of T backward passes that sum into one gradient, at float32."""
         return 0
 
+    def specific_share(self) -> float | None:
+        """Share of the parameters with nearly all weight on one task; None where all have the same weights."""
+        return None
+
+    @classmethod
+    def read_options(cls, given: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:  # noqa: ARG003
+        """Arguments of the constructor, of what a user gave as options; some weightings take the tasks' names as such.
+
+        Raises:
+            InputError: for a name that is no task's.
+        """
+        return dict(given)
+
     @abstractmethod
     def _fold(self, task: int, gradients: Gradients) -> None:
         """Add the gradients of one task to the step; the strategy now owns them."""

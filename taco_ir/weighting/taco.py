@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from taco_ir.core.files import InputError
-from taco_ir.weighting import blocks
+from taco_ir.weighting import blocks, specific_entropy
 from taco_ir.weighting.base import Gradients, StepReport, TaskWeighting, require
 from taco_ir.weighting.blocks import Block, Layout, StochasticRounding, TableGradients
 from taco_ir.weighting.median import Sensitivities, median
@@ -22,6 +23,9 @@ SMALLEST_MEDIAN = 1e-30  # below it, sensitivities in float32 are noise, and div
 SMALLEST_DECAY = 1e-4
 LARGEST_ADDEND = 1e28  # to U, of a sensitivity far above the median: sums stay finite in float32 and bfloat16
 REPORTED = 4096
+SAMPLED = 1 << 17  # entries that shares are counted in: to within .3 %, where half of them are known
+BY_SHARE = re.compile(r"share:(0?\.\d+)")
+HALVINGS = 60  # of the interval of 2^-30 to 2^30 for tau
 HEADROOM = 30.0  # exp(30) = 1e13 leaves room for T terms and large gradients in float32
 NEGLIGIBLE = -50.0  # exp(-50) = 2e-22 beside 1 is lost in float64 as well; smaller ones are subnormal, which is slow
 
@@ -42,8 +46,13 @@ class Taco(TaskWeighting):
     reading them waits for no accelerator. The weights reported are means of q over evenly spaced entries that any task
     was ever sensitive to.
 
+    Tau by share is chosen at the end of burn-in: the largest with which that share of the parameters is task-specific
+    (an entropy of q below `specific_entropy`) under S as it is then. It is state: a resumed training, and an episode
+    that keeps this one's state, go on with it.
+
     Args:
-        tau: temperature; below 0, sensitive tasks are discouraged.
+        tau: temperature; below 0, sensitive tasks are discouraged. Or "share:0.2", of the parameters that any task is
+            sensitive to: a number of its own means another thing for each backbone.
         discourage: use the softmax of -S / tau.
         beta: share of S that an update keeps.
         burn_in: share of the training with uniform weights.
@@ -56,6 +65,7 @@ class Taco(TaskWeighting):
     importance: Tensor  # T x P, U above, in the order of the layout
     decay: Tensor
     updates: Tensor
+    inverse_tau: Tensor  # negative to discourage
     _values: list[Tensor]
     _running: list[OnlineSoftmax | Tensor]
     _tables: list[TableGradients]
@@ -66,7 +76,7 @@ class Taco(TaskWeighting):
         tasks: int,
         embeddings: Collection[int] = (),
         *,
-        tau: float = 2.0,
+        tau: float | str = 2.0,
         discourage: bool = False,
         beta: float = 0.999,
         burn_in: float = 0.1,
@@ -75,12 +85,20 @@ class Taco(TaskWeighting):
         importance: Literal["fp32", "bf16"] = "fp32",
         released_scaling: bool = False,
     ) -> None:
-        require("tau", tau, tau != 0 and not math.isnan(tau), "a number other than 0")
+        share = BY_SHARE.fullmatch(tau) if isinstance(tau, str) else None
+        usable = share is not None or (not isinstance(tau, str) and tau != 0 and not math.isnan(tau))
+        require("tau", tau, usable, "a number other than 0, or share:S with S between 0 and 1, such as share:0.2,")
         require("beta", beta, 0 <= beta < 1, "0 <= beta < 1")
         require("burn_in", burn_in, 0 <= burn_in <= 1, "a share from 0 to 1")
         require("importance", importance, importance in ("fp32", "bf16"), "'fp32' or 'bf16'")
         super().__init__(params, tasks, embeddings)
-        self.inverse_tau = (-1 if discourage else 1) / tau
+        self.share = float(share[1]) if share else None
+        self._sign = -1 if discourage else 1
+        if self.share is not None:
+            require("burn_in", burn_in, burn_in > 0, "with tau by share a share of the training above 0")
+            self.register_buffer("inverse_tau", torch.zeros(1, dtype=torch.float64))  # 0: not chosen yet
+        else:
+            self.inverse_tau = torch.tensor([self._sign / float(tau)], dtype=torch.float64)
         self.beta = beta
         self.burn_in = burn_in
         self.bias_correction = bias_correction
@@ -101,8 +119,13 @@ class Taco(TaskWeighting):
 
     @property
     def adaptive(self) -> bool:
-        """Whether burn-in is over."""
-        return self.progress >= self.burn_in
+        """Whether burn-in is over, and tau known."""
+        return self.progress >= self.burn_in and bool(self.inverse_tau.numpy()[0])
+
+    def begin(self, progress: float) -> None:
+        super().begin(progress)
+        if progress >= self.burn_in and not self.adaptive:
+            self._choose_tau()
 
     def task_weights(self, position: int) -> Tensor:
         """The current q of the parameter at `position`, T x its shape, whether or not burn-in is over."""
@@ -113,6 +136,45 @@ class Taco(TaskWeighting):
                 logits = self.importance[:, start : start + block.sizes[number]].to(self.layout.dtype) * self._scales()
                 return torch.softmax(logits, 0).view(self.tasks, *self.layout.shapes[position])
         raise IndexError(f"no parameter at position {position}")
+
+    def specific_share(self) -> float | None:
+        """Of the parameters that any task was sensitive to, the share with an entropy of q below `specific_entropy`.
+
+        None in burn-in, and with one task. Counted in a sample of at most `SAMPLED` entries.
+        """
+        known_TN = self._sample()
+        if not self.adaptive or self.tasks == 1 or not known_TN.shape[1]:
+            return None
+        return round(self._count_specific(known_TN, float(self.inverse_tau.numpy()[0])) / known_TN.shape[1], 6)
+
+    def _sample(self) -> Tensor:
+        """U of the same entries each time, T x N, of those that any task was ever sensitive to; all of a few."""
+        sample_TN = self.importance
+        if self.layout.size > SAMPLED:
+            drawn = torch.randint(self.layout.size, (SAMPLED,), generator=torch.Generator().manual_seed(SAMPLED))
+            sample_TN = sample_TN.index_select(1, drawn.to(sample_TN.device))
+        return sample_TN[:, (sample_TN > 0).any(0)].double()
+
+    def _count_specific(self, sample_TN: Tensor, inverse_tau: float) -> int:
+        """How many entries of a sample are task-specific at a temperature."""
+        scales_T1 = torch.from_numpy(self._scales_T(inverse_tau)).to(sample_TN.device)[:, None]
+        entropy_N = torch.special.entr(torch.softmax(sample_TN * scales_T1, 0)).sum(0)
+        return int((entropy_N < specific_entropy(self.tasks)).sum())
+
+    def _choose_tau(self) -> None:
+        """Choose the largest tau with which the share is reached; none before any task was sensitive to anything.
+
+        The entropy of a softmax falls with its temperature, so halving an interval finds it.
+        """
+        sample_TN = self._sample()
+        if self.share is None or not sample_TN.shape[1]:
+            return
+        low, high = -HALVINGS / 2.0, HALVINGS / 2.0  # of log2(1 / tau)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            enough = self._count_specific(sample_TN, self._sign * 2**middle) >= self.share * sample_TN.shape[1]
+            low, high = (low, middle) if enough else (middle, high)
+        self.inverse_tau.fill_(self._sign * 2**high)
 
     def _fold(self, task: int, gradients: Gradients) -> None:
         grads = [self.layout.gather(block, gradients) for block in self.layout.blocks]
@@ -154,11 +216,12 @@ class Taco(TaskWeighting):
         self.updates.numpy()[task] += 1
         return (1 - self.beta) / (middle * decay)
 
-    def _scales_T(self) -> npt.NDArray[np.float64]:
-        """The factors of the tasks' U that give the logits."""
+    def _scales_T(self, inverse_tau: float | None = None) -> npt.NDArray[np.float64]:
+        """The factors of the tasks' U that give the logits, or those with another tau."""
+        chosen = float(self.inverse_tau.numpy()[0]) if inverse_tau is None else inverse_tau
         updates_T, decay_T = self.updates.numpy(), self.decay.numpy()
         corrections_T = 1 - self.beta**updates_T if self.bias_correction else np.ones_like(decay_T)
-        scales_T: npt.NDArray[np.float64] = decay_T * self.inverse_tau / np.where(updates_T > 0, corrections_T, np.inf)
+        scales_T: npt.NDArray[np.float64] = decay_T * chosen / np.where(updates_T > 0, corrections_T, np.inf)
         return scales_T
 
     def _scales(self) -> Tensor:
@@ -252,7 +315,10 @@ class Taco(TaskWeighting):
         *weights, entropy, known = torch.cat(sums).tolist()
         if not known:
             return even
-        return StepReport(tuple(weight / known for weight in weights), {"weight_entropy": entropy / known})
+        details = {"weight_entropy": entropy / known}
+        if self.share is not None:
+            details["tau"] = self._sign / float(self.inverse_tau.numpy()[0])
+        return StepReport(tuple(weight / known for weight in weights), details)
 
     def _forget(self) -> None:
         self._values = []

@@ -15,6 +15,7 @@ from conftest import tiny_tokenizer
 from small_steps import PASSAGES, SMALL, assert_near, encoder, gradient, gradients, step_of
 from tokenizers import Tokenizer
 from transformers import MPNetConfig, MPNetModel
+from weighting_steps import TRAINED
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.hashes import fingerprint
@@ -30,7 +31,6 @@ from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
 from taco_ir.training.settings import TrainSettings
-from taco_ir.weighting import WEIGHTINGS
 
 MARKED = [kind for kind in ROLE_MARKS if kind != "none"]
 LEARNED = ("embedding", *ADAPTER_MARKS)
@@ -125,7 +125,7 @@ def test_each_role_trains_its_own_adapter_and_all_of_them_the_backbone(
     assert found[names.index("towers.passage.backbone.encoder.layer.0.attention.self.value.weight")].any()
 
 
-@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("weighting", TRAINED)
 def test_an_adapter_without_gradient_does_not_harm_any_weighting(weighting: str, reserved: Path) -> None:
     """Without a reading task, the reader's adapter has no gradient of any task, and stays as it is."""
     model = encoder(reserved, roles="adapter")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from small_steps import assert_near, encoder, step_of
 from verbs import call
+from weighting_steps import TRAINED
 
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.processes import Processes
-from taco_ir.weighting import WEIGHTINGS
 
 CUDA = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator that torch can use")
@@ -34,7 +34,7 @@ def combined(folder: Path, device: torch.device, weighting: str, gradcache: int)
 
 
 @pytest.mark.parametrize("gradcache", [0, 3])
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", TRAINED)
 def test_gradients_are_the_processor_s(tiny_bert: Path, weighting: str, gradcache: int) -> None:
     ours, expected = (combined(tiny_bert, device, weighting, gradcache) for device in (CUDA, torch.device("cpu")))
     assert_near(ours, expected, 1e-4)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from small_steps import SMALL, TASKS, TEXTS, encoder, examples, samplers
+from weighting_steps import TRAINED
 
 from taco_ir.core.processes import peak_memory, resident_memory
 from taco_ir.train import main as train
@@ -22,7 +23,6 @@ from taco_ir.training.objectives.contrastive import Contrastive
 from taco_ir.training.processes import Processes
 from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.settings import TrainSettings
-from taco_ir.weighting import WEIGHTINGS
 
 UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -95,7 +95,7 @@ def test_lengths_and_prompts(model: DualEncoder, tiny_bert: Path) -> None:
     assert rows(said(encoder(tiny_bert, prompts=False, query_length=0)))["wow"][4:] == ["128 / 24", "-"]
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_it_names_the_weighting(model: DualEncoder, name: str) -> None:
     assert f"weighting: {name};" in said(model, weighting=name)
 

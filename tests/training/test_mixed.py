@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 from training_runs import contents, differing, logged, stopped_after
+from weighting_steps import TRAINED
 
 from taco_ir import answer, search, train
 from taco_ir.core.files import InputError
@@ -39,7 +40,6 @@ from taco_ir.training.settings import TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.validation import PoolValidation, build_pool, read_questions, sample_queries
-from taco_ir.weighting import WEIGHTINGS
 
 CPU = Processes(torch.device("cpu"))
 KINDS: dict[str, Any] = {"reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1}
@@ -164,7 +164,7 @@ def test_a_step_s_gradient_is_the_sum_of_single_ones(base: Path) -> None:
     assert all(named[name].any() for name in heads)
 
 
-@pytest.mark.parametrize("weighting", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("weighting", TRAINED)
 def test_every_weighting_combines_all_kinds(weighting: str, base: Path) -> None:
     config = SHARED.replace(weighting=weighting)
     model = shared(base, config)

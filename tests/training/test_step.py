@@ -26,6 +26,7 @@ from small_steps import (
     written_out,
 )
 from torch import Tensor
+from weighting_steps import OWN, TRAINED
 
 from taco_ir.training.backward import Arithmetic, backward
 from taco_ir.training.base_model import start_encoder
@@ -35,7 +36,7 @@ from taco_ir.training.loop import adamw
 from taco_ir.training.objectives import contrastive as step_module
 from taco_ir.training.objectives.base import LossSettings
 from taco_ir.training.sampling import TaskSampler
-from taco_ir.weighting import WEIGHTINGS, blocks, median
+from taco_ir.weighting import blocks, median
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_a_step_reports_losses_and_norms_and_leaves_the_combination(model: DualE
     assert_near(gradients(model), mean, 1e-6)
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_weighting_makes_finite_updates(model: DualEncoder, name: str) -> None:
     step = step_of(model, name)
     optimizer = adamw(model, SMALL.replace(learning_rate=1e-3).optimiser)
@@ -172,7 +173,7 @@ POISONS = {
 }
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("kind", POISONS)
 def test_a_gradient_that_is_not_finite_skips_the_step(
     tiny_bert: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +264,7 @@ def test_parts_do_not_share_their_dropout(tiny_bert: Path) -> None:
     assert len(seen) == len(set(seen)) == 3 * 2 * 3
 
 
-@pytest.mark.parametrize("name", sorted(WEIGHTINGS))
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients_of_touched_rows_are_those_of_whole_tables(model: DualEncoder, name: str) -> None:
     found = []
     for sparse in (False, True):
@@ -301,7 +302,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("sizes", ["small", "large"])
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", OWN)
 def test_a_step_hardly_waits_for_an_accelerator(
     name: str, sizes: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

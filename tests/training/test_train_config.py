@@ -567,3 +567,8 @@ def test_options_that_are_none(text: str) -> None:
 )
 def test_options_are_toml_scalars_or_words(text: str, value: Any) -> None:
     assert parse_option(text) == [("x", value)] and type(parse_option(text)[0][1]) is type(value)
+
+
+def test_several_options_in_one_word() -> None:
+    assert parse_option("nq=2,t-rex=0.5,nq reading=1") == [("nq", 2), ("t-rex", 0.5), ("nq reading", 1)]
+    assert parse_option('x="a,b",tau=share:0.2') == [("x", "a,b"), ("tau", "share:0.2")]

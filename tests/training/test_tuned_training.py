@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from small_steps import PASSAGES, SMALL, TASKS, assert_near, encoder, gradient, gradients, step_of, train_steps
 from training_runs import StopAfter, Stopped, differing, episode, logged, small
 from training_vectors import vectors
+from weighting_steps import TRAINED
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.encoders.adapters.folder import RECORD_FILE, ROLES, TENSORS_FILE, TRAINING_FILE, read_record
@@ -26,7 +27,6 @@ from taco_ir.training.base_model import start_encoder
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.loop import adamw
 from taco_ir.training.step import StepResult
-from taco_ir.weighting import WEIGHTINGS
 
 REPARAMETERISED = {"tune_reparameterise": True}
 SIZED = {method: {"tune": method, "tune_width": 4 if method_of(method).width else 0} for method in METHODS}
@@ -68,7 +68,7 @@ def test_adapters_alone_move(tiny_bert: Path, method: str, roles: str) -> None:
     assert {name for name in trained if not name.endswith("key.bias")} <= changed <= trained
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", TRAINED)
 def test_every_weighting_takes_adapters_of_tasks(tiny_bert: Path, weighting: str) -> None:
     """A task has no gradient for the adapters of the others; the update reaches all."""
     model = encoder(tiny_bert, tune_roles="task", **SIZED["adapter"])

@@ -99,6 +99,71 @@ def test_discouraging_is_the_softmax_of_minus_s() -> None:
     torch.testing.assert_close(update, formula.step(grads_TP, flat(params, params), True), rtol=1e-10, atol=1e-12)
 
 
+def entropies(q_TP: Tensor) -> Tensor:
+    return torch.special.entr(q_TP).sum(0)
+
+
+@pytest.mark.parametrize("options", [{}, {"discourage": True}, {"bias_correction": False}], ids=str)
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_tau_by_share_is_the_largest_that_reaches_it(options: dict[str, Any], share: float) -> None:
+    params = parameters()
+    theta_P = flat(params, params)
+    weighting = Taco(params, TASKS, TABLES, tau=f"share:{share}", burn_in=0.5, **options)
+    formula = Oracle(TASKS, len(theta_P), bias_correction=options.get("bias_correction", True))
+    sign = -1 if options.get("discourage") else 1
+    for turn in range(8):
+        rows = random_gradients(params, TASKS, turn)
+        update, report = step(weighting, params, rows, turn / 8)
+        grads_TP = torch.stack([flat(row, params) for row in rows])
+        if turn == 3:
+            assert not weighting.adaptive and weighting.specific_share() is None and "tau" not in report.details
+            formula.step(grads_TP, theta_P, False)
+            known_P = (formula.moving_TP > 0).any(0)
+            chosen = formula.weights
+        elif turn == 4:  # chosen under the statistics of the turns before
+            tau = report.details["tau"]
+            assert tau > 0
+
+            def reached(tau: float, known_P: Tensor = known_P, weights: Any = chosen) -> float:
+                formula.tau = sign * tau
+                return float((entropies(weights()[:, known_P]) < 0.3 / 2.1 * math.log(TASKS)).double().mean())
+
+            assert reached(tau * 1.001) < share <= reached(tau * (1 - 1e-9))
+            reached(tau)
+            expected = formula.step(grads_TP, theta_P, True)
+            torch.testing.assert_close(update, expected, rtol=1e-8, atol=1e-10)
+        else:
+            formula.step(grads_TP, theta_P, True)
+            assert turn < 4 or report.details["tau"] == tau
+    everything = torch.cat([weighting.task_weights(place).flatten(1) for place in range(len(params))], 1)
+    seen_P = (torch.cat([formula.moving_TP], 1) > 0).any(0)
+    exact = (entropies(everything)[entropies(everything) < math.log(TASKS) - 1e-9] < 0.3 / 2.1 * math.log(TASKS)).sum()
+    assert weighting.specific_share() == pytest.approx(int(exact) / int(seen_P.sum()), abs=1e-6)
+
+
+def test_tau_by_share_waits_for_statistics_and_needs_burn_in() -> None:
+    params = vector(size=400)
+    weighting = Taco(params, 2, tau="share:0.2")
+    even = torch.ones(2, 400, dtype=torch.float64)
+    for grads_TP in (0 * even, 0 * even):  # nothing was sensitive to anything: uniform, whatever progress says
+        assert step(weighting, params, grads_TP, 0.9)[1].weights == (0.5, 0.5)
+    assert not weighting.adaptive
+    with pytest.raises(InputError, match="burn_in: 0.0; with tau by share a share of the training above 0 is allowed"):
+        Taco(params, 2, tau="share:0.2", burn_in=0.0)
+
+
+def test_shares_of_many_parameters_are_counted_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters(dtype=torch.float32)
+    weighting = Taco(params, 3, TABLES, burn_in=0.0, tau=0.5)
+    for turn in range(3):
+        step(weighting, params, random_gradients(params, 3, turn))
+    exact = weighting.specific_share()
+    monkeypatch.setattr("taco_ir.weighting.taco.SAMPLED", 2000)  # of 3,747
+    found = weighting.specific_share()
+    assert exact is not None and exact != found == pytest.approx(exact, abs=0.03)
+    assert weighting.specific_share() == found
+
+
 def test_a_high_temperature_is_the_naive_mean() -> None:
     params = parameters()
     grads_TP = torch.stack([flat(row, params) for row in random_gradients(params, 3, 0, spread=0.2)])

@@ -135,9 +135,8 @@ class Reading(Objective):
             found.append(readable(read, work.encoder.inputs, place.collection)._replace(task=task))
             read_count = len(found[-1].examples)
             log.info("%s: %d of the %d queries that are used have an answer to read", task, read_count, len(used))
-        names = [f"{each.task} reading" if data.tasks else each.task for each in found]
         samplers = work.samplers(
-            names, [each.examples for each in found], [settings.reading_batch] * len(found), data.reading
+            data.reading_names, [each.examples for each in found], [settings.reading_batch] * len(found), data.reading
         )
         means = [work.means(settings.reading_negatives, task=task) for task in data.reading]
         made = zip(samplers, found, means, strict=True)
