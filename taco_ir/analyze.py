@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from taco_ir.analysis.specialisation import (
     BATCHES,
@@ -14,13 +15,13 @@ from taco_ir.analysis.specialisation import (
     find_subject,
     write_analysis,
 )
-from taco_ir.analysis.summary import Analysis, verdict
+from taco_ir.analysis.summary import DOSE, Analysis, verdict
 from taco_ir.cli import Parser, above_zero, command, positive, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.core.settings import add_flag
-from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.evaluation.tables import Cell, Table, render_all, without_empty
 from taco_ir.training.flags import given_flags
 from taco_ir.training.settings import RULES
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     with claim_output(output / JSON_FILE, command(options), options.overwrite, resume=True):
         analysis = analyse(subjects, settings, output)
         _, page = write_analysis(analysis, output)
-    print(render(summary(analysis), "table"), end="")
+    print(render_all([summary(analysis), *dose_tables(analysis)], "table"), end="")
     log.info("%s", verdict(analysis))
     log.info("page: %s", page)
 
@@ -93,6 +94,19 @@ def summary(analysis: Analysis) -> Table:
     header = ["model", *analysis.bins, f"{first} of activated", f"{first} by chance", "mean entropy"]
     below = f"below {analysis.specific:.2g}: task-specific"
     return Table(f"shares of the parameters by the entropy of their tasks, in nats ({below})", header, rows)
+
+
+def dose_tables(analysis: Analysis) -> list[Table]:
+    """The dose of each episode that logged it, averaged over its steps; no table where none did."""
+    rows: list[list[Cell]] = []
+    for model in analysis.models:
+        for episode, logged in model.dose.items():
+            figures = [[figure for _, by_name in logged if (figure := by_name[name]) is not None] for name in DOSE]
+            means = [fmean(column) if column else None for column in figures]
+            rows.append([model.label, episode or None, len(logged), *means])
+    title = "dose: how far the weighting's updates were from the mean of the tasks' gradients, mean of the logged steps"
+    table = Table(title, ["model", "episode", "steps", *DOSE.values()], rows)
+    return [without_empty(table, "episode")] if rows else []
 
 
 if __name__ == "__main__":

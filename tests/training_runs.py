@@ -119,7 +119,12 @@ def real_step(config: TrainSettings, model: DualEncoder, passages: Sequence[str]
     means = Means(texts, settings, Arithmetic(), Processes(torch.device("cpu")))
     objectives = [Contrastive(model, sampler, means) for sampler in samplers]
     return MultiTaskStep(
-        model, objectives, make_weighting(config.weighting, model, len(samplers)), None, config.validation.log_cosines
+        model,
+        objectives,
+        make_weighting(config.weighting, model, [each.task for each in samplers]),
+        None,
+        config.validation.log_cosines,
+        config.validation.log_dose,
     )
 
 

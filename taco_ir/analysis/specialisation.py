@@ -190,13 +190,18 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
 
 
 def _add_training(subject: Subject, measured: Measurement) -> ModelAnalysis:
-    from taco_ir.training.log import logged_cosines
+    from taco_ir.training.log import logged_cosines, logged_dose
 
     names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
     logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}
     weighting = subject.config.weighting.weighting if subject.config else None
     logged = {name: rows for name, rows in logged.items() if rows}
-    return ModelAnalysis(subject.name, weighting, measured, logged, *_describe_training(subject))
+    doses = {
+        name: [(step, dose._asdict()) for step, dose in logged_dose(episode)]
+        for name, episode in zip(names, subject.episodes, strict=True)
+    }
+    doses = {name: rows for name, rows in doses.items() if rows}
+    return ModelAnalysis(subject.name, weighting, measured, logged, *_describe_training(subject), doses)
 
 
 def _describe_training(subject: Subject) -> tuple[dict[str, Any] | None, str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from taco_ir.analysis.summary import (
     DENSITY_EDGES,
+    DOSE,
     NOT_ACTIVATED,
     Analysis,
     ModelAnalysis,
@@ -79,6 +80,7 @@ def render_page(analysis: Analysis) -> str:
         groups=groups,
         densities=[_densities(analysis, model) for model in analysis.models],
         logged=[plot for model in analysis.models for plot in _logged(model)],
+        doses=[plot for model in analysis.models for plot in _doses(model)],
         percent=percent,
         zip=zip,
         width=WIDTH,
@@ -138,6 +140,23 @@ def _logged(model: ModelAnalysis) -> Iterator[Plot]:
         ]
         lines.append(Line(_points(steps, mean, x, y), f"mean of all pairs: {_ends(mean)}", None))
         heights = [Tick(HEIGHT * (y[1] - value) / (y[1] - y[0]), f"{value:.2f}") for value in (y[0], 0.0, y[1])]
+        ends = [Tick(_across(step, x), f"{step:.0f}") for step in dict.fromkeys((steps[0], steps[-1]))]
+        yield Plot(f"{model.label}{episode and f', {episode}'}", lines, ends, heights, "step")
+
+
+def _doses(model: ModelAnalysis) -> Iterator[Plot]:
+    """The dose over the steps of each episode, a line for each figure, from 0 or the least to 1."""
+    for episode, rows in model.dose.items():
+        steps = [float(step) for step, _ in rows]
+        x = (steps[0], max(steps[-1], steps[0] + 1))
+        low = min(0.0, *(figure for _, figures in rows for figure in figures.values() if figure is not None))
+        lines = []
+        for number, (name, label) in enumerate(DOSE.items()):
+            known = [(step, figure) for step, figures in rows if (figure := figures[name]) is not None]
+            if known:
+                at, series = zip(*known, strict=True)
+                lines.append(Line(_points(at, series, x, (low, 1.0)), f"{label}: {_ends(series)}", number))
+        heights = [Tick(HEIGHT * (1 - value) / (1 - low), f"{value:.2f}") for value in sorted({low, 0.0, 1.0})]
         ends = [Tick(_across(step, x), f"{step:.0f}") for step in dict.fromkeys((steps[0], steps[-1]))]
         yield Plot(f"{model.label}{episode and f', {episode}'}", lines, ends, heights, "step")
 

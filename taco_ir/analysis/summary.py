@@ -14,14 +14,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-EDGES = (0.0, 0.3, 0.66, 1.02, 1.38, 1.74, 2.1)  # nats, the paper's, of 8 tasks; the first bin is "task-specific"
+from taco_ir.weighting import PAPER_ENTROPY, PAPER_TASKS, SPECIFIC, specific_entropy
+
+EDGES = (
+    0.0,
+    SPECIFIC,
+    0.66,
+    1.02,
+    1.38,
+    1.74,
+    PAPER_ENTROPY,
+)  # nats, the paper's, of 8 tasks; the first bin is "task-specific"
 NOT_ACTIVATED = 1e-8  # |g theta| below it for all tasks
 DENSITY_EDGES = tuple(power / 4 for power in range(-56, 9))  # log10 of |g theta|: -14 to 2
 PAPER = {"taco": 0.22, "naive": 0.19}
-PAPER_TASKS = 8
 BY_SEED = ("seed", "model", "negatives")  # settings that may differ between seeds of one system
 THEN = " > "  # between the weightings of episodes
 NAMED = 4  # most differences of settings that a sentence names
+DOSE = {  # figures of a training's dose, and what they are called
+    "cosine": "cosine with the mean of the tasks' gradients",
+    "scaled_cosine": "cosine after AdamW's division",
+    "opposed": "signs that differ",
+    "specific": "task-specific parameters",
+}
 KINDS = {
     "head": r"\.(head|pooler)\.",
     "layer norms": r"norm",
@@ -122,6 +137,7 @@ class ModelAnalysis(NamedTuple):
         setting: all settings of its training that may change the model, apart from the weighting's; None where it is
             not known.
         recipe: the weighting of each episode.
+        dose: episode -> (step, figures of `training.dose.Dose` by name) in its log.
     """
 
     name: str
@@ -130,6 +146,7 @@ class ModelAnalysis(NamedTuple):
     logged: Mapping[str, Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]]
     setting: Mapping[str, Any] | None = None
     recipe: str = ""
+    dose: Mapping[str, Sequence[tuple[int, Mapping[str, float | None]]]] = {}
 
     @property
     def all_naive(self) -> bool:
@@ -168,9 +185,8 @@ def bin_edges(tasks: int) -> tuple[float, ...]:
 
     One task has no entropy, so all its parameters are in the first bin.
     """
-    if tasks in (1, PAPER_TASKS):
-        return EDGES
-    return tuple(edge / EDGES[-1] * math.log(tasks) for edge in EDGES)
+    scale = specific_entropy(tasks) / SPECIFIC
+    return tuple(edge * scale for edge in EDGES)
 
 
 def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
@@ -350,6 +366,9 @@ def _model_dict(tasks: Sequence[str], model: ModelAnalysis) -> dict[str, Any]:
         "sensitivities": {task: each._asdict() for task, each in zip(tasks, measured.sensitivities, strict=True)},
         "cosines": [[_number(value) for value in row] for row in measured.cosines],
         "logged_cosines": logged,
+        "logged_dose": {
+            episode: [{"step": step, **figures} for step, figures in rows] for episode, rows in model.dose.items()
+        },
     }
 
 

@@ -21,7 +21,7 @@ OWN = re.compile(  # names of the files and folders that a training writes
     r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
     r"|model|best|checkpoints|vectors|index|tensorboard|corpus-\d+|episode-\d+"
 )
-MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines")  # when a training is resumed
+MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines", "log_dose")  # when a training is resumed
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder whose content matters
 CARD = "card.json"  # may be added to a model later
 

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, named, read_log, writing
 from taco_ir.core.processes import Progress
+from taco_ir.training.dose import Dose
 from taco_ir.training.step import Cosines, StepResult
 
 LOG_FILE = "log.jsonl"
 
 
 class LogLine(NamedTuple):
-    """What is read back of a line of the log: its step, and the cosines of the tasks' gradients if it has them."""
+    """What is read back of a line of the log: its step; the cosines of the tasks' gradients and the dose, if there."""
 
     step: int
     cosine: dict[str, dict[str, float | None]] | None = None
+    dose: Dose | None = None
 
 
 class Reporter:
@@ -80,7 +82,15 @@ class TrainingLog:
         if self._path and self._path.is_file():
             _cut(self._path, step)
 
-    def step(self, step: int, result: StepResult, rate: float, update_norm: float, seconds: float) -> None:
+    def step(
+        self,
+        step: int,
+        result: StepResult,
+        rate: float,
+        update_norm: float,
+        seconds: float,
+        dose: Dose | None = None,
+    ) -> None:
         """Log a step; one that was skipped has no weights and no update."""
         record: dict[str, Any] = {"step": step, "learning_rate": rate, "seconds": round(seconds, 4)}
         record |= {"loss": result.losses, "gradient_norm": result.norms}
@@ -94,8 +104,11 @@ class TrainingLog:
             record |= {"update_norm": update_norm, **result.report.details}
         if result.cosines is not None:
             record["cosine"] = result.cosines
-        self._write(record)
         scalars = {f"loss/{task}": loss for task, loss in result.losses.items()}
+        if dose is not None:
+            record["dose"] = dose._asdict()
+            scalars |= {f"dose/{name}": value for name, value in record["dose"].items() if value is not None}
+        self._write(record)
         self._reporter.scalars(step, scalars | {"learning_rate": rate, "update_norm": update_norm})
         self._reporter.progress(step, " ".join(f"{task} {loss:.3f}" for task, loss in result.losses.items()))
 
@@ -123,6 +136,11 @@ def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
             pairs = {a: {b: math.nan if c is None else c for b, c in row.items()} for a, row in line.cosine.items()}
             found.append((line.step, pairs))
     return found
+
+
+def logged_dose(folder: Path) -> list[tuple[int, Dose]]:
+    """The logged steps whose dose was measured."""
+    return [(line.step, line.dose) for _, line in read_log(folder / LOG_FILE, LogLine) if line.dose]
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 
 from taco_ir.core.files import InputError, writing_folder
 from taco_ir.training.checkpoint import all_finite, remove_checkpoints, resume, write_checkpoint
+from taco_ir.training.dose import Dose
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
 from taco_ir.training.processes import Processes
@@ -72,9 +73,9 @@ class Loop:
             began = time.perf_counter()
             rate = learning_rate(self._optimiser, state.step, plan.steps)
             result = self._step(state.step, state.step / plan.steps)
-            update_norm = self._apply(result, rate)
+            update_norm, dose = self._apply(result, rate)
             state.step += 1
-            self._log.step(state.step, result, rate, update_norm, time.perf_counter() - began)
+            self._log.step(state.step, result, rate, update_norm, time.perf_counter() - began, dose)
             validated = self._validation and (state.step % plan.validate_every == 0 or state.step == plan.steps)
             if validated:
                 self._compare(self._validate())
@@ -93,8 +94,9 @@ class Loop:
         self._processes.wait()
         return self._folder / MODEL
 
-    def _apply(self, result: StepResult, rate: float) -> float:
-        """Clips and applies the update, or counts a skipped step; returns the norm of the combined gradient.
+    def _apply(self, result: StepResult, rate: float) -> tuple[float, Dose | None]:
+        """Clips and applies the update, or counts a skipped step; returns the norm of the combined gradient, and the
+        dose where it is measured.
 
         Raises:
             InputError: after MAX_SKIPPED steps in a row whose gradients are not finite.
@@ -110,15 +112,16 @@ class Loop:
                     f"{MAX_SKIPPED} steps in a row had gradients that are not finite, of {counts};"
                     " a lower learning rate or float32 may help"
                 )
-            return math.nan
+            return math.nan, None
         state.in_a_row = 0
         norm = result.report.norm
         torch.nn.utils.clip_grads_with_norm_(params, self._optimiser.clip or math.inf, torch.tensor(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
+        dose = self._step.dose.measure(self._optimizer)
         self._optimizer.zero_grad()
-        return norm
+        return norm, dose
 
     def _checkpoint(self) -> None:
         """Write a checkpoint and remove old ones, unless the step was skipped or parameters are not finite."""

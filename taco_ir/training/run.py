@@ -82,9 +82,11 @@ class Training:
             settings.run, settings.encoder, reading, settings.validation, output, processes, settings.task_tables
         )
         settings.check_episodes()
+        alone = [name for name in settings.objectives.self_supervised if (name,) != NOTHING]
+        names = [*self.data.tasks, *self.data.reading_names, *alone] or ["documents"]
         for episode in self.episodes:  # mistakes that would stop it after hours of work
             self.data.check_shares(episode.batch)
-            check_weighting(episode.weighting, max(len(self.data.tasks), 1))
+            check_weighting(episode.weighting, names)
 
     def check_negatives(self) -> None:
         """Raise InputError, before anything is loaded, where an episode's negatives could be neither mined nor read."""
@@ -140,6 +142,7 @@ class Training:
         options = settings.weighting.weighting_options
         more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
         schedule, weighting = settings.objectives.schedule, settings.weighting.weighting
+        more += step.dose.extra_bytes
         data.say(announce(objectives, plan, schedule, settings.optimiser, weighting, more, bool(pools)))
         own = next((measured for each in objectives if (measured := each.validation())), None)
         validation = make_validation(work, settings.validation.validate_on) if pools else own
@@ -193,8 +196,9 @@ def make_step(
     schedule = None
     if own.schedule != "joint":
         schedule = Schedule(plan_steps(own, settings.run.seed, tasks, steps, before))
-    weighting = make_weighting(settings.weighting, model, len(objectives))
-    return MultiTaskStep(model, objectives, weighting, schedule, validation.log_cosines), plan
+    weighting = make_weighting(settings.weighting, model, [each.task for each in objectives])
+    logs = (validation.log_cosines, validation.log_dose)
+    return MultiTaskStep(model, objectives, weighting, schedule, *logs), plan
 
 
 def make_validation(work: Work, split: str) -> PoolValidation:

@@ -309,7 +309,9 @@ class WeightingSettings(Settings):
     """How the gradients of several tasks become one update."""
 
     weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
-    weighting_options: Mapping[str, Any] = flag({}, "options of the weighting, such as tau=2 beta=0.999")
+    weighting_options: Mapping[str, Any] = flag(
+        {}, "options of the weighting, such as tau=2 beta=0.999; of static, weights of tasks such as nq=2 fever=0.5"
+    )
     keep_optimizer: bool = flag(False, "an episode continues with the optimiser state of the one before")
     keep_importance: bool = flag(
         False, "an episode continues with the weighting's state of the one before", only=REMEMBERS
@@ -350,6 +352,12 @@ class ValidationSettings(Settings):
     keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
     log_cosines: int = flag(
         0, "steps between logs of the cosines of the tasks' gradients, to within about 0.006; 0: never", min=0
+    )
+    log_dose: int = flag(
+        20,
+        "steps between logs of the weighting's dose: how far its update is from the mean of the tasks' gradients;"
+        " 0: never",
+        min=0,
     )
     tensorboard: bool = flag(False, "write TensorBoard logs as well")
     held_out: int = flag(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,9 +11,8 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from taco_ir.core import resolve
-from taco_ir.core.files import InputError
-from taco_ir.core.settings import check_value
-from taco_ir.core.typed import suggest
+from taco_ir.core.settings import check_arguments
+from taco_ir.training.dose import DoseMeter
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.objectives.base import Objective
 from taco_ir.training.sampling import StreamPosition
@@ -23,7 +21,7 @@ from taco_ir.training.settings import WeightingSettings
 from taco_ir.weighting import WEIGHTINGS
 from taco_ir.weighting.base import StepReport, TaskWeighting
 from taco_ir.weighting.blocks import Layout
-from taco_ir.weighting.naive import Naive
+from taco_ir.weighting.fixed import Naive
 
 SKETCH_WIDTH = (
     65_521  # a prime, so that a matrix's column falls on all places; a cosine's error: sqrt(2 / width) at most
@@ -56,6 +54,10 @@ class MultiTaskStep:
         weighting: combines the gradients of all tasks; a step with only some of them takes the mean of their gradients.
         schedule: which tasks each step takes; None: all of them.
         log_cosines: steps between those that compare the tasks' gradients; 0: none does.
+        log_dose: steps between those whose dose is measured; 0: none is.
+
+    Attributes:
+        dose: measures the dose of the last step, after the optimiser.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class MultiTaskStep:
         weighting: TaskWeighting,
         schedule: Schedule | None = None,
         log_cosines: int = 0,
+        log_dose: int = 0,
     ) -> None:
         self.model = model
         self.params: list[Parameter] = [param for _, param in model.trained_parameters()]
@@ -73,6 +76,7 @@ class MultiTaskStep:
         self._schedule = schedule
         self._log_cosines = log_cosines
         self._sketch = GradientSketch(self.params)
+        self.dose = DoseMeter(self.params, weighting, log_dose)
 
     def __call__(self, step: int, progress: float) -> StepResult:
         """Leave the combined gradient of a step in .grad of the parameters; none where a task's is not finite."""
@@ -84,6 +88,7 @@ class MultiTaskStep:
         turns = self.turns(step)
         weighting = self.weighting if len(turns) == len(self.objectives) else Naive(self.params, len(turns))
         weighting.begin(progress)
+        self.dose.begin(step, len(turns))
         for number, (objective, turn) in enumerate(turns):
             task_loss = objective.backward(objective.batch(turn))
             grads = [param.grad for param in self.params if param.grad is not None]
@@ -101,6 +106,7 @@ class MultiTaskStep:
             else:
                 if compared:
                     sketches.append(self._sketch([param.grad for param in self.params]))
+                self.dose.add()
                 try:
                     weighting.add(number, loss, self.params)
                 except FloatingPointError:  # finite, but its products are not
@@ -113,6 +119,7 @@ class MultiTaskStep:
                 not_finite = list(losses)
         if report is None:
             weighting.drop()
+            self.dose.drop()
         elif len(losses) > len(turns):
             weights = (weight for weight, count in zip(report.weights, parts, strict=True) for _ in range(count))
             report = report._replace(weights=tuple(weights))
@@ -134,8 +141,8 @@ class MultiTaskStep:
         return {each.task: each.sampler.position_after(own) for each, own in zip(self.objectives, batches, strict=True)}
 
 
-def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: int) -> TaskWeighting:
-    """The weighting that the settings name, for the trainable parameters of a model and so many tasks.
+def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: Sequence[str]) -> TaskWeighting:
+    """The weighting that the settings name, for the trainable parameters of a model and the tasks of these names.
 
     Raises:
         InputError: for an option that the weighting does not have, or a value that it does not take.
@@ -145,25 +152,18 @@ def make_weighting(settings: WeightingSettings, model: DualEncoder, tasks: int) 
     return _weighting(settings, params, tasks, [place for place, param in enumerate(params) if id(param) in tables])
 
 
-def check_weighting(settings: WeightingSettings, tasks: int) -> None:
+def check_weighting(settings: WeightingSettings, tasks: Sequence[str]) -> None:
     """Raise InputError, before a model is loaded, where `make_weighting` would."""
     _weighting(settings, [Parameter(torch.zeros(1))], tasks, [])
 
 
 def _weighting(
-    settings: WeightingSettings, params: Sequence[Parameter], tasks: int, embeddings: Sequence[int]
+    settings: WeightingSettings, params: Sequence[Parameter], tasks: Sequence[str], embeddings: Sequence[int]
 ) -> TaskWeighting:
     kind: type[TaskWeighting] = resolve(WEIGHTINGS[settings.weighting])
-    signature = inspect.signature(kind).parameters.items()
-    defaults = {name: entry.default for name, entry in signature if entry.kind is entry.KEYWORD_ONLY}
-    options = {}
-    for name, value in settings.weighting_options.items():
-        if name not in defaults:
-            raise InputError(
-                f"weighting_options: unknown option {name!r} of {settings.weighting}; {suggest(name, defaults)}"
-            )
-        options[name] = check_value(f"weighting_options: {name}", value, type(defaults[name]), {})
-    return kind(params, tasks, embeddings, **options)
+    given = kind.read_options(settings.weighting_options, tasks)
+    options = check_arguments(kind, given, "weighting_options", settings.weighting)
+    return kind(params, len(tasks), embeddings, **options)
 
 
 class GradientSketch:

@@ -12,7 +12,7 @@ from training_runs import TASKS as LOGGED_TASKS
 from training_runs import StopAfter, Stopped, differing, encoder_of, episode, last_checkpoint, logged, real_step, small
 
 from taco_ir.training.folder import differing_keys
-from taco_ir.training.log import Reporter, logged_cosines
+from taco_ir.training.log import Reporter, logged_cosines, logged_dose
 from taco_ir.training.loop import Loop
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
@@ -107,7 +107,7 @@ def compared_episode(config: TrainSettings, folder: Path, reporter: Reporter | N
 
 
 def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Path, tmp_path: Path) -> None:
-    config = small(tiny_bert, tmp_path, log_cosines=2, weighting="taco")
+    config = small(tiny_bert, tmp_path, log_cosines=2, log_dose=2, weighting="taco")
     compared_episode(config, tmp_path / "whole").run()
     with pytest.raises(Stopped):
         compared_episode(config, tmp_path / "cut", StopAfter(3)).run()
@@ -115,11 +115,12 @@ def test_the_log_changes_no_weight_and_goes_on_as_if_never_stopped(tiny_bert: Pa
     compared_episode(config, tmp_path / "cut").run()
     assert differing(tmp_path / "cut", tmp_path / "whole") == []
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
-    episode(small(tiny_bert, tmp_path, weighting="taco"), tmp_path / "plain", validated=False).run()
+    episode(small(tiny_bert, tmp_path, weighting="taco", log_dose=0), tmp_path / "plain", validated=False).run()
     assert differing(tmp_path / "plain", tmp_path / "whole") == []
     found = logged_cosines(tmp_path / "whole")
     assert [step for step, _ in found] == [1, 3, 5]
     assert logged_cosines(tmp_path / "plain") == [] == logged_cosines(tmp_path / "none")
+    assert [step for step, _ in logged_dose(tmp_path / "whole")] == [2, 4, 6] and logged_dose(tmp_path / "plain") == []
     assert list(found[0][1]) == list(LOGGED_TASKS[:-1])
 
 

@@ -23,6 +23,7 @@ from training_runs import (
     scripted,
     small,
 )
+from weighting_steps import TRAINED
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.checkpoint import find_latest, list_checkpoints
@@ -30,12 +31,12 @@ from taco_ir.training.log import LOG_FILE, Reporter
 from taco_ir.training.loop import MAX_SKIPPED, Loop
 from taco_ir.training.schedules import learning_rate
 from taco_ir.training.settings import OptimiserSettings, TrainSettings
-from taco_ir.weighting import WEIGHTINGS
 
 WEIGHTED: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in WEIGHTINGS if name != "taco"),
+    *((name, {}) for name in TRAINED if name != "taco"),
     ("taco", {"beta": 0.9, "burn_in": 0.3}),
     ("taco", {"beta": 0.9, "burn_in": 0.3, "importance": "bf16"}),
+    ("taco", {"tau": "share:0.3", "burn_in": 0.3}),
 ]
 
 

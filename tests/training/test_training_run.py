@@ -399,12 +399,16 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
             r"weighting_options: unknown option 'tua' of taco; did you mean tau\?",
         ),
         (
+            {"weighting": "static", "weighting_options": {"nqq": 2}},
+            r"weighting_options: unknown task 'nqq'; did you mean nq\? valid: fever, nq",
+        ),
+        (
             {"weighting": "naive", "weighting_options": {"tau": 2}},
             "weighting_options: unknown option 'tau' of naive; valid: none",
         ),
         (
             {"weighting": "taco", "weighting_options": {"tau": "hot"}},
-            "weighting_options: tau is 'hot'; it must be a number",
+            "task weighting option tau: 'hot'; a number other than 0, or share:S",
         ),
         (
             {"weighting": "taco", "weighting_options": {"beta": 2}},

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from small_steps import SMALL, all_kinds, encoder, step_of
 from torch import Tensor
+from weighting_steps import TRAINED
 
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.backward import Arithmetic, backward
@@ -27,7 +28,6 @@ from taco_ir.training.processes import Processes
 from taco_ir.training.run import make_step
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
-from taco_ir.weighting import WEIGHTINGS
 
 STEPS = 10
 POISONED = 3  # the step in which a case may have a gradient that is not finite
@@ -66,10 +66,12 @@ def _tuned(method: str, roles: str) -> dict[str, Any]:
 
 TUNED = (("lora", "tower", "naive", True), ("adapter", "task", "taco", True), ("prompt", "task-frozen", "naive", False))
 KINDS = {"roles": "adapter", "reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1}
+OPTIONS: dict[str, dict[str, Any]] = {"static": {"nq": 4.0}}  # of weightings that are naive without any
 CASES = {
-    **{f"{name} across": Case(name, True) for name in WEIGHTINGS},
-    **{f"{name} apart": Case(name, False) for name in WEIGHTINGS},
+    **{f"{name} across": Case(name, True, options=OPTIONS.get(name, {})) for name in TRAINED},
+    **{f"{name} apart": Case(name, False, options=OPTIONS.get(name, {})) for name in TRAINED},
     # rounding at random goes the other way for numbers at the edge
+    "taco by share": Case("taco", True, options={"tau": "share:0.8"}),
     "taco in bf16": Case("taco", True, 4, tolerance=5e-5, options={"importance": "bf16"}),
     "gradcache across": Case("naive", True, 3, gradcache=3),
     "gradcache apart": Case("naive", False, 3, gradcache=3),
@@ -80,7 +82,7 @@ CASES = {
         for method, roles, weighting, across in TUNED
     },
     **{f"{method} alone": Case("naive", True, 3, encoder=_tuned(method, "shared")) for method in METHODS},
-    **{f"{name} of several kinds": Case(name, True, 4, schedule="joint") for name in WEIGHTINGS},
+    **{f"{name} of several kinds": Case(name, True, 4, schedule="joint") for name in TRAINED},
     # a step leaves out what other tasks' heads and modules alone would move
     **{
         f"{name} {how}": Case("naive", how == "across", 12, schedule=name)

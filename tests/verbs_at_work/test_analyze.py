@@ -22,7 +22,7 @@ def runs(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`taco`, one episode, and `naive`, two of them."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--model", str(tiny_bert), *SHORT, *POOL]
-    train([*flags, "--weighting", "taco", "--log-cosines", "1", "--output", str(folder / "taco")])
+    train([*flags, "--weighting", "taco", "--log-cosines", "1", "--log-dose", "1", "--output", str(folder / "taco")])
     (folder / "two.toml").write_text("[[episode]]\n[[episode]]\nlearning_rate = 1e-3\n")
     train([*flags, "--config", str(folder / "two.toml"), "--output", str(folder / "naive")])
     return folder
@@ -43,9 +43,13 @@ def test_two_runs_are_compared_on_the_same_batches(
             assert sum(group["counts"]) == group["parameters"] and sum(group["shares"]) == pytest.approx(1)
         assert sum(group["parameters"] for group in model["layers"]) == model["all"]["parameters"]
     assert [row["step"] for row in first["logged_cosines"][""]] == [1, 2] and second["logged_cosines"] == {}
+    assert [row["step"] for row in first["logged_dose"][""]] == [1, 2] and second["logged_dose"] == {}
+    assert first["logged_dose"][""][0]["cosine"] == 1 > first["logged_dose"][""][1]["cosine"] > 0
+    assert "dose: how far the weighting's updates were from the mean of the tasks' gradients" in told.out
     assert "analyse: 16 of 16 batches" in told.err and str(runs / "taco") in told.out
     page = (tmp_path / "out" / "specialisation.html").read_text(encoding="utf-8")
-    assert "Cosines over training" in page and page.count("<polyline") == 2 * 2 + 2
+    assert "Cosines over training" in page and "Dose over training" in page
+    assert page.count("<polyline") == 2 * 2 + 2 + 4
     assert (
         "no TACO and naive run here differ in the weighting alone (" in figures["verdict"]
         and figures["comparisons"] == []

@@ -1,0 +1,134 @@
+"""The dose of a weighting: how far its updates are from naive training's, the mean of the tasks' gradients.
+
+A weighting whose updates are nearly the mean can make no difference, so a training logs its dose. AdamW divides each
+parameter's update by the size that its updates had, which undoes part of what a weighting changes: the cosine is taken
+before and after that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from taco_ir.weighting.base import TaskWeighting
+from taco_ir.weighting.blocks import Layout
+from taco_ir.weighting.fixed import Naive
+
+
+class Dose(NamedTuple):
+    """How a step's update compares with the mean of the tasks' gradients of the same step.
+
+    Attributes:
+        cosine: of the two; None where one is zero.
+        scaled_cosine: the same, both divided by AdamW's sqrt(v) + eps as it is after the step.
+        opposed: share of the parameters with opposite signs, of those that a task's gradient reached.
+        specific: share of the parameters with nearly all weight on one task (`TaskWeighting.specific_share`); None for
+            a weighting that has no weights of its own for each parameter.
+    """
+
+    cosine: float | None
+    scaled_cosine: float | None
+    opposed: float | None
+    specific: float | None = None
+
+
+NAIVE = Dose(1.0, 1.0, 0.0)
+
+
+def mean_dose(doses: Sequence[Dose]) -> Dose:
+    """The mean of each figure over the steps that have it."""
+    columns = ([value for value in column if value is not None] for column in zip(*doses, strict=True))
+    return Dose(*(round(math.fsum(values) / len(values), 6) if values else None for values in columns))
+
+
+class DoseMeter:
+    """Measures the dose of every so many steps: `begin`, `add` for each task, then `measure` after the optimiser.
+
+    Naive training needs no measuring, and steps of one task have no dose. Memory in a measured step: P floats.
+
+    Args:
+        every: steps between measurements; 0: none is made.
+    """
+
+    def __init__(self, params: Sequence[Parameter], weighting: TaskWeighting, every: int) -> None:
+        self._params = params
+        self._weighting = weighting
+        self._every = every if weighting.tasks > 1 else 0
+        self._naive = type(weighting) is Naive
+        self._wanted = False
+        self._mean: list[Tensor | None] = []
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes needed in a measured step."""
+        return 4 * sum(param.numel() for param in self._params) if self._every and not self._naive else 0
+
+    def begin(self, step: int, tasks: int) -> None:
+        """Start a step, counted from 0, that has so many tasks."""
+        self.drop()
+        self._wanted = self._every > 0 and (step + 1) % self._every == 0 and tasks == self._weighting.tasks
+        if self._wanted and not self._naive:
+            self._mean = [None] * len(self._params)
+
+    def add(self) -> None:
+        """Add the gradient of a task, which stands in .grad of the parameters."""
+        for place, param in enumerate(self._params if self._mean else ()):
+            if param.grad is not None:
+                if (mean := self._mean[place]) is None:
+                    mean = self._mean[place] = torch.zeros_like(param, dtype=_at_least_float32(param))
+                mean.add_(param.grad, alpha=1 / self._weighting.tasks)
+
+    def drop(self) -> None:
+        """Abandon the step."""
+        self._wanted, self._mean = False, []
+
+    def measure(self, optimizer: Optimizer) -> Dose | None:
+        """The dose of the step, after the optimiser used the update in .grad; None where none is to be measured.
+
+        The norm of the update does not matter, so clipping does not.
+        """
+        mean, wanted = self._mean, self._wanted
+        self.drop()
+        if not wanted or not mean:
+            return NAIVE if wanted else None
+        of_param = {id(param): group for group in optimizer.param_groups for param in group["params"]}
+        sums = torch.zeros(8, dtype=torch.float64, device=self._params[0].device)
+        for param, own in zip(self._params, mean, strict=True):
+            if own is not None and param.grad is not None:
+                _add_sums(sums, param.grad, own, optimizer.state[param], of_param[id(param)])
+        update, naive, both, scaled_update, scaled_naive, scaled_both, opposed, reached = sums.tolist()
+        return Dose(
+            _ratio(both, math.sqrt(update * naive)),
+            _ratio(scaled_both, math.sqrt(scaled_update * scaled_naive)),
+            _ratio(opposed, reached),
+            self._weighting.specific_share(),
+        )
+
+
+def _add_sums(sums: Tensor, update: Tensor, naive: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Add a parameter's squares, products and counts to the sums, chunk by chunk."""
+    correction = 1 - group["betas"][1] ** int(state["step"])
+    flats = [update.reshape(-1), naive.reshape(-1), state["exp_avg_sq"].reshape(-1)]
+    for a, b, squares in zip(*(torch.split(flat, Layout([naive]).chunk) for flat in flats), strict=True):
+        ours, theirs = a.to(b.dtype), b
+        size = (squares / correction).sqrt_().add_(group["eps"])
+        for place in (0, 3):
+            found = [torch.dot(ours, ours), torch.dot(theirs, theirs), torch.dot(ours, theirs)]
+            sums[place : place + 3] += torch.stack(found).double()
+            ours, theirs = ours / size, theirs / size
+        counts = [(a.sign() * b.sign() < 0).sum(), ((a != 0) | (b != 0)).sum()]
+        sums[6:] += torch.stack(counts)
+
+
+def _at_least_float32(param: Tensor) -> torch.dtype:
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return round(part / whole, 6) if whole else None
