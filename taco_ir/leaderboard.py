@@ -12,10 +12,11 @@ from taco_ir.core.files import InputError, writing
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
-from taco_ir.evaluation.tables import render
+from taco_ir.evaluation.tables import render, render_all
 from taco_ir.studies.board import check_patterns, hide_rows, make_boards, select_corpus
 from taco_ir.studies.conditions import parse_models, read_study
 from taco_ir.studies.convergence import convergence_table
+from taco_ir.studies.headroom import headroom_tables
 from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records
 from taco_ir.studies.rescoring import check_records, sample_records, select_records, select_trained
@@ -35,7 +36,8 @@ def parser() -> Parser:
         "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html\n"
         "  python -m taco_ir.leaderboard runs/minikilt --check --random 3 --collection mini-kilt \\\n"
         "      --models bert-tiny=models/bert-tiny\n"
-        "  python -m taco_ir.leaderboard runs/tuning --convergence 'full fine-tuning'",
+        "  python -m taco_ir.leaderboard runs/tuning --convergence 'full fine-tuning'\n"
+        "  python -m taco_ir.leaderboard runs/minikilt --headroom naive --against task-specific",
     )
     flags.flag("folder", "the study's folder, with conditions.toml and results/", type=Path, metavar="FOLDER")
     flags.flag("--baseline", "test every system against this one [default: no tests]", metavar="NAME")
@@ -43,6 +45,20 @@ def parser() -> Parser:
         "--convergence",
         "show how fast systems learn instead: the steps that each needs to rank held-out queries nearly as well as "
         "this one does after training",
+        metavar="NAME",
+    )
+    flags.flag(
+        "--headroom",
+        "show how much there is to gain instead: what the best of the other systems has above this one on each topic, "
+        "beside the smallest difference that the seeds and queries can show",
+        metavar="NAME",
+    )
+    flags.flag(
+        "--against",
+        "the systems that --headroom looks for the best of, such as task-specific training (* matches anything) "
+        "[default: all on the same base]",
+        nargs="+",
+        default=[],
         metavar="NAME",
     )
     flags.flag("--corpus", "show only this corpus [default: a board for each]", metavar="NAME")
@@ -81,17 +97,24 @@ def limit_flags(flags: Parser) -> None:
     """Say when each flag does something."""
 
     def shows_boards(options: Namespace) -> bool:
-        return not options.check and options.convergence is None
+        return not options.check and options.convergence is None and options.headroom is None
 
     def searches(options: Namespace) -> bool:
-        return options.check or (options.format == "html" and options.convergence is None)
+        return options.check or (options.format == "html" and shows_boards(options))
 
     def samples(options: Namespace) -> bool:
         return options.random is not None if options.check else bool(options.baseline)
 
-    of_boards = ("--baseline", "--without", "--brief", "--measures")
-    shown = ("--convergence", "--format", "--output", "--overwrite")
-    flags.only(of_boards, shows_boards, "boards, not with --check or --convergence")
+    def shows_scores(options: Namespace) -> bool:
+        return shows_boards(options) or (options.headroom is not None and options.convergence is None)
+
+    shown = ("--convergence", "--headroom", "--format", "--output", "--overwrite")
+    flags.only(
+        ("--baseline", "--brief", "--without"), shows_boards, "boards, not with --check, --convergence or --headroom"
+    )
+    flags.only(("--measures",), shows_scores, "boards and --headroom, not with --check or --convergence")
+    flags.only(("--against",), lambda options: options.headroom is not None, "--headroom")
+    flags.only(("--headroom",), lambda options: options.convergence is None, "boards, not with --convergence")
     flags.only(("--brief",), lambda options: options.format in TABLES, "a --format of tables")
     flags.only(shown, lambda options: not options.check, "what is shown, not with --check")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
@@ -107,7 +130,8 @@ def main(argv: Sequence[str]) -> None:
     if options.check:
         check(results, options)
         return
-    show = show_boards if options.convergence is None else show_convergence
+    show = show_headroom if options.headroom is not None else show_boards
+    show = show_convergence if options.convergence is not None else show
     if options.output is None:
         print(show(results, options), end="")
         return
@@ -131,20 +155,34 @@ def find_runner(options: Namespace) -> Runner:
     return Runner(study, options.collection, parse_models(options.models), options.work, os.cpu_count() or 1)
 
 
-def show_convergence(results: Sequence[Record], options: Namespace) -> str:
+def require_tables(options: Namespace, flag: str) -> None:
     if options.format not in TABLES:
-        raise InputError(
-            f"--convergence is a table; --format {options.format} holds none, allowed: {', '.join(TABLES)}"
-        )
+        raise InputError(f"{flag} is a table; --format {options.format} holds none, allowed: {', '.join(TABLES)}")
+
+
+def show_convergence(results: Sequence[Record], options: Namespace) -> str:
+    require_tables(options, "--convergence")
     return render(convergence_table(results, options.convergence), options.format)
 
 
+def show_headroom(results: Sequence[Record], options: Namespace) -> str:
+    require_tables(options, "--headroom")
+    check_patterns(results, options.against)
+    found = [
+        headroom_tables(results, options.headroom, each, options.against) for each in chosen_measures(results, options)
+    ]
+    return render_all([table for tables in found for table in tables], options.format)
+
+
+def chosen_measures(results: Sequence[Record], options: Namespace) -> list[str]:
+    """The measures that were asked for, else the first that there is."""
+    first = next(measure for result in results for scores in result.topics.values() for measure in scores.means)
+    return list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ())) or [first]
+
+
 def show_boards(results: Sequence[Record], options: Namespace) -> str:
-    measures = list(dict.fromkeys(str(Measure.parse(name)) for name in options.measures or ()))
-    if not measures and options.format not in ("json", "html"):  # these two show all measures
-        measures = [
-            next(measure for result in results for scores in result.topics.values() for measure in scores.means)
-        ]
+    every = not options.measures and options.format in ("json", "html")  # these two show all measures
+    measures = [] if every else chosen_measures(results, options)
     check_patterns(results, options.without)
     runner = find_runner(options) if options.format == "html" and options.collection is not None else None
     found = hide_rows(make_boards(results, options.baseline, options.seed, measures), options.without)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from taco_ir.encoders.config import CONFIG_FILE
 from taco_ir.encoders.weights import INT8_FILE
 from taco_ir.evaluation import significance
 from taco_ir.retrieval.vectors import Shard
+from taco_ir.studies.conditions import read_study
+from taco_ir.train import parser as train_parser
+from taco_ir.training.flags import given_flags, read_settings
 from taco_ir.weighting.base import TaskWeighting
 
 DOCS = sorted(
@@ -313,7 +317,7 @@ def example(name: str) -> Any:
     return names[name]
 
 
-def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None:
+def test_the_weighting_in_the_example_weighs_by_the_losses_of_the_step_before() -> None:
     param = Parameter(torch.zeros(2))
     weighting: TaskWeighting = example("LossProportional")([param], 2)
     for expected in ([0.5, 0.5], [0.25, 0.75]):
@@ -323,6 +327,30 @@ def test_the_seventh_weighting_weighs_by_the_losses_of_the_step_before() -> None
             weighting.add(task, torch.tensor(loss), [param])
         report = weighting.combine([param])
         assert param.grad is not None and param.grad.tolist() == expected == list(report.weights)
+
+
+def test_the_search_of_static_weights_in_the_guide_is_a_study(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    (conditions,) = [block for fence, block in blocks(text) if fence == "toml" and "static-{draw}" in block]
+    train = "train --collection {collection} --model {small} --seed {seed} --output {out} {args}"
+    head = f"""name = "mine"
+models = ["small"]
+topics = ["nq-dev"]
+tolerance = 0.001
+[recipe.train]
+commands = ["{train}"]
+search = "--model {{out}}/model"
+"""
+    (tmp_path / "conditions.toml").write_text(head + conditions, encoding="utf-8")
+    study = read_study(tmp_path / "conditions.toml")
+    assert study.candidates("static") == {"draw": {str(draw): f"static-{draw}" for draw in range(1, 9)}}
+    chosen = (
+        study.conditions["static"]
+        .commands[0]
+        .format(collection="sample", small="taco-mini-backbone", seed=0, out=tmp_path, draw=3)
+    )
+    settings = read_settings(None, given_flags(train_parser().parse_args(shlex.split(chosen)[1:])))
+    assert settings.weighting.weighting_options == {"draw": 3}
 
 
 def test_the_format_in_the_example_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

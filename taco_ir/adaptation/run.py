@@ -115,7 +115,7 @@ class Adaptation:
         self.tasks = list(self.queries)
         check_groups(settings, self.tasks)
         check_sampling(settings, len(self.index))
-        check_weighting(settings.weighting_section, len(self.tasks))
+        check_weighting(settings.weighting_section, self.tasks)
         self.shares = divide_batch(settings.batch, [len(own.train) for own in self.queries.values()])
 
     @cached_property
@@ -132,8 +132,8 @@ class Adaptation:
         settings, processes = self.settings, self.processes
         encoder = self._start(output)
         objectives = self._objectives(encoder)
-        weighting = make_weighting(settings.weighting_section, encoder, len(self.tasks))
-        step = MultiTaskStep(encoder, objectives, weighting, None, settings.log_cosines)
+        weighting = make_weighting(settings.weighting_section, encoder, self.tasks)
+        step = MultiTaskStep(encoder, objectives, weighting, None, settings.log_cosines, settings.log_dose)
         epoch = max(-(-len(each.sampler) // each.sampler.share) for each in objectives)
         steps = settings.steps or max(1, round(settings.epochs * epoch))
         plan = Plan(steps, settings.validate_every or epoch)
@@ -199,6 +199,7 @@ class Adaptation:
             rows.append([each.task, *sizes, positives, each.longest, prompt])
         options = self.settings.weighting_options
         more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
+        more += step.dose.extra_bytes
         every, sampled = len(self.index), len(self.index) > self.settings.softmax_passages
         against = f"{self.settings.hits} hits and {self.settings.random:,} random ones of" if sampled else "all"
         validated = f"validated every {plan.validate_every:,}" if self.settings.measures else "never validated"

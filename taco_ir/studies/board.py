@@ -25,6 +25,7 @@ from taco_ir.studies.comparison import (
     compared_seeds,
     compute_differences,
     group_systems,
+    note_same_updates,
     pair_systems,
 )
 from taco_ir.studies.records import Record, TopicScores, row_name
@@ -164,7 +165,7 @@ def _make_board(results: Sequence[Record], baseline: str | None, seed: int, meas
     topics = tuple(name for name, whole in part_of.items() if not whole)
     slices = tuple(name for name, whole in part_of.items() if whole)
     systems, notes = _drop_incomplete_seeds(group_systems(results), topics)
-    notes += _note_machines(results)
+    notes += [*_note_machines(results), *note_same_updates(results)]
     baselines = [system for system in systems if system.name == baseline]
     baselines = baselines or [system for system in systems if system.system == baseline]
     pairs = pair_systems(systems, baselines)

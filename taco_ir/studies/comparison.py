@@ -3,13 +3,20 @@ baseline's.
 
 Trainings of two systems on one base are paired by seed, since in a study they start from the same model and negatives:
 both count by the seeds that they have in common.
+
+Trainings log their dose, two cosines with the updates of naive training on the same batches. Angles add up at most, so
+two systems that differ in the weighting alone have updates with a cosine of at least cos(a + b), where a and b are
+their angles.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import shlex
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +24,9 @@ import numpy as np
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.significance import Column, Differences, Values
 from taco_ir.studies.records import Record, TopicScores, row_name
+
+NEARLY = 0.98  # cosine above which updates are nearly the same
+ALONE = ("--weighting", "--weighting-options", "--output", "--log-dose", "--log-cosines")
 
 
 class System(NamedTuple):
@@ -93,3 +103,39 @@ def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: 
             )
         found[topic][Column(system.system, system.base, measure)] = ours - theirs
     return found
+
+
+def note_same_updates(results: Sequence[Record]) -> Iterator[str]:
+    """A note for each two rows that differ in the weighting alone and had nearly the same updates.
+
+    Seeds that both have are compared, on mean doses over the training, before and after the optimiser's scaling.
+    """
+    angles: dict[str, dict[tuple[int, tuple[str, ...]], float]] = defaultdict(dict)
+    for result in results:
+        if (angle := _angle(result.made.get("dose", {}))) is not None:
+            angles[result.row][result.seed, _words_but_weighting(result)] = angle
+    for (name, own), (other, others) in itertools.combinations(angles.items(), 2):
+        least = [math.cos(min(own[each] + others[each], math.pi)) for each in own.keys() & others.keys()]
+        if least and fmean(least) > NEARLY:
+            yield (
+                f"{name}: nearly the same updates as {other}, with a cosine of at least {fmean(least):.3f} on average, "
+                "so the weighting can hardly have made a difference"
+            )
+
+
+def _angle(dose: Mapping[str, float | None]) -> float | None:
+    """The larger angle of a dose; None where it has none."""
+    cosines = [cosine for name in ("cosine", "scaled_cosine") if (cosine := dose.get(name)) is not None]
+    return math.acos(max(-1.0, min(1.0, *cosines))) if len(cosines) > 1 else None
+
+
+def _words_but_weighting(record: Record) -> tuple[str, ...]:
+    """The words of the commands that made a record, without what sets the weighting and where they write."""
+    kept, inside = [], False
+    for made in record.made.get("commands", ()):
+        for word in shlex.split(made["command"]):
+            if word.startswith("--"):
+                inside = word.partition("=")[0] in ALONE
+            if not inside:
+                kept.append(word)
+    return tuple(kept)

@@ -70,9 +70,19 @@ def _find_last(training: Path, name: str) -> Path | None:
     return max(training.glob(f"**/{name}"), key=place, default=None)
 
 
+def read_dose(training: Path) -> dict[str, float | None]:
+    """The mean dose of the last training under a folder (`training.dose.Dose`); empty where none was logged."""
+    from taco_ir.training.dose import mean_dose
+    from taco_ir.training.log import logged_dose
+
+    log = _find_last(training, "log.jsonl")
+    logged = logged_dose(log.parent) if log else []
+    return mean_dose([dose for _, dose in logged])._asdict() if logged else {}
+
+
 def training_facts(training: Path) -> dict[str, Any]:
-    """The curve and the sizes of a training, those that there are."""
-    found = {"curve": read_curve(training), "parameters": read_sizes(training)}
+    """The curve, the sizes and the dose of a training, those that there are."""
+    found = {"curve": read_curve(training), "parameters": read_sizes(training), "dose": read_dose(training)}
     return {name: value for name, value in found.items() if value}
 
 

@@ -48,7 +48,7 @@ class GramianWeighting(TaskWeighting):
         self._forget()
 
     @classmethod
-    def extra_bytes(cls, parameters: int, tasks: int, **_options: Any) -> int:
+    def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:
         return 4 * parameters * (tasks - 1)
 
     def _fold(self, task: int, gradients: Gradients) -> None:

@@ -122,7 +122,7 @@ class TaskWeighting(nn.Module):
         self._forget()
 
     @classmethod
-    def extra_bytes(cls, parameters: int, tasks: int, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
+    def extra_bytes(cls, parameters: int, tasks: int, /, **_options: Any) -> int:  # noqa: ARG003  (subclasses use them)
         """Upper bound of the bytes needed above those of T backward passes that sum into one gradient, at float32."""
         return 0
 

@@ -114,7 +114,7 @@ class Taco(TaskWeighting):
         self._forget()
 
     @classmethod
-    def extra_bytes(cls, parameters: int, tasks: int, **options: Any) -> int:
+    def extra_bytes(cls, parameters: int, tasks: int, /, **options: Any) -> int:
         return parameters * (tasks * (2 if options.get("importance") == "bf16" else 4) + 8)
 
     @property

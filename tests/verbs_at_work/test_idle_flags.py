@@ -14,6 +14,8 @@ from taco_ir.core.files import InputError
 OF_ENCODER = "--pooling --normalize --prompt --passage-prompt --precision"
 OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
 OF_BOARDS = "--baseline --without --brief --measures"
+OF_SHOWN = "--convergence --format --output --overwrite"
+OF_CHECKS = "--rows --random --models --collection --work --seed"
 # verb -> what is asked for, and the flags that do nothing then
 IDLE = {
     "search": {
@@ -51,11 +53,12 @@ IDLE = {
         "--output o --source bm25 a-model": "",
     },
     "leaderboard": {
-        "f": "--rows --random --models --collection --work --seed --overwrite",
-        "f --format html --collection c": "--brief --rows --random --seed --overwrite",
-        "f --convergence n --output o": f"{OF_BOARDS} --rows --random --models --collection --work --seed",
-        "f --check --collection c": f"{OF_BOARDS} --convergence --format --output --overwrite --seed",
-        "f --baseline b": "--rows --random --models --collection --work --overwrite",
+        "f": "--rows --random --models --collection --work --seed --overwrite --against",
+        "f --format html --collection c": "--brief --rows --random --seed --overwrite --against",
+        "f --convergence n --output o": f"{OF_BOARDS} {OF_CHECKS} --headroom --against",
+        "f --headroom n --output o": f"{OF_BOARDS.replace(' --measures', '')} {OF_CHECKS}",
+        "f --check --collection c": f"{OF_BOARDS} {OF_SHOWN} --headroom --against --seed",
+        "f --baseline b": "--rows --random --models --collection --work --overwrite --against",
     },
     "reproduce": {"--conditions c": "--format", "--conditions c --list": "--jobs --device"},
     "submission": {"--runs r --output o": ""},
@@ -116,7 +119,7 @@ MODES = {
     "encode": ("--verify",),
     "index": ("--verify",),
     "mine": ("--window",),
-    "leaderboard": ("--check", "--convergence", "--format", "--rows", "--random"),
+    "leaderboard": ("--check", "--convergence", "--headroom", "--format", "--rows", "--random"),
     "reproduce": ("--list",),
 }
 

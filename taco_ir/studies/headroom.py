@@ -1,0 +1,85 @@
+"""Headroom of a study's baseline on each corpus, from the values by query of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+
+from taco_ir.core.files import InputError
+from taco_ir.evaluation.headroom import Headroom, Scores, find_headroom, headroom_table, headroom_verdict
+from taco_ir.evaluation.tables import Table
+from taco_ir.studies.comparison import System, group_systems
+from taco_ir.studies.records import Record
+
+
+class StudyHeadroom(NamedTuple):
+    """Headroom on one corpus of one row, the baseline on one base."""
+
+    corpus: str
+    row: str
+    found: list[Headroom]
+
+
+def headroom_tables(results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()) -> list[Table]:
+    """A table for each corpus and base, and one that says of each whether a gain of all the headroom could be shown.
+
+    Raises:
+        InputError: as `study_headroom`.
+    """
+    found = study_headroom(results, baseline, measure, against)
+    tables = [headroom_table(each.found, each.row, f"{each.corpus}, {measure}") for each in found]
+    notes = [[f"{each.corpus}, {each.row}: {headroom_verdict(each.found)}"] for each in found]
+    return [*tables, Table("", ["note"], notes)]
+
+
+def study_headroom(
+    results: Sequence[Record], baseline: str, measure: str, against: Sequence[str] = ()
+) -> list[StudyHeadroom]:
+    """The headroom of a baseline by corpus; where several bases share the baseline, on each base by itself.
+
+    Args:
+        baseline: a row's name or a system.
+        against: patterns of the systems that count, by row or system; none: all. Only those on the baseline's base
+            count, and such as BM25, on none, if asked for.
+
+    Raises:
+        InputError: for a baseline that no record has, or one without values by query.
+    """
+    found = []
+    for corpus in dict.fromkeys(result.corpus for result in results):
+        here = [result for result in results if result.corpus == corpus]
+        systems = group_systems(here)
+        baselines = [each for each in systems if each.name == baseline]
+        baselines = baselines or [each for each in systems if each.system == baseline]
+        for own in baselines:
+            rivals = {each.name: _scores(each, measure) for each in systems if _counts(each, own, against)}
+            if rivals and (scores := _scores(own, measure)):
+                found.append(StudyHeadroom(corpus, own.name, find_headroom(scores, rivals)))
+    if not found:
+        rows = ", ".join(dict.fromkeys(result.row for result in results))
+        raise InputError(
+            f"--headroom {baseline!r} by {measure}: the results have no such system with values by query, or no other "
+            f"beside it; systems: {rows}"
+        )
+    return found
+
+
+def _counts(system: System, baseline: System, against: Sequence[str]) -> bool:
+    """Whether a system is on the baseline's base, or on none and asked for, and matches a pattern."""
+    bases = [system.base, baseline.base] if not baseline.base else [baseline.base, *([""] if against else [])]
+    names = (system.name, system.system)
+    asked = not against or any(fnmatchcase(name, pattern) for name in names for pattern in against)
+    return system != baseline and system.base in bases and asked
+
+
+def _scores(system: System, measure: str) -> Scores:
+    """Values by query of whole topics by seed, where the records keep them."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for seed, scores in system.seeds.items():
+        for name, each in scores.items():
+            if not each.part_of and (values := each.by_query.get(measure)):
+                found.setdefault(name, {})[seed] = np.array(values, dtype=np.float64)
+    return found
