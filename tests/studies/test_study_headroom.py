@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.studies.board import hide_rows, make_boards
 from taco_ir.studies.comparison import note_same_updates
+from taco_ir.studies.facts import training_facts
 from taco_ir.studies.headroom import study_headroom
 from taco_ir.studies.records import Record, write_record
 
@@ -72,6 +74,18 @@ def test_the_leaderboard_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--against", "tasks"])
     with pytest.raises(InputError, match="--headroom is a table; --format svg holds none"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--format", "svg"])
+
+
+def test_a_record_keeps_the_mean_dose_of_its_last_training(tmp_path: Path) -> None:
+    for episode, cosines in ((2, [0.9]), (10, [1.0, 0.5, None])):
+        (folder := tmp_path / "out" / f"episode-{episode}").mkdir(parents=True)
+        lines = [{"step": 1, "loss": {}}]
+        for step, cosine in enumerate(cosines):
+            dose = {"cosine": cosine, "scaled_cosine": 0.8, "opposed": 0.25, "specific": None}
+            lines.append({"step": step, "dose": dose})
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    expected = {"cosine": 0.75, "scaled_cosine": 0.8, "opposed": 0.25, "specific": None}
+    assert training_facts(tmp_path / "out") == {"dose": expected}
 
 
 def trained(system: str, cosine: float | None, scaled: float | None, words: str, seed: int = 0) -> Record:
