@@ -53,6 +53,7 @@ RUN = {
     "docs/new-task.md",
     "docs/collections.md",
     "docs/adapt.md",
+    "docs/weightings.md",
 }
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
@@ -303,7 +304,9 @@ def test_a_task_is_taught_to_an_index(folder: Path, backbone: Path) -> None:
         assert (folder / made).exists(), made
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/collections.md", "taco_ir/encoder_mini/README.md"])
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/collections.md", "docs/weightings.md", "taco_ir/encoder_mini/README.md"]
+)
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path) -> None:
     run_in_a_process(page, folder)
 

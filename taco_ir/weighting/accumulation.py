@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from taco_ir.weighting.blocks import Layout
 class StreamingSum(TaskWeighting):
     """Base of strategies that know the task weights before the gradients come: sums w_k g_k in P floats of memory."""
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
+    def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
         self._sum: Gradients = []
 
@@ -42,9 +42,9 @@ class GramianWeighting(TaskWeighting):
     that were touched.
     """
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
+    def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
-        self.layout = Layout(params, self.embeddings)
+        self.layout = Layout(self.params, self.embeddings)
         self._forget()
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,25 +27,44 @@ class StepReport(NamedTuple):
 class TaskWeighting(nn.Module):
     """Combines T task gradients, given one at a time, into one update.
 
-    A step is `begin`, then `add` once for every task in any order, then `combine` (or `drop`). The update is a weighted
-    mean of the gradients: the weights sum to 1, so a learning rate means the same under every strategy. Where a
-    paper's method departs from that, its class says so. State is in buffers, so checkpoints include it; the sums of an
-    unfinished step are no state. Parameters are passed again each time, always in one order.
+    In a loop of your own, `backward` takes the place of `loss.backward()`. Where the graphs of all tasks do not fit
+    into memory together, call its parts: `begin`, then for every task the backward pass of its loss and `add`, in any
+    order, then `combine` (or `drop`). The update is a weighted mean of the gradients: the weights sum to 1, so a
+    learning rate means the same under every strategy. Where a paper's method departs from that, its class says so.
+    State is in buffers, so checkpoints include it; the sums of an unfinished step are no state. `add` and `combine` get
+    the parameters again each time, always in one order.
 
     A strategy implements `_fold` and `_update`, and `_forget` where it gathers anything in a step.
 
     Args:
-        params: the trainable parameters, P numbers in all.
+        params: the trainable parameters that the tasks share, P numbers in all; an iterator such as
+            `model.parameters()` is read once. Parameters that are not among them, such as the head of a single task,
+            keep what a backward pass adds to their `.grad`.
         tasks: T.
         embeddings: positions in `params` of embedding tables, V x D, of which a batch touches few rows.
+
+    Attributes:
+        params: the parameters, in order.
+
+    Raises:
+        InputError: for no parameters, or things that are none.
+
+    Example:
+        >>> import torch
+        >>> shared, head_a, head_b = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1), torch.nn.Linear(8, 1)
+        >>> weighting = taco_ir.Taco(shared.parameters(), tasks=2)
+        >>> features = shared(torch.ones(3, 4)).relu()
+        >>> losses = [head_a(features).square().mean(), head_b(features).exp().mean()]
+        >>> report = weighting.backward(losses, progress=0.5)
+        >>> f"{sum(report.weights):.2f}"
+        '1.00'
     """
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
+    def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__()
         if tasks < 1:
             raise InputError(f"task weighting: {tasks} tasks; at least 1 is needed")
-        if not params:
-            raise InputError("task weighting: no trainable parameter; at least 1 is needed")
+        self.params = params = _parameters(params)
         wrong = [position for position in embeddings if not 0 <= position < len(params) or params[position].dim() != 2]
         if wrong:
             raise ValueError(f"embeddings: {wrong} are not positions of V x D tables among {len(params)} parameters")
@@ -54,7 +73,51 @@ class TaskWeighting(nn.Module):
         self.progress = 0.0
         self._losses: dict[int, float] = {}
         self._touched = [False] * len(params)
-        self._params: Sequence[Parameter] = ()
+        self._params: Sequence[Parameter] = ()  # of a step
+
+    def backward(self, losses: Iterable[Tensor], progress: float) -> StepReport:
+        """Run the backward pass of every task's loss, and leave the update in `.grad`, for an optimiser's step.
+
+        The update replaces whatever the `.grad` of `params` held; other parameters keep what the passes add to theirs.
+        Losses may share a graph. Their order is that of the tasks, in every step.
+
+        Args:
+            losses: T scalars.
+            progress: the share of the training that is done, in [0, 1], such as `step / steps`.
+
+        Raises:
+            InputError: for another number of losses, or one that depends on none of the parameters.
+            FloatingPointError: where a loss, a gradient or the update is not finite. The step is dropped: skip it.
+        """
+        losses = list(losses)
+        if len(losses) != self.tasks:
+            raise InputError(f"task weighting: {len(losses)} losses; one for each of {self.tasks} tasks is needed")
+        for task, loss in enumerate(losses):
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                raise InputError(
+                    f"task weighting: the loss of task {task} is {_describe(loss)}; a scalar with its graph is needed,"
+                    " neither detached nor made under no_grad"
+                )
+        self.begin(progress)
+        self._clear()
+        try:
+            for task, loss in enumerate(losses):
+                loss.backward(retain_graph=task + 1 < self.tasks)  # type: ignore[no-untyped-call]
+                if all(param.grad is None for param in self.params):
+                    raise InputError(
+                        f"task weighting: the loss of task {task} depends on none of the {len(self.params)} parameters;"
+                        " give those that the tasks share"
+                    )
+                self.add(task, loss.detach(), self.params)
+            return self.combine(self.params)
+        except BaseException:
+            self._clear()
+            self.drop()
+            raise
+
+    def _clear(self) -> None:
+        for param in self.params:
+            param.grad = None
 
     def begin(self, progress: float) -> None:
         """Start a step; `progress` is the share of training done, in [0, 1]."""
@@ -96,10 +159,13 @@ class TaskWeighting(nn.Module):
         """End the step: write the update to the `.grad` of every parameter, None where no task had one.
 
         Raises:
+            InputError: no task had a gradient.
             FloatingPointError: the update is not finite. No `.grad` is written, the state is finite; `drop` the step.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
+        if not any(self._touched):
+            raise InputError("task weighting: no task had a gradient; call backward() on its loss before it is added")
         with torch.no_grad():
             update, report = self._update()
         grads = [
@@ -155,3 +221,27 @@ def require(option: str, value: Any, allowed: bool, what: str) -> None:
     """Raise InputError, naming option, value and what is allowed, unless `allowed`."""
     if not allowed:
         raise InputError(f"task weighting option {option}: {value!r}; {what} is allowed")
+
+
+def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
+    """The parameters in order. Raises: InputError for none, or for things that are none."""
+    found = () if isinstance(params, Tensor | nn.Module) else tuple(params)
+    other = params if isinstance(params, Tensor | nn.Module) else next((p for p in found if not _is_leaf(p)), None)
+    if other is not None:
+        raise InputError(
+            f"task weighting: {type(other).__name__} where parameters are needed; give a list of those that the tasks"
+            " share, or an iterator such as model.parameters()"
+        )
+    if not found:
+        raise InputError("task weighting: no trainable parameter; at least 1 is needed (was the iterator used before?)")
+    return found
+
+
+def _is_leaf(param: object) -> bool:
+    return isinstance(param, Tensor) and param.is_leaf
+
+
+def _describe(loss: object) -> str:
+    if not isinstance(loss, Tensor):
+        return f"no tensor but {type(loss).__name__}"
+    return f"a tensor of shape {list(loss.shape)}{' without a graph' * (not loss.requires_grad)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class CommonGradientDescent(GramianWeighting):
     task_weights: Tensor
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.05
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.05
     ) -> None:
         require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,7 +22,7 @@ WIDEST = 4.0  # a drawn weight lies between 1 / WIDEST and WIDEST before they ar
 class Naive(StreamingSum):
     """The mean of the tasks' gradients: every task weighs 1/T. No state, no options."""
 
-    def __init__(self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
+    def __init__(self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = ()) -> None:
         super().__init__(params, tasks, embeddings)
         self.task_weights: tuple[float, ...] = (1 / tasks,) * tasks
 
@@ -46,7 +46,7 @@ class Static(Naive):
 
     def __init__(
         self,
-        params: Sequence[Parameter],
+        params: Iterable[Parameter],
         tasks: int,
         embeddings: Collection[int] = (),
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class GradNorm(StreamingSum):
 
     def __init__(
         self,
-        params: Sequence[Parameter],
+        params: Iterable[Parameter],
         tasks: int,
         embeddings: Collection[int] = (),
         *,

@@ -5,7 +5,7 @@ Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024 (arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +31,7 @@ class JacobianDescent(GramianWeighting):
     weigher: Any  # what finds the aggregator's weights
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), **options: Any
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), **options: Any
     ) -> None:
         super().__init__(params, tasks, embeddings)
         try:
@@ -103,7 +103,7 @@ class CAGrad(JacobianDescent):
     aggregator = "CAGrad"
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, c: float = 0.4
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, c: float = 0.4
     ) -> None:
         require("c", c, 0 <= c < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings, c=c)
@@ -119,7 +119,7 @@ class FairGrad(JacobianDescent):
     aggregator = "FairGrad"
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, alpha: float = 1.0
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, alpha: float = 1.0
     ) -> None:
         require("alpha", alpha, 0 <= alpha < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings, alpha=alpha)
@@ -136,7 +136,7 @@ class NashMTL(JacobianDescent):
     last_weights: Tensor
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, max_norm: float = 1.0
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, max_norm: float = 1.0
     ) -> None:
         require("max_norm", max_norm, 0 <= max_norm < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings, n_tasks=tasks, max_norm=max_norm)

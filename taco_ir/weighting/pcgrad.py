@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class PCGrad(GramianWeighting):
     steps: Tensor
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, seed: int = 0
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, seed: int = 0
     ) -> None:
         require("seed", seed, 0 <= seed < 1 << 31, "an integer from 0 to 2147483647")
         super().__init__(params, tasks, embeddings)

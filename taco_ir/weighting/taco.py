@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -72,7 +72,7 @@ class Taco(TaskWeighting):
 
     def __init__(
         self,
-        params: Sequence[Parameter],
+        params: Iterable[Parameter],
         tasks: int,
         embeddings: Collection[int] = (),
         *,
@@ -104,7 +104,7 @@ class Taco(TaskWeighting):
         self.bias_correction = bias_correction
         self.active_only = active_only
         self.released_scaling = released_scaling
-        self.layout = layout = Layout(params, self.embeddings)
+        self.layout = layout = Layout(self.params, self.embeddings)
         stored = torch.bfloat16 if importance == "bf16" else layout.dtype
         self._round = StochasticRounding(layout.chunk, layout.device) if importance == "bf16" else None
         self.register_buffer("importance", torch.zeros(tasks, layout.size, dtype=stored, device=layout.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class UncertaintyWeighting(StreamingSum):
     log_variance: Tensor
 
     def __init__(
-        self, params: Sequence[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.025
+        self, params: Iterable[Parameter], tasks: int, embeddings: Collection[int] = (), *, rate: float = 0.025
     ) -> None:
         require("rate", rate, 0 <= rate < float("inf"), "a finite number that is not negative")
         super().__init__(params, tasks, embeddings)
