@@ -47,8 +47,9 @@ class Taco(TaskWeighting):
     was ever sensitive to.
 
     Tau by share is chosen at the end of burn-in: the largest with which that share of the parameters is task-specific
-    (an entropy of q below `specific_entropy`) under S as it is then. It is state: a resumed training, and an episode
-    that keeps this one's state, go on with it.
+    (an entropy of q below `specific_entropy`) under S as it is then. S is an average of few steps then, and its noise
+    makes parameters look more specific than they are, so that the share falls afterwards: less so after a longer
+    burn-in. Tau is state: a resumed training, and an episode that keeps this one's state, go on with it.
 
     Args:
         tau: temperature; below 0, sensitive tasks are discouraged. Or "share:0.2", of the parameters that any task is
