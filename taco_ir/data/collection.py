@@ -221,7 +221,9 @@ def is_topics_file(name: str) -> bool:
 
 
 def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
-    """Read a file of topics: KILT records that name their tasks, or query texts in a format of BEIR, MS MARCO or TREC.
+    """Read a file of topics: KILT records, or query texts in a format of BEIR, MS MARCO or TREC.
+
+    KILT records name their tasks, unless the file is called <task>-<split>.jsonl as those of a collection are.
 
     Raises:
         InputError: for a file that is neither.
@@ -229,7 +231,9 @@ def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
     name = _file_name(path)
     first = next(numbered_lines(path), (0, ""))[1].lstrip()
     if path.name.removesuffix(".gz").endswith(".jsonl") and not ('"_id"' in first and '"input"' not in first):
-        return Topics(name, "", read_topics(path, None, only))
+        named = None if '"task"' in first else TOPIC_FILE.fullmatch(path.name)
+        task = canonical_task(named["task"]) if named else None
+        return Topics(name, task or "", read_topics(path, task, only))
     texts = read_query_texts(path)
     return Topics(name, "", [Query(qid, text, "") for qid, text in texts.items() if only is None or qid in only])
 

@@ -85,6 +85,17 @@ def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
         collection.load_topics(f"{tmp_path}/missing.jsonl")
 
 
+def test_a_file_called_as_those_of_collections_are_is_of_that_task(tmp_path: Path) -> None:
+    """Elsewhere, and without tasks in its records; where they name tasks, these count."""
+    collection, file = open_collection("sample"), tmp_path / "zsre-dev.jsonl"
+    file.write_text('{"id": "1", "input": "who"}\n', encoding="utf-8")
+    topics = collection.load_topics(str(file))
+    assert (topics.name, topics.task) == ("zsre-dev", "structured_zeroshot")
+    assert [query.task for query in topics.queries] == ["structured_zeroshot"]
+    file.write_text('{"id": "1", "input": "who", "task": "nq"}\n', encoding="utf-8")
+    assert [query.task for query in collection.load_topics(str(file)).queries] == ["nq"]
+
+
 def test_a_task_without_a_module_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_bert)
     (tmp_path / "new.jsonl").write_text('{"id": "1", "input": "x", "task": "trex"}\n', encoding="utf-8")
