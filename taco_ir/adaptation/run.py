@@ -30,7 +30,7 @@ from taco_ir.adaptation.report import (
     write_report,
 )
 from taco_ir.adaptation.settings import DEFAULTS, GROUP, AdaptSettings
-from taco_ir.core.files import InputError, discard, is_leftover, read_json, write_json, writing_folder
+from taco_ir.core.files import InputError, discard, is_leftover, read_json, sweep, write_json, writing_folder
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log, peak_memory, timed
@@ -242,6 +242,7 @@ class Adaptation:
             with writing_folder(model) as part:
                 shutil.copytree(model, part, dirs_exist_ok=True)
                 leave_out(made.dropped, self.settings, model, part)
+        sweep(output)
         self._say(describe_peak(last))
         write_report(made, output)
 

@@ -66,7 +66,9 @@ def claim_output(
                 refuse_foreign()
                 mark.unlink()  # nothing is there that only this command may resume
             raise
-        mark.unlink(missing_ok=True)
+        if resume:
+            with exclusive(mark):  # sweeps what a process left that was killed while it wrote the mark
+                mark.unlink(missing_ok=True)
 
 
 def refuse_other(

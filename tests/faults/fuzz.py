@@ -479,7 +479,7 @@ def frozen(world: Path) -> dict[str, Reader]:
 
     from taco_ir.retrieval.frozen_index import open_frozen_index
 
-    rows, width = 40, 8
+    rows, width = 300, 8  # OPQ is trained on 256 at least
     vectors_ND = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
     folder, docids = world / "indexes", [f"d{row}" for row in range(rows)]
     ids, npy, table = folder / "ids.txt", folder / "vectors.npy", folder / "vectors.parquet"
