@@ -7,6 +7,7 @@ from taco_ir.core import resolve
 
 __version__ = "0.1.0"
 _WHERE = {
+    "adaptation.settings": ("AdaptSettings",),
     "core.files": ("InputError",),
     "core.run_formats": ("read_trec", "write_trec"),
     "core.types": ("EvidenceSet", "Passage", "Query", "Ranking", "Run"),
