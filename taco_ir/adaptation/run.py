@@ -64,7 +64,7 @@ from taco_ir.training.settings import NOTHING
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 
 OWN = ("model", "best", "checkpoints", "log.jsonl", "parameters.json", MADE_OF_FILE, REPORT_FILE, PAGE_FILE)
-MAY_DIFFER = ("device", "output")  # when it is resumed
+MAY_DIFFER = ("device", "output", "log_cosines", "log_dose")  # when it is resumed
 COMPARED = 10  # passages whose vectors are compared
 
 
