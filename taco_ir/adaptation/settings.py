@@ -243,7 +243,10 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> AdaptSettings:
             raise InputError(f"{path}: unknown key {unknown!r}; {suggest(unknown, rules)}")
         values = check_values(found, rules, lambda key: f"{path}: {key}")
     values |= check_values(flags, rules, as_flag)
-    settings = AdaptSettings(**values)
+    try:
+        settings = AdaptSettings(**values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}" if path else str(error)) from error
     for key, goes_with in settings.idle.items():
         if key in flags:  # refused even where the value is the default
             raise InputError(f"{as_flag(key)} goes with {goes_with}; it does nothing here")

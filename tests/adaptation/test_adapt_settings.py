@@ -87,6 +87,12 @@ def test_what_is_not_allowed_is_told(changes: dict[str, Any], message: str) -> N
         AdaptSettings(**{**NEEDED, **changes})
 
 
+def test_a_file_whose_keys_do_not_go_together_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('share = "group"\n')
+    with pytest.raises(InputError, match="run.toml: share is group; groups is needed"):
+        from_flags(FLAGS, tmp_path / "run.toml")
+
+
 def test_an_unknown_key_of_a_file_is_told_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("wdth = 3\n")
     with pytest.raises(InputError, match=r"run.toml: unknown key 'wdth'; did you mean width\?"):
