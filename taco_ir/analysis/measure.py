@@ -23,8 +23,8 @@ from taco_ir.analysis.summary import (
 )
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import generator
+from taco_ir.training.cosines import GradientSketch, compute_cosines
 from taco_ir.training.objectives.base import Objective
-from taco_ir.training.step import GradientSketch, compute_cosines
 from taco_ir.weighting.blocks import Layout
 from taco_ir.weighting.median import Sensitivities, median
 from taco_ir.weighting.taco import SMALLEST_MEDIAN

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, named, read_log, writing
 from taco_ir.core.processes import Progress
+from taco_ir.training.cosines import Cosines
 from taco_ir.training.dose import Dose
-from taco_ir.training.step import Cosines, StepResult
+from taco_ir.training.step import StepResult
 
 LOG_FILE = "log.jsonl"
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from training_runs import TASKS as LOGGED_TASKS
 from training_runs import StopAfter, Stopped, differing, encoder_of, episode, last_checkpoint, logged, real_step, small
 
+from taco_ir.training.cosines import SKETCH_WIDTH, GradientSketch, compute_cosines, pair_cosines
 from taco_ir.training.folder import differing_keys
 from taco_ir.training.log import Reporter, logged_cosines, logged_dose
 from taco_ir.training.loop import Loop
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings
-from taco_ir.training.step import SKETCH_WIDTH, GradientSketch, MultiTaskStep, compute_cosines, pair_cosines
+from taco_ir.training.step import MultiTaskStep
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
