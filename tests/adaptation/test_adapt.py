@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from training_runs import StopAfter, Stopped
-from verbs import call
+from verbs import call, write_lines
 
 from taco_ir.adaptation.report import Report, read_report
 from taco_ir.adaptation.run import adapt
@@ -24,7 +24,7 @@ from taco_ir.encoders.adapters.folder import TENSORS_FILE, read_record
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.retrieval.frozen_index import open_frozen_index
 from taco_ir.retrieval.lucene import start_jvm
-from taco_ir.retrieval.pyserini_bridge import TacoQueryEncoder
+from taco_ir.retrieval.pyserini_bridge import TacoQueryEncoder, run_pyserini
 from taco_ir.training.log import Reporter
 
 Settings = Callable[..., AdaptSettings]
@@ -201,15 +201,34 @@ def test_files_are_enough_without_a_collection(settings: Settings, theirs: Path,
     assert report.frozen.layout == "pyserini"
 
 
-def test_pyserinis_own_searcher_searches_the_old_index_with_what_was_taught(
-    settings: Settings, theirs: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_index_of_pyserini_is_taught_and_searched_by_pyserini(
+    settings: Settings, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Made by its own command with its own encoder, and searched by its own searcher."""
     monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    records = [{"id": p.docid, "title": p.title, "text": p.text} for p in open_collection("sample").passages.read()]
+    source = ["input", "--corpus", str(write_lines(tmp_path / "corpus.jsonl", records)), "--fields", "title", "text"]
+    theirs = tmp_path / "theirs"
+    flags = [
+        "--encoder-class",
+        "auto",
+        "--pooling",
+        "mean",
+        "--l2-norm",
+        "--fields",
+        "title",
+        "text",
+        "--device",
+        "cpu",
+    ]
+    encoder = ["encoder", "--encoder", str(tiny_bert), *flags, "--max-length", "128", "--dimension", "32"]
+    run_pyserini("pyserini.encode", [*source, "output", "--embeddings", str(theirs), "--to-faiss", *encoder])
     start_jvm()
     from pyserini.search.faiss import FaissSearcher
 
-    own = settings(index=str(theirs), share="task", keep_if_better=False)
+    own, before = settings(index=str(theirs), share="task", keep_if_better=False), sha256_file(theirs / "index")
     adapt(own)
+    assert sha256_file(theirs / "index") == before
     model, index = f"{own.output}/model", open_frozen_index(theirs)
     for task in ("nq", "wow"):
         searcher = FaissSearcher(str(theirs), TacoQueryEncoder(model, task=task))
