@@ -7,6 +7,7 @@ are rebuilt once, on opening, into a file without a name. The index itself searc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def _read(file: Path) -> Any:
             f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); floats are needed, not bits"
         )
     try:
-        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC)
+        # IO_FLAG_MMAP, for lists, would end the process where a file is cut short
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:
         raise InputError(
             f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"
@@ -153,11 +155,10 @@ def _labels(file: Path, index: Any) -> Labels | None:
         sizes = [(number, stored.list_size(number)) for number in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
         labels_N = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
-        if np.array_equal(labels_N, np.arange(index.ntotal)):
-            return None
-    if len(labels_N) != index.ntotal or len(np.unique(labels_N)) < len(labels_N):
-        raise InputError(f"{file}: {index.ntotal:,} vectors, but {len(np.unique(labels_N)):,} different ids inside it")
-    return labels_N
+    if (different := len(np.unique(labels_N))) != index.ntotal or len(labels_N) != different:
+        raise InputError(f"{file}: {index.ntotal:,} vectors, but {different:,} different ids inside it")
+    in_order = np.array_equal(labels_N, np.arange(index.ntotal))
+    return None if in_order else labels_N
 
 
 def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, count: int) -> Sequence[str]:
@@ -202,9 +203,10 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
             pass
         return vectors, ""
     keys_N = np.arange(count) if labels_N is None or inner is not index else labels_N
+    losses = list(_losses(file, layers))
     rebuilt = check_finite(file, _rebuilt(file, inner, keys_N), count)
     vectors = keep_on_disk(rebuilt, count, int(index.d))
-    return vectors, "; ".join(filter(None, [*_losses(file, layers), _gap(index, labels_N, vectors)]))
+    return vectors, "; ".join(filter(None, [*losses, _gap(index, labels_N, vectors)]))
 
 
 def _layers(index: Any) -> Iterator[Any]:
@@ -247,21 +249,29 @@ def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
     import faiss
 
     store = layers[-1]
-    for layer in layers:
-        chain = getattr(layer, "chain", None)
+    for layer, below in pairwise(layers):
+        chain, wide = getattr(layer, "chain", None), int(layer.d)
         for step in map(faiss.downcast_VectorTransform, map(chain.at, range(chain.size())) if chain else ()):
+            kind, widths, wide = type(step).__name__, (wide, step.d_in), int(step.d_out)
+            if widths[0] != widths[1] or (hasattr(step, "A") and not _fits(step)):
+                raise InputError(f"{file}: its {kind} does not fit the rest; the file is damaged")
             if hasattr(step, "A") and not _turns(step):
-                raise InputError(
-                    f"{file}: faiss cannot rebuild vectors from its {type(step).__name__}, which scales; {REMEDY}"
-                )
+                raise InputError(f"{file}: faiss cannot rebuild vectors from its {kind}, which scales; {REMEDY}")
             if step.d_out < step.d_in:
-                yield f"{step.d_out} of {step.d_in} dimensions are kept ({type(step).__name__})"
+                yield f"{step.d_out} of {step.d_in} dimensions are kept ({kind})"
+        if wide != below.d:
+            raise InputError(f"{file}: its layers are {wide} and {below.d} wide; the file is damaged")
     width, whole = int(getattr(store, "code_size", 0)), 4 * int(store.d)
     if width < whole:
         bits = getattr(getattr(store, "sq", None), "bits", 0)
         steps = f", each number in {bits} bits" if bits else ""
         codes = f"{width} bytes each instead of {whole}" if width else "codes"
         yield f"vectors are rebuilt from {codes}{steps} ({type(store).__name__})"
+
+
+def _fits(step: Any) -> bool:
+    """Whether a linear transformation has all of its numbers; faiss does not look."""
+    return step.A.size() == step.d_in * step.d_out and (not step.have_bias or step.b.size() == step.d_out)
 
 
 def _turns(step: Any) -> bool:

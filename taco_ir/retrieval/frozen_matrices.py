@@ -25,6 +25,7 @@ from taco_ir.retrieval.frozen_base import (
 from taco_ir.retrieval.vectors import VectorSet
 
 FLOATS = ("float16", "float32", "float64")
+BUFFER = 1 << 20  # bytes of a parquet file read ahead; else all that a million rows have in a column is read at once
 ID_COLUMNS = ("docid", "id", "_id", "docno")
 
 
@@ -69,7 +70,7 @@ def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
     except ImportError as error:
         raise InputError(f"{path}: reading it needs the package `pyarrow` (pip install pyarrow)") from error
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        table = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         schema = table.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a whole parquet file ({abbreviate(str(error))})") from error
