@@ -35,6 +35,11 @@ def parser() -> Parser:
     flags.flag("--task")
     flags.flag("--reader", "a model folder that taco_ir.train wrote with --reading", required=True, metavar="DIR")
     flags.flag("--retriever")
+    flags.flag(
+        "--with-gold",
+        "read a gold passage in place of the last hit where it is no hit: what a reader can do if retrieval is perfect",
+        action="store_true",
+    )
     flags.flag("--hits", f"passages to read for each question [default: {DEFAULT_HITS}]", default=DEFAULT_HITS)
     flags.flag(
         "--output",
@@ -43,7 +48,9 @@ def parser() -> Parser:
     )
     flags.flag("--quiet", "print only the scores, not the answers", action="store_true")
     # the reader reads in batches, whatever retrieves
-    limit_search_flags(flags, ("--quiet", "--format"), [flag for flag in DENSE_FLAGS if flag != "--batch-size"])
+    limit_search_flags(
+        flags, ("--quiet", "--format", "--with-gold"), [flag for flag in DENSE_FLAGS if flag != "--batch-size"]
+    )
     return flags
 
 
@@ -64,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
         for path in named_paths(options.output, topics, NAMED_SUFFIX):
             require_writable(path)
     reader = load_reader(options.reader, options.device, options.batch_size)
-    write = partial(write_answers, output=options.output, overwrite=options.overwrite, name=options.reader)
+    named = {"output": options.output, "overwrite": options.overwrite, "name": options.reader}
+    write = partial(write_answers, **named, with_gold=options.with_gold)
     runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
     if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)

@@ -12,8 +12,11 @@ from taco_ir.core.files import write_json
 from taco_ir.core.outputs import claim_output, refuse_other
 from taco_ir.core.processes import Progress, log
 from taco_ir.core.run_formats import page_run, write_kilt
-from taco_ir.core.types import Passage, Query, Run
+from taco_ir.core.types import Passage, Query, Ranking, Run
 from taco_ir.data.collection import Collection, Topics
+from taco_ir.data.gold import find_positives
+from taco_ir.data.topics import unique
+from taco_ir.reading.answer_spans import answer_forms, find_spans
 from taco_ir.reading.reader import Answer, Reader, mark_span
 from taco_ir.retrieval.choices import model_name
 from taco_ir.retrieval.retrievers import Retriever
@@ -33,13 +36,25 @@ Tell = Callable[[str], object]  # shows an answer with its passage
 
 
 def answer(
-    topics: Topics, retriever: Retriever, reader: Reader, collection: Collection, hits: int, tell: Tell | None
+    topics: Topics,
+    retriever: Retriever,
+    reader: Reader,
+    collection: Collection,
+    hits: int,
+    tell: Tell | None,
+    with_gold: bool = False,
 ) -> Run:
-    """Retrieves `hits` passages for each question and reads them; returns a run of pages with answers."""
+    """Retrieves `hits` passages for each question and reads them; returns a run of pages with answers.
+
+    Args:
+        with_gold: read a gold passage in place of the last hit where none of the hits is the one. The run's pages stay
+            those that were retrieved.
+    """
     run = retriever.search(topics, hits)
+    gold = find_gold(collection, topics.queries) if with_gold else {}
     answers: dict[str, str] = {}
     progress = Progress(f"read {topics.name}", len(topics.queries), "questions")
-    for done, query, found, passages in _read(topics, run, reader, collection):
+    for done, query, found, passages in _read(topics, run, reader, collection, gold):
         answers[query.qid] = found.text if found else ""
         if tell:
             tell(_format_answer(query, found, passages))
@@ -59,17 +74,20 @@ def write_answers(
     output: str | None,
     overwrite: bool,
     name: str,
+    with_gold: bool = False,
 ) -> list[Run]:
     """Answers the questions of each of the topics and writes a KILT file with a record; returns the runs of pages.
 
     Args:
         output: a file, or a folder for several topics; None: default names in `runs`, which are overwritten.
         name: the reader's folder.
+        with_gold: as in `answer`.
 
     Raises:
         InputError: for an output with another provenance (without `overwrite`).
     """
     maker: dict[str, Any] = {"system": retriever.name, "hits": hits, "reader": reader.fingerprint}
+    maker |= {"with_gold": True} if with_gold else {}
     paths = [] if output is None else named_paths(output, topics, NAMED_SUFFIX)
     if not overwrite:
         for each, path in zip(topics, paths, strict=False):  # before an index is built
@@ -88,7 +106,7 @@ def write_answers(
             read = partial(read_record, path)
             claims.enter_context(claim_output(path, record, overwrite or output is None, resume=True, record=read))
         for each, path, record in zip(topics, paths, records, strict=True):
-            runs.append(answer(each, retriever, reader, collection, hits, tell))
+            runs.append(answer(each, retriever, reader, collection, hits, tell, with_gold))
             record_path(path).unlink(missing_ok=True)  # so that answers have their own or none
             write_kilt(runs[-1], each.queries, path)
             write_json(record_path(path), record)
@@ -96,17 +114,39 @@ def write_answers(
     return runs
 
 
+def find_gold(collection: Collection, queries: Sequence[Query]) -> dict[str, str]:
+    """The first gold passage of each question that holds an answer, by qid; the first of all where none does."""
+    sets_of = find_positives(collection.passages, queries)
+    docids_of = {
+        query.qid: unique(docid for own in sets for docid in own)
+        for query, sets in zip(queries, sets_of, strict=True)
+        if sets
+    }
+    passages = collection.passages.get(sorted({docid for docids in docids_of.values() for docid in docids}))
+    answers = {query.qid: answer_forms(query.answers) for query in queries}
+    return {
+        qid: next((docid for docid in docids if find_spans(passages[docid].text, answers[qid])), docids[0])
+        for qid, docids in docids_of.items()
+    }
+
+
 def _read(
-    topics: Topics, run: Run, reader: Reader, collection: Collection
+    topics: Topics, run: Run, reader: Reader, collection: Collection, gold: Mapping[str, str]
 ) -> Iterator[tuple[int, Query, Answer | None, Mapping[str, Passage]]]:
     """Yields the number of questions done, a question, its answer, and the passages of it and its neighbours."""
     for start in range(0, len(topics.queries), AT_ONCE):
         batch = topics.queries[start : start + AT_ONCE]
-        docids = {query.qid: run.rankings[query.qid].docids if query.qid in run.rankings else [] for query in batch}
+        docids = {query.qid: _with_gold(run.rankings.get(query.qid), gold.get(query.qid)) for query in batch}
         passages = collection.passages.get(list(dict.fromkeys(docid for each in docids.values() for docid in each)))
         answers = reader.read([(query.plain_text, [passages[docid] for docid in docids[query.qid]]) for query in batch])
         for done, (query, found) in enumerate(zip(batch, answers, strict=True), start + 1):
             yield done, query, found, passages
+
+
+def _with_gold(ranking: Ranking | None, gold: str | None) -> Sequence[str]:
+    """The hits of a question, with its gold passage, where one is given, as one of them."""
+    docids = ranking.docids if ranking else []
+    return docids if gold is None or gold in docids else [*docids[:-1], gold]
 
 
 def _format_answer(query: Query, found: Answer | None, passages: Mapping[str, Passage]) -> str:

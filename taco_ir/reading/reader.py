@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 READER_FILE = "reader.safetensors"
 TOKENS_AT_ONCE = 4096  # of a batch of inputs
+LOWEST = float(np.finfo(np.float32).min) / 2  # the logit of what can be no answer
 
 
 class ReaderConfig(NamedTuple):
@@ -175,9 +176,24 @@ def compute_logits(
     first_N1, stop_N1 = torch.tensor([[each.first, each.stop] for each in inputs]).T[..., None]
     outside_NL = ((places_L < first_N1) | (places_L >= stop_N1)).to(device)
     layers = dict(head.items())  # type: ignore[operator]
-    lowest = torch.finfo(torch.float32).min / 2
-    spans_NL2 = layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], lowest)
+    spans_NL2 = layers["span"](states_NLH).float().masked_fill(outside_NL[..., None], LOWEST)
     return Logits(spans_NL2[..., 0], spans_NL2[..., 1], layers["passage"](states_NLH[:, 0]).float().squeeze(-1))
+
+
+def join_logits(parts: Sequence[Logits], order: Sequence[int]) -> Logits:
+    """The logits of several batches as those of one, padded to the longest; `order` has the place of each row in it."""
+    import torch
+    from torch.nn.functional import pad as widen
+
+    places = torch.empty(len(order), dtype=torch.long)
+    places[torch.tensor(order)] = torch.arange(len(order))
+    longest = max(part.start_NL.shape[1] for part in parts)
+    starts, ends = (
+        torch.cat([widen(part[side], (0, longest - part[side].shape[1]), value=LOWEST) for part in parts])
+        for side in (0, 1)
+    )
+    found = (starts, ends, torch.cat([part.relevance_N for part in parts]))
+    return Logits(*(each[places.to(each.device)] for each in found))
 
 
 def best_span(start_P: npt.NDArray[np.float32], end_P: npt.NDArray[np.float32], most: int) -> tuple[int, int]:

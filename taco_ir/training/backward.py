@@ -94,13 +94,28 @@ def _restore_order(parts: list[Tensor], order: list[int], model: DualEncoder) ->
 
 def _plan_chunks(model: DualEncoder, texts: Sequence[Text], most: int) -> Iterator[list[int]]:
     """Positions of the texts of each chunk: at most `most` (0: any number), of similar length and one pass key."""
-    tokens = CHUNK_TOKENS.get(model.device.type, CHUNK_TOKENS_ELSEWHERE)
-    fixed = PASS_TOKENS.get(model.device.type, PASS_TOKENS_ELSEWHERE)
     passes = [model.pass_key(text) for text in texts]
     for own in dict.fromkeys(passes):
-        members = sorted((i for i, each in enumerate(passes) if each == own), key=lambda i: -len(texts[i].ids))
-        ends = plan_cuts([len(texts[i].ids) for i in members], most or len(members), tokens, fixed)
-        yield from (members[start:end] for start, end in pairwise([0, *ends]))
+        members = [i for i, each in enumerate(passes) if each == own]
+        for chunk in chunk_by_length([len(texts[i].ids) for i in members], model.device, most):
+            yield [members[place] for place in chunk]
+
+
+def chunk_by_length(lengths: Sequence[int], device: torch.device, most: int = 0) -> list[list[int]]:
+    """Divide texts into chunks of similar length, the longest first, that take a device the least time.
+
+    Args:
+        lengths: tokens of each text.
+        most: texts of a chunk; 0: any number.
+
+    Returns:
+        The places of each chunk's texts in `lengths`.
+    """
+    tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS_ELSEWHERE)
+    fixed = PASS_TOKENS.get(device.type, PASS_TOKENS_ELSEWHERE)
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    ends = plan_cuts([lengths[place] for place in order], most or len(order), tokens, fixed)
+    return [order[start:end] for start, end in pairwise([0, *ends])]
 
 
 def plan_cuts(lengths: Sequence[int], most: int, tokens: int, fixed: int) -> list[int]:

@@ -105,8 +105,8 @@ class TrainingData:
             names = (*self.tasks, *own_reading)
             self.places = {task: Place(self.collection, task, TaskSettings()) for task in names}
         self.reading = self.tasks if reading == ("all",) else own_reading
-        used = dict.fromkeys((*self.tasks, *self.reading))
-        self.corpora = list(dict.fromkeys(self.places[task].collection for task in used)) or [self.collection]
+        self._used = list(dict.fromkeys((*self.tasks, *self.reading)))
+        self.corpora = list(dict.fromkeys(self.places[task].collection for task in self._used)) or [self.collection]
 
     def check_shares(self, batch: BatchSettings) -> None:
         """Raise InputError for shares of a batch that do not fit the tasks."""
@@ -298,22 +298,25 @@ class TrainingData:
 
     def _examples(self, task: str) -> list[TrainExample]:
         if task not in self._read:
-            held_out = set[str]()
-            if self.validation.validate_on == "train" and task in self._validated:
-                held_out = {plain_text(query.text) for query in self._validated[task].queries}  # under whatever ids
             collection, name, _ = self.places[task]
             found = read_sampled_examples(
-                collection, name, self.run.max_examples, self.run.seed, self.run.train_share, held_out
+                collection, name, self.run.max_examples, self.run.seed, self.run.train_share, self.held_out(task)
             )
             self._read[task] = found if name == task else [example._replace(task=task) for example in found]
         return self._read[task]
 
+    def held_out(self, task: str) -> set[str]:
+        """Texts of a task's train queries that validation uses and training leaves out, under whatever ids."""
+        if self.validation.validate_on != "train" or task not in self._validated:
+            return set()
+        return {plain_text(query.text) for query in self._validated[task].queries}
+
     @cached_property
     def _validated(self) -> dict[str, Topics]:
-        """The queries of each task that validation ranks for. Training leaves them out."""
+        """The queries of each task that validation ranks for or reads. Training leaves them out."""
         split, most = self.validation.validate_on, self.validation.pool_queries
         found = {}
-        for task in self.tasks:
+        for task in self._used:
             collection, name, _ = self.places[task]
             if topics := sample_queries(collection, name, split, most, self.run.seed):
                 found[task] = topics
@@ -325,7 +328,7 @@ class TrainingData:
     def validates(self) -> bool:
         """Whether any task has topics of the split that validation uses."""
         split = self.validation.validate_on
-        places = [self.places[task] for task in self.tasks]
+        places = [self.places[task] for task in self._used]
         return any(TopicsName(own.task, split) in own.collection.topics_names for own in places)
 
     @cached_property
@@ -352,8 +355,10 @@ class TrainingData:
         return found
 
     def pools_of(self, collection: Collection) -> list[Pool]:
-        """The validation pools of tasks of one collection."""
-        return [pool for pool in self.pools if self.places[pool.task].collection is collection]
+        """The validation pools of tasks of retrieval of one collection."""
+        return [
+            pool for pool in self.pools if pool.task in self.tasks and self.places[pool.task].collection is collection
+        ]
 
 
 def _mining_settings(source: NegativeSettings) -> MiningSettings:

@@ -20,10 +20,12 @@ from taco_ir.reading.reader import (
     ReaderConfig,
     ReaderInput,
     compute_logits,
+    join_logits,
     load_head,
     new_head,
     save_head,
 )
+from taco_ir.training.backward import chunk_by_length
 from taco_ir.training.encoder import DualEncoder, Text
 from taco_ir.training.objectives.heads import MLM_FILE, MaskedLanguageHead, save_head_file, word_embeddings
 from taco_ir.training.objectives.masking import MASKS, Vocabulary, label_rows, token_ids, vocabulary_of
@@ -104,8 +106,14 @@ class SharedEncoder(DualEncoder):
         return self.mlm(states_BLH, labels_BL, word_embeddings(self.backbone("passage")))[:, None]  # type: ignore[no-any-return]
 
     def logits(self, inputs: Sequence[ReaderInput]) -> Logits:
+        """The head's logits of N inputs, computed in chunks of similar length and padded to the longest."""
         assert self.reader is not None
-        return compute_logits(self.backbone("passage"), self.reader, inputs, self.device, self._marks["passage"])
+        backbone, marks = self.backbone("passage"), self._marks["passage"]
+        chunks = chunk_by_length([len(each.ids) for each in inputs], self.device)
+        parts = [
+            compute_logits(backbone, self.reader, [inputs[i] for i in chunk], self.device, marks) for chunk in chunks
+        ]
+        return join_logits(parts, [i for chunk in chunks for i in chunk])
 
     def as_reader(self) -> Reader:
         """A reader with these weights, which it leaves in evaluation mode."""

@@ -109,7 +109,7 @@ class PoolValidation:
     `macro` is the mean over all of them.
 
     Args:
-        corpora: pools and passages by docid of each collection.
+        corpora: pools and passages by docid of each collection; empty for a model that reads alone.
         questions: of reading tasks; None for a model that does not read.
     """
 
@@ -124,14 +124,14 @@ class PoolValidation:
         self._model = model
         self._corpora = corpora
         self._questions = questions
-        reads = "" if questions is None else ", EM of reading"
         has_pages = any(docid != each.page for _, passages in corpora for docid, each in passages.items())
-        self.what = f"{'page ' * has_pages}R-precision in the validation pools{reads}"
+        ranks = [f"{'page ' * has_pages}R-precision in the validation pools"] if corpora else []
+        self.what = ", ".join([*ranks, *(["EM of reading"] if questions is not None else [])])
 
     def __call__(self) -> dict[str, float]:
-        encoder, scores = self._model.as_text_encoder(), dict[str, float]()
+        scores = dict[str, float]()
         for pools, passages in self._corpora:
-            scores |= validate(encoder, pools, passages)
+            scores |= validate(self._model.as_text_encoder(), pools, passages)
         if self._questions:
             reader = cast("SharedEncoder", self._model).as_reader()
             for task, read, golds in self._questions:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import beir
 from safetensors.torch import load_file
-from small_steps import encoder
+from small_steps import SMALL, encoder
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
-from verbs import query, write_lines
+from verbs import passage, query, write_collection, write_lines
 
 from taco_ir import answer, evaluate
 from taco_ir import train as verb
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_run
-from taco_ir.core.types import Passage, Run
+from taco_ir.core.types import Passage, Ranking, Run
 from taco_ir.data.collection import Topics, open_collection
 from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.text_encoder import load_encoder
@@ -44,10 +44,16 @@ from taco_ir.reading.reader import (
     save_head,
 )
 from taco_ir.retrieval.choices import model_name
+from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.training import backward
+from taco_ir.training.backward import chunk_by_length
+from taco_ir.training.base_model import start_encoder
 from taco_ir.training.objectives.reading import Placed, reader_loss
+from taco_ir.training.sampling import read_stream
+from taco_ir.training.shared_encoder import SharedEncoder
 
 READING = "--tasks none --reading nq --query-length 16 --passage-length 40 --reading-batch 6 --reading-negatives 2"
-READING += " --checkpoint-every 2 --steps 6"
+READING += " --checkpoint-every 2 --steps 6 --pool-hard 0 --pool-random 9"
 LONGER = ("--steps", "80", "--learning-rate", "5e-3", "--checkpoint-every", "80")
 LIMITS = ReaderConfig(question=8, passage=40, answer=5)
 
@@ -143,6 +149,32 @@ def test_only_tokens_of_the_passage_can_be_answers_and_padding_changes_nothing(t
         assert float(together.relevance_N[row]) == pytest.approx(float(alone.relevance_N[0]), abs=1e-5)
 
 
+def test_chunks_of_a_batch_have_the_logits_and_gradients_of_the_whole(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk is padded to its own longest input, and the rows come back in the order of the batch."""
+    settings = SMALL.replace(tasks=("none",), reading=("nq",), query_length=8, passage_length=60)
+    model = start_encoder(settings, tiny_bert, [])
+    assert isinstance(model, SharedEncoder)
+    passages = [Passage(f"{n}#0", str(n), "House", "in Rome " * words) for n, words in enumerate((3, 24, 1, 12, 7))]
+    inputs, placed = model.inputs("which city", passages), [Placed(0, 2, [(6, 6)]), Placed(2, 5, [(6, 6)])]
+    found = []
+    sizes: list[list[int]] = []
+    for tokens in (1 << 20, 40):
+        with monkeypatch.context() as patch:
+            patch.setitem(backward.CHUNK_TOKENS, "cpu", tokens)
+            patch.setitem(backward.PASS_TOKENS, "cpu", tokens)
+            sizes.append(list(map(len, chunk_by_length([len(each.ids) for each in inputs], model.device))))
+            logits = model.logits(inputs)
+        model.zero_grad()
+        reader_loss(logits, placed).backward()
+        found.append((*logits, *(p.grad for _, p in model.trained_parameters() if p.grad is not None)))
+    assert sizes[0] == [5] and len(sizes[1]) > 2
+    assert len(found[0]) == len(found[1]) > 3
+    for whole, chunks in zip(*found, strict=True):
+        assert torch.allclose(whole, chunks, rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_is_kept_with_its_limits_and_fits_its_backbone_only(tmp_path: Path) -> None:
     head = new_head(8)
     save_head(head, LIMITS, tmp_path)
@@ -210,6 +242,17 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     assert logged(tmp_path / "whole") == logged(tmp_path / "stopped")
 
 
+def test_a_reader_that_is_trained_alone_is_validated(cities: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    """On held-out train questions, which no batch has, and the best model is kept."""
+    flags = ["--validate-on", "train", "--pool-queries", "3", "--validate-every", "20", "--learning-rate", "5e-3"]
+    train(cities, tiny_bert, tmp_path, *flags, "--steps", "60", "--checkpoint-every", "60")
+    curve = [(line["step"], line["validation"]) for line in logged(tmp_path) if "validation" in line]
+    assert [step for step, _ in curve] == [0, 20, 40, 60]
+    assert all(scores.keys() == {"nq reading", "macro"} for _, scores in curve)
+    assert curve[0][1]["macro"] < max(scores["macro"] for _, scores in curve)
+    assert (tmp_path / "best").is_dir() and read_stream(tmp_path / "model").position("nq").size == 18 - 3
+
+
 def test_parts_of_a_batch_give_its_gradient(cities: Path, tiny_bert: Path, tmp_path: Path) -> None:
     """Without dropout, a batch computed in three parts has the loss and gradient of the whole, up to rounding."""
     for parts in ("1", "3"):
@@ -246,6 +289,47 @@ def test_answer_prints_writes_and_scores(
     capsys.readouterr()
     answer.main([*argv, "--query", "in which city is house number 1"])
     assert "[[" in capsys.readouterr().out
+
+
+class Rivers(Retriever):
+    """Finds the same two passages for every question, neither of which holds an answer."""
+
+    name = "rivers"
+    inputs: ClassVar = {}
+
+    def search(self, topics: Topics, hits: int) -> Run:
+        found = Ranking.of(["N0#0", "N1#0"], [2, 1]).top(hits)
+        return Run({query.qid: found for query in topics.queries})
+
+
+def test_a_gold_passage_is_read_where_none_is_found(
+    reader: Path, cities: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of the last hit; the pages that are written stay those that were found, and the record says so."""
+    collection, loaded = open_collection(str(cities)), load_reader(str(reader))
+    topics, seen = collection.topics("nq-dev"), []
+    read = loaded.read
+    monkeypatch.setattr(loaded, "read", lambda asked: seen.append(asked) or read(asked))
+    runs = {gold: answering.answer(topics, Rivers(), loaded, collection, 2, None, gold) for gold in (False, True)}
+    docids = [[[passage.docid for passage in passages] for _, passages in asked] for asked in seen]
+    assert docids == [[["N0#0", "N1#0"]] * 6, [["N0#0", f"P{n}#0"] for n in range(6)]]
+    right = [sum(runs[gold].answers[f"q{n}"] == city for n, city in enumerate(CITIES)) for gold in (False, True)]
+    assert right[0] == 0 and right[1] >= 4
+    assert {tuple(ranking.docids) for ranking in runs[True].rankings.values()} == {("N0", "N1")}
+    monkeypatch.chdir(tmp_path)
+    argv = ["--collection", str(cities), "--topics", "nq-dev", "--model", str(reader), "--reader", str(reader)]
+    answer.main([*argv, "--hits", "1", "--with-gold", "--quiet", "--output", "gold.jsonl"])
+    assert json.loads((tmp_path / "gold.jsonl.json").read_text())["with_gold"] is True
+    with pytest.raises(InputError, match=r"gold.jsonl exists and was made otherwise \(with_gold is True"):
+        answer.main([*argv, "--hits", "1", "--quiet", "--output", "gold.jsonl"])
+
+
+def test_of_several_gold_passages_the_first_that_holds_an_answer_is_read(tmp_path: Path) -> None:
+    passages = [passage(f"{n}#0", text) for n, text in enumerate(("the house is old", "it is in x", "x it is"))]
+    asked = [query("a", "where", ["0#0", "1#0"], ["2#0"]), query("b", "who", ["0#0"]), query("gone", "what", ["9#0"])]
+    folder = write_collection(tmp_path / "mine", passages, {"nq-dev": asked})
+    collection = open_collection(str(folder))
+    assert answering.find_gold(collection, collection.topics("nq-dev").queries) == {"a": "1#0", "b": "0#0"}
 
 
 @pytest.fixture

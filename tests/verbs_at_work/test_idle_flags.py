@@ -29,7 +29,7 @@ IDLE = {
     "answer": {
         "--reader r --topics t": "--task --overwrite",
         "--reader r --topics t --output o --retriever bm25": f"--task {OF_MODEL.replace('--batch-size ', '')}",
-        "--reader r --query q": "--output --overwrite --quiet --format",
+        "--reader r --query q": "--output --overwrite --quiet --format --with-gold",
     },
     "evaluate": {
         "r --topics t": "--seed",

@@ -16,6 +16,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.hashes import hash_names
 from taco_ir.core.processes import log
 from taco_ir.data.examples import sample_examples
+from taco_ir.data.topics import plain_text
 from taco_ir.reading.answer_spans import ReadingData, Span, read_reading_data
 from taco_ir.reading.reader import InputBuilder, Logits, ReaderInput
 from taco_ir.training.backward import seed_dropout
@@ -90,8 +91,10 @@ def readable_queries(data: TrainingData, inputs: InputBuilder) -> dict[str, set[
     found = {}
     for task in (task for task in data.reading if task not in data.tasks):
         place = data.places[task]
-        whole = readable(read_reading_data(place.collection, place.task), inputs, place.collection).examples
-        drawn = sample_examples(whole, data.run.max_examples, data.run.seed, task, data.run.train_share)
+        whole, held_out = read_reading_data(place.collection, place.task), data.held_out(task)
+        left = whole._replace(examples=[each for each in whole.examples if plain_text(each.text) not in held_out])
+        examples = readable(left, inputs, place.collection).examples
+        drawn = sample_examples(examples, data.run.max_examples, data.run.seed, task, data.run.train_share)
         found[task] = {example.qid for example in drawn}
     return found
 
