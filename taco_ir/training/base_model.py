@@ -73,6 +73,8 @@ def start_encoder(
         model.set_dropout(encoder.dropout)
     if settings.optimiser.gradient_checkpointing:
         model.checkpoint_gradients()
+    if settings.optimiser.precision == "bf16" and run.device == "cpu":
+        model.use_plain_attention()
     refuse_not_finite(model, folder)
     probe_adapters(model)
     return model

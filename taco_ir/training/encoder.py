@@ -178,6 +178,15 @@ class DualEncoder(nn.Module):
             elif isinstance(getattr(module, "dropout", None), float):
                 setattr(module, "dropout", share)  # noqa: B010  (T5's attention keeps a number; typed as a module)
 
+    def use_plain_attention(self) -> None:
+        """Compute attention as products and a softmax, not by torch's fused kernel, if the backbones use that.
+
+        In bfloat16 on a CPU the gradient of the fused kernel is slow: with it a step takes a third longer.
+        """
+        for backbone in map(self.backbone, self.towers):
+            if backbone.config._attn_implementation == "sdpa":  # it has no public name
+                backbone.set_attn_implementation("eager")
+
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         for name in self.towers:

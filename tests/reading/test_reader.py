@@ -216,7 +216,7 @@ def test_a_trained_reader_answers(reader: Path, cities: Path) -> None:
 
 
 def test_the_loss_falls(reader: Path) -> None:
-    losses = [line["loss"]["nq"] for line in logged(reader.parent)]
+    losses = [line["loss"]["nq"] for line in logged(reader.parent) if "loss" in line]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 3
 
 
@@ -257,7 +257,8 @@ def test_parts_of_a_batch_give_its_gradient(cities: Path, tiny_bert: Path, tmp_p
     """Without dropout, a batch computed in three parts has the loss and gradient of the whole, up to rounding."""
     for parts in ("1", "3"):
         train(cities, tiny_bert, tmp_path / parts, "--dropout", "0", "--accumulate", parts)
-    for one, three in zip(logged(tmp_path / "1"), logged(tmp_path / "3"), strict=True):
+    steps = ([line for line in logged(tmp_path / parts) if "loss" in line] for parts in ("1", "3"))
+    for one, three in zip(*steps, strict=True):
         for figure in ("loss", "gradient_norm"):
             assert one[figure]["nq"] == pytest.approx(three[figure]["nq"], rel=1e-3)
 

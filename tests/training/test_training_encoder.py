@@ -55,6 +55,35 @@ def copied(source: Path, target: Path, **config: Any) -> Path:
     return target
 
 
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_attention_in_bf16_on_a_processor_is_plain_and_the_same(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base, values = FORMS[name]
+    folder = request.getfixturevalue(base)
+    fused, plain = (
+        start_encoder(SMALL.replace(**values, precision=precision), folder, ["nq"]) for precision in ("float32", "bf16")
+    )
+    for model, attention in ((fused, "sdpa"), (plain, "eager")):
+        assert {model.backbone(tower).config._attn_implementation for tower in model.towers} == {attention}
+    plain.load_state_dict(fused.state_dict())
+    texts = fused.tokenize_passages(PASSAGES[:5])
+    found = [model(texts) for model in (fused, plain)]
+    for vectors_BD in found:
+        vectors_BD.pow(2).sum().backward()
+    assert torch.allclose(*found, atol=1e-5)
+    theirs = dict(plain.named_parameters())
+    for param_name, param in fused.named_parameters():
+        if param.grad is not None:
+            other = theirs[param_name].grad
+            assert other is not None and torch.allclose(
+                *(grad.to_dense() if grad.is_sparse else grad for grad in (param.grad, other)), rtol=1e-3, atol=1e-4
+            ), param_name
+    plain.save(tmp_path / "saved")
+    again = start_encoder(SMALL.replace(pooling=None), tmp_path / "saved", ["nq"])
+    assert again.backbone("passage").config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_a_saved_encoder_gives_the_same_vectors(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     base, values = FORMS[name]
