@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.settings import OPTIONS, RANGES, WORDS, check_value, parse_option
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
+from taco_ir.studies.conditions import read_study
 from taco_ir.training.flags import PRESETS, SPAN_KEYS, TITLES, TRAIN, add_flags, given_flags, read_settings, shipped
 from taco_ir.training.folder import MAY_DIFFER, differing_keys, load_settings, save_settings
 from taco_ir.training.settings import (
@@ -35,6 +37,7 @@ from taco_ir.training.settings import (
 from taco_ir.weighting import WEIGHTINGS
 
 NEEDED = {"model": "m", "output": "o"}
+ROOT = Path(__file__).resolve().parents[2]
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.one_of(st.booleans(), st.integers(-9, 9), FLOATS, st.sampled_from(["exact", "a b"]))
 SCALAR_OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "importance"]), SCALARS)
@@ -387,6 +390,16 @@ def test_the_dpr_preset() -> None:
     assert_set(config, untied=True, prompts=False, negatives="bm25", hard_negatives=1)
     assert_set(config, batch_size=128, learning_rate=1e-5, dropout=0.1, epochs=1)
     assert TrainSettings(**config.flat()) == config
+
+
+def test_the_shipped_reader_is_that_of_the_study() -> None:
+    """With the length that its conditions give on the command line."""
+    study = tomllib.loads((ROOT / "runs" / "reading" / "train.toml").read_text(encoding="utf-8"))
+    config = read_settings(Path("reader"), NEEDED)
+    del study["prompts"], study["validate_on"], study["keep_checkpoints"]  # of retrieval, of studies, of small disks
+    assert_set(config, **{key: tuple(value) if isinstance(value, list) else value for key, value in study.items()})
+    conditions = read_study(ROOT / "runs" / "reading" / "conditions.toml").conditions
+    assert f"--tasks none --steps {config.optimiser.steps}" in conditions["reader"].commands[0]
 
 
 # mistakes
