@@ -35,6 +35,7 @@ PRETRAIN = "--collection c --model {model} --pooling first --output out --steps 
 READ = "--collection c --tasks none --reading nq --model {model} --output out --steps 2"
 SEARCH = "--collection c --topics nq-dev --model {model} --pooling first"
 C = " --collection c"
+ADAPT = "--model {model} --pooling first --topics nq-train --output out" + C
 EXPORT = "--model {model} --pooling first --output out" + C
 
 
@@ -154,6 +155,7 @@ CASES = {
         "push {model} org/name", "no token for .*: run `hf auth login`, or set HF_TOKEN", logged_out
     ),
     "pull: output": Case("pull org/name --output kept", "--output kept is a file", file("kept")),
+    "adapt: index": Case(f"adapt {ADAPT} --index nowhere", "--index nowhere: there is nothing"),
     "leaderboard: output": Case("leaderboard study --output kept", "--output kept exists", file("kept")),
     "leaderboard: systems": Case("leaderboard study --without nobody", "no system matches 'nobody'"),
     "leaderboard: measure": Case("leaderboard study --measures nonsense", "nonsense"),
