@@ -71,8 +71,13 @@ def main(argv: Sequence[str]) -> None:
         for path in named_paths(options.output, topics, NAMED_SUFFIX):
             require_writable(path)
     reader = load_reader(options.reader, options.device, options.batch_size)
-    named = {"output": options.output, "overwrite": options.overwrite, "name": options.reader}
-    write = partial(write_answers, **named, with_gold=options.with_gold)
+    write = partial(
+        write_answers,
+        output=options.output,
+        overwrite=options.overwrite,
+        name=options.reader,
+        with_gold=options.with_gold,
+    )
     runs = write(topics, retriever, reader, collection, options.hits, None if options.quiet else print)
     if judged := [pair for pair in zip(topics, runs, strict=True) if pair[0].has_gold]:
         scored, judged_runs = zip(*judged, strict=True)

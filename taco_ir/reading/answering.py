@@ -87,7 +87,7 @@ def write_answers(
         InputError: for an output with another provenance (without `overwrite`).
     """
     maker: dict[str, Any] = {"system": retriever.name, "hits": hits, "reader": reader.fingerprint}
-    maker |= {"with_gold": True} if with_gold else {}
+    maker["with_gold"] = with_gold or None  # records that were made before it have none
     paths = [] if output is None else named_paths(output, topics, NAMED_SUFFIX)
     if not overwrite:
         for each, path in zip(topics, paths, strict=False):  # before an index is built

@@ -33,7 +33,7 @@ from taco_ir.training.schedules import Plan, Schedule, ScheduledTask, count_epoc
 from taco_ir.training.settings import NOTHING, NegativeSettings, TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
-from taco_ir.training.validation import PoolValidation, Validation, read_questions
+from taco_ir.training.validation import Pool, PoolValidation, Validation, read_questions
 
 
 def train(settings: TrainSettings, overwrite: bool = False) -> Path:
@@ -130,8 +130,7 @@ class Training:
             work.readable = readable_queries(data, encoder.inputs)
         self._claim()
         work.negatives = data.load_negatives(settings.negatives, folder, model, work.readable)
-        validation: Validation | None = make_validation(work, settings.validation.validate_on)
-        validated = validation is not None
+        pools = data.pools
         trim_jvm()
         objectives = [each for kind in settings.objectives.kinds for each in resolve(OBJECTIVES[kind]).of(work)]
         step, plan = make_step(settings, encoder, objectives, before.steps)
@@ -144,7 +143,8 @@ class Training:
         more = step.weighting.extra_bytes(sum(param.numel() for param in step.params), len(objectives), **options)
         schedule, weighting = settings.objectives.schedule, settings.weighting.weighting
         more += step.dose.extra_bytes
-        data.say(announce(objectives, plan, schedule, settings.optimiser, weighting, more, validated))
+        validation: Validation | None = make_validation(work, pools, settings.validation.validate_on)
+        data.say(announce(objectives, plan, schedule, settings.optimiser, weighting, more, validation is not None))
         validation = validation or next((measured for each in objectives if (measured := each.validation())), None)
         if self._anew:
             self._make_way(settings.negatives, folder)
@@ -201,7 +201,7 @@ def make_step(
     return MultiTaskStep(model, objectives, weighting, schedule, *logs), plan
 
 
-def make_validation(work: Work, split: str) -> PoolValidation | None:
+def make_validation(work: Work, pools: Sequence[Pool], split: str) -> PoolValidation | None:
     """Measures how queries that are held out rank in pools, and the answers to those of reading tasks.
 
     None where no task has any.
@@ -209,9 +209,9 @@ def make_validation(work: Work, split: str) -> PoolValidation | None:
     data, questions = work.data, None
     if data.reading:
         negatives, questions = work.objectives.reading_negatives, []
-        for pool in (pool for pool in data.pools if pool.task in data.reading):
+        for pool in (pool for pool in pools if pool.task in data.reading):
             collection, name, _ = data.places[pool.task]
             found = read_questions(collection, [pool._replace(task=name)], split, negatives, work.run.seed)
             questions += [each._replace(task=pool.task) for each in found]
-    corpora = [(pools, work.texts_of(each).passages) for each in data.corpora if (pools := data.pools_of(each))]
+    corpora = [(own, work.texts_of(each).passages) for each in data.corpora if (own := data.pools_of(each))]
     return PoolValidation(work.encoder, corpora, questions) if corpora or questions else None

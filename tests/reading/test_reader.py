@@ -321,7 +321,7 @@ def test_a_gold_passage_is_read_where_none_is_found(
     argv = ["--collection", str(cities), "--topics", "nq-dev", "--model", str(reader), "--reader", str(reader)]
     answer.main([*argv, "--hits", "1", "--with-gold", "--quiet", "--output", "gold.jsonl"])
     assert json.loads((tmp_path / "gold.jsonl.json").read_text())["with_gold"] is True
-    with pytest.raises(InputError, match=r"gold.jsonl exists and was made otherwise \(with_gold is True"):
+    with pytest.raises(InputError, match=r"gold.jsonl exists and was made otherwise \(with_gold is true, not null\)"):
         answer.main([*argv, "--hits", "1", "--quiet", "--output", "gold.jsonl"])
 
 
