@@ -104,8 +104,8 @@ def _read(file: Path) -> Any:
             f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); floats are needed, not bits"
         )
     try:
-        # IO_FLAG_MMAP, for lists, would end the process where a file is cut short
-        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        # lists are read whole: a map of lists that are cut short ends the process, or gives any numbers
+        index = faiss.read_index(str(file), 0 if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, MemoryError) as error:
         raise InputError(
             f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"

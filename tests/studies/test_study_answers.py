@@ -48,6 +48,7 @@ JOINT = "--reading nq --self-supervised mlm --reading-batch 2 --passage-batch 2 
 JOINT += " --pool-hard 0 --pool-queries 2 --pool-random 3"
 MINE = "--source {out}/model --collection {collection} --tasks nq --depth 5 --keep 3"
 READ = f"--tasks none --reading nq {OF_RUN} --model {{tiny}} --reading-batch 2 --reading-negatives 1 --steps 2"
+READ += " --pool-hard 0 --pool-queries 2 --pool-random 3"
 STUDY = f"""
 name = "answers"
 models = ["tiny"]
