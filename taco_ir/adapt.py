@@ -15,10 +15,10 @@ from taco_ir.core.settings import add_flag, given_values, rules_of, with_default
 def parser() -> Parser:
     flags = Parser(
         "adapt",
-        "Teach tasks to the query side of a frozen encoder, against an index that stays as it is. A small module on "
+        "Teach tasks to the query side of a frozen encoder, against an index that stays as it is. A small adapter on "
         "the queries (an adapter, LoRA, prompts) is trained with all passages of the index as negatives; no passage is "
         "read or encoded, none is mined. Held-out queries, ranked in the whole index, choose the best step, and tasks "
-        "that the module does not help keep the model as it was. What was stopped continues with the same command. "
+        "that the adapter does not help keep the model as it was. What was stopped continues with the same command. "
         "All keys can stand in a TOML file (--config); flags override it. "
         "Many processes: torchrun -m taco_ir.adapt ...",
         ("--overwrite", "--format"),

@@ -1,4 +1,4 @@
-"""The encoder of an adaptation: a frozen backbone, a module on its queries, and passages that go through it alone."""
+"""The encoder of an adaptation: a frozen backbone, an adapter on its queries, and passages that go through it alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from taco_ir.training.settings import AdapterSettings, EncoderSettings
 
 
 def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Path | None = None) -> DualEncoder:
-    """The model that the settings name, or a checkpoint made of it, with modules on the queries of `tasks`.
+    """The model that the settings name, or a checkpoint made of it, with adapters on the queries of `tasks`.
 
     What it says of passages is kept, so their vectors are those of the index.
 
     Raises:
-        InputError: for a model that cannot have such modules, or has one for a task already.
+        InputError: for a model that cannot have such adapters, or has one for a task already.
     """
     base = ModelFolder.find(settings.model)
     folder = ModelFolder(checkpoint) if checkpoint else base
@@ -38,7 +38,7 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
         adapters = _as_before(settings, base.record, tasks)
     if backbone.is_untied:
         raise InputError(
-            f"--model {base}: two towers; a module goes on one backbone; give the encoder of queries alone, with an"
+            f"--model {base}: two towers; an adapter goes on one backbone; give the encoder of queries alone, with an"
             " index that says nothing of its encoder"
         )
     try:
@@ -47,15 +47,15 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
         config = _config(settings, base_config(_own_pooling(settings, checkpoint), folder.path, limit), tasks, limit)
         if config.roles != NONE:
             raise InputError(
-                f"--model {base}: it marks roles ({config.roles}); a module takes a backbone that does not"
+                f"--model {base}: it marks roles ({config.roles}); an adapter takes a backbone that does not"
             )
-        torch.manual_seed(settings.seed)  # for new modules
+        torch.manual_seed(settings.seed)  # for new adapters
         model = DualEncoder(backbone.path, config, False)
         owners = list(dict.fromkeys(settings.group_of[task] for task in tasks)) if settings.share == GROUP else tasks
-        modules, record = build_adapters(
+        made, record = build_adapters(
             adapters, settings.model, model.backbone("passage"), folder.path, backbone.path, owners
         )
-        model.attach_adapters(modules, _with_tasks(settings, record, tasks))
+        model.attach_adapters(made, _with_tasks(settings, record, tasks))
         check_positions(model, limit)
         model.to(torch.device(settings.device))
         if settings.dropout >= 0:
@@ -69,7 +69,7 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
 
 
 def _as_before(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterSettings:
-    """Settings of modules like those that the model has. Raises: InputError where it can have no more of the kind."""
+    """Settings of adapters like those that the model has. Raises: InputError where it can have no more of the kind."""
     what = f"--model {settings.model}: it has adapters of its own"
     if record.roles != "task-frozen" or settings.share == ONE:
         raise InputError(
@@ -103,7 +103,7 @@ def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], 
 
 
 def _with_tasks(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[str]) -> AdapterRecord:
-    """The record with the tasks that share a module."""
+    """The record with the tasks that share an adapter."""
     if settings.share == ONE:
         return replace(record, tasks=tuple(tasks))
     if settings.share == GROUP:
@@ -117,7 +117,7 @@ def _in_own_words(text: str) -> str:
     return text
 
 
-def without_modules(model: DualEncoder) -> TextEncoder:
+def without_adapters(model: DualEncoder) -> TextEncoder:
     """The encoder as it was before it was taught, with the same weights in memory."""
     encoder = model.as_text_encoder()
     assert encoder.record is not None
@@ -128,7 +128,7 @@ def without_modules(model: DualEncoder) -> TextEncoder:
 def leave_out(tasks: Sequence[str], settings: AdaptSettings, source: Path, target: Path) -> None:
     """Write the adapters' record and tensors of `source` to `target`, for all tasks but these.
 
-    Queries of these go through the model as it was before, and modules that no task uses any more are not written.
+    Queries of these go through the model as it was before, and adapters that no task uses any more are not written.
     """
     record, tensors = read_record(source), read_safetensors(source / TENSORS_FILE)
     lent = {**record.lent, **dict.fromkeys(tasks, BARE)}

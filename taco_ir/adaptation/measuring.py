@@ -55,7 +55,7 @@ class Ruler:
 
 
 class IndexValidation:
-    """Measures held-out queries in the whole index while a module trains; `macro` is the mean over tasks."""
+    """Measures held-out queries in the whole index while an adapter trains; `macro` is the mean over tasks."""
 
     keeps_best = True
 

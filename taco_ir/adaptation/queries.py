@@ -85,7 +85,7 @@ class TaskQueries:
 
     Attributes:
         train: those to learn from.
-        choose, report: held-out ones, which choose the best step and whether the module is kept, and which are
+        choose, report: held-out ones, which choose the best step and whether the adapter is kept, and which are
             reported; `report` are `choose` where there are too few for both.
         dropped: queries that share a page with held-out ones, which are not used.
     """

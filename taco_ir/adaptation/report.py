@@ -1,7 +1,7 @@
 """What an adaptation changed: per task before and after on held-out queries, tested in pairs, and what was kept.
 
 `report.json` is the record, `report.md` the same for readers. Queries that are reported chose neither the step nor
-which tasks keep the module, where a task has enough of them for both.
+which tasks keep the adapter, where a task has enough of them for both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, witho
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.md"
 MADE_OF_FILE = "made_of.json"  # settings and hashes of what is given, written when an adaptation begins
-MODULE = "module"
+ADAPTER = "adapter"
 ADVICE = "remove it and run the same command again"
 
 
@@ -28,11 +28,11 @@ class TaskReport(NamedTuple):
     Attributes:
         train: queries that were learnt from.
         queries: reported ones.
-        before, module: the mean score of the model as it was, and with the module.
+        before, adapted: the mean score of the model as it was, and with the adapter.
         low, high: 95 % bootstrap interval of the difference.
         p_holm: of the paired randomisation test, after Holm's correction.
-        chosen_by: the difference on the queries that decide whether the module is kept.
-        kept: whether queries of the task go through the module.
+        chosen_by: the difference on the queries that decide whether the adapter is kept.
+        kept: whether queries of the task go through the adapter.
         bm25: BM25's score; None where it was not searched.
     """
 
@@ -41,7 +41,7 @@ class TaskReport(NamedTuple):
     train: int
     queries: int
     before: float
-    module: float
+    adapted: float
     low: float
     high: float
     p_holm: float
@@ -51,12 +51,12 @@ class TaskReport(NamedTuple):
 
     @property
     def difference(self) -> float:
-        return self.module - self.before
+        return self.adapted - self.before
 
     @property
     def after(self) -> float:
         """The score of the model that is written."""
-        return self.module if self.kept else self.before
+        return self.adapted if self.kept else self.before
 
 
 class IndexFacts(NamedTuple):
@@ -75,7 +75,7 @@ class Report(NamedTuple):
     Attributes:
         tasks: empty where no query is held out.
         macro: of all tasks, where there are several of one measure.
-        steps, best_step: steps made, and the one whose module was kept.
+        steps, best_step: steps made, and the one whose adapter was kept.
         trained, backbone: numbers that were trained, and those of the backbone.
         seconds, peak_bytes: time and memory of the last process that worked on it.
         notes: sentences for readers.
@@ -113,7 +113,7 @@ def compare_tasks(
         measure, values = next(iter(scores.by_query.items()))
         old = before[task].by_query[measure]
         assert values is not None and old is not None
-        differences[task] = {Column(MODULE, "", str(measure)): paired_differences(values, old)}
+        differences[task] = {Column(ADAPTER, "", str(measure)): paired_differences(values, old)}
     compared = {each.topics: each for each in compare(differences, list(differences), (), seed)}
     old_means, new_means, bm25_means = means_of(before), means_of(after), means_of(bm25)
     found = []
@@ -126,7 +126,7 @@ def compare_tasks(
         found.append(TaskReport(task, test.measure, train[task], queries, *means, *tested, gain, keep, other))
     if len(found) < 2 or (test := compared.get(MACRO)) is None:  # type: ignore[assignment]
         return tuple(found), None
-    means = (_mean([each.before for each in found]), _mean([each.module for each in found]))
+    means = (_mean([each.before for each in found]), _mean([each.adapted for each in found]))
     others = [each.bm25 for each in found if each.bm25 is not None]
     macro = TaskReport(
         MACRO,
@@ -148,13 +148,13 @@ def _mean(values: Sequence[float]) -> float:
 
 def report_table(report: Report) -> Table:
     """Before and after by task. `+` and `-` mark differences that are significant after Holm's correction."""
-    header = ["task", "queries", "before", "module", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
+    header = ["task", "queries", "before", "adapter", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
     rows: list[list[Cell]] = []
     for each in (*report.tasks, *([report.macro] if report.macro else [])):
         mark = "" if each.p_holm >= 0.05 else "+" if each.difference > 0 else "-"
         tested: list[Cell] = [Marked(each.difference, mark), each.low, each.high, PValue(each.p_holm)]
         after = each.after if each is not report.macro else _mean([own.after for own in report.tasks])
-        rows.append([each.task, each.queries, each.before, each.module, *tested, each.bm25, after])
+        rows.append([each.task, each.queries, each.before, each.adapted, *tested, each.bm25, after])
     measures = " and ".join(dict.fromkeys(each.measure for each in report.tasks))
     title = f"{measures} of held-out queries among {report.frozen.passages:,} passages"
     return without_empty(Table(title, header, rows), "BM25")
@@ -164,15 +164,15 @@ def summary(report: Report) -> list[str]:
     """What the table does not say, in sentences."""
     lines = list(report.notes)
     if worse := [f"{each.task} ({each.difference:+.3f})" for each in report.tasks if each.difference < 0]:
-        lines.append(f"with the module these got worse: {', '.join(worse)}")
+        lines.append(f"with the adapter these got worse: {', '.join(worse)}")
     if report.dropped:
         lines.append(
-            f"left to the model as it was, since the module does not help their held-out queries:"
+            f"left to the model as it was, since the adapter does not help their held-out queries:"
             f" {', '.join(report.dropped)}"
         )
     share = 100 * report.trained / report.backbone
     lines.append(
-        f"{report.trained:,} numbers were trained, {share:.3g} % of the backbone's; the module of step"
+        f"{report.trained:,} numbers were trained, {share:.3g} % of the backbone's; the adapter of step"
         f" {report.best_step:,} of {report.steps:,}"
     )
     index = report.frozen

@@ -1,4 +1,4 @@
-"""The driver of an adaptation: checks what is given, trains the module, and reports what it changed.
+"""The driver of an adaptation: checks what is given, trains the adapter, and reports what it changed.
 
 A training's loop does the steps, so that checkpoints, the log and resuming are a training's.
 """
@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from taco_ir.adaptation.encoder import leave_out, start_encoder, without_modules
+from taco_ir.adaptation.encoder import leave_out, start_encoder, without_adapters
 from taco_ir.adaptation.measuring import HITS, Held, IndexValidation, Ruler, means_of
 from taco_ir.adaptation.objective import Sampling, WholeIndex
 from taco_ir.adaptation.queries import Reader, TaskQueries, halve, hold_out, require_enough, take
@@ -160,7 +160,7 @@ class Adaptation:
         ours = begun.is_file() and read_json(begun, dict[str, Any]) == self.made_of
         found = find_latest(output) if ours else None
         encoder = start_encoder(self.settings, self.tasks, found and found / "model")
-        check_encoder(self.index, without_modules(encoder), self.settings.model, self.collection)
+        check_encoder(self.index, without_adapters(encoder), self.settings.model, self.collection)
         if self.processes.first and not ours:
             make_way(output, self.settings)
             output.mkdir(parents=True, exist_ok=True)
@@ -211,14 +211,14 @@ class Adaptation:
         )
 
     def _finish(self, last: DualEncoder, loop: Loop, model: Path, output: Path, seconds: Callable[[], float]) -> None:
-        """Leave out the tasks that the module does not help, and write model and report."""
+        """Leave out the tasks that the adapter does not help, and write model and report."""
         best, index = start_encoder(self.settings, self.tasks, model), self.index
         measured = {task: own for task, own in self.queries.items() if own.choose}
         choose, report = ({task: getattr(own, part) for task, own in measured.items()} for part in ("choose", "report"))
         tasks: tuple[TaskReport, ...] = ()
         macro, notes = None, list[str]()
         if measured:
-            was, now = without_modules(best), best.as_text_encoder
+            was, now = without_adapters(best), best.as_text_encoder
             chosen_by = subtract(means_of(self.ruler(now(), choose)), means_of(self.ruler(was, choose)))
             kept = {task: not self.settings.keep_if_better or gain > 0 for task, gain in chosen_by.items()}
             sizes = {task: len(own.train) for task, own in measured.items()}
@@ -226,7 +226,7 @@ class Adaptation:
             before, after = self.ruler(was, report), self.ruler(now(), report)
             tasks, macro = compare_tasks(sizes, before, after, chosen_by, kept, bm25, self.settings.seed)
         if unmeasured := [task for task in self.tasks if task not in measured]:
-            notes.append(f"no query is held out of {', '.join(unmeasured)}, so nothing says whether the module helps")
+            notes.append(f"no query is held out of {', '.join(unmeasured)}, so nothing says whether the adapter helps")
         made = Report(
             tasks,
             macro,

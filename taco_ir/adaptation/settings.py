@@ -87,13 +87,13 @@ class AdaptSettings(Settings):
     device: str = same("device")
     share: str = flag(
         ONE,
-        "one module for the queries of all tasks, one for each task, or one for each group of tasks",
+        "one adapter for the queries of all tasks, one for each task, or one for each group of tasks",
         choices=SHARES,
     )
     groups: tuple[str, ...] = flag(
         NOTHING, "tasks of each group, as in a=nq,squad b=fever", metavar="GROUP=TASKS", whole=True, only=GROUPED
     )
-    method: str = flag("adapter", "what the module is", choices=tuple(METHODS))
+    method: str = flag("adapter", "what the adapter is", choices=tuple(METHODS))
     width: int = flag(0, "width of adapters, rank, or length of prompts; 0: the method's own default", min=0)
     budget: str = same("tune_budget", only=None)
     positions: str | None = same("tune_positions", only=None)
@@ -102,7 +102,7 @@ class AdaptSettings(Settings):
     softmax_passages: int = flag(
         500_000, "most passages of an index whose softmax is exact; of a larger one it is sampled", min=0
     )
-    hits: int = flag(256, "sampled softmax: hits of each query, searched for with the current module", min=1)
+    hits: int = flag(256, "sampled softmax: hits of each query, searched for with the current adapter", min=1)
     random: int = flag(8192, "sampled softmax: random passages, which stand for all others", min=1)
     batch_size: int = same("batch_size", only=BATCHED)
     shares: str = same("shares")
@@ -122,7 +122,7 @@ class AdaptSettings(Settings):
     held_out: float = flag(
         0.2,
         "share of each task's queries that are held out, with pages of their own; half of them choose the best step"
-        " and which tasks keep the module, the others are reported; 0: none",
+        " and which tasks keep the adapter, the others are reported; 0: none",
         min=0,
         below=1,
         only=SPLITS,
@@ -134,7 +134,7 @@ class AdaptSettings(Settings):
     validate_every: int = flag(25, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
     patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0, only=MEASURES)
     keep_if_better: bool = flag(
-        True, "leave a task that the module does not help on held-out queries to the model as it was", only=MEASURES
+        True, "leave a task that the adapter does not help on held-out queries to the model as it was", only=MEASURES
     )
     compare: bool = flag(True, "search held-out queries with BM25 as well", only=COMPARES)
     checkpoint_every: int = same("checkpoint_every", default=50)
@@ -218,7 +218,7 @@ DEFAULTS: Values = {
 }
 SECTIONS = {  # the first key of each group of flags in --help
     "index": "what is taught to what",
-    "share": "module",
+    "share": "adapter",
     "temperature": "loss and batches",
     "weighting": "weighting and optimisation",
     "held_out": "validation, checkpoints and report",

@@ -145,7 +145,7 @@ def test_a_task_that_is_not_helped_keeps_the_model_as_it_was(
     report = adapt(own)
     assert report.dropped == ["wow", "fever"]
     assert [each.after for each in report.tasks] == [
-        each.module if each.task == "nq" else each.before for each in report.tasks
+        each.adapted if each.task == "nq" else each.before for each in report.tasks
     ]
     base, encoder = load_encoder(str(tiny_bert), pooling="mean", normalize=True), taught(own)
     old = base.encode_queries(QUERIES, None)
@@ -157,7 +157,7 @@ def test_a_task_that_is_not_helped_keeps_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("share", ["one", "task"])
-def test_a_module_that_helps_nothing_leaves_the_model_as_it_was(
+def test_an_adapter_that_helps_nothing_leaves_the_model_as_it_was(
     settings: Settings, share: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("taco_ir.adaptation.run.subtract", lambda *_: {"nq": 0.0, "wow": 0.0})
@@ -168,7 +168,7 @@ def test_a_module_that_helps_nothing_leaves_the_model_as_it_was(
         assert np.array_equal(encoder.encode_queries(QUERIES, task), base.encode_queries(QUERIES, None))
 
 
-def test_a_later_task_leaves_the_modules_of_the_earlier_ones(settings: Settings, tmp_path: Path) -> None:
+def test_a_later_task_leaves_the_adapters_of_the_earlier_ones(settings: Settings, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"share": "task", "keep_if_better": False}
     first = settings(topics=("nq-train",), output=str(tmp_path / "first"), **changes)
     adapt(first)
