@@ -29,7 +29,7 @@ WHOLE = "whole"
 CORPORA = "corpora"  # the work folder's folder of subsets, beside those of conditions
 RESERVED = ("collection", "folder", "out", "seed")  # placeholders
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-VERBS = ("train", "pretrain", "mine", "encode", "index", "export", "data", "search", "answer")  # all with --output
+VERBS = ("train", "pretrain", "adapt", "mine", "encode", "index", "export", "data", "search", "answer")  # with --output
 DATA_COMMANDS = ("hold-out", "subset")  # of the verb data: the others write to the data home
 Count = Annotated[int, 0]
 

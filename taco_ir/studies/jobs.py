@@ -32,7 +32,7 @@ from taco_ir.studies.facts import count_parameters, current_commit, machine_fact
 from taco_ir.studies.records import RECORDS, Record, load_record, read_records, save_record, write_record
 from taco_ir.studies.scores import ANSWERS, score_runs
 
-ON_DEVICE = frozenset(("train", "pretrain", "mine", "search", "answer", "encode"))  # verbs with --device
+ON_DEVICE = frozenset(("train", "pretrain", "adapt", "mine", "search", "answer", "encode"))  # verbs with --device
 SHARED = ("hashes", "imported", "kilt", "layouts")  # folders of the data home
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from taco_ir import search
+from taco_ir.adaptation import settings
+from taco_ir.adaptation.settings import AdaptSettings
+from taco_ir.core.settings import given_values, rules_of
 from taco_ir.data.__main__ import held_out_parser
 from taco_ir.studies.commands import fill_command
-from taco_ir.studies.conditions import Condition, Study, read_study
+from taco_ir.studies.conditions import DATA_COMMANDS, Condition, Study, read_study
 from taco_ir.training.flags import given_flags, read_settings
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
@@ -36,13 +39,17 @@ def test_every_command_is_understood(study: Study) -> None:
     for condition in study.conditions.values():
         for verb, *argv in commands(study, condition):
             if verb == "data":
-                assert argv[0] == "hold-out", condition.name
-                held_out_parser().parse_args(argv[1:])
+                assert argv[0] in DATA_COMMANDS, condition.name
+                if argv[0] == "hold-out":
+                    held_out_parser().parse_args(argv[1:])
                 continue
             options = importlib.import_module(f"taco_ir.{verb}").parser().parse_args(argv)
             if verb == "train":
                 config = read_settings(options.config, given_flags(options), options.preset)
                 assert config.run.output.startswith("out") and config.run.seed == 1, condition.name
+            if verb == "adapt":
+                adapted = settings.read_settings(options.config, given_values(options, rules_of(AdaptSettings)))
+                assert adapted.output.startswith("out") and adapted.seed == 1, condition.name
 
 
 def test_each_method_and_size_of_the_tuning_study_chooses_among_four_rates() -> None:
