@@ -23,7 +23,7 @@ from taco_ir.core.processes import share_processors
 from taco_ir.core.types import Passage, Run, Vectors
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
-from taco_ir.evaluation.measures import Measure, Scores, evaluate, macro_average
+from taco_ir.evaluation.measures import Measure, Scores, macro_average, score_run
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index
 from taco_ir.retrieval.pyserini_bridge import prepare
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
@@ -138,7 +138,7 @@ def recall(collection: Collection, encoder: TextEncoder, name: str) -> list[Scor
                 encoder.encode_queries([query.text for query in topics.queries], topics.task), RECALL.k
             )
             run = Run({query.qid: ranking for query, ranking in zip(topics.queries, rankings, strict=True)})
-            scores.append(evaluate(run, topics.queries, collection.passages.page_of, [RECALL]))
+            scores.append(score_run(run, topics.queries, collection.passages.page_of, [RECALL]))
         return scores
 
 

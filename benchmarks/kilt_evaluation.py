@@ -25,7 +25,7 @@ from bounds import Bound, add_tiny, judged
 from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.topics import read_topics
-from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.evaluation.measures import Measure, score_run
 
 CUTOFFS = (1, 5, 10, 20)
 PAGES = 1_000_000
@@ -77,7 +77,7 @@ def ours(gold: Path, run: Path) -> Result:
     measures = [Measure("Rprec")] + [Measure(kind, k) for k in CUTOFFS for kind in ("precision", "recall", "success")]
     with collector_paused():  # as the verb does
         queries = read_topics(gold, "nq")
-        scores = evaluate(read_run(run), queries, lambda _: {}, measures)
+        scores = score_run(read_run(run), queries, lambda _: {}, measures)
     return {measure.short: scores.mean(measure) for measure in measures}
 
 

@@ -1,12 +1,19 @@
 """taco_ir: multi-task dense retrieval on KILT, integrated with Pyserini.
 
-Public names are loaded on first use, so `import taco_ir` is fast; `taco_ir.load_encoder`, for instance, imports torch.
+What one needs first: `open_collection`, `load_encoder`, `search`, `Retriever`, `evaluate`, `mine`, `train`,
+`leaderboard`, and the weightings (`Taco` and others), which work in any PyTorch loop. Public names are loaded on first
+use, so `import taco_ir` is fast; `taco_ir.load_encoder`, for instance, imports torch. Their types are in
+`__init__.pyi`, which `docs/generate.py` makes.
 """
+
+import sys
+from types import ModuleType
 
 from taco_ir.core import resolve
 
 __version__ = "0.1.0"
 _WHERE = {
+    "adaptation.run": ("adapt",),
     "adaptation.settings": ("AdaptSettings",),
     "core.files": ("InputError",),
     "core.run_formats": ("read_trec", "write_trec"),
@@ -15,9 +22,15 @@ _WHERE = {
     "data.ir_datasets": ("dataset", "register_collection"),
     "encoders.config": ("EncoderConfig",),
     "encoders.text_encoder": ("TextEncoder", "load_encoder"),
+    "evaluation.evaluating": ("Evaluation", "evaluate"),
     "evaluation.measures": ("Measure", "Scores"),
+    "negatives.filters": ("MiningSettings",),
+    "negatives.mining": ("MiningReport", "mine"),
     "retrieval.choices": ("ModelChoice", "SearchRequest"),
     "retrieval.pyserini_bridge": ("TacoDocumentEncoder", "TacoQueryEncoder"),
+    "retrieval.retriever": ("Hit", "Hits", "Retriever", "search"),
+    "studies.tables": ("Leaderboard", "leaderboard"),
+    "training.run": ("train",),
     "training.settings": ("TrainSettings",),
     "weighting.base": ("StepReport", "TaskWeighting"),
     "weighting.cgd": ("CommonGradientDescent",),
@@ -35,6 +48,20 @@ def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'taco_ir' has no attribute {name!r}")
     return resolve(_PUBLIC[name])
+
+
+class _Package(ModuleType):
+    """This package. Its modules that are verbs, once imported, do not hide the functions of their names.
+
+    So `taco_ir.search(...)` searches, whatever was imported before; `from taco_ir.search import main` is the verb.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

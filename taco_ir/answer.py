@@ -13,7 +13,7 @@ from taco_ir.evaluation.scoring import build_table, score_by_default
 from taco_ir.evaluation.tables import render
 from taco_ir.reading.answering import NAMED_SUFFIX, answer, write_answers
 from taco_ir.reading.reader import load_reader
-from taco_ir.retrieval.retrievers import Retrievers, query_topics
+from taco_ir.retrieval.retrievers import Retrievers, as_topics
 from taco_ir.retrieval.topic_runs import named_paths
 
 DEFAULT_HITS = 20
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     collection = open_collection(options.collection)
     retriever = Retrievers.of(collection, model_choice(options), options.index).select(options.retriever)
     if options.query is not None:
-        asked = query_topics(options.query, options.task)
+        asked = as_topics(collection, [options.query], options.task)
         retriever.check([asked])
         reader = load_reader(options.reader, options.device, options.batch_size)
         answer(asked, retriever, reader, collection, options.hits, print)

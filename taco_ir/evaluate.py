@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from taco_ir.cli import Parser, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.processes import collector_paused, log
 from taco_ir.data.collection import Collection, Topics, judged_topics, open_collection
-from taco_ir.evaluation.measures import Measure, default_measures
-from taco_ir.evaluation.run_files import (
-    RunFile,
-    list_run_files,
-    read_run_files,
-    refuse_foreign_docids,
-    sort_by_system,
-    warn_of_unjudged,
-)
-from taco_ir.evaluation.scoring import build_query_rows, build_table, compare_with, score, score_by_default, title
-from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
-from taco_ir.evaluation.tables import Cell, PValue, Table, render, render_all
+from taco_ir.evaluation.evaluating import evaluate_files, require_gold
+from taco_ir.evaluation.measures import Measure
+from taco_ir.evaluation.run_files import RunFile, list_run_files, read_run_files
+from taco_ir.evaluation.tables import render_all
 from taco_ir.retrieval.topic_runs import find_foreign, read_record
 
 
@@ -53,42 +45,24 @@ def parser() -> Parser:
     return flags
 
 
-@collector_paused()  # scoring makes millions of strings and no cycles
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
-    measures = list(dict.fromkeys(map(Measure.parse, options.measures or ())))
+    measures = list(map(Measure.parse, options.measures or ()))
     collection = open_collection(options.collection) if options.topics else None
     topics = topics_asked(collection, options.topics, options.qrels)
-    if unjudged := [topic.name for topic in topics if not topic.has_gold]:
-        raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
-    files = read_run_files([*(options.baseline or []), *options.runs], topics, some=bool(options.qrels))
-    has_pages = bool(collection and collection.passages.has_pages)
-    if not has_pages:
-        files = {real: file.of_passages() for real, file in files.items()}
-    for file in files.values():
-        if collection:
-            check_file(file, collection, topics)
-        else:
-            warn_of_unjudged(file, topics)
-    page_of = collection.passages.page_of_known if collection else None  # refuse_foreign_docids looked all docids up
+    require_gold(topics)
+    with collector_paused():
+        files = read_run_files([*(options.baseline or []), *options.runs], topics, some=bool(options.qrels))
+    if collection:
+        warn_of_changes(files.values(), collection, topics)
     baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
         raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
-    systems = sort_by_system(files.values(), topics)
-    runs = {name: [of_system[topic.name] for topic in topics] for name, of_system in systems.items()}
-    if measures:
-        scores = score(collection, topics, runs, measures, page_of)
-    else:
-        scores, measures = score_by_default(collection, topics, runs, default_measures(has_pages), page_of)
-    if options.per_query:
-        header = ["topics", "system", "query", *map(str, measures)]
-        rows = build_query_rows(topics, scores, measures)
-        print(render(Table(title(collection), header, rows), options.format), end="")
-        return
-    comparisons = compare_with(topics, scores, baseline[0], measures, options.seed) if baseline else []
-    tables = [build_table(collection, topics, scores, measures, comparisons)]
-    if baseline:
-        tables.append(comparison_table(baseline[0], comparisons))
+    tested = "".join(baseline) if not options.per_query else ""
+    found = evaluate_files(files.values(), collection, topics, measures, tested, options.seed)
+    tables = [found.query_table() if options.per_query else found.table()]
+    if tested:
+        tables.append(found.comparison_table())
     print(render_all(tables, options.format), end="")
 
 
@@ -102,25 +76,13 @@ def topics_asked(collection: Collection | None, names: Sequence[str], qrels: Pat
     return collection.judge(topics, qrels) if qrels else topics
 
 
-def check_file(file: RunFile, collection: Collection, topics: Sequence[Topics]) -> None:
-    """Warn of a run that was made of other passages or queries, and refuse one with docids that there are not."""
-    for run in file.runs.values():
-        refuse_foreign_docids(run, collection, file.path)
-    record = read_record(file.path)
-    for difference in dict.fromkeys(find_foreign(record, collection, topic) for topic in topics):
-        if difference:
-            log.warning("%s: %s; it is scored as it is, search again to be sure", file.path, difference)
-
-
-def comparison_table(baseline: str, comparisons: Sequence[Comparison]) -> Table:
-    caption = (
-        f"against {baseline}: paired randomisation test, p after Holm over the rows of each measure "
-        f"(* below {SIGNIFICANT}), 95 % bootstrap interval"
-    )
-    rows: list[list[Cell]] = [
-        [c.topics, c.system, c.measure, c.difference, c.low, c.high, PValue(c.p), PValue(c.p_holm)] for c in comparisons
-    ]
-    return Table(caption, ["topics", "system", "measure", "difference", "from", "to", "p", "p Holm"], rows)
+def warn_of_changes(files: Iterable[RunFile], collection: Collection, topics: Sequence[Topics]) -> None:
+    """Warn of runs that were made of other passages or queries than those that they are scored by."""
+    for file in files:
+        record = read_record(file.path)
+        for difference in dict.fromkeys(find_foreign(record, collection, topic) for topic in topics):
+            if difference:
+                log.warning("%s: %s; it is scored as it is, search again to be sure", file.path, difference)
 
 
 if __name__ == "__main__":

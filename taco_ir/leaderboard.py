@@ -13,14 +13,14 @@ from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render, render_all
-from taco_ir.studies.board import check_patterns, hide_rows, make_boards, select_corpus
+from taco_ir.studies.board import check_patterns, select_corpus
 from taco_ir.studies.conditions import parse_models, read_study
 from taco_ir.studies.convergence import convergence_table
 from taco_ir.studies.headroom import headroom_tables
 from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records
 from taco_ir.studies.rescoring import check_records, sample_records, select_records, select_trained
-from taco_ir.studies.tables import board_json, quoted_beside, render_boards
+from taco_ir.studies.tables import board_json, make_leaderboard, quoted_beside, render_boards
 
 TABLES = FLAGS["--format"]["choices"]
 
@@ -183,9 +183,8 @@ def chosen_measures(results: Sequence[Record], options: Namespace) -> list[str]:
 def show_boards(results: Sequence[Record], options: Namespace) -> str:
     every = not options.measures and options.format in ("json", "html")  # these two show all measures
     measures = [] if every else chosen_measures(results, options)
-    check_patterns(results, options.without)
     runner = find_runner(options) if options.format == "html" and options.collection is not None else None
-    found = hide_rows(make_boards(results, options.baseline, options.seed, measures), options.without)
+    found = make_leaderboard(results, options.baseline, options.seed, measures, options.without)
     if options.format == "json":
         return board_json(found, quoted_beside(found))
     if options.format in TABLES:

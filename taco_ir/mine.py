@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, model_choice, natural, positive, run_verb
-from taco_ir.core.files import InputError, require_writable
-from taco_ir.core.processes import collector_paused, log, timed
+from taco_ir.core.files import InputError
+from taco_ir.core.processes import log, timed
 from taco_ir.core.tasks import SPLITS
 from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.tables import render_all
-from taco_ir.negatives.audit import audit_file
-from taco_ir.negatives.audit_page import source_tables, summary
 from taco_ir.negatives.filters import MiningSettings, each_settings
-from taco_ir.negatives.miner import Source, audit_path, check_minable, mine_file
-from taco_ir.negatives.sources import open_sources, select_models
+from taco_ir.negatives.mining import mine
+from taco_ir.negatives.sources import select_models
 
 OF_MODELS = (*(flag for flag in MODEL_FLAGS if flag != "--model"), "--index")
 DEFAULTS = MiningSettings()
@@ -93,7 +90,6 @@ def read_margin(text: str) -> float | None:
         raise ArgumentTypeError(f"{text!r} is neither a number nor none") from error
 
 
-@collector_paused()
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     settings = each_settings(
@@ -104,22 +100,24 @@ def main(argv: Sequence[str]) -> None:
         drop_answers=options.drop_answers,
         seed=options.seed,
     )
-    collection = open_collection(options.collection)
     tasks = [name for word in options.tasks for name in word.split(",") if name]
     if not tasks:
         raise InputError("--tasks names no task; give names such as nq fever, or all")
-    names = collection.expand([f"{task}-{options.split}" for task in tasks])
-    topics = [collection.topics(name) for name in names]
-    output = Path(options.output)
-    check_minable(topics, output)
-    require_writable(output)
-    rankers = open_sources(options.source, collection, model_choice(options), options.index)
     with timed() as seconds:
-        retrieved = mine_file(collection, list(map(Source, rankers, settings)), topics, output, options.overwrite)
-        audit = audit_file(collection, topics, retrieved, output)
-    print(render_all([summary(audit.tasks), *source_tables(audit.sources)], options.format), end="")
-    log.info("audit: %s (%.1f s in all)", audit_path(output), seconds())
-    log.info("negatives: %s; train with them: python -m taco_ir.train --negatives %s", output, output)
+        mined = mine(
+            open_collection(options.collection),
+            options.source,
+            options.output,
+            tasks=tasks,
+            split=options.split,
+            settings=settings,
+            model=model_choice(options),
+            index=options.index,
+            overwrite=options.overwrite,
+        )
+    print(render_all(mined.tables(), options.format), end="")
+    log.info("audit: %s (%.1f s in all)", mined.page, seconds())
+    log.info("negatives: %s; train with them: python -m taco_ir.train --negatives %s", mined.negatives, mined.negatives)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from taco_ir.evaluation.measures import default_measures
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
-from taco_ir.retrieval.retrievers import Retrievers, query_topics
+from taco_ir.retrieval.retriever import Retriever
 from taco_ir.retrieval.topic_runs import search_topics
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
@@ -85,19 +85,17 @@ def print_scores(
 
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
     """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
-    retriever = Retrievers.of(collection, request.model, request.index).select(request.retriever)
-    ranking = retriever.search(query_topics(text, task), request.hits).rankings["query"]
-    passages = collection.passages.get(ranking.docids)
-    if not passages:
+    retriever = Retriever(collection, request.model, retriever=request.retriever, index=request.index)
+    hits = retriever.search(text, task, request.hits)
+    if not hits:
         log.warning("no hits: no passage has a word of %r, stop words aside", text)
-    hits = [(rank, float(score), passages[docid]) for rank, (docid, score) in enumerate(zip(*ranking, strict=True), 1)]
     if form != "table":
-        rows: list[list[Cell]] = [[rank, score, hit.docid, hit.title, hit.text] for rank, score, hit in hits]
+        rows: list[list[Cell]] = [[hit.rank, hit.score, hit.docid, hit.title, hit.text] for hit in hits]
         print(render(Table(text, ["rank", "score", "docid", "title", "text"], rows), form), end="")
         return
     marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")
-    for rank, score, hit in hits:
-        print(f"{rank:>3}  {score:.4f}  {hit.title or '(no title)'}  [{hit.docid}]")
+    for hit in hits:
+        print(f"{hit.rank:>3}  {hit.score:.4f}  {hit.title or '(no title)'}  [{hit.docid}]")
         print(f"     {snippet(text, hit.text, marks=marks)}")
 
 

@@ -47,10 +47,10 @@ def module(verb: str) -> str:
     return "taco_ir.data.__main__" if verb == "data" else f"taco_ir.{verb}"
 
 
-def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None:
-    """Run Python in a process of its own, a shell's lines one by one, and verbs in this process, with `more` flags."""
+def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]], before: str) -> None:
+    """Run Python, with a line before it, in a process of its own, and verbs in this process, with `more` flags."""
     if fence == "python":
-        done = warm.run([sys.executable, "-c", block])
+        done = warm.run([sys.executable, "-c", before + block])
         print(done.stdout, done.stderr, sep="\n")
         done.check_returncode()
         return
@@ -66,12 +66,15 @@ def run_block(fence: str, block: str, more: Mapping[str, Sequence[str]]) -> None
 
 def main(document: str, backbone: str = "", *more: str) -> None:
     """Run a document in this folder; `backbone` stands for the package's own, and trainings have `more` flags."""
+    before = ""
     if backbone:
-        from taco_ir.encoders import names as builtin
-
-        builtin.BUILTIN[builtin.SHIPPED_BACKBONE] = lambda: Path(backbone)
+        before = (
+            "from pathlib import Path; from taco_ir.encoders import names as builtin;"
+            f"builtin.BUILTIN[builtin.SHIPPED_BACKBONE] = lambda: Path({backbone!r})\n"
+        )
+        exec(before, {})
     for fence, block in runnable(Path(document).read_text(encoding="utf-8")):
-        run_block(fence, block, {"train": more})
+        run_block(fence, block, {"train": more}, before)
 
 
 if __name__ == "__main__":

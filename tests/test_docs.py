@@ -54,6 +54,7 @@ RUN = {
     "docs/collections.md",
     "docs/adapt.md",
     "docs/weightings.md",
+    "docs/python.md",
 }
 LAYERS, LENGTHS = {"num_hidden_layers": 1}, {"query_length": 32, "passage_length": 64}  # of a small backbone
 DATA = ("text", "jsonl", "toml")  # fences of blocks that are no code
@@ -301,6 +302,13 @@ def test_a_task_is_taught_to_an_index(folder: Path, backbone: Path) -> None:
     printed = run_in_a_process("docs/adapt.md", folder, str(backbone))
     assert printed.count("the same before and after") == 2
     for made in ("taught/model/tuning.json", "faq/report.md", "runs/taught/trex-dev.trec"):
+        assert (folder / made).exists(), made
+
+
+def test_the_same_is_done_in_python(folder: Path, backbone: Path) -> None:
+    printed = run_in_a_process("docs/python.md", folder, str(backbone))
+    assert "gold kept" in printed
+    for made in ("negatives.audit.html", "my-run/model/config.json"):
         assert (folder / made).exists(), made
 
 

@@ -35,6 +35,10 @@ def test_files_are_what_their_commands_give(generate: ModuleType) -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)}: run `make readme`"
 
 
+def test_the_types_of_public_names_are_those_of_the_package(generate: ModuleType) -> None:
+    assert generate.STUB.read_text(encoding="utf-8") == generate.stub(), "run `make readme`"
+
+
 def test_a_changed_number_is_noticed_and_put_right(generate: ModuleType) -> None:
     readme = README.read_text(encoding="utf-8")
     typed = re.sub(r"^(\|.*?)0\.\d{3}", r"\g<1>0.999", readme, count=1, flags=re.MULTILINE)

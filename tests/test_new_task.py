@@ -20,7 +20,7 @@ from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.encoders import names as builtin
 from taco_ir.encoders.config import EncoderConfig
-from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.evaluation.measures import Measure, score_run
 from taco_ir.release.exports import read_texts
 from taco_ir.search import main as search
 
@@ -80,7 +80,7 @@ def quality(model: str) -> float:
     collection, measure = open_collection("sample"), Measure.parse("MRR@10")
     queries = collection.load_topics("trex-train").queries
     return (
-        evaluate(read_trec(Path("learned.trec")), queries, collection.passages.page_of, [measure]).mean(measure) or 0.0
+        score_run(read_trec(Path("learned.trec")), queries, collection.passages.page_of, [measure]).mean(measure) or 0.0
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import shlex
@@ -19,6 +20,11 @@ Record = dict[str, Any]
 
 def call(verb: str, *argv: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return warm.run([sys.executable, "-m", f"taco_ir.{verb}", *argv], cwd)
+
+
+def module_of(verb: str) -> Any:
+    """The module of a verb; some verbs are functions of the package too, which have their names."""
+    return importlib.import_module(f"taco_ir.{verb}")
 
 
 def passage(docid: str, text: str, title: str = "") -> Record:

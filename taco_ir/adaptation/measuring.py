@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from taco_ir.adaptation.queries import Example, Pages
 from taco_ir.core.types import Run
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.evaluation.measures import Measure, Scores, evaluate
+from taco_ir.evaluation.measures import Measure, Scores, score_run
 from taco_ir.retrieval.frozen_base import FrozenIndex
 from taco_ir.training.encoder import DualEncoder
 
@@ -45,7 +45,7 @@ class Ruler:
     def score(self, run: Run, examples: Sequence[Example]) -> Scores:
         """Scores of a run of passages of the index."""
         queries = [example.query for example in examples]
-        return evaluate(run, queries, self._page_of, [self.measure_of(examples)])
+        return score_run(run, queries, self._page_of, [self.measure_of(examples)])
 
     def _page_of(self, docids: Iterable[str]) -> Mapping[str, str]:
         listed = list(docids)

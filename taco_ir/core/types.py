@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.files import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 Vectors = npt.NDArray[np.float32]
 ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
@@ -161,17 +164,45 @@ class Ranking(NamedTuple):
         return Ranking(Names.of(self.docids[:hits]), self.scores[:hits].copy())  # a view would keep all scores
 
 
+def to_frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
+    """Columns of equal length as a DataFrame. Raises: InputError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError("to_pandas() needs pandas, which is not installed; `pip install pandas`") from error
+    return pandas.DataFrame(columns)
+
+
 class Run(NamedTuple):
     """Rankings by query id.
 
     Attributes:
         level: what the docids are: "passage", or "page" in KILT files.
         answers: by query id; KILT files may have them.
+
+    Example:
+        >>> run = taco_ir.Run({"q1": taco_ir.Ranking.of(["d1", "d2"], [0.5, 0.75])})
+        >>> run.to_pandas()
+          query  rank docid  score
+        0    q1     1    d2   0.75
+        1    q1     2    d1   0.50
     """
 
     rankings: dict[str, Ranking]
     level: str = "passage"
     answers: Mapping[str, str] = {}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each hit: query, rank, docid, score. Raises: InputError where pandas is not installed."""
+        found = self.rankings.items()
+        return to_frame(
+            {
+                "query": [qid for qid, ranking in found for _ in ranking.docids],
+                "rank": [rank for _, ranking in found for rank in range(1, len(ranking.docids) + 1)],
+                "docid": [docid for _, ranking in found for docid in ranking.docids],
+                "score": [score for _, ranking in found for score in ranking.scores.tolist()],
+            }
+        )
 
     @property
     def tied_share(self) -> float:

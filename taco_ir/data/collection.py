@@ -93,9 +93,13 @@ def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
 
 def judged_topics(path: Path) -> Topics:
     """The queries of a file of judgments, without their texts: enough to score a run. Raises: InputError."""
-    qrels = read_qrels(path)
+    return topics_of_qrels(read_qrels(path), path.name.removesuffix(".gz").partition(".")[0])
+
+
+def topics_of_qrels(qrels: Qrels, name: str) -> Topics:
+    """The queries of judgments, without their texts."""
     queries = [Query(qid, "", "", evidence=relevant(grades), grades=grades) for qid, grades in qrels.items()]
-    return Topics(path.name.removesuffix(".gz").partition(".")[0], "", queries)
+    return Topics(name, "", queries)
 
 
 class Collection:
@@ -238,7 +242,7 @@ def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
     return Topics(name, "", [Query(qid, text, "") for qid, text in texts.items() if only is None or qid in only])
 
 
-def open_collection(name: str) -> Collection:
+def open_collection(name: str | Path | Collection) -> Collection:
     """Open `sample` (embedded), `kilt`, a folder or file that is recognised by what is there, or `PREFIX:PLACE`.
 
     A collection in another layout than ours is read once and kept under the data home (see `taco_ir.data.formats`).
@@ -246,7 +250,18 @@ def open_collection(name: str) -> Collection:
 
     Raises:
         InputError: for a place that is missing, that no layout fits, or that two fit.
+
+    Example:
+        >>> collection = taco_ir.open_collection("sample")
+        >>> collection.passages.count, [str(name) for name in collection.topics_names][:2]
+        (305, ['aidayago2-dev', 'aidayago2-train'])
+        >>> topics = collection.topics("nq-dev")
+        >>> topics.queries[0].task
+        'nq'
     """
+    if isinstance(name, Collection):
+        return name
+    name = str(name)
     if name == SAMPLE:
         installed = PACKAGE / "topics"
         topics = installed if installed.is_dir() else PACKAGE.parent / "topics"

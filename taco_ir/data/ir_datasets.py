@@ -43,6 +43,10 @@ def dataset(name: str) -> Dataset:
 
     Raises:
         InputError: for an unknown name, with the nearest ones.
+
+    Example:
+        >>> taco_ir.dataset("kilt/nq/dev").has_qrels()
+        True
     """
     import ir_datasets
 

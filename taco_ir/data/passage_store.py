@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import re
+import shutil
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,16 +24,18 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json, writing_folder
+from taco_ir.core.files import CHUNK, InputError, data_home, exclusive, read_json, write_json, writing_folder
 from taco_ir.core.hashes import FileFacts, check_files, describe_files, fingerprint, sha256_once
-from taco_ir.core.processes import with_progress
+from taco_ir.core.processes import log, with_progress
 from taco_ir.core.typed import abbreviate
 from taco_ir.core.types import Passage
 
-STEP = 4096  # lines between two offsets
+STEP = 256  # lines between two offsets: so many at most are skipped to reach a passage
 TSV_COLUMNS = ("id", "text", "title", PAGE_COLUMN := "wikipedia_id")  # the last may be missing
 COLUMN_NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a header of other names than these looks like
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
+PLAIN = "passages"  # the name of a plain copy
+UNPACKED_UP_TO = 2 << 30  # bytes of a gzip file of which a plain copy is kept
 BLAKE = partial(hashlib.blake2b, digest_size=8)
 
 
@@ -62,7 +65,8 @@ class PassageStore:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"{path}: no such file; passages are expected there")
-        self.path = path
+        self.path = self._plain = path
+        self._packed = path.suffix == ".gz"
         self._headers = 0  # lines before the first passage
         self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
@@ -72,6 +76,30 @@ class PassageStore:
         self.count, self.fingerprint, self.has_pages = facts.count, facts.fingerprint, facts.has_pages
         self._page_in_docid = facts.page_in_docid
         check_files(self._layout, facts.files, facts.files, remedy)
+        self._unpacked = data_home() / "unpacked" / self._layout.name
+        if self._packed and (self._unpacked / "facts.json").is_file():
+            self._use_unpacked()
+
+    def unpack(self) -> None:
+        """Keep a plain copy of a gzip file under the data home, so that any passage is read at once.
+
+        A very large file stays as it is.
+        """
+        if not self._packed or self.path.stat().st_size > UNPACKED_UP_TO:
+            return
+        with exclusive(self._unpacked):
+            if not (self._unpacked / "facts.json").is_file():
+                with writing_folder(self._unpacked) as folder:
+                    with self._open() as source, (folder / PLAIN).open("wb") as sink:
+                        shutil.copyfileobj(source, sink, CHUNK)
+                    write_json(folder / "facts.json", describe_files(folder, [PLAIN]))
+                log.info("%s: a plain copy for reading single passages is kept in %s", self.path, self._unpacked)
+        self._use_unpacked()
+
+    def _use_unpacked(self) -> None:
+        facts = read_json(self._unpacked / "facts.json", dict[str, FileFacts])
+        check_files(self._unpacked, facts, [PLAIN], f"remove {self._unpacked}; it is made again")
+        self._plain, self._packed = self._unpacked / PLAIN, False
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Passage]:
         """Read the passages of rows start..stop-1 (stop None: to the end)."""
@@ -79,7 +107,7 @@ class PassageStore:
         with self._open() as source:
             columns = self._read_columns(source)
             first = 0
-            if self.path.suffix != ".gz" and start < stop:
+            if not self._packed and start < stop:
                 first = start // STEP * STEP
                 source.seek(int(self._load_array("offsets")[start // STEP]))
             for row, line in enumerate(islice(source, start - first, stop - first), start):
@@ -91,7 +119,7 @@ class PassageStore:
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
         """Read passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
-        offsets = None if self.path.suffix == ".gz" else self._load_array("offsets")
+        offsets = None if self._packed else self._load_array("offsets")
         place = 0
         with self._open() as source:
             columns = self._read_columns(source)
@@ -171,7 +199,7 @@ class PassageStore:
         return array
 
     def _open(self) -> IO[bytes]:
-        return gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")  # type: ignore[return-value]
+        return gzip.open(self.path, "rb") if self._packed else self._plain.open("rb")  # type: ignore[return-value]
 
     @property
     def _is_tsv(self) -> bool:

@@ -249,7 +249,7 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def load_encoder(
-    model: str | None = None,
+    model: str | Path | None = None,
     *,
     pooling: Pooling | None = None,
     normalize: bool = False,
@@ -272,8 +272,15 @@ def load_encoder(
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
             say how it pools.
+
+    Example:
+        >>> encoder = taco_ir.load_encoder()
+        >>> queries = encoder.encode_queries(["who painted the mona lisa"], "nq")
+        >>> passages = encoder.encode_passages([taco_ir.Passage("1#0", "1", "Mona Lisa", "Leonardo painted it.")])
+        >>> (queries @ passages.T).shape
+        (1, 1)
     """
-    folder = ModelFolder.find(model)
+    folder = ModelFolder.find(None if model is None else str(model))
     if (record := folder.record) is not None:
         if precision == "int8":
             raise InputError(f"--precision int8: {folder} holds adapters, which are float32; export it merged")

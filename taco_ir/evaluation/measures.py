@@ -115,7 +115,7 @@ class Scores(NamedTuple):
         return math.fsum(values.values()) / len(values) if values else None
 
 
-def evaluate(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iterable[Measure] = MEASURES) -> Scores:
+def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Iterable[Measure] = MEASURES) -> Scores:
     """Score a run against the evidence of its topics.
 
     Args:

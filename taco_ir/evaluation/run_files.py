@@ -86,29 +86,46 @@ def sort_by_system(files: Iterable[RunFile], topics: Sequence[Topics]) -> System
     return dict(systems)
 
 
+def leave_out_unjudged(run: Run, topics: Sequence[Topics], where: str | Path) -> Run:
+    """The run without queries of none of the topics, which is told; a run of such queries alone stays as it is.
+
+    Args:
+        where: what messages call the run.
+    """
+    known = {query.qid for topic in topics for query in topic.queries}
+    foreign = [qid for qid in run.rankings if qid not in known]
+    if not foreign or len(foreign) == len(run.rankings):
+        return run
+    count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
+    log.warning("%s: %s, first %r, are not judged in %s; they are left out", where, count, foreign[0], names)
+    return run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in known})
+
+
+def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag: str = "") -> dict[str, Run]:
+    """Split a run by topics, by its query ids. Raises: InputError for queries of none of the topics."""
+    known = {query.qid for topic in topics for query in topic.queries}
+    if foreign := [qid for qid in run.rankings if qid not in known]:
+        count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
+        raise InputError(f"{where}: {count}, first {foreign[0]!r}, are not in {flag}{names}")
+    runs = {}
+    for topic in topics:
+        qids = {query.qid for query in topic.queries}
+        runs[topic.name] = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in qids})
+    return runs
+
+
 def _split(path: Path, topics: Sequence[Topics], named: str | None, some: bool) -> tuple[str, dict[str, Run]]:
     """A run file's system and its runs by topics: from its name where that says them, else by its query ids."""
     queries = [query for topic in topics for query in topic.queries]
     found_by_text = is_dpr_run(path) and any(query.text for query in queries)  # judgments alone have no texts
     run = read_dpr(path, queries) if found_by_text else read_run(path)
-    known = {query.qid for query in queries}
-    foreign = [qid for qid in run.rankings if qid not in known]
-    count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
-    if some and foreign and len(foreign) < len(run.rankings):
-        log.warning("%s: %s, first %r, are not judged in %s; they are left out", path, count, foreign[0], names)
-        run = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in known})
-        foreign = []
+    if some:
+        run = leave_out_unjudged(run, topics, path)
     for topic in topics:
         if path.name.startswith(f"{topic.name}."):
             system = _stem(path).removeprefix(topic.name).lstrip(".") or path.parent.name or _stem(path)
             return named or system, {topic.name: run}
-    if foreign:
-        raise InputError(f"{path}: {count}, first {foreign[0]!r}, are not in {'' if some else '--topics '}{names}")
-    runs = {}
-    for topic in topics:
-        qids = {query.qid for query in topic.queries}
-        runs[topic.name] = run._replace(rankings={qid: hits for qid, hits in run.rankings.items() if qid in qids})
-    return named or _stem(path), runs
+    return named or _stem(path), split_by_topics(run, topics, path, "" if some else "--topics ")
 
 
 def _stem(path: Path) -> str:

@@ -12,7 +12,7 @@ from taco_ir.core.tasks import KINDS
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.answers import select_measures
-from taco_ir.evaluation.measures import MACRO, Measure, Scores, evaluate, macro_average
+from taco_ir.evaluation.measures import MACRO, Measure, Scores, macro_average, score_run
 from taco_ir.evaluation.significance import Column, Comparison, Values, compare, paired_differences
 from taco_ir.evaluation.tables import Cell, Marked, Table, render
 
@@ -44,7 +44,7 @@ def score(
     for system, by_topics in runs.items():
         scores[system] = []
         for topic, run in zip(topics, by_topics, strict=True):
-            scores[system].append(evaluate(run, topic.queries, page_of, measures))
+            scores[system].append(score_run(run, topic.queries, page_of, measures))
             if missing := len(scores[system][-1].missing):
                 said = "%s has no hits for %d of %d queries of %s; they score 0"
                 log.warning(said, system, missing, len(topic.queries), topic.name)

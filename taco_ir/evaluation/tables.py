@@ -9,9 +9,11 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from taco_ir.core.files import InputError
+from taco_ir.core.types import to_frame
 
 if TYPE_CHECKING:
     import jinja2
+    import pandas
 
 
 class Marked(NamedTuple):
@@ -42,6 +44,12 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     best: Sequence[str] = ()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a DataFrame, numbers without their marks. Raises: InputError where pandas is not installed."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
+        plain = ([cell.value if isinstance(cell, Marked) else cell for cell in column] for column in columns)
+        return to_frame(dict(zip(self.header, plain, strict=True)))
 
 
 def without_empty(table: Table, name: str) -> Table:

@@ -20,7 +20,7 @@ from taco_ir.data.collection import Collection, Topics
 from taco_ir.negatives.file import Negatives, NegativesHeader, read_negatives, write_merged, write_negatives
 from taco_ir.negatives.filters import AnswerTexts, Mined, MiningSettings, hard_negatives
 from taco_ir.negatives.sources import FileRankings, Maker, Rankings, RetrieverRankings
-from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.retrieval.retrievers import Ranker
 
 SUFFIX = ".jsonl"
 # their answers are a verdict, an utterance, an essay, or the title of a page, which all its mentions hold
@@ -32,7 +32,7 @@ Row = tuple[str, str, list[Ranking]]
 class Source(NamedTuple):
     """What ranks, a retriever or existing runs, and which of its hits become negatives."""
 
-    ranks: Retriever | Path
+    ranks: Ranker | Path
     settings: MiningSettings
 
 
@@ -57,9 +57,9 @@ class Retrieved(NamedTuple):
         return Retrieved(self.seen + mined.seen, self.on_gold + mined.on_gold, self.gold_scores, self.lost + mined.lost)
 
 
-def mine(
+def mine_topics(
     collection: Collection,
-    source: Retriever | Path,
+    source: Ranker | Path,
     topics: Sequence[Topics],
     settings: MiningSettings,
     output: Path,
@@ -93,11 +93,11 @@ def mine_file(
 ) -> dict[str, list[Retrieved]]:
     """Mine from one or several sources, and return by topics what was seen of each source, for the audit.
 
-    Several sources are merged query by query (`merge`): each gives what it would give alone. Otherwise as `mine`.
+    Several sources are merged query by query (`merge`): each gives what it gives alone. Otherwise as `mine_topics`.
     """
     check_minable(topics, output)
     names = [canonical_name(collection, topic) for topic in topics]
-    for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, Retriever)):
+    for ranks in dict.fromkeys(ranks for ranks, _ in sources if isinstance(ranks, Ranker)):
         ranks.check(topics)
     made = _open_rankings(collection, sources, output)
     queries = fingerprint_of(collection, topics)
@@ -184,12 +184,12 @@ def answers_of(query: Query, task: str) -> tuple[str, ...]:
     return () if task in WITHOUT_SPANS else telling_answers(query.answers)
 
 
-def _open_rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[Retriever | Path, Rankings]:
+def _open_rankings(collection: Collection, sources: Sequence[Source], output: Path) -> dict[Ranker | Path, Rankings]:
     """The rankings of each source. One that is named twice ranks once, down to its deepest window."""
-    depths: dict[Retriever | Path, int] = {}
+    depths: dict[Ranker | Path, int] = {}
     for ranks, settings in sources:
         depths[ranks] = max(settings.depth, depths.get(ranks, 0))
-    folders = _assign_folders([ranks for ranks in depths if isinstance(ranks, Retriever)], output.with_suffix(".runs"))
+    folders = _assign_folders([ranks for ranks in depths if isinstance(ranks, Ranker)], output.with_suffix(".runs"))
     return {
         ranks: FileRankings(collection, ranks)
         if isinstance(ranks, Path)
@@ -198,7 +198,7 @@ def _open_rankings(collection: Collection, sources: Sequence[Source], output: Pa
     }
 
 
-def _assign_folders(retrievers: Sequence[Retriever], folder: Path) -> dict[Retriever, Path]:
+def _assign_folders(retrievers: Sequence[Ranker], folder: Path) -> dict[Ranker, Path]:
     """Where the runs of each retriever are kept: in `folder`, or for several retrievers in folders inside it."""
     if len(retrievers) == 1:
         return {retrievers[0]: folder}

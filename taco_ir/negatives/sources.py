@@ -20,13 +20,13 @@ from taco_ir.data.collection import Collection, Topics
 from taco_ir.evaluation.run_files import PASSAGE_RUNS, refuse_foreign_docids
 from taco_ir.retrieval.choices import BM25, ModelChoice
 from taco_ir.retrieval.faiss_index import require_index
-from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Retriever
+from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, Ranker
 from taco_ir.retrieval.topic_runs import find_foreign, made_of, read_record, record_path
 
 
 def open_sources(
     words: Sequence[str], collection: Collection, model: ModelChoice, index: str | None
-) -> list[Retriever | Path]:
+) -> list[Ranker | Path]:
     """Open what each word names: bm25, a model, a run file or a folder of runs; equal words give the same source.
 
     Args:
@@ -51,7 +51,7 @@ def select_models(words: Sequence[str]) -> list[str]:
     return [word for word in dict.fromkeys(words) if word != BM25 and not _is_runs(Path(word))]
 
 
-def _source(word: str, collection: Collection, model: ModelChoice, index: str | None) -> Retriever | Path:
+def _source(word: str, collection: Collection, model: ModelChoice, index: str | None) -> Ranker | Path:
     if word == BM25:
         return BM25Retriever(collection)
     if _is_runs(Path(word)):
@@ -105,7 +105,7 @@ class RetrieverRankings(Rankings):
     Finished runs of at least `depth` hits are used again.
     """
 
-    def __init__(self, collection: Collection, retriever: Retriever, folder: Path, depth: int) -> None:
+    def __init__(self, collection: Collection, retriever: Ranker, folder: Path, depth: int) -> None:
         self._collection, self._retriever, self._folder, self._depth = collection, retriever, folder, depth
 
     def maker(self, topics: Sequence[Topics]) -> Maker:  # noqa: ARG002 - it ranks whatever it is given

@@ -19,7 +19,7 @@ from taco_ir.data.topics import unique
 from taco_ir.reading.answer_spans import answer_forms, find_spans
 from taco_ir.reading.reader import Answer, Reader, mark_span
 from taco_ir.retrieval.choices import model_name
-from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.retrieval.retrievers import Ranker
 from taco_ir.retrieval.topic_runs import (
     default_folder,
     made_of,
@@ -37,7 +37,7 @@ Tell = Callable[[str], object]  # shows an answer with its passage
 
 def answer(
     topics: Topics,
-    retriever: Retriever,
+    retriever: Ranker,
     reader: Reader,
     collection: Collection,
     hits: int,
@@ -65,7 +65,7 @@ def answer(
 
 def write_answers(
     topics: Sequence[Topics],
-    retriever: Retriever,
+    retriever: Ranker,
     reader: Reader,
     collection: Collection,
     hits: int,

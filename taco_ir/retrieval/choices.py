@@ -10,7 +10,7 @@ from typing import get_args
 from taco_ir.core.settings import Settings, check_value
 from taco_ir.core.types import run_id
 from taco_ir.encoders.config import Pooling
-from taco_ir.encoders.names import SHIPPED
+from taco_ir.encoders.names import FOLDER, SHIPPED
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
@@ -81,11 +81,11 @@ class SearchRequest:
         check_value("form", self.form, str, {"choices": tuple(RUN_SUFFIXES)})
 
 
-def model_name(model: str | None) -> str:
+def model_name(model: str | Path | None) -> str:
     """A model's name in files and tables, one word; for a training's folder the training's name."""
-    if model is None:
+    if model is None or Path(model) == FOLDER:
         return SHIPPED
-    name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else model.replace("/", "--")
+    name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else str(model).replace("/", "--")
     name = run_id(name).lstrip(".") or "model"
     return f"dense-{name}" if name in (BM25, FUSION) else name
 

@@ -6,6 +6,7 @@ reliably are computed again one by one in float64: the order of hits never depen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ class _Block:
     @property
     def _close_B(self) -> npt.NDArray[np.float64]:
         """Scores further apart than this are in the right order, however they were rounded."""
-        close_B: npt.NDArray[np.float64] = 2 * self._queries_BD.shape[1] * UNIT * self._norm_B * self._longest
+        close_B: npt.NDArray[np.float64] = rounding(self._queries_BD.shape[1]) * self._norm_B * self._longest
         return close_B
 
     def search(self) -> Candidates:
@@ -70,8 +71,7 @@ class _Block:
         pending: list[Candidates] = []
         for start in range(0, len(self._vectors_ND), ROWS):
             block_ND = self._vectors_ND[start : start + ROWS]
-            longest = float(np.einsum("nd,nd->n", block_ND, block_ND).max()) ** 0.5 * (1 + UNIT)
-            self._longest = max(self._longest, longest)
+            self._longest = max(self._longest, longest_norm(block_ND))
             scores_BN = self._queries_BD @ block_ND.T
             width = scores_BN.shape[1]
             if not start and width > self._hits:
@@ -134,6 +134,16 @@ class _Block:
             pairs = slice(start, start + PAIRS)
             score[pairs] = (self._queries_BD[query[pairs]].astype(np.float64) * self._vectors_ND[row[pairs]]).sum(1)
         return score
+
+
+def rounding(dim: int) -> float:
+    """By how much rounding can change the difference of two float32 inner products of vectors of length 1."""
+    return 2 * dim * UNIT
+
+
+def longest_norm(block_ND: Vectors) -> float:
+    """The largest norm of a vector, rounded up."""
+    return math.sqrt(np.einsum("nd,nd->n", block_ND, block_ND).max()) * (1 + UNIT)
 
 
 def _ordered(scores: Vectors) -> npt.NDArray[np.int64]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from taco_ir.core.files import InputError, read_json, require_space, write_json, writing_folder
 from taco_ir.core.hashes import FileFacts, check_files, describe_files
 from taco_ir.core.types import Encoder, Ranking, Vectors
-from taco_ir.retrieval.exact_search import exact_search
+from taco_ir.retrieval.exact_search import ROWS, exact_search, longest_norm, rounding
 from taco_ir.retrieval.vectors import Recipe, VectorSet
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ MIN_EF, EF_PER_HIT = 64, 2  # HNSW: candidates kept while searching
 PROBED_SHARE, MIN_PROBED = 16, 8  # IVF: one list in this many is searched, and at least this many lists
 FOUND_AT_ONCE = 1 << 22  # hits that an approximate index returns at once
 GRAPH_BYTES = 272  # bytes of a vector in HNSW32 beside the vector itself
+FEW = 4  # queries up to which a Flat index is scanned in fp16, from the second such search on
+HALVES_BYTES = 1 << 30  # most memory of the vectors in fp16
+SPARE = 64  # hits of the scan beyond twice those that are wanted: they tell whether a close score was left out
 
 
 class Manifest(NamedTuple):
@@ -137,6 +141,8 @@ class DenseIndex:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"{folder / 'index'}: faiss cannot read it ({reason}); {REMEDY}") from error
         self.docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
+        self._searched_few = False
+        self._halves: Halves | None = None
 
     def verify(self, folder: Path) -> None:
         """Hash the files again. Raises: InputError naming one that was altered."""
@@ -149,7 +155,10 @@ class DenseIndex:
         its candidates in an approximate one. Hits do not depend on the other queries, except through faiss's rounding.
         """
         if self._vectors_ND is not None:
-            return list(exact_search(np.asarray(queries_BD, dtype=np.float32), self._vectors_ND, self.docids, hits))
+            queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
+            if len(queries_BD) <= FEW and (few := self._search_few(queries_BD, self._vectors_ND, hits)):
+                return few
+            return list(exact_search(queries_BD, self._vectors_ND, self.docids, hits))
         _widen(self.index, hits)
         found: dict[int, Ranking] = {}
         open_, asked = np.arange(len(queries_BD)), min(hits + 1, len(self.docids))
@@ -166,6 +175,53 @@ class DenseIndex:
                         found[query] = Ranking.of(self.docids[rows_K[there]].tolist(), scores_K[there]).top(hits)
             open_, asked = np.array(tied, dtype=np.intp), min(2 * asked, len(self.docids))
         return [found[query] for query in range(len(queries_BD))]
+
+    def _search_few(self, queries_BD: Vectors, vectors_ND: Vectors, hits: int) -> list[Ranking] | None:
+        """As `exact_search`, several times faster where few queries come again and again; None where it cannot say."""
+        if not self._searched_few or vectors_ND.size * 2 > HALVES_BYTES:
+            self._searched_few = True
+            return None
+        self._halves = self._halves or Halves(vectors_ND)
+        found = []
+        for query_D in queries_BD:
+            if (rows_K := self._halves.candidates(query_D, hits)) is None:
+                return None
+            score_K = (query_D.astype(np.float64) * vectors_ND[rows_K]).sum(1)
+            found.append(Ranking.of(self.docids[rows_K].tolist(), score_K).top(hits))
+        return found
+
+
+class Halves:
+    """Vectors in fp16, scanned for one query at a time: half the memory to read, which is what takes the time.
+
+    It names all vectors that may be among the best, by a bound on what rounding vectors and sums can change; their
+    scores are computed anew. Vectors that were made of fp16 blocks, as ours are, lose nothing. Memory: 2 D N bytes.
+    """
+
+    def __init__(self, vectors_ND: Vectors) -> None:
+        import faiss
+
+        self._index = faiss.IndexScalarQuantizer(
+            vectors_ND.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        longest = lost = 0.0
+        for start in range(0, len(vectors_ND), ROWS):
+            block_ND = np.ascontiguousarray(vectors_ND[start : start + ROWS])
+            self._index.add(block_ND)
+            with np.errstate(invalid="ignore"):  # of numbers that fp16 has not
+                change_ND = self._index.reconstruct_n(start, len(block_ND)) - block_ND
+            longest, lost = max(longest, longest_norm(block_ND)), max(lost, longest_norm(change_ND))
+        self._margin = 2 * lost + rounding(vectors_ND.shape[1]) * longest  # of two scores of a query of length 1
+
+    def candidates(self, query_D: Vectors, hits: int) -> npt.NDArray[np.int64] | None:
+        """Rows of all vectors that may be among the `hits` best for a query; None where there are too many."""
+        asked = min(2 * hits + SPARE, self._index.ntotal)
+        ((score_K,), (row_K,)) = self._index.search(query_D[None], asked)
+        least = score_K[min(hits, asked) - 1] - self._margin * float(np.linalg.norm(query_D.astype(np.float64)))
+        if not np.isfinite(least) or (asked < self._index.ntotal and score_K[-1] >= least):
+            return None
+        rows_K: npt.NDArray[np.int64] = row_K[score_K >= least]
+        return rows_K
 
 
 class _Stored:

@@ -42,6 +42,11 @@ class TacoQueryEncoder:
 
     Raises:
         InputError: for a task that neither the model nor KILT has.
+
+    Example:
+        >>> encoder = taco_ir.TacoQueryEncoder(task="nq")  # FaissSearcher("index", encoder) searches with it
+        >>> encoder.encode("who painted the mona lisa").shape
+        (384,)
     """
 
     def __init__(

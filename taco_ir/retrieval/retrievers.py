@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taco_ir.core.files import InputError, data_home, exclusive
 from taco_ir.core.hashes import fingerprint
 from taco_ir.core.processes import Progress, format_duration, timed
-from taco_ir.core.tasks import canonical_task
+from taco_ir.core.tasks import TOPICS, canonical_task
 from taco_ir.core.types import Query, Ranking, Run, Vectors
-from taco_ir.data.collection import Collection, Topics
+from taco_ir.data.collection import Collection, Topics, is_topics_file
 from taco_ir.retrieval import choices
-from taco_ir.retrieval.choices import ModelChoice
+from taco_ir.retrieval.choices import ModelChoice, model_name
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
@@ -30,14 +30,42 @@ RRF_K = 60
 BATCH = 1024  # queries searched together; exact search reads the vectors once for as many
 
 
-def query_topics(text: str, task: str | None) -> Topics:
-    """Wrap one query, and its task if it has one, as topics."""
+Queries = str | Topics | Iterable[str | Query]
+
+
+def as_topics(collection: Collection, queries: Queries, task: str | None = None) -> Topics:
+    """Wrap queries as topics.
+
+    Args:
+        queries: texts, which get the ids "1", "2" and so on; `Query` values; topics; or the name of topics of the
+            collection, such as "nq-dev" or "all-dev", or of a file of queries. Any other text alone is one query.
+        task: of the texts.
+
+    Raises:
+        InputError: for a name of no topics, no queries, an empty text, or an id that is given twice.
+    """
+    if isinstance(queries, str):
+        if queries.split() == [queries] and (is_topics_file(queries) or TOPICS.fullmatch(queries)):
+            every = [collection.topics(name) for name in collection.expand([queries])]
+            queries = every[0] if len(every) == 1 else [query for topics in every for query in topics.queries]
+        else:
+            queries = [queries]
+    if isinstance(queries, Topics):
+        if task is not None:
+            raise InputError(f"task {task!r}: topics have tasks of their own; give it with texts")
+        return queries
     task = canonical_task(task) if task else ""
-    return Topics("query", task, [Query("query", text.strip(), task)])
+    texts = enumerate(queries, 1)
+    found = [each if isinstance(each, Query) else Query(str(number), each.strip(), task) for number, each in texts]
+    if not found or not all(query.text for query in found):
+        raise InputError("a query is empty; give a text" if found else "no queries; give a text, or several")
+    if twice := [qid for qid, count in Counter(query.qid for query in found).items() if count > 1]:
+        raise InputError(f"query id {twice[0]!r} is given twice; ids must be unique")
+    return Topics("queries", task, found)
 
 
-class Retriever(ABC):
-    """Ranks passages for topics. Remembers no run, since only the queries themselves would be a safe key."""
+class Ranker(ABC):
+    """A retriever of topics: ranks passages. Remembers no run, since only the queries would be a safe key."""
 
     name: str
 
@@ -49,6 +77,9 @@ class Retriever(ABC):
     @abstractmethod
     def search(self, topics: Topics, hits: int) -> Run:
         """At most `hits` passages for each query."""
+
+    def open(self) -> None:  # noqa: B027 - most load when they search
+        """Load what a search needs, and build an index that is missing."""
 
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
         """Raise InputError for queries that cannot be searched for, before an index is built."""
@@ -71,16 +102,18 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
         build_index(VectorSet(folder / "vectors"), folder / "index")
 
 
-class DenseRetriever(Retriever):
+class DenseRetriever(Ranker):
     """Searches a faiss index with an encoder: the index that is named, or an exact one kept under the data home."""
 
-    def __init__(self, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> None:
-        self._collection, self._model, self._folder = collection, model, index
-        self.name = model.name
+    def __init__(
+        self, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | None = None
+    ) -> None:
+        self._collection, self._folder, self._model = collection, index, model
+        self.name = model.name if isinstance(model, ModelChoice) else model_name(model.folder)
 
     @cached_property
     def encoder(self) -> TextEncoder:
-        return self._model.load()
+        return self._model.load() if isinstance(self._model, ModelChoice) else self._model
 
     @cached_property
     def _index(self) -> DenseIndex:
@@ -100,6 +133,9 @@ class DenseRetriever(Retriever):
             "index": self._index.manifest.files["index"].sha256[:16],
         }
 
+    def open(self) -> None:
+        _ = self._index
+
     def check(self, topics: Sequence[Topics]) -> None:
         tasks = dict.fromkeys(query.task for each in topics for query in each.queries)
         self._encoded([Query("", "?", task) for task in tasks])  # too short to be counted as truncated
@@ -118,7 +154,7 @@ class DenseRetriever(Retriever):
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
 
 
-class BM25Retriever(Retriever):
+class BM25Retriever(Ranker):
     """Lucene's BM25 (k1 0.9, b 0.4) over title and text; the index is kept under the data home."""
 
     name = choices.BM25
@@ -152,6 +188,9 @@ class BM25Retriever(Retriever):
     def inputs(self) -> dict[str, Any]:
         return {"index": self._index.collection, "k1": K1, "b": B}
 
+    def open(self) -> None:
+        _ = self._index
+
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: ARG002 - it takes all queries, and needs Java
         java_home()
         anserini_jar()
@@ -160,17 +199,21 @@ class BM25Retriever(Retriever):
         return self._index.search([(query.qid, query.plain_text) for query in topics.queries], hits)
 
 
-class FusionRetriever(Retriever):
+class FusionRetriever(Ranker):
     """Fuses other retrievers by reciprocal ranks."""
 
     name = choices.FUSION
 
-    def __init__(self, retrievers: Sequence[Retriever]) -> None:
+    def __init__(self, retrievers: Sequence[Ranker]) -> None:
         self._retrievers = retrievers
 
     @property
     def inputs(self) -> dict[str, Any]:
         return {"k": RRF_K, "of": [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]}
+
+    def open(self) -> None:
+        for retriever in reversed(self._retrievers):
+            retriever.open()
 
     def check(self, topics: Sequence[Topics]) -> None:
         for retriever in reversed(self._retrievers):  # load a model last
@@ -196,16 +239,18 @@ class Retrievers(NamedTuple):
     hybrid: FusionRetriever
 
     @classmethod
-    def of(cls, collection: Collection, model: ModelChoice, index: str | Path | None = None) -> Retrievers:
+    def of(
+        cls, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | None = None
+    ) -> Retrievers:
         """Make them; nothing is loaded before it is used. Raises: InputError for a folder without an index."""
         if index is not None:
             require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
         return cls(dense, bm25, FusionRetriever([dense, bm25]))
 
-    def select(self, name: str) -> Retriever:
+    def select(self, name: str) -> Ranker:
         """One of `choices.RETRIEVERS`."""
-        retriever: Retriever = getattr(self, name)
+        retriever: Ranker = getattr(self, name)
         return retriever
 
 

@@ -19,7 +19,7 @@ from taco_ir.core.run_formats import write_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.retrieval.choices import COMPARED_UP_TO, RETRIEVERS, RUN_SUFFIXES, SearchRequest
-from taco_ir.retrieval.retrievers import Retriever, Retrievers
+from taco_ir.retrieval.retrievers import Ranker, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
 SHORT = 6  # digits of a hash in a name
@@ -99,7 +99,7 @@ class _Output(NamedTuple):
     """
 
     form: str
-    retriever: Retriever
+    retriever: Ranker
     files: dict[str, tuple[Path, dict[str, Any]]]
 
     @classmethod
@@ -168,7 +168,7 @@ def _run_paths(
     suffix = RUN_SUFFIXES[request.form]
     if output is not None:
         return named_paths(output, topics, suffix)
-    retriever: Retriever = retrievers.select(request.retriever)
+    retriever: Ranker = retrievers.select(request.retriever)
     folder = default_folder(collection)
     plain = [folder / f"{topic.name}.{retriever.name}{suffix}" for topic in topics]
     if retriever is retrievers.bm25 or not any(path.exists() for path in plain):

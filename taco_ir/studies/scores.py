@@ -9,7 +9,7 @@ from pathlib import Path
 from taco_ir.core.processes import collector_paused
 from taco_ir.core.run_formats import read_run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.evaluation.measures import Measure, Scores, default_measures, evaluate
+from taco_ir.evaluation.measures import Measure, Scores, default_measures, score_run
 from taco_ir.evaluation.significance import DIGITS
 from taco_ir.studies.conditions import Slice
 from taco_ir.studies.records import Record, TopicScores
@@ -35,9 +35,9 @@ def score_runs(
     measures = MEASURES if collection.passages.has_pages else default_measures(has_pages=False, short=True)
     found: dict[str, TopicScores] = {}
     for topics in map(collection.load_topics, names):
-        scores = evaluate(read_run(folder / f"{topics.name}.trec"), topics.queries, page_of, measures)
+        scores = score_run(read_run(folder / f"{topics.name}.trec"), topics.queries, page_of, measures)
         if (answers := folder / ANSWERS / f"{topics.name}.jsonl").is_file():
-            answered = evaluate(read_run(answers), topics.queries, page_of, ANSWER_MEASURES)
+            answered = score_run(read_run(answers), topics.queries, page_of, ANSWER_MEASURES)
             scores = scores._replace(by_query={**scores.by_query, **answered.by_query})
         found[topics.name] = _select_scores(topics, scores)
         for each in slices:

@@ -10,15 +10,85 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.tasks import KINDS, canonical_task
-from taco_ir.evaluation.measures import MACRO
+from taco_ir.core.types import refuse_text
+from taco_ir.evaluation.measures import MACRO, Measure
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
-from taco_ir.studies.board import Board, BoardRow
+from taco_ir.studies.board import Board, BoardRow, check_patterns, hide_rows, make_boards, select_corpus
+from taco_ir.studies.records import Record, read_records
+
+if TYPE_CHECKING:
+    import pandas
 
 Tests = Mapping[tuple[str, str, str], Comparison]  # by system, base and topics
+
+
+class Leaderboard(tuple[Board, ...]):
+    """The boards of a study, one for each corpus, the largest first."""
+
+    def tables(self, brief: bool = True) -> list[Table]:
+        """For each board and measure a row for each system; not `brief`: also slices, and tests if there are any."""
+        return [table for board in self for table in (brief_tables(board) if brief else board_tables(board))]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each score: corpus, system, base, seeds, topics, measure, mean, sd (over seeds).
+
+        Raises:
+            InputError: where pandas is not installed.
+        """
+        found = [
+            (board.corpus, row.system, row.base, len(row.seeds), topics, measure, stat.mean, stat.sd)
+            for board in self
+            for row in board.rows
+            for topics, stats in row.scores.items()
+            for measure, stat in stats.items()
+        ]
+        return Table("", ["corpus", "system", "base", "seeds", "topics", "measure", "mean", "sd"], found).to_pandas()
+
+
+def leaderboard(
+    folder: str | Path,
+    *,
+    baseline: str | None = None,
+    corpus: str | None = None,
+    measures: Sequence[str] = (),
+    without: Sequence[str] = (),
+    seed: int = 0,
+) -> Leaderboard:
+    """Compare the systems of a study by its records; nothing is searched.
+
+    Args:
+        folder: of the study, with `results`.
+        baseline: a row's name, or a system, that the others are tested against; None: nothing is tested.
+        corpus: only this one.
+        measures: such as ["Rprec", "R@20"]; none: all that were recorded.
+        without: names of systems to hide, with `*` for anything; tests stay corrected for them.
+        seed: of the tests.
+
+    Raises:
+        InputError: for a folder without records, or a name that none of them has.
+
+    Example:
+        >>> boards = taco_ir.leaderboard("runs/minikilt", corpus="part", measures=["Rprec"])
+        >>> scores = boards.to_pandas()
+        >>> scores.loc[scores["topics"] == "macro average", "system"].iloc[0]
+        'BM25'
+    """
+    refuse_text(measures, "measures")
+    refuse_text(without, "systems")
+    results = select_corpus(read_records(Path(folder) / "results"), corpus)
+    return make_leaderboard(results, baseline, seed, [str(Measure.parse(name)) for name in measures], without)
+
+
+def make_leaderboard(
+    results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str], without: Sequence[str]
+) -> Leaderboard:
+    """The boards of records, as `leaderboard`; measures as they print."""
+    check_patterns(results, without)
+    return Leaderboard(hide_rows(make_boards(results, baseline, seed, measures), without))
 
 
 def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
@@ -27,7 +97,7 @@ def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
     Args:
         brief: one table for each board and measure, without slices, tests and quoted scores.
     """
-    tables = [table for board in boards for table in (brief_tables(board) if brief else board_tables(board))]
+    tables = Leaderboard(boards).tables(brief)
     quoted = [] if brief else quoted_beside(boards)
     return "\n".join(render(table, form) for table in [*tables, *([quoted_table(quoted)] if quoted else [])])
 

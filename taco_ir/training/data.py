@@ -28,7 +28,7 @@ from taco_ir.negatives.file import (
     with_negatives,
 )
 from taco_ir.negatives.filters import MiningSettings
-from taco_ir.negatives.miner import fingerprint_of, mine
+from taco_ir.negatives.miner import fingerprint_of, mine_topics
 from taco_ir.retrieval.choices import ModelChoice
 from taco_ir.retrieval.retrievers import BM25Retriever, DenseRetriever, build_dense
 from taco_ir.retrieval.vectors import Recipe
@@ -239,7 +239,7 @@ class TrainingData:
                     self._index(collection, retriever, model, own)
                 of = f" of {collection.name}" if len(self.corpora) > 1 else ""
                 self.say(f"mining: the {settings.depth} best of {retriever.name} for each query{of} that is used")
-                mine(collection, retriever, topics, settings, path, overwrite=True)
+                mine_topics(collection, retriever, topics, settings, path, overwrite=True)
         self.processes.wait()
         return read_negatives(path, collection.passages.fingerprint)
 
@@ -344,7 +344,7 @@ class TrainingData:
             if not topics:
                 continue
             if self.processes.first and not _is_current(path, collection, topics, mining):
-                mine(collection, BM25Retriever(collection), topics, mining, path, overwrite=True)
+                mine_topics(collection, BM25Retriever(collection), topics, mining, path, overwrite=True)
             self.processes.wait()
             hard[collection] = read_negatives(path, collection.passages.fingerprint)
         found = []

@@ -22,6 +22,7 @@ from taco_ir.training.settings import (
     idle_keys,
     merge,
     override,
+    require,
 )
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -132,9 +133,7 @@ def read_settings(
         found = checked_keys(read_toml(file), allowed, f"{file}: ")
         values = override(values, {"episodes" if key == "episode" else key: value for key, value in found.items()})
     values = _flags_over(values, checked_keys(flags, verb.keys, "", said=as_flag))
-    for key in ("model", "output"):
-        if not values.get(key):
-            raise InputError(f"--{key} is needed: {KEYS[key].metadata['help']}")
+    require(values, said=as_flag)
     idle = idle_in_run(values)
     for key in flags:  # refused even where the value is the default
         if key in idle:

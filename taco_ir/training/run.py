@@ -30,14 +30,14 @@ from taco_ir.training.objectives.reading import readable_queries
 from taco_ir.training.processes import Processes
 from taco_ir.training.sampling import read_stream
 from taco_ir.training.schedules import Plan, Schedule, ScheduledTask, count_epoch_steps, find_last_phase, plan_steps
-from taco_ir.training.settings import NOTHING, NegativeSettings, TrainSettings
+from taco_ir.training.settings import NOTHING, NegativeSettings, TrainSettings, require
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
 from taco_ir.training.validation import Pool, PoolValidation, Validation, read_questions
 
 
 def train(settings: TrainSettings, overwrite: bool = False) -> Path:
-    """Runs all episodes that are not done, or all of them anew; returns the folder of the trained model.
+    """Train an encoder: run all episodes that are not done, or all of them anew; return the trained model's folder.
 
     Args:
         overwrite: replace the training in the output folder, which stays until the first new step is about to be made.
@@ -45,7 +45,13 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
     Raises:
         InputError: for a folder that holds something else or a training with other settings, and for anything wrong
             with data, model or negatives.
+
+    Example:
+        >>> settings = taco_ir.TrainSettings(tasks=["nq", "fever"], model="taco-mini-backbone", output="out", steps=2)
+        >>> taco_ir.load_encoder(taco_ir.train(settings)).dim
+        384
     """
+    require(settings.flat())
     if settings.objectives.pretrains and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
     output = Path(settings.run.output)

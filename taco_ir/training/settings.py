@@ -405,6 +405,14 @@ class TrainSettings:
 
     Raises:
         InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
+
+    Example:
+        >>> settings = taco_ir.TrainSettings(model="bert-base-uncased", output="my-run", pooling="mean", epochs=2)
+        >>> settings.optimiser.epochs, settings.weighting.weighting
+        (2.0, 'naive')
+        >>> taco_ir.TrainSettings(learning_rat=1e-5)
+        Traceback (most recent call last):
+        taco_ir.core.files.InputError: unknown key 'learning_rat'; did you mean learning_rate?
     """
 
     run: RunSettings
@@ -551,6 +559,13 @@ RULES: dict[str, Rules] = {
     "task_tables": (Mapping[str, object], {}),
     "repeat": (int, {"min": 1, "max": 1000}),
 }
+
+
+def require(values: Mapping[str, Any], said: Callable[[str], str] = str) -> None:
+    """Raise InputError for settings without a model or an output; messages write a key as `said(key)`."""
+    for key in ("model", "output"):
+        if not values.get(key):
+            raise InputError(f"{said(key)} is needed: {KEYS[key].metadata['help']}")
 
 
 def idle_keys(values: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from taco_ir.data.examples import read_examples, read_outline
 from taco_ir.data.gold import find_positives
 from taco_ir.data.topics import unique
 from taco_ir.evaluation.answers import exact_match
-from taco_ir.evaluation.measures import Measure, evaluate
+from taco_ir.evaluation.measures import Measure, score_run
 from taco_ir.reading.answer_spans import find_answers
 from taco_ir.retrieval.exact_search import exact_search
 
@@ -181,6 +181,6 @@ def validate(encoder: TextEncoder, pools: Sequence[Pool], passages: Mapping[str,
         queries_BD = encoder.encode_queries([query.text for query in pool.queries], pool.task)
         rankings = exact_search(queries_BD, own_ND, np.array(pool.docids, dtype=object), min(HITS, len(own_ND)))
         run = Run(dict(zip((query.qid for query in pool.queries), rankings, strict=True)))
-        found = evaluate(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE])
+        found = score_run(run, pool.queries, lambda wanted: {docid: page_of[docid] for docid in wanted}, [MEASURE])
         scores[pool.task] = found.mean(MEASURE) or 0.0
     return scores

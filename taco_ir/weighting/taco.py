@@ -61,6 +61,12 @@ class Taco(TaskWeighting):
         active_only: leave entries that are zero, but for rounding, out of the median.
         importance: number format of S; "bf16" halves its memory (rounded stochastically), "fp32" is at least float32.
         released_scaling: divide the update by T once more after burn-in.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> weighting = taco_ir.Taco(model.parameters(), tasks=2)
+        >>> report = weighting.backward(model(torch.ones(3)).square(), progress=0.5)
     """
 
     importance: Tensor  # T x P, U above, in the order of the layout

@@ -268,3 +268,40 @@ def test_a_byte_order_mark_is_no_part_of_the_first_passage(tmp_path: Path) -> No
 
 def test_rows_are_whole_numbers(tmp_path: Path) -> None:
     assert PassageStore(write(tmp_path / FORMATS[0], PASSAGES)).rows(["0#0"]).dtype == np.int64
+
+
+# ---- plain copies
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_gzip_file_is_unpacked_once_and_reads_the_same(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = [*PASSAGES, Passage(f"new#{name}", "new", "", "unlike other tests'")]
+    store = PassageStore(write(tmp_path / name, passages))
+    store.unpack()
+    (tmp_path / "elsewhere").mkdir()
+    again = PassageStore(write(tmp_path / "elsewhere" / name, passages))
+    if name.endswith(".gz"):
+        monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("the gzip file is read"))
+    for each in (store, again):
+        assert list(each.read()) == passages and list(each.read(5, 9)) == passages[5:9]
+        assert list(each.at([0, 6, 7, 23])) == [passages[row] for row in (0, 6, 7, 23)]
+        each.unpack()
+
+
+def test_a_plain_copy_that_was_altered_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / FORMATS[1], [*PASSAGES, Passage("altered#0", "altered", "", "")])
+    store = PassageStore(path)
+    store.unpack()
+    (copy,) = (place for place in store._unpacked.iterdir() if place.name == "passages")
+    copy.write_bytes(copy.read_bytes().replace(b"plain words", b"other words"))
+    with pytest.raises(InputError, match=rf"^{copy}: altered .*; remove {store._unpacked}; it is made again$"):
+        PassageStore(path)
+
+
+def test_a_very_large_file_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PassageStore(write(tmp_path / FORMATS[1], [*PASSAGES, Passage("large#0", "large", "", "")]))
+    monkeypatch.setattr(store_module, "UNPACKED_UP_TO", 10)
+    store.unpack()
+    assert not store._unpacked.exists() and store.get(["large#0"])

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verbs import Record, call, passage, query, write_collection
+from verbs import Record, call, module_of, passage, query, write_collection
 
-from taco_ir import search
 from taco_ir.core.files import InputError
 from taco_ir.core.types import Passage
 from taco_ir.data.__main__ import main
@@ -22,6 +21,8 @@ from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.gold import find_positives
 from taco_ir.data.passage_store import PassageStore
 from taco_ir.data.subsets import Subset, make_subset
+
+search = module_of("search")
 
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in range(8) for n in range(3)]
 PAGES_ONLY: Record = {

@@ -26,7 +26,7 @@ from taco_ir.encoders import pooling as pooling_module
 from taco_ir.encoders import text_encoder as encoder_module
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
-from taco_ir.evaluation.measures import evaluate
+from taco_ir.evaluation.measures import score_run
 from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
 SAMPLE = list(open_collection("sample").passages.read())
@@ -428,7 +428,7 @@ def test_one_text_is_not_taken_for_its_letters(tiny_bert: Path, text: Any) -> No
         lambda one: encoder.config.query_texts(one, None),
         lambda one: TacoQueryEncoder(str(tiny_bert), pooling="mean").encode_batch(one),
         open_collection("sample").expand,
-        lambda one: evaluate(Run({}), [], lambda _: {}, one),
+        lambda one: score_run(Run({}), [], lambda _: {}, one),
     ]
     for function in several:
         with pytest.raises(InputError, match=r"is one text; a list of .* is needed, such as \["):

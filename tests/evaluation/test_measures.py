@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import page_run, rank_pages, write_kilt
 from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
-from taco_ir.evaluation.measures import AT_K, LEVELS, MEASURES, Measure, Scores, evaluate, macro_average, passage_qrels
+from taco_ir.evaluation.measures import AT_K, LEVELS, MEASURES, Measure, Scores, macro_average, passage_qrels, score_run
 
 docids = st.sampled_from([f"P{page}#{part}" for page in range(5) for part in range(4)])
 sets = st.lists(st.lists(docids, min_size=1, max_size=3, unique=True), max_size=3)
@@ -93,7 +93,7 @@ def test_passage_measures_are_trec_evals(cases):
     run, queries = run_and_queries(cases)
     qrels = passage_qrels(queries)
     names = {Measure("R", 3): "recall_3", Measure("nDCG", 3): "ndcg_cut_3", Measure("MRR", 1000): "recip_rank"}
-    scores = evaluate(run, queries, page_of, names)
+    scores = score_run(run, queries, page_of, names)
     if not qrels:
         assert set(scores.by_query.values()) == {None}
         return
@@ -109,7 +109,7 @@ def test_passage_measures_are_trec_evals(cases):
 @given(cases, st.integers(1, 6))
 def test_mrr_is_the_reciprocal_rank_of_the_first_hit_above_its_cutoff(cases, k):
     run, queries = run_and_queries(cases)
-    found = evaluate(run, queries, page_of, [Measure("MRR", k)]).by_query[Measure("MRR", k)]
+    found = score_run(run, queries, page_of, [Measure("MRR", k)]).by_query[Measure("MRR", k)]
     for qid, relevant in passage_qrels(queries).items():
         hits = run.rankings[qid].docids[:k] if qid in run.rankings else []
         ranks = [rank for rank, docid in enumerate(hits, 1) if docid in relevant]
@@ -118,14 +118,14 @@ def test_mrr_is_the_reciprocal_rank_of_the_first_hit_above_its_cutoff(cases, k):
 
 def test_ties_are_measured_in_the_runs_order():
     run = Run({"q": Ranking.of(["P1#0", "P2#0"], [1.0, 1.0])})  # canonical: P2#0 first
-    scores = evaluate(run, [query("q", [["P1#0"]])], page_of, [Measure("MRR", 10), Measure("Rprec")])
+    scores = score_run(run, [query("q", [["P1#0"]])], page_of, [Measure("MRR", 10), Measure("Rprec")])
     assert [scores.mean(measure) for measure in scores.by_query] == [0.5, 0.0]
 
 
 @given(cases)
 def test_a_run_and_its_pages_have_the_same_page_measures_and_only_one_has_passage_measures(cases):
     run, queries = run_and_queries(cases)
-    of_passages, of_pages = evaluate(run, queries, page_of), evaluate(page_run(run, page_of), queries, page_of)
+    of_passages, of_pages = score_run(run, queries, page_of), score_run(page_run(run, page_of), queries, page_of)
     for measure in MEASURES:
         if measure.level == "page":
             assert of_pages.by_query[measure] == of_passages.by_query[measure]
@@ -142,17 +142,17 @@ def test_pages_are_asked_for_only_where_needed():
         raise AssertionError("asked for pages")
 
     run, queries = Run({"q": ranking(["P1#0"])}), [query("q", [["P1#0"]])]
-    assert evaluate(run, queries, refuse, [Measure("R", 5)]).mean(Measure("R", 5)) == 1.0
+    assert score_run(run, queries, refuse, [Measure("R", 5)]).mean(Measure("R", 5)) == 1.0
 
 
 def test_a_run_of_other_topics_is_refused():
     with pytest.raises(InputError, match="2 of its 3 topics, first 'x', not among the 1 queries"):
-        evaluate(Run(dict.fromkeys(["q", "x", "y"], ranking([]))), [query("q", [])], page_of)
+        score_run(Run(dict.fromkeys(["q", "x", "y"], ranking([]))), [query("q", [])], page_of)
 
 
 def test_missing_queries_score_zero_and_are_counted():
     queries = [query(qid, [["P1#0"]]) for qid in "abcd"]
-    scores = evaluate(Run({"b": ranking(["P1#0"])}), queries, page_of)
+    scores = score_run(Run({"b": ranking(["P1#0"])}), queries, page_of)
     assert scores.missing == ["a", "c", "d"]
     assert {str(measure): scores.mean(measure) for measure in MEASURES} == dict.fromkeys(map(str, MEASURES), 0.25)
 
@@ -170,7 +170,7 @@ def test_the_mini_collection_is_perfect_under_its_own_evidence(minikilt, tmp_pat
 
     queries = read_topics(minikilt / "small" / "hotpotqa-dev.jsonl", "hotpotqa")
     run = Run({query.qid: rank_pages(query.evidence[0].pages) for query in queries}, level="page")
-    scores = evaluate(run, queries, page_of)
+    scores = score_run(run, queries, page_of)
     assert scores.mean(Measure("Rprec")) == 1.0
     assert scores.mean(Measure("success", 5)) == 1.0
     write_kilt(run, queries, tmp_path / "run.jsonl")

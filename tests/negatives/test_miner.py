@@ -25,8 +25,8 @@ from taco_ir.core.types import EvidenceSet, Passage, Query, Ranking, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.negatives.file import Negatives, read_negatives
 from taco_ir.negatives.filters import AnswerTexts, MiningSettings, hard_negatives
-from taco_ir.negatives.miner import Source, mine, mine_file
-from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.negatives.miner import Source, mine_file, mine_topics
+from taco_ir.retrieval.retrievers import Ranker
 from taco_ir.retrieval.topic_runs import record_path
 
 PAGES, PARTS = 6, 3
@@ -34,7 +34,7 @@ DOCIDS = [f"{page}#{part}" for page in range(PAGES) for part in range(PARTS)]
 PAGE_OF = {docid: docid.partition("#")[0] for docid in DOCIDS}
 
 
-class Overlap(Retriever):
+class Overlap(Ranker):
     """Ranks by the words that query and passage share; counts the queries that it is asked."""
 
     name = "overlap"
@@ -241,7 +241,7 @@ def pages_of(collection: Collection, negatives: Negatives, topics: Topics) -> di
 
 def test_no_gold_in_what_is_written(sample: Collection, tmp_path: Path) -> None:
     topics = topics_of(sample, *sample.expand(["all-train"]))
-    negatives = mine(sample, Overlap(sample), topics, MiningSettings(depth=60, keep=20), tmp_path / "n.jsonl")
+    negatives = mine_topics(sample, Overlap(sample), topics, MiningSettings(depth=60, keep=20), tmp_path / "n.jsonl")
     assert negatives.docids.keys() == {topic.name for topic in topics} and len(topics) == 8
     dropped = 0
     for topic in topics:
@@ -261,16 +261,16 @@ def test_filtering_kept_runs_is_mining(sample: Collection, tmp_path: Path) -> No
     """Retrieve once, filter many times: from the kept runs come the bytes that mining anew writes."""
     topics = topics_of(sample, "nq-train", "wow-train")
     system = Overlap(sample)
-    mine(sample, system, topics, MiningSettings(depth=50), tmp_path / "first.jsonl")
+    mine_topics(sample, system, topics, MiningSettings(depth=50), tmp_path / "first.jsonl")
     asked = system.asked
     assert asked == sum(len(topic.queries) for topic in topics)
     several = (MiningSettings(depth=50, drop_answers=True), MiningSettings(30, 2, 5, margin=1.0), MiningSettings(50))
     for number, wanted in enumerate(several):
         fresh, again, read = (tmp_path / f"{name}{number}.jsonl" for name in ("fresh", "again", "read"))
-        mine(sample, Overlap(sample), topics, wanted, fresh)
-        mine(sample, tmp_path / "first.runs", topics, wanted, read)
-        mine(sample, system, topics, wanted, tmp_path / "first.jsonl", overwrite=True)
-        mine(sample, tmp_path / "first.runs", topics, wanted, again)
+        mine_topics(sample, Overlap(sample), topics, wanted, fresh)
+        mine_topics(sample, tmp_path / "first.runs", topics, wanted, read)
+        mine_topics(sample, system, topics, wanted, tmp_path / "first.jsonl", overwrite=True)
+        mine_topics(sample, tmp_path / "first.runs", topics, wanted, again)
         assert fresh.read_bytes() == read.read_bytes() == again.read_bytes() == (tmp_path / "first.jsonl").read_bytes()
     assert system.asked == asked
 
@@ -281,7 +281,7 @@ def test_kept_runs_are_used_as_long_as_they_serve(
     output, topics = tmp_path / "n.jsonl", topics_of(sample, "nq-train")
 
     def asked(system: Overlap, depth: int) -> int:
-        mine(sample, system, topics, MiningSettings(depth=depth), output, overwrite=True)
+        mine_topics(sample, system, topics, MiningSettings(depth=depth), output, overwrite=True)
         return system.asked
 
     queries = len(topics[0].queries)
@@ -298,7 +298,9 @@ def test_kept_runs_are_used_as_long_as_they_serve(
 
 def test_header_says_how(sample: Collection, tmp_path: Path) -> None:
     wanted = MiningSettings(30, 1, 7, True, 2.0, 5)
-    header = mine(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").sources[0]
+    header = mine_topics(sample, Overlap(sample), topics_of(sample, "nq-train"), wanted, tmp_path / "n.jsonl").sources[
+        0
+    ]
     filters = ("gold", "gold-page", "margin=2", "answers")
     assert header[:-1] == ("overlap", "e0", sample.passages.fingerprint, 30, 1, 7, filters, 5)
     assert re.fullmatch("[0-9a-f]{16}", header.queries)
@@ -317,7 +319,7 @@ def test_spans_are_dropped_verdicts_are_not(tmp_path: Path) -> None:
     topics = topics_of(collection, "nq-train", "fever-train")
     for drop, of_nq in ((True, ["3#0"]), (False, ["2#0", "3#0"])):
         wanted, output = MiningSettings(drop_answers=drop), tmp_path / f"{drop}.jsonl"
-        mined = mine(collection, Overlap(collection), topics, wanted, output)
+        mined = mine_topics(collection, Overlap(collection), topics, wanted, output)
         assert mined.docids["nq-train"] == {"q1": of_nq} and mined.docids["fever-train"] == {"f1": ["2#0", "3#0"]}
 
 
@@ -357,7 +359,7 @@ def test_queries_without_hits_or_evidence_have_an_empty_line(tmp_path: Path, cap
     collection = open_collection(str(tmp_path / "c"))
     write_trec(Run({qid: Ranking.of(["1#0", "2#0"], [2, 1]) for qid in ("q1", "q2")}), tmp_path / "r.trec", "t")
     topics = topics_of(collection, "nq-train")
-    mined = mine(collection, tmp_path / "r.trec", topics, MiningSettings(), tmp_path / "n.jsonl")
+    mined = mine_topics(collection, tmp_path / "r.trec", topics, MiningSettings(), tmp_path / "n.jsonl")
     assert mined.docids["nq-train"] == {"q1": ["2#0"], "q2": [], "q3": []}
     assert "nq-train: 1 of 3 queries have no hits" in caplog.text
     assert "the rankings have at most 2 hits, --depth is 200" in caplog.text
@@ -382,9 +384,9 @@ def run_file(path: str, *qids: str, docids: tuple[str, ...] = ("0#0", "1#0", "2#
     return Path(path)
 
 
-def refused(collection: Collection, source: Path | Retriever, names: list[str], said: str, **changes: Any) -> None:
+def refused(collection: Collection, source: Path | Ranker, names: list[str], said: str, **changes: Any) -> None:
     with pytest.raises(InputError, match=said):
-        mine(collection, source, topics_of(collection, *names), MiningSettings(**changes), Path("n.jsonl"))
+        mine_topics(collection, source, topics_of(collection, *names), MiningSettings(**changes), Path("n.jsonl"))
     assert not list(Path().glob("n.jsonl*"))
 
 
@@ -420,7 +422,7 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
         )
         refused(small, source, ["nq-train"], said)
     record_path(source).write_text(json.dumps(facts | {"topics": {"name": "x", "fingerprint": "0"}}))
-    header = mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.jsonl")).sources[0]
+    header = mine_topics(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.jsonl")).sources[0]
     assert (header.source, header.checkpoint) == ("mine", "e7")
     run_file("runs/nq-train.trec", "nq1")
     record_path(run_file("runs/wow-train.trec", "wow1")).write_text(json.dumps(facts))
@@ -434,30 +436,30 @@ def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     refused(small, source, ["nq-train"], said, skip=3)
     refused(small, source, ["nq-test"], "nq-test: no evidence")
     with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
-        mine(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
+        mine_topics(small, source, topics_of(small, "nq-train"), MiningSettings(), Path("n.json"))
 
 
 def test_an_output_is_never_lost(small: Collection) -> None:
     source, output = run_file("r.trec", "nq1", "nq2", "wow1"), Path("n.jsonl")
     topics = topics_of(small, "nq-train")
-    mine(small, source, topics, MiningSettings(), output)
+    mine_topics(small, source, topics, MiningSettings(), output)
     before = output.read_bytes()
-    mine(small, source, topics, MiningSettings(), output)  # made the same way: taken
+    mine_topics(small, source, topics, MiningSettings(), output)  # made the same way: taken
     said = r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite"
     with pytest.raises(InputError, match=said):
-        mine(small, source, topics, MiningSettings(keep=1), output)
+        mine_topics(small, source, topics, MiningSettings(keep=1), output)
     said = r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
     with pytest.raises(InputError, match=said):
-        mine(small, source, topics_of(small, "nq-train", "wow-train"), MiningSettings(), output)
+        mine_topics(small, source, topics_of(small, "nq-train", "wow-train"), MiningSettings(), output)
     with pytest.raises(InputError, match=r"made otherwise \(source is \".*\", not \""):
-        mine(small, Overlap(small), topics, MiningSettings(), output)
+        mine_topics(small, Overlap(small), topics, MiningSettings(), output)
     assert output.read_bytes() == before
-    mine(small, source, topics, MiningSettings(keep=1), output, overwrite=True)
+    mine_topics(small, source, topics, MiningSettings(keep=1), output, overwrite=True)
     assert output.read_bytes() != before
     output.write_text("mine!\n")
     said = r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"
     with pytest.raises(InputError, match=said):
-        mine(small, source, topics, MiningSettings(), output)
+        mine_topics(small, source, topics, MiningSettings(), output)
     assert output.read_text() == "mine!\n"
 
 
@@ -491,7 +493,7 @@ def test_sources_together_are_what_each_gives_alone(sample: Collection, tmp_path
     alone = []
     for number, (ranks, each) in enumerate(sources):
         assert not isinstance(ranks, Path)
-        mine(sample, ranks, topics, each, tmp_path / f"{number}.jsonl")
+        mine_topics(sample, ranks, topics, each, tmp_path / f"{number}.jsonl")
         alone.append(rows_of(tmp_path / f"{number}.jsonl"))
     header, *rows = rows_of(tmp_path / "merged.jsonl")
     headers = [{k: v for k, v in each[0].items() if k != "taco_ir_negatives"} for each in alone]
@@ -587,7 +589,7 @@ def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCapt
             mine_file(small, changed, topics, output)
     mine_file(small, sources, topics, output)  # made the same way: taken
     assert output.read_bytes() == before
-    one = mine(small, sources[0].ranks, topics, MiningSettings(), Path("one.jsonl"))
+    one = mine_topics(small, sources[0].ranks, topics, MiningSettings(), Path("one.jsonl"))
     with pytest.raises(InputError, match=r"made otherwise \(sources is 1, not 2\)"):
         mine_file(small, sources, topics, Path("one.jsonl"))
     assert read_negatives(Path("one.jsonl"), None) == one
@@ -615,7 +617,8 @@ def counted(function, where):
 test_miner.Overlap.search = counted(test_miner.Overlap.search, "search")
 taco_ir.negatives.miner.hard_negatives = counted(taco_ir.negatives.miner.hard_negatives, "filter")
 topics = [sample.load_topics(name) for name in ("fever-train", "nq-train")]
-taco_ir.negatives.miner.mine(sample, test_miner.Overlap(sample), topics, MiningSettings(depth=30), Path("n.jsonl"))
+overlap, settings = test_miner.Overlap(sample), MiningSettings(depth=30)
+taco_ir.negatives.miner.mine_topics(sample, overlap, topics, settings, Path("n.jsonl"))
 """
 
 
@@ -630,8 +633,8 @@ def test_kill_9_leaves_no_half_file(where: str, after: int, sample: Collection, 
     finished = len(list((tmp_path / "n.runs").glob("*.json"))) if (tmp_path / "n.runs").exists() else 0
     assert finished == (after if where == "search" else 2)
     system = Overlap(sample)
-    mine(sample, system, topics, MiningSettings(depth=30), output)
+    mine_topics(sample, system, topics, MiningSettings(depth=30), output)
     assert system.asked == sum(len(topic.queries) for topic in topics[finished:])
-    mine(sample, Overlap(sample), topics, MiningSettings(depth=30), tmp_path / "whole.jsonl")
+    mine_topics(sample, Overlap(sample), topics, MiningSettings(depth=30), tmp_path / "whole.jsonl")
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not list(tmp_path.rglob("*.part"))

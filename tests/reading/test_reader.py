@@ -19,10 +19,9 @@ from safetensors.torch import load_file
 from small_steps import SMALL, encoder
 from tokenizers import Tokenizer
 from training_runs import StopAfter, Stopped, contents, logged
-from verbs import passage, query, write_collection, write_lines
+from verbs import module_of, passage, query, write_collection, write_lines
 
-from taco_ir import answer, evaluate
-from taco_ir import train as verb
+from taco_ir import answer
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_run
 from taco_ir.core.types import Passage, Ranking, Run
@@ -44,13 +43,15 @@ from taco_ir.reading.reader import (
     save_head,
 )
 from taco_ir.retrieval.choices import model_name
-from taco_ir.retrieval.retrievers import Retriever
+from taco_ir.retrieval.retrievers import Ranker
 from taco_ir.training import backward
 from taco_ir.training.backward import chunk_by_length
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.objectives.reading import Placed, reader_loss
 from taco_ir.training.sampling import read_stream
 from taco_ir.training.shared_encoder import SharedEncoder
+
+evaluate, verb = map(module_of, ("evaluate", "train"))
 
 READING = "--tasks none --reading nq --query-length 16 --passage-length 40 --reading-batch 6 --reading-negatives 2"
 READING += " --checkpoint-every 2 --steps 6 --pool-hard 0 --pool-random 9"
@@ -292,7 +293,7 @@ def test_answer_prints_writes_and_scores(
     assert "[[" in capsys.readouterr().out
 
 
-class Rivers(Retriever):
+class Rivers(Ranker):
     """Finds the same two passages for every question, neither of which holds an answer."""
 
     name = "rivers"

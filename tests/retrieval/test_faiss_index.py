@@ -19,7 +19,7 @@ from taco_ir.core.types import Passage, Ranking, Vectors
 from taco_ir.index import main
 from taco_ir.retrieval import exact_search as exact
 from taco_ir.retrieval.exact_search import exact_search
-from taco_ir.retrieval.faiss_index import DenseIndex, build_index
+from taco_ir.retrieval.faiss_index import FEW, DenseIndex, Halves, build_index
 from taco_ir.retrieval.vectors import Recipe, Shard, ShardWriter, VectorSet
 
 N, DIM, HITS = 2000, 16, 10
@@ -340,3 +340,62 @@ def test_what_the_user_has_there_is_not_removed(index: Index, tmp_path: Path) ->
     with pytest.raises(InputError, match="exists and has no record of what it was made of"):
         main(["--vectors", str(index().parent / "vectors"), "--output", str(tmp_path)])
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+# ---- few queries at a time
+
+
+@pytest.fixture
+def opened(index: Index) -> DenseIndex:
+    """A Flat index that was searched for one query before."""
+    opened = DenseIndex(index())
+    opened.search(QUERIES[:1], HITS)
+    return opened
+
+
+def test_the_second_search_for_few_queries_scans_a_copy_in_fp16(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned: list[int] = []
+    candidates = Halves.candidates
+    monkeypatch.setattr(Halves, "candidates", lambda *given: scanned.append(1) or candidates(*given))
+    opened = DenseIndex(index())
+    for queries, expected in ((1, 0), (1, 1), (FEW, 1 + FEW), (FEW + 1, 1 + FEW)):
+        opened.search(QUERIES[:queries], HITS)
+        assert len(scanned) == expected
+    monkeypatch.setattr("taco_ir.retrieval.faiss_index.HALVES_BYTES", N * DIM * 2 - 1)
+    small = DenseIndex(index())
+    for _ in range(3):
+        small.search(QUERIES[:1], HITS)
+    assert len(scanned) == 1 + FEW and small._halves is None
+
+
+@pytest.mark.parametrize("hits", [1, HITS, N - 1, N, 2 * N])
+def test_few_queries_are_searched_exactly(opened: DenseIndex, hits: int) -> None:
+    for start in range(0, len(QUERIES), FEW):
+        queries_BD = QUERIES[start : start + FEW]
+        assert_same(opened.search(queries_BD, hits), brute_force(queries_BD, VECTORS, hits))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1 << 20), size=st.sampled_from([1e-6, 1e-3, 1.0, 300.0, 1e5, 1e30]), copies=st.integers(0, 90)
+)
+def test_halves_miss_no_hit_whatever_the_vectors_are(seed: int, size: float, copies: int) -> None:
+    """Vectors that fp16 rounds, cannot hold, or cannot tell apart: what it names holds the best, or it says nothing."""
+    random = np.random.default_rng(seed)
+    vectors_ND = (random.standard_normal((400, DIM)) * size).astype(np.float32)
+    vectors_ND[:copies] = vectors_ND[0] * (1 + random.standard_normal((copies, 1)) * 1e-7).astype(np.float32)
+    query_D = random.standard_normal(DIM).astype(np.float32)
+    rows = Halves(vectors_ND).candidates(query_D, HITS)
+    exact_N = vectors_ND.astype(np.float64) @ query_D.astype(np.float64)
+    least = np.sort(exact_N)[-HITS]
+    assert rows is None or set(np.flatnonzero(exact_N >= least).tolist()) <= set(rows.tolist())
+    assert rows is not None or copies or size > 1
+
+
+def test_crowds_of_equal_passages_are_left_to_the_exact_search(tmp_path: Path) -> None:
+    """More passages tie at the last hit than the scan names: they are ordered by docid all the same."""
+    vectors_ND = np.repeat(VECTORS[:4], N // 4, axis=0)
+    build_index(write(tmp_path / "vectors", vectors_ND), tmp_path / "index")
+    opened = DenseIndex(tmp_path / "index")
+    for _ in range(3):
+        assert_same(opened.search(QUERIES[:2], HITS), brute_force(QUERIES[:2], vectors_ND, HITS))

@@ -16,9 +16,9 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from verbs import shell, without_java, write_lines
+from verbs import module_of, shell, without_java, write_lines
 
-from taco_ir import encode, export, index, search
+from taco_ir import encode, export, index
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_trec
 from taco_ir.core.types import Ranking, Run, Vectors
@@ -27,6 +27,8 @@ from taco_ir.encoders.config import EncoderConfig, Pooling
 from taco_ir.encoders.text_encoder import load_encoder
 from taco_ir.retrieval import pyserini_bridge as ours
 from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder, run_pyserini
+
+search = module_of("search")
 
 HITS = "50"
 TOLERANCE = 1e-5

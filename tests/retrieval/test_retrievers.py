@@ -13,7 +13,7 @@ from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_trec
 from taco_ir.core.types import Query, Ranking, Run
 from taco_ir.data.collection import Topics, open_collection
-from taco_ir.retrieval.retrievers import BATCH, BM25Retriever, FusionRetriever, Retriever
+from taco_ir.retrieval.retrievers import BATCH, BM25Retriever, FusionRetriever, Ranker
 from taco_ir.search import main
 
 WORDS = ("painter", "poem", "king", "music", "novel")
@@ -26,7 +26,7 @@ def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_collection(tmp_path / "c", passages, {"nq-dev": [query("q", "the king", ["2#0"])]})
 
 
-class Echo(Retriever):
+class Echo(Ranker):
     """Finds for each query the passage of its own text."""
 
     def __init__(self, name: str) -> None:
@@ -44,7 +44,7 @@ def one(text: str) -> Topics:
     return Topics("query", "nq", [Query("query", text, "nq")])
 
 
-def best(retriever: Retriever, word: str) -> str:
+def best(retriever: Ranker, word: str) -> str:
     return retriever.search(one(word), 1).rankings["query"].docids[0]
 
 

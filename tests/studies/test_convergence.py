@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from study_results import fake_results
+from verbs import module_of
 
-from taco_ir import leaderboard
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.tables import Marked
 from taco_ir.studies.convergence import convergence_table, steps_to
 from taco_ir.studies.records import Record, write_record
+
+leaderboard = module_of("leaderboard")
 
 
 def made(system: str, seed: int, values: list[float], base: str = "tiny", **more: Any) -> Record:

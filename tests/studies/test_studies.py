@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verbs import module_of
 
-from taco_ir import search
 from taco_ir.adaptation import settings
 from taco_ir.adaptation.settings import AdaptSettings
 from taco_ir.core.settings import given_values, rules_of
@@ -19,6 +19,8 @@ from taco_ir.data.__main__ import held_out_parser
 from taco_ir.studies.commands import fill_command
 from taco_ir.studies.conditions import DATA_COMMANDS, Condition, Study, read_study
 from taco_ir.training.flags import given_flags, read_settings
+
+search = module_of("search")
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 CONDITIONS = tomllib.loads((RUNS / "conditions.toml").read_text(encoding="utf-8"))["condition"]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from study_results import fake_results
+from verbs import module_of
 
-from taco_ir import leaderboard
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.studies.board import hide_rows, make_boards
@@ -21,6 +21,8 @@ from taco_ir.studies.comparison import note_same_updates
 from taco_ir.studies.facts import training_facts
 from taco_ir.studies.headroom import study_headroom
 from taco_ir.studies.records import Record, write_record
+
+leaderboard = module_of("leaderboard")
 
 RPREC = "page R-precision"
 RESULTS = fake_results(4, 2, 30, 3)  # BM25, and naive, TACO and task-specific on one base

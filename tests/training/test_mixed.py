@@ -18,9 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 from training_runs import contents, differing, logged, stopped_after
+from verbs import module_of
 from weighting_steps import TRAINED
 
-from taco_ir import answer, search, train
+from taco_ir import answer
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import generator
 from taco_ir.data.collection import open_collection
@@ -40,6 +41,8 @@ from taco_ir.training.settings import TrainSettings
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep
 from taco_ir.training.validation import PoolValidation, build_pool, read_questions, sample_queries
+
+search, train = map(module_of, ("search", "train"))
 
 CPU = Processes(torch.device("cpu"))
 KINDS: dict[str, Any] = {"reading": ("nq",), "self_supervised": ("mlm", "inverse_cloze"), "reading_negatives": 1}

@@ -64,11 +64,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
-    def noting(module: ModuleType, name: str, describe: Callable[..., str]) -> None:
+    def noting(module: ModuleType, name: str, describe: Callable[..., str], said: str = "") -> None:
         real = getattr(module, name)
 
         def noted(*args: Any, **kwargs: Any) -> Any:
-            found.append(f"{name} {describe(*args)}")
+            found.append(f"{said or name} {describe(*args)}")
             return real(*args, **kwargs)
 
         patch.setattr(module, name, noted)
@@ -76,7 +76,7 @@ def watch(patch: pytest.MonkeyPatch, found: list[str]) -> None:
     def mined(*args: Any) -> str:
         return f"{args[4].parent.name[:9]}/{args[4].name}" if args[4].name == ANCE else str(args[4].name)
 
-    noting(training_data, "mine", mined)
+    noting(training_data, "mine_topics", mined, "mine")
     noting(retrievers, "encode_collection", lambda *args: args[3].parent.name)
     noting(retrievers, "build_index", lambda *args: args[1].parent.name)
     run = Loop.run

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import warm
-from verbs import call, passage, query, write_collection, write_lines
+from verbs import call, module_of, passage, query, write_collection, write_lines
 
 from taco_ir import cli as console
-from taco_ir import encode, index, search
+from taco_ir import encode, index
 from taco_ir.core.files import InputError, data_home
 from taco_ir.retrieval.vectors import VectorSet
+
+search = module_of("search")
 
 PASSAGES = [passage(f"{n}#0", f"text number {n} about the year of the king", f"T{n}") for n in range(6)]
 QUERIES = [query("q1", "who", ["1#0"]), query("q2", "where", ["2#0"])]

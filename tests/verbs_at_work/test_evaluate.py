@@ -10,9 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from verbs import Record, passage, query, write_collection, write_lines
+from verbs import Record, module_of, passage, query, write_collection, write_lines
 
-from taco_ir import search
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import numbered_lines
 from taco_ir.data.collection import open_collection
@@ -21,6 +20,8 @@ from taco_ir.evaluate import main
 from taco_ir.leaderboard import main as leaderboard
 from taco_ir.studies import records
 from taco_ir.studies.scores import score_runs
+
+search = module_of("search")
 
 ALL = ["Rprec", "recall@5", "success@5", "precision@1", "MRR@10", "R@20", "nDCG@10"]
 PASSAGES = [passage(f"{page}#{n}", f"text {n} of {page}") for page in "ABCDE" for n in (0, 1)]

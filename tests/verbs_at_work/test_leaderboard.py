@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 from study_results import fake_results
-from verbs import call
+from verbs import call, module_of
 
-from taco_ir import leaderboard
 from taco_ir.core.files import InputError
 from taco_ir.studies.conditions import Job, read_study
 from taco_ir.studies.jobs import Runner
 from taco_ir.studies.records import Record, read_records, write_record
 from taco_ir.studies.tables import TITLE
+
+leaderboard = module_of("leaderboard")
 
 CONDITIONS = """
 name = "made-up"

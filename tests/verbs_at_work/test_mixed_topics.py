@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from adapter_models import made
+from verbs import module_of
 
-from taco_ir import evaluate, search
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
+
+evaluate, search = map(module_of, ("evaluate", "search"))
 
 NAMES = ("fever-dev", "nq-dev", "wow-dev")
 

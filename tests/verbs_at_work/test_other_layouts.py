@@ -8,11 +8,13 @@ from pathlib import Path
 import ir_measures
 import pytest
 from layouts import GRADES, MADE, QUERIES, TEXTS, beir, parquet, tevatron
+from verbs import module_of
 
-from taco_ir import evaluate, search, train
 from taco_ir.core.files import InputError
 from taco_ir.data.__main__ import main as data
 from taco_ir.data.collection import open_collection
+
+evaluate, search, train = map(module_of, ("evaluate", "search", "train"))
 
 GRADED = {
     "nDCG@10": "nDCG@10",

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from verbs import Record, passage, query, write_collection, write_lines
+from verbs import Record, module_of, passage, query, write_collection, write_lines
 
-from taco_ir import search
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import rank_pages, read_kilt
 from taco_ir.core.types import Query, Run, run_id
 from taco_ir.evaluation.submission import build_outputs, build_submission
 from taco_ir.submission import main
+
+search = module_of("search")
 
 PASSAGES = [passage(f"{page}#{n}", f"word{page} number{n} and all", f"T{page}") for page in range(8) for n in (0, 1)]
 NQ: list[Record] = [{"id": "q 1", "input": "word1 word3"}, {"id": "q2", "input": "word2 number1"}]

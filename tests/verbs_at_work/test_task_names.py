@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from adapter_models import made
 from small_steps import encoder as new_encoder
-from verbs import passage, query, write_collection, write_lines
+from verbs import module_of, passage, query, write_collection, write_lines
 
-from taco_ir import export, search
+from taco_ir import export
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_trec
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
@@ -19,6 +19,8 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.names import SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.retrieval.pyserini_bridge import TacoQueryEncoder
+
+search = module_of("search")
 
 ASKED = ["The Great Gatsby [SEP] author", "who wrote the cello suites"]
 TYPOS = ("strutured_zeroshot", "zsr", "Wnedd")

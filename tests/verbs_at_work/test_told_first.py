@@ -24,8 +24,9 @@ from taco_ir.studies.records import write_record
 SLOW = """
     taco_ir.encoders.text_encoder.load_backbone taco_ir.reading.reader.load_backbone
     taco_ir.training.encoder.load_backbone taco_ir.retrieval.retrievers.build_bm25 taco_ir.retrieval.retrievers.BM25
-    taco_ir.retrieval.retrievers.DenseIndex taco_ir.training.data.mine taco_ir.training.objectives.spans.read_documents
-    taco_ir.leaderboard.make_boards taco_ir.evaluate.read_run_files
+    taco_ir.retrieval.retrievers.DenseIndex taco_ir.training.data.mine_topics
+    taco_ir.training.objectives.spans.read_documents taco_ir.studies.tables.make_boards
+    taco_ir.evaluation.run_files.read_run
 """.split()
 TRAIN = (
     "--collection c --tasks nq --model {model} --pooling first --output out --steps 2 --batch-size 2 "

@@ -1,0 +1,97 @@
+"""Mining as a user asks for it: words that name sources and tasks, a negatives file, and its audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from taco_ir.core.files import InputError, require_writable
+from taco_ir.core.processes import collector_paused
+from taco_ir.core.types import refuse_text
+from taco_ir.data.collection import Collection, open_collection
+from taco_ir.evaluation.tables import Table
+from taco_ir.negatives.audit import audit_file
+from taco_ir.negatives.audit_counts import Audit
+from taco_ir.negatives.audit_page import source_tables, summary
+from taco_ir.negatives.filters import MiningSettings
+from taco_ir.negatives.miner import Source, audit_path, check_minable, mine_file
+from taco_ir.negatives.sources import open_sources
+from taco_ir.retrieval.choices import ModelChoice
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class MiningReport(NamedTuple):
+    """What mining made.
+
+    Attributes:
+        negatives: the file, for `--negatives` and `TrainSettings(negatives=...)`.
+        page: the audit as an HTML page, with examples to read.
+        audit: its numbers.
+    """
+
+    negatives: Path
+    page: Path
+    audit: Audit
+
+    def tables(self) -> list[Table]:
+        """A row for each of the topics; if there are several sources, also one for each of them, and their overlaps."""
+        return [summary(self.audit.tasks), *source_tables(self.audit.sources)]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each of the topics: negatives, and estimates of false ones. Raises: InputError without pandas."""
+        return self.tables()[0].to_pandas()
+
+
+@collector_paused()
+def mine(
+    collection: Collection | str | Path,
+    sources: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    tasks: Sequence[str] = ("all",),
+    split: str = "train",
+    settings: MiningSettings | Sequence[MiningSettings] | None = None,
+    model: ModelChoice | None = None,
+    index: str | Path | None = None,
+    overwrite: bool = False,
+) -> MiningReport:
+    """Mine hard negatives for training queries into a file, and audit them.
+
+    Args:
+        collection: an opened collection, or its name.
+        sources: what ranks: "bm25", a model, a run file or a folder of runs; several are merged, the best of each in
+            turn.
+        output: the negatives file, whose name ends in .jsonl. Rankings are kept beside it, for mining again.
+        tasks: of the collection; "all" for every task with such a split.
+        settings: which hits become negatives, for all sources or for each.
+        model: how the models among the sources encode.
+        index: a dense index of the one model among the sources.
+
+    Raises:
+        InputError: for topics without gold, a source that names nothing, or an output that was made otherwise (without
+            `overwrite`).
+
+    Example:
+        >>> settings = taco_ir.MiningSettings(depth=50, keep=8)
+        >>> mined = taco_ir.mine("sample", "bm25", "negatives.jsonl", tasks=["nq"], settings=settings)
+        >>> mined.to_pandas()[["topics", "gold kept"]].values.tolist()
+        [['nq-train', 0]]
+    """
+    refuse_text(tasks, "tasks")
+    collection = open_collection(collection)
+    named = [str(each) for each in ([sources] if isinstance(sources, str | Path) else sources)]
+    settings = settings or MiningSettings()
+    each_settings = [settings] * len(named) if isinstance(settings, MiningSettings) else list(settings)
+    if not tasks or not named or len(each_settings) != len(named):
+        what = "no tasks" if not tasks else f"{len(named)} sources and {len(each_settings)} settings"
+        raise InputError(f"{what}; tasks, a source, and settings for all sources or for each of them are needed")
+    topics = [collection.topics(name) for name in collection.expand([f"{task}-{split}" for task in tasks])]
+    output = Path(output)
+    check_minable(topics, output)
+    require_writable(output)
+    rankers = open_sources(named, collection, model or ModelChoice(), None if index is None else str(index))
+    retrieved = mine_file(collection, list(map(Source, rankers, each_settings)), topics, output, overwrite)
+    return MiningReport(output, audit_path(output), audit_file(collection, topics, retrieved, output))
