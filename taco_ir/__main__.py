@@ -7,13 +7,21 @@ import importlib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from taco_ir.cli import run_verb
 from taco_ir.core.files import InputError
 
 FOLDER = Path(__file__).parent
 NO_VERBS = {"__init__", "__main__", "cli"}
+GROUPS = {  # what one wants to do -> verbs for it
+    "search, and score what was found": ("search", "answer", "evaluate"),
+    "your own data": ("data", "encode", "index"),
+    "train": ("mine", "pretrain", "train", "adapt"),
+    "compare, and look inside": ("reproduce", "leaderboard", "analyze"),
+    "publish, and use in other tools": ("push", "pull", "export", "card", "submission", "pyserini"),
+    "this command": ("completion",),
+}
 
 
 def verbs() -> dict[str, str]:
@@ -23,15 +31,23 @@ def verbs() -> dict[str, str]:
     return {name: _purpose(files[name]) for name in sorted(files)}
 
 
+def import_verb(name: str) -> Any:
+    """The module of a verb, which has `main`, and `parser` if it has one for all its commands."""
+    return importlib.import_module("taco_ir.data.__main__" if name == "data" else f"taco_ir.{name}")
+
+
 def _purpose(path: Path) -> str:
     words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return words.splitlines()[0].partition(": ")[2]
 
 
 def _help() -> None:
-    print("usage: taco-ir VERB ...\n\nMulti-task dense retrieval: train, search, evaluate.\n\nverbs:")
-    for name, purpose in verbs().items():
-        print(f"  {name:<14}{purpose}")
+    known = verbs()
+    print("usage: taco-ir VERB ...\n\nMulti-task dense retrieval: train, search, evaluate.")
+    for wanted, names in GROUPS.items():
+        print(f"\n{wanted}:")
+        for name in names:
+            print(f"  {name:<14}{known[name]}")
     print("\nexample:\n  taco-ir search --topics nq-dev\n  taco-ir search --help")
 
 
@@ -48,7 +64,7 @@ def _run(argv: Sequence[str]) -> None:
     if verb not in known:
         near = get_close_matches(verb, known, n=1)
         raise InputError(f"{verb!r} is no verb{f'; did you mean {near[0]}?' if near else ''} (see taco-ir --help)")
-    importlib.import_module("taco_ir.data.__main__" if verb == "data" else f"taco_ir.{verb}").main(argv[1:])
+    import_verb(verb).main(argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.pretrain`: prepares a backbone for retrieval with passages alone, without queries."""
+"""`python -m taco_ir.pretrain`: prepare a backbone for retrieval with passages alone, without queries."""
 
 from __future__ import annotations
 

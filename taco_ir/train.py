@@ -1,4 +1,4 @@
-"""`python -m taco_ir.train`: trains one encoder for several tasks, in episodes, resumable."""
+"""`python -m taco_ir.train`: train one encoder for several tasks, in episodes, resumable."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from taco_ir.cli import Parser, positive, run_verb
 from taco_ir.core.files import InputError
@@ -36,7 +37,7 @@ commands:
 EXAMPLE = "python -m taco_ir.data get kilt/nq/dev kilt/fever/dev"
 
 
-def list_data(argv: Sequence[str]) -> None:
+def list_parser() -> Parser:
     parser = Parser(
         "data list",
         "List all data with sizes and places; with --collection, the topics of one collection.",
@@ -45,7 +46,11 @@ def list_data(argv: Sequence[str]) -> None:
     parser.flag(
         "--collection", "say what it was recognised as, and list its topics [default: list all data]", default=None
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def list_data(argv: Sequence[str]) -> None:
+    options = list_parser().parse_args(argv)
     if options.collection is None:
         rows = list_everything()
     else:
@@ -60,7 +65,7 @@ def list_data(argv: Sequence[str]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def get_data(argv: Sequence[str]) -> None:
+def get_parser() -> Parser:
     parser = Parser("data get", "Get files of the KILT benchmark; files that exist stay.", example=EXAMPLE)
     ids = "kilt/nq/dev, kilt/all-dev for every task, or kilt/knowledgesource (37 GB)"
     parser.flag("ids", ids, nargs="+", metavar="ID")
@@ -72,7 +77,11 @@ def get_data(argv: Sequence[str]) -> None:
         type=Path,
         metavar="PATH",
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def get_data(argv: Sequence[str]) -> None:
+    options = get_parser().parse_args(argv)
     sources = [name for name in options.ids if name.removeprefix("kilt/") == "knowledgesource"]
     wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand_names(name)))
     if options.file and len(wanted) + len(sources) != 1:
@@ -85,7 +94,7 @@ def get_data(argv: Sequence[str]) -> None:
         print(get_knowledge_source(options.file[0] if options.file else None, report=report_progress(SOURCE_FILE)))
 
 
-def make_passages(argv: Sequence[str]) -> None:
+def passages_parser() -> Parser:
     parser = Parser(
         "data passages",
         "Cut KILT's Wikipedia into passages for the collection `kilt`, or use passages that exist.",
@@ -96,7 +105,11 @@ def make_passages(argv: Sequence[str]) -> None:
     parser.flag("--words", "words in a passage [default: 100]", type=positive, metavar="N")
     parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="PATH")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def make_passages(argv: Sequence[str]) -> None:
+    options = passages_parser().parse_args(argv)
     if options.file:
         store = take_passages(options.file, kilt_folder())
         print(f"{store.path}: {store.count:,} passages")
@@ -108,7 +121,7 @@ def make_passages(argv: Sequence[str]) -> None:
     print(f"{target}: {done.passages:,} passages of {done.pages:,} pages")
 
 
-def make_smaller(argv: Sequence[str]) -> None:
+def subset_parser() -> Parser:
     parser = Parser(
         "data subset",
         "Make a smaller collection: all gold passages of the topics, and distractors sampled from the rest. Its folder "
@@ -121,6 +134,11 @@ def make_smaller(argv: Sequence[str]) -> None:
     parser.flag(
         "--output", "folder of the subset; the same subset, if it exists, stays", required=True, metavar="FOLDER"
     )
+    return parser
+
+
+def make_smaller(argv: Sequence[str]) -> None:
+    parser = subset_parser()
     options = parser.parse_args(argv)
     if not options.topics:
         raise InputError(f"--topics is needed: a subset is made around their gold passages (see {parser.prog} --help)")
@@ -170,20 +188,31 @@ def report_progress(what: str, unit: str = "KB", size: int = 1000) -> Report:
     return report
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "list": list_data,
-    "get": get_data,
-    "passages": make_passages,
-    "subset": make_smaller,
-    "hold-out": make_held_out,
+class Command(NamedTuple):
+    """A command of this verb: its flags, and what it does with the words that follow its name."""
+
+    parser: Callable[[], Parser]
+    main: Callable[[Sequence[str]], None]
+
+
+COMMANDS = {
+    "list": Command(list_parser, list_data),
+    "get": Command(get_parser, get_data),
+    "passages": Command(passages_parser, make_passages),
+    "subset": Command(subset_parser, make_smaller),
+    "hold-out": Command(held_out_parser, make_held_out),
 }
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = Parser("data", DESCRIPTION, example=EXAMPLE)
+def parser() -> Parser:
+    flags = Parser("data", DESCRIPTION, example=EXAMPLE)
     help = "list, get, passages, subset or hold-out; each has its own --help"
-    parser.flag("command", help, choices=sorted(COMMANDS), metavar="COMMAND")
-    COMMANDS[parser.parse_args(argv[:1]).command](argv[1:])
+    flags.flag("command", help, choices=sorted(COMMANDS), metavar="COMMAND")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    COMMANDS[parser().parse_args(argv[:1]).command].main(argv[1:])
 
 
 if __name__ == "__main__":

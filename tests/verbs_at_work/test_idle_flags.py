@@ -66,6 +66,7 @@ IDLE = {
     "card": {"f": ""},
     "push": {"m o/n": "", "m o/n --dry-run": ""},
     "pull": {"o/n": "--overwrite", "o/n --output f": ""},
+    "completion": {"bash": ""},
 }
 
 

@@ -222,4 +222,10 @@ def test_every_verb_that_does_slow_work_is_here() -> None:
         for path in Path(importlib.import_module("taco_ir").__path__[0]).glob("*.py")
         if "run_verb(main)" in path.read_text()
     }
-    assert verbs - {case.command.split()[0] for case in CASES.values()} == {"index", "reproduce", "card", "pyserini"}
+    assert verbs - {case.command.split()[0] for case in CASES.values()} == {
+        "index",
+        "reproduce",
+        "card",
+        "completion",
+        "pyserini",
+    }
