@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
+from taco_ir.core import errors
 from taco_ir.core.processes import format_bytes, log
 from taco_ir.core.typed import Mismatch, abbreviate, conform
 
+InputError, printable, QUOTED_UP_TO = errors.InputError, errors.printable, errors.QUOTED_UP_TO  # are used with files
 T = TypeVar("T")
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
@@ -28,22 +30,7 @@ LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of files that are not
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
 ERRNO_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # of safetensors and tokenizers; of shutil
-QUOTED_UP_TO = 200  # characters of a quoted value in a message
-QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
 _LOCKS = threading.local()  # the locks that a thread holds
-
-
-class InputError(ValueError):
-    """A user's mistake: a one-line message that names the input, its value and what is allowed."""
-
-    def __init__(self, message: object) -> None:
-        text = printable(str(message))
-        super().__init__(QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", text))
-
-
-def printable(text: str) -> str:
-    """`text` with control characters, line ends and undecodable bytes escaped, so that it cannot act on a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def data_home() -> Path:

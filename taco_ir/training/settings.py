@@ -412,7 +412,7 @@ class TrainSettings:
         (2.0, 'naive')
         >>> taco_ir.TrainSettings(learning_rat=1e-5)
         Traceback (most recent call last):
-        taco_ir.core.files.InputError: unknown key 'learning_rat'; did you mean learning_rate?
+        taco_ir.core.errors.InputError: unknown key 'learning_rat'; did you mean learning_rate?
     """
 
     run: RunSettings

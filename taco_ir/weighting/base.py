@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
+from taco_ir.core.errors import InputError
 
 Gradients = list[Tensor | None]
 

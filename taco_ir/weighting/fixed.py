@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
+from taco_ir.core.errors import InputError
 from taco_ir.core.hashes import generator
 from taco_ir.core.settings import check_value
 from taco_ir.core.tasks import resolve_task

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
+from taco_ir.core.errors import InputError
 from taco_ir.weighting.accumulation import GramianWeighting
 from taco_ir.weighting.base import Gradients, StepReport, require
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from taco_ir.core.files import InputError
+from taco_ir.core.errors import InputError
 from taco_ir.weighting import blocks, specific_entropy
 from taco_ir.weighting.base import Gradients, StepReport, TaskWeighting, require
 from taco_ir.weighting.blocks import Block, Layout, StochasticRounding, TableGradients
