@@ -15,13 +15,14 @@ from taco_ir.analysis.specialisation import (
     find_subject,
     write_analysis,
 )
-from taco_ir.analysis.summary import DOSE, Analysis, verdict
+from taco_ir.analysis.summary import Analysis, verdict
 from taco_ir.cli import Parser, above_zero, command, positive, run_verb
 from taco_ir.core.files import InputError
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.core.settings import add_flag
 from taco_ir.evaluation.tables import Cell, Table, render_all, without_empty
+from taco_ir.training import DOSE
 from taco_ir.training.flags import given_flags
 from taco_ir.training.settings import RULES
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-pytest_plugins = ("adaptation_runs",)
+pytest_plugins = ("adaptation_runs", "browsers")
 
 # before torch is imported: see taco_ir.core.processes.share_processors
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -14,6 +14,7 @@ ORDER = (
     ("core",),
     ("weighting", "data", "encoders"),
     ("evaluation", "retrieval"),
+    ("pages",),
     ("negatives",),
     ("reading",),
     ("training",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from taco_ir.training.announce import describe_cost, describe_peak
 from taco_ir.training.backward import Arithmetic
 from taco_ir.training.batches import divide_batch
 from taco_ir.training.checkpoint import find_latest
+from taco_ir.training.curves import CURVES_FILE
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.folder import hash_model
 from taco_ir.training.log import ConsoleReporter, Reporter
@@ -62,9 +63,23 @@ from taco_ir.training.sampling import TaskSampler
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import NOTHING
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
+from taco_ir.training.trackers import TRACKERS_FILE, follow, require_packages
 
-OWN = ("model", "best", "checkpoints", "log.jsonl", "parameters.json", MADE_OF_FILE, REPORT_FILE, PAGE_FILE)
-MAY_DIFFER = ("device", "output", "log_cosines", "log_dose")  # when it is resumed
+OWN = (
+    *(
+        "model",
+        "best",
+        "checkpoints",
+        "log.jsonl",
+        CURVES_FILE,
+        "parameters.json",
+        MADE_OF_FILE,
+        REPORT_FILE,
+        PAGE_FILE,
+    ),
+    *(TRACKERS_FILE, "tensorboard", "wandb", "mlflow.db"),
+)
+MAY_DIFFER = ("device", "output", "track", "log_cosines", "log_dose")  # when it is resumed
 COMPARED = 10  # passages whose vectors are compared
 
 
@@ -77,6 +92,7 @@ def adapt(settings: AdaptSettings, overwrite: bool = False) -> Report:
     Raises:
         InputError: for anything wrong with index, model or queries, or an output that was made otherwise.
     """
+    require_packages(settings.track)
     processes = Processes(usable_device(settings.device))
     output = Path(settings.output)
     work = Adaptation(settings, processes)
@@ -143,14 +159,16 @@ class Adaptation:
         reporter = Reporter()
         if processes.first:
             write_json(output / "parameters.json", encoder.sizes)
-            reporter = ConsoleReporter(steps, None, "adapt")
+            reporter = ConsoleReporter(steps, "adapt")
+        watchers = follow(output, settings.track, settings.flat())
         sections = (settings.optimiser, settings.weighting_section, settings.validation)
-        loop = Loop(*sections, step, plan, output, processes, reporter, validation)
+        loop = Loop(*sections, step, plan, output, processes, reporter, validation, watchers=watchers)
         if loop.state.step:
             self._say(f"going on after step {loop.state.step:,}")
             reporter.skip(loop.state.step)
         with timed() as seconds:
-            model = loop.run()
+            with closing(watchers):
+                model = loop.run()
             if processes.first:
                 self._finish(encoder, loop, model, output, seconds)
 

@@ -29,7 +29,15 @@ from taco_ir.training.settings import (
 Section = TypeVar("Section", bound=Settings)
 ONE, TASK, GROUP = SHARES = ("one", "task", "group")
 OF_ADAPTERS = {"method": "tune", "width": "tune_width", "budget": "tune_budget", "positions": "tune_positions"}
-OF_VALIDATION = ("validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_cosines", "log_dose")
+OF_VALIDATION = (
+    "validate_every",
+    "patience",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_cosines",
+    "log_dose",
+    "track",
+)
 GROUPED = Only("share group", lambda settings: settings.share == GROUP)
 SPLITS = Only("no validate_on", lambda settings: settings.validate_on == NOTHING)
 MEASURES = Only("queries that are held out", lambda settings: settings.held_out > 0 or not SPLITS.acts(settings))
@@ -141,6 +149,7 @@ class AdaptSettings(Settings):
     keep_checkpoints: int = same("keep_checkpoints", default=1)
     log_cosines: int = same("log_cosines")
     log_dose: int = same("log_dose")
+    track: tuple[str, ...] = same("track")
 
     def check(self) -> None:
         for key in ("index", "model", "output"):

@@ -190,7 +190,7 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
 
 
 def _add_training(subject: Subject, measured: Measurement) -> ModelAnalysis:
-    from taco_ir.training.log import logged_cosines, logged_dose
+    from taco_ir.training.logged import logged_cosines, logged_dose
 
     names = ["" if len(subject.episodes) == 1 else episode.name for episode in subject.episodes]
     logged = {name: logged_cosines(episode) for name, episode in zip(names, subject.episodes, strict=True)}

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from taco_ir.analysis.summary import (
     DENSITY_EDGES,
-    DOSE,
     NOT_ACTIVATED,
     Analysis,
     ModelAnalysis,
@@ -20,35 +19,12 @@ from taco_ir.analysis.summary import (
     percent,
     verdict,
 )
-from taco_ir.evaluation.tables import templates_of
+from taco_ir.pages import make_page, templates_of
+from taco_ir.pages.plots import Plot, Series, plot_lines
+from taco_ir.training import DOSE
 
-WIDTH, HEIGHT = 640, 200  # of a plot, in its own units
-
-
-class Tick(NamedTuple):
-    """A place on an axis, and its label."""
-
-    at: float
-    label: str
-
-
-class Line(NamedTuple):
-    """A line of a plot; `colour` is a number of the page's palette, None for the plot's main line."""
-
-    points: str
-    label: str
-    colour: int | None
-
-
-class Plot(NamedTuple):
-    """Lines over two axes; `mark` is a vertical line."""
-
-    title: str
-    lines: Sequence[Line]
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    x_label: str
-    mark: Tick | None = None
+X_DENSITY = "log10 of |g θ|; heights in per cent of the parameters"
+WIDTH, HEIGHT = 640, 200  # of the histogram, in its own units
 
 
 class Bar(NamedTuple):
@@ -67,8 +43,11 @@ def render_page(analysis: Analysis) -> str:
         (title, list(zip(*(by(model.measured.parameters) for model in analysis.models), strict=True)))
         for title, by in (("Layers", by_layer), ("Kinds of modules", by_kind))
     ]
-    template = templates_of("taco_ir.analysis").get_template("specialisation.html")
-    return template.render(
+    return make_page(
+        templates_of("taco_ir.analysis"),
+        "specialisation.html",
+        f"Specialisation of {', '.join(model.label for model in analysis.models)}",
+        ("specialisation.css",),
         analysis=analysis,
         verdict=verdict(analysis),
         wholes=[model.whole for model in analysis.models],
@@ -78,6 +57,7 @@ def render_page(analysis: Analysis) -> str:
         not_activated=NOT_ACTIVATED,
         bars=list(_bars(analysis)),
         groups=groups,
+        heat=_heat(analysis),
         densities=[_densities(analysis, model) for model in analysis.models],
         logged=[plot for model in analysis.models for plot in _logged(model)],
         doses=[plot for model in analysis.models for plot in _doses(model)],
@@ -101,23 +81,45 @@ def _bars(analysis: Analysis) -> Iterator[Bar]:
             yield Bar(x, wide - 1, HEIGHT * share / most, number, title, f"{100 * share:.1f}")
 
 
+class HeatRow(NamedTuple):
+    """A layer of a model: the share of its parameters that is specific to each task, and the same in steps to 10."""
+
+    layer: str
+    shares: Sequence[float]
+    steps: Sequence[int]
+
+
+def _heat(analysis: Analysis) -> list[tuple[ModelAnalysis, list[HeatRow]]]:
+    """Layers by tasks; all models have one scale, which ends at the largest share."""
+    found = [
+        (model, [(group.name, [count / group.size for count in group.by_bin[0]]) for group in by_layer(parameters)])
+        for model in analysis.models
+        if (parameters := model.measured.parameters)
+    ]
+    most = max((share for _, rows in found for _, shares in rows for share in shares), default=0.0) or 1.0
+    return [
+        (model, [HeatRow(name, shares, [round(10 * share / most) for share in shares]) for name, shares in rows])
+        for model, rows in found
+    ]
+
+
 def _densities(analysis: Analysis, model: ModelAnalysis) -> Plot:
     """The density of log10 |g theta|, a line for each task; all models have one scale."""
-    first, last = DENSITY_EDGES[0], DENSITY_EDGES[-1]
     size = model.whole.size
-    most = max(max(each.counts) for every in analysis.models for each in every.measured.sensitivities) / size or 1.0
+    most = max(max(each.counts) for every in analysis.models for each in every.measured.sensitivities) / size
     middles = [(low + high) / 2 for low, high in pairwise(DENSITY_EDGES)]
-    lines = [
-        Line(
-            _points(middles, [count / size for count in each.counts], (first, last), (0.0, most)),
+    series = [
+        Series(
             f"{task}: median {each.median:.1e}, {percent(each.zeros / size)} zeros",
+            middles,
+            [100 * count / size for count in each.counts],
             number,
         )
         for number, (task, each) in enumerate(zip(analysis.tasks, model.measured.sensitivities, strict=True))
     ]
-    ticks = [Tick(_across(power, (first, last)), f"1e{power:+d}") for power in range(int(first), int(last) + 1, 2)]
-    mark = Tick(_across(math.log10(NOT_ACTIVATED), (first, last)), "not activated, left of it for all tasks")
-    return Plot(model.label, lines, ticks, [Tick(0, percent(most))], "|g θ|, logarithmic", mark)
+    mark = (math.log10(NOT_ACTIVATED), "not activated, left of it for all tasks")
+    limits, heights = (DENSITY_EDGES[0], DENSITY_EDGES[-1]), (0.0, 100 * most)
+    return plot_lines(model.label, series, X_DENSITY, limits, heights, marks=[mark], labelled=False)
 
 
 def _logged(model: ModelAnalysis) -> Iterator[Plot]:
@@ -131,46 +133,27 @@ def _logged(model: ModelAnalysis) -> Iterator[Plot]:
         if not values:
             continue
         steps = [float(step) for step, _ in rows]
-        x = (steps[0], max(steps[-1], steps[0] + 1))
-        every = [value for series in values.values() for value in series]
-        y = (min(-0.1, *every), max(0.1, *every))
         mean = [math.fsum(at) / len(values) for at in zip(*values.values(), strict=True)]
-        lines = [
-            Line(_points(steps, series, x, y), f"{a} and {b}: {_ends(series)}", 0) for (a, b), series in values.items()
-        ]
-        lines.append(Line(_points(steps, mean, x, y), f"mean of all pairs: {_ends(mean)}", None))
-        heights = [Tick(HEIGHT * (y[1] - value) / (y[1] - y[0]), f"{value:.2f}") for value in (y[0], 0.0, y[1])]
-        ends = [Tick(_across(step, x), f"{step:.0f}") for step in dict.fromkeys((steps[0], steps[-1]))]
-        yield Plot(f"{model.label}{episode and f', {episode}'}", lines, ends, heights, "step")
+        found = [Series(f"{a} and {b}: {_ends(series)}", steps, series, 0) for (a, b), series in values.items()]
+        found.append(Series(f"mean of all pairs: {_ends(mean)}", steps, mean, None))
+        yield plot_lines(_title(model, episode), found, "step", y=(-0.1, 0.1), labelled=False)
 
 
 def _doses(model: ModelAnalysis) -> Iterator[Plot]:
     """The dose over the steps of each episode, a line for each figure, from 0 or the least to 1."""
     for episode, rows in model.dose.items():
-        steps = [float(step) for step, _ in rows]
-        x = (steps[0], max(steps[-1], steps[0] + 1))
-        low = min(0.0, *(figure for _, figures in rows for figure in figures.values() if figure is not None))
-        lines = []
+        found = []
         for number, (name, label) in enumerate(DOSE.items()):
-            known = [(step, figure) for step, figures in rows if (figure := figures[name]) is not None]
+            known = [(float(step), figure) for step, figures in rows if (figure := figures[name]) is not None]
             if known:
                 at, series = zip(*known, strict=True)
-                lines.append(Line(_points(at, series, x, (low, 1.0)), f"{label}: {_ends(series)}", number))
-        heights = [Tick(HEIGHT * (1 - value) / (1 - low), f"{value:.2f}") for value in sorted({low, 0.0, 1.0})]
-        ends = [Tick(_across(step, x), f"{step:.0f}") for step in dict.fromkeys((steps[0], steps[-1]))]
-        yield Plot(f"{model.label}{episode and f', {episode}'}", lines, ends, heights, "step")
+                found.append(Series(f"{label}: {_ends(series)}", at, series, number))
+        yield plot_lines(_title(model, episode), found, "step", y=(0.0, 1.0), labelled=False)
 
 
 def _ends(series: Sequence[float]) -> str:
     return f"{series[0]:.2f} first, {series[-1]:.2f} last"
 
 
-def _across(value: float, limits: tuple[float, float]) -> float:
-    return WIDTH * (value - limits[0]) / (limits[1] - limits[0])
-
-
-def _points(xs: Sequence[float], ys: Sequence[float], x: tuple[float, float], y: tuple[float, float]) -> str:
-    """Points of a polyline; y grows upwards."""
-    return " ".join(
-        f"{_across(a, x):.1f},{HEIGHT * (y[1] - b) / (y[1] - y[0]):.1f}" for a, b in zip(xs, ys, strict=True)
-    )
+def _title(model: ModelAnalysis, episode: str) -> str:
+    return f"{model.label}{episode and f', {episode}'}"

@@ -31,12 +31,6 @@ PAPER = {"taco": 0.22, "naive": 0.19}
 BY_SEED = ("seed", "model", "negatives")  # settings that may differ between seeds of one system
 THEN = " > "  # between the weightings of episodes
 NAMED = 4  # most differences of settings that a sentence names
-DOSE = {  # figures of a training's dose, and what they are called
-    "cosine": "cosine with the mean of the tasks' gradients",
-    "scaled_cosine": "cosine after AdamW's division",
-    "opposed": "signs that differ",
-    "specific": "task-specific parameters",
-}
 KINDS = {
     "head": r"\.(head|pooler)\.",
     "layer norms": r"norm",

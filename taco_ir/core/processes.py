@@ -1,4 +1,7 @@
-"""What a process does beside its work: logging, progress, memory, sharing processors, ending with its parent."""
+"""What a process does beside its work: logging, progress, memory, sharing processors, ending with its parent.
+
+And what a page or a record says of it: its command, and the commit of its code.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import ctypes
 import gc
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +25,7 @@ T = TypeVar("T")
 PARENT = "TACO_IR_PARENT"  # environment variable: the process that started this one and waits for it
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 ENDED = 2  # exit code of a process whose parent has ended
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Progress:
@@ -157,3 +163,28 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(ENDED)
+
+
+def command_line() -> str:
+    """The command of this package that this process runs, as one would type it; "" in a notebook or another program."""
+    program, words = Path(sys.argv[0]), sys.argv[1:]
+    if program.name == "taco-ir":
+        return shlex.join(["taco-ir", *words])
+    try:
+        module = program.resolve().relative_to(PACKAGE.parent).with_suffix("")
+    except ValueError:
+        return ""
+    names = [name for name in module.parts if name != "__main__"]
+    return shlex.join(["python", "-m", ".".join(names), *words]) if names[:1] == [PACKAGE.name] else ""
+
+
+def current_commit() -> str:
+    """The commit of this package's checkout, with + where files differ from it; "" for an installed package."""
+    if not (PACKAGE.parent / ".git").exists():
+        return ""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(PACKAGE.parent), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "--", PACKAGE.name))

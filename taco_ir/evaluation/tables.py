@@ -1,18 +1,16 @@
-"""Tables as plain text, markdown, JSON or LaTeX, and templates of HTML pages that show values in the same way."""
+"""Tables as plain text, markdown, JSON or LaTeX; pages show values in the same way (see taco_ir/pages)."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from taco_ir.core.files import InputError
 from taco_ir.core.types import to_frame
 
 if TYPE_CHECKING:
-    import jinja2
     import pandas
 
 
@@ -172,23 +170,3 @@ def escape_markdown(text: str) -> str:
 
 def _escape_latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in _one_line(text))
-
-
-@cache
-def templates_of(package: str, folder: str = ".") -> jinja2.Environment:
-    """The HTML templates in a package's folder. Every value is escaped; the filter `cell` shows it as tables do."""
-    import jinja2
-
-    loader, undefined = jinja2.PackageLoader(package, folder), jinja2.StrictUndefined
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    return environment
-
-
-def _cell(value: Cell) -> str:
-    """A table's value as `render` shows it."""
-    if value is None:
-        return "-"
-    return show(value) if isinstance(value, int | float) else str(value)

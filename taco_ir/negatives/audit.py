@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,7 +17,16 @@ from taco_ir.core.texts import snippet
 from taco_ir.core.types import Passage, Query, Ranking
 from taco_ir.data.collection import Collection, Topics
 from taco_ir.data.topics import read_json_lines
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, overlaps
+from taco_ir.negatives.audit_counts import (
+    Audit,
+    Example,
+    Shown,
+    SourceAudit,
+    Suspected,
+    TaskAudit,
+    audit_task,
+    overlaps,
+)
 from taco_ir.negatives.audit_page import html
 from taco_ir.negatives.file import NegativesHeader, read_sources
 from taco_ir.negatives.filters import AnswerTexts, gold_of
@@ -44,14 +54,19 @@ def audit_file(
     tasks: list[TaskAudit] = []
     by_source: list[SourceAudit] = []
     examples: list[Example] = []
+    suspected: list[Suspected] = []
     for name, of_topics in groupby((row for _, row in lines), key=lambda row: str(row["topics"])):
         with collector_paused():
             task = _Task(collection, by_name[name], Kept.of(of_topics, len(sources)), retrieved[name], names)
             tasks.append(task.count())
             by_source += task.count_by_source()
             rng = random.Random(f"{sources[0].seed} {name}")
-            examples += task.examples(rng, _quota(len(by_name), len(tasks) - 1))
-    report = Audit(f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source)
+            count = _quota(len(by_name), len(tasks) - 1)
+            examples += task.examples(rng, count)
+            suspected += task.suspected(tasks[-1], count)
+    report = Audit(
+        f"Negatives in {output.name}", _notes(collection, sources, names), tasks, examples, by_source, suspected
+    )
     page = html(report)
     with writing(audit_path(output)) as sink:
         sink.write(page)
@@ -170,6 +185,14 @@ class _Task:
             found = [each.gold_scores.get(query.qid) for each in self._retrieved]
             gold_scores = list(zip(names, found, strict=True))
             yield Example(self._topics.name, query, gold_scores, gold[query.qid], negatives)
+
+    def suspected(self, counted: TaskAudit, count: int) -> Iterator[Suspected]:
+        """The likeliest false negatives, to read."""
+        queries = {query.qid: query for query in self._topics.queries}
+        for each in counted.suspects[:count]:
+            query, margin = queries[each.qid], each.margin if math.isfinite(each.margin) else None
+            shown = self._shown(query, self._passages[each.docid], each.score)
+            yield Suspected(self._topics.name, query, margin, shown)
 
     def _shown(self, query: Query, passage: Passage, score: float | None) -> Shown:
         has_answer = passage.docid in self._passages and self._has_answer(query, passage.docid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from taco_ir.core.types import Query, Ranking
 
 BINS = 24
+SUSPECTS = 20  # most of a task
 
 
 class Histogram(NamedTuple):
@@ -18,6 +20,22 @@ class Histogram(NamedTuple):
 
     counts: list[int]
     edges: list[float]
+
+
+class Suspect(NamedTuple):
+    """A negative that is likely to answer its query; the likeliest come first in order.
+
+    Attributes:
+        signs: -1 for a score like gold's, -2 for an answer in its text, -3 for both.
+        margin: best gold score less its score; infinite where gold is not among the hits.
+    """
+
+    signs: int
+    margin: float
+    qid: str
+    docid: str
+    score: float
+    has_answer: bool
 
 
 class TaskAudit(NamedTuple):
@@ -29,6 +47,7 @@ class TaskAudit(NamedTuple):
         with_answer: negatives whose text holds an answer, None where answers are no spans of text.
         margins: best gold score less negative's score, for queries with gold among the hits.
         lost: queries that lost all hits to a margin because gold was not among them; the sum over several sources.
+        suspects: the likeliest false negatives, at most one of a query.
     """
 
     topics: str
@@ -41,6 +60,7 @@ class TaskAudit(NamedTuple):
     with_answer: int | None
     margins: npt.NDArray[np.float64]
     lost: int = 0
+    suspects: Sequence[Suspect] = ()
 
 
 class SourceAudit(NamedTuple):
@@ -83,6 +103,15 @@ class Example(NamedTuple):
     negatives: Sequence[Shown]
 
 
+class Suspected(NamedTuple):
+    """A likely false negative to read, with its query; `margin` is None where it is not known."""
+
+    topics: str
+    query: Query
+    margin: float | None
+    passage: Shown
+
+
 class Audit(NamedTuple):
     """The whole report; `sources` are empty where there is only one."""
 
@@ -91,6 +120,7 @@ class Audit(NamedTuple):
     tasks: Sequence[TaskAudit]
     examples: Sequence[Example]
     sources: Sequence[SourceAudit] = ()
+    suspected: Sequence[Suspected] = ()
 
     @property
     def measured(self) -> list[TaskAudit]:
@@ -118,16 +148,22 @@ def audit_task(
     """
     on_gold = with_answer = 0
     margins = [np.zeros(0)]
+    suspects: list[Suspect] = []
     for query in queries:
         if (ranking := kept.get(query.qid)) is None:
             continue
         pages = {page for evidence in query.evidence for page in evidence.pages}
         passages = {docid for evidence in query.evidence for docid in evidence.passages}
         on_gold += sum(page_of[docid] in pages or docid in passages for docid in ranking.docids)
-        if has_answer:
-            with_answer += sum(has_answer(query, docid) for docid in ranking.docids)
+        holding = [docid for docid in ranking.docids if has_answer(query, docid)] if has_answer else []
+        with_answer += len(holding)
+        own_N = np.full(len(ranking.docids), np.inf)
         if query.qid in gold_scores:
-            margins.append(gold_scores[query.qid] - ranking.scores.astype(np.float64))
+            own_N = gold_scores[query.qid] - ranking.scores.astype(np.float64)
+            margins.append(own_N)
+        if suspect := find_suspect(query.qid, ranking, own_N, frozenset(holding)):
+            insort(suspects, suspect)
+            del suspects[SUSPECTS:]
     return TaskAudit(
         topics=topics,
         queries=len(queries),
@@ -139,7 +175,20 @@ def audit_task(
         with_answer=with_answer if has_answer else None,
         margins=np.concatenate(margins),
         lost=seen[2],
+        suspects=suspects,
     )
+
+
+def find_suspect(
+    qid: str, ranking: Ranking, margins_N: npt.NDArray[np.float64], holding: frozenset[str]
+) -> Suspect | None:
+    """The likeliest false negative of a query: one that holds an answer, scores as high as gold, or both."""
+    found = [
+        Suspect(-2 * (docid in holding) - (margin <= 0), margin, qid, docid, score, docid in holding)
+        for docid, margin, score in zip(ranking.docids, margins_N.tolist(), ranking.scores.tolist(), strict=True)
+        if docid in holding or margin <= 0
+    ]
+    return min(found, default=None)
 
 
 def histogram(values: npt.NDArray[np.float64], bins: int = BINS) -> Histogram:

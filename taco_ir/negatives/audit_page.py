@@ -8,10 +8,11 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from taco_ir.evaluation.tables import Cell, Table, show, templates_of
-from taco_ir.negatives.audit_counts import Audit, Example, SourceAudit, TaskAudit, histogram
+from taco_ir.evaluation.tables import Cell, Table, show
+from taco_ir.negatives.audit_counts import Audit, Example, SourceAudit, Suspected, TaskAudit, histogram
+from taco_ir.pages import make_page, templates_of
 
-HEADINGS = ("Tasks", "Score margins", "Examples")
+HEADINGS = ("Likely false negatives", "Tasks", "Score margins", "Examples")
 ALL = "all"
 QUALITY = ("gold dropped", "gold kept", "with answer", "above gold", "margin", "lost")  # as `LEGEND` explains them
 LEGEND = (
@@ -115,11 +116,51 @@ def example_table(example: Example) -> Table:
     return Table("", ["", "score", "title", "docid", "holds", "text"], rows)
 
 
+def suspects_table(suspected: Sequence[Suspected]) -> Table:
+    """Likely false negatives, the likeliest of each topics first, and why each is one."""
+    rows: list[list[Cell]] = []
+    for each in suspected:
+        why = ["holds an answer"] if each.passage.has_answer else []
+        if each.margin is not None and each.margin <= 0:
+            why.append(f"scores {show(-each.margin)} above the best gold passage")
+        passage = f"{each.passage.title or '(no title)'} {each.passage.docid}"
+        rows.append([each.topics, each.query.text, passage, " and ".join(why), each.passage.text])
+    return Table("", ["topics", "query", "negative", "why", "text"], rows)
+
+
+def lead(audit: Audit) -> str:
+    """What the audit found, in a sentence."""
+    negatives = sum(task.negatives for task in audit.tasks)
+    found = [f"{negatives:,} negatives of {sum(task.queries for task in audit.tasks):,} queries"]
+    spans = [task for task in audit.tasks if task.with_answer is not None]
+    if whole := sum(task.negatives for task in spans):
+        holding = sum(task.with_answer or 0 for task in spans) / whole
+        of = "" if len(spans) == len(audit.tasks) else f" of {', '.join(task.topics for task in spans)}"
+        found.append(f"{holding:.1%}{of} hold an answer and so are likely false negatives")
+    if count := sum(len(task.margins) for task in audit.measured):
+        above = sum(int((task.margins <= 0).sum()) for task in audit.measured) / count
+        found.append(f"{above:.1%} score at least as high as the best gold passage")
+    wrong = sum(task.on_gold for task in audit.tasks)
+    return f"{'; '.join(found)}; {f'{wrong:,} are gold, which is an error' if wrong else 'none is gold'}."
+
+
 def html(audit: Audit) -> str:
     """The report as HTML: style and plots inline, every value escaped."""
     plotted = [(task, histogram(task.margins)) for task in audit.measured]
     sources = {"heading": "Sources", "tables": source_tables(audit.sources), "legend": SOURCES_LEGEND}
-    page = templates_of("taco_ir.negatives").get_template("audit.html")
-    tables = {"summary": summary(audit.tasks), "sources": sources, "plotted": plotted}
-    functions = {"facts": facts, "example_table": example_table}
-    return page.render(audit=audit, headings=HEADINGS, legend=LEGEND, **tables, **functions)
+    return make_page(
+        templates_of("taco_ir.negatives"),
+        "audit.html",
+        audit.title,
+        ("audit.css",),
+        audit=audit,
+        headings=HEADINGS,
+        lead=lead(audit),
+        suspects=suspects_table(audit.suspected) if audit.suspected else None,
+        summary=summary(audit.tasks),
+        legend=LEGEND,
+        sources=sources,
+        plotted=plotted,
+        facts=facts,
+        example_table=example_table,
+    )

@@ -6,8 +6,6 @@ that systems answer most differently, with what each ranks first.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from taco_ir.core.types import Run
 from taco_ir.data.collection import Topics
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import SIGNIFICANT
-from taco_ir.evaluation.tables import templates_of
+from taco_ir.pages import make_page, templates_of
 from taco_ir.studies.board import Board, BoardRow
 from taco_ir.studies.conditions import Job
 from taco_ir.studies.records import Record, TopicScores
@@ -80,7 +78,7 @@ class Examples(NamedTuple):
 def render_page(
     boards: Sequence[Board], results: Sequence[Record], published: Sequence[Quoted], examples: Examples | None
 ) -> str:
-    """The page as HTML: style and scripts inline, named by hash in its content security policy, every text escaped.
+    """The page as HTML, every text escaped.
 
     Args:
         results: those that the boards were made of, for their values by query.
@@ -92,24 +90,17 @@ def render_page(
         "macro": MACRO,
         "significant": SIGNIFICANT,
     }
-    templates = templates_of("taco_ir.studies", "page_assets")
-    assert templates.loader is not None
-    style, *scripts = (templates.loader.get_source(templates, name)[0] for name in ("leaderboard.css", *SCRIPTS))
-    script = "".join(scripts)
-    return templates.get_template("leaderboard.html").render(
+    return make_page(
+        templates_of("taco_ir.studies", "page_assets"),
+        "leaderboard.html",
+        "Leaderboard",
+        ("leaderboard.css",),
+        SCRIPTS,
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
-        style=style,
-        script=script,
-        policy={"style": _hash_source(style), "script": _hash_source(script)},
         macro=MACRO,
         significant=SIGNIFICANT,
         quoted=quoted_table(list(published)) if published else None,
     )
-
-
-def _hash_source(text: str) -> str:
-    """The hash by which a content security policy names an inline script or style."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _board_data(board: Board, results: Sequence[Record]) -> Json:

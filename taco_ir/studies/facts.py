@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import taco_ir
 from taco_ir.core.files import InputError, read_json, read_log
+from taco_ir.core.processes import current_commit
 from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.weights import SCALES
 from taco_ir.training.settings import MLM
@@ -73,7 +73,7 @@ def _find_last(training: Path, name: str) -> Path | None:
 def read_dose(training: Path) -> dict[str, float | None]:
     """The mean dose of the last training under a folder (`training.dose.Dose`); empty where none was logged."""
     from taco_ir.training.dose import mean_dose
-    from taco_ir.training.log import logged_dose
+    from taco_ir.training.logged import logged_dose
 
     log = _find_last(training, "log.jsonl")
     logged = logged_dose(log.parent) if log else []
@@ -137,16 +137,3 @@ def machine_facts(threads: int, device: str) -> dict[str, Any]:
         "commit": current_commit(),
         "versions": versions,
     }
-
-
-def current_commit() -> str:
-    """The commit of this package's checkout, with + where files differ from it; "" for an installed package."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return ""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "taco_ir"))

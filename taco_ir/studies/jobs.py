@@ -23,12 +23,12 @@ from typing import Any
 
 from taco_ir.core.files import InputError, data_home, exclusive, read_json, write_json
 from taco_ir.core.hashes import fingerprint, sha256_once
-from taco_ir.core.processes import format_duration, log
+from taco_ir.core.processes import current_commit, format_duration, log
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.data.subsets import make_subset
 from taco_ir.studies.commands import Commands, run_process
 from taco_ir.studies.conditions import CORPORA, WHOLE, Job, Study
-from taco_ir.studies.facts import count_parameters, current_commit, machine_facts, training_facts
+from taco_ir.studies.facts import count_parameters, machine_facts, training_facts
 from taco_ir.studies.records import RECORDS, Record, load_record, read_records, save_record, write_record
 from taco_ir.studies.scores import ANSWERS, score_runs
 

@@ -1,1 +1,14 @@
 """Batches to checkpoints: the loss, the loop, what survives a kill."""
+
+TRACKERS = {
+    "tensorboard": "taco_ir.training.trackers:TensorBoard",
+    "wandb": "taco_ir.training.trackers:WeightsAndBiases",
+    "mlflow": "taco_ir.training.trackers:MLflow",
+    "trackio": "taco_ir.training.trackers:Trackio",
+}
+DOSE = {  # figures of a training's dose, and what they are called
+    "cosine": "cosine with the mean of the tasks' gradients",
+    "scaled_cosine": "cosine after AdamW's division",
+    "opposed": "signs that differ",
+    "specific": "task-specific parameters",
+}

@@ -69,7 +69,7 @@ PRETRAIN = Verb(
         *("collection", "model", "output", "seed", "device", "pooling", "normalize", "dropout", "batch_size"),
         *("temperature", "objective", "max_passages", "span_from", "length", "mask_share", "gradcache", "precision"),
         *("learning_rate", "weight_decay", "warmup", "clip", "epochs", "steps", "gradient_checkpointing"),
-        *("held_out", "validate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"),
+        *("held_out", "validate_every", "checkpoint_every", "keep_checkpoints", "track"),
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {

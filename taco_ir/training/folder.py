@@ -18,10 +18,10 @@ from taco_ir.training.settings import KEYS, TrainSettings, checked_keys, drop_id
 
 CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
 OWN = re.compile(  # names of the files and folders that a training writes
-    r"(config|inputs|parameters)\.json|log\.jsonl|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
+    r"(config|inputs|parameters)\.json|log\.jsonl|curves\.html|trackers\.json|mlflow\.db|wandb|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
     r"|model|best|checkpoints|vectors|index|tensorboard|corpus-\d+|episode-\d+"
 )
-MAY_DIFFER = ("device", "output", "tensorboard", "log_cosines", "log_dose")  # when a training is resumed
+MAY_DIFFER = ("device", "output", "track", "log_cosines", "log_dose")  # when a training is resumed
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # files of a model folder whose content matters
 CARD = "card.json"  # may be added to a model later
 

@@ -15,6 +15,7 @@ from taco_ir.training.checkpoint import all_finite, remove_checkpoints, resume, 
 from taco_ir.training.dose import Dose
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.log import Reporter, TrainingLog
+from taco_ir.training.logged import Watchers
 from taco_ir.training.processes import Processes
 from taco_ir.training.sampling import Stream, write_stream
 from taco_ir.training.schedules import Plan, learning_rate
@@ -34,6 +35,7 @@ class Loop:
         warm: a checkpoint of the episode before, whose state is taken over where `weighting` says so.
         before: how far earlier trainings read the streams of examples. The model's folder says how far they are read
             now: all examples of the training count, even where an earlier model is the best.
+        watchers: those who follow the log.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Loop:
         validation: Validation | None = None,
         warm: Path | None = None,
         before: Stream = Stream(),  # noqa: B008  (a tuple)
+        watchers: Watchers | None = None,
     ) -> None:
         self._optimiser = optimiser
         self._settings = settings
@@ -61,13 +64,14 @@ class Loop:
         self._optimizer = adamw(step.model, optimiser)
         step.weighting.skip_steps(before.steps)
         self.state = resume(folder, warm, weighting, self._optimizer, step.weighting)
-        self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step)
+        self._log = TrainingLog(folder if processes.first else None, reporter, self.state.step, watchers)
 
     def run(self) -> Path:
         """Trains to the end; returns the folder of the model, the best of all validations or the last."""
         state, plan = self.state, self._plan
         if state.step == 0 and self._validation:
             self._validate()
+            self._log.pause()
         self._step.model.train()
         while state.step < plan.steps and not 0 < self._settings.patience <= state.worse:
             began = time.perf_counter()
@@ -80,6 +84,7 @@ class Loop:
             if validated:
                 self._compare(self._validate())
             if validated or state.step % self._settings.checkpoint_every == 0 or state.step == plan.steps:
+                self._log.pause()
                 self._checkpoint()
         if not self._keeps_best and not all_finite(self._step.params):
             raise InputError(

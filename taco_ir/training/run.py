@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from taco_ir.core import resolve
@@ -19,10 +20,11 @@ from taco_ir.retrieval.lucene import trim_jvm
 from taco_ir.training.announce import announce, describe_peak
 from taco_ir.training.base_model import start_encoder
 from taco_ir.training.checkpoint import find_latest
+from taco_ir.training.curves import write_missing_page
 from taco_ir.training.data import TrainingData
 from taco_ir.training.encoder import DualEncoder
 from taco_ir.training.folder import begun, refuse_other_run, remove_run, save_settings
-from taco_ir.training.log import ConsoleReporter, Reporter, require_tensorboard
+from taco_ir.training.log import ConsoleReporter, Reporter
 from taco_ir.training.loop import Loop
 from taco_ir.training.objectives import OBJECTIVES
 from taco_ir.training.objectives.base import Objective, Work, add_texts
@@ -33,6 +35,7 @@ from taco_ir.training.schedules import Plan, Schedule, ScheduledTask, count_epoc
 from taco_ir.training.settings import NOTHING, NegativeSettings, TrainSettings, require
 from taco_ir.training.shared_encoder import SharedEncoder
 from taco_ir.training.step import MultiTaskStep, check_weighting, make_weighting
+from taco_ir.training.trackers import follow, require_packages
 from taco_ir.training.validation import Pool, PoolValidation, Validation, read_questions
 
 
@@ -59,15 +62,15 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
     if not processes.first:
         return Training(settings, output, processes, overwrite).run()
     refuse_other_run(settings, output, overwrite)
-    if settings.validation.tensorboard:
-        require_tensorboard()
+    require_packages(settings.validation.track)
     with exclusive(output / "run", wait=False):
         training = Training(settings, output, processes, overwrite)
         if overwrite or not begun(output):
             training.check_negatives()
         if not overwrite or not begun(output):
             training.refuse_other_inputs()
-        return training.run()
+        with closing(training.watchers):
+            return training.run()
 
 
 class Training:
@@ -83,6 +86,7 @@ class Training:
         self.output = output
         self.processes = processes
         self._anew = anew
+        self.watchers = follow(output, settings.validation.track, settings.flat())
         reading = settings.objectives.reading
         self.data = TrainingData(
             settings.run, settings.encoder, reading, settings.validation, output, processes, settings.task_tables
@@ -123,6 +127,7 @@ class Training:
                         shutil.rmtree(place / stale, ignore_errors=True)
             model, warm = folder / "model", folder
         if self.processes.first:
+            write_missing_page(self.output)
             sweep(self.output)
         self.data.say(f"trained model: {model}")
         return model
@@ -158,10 +163,19 @@ class Training:
         if self.processes.first:
             write_json(folder / "parameters.json", encoder.sizes)
             what = "pretrain" if settings.objectives.pretrains else "train"
-            reporter = ConsoleReporter(plan.steps, folder if settings.validation.tensorboard else None, what)
+            reporter = ConsoleReporter(plan.steps, what)
         sections = (settings.optimiser, settings.weighting, settings.validation)
         loop = Loop(
-            *sections, step, plan, folder, self.processes, reporter, validation, warm and find_latest(warm), before
+            *sections,
+            step,
+            plan,
+            folder,
+            self.processes,
+            reporter,
+            validation,
+            warm and find_latest(warm),
+            before,
+            self.watchers,
         )
         if loop.state.step:
             data.say(f"going on after step {loop.state.step:,}")

@@ -19,6 +19,7 @@ from taco_ir.core.typed import abbreviate, suggest
 from taco_ir.encoders.adapters.folder import ROLES
 from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.encoders.config import NONE, ROLE_MARKS, Pooling, is_template
+from taco_ir.training import TRACKERS
 from taco_ir.weighting import WEIGHTINGS
 
 NOTHING = ("none",)
@@ -359,7 +360,12 @@ class ValidationSettings(Settings):
         " 0: never",
         min=0,
     )
-    tensorboard: bool = flag(False, "write TensorBoard logs as well")
+    track: tuple[str, ...] = flag(
+        NOTHING,
+        f"send the log to trackers as well: some of {', '.join(TRACKERS)}",
+        metavar="NAME",
+        words=(*TRACKERS, *NOTHING),
+    )
     held_out: int = flag(
         128, "documents that are not trained on, to measure the loss on; 0: none", min=0, only=PRETRAINS
     )

@@ -98,6 +98,8 @@ def test_what_was_stopped_ends_bit_for_bit_as_what_was_not(
     assert steps == [5, 6]  # after the checkpoint of step 4
     expected, found = tensors(whole), tensors(parts)
     assert expected.keys() == found.keys() and all(expected[name].equal(found[name]) for name in expected)
+    pages = [(Path(each.output) / "curves.html").read_bytes() for each in (whole, parts)]
+    assert pages[0] == pages[1] and b"After 6 steps" in pages[0]
     reports = [read_report(Path(each.output)) for each in (whole, parts)]
     assert reports[0].tasks == reports[1].tasks
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from page_samples import analysis
 from small_steps import encoder, gradient, gradients, step_of
 from torch import Tensor
 from torch.nn import Parameter
@@ -23,11 +24,7 @@ from taco_ir.analysis.summary import (
     DENSITY_EDGES,
     EDGES,
     NOT_ACTIVATED,
-    Analysis,
     Counts,
-    Measurement,
-    ModelAnalysis,
-    Sensitivity,
     bin_edges,
     by_kind,
     by_layer,
@@ -284,24 +281,6 @@ def test_names_of_layers_and_kinds(name: str, layer: str, kind: str) -> None:
     assert (layer_of(name), kind_of(name)) == (layer, kind)
 
 
-def analysis(
-    *models: tuple[str, str | None, int],
-    tasks: Sequence[str] = ("nq", "fever"),
-    settings: Sequence[dict[str, Any]] = (),
-) -> Analysis:
-    """Models by name, weighting, and how many of 1000 parameters are task-specific, with their other settings."""
-    found = []
-    for number, (name, weighting, specific) in enumerate(models):
-        rows = [(specific, 0), *[(0, 0)] * 4, (800 - specific, 100)]
-        counts = Counts("towers.passage.backbone.encoder.layer.0.output.dense.weight", 1000, tuple(rows), 900.0)
-        one = Sensitivity(1e-6, (1000,) + (0,) * (len(DENSITY_EDGES) - 2), 0)
-        logged = {"": [(1, {"nq": {"fever": 0.25}}), (3, {"nq": {"fever": -0.5}})]} if weighting == "taco" else {}
-        setting = settings[number] if settings else {"steps": 6, "seed": 1} if weighting else None
-        measured = Measurement([counts], [one, one], [[1.0, 0.5], [0.5, math.nan]], 0.05)
-        found.append(ModelAnalysis(name, weighting, measured, logged, setting, weighting or ""))
-    return Analysis(["a note"], tasks, found)
-
-
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=6, max_size=6), st.integers(0, 100))
 def test_shares_of_bins_and_not_activated_sum_to_1(by_bin: list[tuple[int, int]], inactive: int) -> None:
     size = sum(map(sum, by_bin)) + inactive
@@ -412,11 +391,21 @@ def test_a_shuffle_has_every_batch_once(tasks: int, batches: int, seed: int) -> 
 def test_the_page_escapes_names_and_shows_all_models() -> None:
     page = render_page(analysis(("<b>&x", "taco", 250), ("run-b", "naive", 200), tasks=("n<q", "fever")))
     assert "<b>&x" not in page and "&lt;b&gt;&amp;x (taco)" in page and "n<q" not in page and "run-b (naive)" in page
-    assert page.count("<rect") == 2 * 7 * (1 + 2) and "prefers-color-scheme: dark" in page
-    assert "nq and fever: 0.25 first, -0.50 last" in page and "http" not in page.replace("http-equiv", "")
+    assert page.count("<rect") == 2 * 7 * (1 + 2)
+    assert "nq and fever: 0.25 first, -0.50 last" in page
     assert "<h2>Pairs</h2>" in page and "+5.0" in page and "5.0 %" in page
     assert "No TACO and naive run here differ in the weighting alone" in render_page(analysis(("run-b", "naive", 200)))
     assert "--log-cosines" in render_page(analysis(("run-b", "naive", 200)))
+
+
+def test_layers_by_task_are_a_heat_map_on_one_scale() -> None:
+    """A layer's shares add up to its task-specific share, and the largest of all models is the darkest."""
+    made = analysis(("a", "taco", 250), ("b", "naive", 200))
+    page = render_page(made)
+    cells = re.findall(r'<td class="cell up (h\d+)">([\d.]+)</td>', page[page.index("Layers by task") :])
+    assert cells[:4] == [("h10", "25.0"), ("h0", "0.0"), ("h8", "20.0"), ("h0", "0.0")]
+    for place, model in enumerate(made.models):
+        assert sum(float(share) for _, share in cells[2 * place : 2 * place + 2]) == 100 * model.whole.specific
 
 
 def test_the_figures_are_json() -> None:

@@ -89,10 +89,10 @@ def test_defaults_are_allowed_and_values_are_kept_in_their_type(kind: type) -> N
 @pytest.mark.parametrize(
     "more", [{}, {"tasks": ("none",), "reading": ("nq",)}, {"tasks": ("none",), "objective": ("mlm",)}]
 )
-def test_tensorboard_is_missed_before_anything_is_written(
+def test_a_tracker_is_missed_before_anything_is_written(
     more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match="--tensorboard needs the package tensorboard"):
-        train(TrainSettings(model="none", output=str(tmp_path / "out"), tensorboard=True, **more))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(InputError, match="--track tensorboard needs the package tensorboard"):
+        train(TrainSettings(model="none", output=str(tmp_path / "out"), track=("tensorboard",), **more))
     assert not (tmp_path / "out").exists()

@@ -336,10 +336,12 @@ def same(read: Read, words: str) -> None:
 def trainings(world: Path) -> dict[str, Reader]:
     from taco_ir.retrieval.topic_runs import read_record, record_path
     from taco_ir.training.checkpoint import TrainState, read_state
+    from taco_ir.training.curves import CurvesPage
     from taco_ir.training.flags import PRETRAIN, read_settings
     from taco_ir.training.folder import load_settings, refuse_other_inputs, refuse_other_run, save_settings
-    from taco_ir.training.log import logged_cosines
+    from taco_ir.training.logged import Watchers, logged_cosines
     from taco_ir.training.sampling import Stream, StreamPosition, read_stream, write_stream
+    from taco_ir.training.trackers import TRACKERS_FILE, read_runs
 
     settings, pretraining = world / "train.toml", world / "pretrain.toml"
     settings.write_text(SETTINGS)
@@ -355,10 +357,11 @@ def trainings(world: Path) -> dict[str, Reader]:
     write_json(run / "checkpoints" / "step-00000002" / "state.json", asdict(TrainState(2, 0.5, 1, 0, {"nq": 1}, 0)))
     write_stream(run, Stream(120, {"nq": StreamPosition("0123456789abcdef", 34, 0, ((2, 8),), 2, "", (0, 0))}))
     logged = [
-        {"step": 1, "loss": 0.5, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}},
+        {"step": 1, "loss": {"nq": 0.5}, "learning_rate": 0.1, "cosine": {"nq": {"fever": 0.5}}},
         {"step": 2, "validation": {"macro": 0.5}},
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+    write_json(run / TRACKERS_FILE, {"wandb": "0123abcd"})
     record = record_path(world / "nq-dev.trec")
     made = {name: {"name": "c", "fingerprint": "0123456789abcdef"} for name in ("collection", "topics")}
     write_json(
@@ -380,6 +383,8 @@ def trainings(world: Path) -> dict[str, Reader]:
         ),
         "stream.json": Reader(run / "stream.json", lambda: read_stream(run)),
         "log.jsonl": Reader(run / "log.jsonl", lambda: logged_cosines(run)),
+        "log.jsonl, as curves": Reader(run / "log.jsonl", lambda: Watchers(run, [CurvesPage(run)]).read_all()),
+        "trackers.json": Reader(run / TRACKERS_FILE, lambda: read_runs(run / TRACKERS_FILE)),
         "record of a run": Reader(record, lambda: read_record(world / "nq-dev.trec")),
     }
 

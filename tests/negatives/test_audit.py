@@ -12,6 +12,7 @@ import pytest
 from hostile_text import HOSTILE, Rows, Text
 from hypothesis import given
 from hypothesis import strategies as st
+from page_samples import audit_of
 from verbs import passage, query, write_collection
 
 from taco_ir.core.run_formats import write_trec
@@ -19,8 +20,18 @@ from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
 from taco_ir.data.collection import Collection, open_collection
 from taco_ir.negatives import audit_counts
 from taco_ir.negatives.audit import audit_file
-from taco_ir.negatives.audit_counts import Audit, Example, Shown, SourceAudit, TaskAudit, audit_task, histogram
-from taco_ir.negatives.audit_page import LEGEND, example_table, facts, html, source_tables, summary
+from taco_ir.negatives.audit_counts import Audit, SourceAudit, TaskAudit, audit_task, histogram
+from taco_ir.negatives.audit_page import (
+    HEADINGS,
+    LEGEND,
+    example_table,
+    facts,
+    html,
+    lead,
+    source_tables,
+    summary,
+    suspects_table,
+)
 from taco_ir.negatives.file import NegativesHeader, write_merged, write_negatives
 from taco_ir.negatives.filters import MiningSettings
 from taco_ir.negatives.miner import Retrieved, Source, mine_file
@@ -142,6 +153,30 @@ def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     assert "Best gold score: 2.500" in page and "Gold is not among the hits" in page
 
 
+def test_likely_false_negatives_come_first(small: Collection) -> None:
+    """By answer and score together, by answer, by score; one of a query, and gold's own score counts as high."""
+    rows = [
+        ("nq-train", "q0", ["3#0", "4#0"], [1, 3]),  # an answer above gold
+        ("nq-train", "q1", ["2#0", "4#1"], [8, 2]),  # above gold, and an answer below it: the answer counts
+        ("nq-train", "q2", ["3#0"], [5]),  # as high as gold
+        ("wow-train", "w1", ["1#1"], [1]),
+    ]
+    write_negatives(Path("n.jsonl"), header(small), rows)
+    topics = [small.load_topics(name) for name in ("nq-train", "wow-train")]
+    seen = {"nq-train": [Retrieved(9, 0, {"q0": 2.5, "q1": 7.0, "q2": 5.0})], "wow-train": [Retrieved(4, 0, {})]}
+    audit = audit_file(small, topics, seen, Path("n.jsonl"))
+    found = [(each.query.qid, each.passage.docid, each.margin, each.passage.has_answer) for each in audit.suspected]
+    assert found == EXPECTED
+    page = Path("n.audit.html").read_text()
+    first = page.index("<h2>")
+    assert page[first:].startswith("<h2>Likely false negatives</h2>")
+    assert "holds an answer and scores 0.500 above the best gold passage" in page
+    assert Rows(page).rows[0] == ["topics", "query", "negative", "why", "text"]
+
+
+EXPECTED = [("q0", "4#0", -0.5, True), ("q1", "4#1", 5.0, True), ("q2", "3#0", 0.0, False)]
+
+
 def audit_mined(small: Collection) -> Audit:
     """Mine n.jsonl from a run of all passages, and audit it."""
     write_trec(Run({f"q{n}": Ranking.of(sorted(PAGE_OF), range(10)) for n in range(3)}), Path("r.trec"), "t")
@@ -182,26 +217,18 @@ def _cell(value: object) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def report(text: str) -> Audit:
-    shown = Shown(1.5, text, text, text, True)
-    example = Example("nq-train", Query(text, text, "nq", (text,)), [("", 2.0)], [shown._replace(score=None)], [shown])
-    task = TaskAudit("nq-train", 1, 0, 1, 1, 0, 0, 1, np.array([0.5, -1.0]))
-    return Audit(text, [text], [task], [example])
-
-
 @given(st.just(HOSTILE) | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30))
 def test_html_shows_every_text_and_runs_none(text: str) -> None:
-    page = html(report(text))
-    seen, plain = Text(page), Text(html(report("plain")))
-    assert seen.tags == plain.tags and seen.links == []
+    page = html(audit_of(text))
+    seen, plain = Text(page), Text(html(audit_of("plain")))
+    assert seen.tags == plain.tags and seen.links == plain.links
     assert seen.shown.count(text) >= plain.shown.count("plain") > 5
     assert "svg" in seen.tags and "script" not in seen.tags
 
 
-def test_html_needs_nothing_else() -> None:
-    page = html(report("plain"))
-    assert not re.search(r"https?:|url\(|@import|<link|<script|<img", page)
-    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>") and page.count("<svg") == 1
+def test_the_histogram_is_that_of_the_margins() -> None:
+    page = html(audit_of("plain"))
+    assert page.count("<svg") == 1
     number = r'"([\d.]+)"'
     rect = f'<rect x={number} y={number} width={number} height={number} class="(above|below)">'
     bars = re.findall(rect, page)
@@ -215,10 +242,10 @@ def test_the_page_holds_all_that_the_audit_says(small: Collection) -> None:
     audit = audit_mined(small)
     page = Path("n.audit.html").read_text()
     shown, rows = Text(page).shown, Rows(page).rows
-    tables = [summary(audit.tasks), *map(example_table, audit.examples)]
+    tables = [suspects_table(audit.suspected), summary(audit.tasks), *map(example_table, audit.examples)]
     texts_of = [[[*table.header], *([*map(_cell, cells)] for cells in table.rows)] for table in tables]
     assert rows == [row for table in texts_of for row in table] and len(rows) > 9
-    texts = [audit.title, *audit.notes, *LEGEND, "Tasks", "Score margins", "Examples", "nq-train: 24 margins"]
+    texts = [audit.title, lead(audit), *audit.notes, *LEGEND, *HEADINGS, "nq-train: 24 margins"]
     texts += [text for each in audit.examples for text in (*facts(each), each.query.qid, each.query.text)]
     assert [text for text in texts if text not in shown] == []
 

@@ -13,7 +13,8 @@ from training_runs import StopAfter, Stopped, differing, encoder_of, episode, la
 
 from taco_ir.training.cosines import SKETCH_WIDTH, GradientSketch, compute_cosines, pair_cosines
 from taco_ir.training.folder import differing_keys
-from taco_ir.training.log import Reporter, logged_cosines, logged_dose
+from taco_ir.training.log import Reporter
+from taco_ir.training.logged import logged_cosines, logged_dose
 from taco_ir.training.loop import Loop
 from taco_ir.training.schedules import Plan
 from taco_ir.training.settings import TrainSettings

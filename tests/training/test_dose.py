@@ -16,7 +16,7 @@ from weighting_steps import TABLES, flat, parameters, random_gradients
 
 from taco_ir.core import resolve
 from taco_ir.training.dose import NAIVE, Dose, DoseMeter
-from taco_ir.training.log import logged_dose
+from taco_ir.training.logged import logged_dose
 from taco_ir.training.loop import adamw
 from taco_ir.training.run import train
 from taco_ir.training.step import MultiTaskStep

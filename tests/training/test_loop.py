@@ -27,7 +27,8 @@ from weighting_steps import TRAINED
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.training.checkpoint import find_latest, list_checkpoints
-from taco_ir.training.log import LOG_FILE, Reporter
+from taco_ir.training.log import Reporter
+from taco_ir.training.logged import LOG_FILE
 from taco_ir.training.loop import MAX_SKIPPED, Loop
 from taco_ir.training.schedules import learning_rate
 from taco_ir.training.settings import OptimiserSettings, TrainSettings

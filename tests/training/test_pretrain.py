@@ -239,7 +239,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(changes: dict[str, object], tiny_mlm:
     pretrain(parts)
     found, expected = Path(parts.run.output), Path(whole.run.output)
     assert differing(found, expected) == ["config.json"]  # it names its folder
-    assert logged(found) == logged(expected)
+    assert logged(found) == logged(expected) and (found / "curves.html").is_file()
     other = pretrain(whole.replace(seed=1, output=str(tmp_path / "other"))) / "model.safetensors"
     own = expected / "model" / "model.safetensors"
     assert load_file(other).keys() == load_file(own).keys() and other.read_bytes() != own.read_bytes()

@@ -44,6 +44,7 @@ SCALAR_OPTIONS = st.dictionaries(st.sampled_from(["tau", "beta", "importance"]),
 TEXTS = {
     "shares": st.sampled_from(["proportional", "temperature", "uniform", "16", "3,1,2"]),
     "phase_shares": st.sampled_from(["1,1,1", "1,2.5,3"]),
+    "track": st.sampled_from([("none",), ("wandb",), ("mlflow", "tensorboard")]),
     "tune_budget": st.sampled_from(["", "0.5%", "5 %", "12.25%"]),
     "passage_template": st.sampled_from(["{title} {text}", "{text}", "Title: {title} Text: {text}", '"{text}"\\']),
 }
@@ -255,7 +256,7 @@ def test_runs_differ_in_the_keys_that_differ(one: dict[str, Any], other: dict[st
     old, new = a.flat(), b.flat()
     expected = [key for key in KEYS if key not in MAY_DIFFER and old[key] != new[key]]
     assert differing_keys(old, new) == differing_keys(new, old) == expected
-    assert differing_keys(old, a.replace(device="cuda", output="elsewhere", tensorboard=True).flat()) == []
+    assert differing_keys(old, a.replace(device="cuda", output="elsewhere", track=("wandb",)).flat()) == []
     assert differing_keys(old, a.replace(seed=a.run.seed + 1).flat()) == ["seed"]
 
 

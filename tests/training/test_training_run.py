@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import SMALL, contents, data_of, differing, last_checkpoint, logged, sample, small, stopped_at
+from training_runs import (
+    SMALL,
+    contents,
+    data_of,
+    differing,
+    last_checkpoint,
+    logged,
+    sample,
+    small,
+    stopped_after,
+    stopped_at,
+)
 from verbs import passage, query, write_collection
 
 from taco_ir.answer import main as answer
@@ -28,6 +39,7 @@ from taco_ir.retrieval import retrievers
 from taco_ir.search import main as search
 from taco_ir.training import data as training_data
 from taco_ir.training.base_model import start_encoder
+from taco_ir.training.curves import CURVES_FILE
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.folder import save_settings
 from taco_ir.training.loop import Loop
@@ -331,11 +343,29 @@ def test_a_finished_run_does_nothing(
     assert capsys.readouterr().err == f"trained model: {output / 'episode-2' / 'model'}\n"
 
 
+def test_learning_curves_are_made_again_from_the_log(
+    finished: tuple[Path, list[str]], tiny_bert: Path, tmp_path: Path
+) -> None:
+    """By the same command, as for a training of before there were any."""
+    output = tmp_path / "run"
+    shutil.copytree(finished[0], output)
+    (output / CURVES_FILE).unlink()
+    train(two(tiny_bert, output))
+    assert differing(output, finished[0]) == []
+
+
+def test_learning_curves_can_be_read_while_it_trains(tiny_bert: Path, tmp_path: Path) -> None:
+    with stopped_after(5):
+        train(one(tiny_bert, tmp_path / "run", validate_every=2, steps=6))
+    page = (tmp_path / "run" / CURVES_FILE).read_text(encoding="utf-8")
+    assert "After 4 steps" in page and page.rstrip().endswith("</html>")
+
+
 def test_another_configuration_is_refused(finished: tuple[Path, list[str]], tiny_bert: Path, events: list[str]) -> None:
     output, _ = finished
     before = contents(output)
     with pytest.raises(InputError) as error:
-        train(two(tiny_bert, output, seed=1, tasks=("nq",), device="cpu", tensorboard=True))
+        train(two(tiny_bert, output, seed=1, tasks=("nq",), device="cpu", track=("wandb",)))
     assert str(error.value) == (
         f"--output {output} is a training with other settings: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1;"
         " use the same ones, or give another folder"
@@ -642,11 +672,3 @@ def test_taco_by_flags(tiny_bert: Path, tmp_path: Path) -> None:
     found = [record["weight"] for record in logged(tmp_path / "run") if "weight" in record]
     assert all(weight == {"nq": 0.5, "fever": 0.5} for weight in found[:2]) and len(found) == 4
     assert all(weight["nq"] != 0.5 and sum(weight.values()) == pytest.approx(1) for weight in found[2:])
-
-
-def test_tensorboard_that_is_not_there(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match="--tensorboard needs the package tensorboard; `pip install tensorboard`"):
-        train(one(tiny_bert, tmp_path / "run", tensorboard=True))

@@ -4,13 +4,19 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const TEXT_COLUMNS = ["system", "base", "seeds"];
-const state = { board: 0, measure: 0, column: DATA.macro, descending: true, hidden: new Set(), a: 0, b: 0, topics: "", shown: 0 };
+const state = { board: 0, measure: 0, column: DATA.macro, descending: true, hidden: new Set(), filter: "", a: 0, b: 0, topics: "", shown: 0 };
 
 const statOf = (row, topics, measure) => row.scores[topics]?.[measure] ?? null;
 const shownTopics = (board) => [DATA.macro, ...board.topics, ...board.slices].filter((topics) => !state.hidden.has(topics));
 
 function say(text) {
   byId("status").textContent = text;
+}
+
+/** The rows whose names hold every word of the filter. */
+function filteredRows(board) {
+  const words = state.filter.toLowerCase().split(/\s+/);
+  return board.rows.filter((row) => words.every((word) => row.name.toLowerCase().includes(word)));
 }
 
 function sortedRows(board) {
@@ -20,7 +26,7 @@ function sortedRows(board) {
     : (row) => statOf(row, state.column, measure)?.[0] ?? null;
   const sign = state.descending ? -1 : 1;
   const order = (x, y) => (typeof x === "string" ? x.localeCompare(y) : x - y);
-  return [...board.rows].sort((x, y) => {
+  return filteredRows(board).sort((x, y) => {
     const [left, right] = [key(x), key(y)];
     return (left == null) - (right == null) || (left == null ? 0 : sign * order(left, right));
   });
@@ -53,7 +59,7 @@ function headerCell(board, column) {
     element("span", {}, column, element("span", { class: "arrow", "aria-hidden": "true" }, sorted ? (state.descending ? " ▼" : " ▲") : " ↕")),
   );
   const order = sorted ? (state.descending ? "descending" : "ascending") : null;
-  const kind = TEXT_COLUMNS.includes(column) ? "" : column === DATA.macro ? "number macro" : "number";
+  const kind = ["system", "base"].includes(column) ? "" : column === DATA.macro ? "number macro" : "number";
   return element("th", { scope: "col", class: kind, "aria-sort": order }, button, note && element("small", {}, note));
 }
 
@@ -61,19 +67,16 @@ function tableRow(board, row, measure, best) {
   const cells = shownTopics(board).map((topics) => {
     const stat = statOf(row, topics, measure);
     const kind = topics === DATA.macro ? "number macro" : "number";
-    if (!stat) return element("td", { class: kind }, "-", element("span", { class: "sd" }), element("span", { class: "mark" }));
+    if (!stat) return element("td", { class: kind }, element("div", { class: "score" }, element("span", {}, "-")));
     const value = show(stat[0]);
     const p = board.comparisons[measure]?.[board.rows.indexOf(row)]?.[topics];
-    return element(
-      "td",
-      { class: kind },
-      element(value === best.get(topics) ? "strong" : "span", {}, value),
-      element("span", { class: "sd" }, spread(stat[1])),
-      markOf(p),
-    );
+    const shown = element(value === best.get(topics) ? "strong" : "span", {}, value);
+    const score = [shown, element("span", { class: "sd" }, spread(stat[1])), markOf(p)];
+    return element("td", { class: kind }, element("div", { class: "score" }, ...score));
   });
   const name = element("th", { scope: "row" }, row.system, row.baseline ? element("small", {}, " baseline") : null);
-  return element("tr", {}, name, element("td", {}, row.base || "-"), element("td", {}, row.seeds.join(", ")), ...cells);
+  const seeds = element("td", { class: "number", title: `seeds ${row.seeds.join(", ")}` }, String(row.seeds.length));
+  return element("tr", {}, name, element("td", {}, row.base || "-"), seeds, ...cells);
 }
 
 /** + or − with its meaning in words for a screen reader; nothing where the test shows no difference. */
@@ -93,6 +96,7 @@ function sortBy(column) {
   state.descending = state.column === column ? !state.descending : !["system", "base"].includes(column);
   state.column = column;
   drawTable();
+  keepState();
   byId("board").querySelector(`button[data-column="${CSS.escape(column)}"]`)?.focus();
   say(`Sorted by ${column}, ${state.descending ? "highest" : "lowest"} first.`);
 }
@@ -100,7 +104,7 @@ function sortBy(column) {
 function drawMacro() {
   const board = DATA.boards[state.board];
   const measure = board.measures[state.measure];
-  const rows = board.rows.map((row) => ({ row, stat: statOf(row, DATA.macro, measure) })).filter((each) => each.stat);
+  const rows = filteredRows(board).map((row) => ({ row, stat: statOf(row, DATA.macro, measure) })).filter((each) => each.stat);
   rows.sort((x, y) => y.stat[0] - x.stat[0]);
   const bars = rows.map(({ row, stat: [mean, sd, seeds] }) => ({ label: row.name, mean, sd, seeds, baseline: row.baseline }));
   byId("averages").replaceChildren();
@@ -119,6 +123,7 @@ function drawFilters() {
       box.addEventListener("change", () => {
         state.hidden[box.checked ? "delete" : "add"](topics);
         drawTable();
+        keepState();
         const count = shownTopics(board).length - 1;
         say(`${topics} ${box.checked ? "shown" : "hidden"}; ${count} columns of topics. The ${DATA.macro} is still that of all ${board.topics.length} topics.`);
       });
@@ -131,25 +136,38 @@ function options(select, names, chosen) {
   select.replaceChildren(...names.map((name, i) => element("option", { value: i, selected: i === chosen }, name)));
 }
 
+/** The systems that are compared at first: the baseline, and the first other one. */
+function firstPair(board) {
+  const baseline = board.rows.findIndex((row) => row.baseline);
+  const b = baseline >= 0 ? baseline : Math.min(1, board.rows.length - 1);
+  return [b === 0 ? Math.min(1, board.rows.length - 1) : 0, b];
+}
+
 /** Another corpus: other rows, measures and topics, so everything is chosen anew; a measure of the same name is kept. */
-function openBoard(index) {
+function chooseBoard(index) {
   const before = DATA.boards[state.board].measures[state.measure];
   const board = DATA.boards[index];
-  const baseline = board.rows.findIndex((row) => row.baseline);
   state.board = index;
   state.measure = Math.max(board.measures.indexOf(before), 0);
   state.column = DATA.macro;
   state.descending = true;
   state.hidden.clear();
-  state.b = baseline >= 0 ? baseline : Math.min(1, board.rows.length - 1);
-  state.a = state.b === 0 ? Math.min(1, board.rows.length - 1) : 0;
+  state.filter = "";
+  [state.a, state.b] = firstPair(board);
   state.topics = board.topics[0];
+}
+
+/** Show what is chosen in every control, and draw everything. */
+function openBoard() {
+  const board = DATA.boards[state.board];
   const names = board.rows.map((row) => row.name);
   const topics = [...board.topics, ...board.slices];
+  options(byId("corpus"), DATA.boards.map((each) => each.corpus), state.board);
   options(byId("measure"), board.measures, state.measure);
   options(byId("a"), names, state.a);
   options(byId("b"), names, state.b);
-  options(byId("topics"), topics, 0);
+  options(byId("topics"), topics, topics.indexOf(state.topics));
+  byId("filter").value = state.filter;
   byId("notes").replaceChildren(...board.notes.map((note) => element("li", {}, note)));
   byId("no-texts").hidden = examplesOf(board) != null;
   byId("queries").classList.toggle("bare", examplesOf(board) == null);
@@ -170,12 +188,15 @@ function listen() {
   const on = (id, change) => byId(id).addEventListener("change", (event) => change(event.target));
   const board = () => DATA.boards[state.board];
   on("corpus", (select) => {
-    openBoard(Number(select.value));
+    chooseBoard(Number(select.value));
+    openBoard();
+    keepState();
     say(`Corpus ${board().corpus}.`);
   });
   on("measure", (select) => {
     state.measure = Number(select.value);
     drawAll();
+    keepState();
     say(`Measure ${board().measures[state.measure]}.`);
   });
   for (const side of ["a", "b"]) {
@@ -183,19 +204,31 @@ function listen() {
       state[side] = Number(select.value);
       state.shown = SHOWN;
       drawPair();
+      keepState();
     });
   }
+  byId("filter").addEventListener("input", (event) => {
+    state.filter = event.target.value.trim();
+    drawTable();
+    drawMacro();
+    keepState();
+    say(`${filteredRows(board()).length} of ${board().rows.length} systems shown.`);
+  });
+  byId("csv").addEventListener("click", downloadTable);
+  window.addEventListener("hashchange", () => {
+    if (readState()) openBoard();
+  });
   on("topics", (select) => {
     state.topics = [...board().topics, ...board().slices][Number(select.value)];
     state.shown = SHOWN;
     drawQueries();
+    keepState();
   });
   for (const id of ["side", "texts"]) on(id, drawQueries);
   byId("more").addEventListener("click", () => {
     state.shown += SHOWN;
     drawQueries();
   });
-  byId("theme").addEventListener("click", () => setTheme(!isDark()));
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if (width === window.innerWidth) return; // a phone's address bar changes the height only
@@ -205,19 +238,82 @@ function listen() {
   });
 }
 
-const isDark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches;
-};
+/** Keep what the reader chose in the address, as far as it is not what the page shows at first. */
+function keepState() {
+  const board = DATA.boards[state.board];
+  const [a, b] = firstPair(board);
+  const chosen = [
+    ["corpus", board.corpus, DATA.boards[0].corpus],
+    ["measure", board.measures[state.measure], board.measures[0]],
+    ["sort", state.column, DATA.macro],
+    ["order", state.descending ? "descending" : "ascending", "descending"],
+    ["filter", state.filter, ""],
+    ["a", board.rows[state.a].name, board.rows[a].name],
+    ["b", board.rows[state.b].name, board.rows[b].name],
+    ["topics", state.topics, board.topics[0]],
+  ].filter(([, value, first]) => value !== first);
+  const words = new URLSearchParams([...chosen.map(([key, value]) => [key, value]), ...[...state.hidden].map((topics) => ["hide", topics])]);
+  history.replaceState(null, "", `${window.location.href.split("#")[0]}#${words}`);
+}
 
-function setTheme(dark) {
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  byId("theme").setAttribute("aria-pressed", String(dark));
+/** Choose what the address says; what it does not know is left as at first. False for an address of another kind. */
+function readState() {
+  const words = new URLSearchParams(window.location.hash.slice(1));
+  if (window.location.hash.length > 1 && !window.location.hash.includes("=")) return false;
+  const find = (names, key, otherwise) => (names.includes(words.get(key)) ? names.indexOf(words.get(key)) : otherwise);
+  state.measure = 0;
+  chooseBoard(find(DATA.boards.map((board) => board.corpus), "corpus", 0));
+  const board = DATA.boards[state.board];
+  const names = board.rows.map((row) => row.name);
+  const topics = [...board.topics, ...board.slices];
+  state.measure = find(board.measures, "measure", 0);
+  state.a = find(names, "a", state.a);
+  state.b = find(names, "b", state.b);
+  state.topics = topics[find(topics, "topics", 0)];
+  if ([...TEXT_COLUMNS, DATA.macro, ...topics].includes(words.get("sort"))) state.column = words.get("sort");
+  state.descending = words.get("order") !== "ascending";
+  state.filter = words.get("filter") ?? "";
+  for (const each of words.getAll("hide")) if (topics.includes(each)) state.hidden.add(each);
+  return true;
+}
+
+/** A text that a table of comma-separated values holds as it is; no spreadsheet takes it for a formula. */
+function quoted(value) {
+  if (typeof value === "number") return String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+/** The table as it is shown: means, and standard deviations over seeds where there are any. */
+function tableText() {
+  const board = DATA.boards[state.board];
+  const measure = board.measures[state.measure];
+  const spreads = board.rows.some((row) => row.seeds.length > 1);
+  const topics = shownTopics(board);
+  const header = [...TEXT_COLUMNS, ...topics.flatMap((each) => (spreads ? [each, `${each} sd`] : [each]))];
+  const rows = sortedRows(board).map((row) => [
+    row.system,
+    row.base,
+    row.seeds.length,
+    ...topics.flatMap((each) => {
+      const [mean, sd] = statOf(row, each, measure) ?? ["", ""];
+      return spreads ? [mean, sd ?? ""] : [mean];
+    }),
+  ]);
+  return [header, ...rows].map((row) => `${row.map(quoted).join(",")}\r\n`).join("");
+}
+
+function downloadTable() {
+  const board = DATA.boards[state.board];
+  const place = URL.createObjectURL(new Blob([tableText()], { type: "text/csv" }));
+  const name = `${board.corpus} ${board.measures[state.measure]}.csv`.replaceAll(/[^\w.@ -]/g, "_");
+  element("a", { href: place, download: name }).click();
+  URL.revokeObjectURL(place);
+  say(`${name} is downloaded.`);
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  byId("theme").setAttribute("aria-pressed", String(isDark()));
-  options(byId("corpus"), DATA.boards.map((board) => board.corpus), 0);
+  if (!readState()) chooseBoard(0);
   listen();
-  openBoard(0);
+  openBoard();
 });

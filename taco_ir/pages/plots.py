@@ -1,0 +1,152 @@
+"""Plots of lines as places in an SVG picture: axes with round values, points, and labels that do not overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 480, 180  # of the area between the axes, in the picture's own units
+ROOM = 120  # for labels at the ends of lines
+LABELLED = 12  # most lines with labels at their ends
+LETTERS = 14  # of a label
+GAP = 16.0  # between labels
+DOTTED = 12  # most points of a line that are drawn as dots too
+
+Limits = tuple[float, float]
+
+
+class Tick(NamedTuple):
+    """A place on an axis, and its label."""
+
+    at: float
+    label: str
+
+
+class Series(NamedTuple):
+    """Values to draw as a line; `colour` is a number of the palette, None for the plot's main line."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    colour: int | None
+
+
+class Line(NamedTuple):
+    """A line as it is drawn.
+
+    Attributes:
+        points: of a polyline.
+        dots: places of its points, where there are few.
+        label: its name and values, for the legend and a pointer over it.
+        short: its name, as it fits at its end.
+        end: the height of that label; None where there is none.
+    """
+
+    points: str
+    dots: Sequence[tuple[float, float]]
+    label: str
+    short: str
+    end: float | None
+    colour: int | None
+
+
+class Plot(NamedTuple):
+    """Lines over two axes; `marks` are vertical lines, `room` is for labels at the right."""
+
+    title: str
+    lines: Sequence[Line]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    x_label: str
+    marks: Sequence[Tick] = ()
+    room: int = 0
+    legend: bool = False
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def plot_lines(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    x: Limits | None = None,
+    y: Limits | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+    labelled: bool = True,
+) -> Plot:
+    """A plot of at least one series with a value.
+
+    Args:
+        x, y: values that the axes reach at least.
+        marks: values on the horizontal axis to mark, and what they are.
+        labelled: label lines at their ends and list them in a legend, unless there are too many.
+    """
+    x = _reach([value for each in series for value in each.xs], x)
+    y = _reach([value for each in series for value in each.ys], y)
+    labels = labelled and len(series) <= LABELLED
+    ends = place_labels([_down(each.ys[-1], y) for each in series]) if labels else [None] * len(series)
+    lines = []
+    for each, end in zip(series, ends, strict=True):
+        places = [(_across(a, x), _down(b, y)) for a, b in zip(each.xs, each.ys, strict=True)]
+        points = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
+        short = each.name if len(each.name) <= LETTERS else f"{each.name[: LETTERS - 1]}…"
+        label = f"{each.name}: {each.ys[-1]:.3g}" if labelled else each.name
+        lines.append(Line(points, places if len(places) <= DOTTED else (), label, short, end, each.colour))
+    return Plot(
+        title,
+        lines,
+        [Tick(_across(value, x), _show(value)) for value in round_values(*x, most=5)],
+        [Tick(_down(value, y), _show(value)) for value in round_values(*y)],
+        x_label,
+        [Tick(_across(value, x), label) for value, label in marks],
+        ROOM if labels else 0,
+        labels,
+    )
+
+
+def round_values(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` + 1 round values within [low, high], evenly spaced."""
+    rough = (high - low) / most
+    if not math.isfinite(rough) or rough <= 0:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def place_labels(heights: Sequence[float], gap: float = GAP) -> list[float]:
+    """Heights of labels near those wanted, in the same order from the top, no two nearer than `gap`.
+
+    They stay in the plot if there is room for all.
+    """
+    order = sorted(range(len(heights)), key=lambda place: (heights[place], place))
+    found = [0.0] * len(heights)
+    lowest = -math.inf
+    for place in order:
+        found[place] = lowest = max(heights[place], lowest + gap)
+    highest = HEIGHT if gap * (len(heights) - 1) <= HEIGHT else math.inf
+    for place in reversed(order):
+        found[place] = min(found[place], highest)
+        highest = found[place] - gap
+    return found
+
+
+def _reach(values: Sequence[float], least: Limits | None) -> Limits:
+    """Limits of an axis, which are apart."""
+    low, high = min(*values, *(least or ()), math.inf), max(*values, *(least or ()), -math.inf)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _across(value: float, x: Limits) -> float:
+    return WIDTH * (value - x[0]) / (x[1] - x[0])
+
+
+def _down(value: float, y: Limits) -> float:
+    """From the top: values grow upwards."""
+    return HEIGHT * (y[1] - value) / (y[1] - y[0])
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}".replace("-", "\u2212").replace("e\u2212", "e-")

@@ -1,0 +1,128 @@
+"""Reads a training's log back, and tells its lines to those who follow a training.
+
+The log is what holds: pages and trackers are made of its lines alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.core.files import read_log, writing
+from taco_ir.training.cosines import Cosines
+from taco_ir.training.dose import Dose
+
+LOG_FILE = "log.jsonl"
+
+Record = Mapping[str, Any]  # a line of the log
+
+
+class LogLine(NamedTuple):
+    """What is read back of a line of the log: its step, and what else it holds by task; None for what is not finite."""
+
+    step: int
+    loss: dict[str, float | None] | None = None
+    weight: dict[str, float | None] | None = None
+    validation: dict[str, float | None] | None = None
+    cosine: dict[str, dict[str, float | None]] | None = None
+    dose: Dose | None = None
+    skipped: list[str] | None = None
+
+
+class Watcher:
+    """Follows a training by the lines of its log, in order, with steps counted on through its episodes."""
+
+    def episode(self) -> None:
+        """Lines of the next episode follow."""
+
+    def line(self, step: int, record: Record) -> None:
+        """A line of the log."""
+
+    def begin(self) -> None:
+        """What the log had has been told: lines that follow are new."""
+
+    def pause(self) -> None:
+        """After a validation, before a checkpoint, and at the end: what was seen can be shown."""
+
+    def close(self) -> None:
+        """The training ends or is stopped."""
+
+
+class Watchers:
+    """Those who follow the training in a folder."""
+
+    def __init__(self, output: Path, each: Sequence[Watcher] = ()) -> None:
+        self._output = output
+        self._each = each
+        self._episodes, self._before, self._last = 0, 0, 0
+
+    def begin(self, folder: Path) -> None:
+        """An episode begins or resumes in `folder`; tells what its log and those of episodes before it have."""
+        for log in log_files(self._output)[self._episodes :]:
+            self._read(log)
+            if log.parent == folder:
+                break
+        else:
+            self._begin_episode()
+        for each in self._each:
+            each.begin()
+
+    def read_all(self) -> None:
+        """Tell what the logs of a training that is over have."""
+        for log in log_files(self._output):
+            self._read(log)
+        self.pause()
+
+    def line(self, record: Record) -> None:
+        self._last = self._before + record["step"]
+        for each in self._each:
+            each.line(self._last, record)
+
+    def pause(self) -> None:
+        for each in self._each:
+            each.pause()
+
+    def close(self) -> None:
+        for each in self._each:
+            each.close()
+
+    def _begin_episode(self) -> None:
+        self._episodes, self._before = self._episodes + 1, self._last
+        for each in self._each:
+            each.episode()
+
+    def _read(self, log: Path) -> None:
+        self._begin_episode()
+        for text, _ in read_log(log, LogLine):
+            self.line(json.loads(text))
+
+
+def log_files(output: Path) -> list[Path]:
+    """The logs of a training's episodes that there are, in order."""
+    found = sorted(output.glob(f"episode-*/{LOG_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))
+    return found or [path for path in [output / LOG_FILE] if path.is_file()]
+
+
+def logged_cosines(folder: Path) -> list[tuple[int, Cosines]]:
+    """The logged steps with cosines of the tasks' gradients; NaN for a gradient of zeros."""
+    found = []
+    for _, line in read_log(folder / LOG_FILE, LogLine):
+        if line.cosine:
+            pairs = {a: {b: math.nan if c is None else c for b, c in row.items()} for a, row in line.cosine.items()}
+            found.append((line.step, pairs))
+    return found
+
+
+def logged_dose(folder: Path) -> list[tuple[int, Dose]]:
+    """The logged steps whose dose was measured."""
+    return [(line.step, line.dose) for _, line in read_log(folder / LOG_FILE, LogLine) if line.dose]
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and one that was cut short."""
+    kept = [line + "\n" for line, record in read_log(path, LogLine) if step and record.step <= step]
+    with writing(path) as sink:
+        sink.writelines(kept)
