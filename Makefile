@@ -45,6 +45,9 @@ encoder: .venv/installed ## make the encoder that ships: make encoder MODEL=path
 	mv build/encoder/compact taco_ir/encoder_mini
 	$(BIN)/python -m taco_ir.card taco_ir/encoder_mini --training $(TRAINING) --result $(RESULT) $(if $(BESIDE),--beside $(BESIDE))
 
+weights: ## ship the weights of its hybrid by task, as search --choose-weights wrote them: make weights FILE=path
+	cp $(FILE) taco_ir/encoder_mini/hybrid.json
+
 clean: ## remove what was installed and built here
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -60,4 +63,4 @@ clean: ## remove what was installed and built here
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.PHONY: help search test check lint types house faults bench readme encoder clean
+.PHONY: help search test check lint types house faults bench readme encoder weights clean

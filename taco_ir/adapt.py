@@ -28,6 +28,12 @@ def parser() -> Parser:
         " --topics faq.tsv --qrels faq.qrels --output taught\n"
         "  python -m taco_ir.search --model taught/model --index my-index --collection my-wiki --topics nq-dev",
     )
+    flags.flag(
+        "--headroom",
+        "show how much there is to gain by a weighting instead: train one adapter for all tasks and one for each, "
+        "naively, and compare them on held-out queries; both are kept in --output",
+        action="store_true",
+    )
     flags.flag("--config", "a TOML file with keys as below, `_` for `-`; flags override it", type=Path, metavar="FILE")
     group = flags.add_argument_group()
     rules = rules_of(AdaptSettings)
@@ -42,6 +48,9 @@ def parser() -> Parser:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     settings = read_settings(options.config, given_values(options, rules_of(AdaptSettings)))
+    if options.headroom:
+        show_headroom(settings, options.overwrite, options.format)
+        return
     from taco_ir.adaptation.report import report_table, summary
     from taco_ir.adaptation.run import adapt
     from taco_ir.evaluation.tables import render
@@ -54,6 +63,17 @@ def main(argv: Sequence[str]) -> None:
     model = Path(settings.output) / "model"
     print(model)
     _say_next(settings, model, report.frozen.layout)
+
+
+def show_headroom(settings: AdaptSettings, overwrite: bool, form: str) -> None:
+    """Print what an adapter for each task has above a shared one, and whether all of it could be shown."""
+    from taco_ir.adaptation.headroom import SHARED, adaptation_headroom
+    from taco_ir.evaluation.headroom import headroom_table, headroom_verdict
+    from taco_ir.evaluation.tables import render
+
+    found = adaptation_headroom(settings, overwrite)
+    print(render(headroom_table(found, SHARED, "held-out queries"), form), end="")
+    print(headroom_verdict(found))
 
 
 def _say_next(settings: AdaptSettings, model: Path, layout: str) -> None:

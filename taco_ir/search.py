@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import compress
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.processes import log
 from taco_ir.core.texts import snippet
-from taco_ir.core.types import Run
+from taco_ir.core.types import Query, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
-from taco_ir.evaluation.measures import default_measures
+from taco_ir.evaluation.measures import default_measures, score_run
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.retrieval.choices import COMPARED_UP_TO, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import COMPARED_UP_TO, DENSE, FUSION, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.chosen_weights import ChosenWeights
+from taco_ir.retrieval.fusion import OF_MODEL, WEIGHTS_FILE
 from taco_ir.retrieval.retriever import Retriever
 from taco_ir.retrieval.topic_runs import search_topics
 
@@ -49,7 +52,30 @@ def parser() -> Parser:
         f"[default: for dense up to {COMPARED_UP_TO:,} passages, or if the BM25 index exists]",
         action=BooleanOptionalAction,
     )
-    limit_search_flags(flags, ("--qrels", "--output-format", "--compare", "--no-compare"))
+    flags.flag(
+        "--hybrid-weights",
+        "fuse the scores of the hybrid by these weights of tasks, which --choose-weights writes, instead of by ranks; "
+        f"{OF_MODEL}: hybrid.json in the model's folder",
+        metavar="FILE",
+    )
+    flags.flag(
+        "--choose-weights",
+        f"choose the hybrid's weight for each task on these topics, which have gold, and write {WEIGHTS_FILE} beside "
+        "the runs; choose on train topics, not on those that you report",
+        action="store_true",
+    )
+    limit_search_flags(flags, ("--qrels", "--output-format", "--compare", "--no-compare", "--choose-weights"))
+    flags.only(
+        ("--hybrid-weights",),
+        lambda options: options.retriever == FUSION or (options.query is None and options.compare is not False),
+        "--retriever hybrid, or systems that are compared",
+    )
+    chooses = "--retriever dense and systems that are compared, without --hybrid-weights"
+    flags.only(
+        ("--choose-weights",),
+        lambda options: options.retriever == DENSE and options.compare is not False and not options.hybrid_weights,
+        chooses,
+    )
     return flags
 
 
@@ -59,7 +85,13 @@ def main(argv: Sequence[str]) -> None:
     require_queries(options, flags)
     hits = options.hits or (DEFAULT_HITS if options.query is None else SHOWN_HITS)
     request = SearchRequest(
-        model_choice(options), options.retriever, options.index, hits, options.output_format, options.compare
+        model_choice(options),
+        options.retriever,
+        options.index,
+        hits,
+        options.output_format,
+        True if options.choose_weights else options.compare,
+        options.hybrid_weights,
     )
     collection = open_collection(options.collection)
     if options.query is not None:
@@ -68,10 +100,33 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if options.qrels:
         topics = collection.judge(topics, options.qrels)
-    runs = search_topics(request, collection, topics, options.output, options.overwrite)
-    judged = [topic.has_gold for topic in topics]
-    if any(judged):
-        print_scores(collection, list(compress(topics, judged)), list(compress(runs, judged)), options.format)
+    chosen = ChosenWeights.of(request, collection, topics, options.output) if options.choose_weights else None
+    with chosen.claim(options.overwrite or options.output is None) if chosen else nullcontext():
+        runs = search_topics(request, collection, topics, options.output, options.overwrite)
+        judged = [topic.has_gold for topic in topics]
+        if any(judged):
+            print_scores(collection, list(compress(topics, judged)), list(compress(runs, judged)), options.format)
+        if chosen:
+            choose_weights(
+                chosen, collection, list(compress(topics, judged)), list(compress(runs, judged)), options.format
+            )
+
+
+def choose_weights(
+    chosen: ChosenWeights, collection: Collection, topics: Sequence[Topics], runs: Sequence[dict[str, Run]], form: str
+) -> None:
+    """Choose the hybrid's weights by the first measure of the collection, write them, and print what they gain."""
+    measure = default_measures(collection.passages.has_pages)[0]
+
+    def score(run: Run, queries: Sequence[Query]) -> dict[str, float]:
+        return score_run(run, queries, collection.passages.page_of, [measure]).by_query[measure] or {}
+
+    weights = chosen.choose(topics, runs, str(measure), score)
+    rows: list[list[Cell]] = [[task, *own] for task, own in weights.tasks.items()]
+    header = ["task", "weight of dense", "queries", "weighted hybrid", "dense", "BM25"]
+    print()
+    print(render(Table(f"{measure} of the queries that the weights were chosen on", header, rows), form), end="")
+    print(chosen.path)
 
 
 def print_scores(
@@ -85,7 +140,9 @@ def print_scores(
 
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
     """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
-    retriever = Retriever(collection, request.model, retriever=request.retriever, index=request.index)
+    retriever = Retriever(
+        collection, request.model, retriever=request.retriever, index=request.index, weights=request.hybrid_weights
+    )
     hits = retriever.search(text, task, request.hits)
     if not hits:
         log.warning("no hits: no passage has a word of %r, stop words aside", text)

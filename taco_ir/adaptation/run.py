@@ -342,7 +342,8 @@ def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collecti
             f"--index {index.path}: its vectors have {index.dim} numbers, those of --model {model} have {encoder.dim}"
         )
     if index.encoder is not None:
-        if (made := index.encoder.encoder) != encoder.passage_fingerprint:
+        if not index.encoder.is_of(encoder):
+            made = index.encoder.encoder
             raise InputError(
                 f"--index {index.path}: its vectors were made by encoder {made} ({index.encoder.model}), --model"
                 f" {model} is encoder {encoder.passage_fingerprint}; give the model that made it, with the same flags"

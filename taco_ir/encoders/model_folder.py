@@ -67,7 +67,7 @@ TEXTS_AND_CODE = (".md", ".py", ".png", ".jpg", ".pdf", ".toml")
 OTHER_WEIGHTS = (".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf")
 UNREAD = (*TEXTS_AND_CODE, *OTHER_WEIGHTS)
 DESCRIBED = (CONFIG_FILE, MODULES_FILE, PROMPTS_FILE, LENGTHS_FILE)
-ABOUT = ("card.json", "pyserini-flags.txt", "state.json", "stream.json")
+ABOUT = ("card.json", "hybrid.json", "pyserini-flags.txt", "state.json", "stream.json")
 NO_TOKENIZER = ("config.json", "generation_config.json", PEFT_FILE, *DESCRIBED, *ABOUT)
 
 

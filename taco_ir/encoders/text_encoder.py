@@ -131,11 +131,19 @@ class TextEncoder:
     @property
     def passage_fingerprint(self) -> str:
         """Hash of all that passage vectors depend on, so without the adapters of queries; an index remembers it."""
-        tower, own = self.towers[Role.PASSAGE], self.towers[Role.PASSAGE].config
+        return self._hash_passages(self.towers[Role.PASSAGE].precision)
+
+    @property
+    def int8_fingerprint(self) -> str:
+        """That of the same encoder in 8-bit arithmetic, whose passages these queries find as well, or nearly so."""
+        return self._hash_passages("int8")
+
+    def _hash_passages(self, precision: Precision) -> str:
+        own = self.towers[Role.PASSAGE].config
         read = [self.config.passage_form, self.config.passage_length]
         said = {key: getattr(own, key) for key in ("head_layers", "lowercase") if getattr(own, key) != LATER[key]}
         marks = [own.roles] * (own.roles != NONE) + [said] * bool(said)
-        return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, tower.precision, *marks])
+        return fingerprint([self._passage_weights, own.pooling, own.normalize, *read, precision, *marks])
 
     def encode_queries(self, texts: Sequence[str], task: str | None) -> Vectors:
         """Encode queries of one task with its prompt: float32 [B, D]. Queries that are cut count in `truncated`.

@@ -1,4 +1,4 @@
-"""The lineage of a trained model: the trainings that made it, one after the other, in words."""
+"""The lineage of a trained model: the trainings and adaptations that made it, one after the other, in words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from taco_ir.adaptation.report import MADE_OF_FILE, REPORT_FILE, read_made_of, read_report
+from taco_ir.adaptation.settings import ONE, AdaptSettings
 from taco_ir.core.files import InputError
+from taco_ir.core.settings import check_values, rules_of
 from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import read_record
 from taco_ir.encoders.adapters.methods import FULL
 from taco_ir.encoders.model_folder import ModelFolder
+from taco_ir.encoders.names import MADE_OF
 from taco_ir.negatives.file import read_sources
 from taco_ir.training.folder import CONFIG_FILE, load_settings
 from taco_ir.training.settings import OptimiserSettings, TaskSettings
@@ -19,7 +23,7 @@ TAIL = 3  # the last folders of a training's path (condition, seed, output) tell
 
 
 class Stage(NamedTuple):
-    """An episode of a training, or a pre-training: its tasks (none: passages alone), and label -> setting."""
+    """An episode of a training, a pre-training or an adaptation: its tasks (none: passages alone), label -> setting."""
 
     tasks: tuple[str, ...]
     settings: Mapping[str, str]
@@ -42,19 +46,63 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
     stages: list[Stage] = []
     base, before = "", Path()
     for place, run in enumerate(run.resolve() for run in runs):
-        if not (run / CONFIG_FILE).is_file():
-            raise InputError(
-                f"{run}: no {CONFIG_FILE} in it; a folder that taco_ir.train or taco_ir.pretrain wrote has one"
-            )
-        config = load_settings(run)
-        start = Path(config.run.model)
-        if not place and start.name == "model" and (start.parent / CONFIG_FILE).is_file():
+        model, own = _read_run(run)
+        start = Path(model)
+        if not place and start.name == "model" and _is_run(start.parent):
             raise InputError(f"{run}: it began with the model of a run, {start.parent}; name that one first")
         if place and not _is_inside(start, before):
             raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
-        base, before = base or start.name, run
-        stages += [_read_pretraining(run)] if config.objectives.pretrains else _read_episodes(run)
+        base, before = base or MADE_OF.get(model, start.name), run
+        stages += own
     return Lineage(base, tuple(stages))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CONFIG_FILE, MADE_OF_FILE))
+
+
+def _read_run(run: Path) -> tuple[str, list[Stage]]:
+    """The model that a run began with, and its stages. Raises: InputError for another folder, or an unfinished run."""
+    if (run / CONFIG_FILE).is_file():
+        config = load_settings(run)
+        return config.run.model, [_read_pretraining(run)] if config.objectives.pretrains else _read_episodes(run)
+    made = read_made_of(run)
+    if made is None:
+        raise InputError(
+            f"{run}: no {CONFIG_FILE} in it, which taco_ir.train and taco_ir.pretrain write, and no {REPORT_FILE} of a"
+            " finished taco_ir.adapt"
+        )
+    rules = rules_of(AdaptSettings)
+    found = check_values(made["settings"], rules, lambda key: f"{run / MADE_OF_FILE}: {key}")
+    settings = AdaptSettings(**{**found, "output": str(run)})
+    return settings.model, [_read_adaptation(run, settings)]
+
+
+def _read_adaptation(run: Path, settings: AdaptSettings) -> Stage:
+    """Tasks that it dropped left nothing in the model, unless all share one adapter."""
+    from taco_ir.training.objectives.base import loss_temperature
+
+    report, encoder = read_report(run), ModelFolder(run / "model").trained_config
+    every = [each.task for each in report.tasks]
+    tasks = every if settings.share == ONE else [task for task in every if task not in report.dropped]
+    options = [f"{name}={value}" for name, value in settings.weighting_options.items()]
+    longest = max(encoder.query_lengths.values(), default=encoder.query_length)
+    said = {
+        "steps": f"{report.best_step:,} of {report.steps:,}, the best on held-out queries",
+        "queries a step": f"{settings.batch_size}, shares {settings.shares}",
+        "weighting": " ".join([settings.weighting, *options]),
+        "negatives": f"all {report.frozen.passages:,} passages of the index",
+        "learning rate": _describe_rate(settings.optimiser),
+        "scores divided by": f"{loss_temperature(settings.temperature, encoder):g}",
+        "tokens": f"at most {longest} of a query; passages are as the base reads them",
+        "task prompts": "yes" if encoder.prompts else "no",
+        "what is trained": _describe_adapters(run / "model"),
+        "arithmetic": settings.precision,
+        "seed": str(settings.seed),
+    }
+    if dropped := report.dropped:
+        said["not helped on held-out queries, so left to the base"] = ", ".join(dropped)
+    return Stage(tuple(sorted(tasks)), said)
 
 
 def _is_inside(model: Path, run: Path) -> bool:
@@ -115,6 +163,7 @@ ADAPTERS = {
     "shared": "one for all",
     "tower": "one for queries, one for passages",
     "task": "one for the queries of each task, one for passages",
+    "query-frozen": "one for the queries of all tasks",
 }
 
 

@@ -15,8 +15,10 @@ from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
+WEIGHTED = "weighted-hybrid"  # the name of a hybrid with weights in files and tables
 COMPARED_UP_TO = 1_000_000  # passages up to which a BM25 index is built without being asked for
 RUN_SUFFIXES = {"trec": ".trec", "kilt": ".jsonl", "msmarco": ".tsv", "dpr": ".json"}
+IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # settings of the model that records keep
 IN_RUNS, NUMBERED = ("model", "out"), re.compile(r"(episode-)?\d+")  # names of folders inside a training's
 
 
@@ -63,6 +65,7 @@ class SearchRequest:
         index: a folder of a dense index; None for an exact one that is built and kept under the data home.
         form: of the run files that are written.
         compare: score BM25 and the fusion as well; None: where that takes little time.
+        hybrid_weights: a file of the fusion's weights by task; None: it fuses by reciprocal ranks.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -74,6 +77,7 @@ class SearchRequest:
     hits: int = 100
     form: str = "trec"
     compare: bool | None = None
+    hybrid_weights: str | None = None
 
     def __post_init__(self) -> None:
         check_value("retriever", self.retriever, str, {"choices": RETRIEVERS})
@@ -87,7 +91,7 @@ def model_name(model: str | Path | None) -> str:
         return SHIPPED
     name = _folder_name(Path(model).resolve()) if Path(model).is_dir() else str(model).replace("/", "--")
     name = run_id(name).lstrip(".") or "model"
-    return f"dense-{name}" if name in (BM25, FUSION) else name
+    return f"dense-{name}" if name in (BM25, FUSION, WEIGHTED) else name
 
 
 def _folder_name(folder: Path) -> str:

@@ -123,7 +123,7 @@ class DenseIndex:
         self.manifest = read_json(path, Manifest, REMEDY)
         self.recipe, flat = self.manifest.recipe, self.manifest.factory == "Flat"
         check_files(folder, self.manifest.files, FILES, REMEDY)
-        if encoder is not None and encoder.passage_fingerprint != self.recipe.encoder:
+        if encoder is not None and not self.recipe.is_of(encoder):
             raise InputError(
                 f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), "
                 f"the model given is encoder {encoder.passage_fingerprint}; search with the model that made it, "

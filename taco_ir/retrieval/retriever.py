@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from taco_ir.core.files import InputError
 from taco_ir.core.settings import check_value
 from taco_ir.core.types import Ranking, Run, to_frame
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.encoders.text_encoder import TextEncoder
-from taco_ir.retrieval.choices import DENSE, RETRIEVERS, ModelChoice
+from taco_ir.retrieval.choices import DENSE, FUSION, RETRIEVERS, ModelChoice
 from taco_ir.retrieval.retrievers import Queries, Ranker, Retrievers, as_topics
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Retriever:
             loaded already; None: the encoder that comes with the package.
         retriever: "dense", "bm25", or "hybrid", the fusion of both.
         index: the folder of a dense index; None: an exact one that is kept under the data home.
+        weights: of the fusion by task, a file that `search --choose-weights` wrote, or "model" for the model's own.
 
     Raises:
         InputError: for a collection, model or index that is missing, or that do not fit together.
@@ -70,9 +72,10 @@ class Retriever:
         *,
         retriever: str = DENSE,
         index: str | Path | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         self.collection = open_collection(collection)
-        self._ranker = _select_ranker(self.collection, model, retriever, index)
+        self._ranker = _select_ranker(self.collection, model, retriever, index, weights)
         self._ranker.open()
         self._asked = False
 
@@ -127,6 +130,7 @@ def search(
     task: str | None = None,
     retriever: str = DENSE,
     index: str | Path | None = None,
+    weights: str | Path | None = None,
     hits: int = 100,
 ) -> Run:
     """Search a collection once; a `Retriever` stays open for more. Arguments are those of `Retriever` and its `run`.
@@ -143,14 +147,19 @@ def search(
         (3, 4)
     """
     collection = open_collection(collection)
-    return _run(_select_ranker(collection, model, retriever, index), as_topics(collection, queries, task), hits)
+    ranker = _select_ranker(collection, model, retriever, index, weights)
+    return _run(ranker, as_topics(collection, queries, task), hits)
 
 
-def _select_ranker(collection: Collection, model: Model, retriever: str, index: str | Path | None) -> Ranker:
+def _select_ranker(
+    collection: Collection, model: Model, retriever: str, index: str | Path | None, weights: str | Path | None
+) -> Ranker:
     check_value("retriever", retriever, str, {"choices": RETRIEVERS})
+    if weights is not None and retriever != FUSION:
+        raise InputError(f"weights {str(weights)!r} go with the retriever {FUSION}, not with {retriever}")
     if model is None or isinstance(model, str | Path):
         model = ModelChoice(None if model is None else str(model))
-    return Retrievers.of(collection, model, index).select(retriever)
+    return Retrievers.of(collection, model, index, weights).select(retriever)
 
 
 def _run(ranker: Ranker, topics: Topics, hits: int) -> Run:

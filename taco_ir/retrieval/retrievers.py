@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, data_home, exclusive
 from taco_ir.core.hashes import fingerprint
-from taco_ir.core.processes import Progress, format_duration, timed
+from taco_ir.core.processes import Progress, format_duration, log, timed
 from taco_ir.core.tasks import TOPICS, canonical_task
-from taco_ir.core.types import Query, Ranking, Run, Vectors
+from taco_ir.core.types import Query, Run, Vectors
 from taco_ir.data.collection import Collection, Topics, is_topics_file
+from taco_ir.encoders.names import locate
 from taco_ir.retrieval import choices
 from taco_ir.retrieval.choices import ModelChoice, model_name
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
+from taco_ir.retrieval.fusion import OF_MODEL, RRF_K, HybridWeights, reciprocal_rank_fusion, weighted_fusion
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 if TYPE_CHECKING:
     from taco_ir.encoders.text_encoder import TextEncoder
 
-RRF_K = 60
 BATCH = 1024  # queries searched together; exact search reads the vectors once for as many
 
 
@@ -209,7 +210,11 @@ class FusionRetriever(Ranker):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        return {"k": RRF_K, "of": [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]}
+        return {"k": RRF_K, "of": self._parts}
+
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        return [{"system": retriever.name, **retriever.inputs} for retriever in self._retrievers]
 
     def open(self) -> None:
         for retriever in reversed(self._retrievers):
@@ -228,7 +233,51 @@ class FusionRetriever(Ranker):
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
         """Add what is missing to `runs` of these topics: those of the fused retrievers, and the fusion."""
         parts = {each.name: runs.get(each.name) or each.search(topics, hits) for each in self._retrievers}
-        return {**runs, **parts, self.name: runs.get(self.name) or reciprocal_rank_fusion(list(parts.values()), hits)}
+        return {**runs, **parts, self.name: runs.get(self.name) or self._fuse(list(parts.values()), topics, hits)}
+
+    def _fuse(self, runs: Sequence[Run], topics: Topics, hits: int) -> Run:  # noqa: ARG002 - others look at the tasks
+        return reciprocal_rank_fusion(runs, hits)
+
+
+class WeightedRetriever(FusionRetriever):
+    """Fuses dense retrieval and BM25 by their scores, each task with a weight of its own."""
+
+    name = choices.WEIGHTED
+
+    def __init__(self, dense: DenseRetriever, bm25: BM25Retriever, weights: HybridWeights) -> None:
+        super().__init__([dense, bm25])
+        self._dense, self._weights = dense, weights
+        self._told: set[str] = set()
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {"weights": self._weights.by_task, "hits": self._weights.hits, "of": self._parts}
+
+    def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
+        """As of any fusion; hits are fused to the depth that the weights were chosen at, or deeper."""
+        depth = max(hits, self._weights.hits)
+        if depth == hits:
+            return super().complete_runs(runs, topics, hits)
+        deep = super().complete_runs({}, topics, depth)
+        return {
+            name: run._replace(rankings={qid: found.top(hits) for qid, found in run.rankings.items()})
+            for name, run in deep.items()
+        } | dict(runs)
+
+    def _fuse(self, runs: Sequence[Run], topics: Topics, hits: int) -> Run:
+        dense, bm25 = runs
+        if unknown := self._weights.unknown(query.task for query in topics.queries):
+            self._tell(f"--hybrid-weights: none for {', '.join(unknown)}; dense and BM25 count alike there")
+        if self._weights.encoder not in ("", encoder := self._dense.encoder.fingerprint):
+            chosen = f"chosen with encoder {self._weights.encoder}, not with {encoder} ({self._dense.name})"
+            self._tell(f"--hybrid-weights: {chosen}; choose them anew to be sure")
+        return weighted_fusion(dense, bm25, {query.qid: self._weights.of(query.task) for query in topics.queries}, hits)
+
+    def _tell(self, warning: str) -> None:
+        """Log a warning once."""
+        if warning not in self._told:
+            self._told.add(warning)
+            log.warning("%s", warning)
 
 
 class Retrievers(NamedTuple):
@@ -240,31 +289,31 @@ class Retrievers(NamedTuple):
 
     @classmethod
     def of(
-        cls, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | None = None
+        cls,
+        collection: Collection,
+        model: ModelChoice | TextEncoder,
+        index: str | Path | None = None,
+        weights: str | Path | None = None,
     ) -> Retrievers:
-        """Make them; nothing is loaded before it is used. Raises: InputError for a folder without an index."""
+        """Make them; nothing is loaded before it is used.
+
+        Args:
+            weights: a file of the hybrid's weights by task, or `model` for the model's own; None: by reciprocal ranks.
+
+        Raises:
+            InputError: for a folder without an index, or a file of other content.
+        """
         if index is not None:
             require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
-        return cls(dense, bm25, FusionRetriever([dense, bm25]))
+        if weights is None:
+            return cls(dense, bm25, FusionRetriever([dense, bm25]))
+        if weights != OF_MODEL:
+            return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.read(Path(weights))))
+        folder = locate(model.model) if isinstance(model, ModelChoice) else model.folder
+        return cls(dense, bm25, WeightedRetriever(dense, bm25, HybridWeights.of_model(folder)))
 
     def select(self, name: str) -> Ranker:
         """One of `choices.RETRIEVERS`."""
         retriever: Ranker = getattr(self, name)
         return retriever
-
-
-def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
-    """Fuse runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
-
-    Cormack, Clarke and Buettcher, SIGIR 2009.
-    """
-    rankings = {}
-    for qid in dict.fromkeys(qid for run in runs for qid in run.rankings):
-        scores: dict[str, float] = defaultdict(float)
-        for run in runs:
-            if qid in run.rankings:
-                for rank, docid in enumerate(run.rankings[qid].docids, 1):
-                    scores[docid] += 1 / (k + rank)
-        rankings[qid] = Ranking.of(list(scores), list(scores.values())).top(hits)
-    return Run(rankings, runs[0].level)

@@ -18,12 +18,11 @@ from taco_ir.core.processes import log, timed
 from taco_ir.core.run_formats import write_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.retrieval.choices import COMPARED_UP_TO, RETRIEVERS, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import COMPARED_UP_TO, IN_RECORDS, RETRIEVERS, RUN_SUFFIXES, SearchRequest
 from taco_ir.retrieval.retrievers import Ranker, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
 SHORT = 6  # digits of a hash in a name
-IN_RECORDS = ("model", "pooling", "normalize", "prompt", "precision")  # settings of the model that records keep
 
 
 def search_topics(
@@ -44,7 +43,7 @@ def search_topics(
     if request.compare and not any(topic.has_gold for topic in topics):
         names = " ".join(topic.name for topic in topics)
         raise InputError(f"--compare goes with evidence to score against; {names} have none")
-    retrievers = Retrievers.of(collection, request.model, request.index)
+    retrievers = Retrievers.of(collection, request.model, request.index, request.hybrid_weights)
     retriever = retrievers.select(request.retriever)
     outputs = [_Output.of(request, collection, topics, retrievers, output)]
     overwrite = overwrite or output is None
@@ -180,11 +179,12 @@ def _run_paths(
 
 def _record_request(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
     """What the user requested; a run with an equal record may be written again."""
+    weights = {"hybrid_weights": request.hybrid_weights} if request.hybrid_weights is not None else {}
     return {
         "taco_ir": taco_ir.__version__,
         **made_of(collection, topic),
         "retriever": request.retriever,
-        "flags": {name: getattr(request.model, name) for name in IN_RECORDS} | {"index": request.index},
+        "flags": {name: getattr(request.model, name) for name in IN_RECORDS} | {"index": request.index} | weights,
         "hits": request.hits,
         "format": request.form,
     }

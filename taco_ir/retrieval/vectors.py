@@ -46,6 +46,10 @@ class Recipe(NamedTuple):
         made_by = (encoder.passage_fingerprint, encoder.passage_template, encoder.dim)
         return cls(passages.fingerprint, passages.count, model, *made_by)
 
+    def is_of(self, encoder: Encoder) -> bool:
+        """Whether an encoder made the vectors, or would have in 8-bit arithmetic, which changes them little."""
+        return self.encoder in (encoder.passage_fingerprint, encoder.int8_fingerprint)
+
     @property
     def compared(self) -> dict[str, Any]:
         """What must be equal: everything but the model's name."""

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from training_runs import StopAfter, Stopped
 from verbs import call, write_lines
 
+from taco_ir.adapt import main
+from taco_ir.adaptation.headroom import adaptation_headroom
 from taco_ir.adaptation.report import Report, read_report
 from taco_ir.adaptation.run import adapt
 from taco_ir.adaptation.settings import AdaptSettings
@@ -362,3 +364,39 @@ def test_the_report_says_what_got_worse(settings: Settings) -> None:
         assert each.task in page
         assert (f"{each.task} (-" in page) == (each.difference < 0)
     assert f"SHA-256 {report.frozen.before}, the same before and after" in page
+
+
+def test_headroom_is_what_an_adapter_for_each_task_has_above_a_shared_one(
+    settings: Settings, index: Path, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """...trained alike: both are adaptations as any other, whose reports say the same."""
+    found = adaptation_headroom(settings(learning_rate=3e-2))
+    one, each = (read_report(tmp_path / "taught" / share) for share in ("one", "task"))
+    assert [task.task for task in one.tasks] == ["nq", "wow"]
+    for row, shared, own in zip(found, one.tasks, each.tasks, strict=False):
+        assert (row.topics, row.queries, row.seeds) == (shared.task, shared.queries, 1)
+        assert row.baseline == pytest.approx(shared.adapted) and row.score == pytest.approx(own.adapted)
+        assert row.headroom == pytest.approx(max(0.0, own.adapted - shared.adapted)) and row.smallest is not None
+    assert found[-1].topics == "macro average"
+    assert each.trained == 2 * one.trained and not (one.dropped or each.dropped)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").rglob("*.safetensors")}
+    words = ["--index", str(index), "--model", str(tiny_bert), "--output", str(tmp_path / "taught"), "--normalize"]
+    words += "--pooling mean --collection sample --topics nq-train wow-train --width 4 --steps 6 --batch-size 6".split()
+    words += "--shares uniform --learning-rate 3e-2 --dropout 0 --validate-every 3 --checkpoint-every 2".split()
+    main([*words, "--headroom"])
+    said = capsys.readouterr().out
+    assert "headroom of one adapter for all" in said and "a weighting that gained all of it could" in said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "taught").rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"share": "task"}, "share is 'task': leave it out"),
+        ({"weighting": "taco"}, "weighting is 'taco': leave it out"),
+        ({"held_out": 0.0, "validate_every": 25}, "on held-out queries; there are none"),
+    ],
+)
+def test_headroom_refuses_what_it_compares(settings: Settings, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        adaptation_headroom(settings(**changes))

@@ -25,7 +25,7 @@ from taco_ir.core.run_formats import (
     write_trec,
 )
 from taco_ir.core.types import Names, Query, Ranking, Run, run_id
-from taco_ir.retrieval.retrievers import reciprocal_rank_fusion
+from taco_ir.retrieval.fusion import reciprocal_rank_fusion
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
 page_ids = ids.map(str.strip)

@@ -437,3 +437,11 @@ def test_one_text_is_not_taken_for_its_letters(tiny_bert: Path, text: Any) -> No
         documents = TacoDocumentEncoder(str(tiny_bert), pooling="mean")
         near(documents.encode(text), documents.encode([text]))
         near(documents.encode(text, titles="It"), documents.encode([text], titles=["It"]))
+
+
+def test_passages_in_eight_bits_are_known_as_such(tiny_bert: Path) -> None:
+    """An index made in int8 serves the queries of the same model in float32, of which it says itself what it is."""
+    plain, small = (load_encoder(str(tiny_bert), pooling="mean", precision=each) for each in ("float32", "int8"))
+    other = load_encoder(str(tiny_bert), pooling="first", precision="int8")
+    assert plain.int8_fingerprint == small.int8_fingerprint == small.passage_fingerprint != plain.passage_fingerprint
+    assert other.int8_fingerprint != small.int8_fingerprint

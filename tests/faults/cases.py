@@ -129,6 +129,9 @@ CASES = {
         "search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare --output out/"
     ),
     "search bm25": Case("search --collection {c} --topics nq-dev --retriever bm25 --no-compare --output out.trec"),
+    "search weights": Case(
+        "search --collection {c} --topics nq-train --model {model} --pooling first --choose-weights --output out/"
+    ),
     "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --depth 10 --output n.jsonl"),
     "export": Case("export --model {model} --pooling first --collection {c} --topics nq-dev nq-train --output out"),
     "submission": Case("submission --runs {runs}/nq-dev.trec --topics nq-dev --collection {c} --output s.zip"),

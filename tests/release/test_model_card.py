@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taco_ir.adaptation.run import adapt
+from taco_ir.adaptation.settings import AdaptSettings
 from taco_ir.card import main
 from taco_ir.core.files import InputError
 from taco_ir.encoders.config import EncoderConfig
@@ -246,3 +248,26 @@ def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Pat
     modules.write_bytes(modules.read_bytes() + b" ")
     with pytest.raises(InputError, match="it is about other weights"):
         main(flags(encoder))
+
+
+def test_an_adaptation_is_a_stage(settings: Callable[..., AdaptSettings], tmp_path: Path, tiny_bert: Path) -> None:
+    """Of the tasks that it left in the model; one that was stopped is told from none at all."""
+    for share in ("task", "one"):
+        report = adapt(settings(share=share, output=str(tmp_path / share / "1" / "out")))
+        made = read_lineage([tmp_path / share / "1" / "out"])
+        assert made.base == tiny_bert.name and len(made.stages) == 1
+        tasks, said = made.stages[0]
+        assert tasks == tuple(sorted({"nq", "wow"} - set(report.dropped if share == "task" else ())))
+        assert said["negatives"] == f"all {report.frozen.passages} passages of the index"
+        assert said["steps"] == f"{report.best_step} of 6, the best on held-out queries"
+        left = [name for name in said if name.startswith("not helped")]
+        assert [said[name] for name in left] == [", ".join(report.dropped)] * bool(report.dropped)
+    later = read_lineage(
+        [tmp_path / "one" / "1" / "out", run(tmp_path / "t", tmp_path / "one" / "1" / "out" / "model")]
+    )
+    assert [len(stage.tasks) for stage in later.stages] == [2, 2]
+    with pytest.raises(InputError, match="it began with the model of a run, .*one/1/out; name that one first"):
+        read_lineage([tmp_path / "t"])
+    (tmp_path / "one" / "1" / "out" / "report.json").unlink()
+    with pytest.raises(InputError, match=r"one/1/out: no config\.json in it, .*and no report\.json of a finished"):
+        read_lineage([tmp_path / "one" / "1" / "out"])

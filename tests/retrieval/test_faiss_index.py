@@ -33,6 +33,7 @@ class Named:
 
     fingerprint = "queries-1"
     passage_fingerprint = "encoder-1"
+    int8_fingerprint = "encoder-1 in int8"
     passage_template = "{text}"
     dim = DIM
 
@@ -260,6 +261,8 @@ def test_the_wrong_encoder_is_named(index: Index) -> None:
     other.passage_fingerprint = "encoder-2"
     with pytest.raises(InputError, match="made by encoder encoder-1 .fake., the model given is encoder encoder-2"):
         DenseIndex(index(), other)  # type: ignore[arg-type]
+    other.int8_fingerprint = "encoder-1"  # it would have made them in 8-bit arithmetic
+    assert DenseIndex(index(), other).recipe.encoder == "encoder-1"  # type: ignore[arg-type]
 
 
 def test_the_wrong_collection_is_named(index: Index) -> None:

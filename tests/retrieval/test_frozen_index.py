@@ -434,7 +434,7 @@ def test_vectors_outlive_what_opened_them_and_the_file_is_never_written(tmp_path
 class Stored:
     """An encoder whose vectors are given by docid."""
 
-    passage_template, fingerprint, passage_fingerprint = "{text}", "q", "p"
+    passage_template, fingerprint, passage_fingerprint, int8_fingerprint = "{text}", "q", "p", "8"
 
     def __init__(self, vectors_ND: Vectors) -> None:
         self._vectors, self.dim = dict(zip(DOCIDS, vectors_ND, strict=True)), vectors_ND.shape[1]

@@ -1,14 +1,18 @@
-"""Fusion looks at ranks alone: not at scores, not at the order of the runs."""
+"""Fusion by ranks looks at ranks alone, not at the order of the runs; fusion by scores at how far apart these are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taco_ir.core.types import Ranking, Run
-from taco_ir.retrieval.retrievers import reciprocal_rank_fusion
+from taco_ir.core.files import InputError
+from taco_ir.core.types import EvidenceSet, Query, Ranking, Run
+from taco_ir.retrieval.fusion import GRID, HybridWeights, choose_weights, reciprocal_rank_fusion, weighted_fusion
 
 DOCIDS = st.lists(st.sampled_from([f"{n}#0" for n in range(12)]), unique=True, max_size=10)
 RANKINGS = st.builds(lambda docids: Ranking(docids, np.arange(len(docids), 0, -1, dtype=np.float32)), DOCIDS)
@@ -66,3 +70,92 @@ def test_by_hand() -> None:
 def test_equal_scores_are_ordered_by_docid_descending() -> None:
     fused = reciprocal_rank_fusion([Run({"q": Ranking.of(["a"], [1.0])}), Run({"q": Ranking.of(["b"], [5.0])})], 10)
     assert fused.rankings["q"].docids == ["b", "a"]
+
+
+# weighted by task
+
+
+def weighted(dense: Run, bm25: Run, weight: float, hits: int = 100) -> Run:
+    qids = {*dense.rankings, *bm25.rankings}
+    return weighted_fusion(dense, bm25, dict.fromkeys(qids, weight), hits)
+
+
+def orders(run: Run) -> dict[str, list[str]]:
+    return {qid: list(ranking.docids) for qid, ranking in run.rankings.items() if len(ranking.docids)}
+
+
+@given(RUNS, RUNS)
+def test_a_weight_of_one_or_nothing_is_one_run_alone(dense: Run, bm25: Run) -> None:
+    """...with none of the other's hits."""
+    assert orders(weighted(dense, bm25, 1.0)) == orders(dense)
+    assert orders(weighted(dense, bm25, 0.0)) == orders(bm25)
+
+
+@given(RUNS, RUNS, st.sampled_from(GRID), st.integers(1, 1000), st.integers(-50, 50))
+def test_the_scale_of_a_run_changes_nothing(one: Run, two: Run, weight: float, factor: int, shift: int) -> None:
+    moved = Run(
+        {qid: Ranking(each.docids, each.scores * np.float32(factor) + shift) for qid, each in two.rankings.items()}
+    )
+    assert orders(weighted(one, two, weight)) == orders(weighted(one, moved, weight))
+
+
+def test_weighted_by_hand() -> None:
+    dense = Run({"q": Ranking.of(["a", "b", "c"], [0.9, 0.8, 0.7]), "r": Ranking.of(["a"], [0.3])})
+    bm25 = Run({"q": Ranking.of(["c", "d", "e"], [9.0, 5.0, 1.0]), "r": Ranking.of(["b", "c"], [2.0, 1.0])})
+    fused = weighted_fusion(dense, bm25, {"q": 0.6, "r": 0.0}, 4)
+    assert fused.rankings["q"].docids == ["a", "c", "b", "d"]
+    assert fused.rankings["q"].scores == pytest.approx([0.6, 0.4, 0.3, 0.2], rel=1e-6)
+    assert fused.rankings["r"].docids == ["b", "c"]
+
+
+def test_each_task_gets_the_weight_that_is_best_for_it() -> None:
+    """Dense alone finds what one task asks for, BM25 what another does, and a third needs both."""
+    found_by = {  # the wrong one comes first of equal scores
+        "mention": (["right", "x"], ["wrong", "x"]),
+        "entity": (["wrong", "x"], ["right", "x"]),
+        "both": (["wrong", "right", "x"], ["other", "right", "x"]),
+    }
+    queries = [Query(task, "?", task, evidence=(EvidenceSet(("right",), ()),)) for task in found_by]
+    scores = np.array([2.0, 1.9, 1.0], dtype=np.float32)
+    dense, bm25 = (
+        Run({task: Ranking(docids[place], scores[: len(docids[place])]) for task, docids in found_by.items()})
+        for place in range(2)
+    )
+    queries.append(Query("q3", "no gold", "both"))
+
+    def first_is_right(run: Run, asked: Sequence[Query]) -> dict[str, float]:
+        return {query.qid: float(run.rankings[query.qid].docids[0] == "right") for query in asked}
+
+    found = choose_weights([(queries, dense, bm25)], first_is_right)
+    assert {task: (each.queries, each.hybrid) for task, each in found.items()} == dict.fromkeys(found_by, (1, 1.0))
+    assert (found["mention"].of_dense, found["mention"].of_bm25) == (1, 0) and found["mention"].dense > 0.5
+    assert (found["entity"].of_dense, found["entity"].of_bm25) == (0, 1) and found["entity"].dense < 0.5
+    assert (found["both"].of_dense, found["both"].of_bm25, found["both"].dense) == (0, 0, 0.5)
+    with pytest.raises(InputError, match="no query has gold"):
+        choose_weights([(queries[-1:], dense, bm25)], first_is_right)
+
+
+def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    path.write_text('{"tasks": {"zsre": {"dense": 0.2}, "*": {"dense": 0.7}}}')
+    read = HybridWeights.read(path)
+    assert [read.of(task) for task in ("structured_zeroshot", "nq", "")] == [0.2, 0.7, 0.7]
+    assert read.unknown(["nq", ""]) == []
+    path.write_text('{"tasks": {"nq": {"dense": 0.7}}}')
+    read = HybridWeights.read(path)
+    assert (read.of("nq"), read.of("fever"), read.unknown(["nq", "", "fever"])) == (0.7, 0.5, ["fever", "no task"])
+    for text, said in (
+        ('{"tasks": {"nq": {"dense": 1.5}}}', "tasks.nq.dense is 1.5; it must be a number from 0 to 1"),
+        ('{"tasks": {"nq": {"dense": -1}}}', "tasks.nq.dense is -1"),
+        ('{"tasks": {"nq": 0.5}}', "tasks.nq is 0.5"),
+        ("{}", "no tasks, which is needed"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=said):
+            HybridWeights.read(path)
+    with pytest.raises(InputError, match=r"--hybrid-weights .*: no such file; search --choose-weights writes one"):
+        HybridWeights.read(tmp_path / "none.json")
+    with pytest.raises(InputError, match=r"--hybrid-weights model: no hybrid\.json in .*; search --choose-weights"):
+        HybridWeights.of_model(tmp_path)
+    path.rename(tmp_path / "hybrid.json").write_text('{"tasks": {"nq": {"dense": 0.7}}}')
+    assert HybridWeights.of_model(tmp_path) == read

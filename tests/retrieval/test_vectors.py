@@ -32,6 +32,7 @@ class FakeEncoder:
 
     fingerprint = "encoder-1-queries"
     passage_fingerprint = "encoder-1"
+    int8_fingerprint = "encoder-1 in int8"
     passage_template = "{text}"
     dim = DIM
 

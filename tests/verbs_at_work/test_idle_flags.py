@@ -13,6 +13,7 @@ from taco_ir.core.files import InputError
 
 OF_ENCODER = "--pooling --normalize --prompt --passage-prompt --precision"
 OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
+OF_TOPICS = "--qrels --output --output-format --compare --no-compare --choose-weights --overwrite"
 OF_BOARDS = "--baseline --without --brief --measures"
 OF_SHOWN = "--convergence --format --output --overwrite"
 OF_CHECKS = "--rows --random --models --collection --work --seed"
@@ -20,11 +21,15 @@ OF_CHECKS = "--rows --random --models --collection --work --seed"
 IDLE = {
     "search": {
         "--topics t": "--task --overwrite",
-        "--topics t --retriever bm25": f"--task --overwrite {OF_MODEL}",
-        "--topics t --retriever bm25 --compare": "--task --overwrite",
+        "--topics t --no-compare": "--task --overwrite --hybrid-weights --choose-weights",
+        "--topics t --retriever hybrid --no-compare": "--task --overwrite --choose-weights",
+        "--topics t --retriever hybrid --hybrid-weights w": "--task --overwrite --choose-weights",
+        "--topics t --retriever bm25": f"--task --overwrite --choose-weights {OF_MODEL}",
+        "--topics t --retriever bm25 --compare": "--task --overwrite --choose-weights",
         "--topics t --output o": "--task",
-        "--query q": "--qrels --output --output-format --compare --no-compare --overwrite",
-        "--query q --retriever bm25": f"--qrels --output --output-format --compare --no-compare --overwrite {OF_MODEL}",
+        "--query q": f"{OF_TOPICS} --hybrid-weights",
+        "--query q --retriever hybrid": OF_TOPICS,
+        "--query q --retriever bm25": f"{OF_TOPICS} --hybrid-weights {OF_MODEL}",
     },
     "answer": {
         "--reader r --topics t": "--task --overwrite",

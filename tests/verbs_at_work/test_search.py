@@ -18,6 +18,7 @@ from taco_ir.core.files import InputError, data_home
 from taco_ir.core.hashes import sha256_file
 from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
+from taco_ir.retrieval.fusion import HybridWeights, weighted_fusion
 from taco_ir.search import main
 
 evaluate = module_of("evaluate")
@@ -205,6 +206,50 @@ def test_hybrid_is_the_fusion_of_both_runs(model: list[str]) -> None:
         assert list(zip(ranking.scores, ranking.docids, strict=True)) == best
     record = json.loads(Path("hybrid.trec.json").read_text())
     assert [part["system" if "system" in part else "name"] for part in record["inputs"]["of"]] == ["tiny-bert", "bm25"]
+
+
+def test_a_hybrid_is_weighted_by_task_as_chosen(
+    model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights chosen on train queries are written beside their runs, and a search of dev queries fuses by them."""
+    command = ["--topics", "nq-train", "fever-train", *model[:-1], "--choose-weights", "--output", "chosen/"]
+    main([*command, "--format", "json"])
+    chosen = HybridWeights.read(Path("chosen/hybrid.json"))
+    assert set(chosen.tasks) == {"nq", "fever"} and chosen.hits == 100
+    for task, own in chosen.tasks.items():
+        assert own.hybrid >= max(own.of_dense, own.of_bm25), task
+        assert own.queries == len(open_collection("sample").load_topics(f"{task}-train").queries)
+    shown = capsys.readouterr().out.rpartition('"title"')[2]
+    assert all(str(own.dense) in shown for own in chosen.tasks.values()) and "chosen/hybrid.json" in shown
+    before = Path("chosen/hybrid.json").read_bytes()
+    main(command)
+    assert Path("chosen/hybrid.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"--output chosen/hybrid\.json exists and was made otherwise \(topics"):
+        main(["--topics", "nq-train", *model[:-1], "--choose-weights", "--output", "chosen/"])
+    assert Path("chosen/hybrid.json").read_bytes() == before
+    caplog.clear()
+    search = ["--topics", "nq-dev", "wow-dev", "--retriever", "hybrid", "--hybrid-weights", "chosen/hybrid.json"]
+    main([*search, *model, "--output", "dev/"])
+    assert "--hybrid-weights: none for wow; dense and BM25 count alike there" in caplog.messages
+    for system in ("dense", "bm25"):
+        main(["--topics", "nq-dev", "--retriever", system, *of_model(model, system), "--output", f"{system}.trec"])
+    dense, bm25, hybrid = (read_trec(Path(f"{name}.trec")) for name in ("dense", "bm25", "dev/nq-dev"))
+    expected = weighted_fusion(dense, bm25, dict.fromkeys(dense.rankings, chosen.of("nq")), 100)
+    assert {qid: ranking.docids[:20] for qid, ranking in hybrid.rankings.items()} == {
+        qid: ranking.docids[:20] for qid, ranking in expected.rankings.items()
+    }
+    assert json.loads(Path("dev/nq-dev.trec.json").read_text())["inputs"]["weights"] == chosen.by_task
+    main([*search[:2], *search[3:], *model, "--hits", "7", "--output", "few.trec"])  # fused as deep as they were chosen
+    few = read_trec(Path("few.trec"))
+    assert {qid: each.docids for qid, each in few.rankings.items()} == {
+        qid: each.docids[:7] for qid, each in hybrid.rankings.items()
+    }
+    main(["--topics", "nq-dev", *model[:-1], "--hybrid-weights", "chosen/hybrid.json"])
+    assert Path("runs/sample/nq-dev.weighted-hybrid.trec").is_file()
+    assert not any("chosen with encoder" in line for line in caplog.messages)
+    other = [*model[:4], "--no-compare"]  # not normalised
+    main(["--topics", "nq-dev", *other, "--retriever", "hybrid", "--hybrid-weights", "chosen/hybrid.json"])
+    assert any("chosen with encoder" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])

@@ -1,0 +1,82 @@
+"""The file of a hybrid's weights by task, which a search chooses on its own queries and writes beside its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taco_ir.core.files import read_json
+from taco_ir.core.outputs import claim_output
+from taco_ir.core.types import Query, Run
+from taco_ir.data.collection import Collection, Topics
+from taco_ir.retrieval.choices import BM25, IN_RECORDS, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.fusion import WEIGHTS_FILE, HybridWeights, choose_weights
+from taco_ir.retrieval.topic_runs import default_folder, made_of, named_paths
+
+
+class ChosenWeights(NamedTuple):
+    """Where the weights go, and what they are chosen with.
+
+    Attributes:
+        made_of: collection, topics and model, as in the records of runs.
+    """
+
+    path: Path
+    request: SearchRequest
+    made_of: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, request: SearchRequest, collection: Collection, topics: Sequence[Topics], output: str | None
+    ) -> ChosenWeights:
+        """Those of a search that writes its runs to `output`, or to their default folder."""
+        folder = default_folder(collection)
+        if output is not None:
+            folder = named_paths(output, topics, RUN_SUFFIXES[request.form])[0].parent
+        made = {
+            "collection": made_of(collection, topics[0])["collection"],
+            "topics": {each.name: each.fingerprint for each in topics},
+            "flags": {name: getattr(request.model, name) for name in IN_RECORDS},
+            "hits": request.hits,
+        }
+        return cls(folder / WEIGHTS_FILE, request, made)
+
+    @contextmanager
+    def claim(self, overwrite: bool) -> Iterator[None]:
+        """Claim the file. Raises: InputError for one that was made otherwise, without `overwrite`."""
+
+        def record() -> Mapping[str, Any]:
+            found = read_json(self.path, dict[str, Any]).get("made_of", {})
+            return found if isinstance(found, dict) else {}
+
+        with claim_output(self.path, self.made_of, overwrite, resume=True, record=record):
+            yield
+
+    def choose(
+        self,
+        topics: Sequence[Topics],
+        runs: Sequence[Mapping[str, Run]],
+        measure: str,
+        score: Callable[[Run, Sequence[Query]], Mapping[str, float]],
+    ) -> HybridWeights:
+        """Choose the weights on these topics, and write them.
+
+        Args:
+            runs: of each of the topics by retriever, the dense one first.
+            score: the value of each query in a run, by `measure`.
+
+        Raises:
+            InputError: where no query has gold.
+        """
+        parts = [
+            (topic.queries, next(iter(own.values())), own[BM25])
+            for topic, own in zip(topics, runs, strict=True)
+            if topic.has_gold
+        ]
+        tasks = choose_weights(parts, score)
+        encoder = self.request.model.load().fingerprint
+        found = HybridWeights(tasks, self.request.hits, measure, encoder, self.made_of)
+        found.save(self.path)
+        return found

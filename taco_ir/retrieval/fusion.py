@@ -1,0 +1,189 @@
+"""Rankings of several retrievers made one: by reciprocal ranks, or by scores, with a weight for each task.
+
+Reciprocal ranks count all retrievers alike, so where one finds nothing (BM25 for a mention in its context) it spoils
+what the other finds. Weights are chosen on queries with gold: a few hundred of a task are enough for one number (Bruch,
+Gai, Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from taco_ir.core.files import InputError, read_json, write_json
+from taco_ir.core.processes import Progress
+from taco_ir.core.tasks import canonical_task
+from taco_ir.core.types import Query, Ranking, Run
+from taco_ir.encoders.config import ANY_TASK
+
+RRF_K = 60
+EVEN = 0.5
+WEIGHTS_FILE = "hybrid.json"
+OF_MODEL = "model"  # stands for the file in the model's folder
+GRID = tuple(step / 20 for step in range(21))
+
+
+class TaskWeight(NamedTuple):
+    """How the hits of a task's queries are fused.
+
+    Attributes:
+        dense: weight of the dense scores, 0 to 1; BM25's have the rest.
+        queries: those that it was chosen on.
+        hybrid, of_dense, of_bm25: scores of these queries with this weight, and of either retriever alone.
+    """
+
+    dense: Annotated[float, 0]
+    queries: int = 0
+    hybrid: float = 0.0
+    of_dense: float = 0.0
+    of_bm25: float = 0.0
+
+
+class HybridWeights(NamedTuple):
+    """The content of a file of weights; only `tasks` is needed, so that one can be written by hand.
+
+    Attributes:
+        tasks: by task; `*` for queries of no task, or of one that is not named.
+        hits: of each retriever, among which scores are made comparable.
+        measure: what the weights maximise.
+        encoder, made_of: the encoder of queries, collection and topics that they were chosen with, by content.
+    """
+
+    tasks: Mapping[str, TaskWeight]
+    hits: Annotated[int, 1] = 100
+    measure: str = ""
+    encoder: str = ""
+    made_of: Mapping[str, Any] = {}
+
+    @classmethod
+    def of_model(cls, folder: Path) -> HybridWeights:
+        """Those that came with a model. Raises: InputError where it has none."""
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise InputError(
+                f"--hybrid-weights {OF_MODEL}: no {WEIGHTS_FILE} in {folder}; search --choose-weights chooses weights"
+            )
+        return cls.read(folder / WEIGHTS_FILE)
+
+    @classmethod
+    def read(cls, path: Path) -> HybridWeights:
+        """Read a file of weights. Raises: InputError for other keys, or a weight that is not from 0 to 1."""
+        if not path.is_file():
+            raise InputError(f"--hybrid-weights {path}: no such file; search --choose-weights writes one")
+        found = read_json(path, HybridWeights, "choose the weights anew, by search --choose-weights")
+        for task, weight in found.tasks.items():
+            if weight.dense > 1:
+                raise InputError(f"{path}: tasks.{task}.dense is {weight.dense:g}; it must be a number from 0 to 1")
+        named = {task if task == ANY_TASK else canonical_task(task): weight for task, weight in found.tasks.items()}
+        return found._replace(tasks=named)
+
+    @property
+    def by_task(self) -> dict[str, float]:
+        """The weight of dense scores by task."""
+        return {task: weight.dense for task, weight in self.tasks.items()}
+
+    def of(self, task: str) -> float:
+        """The weight of dense scores for queries of a task; both retrievers count alike where nothing says more."""
+        return self.by_task.get(task, self.by_task.get(ANY_TASK, EVEN))
+
+    def unknown(self, tasks: Iterable[str]) -> list[str]:
+        """Tasks that have no weight."""
+        return [] if ANY_TASK in self.tasks else sorted({task or "no task" for task in tasks if task not in self.tasks})
+
+    def save(self, path: Path) -> None:
+        tasks = {task: weight._asdict() for task, weight in self.tasks.items()}
+        write_json(path, self._asdict() | {"tasks": tasks})
+
+
+def reciprocal_rank_fusion(runs: Sequence[Run], hits: int, k: int = RRF_K) -> Run:
+    """Fuse runs of one level: a document scores the sum over runs of 1 / (k + rank), ranks from 1.
+
+    Cormack, Clarke and Buettcher, SIGIR 2009.
+    """
+    rankings = {}
+    for qid in dict.fromkeys(qid for run in runs for qid in run.rankings):
+        scores: dict[str, float] = defaultdict(float)
+        for run in runs:
+            if qid in run.rankings:
+                for rank, docid in enumerate(run.rankings[qid].docids, 1):
+                    scores[docid] += 1 / (k + rank)
+        rankings[qid] = Ranking.of(list(scores), list(scores.values())).top(hits)
+    return Run(rankings, runs[0].level)
+
+
+def weighted_fusion(dense: Run, bm25: Run, weight_of: Mapping[str, float], hits: int) -> Run:
+    """Fuse two runs of one level by their scores: weight x dense + (1 - weight) x BM25, for each query its own weight.
+
+    A query's scores in a run are made 1 for the best hit and 0 for the last one; what a run lacks has 0 there. A run
+    of weight 0 adds nothing, not even hits.
+
+    Args:
+        weight_of: of the dense run, by query id.
+    """
+    rankings = {}
+    for qid in dict.fromkeys([*dense.rankings, *bm25.rankings]):
+        weight = weight_of[qid]
+        scores: dict[str, float] = defaultdict(float)
+        for run, share in ((dense, weight), (bm25, 1 - weight)):
+            if share > 0 and qid in run.rankings:
+                for docid, score in _scaled(run.rankings[qid]):
+                    scores[docid] += share * score
+        rankings[qid] = Ranking.of(list(scores), list(scores.values())).top(hits)
+    return Run(rankings, dense.level)
+
+
+def _scaled(ranking: Ranking) -> Iterator[tuple[str, float]]:
+    """Hits with their scores from 1 for the best to 0 for the last; 1 where all are equal."""
+    if not len(ranking.docids):
+        return iter(())
+    scores_K = ranking.scores.astype(np.float64)
+    low, high = scores_K[-1], scores_K[0]
+    scaled_K = (scores_K - low) / (high - low) if high > low else np.ones_like(scores_K)
+    return zip(ranking.docids, scaled_K.tolist(), strict=True)
+
+
+def choose_weights(
+    parts: Sequence[tuple[Sequence[Query], Run, Run]], score: Callable[[Run, Sequence[Query]], Mapping[str, float]]
+) -> dict[str, TaskWeight]:
+    """The weight of each task, among 0, .05, ... 1, that scores best; of equal ones that nearest to .5.
+
+    Args:
+        parts: queries, and their dense and BM25 runs.
+        score: the value of each query in a run.
+
+    Raises:
+        InputError: where no query has gold.
+    """
+    values: dict[str, dict[float, list[float]]] = defaultdict(lambda: {weight: [] for weight in GRID})
+    progress, done = Progress("weights", len(GRID) * len(parts), "fusions"), 0
+    for queries, dense, bm25 in parts:
+        judged = [query for query in queries if query.evidence or query.grades]
+        named = {query.qid for query in judged}
+        task_of = {query.qid: query.task or ANY_TASK for query in judged}
+        ours, theirs = (
+            run._replace(rankings={qid: found for qid, found in run.rankings.items() if qid in named})
+            for run in (dense, bm25)
+        )
+        for weight in GRID:
+            fused = weighted_fusion(ours, theirs, dict.fromkeys(named, weight), max(map(_depth, (ours, theirs))))
+            for qid, value in score(fused, judged).items():
+                values[task_of[qid]][weight].append(value)
+            done += 1
+            progress.at(done)
+    if not values:
+        raise InputError("--choose-weights: no query has gold; topics with evidence are needed, such as nq-train")
+    return {task: _best(by_weight) for task, by_weight in values.items()}
+
+
+def _depth(run: Run) -> int:
+    return max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
+
+
+def _best(by_weight: Mapping[float, Sequence[float]]) -> TaskWeight:
+    means = {weight: math.fsum(values) / len(values) for weight, values in by_weight.items()}
+    best = max(means, key=lambda weight: (means[weight], -abs(weight - EVEN)))
+    return TaskWeight(best, len(by_weight[best]), means[best], means[1.0], means[0.0])
