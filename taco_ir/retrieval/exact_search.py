@@ -1,5 +1,7 @@
 """Exact search by inner product: numpy's BLAS over blocks of vectors, keeping all that may be among the best hits.
 
+Threads share many queries out, each with BLAS on one thread: so what is done between the products has all cores, too.
+
 BLAS may round the same product differently in another block or among more queries. So scores too close to be ordered
 reliably are computed again one by one in float64: the order of hits never depends on what else is searched at once.
 """
@@ -8,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.types import Ranking, Vectors
 
-QUERIES = 1024  # queries scored together
+QUERIES = 512  # queries that a thread scores together
+LEAST = 128  # queries that are worth a thread: of fewer, products take nearly all the time
 ROWS = 4096  # vectors scored together
 CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
 TIES = 10  # candidates of a query with close scores, in multiples of hits, beyond which they are computed exactly
@@ -38,12 +43,30 @@ def exact_search(
 
     Shapes: `queries_BD` [B, D], `vectors_ND` [N, D], `docids_N` [N].
     """
-    for start in range(0, len(queries_BD), QUERIES):
-        block = _Block(queries_BD[start : start + QUERIES], vectors_ND, docids_N, hits)
-        found = block.search()
-        ends = np.searchsorted(found.query, np.arange(1, block.count))
-        for row_K, score_K in zip(np.split(found.row, ends), np.split(found.score, ends), strict=True):
-            yield Ranking.of(docids_N[row_K].tolist(), score_K).top(hits)
+    threads = max((each["num_threads"] for each in _blas().info()), default=1)
+    for start in range(0, len(queries_BD), QUERIES * threads):
+        several_BD = queries_BD[start : start + QUERIES * threads]
+        parts = np.array_split(several_BD, min(threads, -(-len(several_BD) // LEAST)))
+        blocks = [_Block(part_BD, vectors_ND, docids_N, hits) for part_BD in parts]
+        for block, found in zip(blocks, _search_all(blocks), strict=True):
+            ends = np.searchsorted(found.query, np.arange(1, block.count))
+            for row_K, score_K in zip(np.split(found.row, ends), np.split(found.score, ends), strict=True):
+                yield Ranking.of(docids_N[row_K].tolist(), score_K).top(hits)
+
+
+@cache
+def _blas() -> Any:
+    """The libraries of linear algebra that are loaded; they have as many threads as OMP_NUM_THREADS says, or cores."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _search_all(blocks: Sequence[_Block]) -> list[Candidates]:
+    if len(blocks) == 1:
+        return [blocks[0].search()]
+    with _blas().limit(limits=1), ThreadPoolExecutor(len(blocks)) as pool:
+        return list(pool.map(_Block.search, blocks))
 
 
 class _Block:
