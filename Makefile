@@ -38,6 +38,9 @@ bench: .venv/developed ## compare speed with other tools, on a quiet machine: ma
 readme: .venv/installed ## generate the tables in documents, the picture, and the card of the shipped encoder
 	$(BIN)/python docs/generate.py
 
+docs: .venv/developed ## build the documents as a site, in build/site
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 encoder: .venv/installed ## make the encoder that ships: make encoder MODEL=path COLLECTION=path TRAINING="runs" RESULT=record BESIDE="records"
 	$(BIN)/python -m taco_ir.export --model $(MODEL) --collection $(COLLECTION) --what compact --weights int8 --megabytes 29.9 --prompt-of $(LENT) \
 		--output build/encoder --overwrite
@@ -63,4 +66,4 @@ clean: ## remove what was installed and built here
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-.PHONY: help search test check lint types house faults bench readme encoder weights clean
+.PHONY: help search test check lint types house faults bench readme docs encoder weights clean

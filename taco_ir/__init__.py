@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "adaptation.run": ("adapt",),
     "adaptation.settings": ("AdaptSettings",),
-    "core.files": ("InputError",),
+    "core.errors": ("InputError",),
     "core.run_formats": ("read_trec", "write_trec"),
     "core.types": ("EvidenceSet", "Passage", "Query", "Ranking", "Run"),
     "data.collection": ("Collection", "Topics", "open_collection"),

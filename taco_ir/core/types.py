@@ -182,7 +182,7 @@ class Run(NamedTuple):
         level: what the docids are: "passage", or "page" in KILT files.
         answers: by query id; KILT files may have them.
 
-    Example:
+    Examples:
         >>> run = taco_ir.Run({"q1": taco_ir.Ranking.of(["d1", "d2"], [0.5, 0.75])})
         >>> run.to_pandas()
           query  rank docid  score

@@ -251,7 +251,7 @@ def open_collection(name: str | Path | Collection) -> Collection:
     Raises:
         InputError: for a place that is missing, that no layout fits, or that two fit.
 
-    Example:
+    Examples:
         >>> collection = taco_ir.open_collection("sample")
         >>> collection.passages.count, [str(name) for name in collection.topics_names][:2]
         (305, ['aidayago2-dev', 'aidayago2-train'])

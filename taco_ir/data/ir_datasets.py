@@ -44,7 +44,7 @@ def dataset(name: str) -> Dataset:
     Raises:
         InputError: for an unknown name, with the nearest ones.
 
-    Example:
+    Examples:
         >>> taco_ir.dataset("kilt/nq/dev").has_qrels()
         True
     """

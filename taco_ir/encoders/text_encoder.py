@@ -281,7 +281,7 @@ def load_encoder(
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
             say how it pools.
 
-    Example:
+    Examples:
         >>> encoder = taco_ir.load_encoder()
         >>> queries = encoder.encode_queries(["who painted the mona lisa"], "nq")
         >>> passages = encoder.encode_passages([taco_ir.Passage("1#0", "1", "Mona Lisa", "Leonardo painted it.")])

@@ -115,7 +115,7 @@ def evaluate(
     Raises:
         InputError: for queries or docids that the gold lacks, topics without gold, or an unknown measure or baseline.
 
-    Example:
+    Examples:
         >>> topics = taco_ir.open_collection("sample").topics("nq-dev")
         >>> runs = {name: taco_ir.search("sample", topics, retriever=name) for name in ("bm25", "hybrid")}
         >>> evaluation = taco_ir.evaluate(runs, "sample", measures=["Rprec", "MRR@10"], baseline="bm25")

@@ -74,7 +74,7 @@ def mine(
         InputError: for topics without gold, a source that names nothing, or an output that was made otherwise (without
             `overwrite`).
 
-    Example:
+    Examples:
         >>> settings = taco_ir.MiningSettings(depth=50, keep=8)
         >>> mined = taco_ir.mine("sample", "bm25", "negatives.jsonl", tasks=["nq"], settings=settings)
         >>> mined.to_pandas()[["topics", "gold kept"]].values.tolist()

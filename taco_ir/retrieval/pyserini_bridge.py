@@ -38,12 +38,13 @@ class TacoQueryEncoder:
         prefix: Pyserini's --query-prefix: a task, where the model distinguishes tasks and this is one word; otherwise
             a text put before each query, followed by a space as in Pyserini.
         task: the task of the queries, a name or an alias; None for those of no task.
-        pooling, l2_norm: for a plain Hugging Face model, as Pyserini's flags name them.
+        pooling: for a plain Hugging Face model, as Pyserini's flag names it.
+        l2_norm: for a plain Hugging Face model: scale vectors to length 1.
 
     Raises:
         InputError: for a task that neither the model nor KILT has.
 
-    Example:
+    Examples:
         >>> encoder = taco_ir.TacoQueryEncoder(task="nq")  # FaissSearcher("index", encoder) searches with it
         >>> encoder.encode("who painted the mona lisa").shape
         (384,)

@@ -56,7 +56,7 @@ class Retriever:
     Raises:
         InputError: for a collection, model or index that is missing, or that do not fit together.
 
-    Example:
+    Examples:
         >>> retriever = taco_ir.Retriever("sample", retriever="bm25")
         >>> hits = retriever.search("what is the capital of british columbia", hits=2)
         >>> hits[0].rank, hits[0].title
@@ -138,7 +138,7 @@ def search(
     Raises:
         InputError: as these.
 
-    Example:
+    Examples:
         >>> run = taco_ir.search("sample", "nq-dev", retriever="bm25", hits=10)
         >>> taco_ir.evaluate(run, "sample").mean("success@5") > 0.5
         True

@@ -71,7 +71,7 @@ def leaderboard(
     Raises:
         InputError: for a folder without records, or a name that none of them has.
 
-    Example:
+    Examples:
         >>> boards = taco_ir.leaderboard("runs/minikilt", corpus="part", measures=["Rprec"])
         >>> scores = boards.to_pandas()
         >>> scores.loc[scores["topics"] == "macro average", "system"].iloc[0]

@@ -49,7 +49,7 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
         InputError: for a folder that holds something else or a training with other settings, and for anything wrong
             with data, model or negatives.
 
-    Example:
+    Examples:
         >>> settings = taco_ir.TrainSettings(tasks=["nq", "fever"], model="taco-mini-backbone", output="out", steps=2)
         >>> taco_ir.load_encoder(taco_ir.train(settings)).dim
         384

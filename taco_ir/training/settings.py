@@ -412,7 +412,7 @@ class TrainSettings:
     Raises:
         InputError: for an unknown key, a value that is not allowed, or one that has no effect and is not the default.
 
-    Example:
+    Examples:
         >>> settings = taco_ir.TrainSettings(model="bert-base-uncased", output="my-run", pooling="mean", epochs=2)
         >>> settings.optimiser.epochs, settings.weighting.weighting
         (2.0, 'naive')

@@ -49,7 +49,7 @@ class TaskWeighting(nn.Module):
     Raises:
         InputError: for no parameters, or things that are none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> shared, head_a, head_b = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1), torch.nn.Linear(8, 1)
         >>> weighting = taco_ir.Taco(shared.parameters(), tasks=2)

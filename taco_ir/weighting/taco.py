@@ -62,7 +62,7 @@ class Taco(TaskWeighting):
         importance: number format of S; "bf16" halves its memory (rounded stochastically), "fp32" is at least float32.
         released_scaling: divide the update by T once more after burn-in.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(3, 2)
         >>> weighting = taco_ir.Taco(model.parameters(), tasks=2)
