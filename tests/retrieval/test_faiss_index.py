@@ -127,6 +127,7 @@ def test_blocks_change_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "ROWS", 7)
         patch.setattr(exact, "QUERIES", 13)
+        patch.setattr(exact, "LEAST", 3)
         patch.setattr(exact, "CROWD", 1)
         patch.setattr(exact, "TIES", ties)
         found = list(exact_search(queries_BD, vectors_ND, np.array(DOCIDS[:rows], dtype=object), hits))
