@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from taco_ir.cli import run_verb
 from taco_ir.core.files import InputError
+from taco_ir.core.suggestions import nearest
 
 FOLDER = Path(__file__).parent
 NO_VERBS = {"__init__", "__main__", "cli"}
@@ -62,8 +62,8 @@ def _run(argv: Sequence[str]) -> None:
         return
     verb, known = argv[0], verbs()
     if verb not in known:
-        near = get_close_matches(verb, known, n=1)
-        raise InputError(f"{verb!r} is no verb{f'; did you mean {near[0]}?' if near else ''} (see taco-ir --help)")
+        near = nearest(verb, known)
+        raise InputError(f"{verb!r} is no verb{f'; did you mean {near}?' if near else ''} (see taco-ir --help)")
     import_verb(verb).main(argv[1:])
 
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
 from taco_ir.core.processes import end_with_parent, share_processors
+from taco_ir.core.suggestions import nearest, suggest
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 
 USAGE_ERROR = 2
@@ -26,6 +27,7 @@ HELP_WIDTH = 100
 USERS_OSERRORS = (
     "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENOTEMPTY EBUSY ENOTDIR EEXIST EISDIR ENAMETOOLONG ELOOP EMFILE ENFILE"
 )
+FLAG = re.compile(r"--?[^\W\d][\w-]*")
 LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
 
 
@@ -220,7 +222,23 @@ class Parser(argparse.ArgumentParser):
                 raise InputError(
                     f"{word!r} is not UTF-8; give the words of a command in UTF-8 (see {self.prog} --help)"
                 )
+        self._refuse_unknown(args or ())
         return super().parse_known_args(args, namespace)
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        """Raise InputError for a flag that there is not, with the nearest that there is."""
+        for name in (word.partition("=")[0] for word in takewhile("--".__ne__, words)):
+            if FLAG.fullmatch(name) and name not in self._option_string_actions:
+                flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+                self.error(f"there is no flag {name}; {suggest(name, flags)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, with the nearest choice."""
+        if action.choices is not None and value not in action.choices:
+            near = nearest(str(value), map(str, action.choices))
+            there = ", ".join(map(str, action.choices))
+            hint = f"choose from {there}{f'; did you mean {near}?' if near else ''}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({hint})")
 
     def error(self, message: str) -> NoReturn:
         message = LONG_WORD.sub(lambda found: f"{found[0][:QUOTED_UP_TO]}...", message)

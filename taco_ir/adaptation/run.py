@@ -34,7 +34,7 @@ from taco_ir.core.files import InputError, discard, is_leftover, read_json, swee
 from taco_ir.core.hashes import sha256_once
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log, peak_memory, timed
-from taco_ir.core.typed import suggest
+from taco_ir.core.suggestions import suggest
 from taco_ir.core.types import Passage
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.topics import plain_text

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from taco_ir.core.files import InputError, read_toml
 from taco_ir.core.settings import Only, Settings, Values, as_flag, check_values, flag, rules_of
+from taco_ir.core.suggestions import suggest
 from taco_ir.core.tasks import canonical_task
-from taco_ir.core.typed import suggest
 from taco_ir.encoders.adapters.folder import QUERY_FROZEN
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.settings import (

@@ -6,7 +6,6 @@ Types are the annotations of the fields; ranges and choices stand in their metad
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import operator
 import re
@@ -19,7 +18,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from taco_ir.core.files import InputError
-from taco_ir.core.typed import abbreviate, suggest
+from taco_ir.core.suggestions import nearest, suggest
+from taco_ir.core.typed import abbreviate
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -176,8 +176,8 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
         [words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())]
     )
     if choices is not None:
-        near = difflib.get_close_matches(abbreviate(value).strip("'"), choices, n=1)
-        allowed = f"one of {', '.join(choices)}{f' (did you mean {near[0]}?)' if near else ''}"
+        near = nearest(abbreviate(value).strip("'"), choices)
+        allowed = f"one of {', '.join(choices)}{f' (did you mean {near}?)' if near else ''}"
     raise InputError(f"{name} is {abbreviate(value)}; it must be {allowed}")
 
 

@@ -7,17 +7,17 @@ A type is a dataclass or NamedTuple, whose fields are the keys of an object; `in
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from taco_ir.core.suggestions import listed_names, suggest
+
 SHOWN = 80  # characters of a value in a message
-LISTED = 200  # characters of valid names in a message
 LARGEST = (1 << 63) - 1
 WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "null"}
 LISTS, TABLES = (list, tuple), (dict, Mapping)
@@ -48,7 +48,7 @@ def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
     if origin in LISTS:
         return _listed(value, origin, parts, key, others)
     if not isinstance(value, Mapping):
-        keys = "" if origin in TABLES else f" of {_listed_names(_keys(kind)[0])}"
+        keys = "" if origin in TABLES else f" of {listed_names(_keys(kind)[0])}"
         raise _refused(value, f"an object{keys}", key)
     if origin in TABLES:
         return {name: conform(each, parts[1], _below(key, name), others) for name, each in value.items()}
@@ -143,16 +143,3 @@ def abbreviate(value: Any) -> str:
     except ValueError:  # a number of more digits than Python prints
         text = "a number of too many digits"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word nearest to an unknown one; if none is near, the known words that fit a line."""
-    known = list(known)
-    if near := difflib.get_close_matches(word[:SHOWN], known, n=1):
-        return f"did you mean {near[0]}?"
-    return f"valid: {_listed_names(known)}"
-
-
-def _listed_names(names: Iterable[str]) -> str:
-    listed = ", ".join(names) or "none"
-    return listed if len(listed) <= LISTED else f"{listed[:LISTED].rpartition(',')[0]}, ..."

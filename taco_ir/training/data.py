@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_json
 from taco_ir.core.processes import log
+from taco_ir.core.suggestions import suggest
 from taco_ir.core.tasks import TopicsName, resolve_task
-from taco_ir.core.typed import suggest
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.data.examples import TrainExample, read_sampled_examples
 from taco_ir.data.topics import plain_text

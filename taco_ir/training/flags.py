@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from taco_ir.core.files import InputError, read_toml
 from taco_ir.core.settings import Values, add_flag, as_flag, given_values, rules_of, with_default
-from taco_ir.core.typed import suggest
+from taco_ir.core.suggestions import suggest
 from taco_ir.training.settings import (
     EPISODE_KEYS,
     KEYS,

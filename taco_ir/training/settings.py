@@ -14,8 +14,9 @@ from typing import Any, get_args, get_type_hints
 
 from taco_ir.core.files import InputError
 from taco_ir.core.settings import Only, Rules, Settings, Values, check_value, check_values, flag, rules_of
+from taco_ir.core.suggestions import suggest
 from taco_ir.core.tasks import canonical_task
-from taco_ir.core.typed import abbreviate, suggest
+from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.adapters.folder import ROLES
 from taco_ir.encoders.adapters.methods import BUDGET, FULL, METHODS, PLAIN, SHIFTED
 from taco_ir.encoders.config import NONE, ROLE_MARKS, Pooling, is_template

@@ -11,7 +11,8 @@ import pytest
 
 from taco_ir.core.files import InputError, check_type, read_json, read_log, read_toml
 from taco_ir.core.settings import Settings
-from taco_ir.core.typed import abbreviate, conform, suggest
+from taco_ir.core.suggestions import suggest
+from taco_ir.core.typed import abbreviate, conform
 
 
 class Inner(NamedTuple):

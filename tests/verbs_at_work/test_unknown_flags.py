@@ -1,0 +1,113 @@
+"""A flag or word that there is not is told with the one that is meant, whether it is mistyped or another toolkit's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from taco_ir.__main__ import import_verb, verbs
+from taco_ir.cli import Parser
+from taco_ir.core.files import InputError
+from taco_ir.core.suggestions import ELSEWHERE, nearest, suggest
+from taco_ir.training.settings import TrainSettings
+
+
+def parsers() -> Iterator[Parser]:
+    for name in verbs():
+        module = import_verb(name)
+        commands = getattr(module, "COMMANDS", None)
+        yield from [each.parser() for each in commands.values()] if commands else [module.parser()]
+
+
+PARSERS = {parser.prog.removeprefix("python -m taco_ir."): parser for parser in parsers()}
+
+
+def flags_of(parser: Parser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def mistyped(flag: str) -> set[str]:
+    """A flag with one letter less, more or elsewhere, with underscores, in capitals, or with one dash."""
+    word = flag.removeprefix("--")
+    places = range(1, len(word) - 1)
+    found = {f"--{word[:place]}{word[place + 1 :]}" for place in places}
+    found |= {f"--{word[:place]}{word[place]}{word[place:]}" for place in places}
+    found |= {f"--{word[:place]}{word[place + 1]}{word[place]}{word[place + 2 :]}" for place in places}
+    return found | {f"--{word.replace('-', '_')}", f"--{word.upper()}", f"-{word}"} - {"-h"}
+
+
+@pytest.mark.parametrize("verb", PARSERS)
+def test_every_mistyped_flag_names_the_flag(verb: str) -> None:
+    parser = PARSERS[verb]
+    flags = flags_of(parser)
+    for flag in flags:
+        for word in mistyped(flag) - {*flags}:
+            with pytest.raises(InputError) as told:
+                parser.parse_args([word, "1"])
+            named = str(told.value).partition("did you mean ")[2].partition("?")[0]
+            assert named == flag or named in (flag[:-1], f"{flag}s"), f"{flag}: {told.value}"  # --share and --shares
+
+
+@pytest.mark.parametrize(
+    ("verb", "theirs", "ours"),
+    [
+        ("train", "--lr", "--learning-rate"),
+        ("train", "--num_train_epochs", "--epochs"),
+        ("train", "--per_device_train_batch_size", "--batch-size"),
+        ("train", "--output_dir", "--output"),
+        ("train", "--model_name_or_path", "--model"),
+        ("train", "--passage_max_len=160", "--passage-length"),
+        ("pretrain", "--max-seq-length", "--length"),
+        ("train", "--bf16", "--precision"),
+        ("adapt", "--lr", "--learning-rate"),
+        ("search", "--topk", "--hits"),
+        ("search", "--encoder", "--model"),
+        ("search", "--queries", "--topics"),
+        ("mine", "--depth", "--mine-depth"),
+        ("evaluate", "--metrics", "--measures"),
+    ],
+)
+def test_words_of_other_toolkits_are_known(verb: str, theirs: str, ours: str) -> None:
+    with pytest.raises(InputError, match=f"^there is no flag {theirs.partition('=')[0]}; did you mean {ours}[?] "):
+        PARSERS[verb].parse_args([theirs, "1"])
+
+
+def test_every_word_of_other_toolkits_leads_somewhere() -> None:
+    """To a flag, a value or a verb that there is, and none of them is a flag itself where it leads elsewhere."""
+    flags = {flag.removeprefix("--") for parser in PARSERS.values() for flag in flags_of(parser)}
+    there = flags | verbs().keys() | {"first", "mean", "folder"}
+    assert {word for ours in ELSEWHERE.values() for word in ours} <= there
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("cls", ("mean", "first", "last"), "first"),
+        ("AVG", ("mean", "first"), "mean"),
+        ("learning_rat", ("learning_rate", "warmup"), "learning_rate"),
+        ("lr", ("learning_rate", "warmup"), "learning_rate"),
+        ("temp", ("temperature", "tune"), "temperature"),
+        ("x", ("temperature", "tune"), None),
+        ("depth", ("hits", "index"), "hits"),
+        ("depth", ("hits", "mine-depth"), "mine-depth"),
+    ],
+)
+def test_the_word_that_is_meant(word: str, known: tuple[str, ...], meant: str | None) -> None:
+    assert nearest(word, known) == meant
+    assert suggest(word, known) == (f"did you mean {meant}?" if meant else f"valid: {', '.join(known)}")
+
+
+def test_keys_and_values_are_told_so_too() -> None:
+    with pytest.raises(InputError, match=r"^unknown key 'lr'; did you mean learning_rate\?$"):
+        TrainSettings(lr=1e-5)
+    with pytest.raises(InputError, match=r"^pooling is 'cls'; .* \(did you mean first\?\)$"):
+        TrainSettings(pooling="cls")
+    with pytest.raises(InputError, match=r"--pooling: invalid choice: 'cls' \(.*; did you mean first\?\) \(see"):
+        PARSERS["search"].parse_args(["--query", "x", "--pooling", "cls"])
+
+
+def test_values_and_what_follows_two_dashes_are_no_flags() -> None:
+    assert PARSERS["search"].parse_args(["--query", "-- a dash", "--task", "nq"]).query == "-- a dash"
+    assert PARSERS["search"].parse_args(["--query=--lr"]).query == "--lr"
+    assert PARSERS["adapt"].parse_args(["--dropout", "-1"]).dropout == -1.0
