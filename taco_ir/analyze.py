@@ -62,7 +62,7 @@ def parser() -> Parser:
     flags.flag("--tau", tau, type=above_zero, default=TAU, metavar="X")
     flags.flag("--device")
     output = "folder of specialisation.json and .html [default: analysis in the first model's run]"
-    flags.flag("--output", output, metavar="DIR")
+    flags.flag("--output", output, metavar="FOLDER")
     flags.flag("--overwrite")
     return flags
 

@@ -33,7 +33,7 @@ def parser() -> Parser:
     )
     flags.flag("--query", "answer this one question")
     flags.flag("--task")
-    flags.flag("--reader", "a model folder that taco_ir.train wrote with --reading", required=True, metavar="DIR")
+    flags.flag("--reader", "a model folder that taco_ir.train wrote with --reading", required=True, metavar="FOLDER")
     flags.flag("--retriever")
     flags.flag(
         "--with-gold",

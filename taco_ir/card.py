@@ -25,7 +25,7 @@ def parser() -> Parser:
     flags.flag("folder", "the encoder, as export --what compact wrote it", type=Path, metavar="FOLDER")
     flags.flag("--name", "what the encoder is called [default: the name of the one in the package]")
     study = Path("runs/minikilt")
-    flags.flag("--study", f"the study [default: {study}]", type=Path, default=study, metavar="DIR")
+    flags.flag("--study", f"the study [default: {study}]", type=Path, default=study, metavar="FOLDER")
     flags.flag("--training", "the training runs that made it, in order", nargs="+", type=Path, metavar="RUN")
     flags.flag("--result", "the study's record of its scores on the whole collection", metavar="NAME")
     flags.flag("--beside", "records of systems to show beside it", nargs="+", default=[], metavar="NAME")

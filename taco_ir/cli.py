@@ -59,7 +59,7 @@ def above_zero(text: str) -> float:
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
-        "metavar": "C",
+        "metavar": "COLLECTION",
         "help": "sample (comes with the package), kilt (the full benchmark), a folder with passages.jsonl[.gz] and "
         "<task>-<split>.jsonl, a BEIR or MS MARCO folder, a parquet file or saved Hugging Face data set, a training "
         "file of Tevatron or DPR, irds:ID or hf:NAME [default: sample]",
@@ -75,18 +75,18 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--topics": {
         "nargs": "+",
-        "metavar": "T",
+        "metavar": "TOPICS",
         "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for those of every task; or a FILE of "
         'queries: id<TAB>text, TREC <top>, BEIR\'s JSON lines, or KILT records, each with its "task"',
     },
     "--tasks": {
         "nargs": "+",
         "default": ["all"],
-        "metavar": "T",
+        "metavar": "TASK",
         "help": "tasks of the collection, such as nq fever or nq,fever [default: all]",
     },
     "--model": {
-        "metavar": "M",
+        "metavar": "MODEL",
         "help": "a checkpoint, a Hugging Face or sentence-transformers folder, a hub name, or one of taco-mini and "
         "taco-mini-backbone (come with the package) and minilm-l6 (a package of its own) [default: taco-mini]",
     },
@@ -118,17 +118,20 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "NAME=FOLDER",
         "help": "folders of the models that the study's conditions name",
     },
-    "--index": {"metavar": "DIR", "help": "a dense index folder [default: one is built and kept under the data home]"},
+    "--index": {
+        "metavar": "INDEX",
+        "help": "a dense index folder [default: one is built and kept under the data home]",
+    },
     "--batch-size": {
         "type": positive,
         "default": 1024,
         "metavar": "N",
         "help": "most texts to encode at once [default: 1024]",
     },
-    "--device": {"default": "cpu", "metavar": "D", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
+    "--device": {"default": "cpu", "metavar": "DEVICE", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone has moved: its folder now"},
-    "--hits": {"type": positive, "default": 100, "metavar": "K", "help": "hits for each query [default: 100]"},
-    "--measures": {"nargs": "+", "metavar": "M", "help": "measures to print, such as Rprec recall@5 MRR@10"},
+    "--hits": {"type": positive, "default": 100, "metavar": "N", "help": "hits for each query [default: 100]"},
+    "--measures": {"nargs": "+", "metavar": "MEASURE", "help": "measures to print, such as Rprec recall@5 MRR@10"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of all sampling [default: 0]"},
     "--output": {"metavar": "PATH", "help": "file to write [default: print]"},
     "--overwrite": {"action": "store_true", "help": "replace an existing output"},
@@ -187,7 +190,10 @@ class Parser(argparse.ArgumentParser):
         """
         if name == "--collection":
             self.flag("--columns")
-        self.add_argument(name, **(FLAGS.get(name, {}) | ({"help": help} if help else {}) | changes))
+        found = FLAGS.get(name, {}) | ({"help": help} if help else {}) | changes
+        if "choices" in found:
+            found.setdefault("metavar", "|".join(map(str, found["choices"])))
+        self.add_argument(name, **found)
 
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
         """Refuse `flags` when they would do nothing.

@@ -14,7 +14,8 @@ from taco_ir.core.files import InputError
 from taco_ir.training.schema import train_schema
 
 SHELLS, TOML = ("bash", "zsh", "tcsh"), "toml"
-FOLDERS, FILES = ("DIR", "FOLDER", "C", "M"), ("FILE", "PATH", "RUN", "F.jsonl", "T")  # metavars of flags
+# metavars of flags
+FOLDERS, FILES = ("COLLECTION", "FOLDER", "INDEX", "MODEL"), ("FILE", "PATH", "RUN", "SOURCE", "TOPICS")
 
 
 def parser() -> Parser:
@@ -53,7 +54,7 @@ def mark_values(found: argparse.ArgumentParser, file: Any, folder: Any) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():
                 mark_values(each, file, folder)
-        elif "|" in str(action.metavar):
+        elif action.choices is None and "|" in str(action.metavar):
             action.choices = str(action.metavar).split("|")
         elif action.metavar in FOLDERS:
             action.complete = folder  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ def parser() -> Parser:
         ("--collection", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.encode --collection my-wiki --output vectors/my-wiki --shard 1/4",
     )
-    flags.flag("--output", "folder of the vectors", required=True, metavar="DIR")
+    flags.flag("--output", "folder of the vectors", required=True, metavar="FOLDER")
     flags.flag("--shard", "encode part i of n equal parts [default: 1/1, all]", default="1/1", metavar="i/n")
     flags.flag("--verify", "check the hashes of all blocks in --output and encode nothing", action="store_true")
     of_encoding = ("--collection", *MODEL_FLAGS, "--overwrite", "--shard")

@@ -28,7 +28,7 @@ def parser() -> Parser:
         "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 \\\n"
         "      --output small",
     )
-    flags.flag("--output", "folder for the exported folders", required=True, metavar="DIR")
+    flags.flag("--output", "folder for the exported folders", required=True, metavar="FOLDER")
     what = "what to write; queries need --topics, compact needs --megabytes [default: all that apply]"
     flags.flag("--what", what, nargs="+", choices=KINDS)
     flags.flag("--megabytes", "largest size of the compact folder, in 10^6 bytes", type=float, metavar="X")

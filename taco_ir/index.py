@@ -22,9 +22,9 @@ def parser() -> Parser:
         ("--overwrite",),
         "python -m taco_ir.index --vectors vectors/my-wiki --output indexes/my-wiki-hnsw --factory HNSW32",
     )
-    flags.flag("--vectors", "folder that `python -m taco_ir.encode` wrote", metavar="DIR")
-    flags.flag("--output", "folder of the index", required=True, metavar="DIR")
-    flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="F")
+    flags.flag("--vectors", "folder that `python -m taco_ir.encode` wrote", metavar="FOLDER")
+    flags.flag("--output", "folder of the index", required=True, metavar="FOLDER")
+    flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="FACTORY")
     flags.flag("--verify", "check the hashes of the index in --output and build nothing", action="store_true")
     of_building = ("--vectors", "--factory", "--overwrite")
     flags.only(of_building, lambda options: not options.verify, "building, not with --verify")

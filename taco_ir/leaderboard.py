@@ -87,7 +87,7 @@ def parser() -> Parser:
         "--work",
         "the study's checkpoints and runs, for the same two [default: studies/<name> under the data home]",
         type=Path,
-        metavar="DIR",
+        metavar="FOLDER",
     )
     limit_flags(flags)
     return flags

@@ -32,24 +32,24 @@ def parser() -> Parser:
         "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output no-answers.jsonl\n"
         "  python -m taco_ir.mine --source bm25 my-run/model --window 0:50 10:60 --tasks nq --output merged.jsonl",
     )
-    flags.flag("--output", "the negatives file to write", required=True, metavar="F.jsonl")
+    flags.flag("--output", "the negatives file to write", required=True, metavar="FILE")
     flags.flag(
         "--source",
         "what ranks: bm25, a model (as --model of search), a TREC or MS MARCO run file, or a folder of <topics>.trec "
         "(or .tsv) runs; flags such as --pooling apply to every model among several sources",
         required=True,
         nargs="+",
-        metavar="S",
+        metavar="SOURCE",
     )
     flags.flag("--split", "split of the queries [default: train]", choices=SPLITS, default="train")
     depth = f"hits to rank for each query [default: {DEFAULTS.depth}]"
-    flags.flag("--depth", depth, type=positive, default=DEFAULTS.depth, metavar="N")
+    flags.flag("--mine-depth", depth, type=positive, default=DEFAULTS.depth, metavar="N")
     skip = "skip the N best hits, counted before anything is dropped [default: 0]"
-    flags.flag("--skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
-    window = "use hits A + 1 to B, as --skip A --depth B: one window for all sources, or one for each"
+    flags.flag("--mine-skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
+    window = "use hits A + 1 to B, as --mine-skip A --mine-depth B: one window for all sources, or one for each"
     flags.flag("--window", window, nargs="+", type=read_window, metavar="A:B")
     keep = f"most negatives of a query from each source [default: {DEFAULTS.keep}]"
-    flags.flag("--keep", keep, type=positive, default=DEFAULTS.keep, metavar="N")
+    flags.flag("--mine-keep", keep, type=positive, default=DEFAULTS.keep, metavar="N")
     flags.flag(
         "--drop-answers",
         "drop passages that hold an answer, as whole words without regard to case and accents; ignored are verdicts "
@@ -59,15 +59,15 @@ def parser() -> Parser:
     flags.flag(
         "--margin",
         "drop hits whose score is at least that of the best gold hit minus X, each source by its own scores; if no "
-        "gold is among the hits down to --depth, all are dropped (the audit counts such queries as lost). One number "
-        "for all sources, or one for each; none: drop nothing",
+        "gold is among the hits down to --mine-depth, all are dropped (the audit counts such queries as lost). One "
+        "number for all sources, or one for each; none: drop nothing",
         nargs="+",
         type=read_margin,
         metavar="X",
     )
     of_models = tuple(flag for flag in OF_MODELS if flag != "--device")
     flags.only(of_models, lambda options: bool(select_models(options.source)), "a model as --source")
-    flags.only(("--skip", "--depth"), lambda options: not options.window, "no --window, which says the same")
+    flags.only(("--mine-skip", "--mine-depth"), lambda options: not options.window, "no --window, which says the same")
     return flags
 
 
@@ -94,9 +94,9 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     settings = each_settings(
         len(options.source),
-        options.window or [(options.skip, options.depth)],
+        options.window or [(options.mine_skip, options.mine_depth)],
         options.margin or [None],
-        keep=options.keep,
+        keep=options.mine_keep,
         drop_answers=options.drop_answers,
         seed=options.seed,
     )

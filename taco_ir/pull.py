@@ -20,7 +20,7 @@ def parser() -> Parser:
         "  python -m taco_ir.search --topics nq-dev --model my-model",
     )
     flags.flag("name", "its name at the hub", metavar="ORG/NAME")
-    flags.flag("--revision", "a branch, tag or commit [default: main]", metavar="R")
+    flags.flag("--revision", "a branch, tag or commit [default: main]", metavar="REVISION")
     cache = "[default: it stays in the hub's cache, where --model ORG/NAME finds it]"
     flags.flag("--output", f"the folder to write {cache}", metavar="FOLDER")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")

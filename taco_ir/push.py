@@ -23,7 +23,7 @@ def parser() -> Parser:
     flags.flag("model", "a trained model or the folder of a training; or taco-mini", metavar="MODEL_FOLDER")
     flags.flag("name", "its name at the hub; the repository is made if there is none", metavar="ORG/NAME")
     flags.flag("--private", "make a new repository private", action="store_true")
-    flags.flag("--revision", "the branch, made if there is none [default: main]", metavar="BRANCH")
+    flags.flag("--revision", "the branch, made if there is none [default: main]", metavar="REVISION")
     flags.flag("--message", "message of the commit", metavar="TEXT")
     flags.flag("--dry-run", "list the files and print the card; nothing is sent", action="store_true")
     flags.flag("--overwrite", "replace a model that taco_ir did not push")

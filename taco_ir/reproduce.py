@@ -38,7 +38,7 @@ def parser() -> Parser:
     jobs = "jobs to run at a time; they share the processor's cores [default: 1]"
     flags.flag("--jobs", jobs, type=positive, default=1, metavar="N")
     work = "folder of checkpoints, runs and logs [default: studies/<name> under the data home]"
-    flags.flag("--work", work, type=Path, metavar="DIR")
+    flags.flag("--work", work, type=Path, metavar="FOLDER")
     flags.flag("--list", "only list the jobs, and how far each is", action="store_true")
     flags.flag("--format")
     flags.only(("--format",), lambda options: options.list, "--list")

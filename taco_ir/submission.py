@@ -30,7 +30,7 @@ def parser() -> Parser:
     flags.flag("--runs", runs, nargs="+", required=True, metavar="RUN", type=Path)
     flags.flag("--topics", "topics of the runs [default: all-test]", default=["all-test"])
     flags.flag("--collection", "the collection searched: sample, kilt or a folder [default: kilt]", default="kilt")
-    flags.flag("--output", "the zip to write", required=True, metavar="FILE.zip")
+    flags.flag("--output", "the zip to write", required=True, metavar="FILE")
     return flags
 
 

@@ -70,26 +70,30 @@ class AdaptSettings(Settings):
         "",
         "the index that stays: our index or vector blocks, a Pyserini folder, a faiss index, or a matrix in an .npy or"
         " parquet file",
-        metavar="PATH",
+        metavar="INDEX",
     )
     docids: str = flag("", "docids of an index that has none, one a line, in the order of its vectors", metavar="FILE")
-    model: str = flag("", "the encoder that made the index: a checkpoint, a Hugging Face folder, or a hub name")
+    model: str = flag(
+        "", "the encoder that made the index: a checkpoint, a Hugging Face folder, or a hub name", metavar="MODEL"
+    )
     pooling: str | None = same("pooling")
     normalize: bool = flag(False, "for a plain Hugging Face model: scale vectors to length 1")
     topics: tuple[str, ...] = flag(
         NOTHING,
         "queries to learn from, with gold: topics of the collection, such as nq-train, or files: KILT records, or with"
         " --qrels id<TAB>text, TREC <top>, BEIR's JSON lines; a file without tasks is a task of its name",
-        metavar="T",
+        metavar="TOPICS",
         whole=True,
     )
     qrels: tuple[str, ...] = flag(
         NOTHING, "files of graded judgments (TREC or BEIR qrels) of all queries", metavar="FILE", whole=True
     )
     collection: str = flag(
-        "", "the collection of topics that are named; where it has the texts of the index, these are compared, too"
+        "",
+        "the collection of topics that are named; where it has the texts of the index, these are compared, too",
+        metavar="COLLECTION",
     )
-    output: str = flag("", "folder for checkpoints, log, report and the model", metavar="DIR")
+    output: str = flag("", "folder for checkpoints, log, report and the model", metavar="FOLDER")
     max_examples: int = same("max_examples")
     seed: int = same("seed")
     device: str = same("device")
@@ -136,7 +140,7 @@ class AdaptSettings(Settings):
         only=SPLITS,
     )
     validate_on: tuple[str, ...] = flag(
-        NOTHING, "topics that are held out instead, as --topics", metavar="T", whole=True
+        NOTHING, "topics that are held out instead, as --topics", metavar="TOPICS", whole=True
     )
     validation_queries: int = flag(400, "most queries of a task that are held out", min=2, only=MEASURES)
     validate_every: int = flag(25, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)

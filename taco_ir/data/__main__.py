@@ -75,7 +75,7 @@ def get_parser() -> Parser:
         nargs="+",
         default=[],
         type=Path,
-        metavar="PATH",
+        metavar="FILE",
     )
     return parser
 
@@ -101,9 +101,9 @@ def passages_parser() -> Parser:
         example="python -m taco_ir.data passages --words 100",
     )
     help = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
-    parser.flag("--source", help, type=Path, metavar="PATH")
+    parser.flag("--source", help, type=Path, metavar="FILE")
     parser.flag("--words", "words in a passage [default: 100]", type=positive, metavar="N")
-    parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="PATH")
+    parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="FILE")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     return parser
 
@@ -157,7 +157,7 @@ def held_out_parser() -> Parser:
         ("--collection", "--seed"),
         "python -m taco_ir.data hold-out --collection mini-kilt --tasks nq squad --share 0.1 --output validation",
     )
-    parser.flag("--tasks", "tasks with train topics", nargs="+", required=True, metavar="T")
+    parser.flag("--tasks", "tasks with train topics", nargs="+", required=True, metavar="TASK")
     parser.flag("--share", "about this share of a task's queries is held out [default: 0.1]", type=float, default=0.1)
     parser.flag("--output", "folder of the collection", required=True, metavar="FOLDER")
     return parser

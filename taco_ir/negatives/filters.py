@@ -35,15 +35,15 @@ class MiningSettings(Settings):
 
     depth: int = field(default=200, metadata={"min": 1})
     skip: int = field(default=0, metadata={"min": 0})
-    keep: int = field(default=64, metadata={"min": 1})
+    keep: int = field(default=32, metadata={"min": 1})
     drop_answers: bool = False
     margin: float | None = field(default=None, metadata={"min": 0})
     seed: int = field(default=0, metadata={"min": 0})
 
     def check(self) -> None:
         if self.depth <= self.skip:
-            window = f"--depth {self.depth} with --skip {self.skip} leaves no rank"
-            raise InputError(f"{window}; --depth must be at least {self.skip + 1}")
+            window = f"--mine-depth {self.depth} with --mine-skip {self.skip} leaves no rank"
+            raise InputError(f"{window}; --mine-depth must be at least {self.skip + 1}")
 
     @property
     def filters(self) -> tuple[str, ...]:

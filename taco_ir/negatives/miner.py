@@ -283,10 +283,12 @@ def _check_run(run: Run, topics: Topics, collection: Collection, settings: Minin
     """Warn of a run with too few hits. Raises: InputError where none is left after skip."""
     longest = max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
     if longest <= settings.skip:
-        window = f"--skip {settings.skip} (--window {settings.skip}:{settings.depth})"
+        window = f"--mine-skip {settings.skip} (--window {settings.skip}:{settings.depth})"
         raise InputError(f"{window}: the rankings of {topics.name}{by} have at most {longest} hits; skip fewer")
     if longest < min(settings.depth, collection.passages.count):
-        log.warning("%s%s: the rankings have at most %d hits, --depth is %d", topics.name, by, longest, settings.depth)
+        log.warning(
+            "%s%s: the rankings have at most %d hits, --mine-depth is %d", topics.name, by, longest, settings.depth
+        )
     if empty := sum(query.qid not in run.rankings or not run.rankings[query.qid].docids for query in topics.queries):
         log.warning("%s%s: %d of %d queries have no hits", topics.name, by, empty, len(topics.queries))
 

@@ -75,16 +75,18 @@ def queries_of_step(shares: str, batch: int) -> int:
 class RunSettings(Settings):
     """What is trained on which data, and where the results go."""
 
-    collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder")
+    collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder", metavar="COLLECTION")
     tasks: tuple[str, ...] = flag(
         ("all",),
         "retrieval tasks, such as nq,fever; all: every task with a train file;"
         " none: only tasks of --reading or --self-supervised",
     )
-    model: str = flag("", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name")
-    output: str = flag("", "folder for checkpoints, logs and the trained model")
+    model: str = flag(
+        "", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name", metavar="MODEL"
+    )
+    output: str = flag("", "folder for checkpoints, logs and the trained model", metavar="FOLDER")
     seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
-    device: str = flag("cpu", "cpu, cuda, cuda:1, ...")
+    device: str = flag("cpu", "cpu, cuda, cuda:1, ...", metavar="DEVICE")
     train_share: float = flag(1.0, "share of each task's train queries to use, sampled by the seed", above=0, max=1)
     max_examples: int = flag(0, "most train queries of a task, sampled by the seed; 0: all", min=0)
 

@@ -132,7 +132,7 @@ CASES = {
     "search weights": Case(
         "search --collection {c} --topics nq-train --model {model} --pooling first --choose-weights --output out/"
     ),
-    "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --depth 10 --output n.jsonl"),
+    "mine": Case("mine --collection {c} --tasks nq --source {model} --pooling first --mine-depth 10 --output n.jsonl"),
     "export": Case("export --model {model} --pooling first --collection {c} --topics nq-dev nq-train --output out"),
     "submission": Case("submission --runs {runs}/nq-dev.trec --topics nq-dev --collection {c} --output s.zip"),
     "train": Case(f"{TRAIN} --tasks nq --negatives {{c}}/negatives.jsonl --steps 8 --validate-every 4"),

@@ -179,7 +179,7 @@ def test_a_margin_drops_all_hits_above_gold_that_is_not_in_view() -> None:
         ({"skip": -1}, "skip is -1; it must be a whole number, at least 0"),
         ({"keep": 0}, "keep is 0; it must be a whole number, at least 1"),
         ({"seed": -1}, "seed is -1; it must be a whole number, at least 0"),
-        ({"depth": 5, "skip": 5}, "--depth 5 with --skip 5 leaves no rank; --depth must be at least 6"),
+        ({"depth": 5, "skip": 5}, "--mine-depth 5 with --mine-skip 5 leaves no rank; --mine-depth must be at least 6"),
         ({"margin": -0.5}, r"margin is -0\.5; it must be a number, or none, at least 0"),
         ({"margin": math.nan}, "margin is nan"),
         ({"margin": math.inf}, "margin is inf"),
@@ -362,7 +362,7 @@ def test_queries_without_hits_or_evidence_have_an_empty_line(tmp_path: Path, cap
     mined = mine_topics(collection, tmp_path / "r.trec", topics, MiningSettings(), tmp_path / "n.jsonl")
     assert mined.docids["nq-train"] == {"q1": ["2#0"], "q2": [], "q3": []}
     assert "nq-train: 1 of 3 queries have no hits" in caplog.text
-    assert "the rankings have at most 2 hits, --depth is 200" in caplog.text
+    assert "the rankings have at most 2 hits, --mine-depth is 200" in caplog.text
     assert re.fullmatch(r"r\.trec [0-9a-f]{16}", mined.sources[0].source) and mined.sources[0].checkpoint == ""
 
 
@@ -432,7 +432,7 @@ def test_records_beside_runs_are_believed(small: Collection) -> None:
 
 def test_skip_beyond_the_run_and_unjudged_topics(small: Collection) -> None:
     source = run_file("r.trec", "nq1", "nq2", "t")
-    said = r"--skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits"
+    said = r"--mine-skip 3 \(--window 3:200\): the rankings of nq-train have at most 3 hits"
     refused(small, source, ["nq-train"], said, skip=3)
     refused(small, source, ["nq-test"], "nq-test: no evidence")
     with pytest.raises(InputError, match=r"--output n\.json: .* ends in \.jsonl"):
@@ -445,7 +445,7 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     mine_topics(small, source, topics, MiningSettings(), output)
     before = output.read_bytes()
     mine_topics(small, source, topics, MiningSettings(), output)  # made the same way: taken
-    said = r"--output n\.jsonl exists and was made otherwise \(keep is 64, not 1\); give another name or --overwrite"
+    said = r"--output n\.jsonl exists and was made otherwise \(keep is 32, not 1\); give another name or --overwrite"
     with pytest.raises(InputError, match=said):
         mine_topics(small, source, topics, MiningSettings(keep=1), output)
     said = r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
@@ -567,7 +567,7 @@ def test_sources_that_cannot_be_merged(small: Collection) -> None:
 
     twice = r"--source r\.trec [0-9a-f]{16} is given twice with the window 0:200"
     refused_with(twice, good)
-    too_short = r"--skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits"
+    too_short = r"--mine-skip 1 \(--window 1:5\): the rankings of nq-train by s\.trec \S+ have at most 1 hits"
     refused_with(too_short, short, depth=5, skip=1)
     refused_with(r"--source w\.trec has no run for nq-train", run_file("w.trec", "wow1"))
     refused_with("f.trec: 1 of 1 docids, first '77#0'", run_file("f.trec", "nq1", docids=("77#0",)))

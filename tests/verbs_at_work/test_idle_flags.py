@@ -54,7 +54,7 @@ IDLE = {
     },
     "mine": {
         "--output o --source bm25": f"{OF_ENCODER} --batch-size --base --index",
-        "--output o --source bm25 --window 0:5": f"--skip --depth {OF_ENCODER} --batch-size --base --index",
+        "--output o --source bm25 --window 0:5": f"--mine-skip --mine-depth {OF_ENCODER} --batch-size --base --index",
         "--output o --source bm25 a-model": "",
     },
     "leaderboard": {

@@ -34,7 +34,7 @@ def names(split: str) -> set[str]:
 
 
 def test_bm25_end_to_end(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    negatives = mined("--source", "bm25", "--depth", "50", "--keep", "8")
+    negatives = mined("--source", "bm25", "--mine-depth", "50", "--mine-keep", "8")
     assert negatives.docids.keys() == names("train") and negatives.sources[0].source == "bm25"
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[2:]}
     assert rows.keys() == names("train")
@@ -74,20 +74,20 @@ def test_tables_are_printed_in_the_form_asked_for(sources: list[str], capsys: py
 
 
 def test_tasks_are_words_or_commas() -> None:
-    first = mined("--source", "bm25", "--tasks", "nq,fever", "--depth", "10")
+    first = mined("--source", "bm25", "--tasks", "nq,fever", "--mine-depth", "10")
     assert first.docids.keys() == {"nq-train", "fever-train"}
     for number, tasks in enumerate((["fever", "nq"], ["fever,nq"], ["fever,", "nq,fever"])):
-        mined("--source", "bm25", "--tasks", *tasks, "--depth", "10", output=f"{number}.jsonl")
+        mined("--source", "bm25", "--tasks", *tasks, "--mine-depth", "10", output=f"{number}.jsonl")
     assert Path("0.jsonl").read_bytes() == Path("1.jsonl").read_bytes() == Path("2.jsonl").read_bytes()
     assert mined(
-        "--source", "bm25", "--tasks", "tqa", "--split", "dev", "--depth", "10", output="d.jsonl"
+        "--source", "bm25", "--tasks", "tqa", "--split", "dev", "--mine-depth", "10", output="d.jsonl"
     ).docids.keys() == {"triviaqa-dev"}
 
 
 def test_runs_of_search_are_a_source(folder: Path) -> None:
     """A run file, or the folder that search writes, with its record gives the same as mining directly."""
     search("--retriever bm25 --topics nq-train fever-train --hits 40 --output runs/ --no-compare".split())
-    flags = ["--tasks", "nq", "--depth", "40"]
+    flags = ["--tasks", "nq", "--mine-depth", "40"]
     mined("--source", "bm25", *flags, output="direct.jsonl")
     mined("--source", "runs", *flags, output="folder.jsonl")
     mined("--source", "runs/nq-train.trec", *flags, output="file.jsonl")
@@ -101,7 +101,7 @@ def test_runs_of_search_are_a_source(folder: Path) -> None:
 
 
 def test_a_model_is_a_source(tiny_bert: Path) -> None:
-    flags = ["--tasks", "nq", "--depth", "30", "--pooling", "mean", "--normalize"]
+    flags = ["--tasks", "nq", "--mine-depth", "30", "--pooling", "mean", "--normalize"]
     negatives = mined("--source", str(tiny_bert), *flags)
     argv = f"--topics nq-train --model {tiny_bert} --hits 30 --no-compare --output r.trec".split()
     search([*argv, *flags[4:]])
@@ -114,9 +114,9 @@ def test_a_model_is_a_source(tiny_bert: Path) -> None:
 
 def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """BM25, a model and a folder of runs, each with its window and margin; what is printed is what the audit says."""
-    flags = ["--tasks", "nq", "fever", "--keep", "6"]
-    mined("--source", "bm25", *flags, "--depth", "40", output="bm25.jsonl")
-    mined("--source", str(tiny_bert), *flags, "--depth", "40", "--pooling", "mean", output="model.jsonl")
+    flags = ["--tasks", "nq", "fever", "--mine-keep", "6"]
+    mined("--source", "bm25", *flags, "--mine-depth", "40", output="bm25.jsonl")
+    mined("--source", str(tiny_bert), *flags, "--mine-depth", "40", "--pooling", "mean", output="model.jsonl")
     sources = ["bm25", str(tiny_bert), "bm25.runs"]
     capsys.readouterr()
     filters = ["--window", "0:10", "5:40", "20:40", "--margin", "none", "0", "0.5"]
@@ -140,7 +140,7 @@ def test_several_sources_end_to_end(tiny_bert: Path, capsys: pytest.CaptureFixtu
 
 def test_a_window_is_skip_and_depth() -> None:
     flags = ["--source", "bm25", "--tasks", "nq", "--margin", "1"]
-    mined(*flags, "--skip", "3", "--depth", "20", output="a.jsonl")
+    mined(*flags, "--mine-skip", "3", "--mine-depth", "20", output="a.jsonl")
     mined(*flags, "--window", "3:20", output="b.jsonl")
     assert Path("a.jsonl").read_bytes() == Path("b.jsonl").read_bytes()
     mined("--source", "bm25", "a.runs", "--window", "0:10", "3:20", "--tasks", "nq", output="c.jsonl")
@@ -171,11 +171,11 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ([*BM25, "--tasks", ","], "--tasks names no task"),
         ([*BM25, "--split", "all"], "argument --split: invalid choice"),
         ([*BM25, "--split", "test"], "unknown topics 'all-test'"),
-        ([*BM25, "--depth", "0"], "argument --depth: '0' is not a whole number of at least 1"),
-        ([*BM25, "--skip", "-1"], "argument --skip: '-1' is not a whole number of at least 0"),
-        ([*BM25, "--keep", "many"], "argument --keep: 'many'"),
+        ([*BM25, "--mine-depth", "0"], "argument --mine-depth: '0' is not a whole number of at least 1"),
+        ([*BM25, "--mine-skip", "-1"], "argument --mine-skip: '-1' is not a whole number of at least 0"),
+        ([*BM25, "--mine-keep", "many"], "argument --mine-keep: 'many'"),
         ([*BM25, "--margin", "-1"], r"--margin is -1\.0; it must be a number, or none, at least 0"),
-        ([*BM25, "--depth", "5", "--skip", "5"], "--depth 5 with --skip 5 leaves no rank"),
+        ([*BM25, "--mine-depth", "5", "--mine-skip", "5"], "--mine-depth 5 with --mine-skip 5 leaves no rank"),
         ([*BM25, "--pooling", "mean"], "--pooling goes with a model as --source; it does nothing here"),
         ([*BM25, "--index", "i"], "--index goes with a model as --source"),
         ([*BM25, "--window", "5"], "argument --window: '5' is not a window; two whole numbers as in 0:50"),
@@ -183,7 +183,7 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ([*BM25, "--window", "1:2:3"], "argument --window: '1:2:3' is not a window"),
         ([*BM25, "--window", "5:5"], "argument --window: '5:5' holds no hit; the second number must be at least 6"),
         ([*BM25, "--window", "0:5", "0:6"], "--window: 2 values for 1 source; give one"),
-        ([*BM25, "--window", "0:5", "--depth", "5"], "--depth goes with no --window, which says the same"),
+        ([*BM25, "--window", "0:5", "--mine-depth", "5"], "--mine-depth goes with no --window, which says the same"),
         ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is neither a number nor none"),
         ([*BM25, "--margin", "1", "2"], "--margin: 2 values for 1 source; give one"),
         ([*MANY, "--window", "0:5", "0:6"], "--window: 2 values for 3 sources; give one for all, or 3"),
@@ -255,7 +255,8 @@ def test_defaults_are_those_of_the_library() -> None:
     from taco_ir.negatives.filters import MiningSettings
 
     options, defaults = parser().parse_args(BM25), MiningSettings()
+    flags = {name: f"mine_{name}" for name in ("depth", "skip", "keep")}
     assert all(
-        getattr(options, name) == getattr(defaults, name)
-        for name in ("depth", "skip", "keep", "drop_answers", "margin", "seed")
+        getattr(options, flags.get(name, name)) == getattr(defaults, name)
+        for name in (*flags, "drop_answers", "margin", "seed")
     )

@@ -1,4 +1,4 @@
-"""A flag or word that there is not is told with the one that is meant, whether it is mistyped or another toolkit's."""
+"""Flags of all verbs: a mistyped one names the nearest, and one name is one thing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from taco_ir.__main__ import import_verb, verbs
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
 from taco_ir.core.suggestions import ELSEWHERE, nearest, suggest
-from taco_ir.training.settings import TrainSettings
+from taco_ir.training.settings import DEFAULTS, TrainSettings
 
 
 def parsers() -> Iterator[Parser]:
@@ -111,3 +111,35 @@ def test_values_and_what_follows_two_dashes_are_no_flags() -> None:
     assert PARSERS["search"].parse_args(["--query", "-- a dash", "--task", "nq"]).query == "-- a dash"
     assert PARSERS["search"].parse_args(["--query=--lr"]).query == "--lr"
     assert PARSERS["adapt"].parse_args(["--dropout", "-1"]).dropout == -1.0
+
+
+# ---- one name, one thing
+
+
+# flags that are different things in different verbs -> why
+DIFFERENT = {
+    "--baseline": "run files, or a row of a board",
+    "--format": "a board is also a page or a picture",
+    "--held-out": "a share of queries, or a number of documents",
+    "--output": "a file, a folder, or whichever there is",
+    "--precision": "a training knows other arithmetic than a search",
+    "--share": "an adapter for whom, or a share of queries",
+    "--source": "what ranks, or a file of KILT",
+    "--validate-on": "topics, or a split of them",
+}
+
+
+def test_a_flag_of_several_verbs_takes_the_same_in_all() -> None:
+    found: dict[str, set[object]] = {}
+    for parser in PARSERS.values():
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0:
+                found.setdefault(action.option_strings[-1], set()).add(action.metavar)
+    assert {flag: said for flag, said in found.items() if len(said) > 1 and flag not in DIFFERENT} == {}
+    assert {flag for flag in DIFFERENT if len(found.get(flag, ())) < 2} == set()
+
+
+def test_windows_of_mining_are_called_alike_and_have_the_same_defaults() -> None:
+    mine = {action.dest: action.default for action in PARSERS["mine"]._actions if action.dest.startswith("mine_")}
+    assert mine == {key: DEFAULTS[key] for key in ("mine_depth", "mine_skip", "mine_keep")}
+    assert {f"--{key.replace('_', '-')}" for key in mine} <= {*flags_of(PARSERS["train"])}
