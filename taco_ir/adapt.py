@@ -40,7 +40,7 @@ def parser() -> Parser:
     for entry in fields(AdaptSettings):
         if entry.name in SECTIONS:
             group = flags.add_argument_group(SECTIONS[entry.name])
-        help = with_default(entry.metadata["help"], DEFAULTS[entry.name])
+        help = with_default(entry.metadata["help"], DEFAULTS[entry.name], entry.metadata)
         add_flag(group, entry.name, rules[entry.name], help)
     return flags
 

@@ -17,7 +17,9 @@ from taco_ir.core.tasks import canonical_task
 from taco_ir.encoders.adapters.folder import QUERY_FROZEN
 from taco_ir.encoders.adapters.methods import METHODS
 from taco_ir.training.settings import (
+    AUTO,
     KEYS,
+    NO,
     NOTHING,
     AdapterSettings,
     BatchSettings,
@@ -44,7 +46,7 @@ MEASURES = Only("queries that are held out", lambda settings: settings.held_out 
 COMPARES = Only(
     "a collection and queries that are held out", lambda settings: settings.collection != "" and MEASURES.acts(settings)
 )
-BY_EPOCHS = Only("steps 0", lambda settings: not settings.steps)
+BY_EPOCHS = Only("steps auto", lambda settings: not settings.steps)
 BY_TEMPERATURE = Only("shares temperature", lambda settings: settings.shares == "temperature")
 BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
 
@@ -106,11 +108,11 @@ class AdaptSettings(Settings):
         NOTHING, "tasks of each group, as in a=nq,squad b=fever", metavar="GROUP=TASKS", whole=True, only=GROUPED
     )
     method: str = flag("adapter", "what the adapter is", choices=tuple(METHODS))
-    width: int = flag(0, "width of adapters, rank, or length of prompts; 0: the method's own default", min=0)
+    width: int = same("tune_width", only=None)
     budget: str = same("tune_budget", only=None)
     positions: str | None = same("tune_positions", only=None)
-    query_length: int = flag(0, "most tokens of a query; 0: the model's own", min=0)
-    temperature: float = flag(0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0)
+    query_length: int = flag(0, "most tokens of a query; auto: the model's own", min=1, named=AUTO)
+    temperature: float = same("temperature", only=None)
     softmax_passages: int = flag(
         500_000, "most passages of an index whose softmax is exact; of a larger one it is sampled", min=0
     )
@@ -125,17 +127,18 @@ class AdaptSettings(Settings):
     weight_decay: float = same("weight_decay")
     warmup: float = same("warmup")
     clip: float = same("clip")
-    steps: int = flag(200, "steps; 0: by epochs", min=0)
+    steps: int = flag(200, "steps; auto: by epochs", min=1, named=AUTO)
     epochs: float = same("epochs", only=BY_EPOCHS)
     accumulate: int = flag(1, "slices that a batch is computed in", min=1)
     gradcache: int = same("gradcache")
     precision: str = same("precision")
-    dropout: float = flag(-1.0, "dropout while training; negative: the model's own", below=1)
+    dropout: float = same("dropout")
     held_out: float = flag(
         0.2,
         "share of each task's queries that are held out, with pages of their own; half of them choose the best step"
-        " and which tasks keep the adapter, the others are reported; 0: none",
-        min=0,
+        " and which tasks keep the adapter, the others are reported; none: no queries",
+        above=0,
+        named=NO,
         below=1,
         only=SPLITS,
     )
@@ -143,8 +146,8 @@ class AdaptSettings(Settings):
         NOTHING, "topics that are held out instead, as --topics", metavar="TOPICS", whole=True
     )
     validation_queries: int = flag(400, "most queries of a task that are held out", min=2, only=MEASURES)
-    validate_every: int = flag(25, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
-    patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0, only=MEASURES)
+    validate_every: int = same("validate_every", default=25, only=MEASURES)
+    patience: int = same("patience", only=MEASURES)
     keep_if_better: bool = flag(
         True, "leave a task that the adapter does not help on held-out queries to the model as it was", only=MEASURES
     )

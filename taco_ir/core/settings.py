@@ -154,13 +154,18 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
     """Check and convert `value` to the type `kind`, within the rules.
 
     Args:
-        rules: min, max, above, below, choices, words (choices for the entries of a list), and `test`, a predicate that
-            `allowed` describes in words.
+        rules: min, max, above, below, choices, words (choices for the entries of a list), `test`, a predicate that
+            `allowed` describes in words, and `named`: words for numbers with a meaning of their own, such as none, and
+            these numbers, which are kept and may be outside the ranges.
 
     Raises:
         InputError: naming `name`, the value and what is allowed.
     """
     words, is_kind, keep = KINDS[kind]
+    named = rules.get("named", {})
+    value = named.get(value, value) if isinstance(value, str) else value
+    if type(value) in (int, float) and value in named.values():
+        return keep(value)
     if "words" in rules and is_kind(value) and (unknown := [word for word in value if word not in rules["words"]]):
         raise InputError(f"{name}: {abbreviate(unknown[0])} is unknown; {suggest(unknown[0], rules['words'])}")
     ranges = {rule: rules[rule] for rule in RANGES if rule in rules}
@@ -172,9 +177,8 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
         and ("test" not in rules or rules["test"](value))
     ):
         return keep(value)
-    allowed = rules.get("allowed") or ", ".join(
-        [words, *(f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items())]
-    )
+    bounds = [f"{RANGES[rule][0]} {bound}" for rule, bound in ranges.items()]
+    allowed = rules.get("allowed") or ", ".join([words, *bounds, *(f"or {word}" for word in named)])
     if choices is not None:
         near = nearest(abbreviate(value).strip("'"), choices)
         allowed = f"one of {', '.join(choices)}{f' (did you mean {near}?)' if near else ''}"
@@ -269,8 +273,14 @@ def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Val
     return given
 
 
-def with_default(help: str, default: Any) -> str:
+def default_word(default: Any, rules: Mapping[str, Any]) -> Any:
+    """A default as users write it: the word for a number that has one (see `check_value`)."""
+    return next((word for word, number in rules.get("named", {}).items() if number == default), default)
+
+
+def with_default(help: str, default: Any, rules: Mapping[str, Any]) -> str:
     """The help of a flag with its default, for argparse."""
+    default = default_word(default, rules)
     if isinstance(default, bool):
         shown = "on" if default else "off"
     elif isinstance(default, tuple):

@@ -74,12 +74,12 @@ PRETRAIN = Verb(
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
         "max_passages": "most passages read into memory, sampled by the seed in runs of neighbours;"
-        " 0: all, about 1.5 GB a million",
+        " none: all, about 1.5 GB a million",
         "batch_size": "documents of a step; each brings two spans, or one without span_contrast",
         "epochs": "passes over the documents",
-        "steps": "steps in all; 0: by epochs",
-        "gradcache": "spans encoded at once, so that large batches fit (GradCache); 0: off",
-        "validate_every": "steps between measurements of the held-out loss; 0: at the end of each epoch",
+        "steps": "steps in all; auto: by epochs",
+        "gradcache": "spans encoded at once, so that large batches fit (GradCache); none: off",
+        "validate_every": "steps between measurements of the held-out loss; auto: at the end of each epoch",
     },
     presets=False,
 )
@@ -99,7 +99,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
         group = parser.add_argument_group(TITLES[name]) if own else parser
         for key in own:
             default = verb.defaults.get(key, KEYS[key].default)
-            help = with_default(verb.help.get(key, KEYS[key].metadata["help"]), default)
+            help = with_default(verb.help.get(key, KEYS[key].metadata["help"]), default, RULES[key][1])
             add_flag(group, key, RULES[key], help)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from taco_ir.core.settings import Rules, rules_of
+from taco_ir.core.settings import Rules, default_word, rules_of
 from taco_ir.training.flags import TITLES, TRAIN
 from taco_ir.training.settings import DEFAULTS, KEYS, RULES, SECTIONS, TABLE_KEYS, TaskSettings
 
@@ -54,6 +54,8 @@ def schema_of(rules: Rules) -> Schema:
         found["enum"] = list(own["choices"])
     if "words" in own:
         found["items"] = {"enum": list(own["words"])}
+    if "named" in own:
+        found = {"anyOf": [found, {"enum": [each for pair in own["named"].items() for each in pair]}]}
     test: Callable[[Any], Any] | None = own.get("test")
     if isinstance(pattern := getattr(test, "__self__", None), re.Pattern):
         found["pattern"] = f"^(?:{pattern.pattern})$"
@@ -70,7 +72,7 @@ def described(key: str, rules: Rules, default: Any = None) -> Schema:
         text += f"; with {only.goes_with} alone"
     found = schema_of(rules) | {"description": text or key.replace("_", " ")}
     if default not in (None, "", (), {}):
-        found["default"] = list(default) if isinstance(default, tuple) else default
+        found["default"] = list(default) if isinstance(default, tuple) else default_word(default, own)
     return found
 
 

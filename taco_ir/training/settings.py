@@ -24,6 +24,7 @@ from taco_ir.training import TRACKERS
 from taco_ir.weighting import WEIGHTINGS
 
 NOTHING = ("none",)
+NO, AUTO = {"none": 0}, {"auto": 0}  # words for zero, where it has a meaning of its own
 SCHEDULES = ("joint", "alternating", "sequential")
 MLM, INVERSE_CLOZE = SELF_SUPERVISED = ("mlm", "inverse_cloze")
 PARTS = (MLM, "span_contrast", "condenser")  # of the loss of pre-training
@@ -52,12 +53,12 @@ BATCHED = Only(
     "tasks other than none, and shares in words, or as many as they are in all",
     lambda run: RETRIEVES.acts(run) and run.batch_size == queries_of_step(run.shares, run.batch_size),
 )
-BY_EPOCHS = Only("steps 0", lambda run: not run.steps)
+BY_EPOCHS = Only("steps auto", lambda run: not run.steps)
 REMEMBERS = Only("a weighting other than naive", lambda run: run.weighting != "naive")
 MASKS = Only("objective mlm or condenser", lambda run: MLM in run.objective or "condenser" in run.objective)
 CONTRASTS = Only("objective span_contrast", lambda run: "span_contrast" in run.objective)
 COMPARES = Only(CONTRASTS.goes_with, lambda run: not PRETRAINS.acts(run) or CONTRASTS.acts(run))
-MEASURES = Only("held_out above 0", lambda run: not PRETRAINS.acts(run) or run.held_out > 0)
+MEASURES = Only("held_out other than none", lambda run: not PRETRAINS.acts(run) or run.held_out > 0)
 TABLES = tuple[Mapping[str, Any], ...]  # the type of a key
 
 
@@ -88,7 +89,7 @@ class RunSettings(Settings):
     seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
     device: str = flag("cpu", "cpu, cuda, cuda:1, ...", metavar="DEVICE")
     train_share: float = flag(1.0, "share of each task's train queries to use, sampled by the seed", above=0, max=1)
-    max_examples: int = flag(0, "most train queries of a task, sampled by the seed; 0: all", min=0)
+    max_examples: int = flag(0, "most train queries of a task, sampled by the seed; none: all", min=1, named=NO)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class EncoderSettings(Settings):
     )
     normalize: bool = flag(False, "scale vectors to length 1")
     prompts: bool = flag(True, "put the task's name before its queries")
-    query_length: int = flag(0, "most tokens of a query; 0: as TACO, 32 to 256 by task, 4 more with prompts", min=0)
+    query_length: int = flag(
+        0, "most tokens of a query; auto: as TACO, 32 to 256 by task, 4 more with prompts", min=1, named=AUTO
+    )
     passage_length: int = flag(160, "most tokens of a passage", min=1)
     passage_template: str = flag(
         "{title} {text}",
@@ -113,7 +116,7 @@ class EncoderSettings(Settings):
     )
     passage_prompt: str | None = flag(None, "text before every passage, beside the template [default: the base's]")
     untied: bool = flag(False, "two towers, one for queries and one for passages")
-    head: int = flag(0, "width of a linear layer on top; 0: none", min=0)
+    head: int = flag(0, "width of a linear layer on top; none: no layer", min=1, named=NO)
     freeze_embeddings: bool = flag(False, "do not train the token embeddings")
     freeze_layers: int = flag(0, "do not train this many of the lowest layers", min=0)
     roles: str = flag(
@@ -122,7 +125,7 @@ class EncoderSettings(Settings):
         " a learned vector, or a deep prompt or adapters for each role, which train with everything else",
         choices=ROLE_MARKS,
     )
-    dropout: float = flag(-1.0, "dropout while training; negative: the model's own", below=1)
+    dropout: float = flag(-1.0, "dropout while training; auto: the model's own", min=0, below=1, named={"auto": -1})
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class AdapterSettings(Settings):
         choices=(FULL, *METHODS),
     )
     tune_width: int = flag(
-        0, "width of adapters, rank, or length of prompts; 0: the method's own default", min=0, only=TUNES
+        0, "width of adapters, rank, or length of prompts; auto: the method's own", min=1, named=AUTO, only=TUNES
     )
     tune_budget: str = flag(
         "",
@@ -188,7 +191,11 @@ class BatchSettings(Settings):
     multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
     cross_device: bool = flag(True, "take negatives from all processes")
     temperature: float = flag(
-        0.0, "scores are divided by it; 0: 1, or 0.05 with normalised vectors", min=0, only=COMPARES
+        0.0,
+        "scores are divided by it; auto: 1, or 0.05 with normalised vectors",
+        above=0,
+        named=AUTO,
+        only=COMPARES,
     )
 
 
@@ -242,8 +249,9 @@ class ObjectiveSettings(Settings):
     passage_weight: float = flag(1.0, "factor of the loss of a self-supervised task", above=0, only=SELF_SUPERVISES)
     max_passages: int = flag(
         0,
-        "most passages that self-supervised tasks read, sampled by the seed and kept in memory; 0: all",
-        min=0,
+        "most passages that self-supervised tasks read, sampled by the seed and kept in memory; none: all",
+        min=1,
+        named=NO,
         only=ON_PASSAGES,
     )
     objective: tuple[str, ...] = flag(
@@ -299,11 +307,11 @@ class OptimiserSettings(Settings):
     learning_rate: float = flag(2e-5, "peak of the linear schedule", above=0)
     weight_decay: float = flag(0.01, "AdamW's weight decay", min=0)
     warmup: float = flag(0.1, "share of the steps with a rising learning rate", min=0, max=1)
-    clip: float = flag(1.0, "largest norm of the update; 0: not clipped", min=0)
+    clip: float = flag(1.0, "largest norm of the update; none: not clipped", above=0, named=NO)
     epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0, only=BY_EPOCHS)
-    steps: int = flag(0, "steps of an episode; 0: by epochs", min=0)
+    steps: int = flag(0, "steps of an episode; auto: by epochs", min=1, named=AUTO)
     accumulate: int = flag(1, "slices that a batch is computed in; a query's negatives come from its own slice", min=1)
-    gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); 0: off", min=0)
+    gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); none: off", min=1, named=NO)
     precision: str = flag("float32", "arithmetic of the encoder", choices=("float32", "bf16"))
     gradient_checkpointing: bool = flag(False, "less memory for a fifth to a third more time")
 
@@ -342,7 +350,9 @@ class NegativeSettings(Settings):
 class ValidationSettings(Settings):
     """When the model is measured, saved and logged."""
 
-    validate_every: int = flag(0, "steps between validations; 0: at the end of each epoch", min=0, only=MEASURES)
+    validate_every: int = flag(
+        0, "steps between validations; auto: at the end of each epoch", min=1, named=AUTO, only=MEASURES
+    )
     validate_on: str = flag(
         "dev",
         "split that validation samples its queries from; sampled queries of train are not trained on",
@@ -351,17 +361,21 @@ class ValidationSettings(Settings):
     pool_queries: int = flag(50, "queries of a task in a validation", min=1)
     pool_hard: int = flag(10, "BM25 hits of each of them in the pool that is ranked", min=0)
     pool_random: int = flag(1000, "random passages in the pool", min=0)
-    patience: int = flag(0, "stop after this many validations without a gain; 0: never", min=0)
+    patience: int = flag(0, "stop after this many validations without a gain; none: never", min=1, named=NO)
     checkpoint_every: int = flag(200, "steps between checkpoints", min=1)
     keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
     log_cosines: int = flag(
-        0, "steps between logs of the cosines of the tasks' gradients, to within about 0.006; 0: never", min=0
+        0,
+        "steps between logs of the cosines of the tasks' gradients, to within about 0.006; none: never",
+        min=1,
+        named=NO,
     )
     log_dose: int = flag(
         20,
         "steps between logs of the weighting's dose: how far its update is from the mean of the tasks' gradients;"
-        " 0: never",
-        min=0,
+        " none: never",
+        min=1,
+        named=NO,
     )
     track: tuple[str, ...] = flag(
         NOTHING,
@@ -370,7 +384,11 @@ class ValidationSettings(Settings):
         words=(*TRACKERS, *NOTHING),
     )
     held_out: int = flag(
-        128, "documents that are not trained on, to measure the loss on; 0: none", min=0, only=PRETRAINS
+        128,
+        "documents that are not trained on, to measure the loss on; none: no documents",
+        min=1,
+        named=NO,
+        only=PRETRAINS,
     )
 
 
@@ -507,6 +525,7 @@ class TrainSettings:
 
     def replace(self, **keys: Any) -> TrainSettings:
         """The same settings with these keys instead, and defaults for those that then have no effect."""
+        keys = checked_keys(keys, (*KEYS, "episodes", "task_tables"), "")
         return TrainSettings(**_drop_idle({**self.flat(), **keys}, keys))
 
     def each_episode(self) -> list[TrainSettings]:

@@ -27,7 +27,7 @@ from taco_ir.training.settings import TrainSettings
             "precision is 'fp16'; it must be one of float32, bf16 (did you mean bf16?)",
         ),
         (TrainSettings, {"learning_rate": -1}, "learning_rate is -1; it must be a number, above 0"),
-        (TrainSettings, {"steps": "100"}, "steps is '100'; it must be a whole number, at least 0"),
+        (TrainSettings, {"steps": "100"}, "steps is '100'; it must be a whole number, at least 1, or auto"),
         (TrainSettings, {"tasks": "nq"}, "tasks is 'nq'; it must be a list of one text or more"),
         (TrainSettings, {"prompts": 1}, "prompts is 1; it must be true or false"),
         (TrainSettings, {"mine_skip": 200}, "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives"),

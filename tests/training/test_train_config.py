@@ -17,13 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from idle_settings import TRAIN as TRAIN_CASES
 
+from taco_ir.adaptation.settings import AdaptSettings
 from taco_ir.cli import Parser
 from taco_ir.core.files import InputError
-from taco_ir.core.settings import OPTIONS, RANGES, WORDS, check_value, parse_option
+from taco_ir.core.settings import OPTIONS, RANGES, WORDS, as_flag, check_value, parse_option, rules_of
 from taco_ir.core.types import Passage
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.studies.conditions import read_study
-from taco_ir.training.flags import PRESETS, SPAN_KEYS, TITLES, TRAIN, add_flags, given_flags, read_settings, shipped
+from taco_ir.training.flags import (
+    PRESETS,
+    PRETRAIN,
+    SPAN_KEYS,
+    TITLES,
+    TRAIN,
+    add_flags,
+    given_flags,
+    read_settings,
+    shipped,
+)
 from taco_ir.training.folder import MAY_DIFFER, differing_keys, load_settings, save_settings
 from taco_ir.training.settings import (
     DEFAULTS,
@@ -31,6 +42,7 @@ from taco_ir.training.settings import (
     KEYS,
     RULES,
     TrainSettings,
+    checked_keys,
     drop_idle,
     idle_in_run,
 )
@@ -140,10 +152,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_key_is_explained_and_its_default_allowed(key: str) -> None:
     rules = KEYS[key].metadata
     assert rules["help"] and "%" not in rules["help"]
-    assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", "only", *RANGES}
+    assert set(rules) <= {"help", "choices", "words", "metavar", "test", "allowed", "only", "named", *RANGES}
     default = TrainSettings().flat()[key]
     assert check_value(key, default, *RULES[key]) == default
     assert (f"--{key.replace('_', '-')} " in help_text()) == (key not in SPAN_KEYS)
+
+
+@pytest.mark.parametrize("key", [key for key, (_, rules) in RULES.items() if "named" in rules])
+def test_a_word_stands_for_a_number_with_a_meaning_of_its_own(key: str) -> None:
+    """In files, flags and Python alike; help shows the word, and settings that were saved with the number are read."""
+    kind, rules = RULES[key]
+    ((word, number),) = rules["named"].items()
+    assert {key: check_value(key, word, kind, rules)} == checked_keys({key: number}, KEYS, "") == {key: number}
+    assert type(check_value(key, word, kind, rules)) is kind and f"; {word}: " in rules["help"]
+    if key in TRAIN.keys:
+        assert parse(as_flag(key), word) == {key: number}
+    with pytest.raises(InputError, match=f"^{key} is 'never'; it must be a .*, or {word}$"):
+        check_value(key, "never", kind, rules)
+
+
+def test_no_number_is_explained_where_a_word_would_do() -> None:
+    kinds = (RULES, rules_of(AdaptSettings))
+    helps = [rules.get("help", "") for settings in kinds for _, rules in settings.values()]
+    assert [text for text in (*helps, *PRETRAIN.help.values()) if re.search(r"; (-?\d|negative)[\d.]*:", text)] == []
+    assert TrainSettings(steps=3).replace(steps="auto", epochs=2).optimiser.epochs == 2
 
 
 def help_text() -> str:
@@ -417,8 +449,8 @@ IN_FILES = [
     ("learning_rate = 0", "learning_rate is 0; it must be a number, above 0"),
     ("learning_rate = nan", "learning_rate is nan; it must be a number, above 0"),
     ("warmup = 1.5", "warmup is 1.5; it must be a number, at least 0, at most 1"),
-    ("dropout = 1", "dropout is 1; it must be a number, below 1"),
-    ("clip = inf", "clip is inf; it must be a number, at least 0"),
+    ("dropout = 1", "dropout is 1; it must be a number, at least 0, below 1, or auto"),
+    ("clip = inf", "clip is inf; it must be a number, above 0, or none"),
     ("passage_length = 0", "passage_length is 0; it must be a whole number, at least 1"),
     ("prompts = 'yes'", "prompts is 'yes'; it must be true or false"),
     ("collection = 3", "collection is 3; it must be a text"),
@@ -489,7 +521,7 @@ ON_THE_COMMAND_LINE = [
         "--weighting-options tau=inf",
         "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value",
     ),
-    ("--lerning-rate 1", "unrecognized arguments: --lerning-rate 1"),
+    ("--lerning-rate 1", "there is no flag --lerning-rate; did you mean --learning-rate?"),
     (
         "--mine-skip 200",
         "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query;"

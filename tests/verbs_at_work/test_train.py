@@ -91,7 +91,10 @@ def test_a_file_and_flags_over_it(tiny_bert: Path, folder: Path) -> None:
         ([], r"--model is needed: .*"),
         (["--model", "m"], r"--output is needed: .*"),
         (["--model", "m", "--output", "o", "--weighting", "tacco"], r"--weighting is 'tacco'; .*did you mean taco\?\)"),
-        (["--model", "m", "--output", "o", "--steps", "-1"], r"--steps is -1; it must be a whole number, at least 0"),
+        (
+            ["--model", "m", "--output", "o", "--steps", "-1"],
+            r"--steps is -1; it must be a whole number, at least 1, or auto",
+        ),
         (
             ["--model", "m", "--output", "o", "--preset", "dbr"],
             r"--preset dbr: unknown; did you mean dpr\?|.*valid: dpr",
