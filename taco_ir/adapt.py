@@ -11,6 +11,12 @@ from taco_ir.cli import Parser, run_verb
 from taco_ir.core.processes import format_bytes, format_duration
 from taco_ir.core.settings import add_flag, given_values, rules_of, with_default
 
+FIRST = (
+    *("--index", "--docids", "--model", "--pooling", "--topics", "--qrels", "--collection"),
+    *("--output", "--overwrite", "--config", "--device", "--seed", "--share", "--method"),
+    *("--width", "--batch-size", "--weighting", "--learning-rate", "--steps", "--held-out"),
+)
+
 
 def parser() -> Parser:
     flags = Parser(
@@ -27,6 +33,7 @@ def parser() -> Parser:
         "  python -m taco_ir.adapt --index pyserini-index --model sentence-transformers/all-MiniLM-L6-v2"
         " --topics faq.tsv --qrels faq.qrels --output taught\n"
         "  python -m taco_ir.search --model taught/model --index my-index --collection my-wiki --topics nq-dev",
+        first=FIRST,
     )
     flags.flag(
         "--headroom",

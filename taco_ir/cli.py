@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import takewhile
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -156,6 +157,18 @@ MODEL_FLAGS = (
 DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
 
+class WholeHelp(argparse.Action):
+    """`--help-all`: prints the help of all flags, those that `--help` leaves out included."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser._first = ()  # type: ignore[attr-defined]
+        parser.print_help()
+        parser.exit()
+
+
 def wrap(text: str) -> str:
     """Wrap each line of a text, which is a paragraph; indented lines stay as they are."""
     return "\n".join(line if line.startswith(" ") else textwrap.fill(line, HELP_WIDTH) for line in text.splitlines())
@@ -169,16 +182,22 @@ class Parser(argparse.ArgumentParser):
         description: what it does; the first thing that `--help` says. Each line is a paragraph.
         flags: names of shared flags, which mean the same in every verb.
         example: commands to show at the end of `--help`.
+        first: flags that `--help` shows, in this order, where `--help-all` shows all; none: it shows all itself.
     """
 
-    def __init__(self, verb: str, description: str, flags: Sequence[str] = (), example: str = "") -> None:
+    def __init__(
+        self, verb: str, description: str, flags: Sequence[str] = (), example: str = "", first: Sequence[str] = ()
+    ) -> None:
         super().__init__(
             prog=f"python -m taco_ir.{verb}",
             description=wrap(description),
             epilog=example and f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=HELP_WIDTH),
             allow_abbrev=False,
         )
+        self._first = tuple(first)
+        if first:
+            self.add_argument("--help-all", action=WholeHelp, help="show all flags, and exit")
         self._limits: list[tuple[str, Callable[[argparse.Namespace], bool], str]] = []
         for flag in flags:
             self.flag(flag)
@@ -194,6 +213,19 @@ class Parser(argparse.ArgumentParser):
         if "choices" in found:
             found.setdefault("metavar", "|".join(map(str, found["choices"])))
         self.add_argument(name, **found)
+
+    def format_help(self) -> str:
+        """The help: where there are `first` flags, of these alone, in their order."""
+        if not self._first:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(f"{self.prog} [FLAG ...]", self._actions, [])
+        formatter.add_text(self.description)
+        formatter.start_section("the flags that one needs first (--help-all shows all)")
+        formatter.add_arguments([self._option_string_actions[flag] for flag in self._first])
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def only(self, flags: Sequence[str], acts: Callable[[argparse.Namespace], bool], goes_with: str) -> None:
         """Refuse `flags` when they would do nothing.

@@ -11,6 +11,12 @@ from taco_ir.encoders.config import Pooling
 from taco_ir.training.flags import PRETRAIN, add_flags, given_flags, read_settings
 from taco_ir.training.settings import EncoderSettings
 
+FIRST = (
+    *("--collection", "--model", "--pooling", "--output", "--overwrite", "--config", "--device"),
+    *("--seed", "--objective", "--span-from", "--length", "--max-passages", "--batch-size", "--temperature"),
+    *("--learning-rate", "--epochs", "--steps", "--precision", "--gradcache", "--held-out"),
+)
+
 
 def parser() -> Parser:
     flags = Parser(
@@ -28,6 +34,7 @@ def parser() -> Parser:
         " --pooling first --output my-base\n"
         "  python -m taco_ir.pretrain --objective mlm,span_contrast,condenser --span-from page --batch-size 1024"
         " --gradcache 32 --collection my-wiki --model bert-base --pooling first --output my-base",
+        first=FIRST,
     )
     add_flags(flags, PRETRAIN)
     return flags

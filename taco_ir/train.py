@@ -12,6 +12,12 @@ from taco_ir.data.collection import open_collection
 from taco_ir.training.flags import add_flags, given_flags, read_settings
 from taco_ir.training.settings import NOTHING
 
+FIRST = (
+    *("--collection", "--tasks", "--model", "--pooling", "--output", "--overwrite", "--config"),
+    *("--device", "--seed", "--passage-length", "--tune", "--batch-size", "--hard-negatives", "--negatives"),
+    *("--weighting", "--learning-rate", "--epochs", "--steps", "--precision", "--gradcache"),
+)
+
 
 def parser() -> Parser:
     flags = Parser(
@@ -28,6 +34,7 @@ def parser() -> Parser:
         "  python -m taco_ir.train --config taco-minikilt --collection mini-kilt --model minilm --output my-run\n"
         "  python -m taco_ir.train --tasks none --reading nq,squad --collection my-wiki --model my-run/model"
         " --output my-reader",
+        first=FIRST,
     )
     add_flags(flags)
     return flags

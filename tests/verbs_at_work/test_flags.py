@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -143,3 +144,33 @@ def test_windows_of_mining_are_called_alike_and_have_the_same_defaults() -> None
     mine = {action.dest: action.default for action in PARSERS["mine"]._actions if action.dest.startswith("mine_")}
     assert mine == {key: DEFAULTS[key] for key in ("mine_depth", "mine_skip", "mine_keep")}
     assert {f"--{key.replace('_', '-')}" for key in mine} <= {*flags_of(PARSERS["train"])}
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("verb", ["train", "adapt", "pretrain"])
+def test_help_shows_twenty_flags_within_sixty_lines_and_help_all_the_rest(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            import_verb(verb).main([flag])
+        shown.append(capsys.readouterr().out)
+    brief, whole = shown
+    assert brief.count("\n") <= 60 and brief.startswith(f"usage: python -m taco_ir.{verb} [FLAG ...]\n")
+    assert (
+        re.findall(r"^  (--[\w-]+)", brief, re.M) == list(import_verb(verb).FIRST)
+        and len(import_verb(verb).FIRST) == 20
+    )
+    assert {*re.findall(r"^  (?:-h, )?(--[\w-]+)", whole, re.M)} == {
+        action.option_strings[-1].replace("--no-", "--", 1) if action.nargs == 0 else action.option_strings[-1]
+        for action in PARSERS[verb]._actions
+    }
+    assert brief[brief.index("example:") :] == whole[whole.index("example:") :]
+
+
+def test_verbs_with_few_flags_show_them_all() -> None:
+    short = [parser for verb, parser in PARSERS.items() if verb not in ("train", "adapt", "pretrain")]
+    assert all("--help-all" not in parser.format_help() for parser in short)
