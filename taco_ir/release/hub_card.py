@@ -11,16 +11,15 @@ from typing import Any
 from taco_ir.core.files import InputError, read_json
 from taco_ir.encoders.config import ANY_TASK, EncoderConfig, Role
 from taco_ir.encoders.model_folder import ModelFolder
-from taco_ir.encoders.names import MINILM, SHIPPED, SHIPPED_BACKBONE
+from taco_ir.encoders.names import INPUTS_FILE, MINILM, MODEL, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.evaluation.tables import Cell, Table, render
 from taco_ir.release.lineage import Lineage, read_lineage
 from taco_ir.release.model_card import CARD_FILE, DATA_SETS, recipe_table
 from taco_ir.training.folder import CONFIG_FILE as SETTINGS_FILE
-from taco_ir.training.folder import INPUTS_FILE, load_settings
+from taco_ir.training.folder import load_settings
 
 TAG = "taco-ir"
 TAGS = (TAG, "multi-task-retrieval", "sentence-similarity")
-MODEL = "model"  # of the folder of a training
 QUERY = "which bach wrote the cello suites"
 CARD = """
 # {title}

@@ -119,7 +119,7 @@ def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) ->
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling!r}; valid: {', '.join(str(name) for name in POOLINGS if name)}")
     # a model that describes itself ignores the pooling that Pyserini sets for paths with the word `sentence`
-    if model is None or ModelFolder(Path(model)).describes_itself:
+    if model is None or ModelFolder.find(model).describes_itself:
         return load_encoder(model, device=device)
     return load_encoder(model, pooling=POOLINGS[pooling], normalize=l2_norm, device=device)
 

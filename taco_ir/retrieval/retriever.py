@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,9 +53,10 @@ class Retriever:
         retriever: "dense", "bm25", or "hybrid", the fusion of both.
         index: the folder of a dense index; None: an exact one that is kept under the data home.
         weights: of the fusion by task, a file that `search --choose-weights` wrote, or "model" for the model's own.
+        tasks: of queries to come; one that the model cannot encode for is told before an index is built.
 
     Raises:
-        InputError: for a collection, model or index that is missing, or that do not fit together.
+        InputError: for a collection, model or index that is missing, or that do not fit together, and such a task.
 
     Examples:
         >>> retriever = taco_ir.Retriever("sample", retriever="bm25")
@@ -73,9 +75,11 @@ class Retriever:
         retriever: str = DENSE,
         index: str | Path | None = None,
         weights: str | Path | None = None,
+        tasks: Sequence[str | None] = (),
     ) -> None:
         self.collection = open_collection(collection)
         self._ranker = _select_ranker(self.collection, model, retriever, index, weights)
+        self._ranker.check([as_topics(self.collection, ["?"], task) for task in tasks])
         self._ranker.open()
         self._asked = False
 

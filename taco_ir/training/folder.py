@@ -14,9 +14,10 @@ from taco_ir.core.files import InputError, discard, is_leftover, read_json, writ
 from taco_ir.core.hashes import fingerprint, sha256_once
 from taco_ir.core.tasks import TopicsName
 from taco_ir.data.collection import Collection
+from taco_ir.encoders.names import INPUTS_FILE
 from taco_ir.training.settings import KEYS, TrainSettings, checked_keys, drop_idle
 
-CONFIG_FILE, INPUTS_FILE = "config.json", "inputs.json"
+CONFIG_FILE = "config.json"
 OWN = re.compile(  # names of the files and folders that a training writes
     r"(config|inputs|parameters)\.json|log\.jsonl|curves\.html|trackers\.json|mlflow\.db|wandb|(bm25-\d+-\d+-\d+|ance|validation)\.(jsonl|runs)"
     r"|model|best|checkpoints|vectors|index|tensorboard|corpus-\d+|episode-\d+"

@@ -11,6 +11,7 @@ import torch
 from torch.optim import AdamW
 
 from taco_ir.core.files import InputError, writing_folder
+from taco_ir.encoders.names import MODEL
 from taco_ir.training.checkpoint import all_finite, remove_checkpoints, resume, write_checkpoint
 from taco_ir.training.dose import Dose
 from taco_ir.training.encoder import DualEncoder
@@ -24,7 +25,7 @@ from taco_ir.training.step import MultiTaskStep, StepResult
 from taco_ir.training.validation import Validation
 
 MAX_SKIPPED = 10  # steps in a row whose gradient was not finite
-BEST, MODEL = "best", "model"
+BEST = "best"
 
 
 class Loop:

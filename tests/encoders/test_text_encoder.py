@@ -27,6 +27,7 @@ from taco_ir.encoders import text_encoder as encoder_module
 from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
 from taco_ir.evaluation.measures import score_run
+from taco_ir.retrieval.choices import model_name
 from taco_ir.retrieval.pyserini_bridge import TacoDocumentEncoder, TacoQueryEncoder
 
 SAMPLE = list(open_collection("sample").passages.read())
@@ -309,6 +310,22 @@ def test_names_that_lead_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch, tm
     refused("somebody/no-such-model", "--model 'somebody/no-such-model'", "the hub does not give it")
     for name in (str(tmp_path / "nowhere"), "./nowhere", "a/b/c"):
         refused(name, f"--model {name!r}: no such folder")
+
+
+def test_the_folder_of_a_training_stands_for_its_model(tiny_bert: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    model = shutil.copytree(tiny_bert, run / "model")
+    EncoderConfig("mean", True, query_length=32, passage_length=64).save(model)
+    for told in ("config.json", "inputs.json"):
+        (run / told).write_text("{}")
+    found = load_encoder(str(run))
+    assert found.folder == model and found.fingerprint == load_encoder(str(model)).fingerprint
+    assert model_name(run) == model_name(model) == "my-run"
+    shutil.rmtree(model)
+    refused(run, f"--model {str(run)!r}: the training has not ended, so it has no model yet; run its command again")
+    shutil.copytree(tiny_bert, run, dirs_exist_ok=True)  # a model with a folder of that name in it is itself
+    (run / "model").mkdir()
+    assert load_encoder(str(run), pooling="mean").folder == run
 
 
 def test_devices_that_cannot_be_are_refused() -> None:

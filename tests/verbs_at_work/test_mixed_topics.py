@@ -13,6 +13,7 @@ from verbs import module_of
 from taco_ir.core.files import InputError
 from taco_ir.core.run_formats import read_trec
 from taco_ir.data.collection import open_collection
+from taco_ir.retrieval import retrievers
 
 evaluate, search = map(module_of, ("evaluate", "search"))
 
@@ -111,10 +112,11 @@ def test_a_single_query_takes_its_task_s_module(
     """...where the model has no prompts as well; without --task the error names the flag."""
     made(tiny_bert, prompts=False).save(tmp_path / "model")
     asked = ["--query", "who came first", "--model", str(tmp_path / "model")]
-    with pytest.raises(
-        InputError,
-        match=r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$",
-    ):
-        search.main(asked)
+    said = r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$"
+    for name in ("dense", "hybrid"):  # before an index is built
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=said):
+            for build in ("build_dense", "build_bm25"):
+                patch.setattr(retrievers, build, lambda *_: pytest.fail("an index is built"))
+            search.main([*asked, "--retriever", name])
     search.main([*asked, "--task", "FEV"])
     assert "  1  " in capsys.readouterr().out
