@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from taco_ir.core.files import QUOTED_UP_TO, InputError, printable
+from taco_ir.core.files import KEPT, QUOTED_UP_TO, InputError, data_home, in_data_home, printable
 from taco_ir.core.processes import end_with_parent, share_processors
 from taco_ir.core.suggestions import nearest, suggest
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
@@ -336,7 +337,9 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in USERS_OSERRORS.split():
             raise
-        _fail(f"error: {printable(str(error.filename or 'output'))}: {error.strerror}; nothing half-written is left")
+        said = f"{printable(str(error.filename or 'output'))}: {error.strerror}; nothing half-written is left"
+        kept = error.filename and in_data_home(Path(str(error.filename)))
+        _fail(f"error: {said}{f'; {KEPT}, now in {data_home()}' if kept else ''}")
     sys.exit(0)
 
 

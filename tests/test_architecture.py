@@ -49,6 +49,7 @@ DOORS = {
     "jnius": {"retrieval/lucene.py"},
     "jnius_config": {"retrieval/lucene.py"},
 }
+POSIX = {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios"}
 TO_THE_FORMULA = (
     *("train.py", "training/run.py", "training/loop.py", "training/step.py"),
     *("weighting/base.py", "weighting/taco.py"),
@@ -115,6 +116,13 @@ def test_heavy_libraries_have_one_door_opened_late(file: str) -> None:
         )
     if file.startswith("evaluation/"):
         assert not any(module.split(".")[0] == "torch" for module, _ in imports(PACKAGE / file))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_module_is_needed_that_windows_lacks(file: str) -> None:
+    """Locks are filelock's; only the peak of memory is asked of `resource`, late, where there is one."""
+    lacking = {(module, at_top) for module, at_top in imports(PACKAGE / file) if module in POSIX}
+    assert lacking <= ({("resource", False)} if file == "core/processes.py" else set())
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "data"])

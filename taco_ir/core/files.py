@@ -27,6 +27,7 @@ T = TypeVar("T")
 CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 LOCK, PART, BEGUN = ".lock", ".part", ".begun"  # suffixes of files that are not outputs
+KEPT = "TACO_IR_HOME says where downloads, indexes and vectors are kept"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
 ERRNO_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # of safetensors and tokenizers; of shutil
@@ -34,10 +35,30 @@ _LOCKS = threading.local()  # the locks that a thread holds
 
 
 def data_home() -> Path:
-    """Where downloads, indexes and vectors are kept: $TACO_IR_HOME, else the user's cache folder."""
-    if home := os.environ.get("TACO_IR_HOME"):
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taco_ir"
+    """Where downloads, indexes and vectors are kept: $TACO_IR_HOME, else the user's cache folder.
+
+    Raises:
+        InputError: where there is neither, as in a container without a user.
+    """
+    if given := os.environ.get("TACO_IR_HOME"):
+        return Path(given)
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "taco_ir"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if home == Path(home.anchor):
+        raise InputError(f"there is no home folder (HOME is {os.environ.get('HOME')!r}); {KEPT}, set it")
+    return home / ".cache" / "taco_ir"
+
+
+def in_data_home(path: Path) -> bool:
+    """Whether a file or folder is kept under the data home."""
+    try:
+        return path.absolute().is_relative_to(data_home().absolute())
+    except InputError:
+        return False
 
 
 @contextlib.contextmanager
@@ -113,7 +134,7 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: when another process is writing it.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with exclusive(part, wait=False), named(part), os.fdopen(os.open(part, flags, 0o666), "ab") as sink:
         try:
             yield sink
@@ -162,9 +183,8 @@ def _make_folder_of(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if path.is_relative_to(data_home()):
-            kept = "TACO_IR_HOME says where downloads, indexes and vectors are kept"
-            raise InputError(f"{data_home()}: this folder cannot be made ({error.strerror}); {kept}") from error
+        if in_data_home(path):
+            raise InputError(f"{data_home()}: this folder cannot be made ({error.strerror}); {KEPT}") from error
         if error.errno == errno.ENOENT:  # as in /proc
             raise InputError(f"{path.parent}: this folder cannot be made; give a path elsewhere") from error
         raise
@@ -275,6 +295,8 @@ def _find_errno(message: str) -> int | None:
 
 def sync_path(path: Path) -> None:
     """Flush a file, or a folder's entries, to disk, so that writes and renames survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder, and needs no flush of one
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

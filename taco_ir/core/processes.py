@@ -120,9 +120,11 @@ def resident_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
-    import resource
-
+    """Peak resident memory of this process in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -142,7 +144,7 @@ def _is_crowded() -> bool:
     """Whether other work kept every processor busy during the last minute."""
     try:
         return os.getloadavg()[0] >= (os.cpu_count() or 1)
-    except OSError:  # a system that does not tell
+    except (OSError, AttributeError):  # a system that does not tell
         return False
 
 

@@ -67,6 +67,7 @@ class PassageStore:
             raise InputError(f"{path}: no such file; passages are expected there")
         self.path = self._plain = path
         self._packed = path.suffix == ".gz"
+        self._stays = False  # packed, since no copy can be written
         self._headers = 0  # lines before the first passage
         self._layout = data_home() / "layouts" / fingerprint([LAYOUT_VERSION, path.suffixes, sha256_once(path)])
         if not (self._layout / "layout.json").is_file():
@@ -83,17 +84,22 @@ class PassageStore:
     def unpack(self) -> None:
         """Keep a plain copy of a gzip file under the data home, so that any passage is read at once.
 
-        A very large file stays as it is.
+        A very large file stays as it is, and so does any file where no copy can be written.
         """
-        if not self._packed or self.path.stat().st_size > UNPACKED_UP_TO:
+        if not self._packed or self._stays or self.path.stat().st_size > UNPACKED_UP_TO:
             return
-        with exclusive(self._unpacked):
-            if not (self._unpacked / "facts.json").is_file():
-                with writing_folder(self._unpacked) as folder:
-                    with self._open() as source, (folder / PLAIN).open("wb") as sink:
-                        shutil.copyfileobj(source, sink, CHUNK)
-                    write_json(folder / "facts.json", describe_files(folder, [PLAIN]))
-                log.info("%s: a plain copy for reading single passages is kept in %s", self.path, self._unpacked)
+        try:
+            with exclusive(self._unpacked):
+                if not (self._unpacked / "facts.json").is_file():
+                    with writing_folder(self._unpacked) as folder:
+                        with self._open() as source, (folder / PLAIN).open("wb") as sink:
+                            shutil.copyfileobj(source, sink, CHUNK)
+                        write_json(folder / "facts.json", describe_files(folder, [PLAIN]))
+                    log.info("%s: a plain copy for reading single passages is kept in %s", self.path, self._unpacked)
+        except (OSError, InputError) as error:
+            self._stays = True
+            log.info("%s: passages are read from the gzip file, as no plain copy can be kept (%s)", self.path, error)
+            return
         self._use_unpacked()
 
     def _use_unpacked(self) -> None:

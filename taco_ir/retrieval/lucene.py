@@ -33,6 +33,7 @@ MIN_JAVA = 21
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # Java reports them in the system's words
 # -Xrs: Ctrl-C stays Python's
 JVM_OPTIONS = ("-Xrs", "-Dlog4j2.StatusLogger.level=OFF", "-Dslf4j.internal.verbosity=WARN")
+LOCALES = ("LC_ALL", "LC_CTYPE", "LANG")  # environment variables; the first that is set counts
 
 
 @cache
@@ -63,11 +64,27 @@ def start_jvm(heap: str = HEAP) -> None:
     os.environ["PATH"] = f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"  # Pyserini's trec_eval calls `java`
     jnius_config.add_classpath(str(anserini_jar()))
     jnius_config.add_options(*JVM_OPTIONS, *filter(None, [heap]))
-    import jnius
+    with _names_in_utf8():
+        import jnius
 
-    jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
+        jnius.autoclass("java.util.logging.LogManager").getLogManager().reset()  # Lucene's notes on its own set-up
     level = jnius.autoclass("org.apache.logging.log4j.Level")
     jnius.autoclass("org.apache.logging.log4j.core.config.Configurator").setAllLevels("", level.ERROR)
+
+
+@contextmanager
+def _names_in_utf8() -> Iterator[None]:
+    """Let a JVM that starts read names of files as UTF-8, as Python does, where the locale knows ASCII alone."""
+    before = os.environ.get("LC_ALL")
+    said = next(filter(None, map(os.environ.get, LOCALES)), "C")
+    if said in ("C", "POSIX"):
+        os.environ["LC_ALL"] = "C.UTF-8"
+    try:
+        yield
+    finally:
+        os.environ.pop("LC_ALL", None)
+        if before is not None:
+            os.environ["LC_ALL"] = before
 
 
 def trim_jvm() -> None:

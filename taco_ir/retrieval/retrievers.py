@@ -95,9 +95,14 @@ class Ranker(ABC):
             yield self.search(topics._replace(queries=topics.queries[start : start + BATCH]), hits)
 
 
+def is_built(folder: Path) -> bool:
+    """Whether `folder / "index"` is a whole dense index."""
+    return (folder / "index" / "manifest.json").is_file()
+
+
 def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder: Path) -> None:
     """Encode into `folder / "vectors"` and index into `folder / "index"` what is missing; `name` is the model's."""
-    if not (folder / "index" / "manifest.json").is_file():
+    if not is_built(folder):
         recipe = Recipe.of(collection.passages, name, encoder)
         encode_collection(collection, encoder, recipe, folder / "vectors", Shard(1, 1))
         build_index(VectorSet(folder / "vectors"), folder / "index")
@@ -122,8 +127,9 @@ class DenseRetriever(Ranker):
         if self._folder is not None:
             return DenseIndex(Path(self._folder), encoder, store.fingerprint)
         folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
-        with exclusive(folder):
-            build_dense(self._collection, self.encoder, self.name, folder)
+        if not is_built(folder):  # a data home that is complete may be read-only
+            with exclusive(folder):
+                build_dense(self._collection, self.encoder, self.name, folder)
         return DenseIndex(folder / "index", encoder, store.fingerprint)
 
     @property
@@ -175,15 +181,21 @@ class BM25Retriever(Ranker):
 
     @cached_property
     def _index(self) -> BM25:
+        if not self.built:  # a data home that is complete may be read-only
+            with exclusive(self._folder):
+                self._build()
+        return BM25(self._folder, self._collection.passages.fingerprint)
+
+    def _build(self) -> None:
+        """Build the index, unless another process did meanwhile."""
+        if self.built:
+            return
         store = self._collection.passages
-        with exclusive(self._folder):
-            if not self.built:
-                with timed() as seconds:
-                    progress = Progress("BM25 index", store.count, "passages")
-                    build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
-                built = f"BM25 index of {store.count:,} passages built in {format_duration(seconds())}: {self._folder}"
-                print(built, file=sys.stderr)
-        return BM25(self._folder, store.fingerprint)
+        with timed() as seconds:
+            progress = Progress("BM25 index", store.count, "passages")
+            build_bm25(store.read(), store.count, store.fingerprint, self._folder, progress.at)
+        built = f"BM25 index of {store.count:,} passages built in {format_duration(seconds())}: {self._folder}"
+        print(built, file=sys.stderr)
 
     @property
     def inputs(self) -> dict[str, Any]:
