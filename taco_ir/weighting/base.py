@@ -127,12 +127,13 @@ class TaskWeighting(nn.Module):
     def skip_steps(self, steps: int) -> None:
         """Continue random choices as if `steps` steps had been taken before."""
 
-    def add(self, task: int, loss: Tensor | float, params: Sequence[Parameter]) -> None:
+    def add(self, task: int, loss: Tensor | float, params: Iterable[Parameter]) -> None:
         """Take the gradient of a task from `params`; afterwards every `.grad` is None, and its memory may be reused.
 
         A `.grad` that is None counts as zeros. Reading `loss` from a tensor waits for its device.
 
         Raises:
+            InputError: no parameter has a gradient: the backward pass was forgotten.
             FloatingPointError: the loss is not finite, or the gradient is not and would reach the state. The state is
                 unchanged; `drop` the step.
         """
@@ -143,31 +144,32 @@ class TaskWeighting(nn.Module):
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss of task {task} is {value}")
+        params = tuple(params)
+        if all(param.grad is None for param in params):
+            raise InputError(f"task weighting: task {task} has no gradient; call backward() on its loss before add()")
         gradients: Gradients = []
         for position, param in enumerate(params):
             grad, param.grad = param.grad, None
             if grad is not None and grad.is_sparse and position not in self.embeddings:
                 grad = grad.to_dense()
             gradients.append(grad)
-        self._params = tuple(params)
+        self._params = params
         with torch.no_grad():
             self._fold(task, gradients)
         self._losses[task] = value
         self._touched = [known or grad is not None for known, grad in zip(self._touched, gradients, strict=True)]
 
-    def combine(self, params: Sequence[Parameter]) -> StepReport:
+    def combine(self, params: Iterable[Parameter]) -> StepReport:
         """End the step: write the update to the `.grad` of every parameter, None where no task had one.
 
         Raises:
-            InputError: no task had a gradient.
             FloatingPointError: the update is not finite. No `.grad` is written, the state is finite; `drop` the step.
         """
         if len(self._losses) < self.tasks:
             raise ValueError(f"only tasks {sorted(self._losses)} of {self.tasks} were added to this step")
-        if not any(self._touched):
-            raise InputError("task weighting: no task had a gradient; call backward() on its loss before it is added")
         with torch.no_grad():
             update, report = self._update()
+        params = tuple(params)
         grads = [
             grad.to(param.dtype) if touched and grad is not None else None
             for param, grad, touched in zip(params, update, self._touched, strict=True)

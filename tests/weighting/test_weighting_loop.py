@@ -109,13 +109,18 @@ def test_backward_is_begin_add_and_combine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_parameters_may_be_a_list_a_tuple_or_an_iterator(name: str) -> None:
+def test_parameters_and_losses_may_be_a_list_a_tuple_or_an_iterator(name: str) -> None:
     updates = []
     for made in (list, tuple, iter, lambda params: (param for param in params)):
         model = TwoTasks()
         weighting = resolve(WEIGHTINGS[name])(made(model.shared), 2)
-        weighting.backward(model.losses(0), 1.0)
+        weighting.backward(made(model.losses(0)), 1.0)
         updates.append(flat([param.grad for param in model.shared], model.shared))
+        weighting.begin(1.0)
+        for task, loss in enumerate(model.losses(0)):
+            loss.backward(retain_graph=True)
+            weighting.add(task, loss.detach(), made(model.shared))
+        weighting.combine(made(model.shared))
     assert all(torch.equal(update, updates[0]) for update in updates)
 
 
@@ -179,11 +184,19 @@ def test_losses_that_give_no_gradients_are_told(given: object, said: str) -> Non
 def test_a_forgotten_backward_is_told(name: str) -> None:
     model = TwoTasks()
     weighting = resolve(WEIGHTINGS[name])(model.shared, 2)
-    weighting.begin(0.0)
-    for task, loss in enumerate(model.losses(0)):
-        weighting.add(task, loss.detach(), model.shared)
-    with pytest.raises(InputError, match=r"no task had a gradient; call backward\(\) on its loss"):
-        weighting.combine(model.shared)
+    for forgotten in (0, 1):  # one of them is enough
+        weighting.begin(0.0)
+        for task, loss in enumerate(model.losses(0)):
+            if task == forgotten:
+                with pytest.raises(
+                    InputError, match=rf"task {task} has no gradient; call backward\(\) on its loss bef"
+                ):
+                    weighting.add(task, loss.detach(), model.shared)
+                break
+            loss.backward(retain_graph=True)
+            weighting.add(task, loss.detach(), model.shared)
+    weighting.backward(model.losses(0), 0.0)  # the step that was begun is dropped
+    assert all(param.grad is not None for param in model.shared)
 
 
 def test_a_loss_that_is_not_finite_drops_the_step() -> None:
