@@ -74,8 +74,8 @@ def parser() -> Parser:
     flags.flag(
         "--format",
         "output format; without --measures, tables show only the first measure; svg draws the macro averages of the "
-        "first board [default: table]",
-        choices=(*TABLES, "html", "svg"),
+        "first board as bars, svg-topics the scores of up to four systems on each topic [default: table]",
+        choices=(*TABLES, "html", "svg", "svg-topics"),
     )
     flags.flag("--check", "search and score records again; exit code 2 if any score moved", action="store_true")
     which = flags.add_mutually_exclusive_group()
@@ -189,10 +189,11 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
         return board_json(found, quoted_beside(found))
     if options.format in TABLES:
         return render_boards(found, options.format, options.brief)
-    from taco_ir.studies.board_page import collect_examples, plot_averages, render_page
+    from taco_ir.studies.board_page import collect_examples, render_page
+    from taco_ir.studies.pictures import plot_averages, plot_topics
 
-    if options.format == "svg":
-        return plot_averages(found[0], measures[0])
+    if options.format.startswith("svg"):
+        return (plot_averages if options.format == "svg" else plot_topics)(found[0], measures[0])
     texts = collect_examples(runner, results, found[0].corpus) if runner else None
     if runner and texts is None:
         raise InputError(

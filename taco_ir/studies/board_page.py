@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs nothing else, and its averages as a picture (SVG).
+"""The leaderboard as one HTML file that needs nothing else.
 
 The page holds its data as JSON and scripts that draw it (page_assets/*.js): sortable tables, plots, and the queries
 that systems answer most differently, with what each ranks first.
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 MOST_QUERIES, RANKED = 20, 3  # of each topics, passages of each system
 SHOWN = 600  # characters of a passage
-WIDTH, LEFT, RIGHT, TOP, STEP = 880, 300, 90, 40, 28
-MOST_TICKS = 6
 # printable ASCII without what JSON or HTML escapes
 LETTERS = "".join(chr(code) for code in range(33, 127) if chr(code) not in "\"\\<>&'")
 SCRIPTS = ("leaderboard.js", "plots.js", "pairs.js")
@@ -231,40 +229,4 @@ def _make_example(topics: Topics, row: int, runs: Mapping[str, Run]) -> Example:
     ranked = {name: run.rankings[query.qid].docids for name, run in runs.items() if query.qid in run.rankings}
     return Example(
         row, query.qid, query.text, gold, {name: tuple(each[:RANKED]) for name, each in ranked.items()}, pages
-    )
-
-
-def plot_averages(board: Board, measure: str) -> str:
-    """The rows' averages (or scores of the only topics) as an SVG picture, best first, in light or dark colours."""
-    rows = [(row.name, stat) for row in board.rows if (stat := row.stat(board.overall, measure))]
-    reach = {name: max(stat.mean + (stat.sd or 0.0), *stat.by_seed) for name, stat in rows}
-    top = max(reach.values(), default=1.0) or 1.0
-    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if top / step <= MOST_TICKS or step == 1.0)
-    scale = (WIDTH - LEFT - RIGHT) / top
-
-    def place(value: float) -> float:
-        return round(LEFT + scale * max(0.0, value), 1)
-
-    bars = [
-        {
-            "name": name,
-            "y": TOP + STEP * number,
-            "length": round(scale * stat.mean, 1),
-            "low": None if stat.sd is None else place(stat.mean - stat.sd),
-            "high": None if stat.sd is None else place(stat.mean + stat.sd),
-            "seeds": [] if stat.sd is None else [place(value) for value in stat.by_seed],
-            "end": place(reach[name]),
-            "label": f"{stat.mean:.3f}",
-        }
-        for number, (name, stat) in enumerate(rows)
-    ]
-    ticks = [{"x": place(step * n), "label": f"{step * n:.2f}"} for n in range(int(top / step) + 1)]
-    template = templates_of("taco_ir.studies", "page_assets").get_template("board.svg")
-    return template.render(
-        title=f"{measure}, {board.overall}: {board.corpus} ({board.passages:,} passages)",
-        bars=bars,
-        ticks=ticks,
-        width=WIDTH,
-        height=TOP + STEP * len(rows) + 28,
-        left=LEFT,
     )

@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import statistics
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
 from taco_ir.studies.board import Board, BoardRow, Stat, make_boards
-from taco_ir.studies.board_page import most_different_queries, plot_averages
+from taco_ir.studies.board_page import most_different_queries
 from taco_ir.studies.jobs import make_home
 from taco_ir.studies.records import Record, TopicScores
 from taco_ir.studies.rescoring import sample_records, select_records
@@ -46,7 +45,6 @@ from taco_ir.studies.tables import (
 )
 
 RPREC = "page R-precision"
-SVG = "{http://www.w3.org/2000/svg}"
 RESULTS = fake_results(systems=4, topics=3, queries=60, seeds=3)
 (BOARD,) = make_boards(RESULTS, "naive", seed=0)
 
@@ -523,23 +521,3 @@ def test_a_data_home_of_its_own_shares_collections(tmp_path: Path, monkeypatch: 
     assert again.passage_path.is_relative_to(tmp_path / "own") and again.passage_path.samefile(path)
     shutil.rmtree(tmp_path / "own")
     assert path.is_file()
-
-
-@pytest.mark.parametrize("topics", [3, 1])
-def test_bars_are_proportional_and_best_first(topics: int) -> None:
-    results = [replace(each, system=each.system + " <b>&") for each in fake_results(6, topics, 50, seeds=3)]
-    (board,) = make_boards(results, None, 0)
-    root = ET.fromstring(plot_averages(board, RPREC))
-    means = [stat.mean for row in board.rows if (stat := row.stat(MACRO if topics > 1 else board.topics[0], RPREC))]
-    lengths = [float(rect.get("width", "")) for rect in root.iter(f"{SVG}rect")]
-    assert len(lengths) == 6 and lengths == sorted(lengths, reverse=True)
-    assert [length / lengths[0] for length in lengths] == pytest.approx([mean / means[0] for mean in means], abs=1e-3)
-    assert len(list(root.iter(f"{SVG}circle"))) == 5 * 3  # BM25 has one seed, which needs no dot
-    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
-    assert any("<b>&" in text for text in texts) and f"{means[0]:.3f}" in texts
-
-
-def test_a_board_without_values_has_no_bars() -> None:
-    (board,) = make_boards(fake_results(1, 1, 5), None, 0)
-    empty = replace(board, rows=())
-    assert not list(ET.fromstring(plot_averages(empty, RPREC)).iter(f"{SVG}rect"))

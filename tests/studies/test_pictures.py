@@ -1,0 +1,82 @@
+"""Boards as pictures: bars of averages, and points of topics."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from study_results import fake_results
+
+from taco_ir.core.files import InputError
+from taco_ir.evaluation.measures import MACRO
+from taco_ir.studies.board import Board, make_boards
+from taco_ir.studies.pictures import plot_averages, plot_topics
+
+RPREC = "page R-precision"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("topics", [3, 1])
+def test_bars_are_proportional_and_best_first(topics: int) -> None:
+    results = [replace(each, system=each.system + " <b>&") for each in fake_results(6, topics, 50, seeds=3)]
+    (board,) = make_boards(results, None, 0)
+    root = ET.fromstring(plot_averages(board, RPREC))
+    means = [stat.mean for row in board.rows if (stat := row.stat(MACRO if topics > 1 else board.topics[0], RPREC))]
+    lengths = [float(rect.get("width", "")) for rect in root.iter(f"{SVG}rect")]
+    assert len(lengths) == 6 and lengths == sorted(lengths, reverse=True)
+    assert [length / lengths[0] for length in lengths] == pytest.approx([mean / means[0] for mean in means], abs=1e-3)
+    assert len(list(root.iter(f"{SVG}circle"))) == 5 * 3  # BM25 has one seed, which needs no dot
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    assert any("<b>&" in text for text in texts) and f"{means[0]:.3f}" in texts
+
+
+def test_a_board_without_values_has_no_bars() -> None:
+    (board,) = make_boards(fake_results(1, 1, 5), None, 0)
+    empty = replace(board, rows=())
+    assert not list(ET.fromstring(plot_averages(empty, RPREC)).iter(f"{SVG}rect"))
+
+
+def points(board: Board) -> dict[str, list[float]]:
+    """The places across of each system's points, by its name, in the order of topics."""
+    root = ET.fromstring(plot_topics(board, RPREC))
+    found: dict[str, list[float]] = {}
+    for circle in root.iter(f"{SVG}circle"):
+        if (title := circle.find(f"{SVG}title")) is not None:
+            found.setdefault(str(title.text).rpartition(", ")[0], []).append(float(circle.get("cx", "")))
+    return found
+
+
+@pytest.fixture
+def board() -> Board:
+    (found,) = make_boards(fake_results(3, 2, 50, seeds=2), "naive", 0)
+    return found
+
+
+def test_points_lie_where_the_scores_say(board: Board) -> None:
+    found, means = points(board), {row.name: row.stat(board.topics[0], RPREC) for row in board.rows}
+    places = [(found[name][0] - 300) / stat.mean for name, stat in means.items() if stat]
+    assert len(places) == 3 and places == pytest.approx([places[0]] * 3, rel=1e-3)
+
+
+def test_a_way_leads_from_the_baseline_to_what_is_better_on_its_base(board: Board) -> None:
+    """...and there is none where nothing on that base is better."""
+    for baseline in (row.name for row in board.rows):
+        start = next(row for row in board.rows if row.name == baseline)
+        better = [
+            topics
+            for topics in board.topics
+            if any(
+                row.base == start.base and row.scores[topics][RPREC].mean > start.scores[topics][RPREC].mean
+                for row in board.rows
+            )
+        ]
+        root = ET.fromstring(plot_topics(replace(board, baseline=baseline), RPREC))
+        assert len(list(root.iter(f"{SVG}path"))) == len(better)
+        first = next(text for text in root.iter(f"{SVG}text") if text.text in {row.name for row in board.rows})
+        assert first.text == baseline
+
+
+def test_more_systems_than_colours_are_refused(board: Board) -> None:
+    with pytest.raises(InputError, match="shows 1 to 4 systems, not 6; hide by --without"):
+        plot_topics(replace(board, rows=board.rows * 2), RPREC)
