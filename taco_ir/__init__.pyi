@@ -2,7 +2,7 @@
 
 from taco_ir.adaptation.run import adapt as adapt
 from taco_ir.adaptation.settings import AdaptSettings as AdaptSettings
-from taco_ir.core.files import InputError as InputError
+from taco_ir.core.errors import InputError as InputError
 from taco_ir.core.run_formats import read_trec as read_trec
 from taco_ir.core.run_formats import write_trec as write_trec
 from taco_ir.core.types import EvidenceSet as EvidenceSet
