@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,8 +182,8 @@ def command_line() -> str:
 
 
 def current_commit() -> str:
-    """The commit of this package's checkout, with + where files differ from it; "" for an installed package."""
-    if not (PACKAGE.parent / ".git").exists():
+    """The commit of this package's checkout, with + where files differ; "" where it is installed, or without git."""
+    if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
         return ""
 
     def git(*words: str) -> str:

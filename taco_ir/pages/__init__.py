@@ -41,11 +41,12 @@ class Header(NamedTuple):
 
 def make_header(title: str) -> Header:
     """The header of a page that this process makes now."""
-    return Header(title, command_line(), datetime.now(UTC).strftime("%Y-%m-%d"), _describe_code())
+    return Header(title, command_line(), datetime.now(UTC).strftime("%Y-%m-%d"), describe_code())
 
 
 @cache
-def _describe_code() -> str:
+def describe_code() -> str:
+    """The version of this package, and its commit where it is a checkout, as it was when this process first asked."""
     version, commit = f"taco_ir {taco_ir.__version__}", current_commit()
     changed = ", changed since" * commit.endswith("+")
     return f"{version}, commit {commit[:COMMIT]}{changed}" if commit else version

@@ -22,6 +22,7 @@ from selenium.webdriver.common.keys import Keys
 
 import taco_ir
 from taco_ir.core.processes import command_line
+from taco_ir.pages import describe_code
 from taco_ir.pages.plots import GAP, HEIGHT, Series, place_labels, plot_lines, round_values
 
 PACKAGE = Path(taco_ir.__file__).parent
@@ -79,6 +80,16 @@ def test_a_header_says_where_a_page_comes_from(kind: str, monkeypatch: pytest.Mo
 def test_a_command_is_said_as_one_types_it(argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     assert command_line() == said
+
+
+def test_a_page_needs_no_git(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A training draws its curves on machines that have none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    describe_code.cache_clear()
+    try:
+        assert f"<span>taco_ir {taco_ir.__version__}</span>" in PAGES[kind]("plain")
+    finally:
+        describe_code.cache_clear()
 
 
 def test_colours_have_contrast() -> None:
