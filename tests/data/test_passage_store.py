@@ -281,7 +281,7 @@ def test_a_gzip_file_is_unpacked_once_and_reads_the_same(
     store = PassageStore(write(tmp_path / name, passages))
     store.unpack()
     (tmp_path / "elsewhere").mkdir()
-    again = PassageStore(write(tmp_path / "elsewhere" / name, passages))
+    again = PassageStore(Path(shutil.copy(store.path, tmp_path / "elsewhere")))  # to the byte: gzip has a time in it
     if name.endswith(".gz"):
         monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("the gzip file is read"))
     for each in (store, again):
