@@ -117,12 +117,19 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of MLflow, at MLFLOW_TRACKING_URI or else in `mlflow.db` of the training's folder."""
+    """A run of MLflow, at MLFLOW_TRACKING_URI or else in `mlflow.db` of the training's folder.
+
+    Each message is a transaction, which takes longer than a small step, so lines are sent together.
+    """
 
     NAMES = re.compile(r"[^\w\-. :/]")  # what may not be in names
+    EVERY = 5.0  # seconds between messages
+    MOST = 1000  # numbers of a message
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         self._output, self._settings = output, settings
+        self._waiting: list[Any] = []
+        self._sent = time.monotonic()
 
     def open(self, run: str | None) -> str:
         from mlflow import MlflowClient
@@ -146,13 +153,18 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(self.NAMES.sub("_", name), value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics)
+        self._waiting += [Metric(self.NAMES.sub("_", name), value, now, step) for name, value in values.items()]
+        if time.monotonic() - self._sent > self.EVERY:
+            self.flush()
 
     def flush(self) -> None:
-        pass  # what is sent is written
+        while self._waiting:
+            self._client.log_batch(self._run, metrics=self._waiting[: self.MOST])
+            del self._waiting[: self.MOST]
+        self._sent = time.monotonic()
 
     def close(self) -> None:
+        self.flush()
         self._client.set_terminated(self._run)
 
 
