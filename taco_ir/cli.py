@@ -295,10 +295,12 @@ def command(options: argparse.Namespace) -> dict[str, str]:
     return {name: repr(value) for name, value in vars(options).items()}
 
 
-def limit_search_flags(parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS) -> None:
+def limit_search_flags(
+    parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS, single: str = "--query"
+) -> None:
     """In a verb that searches: refuse flags of --topics with --query and the reverse, and model flags with BM25."""
-    parser.only(("--output", *of_topics), lambda options: options.query is None, "--topics")
-    parser.only(("--task",), lambda options: options.query is not None, "--query")
+    parser.only(("--output", *of_topics), lambda options: not asks_single(options), "--topics")
+    parser.only(("--task",), lambda options: options.query is not None or _asks_lines(options), single)
     parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
 
     def has_model(options: argparse.Namespace) -> bool:
@@ -307,10 +309,22 @@ def limit_search_flags(parser: Parser, of_topics: Sequence[str], of_dense: Seque
     parser.only(of_dense, has_model, "--retriever dense or hybrid")
 
 
+def _asks_lines(options: argparse.Namespace) -> bool:
+    return bool(getattr(options, "interactive", False))
+
+
+def asks_single(options: argparse.Namespace) -> bool:
+    """Whether single queries are asked, one that is given or one after the other."""
+    serves = getattr(options, "serve", None) is not None
+    return not options.topics and (options.query is not None or _asks_lines(options) or serves)
+
+
 def require_queries(options: argparse.Namespace, parser: Parser) -> None:
-    """Raises: InputError unless either --topics or --query is given, the latter with a text."""
-    if bool(options.topics) == bool(options.query is not None):
-        raise InputError(f"give either --topics or --query (see {parser.prog} --help)")
+    """Raises: InputError unless one of --topics, --query and what stays open is given, a query with a text."""
+    given = [bool(options.topics), options.query is not None, _asks_lines(options)]
+    if sum(given) + (getattr(options, "serve", None) is not None) != 1:
+        others = ", --interactive or --serve" if hasattr(options, "serve") else ""
+        raise InputError(f"give either --topics or --query{others} (see {parser.prog} --help)")
     if options.query is not None and not options.query.strip():
         raise InputError("--query is empty; give a text")
 

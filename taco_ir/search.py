@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from argparse import BooleanOptionalAction
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import compress
 from pathlib import Path
 
 from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
 from taco_ir.core.processes import log
-from taco_ir.core.texts import snippet
 from taco_ir.core.types import Query, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
 from taco_ir.evaluation.measures import default_measures, score_run
@@ -21,7 +20,9 @@ from taco_ir.retrieval.choices import COMPARED_UP_TO, DENSE, FUSION, RUN_SUFFIXE
 from taco_ir.retrieval.chosen_weights import ChosenWeights
 from taco_ir.retrieval.fusion import OF_MODEL, WEIGHTS_FILE
 from taco_ir.retrieval.retriever import Retriever
+from taco_ir.retrieval.retrievers import BM25Retriever
 from taco_ir.retrieval.topic_runs import search_topics
+from taco_ir.serving import HELP, ask, show_hits, typed_lines
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
 
@@ -34,13 +35,24 @@ def parser() -> Parser:
         "and kept.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
-        '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq',
+        '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq\n'
+        "  python -m taco_ir.search --serve 8000",
     )
     flags.flag("--qrels", type=Path)
     flags.flag("--query", "search for this one query and print the hits")
     flags.flag("--task")
     flags.flag("--retriever")
-    flags.flag("--hits", f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} with --query]", default=None)
+    flags.flag("--interactive", "search for each line that is typed or piped in, with all open", action="store_true")
+    flags.flag(
+        "--serve",
+        "show a search page at this port of this machine (0: any free one): dense, BM25 and hybrid side by side, with "
+        "gold marked for queries of the dev topics",
+        type=int,
+        metavar="PORT",
+    )
+    flags.flag(
+        "--hits", f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} for single queries]", default=None
+    )
     output = "run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
     flags.flag("--output", output)
     formats = tuple(RUN_SUFFIXES)
@@ -64,10 +76,20 @@ def parser() -> Parser:
         "the runs; choose on train topics, not on those that you report",
         action="store_true",
     )
-    limit_search_flags(flags, ("--qrels", "--output-format", "--compare", "--no-compare", "--choose-weights"))
+    of_topics = ("--qrels", "--output-format", "--choose-weights")
+    limit_search_flags(flags, of_topics, single="--query or --interactive")
+    flags.only(("--format",), lambda options: options.serve is None, "what is printed, not with --serve")
+    flags.only(
+        ("--compare", "--no-compare"),
+        lambda options: bool(options.topics) or options.serve is not None,
+        "--topics or --serve",
+    )
     flags.only(
         ("--hybrid-weights",),
-        lambda options: options.retriever == FUSION or (options.query is None and options.compare is not False),
+        lambda options: (
+            options.retriever == FUSION
+            or (options.compare is not False and (bool(options.topics) or options.serve is not None))
+        ),
         "--retriever hybrid, or systems that are compared",
     )
     chooses = "--retriever dense and systems that are compared, without --hybrid-weights"
@@ -83,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     flags = parser()
     options = flags.parse_args(argv)
     require_queries(options, flags)
-    hits = options.hits or (DEFAULT_HITS if options.query is None else SHOWN_HITS)
+    hits = options.hits or (DEFAULT_HITS if options.topics else SHOWN_HITS)
     request = SearchRequest(
         model_choice(options),
         options.retriever,
@@ -94,8 +116,8 @@ def main(argv: Sequence[str]) -> None:
         options.hybrid_weights,
     )
     collection = open_collection(options.collection)
-    if options.query is not None:
-        show_hits(request, collection, options.query, options.task, options.format)
+    if not options.topics:
+        answer(request, collection, options)
         return
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if options.qrels:
@@ -138,27 +160,30 @@ def print_scores(
     print(score_table(collection, topics, named, measures, form), end="")
 
 
-def show_hits(request: SearchRequest, collection: Collection, text: str, task: str | None, form: str) -> None:
-    """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
+def answer(request: SearchRequest, collection: Collection, options: Namespace) -> None:
+    """Answer single queries: the one that is given, those that are typed, or those of a page."""
+    together = request.retriever
+    if options.serve is not None and together == DENSE:
+        side_by_side = BM25Retriever(collection).at_hand if options.compare is None else options.compare
+        together = FUSION if side_by_side else DENSE
     retriever = Retriever(
         collection,
         request.model,
-        retriever=request.retriever,
+        retriever=together,
         index=request.index,
         weights=request.hybrid_weights,
-        tasks=[task],
+        tasks=[options.task],
     )
-    hits = retriever.search(text, task, request.hits)
-    if not hits:
-        log.warning("no hits: no passage has a word of %r, stop words aside", text)
-    if form != "table":
-        rows: list[list[Cell]] = [[hit.rank, hit.score, hit.docid, hit.title, hit.text] for hit in hits]
-        print(render(Table(text, ["rank", "score", "docid", "title", "text"], rows), form), end="")
-        return
-    marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")
-    for hit in hits:
-        print(f"{hit.rank:>3}  {hit.score:.4f}  {hit.title or '(no title)'}  [{hit.docid}]")
-        print(f"     {snippet(text, hit.text, marks=marks)}")
+    if options.serve is not None:
+        from taco_ir.serving.page import SearchPage, serve
+
+        serve(SearchPage(retriever, request.hits), options.serve)
+    elif options.interactive:
+        log.info(HELP)
+        show = partial(show_hits, options.format)
+        ask(retriever, options.task, request.hits, show, typed_lines("query> "))
+    else:
+        show_hits(options.format, options.query, retriever.search(options.query, options.task, request.hits))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ ORDER = (
     ("weighting", "data", "encoders"),
     ("evaluation", "retrieval"),
     ("pages",),
+    ("serving",),
     ("negatives",),
     ("reading",),
     ("training",),

@@ -43,7 +43,6 @@ from taco_ir.encoders.model_folder import ModelFolder
 from taco_ir.encoders.text_encoder import TextEncoder
 from taco_ir.evaluation.measures import Scores
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.retrieval.choices import COMPARED_UP_TO
 from taco_ir.retrieval.frozen_base import FrozenIndex
 from taco_ir.retrieval.frozen_index import compare_texts, open_frozen_index
 from taco_ir.retrieval.retrievers import BM25Retriever
@@ -269,7 +268,7 @@ class Adaptation:
         if self.collection is None or not self.settings.compare:
             return {}, []
         retriever = BM25Retriever(self.collection)
-        if not retriever.built and self.collection.passages.count > COMPARED_UP_TO:
+        if not retriever.at_hand:
             return {}, [f"BM25 is not compared: its index of {self.collection.name} is not built"]
         try:
             retriever.check(())

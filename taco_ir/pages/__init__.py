@@ -58,6 +58,7 @@ def make_page(
     title: str,
     styles: Sequence[str] = (),
     scripts: Sequence[str] = (),
+    forms: bool = False,
     **values: Any,
 ) -> str:
     """A page as HTML, every value escaped.
@@ -67,9 +68,11 @@ def make_page(
         name: of the template, which extends `page.html`.
         styles: files of rules that only this page needs.
         scripts: files of its script; most pages have none.
+        forms: whether it has forms, which ask the server that it came from.
     """
     style, script = _join(templates, (STYLE, *styles)), _join(templates, scripts)
     policy = {"style": _hash_source(style), "script": _hash_source(script) if script else ""}
+    policy["forms"] = "'self'" if forms else "'none'"
     page = templates.get_template(name)
     return page.render(header=make_header(title), style=style, script=script, policy=policy, **values)
 

@@ -179,6 +179,11 @@ class BM25Retriever(Ranker):
     def built(self) -> bool:
         return (self._folder / "manifest.json").is_file()
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether its index is there, or soon built, so that it is compared with where nobody says."""
+        return self.built or self._collection.passages.count <= choices.COMPARED_UP_TO
+
     @cached_property
     def _index(self) -> BM25:
         if not self.built:  # a data home that is complete may be read-only

@@ -18,7 +18,7 @@ from taco_ir.core.processes import log, timed
 from taco_ir.core.run_formats import write_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.retrieval.choices import COMPARED_UP_TO, IN_RECORDS, RETRIEVERS, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import IN_RECORDS, RETRIEVERS, RUN_SUFFIXES, SearchRequest
 from taco_ir.retrieval.retrievers import Ranker, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
@@ -49,9 +49,7 @@ def search_topics(
     overwrite = overwrite or output is None
     compare = request.compare
     if compare is None:
-        compare = retriever is retrievers.dense and (
-            retrievers.bm25.built or collection.passages.count <= COMPARED_UP_TO
-        )
+        compare = retriever is retrievers.dense and retrievers.bm25.at_hand
     judged = [topic for topic in topics if topic.has_gold]
     if compare and output is None:  # what is compared has a default name, too
         also = (replace(request, retriever=name) for name in RETRIEVERS if name != request.retriever)

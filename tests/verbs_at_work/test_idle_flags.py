@@ -30,6 +30,8 @@ IDLE = {
         "--query q": f"{OF_TOPICS} --hybrid-weights",
         "--query q --retriever hybrid": OF_TOPICS,
         "--query q --retriever bm25": f"{OF_TOPICS} --hybrid-weights {OF_MODEL}",
+        "--interactive": f"{OF_TOPICS} --hybrid-weights",
+        "--serve 0": f"{OF_TOPICS.replace('--compare --no-compare ', '')} --task --format",
     },
     "answer": {
         "--reader r --topics t": "--task --overwrite",

@@ -1,0 +1,72 @@
+"""Answers to single queries: in a terminal here, of one or of one a line; in a browser, see `taco_ir.serving.page`.
+
+Encoder and index stay open.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from taco_ir.core.files import InputError
+from taco_ir.core.processes import log, timed
+from taco_ir.core.texts import snippet
+from taco_ir.evaluation.tables import Cell, Table, render
+from taco_ir.retrieval.retriever import Hits, Retriever
+
+TASK = "/task"
+HELP = f"a query a line; {TASK} NAME changes the task, {TASK} alone to none; an empty line or Ctrl-D ends"
+
+
+def show_hits(form: str, text: str, hits: Hits) -> None:
+    """Print the hits of one query: title, score, docid and a snippet with the query's words marked; or as a table."""
+    if not hits:
+        log.warning("no hits: no passage has a word of %r, stop words aside", text)
+    if form != "table":
+        rows: list[list[Cell]] = [[hit.rank, hit.score, hit.docid, hit.title, hit.text] for hit in hits]
+        print(render(Table(text, ["rank", "score", "docid", "title", "text"], rows), form), end="")
+        return
+    marks = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() else ("*", "*")
+    for hit in hits:
+        print(f"{hit.rank:>3}  {hit.score:.4f}  {hit.title or '(no title)'}  [{hit.docid}]")
+        print(f"     {snippet(text, hit.text, marks=marks)}", flush=True)
+
+
+def ask(
+    retriever: Retriever, task: str | None, hits: int, show: Callable[[str, Hits], None], lines: Iterable[str]
+) -> None:
+    """Answer each line; what is wrong with one is said, and the next is read.
+
+    Args:
+        show: prints the hits of a query.
+        lines: without their ends; an empty one is the last.
+    """
+    for line in lines:
+        text = line.strip()
+        if not text:
+            return
+        if text.split()[0] == TASK:
+            task = text.removeprefix(TASK).strip() or None
+            continue
+        try:
+            with timed() as seconds:
+                found = retriever.search(text, task, hits)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        show(text, found)
+        print(f"{1000 * seconds():.0f} ms", file=sys.stderr)
+
+
+def typed_lines(prompt: str) -> Iterable[str]:
+    """What is typed, with a line editor where there is one, or what is piped in; Ctrl-C ends it as Ctrl-D does."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401 - `input` uses it
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            yield input(prompt)
+    print(file=sys.stderr)
