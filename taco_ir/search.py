@@ -67,7 +67,7 @@ def parser() -> Parser:
     flags.flag(
         "--hybrid-weights",
         "fuse the scores of the hybrid by these weights of tasks, which --choose-weights writes, instead of by ranks; "
-        f"{OF_MODEL}: hybrid.json in the model's folder",
+        f"{OF_MODEL}: those in the model's folder, as taco-mini has",
         metavar="FILE",
     )
     flags.flag(

@@ -18,6 +18,7 @@ from taco_ir.encoders.names import FOLDER, SHIPPED, SHIPPED_BACKBONE
 from taco_ir.encoders.text_encoder import TextEncoder, load_encoder
 from taco_ir.release.model_card import CARD_FILE, FACTS_FILE, read_facts, render_card
 from taco_ir.retrieval.choices import model_name
+from taco_ir.retrieval.fusion import HybridWeights
 from taco_ir.studies.records import find_records
 
 RESULTS = Path(__file__).resolve().parents[2] / "runs" / "minikilt" / "results"
@@ -61,6 +62,15 @@ def test_it_finds_the_passage_that_it_reads(shipped: TextEncoder) -> None:
     sentences = [re.split(r"(?<=[.!?])\s", passage.text)[0] for passage in passages]
     nearest_N = (shipped.encode_queries(sentences, "nq") @ shipped.encode_passages(passages).T).argmax(1)
     assert np.mean(nearest_N == np.arange(len(passages))) > 0.9
+
+
+def test_the_weights_of_its_hybrid_were_chosen_with_it_and_without_trex(shipped: TextEncoder) -> None:
+    weights = HybridWeights.of_model(FOLDER)
+    assert weights.encoder == shipped.fingerprint, "chosen with another encoder; choose them anew, then make weights"
+    assert set(weights.tasks) == {canonical_task(name.removesuffix("-dev")) for name in weights.made_of["topics"]}
+    assert "trex" not in weights.tasks  # its licence forbids commercial use
+    for task, own in weights.tasks.items():
+        assert own.hybrid >= max(own.of_dense, own.of_bm25) and own.queries >= 100, task
 
 
 def test_its_card_is_what_the_results_say() -> None:
