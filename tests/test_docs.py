@@ -383,3 +383,15 @@ def test_the_files_and_packages_that_contributing_names_exist() -> None:
         path.parent.relative_to(ROOT / "taco_ir").as_posix() for path in (ROOT / "taco_ir").rglob("__init__.py")
     }
     assert packages - {name.rstrip("/") for name in named} <= {"."}
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_from_top_to_bottom(notebook: Path, folder: Path, backbone: Path) -> None:
+    """Their cells in order in one process, with a backbone of one layer in the place of the package's."""
+    cells = read_json(notebook, dict[str, Any])["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    script = folder / "notebook.py"
+    script.write_text(code.replace("taco-mini-backbone", str(backbone)), encoding="utf-8")
+    done = warm.run([sys.executable, str(script)], folder, without_java(folder.parent / "bin"))
+    assert done.returncode == 0, f"{notebook.name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"

@@ -1,0 +1,14 @@
+# An image with the wheel alone, no checkout: docker build -t taco-ir . && docker run -v taco:/data taco-ir search --topics nq-dev
+FROM python:3.11-slim AS wheel
+COPY . /source
+RUN pip wheel --no-deps --wheel-dir /wheels /source
+
+FROM python:3.11-slim
+COPY --from=wheel /wheels /wheels
+# the CPU build of PyTorch; leave the index out for CUDA's
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu /wheels/*.whl && rm -r /wheels
+ENV TACO_IR_HOME=/data
+VOLUME /data
+WORKDIR /work
+ENTRYPOINT ["taco-ir"]
+CMD ["--help"]
