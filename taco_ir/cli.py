@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from taco_ir.core.files import KEPT, QUOTED_UP_TO, InputError, data_home, in_data_home, printable
-from taco_ir.core.processes import end_with_parent, share_processors
+from taco_ir.core.processes import OURS, end_with_parent, share_processors
 from taco_ir.core.suggestions import nearest, suggest
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
 
@@ -331,6 +331,7 @@ def require_queries(options: argparse.Namespace, parser: Parser) -> None:
 
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a verb's `main`; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
+    OURS.set()
     end_with_parent()
     share_processors()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -13,6 +13,7 @@ from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, r
 from taco_ir.core.processes import log
 from taco_ir.core.types import Query, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
+from taco_ir.encoders.light_imports import prefer_light_imports
 from taco_ir.evaluation.measures import default_measures, score_run
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
@@ -116,6 +117,7 @@ def main(argv: Sequence[str]) -> None:
         options.hybrid_weights,
     )
     collection = open_collection(options.collection)
+    prefer_light_imports()
     if not options.topics:
         answer(request, collection, options)
         return

@@ -27,6 +27,7 @@ PARENT = "TACO_IR_PARENT"  # environment variable: the process that started this
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 ENDED = 2  # exit code of a process whose parent has ended
 PACKAGE = Path(__file__).resolve().parents[1]
+OURS = threading.Event()  # set where a verb is the whole process, and not a function that a program calls
 
 
 class Progress:

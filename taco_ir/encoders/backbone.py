@@ -11,6 +11,7 @@ from taco_ir.core.files import QUOTED_UP_TO, InputError, read_json
 from taco_ir.core.typed import abbreviate
 from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.head import HEAD_FILE, read_head
+from taco_ir.encoders.light_imports import lightly
 from taco_ir.encoders.model_folder import COLBERT, PEFT_WEIGHTS, T5_ENCODERS, Kind, ModelFolder
 from taco_ir.encoders.weights import CONFIG, KEY, is_int8, read_weights
 
@@ -38,6 +39,7 @@ def usable_device(name: str) -> torch.device:
         raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
 
 
+@lightly()
 def load_backbone(
     folder: ModelFolder, config: EncoderConfig
 ) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
@@ -96,8 +98,8 @@ def _load_model(folder: ModelFolder, config: EncoderConfig) -> tuple[Any, dict[s
     described = transformers.AutoConfig.from_pretrained(path, **LOCAL)
     delattr(described, KEY)  # the model in memory, and saved again, is plain
     if loader is transformers.AutoModel:  # which does not load weights without files
-        with torch.device("meta"):
-            loader = type(loader.from_config(described))
+        known = transformers.MODEL_MAPPING[type(described)]
+        loader = known[0] if isinstance(known, tuple) else known
     weights = read_weights(path)
     return loader.from_pretrained(None, config=described, state_dict=weights, **loaded)  # type: ignore[no-any-return]
 

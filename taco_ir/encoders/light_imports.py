@@ -1,0 +1,115 @@
+"""Imports transformers without its compiler and what training on many machines needs: a query costs 0.7 of the time.
+
+A model that only encodes uses none of it, and a verb that answers one query spends most of its time on imports.
+transformers is imported as it is where accelerate, scipy and torch.distributed are not installed. That is for good, so
+it is for verbs, whose processes are ours, and not for programs that import this package.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from taco_ir.core.processes import OURS, collector_paused
+
+LIGHT = threading.Event()
+WHOLE = "transformers.modeling_utils"  # with it everything is imported
+SHARED = (WHOLE, "transformers.generation.utils", "transformers.masking_utils")
+# functions of transformers.utils that say what is installed
+ABSENT = (
+    *("is_accelerate_available", "is_scipy_available", "is_torch_distributed_available"),
+    "is_torch_flex_attn_available",
+)
+COMPILER, TRACING = "torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"
+USED = "TransformGetItemToIndex"  # of TRACING, by masks that models of texts do not have
+
+
+def prefer_light_imports() -> None:
+    """Let `lightly` leave out what encoding does not need, if a verb is the whole process."""
+    if OURS.is_set():
+        LIGHT.set()
+
+
+@contextmanager
+def lightly() -> Iterator[None]:
+    """Import what all models of transformers share, and load one: lightly where that is preferred, else as it is.
+
+    Lightly is too late where the modules are there already.
+    """
+    if not LIGHT.is_set() or COMPILER in sys.modules:
+        yield
+        return
+    import_module("torch")
+    with ExitStack() as light:
+        light.enter_context(_without_compiler())
+        if WHOLE not in sys.modules and not _import_transformers():
+            light.close()
+        yield
+
+
+def _import_transformers() -> bool:
+    """Import it without what encoding does not need; False, and nothing is left of it, where a version needs that."""
+    before = {*sys.modules}
+    try:
+        with collector_paused(), _without_packages():
+            for name in SHARED:
+                import_module(name)
+    except Exception:
+        for name in sys.modules.keys() - before:
+            if name.partition(".")[0] == "transformers":
+                del sys.modules[name]
+        return False
+    return True
+
+
+@contextmanager
+def _without_packages() -> Iterator[None]:
+    """Let transformers find that some packages are not there."""
+    asked = [import_module(name) for name in ("transformers.utils.import_utils", "transformers.utils")]
+    found = [(module, name, getattr(module, name)) for module in asked for name in ABSENT if hasattr(module, name)]
+    try:
+        for module, name, _ in found:
+            setattr(module, name, lambda: False)
+        yield
+    finally:
+        for module, name, function in found:
+            setattr(module, name, function)
+
+
+class _Compiler(ModuleType):
+    """Stands for torch's compiler: whatever marks functions for it leaves them as they are."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _not_compiled
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Put modules with the names that transformers uses in the place of torch's compiler."""
+    compiler, tracing = _Compiler(COMPILER), ModuleType(TRACING)
+    compiler.__path__ = []
+    setattr(tracing, USED, _real)
+    sys.modules.update({COMPILER: compiler, TRACING: tracing})
+    try:
+        yield
+    finally:
+        for name in (COMPILER, TRACING):
+            sys.modules.pop(name)
+        vars(sys.modules["torch"]).pop("_dynamo", None)
+
+
+def _not_compiled(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    """What marks functions that are not to be compiled; nothing is."""
+    return function if function is not None else lambda each: each
+
+
+def _real() -> Any:
+    """The real thing, once a mask needs it."""
+    return getattr(import_module(TRACING), USED)()
