@@ -174,7 +174,7 @@ def answer(request: SearchRequest, collection: Collection, options: Namespace) -
         retriever=together,
         index=request.index,
         weights=request.hybrid_weights,
-        tasks=[options.task],
+        tasks=[options.task] if options.query is not None or options.task else [],  # else it is said with each query
     )
     if options.serve is not None:
         from taco_ir.serving.page import SearchPage, serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -120,3 +121,8 @@ def test_a_single_query_takes_its_task_s_module(
             search.main([*asked, "--retriever", name])
     search.main([*asked, "--task", "FEV"])
     assert "  1  " in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:  # which may be said later
+        patch.setattr("sys.stdin", io.StringIO("who came\n/task FEV\nwho came\n"))
+        search.main(["--interactive", *asked[2:]])
+    printed = capsys.readouterr()
+    assert printed.out.count("  1  ") == 1 and "--task names the task of --query" in printed.err
