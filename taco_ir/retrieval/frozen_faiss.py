@@ -110,7 +110,7 @@ def _read(file: Path) -> Any:
         raise InputError(
             f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"
         ) from error
-    if not index.ntotal:
+    if index is None or not index.ntotal:  # faiss reads "null" as no index
         raise InputError(f"{file}: this index holds no vectors")
     if not _metric(index):
         raise InputError(f"{file}: its metric is number {index.metric_type} of faiss; inner product and L2 are allowed")

@@ -25,6 +25,7 @@ KEPT = "kilt"  # of the data home; the rest is made when it is needed
 BLOCK_ROWS = 4  # of a block of vectors: six blocks of the small collection
 READING = {  # verbs that write nothing, or that cannot run here
     "evaluate": "prints",
+    "completion": "prints",
     "pyserini": "runs Pyserini's commands",
     "push": "writes to a hub, in one commit; tests/release/test_hub.py has one",
     "data list": "prints",

@@ -253,6 +253,11 @@ def test_bits_and_an_empty_index_are_refused(tmp_path: Path) -> None:
         open_frozen_index(tmp_path / "bits", write_ids(tmp_path))
     with pytest.raises(InputError, match="empty: this index holds no vectors"):
         open_frozen_index(tmp_path / "empty", write_ids(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "index").write_bytes(b"null")  # what faiss writes for no index, and reads as none
+    (tmp_path / "theirs" / "docid").write_text("a\n")
+    with pytest.raises(InputError, match="index: this index holds no vectors"):
+        open_frozen_index(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("kind", ["faiss", "npy", "parquet"])

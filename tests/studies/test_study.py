@@ -102,7 +102,7 @@ def test_conditions(tmp_path: Path) -> None:
         ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
         ("tolerance = 0.01", "", "conditions.toml: no tolerance, which is needed"),
         ("hits = 20", "hits = ", r"conditions.toml: not valid TOML: Invalid value \(at line 5"),
-        ("hits = 20", "depth = 20", "conditions.toml: unknown key 'depth'; valid: name, topics, tolerance, condition"),
+        ("hits = 20", "depth = 20", r"conditions.toml: unknown key 'depth'; did you mean hits\?"),
         ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
         ("{taco}/model", "{second}/model", "conditions need each other: second, seed 2 -> second, seed 2"),
     ],
