@@ -98,7 +98,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def dose_tables(analysis: Analysis) -> list[Table]:
-    """The dose of each episode that logged it, averaged over its steps; no table where none did."""
+    """A table of each episode's dose, the mean of the steps that logged it; no table where no episode logged any."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         for episode, logged in model.dose.items():

@@ -128,7 +128,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "type": positive,
         "default": 1024,
         "metavar": "N",
-        "help": "most texts to encode at once [default: 1024]",
+        "help": "texts to encode at once, at most [default: 1024]",
     },
     "--device": {"default": "cpu", "metavar": "DEVICE", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone has moved: its folder now"},

@@ -48,7 +48,7 @@ def parser() -> Parser:
     flags.flag("--mine-skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
     window = "use hits A + 1 to B, as --mine-skip A --mine-depth B: one window for all sources, or one for each"
     flags.flag("--window", window, nargs="+", type=read_window, metavar="A:B")
-    keep = f"most negatives of a query from each source [default: {DEFAULTS.keep}]"
+    keep = f"negatives of a query from each source, at most [default: {DEFAULTS.keep}]"
     flags.flag("--mine-keep", keep, type=positive, default=DEFAULTS.keep, metavar="N")
     flags.flag(
         "--drop-answers",

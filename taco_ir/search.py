@@ -43,7 +43,11 @@ def parser() -> Parser:
     flags.flag("--query", "search for this one query and print the hits")
     flags.flag("--task")
     flags.flag("--retriever")
-    flags.flag("--interactive", "search for each line that is typed or piped in, with all open", action="store_true")
+    flags.flag(
+        "--interactive",
+        "read queries from the terminal or a pipe, one a line; encoder and index stay loaded",
+        action="store_true",
+    )
     flags.flag(
         "--serve",
         "show a search page at this port of this machine (0: any free one): dense, BM25 and hybrid side by side, with "

@@ -111,10 +111,10 @@ class AdaptSettings(Settings):
     width: int = same("tune_width", only=None)
     budget: str = same("tune_budget", only=None)
     positions: str | None = same("tune_positions", only=None)
-    query_length: int = flag(0, "most tokens of a query; auto: the model's own", min=1, named=AUTO)
+    query_length: int = flag(0, "tokens of a query at most; auto: the model's own", min=1, named=AUTO)
     temperature: float = same("temperature", only=None)
     softmax_passages: int = flag(
-        500_000, "most passages of an index whose softmax is exact; of a larger one it is sampled", min=0
+        500_000, "the softmax is exact over up to this many passages, and sampled over more", min=0
     )
     hits: int = flag(256, "sampled softmax: hits of each query, searched for with the current adapter", min=1)
     random: int = flag(8192, "sampled softmax: random passages, which stand for all others", min=1)
@@ -145,11 +145,13 @@ class AdaptSettings(Settings):
     validate_on: tuple[str, ...] = flag(
         NOTHING, "topics that are held out instead, as --topics", metavar="TOPICS", whole=True
     )
-    validation_queries: int = flag(400, "most queries of a task that are held out", min=2, only=MEASURES)
+    validation_queries: int = flag(400, "queries of a task that are held out, at most", min=2, only=MEASURES)
     validate_every: int = same("validate_every", default=25, only=MEASURES)
     patience: int = same("patience", only=MEASURES)
     keep_if_better: bool = flag(
-        True, "leave a task that the adapter does not help on held-out queries to the model as it was", only=MEASURES
+        True,
+        "where the adapter does not improve a task's held-out queries, keep the original model for it",
+        only=MEASURES,
     )
     compare: bool = flag(True, "search held-out queries with BM25 as well", only=COMPARES)
     checkpoint_every: int = same("checkpoint_every", default=50)

@@ -70,7 +70,7 @@ class Counts(NamedTuple):
 
     @property
     def specific(self) -> float:
-        """The task-specific share of all parameters."""
+        """The share of all parameters that are task-specific, in the bin of the lowest entropies."""
         return sum(self.by_bin[0]) / self.size
 
     @property

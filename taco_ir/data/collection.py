@@ -62,9 +62,19 @@ class Topics(NamedTuple):
 
     @property
     def gold_fingerprint(self) -> str:
-        """Hash of all that scores depend on: also answers and evidence."""
+        """Hash of all that scores depend on: also answers, evidence, and grades where there are any."""
         return fingerprint(
-            [[query.qid, query.text, query.task, query.answers, query.evidence, query.grades] for query in self.queries]
+            [
+                [
+                    query.qid,
+                    query.text,
+                    query.task,
+                    query.answers,
+                    query.evidence,
+                    *([query.grades] * bool(query.grades)),
+                ]
+                for query in self.queries
+            ]
         )
 
 

@@ -141,5 +141,5 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def relevant(grades: Mapping[str, int]) -> tuple[EvidenceSet, ...]:
-    """What is relevant, each document as an evidence set of its own."""
+    """Documents with a grade above 0, each as an evidence set of its own."""
     return tuple(EvidenceSet((docid,), (docid,)) for docid, grade in grades.items() if grade > 0)

@@ -204,7 +204,7 @@ class ModelFolder:
         return str(inside.resolve()) if inside.is_dir() else record.base
 
     def backbone(self, given: str | None = None) -> ModelFolder:
-        """The folder of the adapters' backbone; of other kinds this folder itself.
+        """For adapters the folder of their backbone, for others this folder itself.
 
         Args:
             given: its place, where that is not the one in the record.

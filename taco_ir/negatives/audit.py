@@ -165,9 +165,10 @@ class _Task:
             None if self._topics.task in WITHOUT_SPANS else self._has_answer,
         )
 
-    def _has_answer(self, query: Query, docid: str) -> bool:
+    def _has_answer(self, query: Query, docid: str, texts: AnswerTexts | None = None) -> bool:
+        """Whether a passage has an answer of the query: one that was retrieved, or one of other `texts`."""
         answers = self._answers[query.qid]
-        return bool(answers) and self._texts.holds(docid, answers)
+        return bool(answers) and (texts or self._texts).holds(docid, answers)
 
     def examples(self, rng: random.Random, count: int) -> Iterator[Example]:
         """Sample up to `count` queries that have negatives."""
@@ -194,8 +195,8 @@ class _Task:
             shown = self._shown(query, self._passages[each.docid], each.score)
             yield Suspected(self._topics.name, query, margin, shown)
 
-    def _shown(self, query: Query, passage: Passage, score: float | None) -> Shown:
-        has_answer = passage.docid in self._passages and self._has_answer(query, passage.docid)
+    def _shown(self, query: Query, passage: Passage, score: float | None, texts: AnswerTexts | None = None) -> Shown:
+        has_answer = self._has_answer(query, passage.docid, texts)
         around = " ".join(query.answers) if has_answer else query.plain_text
         return Shown(score, passage.docid, passage.title, snippet(around, passage.text, marks=MARKS), has_answer)
 
@@ -212,6 +213,8 @@ class _Task:
             present = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
             named[query.qid] = list(dict.fromkeys(present))[:SHOWN]
         passages = store.get(list(dict.fromkeys(docid for docids in named.values() for docid in docids)))
+        texts = AnswerTexts(passages)
         return {
-            query.qid: [self._shown(query, passages[docid], None) for docid in named[query.qid]] for query in queries
+            query.qid: [self._shown(query, passages[docid], None, texts) for docid in named[query.qid]]
+            for query in queries
         }

@@ -111,7 +111,10 @@ class FrozenIndex:
         self.encoder, self.metric, self.lost, self.remarks = encoder, metric, lost, tuple(remarks)
         self._vectors_ND = vectors
         if len(docids) != len(vectors):
-            raise InputError(f"{path}: {len(vectors):,} vectors, but {len(docids):,} docids; they go by their order")
+            raise InputError(
+                f"{path}: {len(vectors):,} vectors, but {len(docids):,} docids; "
+                " there must be one for each vector, in their order"
+            )
         self._row_of = {docid: row for row, docid in enumerate(docids)}
         if len(self._row_of) < len(docids):
             row, docid = next((row, docid) for row, docid in enumerate(docids) if self._row_of[docid] != row)

@@ -90,7 +90,7 @@ class Ranker(ABC):
         return {self.name: self.search(topics, hits)}
 
     def search_batches(self, topics: Topics, hits: int) -> Iterator[Run]:
-        """Yield the same run in batches of queries, for reporting progress."""
+        """Yield what `search` returns a batch of queries at a time, so that progress can be shown."""
         for start in range(0, len(topics.queries), BATCH):
             yield self.search(topics._replace(queries=topics.queries[start : start + BATCH]), hits)
 

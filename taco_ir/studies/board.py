@@ -269,15 +269,15 @@ def _note_fewer_seeds(pairs: Sequence[Pair], topics: Sequence[str], measure: str
         stat = _make_row(fewer, topics, ()).stat(MACRO if len(topics) > 1 else topics[0], measure)
         score = f", by which it has {stat.mean:.3f}" if stat else ""
         seeds = f"seed{'s' if len(fewer.seeds) > 1 else ''} {', '.join(map(str, fewer.seeds))}"
-        notes.append(f"{baseline.name}: rows with {seeds} alone are compared with the same of it{score}")
+        notes.append(f"{baseline.name}: rows with only {seeds} are compared with its {seeds}{score}")
     return list(dict.fromkeys(notes))
 
 
 def _note_machines(results: Sequence[Record]) -> list[str]:
     """A note where records were made on machines of several kinds, on which the same training ends differently."""
     machines = Counter(result.made["processor"] for result in results if "processor" in result.made)
-    named = "; ".join(f"{machine}: {count}" for machine, count in machines.most_common())
-    return [f"machines that the records were made on: {named}"] if len(machines) > 1 else []
+    named = ", ".join(f"{count} on {machine}" for machine, count in machines.most_common())
+    return [f"records were made on several machines: {named}"] if len(machines) > 1 else []
 
 
 def _note_untested(systems: Sequence[System]) -> list[str]:

@@ -9,7 +9,8 @@ from taco_ir.core.files import InputError
 from taco_ir.pages import templates_of
 from taco_ir.studies.board import Board
 
-WIDTH, LEFT, RIGHT, TOP, STEP, KEY = 880, 300, 90, 40, 28, 22
+WIDTH, RIGHT, TOP, STEP, KEY = 880, 90, 40, 28, 24
+LEFT, TOPICS_LEFT = 300, 170  # room for names of systems, of topics
 MOST_TICKS = 6
 COLOURS = 4  # of systems in a picture of topics
 
@@ -18,7 +19,7 @@ def plot_averages(board: Board, measure: str) -> str:
     """The rows' averages (or scores of the only topics) as bars, best first."""
     rows = [(row.name, stat) for row in board.rows if (stat := row.stat(board.overall, measure))]
     reach = {name: max(stat.mean + (stat.sd or 0.0), *stat.by_seed) for name, stat in rows}
-    place, ticks = _scale(max(reach.values(), default=1.0))
+    place, ticks = _scale(max(reach.values(), default=1.0), LEFT)
     bars = [
         {
             "name": name,
@@ -32,7 +33,9 @@ def plot_averages(board: Board, measure: str) -> str:
         }
         for number, (name, stat) in enumerate(rows)
     ]
-    return _draw("board.svg", board, f"{measure}, {board.overall}", TOP + STEP * len(rows), bars=bars, ticks=ticks)
+    return _draw(
+        "board.svg", board, f"{measure}, {board.overall}", TOP + STEP * len(rows), left=LEFT, bars=bars, ticks=ticks
+    )
 
 
 def plot_topics(board: Board, measure: str) -> str:
@@ -48,7 +51,7 @@ def plot_topics(board: Board, measure: str) -> str:
     scores = {
         topics: [(row, stat.mean) for row in rows if (stat := row.stat(topics, measure))] for topics in board.topics
     }
-    place, ticks = _scale(max((score for found in scores.values() for _, score in found), default=1.0))
+    place, ticks = _scale(max((score for found in scores.values() for _, score in found), default=1.0), TOPICS_LEFT)
     top = TOP + KEY * len(rows)
     lines = []
     for number, (topics, found) in enumerate(scores.items()):
@@ -59,17 +62,27 @@ def plot_topics(board: Board, measure: str) -> str:
         line = {"name": topics.removesuffix("-dev"), "y": top + STEP * number, "points": points}
         lines.append(line | {"way": (place(before), place(after)) if moved else None})
     keys = [{"system": number, "name": row.name, "y": TOP + KEY * number} for number, row in enumerate(rows)]
-    return _draw("topics.svg", board, measure, top + STEP * len(lines), lines=lines, keys=keys, ticks=ticks, top=top)
+    return _draw(
+        "topics.svg",
+        board,
+        measure,
+        top + STEP * len(lines),
+        left=TOPICS_LEFT,
+        lines=lines,
+        keys=keys,
+        ticks=ticks,
+        top=top,
+    )
 
 
-def _scale(top: float) -> tuple[Callable[[float], float], Sequence[dict[str, Any]]]:
+def _scale(top: float, left: int) -> tuple[Callable[[float], float], Sequence[dict[str, Any]]]:
     """Where a score lies across, and the ticks from 0 to the largest."""
     top = top or 1.0
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if top / step <= MOST_TICKS or step == 1.0)
-    scale = (WIDTH - LEFT - RIGHT) / top
+    scale = (WIDTH - left - RIGHT) / top
 
     def place(value: float) -> float:
-        return round(LEFT + scale * max(0.0, value), 1)
+        return round(left + scale * max(0.0, value), 1)
 
     return place, [{"x": place(step * n), "label": f"{step * n:.2f}"} for n in range(int(top / step) + 1)]
 
@@ -82,7 +95,6 @@ def _draw(template: str, board: Board, what: str, bottom: int, **parts: Any) -> 
             title=f"{what}: {board.corpus} ({board.passages:,} passages)",
             width=WIDTH,
             height=bottom + 28,
-            left=LEFT,
             **parts,
         )
     )

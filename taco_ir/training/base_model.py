@@ -110,7 +110,7 @@ def build_encoder(
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
             f"roles is {base.roles}; with tune {adapters.tune} the adapters tell roles apart (tune_roles);"
-            " leave one of them out"
+            " leave roles out, or tune all weights (tune full)"
         )
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:

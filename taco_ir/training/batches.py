@@ -65,8 +65,8 @@ def _divide_rest(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
         return [share or 0 for share in given]
     if (rest := settings.batch_size - taken) < len(others):
         raise InputError(
-            f"batch_size is {settings.batch_size}; tasks with a share take {taken}, so {len(others)} others need at"
-            f" least {taken + len(others)}"
+            f"batch_size is {settings.batch_size}; tasks with a share take {taken} and each of {len(others)} others"
+            f" needs one, so at least {taken + len(others)} are needed"
         )
     divided = iter(divide_batch(replace(settings, batch_size=rest), others))
     return [share or next(divided) for share in given]

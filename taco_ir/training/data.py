@@ -292,7 +292,7 @@ class TrainingData:
         return build_samplers(self.tasks, examples, shares, self.run.seed, mined)
 
     def examples(self, task: str, negatives: Negatives | None = None) -> list[TrainExample]:
-        """A task's training examples: the sample of its train queries, without those that validation ranks for."""
+        """A task's training examples: the sample of its train queries, without those that are held out."""
         found = self._examples(task)
         return with_negatives(found, TopicsName(self.places[task].task, "train"), negatives) if negatives else found
 

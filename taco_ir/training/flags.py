@@ -73,7 +73,7 @@ PRETRAIN = Verb(
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
-        "max_passages": "most passages read into memory, sampled by the seed in runs of neighbours;"
+        "max_passages": "passages read into memory at most, sampled by the seed in runs of neighbours;"
         " none: all, about 1.5 GB a million",
         "batch_size": "documents of a step; each brings two spans, or one without span_contrast",
         "epochs": "passes over the documents",

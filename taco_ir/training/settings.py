@@ -89,7 +89,7 @@ class RunSettings(Settings):
     seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
     device: str = flag("cpu", "cpu, cuda, cuda:1, ...", metavar="DEVICE")
     train_share: float = flag(1.0, "share of each task's train queries to use, sampled by the seed", above=0, max=1)
-    max_examples: int = flag(0, "most train queries of a task, sampled by the seed; none: all", min=1, named=NO)
+    max_examples: int = flag(0, "train queries of a task at most, sampled by the seed; none: all", min=1, named=NO)
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class EncoderSettings(Settings):
     normalize: bool = flag(False, "scale vectors to length 1")
     prompts: bool = flag(True, "put the task's name before its queries")
     query_length: int = flag(
-        0, "most tokens of a query; auto: as TACO, 32 to 256 by task, 4 more with prompts", min=1, named=AUTO
+        0, "tokens of a query at most; auto: as TACO, 32 to 256 by task, 4 more with prompts", min=1, named=AUTO
     )
-    passage_length: int = flag(160, "most tokens of a passage", min=1)
+    passage_length: int = flag(160, "tokens of a passage at most", min=1)
     passage_template: str = flag(
         "{title} {text}",
         "how a passage is read; its fields are {title} and {text}",
@@ -171,7 +171,7 @@ class AdapterSettings(Settings):
 class BatchSettings(Settings):
     """Batches of retrieval and their contrastive loss."""
 
-    batch_size: int = flag(64, "queries of a step over all tasks", min=1, only=BATCHED)
+    batch_size: int = flag(64, "queries of a step, all tasks together", min=1, only=BATCHED)
     shares: str = flag(
         "temperature",
         "a task's share of a batch: proportional to its size, by temperature, uniform,"
@@ -180,7 +180,10 @@ class BatchSettings(Settings):
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
     share_temperature: float = flag(
-        4.0, "c of shares by temperature: (task's share of the queries)^(1/c)", above=0, only=BY_TEMPERATURE
+        4.0,
+        "temperature c: shares grow as (a task's share of the queries)^(1/c); larger is more even",
+        above=0,
+        only=BY_TEMPERATURE,
     )
     hard_negatives: int = flag(
         1,
@@ -240,7 +243,7 @@ class ObjectiveSettings(Settings):
     reading_batch: int = flag(16, "questions of a step for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
-        "most mined passages without an answer that are read with the gold one; validation takes as many from its pool",
+        "mined passages without an answer that are read beside the gold one, at most; validation takes up to as many",
         min=0,
         only=READS,
     )
@@ -249,7 +252,7 @@ class ObjectiveSettings(Settings):
     passage_weight: float = flag(1.0, "factor of the loss of a self-supervised task", above=0, only=SELF_SUPERVISES)
     max_passages: int = flag(
         0,
-        "most passages that self-supervised tasks read, sampled by the seed and kept in memory; none: all",
+        "passages that self-supervised tasks read at most, sampled by the seed and kept in memory; none: all",
         min=1,
         named=NO,
         only=ON_PASSAGES,
@@ -266,7 +269,7 @@ class ObjectiveSettings(Settings):
         choices=("passage", "page"),
         only=CONTRASTS,
     )
-    length: int = flag(128, "most tokens of a span with its special tokens", min=2 * MIN_SPAN, only=PRETRAINS)
+    length: int = flag(128, "tokens of a span at most, with its special tokens", min=2 * MIN_SPAN, only=PRETRAINS)
     mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in", above=0, max=0.5, only=MASKS)
 
     def check(self) -> None:
@@ -403,8 +406,8 @@ class TaskSettings(Settings):
         None, "its name in that collection; by default the table's", test=lambda text: text != "", allowed="a task"
     )
     prompt: str | None = flag(None, "text before its queries")
-    query_length: int | None = flag(None, "most tokens of a query, with the prompt", min=1)
-    passage_length: int | None = flag(None, "most tokens of a passage in its batches", min=1)
+    query_length: int | None = flag(None, "tokens of a query at most, with the prompt", min=1)
+    passage_length: int | None = flag(None, "tokens of a passage in its batches, at most", min=1)
     share: int | None = flag(None, "its queries of a batch; tasks without one divide the rest", min=1)
     hard_negatives: int | None = flag(None, "hard negatives of a query", min=0)
     negatives: str | None = flag(

@@ -131,6 +131,18 @@ def header(collection: Collection, seed: int = 0) -> NegativesHeader:
     return NegativesHeader("by hand", "", collection.passages.fingerprint, 10, 0, 9, ("gold",), seed)
 
 
+def test_gold_that_is_nobodys_negative_is_searched_for_answers(small: Collection) -> None:
+    write_negatives(
+        Path("n.jsonl"), header(small), [("nq-train", "q0", ["4#1"], [1]), ("nq-train", "q1", ["4#1"], [1])]
+    )
+    topics = small.load_topics("nq-train")
+    answered = topics.queries[0]._replace(answers=("part0",))
+    own = topics._replace(queries=[answered, topics.queries[1]._replace(answers=("nowhere",))])
+    audit = audit_file(small, [own], {"nq-train": [Retrieved(2, 0, {})]}, Path("n.jsonl"))
+    holds = {each.query.qid: [gold.has_answer for gold in each.gold] for each in audit.examples}
+    assert holds == {"q0": [True], "q1": [False]}
+
+
 def test_a_bad_file_is_seen_to_be_bad(small: Collection) -> None:
     """Gold and answers are counted in what was written, whatever the miner believed."""
     rows = [

@@ -331,7 +331,7 @@ def test_records_of_several_machines_are_said() -> None:
     made[0] = replace(made[0], made={"processor": "few"})
     assert make_boards(made[1:], None, seed=0)[0].notes == ()
     (note,) = make_boards(made, None, seed=0)[0].notes
-    assert note == f"machines that the records were made on: many cores: {len(made) - 1}; few: 1"
+    assert note == f"records were made on several machines: {len(made) - 1} on many cores, 1 on few"
 
 
 def test_baselines_and_measures_that_mean_nothing_are_refused() -> None:
@@ -383,7 +383,8 @@ def test_seeds_that_one_system_alone_has_do_not_count_where_two_are_compared() -
         )
         assert found == expected
         had = f"by which it has {row(alike, 'naive').scores[MACRO][RPREC].mean:.3f}"
-        rows = f"rows with seeds {', '.join(map(str, seeds))} alone are compared with the same of it"
+        named = f"seeds {', '.join(map(str, seeds))}"
+        rows = f"rows with only {named} are compared with its {named}"
         assert f"naive (minilm-l6): {rows}, {had}" in board.notes
     assert len(board.notes) == 2, "BM25's only seed is no training's"
 

@@ -55,7 +55,7 @@ def board() -> Board:
 
 def test_points_lie_where_the_scores_say(board: Board) -> None:
     found, means = points(board), {row.name: row.stat(board.topics[0], RPREC) for row in board.rows}
-    places = [(found[name][0] - 300) / stat.mean for name, stat in means.items() if stat]
+    places = [(found[name][0] - 170) / stat.mean for name, stat in means.items() if stat]
     assert len(places) == 3 and places == pytest.approx([places[0]] * 3, rel=1e-3)
 
 

@@ -16,8 +16,10 @@ from taco_ir.adaptation import settings
 from taco_ir.adaptation.settings import AdaptSettings
 from taco_ir.core.settings import given_values, rules_of
 from taco_ir.data.__main__ import held_out_parser
+from taco_ir.data.collection import open_collection
 from taco_ir.studies.commands import fill_command
 from taco_ir.studies.conditions import DATA_COMMANDS, Condition, Study, read_study
+from taco_ir.studies.records import read_records
 from taco_ir.training.flags import given_flags, read_settings
 
 search = module_of("search")
@@ -77,3 +79,17 @@ def test_recorded_scores(condition: dict[str, Any], tmp_path: Path, capsys: pyte
     found = {row["topics"]: row[condition["measure"]] for row in rows if row["system"] == condition["system"]}
     for topics, expected in condition["expected"].items():
         assert found[topics] == pytest.approx(expected, abs=condition["tolerance"]), topics
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_gold_of_records_is_that_of_the_collection(study: Study, minikilt: Path) -> None:
+    """So that new records can stand beside those that are kept."""
+    collection = open_collection(str(minikilt))
+    recorded = {
+        (name, scores.fingerprint)
+        for each in (read_records(study.results) if study.results.is_dir() else ())
+        for name, scores in each.topics.items()
+        if not scores.part_of
+    }
+    now = {name: collection.load_topics(name).gold_fingerprint for name, _ in recorded}
+    assert recorded == set(now.items())

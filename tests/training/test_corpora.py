@@ -303,5 +303,8 @@ def test_shares_of_a_batch() -> None:
     assert divide_batch(BatchSettings(), [9, 9], [3, 4]) == [3, 4]
     with pytest.raises(InputError, match="batch_size is 16; the shares of the tasks sum to 7"):
         divide_batch(batch, [9, 9], [3, 4])
-    with pytest.raises(InputError, match="batch_size is 16; tasks with a share take 15, so 2 others need at least 17"):
+    with pytest.raises(
+        InputError,
+        match="batch_size is 16; tasks with a share take 15 and each of 2 others needs one, so at least 17 are needed",
+    ):
         divide_batch(batch, [9, 9, 9], [15, None, None])

@@ -169,7 +169,9 @@ class Adapters(nn.Module):
                 fault = "it does not change the vectors"
             else:
                 continue
-            raise InputError(f"tune: {self.method} does not work on this backbone, adapter {name!r}: {fault}")
+            raise InputError(
+                f"tune: {self.method} does not work on this backbone, adapter {name!r}: {fault}; try another method"
+            )
 
 
 def load_adapters(backbone: nn.Module, folder: Path) -> Adapters:
