@@ -9,8 +9,10 @@ reliably are computed again one by one in float64: the order of hits never depen
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,10 +23,11 @@ from taco_ir.core.types import Ranking, Vectors
 
 QUERIES = 512  # queries that a thread scores together
 LEAST = 128  # queries that are worth a thread: of fewer, products take nearly all the time
-ROWS = 4096  # vectors scored together
+ROWS = 8192  # vectors scored together
+AHEAD = 2  # blocks of vectors that are read before threads have scored them
 CROWD = 3  # candidates kept before they are thinned out, in multiples of hits
 TIES = 10  # candidates of a query with close scores, in multiples of hits, beyond which they are computed exactly
-PAIRS = 8192  # pairs of a query and a vector that are multiplied in float64 at once
+PAIRS = 512  # pairs of a query and a vector that are multiplied in float64 at once
 UNIT = 2.0**-23  # twice the relative error of a rounded float32
 
 
@@ -48,7 +51,7 @@ def exact_search(
         several_BD = queries_BD[start : start + QUERIES * threads]
         parts = np.array_split(several_BD, min(threads, -(-len(several_BD) // LEAST)))
         blocks = [_Block(part_BD, vectors_ND, docids_N, hits) for part_BD in parts]
-        for block, found in zip(blocks, _search_all(blocks), strict=True):
+        for block, found in zip(blocks, _search_all(blocks, vectors_ND), strict=True):
             ends = np.searchsorted(found.query, np.arange(1, block.count))
             for row_K, score_K in zip(np.split(found.row, ends), np.split(found.score, ends), strict=True):
                 yield Ranking.of(docids_N[row_K].tolist(), score_K).top(hits)
@@ -62,11 +65,31 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _search_all(blocks: Sequence[_Block]) -> list[Candidates]:
+def _search_all(blocks: Sequence[_Block], vectors_ND: Vectors) -> list[Candidates]:
+    """The candidates of each block of queries; threads take one each, and the same vectors at a time."""
     if len(blocks) == 1:
-        return [blocks[0].search()]
-    with _blas().limit(limits=1), ThreadPoolExecutor(len(blocks)) as pool:
-        return list(pool.map(_Block.search, blocks))
+        for start in range(0, len(vectors_ND), ROWS):
+            blocks[0].add(start, *_read(vectors_ND, start))
+        return [blocks[0].finish()]
+    with _blas().limit(limits=1), ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in blocks]  # each does its blocks in order
+        added: deque[list[Future[None]]] = deque()
+        for start in range(0, len(vectors_ND), ROWS):
+            read = _read(vectors_ND, start)
+            added.append(
+                [thread.submit(block.add, start, *read) for thread, block in zip(threads, blocks, strict=True)]
+            )
+            if len(added) > AHEAD:
+                for each in added.popleft():
+                    each.result()
+        found = [thread.submit(block.finish) for thread, block in zip(threads, blocks, strict=True)]
+        return [each.result() for each in found]
+
+
+def _read(vectors_ND: Vectors, start: int) -> tuple[Vectors, float]:
+    """Vectors from a row on, copied where an index's file has them at odd bytes, and the largest of their norms."""
+    block_ND: Vectors = np.require(vectors_ND[start : start + ROWS], np.float32, "A")
+    return block_ND, float(np.einsum("nd,nd->n", block_ND, block_ND).max(initial=0.0)) ** 0.5 * (1 + UNIT)
 
 
 class _Block:
@@ -82,6 +105,7 @@ class _Block:
         self._norm_B = np.linalg.norm(queries_BD.astype(np.float64), axis=1)
         self._longest = 0.0  # largest norm of a vector so far
         self._floor_B = np.full(self.count, -np.inf)  # the hits-th best score so far
+        self._pending: list[Candidates] = []
 
     @property
     def _close_B(self) -> npt.NDArray[np.float64]:
@@ -89,22 +113,22 @@ class _Block:
         close_B: npt.NDArray[np.float64] = rounding(self._queries_BD.shape[1]) * self._norm_B * self._longest
         return close_B
 
-    def search(self) -> Candidates:
+    def add(self, start: int, block_ND: Vectors, longest: float) -> None:
+        """Score the vectors from row `start` on, and keep those that can be among the best; `longest` is their norm."""
+        self._longest = max(self._longest, longest)
+        scores_BN = self._queries_BD @ block_ND.T
+        width = scores_BN.shape[1]
+        if not start and width > self._hits:
+            last = width - self._hits
+            self._floor_B = np.partition(scores_BN, last, axis=1)[:, last].astype(np.float64)
+        places = np.flatnonzero(scores_BN >= self._least_B[:, None])
+        self._pending.append(Candidates(places // width, start + places % width, scores_BN.ravel()[places]))
+        if sum(len(found.row) for found in self._pending) > CROWD * self._hits * self.count:
+            self._pending = [self._thin(self._pending)]
+
+    def finish(self) -> Candidates:
         """Candidates sorted by query, all that can be among the best hits; close scores are exact."""
-        pending: list[Candidates] = []
-        for start in range(0, len(self._vectors_ND), ROWS):
-            block_ND = self._vectors_ND[start : start + ROWS]
-            self._longest = max(self._longest, longest_norm(block_ND))
-            scores_BN = self._queries_BD @ block_ND.T
-            width = scores_BN.shape[1]
-            if not start and width > self._hits:
-                last = width - self._hits
-                self._floor_B = np.partition(scores_BN, last, axis=1)[:, last].astype(np.float64)
-            places = np.flatnonzero(scores_BN >= self._least_B[:, None])
-            pending.append(Candidates(places // width, start + places % width, scores_BN.ravel()[places]))
-            if sum(len(found.row) for found in pending) > CROWD * self._hits * self.count:
-                pending = [self._thin(pending)]
-        return self._rescore_close(self._thin(pending))
+        return self._rescore_close(self._thin(self._pending))
 
     @property
     def _least_B(self) -> npt.NDArray[np.float32]:
