@@ -5,7 +5,6 @@ One page without a script, made anew for each query; it listens on this machine 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
@@ -164,7 +163,6 @@ def make_server(page: SearchPage, port: int) -> HTTPServer:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"--serve {port}: {reason}; give another port, or 0 for any that is free") from error
-    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return server
 
 
