@@ -58,6 +58,7 @@ class _Theirs(FrozenIndex):
 
     def __init__(self, path: Path, layout: str, file: Path, docids: Sequence[str] | None) -> None:
         self._index = index = _read(file)
+        self._file = file
         labels_N = _labels(file, index)
         self._rows = _numbering(labels_N)
         names = _names(file, docids, labels_N, int(index.ntotal))
@@ -66,8 +67,7 @@ class _Theirs(FrozenIndex):
         super().__init__(path, layout, vectors, names, None, _metric(index), lost, remarks)
 
     def search(self, queries_BD: Vectors, hits: int) -> npt.NDArray[np.int64]:
-        found_BK = self._index.search(np.ascontiguousarray(queries_BD, dtype=np.float32), hits)[1]
-        return self._rows(found_BK)
+        return self._rows(_search(self._file, self._index, queries_BD, hits)[1])
 
 
 def open_ours(path: Path, docids: Path | None) -> FrozenIndex:  # noqa: ARG001 - a layout with docids of its own
@@ -206,7 +206,7 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
     losses = list(_losses(file, layers))
     rebuilt = check_finite(file, _rebuilt(file, inner, keys_N), count)
     vectors = keep_on_disk(rebuilt, count, int(index.d))
-    return vectors, "; ".join(filter(None, [*losses, _gap(index, labels_N, vectors)]))
+    return vectors, "; ".join(filter(None, [*losses, _gap(file, index, labels_N, vectors)]))
 
 
 def _layers(index: Any) -> Iterator[Any]:
@@ -282,10 +282,19 @@ def _turns(step: Any) -> bool:
     return bool(np.allclose(turned @ turned.T, np.eye(step.d_out), atol=1e-3))
 
 
-def _gap(index: Any, labels_N: Labels | None, vectors: Matrix) -> str:
+def _search(file: Path, index: Any, queries_BD: Vectors, hits: int) -> tuple[Vectors, Labels]:
+    """Scores and labels that faiss finds. Raises: InputError for an index that was read but cannot be searched."""
+    try:
+        scores_BK, found_BK = index.search(np.ascontiguousarray(queries_BD, dtype=np.float32), hits)
+    except RuntimeError as error:
+        raise InputError(f"{file}: faiss cannot search it ({_reason(error)}); the file is damaged") from error
+    return scores_BK, found_BK
+
+
+def _gap(file: Path, index: Any, labels_N: Labels | None, vectors: Matrix) -> str:
     """How far the scores of an index are from those of its rebuilt vectors, in words; "" where they are the same."""
     queries_BD = vectors[np.linspace(0, len(vectors) - 1, PROBES).astype(np.int64)]
-    scores_BK, found_BK = index.search(queries_BD, min(PROBED_HITS, len(vectors)))
+    scores_BK, found_BK = _search(file, index, queries_BD, min(PROBED_HITS, len(vectors)))
     rows_BK, largest = _numbering(labels_N)(found_BK), 0.0
     for query_D, scores_K, rows_K in zip(queries_BD, scores_BK, rows_BK, strict=True):
         there = rows_K >= 0

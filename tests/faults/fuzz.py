@@ -503,8 +503,9 @@ def frozen(world: Path) -> dict[str, Reader]:
     def opened(path: Path, given: Path | None = None) -> Read:
         def read() -> None:
             index = open_frozen_index(path, given)
-            index.search(vectors_ND[:2], 3)
             index.block(0, len(index))
+            if index.dim == width:
+                index.search(vectors_ND[:2], 3)
 
         return read
 
