@@ -1,12 +1,14 @@
 """faiss indexes that stay: ours, Pyserini's, and bare files. Vectors are rebuilt from what the index stores of them.
 
-Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read from a memory map of the file. Others
-are rebuilt once, on opening, into a file without a name. The index itself searches, as it was saved.
+Vectors that are stored whole and in order (Flat, HNSW, a refining Flat) are read where they are: for Flat and HNSW in a
+memory map of the file. Others are rebuilt once, on opening, into a file without a name. The index itself searches, as
+it was saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from taco_ir.retrieval.frozen_base import (
 # L2 orders by the inner product less half the squared norm: norms this near to each other shift no score by more than
 # this share of the squared norm
 ONE_NORM = 0.01
+# How files begin that are mapped: Flat, and HNSW over Flat. faiss maps others too, but then a few bytes less at their
+# ends go unseen or end the process; when it reads them into memory it tells.
+MAPPED = (b"IxFI", b"IxF2", b"IxFl", b"IHNf")
 IN_ROWS = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")  # kinds that store vectors whole, one after the other
 PROBES, PROBED_HITS = 16, 10  # searches that compare the scores of an index with those of the vectors rebuilt from it
 SAME_SCORE = 1e-3  # as a share of the largest score
@@ -94,7 +99,7 @@ def open_faiss(path: Path, docids: Path | None) -> FrozenIndex:
 
 
 def _read(file: Path) -> Any:
-    """faiss's index of a file, from a memory map where faiss can."""
+    """faiss's index of a file."""
     import faiss
 
     with file.open("rb") as source:
@@ -104,8 +109,8 @@ def _read(file: Path) -> Any:
             f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); floats are needed, not bits"
         )
     try:
-        # lists are read whole: a map of lists that are cut short ends the process, or gives any numbers
-        index = faiss.read_index(str(file), 0 if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC)
+        with _no_vector_beyond(file.stat().st_size):
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if kind in MAPPED else 0)
     except (RuntimeError, MemoryError) as error:
         raise InputError(
             f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"
@@ -115,6 +120,22 @@ def _read(file: Path) -> Any:
     if not _metric(index):
         raise InputError(f"{file}: its metric is number {index.metric_type} of faiss; inner product and L2 are allowed")
     return index
+
+
+@contextmanager
+def _no_vector_beyond(size: int) -> Iterator[None]:
+    """Let faiss refuse a vector of more bytes than a file has, for which it would fill the memory with zeros first."""
+    import faiss
+
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):  # an older faiss
+        yield
+        return
+    usual = faiss.get_deserialization_vector_byte_limit()
+    faiss.set_deserialization_vector_byte_limit(size)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(usual)
 
 
 def _reason(error: Exception) -> str:
