@@ -7,16 +7,16 @@ import shlex
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.encoders.adapters.methods import mergeable, method_of
 from taco_ir.encoders.backbone import load_backbone
 from taco_ir.encoders.config import ANY_TASK, MENTION, NONE, EncoderConfig
-from taco_ir.encoders.foreign_modules import LENGTHS_FILE, MODULES_FILE, PROMPTS_FILE, THEIR_POOLING
+from taco_ir.encoders.foreign_modules import THEIR_POOLING
 from taco_ir.encoders.model_folder import INDEX, T5_ENCODERS, WEIGHTS, Kind, ModelFolder
-from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE, is_int8, write_plain
+from taco_ir.encoders.module_files import named_prompts, split_template, write_modules
+from taco_ir.encoders.weights import INT8_FILE, is_int8, write_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,6 @@ START = "python -m taco_ir.pyserini"
 PLAIN_TEMPLATE = "{title} {text}"  # the one that Pyserini's document encoder has
 PYSERINI_POOLING = {"first": "cls", "mean": "mean"}
 INSTEAD = "use --encoder-class taco, or the exported queries"
-MODULES = "sentence_transformers.models"  # names that every version reads
 
 
 def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
@@ -196,58 +195,23 @@ def write_sentence_transformers(
     Raises:
         InputError: for pooling that it does not have, or a template of passages that is no title and text.
     """
-    from safetensors.torch import save_file
-
     folder = ModelFolder(source, base)
     _refuse_parts(folder, config, THEIR_POOLING.values())
-    literals, names = [""], []
-    for literal, name, _, _ in Formatter().parse(config.passage_template):
-        literals[-1] += literal
-        if name is not None:
-            literals.append("")
-            names.append(name)
-    inside, between, *rest = literals
-    if names != ["title", "text"] or any(rest):
+    if (parts := split_template(config)) is None:
         raise InputError(
             f"sentence-transformers cannot hold the passage template {config.passage_template!r}, only a prefix, title"
             " and text"
         )
-    prompt = config.passage_prompt + inside
-    tokens = max(config.query_length, config.passage_length)
-    copy_backbone(folder, target, tokens)
-    lengths: dict[str, Any] = {"max_seq_length": tokens, "do_lower_case": config.lowercase}
-    if config.query_length != config.passage_length:
-        lengths |= {"query_length": config.query_length, "document_length": config.passage_length}
-    write_json(target / LENGTHS_FILE, lengths)
-    dense = _dense_layers(folder, config)
-    kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * config.normalize]
-    paths = [f"{place}_{kind}" if place else "" for place, kind in enumerate(kinds)]
-    entries = enumerate(zip(kinds, paths, strict=True))
-    modules = [{"idx": i, "name": str(i), "path": path, "type": f"{MODULES}.{kind}"} for i, (kind, path) in entries]
-    write_json(target / MODULES_FILE, modules)
-    for path in filter(None, paths):
-        (target / path).mkdir()
-    for place, (said, tensors) in enumerate(dense, start=2):
-        write_json(target / paths[place] / "config.json", said)
-        save_file(tensors, target / paths[place] / PLAIN_FILE)
+    of_passage, between = parts
+    copy_backbone(folder, target, max(config.query_length, config.passage_length))
     model = read_json(folder.files / "config.json", dict[str, Any])
     width = next(model[key] for key in ("hidden_size", "d_model", "dim") if key in model)  # dim: DistilBERT's
-    pooling = {
-        "word_embedding_dimension": width,
-        "pooling_mode_cls_token": config.pooling == "first",
-        "pooling_mode_mean_tokens": config.pooling == "mean",
-        "pooling_mode_lasttoken": config.pooling == "last",
-    }
-    write_json(target / "1_Pooling" / "config.json", pooling)
-    prompts = {("query" if task == ANY_TASK else task): prompt for task, prompt in config.prompts.items()}
-    prompts["document"] = prompt
+    prompts = named_prompts(config, of_passage)
+    write_modules(target, config, width, prompts, _dense_layers(folder, config))
     joined = f"title{between}text"
     notes = [f"a passage is one text, {joined!r}, which users of the folder write"] * (between != " ")
     log_differences("sentence-transformers", [*notes, *list_differences(config)])
     (target / "README.md").write_text(_page(config, prompts, joined, of_passages), encoding="utf-8")
-    similarity = "cosine" if config.normalize else "dot"
-    said = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": similarity}
-    write_json(target / PROMPTS_FILE, said)
 
 
 def _dense_layers(folder: ModelFolder, config: EncoderConfig) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:

@@ -20,6 +20,7 @@ from taco_ir.encoders.backbone import load_backbone
 from taco_ir.encoders.config import EncoderConfig, Role
 from taco_ir.encoders.head import new_head, save_head
 from taco_ir.encoders.model_folder import Kind, ModelFolder
+from taco_ir.encoders.module_files import write_description
 from taco_ir.encoders.pooling import Ids, embed, pad, tokenize
 from taco_ir.encoders.role_marks import ADAPTER_MARKS, ROLE_FILE, RoleMarks, load_learned, new_learned, save_learned
 from taco_ir.encoders.text_encoder import TextEncoder, Tower
@@ -220,13 +221,17 @@ class DualEncoder(nn.Module):
             target.mkdir(parents=True, exist_ok=True)
             modules = self.tower_modules(name)
             modules["backbone"].save_pretrained(target)
-            self.config.save(target)
+            self.describe(target)
             if "head" in modules:
                 save_head(modules["head"], target)
             if "roles" in modules:
                 save_learned(modules["roles"], target)
             for file, data in self._tokenizer_files[name].items():
                 (target / file).write_bytes(data)
+
+    def describe(self, folder: Path) -> None:
+        """Write how texts become vectors beside a backbone."""
+        write_description(folder, self.config, int(self.backbone("passage").config.hidden_size))
 
     def save_trained(self, folder: Path) -> None:
         """Write the model that a training ends with."""

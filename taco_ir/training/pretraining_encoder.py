@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taco_ir.core.files import InputError
-from taco_ir.encoders.config import CONFIG_FILE, EncoderConfig
+from taco_ir.encoders.config import EncoderConfig
 from taco_ir.encoders.pooling import pool, read
 from taco_ir.training.documents import Ids
 from taco_ir.training.encoder import DualEncoder, Text
@@ -107,9 +107,11 @@ class PretrainModel(DualEncoder):
         if "condenser" in self.token_parts:
             save_head_file(self.condenser, folder / CONDENSER_FILE)
 
+    def describe(self, folder: Path) -> None:
+        """Write nothing: the training of a retriever says how it pools."""
+
     def save_trained(self, folder: Path) -> None:
         """Write a plain Hugging Face folder with its tokenizer, and the head with which pre-training can continue."""
         super().save(folder)
-        (folder / CONFIG_FILE).unlink()  # the training of a retriever says how it pools
         if self.token_parts:
             save_head_file(self.mlm, folder / MLM_FILE)
