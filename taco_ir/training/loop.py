@@ -179,9 +179,17 @@ class Loop:
         """Write the best model, or the last where none is kept."""
         if self._keeps_best:
             self._log.message(f"best validation: step {self.state.best_step}, macro {self.state.best:.3f}")
-            shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True)
+            shutil.copytree(self._folder / BEST, folder, dirs_exist_ok=True, copy_function=_link)
         else:
             self._step.model.save_trained(folder)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, which takes no space; copy it where the file system cannot."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def adamw(model: DualEncoder, settings: OptimiserSettings) -> AdamW:

@@ -233,6 +233,20 @@ def test_without_validation_the_last_model_is_kept(config: TrainSettings, tmp_pa
     assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_model_takes_its_space_once(
+    config: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """...and is copied where a file system has no links."""
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(PermissionError("no links here")))
+    episode(config, tmp_path).run()
+    best, model = tmp_path / "best", tmp_path / "model"
+    assert differing(best, model) in ([], ["stream.json"])
+    weights = best / "model.safetensors", model / "model.safetensors"
+    assert weights[0].samefile(weights[1]) == links
+
+
 def test_validation_leaves_dropout_on(tiny_bert: Path, tmp_path: Path) -> None:
     """The steps of a run that is validated are those of one that is not."""
     episode(small(tiny_bert, tmp_path, validate_every=1, steps=3), tmp_path / "often").run()
