@@ -1,4 +1,4 @@
-"""Imports transformers without its compiler and what training on many machines needs: a query costs 0.7 of the time.
+"""Imports transformers without its compiler and what training on many machines needs: a query costs half the time.
 
 A model that only encodes uses none of it, and a verb that answers one query spends most of its time on imports.
 transformers is imported as it is where accelerate, scipy and torch.distributed are not installed. That is for good, so
@@ -7,11 +7,13 @@ it is for verbs, whose processes are ours, and not for programs that import this
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +29,8 @@ ABSENT = (
 )
 COMPILER, TRACING = "torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"
 USED = "TransformGetItemToIndex"  # of TRACING, by masks that models of texts do not have
+STRUCTURE = "define_import_structure"  # of IMPORTS: the names in all files below a folder, which it reads
+IMPORTS, MODELS = "transformers.utils.import_utils", "models"
 
 
 def prefer_light_imports() -> None:
@@ -47,8 +51,10 @@ def lightly() -> Iterator[None]:
     import_module("torch")
     with ExitStack() as light:
         light.enter_context(_without_compiler())
-        if WHOLE not in sys.modules and not _import_transformers():
-            light.close()
+        if WHOLE not in sys.modules:
+            if not _import_transformers():
+                light.close()
+            gc.freeze()  # what was imported stays, so no collection needs to look at it
         yield
 
 
@@ -56,7 +62,7 @@ def _import_transformers() -> bool:
     """Import it without what encoding does not need; False, and nothing is left of it, where a version needs that."""
     before = {*sys.modules}
     try:
-        with collector_paused(), _without_packages():
+        with collector_paused(), _without_packages(), _files_read_once():
             for name in SHARED:
                 import_module(name)
     except Exception:
@@ -70,7 +76,7 @@ def _import_transformers() -> bool:
 @contextmanager
 def _without_packages() -> Iterator[None]:
     """Let transformers find that some packages are not there."""
-    asked = [import_module(name) for name in ("transformers.utils.import_utils", "transformers.utils")]
+    asked = [import_module(name) for name in (IMPORTS, "transformers.utils")]
     found = [(module, name, getattr(module, name)) for module in asked for name in ABSENT if hasattr(module, name)]
     try:
         for module, name, _ in found:
@@ -79,6 +85,28 @@ def _without_packages() -> Iterator[None]:
     finally:
         for module, name, function in found:
             setattr(module, name, function)
+
+
+@contextmanager
+def _files_read_once() -> Iterator[None]:
+    """Let `transformers.models` take the names in its files from `transformers`, which has read all of them before."""
+    imports = import_module(IMPORTS)
+    read, folder = getattr(imports, STRUCTURE), Path(imports.__file__ or "").parents[1] / MODELS
+
+    def known(path: str, prefix: str | None = None) -> Any:
+        if prefix is not None or Path(path).parent != folder:
+            return read(path, prefix)
+        start = f"{MODELS}."
+        return {
+            needed: {name.removeprefix(start): found for name, found in names.items() if name.startswith(start)}
+            for needed, names in read(folder, prefix=MODELS).items()
+        }
+
+    setattr(imports, STRUCTURE, known)
+    try:
+        yield
+    finally:
+        setattr(imports, STRUCTURE, read)
 
 
 class _Compiler(ModuleType):

@@ -13,6 +13,7 @@ import numpy as np
 
 from taco_ir.core.files import InputError
 from taco_ir.core.hashes import fingerprint
+from taco_ir.core.processes import collector_paused
 from taco_ir.core.tasks import TASK_NAMES, resolve_task
 from taco_ir.core.types import Passage, Vectors, refuse_text
 from taco_ir.encoders.adapters.folder import BARE, AdapterRecord, adapter_digest
@@ -256,6 +257,7 @@ def _workers(device: str, batches: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
+@collector_paused()  # what is imported and loaded stays
 def load_encoder(
     model: str | Path | None = None,
     *,

@@ -33,6 +33,9 @@ from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 assert torch._dynamo.config.suppress_errors is False and sys.modules[{compiler!r}].__file__
 assert isinstance(TransformGetItemToIndex, type) and sys.modules[{tracing!r}].__file__
 assert transformers.utils.is_scipy_available() and transformers.utils.import_utils.is_torch_distributed_available()
+models, read = transformers.models, transformers.utils.import_utils.define_import_structure
+whole = type(models)("whole", models.__file__, read.__wrapped__(models.__file__), models.__spec__)
+assert models._class_to_module == whole._class_to_module and models._modules == whole._modules != set()
 """
 
 
