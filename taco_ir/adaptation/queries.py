@@ -186,7 +186,7 @@ class Reader:
         if not len(positives):
             return None
         weights = np.array([grades[row] for row in positives.tolist()])
-        named = {page for each in query.evidence for page in each.pages} if self.pages.known else set()
+        named = set(query.gold_pages) if self.pages.known else set()
         pages = [self.pages.rows_of(page) for page in sorted(named.union(self.pages.of(positives)))]
         others = np.setdiff1d(np.concatenate(pages), positives)
         return Gold(positives, weights / weights.sum(), others)
@@ -257,7 +257,7 @@ def _first_page(example: Example, pages: Pages) -> str:
 
 def _with_pages(example: Example, pages: Pages) -> Query:
     """The query with one evidence set: all pages that its positives are on, and that its evidence names."""
-    named = (page for each in example.query.evidence for page in each.pages) if pages.known else ()
+    named = example.query.gold_pages if pages.known else ()
     own: Iterable[str] = dict.fromkeys([*named, *pages.of(example.gold.positives)])
     return example.query._replace(evidence=(EvidenceSet(tuple(own), ()),))
 

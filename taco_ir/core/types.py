@@ -61,6 +61,16 @@ class Query(NamedTuple):
     negatives: tuple[str, ...] = ()
 
     @property
+    def gold_passages(self) -> tuple[str, ...]:
+        """Passages that any evidence set names, each once."""
+        return tuple(dict.fromkeys(docid for each in self.evidence for docid in each.passages))
+
+    @property
+    def gold_pages(self) -> tuple[str, ...]:
+        """Pages that any evidence set names, each once."""
+        return tuple(dict.fromkeys(page for each in self.evidence for page in each.pages))
+
+    @property
     def plain_text(self) -> str:
         """The text without entity marks, as Pyserini's KILT reader passes it to a retriever."""
         text = self.text

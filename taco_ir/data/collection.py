@@ -192,7 +192,7 @@ class Collection:
         """
         loaded = self.load_topics(name)
         queries = loaded.queries
-        pages = {page for query in queries for evidence in query.evidence for page in evidence.pages}
+        pages = {page for query in queries for page in query.gold_pages}
         if missing := set(self.passages.missing_pages(sorted(pages))):
             lacking = sum(any(not missing.isdisjoint(each.pages) for each in query.evidence) for query in queries)
             said = f"{len(missing)} of {len(pages)} evidence pages are not in collection {self.name}"

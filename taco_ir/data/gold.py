@@ -22,7 +22,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
     for AIDA (Zhang et al. 2023).
     """
     evidence = [each for query in queries for each in query.evidence]
-    named = list(unique(docid for each in evidence for docid in each.passages))
+    named = list(unique(docid for query in queries for docid in query.gold_passages))
     known = {docid for docid, row in zip(named, store.rows(named).tolist(), strict=True) if row >= 0}
     docids_of = store.docids_of({page for each in evidence if not each.passages for page in each.pages})
 
@@ -37,7 +37,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
     """Whether `find_positives` would find any for each query, without a pass over the passages."""
     evidence = [each for query in queries for each in query.evidence]
-    missing = set(store.missing_docids(unique(docid for each in evidence for docid in each.passages)))
+    missing = set(store.missing_docids(unique(docid for query in queries for docid in query.gold_passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))
     found = (
         any(not (missing if each.passages else bare).issuperset(each.passages or each.pages) for each in query.evidence)
@@ -48,8 +48,7 @@ def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray
 
 def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]) -> frozenset[str]:
     """The pages that the query's evidence names, and those of its positive passages."""
-    named = {page for each in query.evidence for page in each.pages}
-    return frozenset(named.union(page_of[docid] for docids in sets for docid in docids))
+    return frozenset(query.gold_pages).union(page_of[docid] for docids in sets for docid in docids)
 
 
 def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
@@ -66,7 +65,7 @@ def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> 
     positives = list({docid for sets in find_positives(store, queries) for docids in sets for docid in docids})
     rows: npt.NDArray[np.int64] = np.unique(store.rows(positives))
     covered = {passage.page for passage in store.at(rows.tolist())}
-    bare = {page for query in queries for each in query.evidence for page in each.pages} - covered
+    bare = {page for query in queries for page in query.gold_pages} - covered
     others = [docid for docids in store.docids_of(bare).values() for docid in docids]
     if not positives and not others:
         raise InputError(f"--topics {name}: none of their evidence is in the collection ({store.path})")
@@ -76,7 +75,6 @@ def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> 
 def find_relevant_ids(queries: Iterable[Query]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each query's relevant ids for qrels: passages if any of the queries has gold passages, otherwise pages."""
     listed = list(queries)
-    passages = any(evidence.passages for query in listed for evidence in query.evidence)
+    passages = any(query.gold_passages for query in listed)
     for query in listed:
-        ids = (docid for each in query.evidence for docid in (each.passages if passages else each.pages))
-        yield query.qid, unique(ids)
+        yield query.qid, query.gold_passages if passages else query.gold_pages

@@ -99,7 +99,7 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
     for row, query in enumerate(queries):
         rows_of.setdefault(plain_text(query.text), []).append(row)
     texts = list(rows_of.values())
-    pages = [{page for row in rows for evidence in queries[row].evidence for page in evidence.pages} for rows in texts]
+    pages = [{page for row in rows for page in queries[row].gold_pages} for rows in texts]
     judged = sum(bool(query.evidence) for query in queries)
     by_page: dict[str, list[int]] = {}
     for text, own in enumerate(pages):

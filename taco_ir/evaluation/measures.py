@@ -151,10 +151,7 @@ def score_run(run: Run, queries: Sequence[Query], page_of: PageOf, measures: Ite
 
 def passage_qrels(queries: Iterable[Query]) -> dict[str, dict[str, int]]:
     """qid -> docid -> grade, or 1 for each passage of an evidence set; without queries that have no judged passages."""
-    qrels = {
-        query.qid: dict(query.grades) or {docid: 1 for evidence in query.evidence for docid in evidence.passages}
-        for query in queries
-    }
+    qrels = {query.qid: dict(query.grades) or dict.fromkeys(query.gold_passages, 1) for query in queries}
     return {qid: relevant for qid, relevant in qrels.items() if relevant}
 
 

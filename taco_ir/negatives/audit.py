@@ -207,8 +207,8 @@ class _Task:
         of_page = store.docids_of({page for each in gold.values() for page in each.whole_pages})
         named = {}
         for query in queries:
-            docids = [docid for evidence in query.evidence for docid in evidence.passages]
-            docids += [docid for page in sorted(gold[query.qid].whole_pages) for docid in of_page[page]]
+            of_pages = (docid for page in sorted(gold[query.qid].whole_pages) for docid in of_page[page])
+            docids = [*query.gold_passages, *of_pages]
             rows = store.rows(docids)
             present = [docid for docid, row in zip(docids, rows.tolist(), strict=True) if row >= 0]
             named[query.qid] = list(dict.fromkeys(present))[:SHOWN]

@@ -152,8 +152,7 @@ def audit_task(
     for query in queries:
         if (ranking := kept.get(query.qid)) is None:
             continue
-        pages = {page for evidence in query.evidence for page in evidence.pages}
-        passages = {docid for evidence in query.evidence for docid in evidence.passages}
+        pages, passages = set(query.gold_pages), set(query.gold_passages)
         on_gold += sum(page_of[docid] in pages or docid in passages for docid in ranking.docids)
         holding = [docid for docid in ranking.docids if has_answer(query, docid)] if has_answer else []
         with_answer += len(holding)

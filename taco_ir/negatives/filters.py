@@ -96,8 +96,8 @@ class Gold(NamedTuple):
 
 def gold_of(query: Query, page_of: Mapping[str, str]) -> Gold:
     """The gold of `query`; its pages are those of the evidence, and of gold passages as far as `page_of` knows them."""
-    passages = frozenset(docid for evidence in query.evidence for docid in evidence.passages)
-    pages = frozenset(page for evidence in query.evidence for page in evidence.pages)
+    passages = frozenset(query.gold_passages)
+    pages = frozenset(query.gold_pages)
     whole = frozenset(page for evidence in query.evidence if not evidence.passages for page in evidence.pages)
     return Gold(passages, pages | {page_of[docid] for docid in passages if docid in page_of}, whole)
 

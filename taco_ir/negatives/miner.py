@@ -297,8 +297,7 @@ def _mine_run(collection: Collection, run: Run, topics: Topics, settings: Mining
     """The negatives of each query, in topic order."""
     store = collection.passages
     hits = dict.fromkeys(docid for ranking in run.rankings.values() for docid in ranking.docids[: settings.depth])
-    evidence = [each for query in topics.queries for each in query.evidence]
-    gold = list(dict.fromkeys(docid for each in evidence for docid in each.passages))
+    gold = list(dict.fromkeys(docid for query in topics.queries for docid in query.gold_passages))
     present = [docid for docid, row in zip(gold, store.rows(gold).tolist(), strict=True) if row >= 0]
     page_of = store.page_of([*hits, *present])
     texts = AnswerTexts(store.get(list(hits)) if settings.drop_answers and topics.task not in WITHOUT_SPANS else {})

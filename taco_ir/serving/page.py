@@ -112,11 +112,9 @@ def _gold(hit: Hit, query: Query | None) -> str:
     """Whether a hit answers a known query: by its passage, or only by its page."""
     if query is None:
         return ""
-    passages = {docid for each in query.evidence for docid in each.passages}
-    passages |= {docid for docid, grade in (query.grades or {}).items() if grade > 0}
-    if hit.docid in passages:
+    if query.grades.get(hit.docid, 0) > 0 or hit.docid in query.gold_passages:
         return GOLD
-    return PAGE if hit.page and any(hit.page in each.pages for each in query.evidence) else ""
+    return PAGE if hit.page and hit.page in query.gold_pages else ""
 
 
 def _mark(query: str, text: str) -> Markup:

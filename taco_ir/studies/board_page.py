@@ -197,9 +197,7 @@ def collect_examples(runner: Runner, results: Sequence[Record], corpus: str) -> 
         if runs:
             topics = runner.collection.load_topics(name)
             examples[name] = [_make_example(topics, row, runs) for row in most_different_queries(here, name)]
-            judged[name] = [
-                row for row, query in enumerate(topics.queries) if any(each.passages for each in query.evidence)
-            ]
+            judged[name] = [row for row, query in enumerate(topics.queries) if query.gold_passages]
             docids.update(
                 docid for each in examples[name] for docids in (each.gold, *each.top.values()) for docid in docids
             )
@@ -224,8 +222,7 @@ def most_different_queries(results: Sequence[Record], topics: str) -> list[int]:
 
 def _make_example(topics: Topics, row: int, runs: Mapping[str, Run]) -> Example:
     query = topics.queries[row]
-    gold = tuple(dict.fromkeys(docid for evidence in query.evidence for docid in evidence.passages))
-    pages = tuple(dict.fromkeys(page for evidence in query.evidence for page in evidence.pages))
+    gold, pages = query.gold_passages, query.gold_pages
     ranked = {name: run.rankings[query.qid].docids for name, run in runs.items() if query.qid in run.rankings}
     return Example(
         row, query.qid, query.text, gold, {name: tuple(each[:RANKED]) for name, each in ranked.items()}, pages
