@@ -23,6 +23,7 @@ from taco_ir.studies.rescoring import check_records, sample_records, select_reco
 from taco_ir.studies.tables import board_json, make_leaderboard, quoted_beside, render_boards
 
 TABLES = FLAGS["--format"]["choices"]
+PICTURES = ("svg", "svg-topics", "svg-lines")
 
 
 def parser() -> Parser:
@@ -74,8 +75,10 @@ def parser() -> Parser:
     flags.flag(
         "--format",
         "output format; without --measures, tables show only the first measure; svg draws the macro averages of the "
-        "first board as bars, svg-topics the scores of up to four systems on each topic [default: table]",
-        choices=(*TABLES, "html", "svg", "svg-topics"),
+        "first board as bars, svg-topics the scores of up to four systems on each topic, svg-lines the averages of "
+        "systems that differ by a number in their names, such as 'naive, width 4', less the baseline's "
+        "[default: table]",
+        choices=(*TABLES, "html", *PICTURES),
     )
     flags.flag("--check", "search and score records again; exit code 2 if any score moved", action="store_true")
     which = flags.add_mutually_exclusive_group()
@@ -189,11 +192,11 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
         return board_json(found, quoted_beside(found))
     if options.format in TABLES:
         return render_boards(found, options.format, options.brief)
+    from taco_ir.studies import pictures
     from taco_ir.studies.board_page import collect_examples, render_page
-    from taco_ir.studies.pictures import plot_averages, plot_topics
 
-    if options.format.startswith("svg"):
-        return (plot_averages if options.format == "svg" else plot_topics)(found[0], measures[0])
+    if options.format in PICTURES:
+        return pictures.PLOTS[options.format](found[0], measures[0])
     texts = collect_examples(runner, results, found[0].corpus) if runner else None
     if runner and texts is None:
         raise InputError(

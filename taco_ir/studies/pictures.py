@@ -1,18 +1,26 @@
-"""A board as a picture (SVG), in light or dark colours: averages as bars, or the scores on each topic as points."""
+"""A board as a picture (SVG), in light or dark colours.
+
+Averages are bars, scores on each topic are points, and systems that differ by a number in their names are lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from taco_ir.core.files import InputError
 from taco_ir.pages import templates_of
-from taco_ir.studies.board import Board
+from taco_ir.studies.board import Board, BoardRow
 
 WIDTH, RIGHT, TOP, STEP, KEY = 880, 90, 40, 28, 24
 LEFT, TOPICS_LEFT = 300, 170  # room for names of systems, of topics
 MOST_TICKS = 6
-COLOURS = 4  # of systems in a picture of topics
+COLOURS = 4  # of systems in a picture of topics, or of lines
+NUMBERED = re.compile(r"(?P<name>.+), (?P<what>[\w ]+?) (?P<number>\d+(?:\.\d+)?)")
+LINES_LEFT, LINES_HEIGHT = 70, 260
+STEPS = tuple(digit * 10**-power for power in (4, 3, 2, 1) for digit in (1, 2, 5))  # between ticks
 
 
 def plot_averages(board: Board, measure: str) -> str:
@@ -75,6 +83,101 @@ def plot_topics(board: Board, measure: str) -> str:
     )
 
 
+def plot_lines(board: Board, measure: str) -> str:
+    """The averages of systems whose names end in a number, such as `naive, width 4`, over this number (log scale).
+
+    With a baseline that is such a system, each score is the difference to the baseline of the same number, and seeds
+    that both have are compared one by one. Large points are means over seeds, small ones are seeds.
+
+    Raises:
+        InputError: for a board without two such systems of one name, more than four such names, or numbers that count
+            different things.
+    """
+    families: dict[tuple[str, str], dict[float, BoardRow]] = {}
+    start = ""
+    for row in board.rows:
+        if not (found := NUMBERED.fullmatch(row.system)) or not row.stat(board.overall, measure):
+            continue
+        families.setdefault((found["name"], found["what"]), {})[float(found["number"])] = row
+        start = found["name"] if board.baseline in (row.name, row.system) else start
+    lines = {name: own for (name, _), own in sorted(families.items()) if len(own) > 1}
+    words = {what for (_, what), own in families.items() if len(own) > 1}
+    if len(words) > 1 or not 1 <= len(lines) <= COLOURS:
+        raise InputError(
+            f"lines show 1 to {COLOURS} systems, each at several numbers of one thing, such as 'naive, width 4' and"
+            f" 'naive, width 8'; here are {len(lines)} ({', '.join([*lines, *sorted(words)])}); hide by --without"
+        )
+    against = lines.pop(start, {})
+    values = {name: _by_seed(own, against, board, measure) for name, own in lines.items()}
+    numbers = sorted({*against, *(number for own in values.values() for number in own)})
+    across = _logarithmic(numbers)
+    seeds = [each for own in values.values() for by_seed in own.values() for each in by_seed]
+    low, high = min([*seeds, 0.0] if against else seeds), max([*seeds, 0.0] if against else seeds)
+    step = next((step for step in STEPS if (high - low) / step <= MOST_TICKS), 1.0)
+    floor, ceiling = math.floor(low / step), math.ceil(high / step)
+    top = TOP + KEY * len(values)
+    scale = LINES_HEIGHT / (max(1, ceiling - floor) * step)
+
+    def down(value: float) -> float:
+        return round(top + LINES_HEIGHT - scale * (value - floor * step), 1)
+
+    sign = "+" if against else ""
+    drawn: list[dict[str, Any]] = []
+    for place, (name, found_by_number) in enumerate(values.items()):
+        points = []
+        for number, by_seed in sorted(found_by_number.items()):
+            mean = sum(by_seed) / len(by_seed)
+            label, spread = f"{number:g}: {mean:{sign}.4f}", [down(value) for value in by_seed]
+            points.append({"x": across[number], "y": down(mean), "label": label, "seeds": spread})
+        drawn.append({"name": name, "y": TOP + KEY * place, "points": points})
+    ticks = [{"y": down(n * step), "label": f"{n * step:{sign if n else ''}.4g}"} for n in range(floor, ceiling + 1)]
+    what = f"{measure}, {board.overall}{f', less that of {start}' if against else ''}"
+    return _draw(
+        "lines.svg",
+        board,
+        what,
+        top + LINES_HEIGHT + 20,
+        left=LINES_LEFT,
+        right=WIDTH - RIGHT,
+        top=top,
+        floor=top + LINES_HEIGHT,
+        lines=drawn,
+        ticks=ticks,
+        numbers=[{"x": across[number], "label": f"{number:g}"} for number in numbers],
+        axis=words.pop(),
+    )
+
+
+def _by_seed(
+    own: Mapping[float, BoardRow], against: Mapping[float, BoardRow], board: Board, measure: str
+) -> dict[float, list[float]]:
+    """Scores of each seed by number; differences at numbers that the baseline has, of seeds that both have."""
+
+    def scores(row: BoardRow) -> dict[int, float]:
+        stat = row.stat(board.overall, measure)
+        return dict(zip(row.seeds, stat.by_seed, strict=True)) if stat else {}
+
+    if not against:
+        return {number: list(scores(row).values()) for number, row in own.items()}
+    found = {}
+    for number in own.keys() & against.keys():
+        ours, theirs = scores(own[number]), scores(against[number])
+        if both := sorted(ours.keys() & theirs.keys()):
+            found[number] = [ours[seed] - theirs[seed] for seed in both]
+    return found
+
+
+def _logarithmic(numbers: Sequence[float]) -> dict[float, float]:
+    """Where each number lies across."""
+    logs = [math.log(number) if number > 0 else 0.0 for number in numbers]
+    width = (max(logs) - min(logs)) or 1.0
+    room = WIDTH - RIGHT - LINES_LEFT - 60
+    return {
+        number: round(LINES_LEFT + 30 + room * (own - min(logs)) / width, 1)
+        for number, own in zip(numbers, logs, strict=True)
+    }
+
+
 def _scale(top: float, left: int) -> tuple[Callable[[float], float], Sequence[dict[str, Any]]]:
     """Where a score lies across, and the ticks from 0 to the largest."""
     top = top or 1.0
@@ -98,3 +201,6 @@ def _draw(template: str, board: Board, what: str, bottom: int, **parts: Any) -> 
             **parts,
         )
     )
+
+
+PLOTS = {"svg": plot_averages, "svg-topics": plot_topics, "svg-lines": plot_lines}

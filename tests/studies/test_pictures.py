@@ -1,4 +1,4 @@
-"""Boards as pictures: bars of averages, and points of topics."""
+"""Boards as pictures: bars of averages, points of topics, and lines over a number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from study_results import fake_results
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.studies.board import Board, make_boards
-from taco_ir.studies.pictures import plot_averages, plot_topics
+from taco_ir.studies.pictures import plot_averages, plot_lines, plot_topics
 
 RPREC = "page R-precision"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -80,3 +80,59 @@ def test_a_way_leads_from_the_baseline_to_what_is_better_on_its_base(board: Boar
 def test_more_systems_than_colours_are_refused(board: Board) -> None:
     with pytest.raises(InputError, match="shows 1 to 4 systems, not 6; hide by --without"):
         plot_topics(replace(board, rows=board.rows * 2), RPREC)
+
+
+@pytest.fixture
+def widths() -> Board:
+    """naive and two others at widths 1, 4 and 16, with two seeds; and one that has a single width."""
+    kinds = ("naive", "TACO", "PCGrad")
+    names = [f"{kind}, width {width}" for kind in kinds for width in (1, 4, 16)] + ["static, width 4"]
+    own = fake_results(len(names) + 1, 3, 50, seeds=2)[1:]  # without BM25, which has one seed
+    order = list(dict.fromkeys((each.system, each.base) for each in own))
+    renamed = [replace(each, system=names[order.index((each.system, each.base))], base="b") for each in own]
+    (found,) = make_boards(renamed, "naive, width 1", 0)
+    return found
+
+
+def drawn(board: Board) -> dict[str, float]:
+    """Where the large points lie, from the bottom up, by their titles."""
+    root = ET.fromstring(plot_lines(board, RPREC))
+    large = [circle for circle in root.iter(f"{SVG}circle") if circle.find(f"{SVG}title") is not None]
+    return {str(circle.findtext(f"{SVG}title")): -float(circle.get("cy", "")) for circle in large}
+
+
+def test_lines_are_differences_to_the_baseline_of_the_same_number(widths: Board) -> None:
+    found = drawn(widths)
+    means = {row.system: stat.mean for row in widths.rows if (stat := row.stat(MACRO, RPREC))}
+    expected = {
+        f"{kind}, width {width}: {means[f'{kind}, width {width}'] - means[f'naive, width {width}']:+.4f}"
+        for kind in ("TACO", "PCGrad")
+        for width in (1, 4, 16)
+    }
+    assert set(found) == expected
+    order = sorted(found, key=lambda title: float(title.rpartition(" ")[2]))
+    assert [found[title] for title in order] == sorted(found.values())
+
+
+def test_lines_without_a_baseline_are_the_scores(widths: Board) -> None:
+    found = drawn(replace(widths, baseline=""))
+    means = {row.system: stat.mean for row in widths.rows if (stat := row.stat(MACRO, RPREC))}
+    kinds = ("naive", "TACO", "PCGrad")
+    assert set(found) == {
+        f"{kind}, width {width}: {means[f'{kind}, width {width}']:.4f}" for kind in kinds for width in (1, 4, 16)
+    }
+
+
+def test_a_difference_is_of_the_seeds_that_both_have(widths: Board) -> None:
+    rows = [
+        row if row.system != "TACO, width 4" else row._replace(seeds=(row.seeds[0], 7))  # the second seed is another's
+        for row in widths.rows
+    ]
+    first = {row.system: stat.by_seed[0] for row in rows if (stat := row.stat(MACRO, RPREC))}
+    found = drawn(replace(widths, rows=tuple(rows)))
+    assert f"TACO, width 4: {first['TACO, width 4'] - first['naive, width 4']:+.4f}" in found
+
+
+def test_systems_that_no_number_tells_apart_have_no_lines(board: Board) -> None:
+    with pytest.raises(InputError, match="lines show 1 to 4 systems, each at several numbers of one thing"):
+        plot_lines(board, RPREC)
