@@ -6,20 +6,16 @@ weighting is to win of that difference; where an adapter for each task is no bet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from taco_ir.adaptation.encoder import start_encoder
-from taco_ir.adaptation.run import Adaptation, adapt
+from taco_ir.adaptation.report import read_report
+from taco_ir.adaptation.run import adapt
 from taco_ir.adaptation.settings import DEFAULTS, ONE, TASK, AdaptSettings
 from taco_ir.core.files import InputError
-from taco_ir.encoders.backbone import usable_device
 from taco_ir.evaluation.headroom import Headroom, find_headroom
-from taco_ir.evaluation.significance import Values
-from taco_ir.training.processes import Processes
 
 SHARED, OF_TASKS = "one adapter for all", "one for each task"
 
@@ -44,17 +40,6 @@ def adaptation_headroom(settings: AdaptSettings, overwrite: bool = False) -> lis
             settings, share=share, keep_if_better=False, compare=compare, output=str(Path(settings.output) / share)
         )
         adapt(own, overwrite)
-        scores[share] = _reported(own)
+        tasks = read_report(Path(own.output)).tasks
+        scores[share] = {each.task: {settings.seed: np.array(each.values)} for each in tasks}
     return find_headroom(scores[ONE], {OF_TASKS: scores[TASK]})
-
-
-def _reported(settings: AdaptSettings) -> Mapping[str, Mapping[int, Values]]:
-    """The values of the reported queries by task and seed."""
-    work = Adaptation(settings, Processes(usable_device(settings.device)))
-    held = {task: own.report for task, own in work.queries.items() if own.report}
-    encoder = start_encoder(settings, work.tasks, Path(settings.output) / "model").as_text_encoder()
-    found = {}
-    for task, scores in work.ruler(encoder, held).items():
-        (values,) = scores.by_query.values()
-        found[task] = {settings.seed: np.array(list((values or {}).values()))}
-    return found

@@ -34,6 +34,7 @@ class TaskReport(NamedTuple):
         chosen_by: the difference on the queries that decide whether the adapter is kept.
         kept: whether queries of the task go through the adapter.
         bm25: BM25's score; None where it was not searched.
+        values: of `adapted`, one for each reported query; none for the macro average.
     """
 
     task: str
@@ -48,6 +49,7 @@ class TaskReport(NamedTuple):
     chosen_by: float
     kept: bool
     bm25: float | None = None
+    values: tuple[float, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -120,10 +122,11 @@ def compare_tasks(
     for task in after:
         test = compared[task]
         tested = (test.low, test.high, test.p_holm)
-        queries = len(next(iter(differences[task].values())))
+        (values,) = after[task].by_query.values()
+        own = tuple((values or {}).values())
         means = (old_means[task], new_means[task])
-        gain, keep, other = chosen_by[task], kept[task], bm25_means.get(task)
-        found.append(TaskReport(task, test.measure, train[task], queries, *means, *tested, gain, keep, other))
+        decided = (chosen_by[task], kept[task], bm25_means.get(task))
+        found.append(TaskReport(task, test.measure, train[task], len(own), *means, *tested, *decided, own))
     if len(found) < 2 or (test := compared.get(MACRO)) is None:  # type: ignore[assignment]
         return tuple(found), None
     means = (_mean([each.before for each in found]), _mean([each.adapted for each in found]))
