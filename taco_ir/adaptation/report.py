@@ -125,8 +125,8 @@ def compare_tasks(
         (values,) = after[task].by_query.values()
         own = tuple((values or {}).values())
         means = (old_means[task], new_means[task])
-        decided = (chosen_by[task], kept[task], bm25_means.get(task))
-        found.append(TaskReport(task, test.measure, train[task], len(own), *means, *tested, *decided, own))
+        gain, keep, other = chosen_by[task], kept[task], bm25_means.get(task)
+        found.append(TaskReport(task, test.measure, train[task], len(own), *means, *tested, gain, keep, other, own))
     if len(found) < 2 or (test := compared.get(MACRO)) is None:  # type: ignore[assignment]
         return tuple(found), None
     means = (_mean([each.before for each in found]), _mean([each.adapted for each in found]))
