@@ -25,6 +25,7 @@ from taco_ir.studies.comparison import (
     compared_seeds,
     compute_differences,
     group_systems,
+    mean_doses,
     note_same_updates,
     pair_systems,
 )
@@ -51,6 +52,7 @@ class BoardRow(NamedTuple):
         scores: topics, slice or MACRO -> measure -> Stat, of those that it has. A seed's macro average is the mean of
             its means on all whole topics of the board; a row that lacks one has none.
         against: the row that it is compared with, "" where nothing is tested (a baseline, or a row on another base).
+        dose: how far its updates were from naive training's, where it was logged (see `training.dose.Dose`).
     """
 
     system: str
@@ -58,6 +60,7 @@ class BoardRow(NamedTuple):
     seeds: tuple[int, ...]
     scores: Mapping[str, Mapping[str, Stat]]
     against: str = ""
+    dose: Mapping[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -170,7 +173,13 @@ def _make_board(results: Sequence[Record], baseline: str | None, seed: int, meas
     baselines = baselines or [system for system in systems if system.system == baseline]
     pairs = pair_systems(systems, baselines)
     against = {system.name: other.name for system, other in pairs}
-    rows = [_make_row(system, topics, slices)._replace(against=against.get(system.name, "")) for system in systems]
+    doses = mean_doses(results)
+    rows = [
+        _make_row(system, topics, slices)._replace(
+            against=against.get(system.name, ""), dose=doses.get(system.name, {})
+        )
+        for system in systems
+    ]
     comparisons: list[Comparison] = []
     if baselines:
         comparisons = compare(compute_differences(pairs, (*topics, *slices), measures), topics, slices, seed)

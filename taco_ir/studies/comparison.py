@@ -24,6 +24,7 @@ import numpy as np
 from taco_ir.core.files import InputError
 from taco_ir.evaluation.significance import Column, Differences, Values
 from taco_ir.studies.records import Record, TopicScores, row_name
+from taco_ir.training import DOSE
 
 NEARLY = 0.98  # cosine above which updates are nearly the same
 ALONE = ("--weighting", "--weighting-options", "--output", "--log-dose", "--log-cosines")
@@ -103,6 +104,18 @@ def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: 
             )
         found[topic][Column(system.system, system.base, measure)] = ours - theirs
     return found
+
+
+def mean_doses(results: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Each row's dose (see `training.dose.Dose`), the mean over seeds of each figure; no row of naive training."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        dose = result.made.get("dose") or {}
+        if dose.get("cosine") not in (None, 1.0) or dose.get("scaled_cosine") not in (None, 1.0):
+            for name in DOSE:
+                if dose.get(name) is not None:
+                    found[result.row][name].append(dose[name])
+    return {row: {name: fmean(values) for name, values in own.items()} for row, own in found.items()}
 
 
 def note_same_updates(results: Sequence[Record]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
 from taco_ir.studies.board import Board, BoardRow, check_patterns, hide_rows, make_boards, select_corpus
 from taco_ir.studies.records import Record, read_records
+from taco_ir.training import DOSE
 
 if TYPE_CHECKING:
     import pandas
@@ -103,7 +104,7 @@ def render_boards(boards: Sequence[Board], form: str, brief: bool) -> str:
 
 
 def board_tables(board: Board) -> list[Table]:
-    """Tables of scores and, with a baseline, of tests for each measure; then notes, if there are any."""
+    """Tables of scores and, with a baseline, of tests for each measure; then doses and notes, if there are any."""
     tables = []
     for measure in board.measures:
         tables.append(score_table(board, measure))
@@ -145,7 +146,7 @@ def _score_column(rows: Sequence[BoardRow], tests: Tests, name: str, measure: st
 
 
 def brief_tables(board: Board) -> list[Table]:
-    """Tables of whole topics for each measure, with deviations at the average alone; then notes, if there are any."""
+    """Tables of whole topics for each measure, deviations at the average alone; then doses and notes."""
     tables = []
     short = {name: name.removesuffix("-dev") for name in board.topics}
     for measure in board.measures:
@@ -169,7 +170,15 @@ def _keep_sign(mark: str) -> str:
 
 
 def _note_tables(board: Board) -> list[Table]:
-    return [Table(f"notes on {board.corpus}", ["note"], [[note] for note in board.notes])] if board.notes else []
+    """Doses of the rows that have any, then notes."""
+    header = ["system", "base", *DOSE.values()]
+    rows: list[list[Cell]] = [
+        [row.system, row.base or None, *(row.dose.get(name) for name in DOSE)] for row in board.rows if row.dose
+    ]
+    title = f"dose on {board.corpus}: how far updates were from the mean of the tasks' gradients, mean over seeds"
+    doses = [without_empty(Table(title, header, rows), "base")] if rows else []
+    notes = [Table(f"notes on {board.corpus}", ["note"], [[note] for note in board.notes])] if board.notes else []
+    return [*doses, *notes]
 
 
 def difference_table(board: Board, measure: str) -> Table:

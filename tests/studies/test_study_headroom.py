@@ -21,6 +21,7 @@ from taco_ir.studies.comparison import note_same_updates
 from taco_ir.studies.facts import training_facts
 from taco_ir.studies.headroom import study_headroom
 from taco_ir.studies.records import Record, write_record
+from taco_ir.studies.tables import board_tables, brief_tables
 
 leaderboard = module_of("leaderboard")
 
@@ -129,3 +130,13 @@ def test_the_note_stands_on_the_board() -> None:
     boards = make_boards(results, None, seed=0)
     assert [note for note in boards[0].notes if "nearly the same updates" in note] == list(note_same_updates(results))
     assert hide_rows(boards, ["naive"])[0].notes == ()
+
+
+def test_a_board_has_a_table_of_doses_without_naive_training() -> None:
+    far = [trained("taco", cosine, 0.8, "--weighting taco", seed) for seed, cosine in enumerate((0.5, 0.7))]
+    (board,) = make_boards([trained("naive", 1.0, 1.0, ""), *far], None, seed=0)
+    for tables in (brief_tables(board), board_tables(board)):
+        (table,) = [table for table in tables if table.title.startswith("dose on whole:")]
+        assert table.rows == [["taco", "tiny", pytest.approx(0.6), 0.8, 0.0, None]]
+    (alone,) = make_boards([trained("naive", 1.0, 1.0, "")], None, seed=0)
+    assert not [table for table in board_tables(alone) if "dose" in table.title]
