@@ -58,6 +58,14 @@ def above_zero(text: str) -> float:
     return value
 
 
+def byte_count(text: str) -> int:
+    """argparse type for an amount of memory, such as 4GB. Raises: argparse.ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B", text, re.IGNORECASE | re.ASCII)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory, such as 4GB or 800MB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
 FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",

@@ -9,7 +9,16 @@ from functools import partial
 from itertools import compress
 from pathlib import Path
 
-from taco_ir.cli import MODEL_FLAGS, Parser, limit_search_flags, model_choice, require_queries, run_verb
+from taco_ir.cli import (
+    DENSE_FLAGS,
+    MODEL_FLAGS,
+    Parser,
+    byte_count,
+    limit_search_flags,
+    model_choice,
+    require_queries,
+    run_verb,
+)
 from taco_ir.core.processes import log
 from taco_ir.core.types import Query, Run
 from taco_ir.data.collection import Collection, Topics, open_collection
@@ -17,12 +26,13 @@ from taco_ir.encoders.light_imports import prefer_light_imports
 from taco_ir.evaluation.measures import default_measures, score_run
 from taco_ir.evaluation.scoring import score_table
 from taco_ir.evaluation.tables import Cell, Table, render
-from taco_ir.retrieval.choices import COMPARED_UP_TO, DENSE, FUSION, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import COMPARED_UP_TO, DENSE, FUSION, RUN_SUFFIXES, SearchRequest, Streamed
 from taco_ir.retrieval.chosen_weights import ChosenWeights
 from taco_ir.retrieval.fusion import OF_MODEL, WEIGHTS_FILE
 from taco_ir.retrieval.retriever import Retriever
 from taco_ir.retrieval.retrievers import BM25Retriever
-from taco_ir.retrieval.topic_runs import search_topics
+from taco_ir.retrieval.topic_runs import search_shard, search_topics
+from taco_ir.retrieval.vectors import Shard
 from taco_ir.serving import HELP, ask, show_hits, typed_lines
 
 DEFAULT_HITS, SHOWN_HITS = 100, 10
@@ -38,6 +48,19 @@ def parser() -> Parser:
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq\n'
         "  python -m taco_ir.search --serve 8000",
+    )
+    flags.flag(
+        "--vectors",
+        "search vectors that `python -m taco_ir.encode` wrote, exactly and without an index: they are read from disk "
+        "once for all topics, and a stopped search goes on from where it was",
+        metavar="FOLDER",
+    )
+    memory = "with --vectors: memory to use, such as 4GB [default: half of what is free]"
+    flags.flag("--memory", memory, type=byte_count, metavar="AMOUNT")
+    flags.flag(
+        "--shard",
+        "with --vectors: search part i of n alone, and keep what is found for the same command without --shard",
+        metavar="i/n",
     )
     flags.flag("--qrels", type=Path)
     flags.flag("--query", "search for this one query and print the hits")
@@ -81,8 +104,13 @@ def parser() -> Parser:
         "the runs; choose on train topics, not on those that you report",
         action="store_true",
     )
-    of_topics = ("--qrels", "--output-format", "--choose-weights")
-    limit_search_flags(flags, of_topics, single="--query or --interactive")
+    of_topics = ("--qrels", "--output-format", "--choose-weights", "--vectors")
+    of_dense = (*DENSE_FLAGS, "--vectors")
+    limit_search_flags(flags, of_topics, of_dense, single="--query or --interactive")
+    flags.only(("--memory", "--shard"), lambda options: options.vectors is not None, "--vectors")
+    flags.only(("--index",), lambda options: options.vectors is None, "a search of an index, not with --vectors")
+    writes = ("--output", "--output-format", "--overwrite", "--format", "--qrels", "--choose-weights")
+    flags.only(writes, lambda options: options.shard is None, "runs, which a search of one --shard does not write")
     flags.only(("--format",), lambda options: options.serve is None, "what is printed, not with --serve")
     flags.only(
         ("--compare", "--no-compare"),
@@ -111,10 +139,14 @@ def main(argv: Sequence[str]) -> None:
     options = flags.parse_args(argv)
     require_queries(options, flags)
     hits = options.hits or (DEFAULT_HITS if options.topics else SHOWN_HITS)
+    model = model_choice(options)
+    index = options.index
+    if options.vectors is not None:
+        index = Streamed(options.vectors, options.memory, Shard.parse(options.shard or "1/1"), model.device)
     request = SearchRequest(
-        model_choice(options),
+        model,
         options.retriever,
-        options.index,
+        index,
         hits,
         options.output_format,
         True if options.choose_weights else options.compare,
@@ -128,6 +160,9 @@ def main(argv: Sequence[str]) -> None:
     topics = [collection.topics(name) for name in collection.expand(options.topics)]
     if options.qrels:
         topics = collection.judge(topics, options.qrels)
+    if options.shard:
+        search_shard(request, collection, topics)
+        return
     chosen = ChosenWeights.of(request, collection, topics, options.output) if options.choose_weights else None
     with chosen.claim(options.overwrite or options.output is None) if chosen else nullcontext():
         runs = search_topics(request, collection, topics, options.output, options.overwrite)
@@ -176,7 +211,7 @@ def answer(request: SearchRequest, collection: Collection, options: Namespace) -
         collection,
         request.model,
         retriever=together,
-        index=request.index,
+        index=options.index,
         weights=request.hybrid_weights,
         tasks=[options.task] if options.query is not None or options.task else [],  # else it is said with each query
     )

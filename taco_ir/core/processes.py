@@ -10,6 +10,7 @@ import ctypes
 import gc
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,6 +28,11 @@ PARENT = "TACO_IR_PARENT"  # environment variable: the process that started this
 SET_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 ENDED = 2  # exit code of a process whose parent has ended
 PACKAGE = Path(__file__).resolve().parents[1]
+CONTAINER_MEMORY = (  # files of the most that a container may take and of what it takes, in cgroups 2 and 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+MEMORY_UNKNOWN = 4_000_000_000  # bytes that are taken for free where the system does not tell
 OURS = threading.Event()  # set where a verb is the whole process, and not a function that a program calls
 
 
@@ -128,6 +134,24 @@ def peak_memory() -> int:
     except ImportError:  # Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory() -> int:
+    """Memory that processes may still take, in bytes: of this machine, or of this container where it has less."""
+    free = [_number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024 or MEMORY_UNKNOWN]
+    for most, used in CONTAINER_MEMORY:
+        if limit := _number(Path(most), r"(\d+)"):
+            free.append(limit - _number(Path(used), r"(\d+)"))
+    return max(min(free), 0)
+
+
+def _number(path: Path, pattern: str) -> int:
+    """The first number that a pattern finds in a file of the system; 0 without such a file or number."""
+    try:
+        found = re.search(pattern, path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+    return int(found[1]) if found else 0
 
 
 def share_processors() -> None:

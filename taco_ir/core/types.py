@@ -216,6 +216,10 @@ class Run(NamedTuple):
             }
         )
 
+    def top(self, hits: int) -> Run:
+        """The best hits of each query."""
+        return self._replace(rankings={qid: ranking.top(hits) for qid, ranking in self.rankings.items()})
+
     @property
     def tied_share(self) -> float:
         """Share of neighbouring hits with equal scores."""

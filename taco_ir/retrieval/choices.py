@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from taco_ir.core.settings import Settings, check_value
 from taco_ir.core.types import run_id
 from taco_ir.encoders.config import Pooling
 from taco_ir.encoders.names import FOLDER, SHIPPED
 from taco_ir.encoders.text_encoder import Precision, TextEncoder, load_encoder
+from taco_ir.retrieval.vectors import Shard
 
 POOLINGS, PRECISIONS = get_args(Pooling), get_args(Precision)
 DENSE, BM25, FUSION = RETRIEVERS = ("dense", "bm25", "hybrid")
@@ -57,12 +58,27 @@ class ModelChoice(Settings):
         return model_name(self.model)
 
 
+class Streamed(NamedTuple):
+    """Vectors on disk that are searched without an index.
+
+    Attributes:
+        memory: bytes that the process may take; None: half of what is free.
+        shard: the part that this process searches; of several, it only leaves what it found for the others.
+    """
+
+    folder: str
+    memory: int | None = None
+    shard: Shard = Shard(1, 1)
+    device: str = "cpu"
+
+
 @dataclass(frozen=True)
 class SearchRequest:
     """A search for topics or for one query.
 
     Attributes:
-        index: a folder of a dense index; None for an exact one that is built and kept under the data home.
+        index: a folder of a dense index, or vectors without one; None for an exact index that is built and kept under
+            the data home.
         form: of the run files that are written.
         compare: score BM25 and the fusion as well; None: where that takes little time.
         hybrid_weights: a file of the fusion's weights by task; None: it fuses by reciprocal ranks.
@@ -73,7 +89,7 @@ class SearchRequest:
 
     model: ModelChoice = ModelChoice()
     retriever: str = DENSE
-    index: str | None = None
+    index: str | Streamed | None = None
     hits: int = 100
     form: str = "trec"
     compare: bool | None = None

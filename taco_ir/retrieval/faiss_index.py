@@ -123,17 +123,7 @@ class DenseIndex:
         self.manifest = read_json(path, Manifest, REMEDY)
         self.recipe, flat = self.manifest.recipe, self.manifest.factory == "Flat"
         check_files(folder, self.manifest.files, FILES, REMEDY)
-        if encoder is not None and not self.recipe.is_of(encoder):
-            raise InputError(
-                f"--index {folder}: its vectors were made by encoder {self.recipe.encoder} ({self.recipe.model}), "
-                f"the model given is encoder {encoder.passage_fingerprint}; search with the model that made it, "
-                "or build an index with this one"
-            )
-        if collection is not None and collection != self.recipe.collection:
-            raise InputError(
-                f"--index {folder}: its passages are those of collection {self.recipe.collection}, "
-                f"the collection given is {collection}"
-            )
+        self.recipe.require(f"--index {folder}", encoder, collection)
         try:
             self.index: Any = faiss.read_index(str(folder / "index"), faiss.IO_FLAG_MMAP_IFC if flat else 0)
             self._vectors_ND = flat_vectors(self.index) if flat else None
@@ -143,6 +133,11 @@ class DenseIndex:
         self.docids = np.array((folder / "docid").read_text(encoding="utf-8").splitlines(), dtype=object)
         self._searched_few = False
         self._halves: Halves | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the index, as its manifest says it."""
+        return self.manifest.files["index"].sha256[:16]
 
     def verify(self, folder: Path) -> None:
         """Hash the files again. Raises: InputError naming one that was altered."""

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from taco_ir.core.files import InputError, data_home, exclusive
 from taco_ir.core.hashes import fingerprint
 from taco_ir.core.processes import Progress, format_duration, log, timed
@@ -18,11 +20,12 @@ from taco_ir.core.types import Query, Run, Vectors
 from taco_ir.data.collection import Collection, Topics, is_topics_file
 from taco_ir.encoders.names import locate
 from taco_ir.retrieval import choices
-from taco_ir.retrieval.choices import ModelChoice, model_name
+from taco_ir.retrieval.choices import ModelChoice, Streamed, model_name
 from taco_ir.retrieval.encoding import encode_collection, encode_topics
 from taco_ir.retrieval.faiss_index import DenseIndex, build_index, require_index
 from taco_ir.retrieval.fusion import OF_MODEL, RRF_K, HybridWeights, reciprocal_rank_fusion, weighted_fusion
 from taco_ir.retrieval.lucene import BM25, INDEX_VERSION, K1, B, anserini_jar, build_bm25, java_home
+from taco_ir.retrieval.vector_stream import VectorStream
 from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 
 if TYPE_CHECKING:
@@ -82,6 +85,12 @@ class Ranker(ABC):
     def open(self) -> None:  # noqa: B027 - most load when they search
         """Load what a search needs, and build an index that is missing."""
 
+    def prepare(self, topics: Sequence[Topics], hits: int) -> None:  # noqa: B027 - most search one after the other
+        """Search for several topics at once, where that saves reading the passages' vectors again for each of them."""
+
+    def forget(self) -> None:  # noqa: B027 - most keep nothing
+        """Remove what a stopped search would go on from."""
+
     def check(self, topics: Sequence[Topics]) -> None:  # noqa: B027 - most retrievers take all
         """Raise InputError for queries that cannot be searched for, before an index is built."""
 
@@ -109,12 +118,13 @@ def build_dense(collection: Collection, encoder: TextEncoder, name: str, folder:
 
 
 class DenseRetriever(Ranker):
-    """Searches a faiss index with an encoder: the index that is named, or an exact one kept under the data home."""
+    """Searches with an encoder: a faiss index, one kept under the data home if none is named, or vectors on disk."""
 
     def __init__(
-        self, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | None = None
+        self, collection: Collection, model: ModelChoice | TextEncoder, index: str | Path | Streamed | None = None
     ) -> None:
         self._collection, self._folder, self._model = collection, index, model
+        self._ready: dict[str, tuple[int, Run]] = {}  # of topics that were searched together, and how many hits
         self.name = model.name if isinstance(model, ModelChoice) else model_name(model.folder)
 
     @cached_property
@@ -122,9 +132,16 @@ class DenseRetriever(Ranker):
         return self._model.load() if isinstance(self._model, ModelChoice) else self._model
 
     @cached_property
+    def _stream(self) -> VectorStream | None:
+        """The vectors that are searched without an index."""
+        if not isinstance(self._folder, Streamed):
+            return None
+        return VectorStream(self._folder, self.encoder, self._collection.passages.fingerprint)
+
+    @cached_property
     def _index(self) -> DenseIndex:
         store, encoder = self._collection.passages, self.encoder
-        if self._folder is not None:
+        if isinstance(self._folder, str | Path):
             return DenseIndex(Path(self._folder), encoder, store.fingerprint)
         folder = data_home() / "dense" / fingerprint([store.fingerprint, encoder.passage_fingerprint])
         if not is_built(folder):  # a data home that is complete may be read-only
@@ -137,11 +154,11 @@ class DenseRetriever(Ranker):
         return {
             "model": self.name,
             "encoder": self.encoder.fingerprint,
-            "index": self._index.manifest.files["index"].sha256[:16],
+            "index": (self._stream or self._index).fingerprint,
         }
 
     def open(self) -> None:
-        _ = self._index
+        _ = self._stream or self._index
 
     def check(self, topics: Sequence[Topics]) -> None:
         tasks = dict.fromkeys(query.task for each in topics for query in each.queries)
@@ -155,7 +172,25 @@ class DenseRetriever(Ranker):
             hint = "" if all(query.task for query in queries) else "; --task names the task of --query"
             raise InputError(f"{error}{hint}") from error
 
+    def prepare(self, topics: Sequence[Topics], hits: int) -> None:
+        if self._stream is None:
+            return
+        named = {each.fingerprint: each for each in topics}
+        new = {key: each for key, each in named.items() if self._ready.get(key, (0,))[0] < hits}
+        vectors = [self._encoded(each.queries) for each in new.values()]
+        if new and (rankings := self._stream.search(np.concatenate(vectors), hits)) is not None:
+            left = iter(rankings)
+            for key, each in new.items():
+                self._ready[key] = hits, Run({query.qid: next(left) for query in each.queries})
+
+    def forget(self) -> None:
+        if self._ready and self._stream:
+            self._stream.forget()
+
     def search(self, topics: Topics, hits: int) -> Run:
+        if self._stream:
+            self.prepare([topics], hits)
+            return self._ready[topics.fingerprint][1].top(hits)
         queries = topics.queries
         rankings = self._index.search(self._encoded(queries), hits)
         return Run({query.qid: ranking for query, ranking in zip(queries, rankings, strict=True)})
@@ -241,6 +276,18 @@ class FusionRetriever(Ranker):
         for retriever in reversed(self._retrievers):  # load a model last
             retriever.check(topics)
 
+    def prepare(self, topics: Sequence[Topics], hits: int) -> None:
+        for retriever in self._retrievers:
+            retriever.prepare(topics, self._depth(hits))
+
+    def forget(self) -> None:
+        for retriever in self._retrievers:
+            retriever.forget()
+
+    def _depth(self, hits: int) -> int:
+        """The hits of each retriever that are fused."""
+        return hits
+
     def search(self, topics: Topics, hits: int) -> Run:
         return self.search_each(topics, hits)[self.name]
 
@@ -272,14 +319,14 @@ class WeightedRetriever(FusionRetriever):
 
     def complete_runs(self, runs: Mapping[str, Run], topics: Topics, hits: int) -> dict[str, Run]:
         """As of any fusion; hits are fused to the depth that the weights were chosen at, or deeper."""
-        depth = max(hits, self._weights.hits)
+        depth = self._depth(hits)
         if depth == hits:
             return super().complete_runs(runs, topics, hits)
         deep = super().complete_runs({}, topics, depth)
-        return {
-            name: run._replace(rankings={qid: found.top(hits) for qid, found in run.rankings.items()})
-            for name, run in deep.items()
-        } | dict(runs)
+        return {name: run.top(hits) for name, run in deep.items()} | dict(runs)
+
+    def _depth(self, hits: int) -> int:
+        return max(hits, self._weights.hits)
 
     def _fuse(self, runs: Sequence[Run], topics: Topics, hits: int) -> Run:
         dense, bm25 = runs
@@ -309,18 +356,21 @@ class Retrievers(NamedTuple):
         cls,
         collection: Collection,
         model: ModelChoice | TextEncoder,
-        index: str | Path | None = None,
+        index: str | Path | Streamed | None = None,
         weights: str | Path | None = None,
     ) -> Retrievers:
         """Make them; nothing is loaded before it is used.
 
         Args:
+            index: a folder of a dense index, or of vectors that are searched as they are.
             weights: a file of the hybrid's weights by task, or `model` for the model's own; None: by reciprocal ranks.
 
         Raises:
-            InputError: for a folder without an index, or a file of other content.
+            InputError: for a folder without an index or without whole vectors, or a file of other content.
         """
-        if index is not None:
+        if isinstance(index, Streamed):
+            VectorSet(Path(index.folder))  # whole, or refused before a model is loaded
+        elif index is not None:
             require_index(Path(index))
         dense, bm25 = DenseRetriever(collection, model, index), BM25Retriever(collection)
         if weights is None:

@@ -18,7 +18,7 @@ from taco_ir.core.processes import log, timed
 from taco_ir.core.run_formats import write_run
 from taco_ir.core.types import Run
 from taco_ir.data.collection import Collection, Topics
-from taco_ir.retrieval.choices import IN_RECORDS, RETRIEVERS, RUN_SUFFIXES, SearchRequest
+from taco_ir.retrieval.choices import DENSE, IN_RECORDS, RETRIEVERS, RUN_SUFFIXES, SearchRequest, Streamed
 from taco_ir.retrieval.retrievers import Ranker, Retrievers
 
 TIES_WORTH_A_WORD = 0.01
@@ -47,9 +47,7 @@ def search_topics(
     retriever = retrievers.select(request.retriever)
     outputs = [_Output.of(request, collection, topics, retrievers, output)]
     overwrite = overwrite or output is None
-    compare = request.compare
-    if compare is None:
-        compare = retriever is retrievers.dense and retrievers.bm25.at_hand
+    compare = _compares(request, retrievers)
     judged = [topic for topic in topics if topic.has_gold]
     if compare and output is None:  # what is compared has a default name, too
         also = (replace(request, retriever=name) for name in RETRIEVERS if name != request.retriever)
@@ -63,13 +61,15 @@ def search_topics(
         if compare:
             retrievers.hybrid.check(judged)
         retriever.check(topics)
-        for path, _ in outputs[0].files.values():
-            if record_path(path).is_file() and not overwrite:  # a stopped search has none
-                refuse_other(path, read_record(path), outputs[0].maker)
+        if not overwrite:
+            outputs[0].refuse_others()
+        with timed() as seconds:
+            (retrievers.hybrid if compare else retriever).prepare(topics, request.hits)
+        for_each = seconds() / sum(len(topic.queries) for topic in topics)
         for topic in topics:
             with timed() as seconds:
                 found = retriever.search_each(topic, request.hits)
-            took = seconds()
+            took = seconds() + for_each * len(topic.queries)
             runs = {retriever.name: found[retriever.name]}
             outputs[0].write(topic, runs, collection, took)
             passages, queries = f"{collection.passages.count:,}", len(topic.queries)
@@ -83,9 +83,29 @@ def search_topics(
                     each.write(topic, runs, collection)
             _warn_of_ties(topic, runs)
             results.append(runs)
+        retrievers.hybrid.forget()
     if retriever is not retrievers.bm25 and (cut := retrievers.dense.encoder.truncated):
         log.warning("%d queries were longer than the model's limit and cut", cut)
     return results
+
+
+def search_shard(request: SearchRequest, collection: Collection, topics: Sequence[Topics]) -> None:
+    """Search one shard of vectors on disk, and keep what is found for the search that puts all shards together.
+
+    Raises:
+        InputError: for topics that cannot be searched for.
+    """
+    retrievers = Retrievers.of(collection, request.model, request.index, request.hybrid_weights)
+    retrievers.dense.check(topics)
+    compared = _compares(request, retrievers)
+    (retrievers.hybrid if compared else retrievers.select(request.retriever)).prepare(topics, request.hits)
+
+
+def _compares(request: SearchRequest, retrievers: Retrievers) -> bool:
+    """Whether all three retrievers are searched."""
+    if request.compare is not None:
+        return request.compare
+    return request.retriever == DENSE and retrievers.bm25.at_hand
 
 
 class _Output(NamedTuple):
@@ -128,6 +148,12 @@ class _Output(NamedTuple):
     @property
     def maker(self) -> dict[str, Any]:
         return {"system": self.retriever.name, "inputs": self.retriever.inputs}
+
+    def refuse_others(self) -> None:
+        """Raise InputError for runs that were made with another model or index."""
+        for path, _ in self.files.values():
+            if record_path(path).is_file():  # a stopped search has none
+                refuse_other(path, read_record(path), self.maker)
 
     def write(
         self, topic: Topics, runs: Mapping[str, Run], collection: Collection, seconds: float | None = None
@@ -178,11 +204,13 @@ def _run_paths(
 def _record_request(request: SearchRequest, collection: Collection, topic: Topics) -> dict[str, Any]:
     """What the user requested; a run with an equal record may be written again."""
     weights = {"hybrid_weights": request.hybrid_weights} if request.hybrid_weights is not None else {}
+    index = request.index
+    place = {"vectors": index.folder} if isinstance(index, Streamed) else {"index": index}
     return {
         "taco_ir": taco_ir.__version__,
         **made_of(collection, topic),
         "retriever": request.retriever,
-        "flags": {name: getattr(request.model, name) for name in IN_RECORDS} | {"index": request.index} | weights,
+        "flags": {name: getattr(request.model, name) for name in IN_RECORDS} | place | weights,
         "hits": request.hits,
         "format": request.form,
     }

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taco_ir.core.files import InputError, read_json, write_json, writing
-from taco_ir.core.hashes import sha256_file
+from taco_ir.core.hashes import fingerprint, sha256_file
 from taco_ir.core.outputs import first_difference, refuse_other
 from taco_ir.core.types import Encoder, Passage, Vectors
 
@@ -49,6 +49,19 @@ class Recipe(NamedTuple):
     def is_of(self, encoder: Encoder) -> bool:
         """Whether an encoder made the vectors, or would have in 8-bit arithmetic, which changes them little."""
         return self.encoder in (encoder.passage_fingerprint, encoder.int8_fingerprint)
+
+    def require(self, where: str, encoder: Encoder | None, collection: str | None) -> None:
+        """Raise InputError, which begins with `where`, for vectors of another encoder or of another collection."""
+        if encoder is not None and not self.is_of(encoder):
+            raise InputError(
+                f"{where}: its vectors were made by encoder {self.encoder} ({self.model}), "
+                f"the model given is encoder {encoder.passage_fingerprint}; search with the model that made it, "
+                "or build an index with this one"
+            )
+        if collection is not None and collection != self.collection:
+            raise InputError(
+                f"{where}: its passages are those of collection {self.collection}, the collection given is {collection}"
+            )
 
     @property
     def compared(self) -> dict[str, Any]:
@@ -173,6 +186,9 @@ class ShardWriter:
 class VectorSet:
     """The vectors of a whole collection, from one or several shards.
 
+    Attributes:
+        block_rows: the number of rows of each block, in row order.
+
     Raises:
         InputError: on opening, when shards are missing, unfinished or of different recipes.
     """
@@ -205,6 +221,13 @@ class VectorSet:
         if row != self.recipe.passages:
             missing = f"rows {row}..{self.recipe.passages - 1} are in no shard"
             raise InputError(f"{folder}: {missing}; encode the other shards first")
+        self._blocks = [(path, block) for path, manifest in self._shards for block in manifest.blocks]
+        self.block_rows = [block.rows for _, block in self._blocks]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all vectors and docids, as their manifests say it."""
+        return fingerprint([self.recipe.compared, [block.sha256 for _, block in self._blocks]])
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """Yield blocks in row order from block `start` on, checking their hashes.
@@ -212,9 +235,15 @@ class VectorSet:
         Raises:
             InputError: naming a block that was cut or altered.
         """
-        blocks = [(path, block) for path, manifest in self._shards for block in manifest.blocks]
-        for path, block in blocks[start:]:
-            yield _read_block(path, block)
+        return map(self.block, range(start, len(self._blocks)))
+
+    def block(self, number: int) -> Block:
+        """Read one block, checking its hashes. Raises: InputError naming a file that was cut or altered."""
+        return _read_block(*self._blocks[number])
+
+    def paths(self, suffix: str) -> list[Path]:
+        """The files of all blocks with this suffix, "npy" or "docids", in row order."""
+        return [path / f"{block.name}.{suffix}" for path, block in self._blocks]
 
     def verify(self) -> int:
         """Check the hashes of all blocks and count them. Raises: InputError naming one that was cut or altered."""

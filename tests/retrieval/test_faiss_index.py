@@ -139,16 +139,16 @@ def test_blocks_change_nothing(
 def test_ties_without_end_do_not_fill_the_memory() -> None:
     """All scores are equal: the last docids of all, from whatever block, and no more candidates than are wanted."""
     seen: list[int] = []
-    plain = exact._Block._thin
+    plain = exact._Block.thin
 
-    def noting(block: Any, pending: Any) -> Any:
-        found = plain(block, pending)
+    def noting(block: Any) -> Any:
+        found = plain(block)
         seen.append(len(found.row))
         return found
 
     docids = np.array([f"{row * 7919 % 20_000}#0" for row in range(20_000)], dtype=object)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact._Block, "_thin", noting)
+        patch.setattr(exact._Block, "thin", noting)
         queries_BD, vectors_ND = np.zeros((3, 2), dtype=np.float32), np.ones((20_000, 2), dtype=np.float32)
         found = list(exact_search(queries_BD, vectors_ND, docids, 5))
     assert [ranking.docids for ranking in found] == [sorted(docids.tolist(), reverse=True)[:5]] * 3

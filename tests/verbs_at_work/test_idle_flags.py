@@ -13,25 +13,29 @@ from taco_ir.core.files import InputError
 
 OF_ENCODER = "--pooling --normalize --prompt --passage-prompt --precision"
 OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
+OF_STREAM = "--memory --shard"
 OF_TOPICS = "--qrels --output --output-format --compare --no-compare --choose-weights --overwrite"
+OF_RUNS = "--output --output-format --overwrite --format --qrels --choose-weights"
 OF_BOARDS = "--baseline --without --brief --measures"
 OF_SHOWN = "--convergence --format --output --overwrite"
 OF_CHECKS = "--rows --random --models --collection --work --seed"
 # verb -> what is asked for, and the flags that do nothing then
 IDLE = {
     "search": {
-        "--topics t": "--task --overwrite",
-        "--topics t --no-compare": "--task --overwrite --hybrid-weights --choose-weights",
-        "--topics t --retriever hybrid --no-compare": "--task --overwrite --choose-weights",
-        "--topics t --retriever hybrid --hybrid-weights w": "--task --overwrite --choose-weights",
-        "--topics t --retriever bm25": f"--task --overwrite --choose-weights {OF_MODEL}",
-        "--topics t --retriever bm25 --compare": "--task --overwrite --choose-weights",
-        "--topics t --output o": "--task",
-        "--query q": f"{OF_TOPICS} --hybrid-weights",
-        "--query q --retriever hybrid": OF_TOPICS,
-        "--query q --retriever bm25": f"{OF_TOPICS} --hybrid-weights {OF_MODEL}",
-        "--interactive": f"{OF_TOPICS} --hybrid-weights",
-        "--serve 0": f"{OF_TOPICS.replace('--compare --no-compare ', '')} --task --format",
+        "--topics t": f"--task --overwrite {OF_STREAM}",
+        "--topics t --no-compare": f"--task --overwrite --hybrid-weights --choose-weights {OF_STREAM}",
+        "--topics t --retriever hybrid --no-compare": f"--task --overwrite --choose-weights {OF_STREAM}",
+        "--topics t --retriever hybrid --hybrid-weights w": f"--task --overwrite --choose-weights {OF_STREAM}",
+        "--topics t --retriever bm25": f"--task --overwrite --choose-weights {OF_MODEL} --vectors {OF_STREAM}",
+        "--topics t --retriever bm25 --compare": f"--task --overwrite --choose-weights {OF_STREAM}",
+        "--topics t --output o": f"--task {OF_STREAM}",
+        "--topics t --vectors v": "--task --overwrite --index",
+        "--topics t --vectors v --shard 1/2": f"--task --index {OF_RUNS}",
+        "--query q": f"{OF_TOPICS} --hybrid-weights --vectors {OF_STREAM}",
+        "--query q --retriever hybrid": f"{OF_TOPICS} --vectors {OF_STREAM}",
+        "--query q --retriever bm25": f"{OF_TOPICS} --hybrid-weights {OF_MODEL} --vectors {OF_STREAM}",
+        "--interactive": f"{OF_TOPICS} --hybrid-weights --vectors {OF_STREAM}",
+        "--serve 0": f"{OF_TOPICS.replace('--compare --no-compare ', '')} --task --format --vectors {OF_STREAM}",
     },
     "answer": {
         "--reader r --topics t": "--task --overwrite",
@@ -88,7 +92,7 @@ def words(action: argparse.Action, flag: str) -> list[str]:
         return [flag]
     if action.choices:
         return [flag, str(action.default if action.default in action.choices else next(iter(action.choices)))]
-    return [flag, {"--window": "0:1", "--columns": "id=1"}.get(flag, "1")]
+    return [flag, {"--window": "0:1", "--columns": "id=1", "--memory": "1GB"}.get(flag, "1")]
 
 
 CASES = [(verb, asked, set(idle.split())) for verb, cases in IDLE.items() for asked, idle in cases.items()]
@@ -121,7 +125,7 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
 
 # flags that make another mode of what is asked for, with other idle flags
 MODES = {
-    "search": ("--query", "--topics"),
+    "search": ("--query", "--topics", "--vectors", "--shard"),
     "answer": ("--query", "--topics"),
     "evaluate": ("--per-query", "--topics"),
     "encode": ("--verify",),

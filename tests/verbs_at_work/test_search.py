@@ -19,6 +19,7 @@ from taco_ir.core.hashes import sha256_file
 from taco_ir.core.run_formats import read_trec, write_trec
 from taco_ir.data.collection import open_collection
 from taco_ir.retrieval.fusion import HybridWeights, weighted_fusion
+from taco_ir.retrieval.vectors import VectorSet
 from taco_ir.search import main
 
 evaluate = module_of("evaluate")
@@ -252,6 +253,35 @@ def test_a_hybrid_is_weighted_by_task_as_chosen(
     assert any("chosen with encoder" in line for line in caplog.messages)
 
 
+def test_vectors_are_searched_without_an_index(
+    model: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The runs of a Flat index, from one pass over the vectors, or one over each shard, for all topics."""
+    module_of("encode").main(["--output", "vectors", *model[:-1]])
+    module_of("index").main(["--vectors", "vectors", "--output", "index"])
+    topics = ["--topics", "nq-dev", "fever-dev", *model, "--hits", "20"]
+    main([*topics, "--index", "index", "--output", "flat/"])
+    read, seen = VectorSet.block, list[int]()
+    monkeypatch.setattr(VectorSet, "block", lambda vectors, number: seen.append(number) or read(vectors, number))
+    search = [*topics, "--vectors", "vectors"]
+    main([*search, "--memory", "8 GB", "--output", "streamed/"])
+    assert seen == [0]
+    for shard in ("2/2", "1/2"):
+        main([*search, "--shard", shard])
+    main([*search, "--output", "together/"])
+    assert seen == [0, 0] and "1 of 1 blocks were searched before" in caplog.messages
+    for name in ("nq-dev", "fever-dev"):
+        runs = [Path(folder, f"{name}.trec").read_bytes() for folder in ("flat", "streamed", "together")]
+        assert runs[0] == runs[1] == runs[2], name
+    record = json.loads(Path("together/nq-dev.trec.json").read_text())
+    assert record["flags"]["vectors"] == "vectors" and "index" not in record["flags"]
+    assert not list((data_home() / "searches").rglob("*.safetensors"))
+    seen.clear()
+    main([*topics[:3], *model[:-1], "--retriever", "hybrid", "--vectors", "vectors", "--output", "hybrid/"])
+    main([*topics[:3], *model[:-1], "--retriever", "hybrid", "--index", "index", "--output", "expected/"])
+    assert Path("hybrid/nq-dev.trec").read_bytes() == Path("expected/nq-dev.trec").read_bytes() and seen == [0]
+
+
 @pytest.mark.parametrize("retriever", ["dense", "bm25"])
 def test_query_shows_hits(
     retriever: str, model: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
@@ -445,6 +475,9 @@ def test_entity_marks_are_for_the_dense_encoder_alone(model: list[str], folder: 
         (["--query", " "], "--query is empty"),
         (["--query", "who", "--output", "x.trec"], "--output goes with --topics"),
         (["--topics", "nq-dev", "--task", "nq"], "--task goes with --query"),
+        (["--topics", "nq-dev", "--vectors", "v", "--memory", "0GB"], "'0GB' is not an amount of memory, such as 4GB"),
+        (["--topics", "nq-dev", "--vectors", "v", "--memory", "4"], "'4' is not an amount of memory, such as 4GB"),
+        (["--topics", "nq-dev", "--vectors", "v", "--shard", "3/2"], "--shard '3/2': give i/n with 1 <= i <= n"),
     ],
 )
 def test_flags_that_do_not_go_together(argv: list[str], said: str) -> None:

@@ -1,0 +1,210 @@
+"""Exact search of vectors on disk, for collections larger than memory: each block is read once for all queries.
+
+    <data home>/searches/KEY/shard-2-of-8.safetensors      what a process has found so far, and in which blocks
+
+The key is a hash of vectors, queries and hits. A stopped search goes on from its file, written once a minute; so can
+several processes search a shard each, and a last one puts together what they have found. Hits and scores are those of
+a Flat index, whoever found them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taco_ir.core.files import InputError, data_home, exclusive, writing
+from taco_ir.core.hashes import fingerprint
+from taco_ir.core.processes import Progress, format_bytes, free_memory, log, resident_memory
+from taco_ir.core.types import Encoder, Ranking, Vectors
+from taco_ir.retrieval.choices import Streamed
+from taco_ir.retrieval.exact_search import AHEAD, CROWD, Candidates, ExactSearch, Float32, Products
+from taco_ir.retrieval.frozen_base import Matrix, StoredPiece
+from taco_ir.retrieval.half_products import HalfPrecision
+from taco_ir.retrieval.vectors import VectorSet
+
+SAVE_EVERY = 60.0  # seconds between two writes of what was found
+SCORE_BYTES = 24  # of a score while a block is scored: its copies, and places of those that are kept
+HIT_BYTES = 60 * (CROWD + 1)  # of a hit while candidates are kept and sorted
+DOCID_BYTES = 100  # of a hit at the end
+PART = "shard-*-of-*.safetensors"
+
+
+class VectorStream:
+    """Vectors that `encode` wrote, opened for a search that reads them from disk.
+
+    Raises:
+        InputError: on opening, for shards that do not make a whole, or vectors of another encoder or collection.
+    """
+
+    def __init__(self, place: Streamed, encoder: Encoder | None = None, collection: str | None = None) -> None:
+        self._vectors, self._place = VectorSet(Path(place.folder)), place
+        self.recipe = self._vectors.recipe
+        self.recipe.require(f"--vectors {place.folder}", encoder, collection)
+        self.fingerprint, rows = self._vectors.fingerprint, self._vectors.block_rows
+        self._starts, dim = np.cumsum([0, *rows]), self.recipe.dim
+        self._products: Products = HalfPrecision(dim, place.device) if "cuda" in place.device else Float32(dim)
+        files = zip(self._vectors.paths("npy"), rows, strict=True)
+        self._vectors_ND: Any = Matrix([StoredPiece(path, (count, dim)) for path, count in files])
+        self._docids_N: Any = StoredDocids(self._vectors.paths("docids"), self._starts)
+        self._kept: list[Path] = []
+
+    def search(self, queries_BD: Vectors, hits: int) -> list[Ranking] | None:
+        """The `hits` passages of largest inner product for each query, as of a Flat index; None of one shard alone.
+
+        Raises:
+            InputError: where memory is too small for a block, for a block that was altered, or where another process
+                searches this shard.
+        """
+        queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
+        together = self._fitting(len(queries_BD), hits)
+        parts = [queries_BD[start : start + together] for start in range(0, len(queries_BD), together)]
+        if len(parts) > 1:
+            log.info("memory has room for %s queries: vectors are read %d times", f"{together:,}", len(parts))
+        found = [ranking for part_BD in parts for ranking in self._search(part_BD, hits)]
+        return found if self._place.shard.of == 1 else None
+
+    def forget(self) -> None:
+        """Remove the files of searches that have ended."""
+        for folder in self._kept:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._kept.clear()
+
+    def _fitting(self, queries: int, hits: int) -> int:
+        """How many queries are searched together in the memory that there is. Raises: InputError for too little."""
+        used, rows, dim = resident_memory(), max(self._vectors.block_rows), self.recipe.dim
+        memory = used + free_memory() // 2 if self._place.memory is None else self._place.memory
+        scored = min(queries, self._products.queries * self._products.threads)
+        fixed = used + (AHEAD + 3) * rows * dim * 6 + scored * rows * SCORE_BYTES
+        each = dim * 12 + hits * (HIT_BYTES + DOCID_BYTES)
+        if (least := fixed + scored * each) > memory:
+            raise InputError(
+                f"--memory {format_bytes(memory)}: too small for a block of {rows:,} vectors and {scored:,} queries, "
+                f"{format_bytes(used)} being taken by the model; {format_bytes(least)} is the least that works"
+            )
+        return min(queries, (memory - fixed) // each // scored * scored)
+
+    def _search(self, queries_BD: Vectors, hits: int) -> list[Ranking]:
+        """Search this process's shard, and rank if that is all."""
+        shard, count = self._place.shard, len(self._vectors.block_rows)
+        made_of = {
+            "vectors": self.fingerprint,
+            "queries": hashlib.sha256(queries_BD.tobytes()).hexdigest()[:16],
+            "hits": hits,
+        }
+        folder = data_home() / "searches" / fingerprint(made_of)
+        own = folder / f"{shard.folder(folder).name}.safetensors"
+        search = ExactSearch(queries_BD, self._vectors_ND, self._docids_N, hits, self._products)
+        with exclusive(own, wait=False), search:
+            done = self._take(search, own, shard.of == 1)
+            left = [number for number in shard.rows(count) if number not in done]
+            if done:
+                log.info("%s of %s blocks were searched before", f"{len(done):,}", f"{count:,}")
+            self._stream(search, left, done, own, made_of)
+            if shard.of > 1:
+                return []
+            self._kept.append(folder)
+            return list(search.rankings())
+
+    def _take(self, search: ExactSearch, own: Path, others: bool) -> set[int]:
+        """Give a search what was found before, by this process or all; the blocks in which that was."""
+        done: set[int] = set()
+        paths = [own, *(sorted(own.parent.glob(PART)) if others else [])]
+        for path in dict.fromkeys(paths):
+            with exclusive(path):  # waits for a process that searches its shard now
+                part = Part.read(path)
+            if part is not None and done.isdisjoint(part.blocks):
+                search.put(part.found, part.longest)
+                done.update(part.blocks)
+        return done
+
+    def _stream(
+        self, search: ExactSearch, left: Sequence[int], done: set[int], own: Path, made_of: dict[str, Any]
+    ) -> None:
+        """Search the blocks that are left, keeping what is found on disk from time to time."""
+        rows = self._vectors.block_rows
+        progress = Progress("search", sum(rows[number] for number in left), "passages")
+        seen, saved = 0, time.monotonic()
+        for number in left:
+            search.add(int(self._starts[number]), self._vectors.block(number)[0])
+            done.add(number)
+            seen += rows[number]
+            progress.at(seen)
+            if time.monotonic() - saved >= SAVE_EVERY:
+                Part(sorted(done), search.candidates(), search.longest).write(own, made_of)
+                saved = time.monotonic()
+        if self._place.shard.of > 1:
+            Part(sorted(done), search.candidates(), search.longest).write(own, made_of)
+            log.info("%s: what %s blocks have", own, f"{len(done):,}")
+
+
+class StoredDocids:
+    """Docids in files of one a line, of which only those of some rows are read."""
+
+    def __init__(self, paths: Sequence[Path], starts: npt.NDArray[np.int64]) -> None:
+        self._paths, self._starts = paths, starts
+
+    def __getitem__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
+        found = np.empty(len(rows), dtype=object)
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], self._starts[1:-1])
+        for number, places in enumerate(np.split(order, ends)):
+            if len(places):
+                docids = self._paths[number].read_text(encoding="utf-8").splitlines()
+                found[places] = np.array(docids, dtype=object)[rows[places] - self._starts[number]]
+        return found
+
+
+class Part(NamedTuple):
+    """What a process found in some blocks.
+
+    Attributes:
+        blocks: their numbers.
+        longest: the largest norm of a vector in them.
+    """
+
+    blocks: list[int]
+    found: Candidates
+    longest: float
+
+    def write(self, path: Path, made_of: dict[str, Any]) -> None:
+        from safetensors.numpy import save
+
+        query, row, score = self.found
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "query": query.astype(np.int32),
+            "row": row.astype(np.int64),
+            "score": score,
+        }
+        said = json.dumps({"made_of": made_of, "blocks": self.blocks, "longest": self.longest})
+        with writing(path, "wb") as sink:
+            sink.write(save(tensors, {"part": said, "sha256": _digest(said, tensors)}))
+
+    @classmethod
+    def read(cls, path: Path) -> Part | None:
+        """Read a part; None where there is none. One that was damaged is told, and its blocks are searched again."""
+        from safetensors import SafetensorError, safe_open
+
+        if not path.is_file():
+            return None
+        with suppress(SafetensorError, ValueError, KeyError, TypeError):
+            with safe_open(path, "np") as stored:
+                facts = stored.metadata()
+                tensors = {name: stored.get_tensor(name) for name in Candidates._fields}
+            if facts["sha256"] == _digest(facts["part"], tensors) and (said := json.loads(facts["part"])):
+                found = Candidates(tensors["query"].astype(np.intp), tensors["row"].astype(np.intp), tensors["score"])
+                return cls(said["blocks"], found, said["longest"])
+        log.warning("%s: altered or cut; its blocks are searched again", path)
+        return None
+
+
+def _digest(said: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
+    return hashlib.sha256(b"".join([said.encode(), *(each.tobytes() for each in tensors.values())])).hexdigest()
