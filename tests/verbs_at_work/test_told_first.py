@@ -105,7 +105,7 @@ CASES = {
     "search: no Java": Case("search --collection c --topics nq-dev --retriever bm25", NO_JAVA, without("pyserini")),
     "search: no Java to compare": Case(f"search {SEARCH} --compare", NO_JAVA, without("pyserini")),
     "search: no index": Case(f"search {SEARCH} --index gone", "--index gone: no manifest.json"),
-    "search: no vectors": Case(f"search {SEARCH} --vectors gone", "gone: no vectors (no shard-i-of-n folder"),
+    "search: no vectors": Case(f"search {SEARCH} --vectors gone", "gone: no vectors"),
     "search: output that is there": Case(f"search {SEARCH} --output kept", "--output kept exists", file("kept")),
     "search: comparison without gold": Case(
         f"search {SEARCH.replace('nq-dev', 'nq-test')} --compare", "--compare goes with evidence to score against"
