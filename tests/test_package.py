@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,15 @@ def test_they_hold_every_data_file_and_module(built: Path) -> None:
         assert name in in_wheel and name in in_source, name
     for path in (ROOT / "topics").glob("*.jsonl"):
         assert f"taco_ir/topics/{path.name}" in in_wheel and f"topics/{path.name}" in in_source, path.name
+
+
+def test_one_version_is_said_everywhere(built: Path) -> None:
+    said = {
+        re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        for name, pattern in (("CITATION.cff", "^version: (.*)$"), ("CHANGELOG.md", "^## ([0-9.]+)"))
+    }
+    assert {match and match[1] for match in said} == {taco_ir.__version__}
+    assert [path.name.split("-")[1] for path in built.glob("*.whl")] == [taco_ir.__version__]
 
 
 @pytest.mark.parametrize("name", taco_ir.__all__)

@@ -115,7 +115,10 @@ def writing_folder(path: Path) -> Iterator[Path]:
             with named(path, part):
                 part.mkdir()
                 yield part
+                mode = part.stat().st_mode & 0o666  # safetensors writes files that nobody else may read
                 for file in part.rglob("*"):
+                    if file.is_file() and not file.is_symlink():
+                        file.chmod(mode)
                     sync_path(file)
                 if path.is_dir():
                     path.replace(old)  # at once; removing it takes time, in which this process may be killed

@@ -131,6 +131,8 @@ def subset_parser() -> Parser:
         "python -m taco_ir.data subset --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )
     parser.flag("--distractors", "passages to sample that are not gold", type=positive, required=True, metavar="N")
+    most = "queries of each topics at most, sampled by the seed; only their passages are gold [default: all]"
+    parser.flag("--max-queries", most, type=positive, metavar="N")
     parser.flag(
         "--output", "folder of the subset; the same subset, if it exists, stays", required=True, metavar="FOLDER"
     )
@@ -144,7 +146,8 @@ def make_smaller(argv: Sequence[str]) -> None:
         raise InputError(f"--topics is needed: a subset is made around their gold passages (see {parser.prog} --help)")
     collection, output = open_collection(options.collection), Path(options.output)
     topics, report = collection.expand(options.topics), report_progress(output.name, "passages", 1)
-    subset = make_subset(collection, topics, options.distractors, options.seed, output, report)
+    most = options.max_queries or 0
+    subset = make_subset(collection, topics, options.distractors, options.seed, output, report, most)
     print(f"{output}: {subset.passages:,} passages, {subset.gold:,} gold and {subset.distractors:,} distractors")
 
 

@@ -6,13 +6,10 @@ that learned these pages by heart would look good on them.
 
 from __future__ import annotations
 
-from collections.abc import Collection as Container
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import orjson
 
 from taco_ir.core.files import InputError, read_json, write_json, writing_folder
 from taco_ir.core.hashes import generator, sha256_file
@@ -21,7 +18,7 @@ from taco_ir.core.settings import check_value
 from taco_ir.core.tasks import TopicsName
 from taco_ir.core.types import Query
 from taco_ir.data.collection import Collection
-from taco_ir.data.topics import plain_text, read_json_lines, record_qid
+from taco_ir.data.topics import copy_records, plain_text
 
 RECORD = "held-out.json"
 
@@ -69,7 +66,7 @@ def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: i
             splits[task] = split = split_by_page(topics.queries, share, seed, task)
             for name, queries in (("train", split.train), ("dev", split.dev)):
                 target = folder / f"{topics.name.removesuffix('-train')}-{name}.jsonl"
-                target.write_bytes(_copy_records(paths[task], {query.qid for query in queries}))
+                target.write_bytes(copy_records(paths[task], {query.qid for query in queries}))
             counts = {"train": len(split.train), "dev": len(split.dev), "dropped": split.dropped}
             write_json(folder / f"{task}-{RECORD}", made_of[task] | counts)
     return splits
@@ -125,9 +122,3 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
         [queries[row] for row in sorted(row for text in subset for row in texts[text])] for subset in (kept, out)
     )
     return Split(train, dev, len(queries) - len(train) - len(dev))
-
-
-def _copy_records(path: Path, qids: Container[str]) -> bytes:
-    """The file's records of these queries, in order."""
-    records = (record for _, record in read_json_lines(path) if record_qid(record) in qids)
-    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)

@@ -16,10 +16,11 @@ from taco_ir.core.files import InputError, read_json, write_json, writing_folder
 from taco_ir.core.hashes import generator, sha256_file
 from taco_ir.core.outputs import claim_output
 from taco_ir.core.settings import check_value
-from taco_ir.data.collection import Collection
+from taco_ir.data.collection import Collection, Topics
 from taco_ir.data.downloads import Report
 from taco_ir.data.gold import find_gold_rows
 from taco_ir.data.passage_store import PassageStore
+from taco_ir.data.topics import copy_records
 
 PASSAGES, RECORD = "passages.jsonl.gz", "part.json"
 COMPRESSION = 6
@@ -45,6 +46,7 @@ class SubsetRecord(NamedTuple):
     name: str
     passages: int
     gold: int
+    max_queries: int = 0
 
 
 def make_subset(
@@ -54,6 +56,7 @@ def make_subset(
     seed: int,
     output: Path,
     report: Report | None = None,
+    max_queries: int = 0,
 ) -> Subset:
     """Write a subset as a collection folder with the files of `topics`, unless the same one exists.
 
@@ -63,6 +66,7 @@ def make_subset(
     Args:
         topics: names of topics of the collection, such as `nq-dev`.
         report: called with the numbers of passages written and to write.
+        max_queries: queries of each topics at most, sampled by the seed; 0: all.
 
     Raises:
         InputError: for an output with other content, topics without evidence in the collection, or more distractors
@@ -76,6 +80,7 @@ def make_subset(
         "topics": {path.name: sha256_file(path) for path in sorted(paths)},
         "distractors": distractors,
         "seed": seed,
+        "max_queries": max_queries,
     }
 
     def recorded() -> dict[str, Any] | None:
@@ -84,17 +89,30 @@ def make_subset(
     with claim_output(output, made_of, record=recorded, remedy="remove it", wait=True) as finished:
         if finished:
             return _existing_subset(output)
-        judged = map(collection.topics, topics)
+        judged = [sample_queries(collection.topics(name), max_queries, seed) for name in topics]
         gold_rows = [find_gold_rows(collection.passages, each.name, each.queries) for each in judged]
         gold = np.unique(np.concatenate(gold_rows))
         others = sample_distractors(collection, gold, distractors, seed)
         subset = Subset(len(gold) + len(others), len(gold), len(others))
         with writing_folder(output) as folder:
             _write_passages(folder / PASSAGES, collection.passages, np.sort(np.concatenate([gold, others])), report)
-            for path in paths:
-                shutil.copyfile(path, folder / path.name)
+            for path, each in zip(paths, judged, strict=True):
+                if max_queries:
+                    records = copy_records(path, {query.qid for query in each.queries})
+                    packed = gzip.compress(records, COMPRESSION, mtime=0) if path.suffix == ".gz" else records
+                    (folder / path.name).write_bytes(packed)
+                else:
+                    shutil.copyfile(path, folder / path.name)
             write_json(folder / RECORD, made_of | {"name": collection.name, **subset._asdict()})
     return subset
+
+
+def sample_queries(topics: Topics, most: int, seed: int) -> Topics:
+    """The topics with `most` of their queries, in order; all where these are fewer, or `most` is 0."""
+    if not 0 < most < len(topics.queries):
+        return topics
+    rows = np.sort(generator(seed, "queries", topics.name).permutation(len(topics.queries))[:most])
+    return topics._replace(queries=[topics.queries[row] for row in rows.tolist()])
 
 
 def sample_distractors(collection: Collection, gold: Rows, distractors: int, seed: int) -> Rows:

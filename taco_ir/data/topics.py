@@ -104,6 +104,12 @@ def record_qid(record: Mapping[str, Any]) -> str:
     return run_id(_read_id(record.get("id")))
 
 
+def copy_records(path: Path, qids: Container[str]) -> bytes:
+    """The file's records of these queries, in order."""
+    records = (record for _, record in read_json_lines(path) if record_qid(record) in qids)
+    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+
+
 def plain_text(text: str) -> str:
     """A query's text in lower case with single spaces: two queries that agree in it ask the same."""
     return " ".join(text.casefold().split())

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as Container
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from graphlib import TopologicalSorter
@@ -115,11 +116,11 @@ class Runner:
     ) -> None:
         if unknown := set(corpora) - set(study.corpora):
             raise InputError(f"--corpora {min(unknown)}: the conditions have {', '.join(study.corpora)}")
-        self.study = study
         self.work = (work or data_home() / "studies" / study.name).resolve()
         self.threads = threads
         self.device = device
         self.collection = open_collection(collection)
+        self.study = study = _with_topics(study, self.collection)
         self.commands = Commands(study, self.work, collection, _hash_collection(self.collection), models)
         self._scored = set(corpora or study.corpora)
         self._gold = cache(lambda name: self.collection.load_topics(name).gold_fingerprint)
@@ -291,6 +292,15 @@ def make_home(home: Path) -> None:
         (data_home() / name).mkdir(parents=True, exist_ok=True)
         if not (home / name).is_symlink():  # as a killed job leaves it
             (home / name).symlink_to((data_home() / name).resolve(), target_is_directory=True)
+
+
+def _with_topics(study: Study, collection: Collection) -> Study:
+    """The study with names of topics in the place of `all-dev`, which stands for those of every task."""
+    named = {name: [name] for name in study.topics}
+    for name in named:
+        if name.startswith("all-"):
+            named[name] = [collection.load_topics(each).name for each in collection.expand([name])]
+    return replace(study, topics=tuple(dict.fromkeys(each for names in named.values() for each in names)))
 
 
 def _hash_collection(collection: Collection) -> str:

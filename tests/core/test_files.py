@@ -109,6 +109,20 @@ def test_a_folder_replaces_the_old_one_whole_and_starts_empty(tmp_path: Path) ->
     assert names(tmp_path) == ["folder"] and names(path) == ["new"]
 
 
+def test_files_in_a_folder_may_be_read_by_whom_the_user_lets_read(tmp_path: Path) -> None:
+    """Whatever a library made them with; files elsewhere that are linked to are left alone."""
+    private, plain = tmp_path / "private", tmp_path / "plain"
+    for path in (private, plain):
+        path.touch()
+    private.chmod(0o600)
+    with writing_folder(tmp_path / "folder") as folder:
+        (folder / "in").mkdir()
+        (folder / "in" / "weights").touch(0o600)
+        (folder / "linked").symlink_to(private)
+    assert (tmp_path / "folder" / "in" / "weights").stat().st_mode == plain.stat().st_mode
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

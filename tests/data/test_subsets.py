@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import tempfile
@@ -75,6 +76,7 @@ def test_every_gold_passage_is_in_and_as_many_distractors_as_asked() -> None:
         "topics": json.loads(Path("p/part.json").read_text())["topics"],
         "distractors": 5,
         "seed": 0,
+        "max_queries": 0,
         "name": "c",
         "passages": 15,
         "gold": 10,
@@ -148,6 +150,36 @@ def random_set(random: random.Random, pages: dict[str, str]) -> list[dict[str, s
             del entry["passage_id"]
         entries.append(random.choice([entry, entry, entry, {"wikipedia_id": "gone", "passage_id": "gone"}]))
     return entries
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_many_queries_some_are_sampled_and_only_their_passages_are_gold(packed: bool) -> None:
+    """The same ones for a seed, as their records are, in order; a number that is not reached changes nothing."""
+    records = [query(f"q{page}", f"text {page}", [f"{page}#0"]) for page in range(8)]
+    write_collection(Path("c"), PASSAGES, {"trex-dev": records})
+    if packed:
+        plain = Path("c") / "trex-dev.jsonl"
+        plain.with_name("trex-dev.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    collection = open_collection("c")
+    made = make_subset(collection, ["trex-dev"], 2, 0, Path("some"), max_queries=3)
+    assert (made.gold, made.distractors) == (3, 2)
+    kept = open_collection("some").load_topics("trex-dev").queries
+    every = collection.load_topics("trex-dev").queries
+    assert len(kept) == 3 and kept == [each for each in every if each in kept]
+    assert {f"{each.qid[1:]}#0" for each in kept} <= set(docids("some"))
+    others = {"seed": 1, "again": 0}
+    for name, seed in others.items():
+        make_subset(collection, ["trex-dev"], 2, seed, Path(name), max_queries=3)
+    assert contents("again") == contents("some")
+    assert open_collection("seed").load_topics("trex-dev").queries != kept
+    make_subset(collection, ["trex-dev"], 2, 0, Path("all"))
+    make_subset(collection, ["trex-dev"], 2, 0, Path("most"), max_queries=8)
+    (name,) = (path.name for path in Path("all").glob("trex-dev*"))
+    read = [open_collection(each).load_topics("trex-dev").queries for each in ("all", "most")]
+    assert read[0] == read[1] == every and docids("all") == docids("most") and (Path("most") / name).is_file()
+    with pytest.raises(InputError, match="max_queries is 3, not 4"):
+        make_subset(collection, ["trex-dev"], 2, 0, Path("some"), max_queries=4)
 
 
 def test_an_existing_subset_stays() -> None:
