@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import math
 import os
@@ -18,17 +17,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
+from taco_ir.core.errors import is_users
 from taco_ir.core.files import KEPT, QUOTED_UP_TO, InputError, data_home, in_data_home, printable
 from taco_ir.core.processes import OURS, end_with_parent, share_processors
 from taco_ir.core.suggestions import nearest, suggest
 from taco_ir.retrieval.choices import POOLINGS, PRECISIONS, RETRIEVERS, ModelChoice
+from taco_ir.scale.engines import Engine, Here
+from taco_ir.scale.processes import Processes
+from taco_ir.scale.ray_pool import LOCAL, Ray
 
 USAGE_ERROR = 2
 HELP_WIDTH = 100
-# errors of a full or read-only disk, missing permission, or an impossible path
-USERS_OSERRORS = (
-    "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENOTEMPTY EBUSY ENOTDIR EEXIST EISDIR ENAMETOOLONG ELOOP EMFILE ENFILE"
-)
+ENGINES = HERE, PROCESSES, RAY = ("here", "processes", "ray")
 FLAG = re.compile(r"--?[^\W\d][\w-]*")
 LONG_WORD = re.compile(rf"\S{{{QUOTED_UP_TO + 1},}}")
 
@@ -139,6 +139,34 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "texts to encode at once, at most [default: 1024]",
     },
     "--device": {"default": "cpu", "metavar": "DEVICE", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
+    "--engine": {
+        "choices": ENGINES,
+        "default": HERE,
+        "help": "who does the shards: here, this process; processes of this machine, one for each GPU; ray, workers on "
+        "the machines of a Ray cluster [default: here]",
+    },
+    "--workers": {
+        "type": positive,
+        "metavar": "N",
+        "help": "workers of --engine [default: one for each GPU, or one; with ray as many as there is room for]",
+    },
+    "--worker-gpus": {
+        "type": above_zero,
+        "metavar": "N",
+        "help": "GPUs of each worker of --engine ray, such as .5 [default: 1 with --device cuda]",
+    },
+    "--worker-cpus": {
+        "type": above_zero,
+        "default": 1.0,
+        "metavar": "N",
+        "help": "processors of each worker of --engine ray [default: 1]",
+    },
+    "--address": {
+        "default": LOCAL,
+        "metavar": "HOST:PORT",
+        "help": "the Ray cluster: its address, auto for the one that this machine is in, or local for a Ray of this "
+        "machine that ends with the command [default: local]",
+    },
     "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone has moved: its folder now"},
     "--hits": {"type": positive, "default": 100, "metavar": "N", "help": "hits for each query [default: 100]"},
     "--measures": {"nargs": "+", "metavar": "MEASURE", "help": "measures to print, such as Rprec recall@5 MRR@10"},
@@ -162,6 +190,8 @@ MODEL_FLAGS = (
     "--device",
     "--base",
 )
+RAY_FLAGS = ("--worker-gpus", "--worker-cpus", "--address")
+ENGINE_FLAGS = ("--engine", "--workers", *RAY_FLAGS)
 # without --device, which a study passes to every verb
 DENSE_FLAGS = (*(flag for flag in MODEL_FLAGS if flag != "--device"), "--index")
 
@@ -298,6 +328,23 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
     return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
 
 
+def limit_engine_flags(parser: Parser) -> None:
+    """Refuse flags of workers where this process does all, and Ray's with other engines."""
+    parser.only(("--workers",), lambda options: options.engine != HERE, "--engine processes or ray")
+    parser.only(RAY_FLAGS, lambda options: options.engine == RAY, "--engine ray")
+    parser.only(("--worker-gpus",), lambda options: options.device.startswith("cuda"), "--device cuda")
+
+
+def engine_choice(options: argparse.Namespace) -> Engine:
+    """The engine that --engine and its flags describe. Raises: InputError for one that cannot be had."""
+    if options.engine == HERE:
+        return Here()
+    if options.engine == RAY:
+        gpus = (options.worker_gpus or 1.0) if options.device.startswith("cuda") else 0.0
+        return Ray(options.workers, options.worker_cpus, gpus, options.address)
+    return Processes(options.workers, options.device)
+
+
 def command(options: argparse.Namespace) -> dict[str, str]:
     """All options as text: what `claim_output` compares to tell whether the same command began an output."""
     return {name: repr(value) for name, value in vars(options).items()}
@@ -358,7 +405,7 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in USERS_OSERRORS.split():
+        if not is_users(error):
             raise
         said = f"{printable(str(error.filename or 'output'))}: {error.strerror}; nothing half-written is left"
         kept = error.filename and in_data_home(Path(str(error.filename)))

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taco_ir"
 # a file imports from its own package and from those of lines before; verbs, the files at the top, import from all
 ORDER = (
     ("core",),
-    ("weighting", "data", "encoders"),
+    ("weighting", "data", "encoders", "scale"),
     ("evaluation", "retrieval"),
     ("pages",),
     ("serving",),

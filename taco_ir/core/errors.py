@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
+# errors of a full or read-only disk, missing permission, or an impossible path
+USERS_OSERRORS = (
+    "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENOTEMPTY EBUSY ENOTDIR EEXIST EISDIR ENAMETOOLONG ELOOP EMFILE ENFILE"
+)
 QUOTED_UP_TO = 200  # characters of a quoted value in a message
 QUOTED = re.compile(rf"(?<!\w)(['\"])((?:(?!\1)[^\\]|\\.){{{QUOTED_UP_TO + 1},}})\1(?!\w)")
 
@@ -14,6 +19,11 @@ class InputError(ValueError):
     def __init__(self, message: object) -> None:
         text = printable(str(message))
         super().__init__(QUOTED.sub(lambda found: f"{found[1]}{found[2][:QUOTED_UP_TO]}...{found[1]}", text))
+
+
+def is_users(error: OSError) -> bool:
+    """Whether an error is of the user's disk or path, and not of the code."""
+    return errno.errorcode.get(error.errno or 0) in USERS_OSERRORS.split()
 
 
 def printable(text: str) -> str:

@@ -81,6 +81,11 @@ class PassageStore:
         if self._packed and (self._unpacked / "facts.json").is_file():
             self._use_unpacked()
 
+    @property
+    def reads_anywhere(self) -> bool:
+        """Whether reading can begin at any passage, as it cannot inside a gzip file."""
+        return not self._packed
+
     def unpack(self) -> None:
         """Keep a plain copy of a gzip file under the data home, so that any passage is read at once.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +21,80 @@ SAMPLE = 48  # passages that are encoded to estimate the rate
 WORKING_BYTES = 200_000_000  # that tokenising a block and batches of all lengths were seen to add to the sample's peak
 
 
+class ShardEncoder:
+    """Encodes shards of a collection with one encoder, whose rate is measured once.
+
+    Args:
+        block_rows: passages of a block.
+    """
+
+    def __init__(
+        self, collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, block_rows: int | None = None
+    ) -> None:
+        self._collection, self._encoder, self._recipe, self._output = collection, encoder, recipe, output
+        self._block_rows = block_rows
+        self._measured = False
+
+    def encode(self, shard: Shard, report: Callable[[int], None] | None = None, overwrite: bool = False) -> int:
+        """Encode what is left of a shard, and tell time, memory and disk of the first; the passages that were left.
+
+        Args:
+            report: gets the number of passages that are done after each block; None: a line of progress shows it.
+
+        Raises:
+            InputError: for vectors made otherwise in the folder, or a disk without room for the rest.
+        """
+        writer = ShardWriter(self._output, shard, self._recipe, overwrite, self._block_rows)
+        left = len(writer.rows) - writer.done
+        if not left:
+            if report is None:
+                print(f"{writer.folder}: all {writer.done:,} passages are encoded", file=sys.stderr)
+            return 0
+        require_space(writer.folder, left * (self._recipe.dim * 2 + 64))
+        first = writer.rows.start + writer.done
+        told = self._measured
+        if not told:
+            self._tell_costs(shard, writer, first, left)
+        if report is None:
+            progress = Progress("encode", len(writer.rows), "passages")
+            progress.skip(writer.done)
+            report = progress.at
+        writer.write(self._collection.passages.read(first, writer.rows.stop), self._encoder.encode_passages, report)
+        if not told:
+            print(f"{format_bytes(peak_memory())} RAM at the peak", file=sys.stderr)
+        return left
+
+    def _tell_costs(self, shard: Shard, writer: ShardWriter, first: int, left: int) -> None:
+        rate = self._measure_rate(first, writer.rows.stop)
+        memory = peak_memory() + BLOCK_ROWS * self._recipe.dim * 6 + WORKING_BYTES
+        named = f"{self._collection.name} (shard {shard.number}/{shard.of})"
+        costs = f"about {format_bytes(memory)} RAM, {format_bytes(left * self._recipe.dim * 2)} disk"
+        print(
+            f"encoding {left:,} of {len(writer.rows):,} passages of {named} into {writer.folder}: "
+            f"about {format_duration(left / rate)} at {rate:,.0f}/s, {costs}",
+            file=sys.stderr,
+        )
+        self._measured = True
+
+    def _measure_rate(self, start: int, stop: int) -> float:
+        """Passages a second, measured on the next few after a warm-up."""
+        passages = list(self._collection.passages.read(start, min(start + SAMPLE, stop)))
+        self._encoder.encode_passages(passages[:4])
+        began = time.perf_counter()
+        self._encoder.encode_passages(passages)
+        return len(passages) / (time.perf_counter() - began)
+
+
 def encode_collection(
     collection: Collection, encoder: Encoder, recipe: Recipe, output: Path, shard: Shard, overwrite: bool = False
 ) -> None:
     """Encode what is left of one shard, reporting the time, memory and disk that it takes.
 
     Raises:
-        InputError: for a folder with vectors made otherwise, or a disk without room for the rest.
+        InputError: for a folder with vectors made otherwise, one that another process writes, or a disk without room.
     """
     with exclusive(shard.folder(output), wait=False):
-        _encode_shard(collection, encoder, ShardWriter(output, shard, recipe, overwrite), recipe, shard)
+        ShardEncoder(collection, encoder, recipe, output).encode(shard, overwrite=overwrite)
 
 
 def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequence[Query]) -> Vectors:
@@ -42,33 +106,3 @@ def encode_topics(collection: Collection, encoder: TextEncoder, queries: Sequenc
     return encoder.encode_mixed_queries(
         [query.text for query in queries], [query.task for query in queries], collection.tasks
     )
-
-
-def _encode_shard(collection: Collection, encoder: Encoder, writer: ShardWriter, recipe: Recipe, shard: Shard) -> None:
-    left = len(writer.rows) - writer.done
-    if not left:
-        print(f"{writer.folder}: all {writer.done:,} passages are encoded", file=sys.stderr)
-        return
-    first = writer.rows.start + writer.done
-    require_space(writer.folder, left * (recipe.dim * 2 + 64))
-    rate = _measure_rate(collection, encoder, first, writer.rows.stop)
-    memory = peak_memory() + BLOCK_ROWS * recipe.dim * 6 + WORKING_BYTES
-    what = f"{left:,} of {len(writer.rows):,} passages of {collection.name} (shard {shard.number}/{shard.of})"
-    costs = f"about {format_bytes(memory)} RAM, {format_bytes(left * recipe.dim * 2)} disk"
-    print(
-        f"encoding {what} into {writer.folder}: about {format_duration(left / rate)} at {rate:,.0f}/s, {costs}",
-        file=sys.stderr,
-    )
-    progress = Progress("encode", len(writer.rows), "passages")
-    progress.skip(writer.done)
-    writer.write(collection.passages.read(first, writer.rows.stop), encoder.encode_passages, progress.at)
-    print(f"{format_bytes(peak_memory())} RAM at the peak", file=sys.stderr)
-
-
-def _measure_rate(collection: Collection, encoder: Encoder, start: int, stop: int) -> float:
-    """Passages a second, measured on the next few after a warm-up."""
-    passages = list(collection.passages.read(start, min(start + SAMPLE, stop)))
-    encoder.encode_passages(passages[:4])
-    began = time.perf_counter()
-    encoder.encode_passages(passages)
-    return len(passages) / (time.perf_counter() - began)

@@ -125,11 +125,17 @@ class Manifest(NamedTuple):
 class ShardWriter:
     """Writes one shard block by block, continuing where an earlier process stopped.
 
+    Args:
+        block_rows: passages of a block; None: BLOCK_ROWS.
+
     Raises:
         InputError: on opening, when the folder holds vectors of another recipe.
     """
 
-    def __init__(self, output: Path, shard: Shard, recipe: Recipe, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, shard: Shard, recipe: Recipe, overwrite: bool = False, block_rows: int | None = None
+    ) -> None:
+        self._block_rows = block_rows or BLOCK_ROWS
         self.rows = shard.rows(recipe.passages)
         self.folder = shard.folder(output)
         self._recipe = recipe
@@ -139,9 +145,8 @@ class ShardWriter:
             found = _manifest(self.folder)
             refuse_other(self.folder, found.recipe._asdict(), recipe.compared)
             self._blocks = list(found.blocks)
-        elif self.folder.is_dir():
-            for path in sorted(self.folder.iterdir(), reverse=True):  # the manifest before the blocks that it names
-                path.unlink()
+        else:
+            empty_shard(self.folder)
         self._save()
 
     @property
@@ -157,7 +162,7 @@ class ShardWriter:
             InputError: for vectors that fp16 cannot hold.
         """
         stream = iter(passages)
-        while block := list(islice(stream, BLOCK_ROWS)):
+        while block := list(islice(stream, self._block_rows)):
             vectors_ND = encode(block)
             with np.errstate(over="ignore"):
                 halves_ND = vectors_ND.astype(np.float16)
@@ -181,6 +186,25 @@ class ShardWriter:
         rows = {"start": self.rows.start, "stop": self.rows.stop}
         blocks = [block._asdict() | {"sha256": block.sha256._asdict()} for block in self._blocks]
         write_json(self._path, {"recipe": self._recipe._asdict(), "rows": rows, "dtype": "float16", "blocks": blocks})
+
+
+def empty_shard(folder: Path) -> None:
+    """Remove the files of a shard's folder, if there is one: the manifest before the blocks that it names."""
+    for path in sorted(folder.iterdir() if folder.is_dir() else (), reverse=True):
+        path.unlink()
+
+
+def rows_done(folder: Path, recipe: Recipe) -> int | None:
+    """Passages that are encoded in a shard's folder; None where there is no manifest.
+
+    Raises:
+        InputError: for vectors of another recipe.
+    """
+    if not (folder / "manifest.json").is_file():
+        return None
+    found = _manifest(folder)
+    refuse_other(folder, found.recipe._asdict(), recipe.compared)
+    return sum(block.rows for block in found.blocks)
 
 
 class VectorSet:

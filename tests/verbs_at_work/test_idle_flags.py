@@ -16,6 +16,7 @@ OF_MODEL = f"--model {OF_ENCODER} --batch-size --base --index"
 OF_STREAM = "--memory --shard"
 OF_TOPICS = "--qrels --output --output-format --compare --no-compare --choose-weights --overwrite"
 OF_RUNS = "--output --output-format --overwrite --format --qrels --choose-weights"
+OF_RAY = "--worker-gpus --worker-cpus --address"
 OF_BOARDS = "--baseline --without --brief --measures"
 OF_SHOWN = "--convergence --format --output --overwrite"
 OF_CHECKS = "--rows --random --models --collection --work --seed"
@@ -49,8 +50,13 @@ IDLE = {
         "r --qrels q": "--collection --seed",
     },
     "encode": {
-        "--output o": "--prompt",
-        "--output o --verify": f"--collection {OF_ENCODER} --model --batch-size --device --base --overwrite --shard",
+        "--output o": f"--prompt --workers {OF_RAY}",
+        "--output o --shards 2": f"--prompt --shard --workers {OF_RAY}",
+        "--output o --engine processes": f"--prompt --shard {OF_RAY}",
+        "--output o --engine ray": "--prompt --shard --worker-gpus",
+        "--output o --engine ray --device cuda": "--prompt --shard",
+        "--output o --verify": f"--collection {OF_ENCODER} --model --batch-size --device --base --overwrite --shard "
+        f"--shards --engine --workers {OF_RAY}",
     },
     "index": {"--output o --vectors v": "", "--output o --verify": "--vectors --factory --overwrite"},
     "export": {

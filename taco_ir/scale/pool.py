@@ -1,0 +1,125 @@
+"""Pools of workers: who does which unit, and what happens where a worker ends."""
+
+from __future__ import annotations
+
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+from taco_ir.core.errors import InputError
+from taco_ir.core.processes import log
+from taco_ir.scale.engines import Standing
+from taco_ir.scale.units import Answer, Unit
+
+TRIES = 3  # workers that may end at one unit, or before they begin; units that are given up before any is done
+LOOK_EVERY = 2.0  # seconds between two looks at the disk
+SLOW_START = 60.0  # seconds after which a user is told that no worker has begun
+
+
+class Pool(ABC):
+    """An engine of several workers, in processes of their own.
+
+    A unit whose worker ends goes to another, and what the disk has of it stays. A unit at which three of them ended is
+    given up, while others go on.
+
+    Args:
+        workers: how many work at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    @abstractmethod
+    def hire(self) -> int:
+        """Start one more worker, which says when it is ready; its number."""
+
+    @abstractmethod
+    def give(self, worker: int, unit: Unit) -> None:
+        """Let a worker that is ready do a unit."""
+
+    @abstractmethod
+    def hear(self, seconds: float) -> tuple[int, Answer] | None:
+        """A worker, and what it says or how it ended; None where none says anything for some seconds."""
+
+    @abstractmethod
+    def end(self, worker: int) -> None:
+        """End a worker, which may have ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers."""
+
+    def run(self, units: Sequence[Unit], standing: Standing) -> Mapping[int, str]:
+        """As `Engine.run`."""
+        return _Shift(self, units, standing).work()
+
+
+class _Shift:
+    """The workers of a pool, and who of them does what."""
+
+    def __init__(self, pool: Pool, units: Sequence[Unit], standing: Standing) -> None:
+        self._pool, self._standing, self._before = pool, standing, standing.finished
+        self._waiting, self._busy = deque(units), dict[int, Unit]()
+        self._coming, self._idle = set[int](), list[int]()
+        self._tries, self._lost, self._unborn = Counter[int](), dict[int, str](), 0
+
+    def work(self) -> Mapping[int, str]:
+        slow = time.monotonic() + SLOW_START
+        while (self._waiting or self._busy) and not self._is_hopeless:
+            self._employ()
+            if (heard := self._pool.hear(LOOK_EVERY)) is not None:
+                self._act(*heard)
+                continue
+            for unit in self._busy.values():
+                self._standing.at(unit)
+            if time.monotonic() > slow and not self._busy:
+                log.warning("no worker has begun; are the machines busy?")
+                slow = float("inf")
+        return self._lost
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Whether units were given up, one after the other, and none was ever done."""
+        return len(self._lost) == TRIES and self._standing.finished == self._before
+
+    def _employ(self) -> None:
+        while self._waiting and self._idle:
+            self._busy[worker := self._idle.pop()] = unit = self._waiting.popleft()
+            self._pool.give(worker, unit)
+        while len(self._coming) < min(self._pool.workers - len(self._busy), len(self._waiting)):
+            self._coming.add(self._pool.hire())
+
+    def _act(self, worker: int, answer: Answer) -> None:
+        """Act on what a worker says."""
+        said = f"{answer.host}: {answer.said}" if answer.host not in ("", socket.gethostname()) else answer.said
+        unit = self._busy.pop(worker, None)
+        if answer.how == "refused":
+            raise InputError(said)
+        if answer.how != "failed":
+            self._coming.discard(worker)
+            self._unborn = 0
+            self._idle.append(worker)
+            if unit is not None:
+                self._standing.confirm(unit, answer.host)
+        elif unit is not None:
+            self._pool.end(worker)
+            self._give_back(unit, said)
+        elif worker in self._idle:
+            self._idle.remove(worker)
+        elif worker in self._coming:
+            self._coming.remove(worker)
+            self._unborn += 1
+            if self._unborn == TRIES:
+                raise InputError(f"workers end before they begin ({said})")
+
+    def _give_back(self, unit: Unit, said: str) -> None:
+        self._tries[unit.number] += 1
+        where = f"shard {unit.number} of {unit.of}"
+        if self._tries[unit.number] < TRIES:
+            log.warning("%s: its worker ended (%s); another takes it", where, said)
+            self._waiting.append(unit)
+        else:
+            log.warning("%s: %d workers ended at it (%s); others go on", where, TRIES, said)
+            self._lost[unit.number] = f"{TRIES} workers ended at it ({said})"

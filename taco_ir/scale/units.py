@@ -1,0 +1,109 @@
+"""Units of work, and the worker that does them one after the other, in whichever process an engine starts it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+from taco_ir.core import resolve
+from taco_ir.core.errors import InputError, is_users
+from taco_ir.core.hashes import fingerprint
+
+How = Literal["ready", "done", "refused", "failed"]
+
+
+class State(NamedTuple):
+    """How far a unit is: rows that are done, of how many, and whether nothing is left to do."""
+
+    done: int
+    total: int
+    finished: bool
+
+
+class Unit(NamedTuple):
+    """Work that can be done alone, by anyone, again and again with one result; the disk says whether it is done.
+
+    All of it is JSON, so that it goes to any process of any machine.
+
+    Attributes:
+        kind: the `Kind` that does such units, as "module:class".
+        number, of: which of its kind, from 1, and how many there are.
+        spec: what all units of one command share.
+    """
+
+    kind: str
+    number: int
+    of: int
+    spec: dict[str, Any]
+
+    def look(self) -> State:
+        """How far it is, as the disk says."""
+        state: State = resolve(self.kind).look(self.spec, self.number, self.of)
+        return state
+
+
+class Kind(Protocol):
+    """What does units of one kind. A process makes it once, from their spec, and it loads what they share."""
+
+    def __init__(self, spec: dict[str, Any]) -> None: ...
+
+    def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
+        """Do what is left of a unit, telling `report` how many rows are done; the rows that were done here."""
+
+    @staticmethod
+    def look(spec: dict[str, Any], number: int, of: int) -> State:
+        """How far a unit is, as the disk says; loads nothing."""
+
+
+class Answer(NamedTuple):
+    """What a worker says: that it is ready, or how a unit ended.
+
+    Attributes:
+        how: `refused` for a user's mistake, which no other worker would mend; `failed` for all that one might.
+        said: the mistake or the failure in one line.
+        rows, seconds: of a unit that is done.
+        host: the worker's machine.
+    """
+
+    how: How
+    said: str = ""
+    rows: int = 0
+    seconds: float = 0.0
+    host: str = ""
+
+
+class Worker:
+    """Does units in one process, and loads what units of one spec share once."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[str, Kind] | None = None
+
+    def run(self, unit: Unit, report: Callable[[int], None] = lambda _: None) -> Answer:
+        """Do what is left of a unit. Raises: what its kind raises."""
+        begun, key = time.perf_counter(), fingerprint([unit.kind, unit.spec])
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # before what comes needs its memory
+            self._loaded = key, resolve(unit.kind)(unit.spec)
+        rows = self._loaded[1].run(unit.number, unit.of, report)
+        return Answer("done", "", rows, time.perf_counter() - begun, socket.gethostname())
+
+    def answer(self, unit: str) -> str:
+        """Do a unit that is given as JSON, and answer in JSON, whatever comes up."""
+        host = socket.gethostname()
+        try:
+            found = self.run(Unit(*json.loads(unit)))
+        except InputError as error:
+            found = Answer("refused", str(error), host=host)
+        except Exception as error:  # such as memory that a GPU lacks: another worker may have it
+            if isinstance(error, OSError) and is_users(error):
+                found = Answer("refused", f"{error.filename or 'output'}: {error.strerror}", host=host)
+            else:
+                traceback.print_exc(file=sys.stderr)
+                first = (str(error).splitlines() or [""])[0]
+                found = Answer("failed", f"{type(error).__name__}: {first}", host=host)
+        return json.dumps(found)

@@ -1,0 +1,95 @@
+"""Units that only count: each row is a line of a file, and a worker ends or fails where the spec says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taco_ir.core.files import InputError
+from taco_ir.retrieval.sharded_encoding import ShardsOfPassages
+from taco_ir.scale.units import State, Unit
+
+ROWS = 5
+
+
+class Counting:
+    """Writes `number row` into FOLDER/number.
+
+    The spec has the folder, and for some numbers what goes wrong after two rows, so many times.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.folder, self.wrong = Path(spec["folder"]), spec.get("wrong", {})
+        self.slow = spec.get("slow", 0)
+        with (self.folder / "loaded").open("a") as sink:
+            said = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
+            sink.write(" ".join([str(os.getpid()), *said]) + "\n")
+
+    def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
+        path = self.folder / str(number)
+        done = rows(path)
+        for row in range(done, ROWS):
+            if row == 2:
+                self._go_wrong(number)
+            time.sleep(self.slow)
+            with path.open("a") as sink:
+                sink.write(f"{number} {row}\n")
+            report(row + 1)
+        return ROWS - done
+
+    def _go_wrong(self, number: int) -> None:
+        what, times = self.wrong.get(str(number), ("", 0))
+        seen = self.folder / f"{number} went wrong"
+        if what and rows(seen) < times:
+            with seen.open("a") as sink:
+                sink.write("once\n")
+            if what == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "fails":
+                raise KeyError(3)
+            raise InputError("--flag 3: not so") if what == "refuses" else OSError(28, "No space", "f")
+
+    @staticmethod
+    def look(spec: dict[str, Any], number: int, of: int) -> State:
+        done = 0 if spec.get("elsewhere") else rows(Path(spec["folder"]) / str(number))
+        return State(done, ROWS, done == ROWS)
+
+
+def rows(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def units(folder: Path, count: int = 6, **spec: Any) -> list[Unit]:
+    folder.mkdir(exist_ok=True)
+    return [Unit("counting:Counting", number, count, {"folder": str(folder), **spec}) for number in range(1, count + 1)]
+
+
+def are_whole(folder: Path, numbers: set[int]) -> bool:
+    """Whether each of these units, and no other, is done, no row twice."""
+    whole = {
+        number: "".join(f"{number} {row}\n" for row in range(ROWS)) == (folder / str(number)).read_text()
+        for number in range(1, 7)
+        if rows(folder / str(number)) >= ROWS
+    }
+    return whole == dict.fromkeys(numbers, True)
+
+
+class Sabotaged(ShardsOfPassages):
+    """Its worker is killed once, after the first block of the third shard."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self._mark = Path(spec["output"]).with_suffix(".killed")
+
+    def run(self, number: int, of: int, report: Callable[[int], None]) -> int:
+        def after(done: int) -> None:
+            if number == 3 and not self._mark.exists():
+                self._mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            report(done)
+
+        return super().run(number, of, after)
