@@ -27,6 +27,7 @@ house: ## measure the layout of the code; fails if a target is missed
 
 faults: .venv/developed ## kill, double and starve every verb that writes, and damage every file that is read (as root: on full disks too)
 	$(BIN)/python tests/faults/trials.py kills
+	$(BIN)/python tests/faults/trials.py workers
 	$(BIN)/python tests/faults/trials.py pairs
 	$(BIN)/python tests/faults/trials.py disks
 	$(BIN)/python tests/faults/fuzz.py 10000

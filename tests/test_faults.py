@@ -18,6 +18,7 @@ from trials import KINDS  # noqa: E402
 
 # each costs a second or less; the others start a JVM or processes, or train for long
 LONG = ("search bm25", "reproduce", "train", "train episodes", "train kinds", "train reading", "pretrain")
+ENCODE = ["encode", "encode workers", "index"]
 QUICK = [case for case in CASES if case not in LONG]
 
 
@@ -40,13 +41,25 @@ def test_every_verb_has_a_fault() -> None:
 
 @pytest.mark.parametrize(
     ("count", "cases"),
-    [(1, QUICK), (4, ["encode", "index"]), (2, ["train episodes"]), (2, ["train kinds"]), (2, ["pretrain"])],
-    ids=["quick", "encode and index", "train episodes", "train kinds", "pretrain"],
+    [
+        (1, QUICK),
+        (4, ["encode", "encode workers", "index"]),
+        (2, ["train episodes"]),
+        (2, ["train kinds"]),
+        (2, ["pretrain"]),
+    ],
+    ids=["quick", "encode, its workers and index", "train episodes", "train kinds", "pretrain"],
 )
 def test_killed_verbs_finish_what_they_began(count: int, cases: Sequence[str]) -> None:
     out = ran("trials", "kills", *cases, "--count", str(count), "--seed", "0")
     assert out.count(f"{count} of {count} kills left what nobody disturbed") == len(cases)
     assert "half-written" in out or len(cases) == 1, "no kill came while something was being written"
+
+
+def test_a_command_whose_workers_are_killed_ends_well() -> None:
+    out = ran("trials", "workers", "--count", "4", "--seed", "0")
+    assert out.count("4 of 4 workers left what nobody disturbed") == 1
+    assert "half-written" in out or "between two writes" in out, "no worker was killed"
 
 
 def test_two_writers_leave_what_one_leaves() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +74,7 @@ def encode_shards(
         _encode_shards(collection, model, output, shards or _default_shards(output, engine.workers), engine, overwrite)
     finally:
         engine.close()
-        if output.is_dir():
+        with contextlib.suppress(OSError):  # as on a disk that cannot be written
             sweep(output)
 
 
@@ -84,7 +85,6 @@ def _encode_shards(
     if shards > 1 and not passages.reads_anywhere:
         packed = passages.path
         raise InputError(f"{packed}: {shards} shards cannot be read from gzip; unpack it first: gunzip {packed}")
-    output.mkdir(parents=True, exist_ok=True)
     output = output.absolute()
     recipe = Recipe.of(passages, model.name, replace(model, device="cpu").load())
     spec = {
@@ -96,6 +96,7 @@ def _encode_shards(
         "block_rows": vectors.BLOCK_ROWS,
     }
     _clear(output, shards, overwrite)
+    output.mkdir(parents=True, exist_ok=True)  # by which workers know that they share it
     do_units([Unit(KIND, number, shards, spec) for number in range(1, shards + 1)], engine, "encode", "passages")
 
 

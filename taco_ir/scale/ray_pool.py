@@ -52,7 +52,7 @@ class Actor:
 
 
 class Ray(Pool):
-    """Actors of Ray.
+    """Actors of Ray; of the Ray that this process has begun, if it has.
 
     Args:
         workers: how many; None: as many as the cluster has room for.
@@ -126,8 +126,8 @@ class Ray(Pool):
         try:
             return worker, Answer(*json.loads(self._ray.get(heard[0])))
         except self._ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return worker, Answer("failed", lines[-1] if lines else type(error).__name__)
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            return worker, Answer("failed", lines[-1].partition(" Worker exit")[0])
 
     def end(self, worker: int) -> None:
         self._ray.kill(self._actors.pop(worker))

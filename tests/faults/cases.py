@@ -7,11 +7,13 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from string import Formatter
+from threading import Lock
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -125,6 +127,9 @@ def _hub_cache(world: Path, folder: Path) -> None:
 
 CASES = {
     "encode": Case("encode --collection {c} --model {model} --pooling first --output out"),
+    "encode workers": Case(
+        "encode --collection {c} --model {model} --pooling first --output out --engine processes --workers 2 --shards 4"
+    ),
     "index": Case("index --vectors {vectors} --output out"),
     "search": Case(
         "search --collection {c} --topics nq-dev nq-train --model {model} --pooling first --no-compare --output out/"
@@ -187,11 +192,13 @@ def prepared(world: Path, cases: Collection[str]) -> Path:
     from study_results import fake_results
 
     from taco_ir.retrieval import vectors
+    from taco_ir.scale import processes
     from taco_ir.studies.records import write_record
 
     warm.load()
     os.environ["PYTHONPATH"] = str(ROOT)
     vectors.BLOCK_ROWS = BLOCK_ROWS
+    processes.subprocess.Popen = Forked  # type: ignore[misc]
     constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = HUB_CACHE, True
     write_masked_bert(world / "model")
     os.environ["TACO_IR_HOME"] = str(world / "home")
@@ -211,6 +218,38 @@ def prepared(world: Path, cases: Collection[str]) -> Path:
             raise SystemExit(f"{case.words} ended with code {code}\n{log(folder)}")
         (folder / place).rename(world / name)
     return world
+
+
+class Forked(subprocess.Popen):  # type: ignore[type-arg]
+    """A worker of `encode --engine processes` as a fork of its driver, which has imported all that it needs."""
+
+    def __init__(self, args: Sequence[Any], **options: Any) -> None:
+        if list(args[1:]) != ["-m", "taco_ir.scale.processes"]:
+            super().__init__(args, **options)
+            return
+        from taco_ir.scale import processes
+
+        units, answers = os.pipe(), os.pipe()
+        if pid := os.fork():
+            os.close(units[0])
+            os.close(answers[1])
+            self.args, self.pid, self.returncode, self._child_created = args, pid, None, True
+            self._waitpid_lock = Lock()
+            self.stdin, self.stdout, self.stderr = os.fdopen(units[1], "w"), os.fdopen(answers[0]), None
+            return
+        try:
+            os.setsid()
+            os.environ.update(options["env"])
+            os.dup2(units[0], 0)
+            os.dup2(answers[1], 1)
+            for each in (*units, *answers):
+                os.close(each)
+            sys.stdin = os.fdopen(0)
+            processes.main()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(70)
 
 
 def make(case: Case, world: Path, folder: Path) -> Path:

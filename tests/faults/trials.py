@@ -1,6 +1,7 @@
-"""Verbs that write, under faults: `python trials.py kills|pairs|disks [CASE ...] [--count N] [--seed N]`.
+"""Verbs that write, under faults: `python trials.py kills|workers|pairs|disks [CASE ...] [--count N] [--seed N]`.
 
 kills   kill -9 twice at random moments of writing, then the command again: byte for byte what nobody disturbed
+workers kill -9 two workers of a command that has some, at random moments: it ends well, with the same bytes
 pairs   two processes write one output at a time: one may be refused, none leaves a trace, and the output is that of one
 disks   full, without inodes, or read-only: one line and code 2; with room, the same command ends well (needs root)
 """
@@ -26,7 +27,7 @@ import cases
 from cases import CASES, Case, Contents, contents, ended, finish, log, make, start
 
 KILLS = 2  # of each trial
-ALONE = "reproduce"  # starts processes: every other kill leaves these without their parent
+ALONE = ("reproduce", "encode workers")  # start processes: every other kill leaves these without their parent
 OPTIONS = ("size", "nr_inodes", "ro")  # of a disk, one for each trial in turn
 ROOM = "size=512m,nr_inodes=100000,rw"
 PAGE = 4096
@@ -62,7 +63,7 @@ class Outcome(NamedTuple):
 
 def kill(trial: Trial) -> Outcome:
     folder, seconds = make(trial.case, trial.world, trial.work / "killed"), trial.seconds
-    alone = trial.case is CASES[ALONE] and trial.number % 2
+    alone = trial.case in [CASES[name] for name in ALONE] and trial.number % 2
     seen: list[str] = []
     while len(seen) < KILLS:
         child = begun(trial.case, trial.world, folder)
@@ -108,6 +109,38 @@ def state(folder: Path) -> str:
     unfinished = [path for path in folder.rglob("*") if path.suffix == ".part"]
     half = any(path.is_file() or any(path.iterdir()) for path in unfinished)
     return "half-written" if half else "between two writes"
+
+
+# ---- workers
+
+
+def kill_workers(trial: Trial) -> Outcome:
+    folder = make(trial.case, trial.world, trial.work / "workers")
+    child = begun(trial.case, trial.world, folder)
+    seen: list[str] = []
+    for _ in range(KILLS):
+        time.sleep(trial.draw.uniform(0, trial.seconds / KILLS))
+        if workers := children(child):
+            os.kill(trial.draw.choice(workers), signal.SIGKILL)
+            seen.append(state(folder))
+    code = ended(child)
+    names = cases.differing(contents(folder), trial.expected)
+    said = log(folder)
+    shutil.rmtree(folder)
+    return Outcome(
+        f"code {code}, {', '.join(names) or 'nothing'} differs\n{said}" if code or names else "", tuple(seen)
+    )
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = status.read_text().rpartition(")")[2].split()
+            if int(words[1]) == parent and words[0] != "Z":
+                found.append(int(status.parent.name))
+    return found
 
 
 # ---- pairs
@@ -199,6 +232,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "kills": Kind(kill, 8),
+    "workers": Kind(kill_workers, 15, ("encode workers",)),
     "pairs": Kind(collide, 40, ("index", "search", "export", "submission", "mine", "adapt")),
     "disks": Kind(fill, 10),
 }
