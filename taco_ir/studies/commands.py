@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from taco_ir.core.files import InputError, read_json, write_json
 from taco_ir.core.hashes import fingerprint, sha256_file
 from taco_ir.core.processes import PARENT
+from taco_ir.encoders.names import BUILTIN, SHIPPED
 from taco_ir.studies.conditions import Job, Study, placeholders
 from taco_ir.studies.facts import rank_trainings
 
@@ -43,6 +44,7 @@ class Commands:
         self._passages = passages
         self._models = {name: str(Path(folder).resolve()) for name, folder in models.items()}
         self._weights = cache(lambda name: _hash_weights(name, Path(self._models[name])))
+        self._builtin = cache(lambda name: _hash_weights(name, BUILTIN[name]()))
         self.content = cache(self._content)
 
     def folder(self, job: Job) -> Path:
@@ -65,10 +67,12 @@ class Commands:
         words = [word for template in templates for word in shlex.split(template)]
         beside = {word.partition("{folder}/")[2] for word in words if "{folder}/" in word}
         paths = {name: self.study.folder / name.format_map(self._names(job, {})) for name in beside}
+        weights = {name: self._weights(name) for name in sorted(names & set(self.study.models))}
+        weights |= {name: self._builtin(name) for name in sorted(builtin_models(templates))}
         return {
             "commands": list(templates),
             "seed": job.seed,
-            "models": {name: self._weights(name) for name in sorted(names & set(self.study.models))},
+            "models": weights,
             "files": {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()},
             "collection": self._passages if "collection" in names else "",
             "best": candidates,
@@ -102,7 +106,11 @@ class Commands:
 
     def weights(self, job: Job) -> dict[str, str]:
         """The hash of each model's weights that a job needs, directly or not."""
-        return {name: self._weights(name) for name in sorted(self._named_models([job]))}
+        templates = [*self.scoring_commands(job).values()]
+        for needed in self.study.with_needs([job]):
+            templates += self.study.conditions[needed.condition].commands
+        given = {name: self._weights(name) for name in sorted(self._named_models([job]))}
+        return given | {name: self._builtin(name) for name in sorted(builtin_models(templates))}
 
     def best(self, job: Job) -> dict[str, dict[str, float]]:
         """What was chosen for `best`: placeholder -> value -> held-out score, best first; empty before the choice."""
@@ -131,6 +139,16 @@ class Commands:
         """What the placeholders that are no paths stand for."""
         values = {name: next(iter(best.get(name) or (f"{{{name}}}",))) for name in self.study.candidates(job.condition)}
         return {"seed": job.seed, **values}
+
+
+def builtin_models(templates: Sequence[str]) -> set[str]:
+    """The models known by name that commands read; without --model, `encode` and dense searches read the default."""
+    found = set()
+    for words in map(shlex.split, templates):
+        found |= BUILTIN.keys() & set(words)
+        if words[0] in ("encode", "search") and not {"--model", "bm25"} & set(words):
+            found.add(SHIPPED)
+    return found
 
 
 def fill_command(template: str, names: Mapping[str, object]) -> list[str]:

@@ -242,6 +242,20 @@ def test_what_was_made_otherwise_is_made_anew_and_nothing_else(
     assert trial.run() == [] and read_records(trial.folder / "results") == trial_records(before)
 
 
+def test_a_model_that_is_known_by_name_is_searched_again_when_its_weights_change(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taco_ir.studies.commands.BUILTIN", {"taco-mini": lambda: trial.folder / "shipped"})
+    anew = SEARCHES[2:3]
+    for search, again in (("--model taco-mini", anew), ("--normalize", anew), ("--retriever bm25", [])):
+        write_model(trial.folder / "shipped", 1)
+        trial.edit("--model {small} --pooling mean", search)
+        assert trial.run()[-1:] == anew and trial.run() == []
+        assert set(trial.record("untrained.0.whole").made["models"]) == ({"taco-mini"} if again else set())
+        write_model(trial.folder / "shipped", 2)
+        assert trial.run() == again
+
+
 def trial_records(files: Mapping[str, bytes]) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
