@@ -13,7 +13,7 @@ from taco_ir.core.outputs import claim_output
 from taco_ir.core.processes import log
 from taco_ir.evaluation.measures import Measure
 from taco_ir.evaluation.tables import render, render_all
-from taco_ir.studies.board import check_patterns, select_corpus
+from taco_ir.studies.board import check_patterns, select_corpus, select_topics
 from taco_ir.studies.conditions import parse_models, read_study
 from taco_ir.studies.convergence import convergence_table
 from taco_ir.studies.headroom import headroom_tables
@@ -64,6 +64,13 @@ def parser() -> Parser:
     )
     flags.flag("--corpus", "show only this corpus [default: a board for each]", metavar="NAME")
     flags.flag(
+        "--topics",
+        "show only these topics, such as nq-dev; the macro average is over them [default: all]",
+        nargs="+",
+        metavar="TOPICS",
+        default=(),
+    )
+    flags.flag(
         "--without",
         "hide these systems (* matches anything); tests are still corrected for them",
         nargs="+",
@@ -111,7 +118,7 @@ def limit_flags(flags: Parser) -> None:
     def shows_scores(options: Namespace) -> bool:
         return shows_boards(options) or (options.headroom is not None and options.convergence is None)
 
-    shown = ("--convergence", "--headroom", "--format", "--output", "--overwrite")
+    shown = ("--convergence", "--headroom", "--topics", "--format", "--output", "--overwrite")
     flags.only(
         ("--baseline", "--brief", "--without"), shows_boards, "boards, not with --check, --convergence or --headroom"
     )
@@ -130,6 +137,7 @@ def limit_flags(flags: Parser) -> None:
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     results = select_corpus(read_records(options.folder / "results"), options.corpus)
+    results = select_topics(results, options.topics)
     if options.check:
         check(results, options)
         return

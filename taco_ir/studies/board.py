@@ -106,6 +106,27 @@ def select_corpus(results: Sequence[Record], corpus: str | None) -> list[Record]
     return [result for result in results if corpus in (None, result.corpus)]
 
 
+def select_topics(results: Sequence[Record], topics: Sequence[str]) -> list[Record]:
+    """The records on these topics and slices of them alone, or all for none given; macro averages are over these.
+
+    Raises:
+        InputError: for topics that no record is on.
+    """
+    known = {name: None for result in results for name, scores in result.topics.items() if not scores.part_of}
+    if unknown := next((name for name in topics if name not in known), None):
+        raise InputError(f"--topics {unknown!r} is not in the results; allowed: {', '.join(known)}")
+    if not topics:
+        return list(results)
+    chosen = [
+        replace(
+            result,
+            topics={name: own for name, own in result.topics.items() if name in topics or own.part_of in topics},
+        )
+        for result in results
+    ]
+    return [result for result in chosen if result.topics]
+
+
 def make_boards(
     results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str] = ()
 ) -> list[Board]:

@@ -17,7 +17,15 @@ from taco_ir.core.types import refuse_text
 from taco_ir.evaluation.measures import MACRO, Measure
 from taco_ir.evaluation.significance import SIGNIFICANT, Comparison
 from taco_ir.evaluation.tables import Cell, Marked, PValue, Table, render, without_empty
-from taco_ir.studies.board import Board, BoardRow, check_patterns, hide_rows, make_boards, select_corpus
+from taco_ir.studies.board import (
+    Board,
+    BoardRow,
+    check_patterns,
+    hide_rows,
+    make_boards,
+    select_corpus,
+    select_topics,
+)
 from taco_ir.studies.records import Record, read_records
 from taco_ir.training import DOSE
 
@@ -55,6 +63,7 @@ def leaderboard(
     *,
     baseline: str | None = None,
     corpus: str | None = None,
+    topics: Sequence[str] = (),
     measures: Sequence[str] = (),
     without: Sequence[str] = (),
     seed: int = 0,
@@ -65,6 +74,7 @@ def leaderboard(
         folder: of the study, with `results`.
         baseline: a row's name, or a system, that the others are tested against; None: nothing is tested.
         corpus: only this one.
+        topics: only these, such as ["nq-dev"]; the macro average is over them.
         measures: such as ["Rprec", "R@20"]; none: all that were recorded.
         without: names of systems to hide, with `*` for anything; tests stay corrected for them.
         seed: of the tests.
@@ -80,7 +90,8 @@ def leaderboard(
     """
     refuse_text(measures, "measures")
     refuse_text(without, "systems")
-    results = select_corpus(read_records(Path(folder) / "results"), corpus)
+    refuse_text(topics, "topics")
+    results = select_topics(select_corpus(read_records(Path(folder) / "results"), corpus), topics)
     return make_leaderboard(results, baseline, seed, [str(Measure.parse(name)) for name in measures], without)
 
 

@@ -26,7 +26,7 @@ from taco_ir.data.collection import open_collection
 from taco_ir.evaluation.measures import MACRO
 from taco_ir.evaluation.significance import FLIPS, SIGNIFICANT, Comparison, Values, effect_size, holm
 from taco_ir.evaluation.tables import render
-from taco_ir.studies.board import Board, BoardRow, Stat, make_boards
+from taco_ir.studies.board import Board, BoardRow, Stat, make_boards, select_topics
 from taco_ir.studies.board_page import most_different_queries
 from taco_ir.studies.jobs import make_home
 from taco_ir.studies.records import Record, TopicScores
@@ -522,3 +522,20 @@ def test_a_data_home_of_its_own_shares_collections(tmp_path: Path, monkeypatch: 
     assert again.passage_path.is_relative_to(tmp_path / "own") and again.passage_path.samefile(path)
     shutil.rmtree(tmp_path / "own")
     assert path.is_file()
+
+
+def test_a_board_of_some_topics_has_their_macro_average_and_slices() -> None:
+    results = fake_results(3, 3, 20, seeds=2)
+    lacking = [replace(each, topics=dict(list(each.topics.items())[:1])) for each in results[1:2]]
+    kept = select_topics([*results[:1], *lacking, *results[2:]], ["nq-dev", "hotpotqa-dev"])
+    (board,) = make_boards(kept, None, 0)
+    assert board.topics == ("nq-dev", "hotpotqa-dev") and board.slices == ("hotpotqa-dev unseen",)
+    for row in board.rows:
+        means = [stat.mean for name in board.topics if (stat := row.stat(name, RPREC))]
+        macro = row.stat(MACRO, RPREC)
+        assert macro is None or macro.mean == pytest.approx(sum(means) / 2)
+    only_first = select_topics([*results[2:], *lacking], ["fever-dev"])
+    assert len(only_first) == len(results) - 2  # a record that has none of them is left out
+    assert select_topics(results, ()) == results
+    with pytest.raises(InputError, match=r"--topics 'nq' is not in the results; allowed: nq-dev, fever-dev"):
+        select_topics(results, ["nq"])
