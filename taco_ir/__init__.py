@@ -1,9 +1,9 @@
 """taco_ir: multi-task dense retrieval on KILT, integrated with Pyserini.
 
-What one needs first: `open_collection`, `load_encoder`, `search`, `Retriever`, `evaluate`, `mine`, `train`,
+The main entry points are `open_collection`, `load_encoder`, `search`, `Retriever`, `evaluate`, `mine`, `train`,
 `leaderboard`, and the weightings (`Taco` and others), which work in any PyTorch loop. Public names are loaded on first
 use, so `import taco_ir` is fast; `taco_ir.load_encoder`, for instance, imports torch. Their types are in
-`__init__.pyi`, which `docs/generate.py` makes.
+`__init__.pyi`, which `docs/generate.py` writes.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`python -m taco_ir VERB ...` and the command `taco-ir VERB ...`: the same as `python -m taco_ir.VERB ...`."""
+"""Runs verbs: `taco-ir VERB ...` and `python -m taco_ir VERB ...` do the same as `python -m taco_ir.VERB ...`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ GROUPS = {  # what one wants to do -> verbs for it
 
 
 def verbs() -> dict[str, str]:
-    """Every verb with its purpose, which is the first sentence of its file."""
+    """All verbs, each with its purpose, which is the first sentence of its file."""
     files = {path.stem: path for path in FOLDER.glob("*.py") if path.stem not in NO_VERBS}
     files["data"] = FOLDER / "data" / "__main__.py"
     return {name: _purpose(files[name]) for name in sorted(files)}
 
 
 def import_verb(name: str) -> Any:
-    """The module of a verb, which has `main`, and `parser` if it has one for all its commands."""
+    """Import the module of a verb. It has a function `main`, and `parser` unless the verb has several commands."""
     return importlib.import_module("taco_ir.data.__main__" if name == "data" else f"taco_ir.{name}")
 
 
@@ -63,7 +63,9 @@ def _run(argv: Sequence[str]) -> None:
     verb, known = argv[0], verbs()
     if verb not in known:
         near = nearest(verb, known)
-        raise InputError(f"{verb!r} is no verb{f'; did you mean {near}?' if near else ''} (see taco-ir --help)")
+        raise InputError(
+            f"{verb!r} is not a taco-ir command{f'; did you mean {near}?' if near else ''} (see taco-ir --help)"
+        )
     import_verb(verb).main(argv[1:])
 
 

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.adapt`: teach tasks to the queries of an encoder, against an index that stays."""
+"""`python -m taco_ir.adapt`: teach tasks to an encoder's query side, for an index that stays as it is."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FIRST = (
 def parser() -> Parser:
     flags = Parser(
         "adapt",
-        "Teach tasks to the query side of a frozen encoder, against an index that stays as it is. A small adapter on "
-        "the queries (an adapter, LoRA, prompts) is trained with all passages of the index as negatives; no passage is "
-        "read or encoded, none is mined. Held-out queries, ranked in the whole index, choose the best step, and tasks "
-        "that the adapter does not help keep the model as it was. What was stopped continues with the same command. "
-        "All keys can stand in a TOML file (--config); flags override it. "
-        "Many processes: torchrun -m taco_ir.adapt ...",
+        "Teach tasks to the query side of a frozen encoder, for an index that stays as it is. A small adapter "
+        "(bottleneck, LoRA or prompts) is trained on the queries, with all passages of the index as negatives: no "
+        "passage is read, encoded or mined. The whole index is searched with held-out queries to choose the best "
+        "step; tasks that the adapter does not help keep the original model. If you stop it, the same command "
+        "continues. All settings can also be given in a TOML file (--config); flags override it. To train on "
+        "several processes: torchrun -m taco_ir.adapt ...",
         ("--overwrite", "--format"),
         example="python -m taco_ir.adapt --index my-index --model my-encoder --collection my-wiki"
         " --topics nq-train fever-train --output taught\n"
@@ -37,11 +37,16 @@ def parser() -> Parser:
     )
     flags.flag(
         "--headroom",
-        "show how much there is to gain by a weighting instead: train one adapter for all tasks and one for each, "
-        "naively, and compare them on held-out queries; both are kept in --output",
+        "show instead how much a task weighting could gain: train one adapter for all tasks and one for each "
+        "task, without weighting, and compare them on held-out queries; both are kept in --output",
         action="store_true",
     )
-    flags.flag("--config", "a TOML file with keys as below, `_` for `-`; flags override it", type=Path, metavar="FILE")
+    flags.flag(
+        "--config",
+        "a TOML file of settings, named like the flags below with `_` for `-`; flags override it",
+        type=Path,
+        metavar="FILE",
+    )
     group = flags.add_argument_group()
     rules = rules_of(AdaptSettings)
     for entry in fields(AdaptSettings):
@@ -73,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show_headroom(settings: AdaptSettings, overwrite: bool, form: str) -> None:
-    """Print what an adapter for each task has above a shared one, and whether all of it could be shown."""
+    """Print how much better one adapter for each task is than a shared one, and whether the data can show it."""
     from taco_ir.adaptation.headroom import SHARED, adaptation_headroom
     from taco_ir.evaluation.headroom import headroom_table, headroom_verdict
     from taco_ir.evaluation.tables import render

@@ -27,41 +27,48 @@ from taco_ir.training.flags import given_flags
 from taco_ir.training.settings import RULES
 
 TRAINING_FLAGS = {
-    "collection": "sample (comes with the package), kilt (the full benchmark), or a folder",
+    "collection": "sample (shipped with the package), kilt (the full benchmark), or a folder",
     "tasks": "tasks of the collection, such as nq,fever; all: every task with a train file",
-    "negatives": "bm25, ance (mined with the first model), none, or a file of taco_ir.mine",
+    "negatives": "where hard negatives come from: bm25, ance (mined with the first model), none, or a negatives file",
     "hard_negatives": "hard negatives for each query, besides the other queries' passages",
-    "batch_size": "queries in a step, all tasks together",
-    "shares": "each task's share of a batch, as in training",
-    "seed": "seed of the batches",
+    "batch_size": "queries in a batch, over all tasks",
+    "shares": "how many queries of a batch each task gets, as in training",
+    "seed": "random seed of the batches",
 }
 
 
 def parser() -> Parser:
     flags = Parser(
         "analyze",
-        "Measure which tasks each parameter of a model is sensitive to, as a JSON file and an HTML page: entropies of "
-        "TACO's weights q in the paper's bins, by layer and kind of module, sensitivities, and cosines between the "
-        "tasks' gradients. Any model can be measured, however it was trained. Several models are measured on the same "
-        "batches, and a TACO run is compared with the naive run of the same settings and seed. Every share is shown "
-        "beside the share that chance gives: batches assigned to tasks at random. Settings that are not given come "
-        "from the first model's training run, or are those of `train`.",
+        "Measure which tasks each parameter of a model is sensitive to, and write a JSON file and an HTML page. "
+        "They show the entropies of TACO's task weights q in the paper's bins, by layer and kind of module; the "
+        "sensitivities; and the cosines between the tasks' gradients. Any model can be measured, however it was "
+        "trained. Several models are measured on the same batches, and a model trained with TACO is compared with "
+        "the one trained naively with the same settings and seed. Beside every share stands the share expected by "
+        "chance, from batches assigned to tasks at random. Settings not given here are taken from the first "
+        "model's training; without one, they are the defaults of `train`.",
         example="python -m taco_ir.analyze my-run\n"
         "  python -m taco_ir.analyze runs/taco runs/naive --batches 16 --output taco-against-naive",
     )
     flags.flag(
         "models",
-        "model folders, or folders of training runs; the first one decides the data",
+        "model folders, or folders of training runs; tasks and batches are those of the first one",
         nargs="+",
         metavar="MODEL",
     )
     for key, help in TRAINING_FLAGS.items():
         add_flag(flags, key, RULES[key], help)
-    flags.flag("--batches", f"batches of each task [default: {BATCHES}]", type=positive, default=BATCHES, metavar="N")
+    flags.flag(
+        "--batches",
+        f"how many batches to measure for each task [default: {BATCHES}]",
+        type=positive,
+        default=BATCHES,
+        metavar="N",
+    )
     tau = f"temperature of the softmax over tasks [default: {TAU:g}]"
     flags.flag("--tau", tau, type=above_zero, default=TAU, metavar="X")
     flags.flag("--device")
-    output = "folder of specialisation.json and .html [default: analysis in the first model's run]"
+    output = "folder for specialisation.json and .html [default: analysis in the folder of the first model's training]"
     flags.flag("--output", output, metavar="FOLDER")
     flags.flag("--overwrite")
     return flags
@@ -75,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     subjects = [find_subject(name) for name in options.models]
     first = subjects[0]
     if not options.output and first.run is None:
-        raise InputError(f"--output is needed: {first.name} is in no training run's folder")
+        raise InputError(f"--output is needed: {first.name} is not in the folder of a training")
     output = Path(options.output or f"{first.run}/analysis")
     with claim_output(output / JSON_FILE, command(options), options.overwrite, resume=True):
         analysis = analyse(subjects, settings, output)
@@ -86,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def summary(analysis: Analysis) -> Table:
-    """The share of parameters in each bin of entropy, a row for each model."""
+    """A table of the share of parameters in each entropy bin, with a row for each model."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         whole, chance = model.whole, model.measured.chance
@@ -98,7 +105,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def dose_tables(analysis: Analysis) -> list[Table]:
-    """A table of each episode's dose, the mean of the steps that logged it; no table where no episode logged any."""
+    """A table of each episode's dose, averaged over the logged steps; no table if no episode logged a dose."""
     rows: list[list[Cell]] = []
     for model in analysis.models:
         for episode, logged in model.dose.items():

@@ -23,9 +23,9 @@ RETRIEVAL_MEASURES = (Measure("Rprec"), Measure("recall", 5))
 def parser() -> Parser:
     flags = Parser(
         "answer",
-        "Answer questions: retrieve passages, let a reader select one of them and mark the answer in it. Answers are "
-        "printed, and scored if the topics have gold answers. For topics it writes KILT files (the answer, and pages "
-        "in the order of retrieval), which taco_ir.evaluate scores too.",
+        "Answer questions: retrieve passages; then a reader selects one of them and marks the answer in it. "
+        "Answers are printed, and scored if the topics have gold answers. With --topics, answers are also written "
+        "to KILT files, with the retrieved pages in order, which taco_ir.evaluate can score.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.answer --topics squad-dev --collection my-wiki --model my-run/model \\\n"
         "      --reader my-reader/model\n"
@@ -33,18 +33,21 @@ def parser() -> Parser:
     )
     flags.flag("--query", "answer this one question")
     flags.flag("--task")
-    flags.flag("--reader", "a model folder that taco_ir.train wrote with --reading", required=True, metavar="FOLDER")
+    flags.flag(
+        "--reader", "folder of a reader model, trained by `taco_ir.train --reading`", required=True, metavar="FOLDER"
+    )
     flags.flag("--retriever")
     flags.flag(
         "--with-gold",
-        "read a gold passage in place of the last hit where it is no hit: what a reader can do if retrieval is perfect",
+        "if no gold passage was retrieved, read one in place of the last hit; shows what the reader could do "
+        "with perfect retrieval",
         action="store_true",
     )
-    flags.flag("--hits", f"passages to read for each question [default: {DEFAULT_HITS}]", default=DEFAULT_HITS)
+    flags.flag("--hits", f"how many passages to read for each question [default: {DEFAULT_HITS}]", default=DEFAULT_HITS)
     flags.flag(
         "--output",
-        "KILT file, or a folder for several topics "
-        "[default: runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
+        "KILT file to write; a folder if there are several topics [default: "
+        "runs/<collection>/<topics>.<system>.<reader>.answers.jsonl]",
     )
     flags.flag("--quiet", "print only the scores, not the answers", action="store_true")
     # the reader reads in batches, whatever retrieves

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.card`: write the model card of an encoder that ships, from its training and a study's results."""
+"""`python -m taco_ir.card`: write the model card of a shipped encoder, from its training and a study's results."""
 
 from __future__ import annotations
 
@@ -15,27 +15,37 @@ from taco_ir.encoders.weights import INT8_FILE, PLAIN_FILE
 def parser() -> Parser:
     flags = Parser(
         "card",
-        "Write the model card (README.md) of an encoder folder that ships: data and licences, base, recipe, scores, "
-        "limits. With --training and --result its facts are gathered and kept in card.json; later the card is written "
-        "from these facts and the study's results alone.",
+        "Write the model card (README.md) for an encoder that is shipped with the package: data and licences, "
+        "base model, recipe, scores, limits. The first time, --training and --result say where to find these "
+        "facts, which are kept in card.json. After that, card.json and the study's results are enough.",
         example="python -m taco_ir.card taco_ir/encoder_mini --training first/1/out taco/1/out \\\n"
         "      --result taco.1.whole --beside bm25.0.whole\n"
         "  python -m taco_ir.card taco_ir/encoder_mini",
     )
-    flags.flag("folder", "the encoder, as export --what compact wrote it", type=Path, metavar="FOLDER")
-    flags.flag("--name", "what the encoder is called [default: the name of the one in the package]")
+    flags.flag("folder", "folder of the encoder, written by export --what compact", type=Path, metavar="FOLDER")
+    flags.flag("--name", "name of the encoder [default: the name of the encoder in the package]")
     study = Path("runs/minikilt")
     flags.flag("--study", f"the study [default: {study}]", type=Path, default=study, metavar="FOLDER")
-    flags.flag("--training", "the training runs that made it, in order", nargs="+", type=Path, metavar="RUN")
-    flags.flag("--result", "the study's record of its scores on the whole collection", metavar="NAME")
-    flags.flag("--beside", "records of systems to show beside it", nargs="+", default=[], metavar="NAME")
+    flags.flag(
+        "--training",
+        "folders of the trainings that produced the encoder, in order",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+    )
+    flags.flag(
+        "--result", "name of the study's record with the encoder's scores on the whole collection", metavar="NAME"
+    )
+    flags.flag(
+        "--beside", "names of records whose scores to show next to the encoder's", nargs="+", default=[], metavar="NAME"
+    )
     return flags
 
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     if bool(options.training) != bool(options.result) or (options.beside and not options.result):
-        raise InputError("--training and --result go together, --beside with both")
+        raise InputError("--training and --result must be given together; --beside needs both")
     if ModelFolder(options.folder).weights_file is None:
         raise InputError(
             f"{options.folder}: no {PLAIN_FILE} or {INT8_FILE} in it; "

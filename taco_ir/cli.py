@@ -1,4 +1,4 @@
-"""What all verbs share: flags with one meaning each, a user's mistake told in one line, and exit codes."""
+"""Shared by all verbs: common flags, one-line error messages, and exit codes."""
 
 from __future__ import annotations
 
@@ -70,24 +70,25 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--collection": {
         "default": "sample",
         "metavar": "COLLECTION",
-        "help": "sample (comes with the package), kilt (the full benchmark), a folder with passages.jsonl[.gz] and "
-        "<task>-<split>.jsonl, a BEIR or MS MARCO folder, a parquet file or saved Hugging Face data set, a training "
-        "file of Tevatron or DPR, irds:ID or hf:NAME [default: sample]",
+        "help": "where the passages come from: sample (shipped with the package), kilt (the full benchmark), a folder "
+        "with passages.jsonl[.gz] and <task>-<split>.jsonl, a BEIR or MS MARCO folder, a parquet file or saved "
+        "Hugging Face data set, a training file of Tevatron or DPR, irds:ID or hf:NAME [default: sample]",
     },
     "--columns": {
         "nargs": "+",
         "metavar": "ROLE=NAME",
-        "help": "for tables: columns that are not called id, title and text, such as id=docno text=body",
+        "help": "for tables whose columns are not named id, title and text: which column has which role, such as "
+        "id=docno text=body",
     },
     "--qrels": {
         "metavar": "FILE",
-        "help": "graded judgments (TREC or BEIR qrels) to score against, instead of the collection's",
+        "help": "score against the relevance judgments in this file (TREC or BEIR qrels), instead of the collection's",
     },
     "--topics": {
         "nargs": "+",
         "metavar": "TOPICS",
-        "help": "topics of the collection, such as nq-dev fever-dev, or all-dev for those of every task; or a FILE of "
-        'queries: id<TAB>text, TREC <top>, BEIR\'s JSON lines, or KILT records, each with its "task"',
+        "help": "query sets of the collection, such as nq-dev fever-dev, or all-dev for every task's dev set; or a "
+        'file of queries: id<TAB>text, TREC <top>, BEIR\'s JSON lines, or KILT records, each with a "task" field',
     },
     "--tasks": {
         "nargs": "+",
@@ -102,75 +103,90 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--pooling": {
         "choices": POOLINGS,
-        "help": "for a plain Hugging Face model: first token, mean of tokens, last token, the model's pooler, or T5's "
-        "first decoder state",
+        "help": "how a plain Hugging Face model makes one vector of its token vectors: the first token, the mean, the "
+        "last token, the model's own pooler, or the first decoder state (T5)",
     },
-    "--normalize": {"action": "store_true", "help": "for a plain Hugging Face model: scale vectors to length 1"},
+    "--normalize": {"action": "store_true", "help": "scale the vectors of a plain Hugging Face model to length 1"},
     "--prompt": {
         "metavar": "TEXT",
-        "help": "put TEXT before every query instead of the checkpoint's prompt for its task",
+        "help": "put TEXT before every query, instead of the model's own prompt for the task",
     },
     "--passage-prompt": {
         "metavar": "TEXT",
-        "help": "put TEXT before every passage instead of the model's own prompt for passages",
+        "help": "put TEXT before every passage, instead of the model's own prompt for passages",
     },
     "--precision": {
         "choices": PRECISIONS,
         "default": "float32",
-        "help": "arithmetic of the encoder; int8 is faster on CPUs and approximate [default: float32]",
+        "help": "number format the encoder computes in; int8 is faster on CPUs and approximate [default: float32]",
     },
     "--query": {"metavar": "TEXT"},
-    "--task": {"metavar": "TASK", "help": "task of --query, for models with prompts or adapters for each task"},
-    "--retriever": {"choices": RETRIEVERS, "default": "dense", "help": "what ranks the passages [default: dense]"},
+    "--task": {
+        "metavar": "TASK",
+        "help": "the task that --query belongs to, for models with a prompt or adapter for each task",
+    },
+    "--retriever": {
+        "choices": RETRIEVERS,
+        "default": "dense",
+        "help": "how to rank passages: by vectors, by BM25, or by both fused [default: dense]",
+    },
     "--models": {
         "nargs": "+",
         "default": [],
         "metavar": "NAME=FOLDER",
-        "help": "folders of the models that the study's conditions name",
+        "help": "where the models are that the study's conditions name",
     },
     "--index": {
         "metavar": "INDEX",
-        "help": "a dense index folder [default: one is built and kept under the data home]",
+        "help": "a dense index folder [default: build one and keep it in the data home]",
     },
     "--batch-size": {
         "type": positive,
         "default": 1024,
         "metavar": "N",
-        "help": "texts to encode at once, at most [default: 1024]",
+        "help": "encode at most N texts at once [default: 1024]",
     },
     "--device": {"default": "cpu", "metavar": "DEVICE", "help": "cpu, cuda, cuda:1, ... [default: cpu]"},
     "--engine": {
         "choices": ENGINES,
         "default": HERE,
-        "help": "who does the shards: here, this process; processes of this machine, one for each GPU; ray, workers on "
-        "the machines of a Ray cluster [default: here]",
+        "help": "where to encode: here, in this process; processes, several on this machine, one for each GPU; ray, "
+        "workers on the machines of a Ray cluster [default: here]",
     },
     "--workers": {
         "type": positive,
         "metavar": "N",
-        "help": "workers of --engine [default: one for each GPU, or one; with ray as many as there is room for]",
+        "help": "number of workers [default: one for each GPU, or one; with ray as many as fit into the cluster]",
     },
     "--worker-gpus": {
         "type": above_zero,
         "metavar": "N",
-        "help": "GPUs of each worker of --engine ray, such as .5 [default: 1 with --device cuda]",
+        "help": "with --engine ray: GPUs for each worker, such as .5 [default: 1 with --device cuda]",
     },
     "--worker-cpus": {
         "type": above_zero,
         "default": 1.0,
         "metavar": "N",
-        "help": "processors of each worker of --engine ray [default: 1]",
+        "help": "with --engine ray: processors for each worker [default: 1]",
     },
     "--address": {
         "default": LOCAL,
         "metavar": "HOST:PORT",
-        "help": "the Ray cluster: its address, auto for the one that this machine is in, or local for a Ray of this "
-        "machine that ends with the command [default: local]",
+        "help": "address of the Ray cluster; auto: the cluster that this machine belongs to; local: start Ray on this "
+        "machine, only for this command [default: local]",
     },
-    "--base": {"metavar": "FOLDER", "help": "for adapters whose backbone has moved: its folder now"},
-    "--hits": {"type": positive, "default": 100, "metavar": "N", "help": "hits for each query [default: 100]"},
+    "--base": {
+        "metavar": "FOLDER",
+        "help": "the folder of the backbone that adapters belong to, if it has moved since training",
+    },
+    "--hits": {
+        "type": positive,
+        "default": 100,
+        "metavar": "N",
+        "help": "how many passages to return for each query [default: 100]",
+    },
     "--measures": {"nargs": "+", "metavar": "MEASURE", "help": "measures to print, such as Rprec recall@5 MRR@10"},
-    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "seed of all sampling [default: 0]"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "random seed [default: 0]"},
     "--output": {"metavar": "PATH", "help": "file to write [default: print]"},
     "--overwrite": {"action": "store_true", "help": "replace an existing output"},
     "--format": {
@@ -209,7 +225,7 @@ class WholeHelp(argparse.Action):
 
 
 def wrap(text: str) -> str:
-    """Wrap each line of a text, which is a paragraph; indented lines stay as they are."""
+    """Wrap each line of a text as a paragraph; indented lines stay as they are."""
     return "\n".join(line if line.startswith(" ") else textwrap.fill(line, HELP_WIDTH) for line in text.splitlines())
 
 
@@ -217,11 +233,11 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser for one verb that reports a user's mistake in one line.
 
     Args:
-        verb: its name, as in `python -m taco_ir.<verb>`.
-        description: what it does; the first thing that `--help` says. Each line is a paragraph.
-        flags: names of shared flags, which mean the same in every verb.
+        verb: the verb's name, as in `python -m taco_ir.<verb>`.
+        description: what the verb does, which `--help` shows first. Each line is a paragraph.
+        flags: names of shared flags to add, which mean the same in every verb.
         example: commands to show at the end of `--help`.
-        first: flags that `--help` shows, in this order, where `--help-all` shows all; none: it shows all itself.
+        first: flags that `--help` shows, in this order, while `--help-all` shows all; empty: `--help` shows all.
     """
 
     def __init__(
@@ -244,7 +260,7 @@ class Parser(argparse.ArgumentParser):
     def flag(self, name: str, help: str | None = None, **changes: Any) -> None:
         """Add a flag or argument; a shared flag (see FLAGS) needs only what differs for this verb.
 
-        --columns comes with every --collection, and `parse_args` makes both one value.
+        Every --collection also adds --columns; `parse_args` merges both into one value.
         """
         if name == "--collection":
             self.flag("--columns")
@@ -254,13 +270,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, **found)
 
     def format_help(self) -> str:
-        """The help: where there are `first` flags, of these alone, in their order."""
+        """The help text; if there are `first` flags, only these are in it."""
         if not self._first:
             return super().format_help()
         formatter = self._get_formatter()
         formatter.add_usage(f"{self.prog} [FLAG ...]", self._actions, [])
         formatter.add_text(self.description)
-        formatter.start_section("the flags that one needs first (--help-all shows all)")
+        formatter.start_section("main flags (--help-all shows all)")
         formatter.add_arguments([self._option_string_actions[flag] for flag in self._first])
         formatter.end_section()
         formatter.add_text(self.epilog)
@@ -270,35 +286,31 @@ class Parser(argparse.ArgumentParser):
         """Refuse `flags` when they would do nothing.
 
         Args:
-            acts: whether they do something, given the parsed options.
+            acts: tells from the parsed options whether the flags do something.
             goes_with: the same condition in words, for the error.
         """
         self._limits += [(flag, acts, goes_with) for flag in flags]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's. Raises: InputError for a flag that would do nothing, even if it is given its default."""
+        """Parse as argparse does. Raises: InputError for a flag that would do nothing, even with its default value."""
         options = super().parse_args(args, namespace)
         given = {word.partition("=")[0] for word in takewhile("--".__ne__, args or ())}
         if columns := vars(options).pop("columns", None):
             if wrong := [each for each in columns if not all(each.partition("="))]:
-                raise InputError(
-                    f"--columns {wrong[0]!r}; ROLE=NAME is needed, such as text=body (see {self.prog} --help)"
-                )
+                raise InputError(f"--columns {wrong[0]!r} is not ROLE=NAME, such as text=body (see {self.prog} --help)")
             if "--collection" not in given:
-                raise InputError(f"--columns goes with --collection; it does nothing here (see {self.prog} --help)")
+                raise InputError(f"--columns has an effect only with --collection (see {self.prog} --help)")
             options.collection += "?" + "&".join(quote(each, safe="=") for each in columns)
         for flag, acts, goes_with in self._limits:
             if flag in given and not acts(options):
-                raise InputError(f"{flag} goes with {goes_with}; it does nothing here (see {self.prog} --help)")
+                raise InputError(f"{flag} has an effect only with {goes_with} (see {self.prog} --help)")
         return options
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's. Raises: InputError for words that are not UTF-8."""
+        """Parse as argparse does. Raises: InputError for arguments that are not UTF-8."""
         for word in args or ():
             if not word.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in word):
-                raise InputError(
-                    f"{word!r} is not UTF-8; give the words of a command in UTF-8 (see {self.prog} --help)"
-                )
+                raise InputError(f"{word!r} is not UTF-8; give all arguments in UTF-8 (see {self.prog} --help)")
         self._refuse_unknown(args or ())
         return super().parse_known_args(args, namespace)
 
@@ -307,7 +319,7 @@ class Parser(argparse.ArgumentParser):
         for name in (word.partition("=")[0] for word in takewhile("--".__ne__, words)):
             if FLAG.fullmatch(name) and name not in self._option_string_actions:
                 flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-                self.error(f"there is no flag {name}; {suggest(name, flags)}")
+                self.error(f"unknown flag {name}; {suggest(name, flags)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse's, with the nearest choice."""
@@ -323,7 +335,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
-    """The model that --model and its companion flags describe, as far as the verb has them."""
+    """The model that --model and related flags describe, using those of the flags that the verb has."""
     known = {entry.name for entry in fields(ModelChoice)}
     return ModelChoice(**{name: value for name, value in vars(options).items() if name in known})
 
@@ -346,14 +358,14 @@ def engine_choice(options: argparse.Namespace) -> Engine:
 
 
 def command(options: argparse.Namespace) -> dict[str, str]:
-    """All options as text: what `claim_output` compares to tell whether the same command began an output."""
+    """All options as text, with which `claim_output` checks whether the same command began an output."""
     return {name: repr(value) for name, value in vars(options).items()}
 
 
 def limit_search_flags(
     parser: Parser, of_topics: Sequence[str], of_dense: Sequence[str] = DENSE_FLAGS, single: str = "--query"
 ) -> None:
-    """In a verb that searches: refuse flags of --topics with --query and the reverse, and model flags with BM25."""
+    """Make a search verb refuse --topics flags with --query, --query flags with --topics, and model flags with BM25."""
     parser.only(("--output", *of_topics), lambda options: not asks_single(options), "--topics")
     parser.only(("--task",), lambda options: options.query is not None or _asks_lines(options), single)
     parser.only(("--overwrite",), lambda options: options.output is not None, "--output")
@@ -369,13 +381,15 @@ def _asks_lines(options: argparse.Namespace) -> bool:
 
 
 def asks_single(options: argparse.Namespace) -> bool:
-    """Whether single queries are asked, one that is given or one after the other."""
+    """Whether the user asks single queries: one by --query, or several by --interactive or --serve."""
     serves = getattr(options, "serve", None) is not None
     return not options.topics and (options.query is not None or _asks_lines(options) or serves)
 
 
 def require_queries(options: argparse.Namespace, parser: Parser) -> None:
-    """Raises: InputError unless one of --topics, --query and what stays open is given, a query with a text."""
+    """Raise InputError unless exactly one of --topics, --query, --interactive and --serve is given, or for an empty
+    query.
+    """
     given = [bool(options.topics), options.query is not None, _asks_lines(options)]
     if sum(given) + (getattr(options, "serve", None) is not None) != 1:
         others = ", --interactive or --serve" if hasattr(options, "serve") else ""
@@ -385,7 +399,9 @@ def require_queries(options: argparse.Namespace, parser: Parser) -> None:
 
 
 def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a verb's `main`; a user's mistake, a full disk or Ctrl-C ends it with one line on stderr and exit code 2."""
+    """Run a verb's `main`. For a user's mistake, a full disk or Ctrl-C, print one line to stderr and exit with code
+    2.
+    """
     OURS.set()
     end_with_parent()
     share_processors()
@@ -399,9 +415,7 @@ def run_verb(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except InputError as error:
         _fail(f"error: {error}")
     except KeyboardInterrupt:
-        _fail(
-            "interrupted: finished blocks are kept, nothing half-written is left; the same command continues from there"
-        )
+        _fail("interrupted: finished work is kept and no half-written file is left; the same command continues")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`python -m taco_ir.completion`: print what lets a shell complete commands, and editors settings files."""
+"""`python -m taco_ir.completion`: print scripts that complete commands in shells, and a schema for settings files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ FOLDERS, FILES = ("COLLECTION", "FOLDER", "INDEX", "MODEL"), ("FILE", "PATH", "R
 def parser() -> Parser:
     flags = Parser(
         "completion",
-        "Print the completion of taco-ir for a shell. Evaluate it in the shell's start-up file, as in the example, or "
-        "write it where the shell looks for completions. It needs the package shtab (pip install shtab). For editors, "
-        "print a JSON Schema of the TOML files of train, which begin with #:schema ./train.schema.json then.",
+        "Print a script that lets your shell complete taco-ir commands. Evaluate it in the shell's start-up file, "
+        "as in the example, or write it to the folder where the shell looks for completions. Needs the package "
+        "shtab (pip install shtab). With toml, print a JSON Schema instead, with which editors check the TOML "
+        "files of train: start such a file with #:schema ./train.schema.json.",
         example="python -m taco_ir.completion zsh > ~/.zfunc/_taco-ir\n"
         "  echo 'eval \"$(taco-ir completion bash)\"' >> ~/.bashrc\n"
         "  python -m taco_ir.completion toml > train.schema.json",
@@ -34,7 +35,7 @@ def parser() -> Parser:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """The parsers of all verbs as those of subcommands."""
+    """A parser for `taco-ir` with the parsers of all verbs as subcommands."""
     whole = argparse.ArgumentParser("taco-ir", description="Multi-task dense retrieval: train, search, evaluate.")
     below = whole.add_subparsers(metavar="VERB", parser_class=argparse.ArgumentParser)
     for name, purpose in verbs().items():
@@ -49,7 +50,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def mark_values(found: argparse.ArgumentParser, file: Any, folder: Any) -> None:
-    """Say to shtab what values may be: files or folders, by type and metavar, or words that a metavar lists."""
+    """Tell shtab how to complete each flag: with files, folders, or the words listed in its metavar."""
     for action in found._actions:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         import shtab
     except ImportError as error:
-        raise InputError("completion needs the package shtab, which is not installed; `pip install shtab`") from error
+        raise InputError("completion needs the package shtab; install it with `pip install shtab`") from error
     whole = whole_parser()
     mark_values(whole, shtab.FILE, shtab.DIRECTORY)
     print(shtab.complete(whole, shell))

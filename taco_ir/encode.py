@@ -1,4 +1,4 @@
-"""`python -m taco_ir.encode`: encode the passages of a collection into vectors, resumable and by shard."""
+"""`python -m taco_ir.encode`: encode a collection's passages into vectors; can be resumed and split into shards."""
 
 from __future__ import annotations
 
@@ -28,26 +28,32 @@ from taco_ir.retrieval.vectors import Recipe, Shard, VectorSet
 def parser() -> Parser:
     flags = Parser(
         "encode",
-        "Encode the passages of a collection into vectors (fp16). Finished blocks are kept, so the same command "
-        "continues after a stop. With --shard i/n it reads and encodes one of n equal parts: use it for n processes "
-        "or machines that share a folder. With --engine processes or ray it starts workers and gives them all parts: "
-        "one that ends loses a block at most, and another takes its part.",
+        "Encode the passages of a collection into vectors (fp16). Finished blocks are kept: if you stop the "
+        "command, the same command continues. To share the work between n processes or machines with a common "
+        "folder, give each its own --shard i/n. Or let --engine processes or ray start workers: if one of them "
+        "stops, at most one block is lost, and another worker takes over.",
         ("--collection", *MODEL_FLAGS, "--overwrite", *ENGINE_FLAGS),
         "python -m taco_ir.encode --collection my-wiki --output vectors/my-wiki --engine processes --workers 2",
     )
-    flags.flag("--output", "folder of the vectors", required=True, metavar="FOLDER")
-    flags.flag("--shard", "encode part i of n equal parts [default: 1/1, all]", default="1/1", metavar="i/n")
+    flags.flag("--output", "folder to write the vectors to", required=True, metavar="FOLDER")
+    flags.flag(
+        "--shard",
+        "split the passages into n equal parts and encode only part i [default: 1/1, everything]",
+        default="1/1",
+        metavar="i/n",
+    )
     flags.flag(
         "--shards",
-        "encode all of so many equal parts [default: as many as --output has, else 8 for each worker of --engine]",
+        "split the passages into N equal parts and encode all of them [default: as many as --output already has, "
+        "or else 8 for each worker]",
         type=positive,
         metavar="N",
     )
-    flags.flag("--verify", "check the hashes of all blocks in --output and encode nothing", action="store_true")
+    flags.flag("--verify", "check the hashes of all blocks in --output, without encoding anything", action="store_true")
     of_encoding = ("--collection", *MODEL_FLAGS, "--overwrite", "--shard", "--shards", *ENGINE_FLAGS)
     limit_engine_flags(flags)
     flags.only(("--shard",), lambda options: not _is_shared(options), "one process, not with --shards or --engine")
-    flags.only(("--prompt",), lambda _: False, "queries, not with passages, which --passage-prompt is for")
+    flags.only(("--prompt",), lambda _: False, "queries; for passages give --passage-prompt")
     flags.only(of_encoding, lambda options: not options.verify, "encoding, not with --verify")
     return flags
 

@@ -19,26 +19,28 @@ from taco_ir.retrieval.topic_runs import find_foreign, read_record
 def parser() -> Parser:
     flags = Parser(
         "evaluate",
-        "Score run files (TREC, KILT or MS MARCO). Page level: KILT's measures over evidence sets, of the pages of "
-        "the ranked passages. Passage level: trec_eval's measures. For KILT files with answers also the measures that "
-        "KILT uses for the task (EM and F1 for questions, F1 and ROUGE-L for dialogue and long answers, accuracy for "
-        "the others) and their KILT- versions, which count an answer only where R-precision is 1. Files named "
-        "<topics>.<system>.trec, or a folder of <topics>.trec files, are one system over several topics. With --qrels "
-        "FILE and no --topics no collection is needed. --measures takes any name of ir_measures, such as AP.",
+        "Score run files (TREC, KILT or MS MARCO). Page level: each passage stands for its page, and pages are "
+        "scored by KILT's measures over evidence sets. Passage level: trec_eval's measures. KILT files with "
+        "answers are also scored by the task's answer measures (EM and F1 for questions, F1 and ROUGE-L for "
+        "dialogue and long answers, accuracy for the others) and by their KILT- versions, which count an answer "
+        "only if R-precision is 1. Files named <topics>.<system>.trec, or a folder of <topics>.trec files, count "
+        "as one system over several topics. With --qrels FILE but no --topics, no collection is needed. "
+        "--measures accepts any measure name of ir_measures, such as AP.",
         ("--collection", "--measures", "--seed", "--format"),
         "python -m taco_ir.evaluate runs/sample/*.trec --topics all-dev --baseline runs/sample/nq-dev.bm25.trec",
     )
-    flags.flag("runs", "run files, or folders of them", nargs="+", metavar="RUN", type=Path)
+    flags.flag("runs", "run files, or folders of run files", nargs="+", metavar="RUN", type=Path)
     flags.flag("--topics")
     flags.flag("--qrels", type=Path)
     flags.flag(
         "--baseline",
-        "test every system against this one: paired randomisation test, Holm's correction over the rows of a measure",
+        "test every system against this one, by a paired randomisation test with Holm's correction over the "
+        "systems and topics of a measure",
         nargs="+",
         type=Path,
         metavar="RUN",
     )
-    flags.flag("--per-query", "print a line for each query instead of means", action="store_true")
+    flags.flag("--per-query", "print the scores of each query instead of means", action="store_true")
     seeded = "--baseline, without --per-query"
     flags.only(("--collection", "--columns"), lambda options: bool(options.topics), "--topics")
     flags.only(("--seed",), lambda options: bool(options.baseline) and not options.per_query, seeded)
@@ -57,7 +59,9 @@ def main(argv: Sequence[str]) -> None:
         warn_of_changes(files.values(), collection, topics)
     baseline = list(dict.fromkeys(files[file].system for file in list_run_files(options.baseline or [])))
     if len(baseline) > 1:
-        raise InputError(f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of one")
+        raise InputError(
+            f"--baseline names {len(baseline)} systems ({', '.join(baseline)}); give the files of a single one"
+        )
     tested = "".join(baseline) if not options.per_query else ""
     found = evaluate_files(files.values(), collection, topics, measures, tested, options.seed)
     tables = [found.query_table() if options.per_query else found.table()]

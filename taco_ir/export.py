@@ -14,30 +14,30 @@ from taco_ir.release.exports import KINDS, WEIGHTS, ExportRequest, write_exports
 def parser() -> Parser:
     flags = Parser(
         "export",
-        "Write a model, or its encoded queries, for Pyserini's own commands and other libraries, in folders of "
-        "--output:\n"
-        "  queries/<topics>/       encoded queries for the unmodified Pyserini CLI (--encoded-queries)\n"
-        "  huggingface/            a plain model folder, with the exact Pyserini flags in pyserini-flags.txt\n"
-        "  sentence-transformers/  a folder for sentence-transformers\n"
-        "  compact/                a small model folder: half precision or 8 bits and, if need be, only the\n"
-        "                          tokens that the collection's texts use most; adapters that cannot be\n"
-        "                          merged stay beside their backbone\n"
-        "What the model cannot be exported to is named and skipped; it is an error if --what asks for it.",
+        "Export a model, or its encoded queries, for Pyserini's own commands and other libraries. Folders in "
+        "--output:\n  queries/<topics>/       encoded queries for the unmodified Pyserini CLI "
+        "(--encoded-queries)\n  huggingface/            a plain model folder, with the exact Pyserini flags in "
+        "pyserini-flags.txt\n  sentence-transformers/  a folder for sentence-transformers\n  compact/             "
+        "   a small model folder: half precision or 8 bits and, if need be, only the\n                          "
+        "tokens that the collection's texts use most; adapters that cannot be\n                          merged "
+        "stay beside their backbone\nFormats that the model cannot be exported to are named and skipped; asking "
+        "for one of them by --what is an error.",
         ("--collection", "--topics", *MODEL_FLAGS, "--overwrite"),
         "python -m taco_ir.export --model my-checkpoint --collection my-wiki --topics all-dev --output exported\n"
         "  python -m taco_ir.export --model my-checkpoint --collection my-wiki --what compact --megabytes 29.9 \\\n"
         "      --output small",
     )
-    flags.flag("--output", "folder for the exported folders", required=True, metavar="FOLDER")
-    what = "what to write; queries need --topics, compact needs --megabytes [default: all that apply]"
+    flags.flag("--output", "folder to write the exports to", required=True, metavar="FOLDER")
+    what = "what to write; queries needs --topics, compact needs --megabytes [default: everything possible]"
     flags.flag("--what", what, nargs="+", choices=KINDS)
     flags.flag("--megabytes", "largest size of the compact folder, in 10^6 bytes", type=float, metavar="X")
-    weights = "numbers of the compact folder; int8 has a scale for each row [default: float16]"
+    weights = "number format of the compact folder; int8 has a scale for each row [default: float16]"
     flags.flag("--weights", weights, choices=WEIGHTS)
     flags.flag(
         "--prompt-of",
-        "prompts and adapters for tasks that the model was not trained on, borrowed from another task, as in "
-        "trex=zsre; *=nq is for all other tasks, and *=none is the backbone without adapters",
+        "for tasks the model was not trained on: take the prompt and adapter of another task. trex=zsre: trex "
+        "uses those of zsre; *=nq: all other tasks use those of nq; *=none: all other tasks use the backbone "
+        "without adapters",
         nargs="+",
         default=[],
         metavar="TASK=TASK",

@@ -18,14 +18,14 @@ def parser() -> Parser:
     flags = Parser(
         "index",
         "Build a faiss index, which Pyserini reads too, from encoded passages. Flat is exact; HNSW32 and IVF1024,SQ8 "
-        "are faster and approximate (the links of an HNSW graph depend on the timing of threads).",
+        "are faster and approximate (an HNSW index differs slightly from build to build, because threads race).",
         ("--overwrite",),
         "python -m taco_ir.index --vectors vectors/my-wiki --output indexes/my-wiki-hnsw --factory HNSW32",
     )
-    flags.flag("--vectors", "folder that `python -m taco_ir.encode` wrote", metavar="FOLDER")
-    flags.flag("--output", "folder of the index", required=True, metavar="FOLDER")
+    flags.flag("--vectors", "folder of vectors that `python -m taco_ir.encode` wrote", metavar="FOLDER")
+    flags.flag("--output", "folder to write the index to", required=True, metavar="FOLDER")
     flags.flag("--factory", "any faiss index_factory string [default: Flat]", default="Flat", metavar="FACTORY")
-    flags.flag("--verify", "check the hashes of the index in --output and build nothing", action="store_true")
+    flags.flag("--verify", "check the hashes of the index in --output, without building anything", action="store_true")
     of_building = ("--vectors", "--factory", "--overwrite")
     flags.only(of_building, lambda options: not options.verify, "building, not with --verify")
     return flags
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{output}: index and docid are whole")
         return
     if options.vectors is None:
-        raise InputError("--vectors DIR is needed to build an index")
+        raise InputError("--vectors FOLDER is needed to build an index")
     vectors = VectorSet(Path(options.vectors))
     recipe = vectors.recipe
 

@@ -29,9 +29,10 @@ PICTURES = ("svg", "svg-topics", "svg-lines")
 def parser() -> Parser:
     flags = Parser(
         "leaderboard",
-        "Compare the systems of a study: a table of systems by topics for each corpus, from the study's records. It "
-        "shows means and standard deviations over seeds, the macro average over topics, and tests against a baseline "
-        "over queries. Nothing is searched, except with --check, which searches and scores recorded systems again.",
+        "Compare the systems of a study: a table of systems by topics for each corpus, made from the study's "
+        "records. It shows means and standard deviations over seeds, macro averages over topics, and significance "
+        "tests against a baseline. Nothing is searched, except with --check, which searches and scores recorded "
+        "systems again.",
         ("--measures", "--models", "--seed", "--output", "--overwrite"),
         "python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format markdown\n"
         "  python -m taco_ir.leaderboard runs/minikilt --baseline BM25 --format html --output leaderboard.html\n"
@@ -44,25 +45,25 @@ def parser() -> Parser:
     flags.flag("--baseline", "test every system against this one [default: no tests]", metavar="NAME")
     flags.flag(
         "--convergence",
-        "show how fast systems learn instead: the steps that each needs to rank held-out queries nearly as well as "
-        "this one does after training",
+        "show instead how fast each system learns: the steps it needs to rank held-out queries nearly as well as "
+        "this system does after training",
         metavar="NAME",
     )
     flags.flag(
         "--headroom",
-        "show how much there is to gain instead: what the best of the other systems has above this one on each topic, "
-        "beside the smallest difference that the seeds and queries can show",
+        "show instead how much there is to gain: the score of the best other system minus the score of this one, "
+        "for each topic, and the smallest difference that these seeds and queries can detect",
         metavar="NAME",
     )
     flags.flag(
         "--against",
-        "the systems that --headroom looks for the best of, such as task-specific training (* matches anything) "
-        "[default: all on the same base]",
+        "the other systems that --headroom compares with, such as task-specific training (* matches any text) "
+        "[default: all on the same base model]",
         nargs="+",
         default=[],
         metavar="NAME",
     )
-    flags.flag("--corpus", "show only this corpus [default: a board for each]", metavar="NAME")
+    flags.flag("--corpus", "show only this corpus [default: one board for each corpus]", metavar="NAME")
     flags.flag(
         "--topics",
         "show only these topics, such as nq-dev; the macro average is over them [default: all]",
@@ -72,30 +73,37 @@ def parser() -> Parser:
     )
     flags.flag(
         "--without",
-        "hide these systems (* matches anything); tests are still corrected for them",
+        "hide these systems (* matches any text); tests are still corrected for them",
         nargs="+",
         default=[],
         metavar="NAME",
     )
-    brief = "in tables: only whole topics, without slices, tests and scores quoted from papers"
+    brief = "in tables, leave out query subsets, significance tests and scores quoted from papers"
     flags.flag("--brief", brief, action="store_true")
     flags.flag(
         "--format",
-        "output format; without --measures, tables show only the first measure; svg draws the macro averages of the "
-        "first board as bars, svg-topics the scores of up to four systems on each topic, svg-lines the averages of "
-        "systems that differ by a number in their names, such as 'naive, width 4', less the baseline's "
+        "output format. Tables show only the first measure, unless --measures asks for others. svg: bars of the "
+        "macro averages on the first board. svg-topics: scores of up to four systems on each topic. svg-lines: "
+        "averages of systems whose names differ by a number, such as 'naive, width 4', minus the baseline's average "
         "[default: table]",
         choices=(*TABLES, "html", *PICTURES),
     )
-    flags.flag("--check", "search and score records again; exit code 2 if any score moved", action="store_true")
+    flags.flag(
+        "--check", "search and score recorded systems again; exit code 2 if any score has changed", action="store_true"
+    )
     which = flags.add_mutually_exclusive_group()
-    rows = "check these systems, conditions or records [default: all whose models are in --work]"
+    rows = "with --check: only these systems, conditions or records [default: all whose models are in --work]"
     which.add_argument("--rows", metavar="A,B", help=rows)
-    which.add_argument("--random", type=positive, metavar="N", help="check N of them, sampled by --seed")
-    flags.flag("--collection", "the study's collection, for --check or to show passages in the HTML page", default=None)
+    which.add_argument("--random", type=positive, metavar="N", help="with --check: only N records, sampled by --seed")
+    flags.flag(
+        "--collection",
+        "the collection that the study searched: --check searches it, and the HTML page shows its passages",
+        default=None,
+    )
     flags.flag(
         "--work",
-        "the study's checkpoints and runs, for the same two [default: studies/<name> under the data home]",
+        "folder with the study's checkpoints and runs, for --check and the HTML page [default: studies/<name> in "
+        "the data home]",
         type=Path,
         metavar="FOLDER",
     )
@@ -154,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
 
 def check(results: Sequence[Record], options: Namespace) -> None:
     if options.collection is None:
-        raise InputError("--check needs --collection, the one that the study searched")
+        raise InputError("--check needs --collection: give the collection that the study searched")
     runner = find_runner(options)
     named = select_records(results, options.rows.split(",") if options.rows else [])
     trained = select_trained(named, runner, bool(options.rows))
@@ -168,7 +176,9 @@ def find_runner(options: Namespace) -> Runner:
 
 def require_tables(options: Namespace, flag: str) -> None:
     if options.format not in TABLES:
-        raise InputError(f"{flag} is a table; --format {options.format} holds none, allowed: {', '.join(TABLES)}")
+        raise InputError(
+            f"{flag} prints a table; --format {options.format} cannot show it, allowed: {', '.join(TABLES)}"
+        )
 
 
 def show_convergence(results: Sequence[Record], options: Namespace) -> str:
@@ -208,8 +218,8 @@ def show_boards(results: Sequence[Record], options: Namespace) -> str:
     texts = collect_examples(runner, results, found[0].corpus) if runner else None
     if runner and texts is None:
         raise InputError(
-            f"--collection {options.collection}: it is for texts of what was ranked on {found[0].corpus}, and no run "
-            f"of it is in {runner.work}; `reproduce` makes them, or give another --work"
+            f"--collection {options.collection}: the page shows its passages for runs on {found[0].corpus}, but "
+            f"{runner.work} has none; make them with taco_ir.reproduce, or give another --work"
         )
     return render_page(found, results, quoted_beside(found), texts)
 

@@ -22,11 +22,11 @@ DEFAULTS = MiningSettings()
 def parser() -> Parser:
     flags = Parser(
         "mine",
-        "Mine hard negatives: rank passages for training queries, drop gold passages and all passages of gold pages, "
-        "and keep the best of the rest. Rankings are kept beside the output F.jsonl, in F.runs/, so that mining again "
-        "with other filters is fast. An audit (F.audit.html, printed in short) estimates false negatives and shows "
-        "score margins and examples. Several sources are merged, the best of each in turn; every negative names the "
-        "sources that found it.",
+        "Mine hard negatives: rank passages for training queries, drop gold passages and all passages of gold "
+        "pages, and keep the best of the rest. For the output F.jsonl, the rankings are kept in F.runs/, so that "
+        "mining again with other filters is fast. An audit in F.audit.html, of which a summary is printed, "
+        "estimates the share of false negatives and shows score margins and examples. With several sources, "
+        "negatives are taken from each source in turn, best first; every negative names the sources that found it.",
         ("--collection", "--tasks", *OF_MODELS, "--seed", "--overwrite", "--format"),
         "python -m taco_ir.mine --source bm25 --tasks nq fever --output negatives.jsonl\n"
         "  python -m taco_ir.mine --source negatives.runs --tasks nq fever --drop-answers --output no-answers.jsonl\n"
@@ -35,39 +35,47 @@ def parser() -> Parser:
     flags.flag("--output", "the negatives file to write", required=True, metavar="FILE")
     flags.flag(
         "--source",
-        "what ranks: bm25, a model (as --model of search), a TREC or MS MARCO run file, or a folder of <topics>.trec "
-        "(or .tsv) runs; flags such as --pooling apply to every model among several sources",
+        "where the rankings come from: bm25, a model (see --model of search), a TREC or MS MARCO run file, or a "
+        "folder of <topics>.trec (or .tsv) runs. Flags such as --pooling apply to every model among the sources",
         required=True,
         nargs="+",
         metavar="SOURCE",
     )
-    flags.flag("--split", "split of the queries [default: train]", choices=SPLITS, default="train")
-    depth = f"hits to rank for each query [default: {DEFAULTS.depth}]"
+    flags.flag("--split", "which queries to mine for [default: train]", choices=SPLITS, default="train")
+    depth = f"how many passages to rank for each query [default: {DEFAULTS.depth}]"
     flags.flag("--mine-depth", depth, type=positive, default=DEFAULTS.depth, metavar="N")
-    skip = "skip the N best hits, counted before anything is dropped [default: 0]"
+    skip = "skip the top N passages of each ranking, before any filter [default: 0]"
     flags.flag("--mine-skip", skip, type=natural, default=DEFAULTS.skip, metavar="N")
-    window = "use hits A + 1 to B, as --mine-skip A --mine-depth B: one window for all sources, or one for each"
+    window = (
+        "use only ranks A + 1 to B, as --mine-skip A --mine-depth B would; give one window for all sources, or "
+        "one for each"
+    )
     flags.flag("--window", window, nargs="+", type=read_window, metavar="A:B")
-    keep = f"negatives of a query from each source, at most [default: {DEFAULTS.keep}]"
+    keep = f"keep at most this many negatives for each query from each source [default: {DEFAULTS.keep}]"
     flags.flag("--mine-keep", keep, type=positive, default=DEFAULTS.keep, metavar="N")
     flags.flag(
         "--drop-answers",
-        "drop passages that hold an answer, as whole words without regard to case and accents; ignored are verdicts "
-        "(yes, SUPPORTS), answers under three letters, and those of fact checking, dialogue, ELI5 and entity linking",
+        "drop passages that contain an answer as whole words, ignoring case and accents. Not checked: verdicts "
+        "(yes, SUPPORTS), answers of one or two letters, and the tasks of fact checking, dialogue, ELI5 and "
+        "entity linking",
         action="store_true",
     )
     flags.flag(
         "--margin",
-        "drop hits whose score is at least that of the best gold hit minus X, each source by its own scores; if no "
-        "gold is among the hits down to --mine-depth, all are dropped (the audit counts such queries as lost). One "
-        "number for all sources, or one for each; none: drop nothing",
+        "drop passages whose score is at least the best gold passage's score minus X; each source uses its own "
+        "scores. If no gold passage is among the top --mine-depth, all are dropped; the audit counts such queries "
+        "as lost. Give one number for all sources, or one for each; none: drop nothing",
         nargs="+",
         type=read_margin,
         metavar="X",
     )
     of_models = tuple(flag for flag in OF_MODELS if flag != "--device")
     flags.only(of_models, lambda options: bool(select_models(options.source)), "a model as --source")
-    flags.only(("--mine-skip", "--mine-depth"), lambda options: not options.window, "no --window, which says the same")
+    flags.only(
+        ("--mine-skip", "--mine-depth"),
+        lambda options: not options.window,
+        "rankings without --window, which sets both",
+    )
     return flags
 
 
@@ -75,10 +83,10 @@ def read_window(text: str) -> tuple[int, int]:
     """argparse type for A:B, the hits to skip and the last one to use. Raises: argparse.ArgumentTypeError."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise ArgumentTypeError(f"{text!r} is not a window; two whole numbers as in 0:50 are needed")
+        raise ArgumentTypeError(f"{text!r} is not a window; give two whole numbers, as in 0:50")
     skip, depth = map(int, parts)
     if depth <= skip:
-        raise ArgumentTypeError(f"{text!r} holds no hit; the second number must be at least {skip + 1}")
+        raise ArgumentTypeError(f"the window {text!r} is empty; its second number must be at least {skip + 1}")
     return skip, depth
 
 

@@ -21,14 +21,17 @@ FIRST = (
 def parser() -> Parser:
     flags = Parser(
         "pretrain",
-        "Pre-train a whole backbone on a collection's passages; no queries are needed. Parts of the loss, summed:\n"
-        "  mlm            fill in masked tokens, by a head tied to the word embeddings\n"
-        "  span_contrast  two spans of one document attract each other, and repel all other spans of the batch\n"
-        "  condenser      two more layers fill in tokens from the middle layer and the last layer's first token,\n"
-        "                 which must therefore sum up the text; they are dropped in the end.\n"
-        "                 For --pooling first and BERT-type models only\n"
-        "A pre-training that was stopped continues from its last checkpoint with the same command. OUTPUT/model is a "
-        "plain Hugging Face folder for taco_ir.train. All keys can stand in a TOML file (--config); flags override it.",
+        "Pre-train a whole backbone on a collection's passages; no queries are needed. The loss is the sum of the "
+        "parts that --objective names:\n"
+        "  mlm            predict masked tokens, with a head tied to the word embeddings\n"
+        "  span_contrast  contrastive loss: two spans of one document are a positive pair, and all other\n"
+        "                 spans of the batch are negatives\n"
+        "  condenser      predict masked tokens with two extra layers, which see only the middle layer and the\n"
+        "                 last layer's first token, so this token must summarise the text. The extra layers\n"
+        "                 are discarded after pre-training. Needs --pooling first and a BERT-type model\n"
+        "If you stop a pre-training, the same command continues from its last checkpoint. The result, "
+        "OUTPUT/model, is a plain Hugging Face folder to start taco_ir.train from. All settings can also be given "
+        "in a TOML file (--config); flags override it.",
         ("--overwrite",),
         example="python -m taco_ir.pretrain --objective mlm,span_contrast --collection my-wiki --model bert-base"
         " --pooling first --output my-base\n"

@@ -11,17 +11,18 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "pull",
-        "Download a model from a Hugging Face hub: safetensors, configurations, tokenizer and texts, no pickles and no "
-        "code. Sizes and hashes are checked, and the folder appears whole. An interrupted pull resumes after the last "
-        "whole file, because the hub's cache keeps those. With HF_HUB_OFFLINE=1 only that cache is used.\n"
-        "The hub is HF_ENDPOINT. The token, for private models, is HF_TOKEN, or the one that hf auth login keeps.",
+        "Download a model from a Hugging Face hub: safetensors, configurations, tokenizer and texts, but no "
+        "pickles and no code. Sizes and hashes are checked, and the folder appears only when it is complete. An "
+        "interrupted pull resumes after the last complete file, which the hub's cache keeps. With "
+        "HF_HUB_OFFLINE=1 only that cache is used.\nHF_ENDPOINT names the hub. For private models, the token is "
+        "taken from HF_TOKEN, or from `hf auth login`.",
         ("--overwrite",),
         "python -m taco_ir.pull you/my-model --output my-model\n"
         "  python -m taco_ir.search --topics nq-dev --model my-model",
     )
-    flags.flag("name", "its name at the hub", metavar="ORG/NAME")
+    flags.flag("name", "the model's name on the hub", metavar="ORG/NAME")
     flags.flag("--revision", "a branch, tag or commit [default: main]", metavar="REVISION")
-    cache = "[default: it stays in the hub's cache, where --model ORG/NAME finds it]"
+    cache = "[default: leave it in the hub's cache, where --model ORG/NAME finds it]"
     flags.flag("--output", f"the folder to write {cache}", metavar="FOLDER")
     flags.only(("--overwrite",), lambda options: options.output is not None, "--output")
     return flags

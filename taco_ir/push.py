@@ -10,23 +10,25 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "push",
-        "Push a trained model to a Hugging Face hub, where pull and --model ORG/NAME find it. One commit has all of "
-        "it: safetensors, configurations, tokenizer, and README.md, the model card. Pickles and code stay. The "
-        "backbone of adapters goes along if it is a local folder.\n"
-        "A README.md in the folder is kept; its front matter, where you say the licence, gains tags, base model, "
-        "tasks and prompts.\n"
-        "The hub is HF_ENDPOINT (if it does not know xet, set HF_HUB_DISABLE_XET=1). The token is HF_TOKEN, or the one "
-        "that hf auth login keeps.",
+        "Push a trained model to a Hugging Face hub, where pull and --model ORG/NAME find it. One commit holds "
+        "everything: safetensors, configurations, tokenizer, and README.md, the model card. Pickles and code are "
+        "left out. For adapters, the backbone is pushed too if it is a local folder.\n"
+        "A README.md in the folder is kept: write the licence into its front matter; tags, base model, tasks and "
+        "prompts are added there.\n"
+        "HF_ENDPOINT names the hub (if it does not support xet, set HF_HUB_DISABLE_XET=1). The token is taken "
+        "from HF_TOKEN, or from `hf auth login`.",
         example="python -m taco_ir.push my-run you/my-model --dry-run\n"
         "  python -m taco_ir.push my-run you/my-model --private --message 'Three epochs more'",
     )
-    flags.flag("model", "a trained model or the folder of a training; or taco-mini", metavar="MODEL_FOLDER")
-    flags.flag("name", "its name at the hub; the repository is made if there is none", metavar="ORG/NAME")
-    flags.flag("--private", "make a new repository private", action="store_true")
-    flags.flag("--revision", "the branch, made if there is none [default: main]", metavar="REVISION")
-    flags.flag("--message", "message of the commit", metavar="TEXT")
-    flags.flag("--dry-run", "list the files and print the card; nothing is sent", action="store_true")
-    flags.flag("--overwrite", "replace a model that taco_ir did not push")
+    flags.flag("model", "a trained model, the folder of a training, or taco-mini", metavar="MODEL_FOLDER")
+    flags.flag(
+        "name", "the model's name on the hub; the repository is created if it does not exist", metavar="ORG/NAME"
+    )
+    flags.flag("--private", "if the repository is created, make it private", action="store_true")
+    flags.flag("--revision", "the branch to push to, created if it does not exist [default: main]", metavar="REVISION")
+    flags.flag("--message", "commit message", metavar="TEXT")
+    flags.flag("--dry-run", "list the files and print the model card, without sending anything", action="store_true")
+    flags.flag("--overwrite", "replace a model that was not pushed by taco_ir")
     return flags
 
 

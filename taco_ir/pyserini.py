@@ -10,12 +10,15 @@ from taco_ir.cli import Parser, run_verb
 def parser() -> Parser:
     flags = Parser(
         "pyserini",
-        "Run any Pyserini command, as `python -m MODULE ARGS...` would, with Java found (no JDK is needed) and with "
-        "the encoders of taco_ir under --encoder-class taco. --query-prefix takes a task of the checkpoint or a text.",
+        "Run any Pyserini command, like `python -m MODULE ARGS...`. Java is found by itself (no JDK is needed), "
+        "and --encoder-class taco loads encoders of taco_ir. For --query-prefix give a task of the model, or a "
+        "text to put before every query.",
         example="python -m taco_ir.pyserini pyserini.search.faiss --encoder my-checkpoint --encoder-class taco \\\n"
         "      --index indexes/my-wiki --topics my-wiki/nq-dev.jsonl --topics-format kilt --output nq-dev.trec",
     )
-    flags.flag("module", "such as pyserini.search.faiss; `pyserini.` may be left out", metavar="MODULE")
+    flags.flag(
+        "module", "the Pyserini command, such as pyserini.search.faiss; you can leave out `pyserini.`", metavar="MODULE"
+    )
     return flags
 
 

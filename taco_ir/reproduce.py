@@ -21,25 +21,25 @@ from taco_ir.studies.scores import summarise_deviations
 def parser() -> Parser:
     flags = Parser(
         "reproduce",
-        "Run a study: train, search and score every condition of a file with every seed, each once, and write a "
-        "record of each into results/ beside the file: scores, command, commit, versions, time and memory. Finished "
-        "jobs are skipped, and run again if conditions, files or models were changed since; killed jobs continue. A "
-        "record that was made elsewhere is kept, and compared with the scores found here.",
+        "Run a study: train, search and score every condition of the file once for each seed. Each job writes a "
+        "record (scores, command, commit, versions, time and memory) into results/ beside the file. Finished jobs "
+        "are skipped, unless conditions, files or models have changed since; killed jobs continue. Records made "
+        "on other machines are kept, and compared with the scores found here.",
         ("--collection", "--models", "--device"),
         "python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --collection mini-kilt \\\n"
         "      --models bert-tiny=models/bert-tiny minilm-l3=models/minilm-l3\n"
         "  python -m taco_ir.reproduce --conditions runs/minikilt/conditions.toml --only 'taco*' --list",
     )
-    flags.flag("--conditions", "the study's TOML file", required=True, type=Path, metavar="FILE")
-    only = "run these conditions and those that they need; * matches anything [default: all]"
+    flags.flag("--conditions", "the TOML file that describes the study", required=True, type=Path, metavar="FILE")
+    only = "run only these conditions and the ones they depend on; * matches any text [default: all]"
     flags.flag("--only", only, nargs="+", default=[], metavar="NAME")
-    flags.flag("--corpora", "score on these corpora [default: all]", nargs="+", default=[], metavar="NAME")
-    flags.flag("--seeds", "run these seeds [default: all]", nargs="+", default=[], type=int, metavar="N")
-    jobs = "jobs to run at a time; they share the processor's cores [default: 1]"
+    flags.flag("--corpora", "score only on these corpora [default: all]", nargs="+", default=[], metavar="NAME")
+    flags.flag("--seeds", "run only these seeds [default: all]", nargs="+", default=[], type=int, metavar="N")
+    jobs = "how many jobs to run in parallel; they share the processor's cores [default: 1]"
     flags.flag("--jobs", jobs, type=positive, default=1, metavar="N")
-    work = "folder of checkpoints, runs and logs [default: studies/<name> under the data home]"
+    work = "folder for checkpoints, runs and logs [default: studies/<name> in the data home]"
     flags.flag("--work", work, type=Path, metavar="FOLDER")
-    flags.flag("--list", "only list the jobs, and how far each is", action="store_true")
+    flags.flag("--list", "list the jobs and their progress, without running them", action="store_true")
     flags.flag("--format")
     flags.only(("--format",), lambda options: options.list, "--list")
     flags.only(("--jobs", "--device"), lambda options: not options.list, "running, not with --list")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     stay = runner.keep(jobs)
     if failed:
         names = ", ".join(map(str, failed))
-        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({names}), and what needs them was not run")
+        raise InputError(f"{len(failed)} of {len(left)} jobs failed ({names}); jobs that depend on them were not run")
     log.info("results: %s; look at them with python -m taco_ir.leaderboard %s", study.results, study.folder)
     if stay:
         warnings, summary = summarise_deviations(stay, study.tolerance)

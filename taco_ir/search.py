@@ -41,9 +41,9 @@ DEFAULT_HITS, SHOWN_HITS = 100, 10
 def parser() -> Parser:
     flags = Parser(
         "search",
-        "Search a collection: rank passages for topics and write a run file for each, or print the hits of one query. "
-        "Topics with gold are scored and compared with BM25 and the hybrid of both. Indexes are built on first use "
-        "and kept.",
+        "Search a collection: rank passages for topics and write a run file for each, or print the hits of one "
+        "query. If the topics have gold, the run is scored and compared with BM25 and a hybrid of both. Indexes "
+        "are built on first use and kept.",
         ("--topics", "--collection", *MODEL_FLAGS, "--index", "--overwrite", "--format"),
         "python -m taco_ir.search --topics nq-dev fever-dev --collection my-wiki --output runs/mine/\n"
         '  python -m taco_ir.search --query "which bach wrote the cello suites" --task nq\n'
@@ -68,40 +68,47 @@ def parser() -> Parser:
     flags.flag("--retriever")
     flags.flag(
         "--interactive",
-        "read queries from the terminal or a pipe, one a line; encoder and index stay loaded",
+        "read queries from the terminal or a pipe, one per line, and keep the encoder and the index loaded",
         action="store_true",
     )
     flags.flag(
         "--serve",
-        "show a search page at this port of this machine (0: any free one): dense, BM25 and hybrid side by side, with "
-        "gold marked for queries of the dev topics",
+        "open a search page on this port of this machine (0: any free port). It shows dense, BM25 and hybrid "
+        "results side by side, and marks gold passages for queries of the dev sets",
         type=int,
         metavar="PORT",
     )
     flags.flag(
-        "--hits", f"hits for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} for single queries]", default=None
+        "--hits",
+        f"how many passages to return for each query [default: {DEFAULT_HITS}; {SHOWN_HITS} for single queries]",
+        default=None,
     )
-    output = "run file, or a folder for several topics [default: runs/<collection>/<topics>.<system>.trec]"
+    output = (
+        "run file to write; a folder if there are several topics [default: runs/<collection>/<topics>.<system>.trec]"
+    )
     flags.flag("--output", output)
     formats = tuple(RUN_SUFFIXES)
-    kinds = "kilt: pages, for KILT's scorer; dpr: DPR's JSON, with texts and has_answer [default: trec]"
+    kinds = (
+        "format of the run file; kilt ranks pages, for KILT's scorer; dpr is DPR's JSON, with texts and "
+        "has_answer [default: trec]"
+    )
     flags.flag("--output-format", kinds, choices=formats, default="trec")
     flags.flag(
         "--compare",
-        "also score BM25 and the hybrid, and write their runs where no --output is given "
-        f"[default: for dense up to {COMPARED_UP_TO:,} passages, or if the BM25 index exists]",
+        "also score BM25 and the hybrid; without --output, their runs are written too [default: on for dense "
+        f"search of up to {COMPARED_UP_TO:,} passages, or if a BM25 index exists]",
         action=BooleanOptionalAction,
     )
     flags.flag(
         "--hybrid-weights",
-        "fuse the scores of the hybrid by these weights of tasks, which --choose-weights writes, instead of by ranks; "
-        f"{OF_MODEL}: those in the model's folder, as taco-mini has",
+        "fuse dense and BM25 scores with the weight for each task from this file (written by --choose-weights), "
+        f"instead of fusing ranks; {OF_MODEL}: use the weights in the model's folder, which taco-mini has",
         metavar="FILE",
     )
     flags.flag(
         "--choose-weights",
-        f"choose the hybrid's weight for each task on these topics, which have gold, and write {WEIGHTS_FILE} beside "
-        "the runs; choose on train topics, not on those that you report",
+        f"choose the hybrid's weight for each task on these topics, and write {WEIGHTS_FILE} beside the runs. The "
+        "topics need gold; use train topics, not those you report",
         action="store_true",
     )
     of_topics = ("--qrels", "--output-format", "--choose-weights", "--vectors")

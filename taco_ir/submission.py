@@ -16,21 +16,23 @@ from taco_ir.evaluation.submission import build_files, write_submission
 def parser() -> Parser:
     flags = Parser(
         "submission",
-        "Pack a system's runs for KILT's leaderboard: a zip with one file for each test set, named as the test set "
-        "is, of the ranked pages of every query. TREC runs are turned into pages; KILT runs stay as they are, with "
-        "their answers. A missing answer is written as an empty one, which KILT's scorer ignores. Ids are checked "
-        "against the topics.\n\n"
-        "The leaderboard is challenge 689 on eval.ai. Its page says how files must be named and packed: if it wants "
-        "one file for each task, take them out of the zip.",
+        "Pack a system's runs for KILT's leaderboard into a zip with one file for each test set, named like the "
+        "test set. The file holds the ranked pages of every query. Passages in TREC runs become their pages; KILT "
+        "runs stay as they are, with their answers. A missing answer is written as an empty one, which KILT's "
+        "scorer ignores. The query ids must be those of the topics.\n\nThe leaderboard is challenge 689 on "
+        "eval.ai. Its page says how to name and pack the files: if it asks for one file for each task, take them "
+        "out of the zip.",
         ("--overwrite",),
         "python -m taco_ir.submission --runs runs/test --output submission.zip\n"
         "  (runs by: python -m taco_ir.search --collection kilt --topics all-test --output runs/test/)",
     )
-    runs = "run files of one system, <topics>.<system>.trec, or a folder"
+    runs = "run files of one system, named <topics>.<system>.trec, or a folder of them"
     flags.flag("--runs", runs, nargs="+", required=True, metavar="RUN", type=Path)
-    flags.flag("--topics", "topics of the runs [default: all-test]", default=["all-test"])
-    flags.flag("--collection", "the collection searched: sample, kilt or a folder [default: kilt]", default="kilt")
-    flags.flag("--output", "the zip to write", required=True, metavar="FILE")
+    flags.flag("--topics", "test sets that the runs are for [default: all-test]", default=["all-test"])
+    flags.flag(
+        "--collection", "the collection that was searched: sample, kilt or a folder [default: kilt]", default="kilt"
+    )
+    flags.flag("--output", "zip file to write", required=True, metavar="FILE")
     return flags
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     output = Path(options.output)
     if output.suffix != ".zip":
-        raise InputError(f"--output {output}: a name that ends in .zip is needed")
+        raise InputError(f"--output {output}: the name must end in .zip")
     with claim_output(output, None, options.overwrite):
         collection = open_collection(options.collection)
         topics = [collection.load_topics(name) for name in collection.expand(options.topics)]

@@ -22,12 +22,13 @@ FIRST = (
 def parser() -> Parser:
     flags = Parser(
         "train",
-        "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting combines "
-        "the gradients of the tasks into one update. Hard negatives are mined as needed. A training that was stopped "
-        "continues from its last checkpoint with the same command. All keys can stand in a TOML file (--config), in "
-        "[[episode]] tables too; flags override it. Its tables [tasks.NAME] give tasks a collection and settings. "
-        "Where an index has to stay as it is, taco_ir.adapt teaches tasks to the queries alone, in minutes.\n"
-        "Many processes: torchrun -m taco_ir.train ...",
+        "Train one dense retriever for several tasks. Each step takes a batch of every task, and a weighting "
+        "combines the gradients of the tasks into one update. Hard negatives are mined as needed. If you stop a "
+        "training, the same command continues from its last checkpoint. All settings can also be given in a TOML "
+        "file (--config); flags override it. In that file, [[episode]] tables give settings for each episode, and "
+        "[tasks.NAME] tables give a task its own collection and settings. If you must keep an existing index, use "
+        "taco_ir.adapt: it trains only the query side, in minutes.\nTo train on several processes: torchrun -m "
+        "taco_ir.train ...",
         ("--overwrite",),
         example="python -m taco_ir.train --collection my-wiki --tasks nq,fever --model bert-base --pooling mean"
         " --weighting taco --output my-run\n"

@@ -1,1 +1,1 @@
-"""Teaching tasks to the query side of a frozen encoder, against an index that stays as it is."""
+"""Adaptation: training the query side of a frozen encoder on new tasks, for an index that stays as it is."""

@@ -1,4 +1,4 @@
-"""The encoder of an adaptation: a frozen backbone, an adapter on its queries, and passages that go through it alone."""
+"""Builds the encoder of an adaptation: a frozen backbone with adapters for queries; passages use the backbone alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from taco_ir.training.settings import AdapterSettings, EncoderSettings
 
 
 def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Path | None = None) -> DualEncoder:
-    """The model that the settings name, or a checkpoint made of it, with adapters on the queries of `tasks`.
+    """Build the model to train: the settings' model, or a checkpoint made from it, with adapters for the queries of
+    `tasks`.
 
-    What it says of passages is kept, so their vectors are those of the index.
+    The configuration for passages is kept, so passage vectors are those in the index.
 
     Raises:
         InputError: for a model that cannot have such adapters, or has one for a task already.
@@ -38,8 +39,8 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
         adapters = _as_before(settings, base.record, tasks)
     if backbone.is_untied:
         raise InputError(
-            f"--model {base}: two towers; an adapter goes on one backbone; give the encoder of queries alone, with an"
-            " index that says nothing of its encoder"
+            f"--model {base}: it has separate encoders for queries and passages, and an adapter needs a single "
+            "one; give the query encoder alone, with an index that does not record its encoder"
         )
     try:
         check_adapters(adapters, EncoderSettings(), folder.path, backbone.path)
@@ -47,7 +48,8 @@ def start_encoder(settings: AdaptSettings, tasks: Sequence[str], checkpoint: Pat
         config = _config(settings, base_config(_own_pooling(settings, checkpoint), folder.path, limit), tasks, limit)
         if config.roles != NONE:
             raise InputError(
-                f"--model {base}: it marks roles ({config.roles}); an adapter takes a backbone that does not"
+                f"--model {base}: it marks the roles of texts (roles {config.roles}), which adapters do not "
+                "support; give another encoder"
             )
         torch.manual_seed(settings.seed)  # for new adapters
         model = DualEncoder(backbone.path, config, False)
@@ -73,16 +75,17 @@ def _as_before(settings: AdaptSettings, record: AdapterRecord, tasks: Sequence[s
     what = f"--model {settings.model}: it has adapters of its own"
     if record.roles != "task-frozen" or settings.share == ONE:
         raise InputError(
-            f"{what} (roles {record.roles}); share task or group adds to those of role task-frozen; start from its base"
-            f" {record.base}"
+            f"{what} (roles {record.roles}); more can be added only to adapters of roles task-frozen, by share "
+            f"task or group; give its base model {record.base} instead"
         )
     if settings.method != record.method or settings.width not in (0, record.width) or settings.budget:
         raise InputError(
-            f"{what}: method {record.method}, width {record.width}; give the same ones, or its base {record.base}"
+            f"{what}: method {record.method}, width {record.width}; give the same method and width, or its base "
+            f"model {record.base}"
         )
     if known := [task for task in tasks if settings.group_of.get(task, task) in record.tasks]:
         raise InputError(
-            f"{what}, one for {known[0]!r} among them; teach it other tasks, or start from its base {record.base}"
+            f"{what}, and {known[0]!r} has one already; choose other tasks, or give its base model {record.base}"
         )
     return replace(settings.adapters, tune_width=record.width)
 
@@ -95,7 +98,7 @@ def _own_pooling(settings: AdaptSettings, checkpoint: Path | None) -> EncoderSet
 def _config(settings: AdaptSettings, base: EncoderConfig, tasks: Sequence[str], limit: int) -> EncoderConfig:
     """The base's configuration; tasks that it has no prompt for get none."""
     if settings.query_length > limit:
-        raise InputError(f"query_length is {settings.query_length}; the model takes 1 to {limit} tokens")
+        raise InputError(f"query_length is {settings.query_length}; the model allows 1 to {limit} tokens")
     config = replace(base, query_length=settings.query_length, query_lengths={}) if settings.query_length else base
     if not config.prompts or ANY_TASK in config.prompts:
         return config
@@ -118,7 +121,7 @@ def _in_own_words(text: str) -> str:
 
 
 def without_adapters(model: DualEncoder) -> TextEncoder:
-    """The encoder as it was before it was taught, with the same weights in memory."""
+    """The encoder without the new adapters, as it was before the adaptation, sharing its weights in memory."""
     encoder = model.as_text_encoder()
     assert encoder.record is not None
     encoder.record = replace(encoder.record, tasks=(), lent={ANY_TASK: BARE})
@@ -126,9 +129,9 @@ def without_adapters(model: DualEncoder) -> TextEncoder:
 
 
 def leave_out(tasks: Sequence[str], settings: AdaptSettings, source: Path, target: Path) -> None:
-    """Write the adapters' record and tensors of `source` to `target`, for all tasks but these.
+    """Copy the adapters' record and tensors from `source` to `target`, except for these tasks.
 
-    Queries of these go through the model as it was before, and adapters that no task uses any more are not written.
+    Queries of the excluded tasks use the original model. Adapters that no task uses any more are not written.
     """
     record, tensors = read_record(source), read_safetensors(source / TENSORS_FILE)
     lent = {**record.lent, **dict.fromkeys(tasks, BARE)}

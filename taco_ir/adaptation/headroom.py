@@ -1,7 +1,9 @@
-"""What a weighting could gain, before one is chosen: what an adapter for each task has above a shared one.
+"""Measures how much a task weighting could gain at most: the scores of one adapter per task minus those of a shared
+one.
 
-Both are trained alike, naively, with adapters of the same width: T tasks have T times the numbers of the shared one. A
-weighting is to win of that difference; where an adapter for each task is no better, there is nothing to win.
+Both are trained with the same settings, without weighting and with adapters of the same width, so T separate adapters
+have T times the parameters of the shared one. A weighting tries to close this gap; if separate adapters are no better,
+there is nothing to gain.
 """
 
 from __future__ import annotations
@@ -21,18 +23,22 @@ SHARED, OF_TASKS = "one adapter for all", "one for each task"
 
 
 def adaptation_headroom(settings: AdaptSettings, overwrite: bool = False) -> list[Headroom]:
-    """The headroom on the reported queries of each task, and in the macro average.
+    """Train one shared adapter and one for each task, and return the difference on the report queries of each task and
+    in the macro average.
 
-    Two adaptations are made in the output folder, and taken as they are where they are there already.
+    The output folder holds two adaptations; those already finished there are reused.
 
     Raises:
-        InputError: for settings of what is compared, without held-out queries, or as `adapt` does.
+        InputError: for settings that the comparison itself sets, for no held-out queries, or as in `adapt`.
     """
     for key in ("share", "weighting", "keep_if_better"):
         if (value := getattr(settings, key)) != DEFAULTS[key]:
-            raise InputError(f"--headroom compares both ways to share, trained alike; {key} is {value!r}: leave it out")
+            raise InputError(
+                f"--headroom trains shared and separate adapters with the same settings; {key} is {value!r}: leave "
+                f"{key} out"
+            )
     if not settings.measures:
-        raise InputError("--headroom is measured on held-out queries; there are none with held_out 0")
+        raise InputError("--headroom is measured on held-out queries, but held_out is none; hold some out")
     scores = {}
     for share in (ONE, TASK):
         compare = settings.compare and not settings.collection  # BM25 would be the same beside both

@@ -1,4 +1,4 @@
-"""How held-out queries rank among all passages of an index, exactly, whatever the index itself would find."""
+"""Evaluates held-out queries against all passages of an index, by exact search even if the index is approximate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Held = Mapping[str, Sequence[Example]]
 
 
 class Ruler:
-    """Measures an encoder of queries by the vectors of an index.
+    """Evaluates a query encoder against the vectors of an index.
 
-    Pages make the measure page R-precision; without pages, or with graded judgments, it is nDCG@10.
+    The measure is page R-precision if passages have pages, and nDCG@10 without pages or with graded judgments.
     """
 
     def __init__(self, index: FrozenIndex, pages: Pages) -> None:
@@ -43,7 +43,7 @@ class Ruler:
         return {task: self.score(run, held[task]) for task, run in runs.items()}
 
     def score(self, run: Run, examples: Sequence[Example]) -> Scores:
-        """Scores of a run of passages of the index."""
+        """Score a run over the index's passages."""
         queries = [example.query for example in examples]
         return score_run(run, queries, self._page_of, [self.measure_of(examples)])
 
@@ -55,7 +55,7 @@ class Ruler:
 
 
 class IndexValidation:
-    """Measures held-out queries in the whole index while an adapter trains; `macro` is the mean over tasks."""
+    """Evaluates held-out queries on the whole index while an adapter trains; `macro` is the mean over tasks."""
 
     keeps_best = True
 
@@ -70,5 +70,5 @@ class IndexValidation:
 
 
 def means_of(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """The mean of each task's one measure."""
+    """The mean over each task's queries of its single measure."""
     return {task: own.mean(next(iter(own.by_query))) or 0.0 for task, own in scores.items()}

@@ -1,4 +1,4 @@
-"""A task's queries against all passages of an index, whose vectors stay as they are."""
+"""The training objective of an adaptation: a task's queries against all passages of an index with fixed vectors."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ FLOAT = 4  # bytes
 
 
 class Draw(NamedTuple):
-    """Batch `number` of a task, by rows of its examples."""
+    """Identifies batch `number` of a task by the rows of its examples."""
 
     number: int
     rows: list[int]
 
 
 class Sampling(NamedTuple):
-    """How many hits of each query, and random passages of a batch, stand for an index."""
+    """How a sampled softmax represents the index: the number of hits for each query, and of random passages for a
+    batch.
+    """
 
     hits: int
     random: int
 
 
 class WholeIndex(Objective):
-    """Each query against the whole index. Texts are tokenised once; no passage is read or encoded.
+    """Trains queries with the whole index as negatives. Queries are tokenised once; no passage is read or encoded.
 
-    A batch is split into processes x accumulate parts. The loss of a query does not depend on the others, so any number
-    of parts gives the same gradient.
+    Each batch is split into processes x accumulate parts. A query's loss does not depend on other queries, so the
+    gradient does not depend on the number of parts.
 
     Args:
         passages: the vectors of the index.
         examples: the task's, in the order of the sampler's rows.
-        sampling: the hits of a query and the random passages that stand for the index; None: all passages count.
+        sampling: how many hits and random passages represent the index; None: use all passages.
     """
 
     phase = RETRIEVAL
@@ -65,7 +67,7 @@ class WholeIndex(Objective):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest query."""
+        """The number of tokens of the longest query."""
         return max(len(text.ids) for text in self._texts)
 
     def activation_bytes(self, token_bytes: float) -> float:

@@ -1,4 +1,4 @@
-"""The queries of an adaptation by task: where each one's gold is in the index, and which are held out."""
+"""Reads the queries of an adaptation by task, finds their gold passages in the index, and holds some queries out."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ LEAST = 10  # queries of a task
 
 
 class Example(NamedTuple):
-    """A query of a task with its gold in the index."""
+    """A query of a task, with its gold passages in the index."""
 
     query: Query
     gold: Gold
 
     def as_trained(self, task: str) -> TrainExample:
-        """The query as samplers know it."""
+        """The example in the form that samplers use."""
         return TrainExample(self.query.qid, self.query.text, task, (), frozenset(), ())
 
 
 class Pages:
-    """The page of each passage of an index; passages of unknown pages are pages of their own.
+    """Maps the passages of an index to pages; a passage whose page is unknown counts as a page of its own.
 
     Attributes:
-        known: whether there are pages at all, so that measures of pages say something.
-        names: by number of page.
-        page_N: number of the page of each row.
+        known: whether any passage has a page, so that page-level measures make sense.
+        names: the page names, by page number.
+        page_N: the page number of each row.
     """
 
     def __init__(self, index: FrozenIndex, collection: Collection | None) -> None:
@@ -54,14 +54,14 @@ class Pages:
         self._number = {name: number for number, name in enumerate(self.names.tolist())}
 
     def rows_of(self, page: str) -> Rows:
-        """The rows of a page's passages, in order; none where the index has no passage of it."""
+        """The rows of a page's passages in order; empty if the index has none of them."""
         number = self._number.get(page)
         if number is None:
             return np.empty(0, np.int64)
         return self._order_N[self._starts[number] : self._starts[number + 1]]
 
     def of(self, rows: Rows) -> list[str]:
-        """The pages of rows."""
+        """The pages of these rows."""
         found: list[str] = self.names[self.page_N[rows]].tolist()
         return found
 
@@ -84,10 +84,10 @@ class TaskQueries:
     """The queries of one task.
 
     Attributes:
-        train: those to learn from.
-        choose, report: held-out ones, which choose the best step and whether the adapter is kept, and which are
-            reported; `report` are `choose` where there are too few for both.
-        dropped: queries that share a page with held-out ones, which are not used.
+        train: queries to train on.
+        choose: held-out queries that choose the best step and whether the adapter is kept.
+        report: held-out queries that are reported; the same as `choose` if there are too few for both.
+        dropped: the number of unused queries, which share a page with held-out ones.
     """
 
     train: Sequence[Example]
@@ -97,14 +97,14 @@ class TaskQueries:
 
 
 class Reader:
-    """Reads topics into queries by task, and finds their gold in the index.
+    """Reads query sets, groups their queries by task, and finds the gold passages in the index.
 
     Args:
-        qrels: files of judgments of all topics.
+        qrels: files with the judgments of all query sets.
 
     Attributes:
-        pages: of the index.
-        files: everything that was read, by its name.
+        pages: the pages of the index.
+        files: all files that were read, by name.
     """
 
     def __init__(self, index: FrozenIndex, collection: Collection | None, qrels: Sequence[Path] = ()) -> None:
@@ -116,16 +116,17 @@ class Reader:
         self._qrels = _read_judgments(qrels)
 
     def read(self, flag: str, names: Sequence[str]) -> dict[str, list[Example]]:
-        """The queries of topics by task, without those whose gold the index lacks.
+        """Read query sets and group the queries by task; queries without gold in the index are left out.
 
         Raises:
-            InputError: for names without a collection, queries without gold, or gold that the index lacks altogether.
+            InputError: for names of query sets without a collection, queries without gold, or if no gold passage is in
+                the index.
         """
         if self._collection is None:
             if named := [name for name in names if not is_topics_file(name)]:
                 raise InputError(
-                    f"{flag} {named[0]}: topics of a collection need --collection; a file ends in .jsonl, .tsv, .txt,"
-                    " .trec or .topics"
+                    f"{flag} {named[0]}: this names topics of a collection, so --collection is needed; file names "
+                    "end in .jsonl, .tsv, .txt, .trec or .topics"
                 )
             paths = {name: Path(name) for name in names}
             topics = [read_topics_file(path) for path in paths.values()]
@@ -145,7 +146,7 @@ class Reader:
             for query in each.queries:
                 own = found.setdefault(_task_of(query, each), {})
                 if own.setdefault(query.qid, query) is not query:
-                    raise InputError(f"{flag}: query id {query.qid!r} is given twice for one task; ids must be unique")
+                    raise InputError(f"{flag}: query id {query.qid!r} appears twice in one task; ids must be unique")
         return {task: self._examples(flag, task, list(queries.values())) for task, queries in found.items()}
 
     def _examples(self, flag: str, task: str, queries: Sequence[Query]) -> list[Example]:
@@ -198,7 +199,9 @@ def _read_judgments(paths: Sequence[Path]) -> Qrels:
     for path in paths:
         own = read_qrels(path)
         if twice := next((qid for qid in own if qid in found), None):
-            raise InputError(f"--qrels {path}: query {twice!r} is judged by another file, too; judge each by one")
+            raise InputError(
+                f"--qrels {path}: another file judges query {twice!r} too; each query may be in one file only"
+            )
         found |= own
     return found
 
@@ -212,7 +215,7 @@ def _task_of(query: Query, topics: Topics) -> str:
 
 
 def take(tasks: Mapping[str, Sequence[Example]], most: int, seed: int) -> dict[str, list[Example]]:
-    """At most so many examples of each task (0: all), sampled by the seed, in their order."""
+    """Sample at most `most` examples of each task (0: all) with the seed, keeping their order."""
     found = {}
     for task, examples in tasks.items():
         rows = range(len(examples))
@@ -223,7 +226,7 @@ def take(tasks: Mapping[str, Sequence[Example]], most: int, seed: int) -> dict[s
 
 
 def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int, seed: int, task: str) -> TaskQueries:
-    """Split a task's queries into those to learn from and held-out ones, which have pages and texts of their own.
+    """Split a task's queries into training and held-out ones that share neither pages nor texts.
 
     Raises:
         InputError: for too few queries, or too few pages to split them by.
@@ -243,7 +246,9 @@ def hold_out(examples: Sequence[Example], pages: Pages, share: float, most: int,
 def halve(
     examples: Sequence[Example], pages: Pages, most: int, seed: int, task: str
 ) -> tuple[list[Example], list[Example]]:
-    """Halve held-out queries, those of one page together: to choose by, and to report. One alone is both."""
+    """Split held-out queries into two halves, one for choosing and one for reporting; queries of one page stay
+    together. A single query is in both.
+    """
     drawn = generator(seed, task, "held out").permutation(len(examples))[:most].tolist()
     order = sorted(drawn, key=lambda row: (hash_names(seed, _first_page(examples[row], pages)), row))
     middle = len(order) // 2

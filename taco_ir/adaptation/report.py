@@ -1,7 +1,7 @@
-"""What an adaptation changed: per task before and after on held-out queries, tested in pairs, and what was kept.
+"""The report of an adaptation: scores of each task before and after, on held-out queries, with significance tests.
 
-`report.json` is the record, `report.md` the same for readers. Queries that are reported chose neither the step nor
-which tasks keep the adapter, where a task has enough of them for both.
+`report.json` is the record, and `report.md` shows the same for reading. The reported queries were not used to choose
+the step or the tasks that keep the adapter, unless a task has too few queries for both.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ADVICE = "remove it and run the same command again"
 
 
 class TaskReport(NamedTuple):
-    """A task, or the macro average over tasks, on its reported queries.
+    """The results of a task, or of the macro average over tasks, on the reported queries.
 
     Attributes:
-        train: queries that were learnt from.
-        queries: reported ones.
-        before, adapted: the mean score of the model as it was, and with the adapter.
+        train: number of training queries.
+        queries: number of reported queries.
+        before, adapted: mean score of the original model, and of the model with the adapter.
         low, high: 95 % bootstrap interval of the difference.
-        p_holm: of the paired randomisation test, after Holm's correction.
-        chosen_by: the difference on the queries that decide whether the adapter is kept.
-        kept: whether queries of the task go through the adapter.
-        bm25: BM25's score; None where it was not searched.
-        values: of `adapted`, one for each reported query; none for the macro average.
+        p_holm: p-value of the paired randomisation test, with Holm's correction.
+        chosen_by: difference on the other held-out queries, which decides whether the adapter is kept.
+        kept: whether queries of the task use the adapter.
+        bm25: BM25's score; None if BM25 was not run.
+        values: score with the adapter of each reported query; empty for the macro average.
     """
 
     task: str
@@ -57,12 +57,12 @@ class TaskReport(NamedTuple):
 
     @property
     def after(self) -> float:
-        """The score of the model that is written."""
+        """The score of the saved model on this task."""
         return self.adapted if self.kept else self.before
 
 
 class IndexFacts(NamedTuple):
-    """The index that stayed: where and what it is, and its SHA-256 before and after."""
+    """Describes the index: its place and layout, and its SHA-256 before and after."""
 
     path: str
     layout: str
@@ -75,10 +75,10 @@ class Report(NamedTuple):
     """The content of `report.json`.
 
     Attributes:
-        tasks: empty where no query is held out.
-        macro: of all tasks, where there are several of one measure.
-        steps, best_step: steps made, and the one whose adapter was kept.
-        trained, backbone: numbers that were trained, and those of the backbone.
+        tasks: results by task; empty if no query is held out.
+        macro: average over tasks, if there are several with the same measure.
+        steps, best_step: number of training steps, and the step whose adapter was saved.
+        trained, backbone: number of trained parameters, and of the backbone's parameters.
         seconds, peak_bytes: time and memory of the last process that worked on it.
         notes: sentences for readers.
     """
@@ -96,7 +96,7 @@ class Report(NamedTuple):
 
     @property
     def dropped(self) -> list[str]:
-        """Tasks that stay with the model as it was."""
+        """Tasks that keep the original model."""
         return [each.task for each in self.tasks if not each.kept]
 
 
@@ -109,7 +109,7 @@ def compare_tasks(
     bm25: Mapping[str, Scores],
     seed: int,
 ) -> tuple[tuple[TaskReport, ...], TaskReport | None]:
-    """Reports of tasks, and of their macro average where all have one measure."""
+    """Build the results of each task, and of their macro average if all have the same measure."""
     differences = {}
     for task, scores in after.items():
         measure, values = next(iter(scores.by_query.items()))
@@ -150,7 +150,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def report_table(report: Report) -> Table:
-    """Before and after by task. `+` and `-` mark differences that are significant after Holm's correction."""
+    """A table of scores before and after, by task. `+` and `-` mark differences that are significant after Holm's
+    correction.
+    """
     header = ["task", "queries", "before", "adapter", "difference", "95 % from", "to", "p (Holm)", "BM25", "written"]
     rows: list[list[Cell]] = []
     for each in (*report.tasks, *([report.macro] if report.macro else [])):
@@ -164,7 +166,7 @@ def report_table(report: Report) -> Table:
 
 
 def summary(report: Report) -> list[str]:
-    """What the table does not say, in sentences."""
+    """Sentences with what the table does not show."""
     lines = list(report.notes)
     if worse := [f"{each.task} ({each.difference:+.3f})" for each in report.tasks if each.difference < 0]:
         lines.append(f"with the adapter these got worse: {', '.join(worse)}")
@@ -185,7 +187,7 @@ def summary(report: Report) -> list[str]:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write `report.md`, then `report.json`, which marks the adaptation finished."""
+    """Write `report.md`, then `report.json`; the latter marks the adaptation as finished."""
     table = f"{render(report_table(report), 'markdown')}\n" if report.tasks else ""
     text = f"# What the queries were taught\n\n{table}{''.join(f'- {line}.{chr(10)}' for line in summary(report))}"
     with writing(folder / PAGE_FILE) as sink:
@@ -202,6 +204,6 @@ def read_report(folder: Path) -> Report:
 
 
 def read_made_of(folder: Path) -> Mapping[str, Any] | None:
-    """What a finished adaptation in a folder is made of; None where there is none."""
+    """The inputs and settings that a finished adaptation was made from; None if there is no finished one."""
     path = folder / MADE_OF_FILE
     return read_json(path, dict[str, Any]) if path.is_file() and (folder / REPORT_FILE).is_file() else None

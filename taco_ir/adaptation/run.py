@@ -1,6 +1,6 @@
-"""The driver of an adaptation: checks what is given, trains the adapter, and reports what it changed.
+"""Runs an adaptation: checks the inputs, trains the adapter, and reports how scores changed.
 
-A training's loop does the steps, so that checkpoints, the log and resuming are a training's.
+The steps are run by the training loop, so checkpoints, log and resuming are the same as in a training.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ COMPARED = 10  # passages whose vectors are compared
 
 
 def adapt(settings: AdaptSettings, overwrite: bool = False) -> Report:
-    """Teaches the queries what the settings say, or what is left of it; returns the report in the output folder.
+    """Train an adapter as the settings say, resuming an unfinished adaptation, and return its report.
 
     Args:
-        overwrite: replace an adaptation with other settings, once everything that is given has been checked.
+        overwrite: replace an adaptation with other settings; this happens only after all inputs have been checked.
 
     Raises:
-        InputError: for anything wrong with index, model or queries, or an output that was made otherwise.
+        InputError: for an unusable index, model or query file, or an output made with other settings or inputs.
     """
     require_packages(settings.track)
     processes = Processes(usable_device(settings.device))
@@ -107,10 +107,10 @@ def adapt(settings: AdaptSettings, overwrite: bool = False) -> Report:
 
 
 class Adaptation:
-    """An index, an encoder, and the queries that it learns from.
+    """The loaded index, encoder and training queries of an adaptation.
 
     Raises:
-        InputError: for an index or queries that cannot be read, or do not fit each other.
+        InputError: for an index or queries that cannot be read, or that do not match.
     """
 
     def __init__(self, settings: AdaptSettings, processes: Processes) -> None:
@@ -135,7 +135,7 @@ class Adaptation:
 
     @cached_property
     def made_of(self) -> dict[str, Any]:
-        """All that the result depends on."""
+        """All inputs and settings that the result depends on."""
         settings, model = self.settings, ModelFolder.find(self.settings.model)
         chosen = {key: value for key, value in settings.flat().items() if key not in MAY_DIFFER}
         inputs = {"index": self.digest, "model": hash_model(model.path), "its backbone": model.backbone().fingerprint}
@@ -143,7 +143,7 @@ class Adaptation:
         return {"settings": chosen, "inputs": inputs}
 
     def run(self, output: Path) -> None:
-        """Trains from the last checkpoint, or anew, and writes model and report."""
+        """Train from the last checkpoint, or from the start, and write model and report."""
         settings, processes = self.settings, self.processes
         encoder = self._start(output)
         objectives = self._objectives(encoder)
@@ -286,10 +286,10 @@ class Adaptation:
 
 
 def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueries]:
-    """The queries by task, split into those to learn from and held-out ones.
+    """Read the queries by task, split into training and held-out ones.
 
     Raises:
-        InputError: for a task of too few queries, or held-out queries of a task that is not taught.
+        InputError: for a task with too few queries, or held-out queries of a task that is not trained.
     """
     most, seed = settings.validation_queries, settings.seed
     found = take(reader.read("--topics", settings.topics), settings.max_examples, seed)
@@ -302,7 +302,7 @@ def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueri
         return split
     held = reader.read("--validate-on", settings.validate_on)
     if unknown := next((task for task in held if task not in found), None):
-        raise InputError(f"--validate-on: queries of task {unknown}; {suggest(unknown, found)}")
+        raise InputError(f"--validate-on: task {unknown} is not among the tasks of --topics; {suggest(unknown, found)}")
     queries = {}
     for task, own in found.items():
         texts = {plain_text(example.query.text) for example in held.get(task, ())}
@@ -314,38 +314,42 @@ def read_queries(settings: AdaptSettings, reader: Reader) -> dict[str, TaskQueri
 
 
 def check_groups(settings: AdaptSettings, tasks: Sequence[str]) -> None:
-    """Raise InputError for a task without a group, or a group of tasks that are not taught."""
+    """Raise InputError for a task without a group, or a task in a group that is not trained."""
     if settings.share != GROUP:
         return
     known = settings.group_of
     if lacking := next((task for task in tasks if task not in known), None):
-        raise InputError(f"groups: task {lacking} is in none; name it, or leave its topics out")
+        raise InputError(f"groups: task {lacking} is in no group; add it to one, or leave its topics out")
     if unknown := next((task for task in known if task not in tasks), None):
-        raise InputError(f"groups: {unknown} is in {known[unknown]}; there are no topics of it")
+        raise InputError(
+            f"groups: task {unknown} of group {known[unknown]} has no topics; leave it out, or give its topics"
+        )
 
 
 def check_sampling(settings: AdaptSettings, passages: int) -> None:
-    """Raise InputError for settings of a sampled softmax where it is exact."""
+    """Raise InputError for settings of a sampled softmax if the softmax is exact."""
     for key in ("hits", "random") if passages <= settings.softmax_passages else ():
         if (value := getattr(settings, key)) != DEFAULTS[key]:
             raise InputError(
-                f"{key} is {value}; the softmax over {passages:,} passages is exact; leave {key} out, or give"
-                f" softmax_passages below {passages}"
+                f"{key} is {value}, but is used only if the softmax is sampled; for {passages:,} passages it is "
+                f"exact. Leave {key} out, or give softmax_passages below {passages}"
             )
 
 
 def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collection: Collection | None) -> None:
-    """Raise InputError where the vectors of an index are not those of an encoder, as far as anything says so."""
+    """Raise InputError if the vectors of an index were not made by this encoder, as far as that can be checked."""
     if encoder.dim != index.dim:
         raise InputError(
-            f"--index {index.path}: its vectors have {index.dim} numbers, those of --model {model} have {encoder.dim}"
+            f"--index {index.path}: its vectors have {index.dim} dimensions, the vectors of --model {model} have "
+            f"{encoder.dim}"
         )
     if index.encoder is not None:
         if not index.encoder.is_of(encoder):
             made = index.encoder.encoder
             raise InputError(
-                f"--index {index.path}: its vectors were made by encoder {made} ({index.encoder.model}), --model"
-                f" {model} is encoder {encoder.passage_fingerprint}; give the model that made it, with the same flags"
+                f"--index {index.path}: its vectors were made by encoder {made} ({index.encoder.model}), but "
+                f"--model {model} is encoder {encoder.passage_fingerprint}; give the model that made the index, "
+                "with the same flags"
             )
         return
     known = [] if collection is None else sample_texts(index, collection)
@@ -357,7 +361,7 @@ def check_encoder(index: FrozenIndex, encoder: TextEncoder, model: str, collecti
 
 
 def sample_texts(index: FrozenIndex, collection: Collection) -> list[Passage]:
-    """Passages of an index, evenly spread, whose texts a collection has; none where it has too few of them."""
+    """Sample passages, evenly spread over the index, whose texts are in the collection; empty if too few are."""
     step = max(1, len(index) // (COMPARED * COMPARED))
     docids = [index.docids[row] for row in range(0, len(index), step)]
     rows = collection.passages.rows(docids).tolist()
@@ -366,19 +370,21 @@ def sample_texts(index: FrozenIndex, collection: Collection) -> list[Passage]:
 
 
 def make_way(output: Path, settings: AdaptSettings) -> None:
-    """Remove the adaptation in an output folder, whose lock is held.
+    """Remove the adaptation in an output folder; the caller holds the folder's lock.
 
     Raises:
-        InputError: for anything else in it, or a model that is to be taught.
+        InputError: if the folder holds other files, or the model or index of this adaptation.
     """
     parts = [path for path in output.iterdir() if not is_leftover(path)] if output.is_dir() else []
     if foreign := next((path for path in parts if path.name not in OWN), None):
         raise InputError(
-            f"--overwrite: {foreign} does not belong to an adaptation; move it away, or give another --output"
+            f"--overwrite: {foreign} was not written by an adaptation; move it away, or give another --output"
         )
     for given in (settings.model, settings.index):
         if Path(given).exists() and Path(given).resolve().is_relative_to(output.resolve()):
-            raise InputError(f"--overwrite: {given} is in the output, which it would remove; give another --output")
+            raise InputError(
+                f"--overwrite: {given} is inside the output folder, which would be removed; give another --output"
+            )
     parts.sort(key=lambda path: (path.name != REPORT_FILE, path.name != "model", path.name))
     if parts:
         discard(parts, output)

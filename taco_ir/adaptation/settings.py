@@ -1,6 +1,6 @@
-"""The settings of an adaptation: flags, keys of a TOML file and of the record in its folder are the same, and flat.
+"""The settings of an adaptation, with the same flat names as flags, in TOML files and in the saved record.
 
-Those that a training has too mean the same there, and are checked by its sections.
+Settings that a training has too mean the same here, and are checked by the same code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from taco_ir.training.settings import (
 
 Section = TypeVar("Section", bound=Settings)
 ONE, TASK, GROUP = SHARES = ("one", "task", "group")
-OF_ADAPTERS = {"method": "tune", "width": "tune_width", "budget": "tune_budget", "positions": "tune_positions"}
+OF_ADAPTERS = {
+    "method": "tune",
+    "width": "tune_width",
+    "budget": "tune_budget",
+    "positions": "tune_positions",
+}
 OF_VALIDATION = (
     "validate_every",
     "patience",
@@ -52,7 +57,7 @@ BATCHED = Only("shares in words", lambda settings: settings.shares.isalpha())
 
 
 def same(key: str, **changes: Any) -> Any:
-    """The field of a training with that name; `changes` replace its default, help or rules."""
+    """A field with the definition of the training setting `key`; `changes` replace its default, help or rules."""
     entry = KEYS[key]
     rules = {name: rule for name, rule in {**entry.metadata, **changes}.items() if rule is not None}
     if "default" not in rules:
@@ -62,7 +67,7 @@ def same(key: str, **changes: Any) -> Any:
 
 @dataclass(frozen=True)
 class AdaptSettings(Settings):
-    """What is taught to which encoder against which index, and how.
+    """All settings of an adaptation: model, index, queries, adapter, training and validation.
 
     Raises:
         InputError: for a value that is not allowed, or one that has no effect and is not the default.
@@ -70,54 +75,72 @@ class AdaptSettings(Settings):
 
     index: str = flag(
         "",
-        "the index that stays: our index or vector blocks, a Pyserini folder, a faiss index, or a matrix in an .npy or"
-        " parquet file",
+        "the index to keep: one built by taco_ir, vector blocks, a Pyserini folder, a faiss index, or a matrix "
+        "in an .npy or parquet file",
         metavar="INDEX",
     )
-    docids: str = flag("", "docids of an index that has none, one a line, in the order of its vectors", metavar="FILE")
+    docids: str = flag(
+        "", "for an index without docids: a file with one docid per line, in the order of the vectors", metavar="FILE"
+    )
     model: str = flag(
-        "", "the encoder that made the index: a checkpoint, a Hugging Face folder, or a hub name", metavar="MODEL"
+        "",
+        "the encoder that the index was built with: a checkpoint, a Hugging Face folder, or a hub name",
+        metavar="MODEL",
     )
     pooling: str | None = same("pooling")
-    normalize: bool = flag(False, "for a plain Hugging Face model: scale vectors to length 1")
+    normalize: bool = flag(False, "scale the vectors of a plain Hugging Face model to length 1")
     topics: tuple[str, ...] = flag(
         NOTHING,
-        "queries to learn from, with gold: topics of the collection, such as nq-train, or files: KILT records, or with"
-        " --qrels id<TAB>text, TREC <top>, BEIR's JSON lines; a file without tasks is a task of its name",
+        "queries to learn from, with gold: query sets of the collection, such as nq-train, or files. Files are "
+        "KILT records, or, with --qrels, id<TAB>text, TREC <top> or BEIR's JSON lines; a file that names no "
+        "tasks is one task, named like the file",
         metavar="TOPICS",
         whole=True,
     )
     qrels: tuple[str, ...] = flag(
-        NOTHING, "files of graded judgments (TREC or BEIR qrels) of all queries", metavar="FILE", whole=True
+        NOTHING, "files with the relevance judgments of all queries (TREC or BEIR qrels)", metavar="FILE", whole=True
     )
     collection: str = flag(
         "",
-        "the collection of topics that are named; where it has the texts of the index, these are compared, too",
+        "the collection that --topics names query sets of. If it holds the indexed texts, they are checked "
+        "against the index",
         metavar="COLLECTION",
     )
-    output: str = flag("", "folder for checkpoints, log, report and the model", metavar="FOLDER")
+    output: str = flag("", "folder to write checkpoints, log, report and the model to", metavar="FOLDER")
     max_examples: int = same("max_examples")
     seed: int = same("seed")
     device: str = same("device")
     share: str = flag(
         ONE,
-        "one adapter for the queries of all tasks, one for each task, or one for each group of tasks",
+        "train one adapter for the queries of all tasks, one for each task, or one for each group of tasks",
         choices=SHARES,
     )
     groups: tuple[str, ...] = flag(
-        NOTHING, "tasks of each group, as in a=nq,squad b=fever", metavar="GROUP=TASKS", whole=True, only=GROUPED
+        NOTHING,
+        "the groups and their tasks, such as a=nq,squad b=fever",
+        metavar="GROUP=TASKS",
+        whole=True,
+        only=GROUPED,
     )
-    method: str = flag("adapter", "what the adapter is", choices=tuple(METHODS))
+    method: str = flag("adapter", "kind of adapter", choices=tuple(METHODS))
     width: int = same("tune_width", only=None)
     budget: str = same("tune_budget", only=None)
     positions: str | None = same("tune_positions", only=None)
-    query_length: int = flag(0, "tokens of a query at most; auto: the model's own", min=1, named=AUTO)
+    query_length: int = flag(0, "cut queries after this many tokens; auto: the model's own length", min=1, named=AUTO)
     temperature: float = same("temperature", only=None)
     softmax_passages: int = flag(
-        500_000, "the softmax is exact over up to this many passages, and sampled over more", min=0
+        500_000,
+        "compute the softmax exactly over indexes of up to this many passages; sample it over larger ones",
+        min=0,
     )
-    hits: int = flag(256, "sampled softmax: hits of each query, searched for with the current adapter", min=1)
-    random: int = flag(8192, "sampled softmax: random passages, which stand for all others", min=1)
+    hits: int = flag(
+        256,
+        "for a sampled softmax: how many top passages of each query to include, found with the current adapter",
+        min=1,
+    )
+    random: int = flag(
+        8192, "for a sampled softmax: how many random passages to include, which represent all the others", min=1
+    )
     batch_size: int = same("batch_size", only=BATCHED)
     shares: str = same("shares")
     share_temperature: float = same("share_temperature", only=BY_TEMPERATURE)
@@ -127,33 +150,34 @@ class AdaptSettings(Settings):
     weight_decay: float = same("weight_decay")
     warmup: float = same("warmup")
     clip: float = same("clip")
-    steps: int = flag(200, "steps; auto: by epochs", min=1, named=AUTO)
+    steps: int = flag(200, "number of steps; auto: from the number of epochs", min=1, named=AUTO)
     epochs: float = same("epochs", only=BY_EPOCHS)
-    accumulate: int = flag(1, "slices that a batch is computed in", min=1)
+    accumulate: int = flag(1, "compute each batch in this many slices", min=1)
     gradcache: int = same("gradcache")
     precision: str = same("precision")
     dropout: float = same("dropout")
     held_out: float = flag(
         0.2,
-        "share of each task's queries that are held out, with pages of their own; half of them choose the best step"
-        " and which tasks keep the adapter, the others are reported; none: no queries",
+        "hold out this fraction of each task's queries; their gold pages are not trained on. Half of them choose "
+        "the best step and the tasks that keep the adapter; the report is on the other half. none: hold out "
+        "nothing",
         above=0,
         named=NO,
         below=1,
         only=SPLITS,
     )
     validate_on: tuple[str, ...] = flag(
-        NOTHING, "topics that are held out instead, as --topics", metavar="TOPICS", whole=True
+        NOTHING, "hold out these topics instead, given as for --topics", metavar="TOPICS", whole=True
     )
-    validation_queries: int = flag(400, "queries of a task that are held out, at most", min=2, only=MEASURES)
+    validation_queries: int = flag(400, "hold out at most this many queries of each task", min=2, only=MEASURES)
     validate_every: int = same("validate_every", default=25, only=MEASURES)
     patience: int = same("patience", only=MEASURES)
     keep_if_better: bool = flag(
         True,
-        "where the adapter does not improve a task's held-out queries, keep the original model for it",
+        "keep the original model for tasks whose held-out queries the adapter does not improve",
         only=MEASURES,
     )
-    compare: bool = flag(True, "search held-out queries with BM25 as well", only=COMPARES)
+    compare: bool = flag(True, "also search with BM25 for held-out queries", only=COMPARES)
     checkpoint_every: int = same("checkpoint_every", default=50)
     keep_checkpoints: int = same("keep_checkpoints", default=1)
     log_cosines: int = same("log_cosines")
@@ -167,15 +191,15 @@ class AdaptSettings(Settings):
         if self.topics == NOTHING:
             raise InputError("--topics is needed: queries to learn from")
         if self.share == GROUP and self.groups == NOTHING:
-            raise InputError("share is group; groups is needed, as in a=nq,squad b=fever")
+            raise InputError("share is group, so groups is needed, as in a=nq,squad b=fever")
         for key, goes_with in self.idle.items():
             if getattr(self, key) != DEFAULTS[key]:
-                raise InputError(f"{key} is {getattr(self, key)!r}; it goes with {goes_with} and does nothing here")
+                raise InputError(f"{key} is {getattr(self, key)!r}; it has an effect only with {goes_with}")
         _ = self.group_of, self.adapters, self.batch, self.optimiser, self.weighting_section, self.validation
 
     @property
     def idle(self) -> dict[str, str]:
-        """Keys that have no effect beside the others, and what they would go with."""
+        """Settings that have no effect given the others, each with a description of when it has one."""
         limits = {entry.name: entry.metadata["only"] for entry in fields(self) if "only" in entry.metadata}
         return {key: only.goes_with for key, only in limits.items() if not only.acts(self)}
 
@@ -186,7 +210,7 @@ class AdaptSettings(Settings):
 
     @property
     def group_of(self) -> dict[str, str]:
-        """The group of each task. Raises: InputError for a text that names no group and tasks, or a task twice."""
+        """The group of each task. Raises: InputError for a malformed text, or a task in two groups."""
         found: dict[str, str] = {}
         for text in self.groups if self.share == GROUP else ():
             group, _, tasks = text.partition("=")
@@ -195,9 +219,11 @@ class AdaptSettings(Settings):
                 raise InputError(f"groups: {text!r} is not GROUP=TASKS, as in a=nq,squad")
             for task in names:
                 if found.setdefault(task, group) != group:
-                    raise InputError(f"groups: task {task} is in {found[task]} and in {group}; leave one of them out")
+                    raise InputError(
+                        f"groups: task {task} is in groups {found[task]} and {group}; remove it from one of them"
+                    )
         if clash := next((group for group in found.values() if group in found), None):
-            raise InputError(f"groups: {clash!r} is a group and a task; give the group another name")
+            raise InputError(f"groups: {clash!r} is the name of both a group and a task; give the group another name")
         return found
 
     @property
@@ -227,7 +253,7 @@ class AdaptSettings(Settings):
         return kind(**{key: value for key, value in vars(self).items() if key in own})
 
     def flat(self) -> Values:
-        """All keys with their values, as files have them."""
+        """All settings with their values, in the form that files have."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
@@ -244,7 +270,7 @@ SECTIONS = {  # the first key of each group of flags in --help
 
 
 def read_settings(path: Path | None, flags: Mapping[str, Any]) -> AdaptSettings:
-    """Settings from defaults, a TOML file and flags, in this order.
+    """Combine settings from defaults, a TOML file and flags; each overrides the one before.
 
     Args:
         flags: values by key that were given on the command line.
@@ -267,5 +293,5 @@ def read_settings(path: Path | None, flags: Mapping[str, Any]) -> AdaptSettings:
         raise InputError(f"{path}: {error}" if path else str(error)) from error
     for key, goes_with in settings.idle.items():
         if key in flags:  # refused even where the value is the default
-            raise InputError(f"{as_flag(key)} goes with {goes_with}; it does nothing here")
+            raise InputError(f"{as_flag(key)} has an effect only with {goes_with}")
     return settings

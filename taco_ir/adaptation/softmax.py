@@ -1,8 +1,9 @@
-"""InfoNCE over all passages of an index: exact in bounded memory, or sampled where there are too many.
+"""InfoNCE loss over all passages of an index: exact with bounded memory, or sampled if there are too many passages.
 
-The loss is van den Oord et al.'s (2018) with the whole index as negatives. Sums of exponentials are kept in running
-form, block by block, as in online softmax (Milakov and Gimelshein, 2018), together with the softmax-weighted sum of
-vectors, which is the gradient. So one pass over the index gives loss and gradient, and memory holds one block.
+The loss is that of van den Oord et al. (2018) with the whole index as negatives. The index is read block by block;
+running sums of exponentials (online softmax; Milakov and Gimelshein, 2018) give the loss, and the running
+softmax-weighted sum of vectors gives the gradient. So one pass over the index is enough, and only one block is in
+memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Passages(Protocol):
-    """Passage vectors by row, as `FrozenIndex` has them."""
+    """Access to passage vectors by row, as `FrozenIndex` provides it."""
 
     def __len__(self) -> int: ...
     def block(self, start: int, stop: int) -> Vectors: ...
@@ -34,12 +35,12 @@ class Passages(Protocol):
 
 
 class Gold(NamedTuple):
-    """What a query should find, by rows of the index.
+    """The gold passages of a query, as rows of the index.
 
     Attributes:
-        positives: rows of its right passages, each once, at least one.
-        weights: of each positive; they sum to 1.
-        others: rows of other passages of its gold pages, which are no negatives; no positive among them.
+        positives: rows of the relevant passages, at least one, without repeats.
+        weights: the weight of each positive; they sum to 1.
+        others: rows of the other passages on gold pages, which are not used as negatives.
     """
 
     positives: Rows
@@ -48,11 +49,11 @@ class Gold(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The gold of B queries as pairs of a query and a row of the index, sorted by row.
+    """The gold of B queries as (query, row) pairs, sorted by row.
 
     Attributes:
-        query_P, row_P, weight_P: positives.
-        query_X, row_X: passages that are no negatives of the query: its positives, and others of its gold pages.
+        query_P, row_P, weight_P: the positives.
+        query_X, row_X: passages excluded from the query's negatives: its positives, and others on its gold pages.
     """
 
     query_P: Tensor
@@ -79,11 +80,10 @@ class Targets(NamedTuple):
 
 
 def whole_losses(queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float) -> Tensor:
-    """Loss [B] of each query against all passages of an index; differentiable in the queries alone.
+    """Loss [B] of each query against all passages of an index; gradients flow to the queries only.
 
-    Each positive of a query competes with all passages that are neither positives nor excluded, as in
-    `contrastive_loss`; the losses of several positives are averaged by their weights. A query without any negative has
-    loss 0.
+    Each positive competes with all passages that are neither positive nor excluded, as in `contrastive_loss`. The
+    losses of several positives are averaged with their weights. A query without negatives has loss 0.
     """
     losses_B: Tensor = _WholeLosses.apply(queries_BD, passages, targets.to(queries_BD.device), temperature)  # type: ignore[no-untyped-call]
     return losses_B
@@ -131,14 +131,15 @@ class _WholeLosses(torch.autograd.Function):
 def sampled_losses(
     queries_BD: Tensor, passages: Passages, targets: Targets, temperature: float, hits: int, random_M: Rows
 ) -> Tensor:
-    """Loss [B] of each query against its hits in the index and random passages, which stand for all others.
+    """Loss [B] of each query against its hits in the index and random passages, which represent all others.
 
-    The sum of exponentials over negatives is exact over the hits that a search with the queries as they are now finds.
-    Over the rest it is estimated: that over the random passages which are no hits, times the rest's size over theirs.
-    So it is unbiased, it is the exact sum where all passages are drawn, and a query's loss depends on no other query.
+    The sum of exponentials over negatives is exact for the passages that a search with the current query vectors finds.
+    For all other passages it is estimated from the random passages that are not hits, scaled up by the number of
+    passages. The estimate is unbiased, and exact if all passages are drawn. A query's loss does not depend on other
+    queries.
 
     Args:
-        random_M: rows drawn from all, each once.
+        random_M: rows of the random passages, without repeats.
     """
     targets = targets.to(queries_BD.device)
     found_BK = torch.from_numpy(passages.search(queries_BD.detach().float().cpu().numpy(), hits)).to(queries_BD.device)

@@ -1,6 +1,7 @@
-"""Measures to which tasks each parameter of a model is sensitive, on batches of train data, however it was trained.
+"""Measures how sensitive each parameter of a model is to each task, on batches of training data.
 
-Zhang, Xiong, Stratos, Overwijk, TACL 11, 2023, algorithm 1, with the medians of `weighting.taco`.
+Any model can be measured, however it was trained. Zhang, Xiong, Stratos, Overwijk, TACL 11, 2023, algorithm 1, with the
+medians of `weighting.taco`.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ SKETCH_WIDTH = 1_048_573  # a prime: cosines to within 0.0014
 def measure(
     objectives: Sequence[Objective], batches: int, tau: float, done: Callable[[], None], seed: int = 0
 ) -> Measurement:
-    """Measures the entropies of q = softmax over tasks of S / tau, where S is the mean over batches of |g theta| /
-    median.
+    """Measure for each parameter the entropy of q, the softmax over tasks of S / tau, where S is the mean over batches
+    of |g theta| / median.
 
-    A batch whose gradient is zero counts for |g theta|, not for S. Memory: nine numbers for each parameter beside its
-    gradient, whatever the number of tasks, since the softmax over tasks is kept as running sums.
+    A batch whose gradient is zero counts for |g theta|, but not for S. Memory: nine numbers for each parameter besides
+    its gradient. This does not grow with the number of tasks, since the softmax over tasks is kept as running sums.
 
     Args:
-        batches: of each task, those of the steps 0 to `batches` - 1.
-        done: called after each batch; twice for each with several batches and tasks, since chance is measured then.
-        seed: of the shuffle of batches that measures chance.
+        batches: how many batches of each task to use: those of steps 0 to `batches` - 1.
+        done: called after each batch. With several batches and tasks each batch is used twice, once to measure chance.
+        seed: random seed for the assignment of batches to tasks that measures chance.
 
     Raises:
-        InputError: for a task whose gradient is not finite, or zero in every batch.
+        InputError: for a task with a gradient that is infinite or NaN, or zero in every batch.
     """
     own = [[(each, batch) for batch in range(batches)] for each in objectives]
     parameters, sensitivities, sketches = _measure_groups(own, tau, done)
@@ -59,7 +60,9 @@ def measure(
 
 
 def shuffle(own: Sequence[Sequence[Batch]], seed: int) -> list[list[Batch]]:
-    """Assigns batches to tasks at random, to each as many as it had, so that tasks differ by chance alone."""
+    """Reassign batches to tasks at random, keeping each task's number of batches, so that tasks differ only by
+    chance.
+    """
     every = [batch for batches in own for batch in batches]
     order = iter(generator(seed, "tasks of batches").permutation(len(every)).tolist())
     return [[every[next(order)] for _ in batches] for batches in own]
@@ -85,7 +88,7 @@ def _measure_groups(
             objective.backward(objective.batch(batch))
             if not sums.add([param.grad for param in params]):
                 raise InputError(
-                    f"task {objective.task}: the gradient of batch {batch + 1} is not finite; "
+                    f"task {objective.task}: the gradient of batch {batch + 1} contains infinite numbers or NaN; "
                     "the model's weights may be too large"
                 )
             for param in params:
@@ -111,11 +114,11 @@ class TaskSums:
     """Sums over the batches of one task. Memory: two numbers for each parameter.
 
     Attributes:
-        plain: sums of |g theta|, flat, for each tensor.
-        scaled: sums of |g theta| / median.
+        plain: for each tensor, the sums of |g theta|, flattened.
+        scaled: for each tensor, the sums of |g theta| / median.
         medians: sum of the medians.
         used: number of batches that have a median.
-        gradient: sum of the gradients' sketches.
+        gradient: sum of the gradients' sketches (random projections).
     """
 
     def __init__(self, params: Sequence[Parameter], sketch: GradientSketch) -> None:
@@ -129,7 +132,7 @@ class TaskSums:
         self.gradient = sketch([None for _ in params])
 
     def add(self, gradients: Sequence[Tensor | None]) -> bool:
-        """Adds a batch's gradients, dense or sparse; returns False if they are not finite."""
+        """Add a batch's gradients, dense or sparse; returns False if they are infinite or NaN."""
         found = [(place, *self._pair(place, grad)) for place, grad in enumerate(gradients) if grad is not None]
         pairs = [(grad, values) for _, _, grad, values in found]
         middle = median(Sensitivities(pairs, self._chunk), active_only=True) if pairs else 0.0
@@ -163,14 +166,14 @@ class TaskSums:
 
 
 class OnlineEntropy:
-    """The entropy of a softmax over tasks whose logits come one task at a time. Memory: three numbers and a byte an
-    entry.
+    """Computes the entropy of a softmax over tasks from logits that arrive task by task. Memory: three numbers and a
+    byte per entry.
 
     With m the largest logit so far, Z = sum_k e^(x_k - m) and M = sum_k (x_k - m) e^(x_k - m), the entropy is ln Z - M
-    / Z, which is no difference of large numbers, however large the logits.
+    / Z. This never subtracts large numbers, however large the logits are.
 
     Attributes:
-        leader: the task of the largest logit, the first of equals.
+        leader: the task with the largest logit; of equal ones, the first.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -182,7 +185,7 @@ class OnlineEntropy:
         self._tasks = 0
 
     def fold(self, task: int, logits: Tensor) -> None:
-        """Adds the finite logits of `task`, flat."""
+        """Add the finite, flattened logits of `task`."""
         if self._tasks == 0:
             self._top.copy_(logits)
             self.leader.fill_(task)
@@ -205,7 +208,7 @@ class OnlineEntropy:
 
 
 def count_parameters(name: str, softmax: OnlineEntropy, active: Tensor, tasks: int, edges: Sequence[float]) -> Counts:
-    """Counts one tensor's parameters by bin and leading task."""
+    """Count the parameters of one tensor by entropy bin and by the task with the largest weight."""
     entropy = softmax.entropy()[active]
     inner = torch.tensor(edges[1:-1], dtype=entropy.dtype, device=entropy.device)
     bins = torch.bucketize(entropy, inner, right=True)
@@ -215,7 +218,7 @@ def count_parameters(name: str, softmax: OnlineEntropy, active: Tensor, tasks: i
 
 
 def count_densities(sensitivities: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
-    """Counts log10 of sensitivities between DENSITY_EDGES (the first and last take what lies beyond), and zeros."""
+    """A histogram of log10 of the sensitivities over DENSITY_EDGES, with open outer bins, and the number of zeros."""
     counts = torch.zeros(len(DENSITY_EDGES) - 1, dtype=torch.long)
     zeros = 0
     for values in sensitivities:

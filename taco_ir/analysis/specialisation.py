@@ -1,4 +1,4 @@
-"""Analyses how far trained models specialise in tasks: measures all on the same batches, and writes the result."""
+"""Compares how far trained models specialise in tasks: measures all on the same batches, and writes the result."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TAU = 2.0
 
 
 class Subject(NamedTuple):
-    """A model to analyse.
+    """A model to analyse, and the training that it comes from.
 
     Attributes:
-        name: as it was given.
-        model: its folder.
-        config: settings of the episode that trained it; None for a model outside a training's folder.
-        run: the folder of its training.
-        episodes: folders of the training's episodes up to its own.
+        name: the name that the user gave.
+        model: the model's folder.
+        config: settings of the episode that trained the model; None if it is not in the folder of a training.
+        run: the folder of the training.
+        episodes: folders of the training's episodes, up to the one that made the model.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class AnalysisSettings(Settings):
-    """What is measured; `keys` of a training configuration replace those of the first model."""
+    """Settings of an analysis; `keys` override the settings of the first model's training."""
 
     keys: Mapping[str, object] = field(default_factory=dict)
     batches: int = field(default=BATCHES, metadata={"min": 1})
@@ -55,10 +55,10 @@ class AnalysisSettings(Settings):
 
 
 def find_subject(name: str) -> Subject:
-    """Finds a model by its folder, a training's folder (then the last episode's model), or a hub name.
+    """Find a model by its folder, by the folder of its training (the last episode's model), or by its hub name.
 
     Raises:
-        InputError: for a training without a model, or a model that is not there.
+        InputError: for a training without a model, or a missing model.
     """
     folder = Path(name)
     if _is_training(folder):
@@ -84,7 +84,7 @@ def _find_in_training(name: str, run: Path, number: int) -> Subject:
     model = episodes[-1] / "model"
     if not model.is_dir():
         raise InputError(
-            f"{name}: this training run has no model yet ({model} is missing); end the training, or give a model folder"
+            f"{name}: this training has no model yet ({model} is missing); finish the training, or give a model folder"
         )
     return Subject(name, model, configs[number - 1], run, episodes)
 
@@ -94,14 +94,14 @@ def _episode(run: Path, number: int, count: int) -> Path:
 
 
 def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Path) -> Analysis:
-    """Measures all models on the same batches; writes only negatives that must be mined first, to `output`.
+    """Measure all models on the same batches. The only files written are negatives that must be mined first, in
+    `output`.
 
-    Data, tasks, negatives and batches are those of the first model's training, or of the default configuration, with
-    the settings' keys in place of theirs. Dropout is off; frozen parameters count as all others do.
+    Data, tasks, negatives and batches are those of the first model's training, or of the default settings, unless the
+    settings' keys replace them. Dropout is off. Frozen parameters are measured like all others.
 
     Raises:
-        InputError: for models of different architectures, a task that a model has no prompt for, or data that do not
-            fit.
+        InputError: for models of different architectures, a task that a model has no prompt for, or unusable data.
     """
     from taco_ir.analysis.measure import measure
     from taco_ir.training.base_model import trained_encoder
@@ -158,8 +158,8 @@ def analyse(subjects: Sequence[Subject], settings: AnalysisSettings, output: Pat
         measured, found = measure_subject(subject)
         if found != (shapes := shapes or found):
             raise InputError(
-                f"{subject.name}: its parameters are not those of {first.name}; "
-                "models of one architecture can be compared"
+                f"{subject.name}: its parameters differ in names or shapes from those of {first.name}; only models "
+                "of one architecture can be compared"
             )
         models.append(_add_training(subject, measured))
     source, batch = config.negatives.negatives, config.batch
@@ -185,7 +185,7 @@ def _check_prompts(subject: Subject, tasks: Sequence[str]) -> None:
         except InputError as error:
             known = ", ".join(sorted(config.prompts))
             raise InputError(
-                f"{subject.name}: no prompt for task {task!r}, only for {known}; name some by --tasks"
+                f"{subject.name}: it has prompts for {known}, but not for task {task!r}; choose tasks with --tasks"
             ) from error
 
 
@@ -228,7 +228,7 @@ def _resolve(place: str) -> str:
 
 
 def write_analysis(analysis: Analysis, output: Path) -> tuple[Path, Path]:
-    """Writes the figures as JSON and the page; returns their paths."""
+    """Write the figures as JSON, and the HTML page; return both paths."""
     from taco_ir.analysis.specialisation_page import render_page
 
     page = render_page(analysis)

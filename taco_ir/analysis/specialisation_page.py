@@ -1,4 +1,4 @@
-"""The specialisation of models as one HTML file: style and plots inline, every value escaped, no network needed."""
+"""Renders the analysis of models as one HTML file with all styles and plots inline; it needs no network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 640, 200  # of the histogram, in its own units
 
 
 class Bar(NamedTuple):
-    """A bar of the histogram: one bin of one model."""
+    """A bar of the histogram: one entropy bin of one model."""
 
     x: float
     width: float
@@ -82,7 +82,9 @@ def _bars(analysis: Analysis) -> Iterator[Bar]:
 
 
 class HeatRow(NamedTuple):
-    """A layer of a model: the share of its parameters that is specific to each task, and the same in steps to 10."""
+    """A row of the heat map, which is a layer: the share of its parameters specific to each task, and its colour step
+    (0 to 10).
+    """
 
     layer: str
     shares: Sequence[float]

@@ -1,4 +1,4 @@
-"""Summarises how far parameters belong to single tasks: entropies in the paper's bins, by layer and kind of module.
+"""Summarises how far parameters belong to single tasks: entropy bins as in the paper, by layer and kind of module.
 
 Zhang, Xiong, Stratos, Overwijk, Improving Multitask Retrieval by Promoting Task Specialization, TACL 11, 2023, section
 5.
@@ -47,11 +47,11 @@ KINDS = {
 
 
 class Counts(NamedTuple):
-    """Counts of the parameters of one tensor or several.
+    """Counts of the parameters of one or several tensors, by entropy and task.
 
     Attributes:
-        by_bin: activated ones [bins, T], by the bin of their entropy and the task with the largest weight.
-        entropy: sum of their entropies, in nats.
+        by_bin: activated parameters [bins, T], by entropy bin and by the task with the largest weight.
+        entropy: sum of the activated parameters' entropies, in nats.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Counts(NamedTuple):
 
     @property
     def shares(self) -> list[float]:
-        """Shares of all parameters in each bin, then of those not activated; their sum is 1."""
+        """The shares of all parameters in each bin, followed by the share of those not activated; they sum to 1."""
         return [sum(row) / self.size for row in self.by_bin] + [(self.size - self.activated) / self.size]
 
     @property
     def specific(self) -> float:
-        """The share of all parameters that are task-specific, in the bin of the lowest entropies."""
+        """The share of all parameters that are task-specific, which means in the bin of the lowest entropies."""
         return sum(self.by_bin[0]) / self.size
 
     @property
@@ -83,7 +83,7 @@ class Counts(NamedTuple):
 
     @property
     def leaders(self) -> list[float] | None:
-        """Each task's share of the activated parameters: those where it has the largest weight."""
+        """Each task's share of the activated parameters, counting those where the task has the largest weight."""
         return [sum(column) / self.activated for column in zip(*self.by_bin, strict=True)] if self.activated else None
 
     @property
@@ -94,10 +94,10 @@ class Counts(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """One task's |g theta|, averaged over batches, and the median that it is divided by.
+    """Statistics of one task's |g theta|, averaged over batches, and of the median that it is divided by.
 
     Attributes:
-        counts: of log10 |g theta| between DENSITY_EDGES; the first and last take what lies beyond.
+        counts: histogram of log10 |g theta| over DENSITY_EDGES; the first and last bins are open.
         zeros: number of parameters where it is 0.
     """
 
@@ -107,13 +107,13 @@ class Sensitivity(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """The figures of one model.
+    """The measured figures of one model.
 
     Attributes:
         parameters: counts of each tensor.
-        cosines: of the tasks' mean gradients [T, T]; NaN where one is zero.
-        chance: the task-specific share of all parameters with batches assigned to tasks at random; None with one task
-            or one batch.
+        cosines: cosines [T, T] between the tasks' mean gradients; NaN if one of them is zero.
+        chance: task-specific share of all parameters if batches are assigned to tasks at random; None with one task or
+            one batch.
     """
 
     parameters: Sequence[Counts]
@@ -123,15 +123,14 @@ class Measurement(NamedTuple):
 
 
 class ModelAnalysis(NamedTuple):
-    """A model, its figures and its training.
+    """A model, its figures, and what is known about its training.
 
     Attributes:
         weighting: None where the training is not known.
-        logged: episode -> (step, cosines by task and later task) in its log.
-        setting: all settings of its training that may change the model, apart from the weighting's; None where it is
-            not known.
+        logged: by episode, the (step, cosines between pairs of tasks) in the training's log.
+        setting: all settings of the training that affect the model, except the weighting's; None if unknown.
         recipe: the weighting of each episode.
-        dose: episode -> (step, figures of `training.dose.Dose` by name) in its log.
+        dose: by episode, the (step, figures of `training.dose.Dose` by name) in the training's log.
     """
 
     name: str
@@ -144,7 +143,7 @@ class ModelAnalysis(NamedTuple):
 
     @property
     def all_naive(self) -> bool:
-        """Whether every episode of its training weighted naively."""
+        """Whether every episode of the training used naive weighting."""
         return set(self.recipe.split(THEN)) == {"naive"}
 
     @property
@@ -175,16 +174,16 @@ class Analysis(NamedTuple):
 
 
 def bin_edges(tasks: int) -> tuple[float, ...]:
-    """The paper's edges for its 8 tasks, scaled to ln(tasks), the largest entropy, for another number.
+    """The paper's bin edges, which are for 8 tasks, scaled to the largest possible entropy, ln(tasks).
 
-    One task has no entropy, so all its parameters are in the first bin.
+    With one task all entropies are 0, so all parameters are in the first bin.
     """
     scale = specific_entropy(tasks) / SPECIFIC
     return tuple(edge * scale for edge in EDGES)
 
 
 def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
-    """Adds up the counts of at least one tensor."""
+    """Add up the counts of at least one tensor."""
     parts = list(parts)
     by_bin = tuple(
         tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(part.by_bin for part in parts), strict=True)
@@ -193,12 +192,12 @@ def merge_counts(name: str, parts: Iterable[Counts]) -> Counts:
 
 
 def by_layer(parameters: Sequence[Counts]) -> list[Counts]:
-    """Embeddings, then the layers in their order, then what belongs to none."""
+    """Counts by layer: embeddings first, then the layers in order, then tensors outside any layer."""
     return _group(parameters, layer_of)
 
 
 def by_kind(parameters: Sequence[Counts]) -> list[Counts]:
-    """Kinds of modules, in the order of a layer's computation."""
+    """Counts by kind of module, in the order in which a layer computes them."""
     inside = [kind for kind in KINDS if kind.startswith(("attention", "feed"))]
     order = ["embeddings", *inside, "layer norms", "biases", "head", "other"]
     return sorted(_group(parameters, kind_of), key=lambda group: order.index(group.name))
@@ -232,11 +231,11 @@ def percent(share: float | None) -> str:
 
 
 class Comparison(NamedTuple):
-    """TACO runs paired with naive ones that differ in the weighting alone, seed by seed.
+    """Trainings with TACO paired with naive ones that differ only in the weighting, for each seed.
 
     Attributes:
-        recipe: the weighting of each episode of the TACO runs.
-        pairs: a TACO and a naive run of one configuration and seed.
+        recipe: the weighting of each episode of the TACO trainings.
+        pairs: a TACO and a naive training with the same configuration and seed.
     """
 
     recipe: str
@@ -244,7 +243,7 @@ class Comparison(NamedTuple):
 
     @property
     def points(self) -> list[float]:
-        """TACO's task-specific share less naive's in each pair, in per cent of all parameters."""
+        """TACO's task-specific share minus naive's in each pair, in percentage points of all parameters."""
         return [round(100 * (taco.whole.specific - naive.whole.specific), 1) for taco, naive in self.pairs]
 
     @property
@@ -253,7 +252,7 @@ class Comparison(NamedTuple):
         return round(math.fsum(points) / len(points), 1)
 
     def sentence(self) -> str:
-        """Says whether the paper's order is seen in the pairs."""
+        """A sentence that says whether the pairs show the paper's result."""
         count, mean = len(self.pairs), self.mean
         in_order = sum(points > 0 for points in self.points)
         seen = "is seen" if mean > 0 else "is not seen: there is no difference"
@@ -271,7 +270,7 @@ class Comparison(NamedTuple):
 
 
 def pair_runs(models: Sequence[ModelAnalysis]) -> list[Comparison]:
-    """Pairs TACO runs with naive ones; pairs that differ in the seed (and what it changes) form one comparison."""
+    """Pair TACO trainings with naive ones; pairs that differ only in the seed form one comparison."""
     groups: dict[tuple[str, str], list[tuple[ModelAnalysis, ModelAnalysis]]] = defaultdict(list)
     for taco in models:
         naive = next((model for model in models if model.all_naive and model.setting == taco.setting), None)
@@ -296,7 +295,7 @@ def _differing_settings(models: Sequence[ModelAnalysis]) -> str:
 
 
 def verdict(analysis: Analysis) -> str:
-    """One sentence on the paper's finding that TACO makes more parameters task-specific than naive training does."""
+    """One sentence on whether TACO makes more parameters task-specific than naive training, as the paper found."""
     found = []
     for model in analysis.models:
         chance = model.measured.chance
@@ -321,7 +320,7 @@ def verdict(analysis: Analysis) -> str:
 
 
 def to_dict(analysis: Analysis) -> dict[str, Any]:
-    """All figures for JSON: shares from 0 to 1, entropies in nats."""
+    """All figures as JSON: shares from 0 to 1, entropies in nats."""
     compared = []
     for each in pair_runs(analysis.models):
         pairs = [

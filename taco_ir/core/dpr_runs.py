@@ -3,7 +3,7 @@
 [{"question": "who ...", "answers": ["..."], "ctxs": [{"id": "1#0", "title": "...", "text": "...", "score": "81.2",
 "has_answer": true}]}]
 
-Its questions have no ids: a run is read beside its topics, by the texts of their queries.
+Questions have no ids, so a run can be read only together with its topics, whose query texts must match.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ BETWEEN = re.compile(r"[\s,]*")  # records of a list
 
 
 def json_list(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list one by one, so that memory does not depend on the size of the file.
+    """Read the objects of a JSON list one by one, with memory that does not depend on the file's size.
 
     Raises:
-        InputError: for a file that is no list of objects, or is cut off.
+        InputError: for a file that is not a list of objects, or is cut short.
     """
     decoder, pieces = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("replace")
     text, begun = "", False
@@ -54,22 +54,26 @@ def json_list(path: Path) -> Iterator[dict[str, Any]]:
                     break  # the rest of it is in the next chunk
                 except (RecursionError, ValueError) as error:  # lists or numbers without end
                     raise InputError(
-                        f"{path}: nested too deeply or too long a number at {abbreviate(text[place : place + SHOWN])}"
+                        f"{path}: JSON nested too deeply, or a number too long, at "
+                        f"{abbreviate(text[place : place + SHOWN])}"
                     ) from error
                 if not isinstance(record, dict):
-                    raise InputError(f"{path}: {abbreviate(text[place : place + SHOWN])} in the list is no object")
+                    raise InputError(
+                        f"{path}: every entry of the list must be an object, but this is "
+                        f"{abbreviate(text[place : place + SHOWN])}"
+                    )
                 try:
                     orjson.dumps(record)
                 except TypeError as error:
                     beginning = abbreviate(text[place : place + SHOWN])
                     raise InputError(
-                        f"{path}: {beginning} has a number beyond 64 bits, or half a character ({error})"
+                        f"{path}: {beginning} has a number beyond 64 bits, or an incomplete character ({error})"
                     ) from error
                 yield record
                 place = _after_blanks(text, end)
             text = text[place:]
     if text.strip() != "]":
-        raise InputError(f"{path}: not a JSON list of objects, or cut off, at {abbreviate(text)}")
+        raise InputError(f"{path}: not a JSON list of objects, or cut short, at {abbreviate(text)}")
 
 
 def _after_blanks(text: str, place: int) -> int:
@@ -83,11 +87,11 @@ def is_dpr_run(path: Path) -> bool:
 
 
 def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
-    """Read DPR's retrieval output for topics; queries are found by their texts.
+    """Read DPR's retrieval output; queries are found by their texts.
 
     Raises:
-        InputError: naming the record whose question is not among the queries, that is there twice, or whose contexts
-            have no id or no finite score.
+        InputError: naming the record, if its question is not among the queries or appears twice, or if a context lacks
+            an id or a finite score.
     """
     qids = {query.text: query.qid for query in queries}
     rankings: dict[str, Ranking] = {}
@@ -96,16 +100,18 @@ def read_dpr(path: Path, queries: Sequence[Query]) -> Run:
             where = f"{path}, record {number}"
             question, contexts = record.get("question"), record.get("ctxs")
             if not isinstance(question, str) or not isinstance(contexts, list):
-                raise InputError(f"{where}: {abbreviate(str(record))} has no question and ctxs, as DPR's output has")
+                raise InputError(
+                    f"{where}: {abbreviate(str(record))} has no question and ctxs, which DPR's output needs"
+                )
             if (qid := qids.get(question.strip())) is None:
                 raise InputError(
-                    f"{where}: question {abbreviate(question)} is none of the {len(qids)} queries of the topics"
+                    f"{where}: question {abbreviate(question)} is not among the {len(qids)} queries of the topics"
                 )
             if qid in rankings:
-                raise InputError(f"{where}: question {abbreviate(question)} is there twice; once is allowed")
+                raise InputError(f"{where}: question {abbreviate(question)} appears twice; each may appear once")
             hits = [_hit(context, where) for context in contexts]
             if len({docid for docid, _ in hits}) < len(hits):
-                raise InputError(f"{where}: a passage is given twice for question {abbreviate(question)}")
+                raise InputError(f"{where}: question {abbreviate(question)} lists a passage twice")
             rankings[qid] = Ranking.of([docid for docid, _ in hits], [score for _, score in hits])
     return Run(rankings)
 
@@ -118,15 +124,15 @@ def _hit(context: Any, where: str) -> tuple[str, float]:
     except (TypeError, KeyError, ValueError, OverflowError):
         score = math.nan
     if not isinstance(docid, str | int) or isinstance(docid, bool) or not math.isfinite(score):
-        raise InputError(f"{where}: {abbreviate(str(context))} is no context with an id and a finite score")
+        raise InputError(f"{where}: context {abbreviate(str(context))} needs an id and a finite score")
     return str(docid), score
 
 
 def write_dpr(run: Run, queries: Sequence[Query], passages: Mapping[str, Passage], path: Path) -> None:
     """Write DPR's retrieval output, one record per query in topic order.
 
-    `has_answer` says whether the text of a context holds an answer as whole words, in lower case and without
-    punctuation and articles (DPR's own tokenisation keeps these).
+    `has_answer` tells whether the passage's text contains an answer as whole words, in lower case and without
+    punctuation and articles. Differs: DPR's own tokenisation keeps punctuation and articles.
 
     Args:
         passages: every passage of the run by docid.

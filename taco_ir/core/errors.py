@@ -1,4 +1,4 @@
-"""The error that stands for a user's mistake. What raises it may need no files, so it is here alone."""
+"""Defines InputError, which is raised for a user's mistake. This file is separate because it imports nothing."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def is_users(error: OSError) -> bool:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, line ends and undecodable bytes escaped, so that it cannot act on a terminal."""
+    """`text` with control characters, line ends and undecodable bytes escaped, so that printing it is safe."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,4 +1,4 @@
-"""Reads files with one-line errors, and writes them whole or not at all, under a lock."""
+"""Reads files with one-line errors, and writes them under a lock, completely or not at all."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _LOCKS = threading.local()  # the locks that a thread holds
 
 
 def data_home() -> Path:
-    """Where downloads, indexes and vectors are kept: $TACO_IR_HOME, else the user's cache folder.
+    """The folder where downloads, indexes and vectors are kept: $TACO_IR_HOME, or the user's cache folder.
 
     Raises:
-        InputError: where there is neither, as in a container without a user.
+        InputError: if neither exists, as in a container without a user.
     """
     if given := os.environ.get("TACO_IR_HOME"):
         return Path(given)
@@ -54,7 +54,7 @@ def data_home() -> Path:
 
 
 def in_data_home(path: Path) -> bool:
-    """Whether a file or folder is kept under the data home."""
+    """Whether a file or folder is in the data home."""
     try:
         return path.absolute().is_relative_to(data_home().absolute())
     except InputError:
@@ -63,10 +63,10 @@ def in_data_home(path: Path) -> bool:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading as bytes, uncompressed if it is gzip, without a byte order mark.
+    """Open a file to read bytes, decompressing gzip and skipping a byte order mark.
 
     Raises:
-        InputError: for a missing file, or gzip that is cut off or damaged.
+        InputError: for a missing file, or gzip that is cut short or damaged.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -84,9 +84,9 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under `path`, fsynced, only when the block ends without an error.
+    """Open a file for writing; it appears at `path`, flushed to disk, only if the block ends without an error.
 
-    Waits for another process that writes it.
+    Waits while another process is writing the same file.
     """
     with exclusive(path):
         part = _unused(path)
@@ -107,7 +107,7 @@ def writing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `path` only when the block ends without an error.
 
-    Waits for another process that writes it.
+    Waits while another process is writing the same folder.
     """
     with exclusive(path):
         part, old = _unused(path), _unused(path)
@@ -132,7 +132,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def appending(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file, which a later process continues, at its end. After a failure an empty one is removed.
+    """Open a partial file, which later processes can continue, at its end. After an error an empty one is removed.
 
     Raises:
         InputError: when another process is writing it.
@@ -151,16 +151,16 @@ def appending(part: Path) -> Iterator[IO[bytes]]:
 def exclusive(path: Path, wait: bool = True) -> Iterator[None]:
     """Lock `path` with a lock file beside it, so that two processes never write the same output.
 
-    Removes what a killed process left unfinished of `path`.
+    Removes unfinished files of `path` that a killed process left.
 
     Args:
-        wait: wait for another holder. A thread that holds the lock already does not wait for itself.
+        wait: wait until another holder releases the lock. A thread that already holds it does not wait for itself.
 
     Raises:
-        InputError: without `wait`, when the lock is held; for a file system without locks.
+        InputError: without `wait`, if the lock is held; or if the file system has no locks.
     """
     if path.name in ("", ".."):
-        raise InputError(f"{path}: an output needs a name of its own; give a path that ends in one")
+        raise InputError(f"{path}: this path has no file or folder name at its end; give one")
     made = [folder for folder in path.parents if not folder.exists()]
     _make_folder_of(path)
     lock = path.parent.resolve() / f"{path.name}{LOCK}"
@@ -187,9 +187,9 @@ def _make_folder_of(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if in_data_home(path):
-            raise InputError(f"{data_home()}: this folder cannot be made ({error.strerror}); {KEPT}") from error
+            raise InputError(f"{data_home()}: this folder cannot be created ({error.strerror}); {KEPT}") from error
         if error.errno == errno.ENOENT:  # as in /proc
-            raise InputError(f"{path.parent}: this folder cannot be made; give a path elsewhere") from error
+            raise InputError(f"{path.parent}: this folder cannot be created; give another path") from error
         raise
 
 
@@ -200,14 +200,14 @@ def require_writable(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left below a folder: locks that nobody holds, and the unfinished files beside."""
+    """Remove what killed processes left in a folder: locks that nobody holds, and the unfinished files next to them."""
     for lock in list(folder.rglob(f"*{LOCK}")):
         with contextlib.suppress(InputError), exclusive(lock.with_suffix(""), wait=False):
             pass  # its end removes both
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is a lock or an unfinished file instead of an output."""
+    """Whether a file is a lock or an unfinished file, not an output."""
     return path.suffix in (LOCK, PART, BEGUN)
 
 
@@ -231,11 +231,11 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
         if error.errno in NO_LOCKS:
             lock.unlink(missing_ok=True)
             raise InputError(
-                f"{path}: the file system has no locks ({error.strerror}), so another process could write the same "
-                "file; give a path on another"
+                f"{path}: the file system does not support locks ({error.strerror}), so another process could "
+                "write the same file; give a path on another file system"
             ) from error
         if error.errno == errno.ELOOP:
-            raise InputError(f"{lock} is a symbolic link, which is not followed; remove it") from error
+            raise InputError(f"{lock} is a symbolic link, and lock files must not be; remove it") from error
         raise
     try:
         if was_there:
@@ -247,7 +247,7 @@ def _locked(path: Path, lock: Path, wait: bool) -> Iterator[None]:
 
 
 def discard(paths: Iterable[Path], beside: Path) -> None:
-    """Remove files and folders in this order, each whole or not at all, by moving them beside `beside` first.
+    """Remove files and folders in this order. Each is first renamed next to `beside`, so it disappears all at once.
 
     The caller holds the lock of `beside`, which is on the file system of `paths`.
     """
@@ -275,7 +275,7 @@ def _remove_unfinished(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path, part: Path | None = None) -> Iterator[None]:
-    """Make errors raised while writing `part` name `path`, whichever library raises them."""
+    """Make errors raised while writing `part` mention `path`, whichever library raises them."""
     try:
         yield
     except InputError:
@@ -321,11 +321,11 @@ def read_json(path: Path, kind: Any = Any, remedy: str = "", others: bool = Fals
     """Read a JSON file as the type `kind` (see core/typed.py).
 
     Args:
-        remedy: what to do about a file of another type.
-        others: whether objects may have keys that their type lacks.
+        remedy: advice for the user, which ends the error message.
+        others: allow keys that the type does not have.
 
     Raises:
-        InputError: naming the file and, where it is JSON, the key, its value and what is allowed.
+        InputError: naming the file and, for valid JSON, the key, its value and what is allowed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -346,7 +346,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Raises: InputError naming the file and the line that is wrong."""
+    """Read a TOML file. Raises: InputError naming the file and the invalid line."""
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text)
@@ -358,10 +358,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """Read a log of JSON objects: each complete line, as text and as the type `kind`. A missing file has no lines.
+    """Read a log of JSON objects: yield each complete line as text and as the type `kind`. A missing file has no lines.
 
     Raises:
-        InputError: naming the line whose object has a value of another type.
+        InputError: naming the line in which a value has the wrong type.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ()
     for number, line in enumerate(lines, 1):
@@ -373,7 +373,7 @@ def read_log(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
 
 
 def check_type(value: Any, kind: type[T], where: str, remedy: str = "", others: bool = False) -> T:
-    """Check `value` against the type `kind`. Raises: InputError that begins with `where` and ends with `remedy`."""
+    """Check `value` against the type `kind`. Raises: InputError, whose message is `where`, the fault and `remedy`."""
     try:
         found: T = conform(value, kind, others=others)
     except ValueError as error:  # a Mismatch, or what a class that checks itself raises

@@ -1,7 +1,7 @@
-"""Hashes of values, of files and of names; and random generators seeded by names.
+"""Hashes of values, files and names, and random generators seeded by names.
 
-A large file is hashed once. Its hash is kept in a file under the data home until the path's size, times, inode or
-device change; an entry that cannot be read or written means that the file is hashed again.
+A large file is hashed only once. Its hash is cached in the data home until the file's path, size, times, inode or
+device change. If the cache cannot be read or written, the file is hashed again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WORTH_A_WORD = 1 << 30  # bytes that take seconds to hash
 
 
 def fingerprint(value: Any) -> str:
-    """First 16 hex digits of the SHA-256 of `value` as canonical JSON."""
+    """The first 16 hex digits of the SHA-256 of `value`, written as canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def hash_names(*names: str | int) -> int:
-    """A number in [0, 2^64) from `names` and their order, the same in every process, unlike Python's hash."""
+    """A number in [0, 2^64) computed from `names` in order; unlike Python's hash, it is the same in every process."""
     spelled = "\0".join(map(str, names)).encode()
     return int.from_bytes(hashlib.blake2b(spelled, digest_size=8).digest(), "little")
 
@@ -49,7 +49,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """SHA-256 of a file: computed the first time, then looked up by path, size, times, inode and device."""
+    """The SHA-256 of a file, cached by path, size, times, inode and device."""
     known, asked = _entry(path), time.time()
     status = _status(path)
     found = _remembered(known)
@@ -72,7 +72,7 @@ class FileFacts(NamedTuple):
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Size and hash of files in a folder by name, as manifests store them."""
+    """Size and hash of files in a folder, by name, in the form that manifests store."""
     return {name: {"size": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in names}
 
 
@@ -82,22 +82,25 @@ def check_files(
     """Raise InputError for files whose size or hash differs from what `describe_files` recorded.
 
     Args:
-        facts: what a manifest says.
-        names: files that must be in it.
-        remedy: what to do.
-        anew: hash them even where that was done before.
+        facts: size and hash of each file, from a manifest.
+        names: files that the manifest must list.
+        remedy: advice for the user, which ends the error message.
+        anew: compute the hashes even if they are cached.
     """
     for name in names:
         path, said = folder / name, facts.get(name)
         if said is None:
-            raise InputError(f"{folder}: its manifest does not say what {name[:QUOTED_UP_TO]} is; {remedy}")
+            raise InputError(f"{folder}: its manifest has no entry for {name[:QUOTED_UP_TO]}; {remedy}")
         size = path.stat().st_size if path.is_file() else 0
         if size != said.size or not path.is_file():
-            raise InputError(f"{path}: {size} bytes, the manifest says {abbreviate(said.size)}; {remedy}")
+            raise InputError(f"{path}: it has {size} bytes, but its manifest says {abbreviate(said.size)}; {remedy}")
         found = "" if anew else sha256_once(path)
         # what is remembered may be damaged, too
         if found != said.sha256 and (found := sha256_file(path)) != said.sha256:
-            raise InputError(f"{path}: altered (SHA-256 {found[:16]}, the manifest says {said.sha256[:16]}); {remedy}")
+            raise InputError(
+                f"{path}: it was changed (its SHA-256 is {found[:16]}, but the manifest says {said.sha256[:16]}); "
+                f"{remedy}"
+            )
 
 
 def _status(path: Path) -> list[int]:

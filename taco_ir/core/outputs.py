@@ -1,4 +1,4 @@
-"""Claims outputs: what may be written where something exists depends on what that was made of."""
+"""Claims outputs: decides whether an existing output is resumed, kept, replaced or refused, by how it was made."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def claim_output(
     remedy: str = "--overwrite",
     wait: bool = False,
 ) -> Iterator[bool]:
-    """Claim an output for this process, and refuse to replace one that was made of something else.
+    """Claim an output for this process, and refuse to replace one that was made from something else.
 
-    What is at `path` is absent (so is an empty folder), ours and finished, ours and unfinished, or foreign.
+    The output at `path` is absent (also if it is an empty folder), ours and finished, ours and unfinished, or foreign.
 
     Args:
-        made_of: all that the output depends on, as JSON.
-        overwrite: a foreign output may be replaced.
-        resume: the output is written in several steps: one that a stopped process with equal `made_of` began is ours.
-        record: reads what the existing output was made of; keys that `made_of` lacks are ignored. Every existing output
-            is foreign where it returns nothing, or where there is no `record`.
-        remedy: what a user can do instead of choosing another name.
-        wait: wait for another process that writes the output instead of refusing.
+        made_of: everything that the output depends on, as JSON.
+        overwrite: allow replacing a foreign output.
+        resume: the output is written in several steps, so an unfinished one with equal `made_of` is ours.
+        record: reads what the existing output was made from; keys that `made_of` lacks are ignored. If it returns None,
+            or without `record`, every existing output is foreign.
+        remedy: advice for the user, as an alternative to another name.
+        wait: wait while another process writes the output, instead of refusing.
 
     Yields:
-        Whether the output exists already, finished and ours.
+        Whether the output already exists, finished and ours.
 
     Raises:
-        InputError: naming the first difference of a foreign output; where another process is writing it.
+        InputError: for a foreign output, naming the first difference; or if another process is writing it.
     """
 
     def refuse_foreign() -> bool:
@@ -74,16 +74,16 @@ def claim_output(
 def refuse_other(
     path: Path, found: Mapping[str, Any] | None, made_of: Mapping[str, Any], remedy: str = "--overwrite"
 ) -> None:
-    """Raise InputError if the record `found` of an existing output differs from `made_of`, naming the difference."""
+    """Raise InputError if an existing output's record `found` differs from `made_of`, naming the difference."""
     advice = f"give another name or {remedy}"
     if not found:
-        raise InputError(f"--output {path} exists and has no record of what it was made of; {advice}")
+        raise InputError(f"--output {path} exists, and nothing records how it was made; {advice}")
     if difference := first_difference(found, made_of):
-        raise InputError(f"--output {path} exists and was made otherwise ({difference}); {advice}")
+        raise InputError(f"--output {path} exists and was made differently ({difference}); {advice}")
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first key of `wanted` with another value in `found`, and both values; "" if there is none."""
+    """Describes the first key of `wanted` that has another value in `found`; "" if there is none."""
     for key, value in wanted.items():
         other = found.get(key)
         if isinstance(value, Mapping) and isinstance(other, Mapping):  # inside, keys that only `found` has differ too

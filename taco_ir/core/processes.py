@@ -1,6 +1,6 @@
-"""What a process does beside its work: logging, progress, memory, sharing processors, ending with its parent.
+"""Process helpers: logging, progress, memory, sharing processors, and ending together with the parent process.
 
-And what a page or a record says of it: its command, and the commit of its code.
+Also facts about the process for pages and records: its command, and the commit of its code.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ OURS = threading.Event()  # set where a verb is the whole process, and not a fun
 
 
 class Progress:
-    """A progress line with count, rate and time left: rewritten in place on a terminal, every ten seconds in a log.
+    """A progress line with count, rate and time left: updated in place on a terminal, every ten seconds in a log.
 
     Args:
-        total: None where it is not known; then no time left is shown.
+        total: None if unknown; then no time left is shown.
     """
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
@@ -50,7 +50,7 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def skip(self, done: int) -> None:
-        """Count `done` units as finished by an earlier process; they do not affect the rate."""
+        """Count `done` units as finished earlier, by another process; they do not affect the rate."""
         self._skipped = done
 
     def at(self, done: int, note: str = "") -> None:
@@ -69,14 +69,14 @@ class Progress:
         print(f"\r{line}\x1b[K" if self._live else line, end=end, file=sys.stderr, flush=True)
 
     def end(self, done: int) -> None:
-        """Tell the total that was not known before, if it took so long that progress was shown."""
+        """Set the total, which was unknown before; printed only if the progress line has already appeared."""
         if self._shown > self._start:
             self._total = done
             self.at(done)
 
 
 def with_progress(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
-    """Yield items of which nobody knows how many there will be, with a progress line of their count and rate."""
+    """Yield items whose number is unknown, showing a progress line with count and rate."""
     progress, count = Progress(what, None, unit), 0
     for count, item in enumerate(items, 1):
         progress.at(count)
@@ -108,7 +108,9 @@ def timed() -> Iterator[Callable[[], float]]:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause garbage collection: scanning the millions of strings of a run takes a third of the time for nothing."""
+    """Pause Python's garbage collection: for the millions of strings of a run, it takes a third of the time for
+    nothing.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -119,7 +121,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def resident_memory() -> int:
-    """Resident memory of this process now, in bytes; its peak where the system does not tell."""
+    """Resident memory of this process now, in bytes; its peak if the system does not report the current value."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -128,7 +130,7 @@ def resident_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes; 0 where the system does not tell."""
+    """Peak resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -155,12 +157,12 @@ def _number(path: Path, pattern: str) -> int:
 
 
 def share_processors() -> None:
-    """Let waiting OpenMP threads spin for a tenth of a millisecond, then sleep; to be called before torch is imported.
+    """Let waiting OpenMP threads spin for a tenth of a millisecond, then sleep; call this before importing torch.
 
-    By default they spin for milliseconds, which was ten times slower beside other work, such as a JVM in the same
-    process. Sleeping at once is slower on an idle machine, but right where other work keeps all processors busy: there
-    the thread that is waited for has no processor, and spinning takes one from it. No sum changes, as it would with a
-    number of threads that follows the load.
+    By default threads spin for milliseconds, which was ten times slower beside other work, such as a JVM in the same
+    process. Sleeping at once is slower on an idle machine, but better if other work keeps all processors busy: spinning
+    then takes a processor from the very thread that is waited for. Numerical results do not change, as they would if
+    the number of threads followed the load.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "0" if _is_crowded() else "20000")
@@ -175,7 +177,7 @@ def _is_crowded() -> bool:
 
 
 def end_with_parent() -> None:
-    """End this process when the verb that started it ends, even by kill -9, so that it does not go on holding locks."""
+    """End this process when the verb that started it ends, even by kill -9, so that it does not keep holding locks."""
     parent = int(os.environ.pop(PARENT, 0))
     if not parent:
         return
@@ -194,7 +196,7 @@ def _watch(parent: int) -> None:
 
 
 def command_line() -> str:
-    """The command of this package that this process runs, as one would type it; "" in a notebook or another program."""
+    """The taco_ir command that this process runs, as one would type it; "" in a notebook or another program."""
     program, words = Path(sys.argv[0]), sys.argv[1:]
     if program.name == "taco-ir":
         return shlex.join(["taco-ir", *words])
@@ -207,7 +209,7 @@ def command_line() -> str:
 
 
 def current_commit() -> str:
-    """The commit of this package's checkout, with + where files differ; "" where it is installed, or without git."""
+    """The commit of this package's checkout, with + if files were changed; "" if installed, or without git."""
     if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
         return ""
 

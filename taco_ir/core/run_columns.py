@@ -1,6 +1,6 @@
-"""Reads run files (TREC's and MS MARCO's) column by column, so that a hit takes a few bytes of memory.
+"""Reads TREC and MS MARCO run files column by column, using only a few bytes of memory per hit.
 
-Blocks of plain lines are parsed with numpy; others line by line, which also finds the line that an error names.
+Blocks of regular lines are parsed with numpy. All other blocks are parsed line by line, so errors can name the line.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Layout(NamedTuple):
 
     Attributes:
         fields: splits a line into columns.
-        rule: in words, which numbers `allowed` allows.
-        sign: -1 where the smallest number is the best hit's.
+        rule: description of the numbers that `allowed` accepts.
+        sign: -1 if the smallest number is the best.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Hits(NamedTuple):
 
 
 def read_columns(path: Path, layout: Layout) -> Iterator[tuple[str, Hits]]:
-    """Query ids in the order of their first lines, each with all its hits in the order of the file.
+    """Yield each query id with all its hits in file order; ids come in the order of their first lines.
 
     Raises:
         InputError: naming file and line for a wrong number of columns, a bad number, or bytes that are not UTF-8.
@@ -106,8 +106,8 @@ def _by_line(path: Path, number: int, block: bytes, layout: Layout) -> Iterator[
         fields = layout.fields(line)
         if len(fields) != layout.width:
             raise InputError(
-                f"{path}, line {row}: {len(fields)} columns {line.strip()[:80]!r}; "
-                f"{layout.name} has {layout.width}: {layout.header}"
+                f"{path}, line {row}: {line.strip()[:80]!r} has {len(fields)} columns; {layout.name} has "
+                f"{layout.width}: {layout.header}"
             )
         qid, text = fields[layout.qid], fields[layout.ordered_by]
         value_1 = np.array([_number(text)])
@@ -126,7 +126,7 @@ def _number(text: str | bytes) -> float:
 
 
 def decoded_lines(path: Path, number: int, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers, from `number`. Raises: InputError for one that is not UTF-8."""
+    """Non-blank lines with their numbers, counted from `number`. Raises: InputError for a line that is not UTF-8."""
     for row, raw in enumerate(lines, number):
         try:
             line = raw.decode("utf-8")

@@ -1,4 +1,6 @@
-"""Run files in TREC's, MS MARCO's and KILT's formats, the pages of a run, and whether a run belongs to its topics."""
+"""Reads and writes runs in TREC, MS MARCO and KILT formats, turns passages into pages, and checks runs against
+topics.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +50,14 @@ MSMARCO = Layout("an MS MARCO run", "qid docid rank", 0, 1, 2, str.split, _are_r
 
 
 def read_run(path: Path) -> Run:
-    """Read a KILT, MS MARCO or TREC run, told apart by the first line: a JSON object, three columns, or any other."""
+    """Read a KILT, MS MARCO or TREC run. The first line tells the format: a JSON object, three columns, or anything
+    else.
+    """
     _, line = next(numbered_lines(path), (0, ""))
     if line.lstrip().startswith("{"):
         return read_kilt(path)
     if line.lstrip().startswith("["):
-        raise InputError(f"{path}: DPR's output has no query ids; evaluate it beside its --topics")
+        raise InputError(f"{path}: DPR's output has no query ids; give --topics so that questions can be matched")
     if len(line.split()) == 1 and line.count(",") == TREC.width - 1:
         raise InputError(f"{path}, line 1: columns separated by commas; a TREC run separates them by spaces or tabs")
     if len(line.split()) == MSMARCO.width:
@@ -66,8 +70,8 @@ def read_trec(path: Path) -> Run:
     """Read a TREC run. The rank column is ignored, as trec_eval does; query ids are read as `run_id` spells them.
 
     Raises:
-        InputError: naming file and line for a wrong number of columns, a score that is no finite number, a docid
-            given twice for one query, or bytes that are not UTF-8.
+        InputError: naming file and line for a wrong number of columns, a score that is not a finite number, a docid
+            that appears twice for one query, or bytes that are not UTF-8.
     """
     return _read(path, TREC)
 
@@ -76,7 +80,7 @@ def read_msmarco(path: Path) -> Run:
     """Read an MS MARCO run, `qid docid rank`; scores are minus the ranks.
 
     Raises:
-        InputError: as `read_trec`; also for a rank that is no whole number from 1 or given twice for a query.
+        InputError: as `read_trec`; also for a rank that is not a whole number from 1, or appears twice for a query.
     """
     run = _read(path, MSMARCO)
     for qid, ranking in run.rankings.items():
@@ -111,7 +115,7 @@ def _refuse_repeats(path: Path, qid: str, layout: Layout) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, counted from 1, of a plain or gzip file.
+    """Non-blank lines of a plain or gzip file with their numbers, counted from 1.
 
     Raises:
         InputError: if the file is missing, not UTF-8, or gzip that is damaged.
@@ -123,12 +127,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_kilt(path: Path) -> Run:
     """Read a KILT run: a JSON line `{"id", "output": [{"answer", "provenance": [{"wikipedia_id"}, ...]}]}` per query.
 
-    Pages keep their order and score -1, -2, ...; of a repeated page the first counts. An output without provenance is
-    a query without hits, one with an empty answer a query without an answer.
+    Pages keep their order and get scores -1, -2, ...; a repeated page counts once, at its first place. An output
+    without provenance means a query without hits, and one with an empty answer a query without an answer.
 
     Raises:
-        InputError: naming the line that is no JSON object, lacks an id, repeats one, has not exactly one output, or
-            has provenance without a wikipedia_id.
+        InputError: naming the line, if it is not a JSON object, has no id or a repeated one, does not have exactly one
+            output, or has provenance without a wikipedia_id.
     """
     rankings: dict[str, Ranking] = {}
     answers: dict[str, str] = {}
@@ -154,16 +158,16 @@ def _parse_record(line: str) -> tuple[str, dict[str, None], str]:
     except orjson.JSONDecodeError as error:
         raise InputError(f"not valid JSON ({error})") from error
     if not isinstance(record, dict):
-        raise InputError(f"a JSON object is expected, this is {line.strip()[:60]!r}")
+        raise InputError(f"{line.strip()[:60]!r} is not a JSON object")
     if not (qid := run_id(_id_text(record.get("id")))):
-        raise InputError(f"id {record.get('id')!r}; a KILT run names its query by a non-empty string")
+        raise InputError(f"id is {record.get('id')!r}; it must be a non-empty string")
     outputs = record.get("output")
     if not isinstance(outputs, list) or len(outputs) != 1:
         given = f"{len(outputs)} outputs" if isinstance(outputs, list) else f"output {str(outputs)[:60]!r}"
-        raise InputError(f"query {qid!r} has {given}; a KILT run has a list of exactly one (topics may have more)")
+        raise InputError(f"query {qid!r} has {given}; in a KILT run, output must be a list of exactly one entry")
     if not isinstance(outputs[0], dict) or not isinstance(provenance := outputs[0].get("provenance", []), list):
         given = f"{str(outputs[0])[:80]!r}"
-        raise InputError(f"query {qid!r} has output {given}; an object with a list of provenance is expected")
+        raise InputError(f"query {qid!r} has output {given}; it must be an object with a list `provenance`")
     try:
         pages = dict.fromkeys(map(str.strip, map(page_id, provenance)))
     except (TypeError, KeyError):  # numbers for ids, or an entry without one
@@ -181,7 +185,7 @@ def _id_text(value: Any) -> str:
 
 
 def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of: PageOf, tag: str) -> None:
-    """Write a run of passages in the form trec, msmarco or kilt, which takes its pages."""
+    """Write a run of passages in the form trec, msmarco or kilt; for kilt its passages become pages."""
     if form == "kilt":
         write_kilt(page_run(run, page_of), queries, path)
     elif form == "trec":
@@ -191,7 +195,7 @@ def write_run(run: Run, path: Path, form: str, queries: Sequence[Query], page_of
 
 
 def format_score(score: np.float32) -> str:
-    """The shortest decimal that reads back as the same float32."""
+    """The shortest decimal number that is read back as the same float32."""
     return np.format_float_positional(score, unique=True, trim="0")
 
 
@@ -215,7 +219,7 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
     """Write one KILT record per query, in topic order; a query without hits gets an empty provenance.
 
     Args:
-        run: a run of pages; `page_run` makes one of a run of passages. Its answers are written where it has some.
+        run: a run of pages (see `page_run` to convert passages). If it has answers, they are written too.
 
     Raises:
         InputError: where the run has a topic that is not among the queries.
@@ -234,7 +238,7 @@ def write_kilt(run: Run, queries: Sequence[Query], path: Path) -> None:
 
 
 def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
-    """Query ids that the run has no ranking for, in topic order.
+    """The query ids without a ranking in the run, in topic order.
 
     Raises:
         InputError: where the run has topics that are not among the queries: it belongs to other topics.
@@ -242,17 +246,17 @@ def missing_topics(run: Run, queries: Sequence[Query]) -> list[str]:
     known: Mapping[str, None] = dict.fromkeys(query.qid for query in queries)
     if unknown := [qid for qid in run.rankings if qid not in known]:
         raise InputError(
-            f"run has {len(unknown)} of its {len(run.rankings)} topics, first {unknown[0]!r}, not among the "
-            f"{len(known)} queries; a run and its topics must be of the same task and split"
+            f"{len(unknown)} of the run's {len(run.rankings)} queries, such as {unknown[0]!r}, are not among the "
+            f"{len(known)} queries of the topics; run and topics must be of the same task and split"
         )
     return [qid for qid in known if qid not in run.rankings]
 
 
 def page_run(run: Run, page_of: PageOf) -> Run:
-    """The pages of a run's hits, best first, each page once.
+    """The run with pages instead of passages: each query's pages, best first, without repeats.
 
     Args:
-        page_of: gives the page of every docid that it is asked for; asked once, and not at all for a run of pages.
+        page_of: returns the pages of docids; called once, or not at all if the run is already of pages.
 
     Raises:
         InputError: naming the first docid that `page_of` does not know.
@@ -263,7 +267,7 @@ def page_run(run: Run, page_of: PageOf) -> Run:
 
 
 def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]]]:
-    """Query ids, each with the pages that `page_run` gives it."""
+    """Yield query ids, each with its pages in the order of `page_run`."""
     if run.level == "page":
         yield from ((qid, ranking.docids) for qid, ranking in run.rankings.items())
         return
@@ -272,11 +276,11 @@ def ranked_pages(run: Run, page_of: PageOf) -> Iterator[tuple[str, Sequence[str]
         for qid, ranking in run.rankings.items():
             yield qid, list(dict.fromkeys([pages[docid] for docid in ranking.docids]))
     except KeyError as error:
-        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is not known") from error
+        raise InputError(f"run: docid {error.args[0]!r} is not in the collection, so its page is unknown") from error
 
 
 def rank_pages(pages: Collection[str]) -> Ranking:
-    """Pages in the order given, as hits that score -1, -2, ...: KILT runs carry an order and no scores."""
+    """A ranking of pages in the given order, with scores -1, -2, ..., since KILT runs have an order but no scores."""
     return Ranking(Names.of(tuple(pages)), _rank_scores(len(pages)))
 
 

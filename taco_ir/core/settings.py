@@ -1,6 +1,6 @@
-"""Dataclasses of settings that check themselves when constructed, whether from a notebook, a file or a flag.
+"""Settings classes that check their values when created, whether these come from code, a file or a flag.
 
-Types are the annotations of the fields; ranges and choices stand in their metadata.
+The type of a setting is its field's annotation; its range and choices are in the field's metadata.
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ KINDS: dict[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
 
 
 class Only(NamedTuple):
-    """The rule `only` of a setting: which other settings it goes with, in words and as a test of all settings."""
+    """Tells when a setting has an effect: as a description, and as a test of all settings."""
 
     goes_with: str
     acts: Callable[[Any], bool]
 
 
 class Settings:
-    """Base of settings: checks every value on construction and converts it to the annotated type.
+    """Base class of settings: checks every value and converts it to the annotated type.
 
     Raises:
         InputError: naming key, value and what is allowed.
@@ -122,11 +122,11 @@ class Settings:
         self.check()  # type: ignore[attr-defined]
 
     def check(self) -> None:
-        """Rules about several keys. Raises: InputError."""
+        """Check rules that involve several settings. Raises: InputError."""
 
 
 def flag(default: Any, help: str, **rules: Any) -> Any:
-    """A field of settings: its default, its help text, and the rules for its values (see `check_value`)."""
+    """Define a setting: its default, help text, and rules for its values (see `check_value`)."""
     metadata = {"help": help, **rules}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
@@ -135,7 +135,7 @@ def flag(default: Any, help: str, **rules: Any) -> Any:
 
 @cache
 def rules_of(kind: type[DataclassInstance]) -> dict[str, Rules]:
-    """Type and rules of each key, from the annotations and metadata of a dataclass's fields."""
+    """Type and rules of each setting, from the annotations and metadata of a dataclass's fields."""
     hints = get_type_hints(kind)
     return {entry.name: _rules(hints[entry.name], entry.metadata) for entry in fields(kind)}
 
@@ -146,7 +146,7 @@ def _rules(hint: Any, metadata: Mapping[str, Any]) -> Rules:
 
 
 def check_values(values: Mapping[str, Any], rules: Mapping[str, Rules], said: Callable[[str], str] = str) -> Values:
-    """Check each value by the type and rules of its key, which messages call `said(key)`. Raises: InputError."""
+    """Check each value by its key's type and rules. Messages call a key `said(key)`. Raises: InputError."""
     return {key: check_value(said(key), value, *rules[key]) for key, value in values.items()}
 
 
@@ -154,9 +154,9 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
     """Check and convert `value` to the type `kind`, within the rules.
 
     Args:
-        rules: min, max, above, below, choices, words (choices for the entries of a list), `test`, a predicate that
-            `allowed` describes in words, and `named`: words for numbers with a meaning of their own, such as none, and
-            these numbers, which are kept and may be outside the ranges.
+        rules: min, max, above, below; choices; words (choices for the entries of a list); `test`, a predicate that
+            `allowed` describes; and `named`, words such as none with the numbers they stand for, which may be outside
+            the ranges.
 
     Raises:
         InputError: naming `name`, the value and what is allowed.
@@ -186,14 +186,14 @@ def check_value(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> A
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], where: str, whose: str) -> Values:
-    """Check and convert keyword-only arguments of a function or a class by its annotations.
+    """Check and convert keyword-only arguments by the annotations of a function or class.
 
     Args:
         where: what messages call the arguments.
         whose: what they call the function.
 
     Raises:
-        InputError: for an argument that it does not have, or a value of another type.
+        InputError: for an unknown argument, or a value of the wrong type.
     """
     hints = get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
     entries = inspect.signature(function).parameters.items()
@@ -204,7 +204,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], wher
 
 
 def number_or_text(kind: Any) -> Callable[[str], Any]:
-    """argparse type: text to a number of this kind; other text stays text, for `check_value` to refuse."""
+    """argparse type: convert text to a number if possible; other text is kept, and `check_value` refuses it later."""
 
     def convert(text: str) -> Any:
         try:
@@ -216,15 +216,15 @@ def number_or_text(kind: Any) -> Callable[[str], Any]:
 
 
 def parse_words(text: str) -> list[str]:
-    """argparse type: `nq,fever` as words."""
+    """argparse type: split `nq,fever` into words."""
     return [word for word in text.split(",") if word]
 
 
 def parse_option(text: str) -> list[tuple[str, Any]]:
-    """argparse type: `tau=2` or `nq=2,fever=1` to names and TOML scalars; a word needs no quotes.
+    """argparse type: parse `tau=2` or `nq=2,fever=1` into names and TOML scalars; words need no quotes.
 
     Raises:
-        argparse.ArgumentTypeError: for a text that is none.
+        argparse.ArgumentTypeError: for a text of another form.
     """
     found = []
     for each in NEXT_OPTION.split(text):
@@ -248,7 +248,7 @@ def as_flag(key: str) -> str:
 
 
 def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: str) -> None:
-    """Add the flag of one key to a parser or a group of it; a flag that is not given is no attribute of the options."""
+    """Add the flag of one setting to a parser or group. If it is not given, the options have no such attribute."""
     kind, own = rules
     settings: Values = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
@@ -265,7 +265,7 @@ def add_flag(target: argparse._ActionsContainer, key: str, rules: Rules, help: s
 
 
 def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Values:
-    """Values by key of the flags that were given, not checked yet; those of several words as one."""
+    """The values of the flags that were given, by key, not checked yet; a repeated flag has all its values."""
     given = {key: value for key, value in vars(options).items() if key in rules}
     for key, value in given.items():
         if rules[key][0] in (WORDS, OPTIONS):
@@ -274,12 +274,12 @@ def given_values(options: argparse.Namespace, rules: Mapping[str, Rules]) -> Val
 
 
 def default_word(default: Any, rules: Mapping[str, Any]) -> Any:
-    """A default as users write it: the word for a number that has one (see `check_value`)."""
+    """A default as users write it: if the number has a word (see `check_value`), that word."""
     return next((word for word, number in rules.get("named", {}).items() if number == default), default)
 
 
 def with_default(help: str, default: Any, rules: Mapping[str, Any]) -> str:
-    """The help of a flag with its default, for argparse."""
+    """A flag's help text with its default, escaped for argparse."""
     default = default_word(default, rules)
     if isinstance(default, bool):
         shown = "on" if default else "off"

@@ -1,4 +1,4 @@
-"""What a user may have meant by a word that is not known: words that are spelled alike, or those of other toolkits."""
+"""Suggests what a user meant by an unknown word: known words with a similar spelling, or other toolkits' names."""
 
 from __future__ import annotations
 
@@ -61,14 +61,16 @@ ELSEWHERE = {theirs: ours.split() for ours, words in WORDS_ELSEWHERE.items() for
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that is meant by an unknown one; if none is near, the known words that fit a line."""
+    """A hint for an unknown word: the nearest known word, or, if none is near, as many known words as fit on a line."""
     known = list(known)
     near = nearest(word, known)
     return f"did you mean {near}?" if near else f"valid: {listed_names(known)}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that other toolkits call so, or that is spelled nearly so or begins so; dashes do not matter."""
+    """The known word that other toolkits call `word`, or that is spelled similarly or begins with it; dashes do not
+    matter.
+    """
     plain = {_plain(each): each for each in reversed(list(known))}
     asked = _plain(word[:LONGEST])
     near = difflib.get_close_matches(asked, plain, n=1)
@@ -78,7 +80,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def listed_names(names: Iterable[str]) -> str:
-    """Names in a line, as far as they fit."""
+    """As many names as fit on a line."""
     listed = ", ".join(names) or "none"
     return listed if len(listed) <= LISTED else f"{listed[:LISTED].rpartition(',')[0]}, ..."
 

@@ -1,6 +1,6 @@
 """Names of tasks and topics, and how aliases resolve to them.
 
-The eleven KILT tasks (Petroni et al., NAACL 2021) have the names of KILT's files; a collection may add its own tasks.
+The eleven KILT tasks (Petroni et al., NAACL 2021) are named like KILT's files; a collection may add its own tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SPLITS = ("train", "dev", "test")
 
 
 class TaskSpec(NamedTuple):
-    """A KILT task: its canonical name, what it asks for, and other names in use."""
+    """A KILT task: its canonical name, what it asks for, and its other names."""
 
     name: str
     kind: str
@@ -56,7 +56,7 @@ def canonical_task(name: str) -> str:
 
 
 def resolve_task(name: str, known: Iterable[str] = TASK_NAMES) -> str:
-    """The canonical name of `name`, one of `known`. Raises: InputError listing the nearest and all names."""
+    """Resolve a task name or alias to one of `known`. Raises: InputError with the nearest name and all names."""
     valid = sorted(known)
     return _pick(name if name in valid else canonical_task(name), name, valid, "task")
 
@@ -65,7 +65,7 @@ def resolve_topics(name: str, known: Iterable[TopicsName]) -> TopicsName:
     """Resolve `nq-dev`, `kilt/nq/dev` or an alias such as `zsre-dev` to one of `known`.
 
     Raises:
-        InputError: listing the nearest and all names.
+        InputError: with the nearest name and all names.
     """
     by_name = {str(topics): topics for topics in known}
     matched = TOPICS.fullmatch(name)

@@ -1,4 +1,4 @@
-"""Normal forms in which texts and answers are compared, and the snippet of a text that fits a query."""
+"""Normalises texts and answers for comparison, and cuts the snippet of a text that matches a query."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ STOPWORDS = frozenset(
 
 
 def normal_answer(text: str) -> str:
-    """An answer as SQuAD and KILT compare it: lower case, without ASCII punctuation, articles and extra white space."""
+    """An answer normalised as in SQuAD and KILT: lower case, without ASCII punctuation, articles, extra white space."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def normalised(text: str) -> str:
-    """Words in lower case without accents and punctuation, a blank before, between and after them."""
+    """The words of a text in lower case, without accents and punctuation, with a space before and after each."""
     if not text.isascii():
         text = ACCENTS.sub("", unicodedata.normalize("NFKD", text))
     return f" {' '.join(ALPHANUMERIC.findall(text.casefold()))} "
 
 
 def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
-    """Normalised answers worth looking for: no verdicts (yes, SUPPORTS, ...), none shorter than SHORTEST_ANSWER."""
+    """Normalised answers that are worth searching in texts: no verdicts (yes, SUPPORTS, ...), none shorter than
+    SHORTEST_ANSWER.
+    """
     texts = dict.fromkeys(map(normalised, answers))
     return tuple(
         text for text in texts if text.strip() not in VERDICTS and len(text.replace(" ", "")) >= SHORTEST_ANSWER
@@ -43,7 +45,9 @@ def telling_answers(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def snippet(query: str, text: str, width: int = 240, marks: tuple[str, str] = ("*", "*")) -> str:
-    """About `width` characters of `text` around most of the query's words, each put between `marks`."""
+    """About `width` characters of `text` around most of the query's words, with each of these words put between
+    `marks`.
+    """
     wanted = {word for word in WORD.findall(query.lower()) if len(word) >= SHORTEST_MARKED and word not in STOPWORDS}
     text = " ".join(text.split())
     found = [match for match in WORD.finditer(text) if match.group().lower() in wanted]

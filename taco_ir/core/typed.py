@@ -1,4 +1,4 @@
-"""Checks values read from a file against the type that they should have.
+"""Checks values read from files against their expected types.
 
 A type is a dataclass or NamedTuple, whose fields are the keys of an object; `int`, `float`, `str`, `bool`, `list[...]`,
 `tuple[...]`, `dict[str, ...]`, `Literal[...]`, `Any`; a union of these; or `Annotated[int, 1]`, a number of at least 1.
@@ -24,15 +24,16 @@ LISTS, TABLES = (list, tuple), (dict, Mapping)
 
 
 class Mismatch(ValueError):
-    """A value is not of its type; the message names the key, the value and what is allowed."""
+    """A value has the wrong type; the message names the key, the value and what is allowed."""
 
 
 def conform(value: Any, kind: Any, key: str = "", others: bool = False) -> Any:
-    """Convert `value` to `kind`: objects to dataclasses or NamedTuples, lists to tuples where the type says so.
+    """Convert `value` to the type `kind`: objects to dataclasses or NamedTuples, and lists to tuples if the type says
+    so.
 
     Args:
         key: where the value stands, for messages.
-        others: whether an object may have keys that its type lacks; they are left out.
+        others: allow keys that the type does not have; they are left out.
 
     Raises:
         Mismatch: naming key, value and what is allowed.
@@ -137,7 +138,7 @@ def _refused(value: Any, allowed: str, key: str) -> Mismatch:
 
 
 def abbreviate(value: Any) -> str:
-    """A value as messages show it: in one line, cut where it is long."""
+    """A value as error messages show it: on one line, cut if it is long."""
     try:
         text = repr(value) if isinstance(value, str | float | None) else reprlib.repr(value)
     except ValueError:  # a number of more digits than Python prints

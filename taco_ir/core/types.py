@@ -1,4 +1,4 @@
-"""The values that move through the toolkit: passages, queries, rankings, runs."""
+"""The basic values of the toolkit: passages, queries, rankings and runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENTITY_MARKS = ("[START_ENT]", "[END_ENT]")
 
 
 class Passage(NamedTuple):
-    """A unit of retrieval; `page` is the Wikipedia page that it belongs to."""
+    """The unit of retrieval; `page` is the Wikipedia page that the passage belongs to."""
 
     docid: str
     page: str
@@ -27,27 +27,27 @@ class Passage(NamedTuple):
 
 
 def run_id(record_id: str) -> str:
-    """A query id as run files spell it: white space, which separates columns there, becomes `_`."""
+    """A query id as run files write it: with `_` for white space, since white space separates the columns."""
     return "_".join(record_id.split())
 
 
 class EvidenceSet(NamedTuple):
-    """Pages, and passages where judged, that together support an answer; no repeats, in the order given."""
+    """Pages, and passages if these were judged, that together support an answer; without repeats, in given order."""
 
     pages: tuple[str, ...]
     passages: tuple[str, ...]
 
 
 class Query(NamedTuple):
-    """One record of topics.
+    """A query with its gold, from one record of a topics file.
 
     Attributes:
-        qid: the record's id as runs spell it (see `run_id`).
+        qid: the record's id as run files write it (see `run_id`).
         evidence: every distinct evidence set.
-        meta: the record's own remarks.
-        record_id: the id as KILT files spell it.
-        grades: graded judgments by docid; above 0 is relevant, 0 and below judged and not relevant.
-        negatives: docids of hard negatives, hardest first, if the topics bring some.
+        meta: the record's meta field.
+        record_id: the original id, as KILT files have it.
+        grades: relevance grades by docid; a grade above 0 is relevant, others are judged but not relevant.
+        negatives: docids of hard negatives, hardest first, if the topics have any.
     """
 
     qid: str
@@ -72,7 +72,7 @@ class Query(NamedTuple):
 
     @property
     def plain_text(self) -> str:
-        """The text without entity marks, as Pyserini's KILT reader passes it to a retriever."""
+        """The text without entity marks, which is what Pyserini's KILT reader passes to a retriever."""
         text = self.text
         for mark in ENTITY_MARKS:
             text = text.replace(mark, "")
@@ -80,7 +80,7 @@ class Query(NamedTuple):
 
 
 class Encoder(Protocol):
-    """What indexing and search need of a model: texts in, vectors out."""
+    """The interface of a model for indexing and search: texts in, vectors out."""
 
     passage_template: str
     dim: int
@@ -96,13 +96,13 @@ class Encoder(Protocol):
 
 
 def refuse_text(given: object, what: str) -> None:
-    """Raise InputError for one text where a sequence of `what` is needed, which would be read letter by letter."""
+    """Raise InputError for a single text instead of a sequence of texts, which would be read letter by letter."""
     if isinstance(given, str | bytes):
-        raise InputError(f"{given[:200]!r} is one text; a list of {what} is needed, such as [{given[:40]!r}]")
+        raise InputError(f"{given[:200]!r} is a single text; give a list of {what}, such as [{given[:40]!r}]")
 
 
 class Names(Sequence[str]):
-    """A sequence of docids stored as one string, a few bytes each, split only when it is read."""
+    """A sequence of docids stored as one string, using a few bytes each; it is split only when read."""
 
     __slots__ = ("_count", "_text")
 
@@ -111,14 +111,14 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Sequence[str]:
-        """Store names compactly; as a list where one holds a newline, as pages of KILT files may."""
+        """Store names compactly, or as a list if one of them contains a newline, as pages of KILT files may."""
         if isinstance(names, Names):
             return names
         text = "\n".join(names)
         return cls(text, len(names)) if text.count("\n") == max(len(names) - 1, 0) else list(names)
 
     def places(self, wanted: Iterable[str]) -> dict[str, int]:
-        """The place of each wanted name that is here; faster than looking through the names one by one."""
+        """The position of each wanted name that is present; faster than searching one by one."""
         text, found = f"\n{self._text}\n" if self._count else "", {}
         for name in wanted:
             if (at := text.find(f"\n{name}\n")) >= 0 and "\n" not in name:
@@ -154,14 +154,14 @@ class Names(Sequence[str]):
 
 
 class Ranking(NamedTuple):
-    """One query's hits in canonical order: score descending, then docid descending."""
+    """One query's hits in canonical order: by score descending, then by docid descending."""
 
     docids: Sequence[str]
     scores: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, docids: Sequence[str], scores: npt.ArrayLike) -> Ranking:
-        """Rank hits by the one rule for ties, trec_eval's: float32 score, then docid, both descending."""
+        """Rank hits with trec_eval's rule for ties: by float32 score, then by docid, both descending."""
         scores_K = np.asarray(scores, dtype=np.float32)
         if not np.all(scores_K[:-1] > scores_K[1:]):
             names = list(docids)
@@ -177,20 +177,20 @@ class Ranking(NamedTuple):
 
 
 def to_frame(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
-    """Columns of equal length as a DataFrame. Raises: InputError where pandas is not installed."""
+    """Columns of equal length as a pandas DataFrame. Raises: InputError if pandas is not installed."""
     try:
         import pandas
     except ImportError as error:
-        raise InputError("to_pandas() needs pandas, which is not installed; `pip install pandas`") from error
+        raise InputError("to_pandas() needs pandas; install it with `pip install pandas`") from error
     return pandas.DataFrame(columns)
 
 
 class Run(NamedTuple):
-    """Rankings by query id.
+    """The rankings of a system, by query id.
 
     Attributes:
-        level: what the docids are: "passage", or "page" in KILT files.
-        answers: by query id; KILT files may have them.
+        level: whether the docids are passages ("passage") or pages ("page", as in KILT files).
+        answers: by query id, if a KILT file has any.
 
     Examples:
         >>> run = taco_ir.Run({"q1": taco_ir.Ranking.of(["d1", "d2"], [0.5, 0.75])})
@@ -205,7 +205,9 @@ class Run(NamedTuple):
     answers: Mapping[str, str] = {}
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each hit: query, rank, docid, score. Raises: InputError where pandas is not installed."""
+        """A DataFrame with a row for each hit: query, rank, docid, score. Raises: InputError if pandas is not
+        installed.
+        """
         found = self.rankings.items()
         return to_frame(
             {
@@ -222,7 +224,7 @@ class Run(NamedTuple):
 
     @property
     def tied_share(self) -> float:
-        """Share of neighbouring hits with equal scores."""
+        """The share of neighbouring hits with equal scores."""
         pairs = sum(max(len(ranking.scores) - 1, 0) for ranking in self.rankings.values())
         tied = sum(int(np.sum(ranking.scores[:-1] == ranking.scores[1:])) for ranking in self.rankings.values())
         return tied / pairs if pairs else 0.0

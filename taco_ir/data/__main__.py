@@ -44,7 +44,9 @@ def list_parser() -> Parser:
         example="python -m taco_ir.data list --collection sample",
     )
     parser.flag(
-        "--collection", "say what it was recognised as, and list its topics [default: list all data]", default=None
+        "--collection",
+        "show the format this collection was recognised as, and list its topics [default: list all data]",
+        default=None,
     )
     return parser
 
@@ -71,7 +73,8 @@ def get_parser() -> Parser:
     parser.flag("ids", ids, nargs="+", metavar="ID")
     parser.flag(
         "--file",
-        "use this local copy (plain or gzip) for the one ID; for TriviaQA also its release",
+        "use this local copy (plain or gzip) instead of downloading; needs a single ID. For TriviaQA also give "
+        "the file of its original release",
         nargs="+",
         default=[],
         type=Path,
@@ -85,12 +88,14 @@ def get_data(argv: Sequence[str]) -> None:
     sources = [name for name in options.ids if name.removeprefix("kilt/") == "knowledgesource"]
     wanted = list(dict.fromkeys(topics for name in options.ids if name not in sources for topics in expand_names(name)))
     if options.file and len(wanted) + len(sources) != 1:
-        raise InputError(f"--file goes with one id; {' '.join(options.ids)} are {len(wanted) + len(sources)}")
+        raise InputError(
+            f"--file needs a single ID, but {' '.join(options.ids)} means {len(wanted) + len(sources)} files"
+        )
     for topics in wanted:
         print(get_topics(topics, options.file, report=report_progress(KILT_FILES[topics].name)))
     if sources:
         if len(options.file) > 1:
-            raise InputError(f"--file names {len(options.file)} files for {sources[0]}; one is needed")
+            raise InputError(f"--file names {len(options.file)} files for {sources[0]}; give one")
         print(get_knowledge_source(options.file[0] if options.file else None, report=report_progress(SOURCE_FILE)))
 
 
@@ -102,7 +107,7 @@ def passages_parser() -> Parser:
     )
     help = "the KILT knowledge source, plain or gzip [default: where `get kilt/knowledgesource` puts it]"
     parser.flag("--source", help, type=Path, metavar="FILE")
-    parser.flag("--words", "words in a passage [default: 100]", type=positive, metavar="N")
+    parser.flag("--words", "words per passage [default: 100]", type=positive, metavar="N")
     parser.flag("--file", "use these passages (psgs_w100.tsv, or JSON lines) as they are", type=Path, metavar="FILE")
     parser.only(("--source", "--words"), lambda options: options.file is None, "cutting passages, not with --file")
     return parser
@@ -130,11 +135,16 @@ def subset_parser() -> Parser:
         ("--collection", "--topics", "--seed"),
         "python -m taco_ir.data subset --collection kilt --topics all-dev --distractors 100000 --output kilt-100k",
     )
-    parser.flag("--distractors", "passages to sample that are not gold", type=positive, required=True, metavar="N")
-    most = "queries of each topics at most, sampled by the seed; only their passages are gold [default: all]"
+    most = "use at most this many queries of each topics, sampled with the seed; gold is only theirs [default: all]"
     parser.flag("--max-queries", most, type=positive, metavar="N")
     parser.flag(
-        "--output", "folder of the subset; the same subset, if it exists, stays", required=True, metavar="FOLDER"
+        "--distractors", "how many passages to sample that are not gold", type=positive, required=True, metavar="N"
+    )
+    parser.flag(
+        "--output",
+        "folder to write the subset to; if it already holds the same subset, nothing changes",
+        required=True,
+        metavar="FOLDER",
     )
     return parser
 
@@ -143,7 +153,9 @@ def make_smaller(argv: Sequence[str]) -> None:
     parser = subset_parser()
     options = parser.parse_args(argv)
     if not options.topics:
-        raise InputError(f"--topics is needed: a subset is made around their gold passages (see {parser.prog} --help)")
+        raise InputError(
+            f"--topics is needed: a subset contains the gold passages of these topics (see {parser.prog} --help)"
+        )
     collection, output = open_collection(options.collection), Path(options.output)
     topics, report = collection.expand(options.topics), report_progress(output.name, "passages", 1)
     most = options.max_queries or 0
@@ -161,7 +173,9 @@ def held_out_parser() -> Parser:
         "python -m taco_ir.data hold-out --collection mini-kilt --tasks nq squad --share 0.1 --output validation",
     )
     parser.flag("--tasks", "tasks with train topics", nargs="+", required=True, metavar="TASK")
-    parser.flag("--share", "about this share of a task's queries is held out [default: 0.1]", type=float, default=0.1)
+    parser.flag(
+        "--share", "hold out about this fraction of each task's queries [default: 0.1]", type=float, default=0.1
+    )
     parser.flag("--output", "folder of the collection", required=True, metavar="FOLDER")
     return parser
 
@@ -169,7 +183,7 @@ def held_out_parser() -> Parser:
 def make_held_out(argv: Sequence[str]) -> None:
     options = held_out_parser().parse_args(argv)
     if not 0 < options.share < 1:
-        raise InputError(f"--share {options.share}: a number between 0 and 1 is needed")
+        raise InputError(f"--share is {options.share}; it must be a number between 0 and 1")
     collection = open_collection(options.collection)
     known = [topics.task for topics in collection.topics_names if topics.split == "train"]
     tasks = list(dict.fromkeys(resolve_task(task, known) for task in options.tasks))
@@ -179,7 +193,7 @@ def make_held_out(argv: Sequence[str]) -> None:
 
 
 def report_progress(what: str, unit: str = "KB", size: int = 1000) -> Report:
-    """A progress line in units of `size` that appears with the first report."""
+    """Make a callback that shows a progress line in units of `size` bytes, from the first report on."""
     shown: list[Progress] = []
 
     def report(done: int, total: int) -> None:
@@ -192,7 +206,7 @@ def report_progress(what: str, unit: str = "KB", size: int = 1000) -> Report:
 
 
 class Command(NamedTuple):
-    """A command of this verb: its flags, and what it does with the words that follow its name."""
+    """A subcommand of `data`: its parser, and the function that runs it with the arguments after its name."""
 
     parser: Callable[[], Parser]
     main: Callable[[Sequence[str]], None]

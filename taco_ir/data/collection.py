@@ -40,11 +40,11 @@ TOPIC_FILE = re.compile(r"(?P<task>.+)-(?P<split>train|dev|test)(?:_without_answ
 
 
 class Topics(NamedTuple):
-    """The queries of one task and split.
+    """A query set: the queries of one task and split.
 
     Attributes:
-        name: as the file spells it.
-        task: "" if each query has its own.
+        name: the name, as the file has it.
+        task: the task of all queries; "" if each query has its own.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Topics(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that a search depends on: ids, texts and tasks."""
+        """Hash of everything that a search depends on: the queries' ids, texts and tasks."""
         return fingerprint([[query.qid, query.text, query.task] for query in self.queries])
 
     @property
     def gold_fingerprint(self) -> str:
-        """Hash of all that scores depend on: also answers, evidence, and grades where there are any."""
+        """Hash of everything that scores depend on: as `fingerprint`, and answers, evidence and grades."""
         return fingerprint(
             [
                 [
@@ -79,13 +79,13 @@ class Topics(NamedTuple):
 
 
 def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
-    """Topics with graded judgments instead of their own gold, without queries that have none.
+    """Replace the gold of topics by graded judgments, and drop queries without any.
 
     Args:
-        path: of the judgments, for messages.
+        path: the file of the judgments, for error messages.
 
     Raises:
-        InputError: for topics none of whose queries is judged.
+        InputError: if none of the queries of some topics is judged.
     """
     judged = []
     for each in topics:
@@ -102,24 +102,24 @@ def judge_by(topics: Sequence[Topics], qrels: Qrels, path: str) -> list[Topics]:
 
 
 def judged_topics(path: Path) -> Topics:
-    """The queries of a file of judgments, without their texts: enough to score a run. Raises: InputError."""
+    """The queries of a qrels file, without texts, which is enough to score a run. Raises: InputError."""
     return topics_of_qrels(read_qrels(path), path.name.removesuffix(".gz").partition(".")[0])
 
 
 def topics_of_qrels(qrels: Qrels, name: str) -> Topics:
-    """The queries of judgments, without their texts."""
+    """The queries that judgments name, without texts."""
     queries = [Query(qid, "", "", evidence=relevant(grades), grades=grades) for qid, grades in qrels.items()]
     return Topics(name, "", queries)
 
 
 class Collection:
-    """Passages and topics under one name; both are read on first use.
+    """Passages and query sets under one name; both are read on first use.
 
     Args:
-        tasks: the task of topics whose name says another, such as `msmarco` of `msmarco-small-dev`.
+        tasks: the task of topics whose name differs from it, such as `msmarco` for `msmarco-small-dev`.
 
     Attributes:
-        layout: what the collection was recognised as.
+        layout: the format that the collection was recognised as.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Collection:
 
     @property
     def why_no_topics(self) -> str:
-        """Where topics would have to be, for a collection that has none; "" for one that has some."""
+        """For a collection without topics, a sentence on where they would have to be; otherwise ""."""
         if self._topic_paths:
             return ""
         said = f"collection {self.name} has no topics"
@@ -162,10 +162,10 @@ class Collection:
         return {name.task for name in self._topic_paths} | {*self._tasks.values()}
 
     def expand(self, names: Sequence[str]) -> list[str]:
-        """Resolve names of topics, without repeats: `all-dev` (or -train, -test) becomes the topics of every task.
+        """Resolve names of topics and remove repeats; `all-dev` (or -train, -test) means the topics of every task.
 
         Raises:
-            InputError: for an unknown name, or two files of the same name, whose runs would be one file.
+            InputError: for an unknown name, or two files of the same name, whose runs would overwrite each other.
         """
         refuse_text(names, "topics")
         if self.why_no_topics and not all(map(is_topics_file, names)):
@@ -179,13 +179,13 @@ class Collection:
             topics = _file_name(Path(name)) if is_topics_file(name) else _file_name(self.topics_path(name))
             if (other := named.setdefault(topics, name)) != name:
                 raise InputError(
-                    f"topics {other} and {name}: both are called {topics!r}, as their runs would be; give one, or "
-                    "rename one"
+                    f"topics {other} and {name} are both called {topics!r}, so their runs would have the same "
+                    "name; give one of them, or rename one"
                 )
         return list(named.values())
 
     def topics(self, name: str) -> Topics:
-        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`) and warn of evidence that the collection lacks.
+        """Read topics by name (`nq-dev`, `kilt/nq/dev`, `zsre-dev`) and warn of gold that is not in the collection.
 
         Raises:
             InputError: for an unknown name or a file that cannot be read.
@@ -201,7 +201,7 @@ class Collection:
         return loaded
 
     def judge(self, topics: Sequence[Topics], path: Path) -> list[Topics]:
-        """Topics with the graded judgments of a file instead of their own gold, without queries that it does not judge.
+        """Replace the gold of topics by the judgments in a qrels file, and drop queries without any.
 
         Raises:
             InputError: for a file that cannot be read, or that judges none of the queries or none of the passages.
@@ -212,12 +212,16 @@ class Collection:
         if missing := passages.missing_pages(passages.missing_docids(docids)):
             said = f"{path}: {len(missing)} of {len(docids)} passages that it judges, first {missing[0]!r}, are not"
             if len(missing) == len(docids):
-                raise InputError(f"--qrels {said} in collection {self.name}; these are judgments of other passages")
+                raise InputError(
+                    f"--qrels {said} in collection {self.name}; are these judgments for another collection?"
+                )
             log.warning("%s in collection %s", said, self.name)
         return judge_by(topics, qrels, str(path))
 
     def load_topics(self, name: str, only: Container[str] | None = None) -> Topics:
-        """Read topics by name or from a file, without reading the passages; `only`: ids to keep. Raises: InputError."""
+        """Read topics by name or from a file, without reading the passages; `only` has the ids to keep. Raises:
+        InputError.
+        """
         if is_topics_file(name):
             return read_topics_file(Path(name), only)
         topics = resolve_topics(name, self._topic_paths)
@@ -230,14 +234,14 @@ class Collection:
 
 
 def is_topics_file(name: str) -> bool:
-    """Whether `name` is a file of topics instead of topics of a collection."""
+    """Whether `name` is a file of topics, not the name of topics in the collection."""
     return name.removesuffix(".gz").endswith(TOPIC_SUFFIXES)
 
 
 def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
-    """Read a file of topics: KILT records, or query texts in a format of BEIR, MS MARCO or TREC.
+    """Read a file of topics: KILT records, or query texts in BEIR's, MS MARCO's or TREC's format.
 
-    KILT records name their tasks, unless the file is called <task>-<split>.jsonl as those of a collection are.
+    KILT records must name their tasks, unless the file is named <task>-<split>.jsonl as in a collection.
 
     Raises:
         InputError: for a file that is neither.
@@ -253,13 +257,14 @@ def read_topics_file(path: Path, only: Container[str] | None = None) -> Topics:
 
 
 def open_collection(name: str | Path | Collection) -> Collection:
-    """Open `sample` (embedded), `kilt`, a folder or file that is recognised by what is there, or `PREFIX:PLACE`.
+    """Open a collection: `sample` (shipped with the package), `kilt`, a folder or file, or `PREFIX:PLACE`.
 
-    A collection in another layout than ours is read once and kept under the data home (see `taco_ir.data.formats`).
-    Where its columns have other names they are told after a question mark, as in `docs.parquet?id=docno&text=body`.
+    The format of a folder or file is recognised from its contents. A collection in a foreign format is read once and
+    kept in the data home in our own format (see `taco_ir.data.formats`). If its columns have other names, give these
+    after a question mark, as in `docs.parquet?id=docno&text=body`.
 
     Raises:
-        InputError: for a place that is missing, that no layout fits, or that two fit.
+        InputError: for a missing place, or one that fits no format or several.
 
     Examples:
         >>> collection = taco_ir.open_collection("sample")
@@ -283,7 +288,7 @@ def open_collection(name: str | Path | Collection) -> Collection:
     source = None if name == KILT else _find_source(name)
     if passages and source:
         raise InputError(
-            f"--collection {name}: it holds {passages.name} and is a {source.layout} too; keep one of them"
+            f"--collection {name}: it contains {passages.name}, but also looks like a {source.layout}; keep one of them"
         )
     if source:
         path, topics_folder = import_source(source)
@@ -296,8 +301,9 @@ def open_collection(name: str | Path | Collection) -> Collection:
         if folder.is_dir() or build:
             found = f"{folder} holds none of {', '.join(PASSAGE_FILES)}{build}{_nearest(folder)}"
         raise InputError(
-            f"--collection {name!r}: {found}. A collection is sample, kilt, a folder with {PASSAGES} or {DPR_PASSAGES} "
-            f"and <task>-<split>.jsonl, or in a layout of {', '.join(FORMATS)} (docs/collections.md)"
+            f"--collection {name!r}: {found}. Give sample, kilt, a folder with {PASSAGES} or {DPR_PASSAGES} and "
+            f"<task>-<split>.jsonl, or a collection in one of these formats: {', '.join(FORMATS)} "
+            "(docs/collections.md)"
         )
     layout = OURS if passages.name.startswith(PASSAGES) else f"{OURS} with DPR's passages"
     return Collection(name if name == KILT else folder.resolve().name, passages, _topic_paths(folder), layout)
@@ -312,17 +318,19 @@ def _find_source(name: str) -> Source | None:
     place, asked, told = (name, "", "") if Path(name).exists() else name.partition("?")
     columns = dict(pairs := parse_qsl(told))
     if len(columns) < len(pairs):
-        raise InputError(f"--columns {' '.join(map('='.join, pairs))}: each of {', '.join(columns)} may be given once")
+        raise InputError(f"--columns {' '.join(map('='.join, pairs))}: give each of {', '.join(columns)} only once")
     if asked and not columns:
-        raise InputError(f"--collection {name}: columns are told as in {place}?id=docno&text=body")
+        raise InputError(f"--collection {name}: write columns like {place}?id=docno&text=body")
     prefix, colon, rest = place.partition(":")
     if colon and prefix in FORMATS:
         return _format(prefix).opens(rest, columns)
     fitting = [prefix for prefix in FORMATS if Path(place).exists() and _format(prefix).recognises(Path(place))]
     if len(fitting) > 1:
-        raise InputError(f"--collection {name}: fits {' and '.join(fitting)}; choose one: {fitting[0]}:{name}")
+        raise InputError(
+            f"--collection {name}: it could be {' or '.join(fitting)}; choose one, such as {fitting[0]}:{name}"
+        )
     if columns and not fitting and (Path(place).exists() or place in OWN):
-        raise InputError(f"--columns: --collection {place} is no table, so its columns have fixed names")
+        raise InputError(f"--columns has an effect only with tables, and --collection {place} is not one")
     return _format(fitting[0]).opens(place, columns) if fitting else None
 
 
@@ -355,7 +363,7 @@ def _topic_paths(folder: Path) -> dict[TopicsName, Path]:
         if matched := TOPIC_FILE.fullmatch(path.name):
             name = TopicsName(canonical_task(matched["task"]), matched["split"])
             if name in paths:
-                raise InputError(f"{path} and {paths[name].name} both hold {name}; keep one")
+                raise InputError(f"{path} and {paths[name].name} both contain {name}; keep one of them")
             paths[name] = path
     return paths
 

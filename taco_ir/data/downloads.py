@@ -1,7 +1,7 @@
-"""Downloads over HTTP that resume and are checked, or files taken from a local copy.
+"""Downloads files over HTTP, resuming and checking them, or takes them from a local copy.
 
-ir_datasets' own `Download` resumes only within one process. A file of 37 GB needs to resume after a crash or a reboot,
-so the partial file and the server's mark of its version stay on disk.
+ir_datasets' own `Download` resumes only within one process. A file of 37 GB must also resume after a crash or a reboot,
+so the partial file and the server's version mark stay on disk.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def fetch(
     report: Report | None = None,
     pause: float = 1.0,
 ) -> Path:
-    """Download `url` to `path`, continuing a `.part` file of an earlier attempt or process.
+    """Download `url` to `path`; if an earlier attempt or process left a `.part` file, continue it.
 
-    Environment: IR_DATASETS_DL_TRIES (3) attempts in a row may bring nothing new; an attempt ends after
+    Environment: it gives up after IR_DATASETS_DL_TRIES (3) attempts in a row without progress; an attempt ends after
     IR_DATASETS_DL_TIMEOUT (15) seconds without a byte.
 
     Args:
-        size: bytes that the file must have, if known.
-        report: called with the bytes done and in all.
-        pause: seconds before another attempt, doubled after each that brought nothing.
+        size: the file's size in bytes, if known.
+        report: called with the number of bytes done, and of all bytes.
+        pause: seconds before the next attempt, doubled after each attempt without progress.
 
     Raises:
         InputError: for an address that does not answer or has no such file, another size or md5, or a full disk.
@@ -63,7 +63,8 @@ def fetch(
             if md5 and (found := compute_md5(part)) != md5:
                 part.unlink()
                 raise InputError(
-                    f"{url}: md5 expected {md5}, found {found}; the download was removed. {_suggest_copy(path)}"
+                    f"{url}: the download's md5 is {found}, but must be {md5}; the download was removed. "
+                    f"{_suggest_copy(path)}"
                 )
             part.replace(path)
     finally:
@@ -74,7 +75,7 @@ def fetch(
 
 
 def take(source: Path, path: Path, md5: str | None = None, size: int | None = None, link: bool = False) -> Path:
-    """Copy a local file to where a download would go; gzip is unpacked unless `path` ends in .gz.
+    """Copy a local file to the place of a download; gzip is decompressed unless `path` ends in .gz.
 
     Args:
         link: make a hard link to a plain file on the same disk instead of a copy.
@@ -87,7 +88,7 @@ def take(source: Path, path: Path, md5: str | None = None, size: int | None = No
     with source.open("rb") as head:
         packed = head.read(2) == b"\x1f\x8b" and path.suffix != ".gz"
     if not packed and size is not None and source.stat().st_size != size:
-        raise InputError(f"--file {source}: {source.stat().st_size} bytes, {path.name} has {size}")
+        raise InputError(f"--file {source}: it has {source.stat().st_size} bytes, but {path.name} must have {size}")
     if path.exists() and path.samefile(source):
         _require_md5(source, compute_md5(source) if md5 else "", md5)
         return path
@@ -133,7 +134,9 @@ def _make_link(source: Path, path: Path, md5: str | None) -> bool:
 
 def _require_md5(source: Path, found: str, expected: str | None) -> None:
     if expected and found != expected:
-        raise InputError(f"--file {source}: md5 expected {expected}, found {found}; it is another or a damaged file")
+        raise InputError(
+            f"--file {source}: its md5 is {found}, but must be {expected}; the file is damaged, or not the right one"
+        )
 
 
 def _download(url: str, path: Path, sink: IO[bytes], size: int | None, report: Report | None, pause: float) -> None:
@@ -182,7 +185,7 @@ def _request(url: str, path: Path, sink: IO[bytes], size: int | None, report: Re
                 if sink.tell() > total:
                     _restart(sink)  # these are not the bytes of a known file
                     raise InputError(
-                        f"{url}: the body continues after byte {total}, where the file ends; nothing was kept"
+                        f"{url}: the server sent more than the {total} bytes it announced; nothing was kept"
                     )
                 if report:
                     report(sink.tell(), total)
@@ -196,7 +199,7 @@ def _refuse_plain(response: requests.Response, *_: object, **__: object) -> None
     """Raise InputError for a redirect from https to anything else, which others on the network could answer."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
-        raise InputError(f"{response.url}: redirected to {target[:200]!r}; only https is followed")
+        raise InputError(f"{response.url}: the server redirects to {target[:200]!r}; only https addresses are followed")
 
 
 def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int | None) -> int:
@@ -225,10 +228,13 @@ def _accept(response: requests.Response, sink: IO[bytes], path: Path, size: int 
             raise _Broken(f"the server answers {status} to a request for the bytes from {done}")
     if total is None:
         raise InputError(
-            f"{url}: the server announces no size, so a whole file could not be told from a part. {_suggest_copy(path)}"
+            f"{url}: the server does not announce the file's size, so an incomplete download would go unnoticed. "
+            f"{_suggest_copy(path)}"
         )
     if size is not None and total != size:
-        raise InputError(f"{url}: the server announces {total} bytes, {size} are expected. {_suggest_copy(path)}")
+        raise InputError(
+            f"{url}: the server announces {total} bytes, but the file must have {size}. {_suggest_copy(path)}"
+        )
     require_space(path.parent, total - sink.tell())
     return total
 
@@ -253,7 +259,7 @@ def _read_setting(name: str, default: float) -> float:
     except ValueError:
         value = 0
     if not 0 < value < float("inf"):
-        raise InputError(f"{name}={text!r}; a number above 0 is needed")
+        raise InputError(f"{name} is {text!r}; it must be a number above 0")
     return value
 
 

@@ -23,11 +23,11 @@ class TrainExample(NamedTuple):
     """A training query with the docids of its positives and negatives.
 
     Attributes:
-        text: the query as in its record, without a prompt.
-        positives: passages of each evidence set that has any in the collection.
-        pages: gold pages of all evidence sets; a passage of one of them is no negative.
+        text: the query's text, without a prompt.
+        positives: the passages of each evidence set, if any are in the collection.
+        pages: gold pages of all evidence sets; passages on these pages are never negatives.
         negatives: hardest first; may be empty, and may contain gold passages, which batches mask.
-        since: the first epoch, which uses the hardest negatives; later epochs use the ones that follow.
+        since: the epoch that uses the hardest negatives; each later epoch uses the next ones.
     """
 
     qid: str
@@ -42,7 +42,7 @@ class TrainExample(NamedTuple):
 def read_examples(
     collection: Collection, task: str, split: str = "train", only: Container[str] | None = None
 ) -> list[TrainExample]:
-    """Read the examples of a task in the order of its topics, without queries that have no positive in the collection.
+    """Read a task's examples in the order of its topics; queries without a positive in the collection are left out.
 
     Args:
         only: ids of the queries to read; None: all.
@@ -67,11 +67,11 @@ def read_examples(
 def read_sampled_examples(
     collection: Collection, task: str, most: int, seed: int, share: float = 1.0, without: Collected[str] = ()
 ) -> list[TrainExample]:
-    """Read a sample of a task's train examples; memory depends on the sample, not on the size of the file.
+    """Read a sample of a task's train examples, with memory for the sample only, not for the whole file.
 
     Args:
-        most: number of examples at most; 0: no limit.
-        share: of the examples.
+        most: maximum number of examples; 0: no limit.
+        share: fraction of the examples to sample.
         without: plain texts of queries to leave out.
     """
     name = _find_topics(collection, task, "train")
@@ -102,7 +102,7 @@ def _sample_rows(count: int, most: int, seed: int, task: str, share: float) -> l
 
 
 def read_outline(collection: Collection, name: TopicsName) -> Outline:
-    """Read an outline of the queries of some topics that have a positive in the collection."""
+    """Digests of those queries of some topics that have a positive in the collection."""
     return make_outline(collection.topics_path(str(name)), name.task, partial(have_positives, collection.passages))
 
 
@@ -123,6 +123,6 @@ def _find_topics(collection: Collection, task: str, split: str) -> TopicsName:
     if name not in collection.topics_names:
         having = ", ".join(each.task for each in collection.topics_names if each.split == split) or "no task"
         raise InputError(
-            f"task {task!r}: collection {collection.name} has no {name} topics; it has {split} topics of {having}"
+            f"task {task!r}: collection {collection.name} has no topics {name}; its {split} topics are for {having}"
         )
     return name

@@ -1,4 +1,4 @@
-"""Gold: the right pages and passages of queries, as far as the collection holds them."""
+"""Finds the gold passages and pages of queries that are in the collection."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PositiveSets = tuple[tuple[str, ...], ...]
 
 
 def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[PositiveSets]:
-    """The positive passages of each query, by evidence set, without sets that have none in the collection.
+    """The positive passages of each query, grouped by evidence set; sets without any in the collection are left out.
 
-    The positives of a set are its passages. If it names only pages, they are all passages of these pages, as TACO does
-    for AIDA (Zhang et al. 2023).
+    The positives of a set are its passages. If it names only pages, all passages of these pages are positives, as TACO
+    does for AIDA (Zhang et al. 2023).
     """
     evidence = [each for query in queries for each in query.evidence]
     named = list(unique(docid for query in queries for docid in query.gold_passages))
@@ -35,7 +35,7 @@ def find_positives(store: PassageStore, queries: Sequence[Query]) -> list[Positi
 
 
 def have_positives(store: PassageStore, queries: Sequence[Query]) -> npt.NDArray[np.bool_]:
-    """Whether `find_positives` would find any for each query, without a pass over the passages."""
+    """For each query, whether `find_positives` would find any; faster, as the passages are not read."""
     evidence = [each for query in queries for each in query.evidence]
     missing = set(store.missing_docids(unique(docid for query in queries for docid in query.gold_passages)))
     bare = set(store.missing_pages(unique(page for each in evidence if not each.passages for page in each.pages)))
@@ -52,23 +52,23 @@ def find_gold_pages(query: Query, sets: PositiveSets, page_of: Mapping[str, str]
 
 
 def find_gold_rows(store: PassageStore, name: str, queries: Sequence[Query]) -> npt.NDArray[np.int64]:
-    """Rows of the gold passages of topics: all positives, and all passages of gold pages that have no positive.
+    """Rows of the gold passages of topics: all positives, and all passages on gold pages without a positive.
 
-    A page without a positive occurs where an evidence set names passages for one of its pages only. Without that page's
-    passages the set could never be found complete.
+    A gold page has no positive if an evidence set names passages for only one of its pages. Without that page's
+    passages the set could never be found completely.
 
     Raises:
-        InputError: if no query has evidence, or none has it in the collection.
+        InputError: if no query has gold, or none of it is in the collection.
     """
     if not any(query.evidence for query in queries):
-        raise InputError(f"--topics {name}: no evidence to make a subset around (a test split has none)")
+        raise InputError(f"--topics {name}: these topics have no gold, which a subset needs (test splits have none)")
     positives = list({docid for sets in find_positives(store, queries) for docids in sets for docid in docids})
     rows: npt.NDArray[np.int64] = np.unique(store.rows(positives))
     covered = {passage.page for passage in store.at(rows.tolist())}
     bare = {page for query in queries for page in query.gold_pages} - covered
     others = [docid for docids in store.docids_of(bare).values() for docid in docids]
     if not positives and not others:
-        raise InputError(f"--topics {name}: none of their evidence is in the collection ({store.path})")
+        raise InputError(f"--topics {name}: none of their gold passages is in the collection ({store.path})")
     return np.union1d(rows, store.rows(others)).astype(np.int64)
 
 

@@ -1,7 +1,7 @@
-"""Held-out queries: dev topics taken from train topics, which share no page and no text with the queries that remain.
+"""Holds out train queries as dev topics, so that they share no page and no text with the remaining train queries.
 
-Queries held out at random share pages with those trained on (SQuAD has hundreds of questions about one page). A model
-that learned these pages by heart would look good on them.
+Queries held out at random share pages with the training queries (SQuAD has hundreds of questions about one page). They
+would flatter a model that has memorised these pages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORD = "held-out.json"
 
 
 class Split(NamedTuple):
-    """A task's queries to train on and held out, and the number of the rest, which share a page with held-out ones."""
+    """A task's queries: those to train on, those held out, and the number of queries dropped for sharing a page."""
 
     train: list[Query]
     dev: list[Query]
@@ -32,17 +32,17 @@ class Split(NamedTuple):
 
 
 def hold_out(collection: Collection, tasks: Sequence[str], share: float, seed: int, output: Path) -> dict[str, Split]:
-    """Write a collection with the same passages (a link) in which some train queries of each task are dev topics.
+    """Write a collection with the same passages (linked), in which some train queries of each task become dev topics.
 
     All records of a query are copied, unchanged, to the file that the query belongs to.
 
     Args:
         tasks: tasks with train topics in the collection.
-        share: about how much of a task's queries with evidence is held out; more if a page has many queries.
+        share: fraction of a task's queries with gold to hold out, approximately; more if a page has many queries.
 
     Raises:
-        InputError: for a share or seed out of range, a task whose queries are about too few pages to be split, records
-            that cannot be read, or an existing output.
+        InputError: for a share or seed out of range, a task whose queries are on too few pages, records that cannot be
+            read, or an existing output.
     """
     check_value("share", share, float, {"above": 0, "below": 1})
     check_value("seed", seed, int, {"min": 0})
@@ -84,7 +84,7 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) -> Split:
-    """Sample pages until `share` of the queries with evidence are about one of them, and hold these queries out.
+    """Sample pages until a fraction `share` of the queries with gold is on one of them, and hold these queries out.
 
     Queries with the same text (up to case and white space) are held out, kept or dropped together, whatever their ids:
     a model trained on one of them has seen the others.
@@ -115,8 +115,8 @@ def split_by_page(queries: Sequence[Query], share: float, seed: int, task: str) 
     kept = [text for text, own in enumerate(pages) if text not in out and not own & seen]
     if not out or not any(pages[text] for text in kept):
         raise InputError(
-            f"{task}: {judged:,} train queries with evidence on {len(names):,} pages; too few to hold {share:.0%} out "
-            "with pages of their own"
+            f"{task}: its {judged:,} train queries with gold share {len(names):,} pages; these are too few to hold "
+            f"out {share:.0%} of the queries with pages that no other query uses"
         )
     train, dev = (
         [queries[row] for row in sorted(row for text in subset for row in texts[text])] for subset in (kept, out)

@@ -1,7 +1,7 @@
 """Registers KILT's tasks and any collection with ir_datasets, as `kilt/nq/dev` or `<name>/<task>/<split>`.
 
-ir_datasets is imported by the functions, not by this module. Reading downloads nothing: missing topics raise an
-InputError that names the command to get them.
+The functions import ir_datasets, this module does not. Reading downloads nothing: for missing topics, an InputError
+names the command that gets them.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class PassageDoc(NamedTuple):
 
 
 def dataset(name: str) -> Dataset:
-    """Load a data set, as `ir_datasets.load` does, by any spelling of its id: `kilt/zsre/dev`, `nq-dev`.
+    """Load a data set like `ir_datasets.load`, by any form of its id: `kilt/zsre/dev`, `nq-dev`.
 
     Raises:
-        InputError: for an unknown name, with the nearest ones.
+        InputError: for an unknown name, with similar names.
 
     Examples:
         >>> taco_ir.dataset("kilt/nq/dev").has_qrels()
@@ -64,11 +64,11 @@ def dataset(name: str) -> Dataset:
 def register_collection(folder: Path | str, name: str) -> list[str]:
     """Register a collection as `<name>` (its passages) and `<name>/<task>/<split>`, and return the ids.
 
-    Qrels are of passages if any evidence set of the topics names passages. Otherwise they are of pages, whose ids are
-    the documents' `page`, not their `doc_id`. Topics without evidence have no qrels.
+    Qrels are for passages if any evidence set of the topics names passages. Otherwise they are for pages: their ids are
+    the documents' `page`, not their `doc_id`. Topics without gold have no qrels.
 
     Args:
-        folder: of the collection, or `sample`.
+        folder: the collection's folder, or `sample`.
 
     Raises:
         InputError: for a folder that cannot be read, or a name that is in use for anything else.
@@ -76,12 +76,15 @@ def register_collection(folder: Path | str, name: str) -> list[str]:
     import ir_datasets
 
     if not COLLECTION_NAME.fullmatch(name):
-        raise InputError(f"collection name {name!r}; letters, digits, `.`, `_`, `-` and `/` between them are allowed")
+        raise InputError(
+            f"collection name {name!r}: only letters, digits, `.`, `_` and `-` are allowed, and `/` between them"
+        )
     collection = open_collection(str(folder))
     path = collection.passage_path.resolve()
     if name in ir_datasets.registry and (taken := _find_registered_path(name)) != path:
         raise InputError(
-            f"collection name {name!r} is taken by {taken or 'a data set of ir_datasets'}; choose another for {folder}"
+            f"collection name {name!r} already belongs to {taken or 'a data set of ir_datasets'}; choose another "
+            f"for {folder}"
         )
     if name not in ir_datasets.registry:
         ir_datasets.registry.register(name, ir_datasets.Dataset(_make_docs(collection, name)))
@@ -135,7 +138,7 @@ def _make_docs(collection: Collection, name: str) -> Any:
 
 
 class DocIterator:
-    """The documents of rows start..stop-1, which can be sliced as ir_datasets' iterators can."""
+    """The documents of rows start..stop-1; it supports slicing, as ir_datasets' iterators do."""
 
     def __init__(self, store: PassageStore, start: int, stop: int) -> None:
         self._store, self._rows = store, range(start, stop)
@@ -169,7 +172,7 @@ def _find_registered_path(name: str) -> Path | None:
 
 
 def list_everything() -> list[list[str]]:
-    """A row for the sample, each of its topics, and each file of KILT, whether it was fetched or not."""
+    """Table rows for the sample, each of its topics, and each file of KILT, downloaded or not."""
     sample = open_collection("sample")
     path = sample.passage_path
     rows = [
@@ -190,13 +193,13 @@ def list_everything() -> list[list[str]]:
 
 
 def describe(collection: Collection) -> str:
-    """What a collection was recognised as, and how many passages it has."""
+    """A sentence on the recognised format of a collection, and its number of passages."""
     pages = "which belong to pages" if collection.passages.has_pages else "each a page of its own"
     return f"{collection.name}: {collection.layout}, {collection.passages.count:,} passages, {pages}"
 
 
 def list_topics(collection: Collection) -> list[list[str]]:
-    """A row for each of a collection's topics: the number of queries, and of those with evidence."""
+    """A table row for each of a collection's topics, with the number of queries and of queries with gold."""
     rows = [["topics", "queries", "judged"]]
     for topics in collection.topics_names:
         queries = collection.load_topics(str(topics)).queries

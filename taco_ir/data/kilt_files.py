@@ -1,4 +1,4 @@
-"""The files of the KILT benchmark (Petroni et al., NAACL 2021): addresses, sizes, how to get them, and which are there.
+"""The files of the KILT benchmark (Petroni et al., NAACL 2021): their addresses and sizes, and how to get them.
 
 They are stored in `data_home()/"kilt"` under KILT's own names, which makes that folder the collection `kilt`. KILT's
 TriviaQA files contain only ids; the questions are joined in from the TriviaQA release (Joshi et al., ACL 2017).
@@ -49,7 +49,7 @@ ORIGINALS = Addresses()
 
 
 class KiltFile(NamedTuple):
-    """A topics file: KILT's name, the file to fetch, and the latter's md5, size and number of records if known."""
+    """A topics file: its name in KILT, and the file to download with md5, size and number of records if known."""
 
     name: str
     fetched: str
@@ -83,7 +83,7 @@ def kilt_folder() -> Path:
 
 
 def knowledge_source() -> Path:
-    """The path of KILT's Wikipedia, which ir_datasets uses too."""
+    """The path of KILT's Wikipedia, shared with ir_datasets."""
     from ir_datasets.util import home_path
 
     return Path(home_path()) / "kilt" / SOURCE_FILE
@@ -100,7 +100,7 @@ def expand_names(name: str) -> list[TopicsName]:
 def get_topics(
     topics: TopicsName, files: Sequence[Path] = (), addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
-    """Put a topics file into the kilt folder, unless it is there, and return its path.
+    """Get a topics file and return its path; a file that exists already is kept.
 
     Args:
         files: local copies (plain or gzip) to use instead of the network; for TriviaQA any of the joined file, KILT's
@@ -115,7 +115,7 @@ def get_topics(
     if topics.task == "triviaqa":
         return _get_triviaqa(file, files, addresses, report)
     if len(files) > 1:
-        raise InputError(f"--file names {len(files)} files for {topics}; one is needed")
+        raise InputError(f"--file names {len(files)} files for {topics}; give one")
     if files:
         take(files[0], file.path, file.md5, file.size)
     else:
@@ -126,7 +126,9 @@ def get_topics(
 def get_knowledge_source(
     file: Path | None = None, addresses: Addresses = ORIGINALS, report: Report | None = None
 ) -> Path:
-    """Put KILT's Wikipedia (37 GB) where ir_datasets looks for it, unless it is there. Raises: InputError."""
+    """Get KILT's Wikipedia (37 GB) into the place where ir_datasets looks for it, if it is missing. Raises:
+    InputError.
+    """
     path = knowledge_source()
     if file is None and _is_there(path, SOURCE_SIZE):
         return path
@@ -137,7 +139,7 @@ def get_knowledge_source(
 
 def _is_there(path: Path, size: int | None) -> bool:
     if path.is_file() and size not in (None, found := path.stat().st_size):
-        raise InputError(f"{path}: {found} bytes, KILT's file has {size}; remove it to fetch it again")
+        raise InputError(f"{path}: it has {found} bytes, but KILT's file has {size}; remove it and get it again")
     return path.is_file()
 
 
@@ -146,7 +148,7 @@ def _require_fields(path: Path, keys: tuple[str, ...]) -> Path:
     try:
         _, record = next(read_json_lines(path), (0, {}))
         if missing := [key for key in keys if not record.get(key)]:
-            raise InputError(f"{path}: the first record has no {' and no '.join(missing)}; this is no KILT file")
+            raise InputError(f"{path}: its first record has no {' and no '.join(missing)}, so this is not a KILT file")
     except InputError as error:
         path.unlink()
         raise InputError(f"{error}; the file was removed") from error
@@ -182,11 +184,13 @@ def _recognise_triviaqa(path: Path) -> str:
         with gzip.open(path) if packed else path.open("rb") as source:
             return "joined" if "input" in orjson.loads(source.readline()) else "ids"
     except (*GZIP_FAULTS, orjson.JSONDecodeError, TypeError) as error:
-        raise InputError(f"--file {path}: neither KILT's TriviaQA records nor {TRIVIAQA_ARCHIVE} ({error})") from error
+        raise InputError(
+            f"--file {path}: this is neither KILT's TriviaQA file nor {TRIVIAQA_ARCHIVE} ({error})"
+        ) from error
 
 
 def join_triviaqa(ids: Path, archive: Path, target: Path) -> int:
-    """Write the records of `ids` with the questions of the TriviaQA release as input, and return their number.
+    """Write the records of `ids` with their questions from the TriviaQA release; returns the number of records.
 
     Raises:
         InputError: for an id that is not in the release, or an archive that cannot be read.
@@ -223,11 +227,11 @@ def read_questions(archive: Path) -> dict[str, str]:
                     break
     except (*GZIP_FAULTS, tarfile.TarError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it to fetch it again"
+            f"{archive}: not the TriviaQA release ({type(error).__name__}: {error}); remove it and get it again"
         ) from error
     if left:
         raise InputError(
-            f"{archive}: has no {', '.join(sorted(left))}; it is cut short, or not the TriviaQA release; "
-            "remove it to fetch it again"
+            f"{archive}: it has no {', '.join(sorted(left))}, so it is incomplete or not the TriviaQA release; "
+            "remove it and get it again"
         )
     return questions

@@ -1,4 +1,4 @@
-"""Registers KILT's tasks with ir_datasets: `kilt/nq/dev` and so on, on its own pages; and handlers for any topics.
+"""Registers KILT's tasks with ir_datasets, such as `kilt/nq/dev`, on KILT's pages; also has handlers for other topics.
 
 Importing this module registers nothing and does not import ir_datasets. Nothing is downloaded by reading: topics that
 are not there raise an InputError that names the command for them.
@@ -21,7 +21,7 @@ QREL_LEVELS = {1: "in an evidence set of the query; other grades as the collecti
 
 
 class KiltQuery(NamedTuple):
-    """A query with its evidence sets, whose grouping qrels would lose."""
+    """A query with its evidence sets; qrels could not express how evidence is grouped into sets."""
 
     query_id: str
     text: str
@@ -36,7 +36,7 @@ class KiltQuery(NamedTuple):
 def register() -> list[str]:
     """Register `kilt/<task>/<split>` for the eleven tasks on ir_datasets' own `kilt` pages; returns the ids.
 
-    Judgments are of pages: the union of a query's evidence sets. Test splits have none.
+    Judgments are for pages: the union of a query's evidence sets. Test splits have no judgments.
     """
     import ir_datasets
 
@@ -57,7 +57,7 @@ def _kilt_reader(topics: TopicsName) -> ReadQueries:
         path = KILT_FILES[topics].path
         if not path.is_file():
             name = f"kilt/{topics.task}/{topics.split}"
-            raise InputError(f"{name} is not there ({path}); get it with: python -m taco_ir.data get {name}")
+            raise InputError(f"{name} has not been downloaded ({path}); get it with: python -m taco_ir.data get {name}")
         return read_topics(path, topics.task)
 
     return read

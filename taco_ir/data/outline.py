@@ -1,4 +1,4 @@
-"""Outlines: digests of the usable queries of a large topics file, so that a second pass can read a sample of them."""
+"""Outlines of large topics files: digests of the usable queries, so that a second pass can read only a sample."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outline(NamedTuple):
     texts_U: Digests
 
     def without(self, texts: Iterable[str]) -> Outline:
-        """The outline without the queries that have one of these plain texts."""
+        """The outline without queries that have one of these plain texts."""
         kept_U = ~np.isin(self.texts_U, _numbers(_digest(text, TEXT_BYTES) for text in texts))
         return self._replace(ids_U2=self.ids_U2[kept_U], texts_U=self.texts_U[kept_U])
 
@@ -59,7 +59,7 @@ def make_outline(path: Path, task: str, usable: Usable) -> Outline:
     """Read the file once and return the digests of its usable queries.
 
     Args:
-        usable: tells which of some queries can be used; a query of several records can be if any of them can.
+        usable: tells which queries can be used; a query with several records can if any of them can.
 
     Raises:
         InputError: as in `read_topics`.

@@ -1,7 +1,7 @@
-"""Passage stores: random access to a passage file, JSON lines or DPR's tab-separated `psgs_w100.tsv`, plain or gzip.
+"""Random access to the passages in a file: JSON lines or DPR's tab-separated `psgs_w100.tsv`, plain or gzip.
 
-The first use scans the file: it checks docids, hashes them and notes line offsets. This layout is kept under the data
-home by the hash of the file, so that a process can start reading at any passage of a large file.
+The first use scans the file: it checks and hashes docids and notes line offsets. The result is kept in the data home
+under the file's hash, so that any process can start reading at any passage of a large file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PassageStore:
     Attributes:
         count: number of passages.
         fingerprint: first 16 hex digits of the SHA-256 of the uncompressed file.
-        has_pages: whether passages are parts of pages; if not, measures of pages say nothing.
+        has_pages: whether passages belong to pages; if not, page-level measures are meaningless.
 
     Raises:
         InputError: on opening, for a missing file, an unreadable line, or a repeated docid.
@@ -64,7 +64,7 @@ class PassageStore:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise InputError(f"{path}: no such file; passages are expected there")
+            raise InputError(f"{path}: no such file; the collection's passages must be in it")
         self.path = self._plain = path
         self._packed = path.suffix == ".gz"
         self._stays = False  # packed, since no copy can be written
@@ -87,9 +87,9 @@ class PassageStore:
         return not self._packed
 
     def unpack(self) -> None:
-        """Keep a plain copy of a gzip file under the data home, so that any passage is read at once.
+        """Keep a decompressed copy of a gzip file in the data home, so that any passage can be read at once.
 
-        A very large file stays as it is, and so does any file where no copy can be written.
+        A very large file is not copied, nor is any file if a copy cannot be written.
         """
         if not self._packed or self._stays or self.path.stat().st_size > UNPACKED_UP_TO:
             return
@@ -129,7 +129,9 @@ class PassageStore:
         return {passage.docid: passage for passage in self.at(np.unique(self._known_rows(docids)).tolist())}
 
     def at(self, rows: Iterable[int]) -> Iterator[Passage]:
-        """Read passages of ascending `rows`; lines between them are not parsed, and in a plain file mostly not read."""
+        """Read the passages in ascending `rows`; other lines are not parsed and, in a plain file, mostly not even
+        read.
+        """
         offsets = None if self._packed else self._load_array("offsets")
         place = 0
         with self._open() as source:
@@ -143,7 +145,9 @@ class PassageStore:
                 place = row + 1
 
     def rows(self, docids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Row of each docid, or -1 if unknown (by 64-bit hashes: an unknown docid has a row with odds count / 2^64)."""
+        """The row of each docid, or -1 if unknown. Docids are compared by 64-bit hashes, so an unknown one matches with
+        odds count / 2^64.
+        """
         digests, order = self._load_array("digests"), self._load_array("order")
         wanted = _digests(docids)
         places = np.minimum(np.searchsorted(digests, wanted), self.count - 1)
@@ -159,12 +163,12 @@ class PassageStore:
         return rows
 
     def missing_docids(self, docids: Iterable[str]) -> list[str]:
-        """The docids that have no passage."""
+        """The docids without a passage."""
         listed = list(docids)
         return [listed[i] for i in np.flatnonzero(self.rows(listed) < 0)]
 
     def missing_pages(self, pages: Iterable[str]) -> list[str]:
-        """The pages that have no passage."""
+        """The pages without a passage."""
         listed = list(pages)
         known = self._load_array("pages")
         wanted = _digests(listed)
@@ -172,7 +176,7 @@ class PassageStore:
         return [listed[i] for i in np.flatnonzero(known[places] != wanted)]
 
     def docids_of(self, pages: Iterable[str]) -> dict[str, list[str]]:
-        """Docids of each page in file order, found by one pass over the passages; an empty list for an unknown page."""
+        """The docids of each page in file order, found in one pass over the passages; empty for an unknown page."""
         found: dict[str, list[str]] = {page: [] for page in pages}
         if found:
             owners = (
@@ -191,7 +195,7 @@ class PassageStore:
         return pages if self._page_in_docid else {docid: pages[docid] for docid in wanted}
 
     def page_of_known(self, docids: Iterable[str]) -> Mapping[str, str]:
-        """Page of each docid, and maybe of others, for docids that were looked up before: as `page_of`, but faster."""
+        """Like `page_of`, but faster: for docids that were looked up before; may contain other docids too."""
         return {docid: docid.rpartition("#")[0] for docid in docids} if self._page_in_docid else self._pages
 
     @cached_property
@@ -237,8 +241,8 @@ class PassageStore:
             header = list(TSV_COLUMNS[: len(header)])
         if missing := [name for name in TSV_COLUMNS[:3] if name not in header]:
             raise InputError(
-                f"{self.path}, line 1: columns {abbreviate(header)}; id, text, title[, wikipedia_id] are expected, "
-                f"{', '.join(missing)} is missing"
+                f"{self.path}, line 1: its columns are {abbreviate(header)}; they must be id, text, title[, "
+                f"wikipedia_id], and {', '.join(missing)} is missing"
             )
         return {name: header.index(name) for name in TSV_COLUMNS if name in header}
 
@@ -252,8 +256,8 @@ class PassageStore:
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             shown = abbreviate(line.decode("utf-8", "replace").strip())
             raise InputError(
-                f"{self.path}, line {self._line(row)}: {shown} is no passage with "
-                f"id, {'text and title' if columns else 'contents and wikipedia_id'} ({type(error).__name__}: {error})"
+                f"{self.path}, line {self._line(row)}: {shown} is not a passage with id, "
+                f"{'text and title' if columns else 'contents and wikipedia_id'} ({type(error).__name__}: {error})"
             ) from error
 
     def _scan_once(self) -> None:
@@ -280,7 +284,7 @@ class PassageStore:
                 passage = self._parse(line, columns, count - 1)
                 if passage.docid.split() != [passage.docid] or passage.page.split() != [passage.page]:
                     raise InputError(
-                        f"{self.path}, line {self._line(count - 1)}: docid {passage.docid!r}, page "
+                        f"{self.path}, line {self._line(count - 1)}: docid is {passage.docid!r} and page "
                         f"(wikipedia_id) {passage.page!r}; neither may be empty or contain white space"
                     )
                 if count % STEP == 1:
@@ -295,7 +299,7 @@ class PassageStore:
                 page_in_docid = page_in_docid and passage.docid.rpartition("#")[0] == passage.page
                 pages.write(f"{passage.docid}\t{passage.page}\n")
         if not count:
-            raise InputError(f"{self.path}: no passages")
+            raise InputError(f"{self.path}: there are no passages in it")
         if page_in_docid:
             (folder / "pages.tsv").unlink()
         hashes = np.frombuffer(bytes(digests), dtype="<u8")

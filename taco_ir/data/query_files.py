@@ -1,4 +1,4 @@
-"""Reads files of queries and of their judgments (qrels), plain or gzip.
+"""Reads files of queries and of relevance judgments (qrels), plain or gzip.
 
 Queries: BEIR's JSON lines, `id<TAB>text`, and TREC's `<top>` topics. Judgments: TREC's `qid iteration docid grade`, and
 BEIR's `query-id corpus-id score` with its header.
@@ -26,10 +26,10 @@ KNOWN = 'BEIR\'s JSON lines {"_id", "text"}, `id<TAB>text`, and TREC\'s <top> ar
 
 
 def read_query_texts(path: Path) -> dict[str, str]:
-    """Read query texts by query id; the format is told by the first line that is not blank.
+    """Read query texts by query id; the first non-blank line tells the format.
 
     Raises:
-        InputError: naming file and line for a record without id or text, an id that is given twice, or another format.
+        InputError: naming file and line, for a record without id or text, a repeated id, or another format.
     """
     first = next(numbered_lines(path), None)
     if first is None:
@@ -42,7 +42,7 @@ def read_query_texts(path: Path) -> dict[str, str]:
     elif "\t" in line:
         found = _tsv_queries(path)
     else:
-        raise InputError(f"{path}, line {first[0]}: {abbreviate(line.strip())} is no query; {KNOWN}")
+        raise InputError(f"{path}, line {first[0]}: {abbreviate(line.strip())} is not a query; {KNOWN}")
     return _by_id(found)
 
 
@@ -53,7 +53,7 @@ def _by_id(found: Iterable[tuple[str, str, str]]) -> dict[str, str]:
         if not name or not text.strip():
             raise InputError(f"{where}: query {qid!r} has text {abbreviate(text)}; both must be non-empty")
         if name in texts:
-            raise InputError(f"{where}: query id {qid!r} is given twice; ids must be unique")
+            raise InputError(f"{where}: query id {qid!r} appears twice; ids must be unique")
         texts[name] = text.strip()
     return texts
 
@@ -70,7 +70,8 @@ def _json_queries(path: Path) -> Iterator[tuple[str, str, str]]:
                 raise ValueError("_id and text must be non-empty")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{where}: {abbreviate(line.strip())} is no query with _id and text ({type(error).__name__}: {error})"
+                f"{where}: {abbreviate(line.strip())} is not a query with _id and text ({type(error).__name__}: "
+                f"{error})"
             ) from error
         yield where, str(qid), text
 
@@ -106,14 +107,14 @@ def _trec_queries(path: Path) -> Iterator[tuple[str, str, str]]:
             tag = name
             fields[tag] = CLOSING.sub("", text)
     if fields:
-        raise InputError(f"{where}: this <top> has no </top>; the file is cut off")
+        raise InputError(f"{where}: this <top> has no </top>; the file is cut short")
 
 
 def read_qrels(path: Path) -> Qrels:
     """Read graded judgments, plain or gzip. A grade above 0 is relevant; 0 and below are judged and not relevant.
 
     Raises:
-        InputError: naming file and line for other columns, a grade that is no whole number, or a passage that is
+        InputError: naming file and line for other columns, a grade that is not a whole number, or a passage that is
             judged twice for one query with different grades.
     """
     qrels: Qrels = {}
@@ -127,10 +128,10 @@ def read_qrels(path: Path) -> Qrels:
         where = f"{path}, line {number}"
         if len(fields) != width:
             layout = "query-id corpus-id score" if width == len(BEIR_HEADER) else "qid iteration docid grade"
-            raise InputError(f"{where}: {len(fields)} columns {abbreviate(line.strip())}; judgments have {layout}")
+            raise InputError(f"{where}: {abbreviate(line.strip())} has {len(fields)} columns; judgments have {layout}")
         qid, docid, grade = fields[0], fields[-2], fields[-1]
         if not GRADE.fullmatch(grade):
-            raise InputError(f"{where}: grade {abbreviate(grade)} of {docid!r}; a whole number is needed")
+            raise InputError(f"{where}: the grade of {docid!r} is {abbreviate(grade)}; it must be a whole number")
         if (earlier := qrels.setdefault(qid, {}).setdefault(docid, int(grade))) != int(grade):
             raise InputError(
                 f"{where}: {docid!r} has grade {grade} for query {qid!r}, and {earlier} on an earlier line"
@@ -141,5 +142,5 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def relevant(grades: Mapping[str, int]) -> tuple[EvidenceSet, ...]:
-    """Documents with a grade above 0, each as an evidence set of its own."""
+    """Documents with a grade above 0, each as a separate evidence set."""
     return tuple(EvidenceSet((docid,), (docid,)) for docid, grade in grades.items() if grade > 0)

@@ -1,4 +1,4 @@
-"""Subsets: smaller collections of all gold passages of some topics and distractors sampled from the rest."""
+"""Makes subsets: smaller collections with all gold passages of some topics, and distractors sampled from the rest."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def make_subset(
 ) -> Subset:
     """Write a subset as a collection folder with the files of `topics`, unless the same one exists.
 
-    Passages keep their order. Equal input and seed give equal bytes; with one seed, a subset with more distractors
-    contains those with fewer. Memory: 24 bytes for each passage of the collection while distractors are sampled.
+    Passages keep their order. Equal input and seed give equal bytes; with the same seed, a larger subset contains the
+    smaller ones. Memory: 24 bytes for each passage of the collection while distractors are sampled.
 
     Args:
         topics: names of topics of the collection, such as `nq-dev`.
-        report: called with the numbers of passages written and to write.
-        max_queries: queries of each topics at most, sampled by the seed; 0: all.
+        report: called with the number of passages written, and of all passages to write.
+        max_queries: maximum number of queries of each topics, sampled with the seed; 0: all.
 
     Raises:
         InputError: for an output with other content, topics without evidence in the collection, or more distractors
@@ -120,8 +120,8 @@ def sample_distractors(collection: Collection, gold: Rows, distractors: int, see
     rest = np.delete(np.arange(collection.passages.count), gold)
     if distractors > len(rest):
         raise InputError(
-            f"--distractors {distractors}: {collection.name} has {collection.passages.count:,} passages, "
-            f"{len(gold):,} of them gold; at most {len(rest)} are left"
+            f"--distractors {distractors}: {collection.name} has {collection.passages.count:,} passages, and "
+            f"{len(gold):,} of them are gold, so at most {len(rest)} can be sampled"
         )
     sampled: Rows = generator(seed, "distractors").permutation(rest)[:distractors]
     return sampled
@@ -135,7 +135,8 @@ def _existing_subset(output: Path) -> Subset:
     record = _read_record(output)
     if missing := [name for name in (PASSAGES, *record.topics) if not (output / name).is_file()]:
         raise InputError(
-            f"--output {output}: {', '.join(missing)} of the subset is missing; remove the folder and make it again"
+            f"--output {output}: the subset in it is incomplete, {', '.join(missing)} is missing; remove the "
+            "folder and run the command again"
         )
     return Subset(record.passages, record.gold, record.distractors)
 

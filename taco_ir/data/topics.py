@@ -1,4 +1,4 @@
-"""Reads KILT records into queries with evidence sets."""
+"""Reads KILT records as queries with evidence sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def read_topics(path: Path, task: str | None, only: Container[str] | None = None) -> list[Query]:
-    """Read a KILT JSONL file of one task, or with `task` None a file whose records name their tasks.
+    """Read a KILT JSONL file of one task; with `task` None, each record must name its task.
 
     Records with the same id and text are one query with the union of their evidence (FEVER lists a claim once for each
     annotation); the number of repeats is logged.
@@ -38,7 +38,7 @@ def read_topics(path: Path, task: str | None, only: Container[str] | None = None
         return list(queries.values())
     log_repeats(path, repeats)
     if not queries:
-        raise InputError(f"{path}: no records; a topics file has one KILT record a line")
+        raise InputError(f"{path}: it is empty; a topics file has one KILT record per line")
     return list(queries.values())
 
 
@@ -58,8 +58,8 @@ def _merge_records(path: Path, task: str | None, only: Container[str] | None) ->
             continue
         if first.text != query.text:
             raise InputError(
-                f"{path}, line {number}: id {query.qid!r} was given to another text on line {lines[query.qid]}; "
-                "ids must be unique"
+                f"{path}, line {number}: id {query.qid!r} has another text on line {lines[query.qid]}; ids must be "
+                "unique"
             )
         repeats += 1
         queries[query.qid] = first._replace(
@@ -71,7 +71,7 @@ def _merge_records(path: Path, task: str | None, only: Container[str] | None) ->
 def read_single_queries(
     path: Path, task: str | None, only: Container[str] | None = None
 ) -> Iterator[tuple[int, Query]]:
-    """Read a query from each record, with its line number; `read_topics` also merges those of one id."""
+    """Read one query from each record, with its line number; unlike `read_topics`, records are not merged."""
     for number, record in read_json_lines(path):
         if only is None or record_qid(record) in only:
             where = f"{path}, line {number}"
@@ -79,14 +79,14 @@ def read_single_queries(
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read JSON objects with their line numbers. Raises: InputError naming a line that is no JSON object."""
+    """Read JSON objects with their line numbers. Raises: InputError naming a line that is not a JSON object."""
     for number, line in numbered_lines(path):
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: a JSON object is expected, this is {line.strip()[:60]!r}")
+            raise InputError(f"{path}, line {number}: {line.strip()[:60]!r} is not a JSON object")
         yield number, record
 
 
@@ -94,13 +94,13 @@ def _read_task(record: dict[str, Any], where: str) -> str:
     task = record.get("task")
     if not isinstance(task, str) or not task:
         raise InputError(
-            f'{where}: task {task!r}; in a file of several tasks each record names its own, such as "task": "nq"'
+            f'{where}: task is {task!r}; in a file of several tasks each record names one, such as "task": "nq"'
         )
     return canonical_task(task)
 
 
 def record_qid(record: Mapping[str, Any]) -> str:
-    """The id of a record's query, or "" if it has none."""
+    """The query id of a record, or "" if it has none."""
     return run_id(_read_id(record.get("id")))
 
 
@@ -111,17 +111,17 @@ def copy_records(path: Path, qids: Container[str]) -> bytes:
 
 
 def plain_text(text: str) -> str:
-    """A query's text in lower case with single spaces: two queries that agree in it ask the same."""
+    """A query's text in lower case with single spaces; queries with equal plain texts count as the same."""
     return " ".join(text.casefold().split())
 
 
 def _read_query(record: dict[str, Any], task: str, where: str) -> Query:
     record_id = _read_id(record.get("id"))
     if not (qid := record_qid(record)):
-        raise InputError(f"{where}: id {record.get('id')!r}; a non-empty string is needed")
+        raise InputError(f"{where}: id is {record.get('id')!r}; it must be a non-empty string")
     text = record.get("input")
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: query {qid!r} has input {text!r}; a non-empty text is needed")
+        raise InputError(f"{where}: query {qid!r} has input {text!r}; it must be a non-empty text")
     outputs = record.get("output") or []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise InputError(f"{where}: query {qid!r} has an output that is not a list of objects")
@@ -131,10 +131,10 @@ def _read_query(record: dict[str, Any], task: str, where: str) -> Query:
     )
     grades = record.get("grades") or {}
     if not isinstance(grades, dict) or not all(type(grade) is int for grade in grades.values()):
-        raise InputError(f"{where}: query {qid!r} has grades {str(grades)[:80]!r}; whole numbers by docid are needed")
+        raise InputError(f"{where}: query {qid!r} has grades {str(grades)[:80]!r}; they must be whole numbers by docid")
     negatives = record.get("negatives") or []
     if not isinstance(negatives, list) or not all(isinstance(docid, str) for docid in negatives):
-        raise InputError(f"{where}: query {qid!r} has negatives {str(negatives)[:80]!r}; a list of docids is needed")
+        raise InputError(f"{where}: query {qid!r} has negatives {str(negatives)[:80]!r}; they must be a list of docids")
     meta = record.get("meta") or {}
     return Query(qid, text.strip(), task, answers, evidence, meta, record_id, grades, tuple(negatives))
 
@@ -145,7 +145,7 @@ def _read_evidence(provenance: Any, where: str) -> EvidenceSet:
         passages = unique([_read_id(item["passage_id"]) for item in provenance if item.get("passage_id") is not None])
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{where}: provenance must be a list of objects with a wikipedia_id, this is {str(provenance)[:80]!r}"
+            f"{where}: provenance is {str(provenance)[:80]!r}; it must be a list of objects with a wikipedia_id"
         ) from error
     if "" in pages + passages:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Wikipedia passages: cuts KILT's pages into passages of 100 words, as DPR does (Karpukhin et al. 2020, section 4.1).
+"""Cuts KILT's Wikipedia pages into passages of 100 words, as DPR does (Karpukhin et al. 2020, section 4.1).
 
 The KILT knowledge source has one page a line with `wikipedia_id`, `wikipedia_title` and `text`, a list of paragraphs.
 """
@@ -26,7 +26,7 @@ GZIP_RATIO = 4  # text unpacks to about this many times its size
 
 
 class Progress(NamedTuple):
-    """How much is safely on disk: bytes read and written, pages and passages."""
+    """How much has been written to disk: bytes read and written, pages and passages."""
 
     source: Annotated[int, 0] = 0
     target: Annotated[int, 0] = 0
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class State(NamedTuple):
-    """The content of the file beside a partial target: what is built, and how far it got."""
+    """The content of the file beside an unfinished target: what is being built, and how far it is."""
 
     recipe: dict[str, Any]
     done: Progress
@@ -50,10 +50,10 @@ def build_passages(
     words. A gzip source cannot be entered in the middle, so its build starts again.
 
     Args:
-        report: called with bytes of the source done and in all.
+        report: called with the number of source bytes read, and of all source bytes.
 
     Raises:
-        InputError: for a line that is no page, an existing target, another process that builds it, or too small a disk.
+        InputError: for a line that is not a page, an existing target, another process that builds it, or a full disk.
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource")
@@ -78,7 +78,7 @@ def build_passages(
                 if report:
                     report(position(), status.st_size)
         if not done.passages:
-            raise InputError(f"{source}: {done.pages} pages, and no passage in them")
+            raise InputError(f"{source}: its {done.pages} pages have no text to cut into passages")
         part.replace(target)
     return _finish(state, recipe, target)
 
@@ -87,7 +87,7 @@ def _finish(state: Path, recipe: dict[str, Any], target: Path) -> Progress:
     """Remove the progress of a build whose target is whole. Raises: InputError for a target of another build."""
     found = read_json(state, State, "remove it") if state.is_file() else None
     if found is None or found.recipe != recipe or found.done.target != target.stat().st_size:
-        raise InputError(f"{target} exists; remove it to have others")
+        raise InputError(f"{target} exists; remove it to make new passages")
     with exclusive(state):
         pass  # removes the lock of a process that was killed while it wrote this
     state.unlink()
@@ -106,7 +106,7 @@ def cut_page(page: dict[str, Any], words: int) -> Iterator[bytes]:
     """
     page_id, title, paragraphs = page["wikipedia_id"], page["wikipedia_title"], page["text"]
     if not isinstance(page_id, str) or len(page_id.split()) != 1:
-        raise ValueError(f"wikipedia_id {page_id!r}; a string without white space is needed")
+        raise ValueError(f"wikipedia_id is {page_id!r}; it must be a string without white space")
     if not isinstance(paragraphs, list) or not all(isinstance(text, str) for text in (title, *paragraphs)):
         raise ValueError("wikipedia_title must be a string and text a list of strings")
     body = paragraphs[1:] if paragraphs and paragraphs[0].strip() == title.strip() else paragraphs
@@ -118,23 +118,23 @@ def cut_page(page: dict[str, Any], words: int) -> Iterator[bytes]:
 
 
 def strip_markup(paragraph: str) -> str:
-    """Turn marks into plain text, as ir_datasets does: `Section::::A:B` -> `A B`, `BULLET::::- x` -> `- x`."""
+    """Turn markup into plain text, as ir_datasets does: `Section::::A:B` -> `A B`, `BULLET::::- x` -> `- x`."""
     if paragraph.startswith("Section::::"):
         return paragraph.replace("Section::::", "").replace(":", " ")
     return paragraph.replace("BULLET::::-", "-") if paragraph.startswith("BULLET::::-") else paragraph
 
 
 def take_passages(source: Path, folder: Path) -> PassageStore:
-    """Make a passage file (JSON lines or DPR's `psgs_w100.tsv`, plain or gzip) the one of the collection in `folder`.
+    """Use an existing passage file (JSON lines or DPR's `psgs_w100.tsv`, plain or gzip) for the collection in `folder`.
 
     Raises:
-        InputError: for a file that is no passage file, or a folder that has one already.
+        InputError: for a file of another format, or a folder that already has passages.
     """
     kind = ".tsv" if ".tsv" in source.suffixes else ".jsonl" if ".jsonl" in source.suffixes else ""
     suffix = kind + (".gz" if source.suffix == ".gz" else "")
     name = next((file for file in PASSAGE_FILES if kind and file.endswith(suffix)), None)
     if name is None:
-        raise InputError(f"--file {source}: a .tsv or .jsonl file, or one of them with .gz, is needed")
+        raise InputError(f"--file {source}: the name must end in .tsv or .jsonl, with or without .gz")
     refuse_passages(folder)
     path = take(source, folder / name, link=True)
     try:
@@ -145,14 +145,14 @@ def take_passages(source: Path, folder: Path) -> PassageStore:
 
 
 def refuse_passages(folder: Path, building: bool = False) -> None:
-    """Raise InputError if a collection has passages already: of two files one would be ignored.
+    """Raise InputError if a collection already has passages, since only one of two files would be used.
 
     Args:
-        building: `build_passages` is called next; what it was stopped at the end of counts as absent.
+        building: `build_passages` is called next; a target that it had almost finished counts as absent.
     """
     present = [folder / file for file in PASSAGE_FILES if (folder / file).is_file()]
     if present := [path for path in present if not (building and _progress_file(path).is_file())]:
-        raise InputError(f"{present[0]} exists; remove it to have others")
+        raise InputError(f"{present[0]} exists; remove it to make new passages")
 
 
 def _progress_file(target: Path) -> Path:
@@ -177,7 +177,7 @@ def _write_blocks(
                 yielded = pages
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{name}, line {pages}: no page of a KILT knowledge source ({type(error).__name__}: {error})"
+            f"{name}, line {pages}: not a page of the KILT knowledge source ({type(error).__name__}: {error})"
         ) from error
     except GZIP_FAULTS as error:
         raise InputError(f"{name}: broken gzip after line {pages} ({error})") from error

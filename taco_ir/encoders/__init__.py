@@ -1,1 +1,1 @@
-"""Texts to vectors."""
+"""Encoders: from texts to vectors."""

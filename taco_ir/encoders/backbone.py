@@ -1,4 +1,4 @@
-"""Loading backbones by transformers, from local files only: in float32, or with linear layers in int8."""
+"""Loads backbones with transformers, only from local files, in float32 or with int8 linear layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DPR_KEYS = ("model_type", "architectures", "projection_dim")  # of DPR's configu
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of --device. Raises: InputError for one that torch cannot use."""
+    """The torch device for --device. Raises: InputError for one that torch cannot use."""
     import torch
 
     try:
@@ -36,17 +36,20 @@ def usable_device(name: str) -> torch.device:
             torch.empty(0, device=device)  # fails where torch lacks it; a GPU that is there is not touched
         return device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name!r}: torch cannot use it here ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"--device {name!r}: torch cannot use this device here ({str(error).splitlines()[0]})"
+        ) from error
 
 
 @lightly()
 def load_backbone(
     folder: ModelFolder, config: EncoderConfig
 ) -> tuple[torch.nn.Module, Tokenizer, torch.nn.Module | None]:
-    """The backbone in float32, its fast tokenizer, and the linear layers behind the pooling where `config` has them.
+    """Load the backbone in float32, its fast tokenizer, and the linear head if `config` has one.
 
     Raises:
-        InputError: for a model that transformers cannot load, that lacks weights or the head, or that cannot pool so.
+        InputError: for a model that transformers cannot load, that lacks weights or the head, or does not support the
+            pooling.
     """
     import transformers
 
@@ -64,8 +67,8 @@ def load_backbone(
     except Exception as error:  # of any class: values in the folder's files end up anywhere in transformers
         if coded := next((name for name in CODED if AUTO_MAP in _read_object(folder.files / name)), None):
             raise InputError(
-                f"--model {folder}: {coded} names code of its own ({AUTO_MAP}), which is never run, and transformers"
-                " cannot load it without; give a model that transformers knows"
+                f"--model {folder}: {coded} requires custom code ({AUTO_MAP}), which taco_ir never runs; give a "
+                "model that transformers supports without it"
             ) from error
         reason = [*filter(None, str(error).strip().splitlines()), type(error).__name__][0]
         raise InputError(f"--model {folder}: transformers cannot load it ({reason[:QUOTED_UP_TO]})") from error
@@ -108,7 +111,7 @@ def _check_layers(folder: Path) -> None:
     """Raise InputError for too many layers to build, which transformers would all do, whatever the weights hold."""
     for key, value in _read_object(folder / CONFIG).items():
         if key.endswith("layers") and isinstance(value, int) and value > MOST_LAYERS:
-            raise InputError(f"{folder / CONFIG}: {key} is {abbreviate(value)}; at most {MOST_LAYERS:,} are built")
+            raise InputError(f"{folder / CONFIG}: {key} is {abbreviate(value)}; at most {MOST_LAYERS:,} are allowed")
 
 
 def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:
@@ -118,8 +121,8 @@ def _load_tokenizer(folder: ModelFolder, config: EncoderConfig) -> Tokenizer:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.tokenizer_folder, use_fast=True, **LOCAL)
     if not tokenizer.is_fast:
         raise InputError(
-            f"--model {folder}: its tokenizer ({type(tokenizer).__name__}) has no fast version, which is needed;"
-            " write tokenizer.json by the tokenizers library, or give another model"
+            f"--model {folder}: its tokenizer ({type(tokenizer).__name__}) has no fast version, which is needed; "
+            "write a tokenizer.json with the tokenizers library, or give another model"
         )
     fast: Tokenizer = tokenizer.backend_tokenizer
     fast.no_padding()
@@ -138,15 +141,16 @@ def _check_loaded(
         raise InputError(COLBERT.format(folder))
     if missing := sorted(name for name in report["missing_keys"] if pools or "pooler" not in name):
         raise InputError(
-            f"--model {folder}: weights lack {len(missing)} tensors of a {kind} model, first {missing[0]!r}"
+            f"--model {folder}: its weights lack {len(missing)} tensors of a {kind} model, such as {missing[0]!r}"
         )
     if pools and getattr(backbone, "pooler", None) is None:
         raise InputError(f"--model {folder}: pooling 'pooler' needs a model with a pooler; a {kind} model has none")
     rows = getattr(backbone.config, "vocab_size", None)
     if rows and (tokens := _count_tokens(tokenizer)) > rows:
         raise InputError(
-            f"--model {folder}: its tokenizer has {tokens} tokens and its embedding table {rows} rows; give the"
-            " tokenizer that it was trained with, or resize_token_embeddings and train it"
+            f"--model {folder}: its tokenizer has {tokens} tokens, but its embedding table only {rows} rows; give "
+            "the tokenizer that the model was trained with, or resize the table by resize_token_embeddings and "
+            "train the model"
         )
 
 
@@ -173,7 +177,7 @@ def _as_bert(dpr: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
 
 def quantize_linears(backbone: torch.nn.Module) -> torch.nn.Module:
-    """Linear layers in int8 with a scale per output channel; activations are scaled per batch."""
+    """Convert linear layers to int8 with a scale per output channel; activations are scaled per batch."""
     import torch
 
     with warnings.catch_warnings():

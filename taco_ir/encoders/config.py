@@ -1,6 +1,6 @@
-"""The configuration that turns a backbone into an encoder: pooling, prompts, lengths, passage template, marks of roles.
+"""The settings that turn a backbone into an encoder: pooling, prompts, lengths, passage template, role marks.
 
-A checkpoint keeps it in `taco_ir.json`; a sentence-transformers folder has most of it in files of its own.
+A checkpoint stores them in `taco_ir.json`; a sentence-transformers folder has most of them in its own files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROLE_MARKS = (NONE, "token_type", "marker", "embedding", "prompt", "adapter")
 
 
 class Role(IntEnum):
-    """The role of a text for an encoder: a query, a passage, or a reader's question with a passage."""
+    """The role of a text: a query, a passage, or a reader's question with a passage."""
 
     QUERY = 0
     PASSAGE = 1
@@ -40,7 +40,7 @@ class Role(IntEnum):
 
 
 def formats(template: str) -> bool:
-    """Whether a passage can be put into `template`."""
+    """Whether `template` can be filled with a passage."""
     try:
         template.format(title="title", text="text")
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
@@ -62,17 +62,17 @@ class EncoderConfig(Settings):
     """How texts become vectors.
 
     Attributes:
-        pooling: first token, mean of the tokens, last token, the model's own pooler, or T5's first decoder state.
+        pooling: the first token, the mean, the last token, the model's pooler, or the first decoder state (T5).
         normalize: scale vectors to length 1.
-        prompts: text put before a query, by task; `*` stands for all other tasks; empty: the model takes no prompts.
-        query_length, passage_length: tokens at which texts are cut, with prompt and special tokens.
-        query_lengths: query lengths of tasks that differ from `query_length`.
+        prompts: text to put before queries, by task; `*`: all other tasks; empty: the model has no prompts.
+        query_length, passage_length: maximum number of tokens, including prompt and special tokens.
+        query_lengths: by task, lengths that differ from `query_length`.
         passage_template: has the fields {title} and {text}.
         passage_prompt: text put before a passage.
         left_context: words kept before a marked mention, so that truncation does not lose it; 0 keeps all.
-        head: width of the linear layers behind the pooling (head.safetensors); 0: no such layers.
+        head: output width of the linear layers after pooling (head.safetensors); 0: no such layers.
         head_layers: the activation of each of these layers; empty: one layer without bias and activation.
-        lowercase: whether texts are lowercased first, beside what the tokenizer does.
+        lowercase: whether texts are lowercased before the tokenizer.
         roles: how queries, passages and readers' inputs are marked (see role_marks.py).
     """
 
@@ -95,23 +95,24 @@ class EncoderConfig(Settings):
     )
 
     def prompt(self, task: str | None) -> str:
-        """The text before a query of `task`. Raises: InputError for a task that the checkpoint has no prompt for."""
+        """The text to put before queries of `task`. Raises: InputError for a task without a prompt."""
         if not self.prompts:
             return ""
         for known in (task, ANY_TASK):
             if known is not None and known in self.prompts:
                 return self.prompts[known]
         raise InputError(
-            f"the model has no prompt for task {task!r}, only for {', '.join(sorted(self.prompts))}; give --prompt TEXT"
+            f"the model has prompts for {', '.join(sorted(self.prompts))}, but not for task {task!r}; give "
+            "--prompt TEXT"
         )
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks with a prompt or a query length of their own."""
+        """Tasks that have their own prompt or query length."""
         return {*self.prompts, *self.query_lengths} - {ANY_TASK}
 
     def query_texts(self, texts: Sequence[str], task: str | None) -> list[str]:
-        """Prompt and text of queries of `task`, for the tokenizer. Raises: InputError as `prompt` does."""
+        """Queries of `task` with their prompt, ready for the tokenizer. Raises: InputError as in `prompt`."""
         refuse_text(texts, "queries")
         prompt, kept = self.prompt(task), []
         for text in texts:
@@ -128,21 +129,25 @@ class EncoderConfig(Settings):
 
     @property
     def passage_form(self) -> str:
-        """The passage template with the passage prompt before it, as recipes of vectors name it."""
+        """The passage template with the passage prompt before it, in the form that vector recipes record."""
         return self.passage_prompt.replace("{", "{{").replace("}", "}}") + self.passage_template
 
     def with_prompt(self, prompt: str | None, of_passages: str | None = None) -> EncoderConfig:
-        """A copy with one prompt for every task, and one for passages; None changes nothing."""
+        """A copy with one prompt for all tasks, and one for passages; None keeps the prompts."""
         config = self if prompt is None else replace(self, prompts={ANY_TASK: prompt})
         return config if of_passages is None else replace(config, passage_prompt=of_passages)
 
     @property
     def described(self) -> dict[str, Any]:
-        """The values for fingerprints; without later keys that say nothing, so that older fingerprints hold."""
+        """The values that go into fingerprints; newer settings are left out at their default, so old fingerprints stay
+        valid.
+        """
         return {key: value for key, value in asdict(self).items() if {**LATER, "roles": NONE}.get(key) != value}
 
     def with_lenders(self, lenders: Mapping[str, str]) -> EncoderConfig:
-        """A copy for more tasks. Raises: InputError for a lender without a prompt, or a task that has one."""
+        """A copy in which more tasks borrow prompts. Raises: InputError for a lender without one, or a task that has
+        one.
+        """
         for task, lender in lenders.items():
             if task in self.prompts:
                 fault = "has a prompt of its own"

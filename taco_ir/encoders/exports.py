@@ -1,4 +1,4 @@
-"""Exports of a checkpoint: a plain Hugging Face folder with Pyserini's flags, and a sentence-transformers folder."""
+"""Exports a checkpoint as a plain Hugging Face folder with Pyserini's flags, or as a sentence-transformers folder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ INSTEAD = "use --encoder-class taco, or the exported queries"
 
 
 def copy_backbone(folder: ModelFolder, target: Path, max_tokens: int) -> None:
-    """Copy weights, configuration and tokenizer; the tokenizer states `max_tokens`, which Pyserini reads only there.
+    """Copy weights, configuration and tokenizer; `max_tokens` is stored in the tokenizer, where Pyserini reads it.
 
-    Weights in 8 bits are written in float32, which everyone reads, and DPR's BERT and what an adapter of PEFT
-    makes of its base as plain models.
+    8-bit weights are converted to float32, which all tools can read. DPR's encoders, and PEFT adapters merged with
+    their base, are written as plain models.
     """
     for path in folder.tokenizer_files():
         shutil.copy2(path, target / path.name)
@@ -56,21 +56,22 @@ def _refuse_parts(folder: ModelFolder, config: EncoderConfig, valid: Collection[
     if folder.is_untied:
         query, passage = folder.path / "query", folder.path / "passage"
         parts = f"export {query} and {passage} one by one" * (folder.kind is Kind.TOWERS)
-        raise InputError(f"two towers are two models; {parts or INSTEAD}")
+        raise InputError(f"this model has two towers, and the format holds one model; {parts or INSTEAD}")
     if config.roles != NONE:
-        raise InputError(f"this format has no place for marks of roles ({config.roles}); {INSTEAD}")
+        raise InputError(f"this format cannot store role marks (roles {config.roles}); {INSTEAD}")
     if config.pooling not in valid:
         raise InputError(f"this format has no pooling {config.pooling!r}, only {', '.join(valid)}; {INSTEAD}")
 
 
 def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
-    """Write a model folder without adapters that encodes as `encoder` does; its queries alone, where it says so.
+    """Merge adapters and write a plain model folder with the same vectors; if only queries have adapters, it is for
+    queries.
 
     Args:
         base: the folder of the backbone.
 
     Raises:
-        InputError: for adapters that are not a change of weights, or several of them.
+        InputError: for adapters that cannot be merged, or for several of them.
     """
     adapters, record, config = encoder.adapters, encoder.record, encoder.config
     if adapters is None or record is None:
@@ -78,10 +79,14 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
     merge = method_of(record.method).merge
     if merge is None:
         raise InputError(
-            f"adapters of {record.method} cannot be merged, those of {', '.join(mergeable())} can; use exported queries"
+            f"adapters of method {record.method} cannot be merged into the backbone, only those of "
+            f"{', '.join(mergeable())}; use the exported queries"
         )
     if not record.mergeable and not record.merges_queries:
-        raise InputError(f"tune_roles {record.roles} is several models on one backbone; use the exported queries")
+        raise InputError(
+            f"with tune_roles {record.roles} there are several models on one backbone, and the format holds one; "
+            "use the exported queries"
+        )
     backbone, _, _ = load_backbone(base, config)
     merge(backbone, adapters.tensors(record.names[0]))
     copy_backbone(base, target, max(config.query_length, config.passage_length, *config.query_lengths.values()))
@@ -94,22 +99,22 @@ def write_merged(encoder: TextEncoder, base: ModelFolder, target: Path) -> None:
 def write_huggingface(
     source: Path, config: EncoderConfig, target: Path, name: str, base: str | None = None, of_passages: str = ""
 ) -> None:
-    """Write a plain folder for Pyserini's `auto` encoder, with the flags that make it encode as we do.
+    """Write a plain folder for Pyserini's `auto` encoder, with the flags that reproduce our vectors.
 
     Args:
-        name: the folder's name in `pyserini-flags.txt`.
+        name: the name to write for the folder in `pyserini-flags.txt`.
         base: of an adapter of PEFT, where that is not the one in its file.
         of_passages: the encoder of passages, where it is another one.
 
     Raises:
-        InputError: for an encoder that Pyserini's `auto` cannot be.
+        InputError: for an encoder that Pyserini's `auto` cannot reproduce.
     """
     model = ModelFolder(source, base)
     if not model.is_untied and model.model_config.model_type in T5_ENCODERS:
         raise InputError(f"Pyserini's auto encoder cannot run T5; {INSTEAD}")
     _refuse_parts(model, config, PYSERINI_POOLING)
     for part in ["a linear head behind the pooling"] * bool(config.head) + ["lowercased texts"] * config.lowercase:
-        raise InputError(f"this format has no place for {part}; {INSTEAD}")
+        raise InputError(f"this format cannot store {part}; {INSTEAD}")
     copy_backbone(model, target, config.query_length)
     log_differences("huggingface", list_differences(config))
     flags = pyserini_flags(config, shlex.quote(name), shlex.quote(of_passages or name))
@@ -117,7 +122,7 @@ def write_huggingface(
 
 
 def list_differences(config: EncoderConfig) -> list[str]:
-    """How others' queries differ from ours because a plain folder cannot say more: one length, texts cut at the end."""
+    """How other tools' queries will differ from ours, since plain folders have one length and cut texts at the end."""
     notes = []
     if lengths := _lengths(config):
         own = [f"{'all others' if task == ANY_TASK else task} {length}" for task, length in sorted(lengths.items())]
@@ -139,13 +144,13 @@ def _lengths(config: EncoderConfig) -> dict[str, int]:
 
 
 def log_differences(kind: str, notes: Sequence[str]) -> None:
-    """Log how others' queries, or their passages, differ from ours."""
+    """Log how vectors of other tools will differ from ours."""
     for note in notes:
         log.warning("%s: %s", kind, note)
 
 
 def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str:
-    """The text of pyserini-flags.txt: Pyserini's commands, started so that they find Java.
+    """The text of pyserini-flags.txt: Pyserini commands for this encoder, started so that they find Java.
 
     Args:
         of_passages: the encoder of passages, which may be another one.
@@ -186,14 +191,14 @@ def pyserini_flags(config: EncoderConfig, encoder: str, of_passages: str) -> str
 def write_sentence_transformers(
     source: Path, config: EncoderConfig, target: Path, base: str | None = None, of_passages: str = ""
 ) -> None:
-    """Write a folder for sentence-transformers, with a README for what it cannot say.
+    """Write a folder for sentence-transformers, with a README on what it cannot store.
 
     Args:
         base: of an adapter of PEFT, where that is not the one in its file.
         of_passages: the encoder of passages, where it is another one.
 
     Raises:
-        InputError: for pooling that it does not have, or a template of passages that is no title and text.
+        InputError: for pooling that it does not support, or a passage template other than title and text.
     """
     folder = ModelFolder(source, base)
     _refuse_parts(folder, config, THEIR_POOLING.values())

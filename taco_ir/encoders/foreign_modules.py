@@ -1,6 +1,6 @@
 """The modules of a sentence-transformers folder: its Transformer, pooling, linear layers, routes and prompts.
 
-`modules.json` lists them. A Router (once called Asym) has modules of its own for queries and for documents.
+`modules.json` lists them. A Router (formerly Asym) has separate modules for queries and for documents.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class RouterParameters(NamedTuple):
-    """Keys read from a router's parameters: a route for a task and a kind of input, both as text."""
+    """Keys read from a router's parameters: the route for each task and for each kind of input."""
 
     route_mappings: dict[str, str] | None = None
 
@@ -56,7 +56,7 @@ class Lengths(NamedTuple):
 
 
 class PoolingConfig(NamedTuple):
-    """Keys read from a pooling module's config.json, beside one for each way to pool."""
+    """Keys read from a pooling module's config.json; there is also one key for each way of pooling."""
 
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
@@ -87,19 +87,19 @@ class Module(NamedTuple):
 
 
 def has_routes(folder: Path) -> bool:
-    """Whether queries and documents have modules of their own."""
+    """Whether queries and documents have separate modules."""
     entries = read_json(folder / MODULES_FILE, list[Entry], others=True)
     return any(entry.type.rpartition(".")[2] in ROUTERS for entry in entries)
 
 
 def list_modules(folder: Path, route: str = "") -> list[Module]:
-    """The modules that texts pass, in order.
+    """The modules that process texts, in order.
 
     Args:
         route: `query` or `passage`, where the folder has routes.
 
     Raises:
-        InputError: for modules that this encoder lacks, or that are code in the folder, which is never run.
+        InputError: for unsupported modules, or modules that are code in the folder, which is never run.
     """
     path = folder / MODULES_FILE
     found: list[Module] = []
@@ -111,19 +111,19 @@ def list_modules(folder: Path, route: str = "") -> list[Module]:
             found += _routed(module.place, route)
         else:
             raise InputError(
-                f"{path}: a {module.kind}, with modules of its own for queries and for documents; such a model can only"
-                " be searched with"
+                f"{path}: a {module.kind}, which has separate modules for queries and documents; such a model can "
+                "be used for search, but not trained or exported"
             )
     return found
 
 
 def transformer_folder(folder: Path, route: str = "") -> Path:
-    """The folder of the backbone's files; the one given where no Transformer module says another."""
+    """The folder of the backbone's files; the given folder, unless a Transformer module names another."""
     return next((module.place for module in list_modules(folder, route) if module.kind == "Transformer"), folder)
 
 
 def dense_files(folder: Path, route: str = "") -> list[Path]:
-    """The weights of the linear layers, in order. Raises: InputError where they are missing, or pickled alone."""
+    """The weight files of the linear layers, in order. Raises: InputError if they are missing, or only pickled."""
     found = [each.place / "model.safetensors" for each in list_modules(folder, route) if each.kind == "Dense"]
     for path in found:
         if not path.is_file():
@@ -138,12 +138,13 @@ def _module(path: Path, kind: str, folder: Path, place: str) -> Module:
     if not kind.startswith(OWN):
         what = "a ColBERT model of PyLate, with a vector for each token" if kind.startswith("pylate.") else "code"
         raise InputError(
-            f"{path}: type is {abbreviate(kind)}: {what}; code of a model is never run, and one vector is needed"
+            f"{path}: type is {abbreviate(kind)}: {what}; taco_ir never runs a model's own code, and needs one "
+            "vector per text"
         )
     if name not in KINDS:
         raise InputError(f"{path}: type is module {abbreviate(name)}; valid: {', '.join(KINDS)}")
     if not os.path.isdir(folder / place) and name != "Normalize":  # noqa: PTH112  (no for any text)
-        raise InputError(f"{path}: path is {abbreviate(place)}; no such folder in it")
+        raise InputError(f"{path}: path is {abbreviate(place)}, but the model has no such folder")
     return Module(name, folder / place)
 
 
@@ -166,10 +167,10 @@ def _routed(router: Path, route: str) -> Iterator[Module]:
 
 
 def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
-    """The configuration of a sentence-transformers folder. Raises: InputError for modules that this encoder lacks.
+    """The configuration of a sentence-transformers folder. Raises: InputError for unsupported modules.
 
     Args:
-        longest: most tokens that the backbone takes.
+        longest: the maximum number of tokens for the backbone.
         route: as in `list_modules`.
     """
     pooling: Pooling | None = None
@@ -187,7 +188,7 @@ def read_modules(folder: Path, longest: int, route: str = "") -> EncoderConfig:
             normalize = True
     prompts, passage_prompt = _prompts(folder)
     if pooling is None:
-        raise InputError(f"{path}: no Pooling module")
+        raise InputError(f"{path}: it lists no Pooling module")
     head = layers[-1].out_features if layers else 0
     activations = " ".join(layer.activation_function for layer in layers)
     return EncoderConfig(
@@ -219,13 +220,13 @@ def _dense(path: Path, placed: bool) -> Dense:
     if name not in ACTIVATIONS:
         valid = ", ".join(ACTIVATIONS)
         raise InputError(
-            f"{path}: activation_function is {abbreviate(said.activation_function)}; valid: {valid} of torch.nn"
+            f"{path}: activation_function is {abbreviate(said.activation_function)}; allowed from torch.nn: {valid}"
         )
     inside = (said.module_input_name, said.module_output_name or said.module_input_name)
     if not placed or said.use_residual or set(inside) != {"sentence_embedding"}:
         raise InputError(
-            f"{path}: a Dense module is read between Pooling and Normalize alone, with module_input_name and"
-            " module_output_name sentence_embedding and without use_residual"
+            f"{path}: a Dense module is supported only between Pooling and Normalize, with module_input_name and "
+            "module_output_name sentence_embedding, and without use_residual"
         )
     return said._replace(activation_function=name)
 

@@ -1,4 +1,4 @@
-"""The linear layers behind the pooling: one without bias, or several with biases and activations.
+"""The linear layers after pooling: one without bias, or several with biases and activations.
 
 A checkpoint keeps them in `head.safetensors`. sentence-transformers has a `Dense` module for each layer, and DPR's
 projection is one layer with a bias.
@@ -21,14 +21,14 @@ HEAD_FILE = "head.safetensors"
 
 
 def new_head(config: EncoderConfig, inputs: int) -> nn.Module:
-    """A linear layer without bias, as training adds it."""
+    """A new linear layer without bias, as training adds it."""
     import torch
 
     return torch.nn.Linear(inputs, config.head, bias=False)
 
 
 def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of sentence-transformers' Dense modules, by their names in a head of several layers."""
+    """The tensors of sentence-transformers' Dense modules, renamed as in a head of several layers."""
     return {
         f"{2 * place}.{name.removeprefix('linear.')}": value
         for place, path in enumerate(files)
@@ -37,12 +37,12 @@ def dense_tensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
-    """The head of these tensors. Raises: InputError where they are not those of `config` on `inputs` numbers."""
+    """Build the head from its tensors. Raises: InputError if they do not match `config` and `inputs`."""
     import torch
 
     if not config.head_layers:
         if set(tensors) != {"weight"} or tensors["weight"].shape != (config.head, inputs):
-            raise InputError(f"{where}: a head of {config.head} x {inputs} numbers named 'weight' is needed")
+            raise InputError(f"{where}: it must hold a linear layer of {config.head} x {inputs} numbers named 'weight'")
         head: nn.Module = new_head(config, inputs)
         head.load_state_dict(tensors)
         return head
@@ -59,7 +59,10 @@ def read_head(config: EncoderConfig, inputs: int, tensors: Mapping[str, Tensor],
     if width != config.head or {name: value.shape for name, value in head.state_dict().items()} != {
         name: value.shape for name, value in tensors.items()
     }:
-        raise InputError(f"{where}: its tensors are not those of a head of {config.head} numbers, {config.head_layers}")
+        raise InputError(
+            f"{where}: its tensors are not those of the head in the configuration: width {config.head}, layers "
+            f"{config.head_layers}"
+        )
     head.load_state_dict(tensors)
     return head
 

@@ -1,8 +1,8 @@
-"""Imports transformers without its compiler and what training on many machines needs: a query costs half the time.
+"""Imports transformers without parts that encoding does not need, which halves the time of a single query.
 
-A model that only encodes uses none of it, and a verb that answers one query spends most of its time on imports.
-transformers is imported as it is where accelerate, scipy and torch.distributed are not installed. That is for good, so
-it is for verbs, whose processes are ours, and not for programs that import this package.
+The omitted parts are torch's compiler and libraries for training on many machines. A verb that answers one query spends
+most of its time on imports. transformers is imported as if accelerate, scipy and torch.distributed were not installed.
+This cannot be undone in a process, so only verbs do it, not programs that import this package.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ IMPORTS, MODELS = "transformers.utils.import_utils", "models"
 
 
 def prefer_light_imports() -> None:
-    """Let `lightly` leave out what encoding does not need, if a verb is the whole process."""
+    """Let `lightly` omit what encoding does not need; for verbs, which have a whole process."""
     if OURS.is_set():
         LIGHT.set()
 
 
 @contextmanager
 def lightly() -> Iterator[None]:
-    """Import what all models of transformers share, and load one: lightly where that is preferred, else as it is.
+    """Import transformers and load a model; if light imports are preferred, omit what encoding does not need.
 
-    Lightly is too late where the modules are there already.
+    This has no effect if the modules are already imported.
     """
     if not LIGHT.is_set() or COMPILER in sys.modules:
         yield

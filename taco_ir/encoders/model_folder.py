@@ -1,7 +1,7 @@
-"""Model folders: everything that can be asked about one without loading the model.
+"""Answers everything about a model folder that can be known without loading the model.
 
-By rule, all files that vectors can depend on are in its fingerprint. Weights are safetensors only: pickled ones run
-whatever code is in them. An adapter of PEFT is merged into its base, whose files are in the fingerprint too.
+A folder's fingerprint covers all files that vectors can depend on. Weights must be safetensors, because pickled weights
+can run code. A PEFT adapter is merged into its base, whose files are in the fingerprint too.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ NO_TOKENIZER = ("config.json", "generation_config.json", PEFT_FILE, *DESCRIBED, 
 
 
 class Kind(Enum):
-    """The kinds of model folders by the files that tell them; a folder is of the first kind whose files it has."""
+    """The kinds of model folders, recognised by their files; a folder is of the first kind whose files it has."""
 
     ADAPTERS = (RECORD_FILE,)  # on a backbone, which is elsewhere or in a folder below
     TOWERS = ("query", "passage")  # two models
@@ -92,7 +92,7 @@ class ModelConfig(NamedTuple):
 
 
 class TokenizerLength(NamedTuple):
-    """Keys read from tokenizer_config.json; a number beyond all lengths stands for none."""
+    """Keys read from tokenizer_config.json; a huge number means no limit."""
 
     model_max_length: Annotated[float, 1] | None = None
 
@@ -112,7 +112,7 @@ class ShardIndex(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a model. Its files are read when a property asks for them."""
+    """A folder with a model; its files are read only when needed."""
 
     path: Path
     base: str | None = None  # of an adapter of PEFT, where that is not the one in its file
@@ -120,7 +120,7 @@ class ModelFolder:
 
     @classmethod
     def find(cls, model: str | None) -> ModelFolder:
-        """The folder of a model named by --model (see `names.locate`). Raises: InputError where there is none."""
+        """Find the folder of a model named by --model (see `names.locate`). Raises: InputError if there is none."""
         return cls(locate(model))
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class ModelFolder:
 
     @property
     def towers(self) -> Mapping[Role, ModelFolder]:
-        """The folders of the encoders of passages and of queries; this one twice where it is not two towers."""
+        """The folders of the passage encoder and the query encoder; without two towers, both are this folder."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS and not self.route and has_routes(self.path):
             return {Role.PASSAGE: replace(self, route="passage"), Role.QUERY: replace(self, route="query")}
         if self.kind is Kind.TOWERS:
@@ -141,23 +141,23 @@ class ModelFolder:
 
     @property
     def is_untied(self) -> bool:
-        """Whether queries and passages have encoders of their own."""
+        """Whether queries and passages have separate encoders."""
         return len(set(self.towers.values())) > 1
 
     @property
     def own_files(self) -> Path:
-        """Where the files of the backbone are: this folder, or one in it; of PEFT, those of the adapter."""
+        """The folder with the backbone's files: this one or one in it; for PEFT, the adapter's files."""
         theirs = self.kind is Kind.SENTENCE_TRANSFORMERS
         return transformer_folder(self.path, self.route) if theirs else self.path
 
     @property
     def files(self) -> Path:
-        """Where configuration and weights of the backbone are; an adapter of PEFT has them in its base."""
+        """The folder with the backbone's configuration and weights; for a PEFT adapter, its base's."""
         return self.peft_base.files if self.is_peft else self.own_files
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer is; an adapter of PEFT may leave it to its base."""
+        """The folder with the tokenizer; a PEFT adapter may use its base's."""
         has_own = any((self.own_files / name).is_file() for name in TOKENIZERS)
         return self.own_files if has_own or not self.is_peft else self.files
 
@@ -173,8 +173,8 @@ class ModelFolder:
         what = f"--model {self}: {PEFT_FILE} makes it an adapter of PEFT"
         if said.peft_type != "LORA" or not (path.parent / PEFT_WEIGHTS).is_file():
             raise InputError(
-                f"{what} ({said.peft_type}); one of LORA with {PEFT_WEIGHTS} is needed, or the model that"
-                " merge_and_unload makes"
+                f"{what} ({said.peft_type}); only LORA with {PEFT_WEIGHTS} can be read; give such an adapter, or "
+                "save the merged model (merge_and_unload)"
             )
         name = self.base or said.base_model_name_or_path
         if not name:
@@ -187,30 +187,30 @@ class ModelFolder:
             ) from error
         if base.is_peft or base.is_untied:
             raise InputError(
-                f"{what}, and its base {base} is one too, or two towers; give --base FOLDER, a whole model"
+                f"{what}, and its base {base} is an adapter too, or has two towers; give a whole model by --base FOLDER"
             )
         return base
 
     @property
     def record(self) -> AdapterRecord | None:
-        """The record of adapters; None for other folders. Raises: InputError for a record with other keys or values."""
+        """The record of adapters; None for other folders. Raises: InputError for an invalid record."""
         return read_record(self.path) if self.kind is Kind.ADAPTERS else None
 
     @property
     def base_name(self) -> str:
-        """The hub name or folder of the adapters' backbone, valid anywhere; a folder inside this one comes first."""
+        """The hub name or absolute folder of the adapters' backbone; a folder inside this one takes precedence."""
         record = read_record(self.path)
         inside = self.path / record.base
         return str(inside.resolve()) if inside.is_dir() else record.base
 
     def backbone(self, given: str | None = None) -> ModelFolder:
-        """For adapters the folder of their backbone, for others this folder itself.
+        """For adapters, the folder of their backbone; for other models, this folder.
 
         Args:
-            given: its place, where that is not the one in the record.
+            given: the backbone's place, if not the one in the record.
 
         Raises:
-            InputError: for a backbone that is not found, or is another one.
+            InputError: for a backbone that is missing, or not the one that the adapters were trained on.
         """
         record = self.record
         if record is None:
@@ -225,42 +225,47 @@ class ModelFolder:
         digest = "adapters of its own" if found.kind is Kind.ADAPTERS else found.fingerprint
         if digest != record.digest:
             raise InputError(
-                f"{self}: its adapters need the base {record.base!r} with hash {record.digest}; {found} has {digest}"
+                f"{self}: its adapters need the base {record.base!r} with hash {record.digest}, but {found} has "
+                f"hash {digest}"
             )
         return found
 
     @property
     def model_config(self) -> ModelConfig:
-        """What config.json says; nothing where it is missing."""
+        """The content of config.json; empty if it is missing."""
         path = self.files / "config.json"
         return read_json(path, ModelConfig, others=True) if path.is_file() else ModelConfig()
 
     @property
     def describes_itself(self) -> bool:
-        """Whether the folder says how it pools, so no flags are needed."""
+        """Whether the folder records its pooling, so that no flags are needed."""
         return any((self.path / name).is_file() for name in (CONFIG_FILE, MODULES_FILE)) or self.is_dpr
 
     @property
     def is_dpr(self) -> bool:
-        """Whether the model is DPR's of transformers: a BERT whose tensors have a prefix, pooled by its first token."""
+        """Whether the model is one of transformers' DPR classes: a BERT with prefixed tensors, pooled by its first
+        token.
+        """
         return self.model_config.model_type == "dpr"
 
     @property
     def encoder_class(self) -> str:
-        """The class of transformers that loads the encoder. Raises: InputError for DPR's reader, which is none."""
+        """The transformers class that loads the encoder. Raises: InputError for DPR's reader, which is not an
+        encoder.
+        """
         config = self.model_config
         if not self.is_dpr:
             return T5_ENCODERS.get(config.model_type, "AutoModel")
         name = next(iter(config.architectures or DPR_ENCODERS))
         if name not in DPR_ENCODERS:
             raise InputError(
-                f"--model {self}: it is a {name}, which gives no vectors; valid: {', '.join(DPR_ENCODERS)}"
+                f"--model {self}: it is a {name}, which does not make vectors; allowed: {', '.join(DPR_ENCODERS)}"
             )
         return name
 
     @property
     def head_files(self) -> list[Path]:
-        """The files of the linear layers behind the pooling, but for DPR's, which are among its weights."""
+        """The files of the linear layers after pooling; DPR's projection is among its weights instead."""
         if self.kind is Kind.SENTENCE_TRANSFORMERS:
             return dense_files(self.path, self.route)
         path = self.path / HEAD_FILE
@@ -279,24 +284,22 @@ class ModelFolder:
     def config(
         self, pooling: Pooling | None = None, normalize: bool = False, longest: int | None = None
     ) -> EncoderConfig:
-        """The encoder's configuration: from the folder, or from flags for a plain one.
+        """The encoder's configuration, from the folder or, for a plain model, from the flags.
 
         Args:
-            pooling, normalize: the user's flags; needed for a plain folder, refused for one that says it itself.
-            longest: most tokens that the backbone takes, if it is known already.
+            pooling, normalize: the user's flags; needed for a plain folder, refused for one that records its pooling.
+            longest: the maximum number of tokens for the backbone, if already known.
 
         Raises:
-            InputError: for a plain folder without `pooling`, a folder that contradicts the flags, or one whose modules
-                this encoder does not have.
+            InputError: for a plain folder without `pooling`, a folder that contradicts the flags, or unsupported
+                modules.
         """
         most = self.longest if longest is None else longest
         own = self.path / CONFIG_FILE
         length = min(DEFAULT_LENGTH, most)
         if self.kind is Kind.PLAIN and self.is_dpr:
             if pooling not in (None, "first", "pooler"):
-                raise InputError(
-                    f"--model {self}: DPR pools by its first token (pooler); leave out --pooling {pooling}"
-                )
+                raise InputError(f"--model {self}: DPR models always use the pooler; leave out --pooling {pooling}")
             width = self.model_config.projection_dim
             layers = "Identity" if width else ""
             return EncoderConfig(
@@ -305,33 +308,39 @@ class ModelFolder:
         if not self.describes_itself:
             if pooling is None:
                 flags = f"--pooling {'|'.join(get_args(Pooling))} [--normalize]"
-                raise InputError(f"--model {self}: a plain Hugging Face model does not say how it pools; give {flags}")
+                raise InputError(
+                    f"--model {self}: a plain Hugging Face model does not record how to pool token vectors; give "
+                    f"{flags}"
+                )
             return EncoderConfig(pooling, normalize, query_length=length, passage_length=length)
         if pooling is not None or normalize:
             where = CONFIG_FILE if own.is_file() else MODULES_FILE
-            raise InputError(f"--model {self}: it says how it pools ({where}); leave out --pooling and --normalize")
+            raise InputError(
+                f"--model {self}: {where} already records how it pools; leave out --pooling and --normalize"
+            )
         config = read_json(own, EncoderConfig) if own.is_file() else read_modules(self.path, most, self.route)
         lengths = (config.query_length, config.passage_length, *config.query_lengths.values())
         if not 1 <= min(lengths) <= max(lengths) <= most:
             raise InputError(
-                f"{self}: lengths of {abbreviate(min(lengths))} to {abbreviate(max(lengths))} tokens (query_length,"
-                f" passage_length, query_lengths); the backbone takes 1 to {most}"
+                f"{self}: query_length, passage_length and query_lengths are {abbreviate(min(lengths))} to "
+                f"{abbreviate(max(lengths))} tokens; the backbone allows 1 to {most}"
             )
         return config
 
     @property
     def trained_config(self) -> EncoderConfig:
-        """The configuration of a trained encoder. Raises: InputError for a folder that does not say how it pools."""
+        """The configuration of a trained encoder. Raises: InputError for a folder that does not record its pooling."""
         own = self.towers[Role.PASSAGE]
         if not own.describes_itself:
             raise InputError(
-                f"{self}: a trained encoder has taco_ir.json or modules.json, which say how it pools; this has neither"
+                f"{self}: there is neither taco_ir.json nor modules.json, which would record how it pools, so this "
+                "is not a trained encoder"
             )
         return own.config()
 
     @property
     def longest(self) -> int:
-        """Most tokens that backbone and tokenizer take. Raises: InputError for a folder without a model."""
+        """The maximum number of tokens for backbone and tokenizer. Raises: InputError for a folder without a model."""
         whole = self.backbone().towers[Role.PASSAGE]
         whole.require_weights()
         config = whole.model_config
@@ -343,13 +352,13 @@ class ModelFolder:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of the weights, or of the adapters; None where they are not in one file."""
+        """The file of the weights, or of the adapters; None if there is not exactly one."""
         names = (TENSORS_FILE,) if self.kind is Kind.ADAPTERS else (PLAIN_FILE, INT8_FILE)
         return next((path for name in names if (path := self.files / name).is_file()), None)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all files that vectors can depend on. Raises: InputError for a folder that lacks some of them."""
+        """Hash of all files that vectors can depend on. Raises: InputError if some are missing."""
         self.require_weights()
         if not any((self.tokenizer_folder / name).is_file() for name in TOKENIZERS):
             raise InputError(f"--model {self}: no {', '.join(TOKENIZERS[:-1])} or {TOKENIZERS[-1]}")
@@ -373,12 +382,12 @@ class ModelFolder:
         return [path for path in files if not path.name.endswith(others) and path.name not in NO_TOKENIZER]
 
     def require_weights(self) -> None:
-        """Raise InputError for a folder without weights or configuration, of adapters, or that names other weights."""
+        """Raise InputError unless the folder holds a whole model: weights and configuration, not only adapters."""
         if (record := self.record) is not None:
             merged = ", or what export --what huggingface makes of both" * record.mergeable
             raise InputError(
-                f"--model {self}: it is adapters of {record.method}, and a whole model is needed; give the backbone,"
-                f" {self.base_name}{merged}"
+                f"--model {self}: it holds only adapters (method {record.method}), but a whole model is needed; "
+                f"give the backbone, {self.base_name}{merged}"
             )
         config = self.files / "config.json"
         named = read_json(config, dict[str, Any]).get(NAMES_WEIGHTS) if config.is_file() else None
@@ -392,7 +401,8 @@ class ModelFolder:
         weights = any(self.files.glob(f"*{WEIGHTS}"))
         if not weights or not config.is_file():
             raise InputError(
-                f"--model {self}: config.json and safetensors weights are needed; missing: {self._what_lacks(weights)}"
+                f"--model {self}: a model folder needs config.json and safetensors weights; missing: "
+                f"{self._what_lacks(weights)}"
             )
 
     def _what_lacks(self, has_weights: bool) -> str:
@@ -417,8 +427,8 @@ class ModelFolder:
             raise InputError(COLBERT.format(self))
         if scorer := next((name for name in classes if name.endswith("ForSequenceClassification")), None):
             raise InputError(
-                f"--model {self}: a cross-encoder or classifier ({scorer}), which scores texts and gives no vectors;"
-                " give an encoder"
+                f"--model {self}: it is a cross-encoder or classifier ({scorer}), which scores texts but does not "
+                "make vectors; give an encoder"
             )
 
     def _check_shards(self) -> None:
@@ -427,14 +437,14 @@ class ModelFolder:
         for index in sorted(self.files.glob(f"*{INDEX}")):
             shards = read_json(index, ShardIndex, others=True).weight_map
             if not shards:
-                raise InputError(f"{index}: no weight_map, which says what shard each tensor is in")
+                raise InputError(f"{index}: it has no weight_map, which must name the shard of each tensor")
             for name in sorted(set(shards.values())):
                 if not name.endswith(WEIGHTS):
                     raise InputError(
                         f"{index}: weight_map names {name!r}; pickled weights are not read, only {WEIGHTS}"
                     )
                 if name not in beside:
-                    raise InputError(f"{index}: weight_map names {name!r}, which is no file beside it")
+                    raise InputError(f"{index}: weight_map names {name!r}, but there is no such file beside it")
 
 
 def _files_in(folder: Path) -> list[Path]:

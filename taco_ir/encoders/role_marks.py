@@ -1,9 +1,9 @@
-"""Marks of roles: how an encoder is told whether it reads a query, a passage, or a reader's question with a passage.
+"""Role marks: how an encoder knows whether it reads a query, a passage, or a reader's question with a passage.
 
-The marks are token types as BERT has for pairs of texts, a reserved token at the front, a learned vector added to the
-word embeddings, or one adapter for each role (deep prompts or bottlenecks) on a backbone that trains with them. A
-checkpoint's configuration says which. Ours, for ROM (Fun, Gandhi, Ravi, 2021), which has one encoder for queries,
-passages and both.
+A mark is one of: token types, which BERT has for pairs of texts; a reserved token at the front; a learned vector added
+to the word embeddings; or an adapter for each role (deep prompts or bottlenecks) on a backbone that trains with them.
+The checkpoint's configuration records which. The marks are our own; the idea of one encoder for queries, passages and
+both is from ROM (Fun, Gandhi, Ravi, 2021).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ DEVIATION = 0.02  # of new vectors, as BERT's embeddings
 
 
 class RoleMarks:
-    """The marks of one backbone's texts.
+    """Adds role marks to the inputs of one backbone.
 
     Args:
         kind: one of `config.ROLE_MARKS`.
         learned: the result of `new_learned` or `load_learned` for this backbone.
 
     Raises:
-        InputError: for a backbone or tokenizer that cannot be marked so.
+        InputError: for a backbone or tokenizer that does not support this kind.
     """
 
     def __init__(self, kind: str, backbone: Any, tokenizer: Tokenizer, learned: torch.nn.Module | None = None) -> None:
@@ -54,8 +54,8 @@ class RoleMarks:
         if kind == "token_type" and (types := getattr(described, "type_vocab_size", 0)) < 2:
             has = "one token type" if types else "no token types"
             raise InputError(
-                f"roles is token_type; a {described.model_type} model has {has}, and 2 are needed; roles embedding"
-                " needs none"
+                f"roles is token_type; a {described.model_type} model has {has}, but 2 are needed; roles embedding "
+                "works without token types"
             )
         if kind == "marker":
             for names in MARKERS:
@@ -65,20 +65,22 @@ class RoleMarks:
             if not self._markers:
                 first = ", ".join(names[0] for names in MARKERS)
                 raise InputError(
-                    f"roles is marker; the tokenizer has no reserved tokens ({first} ...); roles embedding needs none"
+                    f"roles is marker; the tokenizer has no reserved tokens ({first} ...); roles embedding works "
+                    "without them"
                 )
 
     @property
     def adapters(self) -> Adapters | None:
-        """The adapters of the roles, one of which `inputs` puts in use; None for other marks."""
+        """The adapters of the roles, if the marks are adapters; `inputs` activates one of them."""
         return cast("Adapters", self._learned) if self._kind in ADAPTER_MARKS else None
 
     def marker(self, role: Role) -> int | None:
-        """The token at the front of a text; None: none."""
+        """The token at the front of a text with this role, if any."""
         return self._markers[role] if self._markers else None
 
     def inputs(self, ids_BL: torch.Tensor, role_BL: torch.Tensor) -> dict[str, Any]:
-        """The backbone's inputs beside, or instead of, the ids. Adapters of roles stay in use afterwards.
+        """The backbone's inputs that mark roles, in addition to or instead of the ids; role adapters stay active
+        afterwards.
 
         Args:
             role_BL: the role of each token, or [B, 1] of each text; one for all where roles have adapters. With token
@@ -121,7 +123,9 @@ def new_learned(kind: str, backbone: Any) -> torch.nn.Module | None:
     try:
         adapters = Adapters(backbone, method, width_of(method, shape_of(backbone), 0, ""), list(ADAPTER_NAMES.values()))
     except InputError as error:
-        raise InputError(f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding needs none") from error
+        raise InputError(
+            f"roles is {kind}; {str(error).removeprefix('tune: ')}; roles embedding works with any backbone"
+        ) from error
     backbone.requires_grad_(True)  # the backbone trains with them
     return adapters
 

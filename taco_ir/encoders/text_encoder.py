@@ -185,26 +185,28 @@ class TextEncoder:
         return self.config.tasks | adapted - {ANY_TASK}
 
     def resolve(self, task: str | None, known: Iterable[str] = ()) -> str | None:
-        """The canonical name of a task of the model, KILT or a collection (`known`). Raises: InputError for another."""
+        """The canonical name of a task known to the model, KILT or a collection (`known`). Raises: InputError for
+        another.
+        """
         if not task or not self.tasks:
             return task
         try:
             return resolve_task(task, {*self.tasks, *TASK_NAMES, *known})
         except InputError as error:
-            raise InputError(f"{error}; for queries of another task name none") from error
+            raise InputError(f"{error}; for queries of another task, give no task") from error
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
-        """Encode passages by the template: float32 [N, D]. Raises: InputError for a single text."""
+        """Encode passages with the template: float32 [N, D]. Raises: InputError for a single text."""
         refuse_text(passages, "passages")
         texts = [self.config.passage_text(passage) for passage in passages]
         adapter = self.record.passage_adapter if self.record is not None else None
         return self.encode_texts(texts, self.config.passage_length, Role.PASSAGE, adapter)[0]
 
     def borrow(self, lenders: Mapping[str, str]) -> None:
-        """Give each task (`*`: all others) its lender's prompt, length and adapter; `none` lends the bare backbone.
+        """Let each task (`*`: all others) use its lender's prompt, length and adapter; `none` means the bare backbone.
 
         Raises:
-            InputError: for a lender that has none of them, or a task that has its own.
+            InputError: for a lender without any of them, or a task that already has its own.
         """
         if self.record is None:
             self.config = self.config.with_lenders(lenders)
@@ -221,10 +223,10 @@ class TextEncoder:
     def encode_texts(
         self, texts: Sequence[str], max_tokens: int, role: Role, adapter: str | None = None
     ) -> tuple[Vectors, int]:
-        """Vectors [N, D] of texts as they are, and the number of texts cut.
+        """Vectors [N, D] of texts without prompt or template, and the number of truncated texts.
 
         Args:
-            adapter: the one in use; None: the backbone alone.
+            adapter: the adapter to use; None: the backbone alone.
         """
         tower = self.towers[role]
         ids, cut = tokenize(tower.tokenizer, texts, max_tokens, tower.marks.marker(role))
@@ -275,13 +277,13 @@ def load_encoder(
     Args:
         model: a folder (see `model_folder.Kind`; a plain one needs `pooling`), a name of `names.BUILTIN`, a hub name;
             None for the encoder that comes with the package.
-        prompt: replaces the checkpoint's prompts, for every task.
-        passage_prompt: replaces the checkpoint's prompt of passages.
-        base: the place of the adapters' backbone, where that is not the one in their record.
+        prompt: used for all tasks, instead of the model's own prompts.
+        passage_prompt: used instead of the model's own prompt for passages.
+        base: the folder of the adapters' backbone, if not the one in their record.
 
     Raises:
         InputError: for a model that is missing, has no safetensors weights, lacks weights of its backbone, or does not
-            say how it pools.
+            record its pooling.
 
     Examples:
         >>> encoder = taco_ir.load_encoder()
@@ -293,7 +295,9 @@ def load_encoder(
     folder = ModelFolder.find(None if model is None else str(model))
     if (record := folder.record) is not None:
         if precision == "int8":
-            raise InputError(f"--precision int8: {folder} holds adapters, which are float32; export it merged")
+            raise InputError(
+                f"--precision int8: {folder} holds adapters, which must stay in float32; merge them by taco_ir.export"
+            )
         from taco_ir.encoders.adapters.adapter_set import load_adapters
 
         below = folder.backbone(base)
@@ -306,12 +310,15 @@ def load_encoder(
     if folder.is_peft:
         folder = replace(folder, base=base)
     elif base is not None:
-        raise InputError(f"--base {base}: --model {folder} is a whole model; only adapters have a base")
+        raise InputError(f"--base {base}: --model --model {folder} is a whole model; --base is only for adapters")
     options = (pooling, normalize, (prompt, passage_prompt), precision, device)
     loaded = {own: _load_tower(own, *options) for own in dict.fromkeys(folder.towers.values())}
     dims = [tower.dim for tower in loaded.values()]
     if dims[0] != dims[-1]:
-        raise InputError(f"--model {folder}: its towers' vectors have {dims[0]} and {dims[1]} numbers; they must agree")
+        raise InputError(
+            f"--model {folder}: its two towers make vectors of {dims[0]} and {dims[1]} dimensions; both must be "
+            "the same"
+        )
     return TextEncoder({role: loaded[own] for role, own in folder.towers.items()}, folder.path, batch_size)
 
 
@@ -328,7 +335,7 @@ def _load_tower(
     weights = folder.fingerprint
     config = folder.config(pooling, normalize)
     if precision == "int8" and config.roles in ADAPTER_MARKS:
-        raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which are float32")
+        raise InputError(f"--precision int8: {folder} has adapters (roles {config.roles}), which must stay in float32")
     backbone, tokenizer, head = load_backbone(folder, config)
     roles = load_learned(config.roles, folder.path, backbone)
     return Tower(backbone, tokenizer, config.with_prompt(*prompts), weights, precision, device, head, roles)

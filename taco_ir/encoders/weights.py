@@ -1,10 +1,10 @@
-"""The weights of a model folder: plain, in half precision or, in a file of another name, in 8 bits.
+"""Reads and writes the weights of model folders: plain, in half precision, or in 8 bits in a separate file.
 
-In 8 bits a matrix is whole numbers of -127 to 127 with a scale for each row (symmetric weights of Jacob et al.,
-Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018; arithmetic
-stays float32). A scale is bfloat16: times 127 it is a float32 without rounding, so weights that were stored and loaded
-are stored the same way again. Vectors (biases, norms) stay float32. transformers does not look for a file of this name;
-under the usual one it would use new, random weights for those that it does not find.
+In 8 bits, a matrix is stored as integers from -127 to 127 with a scale for each row (symmetric weights of Jacob et al.,
+Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018), but
+computations use float32. Scales are bfloat16, so their product with 127 is exact in float32, and weights that were
+loaded are stored again identically. Vectors (biases, norms) stay float32. The 8-bit file has a name that transformers
+does not look for; under the usual name, transformers would silently use random weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices of more than FEW rows as int8 and scales, two tensors each; other tensors as they are."""
+    """Convert matrices of more than FEW rows to int8 with scales, two tensors each; other tensors are kept."""
     stored = {}
     for name, value in weights.items():
         if value.ndim == 2 and len(value) > FEW and value.is_floating_point():
@@ -44,7 +44,7 @@ def quantize(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_int8(value_NM: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as int8 [N, M] times bfloat16 scales [N]: at most half a scale from the original."""
+    """A matrix as int8 [N, M] with bfloat16 scales [N]; the error is at most half a scale."""
     import torch
 
     scales_N = (value_NM.abs().amax(1) / MOST).bfloat16()
@@ -59,13 +59,13 @@ STORES: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def describe_weights(config: Mapping[str, Any], how: str) -> dict[str, Any]:
-    """`config.json` for weights stored in the format `how`, one of STORES or float32."""
+    """The `config.json` for weights stored in the format `how`, one of STORES or float32."""
     plain = {key: value for key, value in config.items() if key not in (KEY, "torch_dtype")}
     return plain | ({"dtype": "float32", KEY: INT8} if how == INT8 else {"dtype": how})
 
 
 def is_int8(folder: Path) -> bool:
-    """Whether a model folder keeps its weights in 8 bits. Raises: InputError where it names an unknown format."""
+    """Whether a model folder stores its weights in 8 bits. Raises: InputError for an unknown format."""
     how = read_json(folder / CONFIG, dict[str, Any]).get(KEY)
     if how not in (None, INT8):
         raise InputError(
@@ -86,7 +86,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a folder with one file of them, in float32. Raises: InputError for a file that cannot be read."""
+    """The weights of a folder that has them in one file, in float32. Raises: InputError for an unreadable file."""
     int8 = is_int8(folder)
     path = folder / (INT8_FILE if int8 else PLAIN_FILE)
     tensors = read_safetensors(path)
@@ -100,7 +100,7 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
     matrices = {name.removesuffix(NUMBERS).removesuffix(SCALES) for name in tensors if name.endswith((NUMBERS, SCALES))}
     if not matrices:
-        raise InputError(f"{path}: has no matrix in 8 bits; {CONFIG} says that there are")
+        raise InputError(f"{path}: it has no matrix in 8 bits, although {CONFIG} says so")
     weights = {name: value for name, value in tensors.items() if not name.endswith((NUMBERS, SCALES))}
     for name in sorted(matrices):
         numbers, scales = tensors.get(name + NUMBERS), tensors.get(name + SCALES)
@@ -114,7 +114,7 @@ def _restored(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def write_plain(source: Path, target: Path) -> None:
-    """Write weights that are kept in 8 bits, and their configuration, as a plain float32 model."""
+    """Convert 8-bit weights, and their configuration, to a plain float32 model."""
     from safetensors.torch import save_file
 
     save_file(read_weights(source), target / PLAIN_FILE, {"format": "pt"})

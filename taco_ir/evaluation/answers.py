@@ -117,7 +117,7 @@ def answer_scores(
         InputError: for a measure that is not in ANSWER_MEASURES.
     """
     if unknown := [measure for measure in measures if measure not in ANSWER_MEASURES]:
-        raise InputError(f"measure {unknown[0]!r} is none of answers; allowed: {', '.join(ANSWER_MEASURES)}")
+        raise InputError(f"measure {unknown[0]!r} is not a measure of answers; allowed: {', '.join(ANSWER_MEASURES)}")
     names = dict.fromkeys(measure.removeprefix(WITH_EVIDENCE) for measure in measures)
     plain = {
         name: {query.qid: _best(ANSWER_SCORES[name], answers.get(query.qid, ""), query) for query in queries}

@@ -64,7 +64,7 @@ class Evaluation:
         if wanted not in self.measures or named not in self.scores:
             what = f"measure {wanted}" if wanted not in self.measures else f"system {named!r}"
             there = ", ".join(map(str, self.measures if wanted not in self.measures else self.scores))
-            raise InputError(f"{what} was not scored; there are {there}")
+            raise InputError(f"{what} was not scored; scored: {there}")
         return macro_average(self.scores[named], wanted)
 
     def table(self) -> Table:
@@ -128,7 +128,7 @@ def evaluate(
     read = {name: each if isinstance(each, Run) else read_run(Path(each)) for name, each in _named(runs).items()}
     judged = isinstance(gold, Mapping) or (not isinstance(gold, Collection) and Path(gold).is_file())
     if judged and topics:
-        raise InputError("topics go with a collection; judgments have their queries")
+        raise InputError("topics can be given only with a collection; a qrels file defines its own queries")
     collection: Collection | None = None
     if isinstance(gold, Mapping):
         asked = [topics_of_qrels(gold, "judgments")]
@@ -143,7 +143,7 @@ def evaluate(
     files = [RunFile(Path(name), name, split_by_topics(run, asked, name)) for name, run in read.items()]
     parsed = [each if isinstance(each, Measure) else Measure.parse(each) for each in measures]
     if baseline and baseline not in read:
-        raise InputError(f"baseline {baseline!r} is none of the runs; there are {', '.join(read)}")
+        raise InputError(f"baseline {baseline!r} is not among the runs: {', '.join(read)}")
     return evaluate_files(files, collection, asked, parsed, baseline, seed)
 
 
@@ -189,13 +189,15 @@ def evaluate_files(
 def require_gold(topics: Sequence[Topics]) -> None:
     """Raise InputError for topics without gold."""
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
-        raise InputError(f"--topics {' '.join(unjudged)}: no evidence to score against (a test split has none)")
+        raise InputError(
+            f"--topics {' '.join(unjudged)}: these topics have no gold to score against (test splits have none)"
+        )
 
 
 def _named(runs: Given | Mapping[str, Given]) -> Mapping[str, Given]:
     if isinstance(runs, Mapping):
         if not runs:
-            raise InputError("no runs to evaluate; give one, or several by the names of their systems")
+            raise InputError("no runs to evaluate; give a run, or a dict of runs by system name")
         return runs
     return {"run": runs} if isinstance(runs, Run) else {Path(runs).name: runs}
 
@@ -212,9 +214,12 @@ def _topics_of(collection: Collection, topics: str | Topics | Sequence[str | Top
         found = {name: own for name, own in found.items() if own}
         if qids <= set().union(*found.values()):
             if sum(map(len, found.values())) > len(qids):
-                raise InputError(f"queries of the run are in several of {', '.join(found)}; say which by topics")
+                raise InputError(
+                    f"the run's queries occur in several topics, {', '.join(found)}; choose some with the argument "
+                    "topics"
+                )
             return [collection.topics(name) for name in found]
     raise InputError(
-        f"the run's {len(qids)} queries, such as {min(qids, default='')!r}, are those of no topics of collection"
-        f" {collection.name}; there are {', '.join(map(str, collection.topics_names)) or 'none'}"
+        f"no topics of collection {collection.name} contain the run's {len(qids)} queries, such as "
+        f"{min(qids, default='')!r}; its topics: {', '.join(map(str, collection.topics_names)) or 'none'}"
     )

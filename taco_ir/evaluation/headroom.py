@@ -87,7 +87,7 @@ def find_headroom(baseline: Scores, systems: Mapping[str, Scores]) -> list[Headr
         spreads.append(spread)
         seeds_of.append(own)
     if not found:
-        raise InputError("headroom: no system has topics that the baseline has; at least one is needed")
+        raise InputError("headroom: no other system was scored on the topics of the baseline")
     if len(found) > 1:
         base, score = fmean(each.baseline for each in found), fmean(each.baseline + each.headroom for each in found)
         queries = sum(each.queries for each in found)
@@ -102,7 +102,10 @@ def _pair(
     seeds = sorted(own.keys() & theirs.keys())
     chosen = [[values[seed] for seed in seeds or values] for values in (theirs, own)]
     if len(lengths := {len(values_Q) for each in chosen for values_Q in each}) > 1:
-        raise InputError(f"headroom on {topics}: {name} and the baseline have values of {sorted(lengths)} queries")
+        raise InputError(
+            f"headroom on {topics}: {name} and the baseline were scored on different numbers of queries, "
+            f"{sorted(lengths)}"
+        )
     theirs_SQ, ours_SQ = (np.stack(each) for each in chosen)
     return (seeds, theirs_SQ, ours_SQ) if seeds else ([], theirs_SQ.mean(0)[None], ours_SQ.mean(0)[None])
 

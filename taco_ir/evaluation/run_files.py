@@ -106,7 +106,7 @@ def split_by_topics(run: Run, topics: Sequence[Topics], where: str | Path, flag:
     known = {query.qid for topic in topics for query in topic.queries}
     if foreign := [qid for qid in run.rankings if qid not in known]:
         count, names = f"{len(foreign)} of its {len(run.rankings)} topics", " ".join(topic.name for topic in topics)
-        raise InputError(f"{where}: {count}, first {foreign[0]!r}, are not in {flag}{names}")
+        raise InputError(f"{where}: {count}, such as {foreign[0]!r}, are not in {flag}{names}")
     runs = {}
     for topic in topics:
         qids = {query.qid for query in topic.queries}
@@ -143,8 +143,8 @@ def refuse_foreign_docids(run: Run, collection: Collection, path: Path) -> None:
         count = len({name for ranking in run.rankings.values() for name in ranking.docids})
         what = f"{len(missing)} of {count} {'pages' if run.level == 'page' else 'docids'}"
         raise InputError(
-            f"{path}: {what}, first {next(iter(missing))!r}, are not in collection {collection.name}; "
-            "it is a run of another collection"
+            f"{path}: {what}, such as {next(iter(missing))!r}, are not in collection {collection.name}; it is a "
+            "run of another collection"
         )
 
 

@@ -52,7 +52,7 @@ def score(
 
 
 def _no_pages(_docids: Iterable[str]) -> Mapping[str, str]:
-    raise InputError("measures of pages need a collection, which says what page a passage belongs to")
+    raise InputError("page-level measures need a collection, which records the page of each passage")
 
 
 def score_by_default(

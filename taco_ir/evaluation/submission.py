@@ -43,7 +43,7 @@ def _files_by_topics(paths: Sequence[Path], topics: Sequence[Topics]) -> dict[st
     files = list(read_run_files(paths, topics).values())
     if len(systems := sort_by_system(files, topics)) > 1:
         names = f"{len(systems)} systems ({', '.join(systems)})"
-        raise InputError(f"--runs {' '.join(map(str, paths))}: runs of {names}; give those of one")
+        raise InputError(f"--runs {' '.join(map(str, paths))}: these are runs of {names}; give the runs of one")
     return {name: file for file in files for name in file.runs}
 
 
@@ -96,8 +96,8 @@ def build_submission(queries: Sequence[Query], run: Run, outputs: Outputs, name:
     if missing:
         first = ", ".join(map(repr, missing[:NAMED])) + ", ..." * (len(missing) > NAMED)
         raise InputError(
-            f"{name}: no hits for {len(missing)} of {len(queries)} queries ({first}); every query needs a record "
-            "(a TREC run has no line for a query without hits; one searched with --output-format kilt has)"
+            f"{name}: {len(missing)} of {len(queries)} queries ({first}) are not in the run, and KILT needs a "
+            "record for each; a TREC run leaves out queries without hits: search with --output-format kilt instead"
         )
     records = [
         {"id": query.record_id or query.qid, "input": query.text, "output": [outputs[query.qid]]} for query in queries

@@ -92,7 +92,9 @@ def given_negatives(passages: str, topics: Iterable[Topics]) -> Negatives:
     for each in topics:
         docids[each.name] = {query.qid: list(query.negatives) for query in each.queries if query.negatives}
         if not docids[each.name]:
-            raise InputError(f"negatives given: {each.name} brings no hard negatives; choose bm25, ance or a file")
+            raise InputError(
+                f"negatives is given, but {each.name} lists no hard negatives; choose bm25, ance or a file"
+            )
     return Negatives((NegativesHeader("given", "", passages, 0, 0, 0, (), 0),), docids)
 
 
@@ -139,7 +141,7 @@ def read_negatives(path: Path, collection: str | None, only: Mapping[str, Contai
             of_topics = found.setdefault(topics, {})
             if qid in of_topics:
                 twice = f"query {qid!r} of {topics} has its negatives on an earlier line"
-                raise InputError(f"{path}, line {number}: {twice}; one line is allowed")
+                raise InputError(f"{path}, line {number}: {twice}; only one line is allowed")
             of_topics[qid] = [known.setdefault(docid, docid) for docid in docids]
     return Negatives(sources, found)
 
@@ -169,7 +171,7 @@ def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[Negatives
     where = f"{path}, line {number}"
     if FORMAT_KEY not in record:
         header = f'{{"{FORMAT_KEY}": {ONE_SOURCE}, "source": ...}}'
-        raise InputError(f"{where}: no header; a negatives file begins with {header}")
+        raise InputError(f"{where}: there is no header; a negatives file begins with {header}")
     if (version := record.pop(FORMAT_KEY)) not in (ONE_SOURCE, SEVERAL_SOURCES):
         raise InputError(f"{where}: {FORMAT_KEY} is {version!r}; this version reads {ONE_SOURCE} and {SEVERAL_SOURCES}")
     if version == ONE_SOURCE:
@@ -180,7 +182,9 @@ def _headers(path: Path, number: int, record: dict[str, Any]) -> tuple[Negatives
     numbered = enumerate(record["sources"], 1)
     sources = tuple(check_type(each, NegativesHeader, f"{where}, source {place}") for place, each in numbered)
     if len(collections := {header.collection for header in sources}) > 1:
-        raise InputError(f"{where}: sources of several collections ({', '.join(sorted(collections))}); one is allowed")
+        raise InputError(
+            f"{where}: its sources are from several collections ({', '.join(sorted(collections))}); only one is allowed"
+        )
     return sources
 
 
@@ -189,9 +193,9 @@ def _row(where: str, row: dict[str, Any], sources: int) -> tuple[str, str, list[
     _check(where, row, ROW_KINDS if sources == 1 else MERGED_ROW_KINDS)
     docids, scores = row["docids"], row["scores"]
     if not (matched := TOPICS.fullmatch(row["topics"])):
-        raise InputError(f"{where}: topics {row['topics']!r}; a name such as nq-train is needed")
+        raise InputError(f"{where}: topics is {row['topics']!r}; it must be a name such as nq-train")
     if not all(isinstance(docid, str) and docid for docid in docids):
-        raise InputError(f"{where}: docids {str(docids)[:80]}; non-empty strings are needed")
+        raise InputError(f"{where}: docids is {str(docids)[:80]}; they must be non-empty strings")
     if len(set(docids)) < len(docids):
         twice = next(docid for place, docid in enumerate(docids) if docid in docids[:place])
         raise InputError(f"{where}: docid {twice!r} is given twice for query {row['qid']!r}; once is allowed")
@@ -230,7 +234,9 @@ def _check(where: str, record: Mapping[str, Any], kinds: Mapping[str, str]) -> N
     """Raise InputError unless `record` has exactly the keys of `kinds`, each of its kind."""
     if record.keys() != kinds.keys():
         missing, unknown = [key for key in kinds if key not in record], [key for key in record if key not in kinds]
-        raise InputError(f"{where}: keys missing {missing}, unknown {unknown}; needed are {list(kinds)}")
+        raise InputError(
+            f"{where}: missing keys {missing}, unknown keys {unknown}; it must have the keys {list(kinds)}"
+        )
     for key, kind in kinds.items():
         if not isinstance(record[key], KINDS[kind]) or isinstance(record[key], bool):
             raise InputError(f"{where}: {key} is {str(record[key])[:80]!r}; {kind} is needed")

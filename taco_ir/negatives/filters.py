@@ -82,7 +82,7 @@ def each_settings(
 def _for_each(flag: str, values: Sequence[T], sources: int) -> Sequence[T]:
     if len(values) not in (1, sources):
         allowed = "one" if sources == 1 else f"one for all, or {sources}"
-        raise InputError(f"{flag}: {len(values)} values for {sources} source{'s' * (sources > 1)}; give {allowed}")
+        raise InputError(f"{flag} has {len(values)} values for {sources} source{'s' * (sources > 1)}; give {allowed}")
     return values if len(values) == sources else list(values) * sources
 
 

@@ -82,10 +82,13 @@ def mine_topics(
 def check_minable(topics: Sequence[Topics], output: Path) -> None:
     """Raise InputError for topics without gold, or an output that is not named as a negatives file."""
     if output.suffix != SUFFIX:
-        raise InputError(f"--output {output}: the name of a negatives file ends in {SUFFIX}")
+        raise InputError(f"--output {output}: the name of a negatives file must end in {SUFFIX}")
     if unjudged := [topic.name for topic in topics if not topic.has_gold]:
         names = " ".join(unjudged)
-        raise InputError(f"{names}: no evidence that tells negatives from positives; mine a split that has it")
+        raise InputError(
+            f"{names}: these topics have no gold, so negatives cannot be told from positives; mine a split that "
+            "has gold"
+        )
 
 
 def mine_file(
@@ -284,7 +287,10 @@ def _check_run(run: Run, topics: Topics, collection: Collection, settings: Minin
     longest = max((len(ranking.docids) for ranking in run.rankings.values()), default=0)
     if longest <= settings.skip:
         window = f"--mine-skip {settings.skip} (--window {settings.skip}:{settings.depth})"
-        raise InputError(f"{window}: the rankings of {topics.name}{by} have at most {longest} hits; skip fewer")
+        raise InputError(
+            f"{window}: the rankings of {topics.name}{by} have at most {longest} hits, so all would be skipped; "
+            "skip fewer"
+        )
     if longest < min(settings.depth, collection.passages.count):
         log.warning(
             "%s%s: the rankings have at most %d hits, --mine-depth is %d", topics.name, by, longest, settings.depth

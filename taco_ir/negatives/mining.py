@@ -87,7 +87,7 @@ def mine(
     each_settings = [settings] * len(named) if isinstance(settings, MiningSettings) else list(settings)
     if not tasks or not named or len(each_settings) != len(named):
         what = "no tasks" if not tasks else f"{len(named)} sources and {len(each_settings)} settings"
-        raise InputError(f"{what}; tasks, a source, and settings for all sources or for each of them are needed")
+        raise InputError(f"{what}; give tasks, a source, and settings for all sources or for each")
     topics = [collection.topics(name) for name in collection.expand([f"{task}-{split}" for task in tasks])]
     output = Path(output)
     check_minable(topics, output)

@@ -39,7 +39,10 @@ def open_sources(
     models = select_models(words)
     if index is not None and len(models) > 1:
         names = f"{len(models)}: {' '.join(models)}"
-        raise InputError(f"--index is of one model, --source names {names}; search with each and give the runs")
+        raise InputError(
+            f"--index belongs to one model, but --source names {names}; search with each model and give the runs "
+            "as sources"
+        )
     if index is not None:
         require_index(Path(index))
     named = {word: _source(word, collection, replace(model, model=word), index) for word in dict.fromkeys(words)}
@@ -61,7 +64,7 @@ def _source(word: str, collection: Collection, model: ModelChoice, index: str | 
         _ = dense.encoder
     except InputError as error:
         other = "is not bm25, a run or a folder of runs"
-        raise InputError(f"--source {word!r} {other}, and as a model: {error}") from error
+        raise InputError(f"--source {word!r} {other}; read as a model: {error}") from error
     return dense
 
 
@@ -158,7 +161,7 @@ class FileRankings(Rankings):
         if lacking := [topic.name for topic in topics if not self._has(topic)]:
             files = f"; {' '.join(f'{name}{PASSAGE_RUNS[0]}' for name in lacking)} expected" * self._path.is_dir()
             missing = f"no run for {', '.join(lacking)}{files}"
-            raise InputError(f"--source {self._path} has {missing}; give the runs, or fewer --tasks")
+            raise InputError(f"--source {self._path} has {missing}; give these runs, or fewer --tasks")
         self._refuse_shared(topics)
         records = {file: read_record(file) for file in map(self._file, topics)}
         for topic in topics:
@@ -174,7 +177,7 @@ class FileRankings(Rankings):
         run = self._one if self._path.is_file() else self._read(file)
         known = {query.qid for query in topics.queries}
         if self._path.is_dir() and (foreign := [qid for qid in run.rankings if qid not in known]):
-            raise InputError(f"{file}: {len(foreign)} of its queries, first {foreign[0]!r}, are not in {topics.name}")
+            raise InputError(f"{file}: {len(foreign)} of its queries, such as {foreign[0]!r}, are not in {topics.name}")
         rankings = {qid: ranking for qid, ranking in run.rankings.items() if qid in known}
         refuse_foreign_docids(Run(rankings), self._collection, file)
         return Run(rankings)
@@ -187,7 +190,9 @@ class FileRankings(Rankings):
         with collector_paused():
             run = read_run(file)
         if run.level != "passage":
-            raise InputError(f"{file}: a run of {run.level}s; negatives are passages, give a TREC or MS MARCO run")
+            raise InputError(
+                f"{file}: this run ranks {run.level}s, but negatives are passages; give a TREC or MS MARCO run"
+            )
         return run
 
     def _file(self, topics: Topics) -> Path:
@@ -221,7 +226,7 @@ class FileRankings(Rankings):
         makers = {(record.get("system", ""), fingerprint(record.get("inputs", {}))) for record in records.values()}
         if len(makers) > 1:
             names = ", ".join(sorted(name or "unknown" for name, _ in makers))
-            raise InputError(f"--source {self._path}: runs of several systems ({names}); give those of one")
+            raise InputError(f"--source {self._path}: it has runs of several systems ({names}); give the runs of one")
         ((name, _),) = makers
         if name:
             return Maker.of(name, next(iter(records.values())).get("inputs", {}))

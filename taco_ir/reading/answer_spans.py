@@ -90,7 +90,7 @@ def read_reading_data(
     read = find_answers(collection, topics.task, topics.queries, examples)
     if not read.examples:
         raise InputError(
-            f"{task}-{split}: none of its answers is in a gold passage of collection {collection.name}; {read.counts}"
+            f"{task}-{split}: no answer occurs in a gold passage of collection {collection.name}; {read.counts}"
         )
     log.info("%s-%s: %s", task, split, read.counts)
     return read

@@ -141,9 +141,7 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
 
     path = folder / READER_FILE
     if not path.is_file():
-        raise InputError(
-            f"--reader {folder}: no {READER_FILE}; a folder that taco_ir.train wrote with --reading has one"
-        )
+        raise InputError(f"--reader {folder}: it has no {READER_FILE}; give a model trained by taco_ir.train --reading")
     head = new_head(width)
     try:
         with safe_open(path, "pt") as source:
@@ -152,7 +150,7 @@ def load_head(folder: Path, width: int) -> tuple[torch.nn.ModuleDict, ReaderConf
         config = ReaderConfig(**kept)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: no reader's head for a backbone of width {width} ({str(error).strip().splitlines()[0]})"
+            f"{path}: not a reader's layer for a backbone of width {width} ({str(error).strip().splitlines()[0]})"
         ) from error
     return head, config
 
@@ -314,13 +312,13 @@ def load_reader_config(folder: Path) -> EncoderConfig:
     """The configuration of a reader's encoder. Raises: InputError for two towers, or a pooling without token states."""
     model = ModelFolder(folder)
     if model.kind is Kind.TOWERS:
-        raise InputError(f"{folder}: two towers; a reader stands on one encoder, give {folder / 'passage'}")
+        raise InputError(f"{folder}: it has two towers, and a reader needs a single encoder; give {folder / 'passage'}")
     model.require_weights()
     config = model.config(None if model.describes_itself else "first")
     if config.pooling == "decoder":
         raise InputError(
-            f"{folder}: pooling 'decoder' has one state for a text; a reader needs one for each token, "
-            "pooling first or mean"
+            f"{folder}: pooling 'decoder' makes one vector per text, but a reader needs one per token; use a model "
+            "with pooling first or mean"
         )
     return config
 

@@ -116,16 +116,16 @@ def compact(
     from safetensors.torch import save_file
 
     if config.roles != NONE:
-        raise InputError(f"--model {source}: marks of roles ({config.roles}) are not kept in a small folder")
+        raise InputError(f"--model {source}: a compact folder cannot store role marks (roles {config.roles})")
     if config.head:
-        raise InputError(f"--model {source}: a linear head is not kept in a small folder")
+        raise InputError(f"--model {source}: a compact folder cannot store a linear head")
     tokenizer = _read_wordpiece(source)
     vocabulary = tokenizer.model.vocab
     name, rows_VD, others = _split_embeddings(source)
     if beyond := [token for token, row in vocabulary.items() if row >= len(rows_VD)]:
         raise InputError(
-            f"{source / TOKENIZER}: {abbreviate(beyond[0])} is token {abbreviate(vocabulary[beyond[0]])}; "
-            f"the model has {len(rows_VD)}"
+            f"{source / TOKENIZER}: token {abbreviate(beyond[0])} has the id {abbreviate(vocabulary[beyond[0]])}, "
+            f"but the model has only {len(rows_VD)} tokens"
         )
     file, store = STORES[stored]
     config.save(target)
@@ -181,7 +181,9 @@ def _split_embeddings(source: Path) -> tuple[str, Tensor, dict[str, Tensor]]:
     }
     name = next((name for name in weights if name.endswith("word_embeddings.weight")), None)
     if name is None:
-        raise InputError(f"--model {source}: no word embeddings of a BERT-type model; only these can be made small")
+        raise InputError(
+            f"--model {source}: it is not a BERT-type model with word embeddings; only such models can be made compact"
+        )
     return name, weights.pop(name), weights
 
 
@@ -208,16 +210,17 @@ def _read_wordpiece(source: Path) -> WordPiece:
     """Reads tokenizer.json. Raises: InputError for another kind of tokenizer."""
     path = source / TOKENIZER
     if not path.is_file() or ModelFolder(source).weights_file is None:
-        raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it small")
+        raise InputError(f"--model {source}: {TOKENIZER} and {PLAIN_FILE} are needed to make it compact")
     kind = read_json(path, AnyTokenizer, others=True).model.type
     if kind != "WordPiece":
         raise InputError(
-            f"--model {source}: a tokenizer of kind {kind!r}; only WordPiece can lose tokens and still read every text"
+            f"--model {source}: its tokenizer is of kind {kind!r}; only WordPiece can drop tokens and still encode "
+            "every text"
         )
     found = read_json(path, WordPiece, others=True)
     if foreign := found.special - found.model.vocab.keys():
         raise InputError(
-            f"{path}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made small"
+            f"{path}: added token {min(foreign)!r} is not in the vocabulary; such a tokenizer cannot be made compact"
         )
     return found
 
@@ -238,8 +241,8 @@ def _select_tokens(source: Path, read: WordPiece, own: Sequence[str], texts: Ite
     needed |= {token for text in own for token in tokenizer.encode(text, add_special_tokens=False).tokens}
     if room < len(needed):
         raise InputError(
-            f"--model {source}: too large; special tokens, characters and prompts alone are {len(needed)} tokens, "
-            f"and there is room for {room}"
+            f"--model {source}: it does not fit into --megabytes: special tokens, characters and prompts need "
+            f"{len(needed)} tokens, and there is room for {room}"
         )
     counts: Counter[int] = Counter()
     left = iter(texts)
@@ -271,7 +274,7 @@ def _renumber(processor: dict[str, Any], rows: dict[str, int]) -> None:
     for token, entry in (processor.get("special_tokens") or {}).items():
         if entry["id"] != token:
             raise InputError(
-                f"{TOKENIZER}: its post-processor calls {token!r} {entry['id']!r}; "
-                "such a tokenizer cannot be made small"
+                f"{TOKENIZER}: its post-processor gives {token!r} the id {entry['id']!r}; such a tokenizer cannot "
+                "be made compact"
             )
         entry["ids"] = [rows[each] for each in entry["tokens"]]

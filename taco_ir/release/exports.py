@@ -50,11 +50,11 @@ class ExportRequest:
         if "queries" in self.what and not self.topics:
             raise InputError("--what queries needs --topics")
         if self.what and ("compact" in self.what) != (self.megabytes is not None):
-            raise InputError("--what compact and --megabytes go together")
+            raise InputError("--what compact and --megabytes must be given together")
         if self.megabytes is not None and not self.megabytes > 0:
-            raise InputError(f"--megabytes {self.megabytes}: a number above 0 is needed")
+            raise InputError(f"--megabytes is {self.megabytes}; it must be a number above 0")
         if self.weights and self.megabytes is None:
-            raise InputError("--weights are those of a compact folder, which --megabytes asks for")
+            raise InputError("--weights has an effect only with --megabytes")
 
     @property
     def lenders(self) -> dict[str, str]:

@@ -63,7 +63,9 @@ def gather(model: str, name: str) -> Shipment:
     with hub_errors(name):
         validate_repo_id(name)
     if "/" not in name:
-        raise InputError(f"{name}: whose is it? Give org/{name}, with your name at the hub or an organisation's")
+        raise InputError(
+            f"{name}: the owner is missing; give ORG/{name}, where ORG is your name on the hub or an organisation's"
+        )
     folder = ModelFolder.find(model)
     every = _files(folder.path)
     files: dict[str, Path | bytes] = {path: file for path, file in every.items() if _travels(path)}
@@ -113,12 +115,12 @@ def require_access() -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise InputError(
-            "HF_HUB_OFFLINE is set, so nothing is pushed; unset it, or see what would be pushed by --dry-run"
+            "HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or use --dry-run to see what would be pushed"
         )
     if get_token() is None:
         raise InputError(
-            f"no token for {constants.ENDPOINT}: run `hf auth login`, or set HF_TOKEN;"
-            f" {constants.ENDPOINT}/settings/tokens makes one that may write"
+            f"no token for {constants.ENDPOINT}: run `hf auth login`, or set HF_TOKEN; create a token with write "
+            f"access at {constants.ENDPOINT}/settings/tokens"
         )
 
 
@@ -222,6 +224,7 @@ def _checked_hash(name: str, path: str, file: Path) -> str:
         file.resolve().unlink()
         file.unlink()
         raise InputError(
-            f"{name}: {path} arrived damaged (its hash is {found}, and the hub says {said}); it was removed: pull again"
+            f"{name}: {path} was damaged in transfer (its hash is {found}, but the hub says {said}) and removed; "
+            "pull again"
         )
     return found

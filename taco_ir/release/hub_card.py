@@ -73,7 +73,7 @@ def hub_card(folder: ModelFolder, name: str) -> str:
     except InputError:
         raise
     except Exception as error:  # of PyYAML and the hub's client, for text that is no YAML or not of keys and values
-        raise InputError(f"{own}: its front matter, between lines of ---, is not YAML of keys and values") from error
+        raise InputError(f"{own}: its front matter (between the lines ---) is not YAML with keys and values") from error
     return str(card)
 
 

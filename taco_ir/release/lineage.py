@@ -49,9 +49,12 @@ def read_lineage(runs: Sequence[Path]) -> Lineage:
         model, own = _read_run(run)
         start = Path(model)
         if not place and start.name == "model" and _is_run(start.parent):
-            raise InputError(f"{run}: it began with the model of a run, {start.parent}; name that one first")
+            raise InputError(f"{run}: this training started from the model of {start.parent}; name that training first")
         if place and not _is_inside(start, before):
-            raise InputError(f"{run}: it began with {start}, which is not of the run named before it, {before}")
+            raise InputError(
+                f"{run}: this training started from {start}, which is not the model of the training named before "
+                f"it, {before}"
+            )
         base, before = base or MADE_OF.get(model, start.name), run
         stages += own
     return Lineage(base, tuple(stages))
@@ -69,8 +72,8 @@ def _read_run(run: Path) -> tuple[str, list[Stage]]:
     made = read_made_of(run)
     if made is None:
         raise InputError(
-            f"{run}: no {CONFIG_FILE} in it, which taco_ir.train and taco_ir.pretrain write, and no {REPORT_FILE} of a"
-            " finished taco_ir.adapt"
+            f"{run}: it is not a training: it has neither {CONFIG_FILE} (of taco_ir.train and taco_ir.pretrain) "
+            f"nor {REPORT_FILE} (of a finished taco_ir.adapt)"
         )
     rules = rules_of(AdaptSettings)
     found = check_values(made["settings"], rules, lambda key: f"{run / MADE_OF_FILE}: {key}")

@@ -70,7 +70,7 @@ def write_facts(folder: Path, made: Lineage, result: str, beside: Sequence[str])
             )
         if not _is_commercial(described["task"][task]):
             raise InputError(
-                f"task {task!r}: {described['task'][task]['licence']}; what is trained on it is not shipped: "
+                f"task {task!r}: {described['task'][task]['licence']}; a model trained on it must not be shipped: "
                 "train without it (--tasks)"
             )
     write_json(folder / FACTS_FILE, asdict(facts) | {"stages": [stage._asdict() for stage in facts.stages]})
@@ -86,7 +86,7 @@ def read_facts(folder: Path) -> Facts:
     facts = read_json(path, Facts, "write it anew with --training and --result")
     if facts.weights != _hash_weights(folder):
         raise InputError(
-            f"{path}: it is about other weights than those beside it; write it anew with --training and --result"
+            f"{path}: it describes other weights than those in the folder; write it again with --training and --result"
         )
     return facts
 
@@ -95,7 +95,7 @@ def _hash_weights(folder: Path) -> str:
     """The hash of the folder's weights. Raises: InputError where there are none."""
     path = ModelFolder(folder).weights_file
     if path is None:
-        raise InputError(f"{folder}: no weights in it; python -m taco_ir.export --what compact writes them")
+        raise InputError(f"{folder}: it has no weights; python -m taco_ir.export --what compact writes them")
     return sha256_file(path)
 
 
@@ -114,8 +114,7 @@ def render_card(folder: Path, results: Path, name: str) -> str:
     for each in (result, *beside):
         if each.corpus != WHOLE or each.collection != result.collection:
             raise InputError(
-                f"{each.name}: a card shows scores on the whole collection, and those of one collection; "
-                f"this has {each.corpus}"
+                f"{each.name}: a card shows scores on the whole collection, but this record has scores on {each.corpus}"
             )
     adapted = ModelFolder(folder).kind is Kind.ADAPTERS
     config, backbone = ModelFolder(folder).trained_config, folder / BACKBONE if adapted else folder
@@ -188,7 +187,7 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
     """A row for each dev set: our scores, then the others' R-precision; sets not trained on come last."""
     whole = sorted(_whole(result), key=lambda topics: _task(topics) not in tasks)
     if missing := set(tasks) - set(map(_task, whole)):
-        raise InputError(f"{result.name}: no scores of {min(missing)}, which the encoder was trained on")
+        raise InputError(f"{result.name}: it has no scores on {min(missing)}, a task that the encoder was trained on")
     columns = [*(f"{name}: {measure}" for measure in MEASURES), *(f"{other.row}: {MEASURES[0]}" for other in beside)]
     header = ["dev queries of", "queries", *columns]
     rows: list[list[Cell]] = []
@@ -207,7 +206,7 @@ def _score_table(result: Record, beside: Sequence[Record], tasks: Sequence[str],
 def macro_average(result: Record, names: Sequence[str], measure: str) -> float:
     """The mean over topics. Raises: InputError for topics without a score."""
     if missing := [name for name in names if name not in result.topics]:
-        raise InputError(f"{result.name}: no scores of {missing[0]}, which the encoder's record has")
+        raise InputError(f"{result.name}: it has no scores on {missing[0]}, but the encoder's record has")
     return sum(result.topics[name].means[measure] for name in names) / len(names)
 
 

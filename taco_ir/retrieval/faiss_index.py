@@ -64,7 +64,9 @@ def build_index(
         try:
             index.train(_training_sample(vectors))
         except RuntimeError as error:
-            raise InputError(f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train it") from error
+            raise InputError(
+                f"--factory {factory!r}: {recipe.passages:,} vectors are too few to train this index"
+            ) from error
     with writing_folder(output) as folder:
         with (folder / "docid").open("w", encoding="utf-8") as sink:
             for vectors_ND, docids in vectors.blocks():
@@ -72,7 +74,9 @@ def build_index(
                     index.add(np.ascontiguousarray(vectors_ND, dtype=np.float32))
                 except RuntimeError as error:
                     reason = str(error).rpartition(": ")[2]
-                    raise InputError(f"--factory {factory!r}: this index takes no vectors ({reason})") from error
+                    raise InputError(
+                        f"--factory {factory!r}: vectors cannot be added to this index ({reason})"
+                    ) from error
                 sink.writelines(f"{docid}\n" for docid in docids)
                 report(index.ntotal)
         try:

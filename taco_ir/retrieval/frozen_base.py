@@ -24,7 +24,7 @@ from taco_ir.retrieval.exact_search import exact_search
 from taco_ir.retrieval.vectors import Recipe
 
 INNER_PRODUCT, L2 = "inner product", "L2"
-NO_DOCIDS = "it says no docids; give them by --docids FILE, one a line, in the order of its vectors"
+NO_DOCIDS = "it does not contain docids; give them by --docids FILE, one per line, in the order of the vectors"
 ROWS = 4096  # rows that are looked at together
 
 
@@ -112,13 +112,13 @@ class FrozenIndex:
         self._vectors_ND = vectors
         if len(docids) != len(vectors):
             raise InputError(
-                f"{path}: {len(vectors):,} vectors, but {len(docids):,} docids; "
-                " there must be one for each vector, in their order"
+                f"{path}: {len(vectors):,} vectors, but {len(docids):,} docids; one docid for each vector is "
+                "needed, in the same order"
             )
         self._row_of = {docid: row for row, docid in enumerate(docids)}
         if len(self._row_of) < len(docids):
             row, docid = next((row, docid) for row, docid in enumerate(docids) if self._row_of[docid] != row)
-            raise InputError(f"{path}: docid {docid!r} is that of vectors {row:,} and {self._row_of[docid]:,}")
+            raise InputError(f"{path}: vectors {self._row_of[docid]:,} and {row:,} have the same docid {docid!r}")
 
     def __len__(self) -> int:
         return len(self.docids)
@@ -175,10 +175,13 @@ def read_docids(path: Path) -> list[str]:
         try:
             for number, line in enumerate(TextIOWrapper(source, encoding="utf-8"), 1):  # type: ignore[type-var]
                 if not (docid := line.rstrip()):
-                    raise InputError(f"{path}, line {number}: blank; a docid for each vector is needed, in their order")
+                    raise InputError(
+                        f"{path}, line {number}: this line is blank; one docid for each vector is needed, in the "
+                        "same order"
+                    )
                 docids.append(docid)
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 ({error}); docids are needed, one a line") from error
+            raise InputError(f"{path}: not UTF-8 ({error}); it must contain one docid per line") from error
     return docids
 
 

@@ -106,19 +106,21 @@ def _read(file: Path) -> Any:
         kind = source.read(4)
     if kind.startswith(b"IB"):
         raise InputError(
-            f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); floats are needed, not bits"
+            f"{file}: a binary faiss index ({kind.decode('ascii', 'replace')}); its vectors must be floats, not bits"
         )
     try:
         with _no_vector_beyond(file.stat().st_size):
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if kind in MAPPED else 0)
     except (RuntimeError, MemoryError) as error:
         raise InputError(
-            f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or no faiss index"
+            f"{file}: faiss cannot read it ({_reason(error)}); it is damaged, cut short, or not a faiss index"
         ) from error
     if index is None or not index.ntotal:  # faiss reads "null" as no index
         raise InputError(f"{file}: this index holds no vectors")
     if not _metric(index):
-        raise InputError(f"{file}: its metric is number {index.metric_type} of faiss; inner product and L2 are allowed")
+        raise InputError(
+            f"{file}: its metric is faiss metric number {index.metric_type}; only inner product and L2 are allowed"
+        )
     return index
 
 
@@ -157,8 +159,9 @@ def _one_norm(file: Path, vectors: Matrix) -> tuple[str]:
     least, mean, most = norms_N.min(), norms_N.mean(), norms_N.max()
     if most - least > ONE_NORM * mean:
         raise InputError(
-            f"{file}: it searches by L2, and its vectors have norms of {least:.3g} to {most:.3g}, so it does not rank "
-            "as the inner product does, by which queries are trained; index normalised vectors, or by inner product"
+            f"{file}: it ranks by L2 distance and its vectors have norms of {least:.3g} to {most:.3g}, so its "
+            "ranking differs from that of the inner product, which training uses; normalise the vectors, or build "
+            "an inner product index"
         )
     return (f"it searches by L2, which ranks as the inner product here: all vectors have a norm of {mean:.3g}",)
 
@@ -177,7 +180,7 @@ def _labels(file: Path, index: Any) -> Labels | None:
         parts = [faiss.rev_swig_ptr(stored.get_ids(number), size).copy() for number, size in sizes if size]
         labels_N = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
     if (different := len(np.unique(labels_N))) != index.ntotal or len(labels_N) != different:
-        raise InputError(f"{file}: {index.ntotal:,} vectors, but {different:,} different ids inside it")
+        raise InputError(f"{file}: {index.ntotal:,} vectors, but only {different:,} different ids")
     in_order = np.array_equal(labels_N, np.arange(index.ntotal))
     return None if in_order else labels_N
 
@@ -189,13 +192,16 @@ def _names(file: Path, docids: Sequence[str] | None, labels_N: Labels | None, co
             raise InputError(f"{file}: {NO_DOCIDS}")
         return [str(label) for label in labels_N.tolist()]
     if len(docids) != count:
-        raise InputError(f"{file}: {count:,} vectors, but {len(docids):,} docids; they go by their order")
+        raise InputError(
+            f"{file}: {count:,} vectors, but {len(docids):,} docids; one docid for each vector is needed, in the "
+            "same order"
+        )
     if labels_N is None:
         return docids
     if not np.array_equal(np.sort(labels_N), np.arange(count)):
         raise InputError(
-            f"{file}: it has ids of its own, {labels_N.min()} to {labels_N.max()}, which are not the numbers of lines; "
-            "leave --docids out to use them as docids"
+            f"{file}: its vectors have their own ids, {labels_N.min()} to {labels_N.max()}, which are not line "
+            "numbers of --docids; leave --docids out to use these ids as docids"
         )
     return [docids[label] for label in labels_N.tolist()]
 
@@ -217,7 +223,7 @@ def _content(file: Path, index: Any, labels_N: Labels | None = None) -> tuple[Ma
     layers = list(_layers(inner))
     store, count = layers[-1], int(index.ntotal)
     if store.ntotal != count:
-        raise InputError(f"{file}: {count:,} vectors, of which it stores {store.ntotal:,}; it is damaged")
+        raise InputError(f"{file}: it should have {count:,} vectors, but stores {store.ntotal:,}; the file is damaged")
     if type(store).__name__ in IN_ROWS and not any(hasattr(layer, "chain") for layer in layers):
         vectors = Matrix([flat_vectors(store, index)])
         for _ in check_finite(file, blocks(vectors), count):
@@ -249,7 +255,7 @@ def _rebuilt(file: Path, index: Any, keys_N: Labels) -> Iterator[Vectors]:
     if (lists := faiss.try_extract_index_ivf(index)) is not None:
         kind = type(faiss.downcast_index(lists)).__name__
         if "FastScan" in kind:  # reconstruct() of these ends the process
-            raise InputError(f"{file}: faiss cannot rebuild the vectors of its kind ({kind}); {REMEDY}")
+            raise InputError(f"{file}: faiss cannot reconstruct vectors from an index of type {kind}; {REMEDY}")
         in_order = keys_N[0] == 0 and keys_N[-1] == len(keys_N) - 1
         lists.set_direct_map_type(kinds_of_map.Array if in_order else kinds_of_map.Hashtable)
     for start in range(0, len(keys_N), ROWS):
@@ -257,7 +263,7 @@ def _rebuilt(file: Path, index: Any, keys_N: Labels) -> Iterator[Vectors]:
             yield index.reconstruct_batch(keys_N[start : start + ROWS])
         except RuntimeError as error:
             raise InputError(
-                f"{file}: faiss cannot rebuild its vectors ({kind}: {_reason(error)}); {REMEDY}"
+                f"{file}: faiss cannot reconstruct its vectors ({kind}: {_reason(error)}); {REMEDY}"
             ) from error
 
 
@@ -275,13 +281,15 @@ def _losses(file: Path, layers: Sequence[Any]) -> Iterator[str]:
         for step in map(faiss.downcast_VectorTransform, map(chain.at, range(chain.size())) if chain else ()):
             kind, widths, wide = type(step).__name__, (wide, step.d_in), int(step.d_out)
             if widths[0] != widths[1] or (hasattr(step, "A") and not _fits(step)):
-                raise InputError(f"{file}: its {kind} does not fit the rest; the file is damaged")
+                raise InputError(f"{file}: its {kind} does not fit the other parts; the file is damaged")
             if hasattr(step, "A") and not _turns(step):
-                raise InputError(f"{file}: faiss cannot rebuild vectors from its {kind}, which scales; {REMEDY}")
+                raise InputError(
+                    f"{file}: faiss cannot reconstruct vectors from its {kind}, which rescales them; {REMEDY}"
+                )
             if step.d_out < step.d_in:
                 yield f"{step.d_out} of {step.d_in} dimensions are kept ({kind})"
         if wide != below.d:
-            raise InputError(f"{file}: its layers are {wide} and {below.d} wide; the file is damaged")
+            raise InputError(f"{file}: its parts have {wide} and {below.d} dimensions; the file is damaged")
     width, whole = int(getattr(store, "code_size", 0)), 4 * int(store.d)
     if width < whole:
         bits = getattr(getattr(store, "sq", None), "bits", 0)

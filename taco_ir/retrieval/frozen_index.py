@@ -78,7 +78,7 @@ def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
             that are not finite or cannot be rebuilt, a metric that does not rank as the inner product.
     """
     if not path.exists():
-        raise InputError(f"--index {path}: there is nothing; a folder with {FOLDERS}, or a {FILES} is needed")
+        raise InputError(f"--index {path}: no such file or folder; give a folder with {FOLDERS}, or a {FILES}")
     first = b""
     if path.is_file():
         with path.open("rb") as source:
@@ -88,7 +88,7 @@ def open_frozen_index(path: Path, docids: Path | None = None) -> FrozenIndex:
         raise InputError(f"--index {path}: {_none_or_many(path, first, found)}")
     layout = LAYOUTS[found[0]]
     if docids is not None and layout.docids == "own":
-        raise InputError(f"--docids {docids}: {path} has docids of its own; leave --docids out")
+        raise InputError(f"--docids {docids}: {path} already contains docids; leave --docids out")
     if docids is None and layout.docids == "must":
         raise InputError(f"{path}: {NO_DOCIDS}")
     index: FrozenIndex = resolve(layout.opener)(path, docids)
@@ -115,11 +115,13 @@ def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passa
             index has none of the passages.
     """
     if encoder.dim != index.dim:
-        raise InputError(f"{index.path}: its vectors are {index.dim} wide, those of the encoder {encoder.dim}")
+        raise InputError(
+            f"{index.path}: its vectors have {index.dim} dimensions, the encoder's vectors have {encoder.dim}"
+        )
     rows_N = index.rows([passage.docid for passage in passages])
     known = [passage for passage, row in zip(passages, rows_N, strict=True) if row >= 0]
     if not known:
-        raise InputError(f"{index.path}: it has none of the {len(passages)} passages whose texts are compared")
+        raise InputError(f"{index.path}: none of the {len(passages)} passages to compare is in it")
     stored_ND = np.concatenate([index.block(row, row + 1) for row in rows_N[rows_N >= 0].tolist()])
     made_ND = encoder.encode_passages(known)
     norms_N = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(made_ND, axis=1)
@@ -127,7 +129,8 @@ def compare_texts(index: FrozenIndex, encoder: Encoder, passages: Sequence[Passa
     least = LEAST_REBUILT if index.lost else LEAST
     if (middle := float(np.median(cosines_N))) < least:
         raise InputError(
-            f"{index.path}: its vectors of {len(known)} passages are not those of this encoder (median cosine "
-            f"{middle:.3f}, at least {least} is expected); give the encoder, pooling and template that made it"
+            f"{index.path}: for {len(known)} passages, its vectors differ from those of this encoder (median "
+            f"cosine {middle:.3f}, at least {least} is expected); give the encoder, pooling and template that the "
+            "index was made with"
         )
     return cosines_N

@@ -45,11 +45,11 @@ def open_npy(path: Path, docids: Path | None) -> FrozenIndex:
         found_ND = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
         reason = abbreviate(str(error))
-        raise InputError(f"{path}: not a whole .npy file of numbers ({reason}); pickles are not read") from error
+        raise InputError(f"{path}: not a complete .npy file of numbers ({reason}); pickles are not read") from error
     if found_ND.ndim != 2 or not found_ND.size:
         raise InputError(f"{path}: its shape is {found_ND.shape}; a matrix [vectors, width] is needed")
     if found_ND.dtype.name not in FLOATS:
-        raise InputError(f"{path}: its numbers are {found_ND.dtype.name}; {', '.join(FLOATS)} are allowed")
+        raise InputError(f"{path}: its numbers are of type {found_ND.dtype.name}; allowed: {', '.join(FLOATS)}")
     vectors, names = Matrix([found_ND]), [] if docids is None else read_docids(docids)
     for _ in check_finite(path, blocks(vectors), len(vectors)):
         pass
@@ -68,7 +68,9 @@ def open_parquet(path: Path, docids: Path | None) -> FrozenIndex:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f"{path}: reading it needs the package `pyarrow` (pip install pyarrow)") from error
+        raise InputError(
+            f"{path}: reading it needs the package pyarrow; install it with `pip install pyarrow`"
+        ) from error
     try:
         table = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         schema = table.schema_arrow

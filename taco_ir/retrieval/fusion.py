@@ -65,7 +65,8 @@ class HybridWeights(NamedTuple):
         """Those that came with a model. Raises: InputError where it has none."""
         if not (folder / WEIGHTS_FILE).is_file():
             raise InputError(
-                f"--hybrid-weights {OF_MODEL}: no {WEIGHTS_FILE} in {folder}; search --choose-weights chooses weights"
+                f"--hybrid-weights {OF_MODEL}: there is no {WEIGHTS_FILE} in {folder}; taco_ir.search "
+                "--choose-weights writes one"
             )
         return cls.read(folder / WEIGHTS_FILE)
 
@@ -73,7 +74,7 @@ class HybridWeights(NamedTuple):
     def read(cls, path: Path) -> HybridWeights:
         """Read a file of weights. Raises: InputError for other keys, or a weight that is not from 0 to 1."""
         if not path.is_file():
-            raise InputError(f"--hybrid-weights {path}: no such file; search --choose-weights writes one")
+            raise InputError(f"--hybrid-weights {path}: no such file; taco_ir.search --choose-weights writes one")
         found = read_json(path, HybridWeights, "choose the weights anew, by search --choose-weights")
         for task, weight in found.tasks.items():
             if weight.dense > 1:
@@ -175,7 +176,7 @@ def choose_weights(
             done += 1
             progress.at(done)
     if not values:
-        raise InputError("--choose-weights: no query has gold; topics with evidence are needed, such as nq-train")
+        raise InputError("--choose-weights: no query has gold; give topics with gold, such as nq-train")
     return {task: _best(by_weight) for task, by_weight in values.items()}
 
 

@@ -165,7 +165,7 @@ def build_bm25(
         searcher.close()
         if found + blank != count:
             indexed = f"{found} of {count} passages were indexed"
-            raise InputError(f"{output}: BM25 index of {collection}: {indexed}; is the disk full?")
+            raise InputError(f"{output}: the BM25 index of {collection} is incomplete: {indexed}; is the disk full?")
         if blank:
             said = "BM25 index of %s: %d passages have neither title nor text and are not in it"
             log.warning(said, collection, blank)
@@ -188,7 +188,7 @@ def _naming_disk_errors(output: Path) -> Iterator[None]:
     except jnius.JavaException as error:
         number = next((number for number in DISK_ERRORS if os.strerror(number) in str(error)), None)
         if number is None:
-            raise InputError(f"{output}: Lucene made no BM25 index ({error}); is the disk full?") from error
+            raise InputError(f"{output}: Lucene could not build a BM25 index ({error}); is the disk full?") from error
         raise OSError(number, os.strerror(number), str(output)) from error
 
 
@@ -210,13 +210,13 @@ class BM25:
     def __init__(self, folder: Path, collection: str | None = None, k1: float = K1, b: float = B) -> None:
         manifest = folder / "manifest.json"
         if not manifest.is_file():
-            raise InputError(f"{folder}: no finished BM25 index")
+            raise InputError(f"{folder}: there is no finished BM25 index")
         remedy = f"remove {folder}; the next search builds it again"
         said = read_json(manifest, Manifest, remedy)
         self.collection = said.collection
         if collection not in (None, self.collection):
             made = f"a BM25 index of collection {self.collection}"
-            raise InputError(f"{folder}: {made}, the collection given is {collection}")
+            raise InputError(f"{folder}: {made}, but the given collection is {collection}")
         check_files(folder, said.files, {*_lucene_files(folder), *said.files}, remedy)
         start_jvm()  # before jnius, which would take any Java
         import jnius

@@ -66,7 +66,7 @@ class TacoQueryEncoder:
         tasks = self.encoder.tasks
         if prefix is not None and (prefix in tasks or (tasks and WORD.fullmatch(prefix))):
             if task is not None:
-                raise InputError(f"prefix {prefix!r} is a task, and so is task {task!r}; give one of both")
+                raise InputError(f"prefix {prefix!r} names a task, and task is {task!r}; give only one of them")
             task = prefix
         elif prefix is not None:
             self.encoder.config = self.encoder.config.with_prompt(f"{prefix.rstrip()} ")
@@ -112,7 +112,7 @@ class TacoDocumentEncoder:
 
 def _refuse_tokenizer(name: str | None) -> None:
     if name is not None:
-        raise InputError(f"--tokenizer {name!r}: the tokenizer is the checkpoint's own; leave it out")
+        raise InputError(f"--tokenizer {name!r}: the model's own tokenizer is always used; leave --tokenizer out")
 
 
 def _load(model: str | None, device: str, pooling: str | None, l2_norm: bool) -> TextEncoder:
@@ -138,8 +138,8 @@ def write_encoded_queries(queries: Sequence[Query], vectors_BD: Vectors, folder:
         first = by_text.setdefault(query.plain_text, row)
         if not np.allclose(vectors_BD[first], vectors_BD[row], atol=1e-5):
             raise InputError(
-                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, "
-                "which Pyserini removes; export them apart"
+                f"queries {queries[first].qid!r} and {query.qid!r} differ only in their entity marks, which "
+                "Pyserini removes; export them separately"
             )
     ids, texts = [query.record_id or query.qid for query in queries], [query.plain_text for query in queries]
     with writing_folder(folder) as part:

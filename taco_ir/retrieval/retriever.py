@@ -160,7 +160,7 @@ def _select_ranker(
 ) -> Ranker:
     check_value("retriever", retriever, str, {"choices": RETRIEVERS})
     if weights is not None and retriever != FUSION:
-        raise InputError(f"weights {str(weights)!r} go with the retriever {FUSION}, not with {retriever}")
+        raise InputError(f"weights {str(weights)!r} can be used only by the retriever {FUSION}, not by {retriever}")
     if model is None or isinstance(model, str | Path):
         model = ModelChoice(None if model is None else str(model))
     return Retrievers.of(collection, model, index, weights).select(retriever)

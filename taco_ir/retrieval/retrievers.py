@@ -56,7 +56,7 @@ def as_topics(collection: Collection, queries: Queries, task: str | None = None)
             queries = [queries]
     if isinstance(queries, Topics):
         if task is not None:
-            raise InputError(f"task {task!r}: topics have tasks of their own; give it with texts")
+            raise InputError(f"task {task!r}: topics already have tasks; give a task only with query texts")
         return queries
     task = canonical_task(task) if task else ""
     texts = enumerate(queries, 1)

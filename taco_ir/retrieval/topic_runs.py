@@ -42,7 +42,7 @@ def search_topics(
     """
     if request.compare and not any(topic.has_gold for topic in topics):
         names = " ".join(topic.name for topic in topics)
-        raise InputError(f"--compare goes with evidence to score against; {names} have none")
+        raise InputError(f"--compare needs gold to score against; {names} have none")
     retrievers = Retrievers.of(collection, request.model, request.index, request.hybrid_weights)
     retriever = retrievers.select(request.retriever)
     outputs = [_Output.of(request, collection, topics, retrievers, output)]

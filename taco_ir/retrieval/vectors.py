@@ -234,7 +234,7 @@ class VectorSet:
             start, stop = manifest.rows
             done = sum(block.rows for block in manifest.blocks)
             if start < row:
-                raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of the two")
+                raise InputError(f"{path}: rows {start}..{min(row, stop) - 1} are in two shards; remove one of them")
             if start > row or done != stop - start:
                 missing = f"rows {row}..{start - 1} are in no shard"
                 what = (

@@ -151,7 +151,7 @@ def make_boards(
         by_corpus[result.corpus].append(result)
     names = dict.fromkeys(result.row for result in results)
     if baseline is not None and baseline not in (*names, *(result.system for result in results)):
-        raise InputError(f"baseline {baseline!r} is no system of the results; allowed: {', '.join(names)}")
+        raise InputError(f"baseline {baseline!r} is not a system of the results; allowed: {', '.join(names)}")
     found = [_make_board(each, baseline, seed, measures or known) for each in by_corpus.values()]
     return sorted(found, key=lambda board: (-board.passages, board.corpus))
 
@@ -181,7 +181,7 @@ def check_patterns(results: Sequence[Record], patterns: Sequence[str]) -> None:
     rows = dict.fromkeys(result.row for result in results)
     names = {*rows, *(result.system for result in results)}
     if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
-        raise InputError(f"no system matches {idle[0]!r}; there are {', '.join(rows)}")
+        raise InputError(f"no system matches {idle[0]!r}; systems: {', '.join(rows)}")
 
 
 def _make_board(results: Sequence[Record], baseline: str | None, seed: int, measures: Sequence[str]) -> Board:
@@ -238,21 +238,22 @@ def _check_comparable(results: Sequence[Record]) -> dict[str, str]:
             other, before = models.setdefault(name, (result, found))
             if before != found:
                 raise InputError(
-                    f"model {name!r}: {other.name} began with {before}, {result.name} with {found}; "
-                    "give each model a name of its own"
+                    f"model {name!r}: {other.name} started from {before}, {result.name} from {found}; give "
+                    "different models different names"
                 )
         if (result.collection, result.passages) != (first.collection, first.passages):
             raise InputError(
                 f"corpus {result.corpus!r}: {first.name} searched {first.passages} passages ({first.collection}), "
-                f"{result.name} {result.passages} ({result.collection}); give each corpus a name of its own"
+                f"{result.name} searched {result.passages} ({result.collection}); give different corpora different "
+                "names"
             )
         for topic, scores in result.topics.items():
             other, meant = seen.setdefault(topic, (result, scores))
             if (meant.fingerprint, meant.part_of) != (scores.fingerprint, scores.part_of):
                 raise InputError(
                     f"topics {topic!r}: {other.name} has {meant.queries} queries ({meant.fingerprint}), "
-                    f"{result.name} {scores.queries} ({scores.fingerprint}); "
-                    "systems can be compared on the same queries with the same gold only"
+                    f"{result.name} has {scores.queries} ({scores.fingerprint}); systems can be compared only on "
+                    "the same queries with the same gold"
                 )
     return {topic: scores.part_of for topic, (_, scores) in seen.items()}
 

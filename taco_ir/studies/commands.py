@@ -55,7 +55,7 @@ class Commands:
         """Raises InputError for a model that these jobs need and that was not given or has no weights."""
         named = self._named_models(jobs)
         if missing := [f"{name}=FOLDER" for name in self.study.models if name in named - self._models.keys()]:
-            raise InputError(f"--models {' '.join(missing)}: needed by what is to be run")
+            raise InputError(f"--models: the jobs need {' '.join(missing)}; give NAME=FOLDER for each")
         for name in sorted(named):
             self._weights(name)
 
@@ -208,6 +208,6 @@ def run_process(name: str, words: Sequence[str], environment: Mapping[str, str],
     write_json(begun, made)
     if process.returncode:
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()] or ["no output"]
-        raise InputError(f"{name}: {words[0]} ended with code {process.returncode}: {lines[-1]} (all of it: {log})")
+        raise InputError(f"{name}: {words[0]} ended with exit code {process.returncode}: {lines[-1]} (full log: {log})")
     seen = [each for each in made if "seconds" in each]
     return Spent(round(sum(each["seconds"] for each in seen), 1), max(each["peak_bytes"] for each in seen), len(made))

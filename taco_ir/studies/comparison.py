@@ -48,7 +48,10 @@ class System(NamedTuple):
         if not runs or not all(runs):
             return None
         if len(lengths := {len(run) for run in runs}) > 1:
-            raise InputError(f"{self.name}: seeds have values of {sorted(lengths)} queries on {topic}, {measure}")
+            raise InputError(
+                f"{self.name}: its seeds were scored on different numbers of queries, {sorted(lengths)}, on "
+                f"{topic} by {measure}"
+            )
         values_Q: Values = np.mean(np.array(runs, dtype=np.float64), axis=0)
         return values_Q
 
@@ -65,8 +68,8 @@ def group_systems(results: Sequence[Record]) -> list[System]:
             other = made_by.setdefault((result.row, result.seed, topic), result.name)
             if topic in (of_seed := merged[result.system, result.base][result.seed]):
                 raise InputError(
-                    f"{result.row}, seed {result.seed}: {topic} is in {other} and in {result.name}; "
-                    "allowed is one of them"
+                    f"{result.row}, seed {result.seed}: {topic} is in both {other} and {result.name}; only one may "
+                    "have it"
                 )
             of_seed[topic] = scores
     return [System(*key, dict(sorted(seeds.items()))) for key, seeds in merged.items()]
@@ -99,8 +102,8 @@ def compute_differences(pairs: Sequence[Pair], topics: Sequence[str], measures: 
             continue
         if len(ours) != len(theirs):
             raise InputError(
-                f"{topic}, {measure}: {system.name} has values of {len(ours)} queries, {baseline.name} of "
-                f"{len(theirs)}; systems can be compared on the same queries only"
+                f"{topic}, {measure}: {system.name} was scored on {len(ours)} queries, {baseline.name} on "
+                f"{len(theirs)}; systems can be compared only on the same queries"
             )
         found[topic][Column(system.system, system.base, measure)] = ours - theirs
     return found

@@ -146,7 +146,10 @@ class Study:
         for name in sorted((self.conditions[job.condition].names() | candidates) & self.conditions.keys()):
             seeds = self.conditions[name].seeds
             if job.seed not in seeds and len(seeds) > 1:
-                raise InputError(f"condition {job} needs {name}, which has seeds {', '.join(map(str, seeds))}")
+                raise InputError(
+                    f"condition {job} needs {name} with the same seed, but {name} only has seeds "
+                    f"{', '.join(map(str, seeds))}"
+                )
             needed[name] = Job(name, job.seed if job.seed in seeds else seeds[0])
         return needed
 
@@ -194,7 +197,9 @@ def read_study(path: Path) -> Study:
     try:
         TopologicalSorter({job: study.needs(job).values() for job in study.jobs()}).prepare()
     except CycleError as error:
-        raise InputError(f"{path}: conditions need each other: {' -> '.join(map(str, error.args[1]))}") from error
+        raise InputError(
+            f"{path}: conditions depend on each other in a circle: {' -> '.join(map(str, error.args[1]))}"
+        ) from error
     return study
 
 
@@ -247,14 +252,12 @@ def _check_condition(where: str, study: Study, condition: Condition) -> None:
         if pattern.count("*") != 1 or not study.candidates(condition.name)[placeholder]:
             raise InputError(f"{where}: best {placeholder} = {pattern!r} must match conditions, with one * in it")
         if placeholder in known:
-            raise InputError(
-                f"{where}: best {placeholder}: {{{placeholder}}} stands for something else; give another name"
-            )
+            raise InputError(f"{where}: best {placeholder}: {{{placeholder}}} already has a meaning; give another name")
     known |= condition.best.keys()
     if unknown := condition.names() - known:
         names = ", ".join(sorted(known))
         raise InputError(
-            f"{where}: {{{min(unknown)}}} stands for nothing; known are {names} (models and conditions add names)"
+            f"{where}: {{{min(unknown)}}} is not defined; defined: {names} (and the names of models and conditions)"
         )
     _check_scored(where, study, condition)
     for seed in condition.seeds:
@@ -270,10 +273,11 @@ def _check_scored(where: str, study: Study, condition: Condition) -> None:
             )
     if bool(condition.corpora) != bool(condition.search and condition.system):
         raise InputError(
-            f"{where}: what is scored needs search, system and a corpus with seeds ({', '.join(study.corpora)})"
+            f"{where}: a condition that is scored needs search, system and a corpus with seeds "
+            f"({', '.join(study.corpora)})"
         )
     if condition.answer and not condition.search:
-        raise InputError(f"{where}: answers are scored with the search that they come from; search is missing")
+        raise InputError(f"{where}: answers are scored together with their search; search is missing")
 
 
 def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) -> None:
@@ -282,8 +286,8 @@ def _check_names(where: str, names: Iterable[str], taken: Collection[str] = ()) 
         if not NAME.fullmatch(name) or name in taken:
             but = f", and not {', '.join(taken)}" if taken else ""
             raise InputError(
-                f"{where}: {name[:100]!r}: a name is letters, digits, dots, _, + and -, at most 100, "
-                f"a letter or digit first{but}"
+                f"{where}: {name[:100]!r}: a name has at most 100 letters, digits, dots, _, + and -, and begins "
+                f"with a letter or digit{but}"
             )
 
 
@@ -300,20 +304,20 @@ def _check_command(where: str, template: str, scored: bool) -> None:
     except ValueError as error:
         raise InputError(f"{quoted}: {error}") from error
     if any(spec or conversion for _, _, spec, conversion in parsed):
-        raise InputError(f"{quoted}: placeholders are names in braces, without : and !")
+        raise InputError(f"{quoted}: placeholders must be plain names in braces, without : and !")
     if not scored:
         _check_verb(where, words)
     outputs = [place for place, word in enumerate(words) if word.partition("=")[0] == "--output"]
     if scored and outputs:
-        raise InputError(f"{quoted}: --output is not for it to say")
+        raise InputError(f"{quoted}: the study sets --output itself; leave it out")
     elsewhere = words[:1] in (["search"], ["answer"]) or any(word.startswith("--config") for word in words)
     if len(outputs) > 1 or (elsewhere and not outputs and not scored):
-        raise InputError(f"{quoted}: --output {{out}}, or a place inside it, is needed, once")
+        raise InputError(f"{quoted}: --output {{out}}, or a path inside {{out}}, is needed exactly once")
     for place in outputs:
         text = "".join(words[place + 1 : place + 2])
         path = PurePosixPath(text)
         if path.parts[:1] != ("{out}",) or ".." in path.parts or "\\" in text or "\0" in text:
-            raise InputError(f"{quoted}: --output {text[:200]!r}; it must be {{out}}, or a place inside it")
+            raise InputError(f"{quoted}: --output {text[:200]!r}; it must be {{out}}, or a path inside it")
 
 
 def _check_verb(where: str, words: Sequence[str]) -> None:

@@ -42,7 +42,9 @@ def convergence_table(results: Sequence[Record], baseline: str) -> Table:
     }
     if not goals:
         named = ", ".join(dict.fromkeys(each.system for each in systems)) or "none, since no record has one"
-        raise InputError(f"--convergence {baseline!r} has no validation curve in the results; those that have: {named}")
+        raise InputError(
+            f"--convergence {baseline!r} has no validation curve in the results; systems with one: {named}"
+        )
     rows = [_make_row(each, goals.get(each.base, {})) for each in systems]
     title = (
         f"held-out train queries: macro page R-precision at the end, and steps until it is {SHARE:.0%} of what "

@@ -93,7 +93,8 @@ def rank_trainings(trainings: dict[str, Path]) -> dict[str, float]:
         score = best_validation(training)
         if score is None:
             raise InputError(
-                f"{training}: no validation in it; what is to be chosen among must be validated on held-out queries"
+                f"{training}: it has no validation; the best of several trainings can be chosen only if all are "
+                "validated on held-out queries"
             )
         scores[name] = score
     return dict(sorted(scores.items(), key=lambda item: -item[1]))

@@ -61,8 +61,8 @@ def study_headroom(
     if not found:
         rows = ", ".join(dict.fromkeys(result.row for result in results))
         raise InputError(
-            f"--headroom {baseline!r} by {measure}: the results have no such system with values by query, or no other "
-            f"beside it; systems: {rows}"
+            f"--headroom {baseline!r} by {measure}: the results need this system and another one, both with scores "
+            f"for each query; systems: {rows}"
         )
     return found
 

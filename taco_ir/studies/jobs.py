@@ -46,13 +46,13 @@ def select_jobs(study: Study, patterns: Container[str], seeds: Container[int]) -
     """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in study.conditions):
-            raise InputError(f"--only {pattern!r} matches no condition; there are {', '.join(study.conditions)}")
+            raise InputError(f"--only {pattern!r} matches no condition; conditions: {', '.join(study.conditions)}")
     jobs = study.jobs()
     wanted = [job for job in jobs if not seeds or job.seed in seeds]
     if patterns:
         wanted = [job for job in wanted if any(fnmatchcase(job.condition, each) for each in patterns)]
     if not wanted:
-        raise InputError(f"--seeds {' '.join(map(str, seeds))}: none of these conditions has them")
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: none of the selected conditions has these seeds")
     needed = study.with_needs(wanted)
     return [job for job in jobs if job in needed]
 

@@ -53,7 +53,7 @@ def plot_topics(board: Board, measure: str) -> str:
         InputError: for more systems than colours, or none.
     """
     if not 1 <= len(board.rows) <= COLOURS:
-        raise InputError(f"a picture of topics shows 1 to {COLOURS} systems, not {len(board.rows)}; hide by --without")
+        raise InputError(f"svg-topics can show 1 to {COLOURS} systems, not {len(board.rows)}; hide some by --without")
     start = next((row for row in board.rows if board.baseline in (row.name, row.system)), board.rows[0])
     rows = sorted(board.rows, key=lambda row: (row is not start, row.base != start.base))
     scores = {

@@ -134,11 +134,12 @@ def read_records(folder: Path) -> list[Record]:
             raise InputError(f"{where}: not valid JSON ({error})") from error
         own = values.get(str(value.pop("values", "")))
         if own is None:
-            raise InputError(f"{where}: values names none of those in {QUERIES}")
+            raise InputError(f"{where}: its values are not in {QUERIES}")
         record = _read_record(where, value, own)
         if check != whole:
             raise InputError(
-                f"{where}: the record was altered: check is {abbreviate(check)}, its fields give {whole}; make it anew"
+                f"{where}: the record was changed by hand: check is {abbreviate(check)}, but its fields give "
+                f"{whole}; run the job again"
             )
         if found.setdefault(record.name, record) is not record:
             raise InputError(f"{where}: another record is called {record.name}; remove one of the lines")
@@ -175,7 +176,7 @@ def _read_record(where: str, value: dict[str, Any], values: Mapping[str, Any]) -
     record = check_type(value, Record, where)
     if values.keys() != record.topics.keys():
         ours, theirs = (", ".join(names)[:100] for names in (record.topics, values))
-        raise InputError(f"{where}: its topics are {ours}, those of its values {theirs}")
+        raise InputError(f"{where}: its topics are {ours}, but its values are for {theirs}")
     topics = {name: _with_values(where, name, scores, values[name]) for name, scores in record.topics.items()}
     return replace(record, topics=topics)
 
@@ -196,10 +197,12 @@ def _with_values(where: str, name: str, scores: TopicScores, by_query: Any) -> T
             mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
             wrong = len(values) > scores.queries or not math.isclose(mean, scores.means[measure], abs_tol=1e-5)
         except (KeyError, TypeError, OverflowError) as error:
-            raise InputError(f"{where}: topics.{name}: {measure}: no values of a measure that has a mean") from error
+            raise InputError(
+                f"{where}: topics.{name}: {measure}: the measure has a mean, but no values for each query"
+            ) from error
         if wrong:
             raise InputError(
-                f"{where}: topics.{name}, {measure}: {len(values)} values with mean {mean:#.6g}; "
-                "the record says otherwise"
+                f"{where}: topics.{name}, {measure}: {len(values)} values have the mean {mean:#.6g}, which is not "
+                "the mean in the record"
             )
     return replace(scores, by_query=by_query)

@@ -44,7 +44,7 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
             f"their trainings are not in {runner.work}"
         )
         if strict or not found:
-            raise InputError(f"{missing}; `reproduce` makes them, or give another --work")
+            raise InputError(f"{missing}; make them with taco_ir.reproduce, or give another --work")
         log.warning("%s", missing)
     return found
 
@@ -52,7 +52,7 @@ def select_trained(results: Sequence[Record], runner: Runner, strict: bool) -> l
 def sample_records(results: Sequence[Record], count: int, seed: int) -> list[Record]:
     """Samples `count` records, sorted by name. Raises: InputError if there are fewer."""
     if count > len(results):
-        raise InputError(f"--random {count}: there are {len(results)} records")
+        raise InputError(f"--random is {count}, but there are only {len(results)} records")
     return sorted(random.Random(seed).sample(list(results), count), key=lambda result: result.name)
 
 
@@ -71,7 +71,7 @@ def check_records(results: Sequence[Record], runner: Runner) -> None:
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         count += len(lines)
     if count:
-        raise InputError(f"{count} deviations in {len(results)} records; allowed is a difference of {tolerance}")
+        raise InputError(f"{count} scores in {len(results)} records differ by more than {tolerance}")
     log.info("all %d records came out as recorded, within %s", len(results), tolerance)
 
 

@@ -43,24 +43,28 @@ def check_adapters(adapters: AdapterSettings, encoder: EncoderSettings, folder: 
     if tune == FULL:
         if (record := ModelFolder(folder).record) is not None:
             raise InputError(
-                f"tune is {FULL}; {folder} is tuned by {record.method}: give tune {record.method}, or export it merged"
-                " where that can be"
+                f"tune is {FULL}, but {folder} has adapters (method {record.method}); give tune {record.method}, "
+                "or merge the adapters by taco_ir.export if the method allows it"
             )
         return
     for key in PROMPT_KEYS:
         if (value := getattr(adapters, key)) and tune not in with_prompts():
             methods = ", ".join(with_prompts())
-            raise InputError(f"{key} is {value!r}; tune {tune} has no prompts, {methods} have; leave {key} out")
+            raise InputError(
+                f"{key} is {value!r}, but tune {tune} has no prompts (only {methods} have); leave {key} out"
+            )
     for key in BACKBONE_KEYS:
         if value := getattr(encoder, key):
             raise InputError(
-                f"{key} is {value!r}; with tune {tune} there is one backbone, all of it frozen; leave {key} out"
-                " (tune_roles tower has an adapter for each tower)"
+                f"{key} is {value!r}; with tune {tune} the whole backbone is frozen and shared; leave {key} out "
+                "(tune_roles tower trains one adapter for queries and one for passages)"
             )
     if ModelFolder(base).kind is Kind.TOWERS:
-        raise InputError(f"tune is {tune}; {base} has two towers; adapters go on one backbone")
+        raise InputError(f"tune is {tune}, but {base} has two towers; adapters need a single backbone")
     if encoder.head and not ModelFolder(base).has_head:
-        raise InputError(f"head is {encoder.head}; with tune {tune} the base must have it already; leave head out")
+        raise InputError(
+            f"head is {encoder.head}, but tune {tune} cannot add a head to the frozen base; leave head out"
+        )
 
 
 def build_adapters(
@@ -94,8 +98,8 @@ def build_adapters(
         _refuse_other_adapters(settings, old, folder)
         if settings.tune_budget and (width := width_of(settings.tune, shape, 0, settings.tune_budget)) != old.width:
             raise InputError(
-                f"tune_budget {settings.tune_budget} is width {width}; the model {folder} has width {old.width};"
-                f" leave tune_budget out, or start from its base {old.base}"
+                f"tune_budget {settings.tune_budget} means width {width}, but {folder} has width {old.width}; "
+                f"leave tune_budget out, or start from its base {old.base}"
             )
         new = tuple(task for task in own_tasks if task not in old.tasks)
         frozen = tuple(old.names) if new else old.frozen
@@ -105,7 +109,7 @@ def build_adapters(
     trained = [name for name in adapters.names if name in used and name not in record.frozen]
     if not trained:
         raise InputError(
-            f"{folder / RECORD_FILE}: the adapters for {', '.join(tasks)} are frozen there; nothing would be trained"
+            f"{folder / RECORD_FILE}: its adapters for {', '.join(tasks)} are frozen, so nothing would be trained"
         )
     adapters.train_only(trained)
     return adapters, record
@@ -125,8 +129,8 @@ def _load(
     reparameterised = {adapter_of(name) for name in training} | new if reparameterise else set()
     if reparameterise and not reparameterised:
         raise InputError(
-            f"tune_reparameterise: the prompts in {folder} are plain vectors, as a training leaves them; leave it out,"
-            f" or start from the base {record.base}"
+            f"tune_reparameterise: a finished training keeps only the prompts' vectors, and so does {folder}; "
+            f"leave tune_reparameterise out, or start from the base {record.base}"
         )
     adapters = Adapters(backbone, record.method, record.width, record.names, record.positions, reparameterised)
     if saved:
@@ -142,8 +146,8 @@ def _record_positions(settings: AdapterSettings, backbone: nn.Module) -> str:
     if settings.tune_positions and not has_positions(backbone):
         kind = backbone.config.model_type  # type: ignore[union-attr]
         raise InputError(
-            f"tune_positions is {settings.tune_positions!r}; those of a backbone of type {kind!r} are relative;"
-            " leave it out"
+            f"tune_positions is {settings.tune_positions!r}; a backbone of type {kind!r} has relative positions; "
+            "leave tune_positions out"
         )
     return "" if settings.tune_positions in (None, positions_of(settings.tune)) else settings.tune_positions
 
@@ -158,7 +162,8 @@ def _refuse_other_adapters(settings: AdapterSettings, old: AdapterRecord, folder
     ):
         if given != found:
             raise InputError(
-                f"{key} is {given!r}; the model {folder} has {found!r}; give that, or start from its base {old.base}"
+                f"{key} is {given!r}, but the model {folder} has {found!r}; give that, or start from its base "
+                f"{old.base}"
             )
 
 
@@ -187,7 +192,7 @@ def config_for_further_tuning(model: DualEncoder, folder: Path, base: EncoderCon
         given, found = getattr(own, key), getattr(base, key)
         if given not in (getattr(EncoderSettings, key), found):
             raise InputError(
-                f"{key} is {given!r}; the passages of {folder} stay as they are, with {found!r}; leave it out"
+                f"{key} is {given!r}; passages keep the vectors of {folder}, which has {found!r}; leave {key} out"
             )
     return replace(config, **{key: getattr(base, key) for key in kept})
 

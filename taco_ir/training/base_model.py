@@ -109,8 +109,8 @@ def build_encoder(
     check_adapters(adapters, settings, folder, backbone.path)
     if adapters.tune != FULL and base.roles != NONE:
         raise InputError(
-            f"roles is {base.roles}; with tune {adapters.tune} the adapters tell roles apart (tune_roles);"
-            " leave roles out, or tune all weights (tune full)"
+            f"roles is {base.roles}; with tune {adapters.tune} the adapters distinguish roles (tune_roles); leave "
+            "roles out, or train all weights (tune full)"
         )
     for key in ("passage_length", "query_length"):
         if (value := getattr(settings, key)) > limit:
@@ -149,8 +149,8 @@ def build_shared(
     """
     if adapters.tune != FULL:
         raise InputError(
-            f"tune is {adapters.tune}; reading and self-supervised tasks train the whole encoder;"
-            " leave tune out, or those tasks"
+            f"tune is {adapters.tune}; reading and self-supervised tasks train the whole encoder; leave out tune, "
+            "or these tasks"
         )
     if (own := ModelFolder(folder)).record is not None:
         own.require_weights()
@@ -182,7 +182,10 @@ def build_pretraining(
             a part of the loss that it does not fit.
     """
     if ModelFolder(base).kind is Kind.TOWERS:
-        raise InputError(f"--model {base}: two towers; pre-training takes one backbone, such as its folder passage")
+        raise InputError(
+            f"--model {base}: it has two towers, and pre-training needs a single backbone; give its folder "
+            "passage, for example"
+        )
     ModelFolder(base).require_weights()
     limit = ModelFolder(base).longest
     if objectives.length > limit:
@@ -193,16 +196,16 @@ def build_pretraining(
         config = base_config(settings, base, limit)
         if "condenser" in objectives.objective and config.pooling in ("mean", "last"):
             raise InputError(
-                f"--objective condenser makes the first token sum up the text; --model {base} is pooled by"
-                f" {config.pooling}, which takes no vector there; leave condenser out, or give --pooling first"
+                f"--objective condenser trains the first token's vector to summarise the text, but --model {base} "
+                f"uses pooling {config.pooling}; leave condenser out, or give --pooling first"
             )
     if config.head:
         raise InputError(
-            f"--model {base}: it has a linear layer of {config.head} numbers; pre-training takes a backbone alone"
+            f"--model {base}: it has a linear head of width {config.head}; pre-training needs a plain backbone"
         )
     if config.roles != NONE:
         raise InputError(
-            f"--model {base}: it marks roles ({config.roles}); pre-training takes a backbone that does not"
+            f"--model {base}: it marks the roles of texts (roles {config.roles}); pre-training needs a plain backbone"
         )
     torch.manual_seed(seed)  # for new heads
     model = PretrainModel(checkpoint or base, config, objectives, temperature)
@@ -258,7 +261,7 @@ def refuse_not_finite(model: DualEncoder, folder: Path) -> None:
     """Raise InputError for weights from `folder` that are not finite."""
     for name, param in model.named_parameters():
         if not torch.isfinite(param).all():
-            raise InputError(f"--model {folder}: {name} holds numbers that are not finite")
+            raise InputError(f"--model {folder}: {name} contains infinite numbers or NaN")
 
 
 def trained_encoder(folder: Path, device: str) -> DualEncoder:
@@ -272,7 +275,7 @@ def trained_encoder(folder: Path, device: str) -> DualEncoder:
     for own in dict.fromkeys(backbone.towers.values()):
         if config.head and not own.has_head:
             raise InputError(
-                f"{own}: the model has a linear layer of {config.head} numbers; its file {HEAD_FILE} is missing"
+                f"{own}: the model has a linear head of width {config.head}, but the file {HEAD_FILE} is missing"
             )
     model = DualEncoder(backbone.path, config, backbone.kind is Kind.TOWERS)
     if (record := model_folder.record) is not None:
@@ -295,7 +298,7 @@ def base_config(settings: EncoderSettings, folder: Path, limit: int) -> EncoderC
         ("roles", base.roles, settings.roles),
     ):
         if wanted not in UNSAID and found not in UNSAID and found != wanted:
-            raise InputError(f"{key} is {wanted}; the base {folder} says {found}; leave {key} out")
+            raise InputError(f"{key} is {wanted}, but the base model {folder} has {found}; leave {key} out")
     roles = settings.roles if base.roles == NONE else base.roles
     return replace(base, normalize=base.normalize or settings.normalize, head=base.head or settings.head, roles=roles)
 

@@ -36,14 +36,12 @@ def divide_batch(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
         return _divide_rest(settings, sizes, given)
     if not shares.isalpha():
         if (count := shares.count(",") + 1) != len(sizes):
-            raise InputError(
-                f"shares is {shares!r}, {count} in all; {len(sizes)} tasks need {len(sizes)} whole numbers"
-            )
+            raise InputError(f"shares is {shares!r}, which are {count} numbers; {len(sizes)} tasks need {len(sizes)}")
         return list(map(int, shares.split(",")))
     if batch < len(sizes):
         raise InputError(
-            f"batch_size is {batch}; every step has a query of each of {len(sizes)} tasks, so it must be at least"
-            f" {len(sizes)}"
+            f"batch_size is {batch}; each of the {len(sizes)} tasks needs a query in every step, so it must be at "
+            f"least {len(sizes)}"
         )
     power = {"proportional": 1.0, "temperature": 1 / settings.share_temperature, "uniform": 0.0}[shares]
     largest = max(sizes)
@@ -60,13 +58,13 @@ def _divide_rest(settings: BatchSettings, sizes: Sequence[int], given: Sequence[
     if not others:
         if settings.batch_size not in (BatchSettings().batch_size, taken):
             raise InputError(
-                f"batch_size is {settings.batch_size}; the shares of the tasks sum to {taken}; leave it out"
+                f"batch_size is {settings.batch_size}; the shares of the tasks sum to {taken}; leave batch_size out"
             )
         return [share or 0 for share in given]
     if (rest := settings.batch_size - taken) < len(others):
         raise InputError(
-            f"batch_size is {settings.batch_size}; tasks with a share take {taken} and each of {len(others)} others"
-            f" needs one, so at least {taken + len(others)} are needed"
+            f"batch_size is {settings.batch_size}; tasks with a share use {taken} queries, and the other "
+            f"{len(others)} tasks need at least one each, so it must be at least {taken + len(others)}"
         )
     divided = iter(divide_batch(replace(settings, batch_size=rest), others))
     return [share or next(divided) for share in given]

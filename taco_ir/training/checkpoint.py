@@ -103,7 +103,8 @@ def load_optimizer(checkpoint: Path, optimizer: Optimizer) -> None:
         place = int(number)
         if place >= len(params) or (value.dim() and value.shape != params[place].shape):
             raise InputError(
-                f"{checkpoint / OPTIMIZER_FILE}: {name} has the shape {list(value.shape)}; it belongs to another model"
+                f"{checkpoint / OPTIMIZER_FILE}: {name} has the shape {list(value.shape)}, so the file belongs to "
+                "another model"
             )
         state.setdefault(place, {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
@@ -121,7 +122,8 @@ def load_weighting(checkpoint: Path, weighting: TaskWeighting) -> None:
     for name in sorted(set(found) | set(wanted)):
         if name not in found or name not in wanted or found[name].shape != wanted[name].shape:
             raise InputError(
-                f"{path}: {name} does not fit; the state is another weighting's, of other tasks or another architecture"
+                f"{path}: {name} does not fit; it was saved by another weighting, with other tasks, or for another "
+                "architecture"
             )
     weighting.load_state_dict(found)
 
@@ -135,7 +137,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     found = read_safetensors(path)
     if wrong := [name for name, value in found.items() if not all_finite([value])]:
         raise InputError(
-            f"{path}: {wrong[0]} holds numbers that are not finite; resume from an older checkpoint, or train anew"
+            f"{path}: {wrong[0]} contains infinite numbers or NaN; resume from an older checkpoint, or start the "
+            "training again"
         )
     return found
 

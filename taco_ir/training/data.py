@@ -396,7 +396,9 @@ def _find_places(run: str, collection: Collection, tables: Mapping[str, TaskSett
             raise InputError(f"tasks.{name}: collection {spec}: {error}") from error
         key = (opened[spec].passages.fingerprint, task)
         if key in names:
-            raise InputError(f"tasks.{names[key]} and tasks.{name} are both {task} of {spec}; leave one of them out")
+            raise InputError(
+                f"tasks.{names[key]} and tasks.{name} are both task {task} of collection {spec}; leave one of them out"
+            )
         names[key] = name
         found[name] = Place(opened[spec], task, own)
     return found

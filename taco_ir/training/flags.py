@@ -73,13 +73,13 @@ PRETRAIN = Verb(
     ),
     {"tasks": NOTHING, "objective": ("mlm", "span_contrast"), "learning_rate": 1e-4, "negatives": "none"},
     {
-        "max_passages": "passages read into memory at most, sampled by the seed in runs of neighbours;"
-        " none: all, about 1.5 GB a million",
-        "batch_size": "documents of a step; each brings two spans, or one without span_contrast",
+        "max_passages": "read at most N passages into memory, sampled in blocks of neighbours; none: all, "
+        "about 1.5 GB per million",
+        "batch_size": "documents in a batch; two spans are taken from each, or one without span_contrast",
         "epochs": "passes over the documents",
-        "steps": "steps in all; auto: by epochs",
-        "gradcache": "spans encoded at once, so that large batches fit (GradCache); none: off",
-        "validate_every": "steps between measurements of the held-out loss; auto: at the end of each epoch",
+        "steps": "number of training steps; auto: from the number of epochs",
+        "gradcache": "encode only N spans at once, so that a large batch fits in memory (GradCache); none: all at once",
+        "validate_every": "measure the held-out loss every N steps; auto: at the end of each epoch",
     },
     presets=False,
 )
@@ -87,12 +87,15 @@ PRETRAIN = Verb(
 
 def add_flags(parser: argparse.ArgumentParser, verb: Verb = TRAIN) -> None:
     """Add --config, --preset and a flag for every key; see `given_flags` for those that were given."""
-    help = "a TOML file with keys as below, `_` for `-`; flags override it"
+    help = "a TOML file of settings, named like the flags below with `_` for `-`; flags override it"
     if verb.presets:
-        help = f"a TOML file, or a shipped configuration: {', '.join(shipped())}"
+        help = f"a TOML file of settings, or a shipped configuration: {', '.join(shipped())}"
     parser.add_argument("--config", type=Path, metavar="FILE", help=help)
     if verb.presets:
-        help = "dpr: two BERT towers, BM25 negatives, no prompts, as in Karpukhin et al. (EMNLP 2020)"
+        help = (
+            "dpr: separate BERT encoders for queries and passages, BM25 negatives, no prompts (Karpukhin et al., "
+            "EMNLP 2020)"
+        )
         parser.add_argument("--preset", metavar="NAME", help=help)
     for name, section in SECTIONS.items():
         own = [key for key in rules_of(section) if key in verb.keys]  # type: ignore[arg-type]
@@ -137,7 +140,7 @@ def read_settings(
     idle = idle_in_run(values)
     for key in flags:  # refused even where the value is the default
         if key in idle:
-            raise InputError(f"{as_flag(key)} goes with {idle[key]}; it does nothing here")
+            raise InputError(f"{as_flag(key)} has an effect only with {idle[key]}")
     return TrainSettings(**values)
 
 

@@ -35,7 +35,7 @@ def load_settings(folder: Path) -> TrainSettings:
     """Settings that were saved. Raises: InputError naming the file when it is missing, not JSON, or no settings."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a folder that taco_ir.train wrote has one")
+        raise InputError(f"{path}: no such file; give a folder that taco_ir.train wrote")
     checked = checked_keys(read_json(path, dict[str, Any]), (*KEYS, "episodes", "task_tables"), f"{path}: ")
     try:
         return TrainSettings(**drop_idle(checked))
@@ -72,7 +72,7 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     if not (output / CONFIG_FILE).is_file():
         files = (path for path in output.rglob("*") if path.is_file() and not is_leftover(path))
         if output.is_file() or any(path != output / INPUTS_FILE for path in files):
-            raise InputError(f"--output {output} exists and is no training; give another folder")
+            raise InputError(f"--output {output} exists and is not a training; give another folder")
         return
     _refuse_other_kind(output)
     if overwrite:
@@ -87,7 +87,8 @@ def refuse_other_run(settings: TrainSettings, output: Path, overwrite: bool = Fa
     if (keys := differing_keys(old, given)) and begun(output):
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {given.get(key)!r}" for key in keys)
         raise InputError(
-            f"--output {output} is a training with other settings: {changes}; use the same ones, or give another folder"
+            f"--output {output} is a training with other settings: {changes}; use the same settings, or give "
+            "another folder"
         )
 
 
@@ -96,11 +97,13 @@ def _refuse_overwriting(output: Path, starts: Iterable[str]) -> None:
     for path in (path for folder in (output, *_episodes(output)) for path in _parts(folder)):
         if not OWN.fullmatch(path.name):
             raise InputError(
-                f"--overwrite: {path} does not belong to a training; move it away, or give another --output"
+                f"--overwrite: {path} was not written by a training; move it away, or give another --output"
             )
     for given in starts:
         if given and Path(given).resolve().is_relative_to(output.resolve()) and Path(given).exists():
-            raise InputError(f"--overwrite: the run starts from {given}, which it would remove; give another --output")
+            raise InputError(
+                f"--overwrite: the training starts from {given}, which would be removed; give another --output"
+            )
 
 
 def remove_run(output: Path, kept: Container[Path] = ()) -> None:
@@ -137,8 +140,8 @@ def _refuse_other_kind(output: Path) -> None:
     missing = [key for key in KEYS if key not in values]
     if foreign and missing:
         raise InputError(
-            f"--output {output} is no training: its {CONFIG_FILE} has {foreign[0]!r} and lacks"
-            f" {missing[0]!r}; give another folder"
+            f"--output {output} is not a training: its {CONFIG_FILE} has {foreign[0]!r} and lacks {missing[0]!r}; "
+            "give another folder"
         )
 
 
@@ -180,6 +183,6 @@ def refuse_other_inputs(output: Path, inputs: Mapping[str, str]) -> None:
     found = read_json(path, dict[str, str])
     if differing := [name for name in {**found, **inputs} if found.get(name) != inputs.get(name)]:
         raise InputError(
-            f"--output {output} was begun with another version of: {', '.join(differing)};"
-            " restore what it was begun with, or give another folder"
+            f"--output {output}: since this training began, these have changed: {', '.join(differing)}; restore "
+            "them, or give another folder"
         )

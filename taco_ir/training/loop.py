@@ -89,8 +89,8 @@ class Loop:
                 self._checkpoint()
         if not self._keeps_best and not all_finite(self._step.params):
             raise InputError(
-                f"{self._folder}: parameters are not finite after the last step; the last checkpoint under checkpoints/"
-                " has finite ones; a lower learning rate may help"
+                f"{self._folder}: after the last step, parameters are infinite or NaN; the last checkpoint in "
+                "checkpoints/ is intact; a lower learning rate may help"
             )
         if self._processes.first:
             with writing_folder(self._folder / MODEL) as part:
@@ -115,8 +115,8 @@ class Loop:
             if state.in_a_row >= MAX_SKIPPED:
                 counts = ", ".join(f"{task} ({count} steps)" for task, count in state.skipped.items())
                 raise InputError(
-                    f"{MAX_SKIPPED} steps in a row had gradients that are not finite, of {counts};"
-                    " a lower learning rate or float32 may help"
+                    f"the gradients of {MAX_SKIPPED} steps in a row were infinite or NaN, for {counts}; a lower "
+                    "learning rate or float32 may help"
                 )
             return math.nan, None
         state.in_a_row = 0

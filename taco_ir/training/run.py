@@ -56,7 +56,9 @@ def train(settings: TrainSettings, overwrite: bool = False) -> Path:
     """
     require(settings.flat())
     if settings.objectives.pretrains and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("pre-training runs in one process; start it without torchrun (--gradcache fits large batches)")
+        raise InputError(
+            "pre-training runs in one process; start it without torchrun (for large batches, use --gradcache)"
+        )
     output = Path(settings.run.output)
     processes = Processes(usable_device(settings.run.device))
     if not processes.first:

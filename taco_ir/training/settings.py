@@ -76,20 +76,29 @@ def queries_of_step(shares: str, batch: int) -> int:
 class RunSettings(Settings):
     """What is trained on which data, and where the results go."""
 
-    collection: str = flag("sample", "sample (embedded), kilt (the full benchmark), or a folder", metavar="COLLECTION")
+    collection: str = flag(
+        "sample",
+        "where passages and queries come from: sample (shipped with the package), kilt (the full benchmark), or "
+        "a folder",
+        metavar="COLLECTION",
+    )
     tasks: tuple[str, ...] = flag(
         ("all",),
-        "retrieval tasks, such as nq,fever; all: every task with a train file;"
-        " none: only tasks of --reading or --self-supervised",
+        "tasks to train retrieval for, such as nq,fever; all: every task with a train file; none: train only the "
+        "tasks of --reading or --self-supervised",
     )
     model: str = flag(
         "", "the encoder to start from: a checkpoint, a Hugging Face folder, or a hub name", metavar="MODEL"
     )
-    output: str = flag("", "folder for checkpoints, logs and the trained model", metavar="FOLDER")
-    seed: int = flag(0, "seed of everything random", min=0, max=2**32 - 1)
+    output: str = flag("", "folder to write checkpoints, logs and the trained model to", metavar="FOLDER")
+    seed: int = flag(0, "random seed", min=0, max=2**32 - 1)
     device: str = flag("cpu", "cpu, cuda, cuda:1, ...", metavar="DEVICE")
-    train_share: float = flag(1.0, "share of each task's train queries to use, sampled by the seed", above=0, max=1)
-    max_examples: int = flag(0, "train queries of a task at most, sampled by the seed; none: all", min=1, named=NO)
+    train_share: float = flag(
+        1.0, "fraction of each task's train queries to use, sampled with the seed", above=0, max=1
+    )
+    max_examples: int = flag(
+        0, "use at most this many train queries of each task, sampled with the seed; none: all", min=1, named=NO
+    )
 
 
 @dataclass(frozen=True)
@@ -98,34 +107,41 @@ class EncoderSettings(Settings):
 
     pooling: str | None = flag(
         None,
-        "for a plain Hugging Face model: first token, mean of tokens, last token, the model's pooler, or T5's first"
-        " decoder state",
+        "how a plain Hugging Face model makes one vector of its token vectors: the first token, the mean, the "
+        "last token, the model's own pooler, or the first decoder state (T5)",
         choices=get_args(Pooling),
     )
     normalize: bool = flag(False, "scale vectors to length 1")
     prompts: bool = flag(True, "put the task's name before its queries")
     query_length: int = flag(
-        0, "tokens of a query at most; auto: as TACO, 32 to 256 by task, 4 more with prompts", min=1, named=AUTO
+        0,
+        "cut queries after this many tokens; auto: the lengths of the TACO paper, 32 to 256 depending on the "
+        "task, and 4 more with prompts",
+        min=1,
+        named=AUTO,
     )
-    passage_length: int = flag(160, "tokens of a passage at most", min=1)
+    passage_length: int = flag(160, "cut passages after this many tokens", min=1)
     passage_template: str = flag(
         "{title} {text}",
-        "how a passage is read; its fields are {title} and {text}",
+        "how title and text of a passage are joined; the fields are {title} and {text}",
         test=is_template,
         allowed="a text with the fields {title} and {text}",
     )
-    passage_prompt: str | None = flag(None, "text before every passage, beside the template [default: the base's]")
-    untied: bool = flag(False, "two towers, one for queries and one for passages")
-    head: int = flag(0, "width of a linear layer on top; none: no layer", min=1, named=NO)
+    passage_prompt: str | None = flag(
+        None, "text to put before every passage, in addition to the template [default: the base model's]"
+    )
+    untied: bool = flag(False, "train separate encoders for queries and passages (two towers)")
+    head: int = flag(0, "add a linear layer on top, with this output width; none: no layer", min=1, named=NO)
     freeze_embeddings: bool = flag(False, "do not train the token embeddings")
-    freeze_layers: int = flag(0, "do not train this many of the lowest layers", min=0)
+    freeze_layers: int = flag(0, "do not train this many layers, counted from the lowest", min=0)
     roles: str = flag(
         NONE,
-        "how the encoder tells queries, passages and a reader's input apart: by token types, a reserved token,"
-        " a learned vector, or a deep prompt or adapters for each role, which train with everything else",
+        "how the encoder knows whether a text is a query, a passage or a reader's input: by token types, a "
+        "reserved token, a learned vector, a deep prompt for each, or adapters for each. What is added is "
+        "trained with everything else",
         choices=ROLE_MARKS,
     )
-    dropout: float = flag(-1.0, "dropout while training; auto: the model's own", min=0, below=1, named={"auto": -1})
+    dropout: float = flag(-1.0, "dropout during training; auto: the model's own", min=0, below=1, named={"auto": -1})
 
 
 @dataclass(frozen=True)
@@ -134,36 +150,45 @@ class AdapterSettings(Settings):
 
     tune: str = flag(
         FULL,
-        "train the whole backbone, or freeze it and train adapters on it;"
-        " bitfit: train its biases, except a pooler's, which vectors do not use",
+        "train the whole backbone (full), or freeze it and train adapters on it; bitfit trains only its biases "
+        "(not the pooler's, which do not affect vectors)",
         choices=(FULL, *METHODS),
     )
     tune_width: int = flag(
-        0, "width of adapters, rank, or length of prompts; auto: the method's own", min=1, named=AUTO, only=TUNES
+        0,
+        "width of adapters, rank of LoRA, or length of prompts; auto: the method's usual width",
+        min=1,
+        named=AUTO,
+        only=TUNES,
     )
     tune_budget: str = flag(
         "",
-        "instead of a width: the largest width with at most this percentage of the backbone's parameters",
+        "set the width by a parameter budget instead: the largest width with at most this percentage of the "
+        "backbone's parameters",
         test=lambda text: not text or BUDGET.fullmatch(text),
         allowed="a share such as 0.5%, or nothing",
         only=TUNES,
     )
     tune_roles: str = flag(
         "shared",
-        "adapters: one for all texts, one for each tower, or one for the queries of each task and one for passages;"
-        " task-frozen: as task, but none for passages; query-frozen: one for all queries, none for passages",
+        "which texts share an adapter. shared: all texts share one. tower: queries share one, passages another. "
+        "task: each task's queries have their own, and passages share one. task-frozen: as task, but passages "
+        "use the frozen backbone. query-frozen: queries share one, and passages use the frozen backbone",
         choices=ROLES,
         only=TUNES,
     )
     tune_positions: str | None = flag(
         None,
-        "with prompts: whether the positions of a text begin behind them or at 0;"
-        " by default shifted for prompt, plain for prefix and mam",
+        "for prompts: where the position ids of a text start, after the prompt (shifted) or at 0 (plain); by "
+        "default shifted for prompt, plain for prefix and mam",
         choices=(SHIFTED, PLAIN),
         only=TUNES,
     )
     tune_reparameterise: bool = flag(
-        False, "train prompts through an embedding and two layers; the saved model has the prompts alone", only=TUNES
+        False,
+        "train prompts through an embedding and a two-layer network; the saved model contains only the resulting "
+        "prompts",
+        only=TUNES,
     )
 
 
@@ -171,31 +196,33 @@ class AdapterSettings(Settings):
 class BatchSettings(Settings):
     """Batches of retrieval and their contrastive loss."""
 
-    batch_size: int = flag(64, "queries of a step, all tasks together", min=1, only=BATCHED)
+    batch_size: int = flag(64, "queries in a batch, over all tasks", min=1, only=BATCHED)
     shares: str = flag(
         "temperature",
-        "a task's share of a batch: proportional to its size, by temperature, uniform,"
-        " or queries by task as in 16,8,8 (instead of the batch size)",
+        "how many queries of a batch each task gets: proportional to its size, smoothed by a temperature, the "
+        "same for all (uniform), or fixed numbers such as 16,8,8 (these replace the batch size)",
         test=SHARES.fullmatch,
         allowed="proportional, temperature, uniform, or whole numbers as in 16,8,8",
     )
     share_temperature: float = flag(
         4.0,
-        "temperature c: shares grow as (a task's share of the queries)^(1/c); larger is more even",
+        "temperature c of the shares, which are proportional to (the task's fraction of all queries)^(1/c); a "
+        "larger c makes them more even",
         above=0,
         only=BY_TEMPERATURE,
     )
     hard_negatives: int = flag(
         1,
-        "hard negatives of a query, beside the other queries' passages; each epoch takes the next ones",
+        "hard negatives for each query, in addition to the other queries' passages; each epoch uses the next "
+        "ones in the list",
         min=0,
         only=HARD,
     )
     multi_positive: bool = flag(False, "learn from all positives of a query at once", only=RETRIEVES)
-    cross_device: bool = flag(True, "take negatives from all processes")
+    cross_device: bool = flag(True, "use the passages of all processes as negatives")
     temperature: float = flag(
         0.0,
-        "scores are divided by it; auto: 1, or 0.05 with normalised vectors",
+        "divide scores by this; auto: 1, or 0.05 if vectors are normalised",
         above=0,
         named=AUTO,
         only=COMPARES,
@@ -208,69 +235,81 @@ class ObjectiveSettings(Settings):
 
     reading: tuple[str, ...] = flag(
         NOTHING,
-        "tasks whose questions the encoder also learns to answer, such as nq,squad; all: those of --tasks; none",
+        "tasks whose questions the encoder also learns to answer, such as nq,squad; all: the same tasks as --tasks",
     )
     self_supervised: tuple[str, ...] = flag(
         NOTHING,
-        "what the encoder also learns from passages alone: mlm, inverse_cloze, both; none",
+        "self-supervised tasks to train on passages as well: mlm, inverse_cloze, or both",
         test=lambda names: tuple(names) == NOTHING or set(names) <= set(SELF_SUPERVISED),
         allowed=f"none, or some of {', '.join(SELF_SUPERVISED)}",
     )
     schedule: str = flag(
         "joint",
-        "joint: every task in every step; alternating: one task a step; sequential: self-supervised tasks, then"
-        " retrieval, then reading. In the last phase alone, validation chooses the best model and counts for patience",
+        "joint: every step trains all tasks. alternating: each step trains one task. sequential: first "
+        "self-supervised tasks, then retrieval, then reading; only in the last of these phases does validation "
+        "choose the best model and count for --patience",
         choices=SCHEDULES,
         only=SEVERAL_KINDS,
     )
     schedule_alpha: float = flag(
         0.5,
-        "alternating: a task is sampled with a probability proportional to its size to this power",
+        "for alternating: sample a task with probability proportional to its size to this power",
         min=0,
         max=1,
         only=ALTERNATING,
     )
     phase_shares: str = flag(
         "1,1,1",
-        "sequential: shares of the steps for self-supervised tasks, retrieval and reading, of those that have tasks",
+        "for sequential: how the steps are divided between self-supervised tasks, retrieval and reading; phases "
+        "without tasks are skipped",
         test=lambda text: PHASES.fullmatch(text) and all(map(float, text.split(","))),
         allowed="three numbers above 0, as in 1,2,1",
         only=SEQUENTIAL,
     )
     rehearsal: float = flag(
-        0.0, "sequential: probability that a step belongs to an earlier phase", min=0, below=1, only=SEQUENTIAL
+        0.0,
+        "for sequential: probability that a step trains tasks of an earlier phase instead",
+        min=0,
+        below=1,
+        only=SEQUENTIAL,
     )
-    reading_batch: int = flag(16, "questions of a step for each reading task", min=1, only=READS)
+    reading_batch: int = flag(16, "questions in a batch, for each reading task", min=1, only=READS)
     reading_negatives: int = flag(
         7,
-        "mined passages without an answer that are read beside the gold one, at most; validation takes up to as many",
+        "how many mined passages without an answer to read beside each gold passage, at most, in training and in "
+        "validation",
         min=0,
         only=READS,
     )
-    reading_weight: float = flag(1.0, "factor of the loss of a reading task", above=0, only=READS)
-    passage_batch: int = flag(16, "passages of a step for each self-supervised task", min=2, only=SELF_SUPERVISES)
-    passage_weight: float = flag(1.0, "factor of the loss of a self-supervised task", above=0, only=SELF_SUPERVISES)
+    reading_weight: float = flag(1.0, "multiply the loss of reading tasks by this", above=0, only=READS)
+    passage_batch: int = flag(16, "passages in a batch, for each self-supervised task", min=2, only=SELF_SUPERVISES)
+    passage_weight: float = flag(
+        1.0, "multiply the loss of self-supervised tasks by this", above=0, only=SELF_SUPERVISES
+    )
     max_passages: int = flag(
         0,
-        "passages that self-supervised tasks read at most, sampled by the seed and kept in memory; none: all",
+        "read at most this many passages into memory for self-supervised tasks, sampled with the seed; none: all",
         min=1,
         named=NO,
         only=ON_PASSAGES,
     )
     objective: tuple[str, ...] = flag(
         NOTHING,
-        f"parts of the loss of pre-training, which are summed: some of {', '.join(PARTS)}",
+        f"parts of the pre-training loss, which are summed: some of {', '.join(PARTS)}",
         metavar="PART",
         words=(*PARTS, *NOTHING),
     )
     span_from: str = flag(
         "passage",
-        "where two spans that attract come from: one passage, without overlap, or two passages of one page",
+        "where the two spans of a positive pair come from: the same passage, without overlap, or two passages of "
+        "the same page",
         choices=("passage", "page"),
         only=CONTRASTS,
     )
-    length: int = flag(128, "tokens of a span at most, with its special tokens", min=2 * MIN_SPAN, only=PRETRAINS)
-    mask_share: float = flag(0.15, "share of the tokens that mlm and condenser fill in", above=0, max=0.5, only=MASKS)
+    length: int = flag(128, "tokens in a span at most, special tokens included", min=2 * MIN_SPAN, only=PRETRAINS)
+    mask_share: float = flag(
+        0.15, "fraction of the tokens that mlm and condenser mask and predict", above=0, max=0.5, only=MASKS
+    )
 
     def check(self) -> None:
         object.__setattr__(self, "objective", tuple(part for part in (*PARTS, *NOTHING) if part in self.objective))
@@ -307,30 +346,41 @@ class ObjectiveSettings(Settings):
 class OptimiserSettings(Settings):
     """How long a training is, and how gradients change weights."""
 
-    learning_rate: float = flag(2e-5, "peak of the linear schedule", above=0)
+    learning_rate: float = flag(2e-5, "peak learning rate; it rises linearly, then falls linearly to 0", above=0)
     weight_decay: float = flag(0.01, "AdamW's weight decay", min=0)
-    warmup: float = flag(0.1, "share of the steps with a rising learning rate", min=0, max=1)
-    clip: float = flag(1.0, "largest norm of the update; none: not clipped", above=0, named=NO)
-    epochs: float = flag(1.0, "passes over the longest task; the others cycle", above=0, only=BY_EPOCHS)
-    steps: int = flag(0, "steps of an episode; auto: by epochs", min=1, named=AUTO)
-    accumulate: int = flag(1, "slices that a batch is computed in; a query's negatives come from its own slice", min=1)
-    gradcache: int = flag(0, "texts encoded at once, so that large batches fit (GradCache); none: off", min=1, named=NO)
-    precision: str = flag("float32", "arithmetic of the encoder", choices=("float32", "bf16"))
-    gradient_checkpointing: bool = flag(False, "less memory for a fifth to a third more time")
+    warmup: float = flag(0.1, "fraction of the steps during which the learning rate rises", min=0, max=1)
+    clip: float = flag(1.0, "clip the combined gradient to this norm; none: no clipping", above=0, named=NO)
+    epochs: float = flag(
+        1.0, "passes over the queries of the largest task; smaller tasks are repeated", above=0, only=BY_EPOCHS
+    )
+    steps: int = flag(0, "number of steps in each episode; auto: from the number of epochs", min=1, named=AUTO)
+    accumulate: int = flag(
+        1, "compute each batch in this many slices; a query's negatives come only from its own slice", min=1
+    )
+    gradcache: int = flag(
+        0,
+        "encode only N texts at once, so that a large batch fits in memory (GradCache); none: all at once",
+        min=1,
+        named=NO,
+    )
+    precision: str = flag("float32", "number format the encoder computes in", choices=("float32", "bf16"))
+    gradient_checkpointing: bool = flag(False, "use less memory, but a fifth to a third more time")
 
 
 @dataclass(frozen=True)
 class WeightingSettings(Settings):
     """How the gradients of several tasks become one update."""
 
-    weighting: str = flag("naive", "how the tasks' gradients become one update", choices=tuple(WEIGHTINGS))
+    weighting: str = flag(
+        "naive", "how to combine the gradients of the tasks into one update", choices=tuple(WEIGHTINGS)
+    )
     weighting_options: Mapping[str, Any] = flag(
-        {}, "options of the weighting, such as tau=2 beta=0.999; of static, weights of tasks such as nq=2 fever=0.5"
+        {},
+        "options of the weighting, such as tau=2 beta=0.999; for static, the weight of each task, such as nq=2 "
+        "fever=0.5",
     )
-    keep_optimizer: bool = flag(False, "an episode continues with the optimiser state of the one before")
-    keep_importance: bool = flag(
-        False, "an episode continues with the weighting's state of the one before", only=REMEMBERS
-    )
+    keep_optimizer: bool = flag(False, "keep the optimiser state of the previous episode")
+    keep_importance: bool = flag(False, "keep the weighting's state of the previous episode", only=REMEMBERS)
 
 
 @dataclass(frozen=True)
@@ -339,14 +389,16 @@ class NegativeSettings(Settings):
 
     negatives: str = flag(
         "bm25",
-        "bm25, ance (mined with the model at the episode's start), given (by the training file), none, or a file of "
-        "taco_ir.mine",
+        "where hard negatives come from: bm25, ance (mined with the model at the start of each episode), given "
+        "(listed in the training file), none, or a file written by taco_ir.mine",
         test=bool,
         allowed="bm25, ance, given, none, or a file of taco_ir.mine",
     )
-    mine_depth: int = flag(200, "hits of a query that negatives are taken from", min=1, only=MINES)
-    mine_skip: int = flag(0, "best hits of a query that are left out", min=0, only=MINES)
-    mine_keep: int = flag(32, "negatives kept for a query, the hardest first", min=1, only=MINES)
+    mine_depth: int = flag(
+        200, "rank this many passages for each query and take negatives from them", min=1, only=MINES
+    )
+    mine_skip: int = flag(0, "skip this many passages at the top of each ranking", min=0, only=MINES)
+    mine_keep: int = flag(32, "keep at most this many negatives for each query, best ranked first", min=1, only=MINES)
 
 
 @dataclass(frozen=True)
@@ -354,41 +406,43 @@ class ValidationSettings(Settings):
     """When the model is measured, saved and logged."""
 
     validate_every: int = flag(
-        0, "steps between validations; auto: at the end of each epoch", min=1, named=AUTO, only=MEASURES
+        0, "validate every N steps; auto: at the end of each epoch", min=1, named=AUTO, only=MEASURES
     )
     validate_on: str = flag(
         "dev",
-        "split that validation samples its queries from; sampled queries of train are not trained on",
+        "which queries to validate on; queries taken from train are then not trained on",
         choices=("dev", "train"),
     )
-    pool_queries: int = flag(50, "queries of a task in a validation", min=1)
-    pool_hard: int = flag(10, "BM25 hits of each of them in the pool that is ranked", min=0)
-    pool_random: int = flag(1000, "random passages in the pool", min=0)
-    patience: int = flag(0, "stop after this many validations without a gain; none: never", min=1, named=NO)
-    checkpoint_every: int = flag(200, "steps between checkpoints", min=1)
-    keep_checkpoints: int = flag(2, "checkpoints kept, the latest", min=1)
+    pool_queries: int = flag(50, "validate on at most this many queries of each task", min=1)
+    pool_hard: int = flag(
+        10, "validation ranks a pool of passages; put this many BM25 hits of each query into it", min=0
+    )
+    pool_random: int = flag(1000, "put this many random passages into the validation pool", min=0)
+    patience: int = flag(0, "stop after this many validations without improvement; none: never", min=1, named=NO)
+    checkpoint_every: int = flag(200, "save a checkpoint every N steps", min=1)
+    keep_checkpoints: int = flag(2, "keep the latest N checkpoints", min=1)
     log_cosines: int = flag(
         0,
-        "steps between logs of the cosines of the tasks' gradients, to within about 0.006; none: never",
+        "log the cosines between the tasks' gradients every N steps, with an error of about 0.006; none: never",
         min=1,
         named=NO,
     )
     log_dose: int = flag(
         20,
-        "steps between logs of the weighting's dose: how far its update is from the mean of the tasks' gradients;"
-        " none: never",
+        "log the weighting's dose every N steps: how far its update is from the mean of the tasks' gradients; "
+        "none: never",
         min=1,
         named=NO,
     )
     track: tuple[str, ...] = flag(
         NOTHING,
-        f"send the log to trackers as well: some of {', '.join(TRACKERS)}",
+        f"also send the log to experiment trackers: some of {', '.join(TRACKERS)}",
         metavar="NAME",
         words=(*TRACKERS, *NOTHING),
     )
     held_out: int = flag(
         128,
-        "documents that are not trained on, to measure the loss on; none: no documents",
+        "measure the loss on this many documents, which are not trained on; none: do not measure",
         min=1,
         named=NO,
         only=PRETRAINS,
@@ -483,19 +537,19 @@ class TrainSettings:
         values = self.flat()
         for key, goes_with in idle_in_run(values).items():
             if values[key] != DEFAULTS[key]:
-                raise InputError(f"{key} is {values[key]!r}; it goes with {goes_with} and does nothing here")
+                raise InputError(f"{key} is {values[key]!r}; it has an effect only with {goes_with}")
 
     def _check_across_sections(self) -> None:
         if self.objectives.pretrains and self.batch.batch_size < 2:
             raise InputError(
-                f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2,"
-                " so that there are documents to contrast"
+                f"batch_size is {self.batch.batch_size}; it must be a whole number, at least 2, because each "
+                "document is contrasted with the others"
             )
         if self.run.tasks == NOTHING and not (self.objectives.shared or self.objectives.pretrains):
-            raise InputError("tasks is none; there is nothing to train; name some by tasks, reading or self_supervised")
+            raise InputError("tasks is none, so there is nothing to train; give tasks, reading or self_supervised")
         if self.run.tasks == NOTHING and self.objectives.reading == ("all",):
             raise InputError(
-                "reading is all, which are the tasks of retrieval; with tasks none there are none; name those to read"
+                "reading is all, which means the tasks of retrieval, but tasks is none; name the tasks to read"
             )
         source = self.negatives
         left = min(source.mine_depth - source.mine_skip, source.mine_keep)
@@ -509,8 +563,9 @@ class TrainSettings:
         )
         if hard is not None and left < max(hard, 1):
             raise InputError(
-                f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} leave"
-                f" {max(left, 0)} negatives of a query; hard_negatives {hard} needs at least {max(hard, 1)}"
+                f"mine_depth {source.mine_depth}, mine_skip {source.mine_skip} and mine_keep {source.mine_keep} "
+                f"leave {max(left, 0)} negatives for each query; hard_negatives {hard} needs at least "
+                f"{max(hard, 1)}"
             )
 
     def _check_shares(self) -> None:
@@ -518,7 +573,9 @@ class TrainSettings:
         shares = {name: own.share for name, own in self.task_tables.items() if own.share is not None}
         if shares and not self.batch.shares.isalpha():
             name, share = next(iter(shares.items()))
-            raise InputError(f"tasks.{name}.share is {share}; shares is {self.batch.shares!r}; leave one of them out")
+            raise InputError(
+                f"tasks.{name}.share is {share}, and shares is {self.batch.shares!r}; leave one of them out"
+            )
 
     def flat(self) -> Values:
         """All keys with their values, as files have them; `task_tables` only where there are any."""
@@ -547,25 +604,28 @@ class TrainSettings:
         for weighting in (each.weighting.weighting for each in episodes if each.objectives.schedule != "joint"):
             if weighting != "naive":
                 raise InputError(
-                    f"weighting is {weighting}; it combines the gradients of all tasks, but a step has only some of"
-                    f" them with schedule {self.objectives.schedule}; give weighting naive, or schedule joint"
+                    f"weighting is {weighting}; it combines the gradients of all tasks, but with schedule "
+                    f"{self.objectives.schedule} a step has only some tasks; give weighting naive, or schedule "
+                    "joint"
                 )
         for key in ("keep_optimizer", "keep_importance"):
             first, *later = (getattr(each.weighting, key) for each in episodes)
             if first and not any(later):
                 raise InputError(
-                    f"{key} is True; no earlier episode has a state to keep; leave {key} out, or give more episodes"
+                    f"{key} is True, but there is no earlier episode whose state could be kept; leave {key} out, "
+                    "or give more episodes"
                 )
         for number, (before, now) in enumerate(pairwise(each.weighting for each in episodes), 2):
             if now.keep_importance and now.weighting != before.weighting:
                 raise InputError(
-                    f"episode {number}: keep_importance is True; the weighting is {now.weighting}, that of the episode"
-                    f" before {before.weighting}; leave keep_importance out, or give both one weighting"
+                    f"episode {number}: keep_importance is True, but the weighting is {now.weighting}, and was "
+                    f"{before.weighting} in the previous episode; leave keep_importance out, or use the same "
+                    "weighting in both"
                 )
         if self.adapters.tune_reparameterise and (count := len(episodes)) > 1:
             raise InputError(
-                f"tune_reparameterise: an episode leaves plain vectors, from which the next of the {count} cannot"
-                " continue; leave it out, or give one episode"
+                f"tune_reparameterise is possible only with one episode, and there are {count}: an episode saves "
+                "only the prompts' vectors; leave it out, or give one episode"
             )
 
 
@@ -665,7 +725,10 @@ def checked_keys(
         if key not in allowed:
             reason = f"unknown key {key!r}; {suggest(key, allowed)}"
             if key in KEYS and "repeat" in allowed:
-                reason = f"key {key!r} belongs to the whole run; valid: {', '.join(allowed)}"
+                reason = (
+                    f"key {key!r} can be set only for the whole training, not for an episode; valid: "
+                    f"{', '.join(allowed)}"
+                )
             raise InputError(f"{where}{reason}")
         if key == "task_tables" or (key == "tasks" and isinstance(value, Mapping)):
             found["task_tables"] = check_tables(value, where)

@@ -51,8 +51,8 @@ class SharedEncoder(DualEncoder):
     def __init__(self, folder: Path, config: EncoderConfig, untied: bool) -> None:
         if untied:
             raise InputError(
-                f"{folder}: two towers; reading and self-supervised tasks take one encoder;"
-                " leave untied out, or those tasks"
+                f"{folder}: it has two towers, but reading and self-supervised tasks need a single encoder; leave "
+                "out untied, or these tasks"
             )
         super().__init__(folder, config, False)
         self.reader: nn.Module | None = None
@@ -62,16 +62,16 @@ class SharedEncoder(DualEncoder):
         """Add the reader's head in `folder`, or a new one. Raises: InputError for an encoder that cannot read it."""
         if self.config.pooling == "decoder":
             raise InputError(
-                f"{folder}: pooling 'decoder' has one state for a text; reading needs one for each token,"
-                " pooling first or mean"
+                f"{folder}: pooling 'decoder' makes one vector per text, but reading needs one per token; use "
+                "pooling first or mean"
             )
         width = int(self.backbone("passage").config.hidden_size)  # type: ignore[union-attr,arg-type]
         self.reader = load_head(folder, width)[0] if (folder / READER_FILE).is_file() else new_head(width)
         self.inputs = InputBuilder(self._tokenizers["passage"], limits, self._marks["passage"].marker(Role.READER))
         if self.inputs.longest > (limit := ModelFolder(folder).longest):
             raise InputError(
-                f"query_length {limits.question} and passage_length {limits.passage} make inputs of"
-                f" {self.inputs.longest} tokens; {folder} takes 1 to {limit}"
+                f"query_length {limits.question} and passage_length {limits.passage} make inputs of "
+                f"{self.inputs.longest} tokens; {folder} allows at most {limit}"
             )
 
     def add_mlm(self, folder: Path) -> None:

@@ -95,8 +95,8 @@ class TaskWeighting(nn.Module):
         for task, loss in enumerate(losses):
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 raise InputError(
-                    f"task weighting: the loss of task {task} is {_describe(loss)}; a scalar with its graph is needed,"
-                    " neither detached nor made under no_grad"
+                    f"task weighting: the loss of task {task} is {_describe(loss)}; it must be a scalar with a "
+                    "graph, neither detached nor computed under no_grad"
                 )
         self.begin(progress)
         self._clear()
@@ -105,8 +105,8 @@ class TaskWeighting(nn.Module):
                 loss.backward(retain_graph=task + 1 < self.tasks)  # type: ignore[no-untyped-call]
                 if all(param.grad is None for param in self.params):
                     raise InputError(
-                        f"task weighting: the loss of task {task} depends on none of the {len(self.params)} parameters;"
-                        " give those that the tasks share"
+                        f"task weighting: the loss of task {task} does not depend on any of the {len(self.params)} "
+                        "parameters; give the parameters that the tasks share"
                     )
                 self.add(task, loss.detach(), self.params)
             return self.combine(self.params)
@@ -222,7 +222,7 @@ class TaskWeighting(nn.Module):
 def require(option: str, value: Any, allowed: bool, what: str) -> None:
     """Raise InputError, naming option, value and what is allowed, unless `allowed`."""
     if not allowed:
-        raise InputError(f"task weighting option {option}: {value!r}; {what} is allowed")
+        raise InputError(f"task weighting option {option}: it is {value!r}, but must be {what}")
 
 
 def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
@@ -231,11 +231,13 @@ def _parameters(params: Iterable[Parameter]) -> tuple[Parameter, ...]:
     other = params if isinstance(params, Tensor | nn.Module) else next((p for p in found if not _is_leaf(p)), None)
     if other is not None:
         raise InputError(
-            f"task weighting: {type(other).__name__} where parameters are needed; give a list of those that the tasks"
-            " share, or an iterator such as model.parameters()"
+            "task weighting: params must be a list of the parameters that the tasks share, or an iterator such as "
+            f"model.parameters(); found a {type(other).__name__}"
         )
     if not found:
-        raise InputError("task weighting: no trainable parameter; at least 1 is needed (was the iterator used before?)")
+        raise InputError(
+            "task weighting: there is no trainable parameter; at least 1 is needed (was the iterator already used up?)"
+        )
     return found
 
 

@@ -40,7 +40,7 @@ class JacobianDescent(GramianWeighting):
             made = getattr(aggregation, self.aggregator)(**options)
         except ImportError as error:
             raise InputError(
-                f"{self.aggregator} needs TorchJD with what it is built on; `pip install 'torchjd[full]'`"
+                f"{self.aggregator} needs TorchJD and its dependencies; install them with `pip install 'torchjd[full]'`"
             ) from error
         self.weigher = getattr(made, "gramian_weighting", made.weighting)
 

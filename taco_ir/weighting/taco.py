@@ -201,7 +201,8 @@ class Taco(TaskWeighting):
             raise FloatingPointError(f"the gradient of task {task} is not finite")
         if middle == 0 and not self.active_only:
             raise InputError(
-                f"task weighting option active_only: False; the median sensitivity of task {task} is 0; True is allowed"
+                "task weighting option active_only: it is False, but must be True, because the median sensitivity "
+                f"of task {task} is 0"
             )
         rate = self._count_update(task, middle)
         for block, rows, grads_RD, values_RD in touched if rate else ():

@@ -112,11 +112,11 @@ def test_a_finished_one_is_not_done_again_and_another_is_not_replaced(settings: 
     model = Path(own.output) / "model" / TENSORS_FILE
     written = model.stat().st_mtime_ns
     assert adapt(own) == first and model.stat().st_mtime_ns == written
-    with pytest.raises(InputError, match=r"made otherwise \(settings width is 4, not 8\)"):
+    with pytest.raises(InputError, match=r"made differently \(settings width is 4, not 8\)"):
         adapt(settings(width=8))
     assert adapt(settings(width=8), overwrite=True).trained > first.trained
     (Path(own.output) / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="notes.txt does not belong to an adaptation"):
+    with pytest.raises(InputError, match="notes.txt was not written by an adaptation"):
         adapt(own, overwrite=True)
 
 
@@ -183,10 +183,10 @@ def test_a_later_task_leaves_the_adapters_of_the_earlier_ones(settings: Settings
     assert np.array_equal(after.encode_queries(QUERIES, "nq"), before.encode_queries(QUERIES, "nq"))
     assert not np.allclose(after.encode_queries(QUERIES, "wow"), before.encode_queries(QUERIES, "nq"), atol=1e-3)
     for wrong, said in (
-        ({"topics": ("nq-train",)}, "one for 'nq' among them; teach it other tasks, or start from"),
-        ({"share": "one"}, r"roles task-frozen\); share task or group adds to those of role task-frozen"),
-        ({"width": 9}, "method adapter, width 4; give the same ones"),
-        ({"method": "lora"}, "method adapter, width 4; give the same ones"),
+        ({"topics": ("nq-train",)}, "and 'nq' has one already; choose other tasks, or give its base"),
+        ({"share": "one"}, r"roles task-frozen\); more can be added only to adapters of roles task-frozen"),
+        ({"width": 9}, "method adapter, width 4; give the same method and width"),
+        ({"method": "lora"}, "method adapter, width 4; give the same method and width"),
     ):
         with pytest.raises(InputError, match=said):
             adapt(settings(**{"topics": ("fever-train",), "output": str(tmp_path / "never"), **again, **wrong}))
@@ -277,21 +277,30 @@ def test_it_learns_on_held_out_queries_alone(settings: Settings) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no gold": ({"topics": ("QUERIES",)}, "its queries have no gold; give judgments by --qrels"),
-    "topics without a collection": ({"collection": ""}, "nq-train: topics of a collection need --collection"),
-    "another width": ({"model": "NARROW"}, "its vectors have 32 numbers, those of --model .* have 16"),
+    "topics without a collection": (
+        {"collection": ""},
+        "nq-train: this names topics of a collection, so --collection is needed",
+    ),
+    "another width": ({"model": "NARROW"}, "its vectors have 32 dimensions, the vectors of --model .* have 16"),
     "another encoder": ({"pooling": "first"}, "its vectors were made by encoder .*; give the model that made it"),
     "a task that is too small": ({"max_examples": 9}, "task nq: 9 queries with gold in the index; at least 10"),
-    "a group too few": ({"share": "group", "groups": ("a=nq",)}, "groups: task wow is in none"),
+    "a group too few": ({"share": "group", "groups": ("a=nq",)}, "groups: task wow is in no group"),
     "a group too many": (
         {"share": "group", "groups": ("a=nq,wow", "b=fever")},
-        "groups: fever is in b; there are no topics of it",
+        "groups: task fever of group b has no topics",
     ),
-    "held-out queries of another task": ({"validate_on": ("fever-dev",)}, "--validate-on: queries of task fever"),
+    "held-out queries of another task": (
+        {"validate_on": ("fever-dev",)},
+        "--validate-on: task fever is not among the tasks of --topics",
+    ),
     "too wide": ({"width": 99}, r"^width is 99; adapter takes 1 to 32"),
     "a method without prompts": ({"positions": "plain"}, r"^positions is 'plain'; method adapter has no prompts"),
     "all held out": ({"held_out": 0.99}, "too few to hold|queries beside those that are held out"),
-    "longer than the model takes": ({"query_length": 999}, "query_length is 999; the model takes 1 to 128"),
-    "hits of an exact softmax": ({"hits": 9}, "hits is 9; the softmax over 305 passages is exact; leave hits out"),
+    "longer than the model takes": ({"query_length": 999}, "query_length is 999; the model allows 1 to 128"),
+    "hits of an exact softmax": (
+        {"hits": 9},
+        "hits is 9, but is used only if the softmax is sampled; for 305 passages it is exact. Leave hits out",
+    ),
     "an option of no weighting": ({"weighting_options": {"tau": 2}}, "unknown option 'tau' of naive"),
 }
 
@@ -336,7 +345,7 @@ def test_other_vectors_are_told_by_the_texts(settings: Settings, theirs: Path, t
     shutil.copytree(tiny_bert, other)
     torch.manual_seed(1)
     BertModel(BertConfig.from_pretrained(tiny_bert)).save_pretrained(other)
-    with pytest.raises(InputError, match="its vectors of 10 passages are not those of this encoder"):
+    with pytest.raises(InputError, match="for 10 passages, its vectors differ from those of this encoder"):
         adapt(settings(index=str(theirs), model=str(other)))
 
 
@@ -392,9 +401,9 @@ def test_headroom_is_what_an_adapter_for_each_task_has_above_a_shared_one(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"share": "task"}, "share is 'task': leave it out"),
-        ({"weighting": "taco"}, "weighting is 'taco': leave it out"),
-        ({"held_out": 0.0, "validate_every": 25}, "on held-out queries; there are none"),
+        ({"share": "task"}, "share is 'task': leave share out"),
+        ({"weighting": "taco"}, "weighting is 'taco': leave weighting out"),
+        ({"held_out": 0.0, "validate_every": 25}, "on held-out queries, but held_out is none"),
     ],
 )
 def test_headroom_refuses_what_it_compares(settings: Settings, changes: dict[str, Any], said: str) -> None:

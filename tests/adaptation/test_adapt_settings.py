@@ -41,7 +41,7 @@ def test_every_setting_that_has_a_condition_is_here() -> None:
 @pytest.mark.parametrize("key", IDLE)
 def test_a_setting_that_does_nothing_is_refused(key: str) -> None:
     value, idle, acting = IDLE[key]
-    with pytest.raises(InputError, match=f"^{key} is .*; it goes with .* and does nothing here$"):
+    with pytest.raises(InputError, match=f"^{key} is .*; it has an effect only with .*$"):
         AdaptSettings(**{**NEEDED, **idle, key: value})
     AdaptSettings(**{**NEEDED, **idle, key: DEFAULTS[key]})
     assert getattr(AdaptSettings(**{**NEEDED, **acting, key: value}), key) == value
@@ -63,20 +63,20 @@ def test_flags_files_and_the_record_are_the_same(tmp_path: Path) -> None:
 
 
 def test_a_flag_that_does_nothing_is_refused_with_its_default_too() -> None:
-    with pytest.raises(InputError, match="^--epochs goes with steps auto; it does nothing here$"):
+    with pytest.raises(InputError, match="^--epochs has an effect only with steps auto$"):
         from_flags(f"{FLAGS} --epochs 1")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"index": ""}, "--index is needed: the index that stays"),
+        ({"index": ""}, "--index is needed: the index to keep"),
         ({"topics": ("none",)}, "--topics is needed: queries to learn from"),
         ({"share": "all"}, "share is 'all'; it must be one of one, task, group"),
-        ({"share": "group"}, "share is group; groups is needed"),
+        ({"share": "group"}, "share is group, so groups is needed"),
         ({"share": "group", "groups": ("nq",)}, "groups: 'nq' is not GROUP=TASKS"),
-        ({"share": "group", "groups": ("a=nq", "b=nq")}, "groups: task nq is in a and in b"),
-        ({"share": "group", "groups": ("a=nq", "nq=fever")}, "groups: 'nq' is a group and a task"),
+        ({"share": "group", "groups": ("a=nq", "b=nq")}, "groups: task nq is in groups a and b"),
+        ({"share": "group", "groups": ("a=nq", "nq=fever")}, "groups: 'nq' is the name of both a group and a task"),
         ({"method": "full"}, "method is 'full'; it must be one of bitfit, lora"),
         ({"budget": "much"}, "budget is 'much'; it must be a share such as 0.5%"),
         ({"held_out": 1.0}, "held_out is 1.0; it must be a number, above 0, below 1, or none"),
@@ -89,7 +89,7 @@ def test_what_is_not_allowed_is_told(changes: dict[str, Any], message: str) -> N
 
 def test_a_file_whose_keys_do_not_go_together_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('share = "group"\n')
-    with pytest.raises(InputError, match="run.toml: share is group; groups is needed"):
+    with pytest.raises(InputError, match="run.toml: share is group, so groups is needed"):
         from_flags(FLAGS, tmp_path / "run.toml")
 
 

@@ -57,24 +57,24 @@ def test_a_list_is_read_in_chunks_of_any_size(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not a JSON list of objects, or cut off, at ''"),
-        ("{}", "not a JSON list of objects, or cut off"),
-        ('[{"question": "who wrote it"', "cut off, at .*question"),
-        ("[1]", "'1.' in the list is no object"),
+        ("", "not a JSON list of objects, or cut short, at ''"),
+        ("{}", "not a JSON list of objects, or cut short"),
+        ('[{"question": "who wrote it"', "cut short, at .*question"),
+        ("[1]", "must be an object, but this is '1.'"),
         ('[{"question": "who wrote it"}]', "record 1: .* has no question and ctxs"),
-        ('[{"question": "another", "ctxs": []}]', "record 1: question 'another' is none of the 3 queries"),
-        ('[{"question": "who else", "ctxs": []}, {"question": "who else", "ctxs": []}]', "record 2: .* is there twice"),
+        ('[{"question": "another", "ctxs": []}]', "record 1: question 'another' is not among the 3 queries"),
+        ('[{"question": "who else", "ctxs": []}, {"question": "who else", "ctxs": []}]', "record 2: .* appears twice"),
         (
             '[{"question": "none", "ctxs": [{"id": "a"}]}]',
-            "record 1: .*'id': 'a'.* is no context with an id and a finite",
+            "record 1: context .*'id': 'a'.* needs an id and a finite",
         ),
         (
             '[{"question": "none", "ctxs": [{"id": "a", "score": "nan"}]}]',
-            "is no context with an id and a finite score",
+            "needs an id and a finite score",
         ),
         (
             '[{"question": "none", "ctxs": [{"id": "a", "score": 1}, {"id": "a", "score": 0}]}]',
-            "record 1: a passage is given twice for question 'none'",
+            "record 1: question 'none' lists a passage twice",
         ),
         ('[{"a": ' + "[" * 100_000, "nested too deeply|cut off"),
     ],

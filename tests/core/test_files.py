@@ -54,10 +54,10 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").write_text("")
     for home in (tmp_path / "file" / "home", Path("/proc/nope")):
         monkeypatch.setenv("TACO_IR_HOME", str(home))
-        with pytest.raises(InputError, match=f"^{home}: this folder cannot be made .*; TACO_IR_HOME says where"):
+        with pytest.raises(InputError, match=f"^{home}: this folder cannot be created .*; TACO_IR_HOME says where"):
             write_json(home / "hashes" / "1.json", 1)
     if sys.platform == "linux":
-        with pytest.raises(InputError, match="^/proc/never: this folder cannot be made; give a path elsewhere"):
+        with pytest.raises(InputError, match="^/proc/never: this folder cannot be created; give another path"):
             write_json(Path("/proc/never/1.json"), 1)
 
 
@@ -213,7 +213,7 @@ def test_nothing_is_written_through_a_link(
             with write(path):
                 pass
         except InputError as error:
-            assert end == ".lock" and str(error) == f"{link} is a symbolic link, which is not followed; remove it"
+            assert end == ".lock" and str(error) == f"{link} is a symbolic link, and lock files must not be; remove it"
         else:
             assert end != ".lock"
         assert link.is_symlink() and victim.read_text() == "all of it"
@@ -232,7 +232,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    said = rf"^{tmp_path / 'x'}: the file system has no locks \({os.strerror(number)}\)"
+    said = rf"^{tmp_path / 'x'}: the file system does not support locks \({os.strerror(number)}\)"
     with pytest.raises(InputError, match=said), writing(tmp_path / "x"):
         pass
     assert names(tmp_path) == []
@@ -241,7 +241,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("path", [".", "..", "../.."])
 def test_what_has_no_name_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="give a path that ends in one"), writing_folder(Path(path)):
+    with pytest.raises(InputError, match="no file or folder name at its end"), writing_folder(Path(path)):
         pass
 
 
@@ -309,14 +309,14 @@ def test_an_output_is_absent_finished_or_foreign(tmp_path: Path) -> None:
             assert not finished
     assert names(tmp_path) == ["x"]
     for found, said in (
-        (None, "has no record of what it was made of"),
-        ({}, "has no record of what it was made of"),
-        ({"hits": 3, "topics": {}}, r"was made otherwise \(hits is 3, not 5\)"),
+        (None, "nothing records how it was made"),
+        ({}, "nothing records how it was made"),
+        ({"hits": 3, "topics": {}}, r"was made differently \(hits is 3, not 5\)"),
         ({"hits": 5, "topics": {"name": "é" * 99}}, r'\(topics name is "é{79}\.\.\., not "nq-dev"\)'),
         ({"hits": 5, "topics": {"name": "nq-dev", "size": 7}}, r"\(topics size is 7, not null\)"),
         ({"topics": {"name": "nq-dev"}}, r"\(hits is null, not 5\)"),
     ):
-        message = rf"^--output {path} exists and .*{said}.*; give another name or remove it$"
+        message = rf"^--output {path} exists,? and .*{said}.*; give another name or remove it$"
         with pytest.raises(InputError, match=message):
             claim(found, remedy="remove it").__enter__()
     assert names(tmp_path) == ["x"] and names(path) == ["y", "y.lock"]

@@ -130,16 +130,18 @@ def test_files_are_held_against_what_a_manifest_says(tmp_path: Path, monkeypatch
     said = check_type(written, dict[str, FileFacts], "m")
     check_files(tmp_path, said, said, "do it again")
     for wrong in ({}, {"a": said["a"]}):
-        with pytest.raises(InputError, match="does not say what . is; do it again"):
+        with pytest.raises(InputError, match="has no entry for .; do it again"):
             check_files(tmp_path, wrong, ["a", "b"], "do it again")
     for foreign in (None, [], {**written, "b": 7}):
         with pytest.raises(InputError, match="^m: .*; do it again"):
             check_type(foreign, dict[str, FileFacts], "m", "do it again")
     (tmp_path / "b").write_bytes(b"bxb")
-    with pytest.raises(InputError, match=r"/b: altered \(SHA-256 \w{16}, the manifest says \w{16}\); do it again"):
+    with pytest.raises(
+        InputError, match=r"/b: it was changed \(its SHA-256 is \w{16}, but the manifest says \w{16}\); do it again"
+    ):
         check_files(tmp_path, said, said, "do it again")
     (tmp_path / "b").write_bytes(b"bb")
-    with pytest.raises(InputError, match="/b: 2 bytes, the manifest says 3; do it again"):
+    with pytest.raises(InputError, match="/b: it has 2 bytes, but its manifest says 3; do it again"):
         check_files(tmp_path, said, said, "do it again")
 
 

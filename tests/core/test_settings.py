@@ -47,7 +47,7 @@ from taco_ir.training.settings import TrainSettings
         (
             TrainSettings,
             {"objective": ("mlm",), "span_from": "page"},
-            "span_from is 'page'; it goes with objective span_contrast",
+            "span_from is 'page'; it has an effect only with objective span_contrast",
         ),
         (MiningSettings, {"drop_answers": "no"}, "drop_answers is 'no'; it must be true or false"),
         (LossSettings, {"negatives": -1}, "negatives is -1; it must be a whole number, at least 0"),

@@ -87,7 +87,8 @@ def test_topics_are_found_in_every_spelling(tmp_path: Path) -> None:
 
 def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="zsre-dev.jsonl and structured_zeroshot-dev.jsonl both hold structured_zeroshot-dev; keep one"
+        InputError,
+        match="zsre-dev.jsonl and structured_zeroshot-dev.jsonl both contain structured_zeroshot-dev; keep one",
     ):
         open_collection(str(fill(tmp_path, "zsre-dev.jsonl", "structured_zeroshot-dev.jsonl")))
 
@@ -117,7 +118,7 @@ def test_topics_without_evidence_are_not_judged(tmp_path: Path) -> None:
 def test_folders_that_are_no_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         InputError,
-        match=r"--collection '\S+/nowhere': no such folder. A collection is sample, kilt, a folder",
+        match=r"--collection '\S+/nowhere': no such folder. Give sample, kilt, a folder",
     ):
         open_collection(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="holds none of passages.jsonl, passages.jsonl.gz, psgs_w100.tsv"):

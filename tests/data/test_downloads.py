@@ -167,13 +167,15 @@ def test_a_whole_partial_file_only_needs_its_name(server: Loopback, target: Path
 @pytest.mark.parametrize("junk", [b"x" * 900_000, b"x" * len(BODY)])
 def test_wrong_md5_names_both_and_removes_the_file(server: Loopback, target: Path, junk: bytes) -> None:
     server.files["a/file.bin"] = junk
-    with pytest.raises(InputError, match=f"file.bin: md5 expected {MD5}, found {hashlib.md5(junk).hexdigest()}"):
+    with pytest.raises(
+        InputError, match=f"file.bin: the download's md5 is {hashlib.md5(junk).hexdigest()}, but must be {MD5}"
+    ):
         fetch(server.url + "a/file.bin", target, MD5)
     assert left_in(target.parent) == []
 
 
 def test_announced_size_is_held_against_the_known_one(server: Loopback, target: Path) -> None:
-    with pytest.raises(InputError, match="announces 700000 bytes, 5 are expected"):
+    with pytest.raises(InputError, match="announces 700000 bytes, but the file must have 5"):
         fetch(server.url + "a/file.bin", target, size=5)
     assert left_in(target.parent) == []
 
@@ -220,7 +222,7 @@ def test_timeout_is_the_environments(target: Path, monkeypatch: pytest.MonkeyPat
 def test_a_body_without_end_is_cut_off_at_once(server: Loopback, target: Path) -> None:
     server.endless = True
     with pytest.raises(
-        InputError, match=r"file.bin: the body continues after byte 700000, where the file ends.*nothing was kept"
+        InputError, match=r"file.bin: the server sent more than the 700000 bytes it announced; nothing was kept"
     ):
         fetch(server.url + "a/file.bin", target, size=len(BODY))
     assert server.sent < 1 << 25 and len(server.asked) == 1 and left_in(target.parent) == []
@@ -231,14 +233,16 @@ def test_the_rest_of_a_file_without_end_is_cut_off_too(server: Loopback, target:
     server.endless = True
     target.parent.mkdir()
     target.with_name("file.bin.part").write_bytes(BODY[:300_000])
-    with pytest.raises(InputError, match="continues after byte 700000"):
+    with pytest.raises(InputError, match="sent more than the 700000 bytes it announced"):
         fetch(server.url + "a/file.bin", target)
     assert server.asked == ["bytes=300000-"] and left_in(target.parent) == []
 
 
 def test_a_body_that_ends_with_the_connection_is_no_whole_file(server: Loopback, target: Path) -> None:
     server.announces = False
-    with pytest.raises(InputError, match="announces no size, so a whole file could not be told from a part"):
+    with pytest.raises(
+        InputError, match="does not announce the file's size, so an incomplete download would go unnoticed"
+    ):
         fetch(server.url + "a/file.bin", target)
     assert left_in(target.parent) == []
 
@@ -254,7 +258,7 @@ def test_https_is_not_left(server: Loopback, target: Path, monkeypatch: pytest.M
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     server.redirects = {"https://dl.fbaipublicfiles.com/x": "http://dl.fbaipublicfiles.com/a/file.bin"}
     with pytest.raises(
-        InputError, match="redirected to 'http://dl.fbaipublicfiles.com/a/file.bin'; only https is followed"
+        InputError, match="the server redirects to 'http://dl.fbaipublicfiles.com/a/file.bin'; only https"
     ):
         fetch("https://dl.fbaipublicfiles.com/x", target)
     server.redirects = {"https://dl.fbaipublicfiles.com/x": "https://nlp.cs.washington.edu/a/file.bin"}
@@ -278,7 +282,7 @@ def test_settings_that_are_no_number_above_zero(
     server: Loopback, target: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", value)
-    with pytest.raises(InputError, match=f"IR_DATASETS_DL_TRIES='{value}'"):
+    with pytest.raises(InputError, match=f"IR_DATASETS_DL_TRIES is '{value}'"):
         fetch(server.url + "a/file.bin", target)
 
 
@@ -297,7 +301,7 @@ def test_a_local_copy_is_checked_and_unpacked(tmp_path: Path, target: Path, pack
     assert take(source, target, MD5, len(BODY)).read_bytes() == BODY
     source.write_bytes(gzip.compress(BODY[:-1] + b"?") if packed else BODY[:-1] + b"?")
     target.unlink()
-    with pytest.raises(InputError, match=f"--file {source}: md5 expected {MD5}"):
+    with pytest.raises(InputError, match=f"--file {source}: its md5 is .*, but must be {MD5}"):
         take(source, target, MD5)
     assert left_in(target.parent) == []
 
@@ -322,5 +326,5 @@ def test_local_copies_that_cannot_be(tmp_path: Path, target: Path) -> None:
     with pytest.raises(InputError, match="--file .*nowhere: no such file"):
         take(tmp_path / "nowhere", target)
     (tmp_path / "short").write_bytes(b"abc")
-    with pytest.raises(InputError, match="3 bytes, file.bin has 4"):
+    with pytest.raises(InputError, match="it has 3 bytes, but file.bin must have 4"):
         take(tmp_path / "short", target, size=4)

@@ -92,10 +92,10 @@ def test_negatives_come_by_topics_and_qid(collection: Collection, caplog: pytest
 def test_what_cannot_train_is_named(collection: Collection) -> None:
     with pytest.raises(
         InputError,
-        match="task 'nq': collection mine has no nq-train topics; it has train topics of gone, structured_zeroshot",
+        match="task 'nq': collection mine has no topics nq-train; its train topics are for gone, structured_zeroshot",
     ):
         read_examples(collection, "nq")
-    with pytest.raises(InputError, match="it has test topics of no task"):
+    with pytest.raises(InputError, match="its test topics are for no task"):
         read_examples(collection, "nq", "test")
     with pytest.raises(InputError, match="gone-train: none of its 1 queries has a positive passage in collection mine"):
         read_examples(collection, "gone")

@@ -83,7 +83,8 @@ def test_triples_of_ids_are_hard_negatives_of_ms_marcos_train_queries(tmp_path: 
     assert not any(query.negatives for query in opened.topics("marco-small-dev").queries)
     (folder / "qidpidtriples.train.full.2.tsv").write_text("q1\td1\n")
     with pytest.raises(
-        InputError, match="qidpidtriples.train.full.2.tsv, line 1: 'q1.*d1'; query, positive and negative id"
+        InputError,
+        match="qidpidtriples.train.full.2.tsv, line 1: 'q1.*d1' is not a query id, a positive id and a negative id",
     ):
         open_collection(str(folder))
 
@@ -113,7 +114,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept_as_what_it_was(
             corpus.write(lines({"_id": "late", "text": "x"}))
 
     monkeypatch.setattr(base, "write_topics", append)
-    with pytest.raises(InputError, match="corpus.jsonl: it changed while it was read; give the command again"):
+    with pytest.raises(InputError, match="corpus.jsonl: it changed while it was being read; run the command again"):
         open_collection(str(place))
     monkeypatch.setattr(base, "write_topics", write)
     assert [passage.docid for passage in open_collection(str(place)).passages.read()] == [*TEXTS, "late"]
@@ -158,13 +159,15 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"docno": [7, 8], "body": ["one", "two"]}).to_parquet(str(path))
     opened = open_collection(f"{path}?id=docno&text=body")
     assert list(opened.passages.read()) == [Passage("7", "7", "", "one"), Passage("8", "8", "", "two")]
-    with pytest.raises(InputError, match=r"no column 'id' for id; it has docno, body; choose one by --columns id=NAME"):
+    with pytest.raises(
+        InputError, match=r"no column 'id' for the id, only docno, body; choose one by --columns id=NAME"
+    ):
         open_collection(str(path))
     with pytest.raises(InputError, match="--columns name=x: id, title, text, config, split are allowed"):
         open_collection(f"{path}?name=x")
-    with pytest.raises(InputError, match=r"columns are told as in .*docs.parquet.id=docno&text=body"):
+    with pytest.raises(InputError, match=r"write columns like .*docs.parquet.id=docno&text=body"):
         open_collection(f"{path}?body")
-    with pytest.raises(InputError, match="--columns id=docno id=body: each of id may be given once"):
+    with pytest.raises(InputError, match="--columns id=docno id=body: give each of id only once"):
         open_collection(f"{path}?id=docno&id=body")
 
 
@@ -172,7 +175,9 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
 def test_columns_of_what_is_no_table_are_fixed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
-    with pytest.raises(InputError, match=f"--columns: --collection {name} is no table, so its columns have fixed"):
+    with pytest.raises(
+        InputError, match=f"--columns has an effect only with tables, and --collection {name} is not one"
+    ):
         open_collection(f"{name}?id=docno")
 
 
@@ -241,26 +246,26 @@ def test_a_data_set_of_a_hub_is_opened_also_when_the_hub_is_gone(tmp_path: Path)
         (
             "corpus.jsonl",
             '{"_id": "d1", "title": "t"}\n',
-            r"corpus.jsonl, line 1: .* is no passage with _id, title and",
+            r"corpus.jsonl, line 1: .* is not a passage with _id, title and",
         ),
         (
             "corpus.jsonl",
             '{"_id": "a b", "text": "t"}\n',
-            r"corpus.jsonl, line 1: .* is no passage.*_id must be one word",
+            r"corpus.jsonl, line 1: .* is not a passage.*_id must be one word",
         ),
         ("corpus.jsonl", '{"_id": "a", "text": "t"}\n' * 2, r"corpus.jsonl, line 2: docid 'a' is already on line 1"),
-        ("corpus.jsonl", "", r"corpus.jsonl: no passages"),
-        ("queries.jsonl", '{"_id": "q1"}\n', r"queries.jsonl, line 1: .* is no query with _id and text"),
+        ("corpus.jsonl", "", r"corpus.jsonl: there are no passages"),
+        ("queries.jsonl", '{"_id": "q1"}\n', r"queries.jsonl, line 1: .* is not a query with _id and text"),
         ("queries.jsonl", '{"_id": "q9", "text": "x"}\n', r"test.tsv: 2 of its 2 queries, first 'q1', are not among"),
         (
             "qrels/test.tsv",
             "query-id\tcorpus-id\tscore\nq1\td1\t0.5\n",
-            r"test.tsv, line 2: grade '0.5' of 'd1'; a whole",
+            r"test.tsv, line 2: the grade of 'd1' is '0.5'",
         ),
         (
             "qrels/test.tsv",
             "query-id\tcorpus-id\tscore\nq1\td1\n",
-            r"test.tsv, line 2: 2 columns 'q1.td1'; judgments have",
+            r"test.tsv, line 2: 'q1.+td1' has 2 columns; judgments have",
         ),
         ("qrels/test.tsv", "q1 0 d1 1\nq1 0 d1 2\n", r"line 2: 'd1' has grade 2 for query 'q1', and 1 on an earlier"),
     ],
@@ -279,7 +284,7 @@ def test_a_folder_without_judgments_is_named_as_what_it_nearly_is(tmp_path: Path
     folder = Path(beir(tmp_path))
     (folder / "qrels" / "test.tsv").unlink()
     with pytest.raises(
-        InputError, match=r"no BEIR folder, since it lacks qrels/<split>.tsv with a split of train, dev"
+        InputError, match=r"not a BEIR folder, because it has no qrels/<split>.tsv with a split of train, dev"
     ):
         open_collection(str(folder))
 
@@ -287,25 +292,23 @@ def test_a_folder_without_judgments_is_named_as_what_it_nearly_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("queries.jsonl", "the nearest layout is beir, which needs corpus.jsonl. A collection is"),
-        ("collection.txt", "the nearest layout is msmarco, which needs collection.tsv, not collection.txt. A"),
-        ("passage.jsonl", "the nearest layout is ours, which needs passages.jsonl, not passage.jsonl. A"),
-        ("notes.md", "psgs_w100.tsv.gz. A collection is sample, kilt, a folder with passages.jsonl or psgs_w100.tsv"),
+        ("queries.jsonl", "the nearest layout is beir, which needs corpus.jsonl. Give sample"),
+        ("collection.txt", "the nearest layout is msmarco, which needs collection.tsv, not collection.txt. Give"),
+        ("passage.jsonl", "the nearest layout is ours, which needs passages.jsonl, not passage.jsonl. Give"),
+        ("notes.md", "psgs_w100.tsv.gz. Give sample, kilt, a folder with passages.jsonl or psgs_w100.tsv"),
     ],
 )
 def test_a_folder_of_no_layout_is_told_the_nearest(file: str, message: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text("1\ttext\n")
     with pytest.raises(InputError, match=f"holds none of passages.jsonl, .*{message}"):
         open_collection(str(tmp_path))
-    with pytest.raises(InputError, match=f"{file}': a file in no layout that is read. A collection is"):
+    with pytest.raises(InputError, match=f"{file}': a file in no layout that is read. Give sample"):
         open_collection(str(tmp_path / file))
 
 
 def test_a_folder_with_a_file_of_a_layout_is_told_the_file(tmp_path: Path) -> None:
     path = tevatron(tmp_path)
-    with pytest.raises(
-        InputError, match=f"holds none of .*; {path} is of the layout tevatron, give that. A collection"
-    ):
+    with pytest.raises(InputError, match=f"holds none of .*; {path} is of the layout tevatron, give that. Give"):
         open_collection(str(tmp_path))
 
 
@@ -318,7 +321,9 @@ def test_a_file_of_passages_stands_for_its_folder(inputs: Path) -> None:
 def test_two_columns_are_needed_in_a_collection_of_ms_marco(tmp_path: Path) -> None:
     folder = Path(msmarco(tmp_path))
     (folder / "collection.tsv").write_text("d1\t" + "x" * 500 + "\tanother\n")
-    with pytest.raises(InputError, match=r"collection.tsv, line 1: .*; two columns are needed: id and text") as caught:
+    with pytest.raises(
+        InputError, match=r"collection.tsv, line 1: .* does not have two columns, id and text"
+    ) as caught:
         open_collection(str(folder))
     assert len(str(caught.value)) < 400 + len(str(folder))
 
@@ -326,17 +331,21 @@ def test_two_columns_are_needed_in_a_collection_of_ms_marco(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("beir", "corpus.jsonl", "corpus.jsonl: corpus.jsonl.gz is there too, and one of them is read; keep one"),
-        ("beir", "queries.jsonl", "queries.jsonl: queries.jsonl.gz is there too"),
-        ("beir", "qrels/test.tsv", "test.tsv: test.tsv.gz is there too"),
-        ("msmarco", "collection.tsv", "collection.tsv: collection.tsv.gz is there too"),
+        ("beir", "corpus.jsonl", "corpus.jsonl and corpus.jsonl.gz are both there, and only one can be read; keep one"),
+        ("beir", "queries.jsonl", "queries.jsonl and queries.jsonl.gz are both there"),
+        ("beir", "qrels/test.tsv", "test.tsv and test.tsv.gz are both there"),
+        ("msmarco", "collection.tsv", "collection.tsv and collection.tsv.gz are both there"),
         (
             "msmarco",
             "queries.dev.small.tsv",
-            "small.tsv.gz: queries.dev.small.tsv holds queries of marco-small-dev too",
+            "small.tsv.gz and queries.dev.small.tsv both contain queries of marco-small-dev",
         ),
-        ("msmarco", "qrels.dev.small.tsv", "small.tsv.gz: qrels.dev.small.tsv holds qrels of marco-small-dev too"),
-        ("own", "passages.jsonl", "passages.jsonl: passages.jsonl.gz is there too"),
+        (
+            "msmarco",
+            "qrels.dev.small.tsv",
+            "small.tsv.gz and qrels.dev.small.tsv both contain qrels of marco-small-dev",
+        ),
+        ("own", "passages.jsonl", "passages.jsonl and passages.jsonl.gz are both there"),
     ],
 )
 def test_of_two_files_that_hold_the_same_none_is_chosen(name: str, file: str, message: str, tmp_path: Path) -> None:
@@ -397,19 +406,19 @@ def test_long_reading_is_told(
 def test_two_layouts_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
     folder = Path(beir(tmp_path))
     (folder / "collection.tsv").write_text("d1\ttext\n")
-    with pytest.raises(InputError, match=f"fits beir and msmarco; choose one: beir:{folder}"):
+    with pytest.raises(InputError, match=f"it could be beir or msmarco; choose one, such as beir:{folder}"):
         open_collection(str(folder))
     assert open_collection(f"beir:{folder}").layout == "BEIR folder"
     (folder / "collection.tsv").unlink()
     (folder / "passages.jsonl").write_text(lines({"id": "1", "wikipedia_id": "1", "title": "", "contents": "x"}))
-    with pytest.raises(InputError, match=r"holds passages.jsonl and is a BEIR folder too; keep one of them"):
+    with pytest.raises(
+        InputError, match=r"it contains passages.jsonl, but also looks like a BEIR folder; keep one of them"
+    ):
         open_collection(str(folder))
 
 
 def test_a_name_that_is_nothing_is_told_where_collections_come_from() -> None:
-    with pytest.raises(
-        InputError, match="--collection 'mini-kilt': no such folder. A collection is sample, kilt, "
-    ) as told:
+    with pytest.raises(InputError, match="--collection 'mini-kilt': no such folder. Give sample, kilt, ") as told:
         open_collection("mini-kilt")
     assert all(prefix in str(told.value) for prefix in FORMATS) and len(str(told.value)) < 400
 
@@ -448,7 +457,9 @@ def test_ir_datasets_ids_bring_documents_queries_and_grades(tmp_path: Path) -> N
 
 def test_what_ir_datasets_lacks_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """...whether queries are missing or, later, documents."""
-    with pytest.raises(InputError, match="irds:kilt/nq/dev: kilt/nq/dev is not there .*; get it with: python -m taco"):
+    with pytest.raises(
+        InputError, match="irds:kilt/nq/dev: kilt/nq/dev has not been downloaded .*; get it with: python -m taco"
+    ):
         open_collection("irds:kilt/nq/dev")
     monkeypatch.setenv("IR_DATASETS_DL_TRIES", "1")
     for proxy in ("http_proxy", "https_proxy"):

@@ -57,7 +57,9 @@ def test_the_seed_draws_the_pages() -> None:
 
 
 def test_one_page_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="nq: 4 train queries with evidence on 1 pages; too few to hold 10% out"):
+    with pytest.raises(
+        InputError, match="nq: its 4 train queries with gold share 1 pages; these are too few to hold out 10%"
+    ):
         split_by_page(queries([[1]] * 4), 0.1, 0, "nq")
 
 
@@ -143,9 +145,9 @@ def test_the_folder_is_a_collection(
     assert "nq: 4 to train on, 2 held out, 0 in neither" in capsys.readouterr().out
     with pytest.raises(
         InputError,
-        match=r"--output out exists and was made otherwise \(nq share is 0.3, not 0.1\); "
+        match=r"--output out exists and was made differently \(nq share is 0.3, not 0.1\); "
         "give another name or remove it",
     ):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--output", "out"])
-    with pytest.raises(InputError, match="--share 1.5: a number between 0 and 1"):
+    with pytest.raises(InputError, match="--share is 1.5; it must be a number between 0 and 1"):
         main(["hold-out", "--collection", "c", "--tasks", "nq", "--share", "1.5", "--output", "other"])

@@ -98,10 +98,10 @@ def test_what_is_said_of_a_file_is_said_of_all_of_it(collection: Collection, cap
     [
         (
             [query("q5", "Another text", ["1#0"])],
-            r"line 201: id 'q5' was given to another text on line 6; ids must be unique",
+            r"line 201: id 'q5' has another text on line 6; ids must be unique",
         ),
         ([query("q1", " ")], r"line 201: query 'q1' has input ' '"),
-        (None, "no records; a topics file has one KILT record a line"),
+        (None, "it is empty; a topics file has one KILT record per line"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_as_ever(

@@ -174,7 +174,7 @@ def test_a_layout_that_was_altered_is_refused(tmp_path: Path, name: str) -> None
     whole = path.read_bytes()
     for place in (1, 60, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(InputError, match=rf"^{path}: altered"):
+        with pytest.raises(InputError, match=rf"^{path}: it was changed"):
             PassageStore(store.path)
     path.write_bytes(whole)
     PassageStore(store.path)
@@ -226,11 +226,14 @@ def test_files_that_are_no_passages(tmp_path: Path) -> None:
     path = tmp_path / "psgs_w100.tsv"
     path.write_text("id\ttext\n")
     with pytest.raises(
-        InputError, match=r"line 1: columns .'id', 'text'.; id, text, title.*are expected, title is mis"
+        InputError, match=r"line 1: its columns are .'id', 'text'.; they must be id, text, title.*, and title is mis"
     ):
         PassageStore(path)
     path.write_text("pid\tbody\tname\n1\tBach wrote suites.\tCello\n")
-    with pytest.raises(InputError, match=r"line 1: columns .'pid', 'body', 'name'.; id, text, title.*, title is mis"):
+    with pytest.raises(
+        InputError,
+        match=r"line 1: its columns are .'pid', 'body', 'name'.; they must be id, text, title.*, title is mis",
+    ):
         PassageStore(path)
     for name in FORMATS[:2]:
         with pytest.raises(InputError, match="no passages"):
@@ -254,7 +257,7 @@ def test_dpr_passages_come_with_or_without_header_and_pages(tmp_path: Path) -> N
             path.write_text("".join("\t".join(row[:width]) + "\n" for row in [*first, *rows]))
             found = list(PassageStore(path).read())
             assert [(each.docid, each.page, each.text) for each in found] == list(zip("12", pages, texts, strict=True))
-            with pytest.raises(InputError, match=f"psgs_w100.tsv, line {len(first) + 3}: '3' is no passage"):
+            with pytest.raises(InputError, match=f"psgs_w100.tsv, line {len(first) + 3}: '3' is not a passage"):
                 path.write_text(path.read_text() + "3\n")
                 PassageStore(path)
 
@@ -296,7 +299,7 @@ def test_a_plain_copy_that_was_altered_is_refused(tmp_path: Path) -> None:
     store.unpack()
     (copy,) = (place for place in store._unpacked.iterdir() if place.name == "passages")
     copy.write_bytes(copy.read_bytes().replace(b"plain words", b"other words"))
-    with pytest.raises(InputError, match=rf"^{copy}: altered .*; remove {store._unpacked}; it is made again$"):
+    with pytest.raises(InputError, match=rf"^{copy}: it was changed .*; remove {store._unpacked}; it is made again$"):
         PassageStore(path)
 
 

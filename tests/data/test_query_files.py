@@ -44,13 +44,13 @@ def test_formats_are_told_apart_by_their_first_line(text: str, queries: dict[str
     ("text", "message"),
     [
         ("", "no queries; BEIR's JSON lines .* are read"),
-        ("who wrote it\n", "line 1: 'who wrote it' is no query; BEIR's JSON lines"),
+        ("who wrote it\n", "line 1: 'who wrote it' is not a query; BEIR's JSON lines"),
         ("1\twho\n2 what\n", "line 2: '2 what' has no tab; `id<TAB>text` is needed"),
         ("1\twho\n2\twhat\t1\n", "line 2: '2.*what.*1' has more than two columns; `id<TAB>text` is needed"),
-        ("1\twho\n1\twhat\n", "line 2: query id '1' is given twice"),
+        ("1\twho\n1\twhat\n", "line 2: query id '1' appears twice"),
         ("1\t \n", "line 1: query '1' has text ' .*'; both must be non-empty"),
-        ('{"_id": 1.5, "text": "who"}\n', "line 1: .* is no query with _id and text"),
-        ("<top>\n<num> 1\n<title> who\n", "line 1: this <top> has no </top>; the file is cut off"),
+        ('{"_id": 1.5, "text": "who"}\n', "line 1: .* is not a query with _id and text"),
+        ("<top>\n<num> 1\n<title> who\n", "line 1: this <top> has no </top>; the file is cut short"),
         ("<top>\n<title> who\n</top>\n", "line 1: query '' has text 'who'; both must be non-empty"),
     ],
 )

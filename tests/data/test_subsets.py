@@ -129,7 +129,7 @@ def test_no_evidence_is_lost_whatever_it_names(random: random.Random, distractor
         try:
             made = make_subset(collection, ["nq-dev"], distractors, 0, Path(name) / "p")
         except InputError as error:
-            assert "--distractors" in str(error) or "none of their evidence" in str(error)
+            assert "--distractors" in str(error) or "none of their gold passages" in str(error)
             return
         found = PassageStore(Path(name) / "p" / "passages.jsonl.gz")
         named = [item for each in gold for item in each]
@@ -195,20 +195,23 @@ def test_an_existing_subset_stays() -> None:
     [
         (
             lambda: made_subset("p", 6),
-            "exists and was made otherwise (distractors is 5, not 6); give another name or remove it",
+            "exists and was made differently (distractors is 5, not 6); give another name or remove it",
         ),
-        (lambda: made_subset("p", seed=1), "exists and was made otherwise (seed is 0, not 1)"),
-        (lambda: made_subset("p", topics=("nq-dev",)), "exists and was made otherwise (topics "),
-        (lambda: made_subset("c"), "c exists and has no record of what it was made of; give another name or remove it"),
-        (lambda: made_subset("c/nq-dev.jsonl"), "exists and has no record of what it was made of"),
-        (lambda: made_subset("new", 15), "--distractors 15: c has 24 passages, 10 of them gold; at most 14 are left"),
+        (lambda: made_subset("p", seed=1), "exists and was made differently (seed is 0, not 1)"),
+        (lambda: made_subset("p", topics=("nq-dev",)), "exists and was made differently (topics "),
+        (lambda: made_subset("c"), "c exists, and nothing records how it was made; give another name or remove it"),
+        (lambda: made_subset("c/nq-dev.jsonl"), "exists, and nothing records how it was made"),
+        (
+            lambda: made_subset("new", 15),
+            "--distractors 15: c has 24 passages, and 10 of them are gold, so at most 14 can be sampled",
+        ),
         (
             lambda: made_subset("new", topics=("nq-dev", "nq-test")),
-            "--topics nq-test: no evidence to make a subset around",
+            "--topics nq-test: these topics have no gold, which a subset needs",
         ),
         (
             lambda: made_subset("new", topics=("wow-dev",)),
-            "--topics wow-dev: none of their evidence is in the collection",
+            "--topics wow-dev: none of their gold passages is in the collection",
         ),
         (lambda: made_subset("new", topics=("nq-train",)), "unknown topics 'nq-train'"),
     ],
@@ -225,11 +228,11 @@ def test_mistakes(make: Callable[[], Subset], said: str) -> None:
 def test_a_folder_that_lost_a_file_and_a_changed_source_are_refused() -> None:
     made_subset("p")
     Path("p/nq-dev.jsonl").unlink()
-    with pytest.raises(InputError, match=r"nq-dev\.jsonl of the subset is missing"):
+    with pytest.raises(InputError, match=r"the subset in it is incomplete, .*nq-dev\.jsonl is missing"):
         made_subset("p")
     with Path("c/passages.jsonl").open("a") as file:
         file.write(json.dumps(passage("new#0", "text")) + "\n")
-    with pytest.raises(InputError, match=r"made otherwise \(source is "):
+    with pytest.raises(InputError, match=r"made differently \(source is "):
         made_subset("p")
 
 

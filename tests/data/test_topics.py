@@ -103,29 +103,29 @@ def test_blank_lines_count_but_do_not_matter(tmp_path: Path) -> None:
     ("bad", "said"),
     [
         ('{"id": "2", "input": ', "not valid JSON"),
-        ('["id"]', "a JSON object is expected"),
-        ("null", "a JSON object is expected"),
-        ({"input": "x"}, "id None; a non-empty string"),
-        ({"id": None, "input": "x"}, "id None; a non-empty string"),
-        ({"id": " ", "input": "x"}, "id ' '; a non-empty string"),
-        ({"id": ["2"], "input": "x"}, r"id \['2'\]; a non-empty string"),
+        ('["id"]', "is not a JSON object"),
+        ("null", "is not a JSON object"),
+        ({"input": "x"}, "id is None; it must be a non-empty string"),
+        ({"id": None, "input": "x"}, "id is None; it must be a non-empty string"),
+        ({"id": " ", "input": "x"}, "id is ' '; it must be a non-empty string"),
+        ({"id": ["2"], "input": "x"}, r"id is \['2'\]; it must be a non-empty string"),
         ({"id": "2"}, "query '2' has input None"),
         ({"id": "2", "input": " "}, "query '2' has input ' '"),
         ({"id": "2", "input": ["x"]}, "query '2' has input"),
-        ({"id": "1", "input": "what"}, "id '1' was given to another text on line 1"),
+        ({"id": "1", "input": "what"}, "id '1' has another text on line 1"),
         ({"id": "2", "input": "x", "output": {"answer": "y"}}, "an output that is not a list of objects"),
         ({"id": "2", "input": "x", "output": ["y"]}, "an output that is not a list of objects"),
         (
             {"id": "2", "input": "x", "output": [{"provenance": "12"}]},
-            "provenance must be a list of objects with a wikipedia_id",
+            "it must be a list of objects with a wikipedia_id",
         ),
         (
             {"id": "2", "input": "x", "output": [{"provenance": 5}]},
-            "provenance must be a list of objects with a wikipedia_id",
+            "it must be a list of objects with a wikipedia_id",
         ),
         (
             {"id": "2", "input": "x", "output": [{"provenance": [{"title": "T"}]}]},
-            "provenance must be a list of objects with a wikipedia_id",
+            "it must be a list of objects with a wikipedia_id",
         ),
         ({"id": "2", "input": "x", "output": [{"provenance": [{"wikipedia_id": None}]}]}, "names no page"),
         (
@@ -150,5 +150,5 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 def test_files_without_records(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_topics(tmp_path / "nq-dev.jsonl", "nq")
-    with pytest.raises(InputError, match="no records"):
+    with pytest.raises(InputError, match="it is empty"):
         read_topics(write(tmp_path / "nq-dev.jsonl"), "nq")

@@ -179,7 +179,7 @@ def test_gzip_starts_again_and_says_so(tmp_path: Path, caplog: pytest.LogCapture
 )
 def test_a_broken_line_is_named(tmp_path: Path, bad: str) -> None:
     source = write(tmp_path / "pages.json", [*made_up(44), bad])
-    with pytest.raises(InputError, match=f"^{source}, line 45: no page of a KILT knowledge source"):
+    with pytest.raises(InputError, match=f"^{source}, line 45: not a page of the KILT knowledge source"):
         build_passages(source, tmp_path / "passages.jsonl", block_pages=40)
     with pytest.raises(InputError, match="line 45: "):
         build_passages(source, tmp_path / "passages.jsonl", block_pages=40)
@@ -191,7 +191,7 @@ def test_sources_and_targets_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file; get it with: python -m taco_ir.data get kilt/knowledgesource"):
         build_passages(tmp_path / "nothing", target)
     for pages in ([], [page("1", "Title")]):
-        with pytest.raises(InputError, match=f"{len(pages)} pages, and no passage"):
+        with pytest.raises(InputError, match=f"{len(pages)} pages have no text to cut into passages"):
             build_passages(write(tmp_path / "pages.json", pages), target)
     packed = write(tmp_path / "pages.json.gz", made_up(9))
     packed.write_bytes(packed.read_bytes()[:-20])
@@ -260,5 +260,5 @@ def test_files_that_are_no_passages_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="psgs_w100.tsv, line 4"):
         take_passages(source, tmp_path / "kilt")
     assert source.exists() and not (tmp_path / "kilt" / "psgs_w100.tsv").exists()
-    with pytest.raises(InputError, match="a .tsv or .jsonl file"):
+    with pytest.raises(InputError, match="the name must end in .tsv or .jsonl"):
         take_passages(tmp_path / "notes.txt", tmp_path / "kilt")

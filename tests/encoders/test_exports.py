@@ -305,7 +305,7 @@ def test_outputs_that_exist_are_kept_unless_told(tiny_bert: Path, tmp_path: Path
     assert not (output / "huggingface" / "mine.txt").exists()
     assert "--l2-norm" in (output / "huggingface" / "pyserini-flags.txt").read_text()
     (tmp_path / "file").write_text("")
-    compact = "--weights are those of a compact folder, which --megabytes asks for"
+    compact = "--weights has an effect only with --megabytes"
     for arguments, said in (
         (["--output", str(tmp_path / "file")], "is a file; give a folder"),
         (["--output", str(tmp_path / "new"), "--what", "queries"], "--what queries needs --topics"),

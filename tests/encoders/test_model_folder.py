@@ -192,7 +192,7 @@ def outside(folder: Path) -> str:
     sharded(folder, "w.safetensors")
     path = folder / "model.safetensors.index.json"
     path.write_text(path.read_text().replace('"w.safe', '"../w.safe'))
-    return r"names '\.\./w\.safetensors', which is no file beside it"
+    return r"names '\.\./w\.safetensors', but there is no such file beside it"
 
 
 DOORS: dict[str, Callable[[Path], object]] = {

@@ -189,7 +189,7 @@ def test_a_backbone_without_token_types_is_refused(kind: str, said: str, reserve
     model = backbone(kind)
     if kind == "roberta":
         model.config.type_vocab_size = 1  # as those that were trained
-    with pytest.raises(InputError, match=rf"roles is token_type; a {kind} model has {said}, and 2 are needed"):
+    with pytest.raises(InputError, match=rf"roles is token_type; a {kind} model has {said}, but 2 are needed"):
         RoleMarks("token_type", model, Tokenizer.from_file(str(reserved / "tokenizer.json")))
 
 
@@ -226,23 +226,23 @@ def test_a_reader_is_marked_too(kind: str, reserved: Path) -> None:
 
 
 def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, and 2 are needed"):
+    with pytest.raises(InputError, match=r"roles is token_type; a t5 model has no token types, but 2 are needed"):
         start_encoder(SMALL.replace(roles="token_type"), tiny_t5, ["nq"])
     said = r"roles is marker; the tokenizer has no reserved tokens \(\[unused1\], <extra_id_97>"
     with pytest.raises(InputError, match=said):
         start_encoder(SMALL.replace(roles="marker"), tiny_bert, ["nq"])
-    with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the adapters tell roles apart"):
+    with pytest.raises(InputError, match=r"roles is embedding; with tune bitfit the adapters distinguish roles"):
         start_encoder(SMALL.replace(roles="embedding", tune="bitfit"), reserved, ["nq"])
     model = start_encoder(SMALL.replace(roles="embedding"), reserved, ["nq"])
     model.save(tmp_path / "m")
     with pytest.raises(InputError, match=r"roles is marker; the base .* says embedding; leave roles out"):
         start_encoder(SMALL.replace(pooling=None, roles="marker"), tmp_path / "m", ["nq"])
     assert start_encoder(SMALL.replace(pooling=None), tmp_path / "m", ["nq"]).config.roles == "embedding"
-    with pytest.raises(InputError, match=r"it marks roles \(embedding\); pre-training takes a backbone that does not"):
+    with pytest.raises(InputError, match=r"it marks the roles of texts \(roles embedding\); pre-training"):
         start_encoder(TrainSettings(objective=("span_contrast",), length=16), tmp_path / "m", ())
-    with pytest.raises(InputError, match=r"this format has no place for marks of roles \(embedding\)"):
+    with pytest.raises(InputError, match=r"this format cannot store role marks \(roles embedding\)"):
         write_sentence_transformers(tmp_path / "m", model.config, tmp_path / "st")
-    said = r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding needs none"
+    said = r"roles is adapter; a backbone of type 'mpnet' has no known hook points; .*; roles embedding works with any"
     with pytest.raises(InputError, match=said):
         new_learned("adapter", MPNetModel(MPNetConfig(**SIZES)))
     for kind, said in (
@@ -256,7 +256,7 @@ def test_what_cannot_be_marked_is_refused(reserved: Path, tiny_bert: Path, tiny_
         (tmp_path / kind / ROLE_FILE).write_bytes(b"no tensors")
         with pytest.raises(InputError, match=r"roles.safetensors: cannot be read"):
             load_encoder(str(tmp_path / kind))
-    said = r"--precision int8: .*prompt has adapters \(roles prompt\), which are float32"
+    said = r"--precision int8: .*prompt has adapters \(roles prompt\), which must stay in float32"
     with pytest.raises(InputError, match=said):
         load_encoder(str(tmp_path / "prompt"), precision="int8")
     EncoderConfig("mean").save(tmp_path / "m")

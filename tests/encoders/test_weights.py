@@ -227,7 +227,7 @@ NEEDED = f"{LAYER} needs {LAYER}{NUMBERS}, int8 of two dimensions, and {LAYER}{S
     [
         (without(LAYER + SCALES), f"{INT8_FILE}: {NEEDED}"),
         (without(LAYER + NUMBERS), f"{INT8_FILE}: {NEEDED}"),
-        (without(NORM), f"weights lack 1 tensors of a bert model, first '{NORM}'"),
+        (without(NORM), f"weights lack 1 tensors of a bert model, such as '{NORM}'"),
         (lambda folder: (folder / INT8_FILE).write_bytes(b"no tensors"), f"{INT8_FILE}: cannot be read"),
         (lambda folder: (folder / INT8_FILE).rename(folder / PLAIN_FILE), f"{INT8_FILE}: cannot be read"),
         (without_matrices, f"{INT8_FILE}: has no matrix in 8 bits; config.json says"),

@@ -133,7 +133,9 @@ def test_what_it_says() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     base = {"a": scores(np.zeros((1, 5)))}
-    with pytest.raises(InputError, match="no system has topics that the baseline has"):
+    with pytest.raises(InputError, match="no other system was scored on the topics of the baseline"):
         find_headroom(base, {"x": {"b": base["a"]}})
-    with pytest.raises(InputError, match=r"headroom on a: x and the baseline have values of \[4, 5\] queries"):
+    with pytest.raises(
+        InputError, match=r"headroom on a: x and the baseline were scored on different numbers of queries, \[4, 5\]"
+    ):
         find_headroom(base, {"x": {"a": scores(np.zeros((1, 4)))}})

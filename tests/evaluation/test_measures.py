@@ -146,7 +146,7 @@ def test_pages_are_asked_for_only_where_needed():
 
 
 def test_a_run_of_other_topics_is_refused():
-    with pytest.raises(InputError, match="2 of its 3 topics, first 'x', not among the 1 queries"):
+    with pytest.raises(InputError, match="2 of the run's 3 queries, such as 'x', are not among the 1 queries"):
         score_run(Run(dict.fromkeys(["q", "x", "y"], ranking([]))), [query("q", [])], page_of)
 
 

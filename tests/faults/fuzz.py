@@ -375,7 +375,7 @@ def trainings(world: Path) -> dict[str, Reader]:
             run / "config.json", lambda: same(lambda: refuse_other_run(given, run), "other settings")
         ),
         "inputs.json": Reader(
-            run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "another version of")
+            run / "inputs.json", lambda: same(lambda: refuse_other_inputs(run, inputs), "have changed")
         ),
         "state.json": Reader(
             run / "checkpoints" / "step-00000002" / "state.json",
@@ -685,7 +685,7 @@ def of_message(message: str, reader: Reader, fault: Fault) -> str:
         return f"LINES {message!r}"
     if reader.path.name not in message and str(reader.path.parent) not in message:
         return f"NO FILE {message}"
-    parsed = not re.search(r"not valid|UTF-8|cannot be read|JSONDecodeError|the manifest says|altered", message)
+    parsed = not re.search(r"not valid|UTF-8|cannot be read|JSONDecodeError|manifest says|changed", message)
     if reader.keyed and parsed and fault.keys and not any(key.removesuffix("s") in message for key in fault.keys):
         return f"NO KEY of {fault.keys} in {message}"
     return ""

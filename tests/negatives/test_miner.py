@@ -396,7 +396,7 @@ def test_runs_that_lack_topics(small: Collection) -> None:
     run_file("runs/nq-train.trec", "nq1", "nq2")
     refused(small, Path("runs"), both, r"--source runs has no run for wow-train; wow-train\.trec expected")
     run_file("runs/wow-train.trec", "wow1", "nq2")
-    refused(small, Path("runs"), both, r"wow-train\.trec: 1 of its queries, first 'nq2', are not in wow-train")
+    refused(small, Path("runs"), both, r"wow-train\.trec: 1 of its queries, such as 'nq2', are not in wow-train")
 
 
 def test_one_run_for_queries_of_two_tasks_is_ambiguous(small: Collection) -> None:
@@ -445,19 +445,19 @@ def test_an_output_is_never_lost(small: Collection) -> None:
     mine_topics(small, source, topics, MiningSettings(), output)
     before = output.read_bytes()
     mine_topics(small, source, topics, MiningSettings(), output)  # made the same way: taken
-    said = r"--output n\.jsonl exists and was made otherwise \(keep is 32, not 1\); give another name or --overwrite"
+    said = r"--output n\.jsonl exists and was made differently \(keep is 32, not 1\); give another name or --overwrite"
     with pytest.raises(InputError, match=said):
         mine_topics(small, source, topics, MiningSettings(keep=1), output)
-    said = r"made otherwise \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
+    said = r"made differently \(tasks is \[\"nq-train\"\], not \[\"nq-train\", \"wow-train\"\]\)"
     with pytest.raises(InputError, match=said):
         mine_topics(small, source, topics_of(small, "nq-train", "wow-train"), MiningSettings(), output)
-    with pytest.raises(InputError, match=r"made otherwise \(source is \".*\", not \""):
+    with pytest.raises(InputError, match=r"made differently \(source is \".*\", not \""):
         mine_topics(small, Overlap(small), topics, MiningSettings(), output)
     assert output.read_bytes() == before
     mine_topics(small, source, topics, MiningSettings(keep=1), output, overwrite=True)
     assert output.read_bytes() != before
     output.write_text("mine!\n")
-    said = r"n\.jsonl exists and has no record of what it was made of; give another name or --overwrite"
+    said = r"n\.jsonl exists, and nothing records how it was made; give another name or --overwrite"
     with pytest.raises(InputError, match=said):
         mine_topics(small, source, topics, MiningSettings(), output)
     assert output.read_text() == "mine!\n"
@@ -585,12 +585,12 @@ def test_a_merged_output_is_never_lost(small: Collection, caplog: pytest.LogCapt
         (sources[::-1], "source 1 source is .*, not .*"),
         ([sources[0], Source(sources[1].ranks, MiningSettings(100, 1, keep=9))], "source 2 depth is 200, not 100"),
     ):
-        with pytest.raises(InputError, match=rf"exists and was made otherwise \({said}\); give another name"):
+        with pytest.raises(InputError, match=rf"exists and was made differently \({said}\); give another name"):
             mine_file(small, changed, topics, output)
     mine_file(small, sources, topics, output)  # made the same way: taken
     assert output.read_bytes() == before
     one = mine_topics(small, sources[0].ranks, topics, MiningSettings(), Path("one.jsonl"))
-    with pytest.raises(InputError, match=r"made otherwise \(sources is 1, not 2\)"):
+    with pytest.raises(InputError, match=r"made differently \(sources is 1, not 2\)"):
         mine_file(small, sources, topics, Path("one.jsonl"))
     assert read_negatives(Path("one.jsonl"), None) == one
 

@@ -182,7 +182,7 @@ def test_a_head_is_kept_with_its_limits_and_fits_its_backbone_only(tmp_path: Pat
     again, limits = load_head(tmp_path, 8)
     assert limits == LIMITS
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in head.state_dict().items())
-    with pytest.raises(InputError, match=r"no reader's head for a backbone of width 16"):
+    with pytest.raises(InputError, match=r"not a reader's layer for a backbone of width 16"):
         load_head(tmp_path, 16)
     with pytest.raises(InputError, match=r"no reader.safetensors"):
         load_head(tmp_path / "elsewhere", 8)
@@ -285,7 +285,7 @@ def test_answer_prints_writes_and_scores(
     before = (tmp_path / "out.jsonl").read_bytes()
     answer.main([*argv, "--topics", "nq-dev", "--output", "out.jsonl"])  # made of the same: taken
     assert (tmp_path / "out.jsonl").read_bytes() == before
-    with pytest.raises(InputError, match=r"out.jsonl exists and was made otherwise \(hits is 4, not 3\)"):
+    with pytest.raises(InputError, match=r"out.jsonl exists and was made differently \(hits is 4, not 3\)"):
         answer.main([*argv, "--hits", "3", "--topics", "nq-dev", "--output", "out.jsonl"])
     assert (tmp_path / "out.jsonl").read_bytes() == before
     capsys.readouterr()
@@ -322,7 +322,7 @@ def test_a_gold_passage_is_read_where_none_is_found(
     argv = ["--collection", str(cities), "--topics", "nq-dev", "--model", str(reader), "--reader", str(reader)]
     answer.main([*argv, "--hits", "1", "--with-gold", "--quiet", "--output", "gold.jsonl"])
     assert json.loads((tmp_path / "gold.jsonl.json").read_text())["with_gold"] is True
-    with pytest.raises(InputError, match=r"gold.jsonl exists and was made otherwise \(with_gold is true, not null\)"):
+    with pytest.raises(InputError, match=r"gold.jsonl exists and was made differently \(with_gold is true, not null\)"):
         answer.main([*argv, "--hits", "1", "--quiet", "--output", "gold.jsonl"])
 
 
@@ -409,13 +409,13 @@ def test_files_are_named_by_retriever_and_reader(reader: Path, both: list[str], 
 
 def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, tmp_path: Path) -> None:
     for argv, message in (
-        ("--tasks none", "tasks is none; there is nothing to train; name some by tasks, reading"),
-        ("--tasks none --reading all", "reading is all, which are the tasks of retrieval; with tasks none"),
+        ("--tasks none", "tasks is none, so there is nothing to train; give tasks, reading"),
+        ("--tasks none --reading all", "reading is all, which means the tasks of retrieval, but tasks is none"),
         ("--reading nq --reading-batch 0", "--reading-batch is 0; it must be a whole number, at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             verb.main([*argv.split(), "--model", "m", "--output", "o"])
-    said = r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128"
+    said = r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* allows at most 128"
     with pytest.raises(InputError, match=said):
         train(cities, tiny_bert, tmp_path / "long", "--passage-length", "120")
     with pytest.raises(InputError, match=r"passage_length 1 and has at most 10 tokens"):
@@ -423,21 +423,21 @@ def test_bad_input(cities: Path, tiny_bert: Path, tiny_t5: Path, reader: Path, t
     with pytest.raises(InputError, match=r"is a training with other settings: seed was 0, is 1"):
         train(cities, tiny_bert, reader.parent, *LONGER, "--seed", "1")
     with pytest.raises(
-        InputError, match=r"no reader.safetensors; a folder that taco_ir.train wrote with --reading has one"
+        InputError, match=r"it has no reader.safetensors; give a model trained by taco_ir.train --reading"
     ):
         load_reader(str(tiny_bert))
     for method in ("adapter", "lora"):
         encoder(tiny_bert, tune=method).save(tmp_path / method)
         merged = ", or what export --what huggingface makes of both" * (method == "lora")
-        needed = f"and a whole model is needed; give the backbone, {tiny_bert}{merged}$"
-        with pytest.raises(InputError, match=f"{method}: it is adapters of {method}, {needed}"):
+        needed = f"but a whole model is needed; give the backbone, {tiny_bert}{merged}$"
+        with pytest.raises(InputError, match=f"{method}: it holds only adapters \(method {method}\), {needed}"):
             train(cities, tmp_path / method, tmp_path / "tuned")
     decoding = tmp_path / "decoding"
     decoding.mkdir()
     for path in tiny_t5.iterdir():
         (decoding / path.name).write_bytes(path.read_bytes())
     EncoderConfig("decoder", query_length=64, passage_length=64).save(decoding)
-    with pytest.raises(InputError, match=r"pooling 'decoder' has one state for a text"):
+    with pytest.raises(InputError, match=r"pooling 'decoder' makes one vector per text"):
         train(cities, decoding, tmp_path / "t5")
     with pytest.raises(InputError, match="give either --topics or --query"):
         answer.main(["--reader", str(reader)])

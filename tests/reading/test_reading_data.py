@@ -145,7 +145,7 @@ def test_a_digit_inside_a_number_is_no_answer_in_a_negative(tmp_path: Path) -> N
 
 
 def test_answers_that_no_passage_holds_are_refused(collection: Collection) -> None:
-    said = r"squad-train: none of its answers is in a gold passage of collection c; 0 of 1 queries"
+    said = r"squad-train: no answer occurs in a gold passage of collection c; 0 of 1 queries"
     with pytest.raises(InputError, match=said):
         read_reading_data(collection, "squad")
 

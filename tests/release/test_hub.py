@@ -458,14 +458,14 @@ def test_what_is_no_name_no_token_and_no_network_is_one_line(
     hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "my model: not a name that a hub has" in refused(push, model, "my model")
-    assert "my-model: whose is it? Give org/my-model" in refused(push, model, "my-model")
+    assert "my-model: the owner is missing; give ORG/my-model" in refused(push, model, "my-model")
     assert f"{NAME}: no such model at {hub.url}" in refused(pull, NAME, "--output", "out")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     assert f"{hub.url} refuses your token; run hf auth login" in refused(push, model, NAME)
     monkeypatch.delenv("HF_TOKEN")
     assert f"no token for {hub.url}: run `hf auth login`, or set HF_TOKEN" in refused(push, model, NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set, so nothing is pushed" in refused(push, model, NAME)
+    assert "HF_HUB_OFFLINE is set, so nothing can be pushed" in refused(push, model, NAME)
     assert not hub.repos and not Path("out").exists()
 
 
@@ -487,7 +487,7 @@ def test_offline_takes_what_the_cache_has(hub: Hub, model: Path, monkeypatch: py
     assert (
         said.startswith(f"{NAME}: HF_HUB_OFFLINE is set, and the hub's cache, ") and "does not have this model" in said
     )
-    assert "the hub does not give it (somebody/my-model: HF_HUB_OFFLINE is set" in said_of_loading(NAME)
+    assert "it could not be fetched from the hub (somebody/my-model: HF_HUB_OFFLINE is set" in said_of_loading(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     pull([NAME])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -551,7 +551,7 @@ def test_pickled_weights_alone_are_told_with_the_way_to_convert_them(hub: Hub, m
     assert f"from_pretrained('{NAME}').save_pretrained('FOLDER')" in said
     assert "its weights are pickled" in said_of_loading(NAME)
     hub.holding(files)
-    assert f"{NAME}: no .safetensors file in it" in refused(pull, NAME, "--output", "out")
+    assert f"{NAME}: it has no .safetensors file" in refused(pull, NAME, "--output", "out")
 
 
 def test_an_output_of_something_else_stays(hub: Hub, model: Path) -> None:
@@ -560,13 +560,15 @@ def test_an_output_of_something_else_stays(hub: Hub, model: Path) -> None:
     assert refused(pull, NAME, "--output", "kept") == "--output kept is a file; give a folder"
     pull([NAME, "--output", "out"])
     (Path("out") / "config.json").write_text("{}")
-    assert "--output out exists and was made otherwise (files config.json is " in refused(pull, NAME, "--output", "out")
+    assert "--output out exists and was made differently (files config.json is " in refused(
+        pull, NAME, "--output", "out"
+    )
     pull([NAME, "--output", "out", "--overwrite"])
     assert contents(Path("out")) == hub.files
 
 
 def test_what_is_no_trained_model_is_not_pushed(hub: Hub, model: Path, tiny_bert: Path) -> None:
-    assert "a trained encoder has taco_ir.json or modules.json" in refused(push, tiny_bert, NAME)
+    assert "there is neither taco_ir.json nor modules.json" in refused(push, tiny_bert, NAME)
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     assert f"{weights}: cannot be read" in refused(push, model, NAME)

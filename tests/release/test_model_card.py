@@ -139,7 +139,7 @@ def test_it_is_written_again_without_the_training(encoder: Path, runs: list[Path
     assert page(encoder) != before and rows(page(encoder))["nq"][1] == "0.562"
     weights = encoder / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"card\.json: it is about other weights"):
+    with pytest.raises(InputError, match=r"card\.json: it describes other weights"):
         main(flags(encoder))
 
 
@@ -147,7 +147,7 @@ def test_what_must_not_be_shipped_is_refused(encoder: Path, runs: list[Path], tm
     """By any of the runs, not by the last alone."""
     runs[0] = run(tmp_path / "with-trex", tmp_path / "minilm-l3", tasks=("nq", "trex"))
     runs[1] = run(tmp_path / "after", runs[0] / "model")
-    with pytest.raises(InputError, match=r"task 'trex': CC BY-NC 4\.0 .*; what is trained on it is not shipped"):
+    with pytest.raises(InputError, match=r"task 'trex': CC BY-NC 4\.0 .*; a model trained on it must not be shipped"):
         main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
     assert not (encoder / "card.json").exists()
     for changes, said in (
@@ -179,7 +179,7 @@ def test_a_task_trained_on_must_have_a_score(encoder: Path, runs: list[Path]) ->
     lacking = record("ours")
     topics = {name: scores for name, scores in lacking.topics.items() if name != "zsre-dev"}
     write_record(encoder.parent / "study" / "results", record("ours", topics=topics))
-    with pytest.raises(InputError, match=r"ours\.1\.whole: no scores of structured_zeroshot"):
+    with pytest.raises(InputError, match=r"ours\.1\.whole: it has no scores on structured_zeroshot"):
         main(flags(encoder, "--training", *runs, "--result", "ours.1.whole"))
 
 
@@ -197,11 +197,14 @@ def test_runs_are_a_line(runs: list[Path], tmp_path: Path) -> None:
     """Each began with the one before it, wherever the folders were moved, and the first with no run."""
     made = read_lineage(runs)
     assert made.base == "minilm-l3" and [stage.tasks for stage in made.stages] == [TASKS, TASKS]
-    said = r"second/1/out: it began with the model of a run, .*first/1/out; name that one first"
+    said = r"second/1/out: this training started from the model of .*first/1/out; name that training first"
     with pytest.raises(InputError, match=said):
         read_lineage(runs[1:])
     stray = run(tmp_path / "stray", tmp_path / "minilm-l3")
-    with pytest.raises(InputError, match=r"stray: it began with .*minilm-l3, which is not of the run named before it"):
+    with pytest.raises(
+        InputError,
+        match=r"stray: this training started from .*minilm-l3, which is not the model of the training named before it",
+    ):
         read_lineage([*runs, stray])
     moved = Path(shutil.move(tmp_path / "work", tmp_path / "elsewhere"))
     assert read_lineage([moved / name / "1" / "out" for name in ("first", "second")]) == made
@@ -246,7 +249,7 @@ def test_modules_are_described_with_their_backbone(tiny_bert: Path, encoder: Pat
     assert page(encoder) == before
     modules = encoder / "tuning.safetensors"
     modules.write_bytes(modules.read_bytes() + b" ")
-    with pytest.raises(InputError, match="it is about other weights"):
+    with pytest.raises(InputError, match="it describes other weights"):
         main(flags(encoder))
 
 
@@ -266,7 +269,9 @@ def test_an_adaptation_is_a_stage(settings: Callable[..., AdaptSettings], tmp_pa
         [tmp_path / "one" / "1" / "out", run(tmp_path / "t", tmp_path / "one" / "1" / "out" / "model")]
     )
     assert [len(stage.tasks) for stage in later.stages] == [2, 2]
-    with pytest.raises(InputError, match="it began with the model of a run, .*one/1/out; name that one first"):
+    with pytest.raises(
+        InputError, match="this training started from the model of .*one/1/out; name that training first"
+    ):
         read_lineage([tmp_path / "t"])
     (tmp_path / "one" / "1" / "out" / "report.json").unlink()
     with pytest.raises(InputError, match=r"one/1/out: no config\.json in it, .*and no report\.json of a finished"):

@@ -217,7 +217,7 @@ def test_a_bad_factory_is_named(tmp_path: Path, factory: str) -> None:
 
 
 def test_too_few_vectors_to_train(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--factory 'IVF64,Flat': 50 vectors are too few to train it"):
+    with pytest.raises(InputError, match="--factory 'IVF64,Flat': 50 vectors are too few to train this index"):
         build_index(write(tmp_path / "vectors", VECTORS[:50]), tmp_path / "index", "IVF64,Flat")
 
 
@@ -260,14 +260,14 @@ def test_the_wrong_encoder_is_named(index: Index) -> None:
     other = Named()
     assert DenseIndex(index(), other, "collection-1").recipe.passages == N  # type: ignore[arg-type]
     other.passage_fingerprint = "encoder-2"
-    with pytest.raises(InputError, match="made by encoder encoder-1 .fake., the model given is encoder encoder-2"):
+    with pytest.raises(InputError, match="made by encoder encoder-1 .fake., but the given model is encoder encoder-2"):
         DenseIndex(index(), other)  # type: ignore[arg-type]
     other.int8_fingerprint = "encoder-1"  # it would have made them in 8-bit arithmetic
     assert DenseIndex(index(), other).recipe.encoder == "encoder-1"  # type: ignore[arg-type]
 
 
 def test_the_wrong_collection_is_named(index: Index) -> None:
-    with pytest.raises(InputError, match="those of collection collection-1, the collection given is collection-2"):
+    with pytest.raises(InputError, match="are from collection collection-1, but the given collection is collection-2"):
         DenseIndex(index(), None, "collection-2")
 
 
@@ -275,10 +275,10 @@ def test_the_wrong_collection_is_named(index: Index) -> None:
 def test_a_file_cut_short_is_refused_on_opening(copy: Path, name: str) -> None:
     size = (copy / name).stat().st_size
     os.truncate(copy / name, size - 1)
-    with pytest.raises(InputError, match=f"^{copy / name}: {size - 1} bytes, the manifest says {size}"):
+    with pytest.raises(InputError, match=f"^{copy / name}: it has {size - 1} bytes, but its manifest says {size}"):
         DenseIndex(copy)
     (copy / name).unlink()
-    with pytest.raises(InputError, match=f"^{copy / name}: 0 bytes, the manifest says {size}"):
+    with pytest.raises(InputError, match=f"^{copy / name}: it has 0 bytes, but its manifest says {size}"):
         DenseIndex(copy)
 
 
@@ -309,7 +309,9 @@ def test_no_flipped_byte_is_searched(index: Index, tmp_path: Path, factory: str,
         body = bytearray(whole)
         body[place] ^= 1 << int(draw.integers(8))
         (copy / name).write_bytes(body)
-        with pytest.raises(InputError, match=rf"^{copy / name}: altered \(SHA-256 .*; build the index again"):
+        with pytest.raises(
+            InputError, match=rf"^{copy / name}: it was changed \(its SHA-256 .*; build the index again"
+        ):
             DenseIndex(copy)
     (copy / name).write_bytes(whole)
     DenseIndex(copy)
@@ -332,7 +334,7 @@ def test_the_verb_builds_once_and_replaces_only_when_told(
     written = (output / "index").stat().st_mtime_ns
     main(command)
     assert "is built" in capsys.readouterr().out and (output / "index").stat().st_mtime_ns == written
-    said = f'--output {output} exists and was made otherwise \\(factory is "Flat", not "SQ8"\\)'
+    said = f'--output {output} exists and was made differently \\(factory is "Flat", not "SQ8"\\)'
     with pytest.raises(InputError, match=said):
         main([*command, "--factory", "SQ8"])
     main([*command, "--factory", "SQ8", "--overwrite"])
@@ -341,7 +343,7 @@ def test_the_verb_builds_once_and_replaces_only_when_told(
 
 def test_what_the_user_has_there_is_not_removed(index: Index, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(InputError, match="exists and has no record of what it was made of"):
+    with pytest.raises(InputError, match="exists, and nothing records how it was made"):
         main(["--vectors", str(index().parent / "vectors"), "--output", str(tmp_path)])
     assert (tmp_path / "mine").read_text() == "mine"
 

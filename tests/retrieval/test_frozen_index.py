@@ -178,7 +178,7 @@ def test_ids_inside_an_index_are_docids_or_lines_of_them(tmp_path: Path, around:
         assert np.allclose(free.block(row, row + 1)[0], of_id[(int(free.docids[row]) - 5) // 3], atol=tolerance)
     plain = faiss.read_index(str(tmp_path / "free")).search(QUERIES, HITS)[1]
     assert [[int(free.docids[row]) for row in rows] for rows in free.search(QUERIES, HITS)] == plain.tolist()
-    with pytest.raises(InputError, match=r"free: it has ids of its own, 5 to \d+, .*; leave --docids out"):
+    with pytest.raises(InputError, match=r"free: its vectors have their own ids, 5 to \d+, .*; leave --docids out"):
         open_frozen_index(tmp_path / "free", write_ids(tmp_path))
 
 
@@ -233,10 +233,10 @@ def test_scores_that_are_not_those_of_rebuilt_vectors_are_told(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("factory", "metric", "said"),
     [
-        ("IVF8,PQ4x4fs", "INNER_PRODUCT", "faiss cannot rebuild the vectors of its kind (IndexIVFPQFastScan)"),
-        ("PCAW8,Flat", "INNER_PRODUCT", "faiss cannot rebuild vectors from its PCAMatrix, which scales"),
-        ("Flat", "L1", "its metric is number 2 of faiss; inner product and L2 are allowed"),
-        ("PQ4x4", "L2", "it searches by L2, and its vectors have norms of "),
+        ("IVF8,PQ4x4fs", "INNER_PRODUCT", "faiss cannot reconstruct vectors from an index of type IndexIVFPQFastScan"),
+        ("PCAW8,Flat", "INNER_PRODUCT", "faiss cannot reconstruct vectors from its PCAMatrix, which rescales"),
+        ("Flat", "L1", "its metric is faiss metric number 2; only inner product and L2"),
+        ("PQ4x4", "L2", "it ranks by L2 distance and its vectors have norms of "),
     ],
 )
 def test_an_index_that_cannot_serve_is_refused(tmp_path: Path, factory: str, metric: str, said: str) -> None:
@@ -249,7 +249,7 @@ def test_bits_and_an_empty_index_are_refused(tmp_path: Path) -> None:
 
     faiss.write_index_binary(faiss.IndexBinaryFlat(64), str(tmp_path / "bits"))
     faiss.write_index(faiss.IndexFlatIP(DIM), str(tmp_path / "empty"))
-    with pytest.raises(InputError, match="bits: a binary faiss index .IBxF.; floats are needed"):
+    with pytest.raises(InputError, match="bits: a binary faiss index .IBxF.; its vectors must be floats"):
         open_frozen_index(tmp_path / "bits", write_ids(tmp_path))
     with pytest.raises(InputError, match="empty: this index holds no vectors"):
         open_frozen_index(tmp_path / "empty", write_ids(tmp_path))
@@ -305,7 +305,7 @@ def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, layout: str, value
     [
         (DOCIDS[:-1], "1,500 vectors, but 1,499 docids"),
         ([*DOCIDS, "one more"], "1,500 vectors, but 1,501 docids"),
-        ([DOCIDS[7], *DOCIDS[1:]], f"docid '{DOCIDS[7]}' is that of vectors 0 and 7"),
+        ([DOCIDS[7], *DOCIDS[1:]], f"vectors 0 and 7 have the same docid '{DOCIDS[7]}'"),
         ([*DOCIDS[:5], " ", *DOCIDS[6:]], "line 6: blank"),
     ],
 )
@@ -395,7 +395,10 @@ def test_what_is_no_index_is_told_with_what_was_looked_for(tmp_path: Path) -> No
     for name, body in (("pickle", pickle.dumps([1.0])), ("zip", b"PK\3\4"), ("text", b"0.1 0.2\n"), ("empty", b"")):
         (tmp_path / name).write_bytes(body)
     for name, said in (
-        ("none", "there is nothing; a folder with shard-i-of-n .our vectors., .* or a faiss index, .npy matrix"),
+        (
+            "none",
+            "no such file or folder; give a folder with shard-i-of-n .our vectors., .* or a faiss index, .npy matrix",
+        ),
         ("folder", "no index is there; a folder needs .* index with docid .Pyserini."),
         ("pickle", "none of .*: a pickle, which is never read"),
         ("zip", "none of .*: an archive"),
@@ -409,7 +412,9 @@ def test_what_is_no_index_is_told_with_what_was_looked_for(tmp_path: Path) -> No
 def test_docids_are_asked_for_and_refused_where_there_are_some(tmp_path: Path) -> None:
     for layout, path in (("npy float32 C", "vectors.npy"), ("faiss Flat", "faiss")):
         made(tmp_path, layout)
-        with pytest.raises(InputError, match=f"^{tmp_path / path}: it says no docids; give them by --docids FILE"):
+        with pytest.raises(
+            InputError, match=f"^{tmp_path / path}: it does not contain docids; give them by --docids FILE"
+        ):
             open_frozen_index(tmp_path / path)
     for layout, path in (("vectors", "vectors"), ("pyserini Flat", "pyserini")):
         made(tmp_path, layout)
@@ -475,9 +480,11 @@ def test_vectors_of_another_encoder_are_told_from_those_of_this(tmp_path: Path, 
     cosines = compare_texts(index, Stored(3 * VECTORS), ten)
     assert cosines.shape == (10,) and (cosines > 0.999).all() == ("npy" in layout)
     turned = np.linalg.qr(np.random.default_rng(3).standard_normal((DIM, DIM)))[0].astype(np.float32)
-    with pytest.raises(InputError, match="its vectors of 10 passages are not those of this encoder .median cosine"):
+    with pytest.raises(
+        InputError, match="for 10 passages, its vectors differ from those of this encoder .median cosine"
+    ):
         compare_texts(index, Stored(VECTORS @ turned), ten)
-    with pytest.raises(InputError, match="its vectors are 16 wide, those of the encoder 8"):
+    with pytest.raises(InputError, match="its vectors have 16 dimensions, the encoder's vectors have 8"):
         compare_texts(index, Stored(VECTORS[:, :8]), ten)
     with pytest.raises(InputError, match="it has none of the 1 passages"):
         compare_texts(index, Stored(VECTORS), ten[:1])

@@ -153,7 +153,9 @@ def test_weights_can_be_written_by_hand_and_are_checked(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=said):
             HybridWeights.read(path)
-    with pytest.raises(InputError, match=r"--hybrid-weights .*: no such file; search --choose-weights writes one"):
+    with pytest.raises(
+        InputError, match=r"--hybrid-weights .*: no such file; taco_ir.search --choose-weights writes one"
+    ):
         HybridWeights.read(tmp_path / "none.json")
     with pytest.raises(InputError, match=r"--hybrid-weights model: no hybrid\.json in .*; search --choose-weights"):
         HybridWeights.of_model(tmp_path)

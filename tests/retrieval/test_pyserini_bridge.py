@@ -252,7 +252,7 @@ def test_mistakes_in_a_pyserini_command_undo_the_patch(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"tokenizer_name": "x"}, "--tokenizer 'x': the tokenizer is the checkpoint's own"),
+        ({"tokenizer_name": "x"}, "--tokenizer 'x': the model's own tokenizer is always used"),
         ({"pooling": "last"}, "--pooling 'last'; valid: mean, cls, decoder"),
     ],
 )

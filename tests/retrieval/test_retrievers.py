@@ -87,11 +87,11 @@ def test_topics_files_of_one_name_are_told_apart_or_refused(collection: Path, ti
     for folder, word in (("a", "king"), ("b", "poem")):
         write_lines(Path(folder) / "x.jsonl", [query("q", word) | {"task": "nq"}])
     search = ["--collection", str(collection), "--retriever", "bm25", "--hits", "1", "--no-compare"]
-    with pytest.raises(InputError, match=r"topics a/x\.jsonl and b/x\.jsonl: both are called 'x'"):
+    with pytest.raises(InputError, match=r"topics a/x\.jsonl and b/x\.jsonl are both called 'x'"):
         main([*search, "--topics", "a/x.jsonl", "b/x.jsonl", "--output", "runs/"])
     assert not Path("runs").exists()
     for folder, docid in (("a", "2#0"), ("b", "1#0")):
         main([*search, "--topics", f"{folder}/x.jsonl", "--output", f"{folder}.trec"])
         assert read_trec(Path(f"{folder}.trec")).rankings["q"].docids == [docid]
-    with pytest.raises(InputError, match="both are called 'nq-dev'"):
+    with pytest.raises(InputError, match="are both called 'nq-dev'"):
         open_collection(str(collection)).expand(["nq-dev", "elsewhere/nq-dev.jsonl"])

@@ -156,9 +156,9 @@ def test_lines_are_answered_until_an_empty_one(
         ((), "give either --topics or --query, --interactive or --serve"),
         (("--interactive", "--query", "x"), "give either"),
         (("--serve", "0", "--topics", "nq-dev"), "give either"),
-        (("--serve", "0", "--output", "x"), "--output goes with --topics"),
-        (("--interactive", "--compare"), "--compare goes with --topics or --serve"),
-        (("--serve", "0", "--task", "nq"), "--task goes with --query or --interactive"),
+        (("--serve", "0", "--output", "x"), "--output has an effect only with --topics"),
+        (("--interactive", "--compare"), "--compare has an effect only with --topics or --serve"),
+        (("--serve", "0", "--task", "nq"), "--task has an effect only with --query or --interactive"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(argv: tuple[str, ...], said: str) -> None:

@@ -310,7 +310,7 @@ def test_what_cannot_be_put_side_by_side_is_refused() -> None:
         (
             [*alone, fewer],
             "naive",
-            rf"nq-dev, page R-precision: {system} has values of 7 queries, naive \(minilm-l6\) of 60",
+            rf"nq-dev, page R-precision: {system} was scored on 7 queries, naive \(minilm-l6\) on 60",
         ),
     ):
         with pytest.raises(InputError, match=said):
@@ -321,7 +321,7 @@ def test_records_of_two_models_under_one_name_are_refused() -> None:
     known = [replace(result, made={"models": {"minilm-l6": "aa"}}) for result in RESULTS]
     assert make_boards([*known[1:], RESULTS[0]], None, seed=0)[0].rows, "records of before do not say"
     other = replace(known[-1], made={"models": {"minilm-l6": "bb"}})
-    said = rf"model 'minilm-l6': {known[0].name} began with aa, {other.name} with bb; give each model a name"
+    said = rf"model 'minilm-l6': {known[0].name} started from aa, {other.name} from bb"
     with pytest.raises(InputError, match=said):
         make_boards([*known[:-1], other], None, seed=0)
 
@@ -335,7 +335,7 @@ def test_records_of_several_machines_are_said() -> None:
 
 
 def test_baselines_and_measures_that_mean_nothing_are_refused() -> None:
-    said = r"baseline 'nave' is no system of the results; allowed: BM25, naive \(minilm-l6\)"
+    said = r"baseline 'nave' is not a system of the results; allowed: BM25, naive \(minilm-l6\)"
     with pytest.raises(InputError, match=said):
         make_boards(RESULTS, "nave", seed=0)
     bases = [replace(result, base="bert-mini") for result in RESULTS if result.system == "naive"]
@@ -489,9 +489,9 @@ def test_systems_judged_by_different_gold_are_not_put_side_by_side(tmp_path: Pat
         scores = score_runs(collection, ["nq-dev"], (), tmp_path / name / "runs")
         results.append(Record(name, name, "", 0, "whole", 3, collection.passages.fingerprint, scores))
     assert results[0].collection == results[1].collection
-    with pytest.raises(InputError, match="topics 'nq-dev': .* on the same queries with the same gold only"):
+    with pytest.raises(InputError, match="topics 'nq-dev': .* only on the same queries with the same gold"):
         make_boards(results, None, seed=0)
-    with pytest.raises(InputError, match="with the same gold only"):
+    with pytest.raises(InputError, match="only on the same queries with the same gold"):
         make_boards([results[0], replace(results[1], system="one", seed=1)], None, seed=0)
 
 

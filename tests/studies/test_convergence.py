@@ -79,9 +79,9 @@ def test_the_verb_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "markdown"])
     shown = capsys.readouterr().out
     assert "| full | tiny | 2 | 50 | 5.000 | **0.600** ±.000 | 2 of 2 | 47 ±0 |" in shown and "0 of 2 | - |" in shown
-    said = "--convergence 'fulll' has no validation curve in the results; those that have: full, lora"
+    said = "--convergence 'fulll' has no validation curve in the results; systems with one: full, lora"
     with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "fulll"])
-    said = "--convergence is a table; --format html holds none, allowed: table, markdown"
+    said = "--convergence prints a table; --format html cannot show it, allowed: table, markdown"
     with pytest.raises(InputError, match=said):
         leaderboard.main([str(tmp_path), "--convergence", "full", "--format", "html"])

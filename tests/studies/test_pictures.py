@@ -78,7 +78,7 @@ def test_a_way_leads_from_the_baseline_to_what_is_better_on_its_base(board: Boar
 
 
 def test_more_systems_than_colours_are_refused(board: Board) -> None:
-    with pytest.raises(InputError, match="shows 1 to 4 systems, not 6; hide by --without"):
+    with pytest.raises(InputError, match="svg-topics can show 1 to 4 systems, not 6; hide some by --without"):
         plot_topics(replace(board, rows=board.rows * 2), RPREC)
 
 

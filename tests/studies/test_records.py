@@ -228,17 +228,17 @@ def values(value: Any) -> Callable[[Path], object]:
     [
         (
             changed(lambda record: record["topics"]["nq-dev"]["means"].update({"page R-precision": 0.6251})),
-            "4 values with mean 0.625000",
+            "4 values have the mean 0.625000",
         ),
-        (values([1.0, 0.5, 1.0]), "nq-dev, page R-precision: 3 values with mean 0.833333; the record says otherwise"),
-        (values([1.0, 0.5, 1.0, 0.0, 0.625]), "5 values with mean 0.625000; the record says otherwise"),
-        (values([]), "0 values with mean nan"),
-        (values([math.inf, -math.inf]), "2 values with mean nan"),
-        (values([10**400]), "page R-precision: no values of a measure that has a mean"),
-        (values("high"), "page R-precision: no values of a measure that has a mean"),
+        (values([1.0, 0.5, 1.0]), "nq-dev, page R-precision: 3 values have the mean 0.833333, which is not"),
+        (values([1.0, 0.5, 1.0, 0.0, 0.625]), "5 values have the mean 0.625000, which is not"),
+        (values([]), "0 values have the mean nan"),
+        (values([math.inf, -math.inf]), "2 values have the mean nan"),
+        (values([10**400]), "page R-precision: the measure has a mean, but no values"),
+        (values("high"), "page R-precision: the measure has a mean, but no values"),
         (
             changed(lambda record: record["topics"]["nq-dev"]["means"].pop("page R-precision")),
-            "page R-precision: no values of a measure that has a mean",
+            "page R-precision: the measure has a mean, but no values",
         ),
         (
             changed(lambda record: record["topics"].pop("wow-dev")),
@@ -260,8 +260,8 @@ def values(value: Any) -> Callable[[Path], object]:
             lambda folder: (folder / QUERIES).write_bytes(gzip.compress(b"[]")),
             "written in another format; allowed is 2",
         ),
-        (changed(lambda record: record.update(corpus="other")), "the record was altered: check is "),
-        (changed(lambda record: record.update(values="0" * 16)), f"values names none of those in {QUERIES}"),
+        (changed(lambda record: record.update(corpus="other")), "the record was changed by hand: check is "),
+        (changed(lambda record: record.update(values="0" * 16)), f"its values are not in {QUERIES}"),
         (
             lambda folder: (folder / RECORDS).write_text((folder / RECORDS).read_text() * 2),
             "line 2: another record is called taco.1.whole; remove one of the lines",

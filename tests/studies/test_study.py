@@ -96,15 +96,23 @@ def test_conditions(tmp_path: Path) -> None:
             "condition 'bm25' has unknown key 'half'; allowed: answer, base, best, commands, name, part, .*whole",
         ),
         ("part = [1, 2]", "part = [1, 3]", "part names seed 3; its seeds are 1, 2"),
-        ("{taco}/model", "{tacco}/model", r"\{tacco\} stands for nothing; known are .*naive.* taco, tiny"),
-        ("seeds = [2]", "seeds = [3]", "condition second, seed 3 needs taco, which has seeds 1, 2"),
+        ("{taco}/model", "{tacco}/model", r"\{tacco\} is not defined; defined: .*naive.* taco, tiny"),
+        (
+            "seeds = [2]",
+            "seeds = [3]",
+            "condition second, seed 3 needs taco with the same seed, but taco only has seeds 1, 2",
+        ),
         ('recipe = "train"', 'recipe = "trian"', "recipe 'trian'; allowed: train"),
-        ('system = "BM25"', "", "what is scored needs search, system and a corpus with seeds"),
+        ('system = "BM25"', "", "a condition that is scored needs search, system and a corpus with seeds"),
         ("tolerance = 0.01", "", "conditions.toml: no tolerance, which is needed"),
         ("hits = 20", "hits = ", r"conditions.toml: not valid TOML: Invalid value \(at line 5"),
         ("hits = 20", "depth = 20", r"conditions.toml: unknown key 'depth'; did you mean hits\?"),
-        ('name = "{weighting}"', 'name = "{weighting}/a"', "a name is letters, digits, dots"),
-        ("{taco}/model", "{second}/model", "conditions need each other: second, seed 2 -> second, seed 2"),
+        ('name = "{weighting}"', 'name = "{weighting}/a"', "a name has at most 100 letters, digits, dots"),
+        (
+            "{taco}/model",
+            "{second}/model",
+            "conditions depend on each other in a circle: second, seed 2 -> second, seed 2",
+        ),
     ],
 )
 def test_mistakes_in_conditions(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -129,7 +137,7 @@ def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str,
         '"nq-dev",': f'"nq-dev", "{place}",',
         "whole = [0]\npart = [0]": f'whole = [0]\npart = [0]\ntopics = ["{place}"]',
     }.get(old, f'name = "{place}"')
-    with pytest.raises(InputError, match="conditions.toml: .*a name is letters, digits, dots, _, . and -, at most 100"):
+    with pytest.raises(InputError, match="conditions.toml: .*a name has at most 100 letters, digits, dots, _, . and -"):
         read_study(write_conditions(tmp_path, STUDY.replace(old, new, 1)))
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -146,19 +154,22 @@ def test_a_name_that_would_be_another_place_is_refused(tmp_path: Path, old: str,
         ("", "command ''; allowed"),
         ("data get kilt/nq/dev", "command 'data get'; allowed"),
         ("data", "command 'data'; allowed"),
-        ("train --output /etc", r"--output '/etc'; it must be \{out\}, or a place inside it"),
+        ("train --output /etc", r"--output '/etc'; it must be \{out\}, or a path inside"),
         ("train --output={out}/../x", r"--output '.*'; it must be"),
         ("train --output {out}/../x", r"--output '\{out\}/../x'; it must be"),
         ("train --output {out}x", "it must be"),
         ("train --output {tiny}", "it must be"),
         ("train --output {folder}", "it must be"),
         ("train --output", "it must be"),
-        ("train --output {out} --output /etc", "is needed, once"),
-        ("train --config {folder}/a.toml", "is needed, once"),
-        ("search --topics nq-dev", "is needed, once"),
-        ("train --model {out:>9999999999} --output {out}", "placeholders are names in braces, without : and !"),
-        ("train --model {out!r} --output {out}", "placeholders are names in braces"),
-        ("train --model {out.__class__} --output {out}", r"\{out.__class__\} stands for nothing"),
+        ("train --output {out} --output /etc", "is needed exactly once"),
+        ("train --config {folder}/a.toml", "is needed exactly once"),
+        ("search --topics nq-dev", "is needed exactly once"),
+        (
+            "train --model {out:>9999999999} --output {out}",
+            "placeholders must be plain names in braces, without : and !",
+        ),
+        ("train --model {out!r} --output {out}", "placeholders must be plain names in braces"),
+        ("train --model {out.__class__} --output {out}", r"\{out.__class__\} is not defined"),
         ("train 'a --output {out}", "No closing quotation"),
         ("train {", "('{'|expected '}' before)"),
     ],
@@ -190,9 +201,13 @@ def test_a_command_is_a_verb_that_writes_into_its_own_folder(tmp_path: Path, com
         ("distractors = 5", "distractors = 5\nseed = '/'", "corpora.part.seed is '/'"),
         ('topics = ["nq-dev", "fever-dev"]', 'topics = "nq-dev"', "topics is 'nq-dev'; it must be a list"),
         ("hits = 20", "hits = '20 --output x'", "hits is '20 --output x'; it must be a whole number"),
-        ('search = "--retriever bm25"', 'search = "--retriever bm25 --output /tmp/x"', "--output is not for it to say"),
-        ('name = "second"', 'name = "corpora"', "a name is .*, and not collection, folder, out, seed, corpora"),
-        ('models = ["tiny"]', 'models = ["tiny", "out"]', "'out': a name is .*, and not collection, folder"),
+        (
+            'search = "--retriever bm25"',
+            'search = "--retriever bm25 --output /tmp/x"',
+            "the study sets --output itself",
+        ),
+        ('name = "second"', 'name = "corpora"', "a name has .*, and not collection, folder, out, seed, corpora"),
+        ('models = ["tiny"]', 'models = ["tiny", "out"]', "'out': a name has .*, and not collection, folder"),
         ("[corpora.part]", "[corpora]\npart = 3\n[x.part]", "unknown key 'x'"),
         ("[[slice]]", "[slice]", r"slice is .*; it must be a list"),
     ],
@@ -215,9 +230,9 @@ def test_what_is_wanted_comes_with_what_it_needs(tmp_path: Path) -> None:
     assert select_jobs(study, ["second"], []) == [Job("second", 2), Job("taco", 2)]
     assert select_jobs(study, [], [0]) == [Job("bm25", 0)]
     assert select_jobs(study, ["*a*o*"], [1]) == [Job("taco", 1)]
-    with pytest.raises(InputError, match="--only 'tacco' matches no condition; there are bm25, naive, taco, second"):
+    with pytest.raises(InputError, match="--only 'tacco' matches no condition; conditions: bm25, naive, taco, second"):
         select_jobs(study, ["tacco"], [])
-    with pytest.raises(InputError, match="--seeds 7: none of these conditions has them"):
+    with pytest.raises(InputError, match="--seeds 7: none of the selected conditions has these seeds"):
         select_jobs(study, ["taco"], [7])
 
 
@@ -332,7 +347,7 @@ def test_the_leaderboard_checks_records_and_shows_texts(
     changed = json.loads(first)
     changed["topics"]["nq-dev"]["means"]["page recall@5"] += 0.1
     records.write_text("".join([record_line(changed), *others]), encoding="utf-8")
-    with pytest.raises(InputError, match="1 deviations in 1 records"):
+    with pytest.raises(InputError, match="1 scores in 1 records differ"):
         leaderboard([*again, "--check", "--rows", "bm25.0.part"])
     records.write_text(kept, encoding="utf-8")
     capsys.readouterr()
@@ -361,7 +376,7 @@ def test_a_command_that_fails_names_its_log(
     (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(InputError, match="jobs failed"):
         reproduce([*argv, "--models", f"tiny={tmp_path}"])
-    assert "naive, seed 1: train ended with code 2: error: " in caplog.text and "output.txt" in caplog.text
+    assert "naive, seed 1: train ended with exit code 2: error: " in caplog.text and "output.txt" in caplog.text
     with pytest.raises(InputError, match="--corpora half: the conditions have whole, part"):
         reproduce([*argv, "--corpora", "half"])
     for given, message in (

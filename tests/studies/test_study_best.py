@@ -127,8 +127,8 @@ def test_more_to_choose_from_is_another_job_and_another_choice_is_not(tmp_path: 
     [
         ('"tune-{method}-*"', '"tune-{method}-1e-3"', "best rate = 'tune-lora-1e-3' must match conditions, with one"),
         ('"tune-{method}-*"', '"tuned-{method}-*"', "best rate = 'tuned-lora-.' must match conditions"),
-        ("best = { rate", "best = { seed", r"best seed: \{seed\} stands for something else"),
-        ("best = { rate", "best = { speed", r"\{rate\} stands for nothing"),
+        ("best = { rate", "best = { seed", r"best seed: \{seed\} already has a meaning"),
+        ("best = { rate", "best = { speed", r"\{rate\} is not defined"),
     ],
 )
 def test_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -140,7 +140,7 @@ def test_what_was_not_validated_cannot_be_chosen(tmp_path: Path) -> None:
     log_of(tmp_path / "a", [0.5, 0.1])
     log_of(tmp_path / "b", [0.5])
     assert rank_trainings({"a": tmp_path / "a"}) == {"a": 0.1}
-    with pytest.raises(InputError, match="b: no validation in it"):
+    with pytest.raises(InputError, match="b: it has no validation"):
         rank_trainings({"a": tmp_path / "a", "b": tmp_path / "b"})
 
 

@@ -60,7 +60,7 @@ def test_the_systems_that_count_can_be_named() -> None:
     assert all(each.best.endswith("(minilm-l6)") for each in found[:2])
     with pytest.raises(InputError, match="--headroom 'naiv' by page R-precision: .*systems: BM25, naive"):
         study_headroom(RESULTS, "naiv", RPREC)
-    with pytest.raises(InputError, match="no other beside it"):
+    with pytest.raises(InputError, match="need this system and another one"):
         study_headroom([each for each in RESULTS if each.system == "naive"], "naive", RPREC)
     two = [*RESULTS, *(replace(each, corpus="part") for each in RESULTS)]
     assert [each.corpus for each in study_headroom(two, "naive", RPREC)] == ["whole", "part"]
@@ -75,7 +75,7 @@ def test_the_leaderboard_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "that these seeds and queries can show" in told
     with pytest.raises(InputError, match="no system matches 'tasks'; there are"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--against", "tasks"])
-    with pytest.raises(InputError, match="--headroom is a table; --format svg holds none"):
+    with pytest.raises(InputError, match="--headroom prints a table; --format svg cannot show it"):
         leaderboard.main([str(tmp_path), "--headroom", "naive", "--format", "svg"])
 
 

@@ -192,7 +192,7 @@ def test_one_collection_under_two_names_is_mined_once(tiny_bert: Path, tmp_path:
     assert [collection.name for collection in data.corpora] == ["sample", "scifact"]
     assert data.places["fever"].collection is data.places["nq"].collection
     tables |= {"more": {"collection": folder, "task": "scifact"}}
-    with pytest.raises(InputError, match=r"^tasks\.facts and tasks\.more are both scifact of "):
+    with pytest.raises(InputError, match=r"^tasks\.facts and tasks\.more are both task scifact of "):
         data_of(both(tiny_bert, tmp_path / "run", folder, task_tables=tables), tmp_path / "run")
 
 
@@ -305,6 +305,6 @@ def test_shares_of_a_batch() -> None:
         divide_batch(batch, [9, 9], [3, 4])
     with pytest.raises(
         InputError,
-        match="batch_size is 16; tasks with a share take 15 and each of 2 others needs one, so at least 17 are needed",
+        match="batch_size is 16; tasks with a share use 15 queries, and the other 2 tasks need at least one each",
     ):
         divide_batch(batch, [9, 9, 9], [15, None, None])

@@ -70,8 +70,8 @@ def test_a_stopped_training_goes_on_with_what_it_was_begun_with(kind: str, name:
         train(run)
     before, kept = contents(folder / "run"), (folder / name).read_bytes()
     another(folder / name)
-    said = f"--output {re.escape(run.run.output)} was begun with another version of: {CHANGED[name]};"
-    with pytest.raises(InputError, match=f"{said} restore what it was begun with, or give another folder"):
+    said = f"--output {re.escape(run.run.output)} : since this training began, these have changed: {CHANGED[name]};"
+    with pytest.raises(InputError, match=f"{said} restore them, or give another folder"):
         train(run)
     assert contents(folder / "run") == before
     (folder / name).write_bytes(kept)
@@ -84,7 +84,7 @@ def test_nor_does_pre_training(name: str, folder: Path) -> None:
     with stopped_after(3):
         train(run)
     another(folder / name)
-    with pytest.raises(InputError, match=f"was begun with another version of: {CHANGED[name]}; restore"):
+    with pytest.raises(InputError, match=f": since this training began, these have changed: {CHANGED[name]}; restore"):
         train(run)
 
 
@@ -117,12 +117,13 @@ def test_overwrite_begins_anew_and_removes_no_file_of_anything_else(kind: str, f
         train(other)
     (folder / "run" / "thesis.txt").write_text("precious")
     with pytest.raises(
-        InputError, match=r"^--overwrite: .*run/thesis.txt does not belong to a training; move it away, or give another"
+        InputError, match=r"^--overwrite: .*run/thesis.txt was not written by a training; move it away, or give another"
     ):
         train(other, overwrite=True)
     (folder / "run" / "thesis.txt").unlink()
     with pytest.raises(
-        InputError, match=r"^--overwrite: the run starts from .*run/model, which it would remove; give another --output"
+        InputError,
+        match=r"^--overwrite: the training starts from .*run/model, which would be removed; give another --output",
     ):
         train(other.replace(model=str(folder / "run" / "model")), overwrite=True)
     with pytest.raises(InputError, match="nowhere"):

@@ -330,12 +330,12 @@ def test_a_single_question_takes_its_task_s_prompt(run: Path, cities: Path, caps
     asked = ["--collection", str(cities), "--model", model, "--query", "in which city is house number 1"]
     for verb, more in ((search, []), (answer, ["--reader", model, "--hits", "2"])):
         with pytest.raises(
-            InputError, match=r"no prompt for task '', only for nq; .*; --task names the task of --query$"
+            InputError, match=r"prompts for nq, but not for task ''; .*; --task names the task of --query$"
         ):
             verb.main([*asked, *more])
         verb.main([*asked, *more, "--task", "NQ"])
         assert "[P" in capsys.readouterr().out
-        with pytest.raises(InputError, match="--task goes with --query"):
+        with pytest.raises(InputError, match="--task has an effect only with --query"):
             verb.main(["--topics", "nq-dev", *more, "--task", "nq"])
 
 
@@ -442,14 +442,17 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     "share": (["--train-share", "0"], r"--train-share is 0.0; it must be a number, at most 1, above 0"),
     "weighting": (
         ["--schedule", "alternating", "--weighting", "taco"],
-        r"weighting is taco; it combines the gradients of all tasks, but a step has only some of them with schedule"
+        r"weighting is taco; it combines the gradients of all tasks, but with schedule"
         " alternating; give weighting naive",
     ),
-    "untied": (["--untied"], r"two towers; reading and self-supervised tasks take one encoder; leave untied out"),
+    "untied": (
+        ["--untied"],
+        r"it has two towers, but reading and self-supervised tasks need a single encoder; leave out untied",
+    ),
     "tuned": (["--tune", "bitfit"], r"tune is bitfit; reading and self-supervised tasks train the whole encoder"),
     "too long to read": (
         ["--passage-length", "120"],
-        r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* takes 1 to 128",
+        r"query_length 16 and passage_length 120 make inputs of 140 tokens; .* allows at most 128",
     ),
     "no passages": (
         ["--passage-batch", "7"],
@@ -470,7 +473,7 @@ def test_bases_that_cannot(tiny_bert: Path, tiny_t5: Path) -> None:
     with pytest.raises(InputError, match=r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>, which mlm needs"):
         start_encoder(SHARED.replace(reading=("none",)), tiny_bert, ["nq"])
     with pytest.raises(
-        InputError, match=r"pooling 'decoder' has one state for a text; reading needs one for each token"
+        InputError, match=r"pooling 'decoder' makes one vector per text, but reading needs one per token"
     ):
         start_encoder(SHARED.replace(pooling="decoder", self_supervised=("none",)), tiny_t5, ["nq"])
 

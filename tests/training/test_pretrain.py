@@ -343,7 +343,7 @@ def test_heads_of_other_backbones_are_found(tmp_path: Path) -> None:
     save_file(old, tmp_path / "old" / "model.safetensors")
     head = MaskedLanguageHead(16, models["BERT"].get_input_embeddings().weight.detach(), 1e-12, 0.02)
     assert head.load(tmp_path / "old") == "BERT"
-    with pytest.raises(InputError, match="dense.weight of its head is"):
+    with pytest.raises(InputError, match="dense.weight of the saved head has shape"):
         MaskedLanguageHead(12, torch.zeros(50, 12), 1e-12, 0.02).load(tmp_path / "BERT")
 
 
@@ -400,7 +400,7 @@ def test_the_announced_memory_is_that_of_a_batch_of_spans(tiny_mlm: Path, tmp_pa
 
 def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_mlm: Path, tmp_path: Path) -> None:
     config = small(tiny_mlm, tmp_path / "run", learning_rate=1e30, warmup=0.0, clip=0.0, steps=20, held_out=0)
-    with pytest.raises(InputError, match="10 steps in a row had gradients that are not finite"):
+    with pytest.raises(InputError, match="the gradients of 10 steps in a row were infinite or NaN"):
         pretrain(config)
     skipped = [line["step"] for line in logged(tmp_path / "run") if "skipped" in line]
     assert skipped == list(range(skipped[0], skipped[0] + len(skipped))) and len(skipped) in (9, 10)
@@ -460,7 +460,7 @@ def test_the_verb_trains_what_it_says(tiny_mlm: Path, tmp_path: Path, capsys: py
 BAD_FLAGS = {
     "--objective mlm,span_contrst": "--objective: 'span_contrst' is unknown; did you mean span_contrast?",
     "--objective nothing": "--objective: 'nothing' is unknown; valid: mlm, span_contrast, condenser, none",
-    "--objective mlm --span-from page": "--span-from goes with objective span_contrast; it does nothing here",
+    "--objective mlm --span-from page": "--span-from has an effect only with objective span_contrast",
     "--span-from passages": "--span-from is 'passages'; it must be one of passage, page (did you mean passage?)",
     "--length 15": "--length is 15; it must be a whole number, at least 16",
     "--mask-share 0.9": "--mask-share is 0.9; it must be a number, at most 0.5, above 0",
@@ -495,18 +495,18 @@ def test_models_that_do_not_fit(tiny_bert: Path, tiny_mlm: Path, tmp_path: Path)
     )
     refused(small(tiny_bert, tmp_path / "b"), r"its tokenizer has none of \[MASK\], <mask>, <extra_id_0>")
     refused(small(tiny_mlm, tmp_path / "c", length=129), r"--length is 129; .* takes 16 to 128 tokens")
-    refused(small(tiny_mlm, tmp_path / "d", pooling=None), "does not say how it pools; give --pooling")
+    refused(small(tiny_mlm, tmp_path / "d", pooling=None), "does not record how to pool token vectors; give --pooling")
     refused(
         small(tiny_mlm, tmp_path / "f", pooling="mean"),
-        "--objective condenser makes the first token sum up .* leave condenser out, or",
+        "--objective condenser trains the first token's vector to summarise .* leave condenser out, or",
     )
     assert start_encoder(small(tiny_mlm, tmp_path / "g", pooling="mean", objective=("mlm",)), tiny_mlm, ()).dim == 1
     shutil.copytree(tiny_mlm, tmp_path / "mean")
     EncoderConfig("mean", query_length=32, passage_length=128).save(tmp_path / "mean")
-    refused(small(tmp_path / "mean", tmp_path / "h", pooling=None), "is pooled by mean, which takes no vector there")
+    refused(small(tmp_path / "mean", tmp_path / "h", pooling=None), "uses pooling mean")
     for tower in ("query", "passage"):
         (tmp_path / "untied" / tower).mkdir(parents=True)
-    refused(small(tmp_path / "untied", tmp_path / "e"), "two towers; pre-training takes one backbone")
+    refused(small(tmp_path / "untied", tmp_path / "e"), "it has two towers, and pre-training needs a single backbone")
     assert not any((tmp_path / name / "config.json").exists() for name in "abcdefh"), "what was refused is not begun"
 
 
@@ -543,7 +543,7 @@ def test_folders_of_other_runs(tiny_mlm: Path, tmp_path: Path, monkeypatch: pyte
         pretrain(config)
     refused(
         config.replace(objective=("mlm",), seed=3),
-        "other settings: seed was 0, is 3, objective was .*, is .*; use the same ones",
+        "other settings: seed was 0, is 3, objective was .*, is .*; use the same settings",
     )
     other = tmp_path / "training"
     other.mkdir()

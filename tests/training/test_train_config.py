@@ -272,7 +272,7 @@ def test_a_flag_reaches_every_episode(folder: Path, flags: dict[str, Any], table
             config = read_settings(path, flags)
             break
         except InputError as error:
-            refused = re.fullmatch(r"--(\S+) goes with .*; it does nothing here", str(error))
+            refused = re.fullmatch(r"--(\S+) has an effect only with .*", str(error))
             assert refused, error
             del flags[refused[1].replace("-", "_")]
     for episode in config.each_episode():
@@ -481,7 +481,10 @@ IN_FILES = [
     ("seed = 4294967296", "seed is 4294967296; it must be a whole number, at least 0, at most 4294967295"),
     ("[episode]\nepochs = 1", "episode is {'epochs': 1}; it must be a list of tables, [[episode]] in a file"),
     ("[[episode]]\n[[episode]]\nepoch = 3", "episode 2: unknown key 'epoch'; did you mean epochs?"),
-    ("[[episode]]\nseed = 3", "episode 1: key 'seed' belongs to the whole run; valid: negatives, mine_depth,"),
+    (
+        "[[episode]]\nseed = 3",
+        "episode 1: key 'seed' can be set only for the whole training, not for an episode",
+    ),
     ("[[episode]]\nepochs = -1", "episode 1: epochs is -1; it must be a number, above 0"),
     ("[[episode]]\nrepeat = 0", "episode 1: repeat is 0; it must be a whole number, at least 1, at most 1000"),
     ("seed = 1\nmodel = \n", "not valid TOML: Invalid value (at line 2, column 9)"),
@@ -521,7 +524,7 @@ ON_THE_COMMAND_LINE = [
         "--weighting-options tau=inf",
         "'tau=inf' is not NAME=VALUE, with a finite number, a word, true or false as the value",
     ),
-    ("--lerning-rate 1", "there is no flag --lerning-rate; did you mean --learning-rate?"),
+    ("--lerning-rate 1", "unknown flag --lerning-rate; did you mean --learning-rate?"),
     (
         "--mine-skip 200",
         "mine_depth 200, mine_skip 200 and mine_keep 32 leave 0 negatives of a query;"
@@ -533,7 +536,7 @@ ON_THE_COMMAND_LINE = [
         " hard_negatives 33 needs at least 33",
     ),
     ("--model=", "--model is needed: the encoder to start from"),
-    ("--output=", "--output is needed: folder for checkpoints, logs and the trained model"),
+    ("--output=", "--output is needed: folder to write checkpoints, logs and the trained model to"),
 ]
 
 

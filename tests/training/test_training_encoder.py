@@ -213,7 +213,7 @@ def test_lengths_are_taco_s_by_task(tiny_bert: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("key", "value"), [("passage_length", 129), ("query_length", 500)])
 def test_lengths_beyond_the_positions_are_refused(tiny_bert: Path, key: str, value: int) -> None:
-    with pytest.raises(InputError, match=rf"{key} is {value}; .*tiny-bert takes 1 to 128 tokens"):
+    with pytest.raises(InputError, match=rf"{key} is {value}; .*tiny-bert allows 1 to 128 tokens"):
         start_encoder(SMALL.replace(**{key: value}), tiny_bert, ["nq"])  # type: ignore[arg-type]
     start_encoder(SMALL.replace(**{key: 128}), tiny_bert, ["nq"])  # type: ignore[arg-type]
 

@@ -273,7 +273,7 @@ def test_importance_of_another_weighting_is_refused(tiny_bert: Path, tmp_path: P
     tables = ({"steps": 1}, {"steps": 1, "weighting": "taco", "keep_importance": True})
     with pytest.raises(
         InputError,
-        match=r"^episode 2: keep_importance is True; the weighting is taco, that of the episode before naive",
+        match=r"^episode 2: keep_importance is True, but the weighting is taco, and was naive",
     ):
         train(one(tiny_bert, tmp_path / "run", episodes=tables))
 
@@ -288,7 +288,8 @@ def test_nothing_is_kept_where_no_episode_is_before(
 ) -> None:
     changes: dict[str, Any] = {"episodes": ({key: True}, {})} if of_first else {key: True}
     with pytest.raises(
-        InputError, match=f"^{key} is True; no earlier episode has a state to keep; leave {key} out, or"
+        InputError,
+        match=f"^{key} is True, but there is no earlier episode whose state could be kept; leave {key} out, or",
     ):
         train(one(tiny_bert, tmp_path / "run", negatives="bm25", weighting="taco", **changes))
     assert events == [] and not (tmp_path / "run").exists()
@@ -317,7 +318,7 @@ def test_a_task_without_a_module_is_refused_before_the_collection_is_encoded(
         "answer": (answer, ["--model", name, "--topics", "nq-dev", "wow-dev", "--reader", str(tiny_bert)]),
     }
     main, flags = argv[verb]
-    with pytest.raises(InputError, match="no adapter for queries of task 'wow', only for nq"):
+    with pytest.raises(InputError, match="adapters for queries of tasks nq, but not of task 'wow'"):
         main(flags)
     assert events == [] and not list(tmp_path.glob("*.runs")) and not list(tmp_path.rglob("*.trec"))
 
@@ -328,7 +329,7 @@ def test_a_task_without_a_module_is_refused_before_mining_by_it(
     run = one(
         without_module, tmp_path / "run", negatives="ance", tasks=("nq", "wow"), pooling=None, normalize=False, **TUNED
     )
-    with pytest.raises(InputError, match="no adapter for queries of task 'wow', only for nq"):
+    with pytest.raises(InputError, match="adapters for queries of tasks nq, but not of task 'wow'"):
         train(run)
     assert events == []
 
@@ -368,7 +369,7 @@ def test_another_configuration_is_refused(finished: tuple[Path, list[str]], tiny
         train(two(tiny_bert, output, seed=1, tasks=("nq",), device="cpu", track=("wandb",)))
     assert str(error.value) == (
         f"--output {output} is a training with other settings: tasks was ('fever', 'nq'), is ('nq',), seed was 0, is 1;"
-        " use the same ones, or give another folder"
+        " use the same settings, or give another folder"
     )
     assert events == [] and contents(output) == before
 
@@ -383,7 +384,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
     file = tmp_path / "run" / content
     file.parent.mkdir(parents=True)
     file.write_text("precious")
-    with pytest.raises(InputError, match=r"--output .*run exists and is no training; give another folder"):
+    with pytest.raises(InputError, match=r"--output .*run exists and is not a training; give another folder"):
         train(one(tiny_bert, tmp_path / "run"))
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
     assert file.read_text() == "precious"
@@ -391,14 +392,14 @@ def test_a_folder_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Pat
 
 def test_a_configuration_of_something_else_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match=r"is no training: its config.json has 'model_type' and lacks 'collection'"):
+    with pytest.raises(InputError, match=r"is not a training: its config.json has 'model_type' and lacks 'collection'"):
         train(one(tiny_bert, tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
 
 
 def test_a_file_is_no_folder(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("precious")
-    with pytest.raises(InputError, match="exists and is no training"):
+    with pytest.raises(InputError, match="exists and is not a training"):
         train(one(tiny_bert, tmp_path / "run"))
     assert (tmp_path / "run").read_text() == "precious"
 
@@ -422,7 +423,10 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
     [
         ({"tasks": ("nqq",)}, r"unknown task 'nqq'; did you mean nq\? valid: aidayago2, fever"),
         ({"tasks": ("nq", "eli5")}, "unknown task 'eli5'; .*valid: aidayago2"),
-        ({"batch_size": 1}, "batch_size is 1; every step has a query of each of 2 tasks, so it must be at least 2"),
+        (
+            {"batch_size": 1},
+            "batch_size is 1; each of the 2 tasks needs a query in every step, so it must be at least 2",
+        ),
         ({"shares": "4,4,4"}, "shares is '4,4,4', 3 in all; 2 tasks need 2 whole numbers"),
         (
             {"weighting": "taco", "weighting_options": {"tua": 2}},
@@ -448,12 +452,12 @@ def test_killed_before_anything_was_done(tiny_bert: Path, tmp_path: Path, left: 
             {"episodes": ({}, {"weighting": "cgd", "weighting_options": {"rat": 1}})},
             r"unknown option 'rat' of cgd; did you mean rate\?",
         ),
-        ({"pooling": None}, "a plain Hugging Face model does not say how it pools; give --pooling"),
+        ({"pooling": None}, "a plain Hugging Face model does not record how to pool token vectors; give --pooling"),
         ({"passage_length": 500}, "passage_length is 500; .*takes 1 to 128 tokens"),
         ({"freeze_layers": 7}, "freeze_layers is 7; the backbone has 2 layers"),
         (
             {"episodes": ({}, {}), "tune": "prompt", "tune_reparameterise": True},
-            "an episode leaves plain vectors, from which the next of the 2",
+            "possible only with one episode, and there are 2",
         ),
         ({"model": "./nowhere"}, r"--model './nowhere': no such folder"),
         ({"negatives": "none.jsonl"}, "none.jsonl: no such file"),

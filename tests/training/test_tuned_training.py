@@ -172,7 +172,7 @@ def test_reparameterised_prompts_leave_plain_ones(tiny_bert: Path, tmp_path: Pat
     assert (loaded.fingerprint, loaded.passage_fingerprint) == (trained.fingerprint, trained.passage_fingerprint)
     assert np.abs(vectors(loaded) - vectors(plain.as_text_encoder())).max() > 1e-3
     more = {"tune_roles": "tower", "pooling": None, **SIZED[method]}
-    said = "tune_reparameterise: the prompts in .*model are plain vectors, .* or start from the base .*tiny-bert"
+    said = "tune_reparameterise: a finished .* .*model; .* or start from the base .*tiny-bert"
     with pytest.raises(InputError, match=said):
         encoder(tmp_path / "model", **more, **REPARAMETERISED)
     assert all(
@@ -256,14 +256,17 @@ def test_t5_decoders_embedding_of_a_tuned_encoder(tiny_t5: Path) -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune": "lora", "tune_width": 33}, "tune_width is 33; lora takes 1 to 32"),
-    ({"tune": "lora", "tune_budget": "0.0001%"}, "tune_budget is '0.0001%'.* the nearest that lora can be is width 1"),
+    (
+        {"tune": "lora", "tune_budget": "0.0001%"},
+        "tune_budget is '0.0001%'.* the nearest possible size of lora is width 1",
+    ),
     ({"tune": "lora", "untied": True}, "untied is True; with tune lora"),
     ({"tune": "lora", "freeze_layers": 1}, "freeze_layers is 1; with tune lora"),
-    ({"tune": "lora", "head": 8}, "head is 8; with tune lora the base must have it already"),
-    ({"tune_width": 8}, "tune_width is 8; it goes with a tune other than full"),
-    ({"tune_roles": "task"}, "tune_roles is 'task'; it goes with a tune other than full"),
-    ({"tune_positions": "plain"}, "tune_positions is 'plain'; it goes with a tune other than full"),
-    ({"tune_reparameterise": True}, "tune_reparameterise is True; it goes with a tune other than full"),
+    ({"tune": "lora", "head": 8}, "head is 8, but tune lora cannot add a head"),
+    ({"tune_width": 8}, "tune_width is 8; it has an effect only with a tune other than full"),
+    ({"tune_roles": "task"}, "tune_roles is 'task'; it has an effect only with a tune other than full"),
+    ({"tune_positions": "plain"}, "tune_positions is 'plain'; it has an effect only with a tune other than full"),
+    ({"tune_reparameterise": True}, "tune_reparameterise is True; it has an effect only with a tune other than full"),
     (
         {"tune": "lora", "tune_positions": "plain"},
         "tune_positions is 'plain'; tune lora has no prompts, prefix, prompt, mam have",
@@ -290,7 +293,7 @@ def test_what_cannot_be_tuned(tiny_bert: Path, values: dict[str, Any], message: 
 
 
 def test_t5_has_no_positions_to_shift(tiny_t5: Path) -> None:
-    said = "tune_positions is 'shifted'; those of a backbone of type 't5' are relative; leave it out"
+    said = "tune_positions is 'shifted'; a backbone of type 't5' has relative positions; leave tune_positions out"
     with pytest.raises(InputError, match=said):
         encoder(tiny_t5, **SIZED["prompt"], tune_positions="shifted")
     assert encoder(tiny_t5, **SIZED["prompt"]).adapters is not None
@@ -299,7 +302,7 @@ def test_t5_has_no_positions_to_shift(tiny_t5: Path) -> None:
 def test_a_tuned_model_goes_on_as_it_is(tiny_bert: Path, tmp_path: Path) -> None:
     encoder(tiny_bert, tune_roles="tower", **SIZED["lora"]).save(tmp_path)
     for values, message in (
-        ({}, "tune is full; .* is tuned by lora"),
+        ({}, "tune is full, but .* has adapters .method lora"),
         ({"tune": "adapter"}, "tune is 'adapter'; the model .* has 'lora'"),
         ({"tune": "lora"}, "tune_roles is 'shared'; the model .* has 'tower'"),
         ({"tune": "lora", "tune_roles": "tower", "tune_width": 5}, "tune_width is 5; the model .* has 4"),

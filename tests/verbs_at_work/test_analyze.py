@@ -99,7 +99,7 @@ def test_a_model_alone_goes_to_its_run(runs: Path) -> None:
 
 def test_a_model_outside_a_run(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "taco" / "model", tmp_path / "copy")
-    with pytest.raises(InputError, match=r"--output is needed: .*copy is in no training run's folder"):
+    with pytest.raises(InputError, match=r"--output is needed: .*copy is not in the folder of a training"):
         main([str(tmp_path / "copy")])
     argv = [str(tmp_path / "copy"), "--negatives", "none", "--tasks", "nq,fever", "--batches", "1", "--batch-size", "4"]
     main([*argv, "--output", str(tmp_path / "out")])
@@ -123,7 +123,8 @@ def other_architecture(tiny_bert: Path, folder: Path) -> Path:
 def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path: Path) -> None:
     other = other_architecture(tiny_bert, tmp_path / "other")
     with pytest.raises(
-        InputError, match=r"other: its parameters are not those of .*taco; models of one architecture can be compared"
+        InputError,
+        match=r"other: its parameters differ in names or shapes from those of .*taco",
     ):
         main([str(runs / "taco"), str(other), "--batches", "1", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
@@ -132,19 +133,22 @@ def test_models_of_different_architectures(runs: Path, tiny_bert: Path, tmp_path
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["taco", "--tasks", "wow"], r".*taco: no prompt for task 'wow', only for fever, nq; name some by --tasks"),
+        (
+            ["taco", "--tasks", "wow"],
+            r".*taco: it has prompts for fever, nq, but not for task 'wow'; choose tasks with --tasks",
+        ),
         (["taco", "--tasks", "nqq"], r"unknown task 'nqq'; did you mean nq\?.*"),
         (["taco", "--batch-size", "0"], r"--batch-size is 0; it must be a whole number, at least 1"),
         (["taco", "--batches", "0"], r".*--batches: '0' is not a whole number of at least 1.*"),
         (["taco", "--tau", "-2"], r".*--tau: '-2' is not a number above 0.*"),
-        (["taco", "--device", "gpu"], r"--device 'gpu': torch cannot use it here.*"),
+        (["taco", "--device", "gpu"], r"--device 'gpu': torch cannot use this device here.*"),
         (["taco", "--collection", "./none"], r"--collection './none': no such folder.*"),
         (["./none"], r"--model './none': no such folder"),
         (
             ["unfinished"],
-            r".*unfinished: this training run has no model yet \(.*\); end the training, or give a model folder",
+            r".*unfinished: this training has no model yet \(.*\); finish the training, or give a model folder",
         ),
-        (["plain"], r".*plain: a trained encoder has taco_ir.json or modules.json.*"),
+        (["plain"], r".*plain: there is neither taco_ir.json nor modules.json.*"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -154,7 +154,7 @@ CASES = {
         ["m/config.json: not valid JSON"],
         model_copy("m", lambda m: (m / "config.json").write_text("{")),
     ),
-    "model that does not say how it pools": Case(
+    "model that does not record how to pool": Case(
         f"{SEARCH} --model {{model}}", ["--model ", "--pooling first|mean|decoder"]
     ),
     "topics with an id twice": Case(
@@ -172,7 +172,9 @@ CASES = {
     ),
     "topics without records": Case(SEARCH, ["c/nq-dev.jsonl: no records"], topics(b"")),
     "run with five columns": Case(
-        EVALUATE, ["mine.trec, line 2: 5 columns", "a TREC run has 6"], run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n")
+        EVALUATE,
+        ["mine.trec, line 2: ", "has 5 columns", "a TREC run has 6"],
+        run("q1 Q0 1#0 1 2.0 t\nq2 2#0 1 1.0 t\n"),
     ),
     "run with a word as score": Case(
         EVALUATE, ["mine.trec, line 2: score 'high' of query 'q2'"], run(GOOD_RUN.replace("1.0", "high"))
@@ -187,7 +189,7 @@ CASES = {
     ),
     "run of other topics": Case(
         EVALUATE,
-        ["mine.trec: 1 of its 3 topics, first 'q9', are not in --topics nq-dev"],
+        ["mine.trec: 1 of its 3 topics, such as 'q9', are not in --topics nq-dev"],
         run(GOOD_RUN + "q9 Q0 1#0 1 1.0 t\n"),
     ),
     "no run": Case(EVALUATE, ["mine.trec: no such file"]),
@@ -197,7 +199,7 @@ CASES = {
     ),
     "passages without text": Case(
         SEARCH,
-        ["c/passages.jsonl, line 2: ", "is no passage", "contents"],
+        ["c/passages.jsonl, line 2: ", "is not a passage", "contents"],
         passages(PASSAGES[0], {"id": "1#0", "wikipedia_id": "1"}),
     ),
     "passages in a broken gzip": Case(SEARCH, ["c/passages.jsonl.gz: broken gzip"], gzip_cut),
@@ -239,7 +241,7 @@ CASES = {
         lambda model: encode.main(["--collection", "c", *flags(model), "--output", "v", "--shard", "1/2"]),
     ),
     "shard 5 of 4": Case("encode --output v --shard 5/4", ["--shard '5/4'", "1 <= i <= n"]),
-    "index of nothing": Case("index --output i", ["--vectors DIR is needed"]),
+    "index of nothing": Case("index --output i", ["--vectors FOLDER is needed"]),
     "unknown factory": Case("index --vectors v --output i --factory Fast", ["--factory 'Fast'", "HNSW32"], vectors),
     "factory with more lists than vectors": Case(
         "index --vectors v --output i --factory IVF64,Flat", ["--factory 'IVF64,Flat'", "too few"], vectors

@@ -184,8 +184,7 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
         (InputError("--hits 'x': no"), "error: --hits 'x': no\n"),
         (
             KeyboardInterrupt(),
-            "interrupted: finished blocks are kept, nothing half-written is left; "
-            "the same command continues from there\n",
+            "interrupted: finished work is kept and no half-written file is left; the same command continues\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/run"),

@@ -143,12 +143,15 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
     assert done.stdout == f"{kilt / 'nq-train-kilt.jsonl'}\n" and (kilt / "nq-train-kilt.jsonl").read_bytes() == RECORD
     fails(
         verb("get", "kilt/nq/dev", "--file", tmp_path / "copy.gz"),
-        "copy.gz: md5 expected 0bb57ca0b4676ed66005b8788d3a3050",
+        "but must be 0bb57ca0b4676ed66005b8788d3a3050",
     )
-    fails(verb("get", "kilt/all-dev", "--file", tmp_path / "copy.gz"), "--file goes with one id; kilt/all-dev are 11")
+    fails(
+        verb("get", "kilt/all-dev", "--file", tmp_path / "copy.gz"),
+        "--file needs a single ID, but kilt/all-dev means 11 files",
+    )
     fails(
         verb("get", "kilt/knowledgesource", "--file", tmp_path / "copy.gz"),
-        "md5 expected d1dca62aa6ba889d2e842182e3114af5",
+        "but must be d1dca62aa6ba889d2e842182e3114af5",
     )
 
 
@@ -164,7 +167,10 @@ def test_get_from_a_local_copy(verb: Verb, tmp_path: Path, kilt: Path) -> None:
             ["passages"],
             "kilt_knowledgesource.json: no such file; get it with: python -m taco_ir.data get kilt/knowledgesource",
         ),
-        (["passages", "--file", "x.tsv", "--words", "50"], "--words goes with cutting passages, not with --file"),
+        (
+            ["passages", "--file", "x.tsv", "--words", "50"],
+            "--words has an effect only with cutting passages, not with --file",
+        ),
     ],
 )
 def test_mistakes_are_one_line(verb: Verb, argv: list[str], said: str) -> None:

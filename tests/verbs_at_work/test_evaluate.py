@@ -246,7 +246,7 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
         (["nq-dev.mine.trec", "--topics", "all-dev"], "system 'mine' has no run for fever-dev"),
         (
             ["fever-dev.mine.trec", "nq-dev.mine.trec", "--topics", "nq-dev"],
-            "fever-dev.mine.trec: 2 of its 2 topics, first 'f1', are not in --topics nq-dev",
+            "fever-dev.mine.trec: 2 of its 2 topics, such as 'f1', are not in --topics nq-dev",
         ),
         (["c", "--topics", "nq-dev"], "c/fever-dev.jsonl"),
         (
@@ -255,7 +255,7 @@ def test_baseline_may_be_among_the_runs_but_not_another_run_of_that_name(tables:
         ),
         (["empty", "--topics", "nq-dev"], "empty: no run files in it"),
         (["nq-dev.mine.trec", "--topics", "nq-dev", "--measures", "MAPS"], "measure 'MAPS' is not known"),
-        (["nq-dev.mine.trec", "--topics", "fever-test"], "no evidence to score against"),
+        (["nq-dev.mine.trec", "--topics", "fever-test"], "these topics have no gold to score against"),
     ],
 )
 def test_mistakes(argv: list[str], said: str, folder: Path) -> None:

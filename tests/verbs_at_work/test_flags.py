@@ -70,7 +70,7 @@ def test_every_mistyped_flag_names_the_flag(verb: str) -> None:
     ],
 )
 def test_words_of_other_toolkits_are_known(verb: str, theirs: str, ours: str) -> None:
-    with pytest.raises(InputError, match=f"^there is no flag {theirs.partition('=')[0]}; did you mean {ours}[?] "):
+    with pytest.raises(InputError, match=f"^unknown flag {theirs.partition('=')[0]}; did you mean {ours}[?] "):
         PARSERS[verb].parse_args([theirs, "1"])
 
 

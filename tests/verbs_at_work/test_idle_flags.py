@@ -123,7 +123,7 @@ def test_flags_that_do_nothing_are_refused_and_no_others(
         if flag in given or (flag == "--no-compare" and "--compare" in given):
             continue
         if flag in idle:
-            with pytest.raises(InputError, match=rf"{flag} goes with .*; it does nothing here"):
+            with pytest.raises(InputError, match=rf"{flag} has an effect only with .*"):
                 parser_of(verb).parse_args([*asked.split(), *words(action, flag)])
         elif flag not in MODES.get(verb, ()):
             parser_of(verb).parse_args([*asked.split(), *words(action, flag)])

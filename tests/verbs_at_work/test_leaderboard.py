@@ -130,7 +130,7 @@ def test_rows_that_are_not_shown_still_count_in_the_corrections(
         left = capsys.readouterr().out.replace("**", "")
         assert name in whole and name not in left
         assert form != "markdown" or set(left.splitlines()) < set(whole.splitlines())
-    with pytest.raises(InputError, match=r"no system matches 'TAKO\*'; there are .*BM25"):
+    with pytest.raises(InputError, match=r"no system matches 'TAKO\*'; systems: .*BM25"):
         leaderboard.main([str(study), "--without", "TAKO*"])
 
 
@@ -149,15 +149,15 @@ def test_the_output_is_a_file_that_is_not_replaced_by_accident(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--baseline", "nave"], "baseline 'nave' is no system of the results; allowed: BM25, naive (minilm-l6)"),
+        (["--baseline", "nave"], "baseline 'nave' is not a system of the results; allowed: BM25, naive (minilm-l6)"),
         (["--corpus", "all"], "--corpus 'all' is not in the results; allowed: part, whole"),
         (["--measures", "R@20"], "measure 'passage R@20' is not in the results"),
-        (["--rows", "BM25"], "--rows goes with --check"),
+        (["--rows", "BM25"], "--rows has an effect only with --check"),
         (["--check"], "--check needs --collection"),
         (["--check", "--collection", "sample", "--rows", "BM52"], "--rows 'BM52': no such row"),
         (
             ["--format", "html", "--collection", "sample"],
-            "--collection sample: it is for texts of what was ranked on whole, and no run of it is in",
+            "--collection sample: the page shows its passages for runs on whole, but",
         ),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],
@@ -207,7 +207,7 @@ def test_check_fails_when_a_score_moved_up_or_down(
     move: float, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_driver(monkeypatch, move)
-    with pytest.raises(InputError, match=r"^9 deviations in 2 records; allowed is a difference of 0\.002$"):
+    with pytest.raises(InputError, match=r"^9 scores in 2 records differ by more than 0\.002$"):
         leaderboard.main(
             f"{study} --check --rows taco-minilm-l6.0.whole,BM25 --corpus whole --collection sample".split()
         )

@@ -176,20 +176,26 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ([*BM25, "--mine-keep", "many"], "argument --mine-keep: 'many'"),
         ([*BM25, "--margin", "-1"], r"--margin is -1\.0; it must be a number, or none, at least 0"),
         ([*BM25, "--mine-depth", "5", "--mine-skip", "5"], "--mine-depth 5 with --mine-skip 5 leaves no rank"),
-        ([*BM25, "--pooling", "mean"], "--pooling goes with a model as --source; it does nothing here"),
-        ([*BM25, "--index", "i"], "--index goes with a model as --source"),
-        ([*BM25, "--window", "5"], "argument --window: '5' is not a window; two whole numbers as in 0:50"),
+        ([*BM25, "--pooling", "mean"], "--pooling has an effect only with a model as --source"),
+        ([*BM25, "--index", "i"], "--index has an effect only with a model as --source"),
+        ([*BM25, "--window", "5"], "argument --window: '5' is not a window; give two whole numbers, as in 0:50"),
         ([*BM25, "--window=-1:5"], "argument --window: '-1:5' is not a window"),
         ([*BM25, "--window", "1:2:3"], "argument --window: '1:2:3' is not a window"),
-        ([*BM25, "--window", "5:5"], "argument --window: '5:5' holds no hit; the second number must be at least 6"),
+        (
+            [*BM25, "--window", "5:5"],
+            "argument --window: the window '5:5' is empty; its second number must be at least 6",
+        ),
         ([*BM25, "--window", "0:5", "0:6"], "--window: 2 values for 1 source; give one"),
-        ([*BM25, "--window", "0:5", "--mine-depth", "5"], "--mine-depth goes with no --window, which says the same"),
+        (
+            [*BM25, "--window", "0:5", "--mine-depth", "5"],
+            "--mine-depth has an effect only with rankings without --window",
+        ),
         ([*BM25, "--margin", "wide"], "argument --margin: 'wide' is neither a number nor none"),
         ([*BM25, "--margin", "1", "2"], "--margin: 2 values for 1 source; give one"),
         ([*MANY, "--window", "0:5", "0:6"], "--window: 2 values for 3 sources; give one for all, or 3"),
         ([*MANY, "--margin", "1", "2", "3", "4"], "--margin: 4 values for 3 sources"),
         ([*MANY, "--margin", "1", "none", "-2"], r"--margin is -2\.0; it must be a number, or none, at least 0"),
-        ([*MANY, "--pooling", "mean"], "--pooling goes with a model as --source; it does nothing here"),
+        ([*MANY, "--pooling", "mean"], "--pooling has an effect only with a model as --source"),
         (MANY, r"good\.trec has no run for"),
         (
             ["--source", "bm25", "good.trec", "--tasks", "wow", "--output", "n.jsonl"],
@@ -198,7 +204,7 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         (["--source", "bm25", "nowhere", "--output", "n.jsonl"], "--source 'nowhere' is not bm25"),
         (
             ["--source", "a", "b", "bm25", "--index", "i", "--output", "n.jsonl"],
-            "--index is of one model, --source names 2: a b; search with",
+            "--index belongs to one model, but --source names 2: a b; search with",
         ),
         (
             ["--source", "./nix", "--output", "n.jsonl"],
@@ -206,10 +212,13 @@ MANY = ["--source", "bm25", "good.trec", "bad.trec", "--output", "n.jsonl"]
         ),
         (
             ["--source", "empty", "--output", "n.jsonl"],
-            "--source 'empty' is not bm25.* config.json and safetensors weights are needed",
+            "--source 'empty' is not bm25.* a model folder needs config.json and safetensors weights",
         ),
         (["--source", "bad.trec", "--output", "n.jsonl"], r"bad\.trec, line 1: 2 columns"),
-        (["--source", "bm25", "--output", "n.txt"], r"--output n\.txt: the name of a negatives file ends in \.jsonl"),
+        (
+            ["--source", "bm25", "--output", "n.txt"],
+            r"--output n\.txt: the name of a negatives file must end in \.jsonl",
+        ),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], said: str) -> None:

@@ -82,7 +82,8 @@ def test_every_record_names_its_task(tmp_path: Path, mixed: Path) -> None:
     assert collection.expand(["nq-dev", str(mixed), str(mixed)]) == ["nq-dev", str(mixed)]
     mixed.write_text('{"id": "1", "input": "who", "task": "nq"}\n{"id": "2", "input": "where"}\n', encoding="utf-8")
     with pytest.raises(
-        InputError, match=r"all-sorts.jsonl, line 2: task None; in a file of several tasks each record names its own"
+        InputError,
+        match=r"all-sorts.jsonl, line 2: task is None; in a file of several tasks each record must name its task",
     ):
         collection.load_topics(str(mixed))
     with pytest.raises(InputError, match="missing.jsonl: no such file"):
@@ -103,7 +104,7 @@ def test_a_file_called_as_those_of_collections_are_is_of_that_task(tmp_path: Pat
 def test_a_task_without_a_module_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tiny_bert)
     (tmp_path / "new.jsonl").write_text('{"id": "1", "input": "x", "task": "trex"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="no adapter for queries of task 'trex', only for fever, nq, wow$"):
+    with pytest.raises(InputError, match="adapters for queries of tasks fever, nq, wow, but not of task 'trex'$"):
         search.main(f"--topics {tmp_path}/new.jsonl --model {model} --no-compare --output {tmp_path}/x.trec".split())
 
 
@@ -113,7 +114,7 @@ def test_a_single_query_takes_its_task_s_module(
     """...where the model has no prompts as well; without --task the error names the flag."""
     made(tiny_bert, prompts=False).save(tmp_path / "model")
     asked = ["--query", "who came first", "--model", str(tmp_path / "model")]
-    said = r"no adapter for queries of task '', only for fever, nq, wow; --task names the task of --query$"
+    said = r"adapters for queries of tasks fever, nq, wow, but not of task ''; --task names the task of --query$"
     for name in ("dense", "hybrid"):  # before an index is built
         with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=said):
             for build in ("build_dense", "build_bm25"):

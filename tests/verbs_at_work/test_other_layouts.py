@@ -140,7 +140,7 @@ def test_given_hard_negatives_are_trained_on(
     losses = [json.loads((folder / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("given", "none")]
     assert losses[0]["loss"] != losses[1]["loss"]
     with pytest.raises(
-        InputError, match="negatives given: scifact-train brings no hard negatives; choose bm25, ance or"
+        InputError, match="negatives is given, but scifact-train lists no hard negatives; choose bm25, ance or"
     ):
         place = beir(folder / "without")
         (Path(place) / "qrels" / "train.tsv").write_bytes((Path(place) / "qrels" / "test.tsv").read_bytes())
@@ -162,9 +162,9 @@ def test_columns_are_a_flag_of_every_verb_with_a_collection(
     arguments = ["--collection", "docs.parquet", "--columns", "id=doc no", "text=body", "--query", "x"]
     search.main([*arguments, "--format", "json", *model])
     assert table(capsys)["docid"] == "7"
-    with pytest.raises(InputError, match="--columns 'body'; ROLE=NAME is needed, such as text=body"):
+    with pytest.raises(InputError, match="--columns 'body' is not ROLE=NAME, such as text=body"):
         search.main(["--collection", "docs.parquet", "--columns", "body", "--query", "x"])
-    with pytest.raises(InputError, match="--columns goes with --collection; it does nothing here"):
+    with pytest.raises(InputError, match="--columns has an effect only with --collection"):
         search.main(["--columns", "id=doc no", "--query", "x"])
 
 
@@ -183,7 +183,7 @@ def test_a_run_in_another_form_has_the_scores_of_one_in_trecs(
     qrels = ["--qrels", str(trec_qrels(folder / "qrels"))]
     evaluate.main(["out.jsonl", *qrels, "--format", "json"])  # its pages are passages here
     assert table(capsys) == rows[0] | {"topics": "qrels"}
-    with pytest.raises(InputError, match="out.json: DPR's output has no query ids; evaluate it beside its --topics"):
+    with pytest.raises(InputError, match="out.json: DPR's output has no query ids; give --topics"):
         evaluate.main(["out.json", *qrels])
     with pytest.raises(InputError, match="out.json, record 1: question .* is none of the 1 queries of the topics"):
         (folder / "other.tsv").write_text("q1\tanother question\n")

@@ -165,8 +165,8 @@ def test_an_output_that_exists_is_kept() -> None:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ({"q_1": ["1#0"]}, "nq-test: no hits for 1 of 2 queries ('q2'); every query needs a record"),
-        (NQ_RUN | {"q9": ["1#0"]}, "run has 1 of its 3 topics, first 'q9', not among the 2 queries"),
+        ({"q_1": ["1#0"]}, "nq-test: 1 of 2 queries ('q2') are not in the run, and KILT needs a record for each"),
+        (NQ_RUN | {"q9": ["1#0"]}, "1 of the run's 3 queries, such as 'q9', are not among the 2 queries"),
         (NQ_RUN | {"q2": ["2#0", "2#0"]}, "nq-test.mine.trec, line 8: docid '2#0' is given twice for query 'q2'"),
         (
             NQ_RUN | {"q2": ["2#0", "x#0"]},
@@ -190,11 +190,11 @@ def test_the_first_missing_queries_are_named() -> None:
 def test_mistakes() -> None:
     write_run("nq-test.a.trec", NQ_RUN)
     write_run("nq-test.b.trec", NQ_RUN)
-    assert "runs of 2 systems (a, b); give those of one" in refused(
+    assert "these are runs of 2 systems (a, b); give the runs of one" in refused(
         "nq-test.a.trec", "nq-test.b.trec", topics=["nq-test"]
     )
     assert "system 'a' has no run for fever-test" in refused("nq-test.a.trec")
-    assert "--output s.tar: a name that ends in .zip is needed" in refused("nq-test.a.trec", output="s.tar")
+    assert "--output s.tar: the name must end in .zip" in refused("nq-test.a.trec", output="s.tar")
     assert "no such file" in refused("nowhere.trec")
     repeated = [{"id": "q2", "output": [{"provenance": []}]}] * 2
     write_lines(Path("nq-test.k.jsonl"), repeated)

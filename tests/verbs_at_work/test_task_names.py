@@ -166,7 +166,7 @@ def test_a_prefix_names_a_module_as_it_names_a_prompt(tiny_bert: Path, tmp_path:
         same(TacoQueryEncoder(str(tmp_path / "tuned"), prefix=name).encode_batch(ASKED), expected)
     with pytest.raises(InputError, match="unknown task 'fevr'; did you mean fever"):
         TacoQueryEncoder(str(tmp_path / "tuned"), prefix="fevr")
-    with pytest.raises(InputError, match="prefix 'fever' is a task, and so is task 'nq'; give one of both"):
+    with pytest.raises(InputError, match="prefix 'fever' names a task, and task is 'nq'; give only one of them"):
         TacoQueryEncoder(str(tmp_path / "tuned"), prefix="fever", task="nq")
 
 

@@ -74,12 +74,12 @@ def logged_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
-NOWHERE = "--device 'abacus'|'abacus': torch cannot use it here"
+NOWHERE = "--device 'abacus'|'abacus': torch cannot use this device here"
 NO_JAVA = "BM25 needs the Java classes in the pyserini package"
 CASES = {
     "train: device": Case(f"train {TRAIN} --negatives none --device abacus", NOWHERE),
     "train: device that is not there": Case(
-        f"train {TRAIN} --negatives none --device cuda:99", "--device 'cuda:99': torch cannot use it here"
+        f"train {TRAIN} --negatives none --device cuda:99", "--device 'cuda:99': torch cannot use this device here"
     ),
     "train: output under a file": Case("train " + TRAIN.replace("out", "kept/out"), "kept", file("kept")),
     "train: no Java": Case(f"train {TRAIN} --pool-hard 0", NO_JAVA, without("pyserini")),
@@ -108,7 +108,7 @@ CASES = {
     "search: no vectors": Case(f"search {SEARCH} --vectors gone", "gone: no vectors"),
     "search: output that is there": Case(f"search {SEARCH} --output kept", "--output kept exists", file("kept")),
     "search: comparison without gold": Case(
-        f"search {SEARCH.replace('nq-dev', 'nq-test')} --compare", "--compare goes with evidence to score against"
+        f"search {SEARCH.replace('nq-dev', 'nq-test')} --compare", "--compare needs gold to score against"
     ),
     "search: topics": Case("search " + SEARCH.replace("nq-dev", "nq-deb"), "nq-deb"),
     "answer: collection": Case(
@@ -125,7 +125,7 @@ CASES = {
     ),
     "mine: name": Case(
         "mine --collection c --tasks nq --source {model} --pooling first --output out.txt",
-        "the name of a negatives file ends in .jsonl",
+        "the name of a negatives file must end in .jsonl",
     ),
     "mine: no gold": Case(
         "mine --collection c --tasks nq --split test --source {model} --pooling first --output out.jsonl",
@@ -145,13 +145,15 @@ CASES = {
         "analyze {model} --collection c --tasks nq --negatives none --device abacus --output out", NOWHERE
     ),
     "evaluate: no gold": Case(
-        "evaluate kept --collection c --topics nq-test", "nq-test: no evidence to score against", file("kept")
+        "evaluate kept --collection c --topics nq-test",
+        "nq-test: these topics have no gold to score against",
+        file("kept"),
     ),
     "evaluate: measure": Case(
         "evaluate kept --collection c --topics nq-dev --measures nonsense", "nonsense", file("kept")
     ),
     "submission: name": Case(
-        "submission --collection c --runs kept --output out.tar", "a name that ends in .zip is needed", file("kept")
+        "submission --collection c --runs kept --output out.tar", "the name must end in .zip", file("kept")
     ),
     "push: no token": Case(
         "push {model} org/name", "no token for .*: run `hf auth login`, or set HF_TOKEN", logged_out
@@ -209,7 +211,7 @@ def test_answers_that_were_made_otherwise_are_told_before_an_index_is_built() ->
     write_json(Path("kept.json"), {**made_of(collection, collection.topics("nq-dev")), "system": "bm25", "hits": 3})
     reader = SimpleNamespace(fingerprint="r")
     asked = ([collection.topics("nq-dev")], Unindexed(collection), reader, collection, 5, None)
-    with pytest.raises(InputError, match="--output kept exists and was made otherwise \\(hits is 3, not 5\\)"):
+    with pytest.raises(InputError, match="--output kept exists and was made differently \\(hits is 3, not 5\\)"):
         write_answers(*asked, output="kept", overwrite=False, name="r")  # type: ignore[arg-type]
 
 

@@ -145,11 +145,11 @@ def test_the_head_of_a_task_may_be_weighted_too() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (lambda model: model, "TwoTasks where parameters are needed"),
-        (lambda model: model.trunk, "Sequential where parameters are needed"),
-        (lambda model: model.named_parameters(), "tuple where parameters are needed"),
-        (lambda model: [{"params": model.parameters()}], "dict where parameters are needed"),
-        (lambda model: model.place.weight, "Parameter where parameters are needed"),
+        (lambda model: model, "found a TwoTasks"),
+        (lambda model: model.trunk, "found a Sequential"),
+        (lambda model: model.named_parameters(), "found a tuple"),
+        (lambda model: [{"params": model.parameters()}], "found a dict"),
+        (lambda model: model.place.weight, "found a Parameter"),
         (lambda model: iter(()), "no trainable parameter"),
     ],
 )
@@ -166,7 +166,7 @@ def test_what_is_no_list_of_parameters_is_told(given: object, said: str) -> None
         (lambda losses: [losses[0].expand(3), losses[1]], r"the loss of task 0 is a tensor of shape \[3\]; a scalar"),
         (
             lambda losses: [losses[0], losses[1].item()],
-            "the loss of task 1 is no tensor but float; a scalar with its graph",
+            "the loss of task 1 is no tensor but float; it must be a scalar with a graph",
         ),
         (lambda losses: dict(enumerate(losses)), "the loss of task 0 is no tensor but int"),
         (lambda losses: [losses[0], Parameter(torch.ones(())) * 2], "the loss of task 1 depends on none of the 4 par"),

@@ -1,4 +1,4 @@
-"""Layouts of collections that others publish. Each file is one layout: how it is recognised, and how it is read."""
+"""Formats in which others publish collections; each file recognises and reads one format."""
 
 FORMATS = {
     "beir": "taco_ir.data.formats.beir:BEIR",

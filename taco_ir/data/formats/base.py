@@ -1,8 +1,8 @@
-"""The interface of collection formats, and the import of a foreign collection into the toolkit's own layout.
+"""The interface of collection formats, and the import of foreign collections into our own format.
 
-A foreign collection is read once and kept in our own layout under the data home: a folder with its passages, one a
-line, and a folder with a file of topics for each task and split. The names of both are hashes of all that their content
-depends on, so that collections of the same passages share them.
+A foreign collection is read once and kept in the data home: its passages in one folder, one per line, and its topics in
+another, with a file for each task and split. Both folders are named by hashes of everything that their content depends
+on, so collections with the same passages share them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSAGES = "passages.jsonl"
 
 
 class Record(NamedTuple):
-    """A passage of a foreign collection and where it stands, for messages."""
+    """A passage of a foreign collection, with its place in the file for error messages."""
 
     passage: Passage
     where: str
@@ -39,9 +39,9 @@ class QuerySet(NamedTuple):
     """The queries of one task and split.
 
     Attributes:
-        texts: by query id.
-        qrels: graded judgments, None where there are none.
-        negatives: docids of hard negatives by query id, hardest first, where the layout brings them.
+        texts: query texts, by query id.
+        qrels: relevance judgments, or None.
+        negatives: docids of hard negatives by query id, hardest first, if the format has them.
     """
 
     texts: Mapping[str, str]
@@ -50,23 +50,23 @@ class QuerySet(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What passages and topics depend on, such as hashes of their files, as JSON values."""
+    """Everything that passages and topics depend on, such as hashes of their files, as JSON values."""
 
     passages: Any
     topics: Any
 
 
 class Source(NamedTuple):
-    """A foreign collection that was recognised.
+    """A foreign collection whose format was recognised.
 
     Attributes:
-        layout: what it was recognised as, such as "BEIR folder".
-        name: name of the collection; names the folder of its runs.
-        origin: where the passages lie, for messages.
-        key: says what its content depends on.
+        layout: its format, such as "BEIR folder".
+        name: name of the collection, and of the folder for its runs.
+        origin: the place of the passages, for error messages.
+        key: returns everything that the content depends on.
         passages: reads the passages.
         topics: reads the queries of each task and split.
-        tasks: the task of topics whose name says another, as those of a part of the queries.
+        tasks: the task of topics whose name differs from it, such as topics with only some queries.
     """
 
     layout: str
@@ -79,12 +79,12 @@ class Source(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A layout of collections.
+    """A format of collections.
 
     Attributes:
-        recognises: whether a file or folder is of this layout; it reads names of files, and at most a first line.
-        opens: makes the source of a path, or of the name after the prefix; `columns` says what its columns are called.
-        files: names of its files, the passages' first, by which a folder may be nearly of this layout.
+        recognises: tells whether a file or folder has this format, from file names and at most a first line.
+        opens: makes the source from a path, or from the name after the prefix; `columns` has the column names.
+        files: names of its files, passages first, to recognise a folder that almost has this format.
     """
 
     recognises: Callable[[Path], bool]
@@ -93,9 +93,9 @@ class Format(NamedTuple):
 
 
 def import_source(source: Source) -> tuple[Path, Path]:
-    """The file of passages and the folder of topics, in our own layout, of a foreign collection.
+    """Import a foreign collection; returns the file of passages and the folder of topics in our own format.
 
-    Both are made on first use, whole or not at all; topics first, since they take less time to be refused.
+    Both are made on first use, completely or not at all. Topics are made first, since errors in them show sooner.
     """
     names, key = [str(topics) for topics in sorted(source.topics)], source.key()
     made = (("topics", [names, key.topics], _write_all_topics), ("passages", key.passages, _write_passages))
@@ -113,7 +113,7 @@ def _import_once(source: Source, key: Key, what: str, content: Any, write: Calla
             with writing_folder(folder) as made:
                 write(source, made)
                 if source.key() != key:
-                    raise InputError(f"{source.origin}: it changed while it was read; give the command again")
+                    raise InputError(f"{source.origin}: it changed while it was being read; run the command again")
     return folder
 
 
@@ -128,7 +128,7 @@ def _write_passages(source: Source, folder: Path) -> None:
         for passage, where in with_progress(source.passages(), f"{source.name} is read", "passages"):
             docid, page, title, text = passage
             if docid.split() != [docid]:
-                raise InputError(f"{where}: docid {docid!r}; it may neither be empty nor hold white space")
+                raise InputError(f"{where}: docid is {docid!r}; it must not be empty or contain white space")
             empty += not text.strip()
             record = {"id": docid, "wikipedia_id": page, "title": title, "contents": text}
             sink.write(orjson.dumps(record) + b"\n")
@@ -158,25 +158,25 @@ def write_topics(queries: QuerySet, path: Path) -> None:
 
 
 def hash_files(passages: Iterable[Path], topics: Iterable[Path] = ()) -> Key:
-    """The key of a source by its files: name and SHA-256 of each."""
+    """The key of a source that depends on files: name and SHA-256 of each."""
     return Key(*([[path.name, sha256_once(path)] for path in paths] for paths in (passages, topics)))
 
 
 def judged_queries(texts: Mapping[str, str], qrels: Qrels, where: Path) -> QuerySet:
-    """The queries that a file of judgments names. Raises: InputError for judgments of queries that are not there."""
+    """The queries that have judgments. Raises: InputError for judgments of queries without a text."""
     if missing := [qid for qid in qrels if qid not in texts]:
         said = f"{where}: {len(missing)} of its {len(qrels)} queries, first {missing[0]!r}, are not among the queries"
         if len(missing) == len(qrels):
-            raise InputError(f"{said}; these are judgments of other queries")
+            raise InputError(f"{said}; are these judgments for other queries?")
         log.warning("%s; they are left out", said)
     known = {qid: grades for qid, grades in qrels.items() if qid in texts}
     return QuerySet({qid: texts[qid] for qid in known}, known)
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
-    """The file that a folder has of some names, plain or gzip. Raises: InputError where it has two of them."""
+    """The file in a folder that has one of these names, plain or gzip. Raises: InputError if there are two."""
     files = (folder / each for name in names for each in (name, f"{name}.gz"))
     found = [file for file in files if file.is_file()]
     if len(found) > 1:
-        raise InputError(f"{found[0]}: {found[1].name} is there too, and one of them is read; keep one")
+        raise InputError(f"{found[0]} and {found[1].name} are both there, and only one can be read; keep one")
     return found[0] if found else None

@@ -42,9 +42,11 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     lacking = [name for name, there in ((CORPUS, corpus), (QUERIES, queries)) if there is None]
     if corpus is None or queries is None or not any(judgments.values()):
         lacking += [] if any(judgments.values()) else [f"qrels/<split>.tsv with a split of {', '.join(SPLITS)}"]
-        raise InputError(f"--collection {place}: no BEIR folder, since it lacks {' and '.join(lacking)}")
+        raise InputError(f"--collection {place}: not a BEIR folder, because it has no {' and no '.join(lacking)}")
     if columns:
-        raise InputError(f"--columns: the columns of a BEIR folder have fixed names; --collection {place} is one")
+        raise InputError(
+            f"--columns has no effect on a BEIR folder, whose columns have fixed names; --collection {place} is one"
+        )
     files = [queries, *(path for path in judgments.values() if path)]
     for path in sorted({*(folder / "qrels").glob("*.tsv*")} - {*files}):
         log.warning("%s: it is not read; judgments are in files called <split>.tsv, of %s", path, ", ".join(SPLITS))
@@ -73,7 +75,7 @@ def _passages(corpus: Path) -> Iterator[Record]:
                 raise ValueError("_id must be one word")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{where}: {abbreviate(line.strip())} is no passage with _id, title and text "
+                f"{where}: {abbreviate(line.strip())} is not a passage with _id, title and text "
                 f"({type(error).__name__}: {error})"
             ) from error
         yield Record(Passage(docid, docid, title, text), where)

@@ -1,4 +1,6 @@
-"""Corpora as tables: a parquet file, a folder saved by Hugging Face's datasets, or `hf:NAME` of a hub."""
+"""Collections as tables: a parquet file, a folder saved by Hugging Face's datasets, or a data set on a hub
+(`hf:NAME`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def _recognises(path: Path) -> bool:
 def _open(place: str, columns: Mapping[str, str]) -> Source:
     if unknown := columns.keys() - COLUMNS.keys() - set(CHOICES):
         raise InputError(
-            f"--columns {min(unknown)}={columns[min(unknown)]}: {', '.join([*COLUMNS, *CHOICES])} are allowed"
+            f"--columns {min(unknown)}={columns[min(unknown)]}: allowed roles: {', '.join([*COLUMNS, *CHOICES])}"
         )
     table, layout, files = _table(place, columns)
     names = {role: columns.get(role, name) for role, name in COLUMNS.items()}
@@ -37,8 +39,8 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     for role, name in names.items():
         if name not in known:
             raise InputError(
-                f"--collection {place}: no column {name!r} for {role}; it has {', '.join(known)}; "
-                f"choose one by --columns {role}=NAME"
+                f"--collection {place}: it has no column {name!r} for the {role}, only {', '.join(known)}; choose "
+                f"one by --columns {role}=NAME"
             )
     return Source(
         layout,
@@ -62,7 +64,7 @@ def _table(place: str, columns: Mapping[str, str]) -> tuple[Any, str, list[Path]
         from huggingface_hub import HfApi, constants
     except ImportError as error:
         raise InputError(
-            f"--collection {place}: reading it needs the package `datasets` (pip install datasets)"
+            f"--collection {place}: reading it needs the package datasets; install it with `pip install datasets`"
         ) from error
     path, offline = Path(place), constants.HF_HUB_OFFLINE
     of_hub = path.suffix != ".parquet" and not path.is_dir()
@@ -108,7 +110,9 @@ def _passages(table: Any, names: Mapping[str, str], place: str) -> Iterator[Reco
             title = columns["title"][place_in_batch] if "title" in columns else ""
             text = columns["text"][place_in_batch]
             if not isinstance(docid, str | int) or not isinstance(text, str) or not isinstance(title or "", str):
-                raise InputError(f"{where}: id {docid!r} with text {str(text)[:80]!r}; an id and texts are needed")
+                raise InputError(
+                    f"{where}: its id is {docid!r} and its text {str(text)[:80]!r}; both are needed, as texts"
+                )
             yield Record(Passage(str(docid), str(docid), title or "", text), where)
 
 

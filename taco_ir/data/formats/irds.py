@@ -1,6 +1,6 @@
 """Collections of ir_datasets by id, `irds:beir/scifact/test`: documents, queries and graded judgments.
 
-Downloads are ir_datasets' own. `irds:ID` has the queries of ID, and those of ID/train, ID/dev and ID/test.
+Downloads are left to ir_datasets. `irds:ID` contains the queries of ID, and those of ID/train, ID/dev and ID/test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
 
     register()
     if columns:
-        raise InputError("--columns: documents of ir_datasets have fixed fields")
+        raise InputError("--columns has no effect on ir_datasets, whose documents have fixed fields")
     known = ir_datasets.registry
     if place not in known:
         near = [each for each in known if place.partition("/")[0] in each][:5] or get_close_matches(place, known)

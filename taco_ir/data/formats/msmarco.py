@@ -1,6 +1,6 @@
 """MS MARCO's tab-separated files: collection.tsv, queries.<split>.tsv and qrels.<split>.tsv (Bajaj et al., 2016).
 
-Triples of ids, `qidpidtriples.train.*.tsv`, bring the train queries' hard negatives.
+Triples of ids, `qidpidtriples.train.*.tsv`, provide hard negatives for the train queries.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def _open(place: str, columns: Mapping[str, str]) -> Source:
     folder = Path(place)
     corpus = find_file(folder, CORPUS)
     if corpus is None:
-        raise InputError(f"--collection {place}: no MS MARCO folder, since it lacks {CORPUS}")
+        raise InputError(f"--collection {place}: not an MS MARCO folder, because it has no {CORPUS}")
     if columns:
-        raise InputError(f"--columns: MS MARCO's files have no named columns; --collection {place} is such a folder")
+        raise InputError(
+            f"--columns has no effect on an MS MARCO folder, whose columns have no names; --collection {place} is one"
+        )
     name = folder.resolve().name
     triples = [path for path in sorted(folder.iterdir()) if TRIPLES.fullmatch(path.name)]
     queries, qrels = _find_topics(folder, name, "queries"), _find_topics(folder, name, "qrels")
@@ -67,7 +69,7 @@ def _find_topics(folder: Path, name: str, kind: str) -> dict[TopicsName, Path]:
             split, subset = matched["split"], matched["subset"]
             topics = TopicsName(f"{name}-{subset}" if subset else name, SPLIT_NAMES.get(split, split))
             if found.setdefault(topics, path) is not path:
-                raise InputError(f"{path}: {found[topics].name} holds {kind} of {topics} too; keep one of them")
+                raise InputError(f"{path} and {found[topics].name} both contain {kind} of {topics}; keep one of them")
     return found
 
 
@@ -80,7 +82,8 @@ def _queries(path: Path, judgments: Path | None, triples: Sequence[Path]) -> Que
             cells = line.split()
             if len(cells) != 3:
                 raise InputError(
-                    f"{file}, line {number}: {abbreviate(line.strip())}; query, positive and negative id are needed"
+                    f"{file}, line {number}: {abbreviate(line.strip())} is not a query id, a positive id and a "
+                    "negative id"
                 )
             negatives.setdefault(cells[0], {})[cells[2]] = None
     return queries._replace(negatives={qid: list(docids) for qid, docids in negatives.items()})
@@ -91,7 +94,7 @@ def _passages(corpus: Path) -> Iterator[Record]:
         where = f"{corpus}, line {number}"
         docid, tab, text = line.rstrip("\r\n").partition("\t")
         if not tab or "\t" in text:
-            raise InputError(f"{where}: {abbreviate(line.strip())}; two columns are needed: id and text")
+            raise InputError(f"{where}: {abbreviate(line.strip())} does not have two columns, id and text")
         yield Record(Passage(docid.strip(), docid.strip(), "", text), where)
 
 

@@ -1,6 +1,6 @@
-"""Training files that bring their passages with them: Tevatron's JSON lines, DPR's JSON, and triples of texts.
+"""Training files that include their passages: Tevatron's JSON lines, DPR's JSON, and triples of texts.
 
-Such a file is a collection of its own: its passages, and train queries with positives and hard negatives.
+Such a file is opened as a collection with its passages, and with train queries that have positives and hard negatives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIXES = (".jsonl", ".json", ".tsv", ".jsonl.gz", ".json.gz", ".tsv.gz")
 
 
 class Item(NamedTuple):
-    """A training query with its passages, and where it stands, for messages."""
+    """A training query with its passages, and its place in the file for error messages."""
 
     where: str
     qid: str
@@ -61,7 +61,7 @@ def triple_items(path: Path) -> Iterator[Item]:
         cells = line.rstrip("\r\n").split("\t")
         where = f"{path}, line {number}"
         if len(cells) != TRIPLE or not all(map(str.strip, cells)):
-            raise InputError(f"{where}: {abbreviate(line)}; three texts separated by tabs are needed")
+            raise InputError(f"{where}: {abbreviate(line)} is not three texts separated by tabs")
         query, positive, negative = cells
         passages = [Passage(_digest(text), _digest(text), "", text) for text in (positive, negative)]
         yield Item(where, _digest(query), query, passages[:1], passages[1:])
@@ -77,12 +77,12 @@ def _item(
     query, positive, negative = keys
     text = record.get(query)
     if not isinstance(text, str) or not text.strip() or not isinstance(qid, str | int):
-        raise InputError(f"{where}: {query} {abbreviate(str(text))}; a non-empty text is needed")
+        raise InputError(f"{where}: {query} is {abbreviate(str(text))}; it must be a non-empty text")
     lists = []
     for key in (positive, negative):
         passages = record.get(key) or []
         if not isinstance(passages, list):
-            raise InputError(f"{where}: {key} is {abbreviate(str(passages))}; a list of passages is needed")
+            raise InputError(f"{where}: {key} is {abbreviate(str(passages))}; it must be a list of passages")
         lists.append([_passage(passage, id_keys, f"{where}, {key}") for passage in passages])
     if not lists[0]:
         said = f"{positive} is empty" if positive in record else f"no {positive}"
@@ -93,7 +93,7 @@ def _item(
 def _passage(record: Any, id_keys: tuple[str, ...], where: str) -> Passage:
     docid = next((record[key] for key in id_keys if key in record), None) if isinstance(record, dict) else None
     if not isinstance(docid, str | int) or isinstance(docid, bool) or not isinstance(record.get("text"), str):
-        raise InputError(f"{where}: {abbreviate(str(record))} is no passage with {id_keys[0]}, title and text")
+        raise InputError(f"{where}: {abbreviate(str(record))} is not a passage with {id_keys[0]}, title and text")
     return Passage(str(docid), str(docid), str(record.get("title") or ""), record["text"])
 
 
@@ -125,9 +125,9 @@ def _is_triples(path: Path) -> bool:
 def _open(layout: str, items: Items, place: str, columns: Mapping[str, str]) -> Source:
     path = Path(place)
     if not path.is_file():
-        raise InputError(f"--collection {place}: no such file; {layout} is one file")
+        raise InputError(f"--collection {place}: no such file; {layout} is a single file")
     if columns:
-        raise InputError(f"--columns: {layout} has fixed names")
+        raise InputError(f"--columns has no effect on {layout}, which has fixed names")
     stem = path.name.partition(".")[0]
     name = next((stem.removesuffix(f"-{split}") for split in SPLITS if stem.endswith(f"-{split}")), stem)
     name = path.resolve().parent.name if name in SPLITS else name
@@ -151,7 +151,7 @@ def _passages(items: Items, path: Path) -> Iterator[Record]:
                 texts[passage.docid] = text
                 yield Record(passage, item.where)
             elif texts[passage.docid] != text:
-                raise InputError(f"{item.where}: docid {passage.docid!r} had another text on an earlier line")
+                raise InputError(f"{item.where}: docid {passage.docid!r} has another text on an earlier line")
 
 
 def _queries(items: Items, path: Path) -> QuerySet:
@@ -161,7 +161,7 @@ def _queries(items: Items, path: Path) -> QuerySet:
     negatives: dict[str, dict[str, None]] = {}
     for item in items(path):
         if texts.setdefault(item.qid, item.text) != item.text:
-            raise InputError(f"{item.where}: query id {item.qid!r} was given to another text on an earlier line")
+            raise InputError(f"{item.where}: query id {item.qid!r} has another text on an earlier line")
         qrels.setdefault(item.qid, {}).update({passage.docid: 1 for passage in item.positives})
         negatives.setdefault(item.qid, {}).update(dict.fromkeys(passage.docid for passage in item.negatives))
     kept = {qid: [docid for docid in docids if docid not in qrels[qid]] for qid, docids in negatives.items()}

@@ -1,1 +1,1 @@
-"""Adapters: small trained modules on one frozen backbone."""
+"""Adapters: small trained modules on a frozen backbone."""

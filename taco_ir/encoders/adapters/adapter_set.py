@@ -1,4 +1,4 @@
-"""Named adapters of one method on a frozen backbone, of which at most one at a time is in use."""
+"""A set of named adapters of one method on a frozen backbone; at most one is active at a time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ NO_EFFECT = ("key.bias", "k_lin.bias")  # softmax is the same for all of them: g
 
 
 class Adapters(nn.Module):
-    """Named adapters of `method` and `width` on `backbone`, which is frozen.
+    """Named adapters of one `method` and `width` on the frozen `backbone`.
 
     Args:
-        positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
-        reparameterised: names of adapters whose prompts a network computes while they train (see `DeepPrompts`).
+        positions: where position ids of texts start after prompts, if not at the method's default (see
+            `methods.positions_of`).
+        reparameterised: names of adapters whose prompts are computed by a network during training (see `DeepPrompts`).
 
     Attributes:
-        names: of the adapters, in the order in which they were made.
-        shape: of the backbone.
-        active: the adapter in use; None: the backbone alone.
+        names: names of the adapters, in order of creation.
+        shape: the backbone's shape.
+        active: the active adapter; None: the backbone alone.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Adapters(nn.Module):
         return list(self.parts)  # type: ignore[arg-type]
 
     def use(self, name: str | None) -> None:
-        """Let passes go through the adapter `name` from now on; None: through the backbone alone."""
+        """Activate the adapter `name` from now on; None: use the backbone alone."""
         if name == self.active:
             return
         if name is not None and name not in self.names:
@@ -81,7 +82,7 @@ class Adapters(nn.Module):
 
     @contextmanager
     def used(self, name: str | None) -> Iterator[None]:
-        """Go through the adapter `name` inside."""
+        """Activate the adapter `name` inside this context."""
         before = self.active
         self.use(name)
         try:
@@ -90,11 +91,13 @@ class Adapters(nn.Module):
             self.use(before)
 
     def repeated(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Contexts for gradient checkpointing: of a pass, and of its repetition, when another adapter may be in use."""
+        """Two contexts for gradient checkpointing, for the forward pass and its repetition, which restore the active
+        adapter.
+        """
         return nullcontext(), self.used(self.active)
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """The trained tensors of an adapter, by names that are the same for all adapters."""
+        """The trained tensors of an adapter; their names are the same for all adapters."""
         return _joined([insert.tensors(name) for insert in self._inserts()])
 
     def named_tensors(self) -> dict[str, Parameter]:
@@ -102,7 +105,9 @@ class Adapters(nn.Module):
         return {f"{name}.{key}": tensor for name in self.names for key, tensor in self.tensors(name).items()}
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors to store in a model folder: trained ones, or the vectors that reparameterised prompts compute."""
+        """The tensors to store in a model folder: the trained ones, or for reparameterised prompts the computed
+        vectors.
+        """
         return {
             f"{name}.{key}": tensor.detach()
             for name in self.names
@@ -121,8 +126,8 @@ class Adapters(nn.Module):
         for name in sorted({*own, *found}):
             if name not in own or name not in found or own[name].shape != found[name].shape:
                 raise InputError(
-                    f"{where}: {name} does not fit adapters of {self.method}, width {self.width}, for"
-                    f" {', '.join(self.names)}"
+                    f"{where}: tensor {name} does not fit adapters of method {self.method}, width {self.width}, "
+                    f"for {', '.join(self.names)}"
                 )
         with torch.no_grad():
             for name, tensor in own.items():
@@ -141,9 +146,10 @@ class Adapters(nn.Module):
             _write(trained, folder / TRAINING_FILE)
 
     def check(self, encode: Callable[[], Tensor]) -> None:
-        """Raise InputError for an adapter that does not change the vectors of `encode`, or a tensor without gradient.
+        """Raise InputError if an adapter does not change the vectors of `encode`, or one of its tensors gets no
+        gradient.
 
-        Meanwhile the adapters have other numbers, since most methods begin with zeros.
+        During the check, the adapters have random numbers, since most methods start with zeros.
         """
         with torch.no_grad(), self.used(None):
             bare = encode()
@@ -170,12 +176,12 @@ class Adapters(nn.Module):
             else:
                 continue
             raise InputError(
-                f"tune: {self.method} does not work on this backbone, adapter {name!r}: {fault}; try another method"
+                f"tune: {self.method} does not work with this backbone, adapter {name!r}: {fault}; try another method"
             )
 
 
 def load_adapters(backbone: nn.Module, folder: Path) -> Adapters:
-    """The adapters in `folder`, on their backbone. Raises: InputError for tensors that do not fit."""
+    """Load the adapters in `folder` onto their backbone. Raises: InputError for tensors that do not fit."""
     record = read_record(folder)
     adapters = Adapters(backbone, record.method, record.width, record.names, record.positions)
     adapters.load(read_safetensors(folder / TENSORS_FILE), str(folder / TENSORS_FILE))

@@ -1,4 +1,4 @@
-"""The interface of an adapter method: how it is hooked into a frozen backbone, and how many numbers it trains there."""
+"""The interface of adapter methods: how they hook into a frozen backbone, and how many parameters they train."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from taco_ir.encoders.adapters.hook_points import Shape, Sites
 
 
 class Insert(nn.Module):
-    """Modules inserted into a backbone: one set of trained tensors for each adapter, of which at most one is in use.
+    """Modules inserted into a backbone, with one set of trained tensors for each adapter, of which at most one is
+    active.
 
     Attributes:
-        sets: those of each adapter by its name; none at first.
-        active: the adapter that passes go through; None: the backbone alone.
+        sets: the modules of each adapter, by name; empty at first.
+        active: the active adapter; None: the backbone alone.
     """
 
     def __init__(self) -> None:
@@ -28,27 +29,29 @@ class Insert(nn.Module):
 
     @abstractmethod
     def add(self, name: str) -> None:
-        """Make the set of the adapter `name`, with new numbers."""
+        """Create the modules of adapter `name`, newly initialised."""
 
     def tensors(self, name: str) -> dict[str, Parameter]:
-        """The tensors of a set, by names that are the same for all sets."""
+        """The tensors of an adapter; their names are the same for all adapters."""
         return dict(self.sets[name].named_parameters())
 
     def stored(self, name: str) -> Mapping[str, Tensor]:
-        """The tensors of a set to store in a model folder; its own, unless the method computes them from others."""
+        """The tensors of an adapter to store in a model folder: its own, unless the method computes them from
+        others.
+        """
         return self.tensors(name)
 
     def use(self, name: str | None) -> None:
-        """Let passes go through the adapter `name`; None: through the backbone alone."""
+        """Activate the adapter `name`; None: use the backbone alone."""
         self.active = name
 
 
 class Target(NamedTuple):
-    """The backbone and the sizes that a method builds its inserts for.
+    """The backbone, and the sizes for which a method builds its modules.
 
     Attributes:
-        shifted: whether texts' positions begin behind the adapter's prompt.
-        reparameterised: adapters whose prompts are computed by a network while they train.
+        shifted: whether the position ids of texts start after the adapter's prompt.
+        reparameterised: adapters whose prompts are computed by a network during training.
     """
 
     backbone: nn.Module
@@ -65,15 +68,15 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """An adapter method; each is a constant in a file of its own, named in `methods.METHODS`.
+    """An adapter method; each is a constant in a separate file, listed in `methods.METHODS`.
 
     Attributes:
-        build: makes its inserts for a backbone.
-        numbers: how many numbers one adapter trains, by the backbone's shape and the adapter's width.
-        width: the default width; 0: the method has one size.
-        positions: of texts behind prompts: `shifted`, or `plain` where they begin at 0; empty: no prompts.
-        refuse: says what is wrong with a backbone, if anything; {supported} stands for the methods that it can have.
-        merge: adds an adapter's tensors to the weights of a backbone; None: it is more than a change of weights.
+        build: makes the modules to insert into a backbone.
+        numbers: how many parameters one adapter trains, from the backbone's shape and the adapter's width.
+        width: the default width; 0: the method has only one size.
+        positions: where position ids of texts start: after the prompt (`shifted`) or at 0 (`plain`); empty: no prompts.
+        refuse: describes why a backbone is unsuitable, if it is; {supported} stands for methods that suit it.
+        merge: adds an adapter's tensors to a backbone's weights; None: the method cannot be merged.
     """
 
     build: Callable[[Target], Sequence[Insert]]

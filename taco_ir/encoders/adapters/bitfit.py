@@ -1,4 +1,4 @@
-"""BitFit trains the biases alone: Ben Zaken, Ravfogel, Goldberg, ACL 2022."""
+"""BitFit: trains only the biases. Ben Zaken, Ravfogel, Goldberg, ACL 2022."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taco_ir.encoders.adapters.hook_points import biases
 
 
 class Biases(Insert):
-    """A copy of all biases for each adapter; the copy in use takes the place of the backbone's biases."""
+    """A copy of all biases for each adapter; the active copy replaces the backbone's biases."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

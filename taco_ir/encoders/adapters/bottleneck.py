@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
 
 
 class Bottlenecks(Insert):
-    """Bottlenecks at some places of every layer, or beside the encoder, by forward hooks on the backbone."""
+    """Bottlenecks in every layer, or beside the whole encoder, attached by forward hooks."""
 
     def __init__(self, target: Target, places: Sequence[str]) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def aside_width(width: int) -> int:
-    """Width of IAA-M's one bottleneck beside the encoder: 24 for the paper's 15."""
+    """Width of IAA-M's single bottleneck beside the encoder: 24 if the other widths are the paper's 15."""
     return width * 8 // 5
 
 

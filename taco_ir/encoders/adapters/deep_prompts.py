@@ -1,4 +1,4 @@
-"""Deep prompts: P keys and values in every layer, which all tokens attend to, by an attention function of our own.
+"""Deep prompts: P trained keys and values in every layer, which all tokens attend to, by our own attention function.
 
 Li and Liang (prefix tuning), ACL 2021; Tang, Wang, Yao (DPTDR), COLING 2022; He et al. (MAM, with parallel
 bottlenecks), ICLR 2022.
@@ -26,9 +26,10 @@ WIDTH = 512  # W, between the layers of a reparameterisation
 
 
 class Reparameterised(nn.Module):
-    """Keys and values [2, P, D] of each layer, from an embedding [P, H] by two linear layers with tanh between.
+    """Computes keys and values [2, P, D] of each layer from an embedding [P, H], by two linear layers with tanh.
 
-    Li and Liang, section 4.3. Differs: the last layers start such that all numbers have the deviation of plain ones.
+    Li and Liang, section 4.3. Differs: the last layers start such that the numbers have the same deviation as plain
+    prompts.
     """
 
     def __init__(self, shape: Shape, length: int) -> None:
@@ -52,14 +53,14 @@ class Reparameterised(nn.Module):
 
 
 class DeepPrompts(Insert):
-    """Keys and values [2, P, D] for each layer, N(0, 0.02^2) at the start; peft's begin with N(0, 1).
+    """Trained keys and values [2, P, D] for each layer, initialised from N(0, 0.02^2). Differs: peft uses N(0, 1).
 
-    Where positions rotate keys (ModernBERT), a prompt's keys are not rotated: it lies at position 0. All tokens see it,
-    however few others a layer lets them see.
+    If positions rotate keys (ModernBERT), a prompt's keys are not rotated, as if at position 0. All tokens attend to
+    the prompt, even in layers with local attention.
 
     Args:
-        target: its shape's inner width is D, its width is P.
-        dropout: of each text's copy of the prompt.
+        target: gives D (the shape's inner width) and P (the width).
+        dropout: dropout on each text's copy of the prompt.
     """
 
     def __init__(self, target: Target, dropout: float = 0.0) -> None:
@@ -114,14 +115,14 @@ class DeepPrompts(Insert):
 
 
 def has_positions(backbone: nn.Module) -> bool:
-    """Whether tokens have positions that can be shifted; T5's are relative."""
+    """Whether the backbone's tokens have absolute positions, which can be shifted; T5's are relative."""
     return hasattr(backbone.config, "max_position_embeddings")
 
 
 def prompted_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Sequence[Tensor | None]:
-    """Scaled dot-product attention to the layer's prompt, where one is in use, and to the text."""
+    """Scaled dot-product attention to the text and, if an adapter is active, to its prompt in this layer."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     extend = getattr(module, "deep_prompt", None)

@@ -1,6 +1,6 @@
-"""The files of a folder of adapters: tuning.json, tuning.safetensors, taco_ir.json; the backbone is elsewhere or below.
+"""The files of a folder of adapters: tuning.json, tuning.safetensors, taco_ir.json; its backbone may be elsewhere.
 
-The backbone is named and its hash kept, so adapters never run on another one.
+The backbone's name and hash are recorded, so that adapters never run on a different backbone.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class AdapterRecord:
     """The content of `tuning.json`.
 
     Attributes:
-        roles: which texts have an adapter of their own, one of ROLES.
-        tasks: those that have an adapter of their own; of query-frozen, those that its adapter was taught.
-        frozen: adapters that training leaves as they are.
-        base: folder or hub name of the backbone; a relative one is in the model's own folder.
-        digest: hash of its weights, configuration and tokenizer.
-        lent: task without an adapter (`*`: all others) -> the task whose adapter reads its queries, or `none`.
+        roles: which texts share an adapter, one of ROLES.
+        tasks: the tasks with their own adapter; for query-frozen, the tasks that its adapter was trained on.
+        frozen: adapters that are not trained.
+        base: folder or hub name of the backbone; a relative path is inside the model's folder.
+        digest: hash of the backbone's weights, configuration and tokenizer.
+        lent: for a task without an adapter (`*`: all others), the task whose adapter its queries use, or `none`.
         positions: of texts behind prompts, where they are not the method's own (see `methods.positions_of`).
     """
 
@@ -57,7 +57,7 @@ class AdapterRecord:
 
     @property
     def names(self) -> list[str]:
-        """The adapters of the folder."""
+        """The names of the adapters."""
         if self.roles == "shared":
             return [SHARED]
         if self.roles == "tower":
@@ -68,36 +68,38 @@ class AdapterRecord:
 
     @property
     def mergeable(self) -> bool:
-        """Whether the model is a single change of the backbone's weights."""
+        """Whether all texts use one adapter that can be merged into the backbone's weights."""
         return self.roles == SHARED and self.method in mergeable()
 
     @property
     def merges_queries(self) -> bool:
-        """Whether queries are read by a single change of the backbone's weights, and passages by the backbone."""
+        """Whether queries use one adapter that can be merged into the weights, and passages the backbone alone."""
         return self.roles == QUERY_FROZEN and self.method in mergeable() and not self.lent
 
     @property
     def passage_adapter(self) -> str | None:
-        """The adapter that reads passages; None: the backbone alone."""
+        """The adapter for passages; None: the backbone alone."""
         return {"shared": SHARED, "task-frozen": None, QUERY_FROZEN: None}.get(self.roles, PASSAGE)
 
     def query_adapter(self, task: str | None) -> str | None:
-        """The adapter for queries of `task`, its own or lent; None: the backbone. Raises: InputError."""
+        """The adapter for queries of `task`, its own or borrowed; None: the backbone alone. Raises: InputError."""
         if task not in self.tasks:
             task = self.lent.get(task or ANY_TASK, self.lent.get(ANY_TASK, task))
         return None if task == BARE else self.own_adapter(task)
 
     def own_adapter(self, task: str | None) -> str:
-        """The adapter for queries of `task` that is not lent. Raises: InputError where there is none."""
+        """The adapter trained for queries of `task`, not a borrowed one. Raises: InputError if there is none."""
         if self.roles in ("shared", "tower", QUERY_FROZEN):
             return SHARED if self.roles == "shared" else QUERY
         if task is None or task not in self.tasks:
             known = ", ".join(sorted(self.tasks))
-            raise InputError(f"the model has no adapter for queries of task {task!r}, only for {known}")
+            raise InputError(f"the model has adapters for queries of tasks {known}, but not of task {task!r}")
         return _adapter_of_task(task)
 
     def with_lenders(self, lenders: Mapping[str, str]) -> AdapterRecord:
-        """A copy for more tasks. Raises: InputError for a lender without an adapter, or a task that has one."""
+        """A copy in which more tasks borrow adapters. Raises: InputError for a lender without one, or a task that has
+        one.
+        """
         for task, lender in lenders.items():
             if task in self.tasks:
                 fault = "has an adapter of its own"
@@ -106,7 +108,9 @@ class AdapterRecord:
             else:
                 continue
             known = ", ".join(sorted(self.tasks))
-            raise InputError(f"task {task!r} {fault}; the model's adapters are for {known}; {BARE} is none of them")
+            raise InputError(
+                f"task {task!r} {fault}; the model's adapters are for {known}; {BARE} stands for no adapter"
+            )
         return replace(self, lent={**self.lent, **lenders})
 
     def save(self, folder: Path) -> None:
@@ -121,7 +125,7 @@ def _adapter_of_task(task: str) -> str:
 
 
 def adapter_of(tensor: str) -> str:
-    """The adapter that a tensor belongs to, by the tensor's name."""
+    """The adapter that a tensor belongs to, from the tensor's name."""
     return tensor.partition(".")[0]
 
 
@@ -142,7 +146,7 @@ def read_training(folder: Path) -> dict[str, Tensor]:
 
 
 def adapter_digest(record: AdapterRecord, tensors: Mapping[str, Tensor], name: str | None) -> str:
-    """Hash of all that vectors of one adapter depend on, its backbone included; of the backbone alone for None."""
+    """Hash of everything that vectors with one adapter depend on, including the backbone; None: the backbone alone."""
     if name is None:
         return record.digest
     parts = [record.digest, record.method, str(record.width), *([record.positions] if record.positions else [])]

@@ -1,4 +1,4 @@
-"""Where adapters can be hooked into a backbone, by architecture."""
+"""The places where adapters can be attached, for each backbone architecture."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ POOLER = "pooler."
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a backbone that the sizes of its adapters depend on.
+    """The dimensions of a backbone that determine the sizes of its adapters.
 
     Attributes:
-        layers, hidden: L and H, of the encoder.
-        inner: width of its keys and values; H for most.
-        biases: numbers in all biases that vectors depend on (not a pooler's).
-        total: P, all parameters of the backbone.
+        layers, hidden: number of layers, and the hidden width H, of the encoder.
+        inner: width of keys and values; H in most backbones.
+        biases: number of bias parameters that affect the vectors (not a pooler's).
+        total: number of all parameters of the backbone, P.
     """
 
     layers: int
@@ -33,7 +33,9 @@ class Shape:
 
 
 class Span(NamedTuple):
-    """An adapter reads the input of `entry` (None: the output of `exit`) and adds to the output of `exit`."""
+    """The place of an adapter that reads the input of `entry` (None: the output of `exit`) and adds to the output of
+    `exit`.
+    """
 
     entry: nn.Module | None
     exit: nn.Module
@@ -43,10 +45,10 @@ class Sites(NamedTuple):
     """The hook points of a backbone.
 
     Attributes:
-        places: spans by kind, one for each layer (one in all beside the encoder).
+        places: spans by kind, one for each layer; beside the encoder, only one.
         attentions: modules that call the attention function, one for each layer.
-        linears: names of the projections to queries and to values; none where these are parts of larger ones.
-        output: the first layer's projection from its heads' outputs to hidden states.
+        linears: names of the query and value projections; empty if these are parts of larger projections.
+        output: the first layer's projection of the attention output.
     """
 
     places: Mapping[str, Sequence[Span]]
@@ -56,7 +58,7 @@ class Sites(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """Where the modules of an architecture are; all but `layers` and `encoder` are names inside a layer."""
+    """The names of an architecture's modules; all except `layers` and `encoder` are relative to a layer."""
 
     layers: str  # the list of layers
     encoder: tuple[str, str]  # its first module, and the one that gives its output
@@ -127,7 +129,7 @@ ARCHITECTURES = {
 
 
 def sites_of(backbone: nn.Module) -> Sites:
-    """The hook points of a backbone. Raises: InputError for an architecture whose hook points are not known."""
+    """The hook points of a backbone. Raises: InputError for an unsupported architecture."""
     kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in ARCHITECTURES:
         raise InputError(
@@ -152,7 +154,7 @@ def sites_of(backbone: nn.Module) -> Sites:
 
 
 def biases(backbone: nn.Module) -> dict[str, Parameter]:
-    """All biases that vectors depend on, by the names of their modules."""
+    """All biases that affect the vectors, by the names of their modules."""
     found = {name.removesuffix(".bias"): param for name, param in backbone.named_parameters() if name.endswith(".bias")}
     return {name: bias for name, bias in found.items() if not name.startswith(POOLER)}
 

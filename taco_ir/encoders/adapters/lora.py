@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of the projections to queries and values, by peft.
+"""LoRA: low-rank changes of the query and value projections, by the library peft.
 
 Hu et al., ICLR 2022.
 """
@@ -23,7 +23,7 @@ SCALE = 2  # alpha / rank, a common choice; the papers name none
 
 
 class Lora(Insert):
-    """W + 2 B A with B zero at the start. The tensors live in the backbone, where peft puts them."""
+    """Adds 2 B A to the weights W, with B zero at the start. The tensors are in the backbone, where peft puts them."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ def _merge(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
-    """The backbone with an adapter of peft added to its weights. Raises: InputError for tensors that do not fit.
+    """Merge an adapter saved by peft into the backbone's weights. Raises: InputError for tensors that do not fit.
 
     Args:
-        file: the adapter's tensors, beside its adapter_config.json.
+        file: the file of the adapter's tensors, with adapter_config.json beside it.
     """
     import peft
 
@@ -103,7 +103,7 @@ def merge_peft(backbone: nn.Module, file: Path) -> nn.Module:
     wanted = peft.get_peft_model_state_dict(model)
     if other := sorted(set(wanted) ^ set(tensors)):
         fault = "lacks" if other[0] in wanted else "has, beyond those of the adapter,"
-        raise InputError(f"{file}: it {fault} {len(other)} tensors, first {abbreviate(other[0])}")
+        raise InputError(f"{file}: it {fault} {len(other)} tensors, such as {abbreviate(other[0])}")
     peft.set_peft_model_state_dict(model, tensors)
     merged: nn.Module = model.merge_and_unload()  # type: ignore[operator]
     return merged.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""The adapter methods by name, how many numbers each trains, and the width that a budget allows.
+"""Lists the adapter methods, counts the parameters that each trains, and finds the width that a budget allows.
 
 A new method is a file with a `Method` and a line in METHODS. Ma et al. compare them in Scattered or Connected? An
 Optimized Parameter-efficient Tuning Approach for Information Retrieval (IAA), CIKM 2022.
@@ -35,7 +35,7 @@ BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
 
 
 def method_of(name: str) -> Method:
-    """The method of this name, one of METHODS; imports its file."""
+    """The method with this name, one of METHODS; its file is imported on demand."""
     found: Method = resolve(METHODS[name])
     return found
 
@@ -51,22 +51,24 @@ def mergeable() -> list[str]:
 
 
 def positions_of(method: str, said: str = "") -> str:
-    """Whether texts' positions begin behind a prompt (`shifted`) or at 0 (`plain`): `said`, or the method's default."""
+    """Where position ids of texts start: after a prompt (`shifted`) or at 0 (`plain`); `said`, or the method's
+    default.
+    """
     return said or (method_of(method).positions if method in METHODS else "")
 
 
 def is_shifted(method: str, positions: str) -> bool:
-    """Whether texts' positions begin behind an adapter's prompt; `positions` may be empty, as in a record."""
+    """Whether position ids of texts start after an adapter's prompt; `positions` may be empty, as in a record."""
     return positions_of(method, positions) == SHIFTED
 
 
 def parameters(method: str, shape: Shape, width: int) -> int:
-    """The numbers that one adapter of `method` trains."""
+    """The number of parameters that one adapter of `method` trains."""
     return method_of(method).numbers(shape, width)
 
 
 def share(method: str, shape: Shape, width: int) -> str:
-    """The numbers that one adapter trains as a share of the backbone, in per cent."""
+    """The parameters that one adapter trains, as a percentage of the backbone's."""
     return f"{100 * parameters(method, shape, width) / shape.total:.4g} %"
 
 
@@ -74,18 +76,20 @@ def width_of(method: str, shape: Shape, width: int, budget: str) -> int:
     """The width given by `width` (0: the method's default) or by `budget`, such as 0.5%.
 
     Raises:
-        InputError: for both at once, a width that the method does not take, or a budget that it cannot meet.
+        InputError: if both are given, for a width that the method does not allow, or a budget that it cannot meet.
     """
     own = method_of(method).width
     if width and budget:
         raise InputError(f"tune_width is {width} and tune_budget is {budget!r}; give one of them")
     if not own and (width or budget):
         given = f"tune_width is {width}" if width else f"tune_budget is {budget!r}"
-        raise InputError(f"{given}; {method} has one size here, {_size(method, shape, 0)}; leave it out")
+        raise InputError(
+            f"{given}; {method} has only one possible size for this backbone, {_size(method, shape, 0)}; leave it out"
+        )
     if budget:
         return _widest(method, shape, budget)
     if width > shape.hidden:
-        raise InputError(f"tune_width is {width}; {method} takes 1 to {shape.hidden}, the backbone's own width")
+        raise InputError(f"tune_width is {width}; {method} allows 1 to {shape.hidden}, the backbone's width")
     return min(width or own, shape.hidden)
 
 
@@ -103,7 +107,7 @@ def _widest(method: str, shape: Shape, budget: str) -> int:
     nearest = max(1, widest)
     if widest in (0, shape.hidden) and parameters(method, shape, nearest) != allowed:
         raise InputError(
-            f"tune_budget is {budget!r}, {int(allowed):,} numbers of this backbone; the nearest that {method} can be is"
-            f" width {nearest}: {_size(method, shape, nearest)}"
+            f"tune_budget is {budget!r}, which is {int(allowed):,} parameters of this backbone; the nearest "
+            f"possible size of {method} is width {nearest}: {_size(method, shape, nearest)}"
         )
     return widest

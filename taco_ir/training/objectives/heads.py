@@ -125,7 +125,9 @@ def _fit(module: nn.Module, found: dict[str, Tensor], where: Path) -> None:
     for name, value in module.state_dict().items():
         if name not in found or found[name].shape != value.shape:
             shape = list(found[name].shape) if name in found else "missing"
-            raise InputError(f"{where}: {name} of its head is {shape}; the model needs {list(value.shape)}")
+            raise InputError(
+                f"{where}: {name} of the saved head has shape {shape}; the model needs {list(value.shape)}"
+            )
     module.load_state_dict(found)
 
 

@@ -364,7 +364,7 @@ def test_the_check_finds_what_has_no_effect() -> None:
     """Layers that a pass leaves out, or an attention function without prompts."""
     model = backbone("bert")
     adapters = adapters_on(model, "adapter")
-    said = r"adapter does not work on this backbone, adapter 'query': 8 of 16 tensors get no gradient"
+    said = r"adapter does not work with this backbone, adapter 'query': 8 of 16 tensors get no gradient"
     with pytest.raises(InputError, match=said):
         adapters.check(lambda: model.encoder.layer[0](model.embeddings(input_ids=IDS_BL)))
     other = backbone("bert")
